@@ -1,0 +1,7 @@
+# shellcheck shell=bash
+lib=$(dirname "${BASH_SOURCE[0]}")
+for part in common versions packages toolchains kubernetes images cluster cluster-down release; do
+  # shellcheck source=/dev/null
+  . "$lib/$part.sh"
+done
+unset part

@@ -1,0 +1,133 @@
+# The parts of dev/test. Each runs in a shell of its own, and exits 0 (passed), 1 (failed) or $skipped with the cause as
+# its last line.
+# shellcheck shell=bash
+
+skipped=75
+skip() { say "$*"; exit "$skipped"; }
+
+# Lints and layout differ between compilers: only the pinned one judges.
+need_pinned_rust() {
+  local pinned have
+  pinned=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
+  have=$(cd "$repo" && rustc --version | awk '{print $2}')
+  [ "$have" = "$pinned" ] || skip "asks for Rust $pinned, this is $have"
+}
+
+check_format() {
+  need_pinned_rust
+  cargo fmt --all --check
+}
+
+check_shell() {
+  apt_install shellcheck
+  shellcheck --severity=style dev/up dev/down dev/cluster dev/test dev/kubectl dev/helm dev/lib/*.sh .ci/run
+}
+
+check_clippy() {
+  need_pinned_rust
+  cargo clippy --locked --workspace --all-targets -- -D warnings
+}
+
+# The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
+check_licences() {
+  cargo_deny --offline check bans licenses sources
+}
+
+check_advisories() {
+  local log status=0
+  log=$(mktemp)
+  cargo_deny check advisories 2>&1 | tee "$log" || status=$?
+  if [ "$status" != 0 ] && grep -q 'failed to fetch advisory database' "$log"; then
+    skip "the advisory database cannot be reached, so nothing was checked"
+  fi
+  return "$status"
+}
+
+cargo_deny() {
+  local tool=$cache/cargo-deny-$cargo_deny_version
+  once "$tool" install_cargo_deny
+  cargo fetch --locked --quiet
+  "$tool/bin/cargo-deny" --workspace "$@"
+}
+
+# Outside the checkout, so that its pinned compiler does not matter; its objects are not worth keeping.
+install_cargo_deny() {
+  (cd / && CARGO_TARGET_DIR=$1.target quietly cargo install --locked --version "$cargo_deny_version" --no-default-features --features native-certs --root "$1" cargo-deny)
+  rm -rf "$1.target"
+}
+
+# What the runner's tests start on this machine: the programs of the runner's image.
+use_browsers() {
+  apt_install firefox-esr tigervnc-standalone-server fonts-liberation fonts-dejavu-core
+  use_node
+  local stamp=$repo/runner/launcher/node_modules/.package-lock.json
+  [ "$stamp" -nt "$repo/runner/launcher/package-lock.json" ] || quietly npm --prefix "$repo/runner/launcher" ci --no-audit --no-fund
+}
+
+check_unit() {
+  use_browsers
+  cargo test --locked --workspace --exclude camofleet-e2e
+}
+
+check_launcher() {
+  use_browsers
+  npm --prefix runner/launcher test
+}
+
+check_chart() {
+  local values=(--set "publicUrl=http://example.test:8080" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080) folder
+  folder=$(mktemp -d)
+  build_kubernetes
+  "$helm" lint --strict charts/camo-fleet
+  "$helm" lint --strict charts/camo-fleet "${values[@]}"
+  "$helm" template camo-fleet charts/camo-fleet -n camo-fleet >"$folder/default.yaml"
+  "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${values[@]}" >"$folder/first.yaml"
+  "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${values[@]}" >"$folder/second.yaml"
+  say "the same values give the same bytes:"
+  cmp "$folder/first.yaml" "$folder/second.yaml"
+  say "every CRD is in the chart, and is kept:"
+  [ "$(grep -c '^kind: CustomResourceDefinition' "$folder/default.yaml")" = "$(find crds/yaml -name '*.yaml' | wc -l)" ]
+  [ "$(grep -c 'helm.sh/resource-policy: keep' "$folder/default.yaml")" = "$(find crds/yaml -name '*.yaml' | wc -l)" ]
+  say "wrong values are refused:"
+  local wrong
+  for wrong in publicUrl=ftp://x publicUrl=http://x/ gateway.service.type=Magic operator.replcas=2 gateway.service.port=0; do
+    if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/refusal"; then say "accepted: $wrong"; return 1; fi
+    grep -q "values don't meet the specifications" "$folder/refusal" || { cat "$folder/refusal"; return 1; }
+  done
+  if cluster_is_up; then
+    say "the API server takes every object:"
+    k create namespace "$release_namespace" --dry-run=client -o yaml | k apply -f -
+    k apply --dry-run=server --validate=strict -n "$release_namespace" -f "$folder/default.yaml" -f "$folder/first.yaml"
+  else
+    say "the cluster is not up: the API server was not asked (the end-to-end part installs the chart)"
+  fi
+  rm -rf "$folder"
+}
+
+# Links between pages of the repository lead to files that exist.
+check_docs() {
+  local page target broken=0
+  while read -r page; do
+    while read -r target; do
+      target=${target%%#*}
+      if [ -z "$target" ] || [[ $target =~ ^[a-z]+: ]]; then continue; fi
+      [ -e "$(dirname "$page")/$target" ] || { say "$page: no such file: $target"; broken=1; }
+    done < <(grep -oP '\]\(\K[^)\s]+' "$page" || true)
+  done < <(git ls-files --cached --others --exclude-standard '*.md')
+  return "$broken"
+}
+
+check_e2e() {
+  use_clients
+  KUBECONFIG=$dot_dev/kubeconfig cargo test --locked -p camofleet-e2e
+}
+
+# The clients of the end-to-end tests, and where the tests find them.
+use_clients() {
+  install_client
+  once "$cache/playwright-python-$playwright_python_version" python_venv_with_playwright
+  export CAMOFLEET_E2E_NODE_MODULES=$repo/examples/node_modules
+  export CAMOFLEET_E2E_PYTHON=$cache/playwright-python-$playwright_python_version/bin/python
+}
+
+python_venv_with_playwright() { python_venv "$1" "playwright==$playwright_python_version"; }

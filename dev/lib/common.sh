@@ -1,0 +1,77 @@
+# Shared by every script of dev/: where things are, what is said, and how a thing is made once.
+# shellcheck shell=bash
+set -Eeuo pipefail
+shopt -s inherit_errexit
+
+repo=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/camofleet
+dot_dev=$repo/.dev
+mkdir -p "$cache"
+# One target folder for all checkouts: dependencies are compiled once.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+# Scripts are read by machines with other languages too (sort order, messages that are matched).
+export LC_ALL=C.UTF-8
+
+say() { printf '%s\n' "$*"; }
+warn() { printf 'warning: %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+need_root() { [ "$(id -u)" = 0 ] || die "run this as root: it makes a network namespace, mounts and cgroups"; }
+
+# step WHAT COMMAND…: says what is done, and how long it took. Whatever the command prints goes below, indented.
+# The command runs in this shell (it may set variables); it must not be called where errexit is off (if, ||, &&).
+step() {
+  local what=$1 started=$EPOCHREALTIME
+  shift
+  say "==> $what"
+  current_step=$what
+  "$@"
+  current_step=
+  say "    $(seconds_since "$started") s"
+}
+current_step=
+# -E above lets functions run it; said once, at the innermost.
+trap '[ -z "$current_step" ] || { printf "error: failed while: %s\n" "$current_step" >&2; current_step=; }' ERR
+
+seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
+
+# once PATH COMMAND…: makes PATH if it is absent. The command makes PATH.part, which is moved when it is whole,
+# so that an interruption leaves nothing half made; of two callers at a time one works and the other waits.
+once() {
+  local path=$1
+  shift
+  [ ! -e "$path" ] || return 0
+  mkdir -p "$(dirname "$path")"
+  local lock
+  exec {lock}>"$path.lock"
+  flock "$lock"
+  if [ ! -e "$path" ]; then
+    rm -rf "$path.part"
+    "$@" "$path.part"
+    mv "$path.part" "$path"
+  fi
+  exec {lock}>&-
+}
+
+# quietly COMMAND…: shows what the command printed only if it failed.
+quietly() {
+  local log status=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 || status=$?
+  [ "$status" = 0 ] || { cat "$log" >&2; say "failed ($status): $*" >&2; }
+  rm -f "$log"
+  return "$status"
+}
+
+# wait_for SECONDS WHAT COMMAND…: tries until the command succeeds.
+wait_for() {
+  local deadline=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || { say "error: waited in vain for: $what" >&2; return 1; }
+    sleep 0.1
+  done
+}
+
+# newer_or_same HAVE WANT: compares dotted versions.
+newer_or_same() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }

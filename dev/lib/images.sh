@@ -1,0 +1,114 @@
+# Images without a registry: the binaries are compiled once on the host (the images are of the same Debian), the
+# Dockerfile copies them in, and containerd is given only the layers that it lacks.
+# shellcheck shell=bash
+
+base_image=localhost/camofleet-base:$debian_release
+base_archive=$cache/debian-$debian_release.tar
+pause_image=localhost/camofleet-pause:$kubernetes_version
+pause_binary=$cache/pause-$kubernetes_version
+artifacts=$cache/artifacts
+oci_layout=$cache/oci
+components=(operator gateway runner)
+
+# A storage of our own: --purge can drop it, and nobody's other images are touched.
+builder() { buildah --root "$cache/buildah" --runroot "$cache/buildah-run" --storage-driver overlay "$@"; }
+build() { quietly builder bud --isolation chroot --layers "$@"; }
+
+build_pause() {
+  apt_install "${image_packages[@]}" "${compile_packages[@]}"
+  once "$pause_binary" gcc -Os -static -DVERSION="v$kubernetes_version" "$kubernetes_bin/pause.c" -o
+  local context=$cache/pause-image
+  mkdir -p "$context"
+  cp -p "$pause_binary" "$context/pause"
+  printf 'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n' >"$context/Dockerfile"
+  build --tag "$pause_image" "$context"
+}
+
+# Registries are not asked: it is the same on every machine, and one that has no way to them works too.
+build_base() {
+  apt_install "${image_packages[@]}"
+  once "$base_archive" quietly mmdebstrap --quiet --format=tar --variant=minbase "$debian_release"
+  local context=$cache/base-image
+  mkdir -p "$context"
+  ln -f "$base_archive" "$context/base.tar"
+  printf 'FROM scratch\nADD base.tar /\nCMD ["bash"]\n' >"$context/Dockerfile"
+  build --tag "$base_image" "$context"
+}
+
+# All that the images take from elsewhere than Debian, in the places where the Dockerfile's stage `build` has it.
+build_artifacts() {
+  local component
+  (cd "$repo" && cargo build --locked "${components[@]/#/--package=camofleet-}")
+  rm -rf "$artifacts"
+  mkdir -p "$artifacts/bin" "$artifacts/launcher"
+  for component in "${components[@]}"; do
+    strip --strip-debug -o "$artifacts/bin/camofleet-$component" "$CARGO_TARGET_DIR/debug/camofleet-$component"
+  done
+  # the image's Node does not depend on the machine's
+  once "$cache/node-$node_version" install_node
+  cp -p "$cache/node-$node_version/bin/node" "$artifacts/bin/node"
+  local modules
+  modules=$cache/launcher-modules-$(cat "$repo"/runner/launcher/package*.json | sha256sum | cut -c1-16)
+  once "$modules" install_launcher_modules
+  cp -a "$modules/node_modules" "$repo"/runner/launcher/*.js* "$artifacts/launcher"
+  rm -f "$artifacts"/launcher/*.test.js
+}
+
+install_launcher_modules() {
+  mkdir -p "$1"
+  cp "$repo"/runner/launcher/package*.json "$1"
+  quietly env PATH="$cache/node-$node_version/bin:$PATH" npm --prefix "$1" ci --omit=dev --no-audit --no-fund
+}
+
+# Names the content: the same name is never another image.
+image_name() {
+  local tag
+  tag=$({
+    sha256sum <"$repo/Dockerfile"
+    stat -c %Y%s "$base_archive"
+    sha256sum <"$artifacts/bin/camofleet-$1"
+    if [ "$1" = runner ]; then (cd "$artifacts" && find launcher bin/node -type f -print0 | sort -z | xargs -0 sha256sum); fi
+  } | sha256sum | cut -c1-16)
+  echo "localhost/camofleet-$1:$tag"
+}
+
+# Needs the cluster's containerd. Sets image_of[component].
+build_images() {
+  local component name lock
+  exec {lock}>"$cache/images.lock"
+  flock "$lock"
+  declare -gA image_of
+  for component in "${components[@]}"; do
+    name=$(image_name "$component")
+    image_of[$component]=$name
+    if cluster_has_image "$name"; then continue; fi
+    build_base
+    build --tag localhost/camofleet-artifacts --file - "$artifacts" <<<$'FROM scratch\nCOPY . /artifacts/'
+    say "    $name"
+    build --build-arg BASE="$base_image" --build-arg ARTIFACTS=localhost/camofleet-artifacts --target "$component" --tag "$name" "$repo"
+    import_image "$name"
+  done
+  exec {lock}>&-
+}
+
+cluster_has_image() { cri images ls -q "name==$1" | grep -q .; }
+
+# import_image NAME: gives containerd the layers that it lacks. The layout's layers stay as files, so that the next
+# push writes only new ones; its index names this image alone.
+import_image() {
+  local have lacking
+  if cluster_has_image "$1"; then return; fi
+  rm -f "$oci_layout/index.json"
+  quietly builder push --disable-compression "$1" "oci:$oci_layout:$1"
+  have=$(cri content ls -q)
+  lacking=$(cd "$oci_layout" && find blobs/sha256 -type f | grep -vFf <(sed 's/^sha256://' <<<"${have:-none}") || true)
+  tar -C "$oci_layout" -c oci-layout index.json $lacking | quietly cri images import -
+}
+
+# Layers that no image of the cluster has any more.
+prune_layers() {
+  local have
+  have=$(cri content ls -q)
+  (cd "$oci_layout" && find blobs/sha256 -type f | grep -vFf <(sed 's/^sha256://' <<<"${have:-none}") | xargs -r rm -f) || true
+  quietly builder rmi --prune --force
+}

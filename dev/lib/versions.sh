@@ -1,0 +1,18 @@
+# What dev/ installs and builds. A thing in the cache has its version in its name, so a change here makes it anew.
+# shellcheck shell=bash disable=SC2034
+
+rust_minimum=1.89 # rust-version of the workspace
+go_minimum=1.24   # asked for by dev/kubernetes/*/go.mod
+node_minimum=22
+go_version=1.26.8    # installed where there is none that is new enough
+node_version=24.19.0 # installed likewise, and always in the images
+
+# 1.34: kubelet 1.35 and later refuses cgroup v1. etcd 3.6: older ones give the API server no progress notifications.
+kubernetes_version=1.34.4
+etcd_version=3.6.5
+helm_version=3.22.0
+
+cargo_deny_version=0.20.2
+playwright_node_version=1.62.1   # playwright-core of npm, the server's own
+playwright_python_version=1.62.0 # its peer on PyPI
+debian_release=bookworm
