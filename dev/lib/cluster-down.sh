@@ -14,45 +14,50 @@ $left"
 }
 
 cluster_sweep() {
-  local own_data
+  local own_data sockets
   own_data=$(readlink -f "$state/data" 2>/dev/null) || own_data=
+  sockets=$(shim_sockets)
   stop_processes
-  remove_sockets_of_shims
-  unmount_below "$state" "$data" ${own_data:+"$own_data"}
+  # shellcheck disable=SC2086 # a list
+  rm -f $sockets && remove_if_empty /run/containerd/s /run/containerd
+  unmount_below "$state" "$data" "$cache/buildah" ${own_data:+"$own_data"} # buildah's: an interrupted build
   remove_network
   remove_cgroups
-  remove_logs_and_results "$data" ${own_data:+"$own_data"}
+  remove_fixed_files "$data" ${own_data:+"$own_data"}
   rm -rf "$state" "$data" ${own_data:+"$own_data"}
 }
 
+# Nothing of a dev cluster's data is kept, so everything is killed; but containerd's store of images is, so that one is
+# asked to end, after it has tidied up its tasks (mounts, shims and their sockets).
 stop_processes() {
-  local pids
-  # kubelet first: it would start again what is stopped. Then containers while containerd can still tidy up after them.
-  if daemon_is_alive kubelet; then kill -KILL "$(cat "$state/kubelet.pid")"; fi
+  local pid
+  if daemon_is_alive kubelet; then kill -KILL "$(cat "$state/kubelet.pid")"; fi # it would start again what is stopped
   if daemon_is_alive containerd; then
-    timeout 30 ctr --address "$state/containerd/containerd.sock" --namespace k8s.io tasks ls -q 2>/dev/null |
-      timeout 30 xargs -r -n1 -P8 ctr --address "$state/containerd/containerd.sock" --namespace k8s.io tasks rm --force >/dev/null 2>&1 || true
+    pid=$(cat "$state/containerd.pid")
+    { timeout 30 ctr --address "$state/containerd/containerd.sock" --namespace k8s.io tasks ls -q |
+      timeout 30 xargs -r -n4 -P4 ctr --address "$state/containerd/containerd.sock" --namespace k8s.io tasks rm --force; } >/dev/null 2>&1 || true
+    kill -TERM "$pid" || true
+    wait_for 10 "containerd to end" process_is_gone "$pid" || true
   fi
-  pids=$(our_processes)
-  # shellcheck disable=SC2086 # a list
-  [ -z "$pids" ] || kill -TERM $pids 2>/dev/null || true
-  if ! wait_for 5 "the cluster's processes to end" no_process_is_ours 2>/dev/null; then
-    pids=$(our_processes)
-    # shellcheck disable=SC2086
-    [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
-    wait_for 10 "the cluster's processes to die" no_process_is_ours
-  fi
+  wait_for 20 "the cluster's processes to die" kill_processes
 }
 
-no_process_is_ours() { [ -z "$(our_processes)" ]; }
+# A killed pod's process can have just started another one: until there are none.
+kill_processes() {
+  local pids
+  pids=$(our_processes)
+  # shellcheck disable=SC2086 # a list
+  [ -z "$pids" ] || { kill -KILL $pids 2>/dev/null; return 1; }
+}
+
+process_is_gone() { [ ! -e "/proc/$1/ns/net" ] || ! readlink "/proc/$1/ns/net" >/dev/null 2>&1; }
 
 # Those in our cgroups (pods) and in our network namespace (daemons, shims), but not this script.
 our_processes() {
   local folder inode='' process
   {
-    for folder in $(cgroup_folders); do
-      [ ! -d "$folder" ] || find "$folder" -name cgroup.procs -exec cat {} + 2>/dev/null || true
-    done
+    # shellcheck disable=SC2046
+    find /nowhere $(our_cgroups) -name cgroup.procs -exec cat {} + 2>/dev/null || true
     # the file may be there without the mount, when ip was interrupted: then it is no namespace and has no process
     [ ! -e "/run/netns/$netns" ] || inode=$(stat -Lc %i "/run/netns/$netns")
     if [ -n "$inode" ]; then
@@ -63,13 +68,18 @@ our_processes() {
   } | sort -un | grep -vx -e "$$" -e "$BASHPID" -e 0 || true
 }
 
-# A shim that was killed leaves its socket in a folder that all containerds of a machine share.
-remove_sockets_of_shims() {
-  local address
-  for address in "$state"/containerd/io.containerd.runtime.v2.task/k8s.io/*/address; do
-    [ ! -e "$address" ] || rm -f "$(sed 's|^unix://||' "$address")"
+# A shim that is killed leaves its socket, in a folder that all containerds of a machine share. Unix sockets too belong
+# to the network namespace in which they were made.
+shim_sockets() {
+  [ ! -e "/run/netns/$netns" ] || in_netns cat /proc/net/unix 2>/dev/null | grep -oE '/run/containerd/s/[0-9a-f]+$' | sort -u || true
+}
+
+# On a hybrid host runc makes one in the version 2 tree too.
+our_cgroups() {
+  local folder
+  for folder in $(cgroup_folders) /sys/fs/cgroup/unified/camofleet; do
+    if [ -d "$folder" ]; then echo "$folder"; fi
   done
-  rmdir /run/containerd/s /run/containerd 2>/dev/null || true
 }
 
 mounts_below() {
@@ -98,38 +108,43 @@ remove_network() {
 
 remove_cgroups() {
   local folder
-  for folder in $(cgroup_folders); do
-    [ ! -d "$folder" ] || find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true
-  done
+  for folder in $(our_cgroups); do find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true; done
 }
 
 # What kubelet and CNI keep at fixed places.
-remove_logs_and_results() {
-  local folder
+remove_fixed_files() {
+  local folder sandbox
   for folder in "$@"; do
     [ ! -d /var/log/containers ] || find /var/log/containers -lname "$folder/*" -delete
   done
-  rmdir /var/log/containers 2>/dev/null || true
-  rm -f /var/lib/cni/results/camofleet-*
-  rmdir /var/lib/cni/results /var/lib/cni 2>/dev/null || true
+  for sandbox in "$state"/containerd/io.containerd.grpc.v1.cri/sandboxes/*/; do
+    sandbox=$(basename "$sandbox")
+    rm -f "/var/lib/cni/results/camofleet-$sandbox-eth0" "/var/lib/cni/results/cni-loopback-$sandbox-lo"
+  done
+  rm -f /var/lib/kubelet/device-plugins/kubelet.sock
+  remove_if_empty /var/lib/kubelet/device-plugins /var/lib/kubelet /var/lib/cni/results /var/lib/cni /var/log/containers
+  # ip makes a mount of this folder for the first namespace
+  if mountpoint -q /run/netns && [ -z "$(ls /run/netns)" ]; then umount /run/netns; fi
 }
+
+remove_if_empty() { rmdir "$@" 2>/dev/null || true; }
 
 # One line for each thing that is still there.
 cluster_leftovers() {
   local pid folder
   for pid in $(our_processes); do echo "process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"; done
-  mounts_below "$state" "$data" | sed 's/^/mount /'
+  mounts_below "$state" "$data" "$cache/buildah" | sed 's/^/mount /'
   [ ! -e "/run/netns/$netns" ] || echo "network namespace $netns"
   { ip -o link show cf-host 2>/dev/null || true; } | sed 's/^/link /'
   ip route show | grep -F "$node_address" | sed 's/^/route /' || true
   if command -v iptables-save >/dev/null; then { iptables-save 2>/dev/null | grep -F "$rule_comment" | sed 's/^/iptables rule /'; } || true; fi
-  for folder in $(cgroup_folders); do [ ! -d "$folder" ] || echo "cgroup $folder"; done
+  for folder in $(our_cgroups); do echo "cgroup $folder"; done
   for folder in "$state" "$data"; do [ ! -e "$folder" ] || echo "folder $folder"; done
   [ ! -d /var/log/containers ] || find /var/log/containers -lname "$data/*" -printf 'log link %p\n'
   find /var/lib/cni/results -name 'camofleet-*' -printf 'CNI result %p\n' 2>/dev/null || true
 }
 
 purge_caches() {
-  unmount_below "$cache" # buildah keeps a mount of its storage
+  unmount_below "$cache"
   rm -rf "$cache"
 }

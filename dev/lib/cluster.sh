@@ -104,7 +104,7 @@ pods_resolv_conf() {
 
 make_certificates() {
   (
-    cd "$state/pki"
+    cd "$state/pki" || exit
     umask 077
     new_key ca && openssl req -x509 -new -key ca.key -days 365 -out ca.crt -subj /CN=camofleet-dev-ca
     certificate apiserver /CN=kube-apiserver "DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:${service_range%.*}.1,IP:$node_address"
@@ -175,7 +175,7 @@ start_control_plane() {
   wait_for 60 "the API server (see $state/log/apiserver.log)" apiserver_is_ready
   daemon controller-manager "$kubernetes_bin/kube-controller-manager" --kubeconfig="$state/controller-manager.kubeconfig" --leader-elect=false \
     --use-service-account-credentials=true --service-account-private-key-file="$pki/service-accounts.key" --root-ca-file="$pki/ca.crt" \
-    --allocate-node-cidrs=true --cluster-cidr="$pod_range"
+    --allocate-node-cidrs=true --cluster-cidr="$pod_range" --flex-volume-plugin-dir="$data/kubelet/volume-plugins"
   daemon scheduler "$kubernetes_bin/kube-scheduler" --kubeconfig="$state/scheduler.kubeconfig" --leader-elect=false
 }
 
@@ -202,6 +202,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     conf_dir = "$state/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = "$state/runc"
 TOML
   cat >"$state/cni/10-camofleet.conflist" <<JSON
 {"cniVersion": "0.4.0", "name": "camofleet", "plugins": [
@@ -259,6 +261,8 @@ YAML
     --root-dir="$data/kubelet" --hostname-override="$node" --node-ip="$node_address"
   daemon proxy "$kubernetes_bin/kube-proxy" --config="$state/proxy.yaml"
   wait_for 90 "the node to be Ready (see $state/log/kubelet.log)" node_is_ready
+  # pods are refused before
+  wait_for 30 "the default ServiceAccount" k -n default get serviceaccount default
 }
 
 min() { if [ "$1" -lt "$2" ] 2>/dev/null; then echo "$1"; elif [ "$2" = unlimited ]; then echo "$1"; else echo "$2"; fi; }

@@ -96,19 +96,29 @@ cluster_has_image() { cri images ls -q "name==$1" | grep -q .; }
 # import_image NAME: gives containerd the layers that it lacks. The layout's layers stay as files, so that the next
 # push writes only new ones; its index names this image alone.
 import_image() {
-  local have lacking
   if cluster_has_image "$1"; then return; fi
   rm -f "$oci_layout/index.json"
   quietly builder push --disable-compression "$1" "oci:$oci_layout:$1"
-  have=$(cri content ls -q)
-  lacking=$(cd "$oci_layout" && find blobs/sha256 -type f | grep -vFf <(sed 's/^sha256://' <<<"${have:-none}") || true)
-  tar -C "$oci_layout" -c oci-layout index.json $lacking | quietly cri images import -
+  # shellcheck disable=SC2046 # a list
+  tar -C "$oci_layout" -c oci-layout index.json $(layers_not_in_cluster) | quietly cri images import -
 }
 
-# Layers that no image of the cluster has any more.
-prune_layers() {
+layers_not_in_cluster() {
   local have
   have=$(cri content ls -q)
-  (cd "$oci_layout" && find blobs/sha256 -type f | grep -vFf <(sed 's/^sha256://' <<<"${have:-none}") | xargs -r rm -f) || true
+  find "$oci_layout/blobs/sha256" -type f -printf 'blobs/sha256/%f\n' | grep -vF "${have//sha256:/}" || true
+}
+
+# Images of earlier builds: nothing makes pods of them any more.
+remove_old_images() {
+  local name
+  for name in $(cri images ls -q | grep -E "^localhost/camofleet-($(IFS='|'; echo "${components[*]}")):"); do
+    [[ " ${image_of[*]} " == *" $name "* ]] || cri images rm --sync "$name" >/dev/null
+  done
+  layers_not_in_cluster | (cd "$oci_layout" && xargs -r rm -f)
+  # the builder keeps the newest as its cache
+  for name in $(builder images --format '{{.Name}}:{{.Tag}}' | grep -E "^localhost/camofleet-($(IFS='|'; echo "${components[*]}")):"); do
+    [[ " ${image_of[*]} " == *" $name "* ]] || quietly builder rmi "$name"
+  done
   quietly builder rmi --prune --force
 }

@@ -25,15 +25,6 @@ forget_interrupted_install() {
   done
 }
 
-# Images of earlier builds: nothing makes pods of them any more.
-remove_old_images() {
-  local name
-  for name in $(cri images ls -q | grep -E "^localhost/camofleet-($(IFS='|'; echo "${components[*]}")):"); do
-    [[ " ${image_of[*]} " == *" $name "* ]] || cri images rm "$name" >/dev/null
-  done
-  prune_layers
-}
-
 write_dot_dev() {
   local token
   install -d -m 700 "$dot_dev"

@@ -26,7 +26,8 @@ use_go() {
 # A Go toolchain is a module like any other; Debian's go is old but can fetch it.
 install_go() {
   apt_install golang-go ca-certificates
-  local module=golang.org/toolchain@v0.0.1-go$go_version.linux-$(dpkg --print-architecture)
+  local module
+  module=golang.org/toolchain@v0.0.1-go$go_version.linux-$(dpkg --print-architecture)
   quietly env -C / GOTOOLCHAIN=local GOFLAGS=-modcacherw GOMODCACHE="$cache/go-modules" go mod download "$module"
   cp -r "$cache/go-modules/$module" "$1"
   chmod -R u+w "$1"
