@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 cluster_packages=(containerd runc containernetworking-plugins iproute2 iptables conntrack ethtool openssl procps kmod)
-image_packages=(buildah mmdebstrap)
+image_packages=(buildah skopeo mmdebstrap)
 compile_packages=(gcc libc6-dev make pkg-config ca-certificates)
 python_packages=(python3 python3-venv)
 
