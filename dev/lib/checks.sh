@@ -87,8 +87,11 @@ check_chart() {
   say "the same values give the same bytes:"
   cmp "$folder/first.yaml" "$folder/second.yaml"
   say "every CRD is in the chart, and is kept:"
-  [ "$(grep -c '^kind: CustomResourceDefinition' "$folder/default.yaml")" = "$(find crds/yaml -name '*.yaml' | wc -l)" ]
-  [ "$(grep -c 'helm.sh/resource-policy: keep' "$folder/default.yaml")" = "$(find crds/yaml -name '*.yaml' | wc -l)" ]
+  local crds
+  crds=$(find crds/yaml -name '*.yaml' | wc -l)
+  [ "$crds" -gt 0 ]
+  [ "$(grep -c '^kind: CustomResourceDefinition' "$folder/default.yaml")" = "$crds" ]
+  [ "$(grep -c 'helm.sh/resource-policy: keep' "$folder/default.yaml")" = "$crds" ]
   say "wrong values are refused:"
   local wrong
   for wrong in publicUrl=ftp://x publicUrl=http://x/ gateway.service.type=Magic operator.replcas=2 gateway.service.port=0; do

@@ -24,6 +24,8 @@ compile_kubernetes() {
   say "    etcd $etcd_version"
   quietly go -C "$repo/dev/kubernetes/etcd" build -trimpath -ldflags '-s -w' -o "$bin/etcd" go.etcd.io/etcd/server/v3
   say "    Helm $helm_version"
-  quietly env GOBIN="$bin" go install -trimpath -ldflags '-s -w' "helm.sh/helm/v3/cmd/helm@v$helm_version"
+  # the version of Kubernetes that `helm template` means; by default an old one
+  local helm_kubernetes=helm.sh/helm/v3/pkg/chartutil.k8sVersion
+  quietly env GOBIN="$bin" go install -trimpath -ldflags "-s -w -X ${helm_kubernetes}Major=${minor%.*} -X ${helm_kubernetes}Minor=${minor#*.}" "helm.sh/helm/v3/cmd/helm@v$helm_version"
   cp "$(go -C "$repo/dev/kubernetes/kubernetes" list -m -f '{{.Dir}}' k8s.io/kubernetes)/build/pause/linux/pause.c" "$bin/pause.c"
 }
