@@ -1,0 +1,297 @@
+//! Follows WebSocket frames (RFC 6455 section 5.2) in a stream of bytes, for relays that pass the bytes on untouched.
+//!
+//! Only headers are read, and the code of a Close frame: payloads are skipped, whatever their size, and nothing is kept
+//! but the part of a header that a chunk ended in. Extensions (RSV bits) and masking are the business of the two ends.
+
+/// The longest frame that is let through, in bytes of payload: what Playwright itself takes as one message.
+pub const MAX_PAYLOAD: u64 = 256 << 20;
+
+/// The longest header: two bytes, a length of eight, a mask of four.
+const MAX_HEADER: usize = 14;
+/// Control frames are at most so long (section 5.5), so a Close frame always fits.
+const MAX_CONTROL_PAYLOAD: u64 = 125;
+/// What a Close frame without a code means (section 7.1.5).
+const NO_STATUS_RECEIVED: u16 = 1005;
+
+/// Where one direction of a WebSocket stands between two chunks. It starts before the first frame, after the handshake.
+#[derive(Clone, Debug, Default)]
+pub struct FrameScanner {
+    header: [u8; MAX_HEADER],
+    /// Bytes of `header` that have come.
+    have: usize,
+    /// Present once the header is complete: the frame whose payload is being skipped.
+    frame: Option<Frame>,
+}
+
+/// What one chunk brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Bytes of a data frame (opcode 0, 1 or 2) were in it.
+    pub data: bool,
+    /// A Close frame ended in it: its code, 1005 when it has none.
+    pub close: Option<u16>,
+    /// Offset in the chunk just after the last frame that ended in it: there another frame may be put in.
+    pub boundary: Option<usize>,
+}
+
+/// The bytes are no WebSocket frames that may pass. Nothing can be said of what follows: end the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// An opcode that RFC 6455 keeps for later.
+    #[error("reserved WebSocket opcode {0:#x}")]
+    ReservedOpcode(u8),
+    /// A control frame (Close, Ping, Pong) that is not the whole of its message.
+    #[error("fragmented WebSocket control frame")]
+    FragmentedControl,
+    /// A control frame longer than 125 bytes, or a Close frame with half a code.
+    #[error("WebSocket control frame with a payload of {0} bytes")]
+    ControlLength(u64),
+    /// A data frame longer than [`MAX_PAYLOAD`].
+    #[error("WebSocket frame of {0} bytes; at most {MAX_PAYLOAD} may pass")]
+    TooLong(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    opcode: Opcode,
+    mask: [u8; 4],
+    length: u64,
+    /// Bytes of the payload still to come.
+    left: u64,
+    /// The first two bytes of a Close frame, unmasked.
+    code: [u8; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opcode {
+    Data,
+    Close,
+    PingOrPong,
+}
+
+impl Opcode {
+    fn parse(first_byte: u8) -> Result<Self, FrameError> {
+        match first_byte & 0x0f {
+            0..=2 => Ok(Self::Data),
+            8 => Ok(Self::Close),
+            9 | 10 => Ok(Self::PingOrPong),
+            reserved => Err(FrameError::ReservedOpcode(reserved)),
+        }
+    }
+}
+
+impl FrameScanner {
+    /// Follows the next bytes of the stream, however they were cut.
+    ///
+    /// # Errors
+    /// When they are no frames that may pass; the scanner is of no use after that.
+    pub fn scan(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
+        let mut seen = Scan::default();
+        let mut at = 0;
+        while at < chunk.len() {
+            match &mut self.frame {
+                None => {
+                    let taken = self.header_length().saturating_sub(self.have).min(chunk.len() - at);
+                    self.header[self.have..self.have + taken].copy_from_slice(&chunk[at..at + taken]);
+                    self.have += taken;
+                    at += taken;
+                    seen.data |= Opcode::parse(self.header[0])? == Opcode::Data;
+                    if self.have == self.header_length() {
+                        self.frame = Some(Frame::parse(&self.header[..self.have])?);
+                    }
+                }
+                Some(frame) => {
+                    let taken = usize::try_from(frame.left).unwrap_or(usize::MAX).min(chunk.len() - at);
+                    frame.skip(&chunk[at..at + taken]);
+                    at += taken;
+                    seen.data |= frame.opcode == Opcode::Data;
+                }
+            }
+            if let Some(frame) = self.frame.filter(|frame| frame.left == 0) {
+                seen.close = seen.close.or(frame.close_code());
+                seen.boundary = Some(at);
+                *self = Self::default();
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Whether the bytes so far end with a whole frame: another one may be put in now.
+    pub fn at_boundary(&self) -> bool {
+        self.have == 0
+    }
+
+    /// How long the header is, as far as its bytes tell.
+    fn header_length(&self) -> usize {
+        if self.have < 2 {
+            return 2;
+        }
+        let length = match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mask = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
+        2 + length + mask
+    }
+}
+
+impl Frame {
+    /// The frame with this whole header.
+    fn parse(header: &[u8]) -> Result<Self, FrameError> {
+        let opcode = Opcode::parse(header[0])?;
+        let (head, mask) = match header.split_last_chunk() {
+            Some((head, mask)) if header[1] & 0x80 != 0 => (head, *mask),
+            _ => (header, [0; 4]),
+        };
+        let length = match head.len() {
+            2 => u64::from(head[1] & 0x7f),
+            _ => head[2..].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+        };
+        match opcode {
+            Opcode::Data if length > MAX_PAYLOAD => Err(FrameError::TooLong(length)),
+            Opcode::Data => Ok(()),
+            _ if header[0] & 0x80 == 0 => Err(FrameError::FragmentedControl),
+            _ if length > MAX_CONTROL_PAYLOAD => Err(FrameError::ControlLength(length)),
+            Opcode::Close if length == 1 => Err(FrameError::ControlLength(length)),
+            _ => Ok(()),
+        }?;
+        Ok(Self { opcode, mask, length, left: length, code: [0; 2] })
+    }
+
+    /// Goes over the next bytes of the payload.
+    fn skip(&mut self, bytes: &[u8]) {
+        if self.opcode == Opcode::Close {
+            // At most 125, so both conversions are exact.
+            let start = usize::try_from(self.length - self.left).unwrap_or(usize::MAX);
+            for (at, byte) in (start..self.code.len()).zip(bytes) {
+                self.code[at] = byte ^ self.mask[at];
+            }
+        }
+        self.left -= bytes.len() as u64;
+    }
+
+    fn close_code(&self) -> Option<u16> {
+        let code = if self.length == 0 { NO_STATUS_RECEIVED } else { u16::from_be_bytes(self.code) };
+        (self.opcode == Opcode::Close).then_some(code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A frame as RFC 6455 section 5.2 draws it.
+    fn frame(fin: bool, opcode: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+        let masked = if mask.is_some() { 0x80 } else { 0 };
+        let mut bytes = vec![u8::from(fin) << 7 | opcode];
+        match payload.len() {
+            short @ 0..=125 => bytes.push(masked | u8::try_from(short).unwrap()),
+            medium @ 126..=0xffff => {
+                bytes.push(masked | 126);
+                bytes.extend(u16::try_from(medium).unwrap().to_be_bytes());
+            }
+            long => {
+                bytes.push(masked | 127);
+                bytes.extend((long as u64).to_be_bytes());
+            }
+        }
+        let key = mask.unwrap_or_default();
+        bytes.extend(mask.into_iter().flatten());
+        bytes.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
+        bytes
+    }
+
+    /// What all chunks together brought, with the boundary counted from the start of the stream.
+    fn scan_all<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Scan, bool), FrameError> {
+        let (mut scanner, mut whole, mut passed) = (FrameScanner::default(), Scan::default(), 0);
+        for chunk in chunks {
+            let scan = scanner.scan(chunk)?;
+            whole.data |= scan.data;
+            whole.close = whole.close.or(scan.close);
+            whole.boundary = scan.boundary.map(|at| passed + at).or(whole.boundary);
+            passed += chunk.len();
+        }
+        Ok((whole, scanner.at_boundary()))
+    }
+
+    fn cut<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        at.extend([0, bytes.len()]);
+        at.sort_unstable();
+        at.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    }
+
+    fn any_frame() -> impl Strategy<Value = (u8, Vec<u8>, Vec<u8>)> {
+        let mask = prop::option::of(any::<[u8; 4]>());
+        let length = prop_oneof![4 => 0_usize..200, 2 => 120_usize..130, 1 => 65_530_usize..65_540];
+        let data = (0_u8..3, any::<bool>(), length)
+            .prop_map(|(opcode, fin, length)| (opcode, fin, vec![0x88; length]));
+        let ping = (9_u8..11, 0_usize..126).prop_map(|(opcode, length)| (opcode, true, vec![0x88; length]));
+        let close = prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 2..126)].prop_map(|body| (8, true, body));
+        (prop_oneof![4 => data, 2 => ping, 1 => close], mask).prop_map(|((opcode, fin, payload), mask)| {
+            (opcode, payload.clone(), frame(fin, opcode, mask, &payload))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_any_frames_gives_what_the_frames_say(
+            frames in prop::collection::vec(any_frame(), 0..6),
+            tail in any_frame(),
+            kept in any::<prop::sample::Index>(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let whole: Vec<u8> = frames.iter().flat_map(|(_, _, bytes)| bytes.clone()).collect();
+            let part = &tail.2[..kept.index(tail.2.len())];
+            let stream = [whole.as_slice(), part].concat();
+            let code = |payload: &[u8]| payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+            let expected = Scan {
+                data: frames.iter().any(|(opcode, ..)| *opcode < 3) || (tail.0 < 3 && !part.is_empty()),
+                close: frames.iter().find(|(opcode, ..)| *opcode == 8).map(|(_, payload, _)| code(payload)),
+                boundary: (!frames.is_empty()).then_some(whole.len()),
+            };
+            prop_assert_eq!(scan_all(cut(&stream, &cuts)), Ok((expected, part.is_empty())));
+            prop_assert_eq!(scan_all(stream.chunks(1)), Ok((expected, part.is_empty())));
+        }
+
+        #[test]
+        fn what_may_not_pass_is_refused_however_it_is_split(
+            bad in prop::sample::select(vec![
+                (vec![0x83, 0], FrameError::ReservedOpcode(3)),
+                (vec![0x8b, 0], FrameError::ReservedOpcode(11)),
+                (vec![0x09, 0], FrameError::FragmentedControl),
+                (vec![0x89, 126, 0, 126], FrameError::ControlLength(126)),
+                (vec![0x88, 1, 3], FrameError::ControlLength(1)),
+                (vec![0x82, 127, 0, 0, 0, 0, 0x10, 0, 0, 1], FrameError::TooLong(MAX_PAYLOAD + 1)),
+                (vec![0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4], FrameError::TooLong(1 << 63)),
+            ]),
+            good in prop::collection::vec(any_frame(), 0..3),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let mut stream: Vec<u8> = good.into_iter().flat_map(|(_, _, bytes)| bytes).collect();
+            stream.extend(bad.0);
+            prop_assert_eq!(scan_all(cut(&stream, &cuts)), Err(bad.1));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
+            let _ = scan_all(chunks.iter().map(Vec::as_slice));
+        }
+    }
+
+    #[test]
+    fn the_longest_frame_passes_by_its_header_alone() {
+        let mut scanner = FrameScanner::default();
+        let header = [0x82, 127, 0, 0, 0, 0, 0x10, 0, 0, 0];
+        assert_eq!(scanner.scan(&header), Ok(Scan { data: true, close: None, boundary: None }));
+        assert!(!scanner.at_boundary());
+    }
+
+    #[test]
+    fn bytes_of_a_payload_are_not_taken_for_a_close() {
+        let bytes = frame(true, 2, Some([1, 2, 3, 4]), &frame(true, 8, None, &1000_u16.to_be_bytes()));
+        assert_eq!(scan_all([bytes.as_slice()]).unwrap().0.close, None);
+    }
+}
