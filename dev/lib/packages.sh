@@ -15,7 +15,8 @@ apt_install() {
   say "    apt-get install ${missing[*]}"
   # an interrupted run may have left packages unpacked
   dpkg --configure -a >/dev/null
-  quietly apt-get -o DPkg::Lock::Timeout=300 update
+  [ "${apt_updated:-}" = yes ] || quietly apt-get -o DPkg::Lock::Timeout=300 update
+  apt_updated=yes
   # containerd's service is not wanted: the cluster starts its own, and the machine stays as it is
   with_no_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
 }
