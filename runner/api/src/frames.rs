@@ -226,13 +226,12 @@ mod tests {
     fn any_frame() -> impl Strategy<Value = (u8, Vec<u8>, Vec<u8>)> {
         let mask = prop::option::of(any::<[u8; 4]>());
         let length = prop_oneof![4 => 0_usize..200, 2 => 120_usize..130, 1 => 65_530_usize..65_540];
-        let data = (0_u8..3, any::<bool>(), length)
-            .prop_map(|(opcode, fin, length)| (opcode, fin, vec![0x88; length]));
+        let data = (0_u8..3, any::<bool>(), length).prop_map(|(opcode, fin, length)| (opcode, fin, vec![0x88; length]));
         let ping = (9_u8..11, 0_usize..126).prop_map(|(opcode, length)| (opcode, true, vec![0x88; length]));
-        let close = prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 2..126)].prop_map(|body| (8, true, body));
-        (prop_oneof![4 => data, 2 => ping, 1 => close], mask).prop_map(|((opcode, fin, payload), mask)| {
-            (opcode, payload.clone(), frame(fin, opcode, mask, &payload))
-        })
+        let close =
+            prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 2..126)].prop_map(|body| (8, true, body));
+        (prop_oneof![4 => data, 2 => ping, 1 => close], mask)
+            .prop_map(|((opcode, fin, payload), mask)| (opcode, payload.clone(), frame(fin, opcode, mask, &payload)))
     }
 
     proptest! {

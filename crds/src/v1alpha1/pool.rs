@@ -1,0 +1,326 @@
+use super::Display;
+use k8s_openapi::{
+    api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration, Volume, VolumeMount},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Runner pods of one shape, kept warm for sessions of its namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "camofleet.dev",
+    version = "v1alpha1",
+    kind = "WorkerPool",
+    namespaced,
+    status = "WorkerPoolStatus",
+    shortname = "wp",
+    category = "camofleet",
+    derive = "PartialEq",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "Runners wished for"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Runners that take sessions or serve them"),
+    printcolumn(name = "Slots", type_ = "integer", json_path = ".status.slots.total", description = "Room for sessions"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.slots.used", description = "Slots with a session"),
+    printcolumn(name = "Hot", type_ = "integer", json_path = ".status.slots.hot", description = "Free slots with a prewarmed browser"),
+    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued", description = "Sessions that wait for this pool"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "Why it is ready or not"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", priority = 1, description = "Hash of the runners' shape"),
+    validation = Rule::new("self.metadata.name.size() <= 50")
+        .message("the name of a WorkerPool has at most 50 characters, since the names of its pods are made of it: choose a shorter one"),
+    validation = Rule::new("!has(self.spec.prewarm) || self.spec.prewarm.headless + self.spec.prewarm.headful <= self.spec.slotsPerRunner")
+        .message("prewarm.headless and prewarm.headful together are more than slotsPerRunner: lower them, or raise slotsPerRunner")
+        .field_path(".spec.prewarm"),
+    validation = Rule::new("!has(self.spec.sessionsPerRunner) || self.spec.sessionsPerRunner == 0 || self.spec.sessionsPerRunner >= self.spec.slotsPerRunner")
+        .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner, or some slots could never be used")
+        .field_path(".spec.sessionsPerRunner"),
+    cel
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerPoolSpec {
+    /// Runners wished for. Absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
+    /// Sessions that one runner serves at once. Sessions of one runner share a user and memory: more than one means that
+    /// they trust each other.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 32))]
+    pub slots_per_runner: i32,
+    /// A runner is replaced after so many sessions. 0: never. Absent: after as many as it has slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub sessions_per_runner: Option<i32>,
+    /// The engine of the pool's browsers. Auto: Camoufox where the image has it, else Firefox.
+    #[serde(default)]
+    pub engine: EngineChoice,
+    /// Size of the displays, in pixels.
+    #[serde(default)]
+    pub screen: Screen,
+    /// Browsers kept hot in each runner. Absent: one for every slot, in the pool's default display.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prewarm: Option<Prewarm>,
+    /// For sessions that do not say.
+    #[serde(default)]
+    pub session_defaults: SessionDefaults,
+    /// The runner pods, as far as they may be shaped.
+    #[serde(default)]
+    pub template: RunnerTemplate,
+    /// How runners are replaced and removed.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+impl Default for WorkerPoolSpec {
+    fn default() -> Self {
+        Self {
+            replicas: None,
+            slots_per_runner: one(),
+            sessions_per_runner: None,
+            engine: EngineChoice::default(),
+            screen: Screen::default(),
+            prewarm: None,
+            session_defaults: SessionDefaults::default(),
+            template: RunnerTemplate::default(),
+            rollout: Rollout::default(),
+        }
+    }
+}
+
+fn one() -> i32 {
+    1
+}
+
+impl WorkerPoolSpec {
+    /// Runners wished for.
+    pub fn desired_replicas(&self) -> i32 {
+        self.replicas.unwrap_or(1)
+    }
+
+    /// Sessions after which a runner is replaced; 0: never.
+    pub fn sessions_per_runner(&self) -> i32 {
+        self.sessions_per_runner.unwrap_or(self.slots_per_runner)
+    }
+
+    /// Browsers kept hot in each runner.
+    pub fn prewarm(&self) -> Prewarm {
+        self.prewarm.unwrap_or(match self.session_defaults.display.unwrap_or_default() {
+            Display::Headless => Prewarm { headless: self.slots_per_runner, headful: 0 },
+            Display::Headful | Display::LiveView => Prewarm { headless: 0, headful: self.slots_per_runner },
+        })
+    }
+}
+
+/// Which engine a pool runs.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EngineChoice {
+    /// Camoufox where the image has it, else Firefox.
+    #[default]
+    Auto,
+    /// The anti-detect Firefox.
+    Camoufox,
+    /// Stock Firefox.
+    Firefox,
+}
+
+/// Size of a display, in pixels.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Screen {
+    /// Width in pixels.
+    #[serde(default = "default_width")]
+    #[schemars(range(min = 320, max = 7680))]
+    pub width: i32,
+    /// Height in pixels.
+    #[serde(default = "default_height")]
+    #[schemars(range(min = 240, max = 4320))]
+    pub height: i32,
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Self { width: default_width(), height: default_height() }
+    }
+}
+
+fn default_width() -> i32 {
+    1280
+}
+
+fn default_height() -> i32 {
+    720
+}
+
+/// Browsers kept hot in each runner, by kind.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Prewarm {
+    /// Without a display.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 32))]
+    pub headless: i32,
+    /// On a display, for Headful and LiveView.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 32))]
+    pub headful: i32,
+}
+
+/// What sessions get that do not say.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionDefaults {
+    /// How browsers are shown. Absent: Headless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<Display>,
+    /// Seconds without activity. Absent: 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 30, max = 86400))]
+    pub idle_timeout_seconds: Option<i32>,
+    /// Longest life in seconds. Absent: 14400.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 604_800))]
+    pub max_lifetime_seconds: Option<i32>,
+}
+
+/// What of a runner pod may be shaped. The rest follows from the *restricted* Pod Security Standard.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunnerTemplate {
+    /// Labels and annotations of the pods.
+    #[serde(default)]
+    pub metadata: TemplateMetadata,
+    /// The runner image. Absent: the one that the operator was installed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Secrets with which the image is pulled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Requests and limits of the runner's container. Absent: requests of 100m and 512Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are put up with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// Where the pods like to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Further volumes, of the kinds that the restricted standard allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.all(v, !has(v.hostPath) && (has(v.configMap) || has(v.secret) || has(v.emptyDir) || has(v.persistentVolumeClaim) || has(v.projected) || has(v.ephemeral) || has(v.csi) || has(v.downwardAPI) || has(v.image)))")
+        .message("volumes may be configMap, secret, emptyDir, persistentVolumeClaim, projected, ephemeral, csi, downwardAPI or image, as the restricted Pod Security Standard has it: use one of these"))]
+    pub volumes: Vec<Volume>,
+    /// Where these volumes are mounted in the runner's container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volume_mounts: Vec<VolumeMount>,
+    /// Further environment of the runner and its browsers. Sessions can read it: it is no place for secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RUNNER_') && e.name != 'POD_UID')")
+        .message("environment variables RUNNER_* and POD_UID are set by the operator: use the pool's own fields instead"))]
+    pub env: Vec<EnvVar>,
+}
+
+/// Labels and annotations of runner pods.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateMetadata {
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('camofleet.dev/') && !k.startsWith('app.kubernetes.io/'))")
+        .message("labels of camofleet.dev/ and app.kubernetes.io/ are set by the operator: use another prefix"))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('camofleet.dev/'))")
+        .message("annotations of camofleet.dev/ are set by the operator: use another prefix"))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// How runners are replaced and removed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// A runner that has to go lets its sessions live so many seconds longer.
+    #[serde(default = "default_drain_timeout")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub drain_timeout_seconds: i32,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { drain_timeout_seconds: default_drain_timeout() }
+    }
+}
+
+fn default_drain_timeout() -> i32 {
+    600
+}
+
+/// What became of a pool.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerPoolStatus {
+    /// The generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Runner pods that are not terminal.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Runners wished for.
+    #[serde(default)]
+    pub desired_replicas: i32,
+    /// Runners that take sessions or serve them.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Runners of the current shape.
+    #[serde(default)]
+    pub updated_replicas: i32,
+    /// Room for sessions.
+    #[serde(default)]
+    pub slots: Slots,
+    /// Sessions that wait for this pool.
+    #[serde(default)]
+    pub queued: i32,
+    /// Hash of the runners' current shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Selects the runner pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// `Ready`, `Reconciling` and `Stalled`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A pool's room for sessions.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Slots {
+    /// Of all runners that answer.
+    #[serde(default)]
+    pub total: i32,
+    /// With a session.
+    #[serde(default)]
+    pub used: i32,
+    /// Free, with a prewarmed browser.
+    #[serde(default)]
+    pub hot: i32,
+    /// Free, their browser still being launched.
+    #[serde(default)]
+    pub starting: i32,
+}

@@ -1,0 +1,314 @@
+//! What the core is told, and what it wants done. Between the two there is no IO.
+
+use super::{pods::RunnerPod, time::Mono};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, WorkerPool, WorkerPoolStatus};
+use camofleet_runner_api::{BindAnswer, BindRequest, RunnerState};
+use k8s_openapi::api::core::v1::Pod;
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+/// UID of an object.
+pub type Uid = String;
+
+/// Something that happened outside.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A watch's news of sessions.
+    Sessions(Change<Arc<BrowserSession>>),
+    /// A watch's news of pools.
+    Pools(Change<Arc<WorkerPool>>),
+    /// A watch's news of runner pods.
+    Pods(Change<RunnerPod>),
+    /// A watch's news of nodes.
+    Nodes(Change<Node>),
+    /// The public keys that runners are to trust, as the annotation has them.
+    Keys(String),
+    /// This process became the leader.
+    Leads,
+    /// This process is no longer the leader.
+    Follows,
+    /// A runner told its state.
+    Runner {
+        /// UID of its pod.
+        pod: Uid,
+        /// What it told.
+        state: RunnerState,
+    },
+    /// A runner does not answer.
+    Silent {
+        /// UID of its pod.
+        pod: Uid,
+        /// Why, for people.
+        cause: String,
+    },
+    /// A runner's answer to [`Effect::Bind`].
+    BindAnswered {
+        /// UID of the session.
+        session: Uid,
+        /// UID of the runner's pod.
+        pod: Uid,
+        /// What it answered.
+        answer: Result<BindAnswer, BindFailure>,
+    },
+    /// [`Effect::End`] was answered, or given up.
+    EndAnswered {
+        /// UID of the session.
+        session: Uid,
+        /// UID of the runner's pod.
+        pod: Uid,
+    },
+    /// The API server's answer to [`Effect::PatchSession`].
+    SessionPatched {
+        /// UID of the session.
+        session: Uid,
+        /// The new object.
+        answer: Result<Arc<BrowserSession>, WriteFailure>,
+    },
+    /// An uncached read of a session: what stands under its name now.
+    SessionRead {
+        /// UID of the session that was looked for.
+        session: Uid,
+        /// What was found; none: nothing of that name.
+        found: Option<Arc<BrowserSession>>,
+    },
+    /// The API server's answer to [`Effect::DeleteSession`].
+    SessionDeleted {
+        /// UID of the session.
+        session: Uid,
+        /// Whether it is gone now.
+        answer: Result<(), WriteFailure>,
+    },
+    /// The API server's answer to [`Effect::CreatePod`].
+    PodCreated {
+        /// The pool.
+        pool: Key,
+        /// Name of the pod.
+        name: String,
+        /// Whether it is there now.
+        answer: Result<(), WriteFailure>,
+    },
+    /// The API server's answer to [`Effect::DeletePod`] or [`Effect::AnnotatePod`].
+    PodWritten {
+        /// UID of the pod.
+        pod: Uid,
+        /// Whether it was done.
+        answer: Result<(), WriteFailure>,
+    },
+    /// The API server's answer to an effect on a pool.
+    PoolPatched {
+        /// The pool.
+        pool: Key,
+        /// The new object, when it is still there.
+        answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
+    },
+}
+
+/// News from a watch.
+#[derive(Clone, Debug)]
+pub enum Change<T> {
+    /// All that there is; what is not among them is gone.
+    All(Vec<T>),
+    /// New or changed.
+    Applied(T),
+    /// Gone.
+    Gone(T),
+}
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn of(object: &impl kube::Resource) -> Self {
+        let meta = object.meta();
+        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+    }
+}
+
+/// What of a node matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Whether its kubelet says that it is well.
+    pub ready: bool,
+    /// Whether it was cordoned.
+    pub cordoned: bool,
+    /// Whole CPUs that pods may use.
+    pub cpus: usize,
+}
+
+/// Why a bind did not happen, or may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindFailure {
+    /// The runner has no room: the session is not there.
+    Refused,
+    /// The runner will never take this session; the words say why.
+    Invalid(String),
+    /// Nobody knows whether it happened.
+    Unknown(String),
+}
+
+/// Why a write did not happen, or may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteFailure {
+    /// The object has changed since.
+    Conflict,
+    /// The object is gone.
+    Gone,
+    /// The API server will not have it; the words say why.
+    Refused(String),
+    /// It may work later.
+    Transient(String),
+}
+
+/// Something to be done outside. Each is safe to do twice.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Follow a runner's events, for as long as not told otherwise.
+    Follow {
+        /// UID of its pod.
+        pod: Uid,
+        /// Address of its pod.
+        address: IpAddr,
+    },
+    /// Follow it no longer.
+    Unfollow {
+        /// UID of its pod.
+        pod: Uid,
+    },
+    /// Have a runner take a session, or take over its new time-outs.
+    Bind {
+        /// UID of the session.
+        session: Uid,
+        /// UID of the runner's pod.
+        pod: Uid,
+        /// Address of the runner's pod.
+        address: IpAddr,
+        /// What the session asks for.
+        request: BindRequest,
+    },
+    /// Have a runner end a session, or forget one that ended.
+    End {
+        /// UID of the session.
+        session: Uid,
+        /// UID of the runner's pod.
+        pod: Uid,
+        /// Address of the runner's pod.
+        address: IpAddr,
+    },
+    /// Write a session's status, unless it changed since.
+    PatchSession {
+        /// Which.
+        key: Key,
+        /// Its UID.
+        session: Uid,
+        /// The resourceVersion that was decided on.
+        resource_version: String,
+        /// The whole status.
+        status: Box<BrowserSessionStatus>,
+        /// False: it can wait behind others (`Queued`).
+        urgent: bool,
+    },
+    /// Read a session past every cache.
+    ReadSession {
+        /// Which.
+        key: Key,
+        /// Its UID.
+        session: Uid,
+    },
+    /// Delete a session.
+    DeleteSession {
+        /// Which.
+        key: Key,
+        /// Its UID: another of that name stays.
+        session: Uid,
+    },
+    /// Create a runner pod.
+    CreatePod {
+        /// For which pool.
+        pool: Key,
+        /// The pod.
+        pod: Box<Pod>,
+    },
+    /// Delete a pod. It drains.
+    DeletePod {
+        /// Which.
+        key: Key,
+        /// Its UID.
+        pod: Uid,
+        /// Why, for logs.
+        why: &'static str,
+    },
+    /// Give a pod the current public keys.
+    AnnotatePod {
+        /// Which.
+        key: Key,
+        /// Its UID.
+        pod: Uid,
+        /// The annotation's new value.
+        keys: String,
+    },
+    /// Write a pool's status, unless it changed since.
+    PatchPool {
+        /// Which.
+        pool: Key,
+        /// The resourceVersion that was decided on.
+        resource_version: String,
+        /// The whole status.
+        status: Box<WorkerPoolStatus>,
+    },
+    /// Set or take off the finalizer of a pool, unless it changed since.
+    FinalizePool {
+        /// Which.
+        pool: Key,
+        /// The resourceVersion that was decided on.
+        resource_version: String,
+        /// All finalizers that it is to have.
+        finalizers: Vec<String>,
+    },
+    /// Have a disruption budget that forbids the eviction of the pool's runners.
+    ProtectPool {
+        /// Which.
+        pool: Arc<WorkerPool>,
+    },
+    /// Tell people what happened to a session. Never waited for.
+    Tell {
+        /// The session.
+        session: Arc<BrowserSession>,
+        /// False: something is wrong.
+        normal: bool,
+        /// One word.
+        reason: String,
+        /// A sentence.
+        note: String,
+    },
+    /// A phase of a session's way is over.
+    Observe {
+        /// Which phase.
+        phase: Phase,
+        /// How long it took.
+        took: Duration,
+    },
+}
+
+/// The phases of a session's way to Ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// From the first sight of the session until a slot was chosen.
+    Queued,
+    /// From the choice until the runner has the session.
+    Bound,
+    /// From the first sight of the session until its status says Ready, started hot.
+    ReadyHot,
+    /// The same, started cold.
+    ReadyCold,
+}
+
+/// A moment that the core wants to be woken at.
+pub type Wake = Option<Mono>;

@@ -1,0 +1,501 @@
+//! What happens to a session.
+
+use super::{
+    BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
+    runners::{Link, SHOW_UNREACHABLE_AFTER},
+    sessions::{Bound, Facts, Over, Pending, Session, Stage},
+    status::{self, Place, Wait},
+};
+use camofleet_crds::{
+    conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
+    v1alpha1::{BrowserSession, SessionState, StartTier},
+};
+use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
+use std::{sync::Arc, time::Duration};
+
+/// `Queued` is published only of those who waited so long: a hot session never was.
+const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
+/// A runner's session that nobody knows is looked into after so long: its object may be on its way here.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(30);
+/// So long it is remembered that a session was deleted.
+const DELETED_MEMORY: Duration = Duration::from_secs(600);
+
+impl Core {
+    pub(super) fn session_applied(&mut self, object: Arc<BrowserSession>) {
+        let Some(uid) = object.metadata.uid.clone() else { return };
+        let Some(session) = self.sessions.get_mut(&uid) else {
+            // An answer that was slower than the watch may tell of a session that is gone.
+            if !self.deleted.contains_key(&uid) {
+                self.add_session(object);
+            }
+            return;
+        };
+        if version(&object) < version(&session.object) {
+            return;
+        }
+        session.object = object;
+        if session.write == Pending::Refused {
+            session.write = Pending::Idle;
+        }
+        self.yield_to_what_is_published(&uid);
+        self.dirty.insert(Subject::Session(uid));
+    }
+
+    pub(super) fn add_session(&mut self, object: Arc<BrowserSession>) {
+        let Some(uid) = object.metadata.uid.clone() else { return };
+        let created =
+            object.metadata.creation_timestamp.as_ref().map_or(self.now.mono, |time| self.now.mono_of(time.0));
+        let seen = object.status.is_none().then_some(self.now.mono);
+        let stage = Session::published_stage(&object, self.now);
+        self.strangers.remove(&uid);
+        self.sessions
+            .insert(uid.clone(), Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle });
+        self.set_stage(&uid, stage);
+        // Its runner may have told of it before this object came.
+        let listed: Vec<_> = self
+            .runners
+            .iter()
+            .filter(|(_, runner)| runner.is_up())
+            .filter_map(|(pod, runner)| {
+                Some((pod.clone(), runner.state.as_ref().filter(|state| state.session(&uid).is_some())?.clone()))
+            })
+            .collect();
+        for (pod, state) in listed {
+            self.listed(&pod, &state, &uid);
+        }
+    }
+
+    /// Another leader may have published something else than this one was about to: what is published holds.
+    fn yield_to_what_is_published(&mut self, uid: &Uid) {
+        let session = &self.sessions[uid];
+        let published = Session::published_stage(&session.object, self.now);
+        let yields = match (&published, &session.stage) {
+            (Stage::Finished { .. }, Stage::Finished { .. }) => false,
+            (Stage::Finished { .. }, _) => true,
+            (Stage::Bound(told), Stage::Waiting | Stage::Binding { .. }) => session.runner() != Some(&told.runner),
+            (Stage::Bound(told), Stage::Bound(own)) => told.runner != own.runner,
+            (Stage::Bound(_), Stage::Over(_) | Stage::Finished { .. })
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Over(_), _) => false,
+        };
+        if !yields {
+            return;
+        }
+        if let Some(own) = session.runner().cloned()
+            && !matches!(&published, Stage::Bound(told) if told.runner == own)
+        {
+            self.end_on(&own, uid);
+        }
+        self.set_stage(uid, published);
+    }
+
+    pub(super) fn session_gone(&mut self, uid: &Uid) {
+        let Some(session) = self.sessions.remove(uid) else { return };
+        self.queue.remove(&session.queue_key());
+        self.deleted.retain(|_, at| self.now.mono.since(*at) < DELETED_MEMORY);
+        self.deleted.insert(uid.clone(), self.now.mono);
+        if let Some(pod) = session.runner().cloned() {
+            if let Some(runner) = self.runners.get_mut(&pod) {
+                runner.sessions.remove(uid);
+                self.dirty.insert(Subject::Pool(runner.pod.pool.0.clone()));
+            }
+            self.end_on(&pod, uid);
+        }
+        self.end_wherever_listed(uid);
+        self.timers.set(Subject::Session(uid.clone()), None);
+        self.dirty.insert(Subject::Queue);
+    }
+
+    /// Tells every runner that lists the session to end it, or to forget its end.
+    fn end_wherever_listed(&mut self, uid: &Uid) {
+        let listing = self
+            .runners
+            .iter()
+            .filter(|(_, runner)| runner.state.as_ref().is_some_and(|state| state.session(uid).is_some()));
+        for pod in listing.map(|(pod, _)| pod.clone()).collect::<Vec<_>>() {
+            self.end_on(&pod, uid);
+        }
+    }
+
+    pub(super) fn end_on(&mut self, pod: &Uid, session: &Uid) {
+        if self.term.is_none() {
+            return;
+        }
+        let Some(address) =
+            self.runners.get(pod).filter(|runner| !runner.pod.is_over()).and_then(|runner| runner.pod.address)
+        else {
+            return;
+        };
+        if self.ends.insert((pod.clone(), session.clone())) {
+            self.effects.push(Effect::End { session: session.clone(), pod: pod.clone(), address });
+        }
+    }
+
+    /// A runner lists this session.
+    pub(super) fn listed(&mut self, pod: &Uid, state: &RunnerState, uid: &Uid) {
+        let Some(entry) = state.session(uid) else { return };
+        let Some(session) = self.sessions.get(uid) else {
+            if self.deleted.contains_key(uid) {
+                if entry.phase != SessionPhase::Ending {
+                    self.end_on(pod, uid);
+                }
+            } else if self.term.is_some() {
+                let key = Key { namespace: entry.namespace.clone(), name: entry.name.clone() };
+                self.strangers.entry(uid.clone()).or_insert(Stranger { key, since: self.now.mono, asked: false });
+                self.dirty.insert(Subject::Stranger(uid.clone()));
+            }
+            return;
+        };
+        match &session.stage {
+            Stage::Waiting => self.runner_has(pod, uid, Facts::listed(entry, state), state.generation),
+            Stage::Binding { runner, .. } if runner == pod => {
+                self.runner_has(pod, uid, Facts::listed(entry, state), state.generation)
+            }
+            Stage::Bound(bound) if bound.runner == *pod => {
+                if entry.phase == SessionPhase::Ended {
+                    let over = Over::reported(entry.end.as_ref());
+                    self.set_stage(uid, Stage::Over(over));
+                } else {
+                    let facts = Facts::listed(entry, state);
+                    if bound.facts.as_ref() != Some(&facts) {
+                        let bound = Bound { facts: Some(facts), ..bound.clone() };
+                        self.set_stage(uid, Stage::Bound(bound));
+                    }
+                }
+            }
+            // A copy that was never published: its leader died between the runner's answer and the status.
+            Stage::Binding { .. } | Stage::Bound(_) => self.end_on(pod, uid),
+            // It is forgotten there once its end is published.
+            Stage::Over(_) => {}
+            Stage::Finished { .. } => {
+                if entry.phase != SessionPhase::Ending {
+                    self.end_on(pod, uid);
+                }
+            }
+        }
+    }
+
+    fn runner_has(&mut self, pod: &Uid, uid: &Uid, facts: Facts, listed_from: u64) {
+        let session = &self.sessions[uid];
+        let (since, sent_generation) = match &session.stage {
+            Stage::Binding { since, .. } => (Some(*since), session.generation()),
+            // Adopted: nobody knows which time-outs it was sent, so they are sent again.
+            Stage::Waiting | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => (None, 0),
+        };
+        if let Some(since) = since {
+            self.effects.push(Effect::Observe { phase: Phase::Bound, took: self.now.mono.since(since) });
+        }
+        let bound =
+            Bound { runner: pod.clone(), facts: Some(facts), listed_from, sent_generation, call: Pending::Idle };
+        self.set_stage(uid, Stage::Bound(bound));
+    }
+
+    pub(super) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
+        if self.term.is_none() {
+            return;
+        }
+        if !self.sessions.contains_key(uid) {
+            // Deleted while the call was under way: the runner may have it all the same.
+            self.end_on(pod, uid);
+            return;
+        }
+        let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage.clone());
+        match (stage, answer) {
+            (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
+                self.runner_has(pod, uid, Facts::answered(&answer), answer.generation);
+                self.settle_if_ended(uid, &answer);
+            }
+            (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
+                if let Some(runner) = self.runners.get_mut(pod) {
+                    runner.refused = true;
+                }
+                self.set_stage(uid, Stage::Waiting);
+            }
+            (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(words))) if runner == *pod => {
+                self.set_stage(uid, Stage::Over(Over { reason: reasons::LAUNCH_FAILED, message: words }));
+            }
+            (Stage::Binding { runner, since, call }, Err(BindFailure::Unknown(_))) if runner == *pod => {
+                let call = call.failed(uid, self.now.mono);
+                self.set_stage(uid, Stage::Binding { runner, since, call });
+            }
+            // A call that took new time-outs to a session that is there already.
+            (Stage::Bound(bound), Ok(answer)) if bound.runner == *pod => {
+                let bound = Bound {
+                    facts: Some(Facts::answered(&answer)),
+                    sent_generation: generation,
+                    call: Pending::Idle,
+                    ..bound
+                };
+                self.set_stage(uid, Stage::Bound(bound));
+                self.settle_if_ended(uid, &answer);
+            }
+            (Stage::Bound(bound), Err(_)) if bound.runner == *pod => {
+                let call = bound.call.failed(uid, self.now.mono);
+                self.set_stage(uid, Stage::Bound(Bound { call, ..bound }));
+            }
+            // An answer to a call for something that was given up since.
+            (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => self.end_on(pod, uid),
+            (Stage::Over(_) | Stage::Finished { .. }, _)
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
+        }
+    }
+
+    fn settle_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
+        if answer.session.phase == SessionPhase::Ended {
+            self.set_stage(uid, Stage::Over(Over::reported(answer.session.end.as_ref())));
+        }
+    }
+
+    /// Everything that is due for a session.
+    pub(super) fn look_at_session(&mut self, uid: &Uid) {
+        if !self.sessions.contains_key(uid) {
+            return;
+        }
+        self.call_for(uid);
+        let wait = self.waited(uid);
+        self.publish(uid, wait.as_ref());
+        let alarm = self.alarm_of(uid);
+        self.timers.set(Subject::Session(uid.clone()), alarm);
+    }
+
+    /// Makes the call that its stage wants: to the runner, or to have it deleted.
+    fn call_for(&mut self, uid: &Uid) {
+        let now = self.now.mono;
+        let session = &self.sessions[uid];
+        let generation = session.generation();
+        match session.stage.clone() {
+            Stage::Binding { runner, since, call } if call.may_start(now) => {
+                if self.bind_on(&runner, uid) {
+                    self.replace_stage(uid, Stage::Binding { runner, since, call: call.started() });
+                }
+            }
+            Stage::Bound(bound)
+                if bound.sent_generation != generation && bound.facts.is_some() && bound.call.may_start(now) =>
+            {
+                if self.bind_on(&bound.runner, uid) {
+                    let call = bound.call.started();
+                    self.replace_stage(uid, Stage::Bound(Bound { call, ..bound }));
+                }
+            }
+            Stage::Finished { at, delete } if at.after(self.ttl(uid)) <= now && delete.may_start(now) => {
+                let key = self.sessions[uid].key();
+                self.effects.push(Effect::DeleteSession { key, session: uid.clone() });
+                self.replace_stage(uid, Stage::Finished { at, delete: delete.started() });
+            }
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
+        }
+    }
+
+    /// For changes of a stage from which nothing follows for others.
+    fn replace_stage(&mut self, uid: &Uid, stage: Stage) {
+        if let Some(session) = self.sessions.get_mut(uid) {
+            session.stage = stage;
+        }
+    }
+
+    fn bind_on(&mut self, pod: &Uid, uid: &Uid) -> bool {
+        let Some(runner) = self.runners.get(pod) else { return false };
+        let (Some(address), Some(pool)) = (runner.pod.address, self.pool_of(runner)) else { return false };
+        let request = self.sessions[uid].request(&pool.object);
+        self.effects.push(Effect::Bind { session: uid.clone(), pod: pod.clone(), address, request });
+        true
+    }
+
+    fn ttl(&self, uid: &Uid) -> Duration {
+        seconds(self.sessions[uid].object.spec.ttl_seconds_after_finished)
+    }
+
+    /// Of one that waits: ends it when it has waited too long, or says why it waits once that is worth saying.
+    fn waited(&mut self, uid: &Uid) -> Option<Wait> {
+        let session = &self.sessions[uid];
+        if !matches!(session.stage, Stage::Waiting) || !self.may_choose() {
+            return None;
+        }
+        let waited = self.now.mono.since(session.created);
+        let limit = seconds(session.object.spec.queue_timeout_seconds);
+        if waited < limit.min(SHOW_QUEUED_AFTER) {
+            return None;
+        }
+        let wait = self.why_it_waits(session);
+        if waited < limit {
+            return Some(wait);
+        }
+        let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
+        self.set_stage(uid, Stage::Over(Over { reason: reasons::QUEUE_TIMEOUT, message }));
+        None
+    }
+
+    fn alarm_of(&self, uid: &Uid) -> Option<super::Mono> {
+        let session = &self.sessions[uid];
+        let stage = match &session.stage {
+            Stage::Waiting => {
+                let limit = seconds(session.object.spec.queue_timeout_seconds);
+                let (show, end) = (session.created.after(SHOW_QUEUED_AFTER.min(limit)), session.created.after(limit));
+                // Nobody is timed out before slots may be given out: `heard_of` looks again then.
+                self.may_choose()
+                    .then_some(if show > self.now.mono { show } else { end })
+                    .filter(|at| *at > self.now.mono)
+            }
+            Stage::Binding { call, .. } => call.wakes(),
+            Stage::Bound(bound) => bound.call.wakes(),
+            Stage::Over(_) => None,
+            Stage::Finished { at, delete } => match delete {
+                Pending::Idle => Some(at.after(self.ttl(uid))),
+                Pending::InFlight { .. } | Pending::Pause { .. } | Pending::Refused => delete.wakes(),
+            },
+        };
+        stage.into_iter().chain(session.write.wakes()).min()
+    }
+
+    /// Writes its status, if that is not what it should be.
+    fn publish(&mut self, uid: &Uid, wait: Option<&Wait>) {
+        let session = &self.sessions[uid];
+        if !session.write.may_start(self.now.mono) {
+            return;
+        }
+        let place = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Place {
+            pool: &runner.pod.pool.0,
+            runner: &runner.pod.key,
+            address: runner.pod.address,
+            reachable: match runner.link {
+                Link::Up | Link::Unknown => true,
+                Link::Silent { since } => self.now.mono.since(since) < SHOW_UNREACHABLE_AFTER,
+            },
+            spec: self.pool_of(runner).map(|pool| pool.object.as_ref()),
+        });
+        let wished = status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.now);
+        let Some(wished) = wished.filter(|wished| session.object.status.as_ref() != Some(wished)) else { return };
+        let (Some(resource_version), key) = (session.object.metadata.resource_version.clone(), session.key()) else {
+            return;
+        };
+        let urgent = wished.state != SessionState::Queued;
+        self.effects.push(Effect::PatchSession {
+            key,
+            session: uid.clone(),
+            resource_version,
+            status: Box::new(wished),
+            urgent,
+        });
+        if let Some(session) = self.sessions.get_mut(uid) {
+            session.write = session.write.started();
+        }
+    }
+
+    pub(super) fn session_patched(&mut self, uid: &Uid, answer: Result<Arc<BrowserSession>, WriteFailure>) {
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        match answer {
+            Ok(object) => {
+                session.write = Pending::Idle;
+                let finished = object.state() == SessionState::Finished;
+                // The watch may have told of a later change already.
+                let newer =
+                    if version(&object) >= version(&session.object) { object.clone() } else { session.object.clone() };
+                let former = std::mem::replace(&mut session.object, newer);
+                self.tell_what_changed(uid, &former);
+                if finished {
+                    self.set_stage(uid, Stage::Finished { at: self.now.mono, delete: Pending::Idle });
+                    self.end_wherever_listed(uid);
+                }
+            }
+            // Somebody was faster: what they wrote has to be seen before anything is decided.
+            Err(WriteFailure::Conflict | WriteFailure::Gone) => {
+                let key = session.key();
+                self.effects.push(Effect::ReadSession { key, session: uid.clone() });
+            }
+            Err(WriteFailure::Refused(_)) => session.write = Pending::Refused,
+            Err(WriteFailure::Transient(_)) => session.write = session.write.failed(uid, self.now.mono),
+        }
+        self.dirty.insert(Subject::Session(uid.clone()));
+    }
+
+    /// An uncached read came back: after a conflict, or about a stranger.
+    pub(super) fn session_read(&mut self, uid: &Uid, found: Option<Arc<BrowserSession>>) {
+        let found = found.filter(|found| found.metadata.uid.as_ref() == Some(uid));
+        match found {
+            Some(object) => {
+                if let Some(session) = self.sessions.get_mut(uid) {
+                    session.write = Pending::Idle;
+                }
+                self.strangers.remove(uid);
+                self.session_applied(object);
+            }
+            None => {
+                self.session_gone(uid);
+                if self.strangers.remove(uid).is_some() {
+                    self.deleted.insert(uid.clone(), self.now.mono);
+                    self.end_wherever_listed(uid);
+                }
+            }
+        }
+    }
+
+    pub(super) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        let Stage::Finished { at, delete } = session.stage else { return };
+        let delete = match answer {
+            // The watch tells when it is gone.
+            Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => return,
+            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => delete.failed(uid, self.now.mono),
+        };
+        session.stage = Stage::Finished { at, delete };
+        self.dirty.insert(Subject::Session(uid.clone()));
+    }
+
+    pub(super) fn look_at_stranger(&mut self, uid: &Uid) {
+        let due = match self.strangers.get_mut(uid) {
+            None => return,
+            Some(stranger) if stranger.asked => return,
+            Some(stranger) => {
+                let due = stranger.since.after(STRANGER_PATIENCE);
+                if due <= self.now.mono {
+                    stranger.asked = true;
+                    self.effects.push(Effect::ReadSession { key: stranger.key.clone(), session: uid.clone() });
+                    return;
+                }
+                due
+            }
+        };
+        self.timers.set(Subject::Stranger(uid.clone()), Some(due));
+    }
+
+    /// Events for people, and measures, of what a write made known.
+    fn tell_what_changed(&mut self, uid: &Uid, former: &BrowserSession) {
+        let session = &self.sessions[uid];
+        let conditions_of = |object: &BrowserSession| {
+            object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
+        };
+        let (before, after) = (conditions_of(former), conditions_of(&session.object));
+        for type_ in [SCHEDULED, READY, FINISHED] {
+            if let Some(condition) = conditions::get(&after, type_)
+                .filter(|_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_))
+            {
+                let fails = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
+                self.effects.push(Effect::Tell {
+                    session: session.object.clone(),
+                    normal: !fails,
+                    // A reason of an event says what happened: Scheduled, Ready, or why it finished.
+                    reason: if type_ == FINISHED { condition.reason.clone() } else { type_.to_owned() },
+                    note: if condition.message.is_empty() {
+                        condition.reason.clone()
+                    } else {
+                        condition.message.clone()
+                    },
+                });
+            }
+        }
+        let became_ready = conditions::is_true(&after, READY) && former.state() != SessionState::Ready;
+        if let (true, Some(seen), Some(status)) = (became_ready, session.seen, &session.object.status) {
+            let phase = if status.start_tier == Some(StartTier::Hot) { Phase::ReadyHot } else { Phase::ReadyCold };
+            self.effects.push(Effect::Observe { phase, took: self.now.mono.since(seen) });
+        }
+    }
+}
+
+fn seconds(seconds: i32) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}
+
+/// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
+/// (KEP-5504), and what is not a number is taken as new.
+fn version(object: &BrowserSession) -> u64 {
+    object.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,254 @@
+//! What the operator decides: a state machine without IO. It is told what happened ([`Input`]) and says what is to be done
+//! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
+//!
+//! - `sessions`, `runners`, `pools`, `pods`: the things and their states.
+//! - `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
+//!   `replicas`: what happens to a pool.
+//! - `status`: what is published, as a function of all that.
+//!
+//! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
+//! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).
+
+mod io;
+mod lifecycle;
+pub mod pods;
+mod pools;
+mod replicas;
+mod runners;
+mod scheduling;
+mod sessions;
+mod status;
+mod time;
+mod timers;
+mod upkeep;
+
+pub use io::*;
+pub use time::{Mono, Now};
+
+use camofleet_crds::{
+    queue::QueueKey,
+    v1alpha1::{BrowserSession, WorkerPool},
+};
+use k8s_openapi::jiff::Timestamp;
+use pods::{Installation, RunnerPod};
+use pools::Pool;
+use runners::Runner;
+use sessions::Session;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+use timers::Timers;
+
+/// All that the operator knows, and what it makes of it.
+#[derive(Debug)]
+pub struct Core {
+    installation: Installation,
+    /// Present while this process leads.
+    term: Option<Term>,
+    sessions: HashMap<Uid, Session>,
+    /// Sessions whose deletion was seen: what a runner still has of them is ended without asking.
+    deleted: HashMap<Uid, Mono>,
+    pools: BTreeMap<Key, Pool>,
+    runners: BTreeMap<Uid, Runner>,
+    nodes: BTreeMap<String, Node>,
+    keys: Option<String>,
+    /// Sessions without a slot, in the order in which they are served.
+    queue: BTreeMap<QueueKey, Uid>,
+    /// Sessions that runners were asked to end, by pod and session.
+    ends: BTreeSet<(Uid, Uid)>,
+    /// Sessions that runners have and nobody knows, by session: since when, and whether the API server is being asked.
+    strangers: HashMap<Uid, Stranger>,
+    timers: Timers<Subject>,
+    dirty: BTreeSet<Subject>,
+    effects: Vec<Effect>,
+    now: Now,
+}
+
+/// One time of leading.
+#[derive(Debug, Default)]
+struct Term {
+    /// Runners that were there when it began and have neither spoken nor failed to.
+    awaited: BTreeSet<Uid>,
+}
+
+/// A session that a runner has and no object stands for.
+#[derive(Debug)]
+struct Stranger {
+    key: Key,
+    since: Mono,
+    asked: bool,
+}
+
+/// Something that is looked at as a whole when anything about it changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Subject {
+    /// Whatever waits for a slot.
+    Queue,
+    Session(Uid),
+    Runner(Uid),
+    Pool(Key),
+    /// A session that only runners know.
+    Stranger(Uid),
+}
+
+impl Core {
+    /// A follower that knows nothing yet.
+    pub fn new(installation: Installation) -> Self {
+        Self {
+            installation,
+            term: None,
+            sessions: HashMap::new(),
+            deleted: HashMap::new(),
+            pools: BTreeMap::new(),
+            runners: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            keys: None,
+            queue: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            strangers: HashMap::new(),
+            timers: Timers::default(),
+            dirty: BTreeSet::new(),
+            effects: Vec::new(),
+            now: Now { mono: Mono::default(), wall: Timestamp::MIN },
+        }
+    }
+
+    /// Takes in what happened and says what is to be done.
+    pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Now) -> Vec<Effect> {
+        self.now = now;
+        for input in inputs {
+            self.take_in(input);
+        }
+        while let Some(subject) = self.timers.pop_due(now.mono) {
+            self.dirty.insert(subject);
+        }
+        if self.term.is_none() {
+            self.dirty.clear();
+            return std::mem::take(&mut self.effects);
+        }
+        // The queue comes first in the order of subjects: sessions are given slots before any is found to have waited too
+        // long. What is touched by looking at one thing is looked at in the same step.
+        while let Some(subject) = self.dirty.pop_first() {
+            match subject {
+                Subject::Queue => self.choose(),
+                Subject::Session(uid) => self.look_at_session(&uid),
+                Subject::Runner(uid) => self.look_at_runner(&uid),
+                Subject::Pool(key) => self.look_at_pool(&key),
+                Subject::Stranger(uid) => self.look_at_stranger(&uid),
+            }
+        }
+        self.launch_runners();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When it wants to be stepped though nothing happened.
+    pub fn wake(&self) -> Wake {
+        self.timers.next()
+    }
+
+    /// Sessions that wait for a slot.
+    pub fn queue_length(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Sessions(Change::All(all)) => self.replace_sessions(all),
+            Input::Sessions(Change::Applied(session)) => self.session_applied(session),
+            Input::Sessions(Change::Gone(session)) => {
+                self.session_gone(&session.metadata.uid.clone().unwrap_or_default())
+            }
+            Input::Pools(Change::All(all)) => self.replace_pools(all),
+            Input::Pools(Change::Applied(pool)) => self.pool_applied(pool),
+            Input::Pools(Change::Gone(pool)) => self.pool_gone(&Key::of(pool.as_ref())),
+            Input::Pods(Change::All(all)) => self.replace_pods(all),
+            Input::Pods(Change::Applied(pod)) => self.pod_applied(pod),
+            Input::Pods(Change::Gone(pod)) => self.pod_gone(&pod.uid),
+            Input::Nodes(change) => self.node_changed(change),
+            Input::Keys(keys) => self.keys_changed(keys),
+            Input::Leads => self.lead(),
+            Input::Follows => self.follow(),
+            Input::Runner { pod, state } => self.runner_told(&pod, state),
+            Input::Silent { pod, cause } => self.runner_silent(&pod, &cause),
+            Input::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
+            Input::EndAnswered { session, pod } => {
+                self.ends.remove(&(pod, session));
+            }
+            Input::SessionPatched { session, answer } => self.session_patched(&session, answer),
+            Input::SessionRead { session, found } => self.session_read(&session, found),
+            Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
+            Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
+            Input::PodWritten { pod, answer } => self.pod_written(&pod, answer),
+            Input::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
+        }
+    }
+
+    /// Begins to lead: believes the objects, and waits for the runners.
+    fn lead(&mut self) {
+        let awaited = self.runners.values().filter(|runner| runner.pod.address.is_some() && !runner.pod.is_over());
+        self.term = Some(Term { awaited: awaited.map(|runner| runner.pod.uid.clone()).collect() });
+        self.ends.clear();
+        self.strangers.clear();
+        for runner in self.runners.values_mut() {
+            *runner = Runner::new(runner.pod.clone(), self.now);
+        }
+        for pool in self.pools.values_mut() {
+            pool.begin_term();
+        }
+        self.queue.clear();
+        for (_, session) in std::mem::take(&mut self.sessions) {
+            self.add_session(session.object);
+        }
+        self.dirty.extend(self.runners.keys().cloned().map(Subject::Runner));
+        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
+        self.dirty.insert(Subject::Queue);
+    }
+
+    /// Leads no longer: whatever is under way elsewhere is somebody else's.
+    fn follow(&mut self) {
+        self.term = None;
+        self.timers = Timers::default();
+        for uid in self.runners.keys() {
+            self.effects.push(Effect::Unfollow { pod: uid.clone() });
+        }
+    }
+
+    /// Whether slots may be given out: only once every runner that was there at the beginning of the term has said what
+    /// it has, or has failed to answer.
+    fn may_choose(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
+    }
+
+    fn heard_of(&mut self, pod: &Uid) {
+        if let Some(term) = &mut self.term
+            && term.awaited.remove(pod)
+            && term.awaited.is_empty()
+        {
+            // Those who waited may be served, or have waited too long.
+            self.dirty.insert(Subject::Queue);
+            self.dirty.extend(self.queue.values().cloned().map(Subject::Session));
+        }
+    }
+
+    fn replace_sessions(&mut self, all: Vec<Arc<BrowserSession>>) {
+        let present: BTreeSet<_> = all.iter().filter_map(|session| session.metadata.uid.clone()).collect();
+        let gone: Vec<_> = self.sessions.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
+        gone.iter().for_each(|uid| self.session_gone(uid));
+        all.into_iter().for_each(|session| self.session_applied(session));
+    }
+
+    fn replace_pools(&mut self, all: Vec<Arc<WorkerPool>>) {
+        let present: BTreeSet<_> = all.iter().map(|pool| Key::of(pool.as_ref())).collect();
+        let gone: Vec<_> = self.pools.keys().filter(|key| !present.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.pool_gone(key));
+        all.into_iter().for_each(|pool| self.pool_applied(pool));
+    }
+
+    fn replace_pods(&mut self, all: Vec<RunnerPod>) {
+        let present: BTreeSet<_> = all.iter().map(|pod| pod.uid.clone()).collect();
+        let gone: Vec<_> = self.runners.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
+        gone.iter().for_each(|uid| self.pod_gone(uid));
+        all.into_iter().for_each(|pod| self.pod_applied(pod));
+    }
+}

@@ -1,0 +1,360 @@
+//! Runner pods: what is read from one, and how one is made for a pool.
+
+use super::io::{Key, Uid};
+use camofleet_crds::v1alpha1::{EngineChoice, WorkerPool};
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, ContainerPort, ContainerState, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
+        EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod, PodSecurityContext,
+        PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+    jiff::Timestamp,
+};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
+
+/// Label with the name of the pool.
+pub const POOL_LABEL: &str = "camofleet.dev/pool";
+/// Label and value that every runner pod has.
+pub const RUNNER_LABEL: (&str, &str) = ("app.kubernetes.io/name", "camofleet-runner");
+/// Annotation with the public keys, which the runner sees as a file.
+pub const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
+const ORDINAL_LABEL: &str = "camofleet.dev/ordinal";
+const REVISION_LABEL: &str = "camofleet.dev/revision";
+const CONTAINER: &str = "runner";
+const KEYS_FOLDER: &str = "/etc/camofleet";
+/// What a runner may take after its drain deadline, to end browsers and have their ends acknowledged.
+const GRACE_AFTER_DRAIN_SECONDS: i32 = 15;
+
+/// What of a runner pod matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerPod {
+    /// Its UID.
+    pub uid: Uid,
+    /// Its namespace and name.
+    pub key: Key,
+    /// The pool that it was made for, and that pool's UID.
+    pub pool: (Key, Uid),
+    /// Which of the pool's runners it is.
+    pub ordinal: u32,
+    /// Hash of the shape that it was made in.
+    pub revision: String,
+    /// The public keys that it was told.
+    pub keys: String,
+    /// The node that it runs on.
+    pub node: Option<String>,
+    /// Its address, once it has one.
+    pub address: Option<IpAddr>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it will be killed, if it was deleted.
+    pub killed_at: Option<Timestamp>,
+    /// How it fares.
+    pub fate: Fate,
+}
+
+/// How a pod fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its container does not run yet.
+    Pending(Option<Trouble>),
+    /// Its container runs.
+    Running,
+    /// Its container ended, for good.
+    Over {
+        /// How, for people.
+        words: String,
+        /// Whether it was killed for memory.
+        out_of_memory: bool,
+    },
+}
+
+/// Why a pod does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No node takes it.
+    Unschedulable(String),
+    /// Its image cannot be pulled or its container cannot be made.
+    Image(String),
+}
+
+impl RunnerPod {
+    /// Reads a pod; none when it is no runner of a pool.
+    pub fn read(pod: &Pod) -> Option<Self> {
+        let owner =
+            pod.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == "WorkerPool")?;
+        let namespace = pod.namespace()?;
+        let status = pod.status.as_ref();
+        Some(Self {
+            uid: pod.uid()?,
+            key: Key { namespace: namespace.clone(), name: pod.name_any() },
+            pool: (Key { namespace, name: owner.name.clone() }, owner.uid.clone()),
+            ordinal: pod.labels().get(ORDINAL_LABEL)?.parse().ok()?,
+            revision: pod.labels().get(REVISION_LABEL)?.clone(),
+            keys: pod.annotations().get(KEYS_ANNOTATION).cloned().unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            address: status.and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()),
+            created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
+            killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
+            fate: Fate::read(pod),
+        })
+    }
+
+    /// Whether it ended for good.
+    pub fn is_over(&self) -> bool {
+        matches!(self.fate, Fate::Over { .. })
+    }
+}
+
+impl Fate {
+    fn read(pod: &Pod) -> Self {
+        let Some(status) = &pod.status else { return Self::Pending(None) };
+        let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+        let state = container.and_then(|container| container.state.as_ref());
+        match status.phase.as_deref() {
+            Some("Failed" | "Succeeded") => Self::over(status.message.as_deref().or(status.reason.as_deref()), state),
+            Some("Running") => Self::Running,
+            _ => Self::Pending(Self::trouble(pod, state)),
+        }
+    }
+
+    fn over(pod_says: Option<&str>, state: Option<&ContainerState>) -> Self {
+        let ended = state.and_then(|state| state.terminated.as_ref());
+        let reason = ended.and_then(|ended| ended.reason.as_deref());
+        let words = match (ended, pod_says) {
+            (Some(ended), _) => format!(
+                "its container ended with exit code {} ({})",
+                ended.exit_code,
+                reason.unwrap_or("no reason given")
+            ),
+            (None, Some(says)) => says.to_owned(),
+            (None, None) => "its pod ended, and nothing says why".to_owned(),
+        };
+        Self::Over { words, out_of_memory: reason == Some("OOMKilled") }
+    }
+
+    fn trouble(pod: &Pod, state: Option<&ContainerState>) -> Option<Trouble> {
+        if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
+            let reason = waiting.reason.as_deref().unwrap_or_default();
+            let told = waiting.message.as_deref().unwrap_or_default();
+            // kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go name these.
+            let image = reason.contains("Image")
+                || matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError");
+            return image.then(|| Trouble::Image(format!("{reason}: {told}")));
+        }
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref())?;
+        let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
+        (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable"))
+            .then(|| Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default()))
+    }
+}
+
+/// What all runner pods get from the operator's installation.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// Image of runners whose pool names none.
+    pub runner_image: String,
+    /// Base of every URL that is published, without a slash at its end.
+    pub public_url: String,
+}
+
+/// Hash of the shape of a pool's pods: pods of another shape are replaced.
+pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
+    let shape = Pod { spec: Some(pod_spec(pool, installation)), metadata: template_metadata(pool), ..Pod::default() };
+    short_hash(&[&serde_json::to_string(&shape).expect("a pod is plain data")])
+}
+
+/// The pod for that place of the pool. Its name is a function of what it is for, so that making it twice makes one.
+pub fn runner_pod(
+    pool: &WorkerPool,
+    installation: &Installation,
+    ordinal: u32,
+    replaces: Option<&str>,
+    keys: &str,
+) -> Pod {
+    let revision = revision(pool, installation);
+    let mut metadata = template_metadata(pool);
+    metadata.name = Some(pod_name(pool, ordinal, &revision, replaces));
+    metadata.namespace = pool.namespace();
+    metadata.owner_references = Some(pool.controller_owner_ref(&()).into_iter().collect());
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(ORDINAL_LABEL.to_owned(), ordinal.to_string());
+    labels.insert(REVISION_LABEL.to_owned(), revision);
+    metadata.annotations.get_or_insert_default().insert(KEYS_ANNOTATION.to_owned(), keys.to_owned());
+    Pod { metadata, spec: Some(pod_spec(pool, installation)), status: None }
+}
+
+/// `<pool>-<hash(pool UID, ordinal, revision, UID of the pod that it replaces or 'first')>`
+fn pod_name(pool: &WorkerPool, ordinal: u32, revision: &str, replaces: Option<&str>) -> String {
+    let uid = pool.uid().unwrap_or_default();
+    let hash = short_hash(&[&uid, &ordinal.to_string(), revision, replaces.unwrap_or("first")]);
+    format!("{}-{hash}", pool.name_any())
+}
+
+/// Ten hexadecimal digits.
+fn short_hash(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    hasher.finalize().iter().take(5).fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a String takes everything");
+        hex
+    })
+}
+
+fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
+    let template = &pool.spec.template.metadata;
+    let mut labels = template.labels.clone();
+    labels.insert(RUNNER_LABEL.0.to_owned(), RUNNER_LABEL.1.to_owned());
+    labels.insert(POOL_LABEL.to_owned(), pool.name_any());
+    ObjectMeta { labels: Some(labels), annotations: Some(template.annotations.clone()), ..ObjectMeta::default() }
+}
+
+/// Selects a pool's pods, as the scale subresource and the disruption budget need it.
+pub fn pool_labels(pool: &WorkerPool) -> BTreeMap<String, String> {
+    BTreeMap::from([(RUNNER_LABEL.0.to_owned(), RUNNER_LABEL.1.to_owned()), (POOL_LABEL.to_owned(), pool.name_any())])
+}
+
+/// A pod of the *restricted* Pod Security Standard with a read-only root, without a token for the API server.
+fn pod_spec(pool: &WorkerPool, installation: &Installation) -> PodSpec {
+    let template = &pool.spec.template;
+    let mut volumes = vec![memory_volume("shm"), disk_volume("run"), disk_volume("tmp"), keys_volume()];
+    volumes.extend(template.volumes.iter().cloned());
+    let drain = pool.spec.rollout.drain_timeout_seconds;
+    PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        restart_policy: Some("Never".to_owned()),
+        termination_grace_period_seconds: Some(i64::from(drain + GRACE_AFTER_DRAIN_SECONDS)),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(1000),
+            run_as_group: Some(1000),
+            fs_group: Some(1000),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        image_pull_secrets: (!template.image_pull_secrets.is_empty()).then(|| template.image_pull_secrets.clone()),
+        node_selector: (!template.node_selector.is_empty()).then(|| template.node_selector.clone()),
+        tolerations: (!template.tolerations.is_empty()).then(|| template.tolerations.clone()),
+        affinity: template.affinity.clone(),
+        volumes: Some(volumes),
+        containers: vec![container(pool, installation)],
+        ..PodSpec::default()
+    }
+}
+
+fn container(pool: &WorkerPool, installation: &Installation) -> Container {
+    let template = &pool.spec.template;
+    let mut mounts = vec![
+        mount("shm", "/dev/shm"),
+        mount("run", "/run/camofleet"),
+        mount("tmp", "/tmp"),
+        VolumeMount { read_only: Some(true), ..mount("keys", KEYS_FOLDER) },
+    ];
+    mounts.extend(template.volume_mounts.iter().cloned());
+    let mut env = vec![EnvVar {
+        name: "POD_UID".to_owned(),
+        value_from: Some(EnvVarSource { field_ref: Some(field("metadata.uid")), ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    }];
+    env.extend(template.env.iter().cloned());
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(template.image.clone().unwrap_or_else(|| installation.runner_image.clone())),
+        args: Some(runner_args(pool)),
+        env: Some(env),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".to_owned()),
+            container_port: i32::from(camofleet_runner_api::PORT),
+            ..ContainerPort::default()
+        }]),
+        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
+        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
+        resources: Some(template.resources.clone().unwrap_or_else(default_resources)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn runner_args(pool: &WorkerPool) -> Vec<String> {
+    let spec = &pool.spec;
+    let engine = match spec.engine {
+        EngineChoice::Auto => "auto",
+        EngineChoice::Camoufox => "camoufox",
+        EngineChoice::Firefox => "firefox",
+    };
+    let prewarm = spec.prewarm();
+    vec![
+        format!("--slots={}", spec.slots_per_runner),
+        format!("--sessions={}", spec.sessions_per_runner()),
+        format!("--engine={engine}"),
+        format!("--screen={}x{}", spec.screen.width, spec.screen.height),
+        format!("--prewarm-headless={}", prewarm.headless),
+        format!("--prewarm-headful={}", prewarm.headful),
+        format!("--drain-timeout-seconds={}", spec.rollout.drain_timeout_seconds),
+        format!("--keys-file={KEYS_FOLDER}/public-keys"),
+    ]
+}
+
+fn default_resources() -> ResourceRequirements {
+    let requests = BTreeMap::from([
+        ("cpu".to_owned(), Quantity("100m".to_owned())),
+        ("memory".to_owned(), Quantity("512Mi".to_owned())),
+    ]);
+    ResourceRequirements { requests: Some(requests), ..ResourceRequirements::default() }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(3),
+        ..Probe::default()
+    }
+}
+
+fn disk_volume(name: &str) -> Volume {
+    Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
+}
+
+/// Browsers share memory between their processes through `/dev/shm`; the container runtime's own has only 64 MiB.
+fn memory_volume(name: &str) -> Volume {
+    let source = EmptyDirVolumeSource {
+        medium: Some("Memory".to_owned()),
+        size_limit: Some(Quantity("1Gi".to_owned())),
+        ..EmptyDirVolumeSource::default()
+    };
+    Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
+}
+
+fn keys_volume() -> Volume {
+    let file = DownwardAPIVolumeFile {
+        path: "public-keys".to_owned(),
+        field_ref: Some(field(&format!("metadata.annotations['{KEYS_ANNOTATION}']"))),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let source = DownwardAPIVolumeSource { items: Some(vec![file]), ..DownwardAPIVolumeSource::default() };
+    Volume { name: "keys".to_owned(), downward_api: Some(source), ..Volume::default() }
+}
+
+fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn field(path: &str) -> ObjectFieldSelector {
+    ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() }
+}

@@ -1,0 +1,98 @@
+//! A pool as the leader sees it.
+
+use super::{
+    io::Uid,
+    pods::{self, Installation},
+    sessions::Pending,
+    time::Mono,
+};
+use camofleet_crds::v1alpha1::WorkerPool;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Holds a pool until its sessions are gone or the drain deadline passed.
+pub(super) const FINALIZER: &str = "camofleet.dev/drain";
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) object: Arc<WorkerPool>,
+    /// Hash of the shape of its pods.
+    pub(super) revision: String,
+    /// Places without a pod, and since when.
+    pub(super) missing: BTreeMap<u32, Mono>,
+    /// Pods that were asked for and not seen yet, by name: their place, and when.
+    pub(super) creating: BTreeMap<String, (u32, Mono)>,
+    /// The last pod that was seen in each place.
+    pub(super) last: HashMap<u32, Uid>,
+    pub(super) failures: Failures,
+    pub(super) write: Pending,
+    /// When its status was written last.
+    pub(super) written: Option<Mono>,
+    /// When its disruption budget was seen to.
+    pub(super) protected: Option<Mono>,
+}
+
+/// How often in a row the pods of a revision failed.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    pub(super) revision: String,
+    pub(super) count: u32,
+    /// No pod is made before then.
+    pub(super) pause_until: Option<Mono>,
+    /// Reason and message, for `Stalled`.
+    pub(super) cause: Option<(&'static str, String)>,
+}
+
+impl Pool {
+    pub(super) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
+        Self {
+            revision: pods::revision(&object, installation),
+            object,
+            missing: BTreeMap::new(),
+            creating: BTreeMap::new(),
+            last: HashMap::new(),
+            failures: Failures::default(),
+            write: Pending::Idle,
+            written: None,
+            protected: None,
+        }
+    }
+
+    /// What was under way in another term is not this one's.
+    pub(super) fn begin_term(&mut self) {
+        self.missing.clear();
+        self.creating.clear();
+        self.failures = Failures::default();
+        self.write = Pending::Idle;
+        self.protected = None;
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        self.object.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// A pod of the current revision failed, or could not be made: the next one waits twice as long, 5 minutes at most.
+    pub(super) fn failed(&mut self, cause: (&'static str, String), now: Mono) {
+        let pause = Duration::from_secs(1 << self.failures.count.min(9)).min(Duration::from_secs(300));
+        self.failures = Failures {
+            revision: self.revision.clone(),
+            count: self.failures.count.saturating_add(1),
+            pause_until: Some(now.after(pause)),
+            cause: Some(cause),
+        };
+    }
+
+    /// A pod of that revision came up: what failed before is over.
+    pub(super) fn came_up(&mut self, revision: &str) {
+        if revision == self.revision {
+            self.failures = Failures::default();
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What happens to a pool: its pods are kept at as many as wished, of the current shape, none launching in excess of the
+//! CPUs, and none with a session made to go before its time.
+
+use super::{
+    Core, Effect, Key, Subject, Uid, WriteFailure, pods,
+    pods::Fate,
+    pools::{FINALIZER, Pool},
+    runners::Runner,
+    sessions::Pending,
+    status,
+};
+use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
+
+/// A pool's status is written at most so often: it changes with every session.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+/// The disruption budget is seen to again after so long, in case somebody took it away.
+const PROTECT_AGAIN: Duration = Duration::from_secs(600);
+/// A pod that was made and is not seen for so long was lost on the way.
+const CREATE_PATIENCE: Duration = Duration::from_secs(30);
+/// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
+const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Core {
+    pub(super) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
+        let key = Key::of(object.as_ref());
+        let known = self.pools.get_mut(&key).filter(|known| known.object.metadata.uid == object.metadata.uid);
+        match known {
+            Some(pool) => {
+                // Its pods' shape depends on the spec alone, and costs more to hash than to compare.
+                if pool.object.spec != object.spec {
+                    pool.revision = pods::revision(&object, &self.installation);
+                    if pool.failures.revision != pool.revision {
+                        pool.failures = super::pools::Failures::default();
+                    }
+                }
+                if pool.write == Pending::Refused {
+                    pool.write = Pending::Idle;
+                }
+                pool.object = object;
+            }
+            None => {
+                self.pools.insert(key.clone(), Pool::new(object, &self.installation));
+            }
+        }
+        self.pool_matters(&key);
+    }
+
+    pub(super) fn pool_gone(&mut self, key: &Key) {
+        if self.pools.remove(key).is_some() {
+            self.timers.set(Subject::Pool(key.clone()), None);
+            self.pool_matters(key);
+        }
+    }
+
+    /// Sessions of its namespace may get slots now, or other words for why they do not.
+    fn pool_matters(&mut self, key: &Key) {
+        self.dirty.insert(Subject::Pool(key.clone()));
+        self.dirty.insert(Subject::Queue);
+        let waiting = self.queue.values().filter(|uid| self.sessions[*uid].key().namespace == key.namespace);
+        let waiting: Vec<_> = waiting.cloned().map(Subject::Session).collect();
+        self.dirty.extend(waiting);
+    }
+
+    /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
+    pub(super) fn look_at_pool(&mut self, key: &Key) {
+        let Some(pool) = self.pools.get(key) else { return };
+        let deleted = pool.is_deleted();
+        if deleted {
+            self.let_pool_go(key);
+        } else {
+            self.finalize_and_protect(key);
+            self.replace_and_remove(key);
+            self.find_missing(key);
+        }
+        self.publish_pool(key);
+        let alarm = self.alarm_of_pool(key);
+        self.timers.set(Subject::Pool(key.clone()), alarm);
+    }
+
+    fn finalize_and_protect(&mut self, key: &Key) {
+        let now = self.now.mono;
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        let finalizers = pool.object.metadata.finalizers.clone().unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) && pool.write.may_start(now) {
+            let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
+            finalize(&mut self.effects, key, pool, finalizers);
+        }
+        if pool.protected.is_none_or(|at| at.after(PROTECT_AGAIN) <= now) {
+            pool.protected = Some(now);
+            self.effects.push(Effect::ProtectPool { pool: pool.object.clone() });
+        }
+    }
+
+    /// Removes the runners of a pool that is being deleted, and the finalizer when they are gone or have had their time.
+    fn let_pool_go(&mut self, key: &Key) {
+        let now = self.now;
+        let pool = &self.pools[key];
+        let runners: Vec<_> =
+            self.runners_of(pool).map(|runner| (runner.pod.uid.clone(), runner.counts(now))).collect();
+        for (uid, _) in &runners {
+            self.remove(uid, "its pool is being deleted");
+        }
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        let empty = !runners.iter().any(|(_, counts)| *counts) && pool.creating.is_empty();
+        let overdue = deadline_of(&pool.object, now).is_some_and(|deadline| deadline <= now.mono);
+        let finalizers = pool.object.metadata.finalizers.clone().unwrap_or_default();
+        if (empty || overdue)
+            && finalizers.iter().any(|finalizer| finalizer == FINALIZER)
+            && pool.write.may_start(now.mono)
+        {
+            let finalizers = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
+            finalize(&mut self.effects, key, pool, finalizers);
+        }
+    }
+
+    /// Removes runners that have served their time, are on a node that is to be empty, are too many, or of an old shape.
+    fn replace_and_remove(&mut self, key: &Key) {
+        let now = self.now;
+        let pool = &self.pools[key];
+        let mut staying: Vec<&Runner> =
+            self.runners_of(pool).filter(|runner| runner.counts(now) && !runner.goes()).collect();
+        let mut leaving: Vec<(Uid, &'static str)> = Vec::new();
+        staying.retain(|runner| {
+            let spent = runner.is_up() && runner.is_idle() && runner.state.as_ref().is_some_and(|state| state.spent);
+            let why = if spent {
+                "it has served its sessions"
+            } else if self.is_cordoned(runner) {
+                "its node is cordoned"
+            } else {
+                return true;
+            };
+            leaving.push((runner.pod.uid.clone(), why));
+            false
+        });
+        // Too many: first those that are of least use, with a session last.
+        staying.sort_by_key(|runner| {
+            (runner.used(), runner.is_warm(), runner.pod.revision == pool.revision, Reverse(runner.pod.ordinal))
+        });
+        let desired = usize::try_from(pool.object.spec.desired_replicas()).unwrap_or_default();
+        let excess = staying.len().saturating_sub(desired);
+        leaving.extend(staying.drain(..excess).map(|runner| (runner.pod.uid.clone(), "the pool has too many runners")));
+        // Of an old shape: one at a time, and only while all others are as they should be.
+        let settled = leaving.is_empty()
+            && staying.len() == desired
+            && staying.iter().all(|runner| runner.is_warm() || runner.state.as_ref().is_some_and(|state| state.spent))
+            && self.runners_of(pool).all(|runner| !runner.goes() || runner.used() > 0);
+        if settled && pool.failures.count == 0 {
+            let outdated = staying.iter().find(|runner| runner.pod.revision != pool.revision && runner.is_idle());
+            leaving.extend(outdated.map(|runner| (runner.pod.uid.clone(), "the pool's shape has changed")));
+        } else if let Some(broken) =
+            staying.iter().find(|runner| runner.pod.revision != pool.revision && runner.is_idle() && !runner.is_warm())
+        {
+            // One of an old shape that does not come up is in nobody's way.
+            leaving.push((broken.pod.uid.clone(), "the pool's shape has changed"));
+        }
+        for (uid, why) in leaving {
+            self.remove(&uid, why);
+        }
+    }
+
+    /// Finds the places that have no pod. Every pod that is not terminal has one.
+    fn find_missing(&mut self, key: &Key) {
+        let now = self.now;
+        let pool = &self.pools[key];
+        let taken: Vec<u32> =
+            self.runners_of(pool).filter(|runner| runner.counts(now)).map(|runner| runner.pod.ordinal).collect();
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        pool.creating.retain(|_, (_, since)| now.mono.since(*since) < CREATE_PATIENCE);
+        let mut occupied = taken;
+        occupied.extend(pool.creating.values().map(|(ordinal, _)| *ordinal));
+        let desired = usize::try_from(pool.object.spec.desired_replicas()).unwrap_or_default();
+        let wanted = desired.saturating_sub(occupied.len());
+        let free: Vec<u32> = (0..).filter(|ordinal| !occupied.contains(ordinal)).take(wanted).collect();
+        pool.missing.retain(|ordinal, _| free.contains(ordinal));
+        for ordinal in free {
+            pool.missing.entry(ordinal).or_insert(now.mono);
+        }
+    }
+
+    /// Makes pods for the places that lack one longest, as long as no more runners launch than there are CPUs.
+    pub(super) fn launch_runners(&mut self) {
+        let Some(keys) = self.keys.clone() else { return };
+        let now = self.now;
+        let mut needs: Vec<_> = self
+            .pools
+            .iter()
+            .filter(|(_, pool)| pool.failures.pause_until.is_none_or(|until| until <= now.mono))
+            .flat_map(|(key, pool)| pool.missing.iter().map(|(ordinal, since)| (*since, key.clone(), *ordinal)))
+            .collect();
+        if needs.is_empty() {
+            return;
+        }
+        needs.sort_unstable();
+        let launching = self.runners.values().filter(|runner| runner.is_launching(now)).count()
+            + self.pools.values().map(|pool| pool.creating.len()).sum::<usize>();
+        let cpus: usize = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
+        for (_, key, ordinal) in needs.into_iter().take(cpus.max(1).saturating_sub(launching)) {
+            let Some(pool) = self.pools.get_mut(&key) else { continue };
+            // A revision that failed is tried with one pod at a time.
+            if pool.failures.count > 0 && !pool.creating.is_empty() {
+                continue;
+            }
+            let replaces = pool.last.get(&ordinal).map(String::as_str);
+            let pod = pods::runner_pod(&pool.object, &self.installation, ordinal, replaces, &keys);
+            pool.missing.remove(&ordinal);
+            pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), (ordinal, now.mono));
+            self.timers.set(Subject::Pool(key.clone()), Some(now.mono.after(CREATE_PATIENCE)));
+            self.effects.push(Effect::CreatePod { pool: key, pod: Box::new(pod) });
+        }
+    }
+
+    pub(super) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
+        let now = self.now.mono;
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        if let Err(failure) = answer {
+            pool.creating.remove(name);
+            let words = match failure {
+                WriteFailure::Refused(words) | WriteFailure::Transient(words) => words,
+                WriteFailure::Conflict | WriteFailure::Gone => "the namespace is going".to_owned(),
+            };
+            pool.failed((reasons::POD_REFUSED, words), now);
+        }
+        self.dirty.insert(Subject::Pool(key.clone()));
+    }
+
+    fn publish_pool(&mut self, key: &Key) {
+        let now = self.now;
+        let Some(pool) = self.pools.get(key) else { return };
+        let due = pool.written.is_none_or(|at| at.after(STATUS_PAUSE) <= now.mono);
+        if !due || !pool.write.may_start(now.mono) {
+            return;
+        }
+        let runners: Vec<&Runner> = self.runners_of(pool).filter(|runner| runner.counts(now)).collect();
+        let queued = self.queue.values().filter(|uid| {
+            let session = &self.sessions[*uid];
+            let named = session.object.spec.pool_ref.as_ref();
+            session.key().namespace == key.namespace && named.is_none_or(|named| named.name == key.name)
+        });
+        let wished = status::of_pool(pool, &runners, queued.count(), now);
+        if pool.object.status.as_ref() == Some(&wished) {
+            return;
+        }
+        let Some(resource_version) = pool.object.metadata.resource_version.clone() else { return };
+        self.effects.push(Effect::PatchPool { pool: key.clone(), resource_version, status: Box::new(wished) });
+        if let Some(pool) = self.pools.get_mut(key) {
+            pool.write = pool.write.started();
+            pool.written = Some(now.mono);
+        }
+    }
+
+    pub(super) fn pool_patched(&mut self, key: &Key, answer: Result<Option<Arc<WorkerPool>>, WriteFailure>) {
+        let now = self.now.mono;
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        match answer {
+            Ok(object) => {
+                pool.write = Pending::Idle;
+                if let Some(object) = object.filter(|object| object.metadata.uid == pool.object.metadata.uid) {
+                    pool.object = object;
+                }
+            }
+            // The watch brings what it conflicts with.
+            Err(WriteFailure::Conflict | WriteFailure::Transient(_)) => pool.write = pool.write.failed(&key.name, now),
+            Err(WriteFailure::Gone) => pool.write = Pending::Idle,
+            Err(WriteFailure::Refused(_)) => pool.write = Pending::Refused,
+        }
+        self.dirty.insert(Subject::Pool(key.clone()));
+    }
+
+    fn alarm_of_pool(&self, key: &Key) -> Option<super::Mono> {
+        let pool = self.pools.get(key)?;
+        let now = self.now;
+        let mut alarms = vec![pool.write.wakes(), pool.protected.map(|at| at.after(PROTECT_AGAIN))];
+        alarms.push(pool.written.map(|at| at.after(STATUS_PAUSE)).filter(|at| *at > now.mono));
+        alarms.push(pool.failures.pause_until.filter(|until| *until > now.mono));
+        alarms.extend(pool.creating.values().map(|(_, since)| Some(since.after(CREATE_PATIENCE))));
+        alarms.push(deadline_of(&pool.object, now).filter(|at| *at > now.mono));
+        // Runners that were launching for too long no longer hold the others back, and one that is stuck is replaced.
+        if !pool.missing.is_empty() || self.runners_of(pool).any(|runner| runner.pod.killed_at.is_some()) {
+            alarms.push(Some(now.mono.after(Duration::from_secs(5))));
+        }
+        alarms.into_iter().flatten().min()
+    }
+}
+
+fn finalize(effects: &mut Vec<Effect>, key: &Key, pool: &mut Pool, finalizers: Vec<String>) {
+    let Some(resource_version) = pool.object.metadata.resource_version.clone() else { return };
+    pool.write = pool.write.started();
+    effects.push(Effect::FinalizePool { pool: key.clone(), resource_version, finalizers });
+}
+
+/// When a pool that is being deleted is let go in any case.
+fn deadline_of(pool: &WorkerPool, now: super::Now) -> Option<super::Mono> {
+    let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
+    let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());
+    Some(deleted.after(drain).after(FINALIZER_PATIENCE))
+}
+
+/// What keeps pods of the pool from coming up, for `Stalled`.
+pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner]) -> Option<(&'static str, String)> {
+    let pending = runners.iter().find_map(|runner| match &runner.pod.fate {
+        Fate::Pending(Some(pods::Trouble::Image(words))) => Some((
+            reasons::IMAGE_ERROR,
+            format!("pod {}: {words}; correct template.image or its pull secrets", runner.pod.key.name),
+        )),
+        Fate::Pending(Some(pods::Trouble::Unschedulable(words))) => Some((
+            reasons::UNSCHEDULABLE,
+            format!(
+                "pod {}: {words}; add nodes, or change the template's resources, nodeSelector or tolerations",
+                runner.pod.key.name
+            ),
+        )),
+        Fate::Pending(None) | Fate::Running | Fate::Over { .. } => None,
+    });
+    let browsers = || {
+        runners.iter().filter_map(|runner| runner.state.as_ref()).find_map(|state| {
+            let error = state.launch_error.as_ref().filter(|_| state.hot.headless + state.hot.headful == 0)?;
+            Some((reasons::BROWSERS_FAILING, error.clone()))
+        })
+    };
+    pool.failures.cause.clone().or(pending).or_else(browsers)
+}

@@ -1,0 +1,156 @@
+//! A runner as the leader sees it, and how much room it has: the ledger.
+
+use super::{
+    io::Uid,
+    pods::{Fate, RunnerPod},
+    sessions::Pending,
+    time::{Mono, Now},
+};
+use camofleet_crds::v1alpha1::Display;
+use camofleet_runner_api::{Hot, RunnerState, SessionPhase};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// A runner that was silent for so long makes its sessions' Ready unknown.
+pub(super) const SHOW_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
+/// A runner that is not warm after so long is broken rather than busy launching.
+const LAUNCH_TIME: Duration = Duration::from_secs(120);
+
+#[derive(Debug)]
+pub(super) struct Runner {
+    pub(super) pod: RunnerPod,
+    pub(super) link: Link,
+    /// What it told last, even if it does not answer now.
+    pub(super) state: Option<RunnerState>,
+    /// It said no since it last told its state: what is known of its room is not true.
+    pub(super) refused: bool,
+    /// It was told to go.
+    pub(super) leaving: bool,
+    /// Its browsers were all hot once.
+    pub(super) was_warm: bool,
+    /// Sessions that are bound here or may be.
+    pub(super) sessions: BTreeSet<Uid>,
+    /// When it was made, on the monotonic clock.
+    pub(super) created: Mono,
+    /// Its events are followed.
+    pub(super) followed: bool,
+    /// The write of its annotation, or its deletion.
+    pub(super) write: Pending,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Nobody follows it, or it has not spoken yet.
+    Unknown,
+    /// It speaks.
+    Up,
+    /// It does not answer.
+    Silent { since: Mono },
+}
+
+impl Runner {
+    pub(super) fn new(pod: RunnerPod, now: Now) -> Self {
+        let created = now.mono_of(pod.created);
+        Self {
+            pod,
+            link: Link::Unknown,
+            state: None,
+            refused: false,
+            leaving: false,
+            was_warm: false,
+            sessions: BTreeSet::new(),
+            created,
+            followed: false,
+            write: Pending::Idle,
+        }
+    }
+
+    /// Whether it is on its way out.
+    pub(super) fn goes(&self) -> bool {
+        self.leaving || self.pod.killed_at.is_some() || self.pod.is_over()
+    }
+
+    /// Whether it takes a place in its pool.
+    pub(super) fn counts(&self, now: Now) -> bool {
+        !self.pod.is_over() && !self.is_stuck(now)
+    }
+
+    /// Whether it should long be gone.
+    pub(super) fn is_stuck(&self, now: Now) -> bool {
+        self.pod.killed_at.is_some_and(|at| now.mono.since(now.mono_of(at)) > STUCK_AFTER)
+    }
+
+    /// Whether it answers.
+    pub(super) fn is_up(&self) -> bool {
+        self.link == Link::Up
+    }
+
+    /// Whether it has all the hot browsers that it is to have.
+    pub(super) fn is_warm(&self) -> bool {
+        self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
+    }
+
+    /// Whether it makes the CPUs busy with launching.
+    pub(super) fn is_launching(&self, now: Now) -> bool {
+        let troubled = matches!(self.pod.fate, Fate::Pending(Some(_)) | Fate::Over { .. });
+        let served = self.state.as_ref().is_some_and(|state| state.spent || state.warm);
+        !troubled && !served && !self.goes() && now.mono.since(self.created) < LAUNCH_TIME
+    }
+
+    /// Whether no session is here, as far as anybody knows.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.state.as_ref().is_none_or(|state| state.sessions.is_empty())
+    }
+
+    /// Sessions that hold a slot here, or may.
+    pub(super) fn used(&self) -> usize {
+        let listed =
+            self.state.iter().flat_map(|state| &state.sessions).filter(|session| session.phase != SessionPhase::Ended);
+        listed.count() + self.unlisted().count()
+    }
+
+    /// What more it would take: its own word, less what it was sent and has not told of yet.
+    pub(super) fn room(&self, displays: &BTreeMap<Uid, Display>) -> Option<Room> {
+        if !self.is_up() || self.refused || self.goes() {
+            return None;
+        }
+        let state = self.state.as_ref().filter(|state| !state.draining)?;
+        let mut room = Room { free: state.free, hot: state.hot };
+        for session in self.unlisted() {
+            room.take(displays.get(session).copied().unwrap_or_default());
+        }
+        (room.free > 0).then_some(room)
+    }
+
+    fn unlisted(&self) -> impl Iterator<Item = &Uid> {
+        self.sessions.iter().filter(|uid| self.state.as_ref().is_none_or(|state| state.session(uid).is_none()))
+    }
+}
+
+/// Room for sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) free: u32,
+    pub(super) hot: Hot,
+}
+
+impl Room {
+    /// One session of that display less. It takes a hot browser where there is one, and else displaces one of the other
+    /// kind when the hot ones fill all slots.
+    pub(super) fn take(&mut self, display: Display) {
+        self.free = self.free.saturating_sub(1);
+        let (own, other) = match display {
+            Display::Headless => (&mut self.hot.headless, &mut self.hot.headful),
+            Display::Headful | Display::LiveView => (&mut self.hot.headful, &mut self.hot.headless),
+        };
+        if *own > 0 {
+            *own -= 1;
+        } else if *other > self.free {
+            *other = self.free;
+        }
+    }
+}

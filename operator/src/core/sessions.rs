@@ -1,0 +1,239 @@
+//! A session, from its first sight to its deletion.
+//!
+//! ```text
+//!            choose                    runner has it
+//!  Waiting ─────────► Binding ───────────────────────► Bound ──── ended, lost ───► Over ── published ──► Finished ── TTL ──► deleted
+//!     ▲                  │ refused, lost                  │                          ▲
+//!     └──────────────────┴──────── lost, not published ───┘     no slot in time ─────┘
+//! ```
+//!
+//! What is published is a function of the stage (`status.rs`). What is published binds: a session whose status names a
+//! runner is never moved to another.
+
+use super::{
+    io::{Key, Uid},
+    time::{Mono, Now},
+};
+use camofleet_crds::{
+    conditions::session as reasons,
+    queue::QueueKey,
+    v1alpha1::{BrowserSession, EngineName, SessionState, WorkerPool},
+};
+use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, RunnerState, SessionPhase, Tier};
+use std::{sync::Arc, time::Duration};
+
+/// A session as the leader sees it.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) object: Arc<BrowserSession>,
+    pub(super) stage: Stage,
+    /// When it was created, on the monotonic clock.
+    pub(super) created: Mono,
+    /// When this process first saw it, if it was untouched then: the start of what is measured.
+    pub(super) seen: Option<Mono>,
+    pub(super) write: Pending,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// It has no slot.
+    Waiting,
+    /// A slot was chosen, and nobody knows yet whether the runner took it.
+    Binding { runner: Uid, since: Mono, call: Pending },
+    /// The runner has it, or is believed to.
+    Bound(Bound),
+    /// It is over, which is not published yet.
+    Over(Over),
+    /// It is over, and everybody may know.
+    Finished { at: Mono, delete: Pending },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Bound {
+    pub(super) runner: Uid,
+    /// What the runner told. None: only the status says so (after a restart), and the runner has not spoken yet.
+    pub(super) facts: Option<Facts>,
+    /// The first generation of the runner's state in which its absence means that it is gone.
+    pub(super) listed_from: u64,
+    /// Generation of the spec that the runner was sent.
+    pub(super) sent_generation: i64,
+    pub(super) call: Pending,
+}
+
+/// What a runner told of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) phase: SessionPhase,
+    pub(super) tier: Tier,
+    pub(super) engine: Option<EngineName>,
+    pub(super) browser_version: Option<String>,
+    pub(super) playwright_version: String,
+}
+
+impl Facts {
+    pub(super) fn answered(answer: &BindAnswer) -> Self {
+        Self {
+            phase: answer.session.phase,
+            tier: answer.session.tier,
+            engine: Some(answer.engine),
+            browser_version: answer.browser_version.clone(),
+            playwright_version: answer.playwright_version.clone(),
+        }
+    }
+
+    pub(super) fn listed(session: &camofleet_runner_api::Session, state: &RunnerState) -> Self {
+        Self {
+            phase: session.phase,
+            tier: session.tier,
+            engine: state.engine,
+            browser_version: state.browser_version.clone(),
+            playwright_version: state.playwright_version.clone(),
+        }
+    }
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Over {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Over {
+    /// What a runner reported.
+    pub(super) fn reported(end: Option<&camofleet_runner_api::End>) -> Self {
+        let Some(end) = end else {
+            return Self {
+                reason: reasons::RUNNER_LOST,
+                message: "the runner ended it and did not say why".to_owned(),
+            };
+        };
+        let reason = match end.reason {
+            EndReason::IdleTimeout => reasons::IDLE_TIMEOUT,
+            EndReason::LifetimeExceeded => reasons::LIFETIME_EXCEEDED,
+            EndReason::LaunchFailed => reasons::LAUNCH_FAILED,
+            EndReason::BrowserCrashed => reasons::BROWSER_CRASHED,
+            EndReason::RunnerDrained => reasons::RUNNER_DRAINED,
+            // Only an operator deletes; one that no longer leads, or a person with its key.
+            EndReason::Deleted => reasons::RUNNER_LOST,
+        };
+        Self { reason, message: end.message.clone() }
+    }
+
+    /// Whether something went wrong, rather than that its time was up.
+    pub(super) fn is_failure(&self) -> bool {
+        !matches!(self.reason, reasons::IDLE_TIMEOUT | reasons::LIFETIME_EXCEEDED | reasons::RUNNER_DRAINED)
+    }
+}
+
+/// A call of which at most one is under way, and which is repeated with growing pauses until it was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// None is wanted, or it may be made now.
+    #[default]
+    Idle,
+    /// It is under way.
+    InFlight { failures: u32 },
+    /// It failed, and may be made again then.
+    Pause { until: Mono, failures: u32 },
+    /// It was refused for good: only another object makes it worthwhile.
+    Refused,
+}
+
+impl Pending {
+    pub(super) fn may_start(self, now: Mono) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::InFlight { .. } | Self::Refused => false,
+            Self::Pause { until, .. } => until <= now,
+        }
+    }
+
+    pub(super) fn started(self) -> Self {
+        match self {
+            Self::Pause { failures, .. } | Self::InFlight { failures } => Self::InFlight { failures },
+            Self::Idle | Self::Refused => Self::InFlight { failures: 0 },
+        }
+    }
+
+    /// After a failure: the pause doubles from 100 ms to 30 s, and each subject's is a little different.
+    pub(super) fn failed(self, subject: &str, now: Mono) -> Self {
+        let failures = match self {
+            Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
+            Self::Idle | Self::Refused => 1,
+        };
+        let pause = Duration::from_millis(100 << failures.min(9)).min(Duration::from_secs(30));
+        let jitter =
+            subject.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
+        Self::Pause { until: now.after(pause.mul_f64(0.75 + f64::from(jitter) / 1024.0)), failures }
+    }
+
+    pub(super) fn wakes(self) -> Option<Mono> {
+        match self {
+            Self::Pause { until, .. } => Some(until),
+            Self::Idle | Self::InFlight { .. } | Self::Refused => None,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn key(&self) -> Key {
+        Key::of(self.object.as_ref())
+    }
+
+    pub(super) fn queue_key(&self) -> QueueKey {
+        QueueKey::of(&self.object)
+    }
+
+    pub(super) fn generation(&self) -> i64 {
+        self.object.metadata.generation.unwrap_or_default()
+    }
+
+    /// The runner that it has, or may have.
+    pub(super) fn runner(&self) -> Option<&Uid> {
+        match &self.stage {
+            Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
+            Stage::Waiting | Stage::Over(_) | Stage::Finished { .. } => None,
+        }
+    }
+
+    /// The runner that users were told, or may be being told just now.
+    pub(super) fn is_published(&self) -> bool {
+        let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
+        told || (matches!(self.stage, Stage::Bound(_)) && self.write != Pending::Idle)
+    }
+
+    /// The stage that the object alone tells, as after a start.
+    pub(super) fn published_stage(object: &BrowserSession, now: Now) -> Stage {
+        let Some(status) = &object.status else { return Stage::Waiting };
+        if status.state == SessionState::Finished {
+            let at = status.finished_time.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
+            return Stage::Finished { at, delete: Pending::Idle };
+        }
+        match &status.runner {
+            Some(runner) => Stage::Bound(Bound {
+                runner: runner.uid.clone(),
+                facts: None,
+                listed_from: 0,
+                sent_generation: status.observed_generation.unwrap_or_default(),
+                call: Pending::Idle,
+            }),
+            None => Stage::Waiting,
+        }
+    }
+
+    /// What the runner of that pool is asked for.
+    pub(super) fn request(&self, pool: &WorkerPool) -> BindRequest {
+        let key = self.key();
+        let seconds = |seconds: i32| u32::try_from(seconds).unwrap_or_default();
+        BindRequest {
+            namespace: key.namespace,
+            name: key.name,
+            display: self.object.display_in(pool),
+            idle_timeout_seconds: seconds(self.object.idle_timeout_in(pool)),
+            max_lifetime_seconds: seconds(self.object.max_lifetime_in(pool)),
+            start_url: self.object.spec.start_url.clone(),
+            start_url_wait: self.object.spec.start_url_wait,
+        }
+    }
+}

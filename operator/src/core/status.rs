@@ -1,0 +1,229 @@
+//! The statuses that are published, as functions of what is known. Each starts from the status that stands there, so that
+//! two that differ in nothing but the time at which they were computed are equal, and nothing is written.
+
+use super::{
+    io::Key,
+    pods,
+    pools::Pool,
+    replicas,
+    runners::Runner,
+    sessions::{Over, Session, Stage},
+    time::Now,
+};
+use camofleet_crds::{
+    conditions::{self, FINISHED, READY, RECONCILING, SCHEDULED, STALLED, Truth, pool as pools, session as reasons},
+    v1alpha1::{BrowserSessionStatus, RunnerRef, SessionState, Slots, StartTier, WorkerPool, WorkerPoolStatus},
+};
+use camofleet_runner_api::{PORT, SessionPhase, Tier};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use std::{net::IpAddr, time::Duration};
+
+/// Where a bound session runs.
+pub(super) struct Place<'a> {
+    pub(super) pool: &'a Key,
+    pub(super) runner: &'a Key,
+    pub(super) address: Option<IpAddr>,
+    /// Whether the runner has answered lately.
+    pub(super) reachable: bool,
+    pub(super) spec: Option<&'a WorkerPool>,
+}
+
+/// Why a session waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// The status that the session should have. None: what stands there is as good as anything.
+pub(super) fn of_session(
+    session: &Session,
+    place: Option<&Place>,
+    wait: Option<&Wait>,
+    public_url: &str,
+    now: Now,
+) -> Option<BrowserSessionStatus> {
+    let former = session.object.status.clone().unwrap_or_default();
+    match &session.stage {
+        Stage::Waiting => wait.map(|wait| queued(former, session, wait, now)),
+        Stage::Binding { .. } | Stage::Finished { .. } => None,
+        Stage::Bound(bound) => {
+            let facts = bound.facts.as_ref()?;
+            let place = place?;
+            let mut status = former;
+            status.observed_generation = Some(bound.sent_generation);
+            status.pool = Some(place.pool.name.clone());
+            status.runner = Some(RunnerRef {
+                name: place.runner.name.clone(),
+                uid: bound.runner.clone(),
+                address: place.address.map(|ip| std::net::SocketAddr::from((ip, PORT)).to_string()).unwrap_or_default(),
+            });
+            status.engine = facts.engine;
+            status.browser_version.clone_from(&facts.browser_version);
+            status.playwright_version = Some(facts.playwright_version.clone());
+            status.start_tier = Some(match facts.tier {
+                Tier::Hot => StartTier::Hot,
+                Tier::Cold => StartTier::Cold,
+            });
+            let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
+            if let Some(pool) = place.spec {
+                let life = Duration::from_secs(u64::try_from(session.object.max_lifetime_in(pool)).unwrap_or_default());
+                status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
+            }
+            let mut note = Conditions::new(&mut status, session, now);
+            note.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", place.runner.name));
+            note.set(FINISHED, Truth::False, reasons::BOUND, "");
+            note.set(STALLED, Truth::False, reasons::BOUND, "");
+            match facts.phase {
+                SessionPhase::Starting => {
+                    note.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
+                    status.state = SessionState::Starting;
+                }
+                // It ends: what it ends of is published when it has ended.
+                SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
+                    if place.reachable {
+                        note.set(READY, Truth::True, reasons::BROWSER_READY, "clients may connect");
+                    } else {
+                        let words =
+                            format!("runner {} does not answer; the browser may be alive and well", place.runner.name);
+                        note.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &words);
+                    }
+                    status.state = SessionState::Ready;
+                    status.ready_time.get_or_insert(MicroTime(now.wall));
+                    status.ws_endpoint = Some(ws_endpoint(public_url, &Key::of(session.object.as_ref())));
+                }
+            }
+            Some(status)
+        }
+        Stage::Over(over) => Some(finished(former, session, over, now)),
+    }
+}
+
+fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now: Now) -> BrowserSessionStatus {
+    status.observed_generation = session.object.metadata.generation;
+    status.state = SessionState::Queued;
+    let mut note = Conditions::new(&mut status, session, now);
+    note.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
+    note.set(READY, Truth::False, reasons::QUEUED, "waits for a slot");
+    note.set(FINISHED, Truth::False, reasons::QUEUED, "");
+    note.set(STALLED, Truth::False, reasons::QUEUED, "");
+    status
+}
+
+fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, now: Now) -> BrowserSessionStatus {
+    status.observed_generation = session.object.metadata.generation;
+    status.state = SessionState::Finished;
+    status.ws_endpoint = None;
+    status.finished_time.get_or_insert(MicroTime(now.wall));
+    let mut note = Conditions::new(&mut status, session, now);
+    note.set(READY, Truth::False, reasons::FINISHED, "");
+    note.set(FINISHED, Truth::True, over.reason, &over.message);
+    note.set(STALLED, over.is_failure().into(), over.reason, if over.is_failure() { &over.message } else { "" });
+    if conditions::get(&status.conditions, SCHEDULED).is_none() {
+        Conditions::new(&mut status, session, now).set(SCHEDULED, Truth::False, over.reason, &over.message);
+    }
+    status
+}
+
+/// Where Playwright connects: the gateway's address with the `ws` scheme. It holds no token.
+fn ws_endpoint(public_url: &str, key: &Key) -> String {
+    let base = public_url.strip_prefix("http").map_or_else(|| public_url.to_owned(), |rest| format!("ws{rest}"));
+    format!("{base}/ws/{}/{}", key.namespace, key.name)
+}
+
+struct Conditions<'a> {
+    conditions: &'a mut Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
+    generation: Option<i64>,
+    now: Now,
+}
+
+impl<'a> Conditions<'a> {
+    fn new(status: &'a mut BrowserSessionStatus, session: &Session, now: Now) -> Self {
+        Self { conditions: &mut status.conditions, generation: session.object.metadata.generation, now }
+    }
+
+    fn set(&mut self, type_: &str, truth: Truth, reason: &str, message: &str) {
+        conditions::set(self.conditions, type_, truth, reason, message, self.generation, self.now.wall);
+    }
+}
+
+/// The status that a pool should have.
+pub(super) fn of_pool(pool: &Pool, runners: &[&Runner], queued: usize, now: Now) -> WorkerPoolStatus {
+    let object = &pool.object;
+    let mut status = object.status.clone().unwrap_or_default();
+    let desired = if pool.is_deleted() { 0 } else { object.spec.desired_replicas() };
+    let serving: Vec<_> = runners.iter().filter(|runner| runner.is_up() && !runner.goes()).collect();
+    let states = || serving.iter().filter_map(|runner| runner.state.as_ref());
+    status.observed_generation = object.metadata.generation;
+    status.replicas = count(runners.len());
+    status.desired_replicas = desired;
+    status.ready_replicas = count(serving.iter().filter(|runner| runner.is_warm() || runner.used() > 0).count());
+    status.updated_replicas = count(runners.iter().filter(|runner| runner.pod.revision == pool.revision).count());
+    status.slots = Slots {
+        total: states().map(|state| small(state.slots)).sum(),
+        used: count(serving.iter().map(|runner| runner.used()).sum()),
+        hot: states().map(|state| small((state.hot.headless + state.hot.headful).min(state.free))).sum(),
+        starting: states()
+            .filter(|state| !state.warm)
+            .map(|state| small(state.free.saturating_sub(state.hot.headless + state.hot.headful)))
+            .sum(),
+    };
+    status.queued = count(queued);
+    status.revision = Some(pool.revision.clone());
+    let labels = pods::pool_labels(object);
+    status.selector = Some(labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
+
+    let ready = status.ready_replicas >= desired && !pool.is_deleted();
+    let settled = status.replicas == desired && status.updated_replicas == desired && ready;
+    let trouble = replicas::trouble_of(pool, runners);
+    let (doing, words) = if pool.is_deleted() {
+        (pools::DRAINING, format!("{} runners are to go when their sessions have ended", status.replicas))
+    } else if status.replicas > desired || status.replicas == desired && status.updated_replicas < desired {
+        (
+            pools::RUNNERS_LEAVING,
+            format!(
+                "{} runners, {} wished for, {} of the current shape",
+                status.replicas, desired, status.updated_replicas
+            ),
+        )
+    } else {
+        (pools::RUNNERS_STARTING, format!("{} of {desired} runners are ready", status.ready_replicas))
+    };
+    let mut set = |type_, truth: bool, reason: &str, message: &str| {
+        conditions::set(
+            &mut status.conditions,
+            type_,
+            truth.into(),
+            reason,
+            message,
+            object.metadata.generation,
+            now.wall,
+        );
+    };
+    let as_wished = format!("all {desired} runners are ready");
+    if ready {
+        set(READY, true, pools::AS_WISHED, &as_wished);
+    } else {
+        let (reason, words) =
+            trouble.as_ref().map_or((doing, words.as_str()), |(reason, words)| (*reason, words.as_str()));
+        set(READY, false, reason, words);
+    }
+    if settled {
+        set(RECONCILING, false, pools::AS_WISHED, "");
+    } else {
+        set(RECONCILING, true, doing, &words);
+    }
+    match &trouble {
+        Some((reason, words)) if !ready => set(STALLED, true, reason, words),
+        Some(_) | None => set(STALLED, false, pools::AS_WISHED, ""),
+    }
+    status
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn small(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

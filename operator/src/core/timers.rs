@@ -1,0 +1,46 @@
+//! One alarm for each thing that wants to be looked at later.
+
+use super::time::Mono;
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+};
+
+/// Alarms by key: setting one replaces the former of that key.
+#[derive(Debug)]
+pub(super) struct Timers<K> {
+    by_key: HashMap<K, Mono>,
+    by_time: BTreeSet<(Mono, K)>,
+}
+
+impl<K> Default for Timers<K> {
+    fn default() -> Self {
+        Self { by_key: HashMap::new(), by_time: BTreeSet::new() }
+    }
+}
+
+impl<K: Clone + Ord + Hash> Timers<K> {
+    pub(super) fn set(&mut self, key: K, at: Option<Mono>) {
+        if let Some(former) = self.by_key.remove(&key) {
+            self.by_time.remove(&(former, key.clone()));
+        }
+        if let Some(at) = at {
+            self.by_key.insert(key.clone(), at);
+            self.by_time.insert((at, key));
+        }
+    }
+
+    pub(super) fn next(&self) -> Option<Mono> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// The key of an alarm that is due, which is thereby off.
+    pub(super) fn pop_due(&mut self, now: Mono) -> Option<K> {
+        if self.next()? > now {
+            return None;
+        }
+        let (_, key) = self.by_time.pop_first()?;
+        self.by_key.remove(&key);
+        Some(key)
+    }
+}

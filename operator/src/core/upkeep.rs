@@ -1,0 +1,240 @@
+//! What happens to a runner.
+
+use super::{
+    Change, Core, Effect, Node, Subject, Uid, WriteFailure,
+    pods::{Fate, RunnerPod},
+    pools::Pool,
+    runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
+    sessions::{Over, Pending, Session, Stage},
+};
+use camofleet_crds::conditions::{pool as reasons, session};
+use camofleet_runner_api::RunnerState;
+use std::time::Duration;
+
+/// A runner that was silent for so long is deleted.
+const UNREACHABLE: Duration = Duration::from_secs(300);
+impl Core {
+    pub(super) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
+        let (key, uid) = &runner.pod.pool;
+        self.pools.get(key).filter(|pool| pool.uid() == uid)
+    }
+
+    pub(super) fn runners_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Runner> {
+        self.runners.values().filter(move |runner| runner.pod.pool.1 == pool.uid())
+    }
+
+    pub(super) fn is_cordoned(&self, runner: &Runner) -> bool {
+        let node = runner.pod.node.as_ref().and_then(|node| self.nodes.get(node));
+        node.is_some_and(|node| node.cordoned)
+    }
+
+    pub(super) fn pod_applied(&mut self, pod: RunnerPod) {
+        let (uid, pool) = (pod.uid.clone(), pod.pool.clone());
+        if let Some(pool) = self.pools.get_mut(&pool.0).filter(|known| known.uid() == pool.1) {
+            pool.creating.remove(&pod.key.name);
+            pool.missing.remove(&pod.ordinal);
+            pool.last.insert(pod.ordinal, uid.clone());
+        }
+        match self.runners.get_mut(&uid) {
+            Some(runner) => runner.pod = pod,
+            None => {
+                let mut runner = Runner::new(pod, self.now);
+                runner.sessions = self
+                    .sessions
+                    .iter()
+                    .filter(|(_, session)| session.runner() == Some(&uid))
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
+                self.runners.insert(uid.clone(), runner);
+            }
+        }
+        self.dirty.insert(Subject::Runner(uid));
+        self.dirty.insert(Subject::Pool(pool.0));
+    }
+
+    pub(super) fn pod_gone(&mut self, uid: &Uid) {
+        let Some(runner) = self.runners.get(uid) else { return };
+        let over = match &runner.pod.fate {
+            Fate::Over { .. } => return self.forget_runner(uid),
+            Fate::Pending(_) | Fate::Running => {
+                Over { reason: session::RUNNER_LOST, message: format!("pod {} was deleted", runner.pod.key.name) }
+            }
+        };
+        self.lose_sessions(uid, &over);
+        self.forget_runner(uid);
+    }
+
+    fn forget_runner(&mut self, uid: &Uid) {
+        let Some(runner) = self.runners.remove(uid) else { return };
+        self.heard_of(uid);
+        self.ends.retain(|(pod, _)| pod != uid);
+        self.timers.set(Subject::Runner(uid.clone()), None);
+        if self.term.is_some() {
+            self.effects.push(Effect::Unfollow { pod: uid.clone() });
+        }
+        self.dirty.insert(Subject::Pool(runner.pod.pool.0));
+    }
+
+    /// The runner's process is no more: what users were told of is over, what they were not told of gets another slot.
+    fn lose_sessions(&mut self, pod: &Uid, over: &Over) {
+        let Some(runner) = self.runners.get(pod) else { return };
+        for uid in runner.sessions.clone() {
+            let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
+            self.set_stage(&uid, if lost { Stage::Over(over.clone()) } else { Stage::Waiting });
+        }
+    }
+
+    pub(super) fn runner_told(&mut self, pod: &Uid, state: RunnerState) {
+        let Some(runner) = self.runners.get_mut(pod) else { return };
+        if let Some(former) = &runner.state {
+            if former.boot_id == state.boot_id && former.generation > state.generation {
+                return;
+            }
+            if former.boot_id != state.boot_id {
+                let message = format!("the runner process in pod {} was started anew", runner.pod.key.name);
+                self.lose_sessions(pod, &Over { reason: session::RUNNER_LOST, message });
+            }
+        }
+        let Some(runner) = self.runners.get_mut(pod) else { return };
+        runner.link = Link::Up;
+        runner.refused = false;
+        runner.state = Some(state.clone());
+        if state.warm && !runner.was_warm {
+            runner.was_warm = true;
+            let (revision, (key, _)) = (runner.pod.revision.clone(), runner.pod.pool.clone());
+            if let Some(pool) = self.pools.get_mut(&key) {
+                pool.came_up(&revision);
+            }
+        }
+        for entry in &state.sessions {
+            self.listed(pod, &state, &entry.uid);
+        }
+        self.miss_the_unlisted(pod, &state);
+        self.heard_of(pod);
+        self.dirty.insert(Subject::Runner(pod.clone()));
+        self.dirty.insert(Subject::Pool(self.runners[pod].pod.pool.0.clone()));
+        self.dirty.insert(Subject::Queue);
+    }
+
+    /// A session that the runner had and does not list any more is over, though nobody can say why.
+    fn miss_the_unlisted(&mut self, pod: &Uid, state: &RunnerState) {
+        for uid in self.runners[pod].sessions.clone() {
+            let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
+            match &session.stage {
+                Stage::Bound(bound) if bound.listed_from <= state.generation => {
+                    let message = format!("runner {} does not have it any more", self.runners[pod].pod.key.name);
+                    self.set_stage(&uid, Stage::Over(Over { reason: session::RUNNER_LOST, message }));
+                }
+                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn runner_silent(&mut self, pod: &Uid, _cause: &str) {
+        let Some(runner) = self.runners.get_mut(pod) else { return };
+        if runner.link == Link::Up || runner.link == Link::Unknown {
+            runner.link = Link::Silent { since: self.now.mono };
+        }
+        self.heard_of(pod);
+        self.dirty.insert(Subject::Runner(pod.clone()));
+        self.dirty.insert(Subject::Pool(self.runners[pod].pod.pool.0.clone()));
+    }
+
+    pub(super) fn keys_changed(&mut self, keys: String) {
+        self.keys = Some(keys);
+        self.dirty.extend(self.runners.keys().cloned().map(Subject::Runner));
+    }
+
+    pub(super) fn node_changed(&mut self, change: Change<Node>) {
+        match change {
+            Change::All(all) => self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect(),
+            Change::Applied(node) => {
+                if self.nodes.get(&node.name) == Some(&node) {
+                    return;
+                }
+                self.nodes.insert(node.name.clone(), node);
+            }
+            Change::Gone(node) => {
+                self.nodes.remove(&node.name);
+            }
+        }
+        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
+        self.dirty.insert(Subject::Queue);
+    }
+
+    pub(super) fn look_at_runner(&mut self, uid: &Uid) {
+        let Some(runner) = self.runners.get(uid) else { return };
+        if let Fate::Over { words, out_of_memory } = &runner.pod.fate {
+            let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
+            let message = format!("pod {} ended: {words}", runner.pod.key.name);
+            return self.runner_ended(uid, &Over { reason, message });
+        }
+        // Users of its sessions are told when it stops answering, and when it answers again.
+        self.dirty.extend(runner.sessions.iter().cloned().map(Subject::Session));
+        let silent_since = match runner.link {
+            Link::Silent { since } => Some(since),
+            Link::Unknown | Link::Up => None,
+        };
+        let next = silent_since.and_then(|since| {
+            [since.after(SHOW_UNREACHABLE_AFTER), since.after(UNREACHABLE)].into_iter().find(|at| *at > self.now.mono)
+        });
+        if silent_since.is_some() && next.is_none() && !runner.goes() {
+            self.remove(uid, "it does not answer");
+        }
+        self.follow_runner(uid);
+        self.annotate_runner(uid);
+        let retry = self.runners[uid].write.wakes();
+        self.timers.set(Subject::Runner(uid.clone()), next.into_iter().chain(retry).min());
+    }
+
+    fn runner_ended(&mut self, uid: &Uid, over: &Over) {
+        self.lose_sessions(uid, over);
+        self.heard_of(uid);
+        let runner = &self.runners[uid];
+        if runner.leaving {
+            return;
+        }
+        let (key, revision) = (runner.pod.pool.0.clone(), runner.pod.revision.clone());
+        let never_came_up = !runner.was_warm && runner.pod.killed_at.is_none();
+        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| never_came_up && pool.revision == revision) {
+            pool.failed((reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
+        }
+        self.remove(uid, "its container ended");
+    }
+
+    fn follow_runner(&mut self, uid: &Uid) {
+        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.followed) else { return };
+        let Some(address) = runner.pod.address else { return };
+        runner.followed = true;
+        self.effects.push(Effect::Follow { pod: uid.clone(), address });
+    }
+
+    fn annotate_runner(&mut self, uid: &Uid) {
+        let Some(keys) = self.keys.clone() else { return };
+        let Some(runner) = self.runners.get_mut(uid) else { return };
+        if runner.pod.keys != keys && runner.write.may_start(self.now.mono) && !runner.goes() {
+            runner.write = runner.write.started();
+            self.effects.push(Effect::AnnotatePod { key: runner.pod.key.clone(), pod: uid.clone(), keys });
+        }
+    }
+
+    /// Deletes a runner's pod. With sessions it drains: they live until they end or the drain deadline passes.
+    pub(super) fn remove(&mut self, uid: &Uid, why: &'static str) {
+        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.leaving) else { return };
+        runner.leaving = true;
+        self.effects.push(Effect::DeletePod { key: runner.pod.key.clone(), pod: uid.clone(), why });
+    }
+
+    pub(super) fn pod_written(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+        let Some(runner) = self.runners.get_mut(uid) else { return };
+        match answer {
+            Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => runner.write = Pending::Idle,
+            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+                // What was to be removed is found again when its pool is looked at.
+                runner.leaving = false;
+                runner.write = runner.write.failed(uid, self.now.mono);
+            }
+        }
+        self.dirty.insert(Subject::Runner(uid.clone()));
+    }
+}

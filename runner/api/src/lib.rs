@@ -1,0 +1,17 @@
+//! What a runner says and takes over HTTP: the types of its API, the operator's client for it, the tokens that every call
+//! carries, and the scanner with which relays follow WebSocket frames.
+//!
+//! The runner publishes one document, [`RunnerState`]: the whole truth about its slots and sessions, with a number that
+//! grows with every change. A reader that misses some of them lacks nothing, so there is no replay and there are no gaps.
+
+pub mod client;
+pub mod frames;
+#[cfg(feature = "keystore")]
+pub mod keystore;
+pub mod token;
+mod types;
+
+pub use types::*;
+
+/// The port that a runner listens on, in every pod.
+pub const PORT: u16 = 8070;

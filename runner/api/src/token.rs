@@ -1,0 +1,318 @@
+//! The tokens that every call to a runner carries: JWTs signed with Ed25519 (RFC 7519, RFC 8037), whose audience is the
+//! pod's UID. A runner pod lives once (`restartPolicy: Never`), so a token for one run is no good for another.
+//!
+//! There are two issuers. The operator's token carries its epoch, with which the runner fences off former leaders. The
+//! gateway's *hop token* is minted for one connection of one session in one role. Users' tokens have another audience
+//! and are refused here: nobody goes round the gateway.
+
+use aws_lc_rs::signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair, KeyPair};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// How long an operator's token is good for.
+pub const OPERATOR_TOKEN_TTL: Duration = Duration::from_secs(60);
+/// How long a hop token is good for. It is checked when the connection is made, not after.
+pub const HOP_TOKEN_TTL: Duration = Duration::from_secs(30);
+/// How far the clocks of two nodes may be apart.
+const LEEWAY: Duration = Duration::from_secs(10);
+
+/// Who signs tokens for runners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Issuer {
+    /// The operator.
+    Operator,
+    /// The gateway.
+    Gateway,
+}
+
+impl Issuer {
+    /// The name in tokens and key files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// What a connection may do with its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Drive the browser by Playwright.
+    Connect,
+    /// Look at the display and type into it.
+    Control,
+    /// Look at the display.
+    View,
+}
+
+/// Who calls a runner, as proved by the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The operator, in the term with this number. A runner refuses an epoch lower than the highest that it has seen.
+    Operator {
+        /// The Lease's resourceVersion when it was acquired.
+        epoch: u64,
+    },
+    /// The gateway, on behalf of somebody that it knows.
+    Gateway {
+        /// UID of the one session that the token is for.
+        session: String,
+        /// What the connection may do.
+        role: Role,
+    },
+}
+
+/// Why a token was refused. The words are fit for the caller: they tell nothing about keys.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Malformed, signed by nobody known here, expired, or for another pod.
+    #[error("the token is not valid here: {0}")]
+    Invalid(#[from] jsonwebtoken::errors::Error),
+    /// Signed well, but lacking what its issuer's tokens must have.
+    #[error("the token lacks `{0}`")]
+    Missing(&'static str),
+    /// No key of that issuer is known.
+    #[error("the token's issuer is not known here")]
+    UnknownIssuer,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: Issuer,
+    aud: String,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<Role>,
+}
+
+/// A private key that signs tokens for runners.
+pub struct Signer {
+    issuer: Issuer,
+    key: EncodingKey,
+    public: PublicKey,
+}
+
+impl Signer {
+    /// A signer from a PKCS#8 document (DER), as [`new_private_key`] makes it.
+    ///
+    /// # Errors
+    /// When the document is not an Ed25519 key.
+    pub fn from_pkcs8(issuer: Issuer, der: &[u8]) -> Result<Self, InvalidKey> {
+        let pair = Ed25519KeyPair::from_pkcs8(der).map_err(|_| InvalidKey)?;
+        let public = PublicKey(BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()));
+        Ok(Self { issuer, key: EncodingKey::from_ed_der(der), public })
+    }
+
+    /// The public half, to be published.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// A token with which the operator of this epoch may call the runner in that pod.
+    pub fn operator_token(&self, pod_uid: &str, epoch: u64) -> String {
+        self.sign(pod_uid, OPERATOR_TOKEN_TTL, Some(epoch), None, None)
+    }
+
+    /// A token for one connection to one session on the runner in that pod.
+    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, role: Role) -> String {
+        self.sign(pod_uid, HOP_TOKEN_TTL, None, Some(session_uid.to_owned()), Some(role))
+    }
+
+    fn sign(&self, aud: &str, ttl: Duration, epoch: Option<u64>, sub: Option<String>, role: Option<Role>) -> String {
+        let exp = unix_now().saturating_add(ttl.as_secs());
+        let claims = Claims { iss: self.issuer, aud: aud.to_owned(), exp, epoch, sub, role };
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)
+            .expect("plain claims serialize, and the key was checked when it was read")
+    }
+}
+
+/// A document is no Ed25519 private key in PKCS#8.
+#[derive(Debug, thiserror::Error)]
+#[error("not an Ed25519 private key in PKCS#8")]
+pub struct InvalidKey;
+
+/// A new private key as a PKCS#8 document (DER).
+pub fn new_private_key() -> Vec<u8> {
+    let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())
+        .expect("the system's random source works, or nothing does");
+    document.as_ref().to_vec()
+}
+
+/// A raw Ed25519 public key in base64url, as in the `x` of a JWK (RFC 8037 section 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PublicKey(String);
+
+impl PublicKey {
+    /// The key from its text.
+    ///
+    /// # Errors
+    /// When it is not the base64url of 32 bytes.
+    pub fn parse(text: &str) -> Result<Self, InvalidPublicKey> {
+        match BASE64_URL_SAFE_NO_PAD.decode(text.trim()) {
+            Ok(bytes) if bytes.len() == ED25519_PUBLIC_KEY_LEN => Ok(Self(text.trim().to_owned())),
+            _ => Err(InvalidPublicKey(text.to_owned())),
+        }
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text is no Ed25519 public key.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not an Ed25519 public key in base64url")]
+pub struct InvalidPublicKey(String);
+
+/// The public keys that a runner trusts, by issuer, current first: the content of its key file. Older ones stay while a
+/// key is rotated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PublicKeys(pub BTreeMap<Issuer, Vec<PublicKey>>);
+
+impl PublicKeys {
+    /// Who calls, when the token was signed by one of these keys for the pod with this UID and is still good.
+    ///
+    /// # Errors
+    /// When it was not: see [`TokenError`].
+    pub fn verify(&self, token: &str, pod_uid: &str) -> Result<Caller, TokenError> {
+        let mut refused = None;
+        for (issuer, key) in self.0.iter().flat_map(|(issuer, keys)| keys.iter().map(move |key| (*issuer, key))) {
+            let mut validation = Validation::new(Algorithm::EdDSA);
+            validation.set_audience(&[pod_uid]);
+            validation.set_issuer(&[issuer.as_str()]);
+            validation.set_required_spec_claims(&["aud", "exp", "iss"]);
+            validation.leeway = LEEWAY.as_secs();
+            let decoded = DecodingKey::from_ed_components(key.as_str())
+                .and_then(|key| jsonwebtoken::decode::<Claims>(token, &key, &validation));
+            match decoded {
+                Ok(decoded) => return decoded.claims.try_into(),
+                // A wrong signature says least: another key may say that the token is its own but expired.
+                Err(error) => {
+                    let says_little = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
+                    if refused.is_none() || !says_little {
+                        refused = Some(error);
+                    }
+                }
+            }
+        }
+        Err(refused.map_or(TokenError::UnknownIssuer, TokenError::Invalid))
+    }
+}
+
+impl TryFrom<Claims> for Caller {
+    type Error = TokenError;
+
+    fn try_from(claims: Claims) -> Result<Self, TokenError> {
+        match claims.iss {
+            Issuer::Operator => Ok(Self::Operator { epoch: claims.epoch.ok_or(TokenError::Missing("epoch"))? }),
+            Issuer::Gateway => Ok(Self::Gateway {
+                session: claims.sub.ok_or(TokenError::Missing("sub"))?,
+                role: claims.role.ok_or(TokenError::Missing("role"))?,
+            }),
+        }
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signer(issuer: Issuer) -> Signer {
+        Signer::from_pkcs8(issuer, &new_private_key()).unwrap()
+    }
+
+    fn trusting(signers: &[&Signer]) -> PublicKeys {
+        let mut keys = PublicKeys::default();
+        for signer in signers {
+            keys.0.entry(signer.issuer).or_default().push(signer.public_key().clone());
+        }
+        keys
+    }
+
+    #[test]
+    fn each_issuers_token_proves_its_caller() {
+        let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
+        let keys = trusting(&[&operator, &gateway]);
+        assert_eq!(keys.verify(&operator.operator_token("pod", 7), "pod").unwrap(), Caller::Operator { epoch: 7 });
+        assert_eq!(
+            keys.verify(&gateway.hop_token("pod", "s", Role::View), "pod").unwrap(),
+            Caller::Gateway { session: "s".into(), role: Role::View }
+        );
+    }
+
+    #[test]
+    fn a_key_signs_for_its_own_issuer_only() {
+        let gateway = signer(Issuer::Gateway);
+        let keys = trusting(&[&signer(Issuer::Operator), &gateway]);
+        let forged = Signer { issuer: Issuer::Operator, ..gateway };
+        assert!(keys.verify(&forged.operator_token("pod", 1), "pod").is_err());
+    }
+
+    #[test]
+    fn a_token_for_another_pod_an_expired_one_and_a_strangers_are_refused() {
+        let operator = signer(Issuer::Operator);
+        let keys = trusting(&[&operator]);
+        assert!(keys.verify(&operator.operator_token("other", 1), "pod").is_err());
+        assert!(keys.verify(&signer(Issuer::Operator).operator_token("pod", 1), "pod").is_err());
+        let claims = Claims {
+            iss: Issuer::Operator,
+            aud: "pod".into(),
+            exp: unix_now() - 60,
+            epoch: Some(1),
+            sub: None,
+            role: None,
+        };
+        let expired = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &operator.key).unwrap();
+        assert!(keys.verify(&expired, "pod").unwrap_err().to_string().contains("ExpiredSignature"));
+        assert!(matches!(PublicKeys::default().verify(&expired, "pod"), Err(TokenError::UnknownIssuer)));
+    }
+
+    #[test]
+    fn the_former_key_is_trusted_while_it_is_listed() {
+        let (old, new) = (signer(Issuer::Operator), signer(Issuer::Operator));
+        assert!(trusting(&[&new, &old]).verify(&old.operator_token("pod", 1), "pod").is_ok());
+        assert!(trusting(&[&new]).verify(&old.operator_token("pod", 1), "pod").is_err());
+    }
+
+    #[test]
+    fn a_tampered_or_unsigned_token_is_refused() {
+        let operator = signer(Issuer::Operator);
+        let keys = trusting(&[&operator]);
+        let token = operator.operator_token("pod", 1);
+        let (head, tail) = token.split_once('.').unwrap();
+        let payload = BASE64_URL_SAFE_NO_PAD
+            .encode(format!(r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#, unix_now() + 60));
+        let signature = tail.split_once('.').unwrap().1;
+        assert!(keys.verify(&format!("{head}.{payload}.{signature}"), "pod").is_err());
+        let none = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
+        assert!(keys.verify(&format!("{none}.{payload}."), "pod").is_err());
+    }
+
+    #[test]
+    fn the_key_file_reads_as_it_is_documented() {
+        let operator = signer(Issuer::Operator);
+        let text = format!(r#"{{"operator":["{}"],"gateway":[]}}"#, operator.public_key().as_str());
+        let keys: PublicKeys = serde_json::from_str(&text).unwrap();
+        assert!(keys.verify(&operator.operator_token("pod", 1), "pod").is_ok());
+        assert!(PublicKey::parse("short").is_err());
+    }
+}
