@@ -110,6 +110,8 @@ import_image() {
 layers_not_in_cluster() {
   local have
   have=$(cri content ls -q)
+  # an empty pattern would match every line
+  : "${have:=none}"
   find "$oci_layout/blobs/sha256" -type f -printf 'blobs/sha256/%f\n' | grep -vF "${have//sha256:/}" || true
 }
 
