@@ -9,9 +9,11 @@ install_chart() {
   # the runners' namespace too: what the operator makes has to pass the restricted standard
   k label --overwrite namespace "$release_namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
   forget_interrupted_install
-  quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 \
+  # take-ownership: of CRDs that were applied by hand
+  quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 --take-ownership \
     --set publicUrl="$gateway_url" --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
     --set operator.image="${image_of[operator]}" --set gateway.image="${image_of[gateway]}" --set runner.image="${image_of[runner]}"
+  local component
   for component in operator gateway; do
     k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { explain_pods; return 1; }
   done
