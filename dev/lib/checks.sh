@@ -53,7 +53,7 @@ cargo_deny() {
 
 # Outside the checkout, so that its pinned compiler does not matter; its objects are not worth keeping.
 install_cargo_deny() {
-  (cd / && CARGO_TARGET_DIR=$1.target quietly cargo install --locked --version "$cargo_deny_version" --no-default-features --features native-certs --root "$1" cargo-deny)
+  (cd / && CARGO_TARGET_DIR=$1.target quietly cargo install --locked --version "$cargo_deny_version" --root "$1" cargo-deny)
   rm -rf "$1.target"
 }
 
@@ -117,7 +117,7 @@ check_docs() {
       if [ -z "$target" ] || [[ $target =~ ^[a-z]+: ]]; then continue; fi
       [ -e "$(dirname "$page")/$target" ] || { say "$page: no such file: $target"; broken=1; }
     done < <(grep -oP '\]\(\K[^)\s]+' "$page" || true)
-  done < <(git ls-files --cached --others --exclude-standard '*.md')
+  done < <(find . \( -name node_modules -o -name target -o -name .dev -o -name .git \) -prune -o -name '*.md' -print)
   return "$broken"
 }
 

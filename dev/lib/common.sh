@@ -30,8 +30,8 @@ step() {
   say "    $(seconds_since "$started") s"
 }
 current_step=
-# -E above lets functions run it; said once, at the innermost.
-trap '[ -z "$current_step" ] || { printf "error: failed while: %s\n" "$current_step" >&2; current_step=; }' ERR
+# -E above lets functions run it. Said once, and not by subshells as well.
+trap '[ -z "$current_step" ] || [ "$BASH_SUBSHELL" != 0 ] || { printf "error: failed while: %s\n" "$current_step" >&2; current_step=; }' ERR
 
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
 
