@@ -1,0 +1,449 @@
+//! Random histories, without a runtime: the world below does what a shell could do, in any order, and checks after each
+//! step what must hold. Then a few histories by hand, for what a person should be able to read.
+
+use super::*;
+use api::{RunnerState, SessionPhase};
+use proptest::prelude::*;
+use std::collections::{HashMap, HashSet};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Bind { uid: u8, display: Display, idle: u32, lifetime: u32, page: bool },
+    End { uid: u8 },
+    Touch { uid: u8 },
+    Launched { nth: usize },
+    Broke { nth: usize },
+    Gone { nth: usize },
+    Answered { nth: usize },
+    Client { nth: usize, comes: bool },
+    Active { nth: usize },
+    Wait { millis: u64 },
+    Drain,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let display = prop_oneof![Just(Display::Headless), Just(Display::Headful), Just(Display::LiveView)];
+    let bind = (0..6u8, display, 1..60u32, 1..200u32, any::<bool>());
+    let bind = bind.prop_map(|(uid, display, idle, lifetime, page)| Step::Bind { uid, display, idle, lifetime, page });
+    let nth = 0..8usize;
+    prop_oneof![
+        6 => bind,
+        3 => (0..6u8).prop_map(|uid| Step::End { uid }),
+        1 => (0..6u8).prop_map(|uid| Step::Touch { uid }),
+        8 => nth.clone().prop_map(|nth| Step::Launched { nth }),
+        2 => nth.clone().prop_map(|nth| Step::Broke { nth }),
+        6 => nth.clone().prop_map(|nth| Step::Gone { nth }),
+        3 => nth.clone().prop_map(|nth| Step::Answered { nth }),
+        2 => (nth.clone(), any::<bool>()).prop_map(|(nth, comes)| Step::Client { nth, comes }),
+        1 => nth.prop_map(|nth| Step::Active { nth }),
+        6 => (1..30_000u64).prop_map(|millis| Step::Wait { millis }),
+        1 => Just(Step::Drain),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32).prop_map(|(slots, sessions, headless, headful, launches)| {
+        let headless = headless.min(slots);
+        let prewarm = Hot { headless, headful: headful.min(slots - headless) };
+        Plan { slots, sessions, prewarm, launches, drain_timeout: Duration::from_secs(100) }
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sim {
+    Launching,
+    Running,
+    Ending,
+}
+
+struct World {
+    chart: Chart,
+    now: Instant,
+    stacks: BTreeMap<StackId, Sim>,
+    /// The session (uid, and the how manyth of that name) that each stack was ever given to.
+    given: HashMap<StackId, (String, u32)>,
+    incarnation: HashMap<String, u32>,
+    opened: HashSet<StackId>,
+    phases: HashMap<(String, u32), SessionPhase>,
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let mut world = Self {
+            chart: Chart::new(plan),
+            now: Instant::now(),
+            stacks: BTreeMap::new(),
+            given: HashMap::new(),
+            incarnation: HashMap::new(),
+            opened: HashSet::new(),
+            phases: HashMap::new(),
+        };
+        world.happens(Event::Tick);
+        world
+    }
+
+    fn state(&self) -> RunnerState {
+        let mut state = RunnerState {
+            boot_id: String::new(),
+            generation: 0,
+            engine: None,
+            browser_version: None,
+            playwright_version: String::new(),
+            draining: false,
+            slots: 0,
+            free: 0,
+            spent: false,
+            hot: Hot::default(),
+            warm: false,
+            launch_error: None,
+            sessions: Vec::new(),
+        };
+        self.chart.describe(self.now, &mut state);
+        state
+    }
+
+    fn happens(&mut self, event: Event) {
+        let effects = self.chart.on(event, self.now);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Launch { stack, .. } => {
+                    assert_eq!(self.stacks.insert(stack, Sim::Launching), None, "a name given twice")
+                }
+                Effect::End { stack } => {
+                    let was = self.stacks.insert(stack, Sim::Ending).expect("only what runs is ended");
+                    assert_ne!(was, Sim::Ending, "{stack:?} ended twice");
+                }
+                Effect::Ping { stack } => {
+                    assert_eq!(self.stacks[&stack], Sim::Running);
+                    assert!(self.chart.is_unowned(stack), "a session's browser is not to be disturbed");
+                }
+                Effect::Open { stack, .. } => {
+                    assert_eq!(self.stacks[&stack], Sim::Running);
+                    assert!(self.opened.insert(stack), "a start page opened twice");
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn nth(&self, nth: usize, sim: Sim) -> Option<StackId> {
+        let those: Vec<_> = self.stacks.iter().filter(|(_, state)| **state == sim).map(|(id, _)| *id).collect();
+        (!those.is_empty()).then(|| those[nth % those.len()])
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Bind { uid, display, idle, lifetime, page } => {
+                self.bind(&format!("s{uid}"), request(display, idle, lifetime, page))
+            }
+            Step::End { uid } => {
+                let known = self.chart.session(&format!("s{uid}")).is_some();
+                let (answer, effects) = self.chart.end(&format!("s{uid}"), self.now);
+                assert_eq!(answer.is_ok(), known);
+                self.carry_out(effects);
+            }
+            Step::Touch { uid } => drop(self.chart.touch(&format!("s{uid}"), self.now)),
+            Step::Launched { nth } => {
+                let Some(stack) = self.nth(nth, Sim::Launching) else { return };
+                self.stacks.insert(stack, Sim::Running);
+                self.happens(Event::Launched { stack, version: "1.2.3".into() });
+            }
+            Step::Broke { nth } => {
+                let sim = if nth % 2 == 0 { Sim::Launching } else { Sim::Running };
+                let Some(stack) = self.nth(nth, sim) else { return };
+                self.stacks.insert(stack, Sim::Ending);
+                self.happens(Event::Broke { stack, message: "it broke".into() });
+            }
+            Step::Gone { nth } => {
+                let Some(stack) = self.nth(nth, Sim::Ending) else { return };
+                self.stacks.remove(&stack);
+                self.happens(Event::Gone { stack });
+            }
+            Step::Answered { nth } => {
+                let Some(stack) = self.nth(nth, Sim::Running) else { return };
+                self.happens(Event::Answered { stack });
+            }
+            Step::Client { nth, comes } => {
+                let Some(stack) = self.nth(nth, Sim::Running) else { return };
+                self.happens(if comes { Event::Joined { stack } } else { Event::Left { stack } });
+            }
+            Step::Active { nth } => {
+                let Some(stack) = self.nth(nth, Sim::Running) else { return };
+                self.happens(Event::Active { stack });
+            }
+            Step::Wait { millis } => self.wait(Duration::from_millis(millis)),
+            Step::Drain => self.happens(Event::Drain),
+        }
+    }
+
+    fn bind(&mut self, uid: &str, request: BindRequest) {
+        let before = self.chart.session(uid);
+        let (free, served, draining) = (self.chart.free(), self.chart.served, self.chart.drain_deadline.is_some());
+        let (answer, effects) = self.chart.bind(uid, request, self.now);
+        match (before, answer) {
+            (Some(before), answer) => {
+                assert_eq!(answer, Ok(()), "a repeated PUT is answered");
+                assert_eq!(self.chart.served, served, "a repeated PUT takes nothing");
+                assert_eq!(
+                    self.chart.session(uid).map(|after| (after.tier, after.name)),
+                    Some((before.tier, before.name))
+                );
+            }
+            (None, Ok(())) => {
+                assert!(free > 0 && !draining, "granted without room");
+                *self.incarnation.entry(uid.to_owned()).or_default() += 1;
+                assert_eq!(self.chart.served, served + 1);
+            }
+            (None, Err(refusal)) => {
+                assert_eq!(free, 0, "refused with room: {refusal}");
+                assert_eq!(refusal.reason == RefusalReason::Draining, draining);
+                assert!(self.chart.session(uid).is_none());
+            }
+        }
+        self.carry_out(effects);
+    }
+
+    /// Lets time pass, deadline by deadline. Before a deadline nothing changes.
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            let deadline = self.chart.next_deadline(self.now).filter(|deadline| *deadline <= end);
+            let before = self.state();
+            let quiet = deadline.map_or(end, |deadline| deadline - Duration::from_nanos(1)).max(self.now);
+            self.now = quiet;
+            assert_eq!(self.chart.on(Event::Tick, quiet), [], "something was due before the deadline");
+            assert_eq!(before, self.state(), "something changed before the deadline");
+            if let Some(deadline) = deadline {
+                self.now = deadline;
+                self.happens(Event::Tick);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let plan = self.chart.plan;
+        let state = self.state();
+        let live = state.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count();
+        let launching = self.stacks.values().filter(|sim| **sim == Sim::Launching).count();
+        assert!(self.stacks.len() <= plan.slots as usize, "more browsers than slots");
+        assert!(live <= plan.slots as usize, "more sessions than slots");
+        assert!(launching <= plan.launches as usize, "too many launches at once");
+        assert!(plan.sessions == 0 || self.chart.served <= plan.sessions, "more sessions than in all");
+        assert_eq!(state.spent, plan.sessions > 0 && self.chart.served == plan.sessions);
+        assert!(!(state.spent || state.draining) || state.free == 0);
+        assert!(state.free as usize + live <= plan.slots as usize);
+        assert!(state.hot.headless + state.hot.headful <= state.free, "hot browsers that nobody can have");
+        assert!(!state.warm || self.chart.wanted().is_none());
+        self.check_ownership();
+        self.check_that_nothing_waits_in_vain(launching);
+        for session in &state.sessions {
+            let key = (session.uid.clone(), self.incarnation[&session.uid]);
+            let before = self.phases.insert(key, session.phase);
+            assert!(before.is_none_or(|before| before <= session.phase), "a session went back");
+            assert_eq!(session.end.is_some(), session.phase >= SessionPhase::Ending);
+        }
+    }
+
+    fn check_ownership(&mut self) {
+        let mut held = HashSet::new();
+        for (uid, session) in &self.chart.sessions {
+            let Some(stack) = session.stack() else { continue };
+            assert!(held.insert(stack), "one browser for two sessions");
+            let owner = (uid.clone(), self.incarnation[uid]);
+            assert_eq!(*self.given.entry(stack).or_insert_with(|| owner.clone()), owner, "a browser was used again");
+            let expected = match self.stacks[&stack] {
+                Sim::Launching => SessionPhase::Starting,
+                Sim::Running => SessionPhase::Ready,
+                Sim::Ending => SessionPhase::Ending,
+            };
+            assert_eq!(session.phase(), expected);
+        }
+        for stack in self.given.keys().filter(|stack| !held.contains(*stack)) {
+            assert!(!self.stacks.contains_key(stack), "a browser outlived its session");
+        }
+    }
+
+    fn check_that_nothing_waits_in_vain(&self, launching: usize) {
+        let plan = self.chart.plan;
+        let room = self.stacks.len() < plan.slots as usize && launching < plan.launches as usize;
+        assert!(!room || self.chart.claims().is_empty(), "a session waits although there is room");
+        let paused = self.chart.retry.is_some_and(|retry| retry.at > self.now);
+        assert!(!room || paused || self.chart.wanted().is_none(), "no browser is prewarmed although there is room");
+        assert!(self.chart.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
+    }
+
+    /// Told to go, with a shell that does its part, the runner comes to its end.
+    fn finish(mut self) {
+        self.happens(Event::Drain);
+        self.wait(Duration::from_secs(300));
+        assert!(self.stacks.values().all(|sim| *sim == Sim::Ending), "something goes on after the drain deadline");
+        for stack in self.stacks.keys().copied().collect::<Vec<_>>() {
+            self.stacks.remove(&stack);
+            self.happens(Event::Gone { stack });
+        }
+        let state = self.state();
+        assert!(state.sessions.iter().all(|session| session.phase == SessionPhase::Ended));
+        self.wait(ACKNOWLEDGE_TIMEOUT);
+        assert!(self.chart.is_finished(self.now));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn no_history_breaks_the_rules(plan in plan(), steps in prop::collection::vec(step(), 0..80)) {
+        let mut world = World::new(plan);
+        for step in steps {
+            world.take(step);
+        }
+        world.finish();
+    }
+}
+
+fn request(display: Display, idle: u32, lifetime: u32, page: bool) -> BindRequest {
+    BindRequest {
+        namespace: "ns".into(),
+        name: "name".into(),
+        display,
+        idle_timeout_seconds: idle,
+        max_lifetime_seconds: lifetime,
+        start_url: page.then(|| "data:,".into()),
+        start_url_wait: StartUrlWait::Load,
+    }
+}
+
+fn warm_world(slots: u32, prewarm: Hot) -> World {
+    let mut world =
+        World::new(Plan { slots, sessions: 0, prewarm, launches: 8, drain_timeout: Duration::from_secs(60) });
+    for _ in 0..slots {
+        world.take(Step::Launched { nth: 0 });
+    }
+    world
+}
+
+#[test]
+fn a_hot_browser_makes_a_session_ready_at_once_and_opens_its_page() {
+    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    assert!(world.state().warm);
+    world.bind("s", request(Display::Headless, 60, 600, true));
+    let session = world.chart.session("s").unwrap();
+    assert_eq!((session.phase, session.tier, session.start_page), (SessionPhase::Ready, Tier::Hot, StartPage::Loading));
+    assert_eq!(world.opened.len(), 1);
+    assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
+}
+
+#[test]
+fn a_session_of_another_kind_displaces_a_hot_browser_and_waits_until_it_is_gone() {
+    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    world.bind("s", request(Display::LiveView, 60, 600, false));
+    assert_eq!(world.nth(0, Sim::Launching), None, "the room is not free yet");
+    world.take(Step::Gone { nth: 0 });
+    world.take(Step::Launched { nth: 0 });
+    let session = world.chart.session("s").unwrap();
+    assert_eq!((session.phase, session.tier), (SessionPhase::Ready, Tier::Cold));
+}
+
+#[test]
+fn a_browser_that_does_not_answer_is_not_handed_out_and_then_replaced() {
+    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    world.wait(FRESH);
+    assert_eq!((world.state().hot.headless, world.state().warm), (0, false));
+    world.take(Step::Answered { nth: 0 });
+    assert_eq!((world.state().hot.headless, world.state().warm), (1, true));
+    world.wait(HUNG);
+    assert_eq!(world.nth(0, Sim::Running), None);
+    world.take(Step::Gone { nth: 0 });
+    assert!(world.nth(0, Sim::Launching).is_some());
+}
+
+#[test]
+fn a_launch_that_fails_is_retried_after_a_growing_pause() {
+    let mut world = World::new(Plan {
+        slots: 1,
+        sessions: 0,
+        prewarm: Hot { headless: 1, headful: 0 },
+        launches: 1,
+        drain_timeout: Duration::ZERO,
+    });
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        assert_eq!(world.stacks.values().collect::<Vec<_>>(), [&Sim::Launching]);
+        world.take(Step::Broke { nth: 0 });
+        world.take(Step::Gone { nth: 0 });
+        assert!(!world.chart.is_ready() && world.state().launch_error.is_some());
+        world.wait(Duration::from_secs(pause) - Duration::from_millis(1));
+        assert!(world.stacks.is_empty());
+        world.wait(Duration::from_millis(1));
+    }
+    world.take(Step::Launched { nth: 0 });
+    assert!(world.chart.is_ready() && world.state().launch_error.is_none());
+}
+
+#[test]
+fn idle_time_runs_from_the_last_activity_and_lifetime_from_the_bind() {
+    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    world.bind("idle", request(Display::Headless, 30, 600, false));
+    world.bind("busy", request(Display::Headless, 30, 100, false));
+    for _ in 0..4 {
+        world.wait(Duration::from_secs(20));
+        world.chart.touch("busy", world.now).unwrap();
+    }
+    let reason = |world: &World, uid: &str| world.chart.session(uid).unwrap().end.map(|end| end.reason);
+    assert_eq!(reason(&world, "idle"), Some(EndReason::IdleTimeout));
+    assert_eq!(reason(&world, "busy"), None);
+    world.wait(Duration::from_secs(20));
+    assert_eq!(reason(&world, "busy"), Some(EndReason::LifetimeExceeded));
+}
+
+#[test]
+fn how_a_session_ended_is_listed_until_it_is_acknowledged() {
+    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    world.bind("crashed", request(Display::Headless, 30, 600, false));
+    world.take(Step::Broke { nth: 1 });
+    world.bind("deleted", request(Display::Headless, 30, 600, false));
+    world.take(Step::Gone { nth: 0 });
+    let session = world.chart.session("crashed").map(|session| (session.phase, session.end.unwrap().reason));
+    assert_eq!(session, Some((SessionPhase::Ended, EndReason::BrowserCrashed)));
+    assert!(world.chart.end("crashed", world.now).0.is_ok());
+    assert!(world.chart.session("crashed").is_none());
+    assert_eq!(world.chart.end("crashed", world.now).0.unwrap_err().reason, RefusalReason::UnknownSession);
+}
+
+#[test]
+fn a_runner_that_was_told_to_go_lets_sessions_end_and_waits_for_the_acknowledgements() {
+    let mut world = warm_world(3, Hot { headless: 3, headful: 0 });
+    world.bind("ends", request(Display::Headless, 30, 600, false));
+    world.bind("stays", request(Display::Headless, 300, 600, false));
+    world.happens(Event::Drain);
+    assert_eq!(world.stacks.values().filter(|sim| **sim == Sim::Ending).count(), 1, "the hot browser is of no use now");
+    assert!(world.chart.is_ready(), "it still serves");
+    world.wait(Duration::from_secs(60));
+    let reason = |world: &World, uid: &str| world.chart.session(uid).unwrap().end.unwrap().reason;
+    assert_eq!(reason(&world, "ends"), EndReason::IdleTimeout);
+    assert_eq!(reason(&world, "stays"), EndReason::RunnerDrained);
+    for _ in 0..3 {
+        world.take(Step::Gone { nth: 0 });
+    }
+    assert!(!world.chart.is_finished(world.now));
+    for uid in ["ends", "stays"] {
+        assert!(world.chart.end(uid, world.now).0.is_ok());
+    }
+    assert!(world.chart.is_finished(world.now));
+}
+
+#[test]
+fn what_may_be_asked_depends_on_the_phase() {
+    use SessionPhase::{Ended, Ending, Ready, Starting};
+    let refused = |question| {
+        let refuses = |phase: &SessionPhase| matches!(verdict(*phase, question), Verdict::No(_));
+        [Starting, Ready, Ending, Ended].into_iter().filter(refuses).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(Question::Bind), []);
+    assert_eq!(refused(Question::End), []);
+    assert_eq!(refused(Question::Touch), [Ending, Ended]);
+    assert_eq!(refused(Question::Connect), [Starting, Ending, Ended]);
+    assert_eq!(refused(Question::Watch), [Starting, Ending, Ended]);
+}

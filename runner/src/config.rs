@@ -1,0 +1,223 @@
+//! The runner's settings: parsed from flags and environment, and checked before anything is started.
+
+use crate::chart::Plan;
+use camofleet_crds::v1alpha1::EngineName;
+use camofleet_runner_api::Hot;
+use clap::{Parser, ValueEnum};
+use nix::unistd::{AccessFlags, access};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+/// The longest state directory: the sockets below it must fit into a Unix address (108 bytes, unix(7)).
+const MAX_STATE_DIR: usize = 64;
+/// Where Camoufox is looked for when neither flag nor environment names it.
+const CAMOUFOX_INSTALL_DIR: &str = "/opt/camoufox";
+
+/// Supervises the browsers of one pod.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "camofleet-runner", version)]
+pub(crate) struct Flags {
+    /// Address of the HTTP API.
+    #[arg(long, env = "RUNNER_LISTEN", default_value = "0.0.0.0:8070")]
+    listen: SocketAddr,
+    /// UID of this pod: the audience of the tokens that are good here.
+    #[arg(long, env = "POD_UID")]
+    pod_uid: String,
+    /// JSON file with the public keys of operator and gateway. It may change at any time.
+    #[arg(long, env = "RUNNER_KEYS_FILE", default_value = "/etc/camofleet/public-keys")]
+    keys_file: PathBuf,
+    /// Sessions at once.
+    #[arg(long, env = "RUNNER_SLOTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    slots: u32,
+    /// Sessions in all, after which the runner takes no more; 0: no limit.
+    #[arg(long, env = "RUNNER_SESSIONS", default_value_t = 0)]
+    sessions: u32,
+    /// Browser to run. Auto: Camoufox when it is installed, else Firefox.
+    #[arg(long, env = "RUNNER_ENGINE", default_value = "auto")]
+    engine: EngineChoice,
+    /// Size of the display and of the browser's window, as WIDTHxHEIGHT in pixels.
+    #[arg(long, env = "RUNNER_SCREEN", default_value = "1280x720")]
+    screen: Screen,
+    /// Hot browsers without a display to keep ready.
+    #[arg(long, env = "RUNNER_PREWARM_HEADLESS", default_value_t = 0)]
+    prewarm_headless: u32,
+    /// Hot browsers on a display to keep ready.
+    #[arg(long, env = "RUNNER_PREWARM_HEADFUL", default_value_t = 0)]
+    prewarm_headful: u32,
+    /// How long sessions may go on after SIGTERM.
+    #[arg(long, env = "RUNNER_DRAIN_TIMEOUT_SECONDS", default_value_t = 600)]
+    drain_timeout_seconds: u32,
+    /// Directory for sockets, profiles and temporary files of sessions. What an earlier run left in it is removed.
+    #[arg(long, env = "RUNNER_STATE_DIR", default_value = "/run/camofleet")]
+    state_dir: PathBuf,
+    /// The Node program.
+    #[arg(long, env = "RUNNER_NODE", default_value = "node")]
+    node: PathBuf,
+    /// The launcher that Node runs.
+    #[arg(long, env = "RUNNER_LAUNCHER", default_value = "/opt/camofleet/launcher/main.js")]
+    launcher: PathBuf,
+    /// Firefox's executable.
+    #[arg(long, env = "RUNNER_FIREFOX", default_value = "/usr/bin/firefox-esr")]
+    firefox: PathBuf,
+    /// Camoufox's executable; absent: `camoufox-bin` in `$CAMOUFOX_INSTALL_DIR`, or in /opt/camoufox.
+    #[arg(long, env = "CAMOUFOX_EXECUTABLE_PATH")]
+    camoufox: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EngineChoice {
+    Auto,
+    Camoufox,
+    Firefox,
+}
+
+/// Size of a display in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Screen {
+    pub(crate) width: u16,
+    pub(crate) height: u16,
+}
+
+impl FromStr for Screen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let sizes = text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+        match sizes {
+            Some((width @ 320..=7680, height @ 200..=4320)) => Ok(Self { width, height }),
+            Some(_) | None => Err("must be WIDTHxHEIGHT, from 320x200 to 7680x4320"),
+        }
+    }
+}
+
+/// What was checked and holds: the executables are there, the numbers fit together.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) pod_uid: String,
+    pub(crate) keys_file: PathBuf,
+    pub(crate) plan: Plan,
+    pub(crate) browser: BrowserSettings,
+}
+
+/// What every browser of this runner is launched with.
+#[derive(Clone, Debug)]
+pub(crate) struct BrowserSettings {
+    pub(crate) engine: EngineName,
+    pub(crate) executable: PathBuf,
+    pub(crate) screen: Screen,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) node: PathBuf,
+    pub(crate) launcher: PathBuf,
+    /// Major and minor of the launcher's Playwright.
+    pub(crate) playwright_version: String,
+}
+
+/// Why the runner cannot start as it was told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadSettings {
+    #[error("--pod-uid (POD_UID) is empty: give the pod's UID, the audience of the tokens that are good here")]
+    NoPodUid,
+    #[error(
+        "{headless} headless and {headful} headful browsers do not fit into {slots} slots: lower --prewarm-headless or \
+         --prewarm-headful, or raise --slots"
+    )]
+    TooManyPrewarmed { headless: u32, headful: u32, slots: u32 },
+    #[error("--state-dir {0} must be an absolute path of at most {MAX_STATE_DIR} bytes, so that the sockets in it have valid addresses")]
+    StateDir(PathBuf),
+    #[error("no executable {engine} at {path}: install it, or name it with --{flag}")]
+    NoBrowser { engine: &'static str, path: PathBuf, flag: &'static str },
+    #[error("no Playwright beside {0}: run `npm ci` in the launcher's directory, or name the launcher with --launcher")]
+    NoPlaywright(PathBuf),
+}
+
+impl Flags {
+    /// Checks what the flags say against each other and against the file system.
+    pub(crate) fn check(self) -> Result<Settings, BadSettings> {
+        if self.pod_uid.is_empty() {
+            return Err(BadSettings::NoPodUid);
+        }
+        let (headless, headful, slots) = (self.prewarm_headless, self.prewarm_headful, self.slots);
+        if headless.saturating_add(headful) > slots {
+            return Err(BadSettings::TooManyPrewarmed { headless, headful, slots });
+        }
+        if !self.state_dir.is_absolute() || self.state_dir.as_os_str().len() > MAX_STATE_DIR {
+            return Err(BadSettings::StateDir(self.state_dir));
+        }
+        let (engine, executable) = self.browser()?;
+        let playwright_version = playwright_version(&self.launcher)?;
+        // Launches are bound by processor time: more at once than there are processors only make each other late.
+        let launches = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+        let plan = Plan {
+            slots,
+            sessions: self.sessions,
+            prewarm: Hot { headless, headful },
+            launches,
+            drain_timeout: Duration::from_secs(self.drain_timeout_seconds.into()),
+        };
+        let browser = BrowserSettings {
+            engine,
+            executable,
+            screen: self.screen,
+            state_dir: self.state_dir,
+            node: self.node,
+            launcher: self.launcher,
+            playwright_version,
+        };
+        Ok(Settings { listen: self.listen, pod_uid: self.pod_uid, keys_file: self.keys_file, plan, browser })
+    }
+
+    fn browser(&self) -> Result<(EngineName, PathBuf), BadSettings> {
+        let camoufox = self.camoufox.clone().unwrap_or_else(|| {
+            let install_dir = std::env::var_os("CAMOUFOX_INSTALL_DIR").map_or(CAMOUFOX_INSTALL_DIR.into(), PathBuf::from);
+            install_dir.join("camoufox-bin")
+        });
+        let engine = match self.engine {
+            EngineChoice::Auto if is_executable(&camoufox) => EngineName::Camoufox,
+            EngineChoice::Auto | EngineChoice::Firefox => EngineName::Firefox,
+            EngineChoice::Camoufox => EngineName::Camoufox,
+        };
+        let (engine_name, path, flag) = match engine {
+            EngineName::Camoufox => ("Camoufox", camoufox, "camoufox"),
+            EngineName::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
+        };
+        if is_executable(&path) { Ok((engine, path)) } else { Err(BadSettings::NoBrowser { engine: engine_name, path, flag }) }
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && access(path, AccessFlags::X_OK).is_ok()
+}
+
+/// Major and minor of the Playwright that the launcher will load: what clients' versions are compared with.
+fn playwright_version(launcher: &Path) -> Result<String, BadSettings> {
+    #[derive(Deserialize)]
+    struct Package {
+        version: String,
+    }
+    let manifest = launcher.with_file_name("node_modules").join("playwright-core").join("package.json");
+    let version = fs::read(manifest).ok().and_then(|text| serde_json::from_slice::<Package>(&text).ok()).and_then(|package| {
+        let mut numbers = package.version.splitn(3, '.');
+        Some(format!("{}.{}", numbers.next()?, numbers.next()?))
+    });
+    version.ok_or_else(|| BadSettings::NoPlaywright(launcher.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_screen_is_two_sensible_numbers() {
+        assert_eq!("1280x720".parse(), Ok(Screen { width: 1280, height: 720 }));
+        for bad in ["", "1280", "1280x", "1280x720x24", "100x100", "-1x720", "99999x720"] {
+            assert!(bad.parse::<Screen>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The one task that owns the chart: it takes in what browsers do and what the API asks, in this order, carries out what
+//! follows, and publishes what the runner then is.
+
+use crate::{
+    chart::{Chart, Effect, Event, Plan, Question, StackId},
+    config::BrowserSettings,
+    stack::{Command, Doors, Stack},
+};
+use camofleet_crds::v1alpha1::Display;
+use camofleet_runner_api::{BindAnswer, BindRequest, Hot, Refusal, RefusalReason, RunnerState};
+use std::{collections::HashMap, sync::Arc, time::Instant};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot, watch,
+};
+
+/// What is known of the runner from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    pub(crate) state: RunnerState,
+    /// Whether it serves sessions, or would take one.
+    pub(crate) ready: bool,
+}
+
+/// A way into a session that is ready.
+pub(crate) struct Door {
+    pub(crate) stack: StackId,
+    pub(crate) display: Display,
+    pub(crate) doors: Doors,
+}
+
+enum Ask {
+    Bind { uid: String, request: BindRequest, reply: Reply<BindAnswer> },
+    End { uid: String, reply: Reply<()> },
+    Touch { uid: String, reply: Reply<()> },
+    Enter { uid: String, question: Question, reply: Reply<Door> },
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// The driver, as the API and the tunnels see it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    asks: UnboundedSender<Ask>,
+    reports: UnboundedSender<Event>,
+    published: watch::Receiver<Published>,
+}
+
+impl Runner {
+    /// Binds a session, or says what became of it.
+    pub(crate) async fn bind(&self, uid: String, request: BindRequest) -> Result<BindAnswer, Refusal> {
+        self.ask(|reply| Ask::Bind { uid, request, reply }).await
+    }
+
+    /// Begins to end a session, or forgets one that ended.
+    pub(crate) async fn end(&self, uid: String) -> Result<(), Refusal> {
+        self.ask(|reply| Ask::End { uid, reply }).await
+    }
+
+    /// Counts a session as active.
+    pub(crate) async fn touch(&self, uid: String) -> Result<(), Refusal> {
+        self.ask(|reply| Ask::Touch { uid, reply }).await
+    }
+
+    /// The way into a session, for the one who wants to do that.
+    pub(crate) async fn enter(&self, uid: String, question: Question) -> Result<Door, Refusal> {
+        self.ask(|reply| Ask::Enter { uid, question, reply }).await
+    }
+
+    /// Says what happened.
+    pub(crate) fn report(&self, event: Event) {
+        // A driver that is gone has ended everything.
+        self.reports.send(event).ok();
+    }
+
+    /// What the runner is, now and after each change.
+    pub(crate) fn published(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, Refusal> {
+        let gone = || Refusal { reason: RefusalReason::Draining, message: "this runner has ended".to_owned() };
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(ask(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Owns the chart and the stacks.
+pub(crate) struct Driver {
+    chart: Chart,
+    /// When the chart last did what was due.
+    settled: Instant,
+    stacks: HashMap<StackId, Stack>,
+    settings: Arc<BrowserSettings>,
+    reports: (UnboundedSender<Event>, UnboundedReceiver<Event>),
+    asks: UnboundedReceiver<Ask>,
+    published: watch::Sender<Published>,
+}
+
+impl Driver {
+    /// A driver that has not begun, and the handle to it.
+    pub(crate) fn new(plan: Plan, settings: BrowserSettings) -> (Self, Runner) {
+        let state = RunnerState {
+            boot_id: uuid::Uuid::new_v4().to_string(),
+            generation: 0,
+            engine: Some(settings.engine),
+            browser_version: None,
+            playwright_version: settings.playwright_version.clone(),
+            draining: false,
+            slots: plan.slots,
+            free: 0,
+            spent: false,
+            hot: Hot::default(),
+            warm: false,
+            launch_error: None,
+            sessions: Vec::new(),
+        };
+        let reports = unbounded_channel();
+        let (asks_in, asks) = unbounded_channel();
+        let (publisher, published) = watch::channel(Published { state, ready: false });
+        let runner = Runner { asks: asks_in, reports: reports.0.clone(), published };
+        let driver = Self {
+            chart: Chart::new(plan),
+            settled: Instant::now(),
+            stacks: HashMap::new(),
+            settings: Arc::new(settings),
+            reports,
+            asks,
+            published: publisher,
+        };
+        (driver, runner)
+    }
+
+    /// Runs until the runner was told to go and has nothing left to do.
+    pub(crate) async fn run(mut self) {
+        self.happens(Event::Tick);
+        while !self.chart.is_finished(self.settled) {
+            let deadline = self.chart.next_deadline(self.settled);
+            tokio::select! {
+                biased;
+                Some(event) = self.reports.1.recv() => self.happens(event),
+                Some(ask) = self.asks.recv() => self.answer(ask),
+                () = sleep_until(deadline) => self.happens(Event::Tick),
+            }
+        }
+    }
+
+    fn happens(&mut self, event: Event) {
+        self.settled = Instant::now();
+        if let Event::Gone { stack } = event {
+            self.stacks.remove(&stack);
+        }
+        let effects = self.chart.on(event, self.settled);
+        self.carry_out(effects);
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        self.settled = Instant::now();
+        // Whoever asked may be gone: what was asked is done all the same.
+        match ask {
+            Ask::Bind { uid, request, reply } => {
+                let (answer, effects) = self.chart.bind(&uid, request, self.settled);
+                self.carry_out(effects);
+                reply.send(answer.map(|()| self.bind_answer(&uid))).ok();
+            }
+            Ask::End { uid, reply } => {
+                let (answer, effects) = self.chart.end(&uid, self.settled);
+                self.carry_out(effects);
+                reply.send(answer).ok();
+            }
+            Ask::Touch { uid, reply } => {
+                let answer = self.chart.touch(&uid, self.settled);
+                self.happens(Event::Tick);
+                reply.send(answer).ok();
+            }
+            Ask::Enter { uid, question, reply } => {
+                let door = self.chart.door(&uid, question).map(|(stack, display)| {
+                    let doors = self.stacks[&stack].doors.clone();
+                    Door { stack, display, doors }
+                });
+                reply.send(door).ok();
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Launch { stack, kind } => {
+                    let boot_id = &self.published.borrow().state.boot_id;
+                    let launched = Stack::launch(stack, kind, boot_id, &self.settings, self.reports.0.clone());
+                    self.stacks.insert(stack, launched);
+                }
+                Effect::Open { stack, url, wait } => self.tell(stack, Command::open(url, wait)),
+                Effect::Ping { stack } => self.tell(stack, Some(Command::Ping)),
+                Effect::End { stack } => {
+                    if let Some(stack) = self.stacks.get(&stack) {
+                        stack.end();
+                    }
+                }
+            }
+        }
+        self.publish();
+    }
+
+    fn tell(&self, stack: StackId, command: Option<Command>) {
+        if let (Some(stack), Some(command)) = (self.stacks.get(&stack), command) {
+            stack.tell(command);
+        }
+    }
+
+    /// Publishes what the runner is, when that has changed, under a new generation.
+    fn publish(&self) {
+        let ready = self.chart.is_ready();
+        self.published.send_if_modified(|published| {
+            let mut state = published.state.clone();
+            self.chart.describe(self.settled, &mut state);
+            let changed = state != published.state || ready != published.ready;
+            if changed {
+                log_changes(&published.state, &state);
+                state.generation += 1;
+                *published = Published { state, ready };
+            }
+            changed
+        });
+    }
+
+    fn bind_answer(&self, uid: &str) -> BindAnswer {
+        let state = self.published.borrow().state.clone();
+        BindAnswer {
+            boot_id: state.boot_id,
+            generation: state.generation,
+            engine: self.settings.engine,
+            browser_version: state.browser_version,
+            playwright_version: state.playwright_version,
+            session: self.chart.session(uid).expect("a session that was bound, or was here before, is listed"),
+        }
+    }
+}
+
+/// Sessions are what people look for in logs: each step of one is a line, with its UID.
+fn log_changes(before: &RunnerState, after: &RunnerState) {
+    for session in &after.sessions {
+        if before.session(&session.uid).map(|before| before.phase) != Some(session.phase) {
+            let (reason, message) = session.end.as_ref().map(|end| (end.reason.as_str(), end.message.as_str())).unzip();
+            let (uid, namespace, name) = (&session.uid, &session.namespace, &session.name);
+            tracing::info!(uid, namespace, name, tier = ?session.tier, reason, message, "session {:?}", session.phase);
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,127 @@
+//! The HTTP API: each handler takes what its extractors proved, asks the driver, and puts the answer into words.
+
+use crate::{
+    auth::{About, Anyone, Gate, Operator, OperatorOn},
+    driver::{Published, Runner},
+    tunnel,
+};
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{FromRef, State, rejection::JsonRejection},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, Session};
+use futures::stream;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::timeout};
+
+/// How often a reader of events hears the state again when nothing changes.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What every handler may use.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) runner: Runner,
+}
+
+impl FromRef<App> for Runner {
+    fn from_ref(app: &App) -> Self {
+        app.runner.clone()
+    }
+}
+
+/// A refusal as a response.
+pub(crate) struct Refused(Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// The routes, all but the probes behind a token.
+pub(crate) fn router(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/v1/sessions", get(list))
+        .route("/v1/events", get(events))
+        .route("/v1/sessions/{uid}", put(bind).get(session).delete(end))
+        .route("/v1/sessions/{uid}/touch", post(touch))
+        .route("/v1/sessions/{uid}/playwright", get(tunnel::playwright))
+        .route("/v1/sessions/{uid}/vnc", get(tunnel::vnc))
+        .with_state(app)
+}
+
+async fn ready(State(runner): State<Runner>) -> Response {
+    let published = runner.published();
+    let published = published.borrow();
+    match (published.ready, &published.state.launch_error) {
+        (true, _) => "ok\n".into_response(),
+        (false, Some(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("browsers cannot be launched: {error}\n")).into_response(),
+        (false, None) => (StatusCode::SERVICE_UNAVAILABLE, "no sessions are taken, and none is here\n").into_response(),
+    }
+}
+
+async fn list(_: Anyone, State(runner): State<Runner>) -> Json<RunnerState> {
+    Json(runner.published().borrow().state.clone())
+}
+
+async fn events(_: Operator, State(runner): State<Runner>) -> Response {
+    let mut published = runner.published();
+    published.mark_changed();
+    let lines = stream::unfold(published, |mut published| async {
+        // Without a change in time the same is said again. A runner that ends ends the stream.
+        if let Ok(Err(_)) = timeout(HEARTBEAT, published.changed()).await {
+            return None;
+        }
+        Some((Ok::<_, Infallible>(line(&mut published)), published))
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+fn line(published: &mut watch::Receiver<Published>) -> Bytes {
+    let mut line = serde_json::to_vec(&published.borrow_and_update().state).expect("plain data serializes");
+    line.push(b'\n');
+    line.into()
+}
+
+async fn bind(
+    OperatorOn(uid): OperatorOn,
+    State(runner): State<Runner>,
+    request: Result<Json<BindRequest>, JsonRejection>,
+) -> Result<Json<BindAnswer>, Refused> {
+    let invalid = |message| Refusal { reason: RefusalReason::Invalid, message };
+    let Json(request) = request.map_err(|error| invalid(error.body_text()))?;
+    if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
+        return Err(invalid("idleTimeoutSeconds and maxLifetimeSeconds must be at least 1".to_owned()).into());
+    }
+    Ok(Json(runner.bind(uid, request).await?))
+}
+
+async fn session(About(uid): About, State(runner): State<Runner>) -> Result<Json<Session>, Refused> {
+    let session = runner.published().borrow().state.session(&uid).cloned();
+    let unknown = || Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") };
+    Ok(Json(session.ok_or_else(unknown)?))
+}
+
+async fn end(OperatorOn(uid): OperatorOn, State(runner): State<Runner>) -> Result<StatusCode, Refused> {
+    runner.end(uid).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn touch(About(uid): About, State(runner): State<Runner>) -> Result<StatusCode, Refused> {
+    runner.touch(uid).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

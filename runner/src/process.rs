@@ -1,0 +1,210 @@
+//! Processes of one stack: started in groups of their own and marked, ended by group, and what is left by its mark.
+//!
+//! Only what was spawned here is waited for: a `waitpid(-1)` beside tokio's own would take its exit codes. What leaves the
+//! group (Firefox's crash helper does) keeps the mark in its environment, and is reaped by the init process.
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use std::{
+    collections::VecDeque,
+    ffi::OsStr,
+    fs, io,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::ExitStatus,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// The environment variable that marks every process of a stack, however it was started.
+const MARK: &str = "CAMOFLEET_STACK";
+/// How many lines of standard error go with the report of a process's end, and how long each may be.
+const LAST_WORDS: usize = 8;
+const LONGEST_WORDS: usize = 300;
+/// How long to wait for the last words of a process that is gone, should a child of it hold the pipe.
+const WORDS_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long between looks at processes that were killed and are not gone yet.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The mark of one stack.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark(pub(crate) String);
+
+impl Mark {
+    /// A command whose process has this mark, a group of its own, and its home and temporary files in `dir`.
+    pub(crate) fn command(&self, program: &OsStr, dir: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env(MARK, &self.0).env("HOME", dir).env("TMPDIR", dir.join("tmp")).current_dir(dir);
+        command.process_group(0).kill_on_drop(true);
+        command
+    }
+
+    /// Kills every process that has this mark, again until none is left.
+    pub(crate) async fn sweep(&self) {
+        let mut rounds = 0_u32;
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                // Gone since: that is what is wanted.
+                kill(pid, Signal::SIGKILL).ok();
+            }
+            rounds += 1;
+            if rounds.is_multiple_of(100) {
+                tracing::warn!(mark = self.0, "killed processes are still there, and hold their slot");
+            }
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+        }
+    }
+
+    /// Kills the process group that this process leads, if it is there and has this mark.
+    pub(crate) fn kill_group(&self, leader: i32) {
+        if self.is_on(&format!("/proc/{leader}/environ")) {
+            killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
+        }
+    }
+
+    fn processes(&self) -> Vec<Pid> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| self.is_on(&format!("/proc/{pid}/environ"))).map(Pid::from_raw).collect()
+    }
+
+    /// Zombies, and what cannot be read, have no environment: neither is ours to kill.
+    fn is_on(&self, environment: &str) -> bool {
+        let mark = format!("{MARK}={}", self.0);
+        fs::read(environment).is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
+    }
+}
+
+/// A process that was spawned here.
+pub(crate) struct Process {
+    /// What people call it: `the display (Xvnc)`.
+    name: &'static str,
+    child: Child,
+    pid: u32,
+    words: Arc<Mutex<VecDeque<String>>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts a command whose standard error is piped.
+    pub(crate) fn spawn(name: &'static str, mut command: Command) -> Result<Self, String> {
+        let program = command.as_std().get_program().to_owned();
+        let mut child = command.spawn().map_err(|error| format!("cannot start {name}, {}: {error}", program.display()))?;
+        let pid = child.id().expect("a child that was not waited for has an id");
+        let words = Arc::new(Mutex::new(VecDeque::new()));
+        let listener = child.stderr.take().map(|stderr| tokio::spawn(listen(stderr, words.clone())));
+        Ok(Self { name, child, pid, words, listener })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The pipe from its standard output. It can be taken once, from a command that pipes it.
+    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("standard output is piped, and taken once")
+    }
+
+    /// The pipe to its standard input. It can be taken once, from a command that pipes it.
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("standard input is piped, and taken once")
+    }
+
+    /// Waits until it has ended, and says how.
+    pub(crate) async fn ended(&mut self) -> String {
+        let how = match self.child.wait().await {
+            Ok(status) => describe_exit(status.code(), status.signal().map(signal_name).as_deref()),
+            Err(error) => format!("ended, and it is not known how: {error}"),
+        };
+        if let Some(listener) = self.listener.take() {
+            timeout(WORDS_TIMEOUT, listener).await.ok();
+        }
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        with_last_words(&format!("{} {how}", self.name), words.iter().map(String::as_str))
+    }
+
+    /// Ends it: politely at first, by force after `patience`. Whoever asks for less waits less.
+    pub(crate) async fn stop(&mut self, patience: Duration) {
+        if self.status().is_none() {
+            self.signal(Signal::SIGTERM);
+            if timeout(patience, self.child.wait()).await.is_err() {
+                self.signal(Signal::SIGKILL);
+                self.child.wait().await.ok();
+            }
+        }
+    }
+
+    fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// To the whole group. Its leader was not waited for yet, so the number is still its own.
+    fn signal(&self, signal: Signal) {
+        let group = i32::try_from(self.pid).expect("process ids are positive ints");
+        if let Err(error) = killpg(Pid::from_raw(group), signal)
+            && error != Errno::ESRCH
+        {
+            tracing::warn!(name = self.name, %error, "cannot send {signal}");
+        }
+    }
+}
+
+/// `ended with exit code 1`, or `was ended by SIGKILL`.
+pub(crate) fn describe_exit(code: Option<i32>, signal: Option<&str>) -> String {
+    match (code, signal) {
+        (_, Some(signal)) => format!("was ended by {signal}"),
+        (Some(code), None) => format!("ended with exit code {code}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// A sentence, followed by what a process said at last.
+pub(crate) fn with_last_words<'a>(sentence: &str, words: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<_> = words.collect();
+    if words.is_empty() { sentence.to_owned() } else { format!("{sentence}; its last words:\n{}", words.join("\n")) }
+}
+
+fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
+}
+
+async fn listen(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let line: String = line.trim_end().chars().take(LONGEST_WORDS).collect();
+        if line.is_empty() {
+            continue;
+        }
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.len() == LAST_WORDS {
+            words.pop_front();
+        }
+        words.push_back(line);
+    }
+}
+
+/// Removes a directory with all that is in it. It is not given up: what cannot be removed holds its slot.
+pub(crate) async fn remove_directory(dir: &Path) {
+    loop {
+        match tokio::fs::remove_dir_all(dir).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %dir.display(), %error, "cannot remove a session's files, and try again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Ok(()) | Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! One stack: a directory, a display when the browser has one, and the launcher with its browser. A task of its own starts
+//! them one after the other, passes commands and reports on, and takes all of it down at the end, however it ends.
+
+use crate::{
+    chart::{Event, Kind, StackId},
+    config::{BrowserSettings, Screen},
+    display,
+    process::{Mark, Process, describe_exit, remove_directory, with_last_words},
+};
+use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
+use serde::{Deserialize, Serialize};
+use std::{
+    convert::Infallible,
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Directories of stacks are named so: only those are removed when the runner starts.
+const DIRECTORY_PREFIX: &str = "stack-";
+/// The Playwright server's socket, in the session's directory.
+const PLAYWRIGHT_SOCKET: &str = "pw.sock";
+/// How long contexts of a client whose connection was lost wait for it.
+const RECONNECT_GRACE: Duration = Duration::from_secs(60);
+/// How long the launcher may take to kill its browser and to say farewell to clients, and Xvnc to clean up.
+const LAUNCHER_PATIENCE: Duration = Duration::from_secs(3);
+const DISPLAY_PATIENCE: Duration = Duration::from_secs(1);
+/// A browser whose display died ends within this time, so its display is looked at before the browser is blamed.
+const BLAME_TIMEOUT: Duration = Duration::from_millis(300);
+/// V8's young generation at its smallest saves a third of Node's memory; its ceiling is for messages, which may be 256 MB.
+const NODE_FLAGS: [&str; 2] = ["--max-semi-space-size=1", "--max-old-space-size=1024"];
+
+/// Where clients of a stack are let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) playwright: PathBuf,
+    /// The one path that the Playwright server serves, known to nobody else.
+    pub(crate) ws_path: String,
+    pub(crate) vnc: PathBuf,
+    /// Cancelled when nothing of the stack is left.
+    pub(crate) closed: CancellationToken,
+}
+
+/// What a stack can be told while it runs. The launcher reads it as it stands here.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "command", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub(crate) enum Command {
+    /// Open the start page.
+    Open { url: String, wait_until: &'static str },
+    /// Ask the browser whether it lives.
+    Ping,
+}
+
+impl Command {
+    /// The command that opens a start page. `None`: it is not to be navigated.
+    pub(crate) fn open(url: String, wait: StartUrlWait) -> Option<Self> {
+        let wait_until = match wait {
+            StartUrlWait::None => return None,
+            StartUrlWait::DomContentLoaded => "domcontentloaded",
+            StartUrlWait::Load => "load",
+        };
+        Some(Self::Open { url, wait_until })
+    }
+}
+
+/// A stack that was launched, as its driver holds it.
+pub(crate) struct Stack {
+    pub(crate) doors: Doors,
+    commands: UnboundedSender<Command>,
+    end: CancellationToken,
+}
+
+impl Stack {
+    /// Launches a browser. Reports `Launched` or `Broke`, what happens then, and at last `Gone`.
+    pub(crate) fn launch(
+        id: StackId,
+        kind: Kind,
+        boot_id: &str,
+        settings: &Arc<BrowserSettings>,
+        reports: UnboundedSender<Event>,
+    ) -> Self {
+        let dir = settings.state_dir.join(format!("{DIRECTORY_PREFIX}{}", id.0));
+        let doors = Doors {
+            playwright: dir.join(PLAYWRIGHT_SOCKET),
+            ws_path: format!("/{}", uuid::Uuid::new_v4().simple()),
+            vnc: dir.join(display::VNC_SOCKET),
+            closed: CancellationToken::new(),
+        };
+        let (commands, inbox) = unbounded_channel();
+        let end = CancellationToken::new();
+        let task = Task {
+            id,
+            kind,
+            dir,
+            mark: Mark(format!("{boot_id}.{}", id.0)),
+            settings: settings.clone(),
+            doors: doors.clone(),
+            reports,
+            parts: Parts::default(),
+        };
+        tokio::spawn(task.run(inbox, end.clone()));
+        Self { doors, commands, end }
+    }
+
+    /// Tells it something. One that is ending does not hear it.
+    pub(crate) fn tell(&self, command: Command) {
+        self.commands.send(command).ok();
+    }
+
+    /// Takes it down.
+    pub(crate) fn end(&self) {
+        self.end.cancel();
+    }
+}
+
+/// Removes what an earlier run left, and makes the directory in which stacks have theirs.
+pub(crate) fn prepare(state_dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+    for entry in std::fs::read_dir(state_dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(DIRECTORY_PREFIX)) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+struct Task {
+    id: StackId,
+    kind: Kind,
+    dir: PathBuf,
+    mark: Mark,
+    settings: Arc<BrowserSettings>,
+    doors: Doors,
+    reports: UnboundedSender<Event>,
+    parts: Parts,
+}
+
+/// What was started, and so has to be ended.
+#[derive(Default)]
+struct Parts {
+    display: Option<Process>,
+    launcher: Option<Process>,
+    browser: Option<i32>,
+}
+
+/// The launcher's first line: what to launch.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LaunchRequest<'a> {
+    engine: EngineName,
+    executable: &'a Path,
+    dir: &'a Path,
+    ws_path: &'a str,
+    headless: bool,
+    screen: Screen,
+    grace_ms: u128,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    camoufox_config: Option<serde_json::Value>,
+}
+
+/// What the launcher says, line by line.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum LauncherEvent {
+    Ready { version: String, browser_pid: i32 },
+    Failed { message: String },
+    Exited { code: Option<i32>, signal: Option<String>, last_words: Vec<String> },
+    StartPage { error: Option<String> },
+    Pong,
+}
+
+impl Task {
+    async fn run(mut self, inbox: UnboundedReceiver<Command>, end: CancellationToken) {
+        let broke = tokio::select! {
+            biased;
+            () = end.cancelled() => None,
+            Err(message) = self.live(inbox) => Some(message),
+        };
+        if let Some(message) = broke {
+            tracing::warn!(stack = self.id.0, %message, "a browser broke");
+            self.report(Event::Broke { stack: self.id, message });
+        }
+        self.take_down().await;
+        self.doors.closed.cancel();
+        self.report(Event::Gone { stack: self.id });
+    }
+
+    /// The driver outlives its stacks but when the runner ends, and then nobody needs to know.
+    fn report(&self, event: Event) {
+        self.reports.send(event).ok();
+    }
+
+    /// Starts everything and serves until something breaks: then it says what.
+    async fn live(&mut self, mut inbox: UnboundedReceiver<Command>) -> Result<Infallible, String> {
+        self.make_directory().map_err(|error| format!("cannot make {}: {error}", self.dir.display()))?;
+        let display = self.start_display().await?;
+        let launcher = self.parts.launcher.insert(self.start_launcher(display.as_deref())?);
+        let mut stdin = launcher.take_stdin();
+        let mut events = BufReader::new(launcher.take_stdout()).lines();
+        write_line(&mut stdin, &self.launch_request()).await.map_err(|error| format!("the launcher did not listen: {error}"))?;
+        loop {
+            let line = tokio::select! {
+                biased;
+                cause = ended(self.parts.display.as_mut()) => return Err(cause),
+                line = events.next_line() => line,
+                Some(command) = inbox.recv() => {
+                    // One that does not listen any more has ended, which is seen at its output.
+                    write_line(&mut stdin, &command).await.ok();
+                    continue;
+                }
+            };
+            match line {
+                Ok(Some(line)) => match serde_json::from_str(&line) {
+                    Ok(event) => self.hear(event).await?,
+                    Err(_) => tracing::warn!(stack = self.id.0, line, "the launcher said what is not of its protocol"),
+                },
+                Ok(None) | Err(_) => return Err(ended(self.parts.launcher.as_mut()).await),
+            }
+        }
+    }
+
+    async fn hear(&mut self, event: LauncherEvent) -> Result<(), String> {
+        let stack = self.id;
+        match event {
+            LauncherEvent::Ready { version, browser_pid } => {
+                self.parts.browser = Some(browser_pid);
+                self.report(Event::Launched { stack, version });
+            }
+            LauncherEvent::Pong => self.report(Event::Answered { stack }),
+            LauncherEvent::StartPage { error } => self.report(Event::StartPage { stack, error }),
+            LauncherEvent::Failed { message } => return Err(self.blame(message).await),
+            LauncherEvent::Exited { code, signal, last_words } => {
+                let sentence = format!("the browser {}", describe_exit(code, signal.as_deref()));
+                return Err(self.blame(with_last_words(&sentence, last_words.iter().map(String::as_str))).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the browser's end is put down to: its display, when that has ended too.
+    async fn blame(&mut self, browser: String) -> String {
+        timeout(BLAME_TIMEOUT, ended(self.parts.display.as_mut())).await.unwrap_or(browser)
+    }
+
+    fn make_directory(&self) -> io::Result<()> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.mode(0o700).create(&self.dir)?;
+        builder.create(self.dir.join("tmp"))
+    }
+
+    async fn start_display(&mut self) -> Result<Option<String>, String> {
+        match self.kind {
+            Kind::Headless => Ok(None),
+            Kind::Headful => {
+                let xvnc = self.parts.display.insert(display::start(&self.mark, &self.dir, self.settings.screen)?);
+                display::name(xvnc).await.map(Some)
+            }
+        }
+    }
+
+    fn start_launcher(&self, display: Option<&str>) -> Result<Process, String> {
+        let mut command = self.mark.command(self.settings.node.as_os_str(), &self.dir);
+        command.args(NODE_FLAGS).arg(&self.settings.launcher);
+        match display {
+            Some(display) => command.env("DISPLAY", display).env("XAUTHORITY", self.dir.join(display::XAUTHORITY)),
+            None => command.env_remove("DISPLAY"),
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Process::spawn("the Playwright server (node)", command)
+    }
+
+    fn launch_request(&self) -> LaunchRequest<'_> {
+        let Screen { width, height } = self.settings.screen;
+        let camoufox_config = (self.settings.engine == EngineName::Camoufox).then(|| {
+            // The screen that pages are told of is the one that the window is on.
+            serde_json::json!({
+                "screen.width": width, "screen.height": height, "screen.availWidth": width, "screen.availHeight": height,
+                "window.outerWidth": width, "window.outerHeight": height,
+            })
+        });
+        LaunchRequest {
+            engine: self.settings.engine,
+            executable: &self.settings.executable,
+            dir: &self.dir,
+            ws_path: &self.doors.ws_path,
+            headless: self.kind == Kind::Headless,
+            screen: self.settings.screen,
+            grace_ms: RECONNECT_GRACE.as_millis(),
+            camoufox_config,
+        }
+    }
+
+    /// Ends what was started, in the order in which one depends on the other, then what is left, and removes the files.
+    async fn take_down(&mut self) {
+        if let Some(launcher) = &mut self.parts.launcher {
+            launcher.stop(LAUNCHER_PATIENCE).await;
+        }
+        if let Some(browser) = self.parts.browser {
+            // The launcher did it, unless it was killed itself.
+            self.mark.kill_group(browser);
+        }
+        if let Some(display) = &mut self.parts.display {
+            display.stop(DISPLAY_PATIENCE).await;
+        }
+        self.mark.sweep().await;
+        if let Some(display) = &self.parts.display {
+            display::remove_remains(display.pid());
+        }
+        remove_directory(&self.dir).await;
+    }
+}
+
+/// Waits for the end of a process; for ever, when there is none.
+async fn ended(process: Option<&mut Process>) -> String {
+    match process {
+        Some(process) => process.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write_line(pipe: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    pipe.write_all(&line).await
+}

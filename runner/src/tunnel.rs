@@ -1,0 +1,244 @@
+//! Connections into sessions: the upgrade is answered by the session's own server, and then bytes are passed on, both ways
+//! at once, as they are. Close codes pass by themselves. A client that is lost without a Close frame is dropped on the other
+//! side without one too, so that the server sees an abnormal closure and the client may come back.
+
+use crate::{
+    auth::{Hop, forbidden},
+    chart::{Event, Question, StackId},
+    driver::{Door, Runner},
+    http::Refused,
+};
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::Response,
+};
+use camofleet_crds::v1alpha1::Display;
+use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner, token::Role};
+use http_body_util::{BodyExt, Limited};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How much is read at once, in each direction.
+const BUFFER: usize = 64 * 1024;
+/// How long the session's server may take to answer an upgrade.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest body of a refusal that is passed on.
+const MAX_REFUSAL: usize = 64 * 1024;
+/// A busy client's activity is told this often.
+const ACTIVITY_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a client may take to hang up once its session's server did. Hanging up on one that still sends would take from
+/// it the last bytes that it has not read (a reset discards them).
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What of the client's handshake is for the Playwright server: its version, and the WebSocket's (RFC 6455 section 4.1).
+const PASSED_ON: [HeaderName; 6] = [
+    header::USER_AGENT,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+    header::SEC_WEBSOCKET_PROTOCOL,
+];
+
+/// Connects a Playwright client with the session's Playwright server.
+pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: Request) -> Result<Response, Refused> {
+    match hop.role {
+        Role::Connect => {}
+        Role::Control | Role::View => return Err(forbidden("driving the browser takes the role connect")),
+    }
+    if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
+        return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
+    }
+    let Door { stack, doors, .. } = runner.enter(hop.uid.clone(), Question::Connect).await?;
+    let answered = timeout(ANSWER_TIMEOUT, ask(&doors.playwright, &doors.ws_path, request.headers())).await;
+    let mut answer = answered.unwrap_or_else(|_| Err("it does not answer".into())).map_err(|error| unreachable(&hop.uid, &*error))?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return passed_on(answer).await;
+    }
+    let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
+    tracing::info!(uid = hop.uid, "a client connects");
+    tokio::spawn(async move {
+        if let Ok((client, server)) = tokio::try_join!(client, server) {
+            let guest = Guest::arrive(runner, stack);
+            let (client, server) = (TokioIo::new(client), TokioIo::new(server));
+            pump(client, server, doors.closed, |sender, receiver| watched(sender, receiver, guest)).await;
+        }
+        tracing::info!(uid = hop.uid, "a client left");
+    });
+    let (parts, _) = answer.into_parts();
+    Ok(Response::from_parts(parts, Body::empty()))
+}
+
+/// Connects the gateway with the session's display: RFB, as it is. Who may do what there is told apart by the gateway.
+pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request) -> Result<Response, Refused> {
+    match hop.role {
+        Role::Control | Role::View => {}
+        Role::Connect => return Err(forbidden("looking at the display takes the role control or view")),
+    }
+    let Some(protocol) = request.headers().get(header::UPGRADE).cloned().filter(|_| is_upgrade_to(&request, |_| true)) else {
+        return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
+    };
+    let Door { display, doors, .. } = runner.enter(hop.uid.clone(), Question::Watch).await?;
+    match display {
+        Display::LiveView => {}
+        Display::Headless | Display::Headful => return Err(invalid("the session has no live view: its display is not LiveView")),
+    }
+    let server = UnixStream::connect(&doors.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
+    tracing::info!(uid = hop.uid, role = ?hop.role, "a viewer connects");
+    let client: OnUpgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        if let Ok(client) = client.await {
+            pump(TokioIo::new(client), server, doors.closed, copy).await;
+        }
+        tracing::info!(uid = hop.uid, "a viewer left");
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::UPGRADE, protocol);
+    Ok(response)
+}
+
+/// Sends the client's handshake to the session's server.
+async fn ask(
+    socket: &Path,
+    ws_path: &str,
+    headers: &HeaderMap,
+) -> Result<Response<hyper::body::Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = UnixStream::connect(socket).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection.with_upgrades());
+    let mut request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+    *request.uri_mut() = Uri::try_from(ws_path)?;
+    let sent = request.headers_mut();
+    sent.insert(header::HOST, HeaderValue::from_static("localhost"));
+    sent.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    for name in PASSED_ON {
+        if let Some(value) = headers.get(&name) {
+            sent.insert(name, value.clone());
+        }
+    }
+    Ok(sender.send_request(request).await?)
+}
+
+/// A refusal of the session's server, with its words: a client of another Playwright minor is told so by 428.
+async fn passed_on(answer: Response<hyper::body::Incoming>) -> Result<Response, Refused> {
+    let status = answer.status();
+    let body = timeout(ANSWER_TIMEOUT, Limited::new(answer.into_body(), MAX_REFUSAL).collect()).await;
+    let words = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let mut response = Response::new(Body::from(words));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Ok(response)
+}
+
+/// Passes bytes on until one side ends or the session does. `upstream` copies what the client sends.
+async fn pump<Server, Upstream, Copying>(
+    client: TokioIo<Upgraded>,
+    server: Server,
+    closed: CancellationToken,
+    upstream: Upstream,
+) where
+    Server: AsyncRead + AsyncWrite + Unpin,
+    Upstream: FnOnce(tokio::io::ReadHalf<TokioIo<Upgraded>>, tokio::io::WriteHalf<Server>) -> Copying,
+    Copying: Future<Output = io::Result<()>>,
+{
+    let (client_sends, mut client_reads) = tokio::io::split(client);
+    let (server_sends, server_reads) = tokio::io::split(server);
+    let upstream = upstream(client_sends, server_reads);
+    tokio::pin!(upstream);
+    let downstream = async {
+        copy(server_sends, &mut client_reads).await?;
+        client_reads.shutdown().await
+    };
+    tokio::select! {
+        // The client is gone, or says what may not pass: both sides are dropped.
+        _ = &mut upstream => {}
+        // The server has ended: what it said last has been sent.
+        _ = downstream => drop(timeout(FAREWELL_TIMEOUT, upstream).await),
+        () = closed.cancelled() => {}
+    }
+}
+
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return Ok(()),
+            count => to.write_all(&buffer[..count]).await?,
+        }
+    }
+}
+
+/// Copies what a Playwright client sends, and counts its data frames, not its pings, as activity.
+async fn watched(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut guest: Guest) -> io::Result<()> {
+    let mut scanner = FrameScanner::default();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        let bytes = &buffer[..count];
+        if scanner.scan(bytes).map_err(io::Error::other)?.data {
+            guest.acts();
+        }
+        to.write_all(bytes).await?;
+    }
+}
+
+/// A client that is connected, for as long as this lives.
+struct Guest {
+    runner: Runner,
+    stack: StackId,
+    told: Instant,
+}
+
+impl Guest {
+    fn arrive(runner: Runner, stack: StackId) -> Self {
+        runner.report(Event::Joined { stack });
+        Self { runner, stack, told: Instant::now() }
+    }
+
+    fn acts(&mut self) {
+        if self.told.elapsed() >= ACTIVITY_INTERVAL {
+            self.told = Instant::now();
+            self.runner.report(Event::Active { stack: self.stack });
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.runner.report(Event::Left { stack: self.stack });
+    }
+}
+
+fn is_upgrade_to(request: &Request, protocol: impl Fn(&str) -> bool) -> bool {
+    let values = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let connection = values(header::CONNECTION).unwrap_or_default();
+    let upgrades = connection.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    upgrades && values(header::UPGRADE).is_some_and(protocol)
+}
+
+fn invalid(message: &str) -> Refused {
+    Refusal { reason: RefusalReason::Invalid, message: message.to_owned() }.into()
+}
+
+fn unreachable(uid: &str, error: &(impl std::fmt::Display + ?Sized)) -> Refused {
+    let message = format!("session {uid} cannot be reached and is probably ending: {error}");
+    Refusal { reason: RefusalReason::WrongPhase, message }.into()
+}
