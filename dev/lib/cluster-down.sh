@@ -31,7 +31,7 @@ cluster_sweep() {
 # asked to end, after it has tidied up its tasks (mounts, shims and their sockets).
 stop_processes() {
   local pid
-  if daemon_is_alive kubelet; then kill -KILL "$(cat "$state/kubelet.pid")"; fi # it would start again what is stopped
+  if daemon_is_alive kubelet; then kill -KILL "$(cat "$state/kubelet.pid")" || true; fi # it would start again what is stopped
   if daemon_is_alive containerd; then
     pid=$(cat "$state/containerd.pid")
     { timeout 30 ctr --address "$state/containerd/containerd.sock" --namespace k8s.io tasks ls -q |
@@ -50,7 +50,7 @@ kill_processes() {
   [ -z "$pids" ] || { kill -KILL $pids 2>/dev/null; return 1; }
 }
 
-process_is_gone() { [ ! -e "/proc/$1/ns/net" ] || ! readlink "/proc/$1/ns/net" >/dev/null 2>&1; }
+process_is_gone() { ! readlink "/proc/$1/ns/net"; } # which a zombie has not either
 
 # Those in our cgroups (pods) and in our network namespace (daemons, shims), but not this script.
 our_processes() {

@@ -155,9 +155,10 @@ daemon() {
 
 # A pid may have been given to another process since: ours is the one that lives in our network namespace.
 daemon_is_alive() {
-  local pid
+  local pid ours
   pid=$(cat "$state/$1.pid" 2>/dev/null) || return 1
-  [ "$(stat -Lc %i "/proc/$pid/ns/net" 2>/dev/null)" = "$(stat -Lc %i "/run/netns/$netns")" ]
+  ours=$(stat -Lc %i "/run/netns/$netns" 2>/dev/null) || return 1
+  [ "$(readlink "/proc/$pid/ns/net" 2>/dev/null)" = "net:[$ours]" ]
 }
 
 start_control_plane() {
