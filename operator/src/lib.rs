@@ -3,3 +3,4 @@
 //! `core` decides and does no IO; `shell` watches, calls and writes, and decides nothing.
 
 pub mod core;
+pub mod shell;

@@ -1,2 +1,91 @@
-//! Placeholder while the crate is written.
-fn main() {}
+//! The operator's process: reads its flags and runs until SIGTERM.
+
+use camofleet_operator::{
+    core::pods::Installation,
+    shell::{self, Options},
+};
+use clap::Parser;
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Schedules browser sessions onto runner pods.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Flags {
+    /// Image of the runners of pools that name none.
+    #[arg(long, env = "CAMOFLEET_RUNNER_IMAGE")]
+    runner_image: String,
+    /// Base of every URL that is published: the gateway's, as clients reach it (http:// or https://, no slash at its end).
+    #[arg(long, env = "CAMOFLEET_PUBLIC_URL", value_parser = public_url)]
+    public_url: String,
+    /// Namespace of the release.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// Name of this process's pod, under which it leads.
+    #[arg(long, env = "POD_NAME")]
+    identity: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
+    admin_listen: SocketAddr,
+}
+
+fn public_url(text: &str) -> Result<String, String> {
+    let has_scheme = text.starts_with("http://") || text.starts_with("https://");
+    if !has_scheme || text.ends_with('/') {
+        return Err(
+            "must begin with http:// or https:// and end without a slash, as in https://fleet.example.org".to_owned()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    log();
+    // Chosen on purpose and first, or the first TLS connection would find none or two.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::error!("another TLS provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    let options = Options {
+        installation: Installation { runner_image: flags.runner_image, public_url: flags.public_url },
+        namespace: flags.namespace,
+        identity: flags.identity,
+        admin_listen: flags.admin_listen,
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(async { shell::run(options, stop()?).await }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends at SIGTERM or SIGINT.
+fn stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        logs.init();
+    } else {
+        logs.json().flatten_event(true).init();
+    }
+}

@@ -204,12 +204,8 @@ pub enum Effect {
     },
     /// Write a session's status, unless it changed since.
     PatchSession {
-        /// Which.
-        key: Key,
-        /// Its UID.
-        session: Uid,
-        /// The resourceVersion that was decided on.
-        resource_version: String,
+        /// The session as it was when this was decided.
+        session: Arc<BrowserSession>,
         /// The whole status.
         status: Box<BrowserSessionStatus>,
         /// False: it can wait behind others (`Queued`).
@@ -256,19 +252,15 @@ pub enum Effect {
     },
     /// Write a pool's status, unless it changed since.
     PatchPool {
-        /// Which.
-        pool: Key,
-        /// The resourceVersion that was decided on.
-        resource_version: String,
+        /// The pool as it was when this was decided.
+        pool: Arc<WorkerPool>,
         /// The whole status.
         status: Box<WorkerPoolStatus>,
     },
     /// Set or take off the finalizer of a pool, unless it changed since.
     FinalizePool {
-        /// Which.
-        pool: Key,
-        /// The resourceVersion that was decided on.
-        resource_version: String,
+        /// The pool as it was when this was decided.
+        pool: Arc<WorkerPool>,
         /// All finalizers that it is to have.
         finalizers: Vec<String>,
     },

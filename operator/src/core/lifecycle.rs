@@ -148,7 +148,7 @@ impl Core {
         match &session.stage {
             Stage::Waiting => self.runner_has(pod, uid, Facts::listed(entry, state), state.generation),
             Stage::Binding { runner, .. } if runner == pod => {
-                self.runner_has(pod, uid, Facts::listed(entry, state), state.generation)
+                self.runner_has(pod, uid, Facts::listed(entry, state), state.generation);
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
@@ -364,17 +364,8 @@ impl Core {
         });
         let wished = status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.now);
         let Some(wished) = wished.filter(|wished| session.object.status.as_ref() != Some(wished)) else { return };
-        let (Some(resource_version), key) = (session.object.metadata.resource_version.clone(), session.key()) else {
-            return;
-        };
         let urgent = wished.state != SessionState::Queued;
-        self.effects.push(Effect::PatchSession {
-            key,
-            session: uid.clone(),
-            resource_version,
-            status: Box::new(wished),
-            urgent,
-        });
+        self.effects.push(Effect::PatchSession { session: session.object.clone(), status: Box::new(wished), urgent });
         if let Some(session) = self.sessions.get_mut(uid) {
             session.write = session.write.started();
         }

@@ -157,7 +157,7 @@ impl Core {
             Input::Sessions(Change::All(all)) => self.replace_sessions(all),
             Input::Sessions(Change::Applied(session)) => self.session_applied(session),
             Input::Sessions(Change::Gone(session)) => {
-                self.session_gone(&session.metadata.uid.clone().unwrap_or_default())
+                self.session_gone(&session.metadata.uid.clone().unwrap_or_default());
             }
             Input::Pools(Change::All(all)) => self.replace_pools(all),
             Input::Pools(Change::Applied(pool)) => self.pool_applied(pool),
@@ -234,21 +234,33 @@ impl Core {
     fn replace_sessions(&mut self, all: Vec<Arc<BrowserSession>>) {
         let present: BTreeSet<_> = all.iter().filter_map(|session| session.metadata.uid.clone()).collect();
         let gone: Vec<_> = self.sessions.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
-        gone.iter().for_each(|uid| self.session_gone(uid));
-        all.into_iter().for_each(|session| self.session_applied(session));
+        for uid in &gone {
+            self.session_gone(uid);
+        }
+        for session in all {
+            self.session_applied(session);
+        }
     }
 
     fn replace_pools(&mut self, all: Vec<Arc<WorkerPool>>) {
         let present: BTreeSet<_> = all.iter().map(|pool| Key::of(pool.as_ref())).collect();
         let gone: Vec<_> = self.pools.keys().filter(|key| !present.contains(*key)).cloned().collect();
-        gone.iter().for_each(|key| self.pool_gone(key));
-        all.into_iter().for_each(|pool| self.pool_applied(pool));
+        for key in &gone {
+            self.pool_gone(key);
+        }
+        for pool in all {
+            self.pool_applied(pool);
+        }
     }
 
     fn replace_pods(&mut self, all: Vec<RunnerPod>) {
         let present: BTreeSet<_> = all.iter().map(|pod| pod.uid.clone()).collect();
         let gone: Vec<_> = self.runners.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
-        gone.iter().for_each(|uid| self.pod_gone(uid));
-        all.into_iter().for_each(|pod| self.pod_applied(pod));
+        for uid in &gone {
+            self.pod_gone(uid);
+        }
+        for pod in all {
+            self.pod_applied(pod);
+        }
     }
 }

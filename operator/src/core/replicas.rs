@@ -84,7 +84,7 @@ impl Core {
         let finalizers = pool.object.metadata.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) && pool.write.may_start(now) {
             let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
-            finalize(&mut self.effects, key, pool, finalizers);
+            finalize(&mut self.effects, pool, finalizers);
         }
         if pool.protected.is_none_or(|at| at.after(PROTECT_AGAIN) <= now) {
             pool.protected = Some(now);
@@ -110,7 +110,7 @@ impl Core {
             && pool.write.may_start(now.mono)
         {
             let finalizers = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
-            finalize(&mut self.effects, key, pool, finalizers);
+            finalize(&mut self.effects, pool, finalizers);
         }
     }
 
@@ -241,8 +241,7 @@ impl Core {
         if pool.object.status.as_ref() == Some(&wished) {
             return;
         }
-        let Some(resource_version) = pool.object.metadata.resource_version.clone() else { return };
-        self.effects.push(Effect::PatchPool { pool: key.clone(), resource_version, status: Box::new(wished) });
+        self.effects.push(Effect::PatchPool { pool: pool.object.clone(), status: Box::new(wished) });
         if let Some(pool) = self.pools.get_mut(key) {
             pool.write = pool.write.started();
             pool.written = Some(now.mono);
@@ -283,10 +282,9 @@ impl Core {
     }
 }
 
-fn finalize(effects: &mut Vec<Effect>, key: &Key, pool: &mut Pool, finalizers: Vec<String>) {
-    let Some(resource_version) = pool.object.metadata.resource_version.clone() else { return };
+fn finalize(effects: &mut Vec<Effect>, pool: &mut Pool, finalizers: Vec<String>) {
     pool.write = pool.write.started();
-    effects.push(Effect::FinalizePool { pool: key.clone(), resource_version, finalizers });
+    effects.push(Effect::FinalizePool { pool: pool.object.clone(), finalizers });
 }
 
 /// When a pool that is being deleted is let go in any case.

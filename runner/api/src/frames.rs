@@ -189,7 +189,7 @@ mod tests {
         match payload.len() {
             short @ 0..=125 => bytes.push(masked | u8::try_from(short).unwrap()),
             medium @ 126..=0xffff => {
-                bytes.push(masked | 126);
+                bytes.push(masked | 0x7e);
                 bytes.extend(u16::try_from(medium).unwrap().to_be_bytes());
             }
             long => {

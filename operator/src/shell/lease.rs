@@ -1,0 +1,240 @@
+//! Who leads. One Lease, held by a pod's name; the clock that counts is always one's own.
+//!
+//! The numbers are client-go's: a lease is free 15 s after it was last seen to change; its holder stops 10 s after the
+//! last renewal that it knows of, which leaves 5 s in which nobody leads and nobody's clock has to be trusted; both try
+//! again every 2 s.
+
+use crate::core::Input;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{Api, Client, ResourceExt, api::ObjectMeta, api::PostParams};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+const NAME: &str = "camofleet-operator";
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Whether this process leads, for everyone who is about to write.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leadership(Arc<Mutex<Option<Term>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    epoch: u64,
+    until: Instant,
+}
+
+impl Leadership {
+    /// The epoch of this process's term, if it is sure to lead at this moment.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        let term = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        term.filter(|term| Instant::now() < term.until).map(|term| term.epoch)
+    }
+
+    fn set(&self, term: Option<Term>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = term;
+    }
+}
+
+/// What to do about the lease.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Take it: it is nobody's, one's own from an earlier life, or was not renewed in time.
+    Take,
+    /// Renew it.
+    Renew,
+    /// Leave it: another holds it.
+    Leave,
+}
+
+/// The lease as it was last seen to change, on one's own clock.
+struct Seen {
+    version: Option<String>,
+    at: Instant,
+}
+
+fn judge(holder: Option<&str>, identity: &str, leads: bool, unchanged_for: Duration) -> Verdict {
+    match holder {
+        None | Some("") => Verdict::Take,
+        Some(holder) if holder == identity => {
+            if leads {
+                Verdict::Renew
+            } else {
+                Verdict::Take
+            }
+        }
+        Some(_) if unchanged_for > LEASE_DURATION => Verdict::Take,
+        Some(_) => Verdict::Leave,
+    }
+}
+
+/// Tries to lead until told to stop, and then gives the lease back.
+pub(super) async fn run(
+    client: Client,
+    namespace: &str,
+    identity: &str,
+    leadership: Leadership,
+    inputs: UnboundedSender<Input>,
+    stop: impl Future<Output = ()>,
+) {
+    let mut election = Election {
+        api: Api::namespaced(client, namespace),
+        identity: identity.to_owned(),
+        seen: Seen { version: None, at: Instant::now() },
+        term: None,
+    };
+    tokio::pin!(stop);
+    loop {
+        let led = election.term.is_some();
+        // A round that hangs must not outlive the term.
+        match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot read or write Lease {NAME}"),
+            Err(_) => tracing::warn!("no answer about Lease {NAME}"),
+        }
+        election.term = election.term.filter(|term| Instant::now() < term.until);
+        leadership.set(election.term);
+        match (led, election.term) {
+            (false, Some(term)) => {
+                tracing::info!(epoch = term.epoch, "leads");
+                let _ = inputs.send(Input::Leads);
+            }
+            (true, None) => {
+                tracing::warn!("leads no longer");
+                let _ = inputs.send(Input::Follows);
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = &mut stop => break,
+        }
+    }
+    leadership.set(None);
+    let _ = inputs.send(Input::Follows);
+    if election.term.is_some() {
+        match tokio::time::timeout(RETRY, election.release()).await {
+            Ok(Ok(())) => tracing::info!("gave the lease back"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot give the lease back: the next leader waits until it is over");
+            }
+            Err(_) => tracing::warn!("no answer when giving the lease back"),
+        }
+    }
+}
+
+struct Election {
+    api: Api<Lease>,
+    identity: String,
+    seen: Seen,
+    term: Option<Term>,
+}
+
+impl Election {
+    async fn round(&mut self) -> Result<(), kube::Error> {
+        let Some(lease) = self.api.get_opt(NAME).await? else { return self.create().await };
+        if self.seen.version != lease.resource_version() {
+            self.seen = Seen { version: lease.resource_version(), at: Instant::now() };
+        }
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        match judge(holder, &self.identity, self.term.is_some(), self.seen.at.elapsed()) {
+            Verdict::Leave => {
+                self.term = None;
+                Ok(())
+            }
+            verdict @ (Verdict::Take | Verdict::Renew) => self.write(lease, verdict == Verdict::Take).await,
+        }
+    }
+
+    async fn create(&mut self) -> Result<(), kube::Error> {
+        let lease = Lease {
+            metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
+            spec: Some(LeaseSpec::default()),
+        };
+        match self.api.create(&PostParams::default(), &lease).await {
+            Ok(lease) => self.write(lease, true).await,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the lease as one's own. It is refused when anybody wrote it since it was read.
+    async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
+        let asked = Instant::now();
+        let now = MicroTime(Timestamp::now());
+        let spec = lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(self.identity.clone());
+        spec.lease_duration_seconds = i32::try_from(LEASE_DURATION.as_secs()).ok();
+        spec.renew_time = Some(now.clone());
+        if take {
+            spec.acquire_time = Some(now);
+            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default() + 1);
+        }
+        let written = match self.api.replace(NAME, &PostParams::default(), &lease).await {
+            Ok(written) => written,
+            Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.seen = Seen { version: written.resource_version(), at: Instant::now() };
+        let until = asked + RENEW_DEADLINE;
+        let epoch = match self.term {
+            Some(term) if !take => Some(term.epoch),
+            // It grows with every write to the cluster, so a later term has a higher one.
+            Some(_) | None => written.resource_version().and_then(|version| version.parse().ok()),
+        };
+        self.term = epoch.map(|epoch| Term { epoch, until });
+        Ok(())
+    }
+
+    async fn release(&self) -> Result<(), kube::Error> {
+        let mut lease = self.api.get(NAME).await?;
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() == Some(&self.identity) {
+            spec.holder_identity = Some(String::new());
+            self.api.replace(NAME, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_lease_and_ones_own_of_an_earlier_life_are_taken() {
+        assert_eq!(judge(None, "a", false, Duration::ZERO), Verdict::Take);
+        assert_eq!(judge(Some(""), "a", false, Duration::ZERO), Verdict::Take);
+        assert_eq!(judge(Some("a"), "a", false, Duration::ZERO), Verdict::Take);
+    }
+
+    #[test]
+    fn anothers_lease_is_left_until_it_was_unchanged_for_its_duration() {
+        assert_eq!(judge(Some("b"), "a", false, LEASE_DURATION), Verdict::Leave);
+        assert_eq!(judge(Some("b"), "a", false, LEASE_DURATION + Duration::from_millis(1)), Verdict::Take);
+    }
+
+    #[test]
+    fn a_leader_renews_and_yields_to_who_took_its_lease() {
+        assert_eq!(judge(Some("a"), "a", true, Duration::ZERO), Verdict::Renew);
+        assert_eq!(judge(Some("b"), "a", true, Duration::ZERO), Verdict::Leave);
+    }
+
+    #[test]
+    fn nobody_leads_past_the_renew_deadline() {
+        let leadership = Leadership::default();
+        leadership.set(Some(Term { epoch: 7, until: Instant::now() + RENEW_DEADLINE }));
+        assert_eq!(leadership.epoch(), Some(7));
+        leadership.set(Some(Term { epoch: 7, until: Instant::now() }));
+        assert_eq!(leadership.epoch(), None);
+    }
+}

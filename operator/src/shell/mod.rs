@@ -1,0 +1,198 @@
+//! The shell around the core: it watches, calls and writes, and decides nothing.
+
+mod admin;
+mod lease;
+mod metrics;
+mod runners;
+mod watch;
+mod writes;
+
+use crate::core::{Core, Effect, Input, Mono, Now, pods::Installation};
+use anyhow::Context;
+use camofleet_runner_api::{keystore, token::Issuer};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Client, Config,
+    runtime::events::{Recorder, Reporter},
+};
+use lease::Leadership;
+use metrics::Metrics;
+use runners::Runners;
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{
+    Semaphore,
+    mpsc::{self, UnboundedReceiver, UnboundedSender},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
+/// that order; more only queue up there.
+const URGENT_WRITES: usize = 64;
+/// Writes of what can wait: `Queued`, and events.
+const PATIENT_WRITES: usize = 8;
+/// Inputs that are taken in as one step at most.
+const BATCH: usize = 1024;
+/// A core that has nothing to do is asked again after so long.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// What the process was started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What all runner pods get from the installation.
+    pub installation: Installation,
+    /// Namespace of the release: its Lease, keys and ConfigMap.
+    pub namespace: String,
+    /// The name under which this process leads: its pod's.
+    pub identity: String,
+    /// Where probes and metrics are served.
+    pub admin_listen: SocketAddr,
+}
+
+/// What effects need to be carried out.
+struct Shell {
+    client: Client,
+    leadership: Leadership,
+    runners: Runners,
+    recorder: Recorder,
+    metrics: Metrics,
+    inputs: UnboundedSender<Input>,
+    urgent_writes: Semaphore,
+    patient_writes: Semaphore,
+}
+
+/// Runs until `stop`, and then gives the lease back.
+///
+/// # Errors
+/// When the API server cannot be used at all, or the admin address cannot be had.
+pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+    let config =
+        Config::infer().await.context("no configuration for the API server: run in a pod, or set KUBECONFIG")?;
+    let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
+    let (inputs, received) = mpsc::unbounded_channel();
+    let watches = watch::start(&config, &options.namespace, &inputs).context("cannot watch the API server")?;
+    let signer =
+        keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
+    let reporter =
+        Reporter { controller: "camofleet.dev/operator".to_owned(), instance: Some(options.identity.clone()) };
+    let shell = Arc::new(Shell {
+        recorder: Recorder::new(client.clone(), reporter),
+        client: client.clone(),
+        leadership: Leadership::default(),
+        runners: Runners::new(signer),
+        metrics: Metrics::default(),
+        inputs: inputs.clone(),
+        urgent_writes: Semaphore::new(URGENT_WRITES),
+        patient_writes: Semaphore::new(PATIENT_WRITES),
+    });
+    let admin = admin::serve(options.admin_listen, shell.clone(), watches.warm()).await?;
+    let driving = tokio::spawn(drive(Core::new(options.installation), received, shell.clone()));
+
+    let stopped = CancellationToken::new();
+    let mut warm = watches.warm();
+    let electing = async {
+        // A leader with cold caches would believe that nothing is there.
+        if warm.wait_for(|read| watch::is_warm(*read)).await.is_ok() {
+            let leadership = shell.leadership.clone();
+            lease::run(client, &options.namespace, &options.identity, leadership, inputs, stopped.cancelled()).await;
+        }
+    };
+    let stopping = async {
+        stop.await;
+        stopped.cancel();
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(electing, stopping) } => {}
+        ended = driving => ended.context("the operator's core failed")?,
+        ended = admin => ended.context("the admin listener failed")??,
+    }
+    Ok(())
+}
+
+/// Gives the core what happened, and has done what it says.
+async fn drive(mut core: Core, mut received: UnboundedReceiver<Input>, shell: Arc<Shell>) {
+    let start = Instant::now();
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(mono(start)).min(LONGEST_SLEEP));
+        tokio::select! {
+            count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
+            () = tokio::time::sleep(sleep) => {}
+        }
+        let leads = batch.iter().rev().find_map(|input| match input {
+            Input::Leads => Some(1),
+            Input::Follows => Some(0),
+            _ => None,
+        });
+        if let Some(leads) = leads {
+            shell.metrics.leader.set(leads);
+        }
+        let now = Now { mono: mono(start), wall: Timestamp::now() };
+        for effect in core.step(batch.drain(..), now) {
+            shell.clone().carry_out(effect);
+        }
+        shell.metrics.queue_length.set(i64::try_from(core.queue_length()).unwrap_or(i64::MAX));
+    }
+}
+
+fn mono(start: Instant) -> Mono {
+    Mono(i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Shell {
+    fn tell(&self, input: Input) {
+        // Nobody listens any more only when the process stops.
+        let _ = self.inputs.send(input);
+    }
+
+    /// Begins what an effect asks for; its answer comes back as an input.
+    fn carry_out(self: Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Follow { pod, address } => {
+                self.runners.follow(pod, address, self.leadership.clone(), self.inputs.clone());
+            }
+            Effect::Unfollow { pod } => self.runners.unfollow(&pod),
+            Effect::Observe { phase, took } => self.metrics.observe(phase, took),
+            Effect::Bind { session, pod, address, request } => {
+                tokio::spawn(async move { self.bind(session, pod, address, request).await });
+            }
+            Effect::End { session, pod, address } => {
+                tokio::spawn(async move { self.end(session, pod, address).await });
+            }
+            Effect::PatchSession { session, status, urgent } => {
+                tokio::spawn(async move { self.patch_session(session, *status, urgent).await });
+            }
+            Effect::ReadSession { key, session } => {
+                tokio::spawn(async move { self.read_session(key, session).await });
+            }
+            Effect::DeleteSession { key, session } => {
+                tokio::spawn(async move { self.delete_session(key, session).await });
+            }
+            Effect::CreatePod { pool, pod } => {
+                tokio::spawn(async move { self.create_pod(pool, *pod).await });
+            }
+            Effect::DeletePod { key, pod, why } => {
+                tokio::spawn(async move { self.delete_pod(key, pod, why).await });
+            }
+            Effect::AnnotatePod { key, pod, keys } => {
+                tokio::spawn(async move { self.annotate_pod(key, pod, keys).await });
+            }
+            Effect::PatchPool { pool, status } => {
+                tokio::spawn(async move { self.patch_pool(pool, *status).await });
+            }
+            Effect::FinalizePool { pool, finalizers } => {
+                tokio::spawn(async move { self.finalize_pool(pool, finalizers).await });
+            }
+            Effect::ProtectPool { pool } => {
+                tokio::spawn(async move { self.protect_pool(pool).await });
+            }
+            Effect::Tell { session, normal, reason, note } => {
+                tokio::spawn(async move { self.publish_event(session, normal, reason, note).await });
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Calls to runners.
+
+use super::{Shell, lease::Leadership};
+use crate::core::{BindFailure, Input, Uid};
+use camofleet_runner_api::{
+    BindRequest, RefusalReason,
+    client::{CallError, RunnerClient},
+    token::Signer,
+};
+use futures::StreamExt;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
+
+/// How soon a runner that does not answer is tried again: at first often, since it may be starting.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A call that failed is answered after so long, so that its repetition is no storm.
+const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
+
+/// The runners' clients.
+pub(super) struct Runners {
+    client: RunnerClient,
+    signer: Arc<Signer>,
+    followed: Mutex<HashMap<Uid, AbortHandle>>,
+}
+
+impl Runners {
+    pub(super) fn new(signer: Signer) -> Self {
+        Self { client: RunnerClient::default(), signer: Arc::new(signer), followed: Mutex::default() }
+    }
+
+    pub(super) fn follow(&self, pod: Uid, address: IpAddr, leadership: Leadership, inputs: UnboundedSender<Input>) {
+        let task =
+            tokio::spawn(follow(self.client.clone(), self.signer.clone(), pod.clone(), address, leadership, inputs));
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(former) = followed.insert(pod, task.abort_handle()) {
+            former.abort();
+        }
+    }
+
+    pub(super) fn unfollow(&self, pod: &Uid) {
+        if let Some(task) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(pod) {
+            task.abort();
+        }
+    }
+}
+
+async fn follow(
+    client: RunnerClient,
+    signer: Arc<Signer>,
+    pod: Uid,
+    address: IpAddr,
+    leadership: Leadership,
+    inputs: UnboundedSender<Input>,
+) {
+    let mut pause = FIRST_PAUSE;
+    // The core stops it when it leads no longer; until it did, the clock decides.
+    while let Some(epoch) = leadership.epoch() {
+        let cause = match client.events(address, &signer.operator_token(&pod, epoch)).await {
+            Ok(states) => {
+                let mut states = std::pin::pin!(states);
+                let mut cause = "it closed its event stream".to_owned();
+                while let Some(state) = states.next().await {
+                    match state {
+                        Ok(state) => {
+                            pause = FIRST_PAUSE;
+                            let _ = inputs.send(Input::Runner { pod: pod.clone(), state });
+                        }
+                        Err(error) => cause = error.to_string(),
+                    }
+                }
+                cause
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::debug!(pod, cause, "a runner does not answer");
+        let _ = inputs.send(Input::Silent { pod: pod.clone(), cause });
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Shell {
+    pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest) {
+        let answer = match self.leadership.epoch() {
+            None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
+            Some(epoch) => {
+                let token = self.runners.signer.operator_token(&pod, epoch);
+                self.runners.client.bind(address, &token, &session, &request).await.map_err(|error| match error {
+                    CallError::Refused(refusal) => match refusal.reason {
+                        RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
+                        RefusalReason::Invalid | RefusalReason::WrongPhase => BindFailure::Invalid(refusal.message),
+                        // Keys or terms that have not got there yet: the session may have been bound before.
+                        RefusalReason::UnknownSession
+                        | RefusalReason::Unauthorized
+                        | RefusalReason::Forbidden
+                        | RefusalReason::StaleEpoch => BindFailure::Unknown(refusal.message),
+                    },
+                    CallError::Garbage(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
+                })
+            }
+        };
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(BindFailure::Refused) => "refused",
+            Err(BindFailure::Invalid(_)) => "invalid",
+            Err(BindFailure::Unknown(_)) => "unknown",
+        };
+        self.metrics.called("bind", outcome);
+        match &answer {
+            Ok(_) => tracing::debug!(session, pod, "bound"),
+            Err(failure) => tracing::warn!(session, pod, ?failure, "cannot bind"),
+        }
+        self.tell(Input::BindAnswered { session, pod, answer });
+    }
+
+    pub(super) async fn end(&self, session: Uid, pod: Uid, address: IpAddr) {
+        if let Some(epoch) = self.leadership.epoch() {
+            let token = self.runners.signer.operator_token(&pod, epoch);
+            match self.runners.client.end(address, &token, &session).await {
+                Ok(()) => {
+                    self.metrics.called("end", "ok");
+                    tracing::debug!(session, pod, "ended or acknowledged");
+                }
+                Err(error) => {
+                    self.metrics.called("end", "failed");
+                    tracing::warn!(session, pod, %error, "cannot end");
+                    tokio::time::sleep(FAILED_END_PAUSE).await;
+                }
+            }
+        }
+        self.tell(Input::EndAnswered { session, pod });
+    }
+}

@@ -1,0 +1,286 @@
+//! Reads and writes of the API server. Each has a time limit, is made only while this process is sure to lead, and names
+//! the object that it was decided on by resourceVersion or UID.
+
+use super::Shell;
+use crate::core::{Input, Key, Uid, WriteFailure, pods};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, WorkerPool, WorkerPoolStatus};
+use k8s_openapi::{
+    api::{
+        core::v1::Pod,
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    runtime::events::{Event, EventType},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{future::Future, sync::Arc, time::Duration};
+
+/// No write takes longer, retries included: what has not happened by then is decided anew.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+/// A read that everything waits for is repeated after so long.
+const READ_AGAIN: Duration = Duration::from_millis(500);
+const FIELD_MANAGER: &str = "camofleet-operator";
+
+impl Shell {
+    pub(super) async fn patch_session(&self, session: Arc<BrowserSession>, status: BrowserSessionStatus, urgent: bool) {
+        let uid = session.uid().unwrap_or_default();
+        let state = status.state.as_str();
+        let turn = if urgent { &self.urgent_writes } else { &self.patient_writes };
+        let _turn = turn.acquire().await;
+        let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
+        let api = self.namespaced::<BrowserSession>(&Key::of(session.as_ref()));
+        let name = session.name_any();
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let answer = self.write("browsersession_status", api.patch_status(&name, &params, &Patch::Merge(patch))).await;
+        match &answer {
+            Ok(_) => tracing::info!(session = uid, namespace = session.namespace(), name, state, "published"),
+            Err(failure) => {
+                tracing::warn!(session = uid, namespace = session.namespace(), name, state, ?failure, "cannot publish");
+            }
+        }
+        self.tell(Input::SessionPatched { session: uid, answer: answer.map(Arc::new) });
+    }
+
+    /// Reads until there is an answer, or this process leads no longer.
+    pub(super) async fn read_session(&self, key: Key, session: Uid) {
+        let api = self.namespaced::<BrowserSession>(&key);
+        while self.leadership.epoch().is_some() {
+            match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&key.name)).await {
+                Ok(Ok(found)) => return self.tell(Input::SessionRead { session, found: found.map(Arc::new) }),
+                Ok(Err(error)) => tracing::warn!(session, %error, "cannot read the session"),
+                Err(_) => tracing::warn!(session, "no answer when reading the session"),
+            }
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+    }
+
+    pub(super) async fn delete_session(&self, key: Key, session: Uid) {
+        let api = self.namespaced::<BrowserSession>(&key);
+        let params = only(&session);
+        let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
+        tracing::info!(session, namespace = key.namespace, name = key.name, ?answer, "deleted after its TTL");
+        self.tell(Input::SessionDeleted { session, answer });
+    }
+
+    pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
+        let api = self.namespaced::<Pod>(&pool);
+        let name = pod.name_any();
+        let written = self.write("pod_create", api.create(&PostParams::default(), &pod)).await;
+        // A repeated create: what is there must be what was to be made.
+        let made = match written {
+            Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&name)).await {
+                Ok(Ok(Some(there))) if pods::RunnerPod::read(&there).is_some() => Ok(there),
+                Ok(Ok(Some(_))) => Err(WriteFailure::Refused(format!(
+                    "a pod {name} is there and is no runner of this pool: delete it"
+                ))),
+                Ok(Ok(None)) => Err(WriteFailure::Transient("the pod was there and is gone".to_owned())),
+                Ok(Err(error)) => Err(failure(&error)),
+                Err(_) => Err(WriteFailure::Transient("no answer when reading the pod".to_owned())),
+            },
+            other => other,
+        };
+        match &made {
+            Ok(_) => tracing::info!(namespace = pool.namespace, pool = pool.name, name, "made a runner"),
+            Err(failure) => {
+                tracing::warn!(namespace = pool.namespace, pool = pool.name, name, ?failure, "cannot make a runner");
+            }
+        }
+        let answer = made.map(|pod| {
+            // Known at once, whenever the watch gets to it.
+            if let Some(pod) = pods::RunnerPod::read(&pod) {
+                self.tell(Input::Pods(crate::core::Change::Applied(pod)));
+            }
+        });
+        self.tell(Input::PodCreated { pool, name, answer });
+    }
+
+    pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
+        let api = self.namespaced::<Pod>(&key);
+        let params = only(&pod);
+        let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
+        tracing::info!(namespace = key.namespace, name = key.name, why, ?answer, "deleted a runner");
+        self.tell(Input::PodWritten { pod, answer });
+    }
+
+    pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
+        let api = self.namespaced::<Pod>(&key);
+        let patch = json!({ "metadata": { "uid": pod, "annotations": { pods::KEYS_ANNOTATION: keys } } });
+        let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
+        let answer = answer.map(|patched| {
+            if let Some(pod) = pods::RunnerPod::read(&patched) {
+                self.tell(Input::Pods(crate::core::Change::Applied(pod)));
+            }
+        });
+        self.tell(Input::PodWritten { pod, answer });
+    }
+
+    pub(super) async fn patch_pool(&self, pool: Arc<WorkerPool>, status: WorkerPoolStatus) {
+        let key = Key::of(pool.as_ref());
+        let api = self.namespaced::<WorkerPool>(&key);
+        let patch = status_patch(pool.as_ref(), pool.status.as_ref(), &status);
+        let answer = self
+            .write("workerpool_status", api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)))
+            .await;
+        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|pool| Some(Arc::new(pool))) });
+    }
+
+    pub(super) async fn finalize_pool(&self, pool: Arc<WorkerPool>, finalizers: Vec<String>) {
+        let key = Key::of(pool.as_ref());
+        let api = self.namespaced::<WorkerPool>(&key);
+        let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": finalizers } });
+        let answer =
+            self.write("workerpool_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
+        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|pool| Some(Arc::new(pool))) });
+    }
+
+    /// A disruption budget that forbids the eviction of every healthy runner: what drains, drains by the operator. The
+    /// number needs no look-up of a scale (which would be wrong for runners that come and go), and broken pods may go.
+    pub(super) async fn protect_pool(&self, pool: Arc<WorkerPool>) {
+        let key = Key::of(pool.as_ref());
+        let budget = PodDisruptionBudget {
+            metadata: ObjectMeta {
+                name: Some(key.name.clone()),
+                labels: Some(pods::pool_labels(&pool)),
+                owner_references: Some(pool.controller_owner_ref(&()).into_iter().collect()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(PodDisruptionBudgetSpec {
+                min_available: Some(IntOrString::Int(i32::MAX)),
+                selector: Some(LabelSelector {
+                    match_labels: Some(pods::pool_labels(&pool)),
+                    ..LabelSelector::default()
+                }),
+                unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+                ..PodDisruptionBudgetSpec::default()
+            }),
+            status: None,
+        };
+        let api = self.namespaced::<PodDisruptionBudget>(&key);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        if let Err(failure) =
+            self.write("poddisruptionbudget", api.patch(&key.name, &params, &Patch::Apply(budget))).await
+        {
+            tracing::warn!(
+                namespace = key.namespace,
+                pool = key.name,
+                ?failure,
+                "cannot protect the pool's runners from eviction; tried again in 10 minutes"
+            );
+        }
+    }
+
+    /// An event on a session. Nothing waits for it and nothing depends on it.
+    pub(super) async fn publish_event(&self, session: Arc<BrowserSession>, normal: bool, reason: String, note: String) {
+        let event = Event {
+            type_: if normal { EventType::Normal } else { EventType::Warning },
+            reason,
+            note: Some(note),
+            action: "Serve".to_owned(),
+            secondary: None,
+        };
+        let _turn = self.patient_writes.acquire().await;
+        let about = session.object_ref(&());
+        let publishing = self.recorder.publish(&event, &about);
+        match tokio::time::timeout(WRITE_TIMEOUT, publishing).await {
+            Ok(Ok(())) => self.metrics.wrote("event", "ok"),
+            // The namespace or the session may be gone by now.
+            Ok(Err(error)) => {
+                self.metrics.wrote("event", "failed");
+                tracing::debug!(%error, "an event was not taken");
+            }
+            Err(_) => self.metrics.wrote("event", "failed"),
+        }
+    }
+
+    fn namespaced<K>(&self, key: &Key) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &key.namespace)
+    }
+
+    /// The one door to the API server for writes.
+    async fn write<T>(
+        &self,
+        kind: &'static str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, WriteFailure> {
+        if self.leadership.epoch().is_none() {
+            return Err(WriteFailure::Transient("this process leads no longer".to_owned()));
+        }
+        let answer = match tokio::time::timeout(WRITE_TIMEOUT, call).await {
+            Ok(Ok(written)) => Ok(written),
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(WriteFailure::Transient(format!("no answer within {} s", WRITE_TIMEOUT.as_secs()))),
+        };
+        let outcome = match &answer {
+            Ok(_) => "ok",
+            Err(WriteFailure::Conflict) => "conflict",
+            Err(WriteFailure::Gone) => "gone",
+            Err(WriteFailure::Refused(_)) => "refused",
+            Err(WriteFailure::Transient(_)) => "transient",
+        };
+        self.metrics.wrote(kind, outcome);
+        answer
+    }
+}
+
+/// A merge patch (RFC 7396) of the whole status: what is not in the new one is taken away. It lands only on the version
+/// that it was decided on, so it cannot land on a re-created object.
+fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former: Option<&S>, wished: &S) -> Value {
+    let json = |status: &S| serde_json::to_value(status).expect("a status is plain data");
+    let mut status = json(wished);
+    if let (Value::Object(status), Some(Value::Object(former))) = (&mut status, former.map(json)) {
+        for (field, _) in former {
+            status.entry(field).or_insert(Value::Null);
+        }
+    }
+    json!({ "metadata": { "resourceVersion": object.meta().resource_version }, "status": status })
+}
+
+fn only(uid: &str) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    }
+}
+
+fn failure(error: &kube::Error) -> WriteFailure {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            404 => WriteFailure::Gone,
+            409 => WriteFailure::Conflict,
+            // 403 is also how quotas and Pod Security refuse.
+            400 | 403 | 413 | 422 => WriteFailure::Refused(status.message.clone()),
+            _ => WriteFailure::Transient(status.message.clone()),
+        },
+        _ => WriteFailure::Transient(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::v1alpha1::{BrowserSessionSpec, SessionState};
+
+    #[test]
+    fn what_a_status_no_longer_has_is_taken_away() {
+        let mut session = BrowserSession::new("s", BrowserSessionSpec::default());
+        session.metadata.resource_version = Some("7".into());
+        let former =
+            BrowserSessionStatus { ws_endpoint: Some("ws://x".into()), pool: Some("p".into()), ..Default::default() };
+        let wished =
+            BrowserSessionStatus { pool: Some("p".into()), state: SessionState::Finished, ..Default::default() };
+        let patch = status_patch(&session, Some(&former), &wished);
+        assert_eq!(
+            patch,
+            json!({ "metadata": { "resourceVersion": "7" }, "status": { "state": "Finished", "pool": "p", "wsEndpoint": null } })
+        );
+    }
+}
