@@ -1,0 +1,43 @@
+//! What the gateway is told at its start. Everything is read and checked before a socket is opened.
+
+use clap::Parser;
+use std::net::SocketAddr;
+
+/// The gateway of Camo-fleet: authenticates clients, finds their sessions' runners and relays.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(version)]
+pub struct Config {
+    /// Address that clients connect to.
+    #[arg(long, env = "CAMOFLEET_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
+    pub admin_listen: SocketAddr,
+    /// Namespace of the release: there are its key and its static tokens.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Name of this replica, for logs.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
+        Config::try_parse_from([&["camofleet-gateway"], arguments].concat())
+    }
+
+    #[test]
+    fn the_ports_have_defaults() {
+        let config = parse(&["--namespace", "camo-fleet", "--identity", "gateway-0"]).unwrap();
+        assert_eq!((config.listen.port(), config.admin_listen.port()), (8080, 8081));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = parse(&["--namespace", "n", "--identity", "i", "--listen", "everywhere"]).unwrap_err();
+        assert!(error.to_string().contains("--listen"), "{error}");
+    }
+}

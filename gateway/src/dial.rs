@@ -1,0 +1,143 @@
+//! The gateway's side towards a runner: one HTTP/1.1 connection for one WebSocket.
+
+use crate::{relay::Side, tcp};
+use axum::body::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, StatusCode,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+    },
+};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
+use hyper_util::rt::TokioIo;
+use std::{io, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::{TcpStream, tcp::OwnedWriteHalf},
+    time::timeout,
+};
+use tracing::Instrument;
+
+/// How long a runner may take to accept a connection: it is in the same cluster.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long it may take to answer. The Playwright server answers the handshake itself, and may be busy.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The longest refusal that is passed on.
+const MAX_REFUSAL: usize = 64 << 10;
+
+/// What of the client's handshake the runner gets: enough to check the version (User-Agent) and to speak WebSocket.
+const TO_RUNNER: [HeaderName; 5] =
+    [USER_AGENT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
+/// What of the runner's 101 the client gets.
+const TO_CLIENT: [HeaderName; 5] =
+    [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
+
+/// What a runner said.
+pub enum Answer {
+    /// 101: the connection is a WebSocket once the client has these headers.
+    Upgraded {
+        /// For the client's 101.
+        headers: HeaderMap,
+        /// The connection itself.
+        connection: hyper::upgrade::OnUpgrade,
+    },
+    /// Anything else, with its body.
+    Refused {
+        /// The status code.
+        status: StatusCode,
+        /// Type of the body, when the runner says it.
+        content_type: Option<HeaderValue>,
+        /// The body.
+        body: Bytes,
+    },
+}
+
+/// Why a runner gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No connection.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the runner did not answer: {0}")]
+    Http(#[from] hyper::Error),
+    /// A connection, but nothing in time.
+    #[error("the runner did not answer within {} s", ANSWER.as_secs())]
+    Silent,
+    /// The body of a refusal is broken or too long.
+    #[error("the runner's answer {status} cannot be read: {source}")]
+    Body {
+        /// Its status.
+        status: StatusCode,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Asks the runner at `address` (`ip:port`) for the Playwright WebSocket of a session, with what the client sent.
+pub async fn playwright(address: &str, uid: &str, hop_token: &str, client: &HeaderMap) -> Result<Answer, DialError> {
+    let stream = connect(address).await.map_err(|source| DialError::Connect { address: address.to_owned(), source })?;
+    let asked = timeout(ANSWER, ask(stream, handshake(address, uid, hop_token, client)));
+    asked.await.map_err(|_| DialError::Silent)?
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(io::Error::other)??;
+    tcp::prepare(&stream)?;
+    Ok(stream)
+}
+
+fn handshake(address: &str, uid: &str, hop_token: &str, client: &HeaderMap) -> Request<Empty<Bytes>> {
+    let mut request = Request::get(format!("/v1/sessions/{uid}/playwright"))
+        .header(HOST, address)
+        .header(AUTHORIZATION, format!("Bearer {hop_token}"))
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .body(Empty::new())
+        .expect("a UID, an address and a JWT are fit for a path and for headers");
+    request.headers_mut().extend(picked(client, &TO_RUNNER));
+    request
+}
+
+async fn ask(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the upgrade, or with the body of the refusal.
+    tokio::spawn(connection.with_upgrades().instrument(tracing::Span::current()));
+    let response = sender.send_request(request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let headers = picked(response.headers(), &TO_CLIENT).collect();
+        return Ok(Answer::Upgraded { headers, connection: hyper::upgrade::on(response) });
+    }
+    refused(response).await
+}
+
+async fn refused(response: http::Response<Incoming>) -> Result<Answer, DialError> {
+    let (head, body) = response.into_parts();
+    match Limited::new(body, MAX_REFUSAL).collect().await {
+        Ok(body) => Ok(Answer::Refused {
+            status: head.status,
+            content_type: head.headers.get(CONTENT_TYPE).cloned(),
+            body: body.to_bytes(),
+        }),
+        Err(source) => Err(DialError::Body { status: head.status, source }),
+    }
+}
+
+fn picked<'a>(headers: &'a HeaderMap, names: &'a [HeaderName]) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
+    names.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name.clone(), value.clone())))
+}
+
+/// The TCP connection below an upgraded HTTP connection, with what was read of it already.
+pub fn side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+    let parts = parts.expect("both sides of the gateway are HTTP/1.1 over plain TCP (dial.rs, serve.rs)");
+    let (read, write) = parts.io.into_inner().into_split();
+    Side { read: io::Cursor::new(parts.read_buf).chain(read), write }
+}

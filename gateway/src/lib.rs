@@ -1,0 +1,88 @@
+//! The gateway of Camo-fleet: the doors through which clients reach their sessions. It authenticates them, finds the
+//! session's runner and relays. It is stateless: any number of replicas can run, and each knows the sessions by a watch.
+//!
+//! ```text
+//! client ── serve ── rights: who, and may they ── door ── sessions: which one, Ready? ── dial ── runner
+//!                                                   └──────────── relay: bytes both ways ─────────┘
+//! ```
+//!
+//! Pure: [`auth`], [`session`], [`pulse`], [`wire`]. State without IO: [`sessions`], [`metrics`]. [`relay`] works on any
+//! two streams. IO: [`serve`], [`dial`], [`tcp`], [`kubernetes`], [`admin`], [`run`]. [`door`] and [`rights`] put them together.
+
+pub mod admin;
+pub mod auth;
+pub mod config;
+pub mod dial;
+pub mod door;
+pub mod kubernetes;
+pub mod metrics;
+pub mod pulse;
+pub mod refusal;
+pub mod relay;
+pub mod rights;
+pub mod run;
+pub mod serve;
+pub mod session;
+pub mod sessions;
+pub mod tcp;
+pub mod wire;
+
+use auth::StaticTokens;
+use camofleet_runner_api::token::Signer;
+use metrics::Metrics;
+use sessions::Sessions;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What every request needs.
+pub struct Gateway {
+    /// The sessions, as the watch tells them.
+    pub sessions: Sessions,
+    /// The static tokens; None before they were read.
+    pub tokens: watch::Sender<Option<StaticTokens>>,
+    /// For single questions to the API server.
+    pub client: kube::Client,
+    /// Signs the hop tokens.
+    pub signer: Signer,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How long a client waits for its session to become Ready.
+    pub patience: Duration,
+    /// Cancelled when the process is told to go: no longer ready.
+    pub leaving: CancellationToken,
+    /// Cancelled a moment later: nothing is accepted any more, and what is open ends.
+    pub draining: CancellationToken,
+    /// Connections and relays.
+    pub tasks: TaskTracker,
+}
+
+impl Gateway {
+    /// A gateway that knows nothing yet.
+    pub fn new(client: kube::Client, signer: Signer) -> Self {
+        Self {
+            sessions: Sessions::default(),
+            tokens: watch::Sender::default(),
+            client,
+            signer,
+            metrics: Metrics::default(),
+            patience: Duration::from_secs(60),
+            leaving: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// What keeps the gateway from being ready, if anything does.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        if self.leaving.is_cancelled() {
+            Some("going away")
+        } else if !self.sessions.is_read() {
+            Some("the sessions were not read yet")
+        } else if self.tokens.borrow().is_none() {
+            Some("the tokens were not read yet")
+        } else {
+            None
+        }
+    }
+}

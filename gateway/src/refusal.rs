@@ -1,0 +1,153 @@
+//! How the gateway says no before a connection stands: one status and one sentence for each cause, as `{"detail": "…"}`.
+//! What only the operator of the cluster may know goes to the log.
+
+use crate::{auth::Denied, metrics::Outcome, session::Key, sessions::Over};
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use camofleet_crds::v1alpha1::SessionState;
+use http::{
+    HeaderValue, StatusCode,
+    header::{RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
+};
+use serde::Serialize;
+
+/// Seconds after which another attempt makes sense.
+const RETRY_AFTER_SECONDS: u16 = 5;
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Who asks is not known, or may not do this.
+    #[error("{}", denied_words(*.0))]
+    Denied(Denied),
+    /// A page of a browser asks. Nobody has said yet which pages may.
+    #[error("pages may not connect here (the request has an Origin header): connect from a program")]
+    Origin,
+    /// The request is no WebSocket handshake.
+    #[error("this address takes WebSocket connections only: connect with Playwright's firefox.connect()")]
+    NotWebSocket,
+    /// There is no session of that name.
+    #[error("there is no session {0}")]
+    NoSession(Key),
+    /// Nothing can have that name.
+    #[error("the URL does not name a session: it must end with /ws/<namespace>/<name>")]
+    NoSuchName,
+    /// Nothing is known yet of who may do what.
+    #[error("this gateway has not read its tokens yet")]
+    Starting,
+    /// The session is over.
+    #[error("{0}")]
+    Over(Over),
+    /// It did not become Ready while the client waited.
+    #[error("the session is not ready: it is {}", .0.as_str())]
+    NotReady(SessionState),
+    /// The gateway is told to go.
+    #[error("this gateway is going away: connect again")]
+    Draining,
+    /// The API server cannot be asked whether the session exists.
+    #[error("the session cannot be looked up now")]
+    ApiServer(#[source] Box<kube::Error>),
+    /// The API server does not answer.
+    #[error("the session cannot be looked up now")]
+    ApiServerSilent,
+    /// The object is not as its CRD says.
+    #[error("this gateway cannot read session {0}: is it older than the custom resources?")]
+    Unreadable(Key, String),
+    /// The session's runner does not answer.
+    #[error("the session's runner does not answer")]
+    RunnerUnreachable(String),
+    /// The runner does not take the gateway's token, or does not know the session.
+    #[error("the session's runner refused the gateway: {0}")]
+    RunnerRefused(String),
+}
+
+fn denied_words(denied: Denied) -> String {
+    match denied {
+        Denied::NoToken => {
+            "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL".to_owned()
+        }
+        Denied::UnknownToken => "the token is not valid".to_owned(),
+        Denied::RoleTooLow { needed } => format!("the token may not do this: it takes the role {}", needed.as_str()),
+    }
+}
+
+impl Refusal {
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(Denied::NoToken | Denied::UnknownToken) => StatusCode::UNAUTHORIZED,
+            Self::Denied(Denied::RoleTooLow { .. }) | Self::Origin => StatusCode::FORBIDDEN,
+            Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
+            Self::NoSession(_) | Self::NoSuchName => StatusCode::NOT_FOUND,
+            Self::Over(_) => StatusCode::GONE,
+            Self::Unreadable(..) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotReady(_)
+            | Self::Starting
+            | Self::Draining
+            | Self::ApiServer(_)
+            | Self::ApiServerSilent
+            | Self::RunnerUnreachable(_)
+            | Self::RunnerRefused(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Denied(Denied::NoToken | Denied::UnknownToken) => Outcome::Unauthorized,
+            Self::Denied(Denied::RoleTooLow { .. }) | Self::Origin => Outcome::Forbidden,
+            Self::NotWebSocket => Outcome::NotWebSocket,
+            Self::NoSession(_) | Self::NoSuchName => Outcome::NotFound,
+            Self::Over(_) => Outcome::Gone,
+            Self::NotReady(_) | Self::Starting => Outcome::NotReady,
+            Self::Draining => Outcome::Draining,
+            Self::ApiServer(_) | Self::ApiServerSilent | Self::Unreadable(..) => Outcome::ApiServer,
+            Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,
+            Self::RunnerRefused(_) => Outcome::RunnerRefused,
+        }
+    }
+
+    fn log_cause(&self) {
+        match self {
+            Self::ApiServer(error) => tracing::warn!(%error, "cannot look up the session"),
+            Self::ApiServerSilent => tracing::warn!("cannot look up the session: the API server does not answer"),
+            Self::Unreadable(_, error) => tracing::error!(error, "cannot read the session"),
+            Self::RunnerUnreachable(error) => tracing::warn!(error, "cannot reach the runner"),
+            Self::RunnerRefused(words) => tracing::warn!(words, "the runner refused the gateway"),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Body {
+    detail: String,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.log_cause();
+        let status = self.status();
+        let mut response = (status, Json(Body { detail: self.to_string() })).into_response();
+        response.extensions_mut().insert(self.outcome());
+        let headers = response.headers_mut();
+        match (&self, status) {
+            (Self::Denied(Denied::NoToken), _) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="camofleet""#));
+            }
+            (Self::Denied(Denied::UnknownToken), _) => {
+                let challenge = r#"Bearer realm="camofleet", error="invalid_token""#;
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            (_, StatusCode::UPGRADE_REQUIRED) => {
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            }
+            (_, StatusCode::SERVICE_UNAVAILABLE) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            }
+            _ => {}
+        }
+        response
+    }
+}

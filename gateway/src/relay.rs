@@ -1,0 +1,351 @@
+//! Carries the bytes of one WebSocket between client and runner, after both sides were upgraded.
+//!
+//! Bytes pass untouched. Only headers of frames are read, to know where a Ping or a Close of our own may be put in and
+//! when the two ends say goodbye. There is one buffer for each direction, read only when it is empty, so memory is a
+//! constant and a slow reader slows its writer down.
+//!
+//! How a connection ends matters: the runner keeps a client's pages for a while when the client was *lost* (its side
+//! ends without a Close frame), and closes them at once when the client *said* goodbye. So
+//! - a Close frame of either side is passed on like any other frame, with its code;
+//! - a lost client, and a gateway that goes, drop the runner's side without a Close frame;
+//! - what ends here without a Close of the runner is told to the client by one of ours (RFC 6455 section 7.4.1): 1001
+//!   (going away) when the session is over or the gateway goes, 1011 (unexpected condition) when the runner was lost
+//!   while its session, as far as known, is alive, 1002 and 1009 when the client sent what may not pass.
+
+use crate::{
+    metrics::{Outcome, Traffic},
+    pulse::{Beat, Pulse},
+    sessions::Over,
+    wire,
+};
+use camofleet_runner_api::frames::{FrameError, FrameScanner};
+use futures::{
+    FutureExt,
+    future::{Either, select},
+};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep_until, timeout},
+};
+
+/// What is carried at once, in each direction.
+const BUFFER: usize = 64 << 10;
+/// A side that does not take one buffer within this time is stuck. Shorter than the time that makes a client lost,
+/// because a client is not heard while its bytes wait for the runner.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// After one side's Close frame was passed, the other's answer is waited for so long.
+const CLOSING: Duration = Duration::from_secs(5);
+/// When the connection is to end in the midst of a frame, its rest is waited for so long.
+const REST_OF_FRAME: Duration = Duration::from_secs(5);
+/// The runner ends its connections before the watch says why: so long the reason is waited for.
+pub const WORD_OF_END: Duration = Duration::from_secs(2);
+/// After our last byte, the client may take so long to close its side. Closing with unread bytes would reset the
+/// connection, and the client could lose the Close frame.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The two halves of a connection.
+pub struct Side<R, W> {
+    /// What comes from there.
+    pub read: R,
+    /// What goes there.
+    pub write: W,
+}
+
+/// Why the gateway itself ends a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The session is over.
+    Session(Over),
+    /// The gateway is told to go.
+    Drain,
+}
+
+/// A Close frame for the client.
+struct Farewell {
+    code: u16,
+    reason: String,
+}
+
+/// Carries both directions until one of the sides or `ending` ends it. The runner's side is dropped before the client's.
+pub async fn relay<CR, CW, RR, RW>(
+    client: Side<CR, CW>,
+    runner: Side<RR, RW>,
+    ending: impl Future<Output = Ending>,
+    traffic: &Traffic,
+) -> Outcome
+where
+    CR: AsyncRead + Unpin,
+    CW: AsyncWrite + Unpin,
+    RR: AsyncRead + Unpin,
+    RW: AsyncWrite + Unpin,
+{
+    let heard = Heard::now();
+    let mut ending = pin!(ending.fuse());
+    let mut from_client = client.read;
+    let mut to_client = ToClient::new(client.write, traffic);
+    let (mut from_runner, mut to_runner) = (runner.read, runner.write);
+
+    let end = {
+        let down = pin!(to_client.carry(&mut from_runner, &heard, ending.as_mut()));
+        let up = pin!(carry_up(&mut from_client, &mut to_runner, &heard, traffic));
+        // `down` is asked first: once it has ended by a drain, nothing more of the client may reach the runner.
+        match select(down, up).await {
+            Either::Left((End::RunnerClosed, up)) => {
+                let _ = timeout(CLOSING, up).await;
+                End::RunnerClosed
+            }
+            Either::Right((End::ClientClosed, down)) => {
+                let _ = timeout(CLOSING, down).await;
+                End::ClientClosed
+            }
+            // What the runner said before it went may still be on its way, a Close frame most of all.
+            Either::Right((End::RunnerGone, down)) => timeout(CLOSING, down).await.unwrap_or(End::RunnerGone),
+            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        }
+    };
+    let (outcome, farewell) = match end {
+        End::ClientClosed => (Outcome::ClientClosed, None),
+        End::ClientGone => (Outcome::ClientLost, None),
+        End::ClientBroken(error) => (Outcome::ProtocolError, Some(Farewell::for_bad_frame(error))),
+        End::RunnerClosed => (Outcome::RunnerClosed, None),
+        End::RunnerBroken => (Outcome::ProtocolError, None),
+        End::RunnerGone => match timeout(WORD_OF_END, ending).await {
+            Ok(ending) => (ending.outcome(), Some(ending.farewell())),
+            Err(_) => (Outcome::RunnerLost, Some(Farewell::for_lost_runner())),
+        },
+        End::Ended(ending) => (ending.outcome(), Some(ending.farewell())),
+    };
+    drop((from_runner, to_runner));
+    if outcome != Outcome::ClientLost {
+        to_client.finish(farewell).await;
+        let _ = timeout(LINGER, tokio::io::copy(&mut from_client, &mut tokio::io::sink())).await;
+    }
+    outcome
+}
+
+/// Why no more is carried.
+enum End {
+    /// The client's Close frame was passed.
+    ClientClosed,
+    /// The client's side ended, or does not take or does not answer any more.
+    ClientGone,
+    /// The client sent what may not pass.
+    ClientBroken(FrameError),
+    /// The runner's Close frame was passed.
+    RunnerClosed,
+    /// The runner's side ended without a Close frame, or does not take any more.
+    RunnerGone,
+    /// The runner sent what is no WebSocket.
+    RunnerBroken,
+    /// The gateway ends it.
+    Ended(Ending),
+}
+
+/// The way to the client, where frames of our own may be put in.
+struct ToClient<'a, W> {
+    client: W,
+    buffer: Box<[u8]>,
+    scanner: FrameScanner,
+    /// Whether what was written so far ends with a whole frame.
+    between_frames: bool,
+    pulse: Pulse,
+    traffic: &'a Traffic,
+}
+
+impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
+    fn new(client: W, traffic: &'a Traffic) -> Self {
+        let buffer = vec![0; BUFFER].into_boxed_slice();
+        let pulse = Pulse::new(Instant::now());
+        Self { client, buffer, scanner: FrameScanner::default(), between_frames: true, pulse, traffic }
+    }
+
+    /// Carries what comes from the runner, with Pings in between.
+    async fn carry<E: Future<Output = Ending>>(
+        &mut self,
+        runner: &mut (impl AsyncRead + Unpin),
+        heard: &Heard,
+        mut ending: Pin<&mut E>,
+    ) -> End {
+        // The ending that waits for the rest of a frame, and how long it does.
+        let mut ends: Option<(Ending, Instant)> = None;
+        loop {
+            let now = Instant::now();
+            self.pulse.heard(heard.at());
+            let beat = self.pulse.beat(now);
+            match ends.take() {
+                Some((ending, limit)) if self.between_frames || now >= limit => return End::Ended(ending),
+                waiting => ends = waiting,
+            }
+            if beat == Beat::GiveUp {
+                return End::ClientGone;
+            }
+            if beat == Beat::Ask && self.between_frames {
+                match self.ping().await {
+                    Ok(()) => continue,
+                    Err(_) => return End::ClientGone,
+                }
+            }
+            let alarm = match (&ends, beat) {
+                (Some((_, limit)), _) => Some(*limit),
+                (None, Beat::Wait(until)) => Some(until),
+                // In the midst of a frame nothing can be asked: more of it must come first.
+                (None, _) => None,
+            };
+            tokio::select! {
+                biased;
+                ending = ending.as_mut(), if ends.is_none() => ends = Some((ending, now + REST_OF_FRAME)),
+                () = sleep_until(alarm.unwrap_or(now)), if alarm.is_some() => {}
+                read = runner.read(&mut self.buffer) => {
+                    let Ok(length @ 1..) = read else {
+                        return ends.map_or(End::RunnerGone, |(ending, _)| End::Ended(ending));
+                    };
+                    match self.pass(length, &mut ends).await {
+                        Ok(None) => {}
+                        Ok(Some(end)) => return end,
+                        Err(_) => return End::ClientGone,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes what was read, and puts in what waits for a place between two frames.
+    async fn pass(&mut self, length: usize, ends: &mut Option<(Ending, Instant)>) -> io::Result<Option<End>> {
+        let Ok(scan) = self.scanner.scan(&self.buffer[..length]) else {
+            return Ok(Some(End::RunnerBroken));
+        };
+        self.traffic.to_client(length);
+        if scan.close.is_some() {
+            // Nothing may follow a Close frame, so nothing is put in.
+            self.write(0..length, self.scanner.at_boundary()).await?;
+            return Ok(Some(End::RunnerClosed));
+        }
+        let mut written = 0;
+        if let Some(boundary) = scan.boundary {
+            if let Some((ending, _)) = ends.take() {
+                self.write(0..boundary, true).await?;
+                return Ok(Some(End::Ended(ending)));
+            }
+            if self.pulse.beat(Instant::now()) == Beat::Ask {
+                self.write(0..boundary, true).await?;
+                self.ping().await?;
+                written = boundary;
+            }
+        }
+        self.write(written..length, self.scanner.at_boundary()).await?;
+        Ok(None)
+    }
+
+    async fn write(&mut self, range: std::ops::Range<usize>, ends_a_frame: bool) -> io::Result<()> {
+        if !range.is_empty() {
+            self.between_frames = false;
+            send(&mut self.client, &self.buffer[range]).await?;
+            self.pulse.sent(Instant::now());
+        }
+        self.between_frames = ends_a_frame;
+        Ok(())
+    }
+
+    async fn ping(&mut self) -> io::Result<()> {
+        self.between_frames = false;
+        send(&mut self.client, &wire::PING).await?;
+        self.between_frames = true;
+        self.pulse.asked(Instant::now());
+        Ok(())
+    }
+
+    /// Says farewell, if a frame fits in, and that no more will come.
+    async fn finish(&mut self, farewell: Option<Farewell>) {
+        if let Some(Farewell { code, reason }) = farewell.filter(|_| self.between_frames) {
+            let _ = send(&mut self.client, &wire::close(code, &reason)).await;
+        }
+        let _ = timeout(LINGER, self.client.shutdown()).await;
+    }
+}
+
+/// Carries what comes from the client to the runner, until its Close frame or its end.
+async fn carry_up(
+    client: &mut (impl AsyncRead + Unpin),
+    runner: &mut (impl AsyncWrite + Unpin),
+    heard: &Heard,
+    traffic: &Traffic,
+) -> End {
+    let mut buffer = vec![0; BUFFER].into_boxed_slice();
+    let mut scanner = FrameScanner::default();
+    loop {
+        let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientGone };
+        heard.mark();
+        let scan = match scanner.scan(&buffer[..length]) {
+            Ok(scan) => scan,
+            Err(error) => return End::ClientBroken(error),
+        };
+        traffic.to_runner(length);
+        if send(runner, &buffer[..length]).await.is_err() {
+            return End::RunnerGone;
+        }
+        heard.mark();
+        if scan.close.is_some() {
+            return End::ClientClosed;
+        }
+    }
+}
+
+async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    timeout(WRITE_DEADLINE, to.write_all(bytes)).await.map_err(io::Error::other)?
+}
+
+/// When the client was last heard, told by one direction to the other.
+struct Heard {
+    start: Instant,
+    /// Milliseconds since `start`.
+    last: AtomicU64,
+}
+
+impl Heard {
+    fn now() -> Self {
+        Self { start: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    fn mark(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(millis, Ordering::Relaxed);
+    }
+
+    fn at(&self) -> Instant {
+        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+impl Ending {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Session(_) => Outcome::SessionEnded,
+            Self::Drain => Outcome::Drained,
+        }
+    }
+
+    fn farewell(&self) -> Farewell {
+        let reason = match self {
+            Self::Session(over) => over.to_string(),
+            Self::Drain => "the gateway is going away; connect again".to_owned(),
+        };
+        Farewell { code: 1001, reason }
+    }
+}
+
+impl Farewell {
+    fn for_lost_runner() -> Self {
+        Self { code: 1011, reason: "the connection to the session's runner was lost; connect again".to_owned() }
+    }
+
+    fn for_bad_frame(error: FrameError) -> Self {
+        let code = if matches!(error, FrameError::TooLong(_)) { 1009 } else { 1002 };
+        Self { code, reason: error.to_string() }
+    }
+}

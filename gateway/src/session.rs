@@ -1,0 +1,170 @@
+//! What the gateway needs to know of a session. Pure: a `BrowserSession` goes in, where it stands comes out.
+
+use camofleet_crds::{
+    conditions::{self, FINISHED, READY, Truth},
+    v1alpha1::{BrowserSession, RunnerRef, SessionState},
+};
+use std::fmt;
+
+/// The name by which clients ask.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    namespace: String,
+    name: String,
+}
+
+impl Key {
+    /// Namespace and name of a `BrowserSession`. None when no object can have them: they become part of a URL towards the
+    /// API server, so a slash or dots must not come through.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Option<Self> {
+        let key = Self { namespace: namespace.into(), name: name.into() };
+        (is_subdomain(&key.namespace) && is_subdomain(&key.name)).then_some(key)
+    }
+
+    /// Namespace of the `BrowserSession`.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Name of the `BrowserSession`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Whether it is a DNS subdomain (RFC 1123), as names of objects are.
+fn is_subdomain(name: &str) -> bool {
+    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_label = |label: &[u8]| {
+        label.first().is_some_and(is_alphanumeric)
+            && label.last().is_some_and(is_alphanumeric)
+            && label.iter().all(|byte| is_alphanumeric(byte) || *byte == b'-')
+    };
+    name.len() <= 253 && name.as_bytes().split(|byte| *byte == b'.').all(is_label)
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A session: another UID under the same name is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// UID of the `BrowserSession`.
+    pub uid: String,
+    /// What can be done with it now.
+    pub standing: Standing,
+}
+
+/// What can be done with a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It can be waited for.
+    Waiting(SessionState),
+    /// It can be connected to, there.
+    Ready(RunnerRef),
+    /// It is over, for that reason.
+    Finished(Finish),
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// One word: a reason of the condition `Finished`.
+    pub reason: String,
+    /// For people; may be empty.
+    pub message: String,
+}
+
+impl fmt::Display for Finish {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.reason)?;
+        if self.message.is_empty() { Ok(()) } else { write!(out, ": {}", self.message) }
+    }
+}
+
+impl Session {
+    /// Reads an object as the API server gives it.
+    pub fn of(object: &BrowserSession) -> Self {
+        Self { uid: object.metadata.uid.clone().unwrap_or_default(), standing: Standing::of(object) }
+    }
+}
+
+impl Standing {
+    fn of(object: &BrowserSession) -> Self {
+        let Some(status) = &object.status else {
+            return Self::Waiting(SessionState::Pending);
+        };
+        if let Some(finished) =
+            conditions::get(&status.conditions, FINISHED).filter(|it| it.status == Truth::True.as_str())
+        {
+            return Self::Finished(Finish { reason: finished.reason.clone(), message: finished.message.clone() });
+        }
+        // Unknown means that the operator cannot reach the runner. The session may be alive and the gateway may reach it:
+        // the dial decides.
+        let may_be_ready =
+            conditions::get(&status.conditions, READY).is_some_and(|it| it.status != Truth::False.as_str());
+        match &status.runner {
+            Some(runner) if may_be_ready => Self::Ready(runner.clone()),
+            _ => Self::Waiting(status.state),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::v1alpha1::{BrowserSessionSpec, BrowserSessionStatus};
+    use k8s_openapi::jiff::Timestamp;
+
+    fn standing(conditions: &[(&str, Truth, &str)], runner: bool) -> Standing {
+        let mut object = BrowserSession::new("s", BrowserSessionSpec::default());
+        let mut status = BrowserSessionStatus { state: SessionState::Starting, ..BrowserSessionStatus::default() };
+        for (type_, truth, reason) in conditions {
+            conditions::set(&mut status.conditions, type_, *truth, reason, "words", None, Timestamp::UNIX_EPOCH);
+        }
+        status.runner = runner.then(|| self::runner());
+        object.status = Some(status);
+        Session::of(&object).standing
+    }
+
+    fn runner() -> RunnerRef {
+        RunnerRef { name: "pod".into(), uid: "pod-uid".into(), address: "10.0.0.1:8070".into() }
+    }
+
+    #[test]
+    fn conditions_say_where_it_stands() {
+        let waiting = Standing::Waiting(SessionState::Starting);
+        let finished = Standing::Finished(Finish { reason: "IdleTimeout".into(), message: "words".into() });
+        assert_eq!(standing(&[], false), waiting);
+        assert_eq!(standing(&[], true), waiting);
+        assert_eq!(standing(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
+        assert_eq!(standing(&[(READY, Truth::True, "BrowserReady")], true), Standing::Ready(runner()));
+        assert_eq!(standing(&[(READY, Truth::True, "BrowserReady")], false), waiting);
+        assert_eq!(standing(&[(READY, Truth::Unknown, "RunnerUnreachable")], true), Standing::Ready(runner()));
+        let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
+        assert_eq!(standing(&over, true), finished);
+        let bare = BrowserSession::new("s", BrowserSessionSpec::default());
+        assert_eq!(Session::of(&bare).standing, Standing::Waiting(SessionState::Pending));
+    }
+
+    #[test]
+    fn a_key_is_what_an_object_can_be_called() {
+        for good in ["a", "demo", "a-1.b2", "0"] {
+            assert!(Key::new("ns", good).is_some(), "{good:?}");
+        }
+        let long = "a".repeat(254);
+        for bad in ["", ".", "..", "a/b", "../secrets", "a..b", "-a", "a-", "A", "a?x", "a%2f", "ä", &long] {
+            assert!(Key::new("ns", bad).is_none() && Key::new(bad, "a").is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_finish_reads_as_a_sentence() {
+        let finish = |message: &str| Finish { reason: "IdleTimeout".into(), message: message.into() }.to_string();
+        assert_eq!(finish("300 s"), "IdleTimeout: 300 s");
+        assert_eq!(finish(""), "IdleTimeout");
+    }
+}

@@ -1,0 +1,257 @@
+//! The sessions of all namespaces as the watch tells them, and a way to follow one of them. Does no IO: whoever watches
+//! the API server feeds it.
+
+use crate::session::{Finish, Key, Session, Standing};
+use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+
+/// The cache. Each session has a channel of its own, so an event wakes those who follow that session and nobody else.
+#[derive(Default)]
+pub struct Sessions {
+    cache: Mutex<Cache>,
+    /// Sends after each session that is new in the cache.
+    arrivals: watch::Sender<()>,
+    read: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Cache {
+    known: HashMap<Key, watch::Sender<Session>>,
+    /// While a list is read: what it holds so far.
+    listed: Option<HashSet<Key>>,
+}
+
+impl Sessions {
+    /// A list begins. What is known stays until the list ends.
+    pub fn begin_list(&self) {
+        self.cache().listed = Some(HashSet::new());
+    }
+
+    /// The list is complete: what it lacks is gone.
+    pub fn end_list(&self) {
+        let mut cache = self.cache();
+        if let Some(listed) = cache.listed.take() {
+            cache.known.retain(|key, _| listed.contains(key));
+        }
+        self.read.send_replace(true);
+    }
+
+    /// A session is there, or changed.
+    pub fn put(&self, key: Key, session: Session) {
+        let mut cache = self.cache();
+        if let Some(listed) = &mut cache.listed {
+            listed.insert(key.clone());
+        }
+        match cache.known.entry(key) {
+            Entry::Occupied(known) if known.get().borrow().uid == session.uid => {
+                known.get().send_if_modified(|former| {
+                    let changed = *former != session;
+                    *former = session;
+                    changed
+                });
+                return;
+            }
+            // Another UID: the channel of the former session closes, and its followers see that it is gone.
+            Entry::Occupied(mut known) => drop(known.insert(watch::Sender::new(session))),
+            Entry::Vacant(place) => drop(place.insert(watch::Sender::new(session))),
+        }
+        self.arrivals.send_replace(());
+    }
+
+    /// A session was deleted.
+    pub fn remove(&self, key: &Key) {
+        self.cache().known.remove(key);
+    }
+
+    /// Whether a whole list was read once.
+    pub fn is_read(&self) -> bool {
+        *self.read.borrow()
+    }
+
+    /// Follows the session that has this name now.
+    pub fn follow(&self, key: &Key) -> Option<Followed> {
+        self.cache().known.get(key).map(|known| Followed(known.subscribe()))
+    }
+
+    /// Follows the session of this name as soon as the cache has one, which may be never.
+    pub async fn follow_later(&self, key: &Key) -> Followed {
+        let mut arrivals = self.arrivals.subscribe();
+        loop {
+            if let Some(followed) = self.follow(key) {
+                return followed;
+            }
+            arrivals.changed().await.expect("the sender lives in self");
+        }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // Every change is complete before anything can panic.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One session, by UID: a later one of the same name does not show up here.
+pub struct Followed(watch::Receiver<Session>);
+
+/// A session that is no more, or can never be connected to again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// It finished.
+    Finished(Finish),
+    /// The object was deleted.
+    Deleted,
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished(finish) => write!(out, "the session is over: {finish}"),
+            Self::Deleted => out.write_str("the session was deleted"),
+        }
+    }
+}
+
+impl Followed {
+    /// UID of the session.
+    pub fn uid(&self) -> String {
+        self.0.borrow().uid.clone()
+    }
+
+    /// Where it stood when it was last heard of, for words.
+    pub fn state(&self) -> SessionState {
+        match &self.0.borrow().standing {
+            Standing::Waiting(state) => *state,
+            Standing::Ready(_) => SessionState::Ready,
+            Standing::Finished(_) => SessionState::Finished,
+        }
+    }
+
+    /// Waits until it can be connected to.
+    pub async fn ready(&mut self) -> Result<RunnerRef, Over> {
+        self.until(|standing| match standing {
+            Standing::Waiting(_) => None,
+            Standing::Ready(runner) => Some(Ok(runner.clone())),
+            Standing::Finished(finish) => Some(Err(Over::Finished(finish.clone()))),
+        })
+        .await
+        .unwrap_or(Err(Over::Deleted))
+    }
+
+    /// Waits until it is over.
+    pub async fn over(&mut self) -> Over {
+        let finish = self.until(|standing| match standing {
+            Standing::Waiting(_) | Standing::Ready(_) => None,
+            Standing::Finished(finish) => Some(finish.clone()),
+        });
+        finish.await.map_or(Over::Deleted, Over::Finished)
+    }
+
+    /// Waits for a standing that gives an answer. None: it was deleted before.
+    async fn until<T>(&mut self, mut answer: impl FnMut(&Standing) -> Option<T>) -> Option<T> {
+        let mut found = None;
+        let waited = self.0.wait_for(|session| {
+            found = answer(&session.standing);
+            found.is_some()
+        });
+        waited.await.ok()?;
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn key(name: &str) -> Key {
+        Key::new("ns", name).unwrap()
+    }
+
+    fn session(uid: &str, standing: Standing) -> Session {
+        Session { uid: uid.into(), standing }
+    }
+
+    fn waiting() -> Standing {
+        Standing::Waiting(SessionState::Queued)
+    }
+
+    fn runner() -> RunnerRef {
+        RunnerRef { name: "pod".into(), uid: "pod-uid".into(), address: "10.0.0.1:8070".into() }
+    }
+
+    fn finish() -> Finish {
+        Finish { reason: "IdleTimeout".into(), message: String::new() }
+    }
+
+    #[tokio::test]
+    async fn a_follower_hears_when_it_is_ready_and_when_it_is_over() {
+        let sessions = Sessions::default();
+        sessions.put(key("a"), session("1", waiting()));
+        let mut followed = sessions.follow(&key("a")).unwrap();
+        assert_eq!((followed.uid().as_str(), followed.state()), ("1", SessionState::Queued));
+        sessions.put(key("a"), session("1", Standing::Ready(runner())));
+        assert_eq!(followed.ready().await, Ok(runner()));
+        sessions.put(key("a"), session("1", Standing::Finished(finish())));
+        assert_eq!(followed.over().await, Over::Finished(finish()));
+        assert_eq!(followed.ready().await, Err(Over::Finished(finish())));
+    }
+
+    #[tokio::test]
+    async fn a_later_session_of_the_same_name_is_another_one() {
+        let sessions = Sessions::default();
+        sessions.put(key("a"), session("1", waiting()));
+        let mut followed = sessions.follow(&key("a")).unwrap();
+        sessions.put(key("a"), session("2", Standing::Ready(runner())));
+        assert_eq!(followed.ready().await, Err(Over::Deleted));
+        assert_eq!(sessions.follow(&key("a")).unwrap().uid(), "2");
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_and_what_a_list_lacks_is_gone() {
+        let sessions = Sessions::default();
+        for name in ["deleted", "missed", "kept"] {
+            sessions.put(key(name), session(name, Standing::Ready(runner())));
+        }
+        let mut deleted = sessions.follow(&key("deleted")).unwrap();
+        let mut missed = sessions.follow(&key("missed")).unwrap();
+        sessions.remove(&key("deleted"));
+        assert_eq!(deleted.over().await, Over::Deleted);
+        sessions.begin_list();
+        sessions.put(key("kept"), session("kept", Standing::Ready(runner())));
+        assert!(sessions.follow(&key("missed")).is_some(), "nothing is gone before the list is complete");
+        assert!(!sessions.is_read());
+        sessions.end_list();
+        assert!(sessions.is_read());
+        assert_eq!(missed.over().await, Over::Deleted);
+        assert!(sessions.follow(&key("kept")).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_finish_is_heard_even_when_the_deletion_follows_at_once() {
+        let sessions = Sessions::default();
+        sessions.put(key("a"), session("1", Standing::Ready(runner())));
+        let mut followed = sessions.follow(&key("a")).unwrap();
+        sessions.put(key("a"), session("1", Standing::Finished(finish())));
+        sessions.remove(&key("a"));
+        assert_eq!(followed.over().await, Over::Finished(finish()));
+    }
+
+    #[tokio::test]
+    async fn one_can_wait_for_a_session_that_the_watch_has_not_told_of() {
+        let sessions = Arc::new(Sessions::default());
+        let waiting_for = tokio::spawn({
+            let sessions = Arc::clone(&sessions);
+            async move { sessions.follow_later(&key("late")).await.uid() }
+        });
+        tokio::task::yield_now().await;
+        sessions.put(key("other"), session("0", waiting()));
+        tokio::task::yield_now().await;
+        sessions.put(key("late"), session("1", waiting()));
+        assert_eq!(waiting_for.await.unwrap(), "1");
+    }
+}
