@@ -5,7 +5,7 @@ gateway_port=30080
 gateway_url=http://$node_address:$gateway_port
 
 install_chart() {
-  k create namespace "$release_namespace" --dry-run=client -o yaml | k apply -f - >/dev/null
+  k get namespace "$release_namespace" >/dev/null 2>&1 || k create namespace "$release_namespace" >/dev/null
   # the runners' namespace too: what the operator makes has to pass the restricted standard
   k label --overwrite namespace "$release_namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
   forget_interrupted_install
