@@ -70,11 +70,6 @@ check_unit() {
   cargo test --locked --workspace --exclude camofleet-e2e
 }
 
-check_launcher() {
-  use_browsers
-  npm --prefix runner/launcher test
-}
-
 check_chart() {
   local values=(--set "publicUrl=http://example.test:8080" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080) folder
   folder=$(mktemp -d)
