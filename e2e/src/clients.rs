@@ -1,0 +1,113 @@
+//! Stock Playwright clients, of Node and of Python.
+
+use crate::{Session, Space, fleet::in_checkout};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{
+    path::PathBuf,
+    process::{Command as Installation, Stdio},
+    sync::OnceLock,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+
+/// The folder that has the clients; they are installed when they are not there.
+fn installed() -> Result<PathBuf> {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(folder) = FOLDER.get() {
+        return Ok(folder.clone());
+    }
+    let output = Installation::new(in_checkout("e2e/clients/install")).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "e2e/clients/install failed: {}", output.status);
+    let folder = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    Ok(FOLDER.get_or_init(|| folder).clone())
+}
+
+/// A Node process that does with Playwright what it is told, a piece of JavaScript at a time.
+pub struct NodeClient {
+    process: Child,
+    tell: ChildStdin,
+    hear: Lines<BufReader<ChildStdout>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Value(Value),
+    Error(String),
+}
+
+impl NodeClient {
+    /// Starts a client of a session, which does not connect yet.
+    pub async fn start(space: &Space, session: &Session) -> Result<Self> {
+        Self::start_at(space, session, "").await
+    }
+
+    /// Starts a client of a session and connects it: `browser`, `context` and `page` are there.
+    pub async fn connect(space: &Space, session: &Session) -> Result<Self> {
+        let mut client = Self::start(space, session).await?;
+        client.run("await connect()").await?;
+        Ok(client)
+    }
+
+    /// The same, with pages to go to at `site`.
+    pub async fn connect_with(space: &Space, session: &Session, site: &str) -> Result<Self> {
+        let mut client = Self::start_at(space, session, site).await?;
+        client.run("await connect()").await?;
+        Ok(client)
+    }
+
+    async fn start_at(space: &Space, session: &Session, site: &str) -> Result<Self> {
+        let mut process = Command::new("node")
+            .arg(in_checkout("e2e/clients/node/client.cjs"))
+            .args([&session.ws_endpoint().await?, &space.fleet.admin_token()?, site])
+            .env("NODE_PATH", installed()?.join("node/node_modules"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start node")?;
+        let tell = process.stdin.take().context("standard input is piped")?;
+        let hear = BufReader::new(process.stdout.take().context("standard output is piped")?).lines();
+        Ok(Self { process, tell, hear })
+    }
+
+    /// Runs the body of an async function, and hands over what it returns.
+    ///
+    /// # Errors
+    /// When it throws, or does not come to an end.
+    pub async fn run(&mut self, code: &str) -> Result<Value> {
+        let mut line = serde_json::to_string(code)?;
+        line.push('\n');
+        self.tell.write_all(line.as_bytes()).await?;
+        let answer = timeout(crate::wait::DEADLINE, self.hear.next_line()).await;
+        let line = answer.with_context(|| format!("the client does not come to an end with: {code}"))??;
+        match serde_json::from_str(&line.context("the client has ended")?)? {
+            Answer::Value(value) => Ok(value),
+            Answer::Error(error) => bail!("the client failed with {code}\n{error}"),
+        }
+    }
+
+    /// Kills the process (SIGKILL), so that its connection is lost without a word.
+    pub async fn kill(mut self) -> Result<()> {
+        Ok(self.process.kill().await?)
+    }
+}
+
+/// Has a Python client do a page's work in a session, and hands over what came of it.
+pub async fn python_work(space: &Space, session: &Session, site: &str) -> Result<Value> {
+    let output = Command::new(installed()?.join("python/bin/python"))
+        .arg(in_checkout("e2e/clients/python/work.py"))
+        .args([&session.ws_endpoint().await?, &space.fleet.admin_token()?, site])
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .output();
+    let output =
+        timeout(crate::wait::DEADLINE, output).await.context("the Python client does not come to an end")??;
+    ensure!(output.status.success(), "the Python client failed: {}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
+}

@@ -1,0 +1,102 @@
+//! The installed fleet: where it is, and what it is made of.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Config, ResourceExt,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use std::{
+    env, fs,
+    net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
+    path::PathBuf,
+};
+
+/// The namespace that `dev/up` installs the chart into.
+pub const RELEASE_NAMESPACE: &str = "camo-fleet";
+
+/// The fleet that the tests drive.
+#[derive(Clone)]
+pub struct Fleet {
+    /// The API server, as its administrator.
+    pub client: Client,
+}
+
+impl Fleet {
+    /// The fleet of `$KUBECONFIG`, else of `.dev/kubeconfig` in the checkout.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is none.
+    pub async fn find() -> Result<Self> {
+        // The second of two in one process: the provider is there.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        let path = env::var_os("KUBECONFIG").map_or_else(|| dot_dev("kubeconfig"), PathBuf::from);
+        let kubeconfig = Kubeconfig::read_from(&path)
+            .with_context(|| format!("cannot read {}: run dev/up, or set KUBECONFIG", path.display()))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Self { client: Client::try_from(config)? })
+    }
+
+    /// Base of the gateway's URLs (`http://…`, without a slash at its end).
+    pub fn gateway_url(&self) -> Result<String> {
+        read_dot_dev("gateway.url")
+    }
+
+    /// A token of the role admin.
+    pub fn admin_token(&self) -> Result<String> {
+        read_dot_dev("token")
+    }
+
+    /// The address of this machine that pods reach: the one from which it reaches the gateway.
+    pub fn own_address(&self) -> Result<IpAddr> {
+        let url = self.gateway_url()?;
+        let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        let gateway: SocketAddr = authority.to_socket_addrs()?.next().context("the gateway's URL has no address")?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        // Sends nothing: it asks for the route.
+        socket.connect(gateway)?;
+        Ok(socket.local_addr()?.ip())
+    }
+
+    /// The pods of a component (`operator` or `gateway`) that are to stay.
+    pub async fn component(&self, component: &str) -> Result<Vec<Pod>> {
+        let labels = ListParams::default().labels(&format!("app.kubernetes.io/name=camofleet-{component}"));
+        let pods = self.release::<Pod>().list(&labels).await?.items;
+        Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+    }
+
+    /// The one pod of the operator.
+    ///
+    /// # Errors
+    /// When there are none or several.
+    pub async fn operator(&self) -> Result<Pod> {
+        let mut pods = self.component("operator").await?;
+        ensure!(pods.len() == 1, "one operator was expected: {:?}", pods.iter().map(Pod::name_any).collect::<Vec<_>>());
+        Ok(pods.remove(0))
+    }
+
+    /// Objects of the release's namespace.
+    pub fn release<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), RELEASE_NAMESPACE)
+    }
+}
+
+/// A file of the checkout.
+pub fn in_checkout(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
+}
+
+fn dot_dev(name: &str) -> PathBuf {
+    in_checkout(".dev").join(name)
+}
+
+fn read_dot_dev(name: &str) -> Result<String> {
+    let path = dot_dev(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}: run dev/up", path.display()))?;
+    Ok(text.trim().to_owned())
+}
