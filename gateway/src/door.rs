@@ -40,14 +40,15 @@ pub async fn playwright(
             response.headers_mut().extend(headers);
             Ok(response)
         }
-        Ok(Answer::Refused { status, content_type, body }) => match status {
-            // The runner speaks to the gateway, not to the client: the client's token and session are not what is wrong,
-            // unless the session has just ended.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
-                Err(over_or(&mut session, Refusal::RunnerRefused(runner_words(status, &body))).await)
-            }
-            _ => Ok(passed_on(status, content_type, body.into())),
-        },
+        // The runner speaks to the gateway here, not to the client, whose token and session are not what is wrong.
+        Ok(Answer::Refused { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
+            Err(Refusal::RunnerRefused(runner_words(status, &body)))
+        }
+        // The session is not there, or ends just now.
+        Ok(Answer::Refused { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
+            Err(over_or(&mut session, Refusal::RunnerRefused(runner_words(status, &body))).await)
+        }
+        Ok(Answer::Refused { status, content_type, body }) => Ok(passed_on(status, content_type, body.into())),
         Err(Refusal::Draining) => Err(Refusal::Draining),
         Err(refusal) => Err(over_or(&mut session, refusal).await),
     }

@@ -58,9 +58,9 @@ fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::try_new(directives.as_deref().unwrap_or("info"))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     if std::io::stderr().is_terminal() {
-        logs.init()
+        logs.init();
     } else {
-        logs.json().init()
+        logs.json().init();
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. It never logs a query, because
 //! that may hold a token.
 
-use crate::{Gateway, door, metrics::Outcome, tcp};
+use crate::{Gateway, door, metrics::Outcome, refusal::Refusal, tcp};
 use axum::{
     Router,
     extract::{Request, State},
@@ -33,6 +33,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/ws/{namespace}/{name}", get(door::playwright))
+        .fallback(async || Refusal::NoSuchName)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)
 }

@@ -125,7 +125,7 @@ mod tests {
         for (type_, truth, reason) in conditions {
             conditions::set(&mut status.conditions, type_, *truth, reason, "words", None, Timestamp::UNIX_EPOCH);
         }
-        status.runner = runner.then(|| self::runner());
+        status.runner = runner.then(self::runner);
         object.status = Some(status);
         Session::of(&object).standing
     }

@@ -1,0 +1,236 @@
+//! A gateway on a real port, runners that really upgrade, and an API server that knows what the test says.
+
+use axum::body::Bytes;
+use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef};
+use camofleet_gateway::{
+    Gateway,
+    auth::StaticTokens,
+    serve,
+    session::{Key, Session, Standing},
+};
+use camofleet_runner_api::token::{Issuer, PublicKeys, Signer, new_private_key};
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, accept_hdr_async_with_config, connect_async_with_config,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest,
+        handshake::server::{ErrorResponse, Request as Handshake, Response as Accepted},
+        protocol::WebSocketConfig,
+    },
+};
+
+pub const ADMIN: &str = "admin-token";
+pub const VIEWER: &str = "viewer-token";
+pub const POD_UID: &str = "pod-uid";
+
+pub type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A gateway that serves, and what the test may turn.
+pub struct Served {
+    pub gateway: Arc<Gateway>,
+    pub address: SocketAddr,
+    /// What runners trust.
+    pub keys: PublicKeys,
+    /// Sessions that the API server has and the watch has not told of.
+    pub unwatched: Arc<Mutex<Vec<BrowserSession>>>,
+}
+
+pub async fn serve_gateway() -> Served {
+    serve_gateway_with(|_| ()).await
+}
+
+pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
+    let signer = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
+    let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+    let unwatched = Arc::default();
+    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched)), signer);
+    change(&mut gateway);
+    let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
+    gateway.tokens.send_replace(Some(tokens));
+    gateway.sessions.begin_list();
+    gateway.sessions.end_list();
+    let gateway = Arc::new(gateway);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve::serve(Arc::clone(&gateway), listener));
+    Served { gateway, address, keys, unwatched }
+}
+
+/// Answers a GET of a session as the real one does.
+fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>) -> kube::Client {
+    let answer =
+        move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<_, std::convert::Infallible>> {
+            let path = request.uri().path().to_owned();
+            let found = sessions.lock().unwrap().iter().find_map(|session| {
+                let (namespace, name) = (session.metadata.namespace.as_ref()?, session.metadata.name.as_ref()?);
+                let its = format!("/apis/camofleet.dev/v1alpha1/namespaces/{namespace}/browsersessions/{name}");
+                (path == its).then(|| serde_json::to_vec(session).unwrap())
+            });
+            let not_found = || {
+                let status =
+                    r#"{"kind":"Status","status":"Failure","reason":"NotFound","code":404,"message":"not found"}"#;
+                (StatusCode::NOT_FOUND, status.into())
+            };
+            let (status, body) = found.map_or_else(not_found, |body| (StatusCode::OK, body));
+            Box::pin(async move { Ok(Response::builder().status(status).body(Full::<Bytes>::from(body)).unwrap()) })
+        };
+    kube::Client::new(tower::service_fn(answer), "default")
+}
+
+impl Served {
+    /// The watch tells of a session, or of a change of it.
+    pub fn tell(&self, name: &str, uid: &str, standing: Standing) {
+        self.gateway.sessions.put(key(name), Session { uid: uid.into(), standing });
+    }
+
+    pub fn url(&self, name: &str) -> String {
+        format!("ws://{}/ws/ns/{name}", self.address)
+    }
+
+    /// Connects as Playwright does: with a token and its User-Agent.
+    pub async fn connect(&self, name: &str) -> Result<Client, Error> {
+        let mut request = self.url(name).into_client_request().unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {ADMIN}").parse().unwrap());
+        request.headers_mut().insert("user-agent", "Playwright/1.62.1".parse().unwrap());
+        connect_async_with_config(request, Some(large()), true).await.map(|(client, _)| client)
+    }
+
+    /// The refusal of a connection that is to be refused: status, headers and body.
+    pub async fn refusal(&self, name: &str) -> (StatusCode, HeaderMap, String) {
+        match self.connect(name).await {
+            Err(Error::Http(response)) => {
+                // The WebSocket client does not read the body: ask again, by hand.
+                let asked = self.ask(&format!("/ws/ns/{name}"), &[("authorization", &format!("Bearer {ADMIN}"))]).await;
+                assert_eq!(asked.0, response.status());
+                asked
+            }
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+
+    /// Sends a WebSocket handshake with these headers, and reads the answer to its end.
+    pub async fn ask(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+        let handshake = [
+            ("host", "gateway"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        self.ask_plainly(target, &[&handshake, headers].concat()).await
+    }
+
+    /// Sends a GET with these headers and no others.
+    pub async fn ask_plainly(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let request = headers.iter().fold(Request::get(target), |request, (name, value)| request.header(*name, *value));
+        let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The metrics' text.
+    pub fn metrics(&self) -> String {
+        self.gateway.metrics.text().unwrap()
+    }
+}
+
+pub fn key(name: &str) -> Key {
+    Key::new("ns", name).unwrap()
+}
+
+/// A connection that came to a runner.
+pub struct Arrival {
+    pub path: String,
+    pub headers: HeaderMap,
+    pub socket: WebSocketStream<TcpStream>,
+}
+
+/// A runner whose end of each connection the test has in hand.
+pub struct Runner {
+    pub address: SocketAddr,
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+}
+
+impl Runner {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, arrivals) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(accept(stream, sender.clone()));
+            }
+        });
+        Self { address, arrivals }
+    }
+
+    /// A runner that answers every handshake with these bytes.
+    pub async fn answering(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    pub async fn arrival(&mut self) -> Arrival {
+        self.arrivals.recv().await.unwrap()
+    }
+
+    pub fn ready(&self) -> Standing {
+        ready(self.address)
+    }
+}
+
+pub fn ready(address: SocketAddr) -> Standing {
+    Standing::Ready(RunnerRef { name: "pod".into(), uid: POD_UID.into(), address: address.to_string() })
+}
+
+async fn accept(stream: TcpStream, arrivals: mpsc::UnboundedSender<Arrival>) {
+    let (mut path, mut headers) = (String::new(), HeaderMap::new());
+    #[allow(clippy::result_large_err, reason = "tungstenite's own type")]
+    let note = |request: &Handshake, accepted: Accepted| -> Result<Accepted, ErrorResponse> {
+        path = request.uri().to_string();
+        headers = request.headers().clone();
+        Ok(accepted)
+    };
+    let socket = accept_hdr_async_with_config(stream, note, Some(large())).await.unwrap();
+    let _ = arrivals.send(Arrival { path, headers, socket });
+}
+
+/// Messages as large as Playwright's may be.
+fn large() -> WebSocketConfig {
+    WebSocketConfig::default().max_frame_size(Some(256 << 20)).max_message_size(Some(256 << 20))
+}
+
+/// The code and reason of the Close frame that must come next.
+pub fn closed(message: Option<Result<Message, Error>>) -> (u16, String) {
+    match message {
+        Some(Ok(Message::Close(Some(close)))) => (close.code.into(), close.reason.to_string()),
+        other => panic!("expected a Close frame, got {other:?}"),
+    }
+}

@@ -1,0 +1,397 @@
+//! The way of a client through the gateway, over real sockets: who is let in, what is waited for, what passes.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, SessionState};
+use camofleet_gateway::{
+    run,
+    session::{Finish, Standing},
+};
+use camofleet_runner_api::token::{Caller, Role};
+use common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, ready, serve_gateway, serve_gateway_with};
+use futures::{SinkExt, StreamExt};
+use http::StatusCode;
+use std::{sync::Arc, time::Duration};
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
+use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
+
+fn waiting() -> Standing {
+    Standing::Waiting(SessionState::Starting)
+}
+
+fn finished() -> Standing {
+    Standing::Finished(Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
+}
+
+fn detail(body: &str) -> String {
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body.as_object().unwrap().len(), 1, "{body}");
+    body["detail"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_client_reaches_its_session_with_a_hop_token_of_its_own() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    let mut client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+
+    assert_eq!(arrived.path, "/v1/sessions/uid-1/playwright");
+    assert_eq!(arrived.headers["user-agent"], "Playwright/1.62.1");
+    let hop_token = arrived.headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
+    assert_eq!(
+        served.keys.verify(hop_token, POD_UID).unwrap(),
+        Caller::Gateway { session: "uid-1".into(), role: Role::Connect }
+    );
+
+    client.send(Message::text("ask")).await.unwrap();
+    assert_eq!(arrived.socket.next().await.unwrap().unwrap(), Message::text("ask"));
+    arrived.socket.send(Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(vec![1, 2, 3]));
+    assert!(served.metrics().contains("camofleet_gateway_connections_open 1"), "{}", served.metrics());
+}
+
+#[tokio::test]
+async fn large_messages_pass_both_ways() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    let mut client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    let pattern = |length: usize| -> Vec<u8> { (0..length).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect() };
+    for length in [5 << 20, 20 << 20] {
+        let (up, down) = (Message::binary(pattern(length)), Message::binary(pattern(length + 1)));
+        let (sent, received) = tokio::join!(client.send(up.clone()), arrived.socket.next());
+        sent.unwrap();
+        assert!(received.unwrap().unwrap() == up, "{length} bytes up");
+        let (sent, received) = tokio::join!(arrived.socket.send(down.clone()), client.next());
+        sent.unwrap();
+        assert!(received.unwrap().unwrap() == down, "{length} bytes down");
+    }
+}
+
+#[tokio::test]
+async fn what_a_runner_says_with_its_handshake_is_not_lost() {
+    let served = serve_gateway().await;
+    // The accept key of the handshake that `ask` sends (RFC 6455 section 1.3), and a text frame in the same segment.
+    let address = Runner::answering(concat!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n",
+        "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x01\x00\x00\x02hi",
+    ))
+    .await;
+    served.tell("demo", "uid-1", ready(address));
+    let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    let request = format!(
+        "GET /ws/ns/demo?token={ADMIN} HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+    let mut frames = [0; 6];
+    stream.read_exact(&mut frames).await.unwrap();
+    assert_eq!(&frames, b"\x01\x00\x00\x02hi");
+}
+
+#[tokio::test]
+async fn the_close_code_passes_by_itself() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    let mut client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    arrived.socket.close(Some(CloseFrame { code: 4002.into(), reason: "why".into() })).await.unwrap();
+    assert_eq!(closed(client.next().await), (4002, "why".into()));
+
+    let mut client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    client.close(Some(CloseFrame { code: 1000.into(), reason: "done".into() })).await.unwrap();
+    assert_eq!(closed(arrived.socket.next().await), (1000, "done".into()));
+}
+
+#[tokio::test]
+async fn a_lost_client_drops_the_runners_side_without_a_close() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    let client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    drop(client);
+    let end = arrived.socket.next().await.unwrap().unwrap_err();
+    assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    served.tell("slow", "uid-2", waiting());
+    let mut client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    assert_eq!(served.gateway.not_ready(), None);
+    let draining = tokio::spawn({
+        let gateway = Arc::clone(&served.gateway);
+        async move { run::drain(&gateway, Duration::ZERO).await }
+    });
+    assert_eq!(closed(client.next().await), (1001, "the gateway is going away; connect again".into()));
+    // The answer to the Close, as a client of Playwright gives it.
+    while client.next().await.is_some() {}
+    let end = arrived.socket.next().await.unwrap().unwrap_err();
+    assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
+    draining.await.unwrap();
+    assert_eq!(served.gateway.not_ready(), Some("going away"));
+    assert!(served.gateway.tasks.is_empty());
+    assert!(matches!(served.connect("demo").await, Err(Error::Io(_))), "nothing is accepted any more");
+    assert!(served.metrics().contains(r#"connections_total{outcome="Drained"} 1"#), "{}", served.metrics());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_session_when_the_gateway_drains_is_told_to_come_again() {
+    let served = serve_gateway().await;
+    served.tell("slow", "uid-2", waiting());
+    let refused = served.ask("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
+    let drained = async {
+        // Its connection is a task of the gateway from its acceptance on.
+        while served.gateway.tasks.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        run::drain(&served.gateway, Duration::ZERO).await;
+    };
+    let ((status, headers, body), ()) = tokio::join!(refused, drained);
+    assert_eq!(
+        (status, detail(&body).as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "this gateway is going away: connect again")
+    );
+    assert!(headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_closes_its_sockets_with_the_reason() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    for (over, told) in
+        [(Some(finished()), "the session is over: IdleTimeout: nothing for 30 s"), (None, "the session was deleted")]
+    {
+        served.tell("demo", "uid-1", runner.ready());
+        let mut client = served.connect("demo").await.unwrap();
+        let mut arrived = runner.arrival().await;
+        match over {
+            Some(over) => served.tell("demo", "uid-1", over),
+            None => served.gateway.sessions.remove(&key("demo")),
+        }
+        assert_eq!(closed(client.next().await), (1001, told.into()));
+        assert!(!matches!(arrived.socket.next().await, Some(Ok(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_session_made_again_under_its_name_is_another_one() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    let mut first = served.connect("demo").await.unwrap();
+    let _first_arrived = runner.arrival().await;
+    served.tell("demo", "uid-2", runner.ready());
+    assert_eq!(closed(first.next().await), (1001, "the session was deleted".into()));
+    let mut second = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    assert_eq!(arrived.path, "/v1/sessions/uid-2/playwright");
+    second.send(Message::text("hello")).await.unwrap();
+    assert_eq!(arrived.socket.next().await.unwrap().unwrap(), Message::text("hello"));
+}
+
+#[tokio::test]
+async fn a_session_that_still_starts_is_waited_for() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", waiting());
+    let connecting = served.connect("demo");
+    let becoming_ready = async {
+        while served.gateway.tasks.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        served.tell("demo", "uid-1", runner.ready());
+        runner.arrival().await
+    };
+    let (client, arrived) = tokio::join!(connecting, becoming_ready);
+    client.unwrap();
+    assert_eq!(arrived.path, "/v1/sessions/uid-1/playwright");
+}
+
+#[tokio::test]
+async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    let mut object = BrowserSession::new("fresh", BrowserSessionSpec::default());
+    object.metadata.namespace = Some("ns".into());
+    served.unwatched.lock().unwrap().push(object);
+    let connecting = served.connect("fresh");
+    let watch = async {
+        while served.gateway.tasks.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        served.tell("fresh", "uid-1", runner.ready());
+        runner.arrival().await
+    };
+    let (client, _) = tokio::join!(connecting, watch);
+    client.unwrap();
+}
+
+#[tokio::test]
+async fn patience_ends() {
+    let served = serve_gateway_with(|gateway| gateway.patience = Duration::from_millis(1)).await;
+    served.tell("demo", "uid-1", waiting());
+    let (status, headers, body) = served.refusal("demo").await;
+    assert_eq!(
+        (status, detail(&body).as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "the session is not ready: it is Starting")
+    );
+    assert_eq!(headers["retry-after"], "5");
+}
+
+#[tokio::test]
+async fn what_is_over_and_what_never_was() {
+    let served = serve_gateway().await;
+    served.tell("over", "uid-1", finished());
+    let (status, _, body) = served.refusal("over").await;
+    assert_eq!(
+        (status, detail(&body).as_str()),
+        (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
+    );
+    let (status, _, body) = served.refusal("never").await;
+    assert_eq!((status, detail(&body).as_str()), (StatusCode::NOT_FOUND, "there is no session ns/never"));
+    for path in ["/ws/ns/..%2f..%2fsecrets", "/ws/ns/%ff", "/ws/ns/Demo", "/ws/ns", "/"] {
+        let (status, _, body) = served.ask(path, &[("authorization", "Bearer admin-token")]).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+        assert!(detail(&body).starts_with("the URL does not name a session"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_let_in() {
+    let served = serve_gateway().await;
+    served.tell("demo", "uid-1", waiting());
+    let admin = format!("Bearer {ADMIN}");
+    let viewer = format!("Bearer {VIEWER}");
+    let path = "/ws/ns/demo";
+    let by_query = format!("{path}?token={VIEWER}");
+    let cases: [(&str, &[(&str, &str)], StatusCode, &str); 6] = [
+        (
+            path,
+            &[],
+            StatusCode::UNAUTHORIZED,
+            "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
+        ),
+        (path, &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
+        // Whether a session exists is not for those who are not let in.
+        ("/ws/ns/never", &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
+        (
+            path,
+            &[("authorization", &viewer)],
+            StatusCode::FORBIDDEN,
+            "the token may not do this: it takes the role admin",
+        ),
+        (&by_query, &[], StatusCode::FORBIDDEN, "the token may not do this: it takes the role admin"),
+        (
+            path,
+            &[("authorization", &admin), ("origin", "https://evil.example")],
+            StatusCode::FORBIDDEN,
+            "pages may not connect here (the request has an Origin header): connect from a program",
+        ),
+    ];
+    for (target, sent, expected, words) in cases {
+        let (status, headers, body) = served.ask(target, sent).await;
+        assert_eq!((status, detail(&body).as_str()), (expected, words), "{target} {sent:?}");
+        assert_eq!(headers.contains_key("www-authenticate"), status == StatusCode::UNAUTHORIZED);
+        assert!(headers.contains_key("x-request-id"));
+    }
+    assert!(served.metrics().contains(r#"connections_total{outcome="Forbidden"} 3"#), "{}", served.metrics());
+    assert!(served.metrics().contains(r#"connections_total{outcome="Unauthorized"} 3"#), "{}", served.metrics());
+}
+
+#[tokio::test]
+async fn tokens_follow_their_secret() {
+    let served = serve_gateway().await;
+    served.tell("over", "uid-1", finished());
+    assert_eq!(served.refusal("over").await.0, StatusCode::GONE);
+    let others = camofleet_gateway::auth::StaticTokens::parse([("admin", b"another".as_slice())]);
+    served.gateway.tokens.send_replace(Some(others));
+    assert_eq!(served.refusal("over").await.0, StatusCode::UNAUTHORIZED);
+    served.gateway.tokens.send_replace(None);
+    assert_eq!(served.refusal("over").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn only_a_websocket_handshake_is_taken() {
+    let served = serve_gateway().await;
+    let (status, headers, body) =
+        served.ask_plainly(&format!("/ws/ns/demo?token={ADMIN}"), &[("host", "gateway")]).await;
+    assert_eq!(status, StatusCode::UPGRADE_REQUIRED);
+    assert_eq!(headers["upgrade"], "websocket");
+    assert!(detail(&body).contains("firefox.connect()"));
+}
+
+#[tokio::test]
+async fn a_wrong_playwright_minor_is_told_by_the_runner_itself() {
+    let served = serve_gateway().await;
+    let address = Runner::answering(
+        "HTTP/1.1 428 Precondition Required\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nserver: v1.62",
+    )
+    .await;
+    served.tell("demo", "uid-1", ready(address));
+    let (status, headers, body) = served.refusal("demo").await;
+    assert_eq!((status.as_u16(), body.as_str()), (428, "server: v1.62"));
+    assert_eq!(headers["content-type"], "text/plain");
+}
+
+#[tokio::test]
+async fn a_runner_that_is_gone_or_refuses_the_gateway_is_no_fault_of_the_client() {
+    let served = serve_gateway().await;
+    let refusing = Runner::answering(concat!(
+        "HTTP/1.1 401 Unauthorized\r\ncontent-length: 55\r\n\r\n",
+        r#"{"reason":"Unauthorized","message":"unknown signature"}"#,
+    ))
+    .await;
+    served.tell("refused", "uid-1", ready(refusing));
+    let admin = [("authorization", "Bearer admin-token")];
+    let (status, headers, body) = served.ask("/ws/ns/refused", &admin).await;
+    let words = "the session's runner refused the gateway: unknown signature";
+    assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, words));
+    assert!(headers.contains_key("retry-after"));
+
+    let closed_port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    served.tell("unreachable", "uid-2", ready(closed_port));
+    let (status, _, body) = served.ask("/ws/ns/unreachable", &admin).await;
+    assert_eq!(
+        (status, detail(&body).as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "the session's runner does not answer")
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_ended_a_moment_ago_is_told_with_its_reason() {
+    let served = serve_gateway().await;
+    let address = Runner::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    served.tell("demo", "uid-1", ready(address));
+    let refused = served.ask("/ws/ns/demo", &[("authorization", "Bearer admin-token")]);
+    let ending = async {
+        while !served.metrics().contains("dial_seconds_count 1") {
+            tokio::task::yield_now().await;
+        }
+        served.tell("demo", "uid-1", finished());
+    };
+    let ((status, _, body), ()) = tokio::join!(refused, ending);
+    assert_eq!(
+        (status, detail(&body).as_str()),
+        (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
+    );
+}

@@ -1,0 +1,363 @@
+//! The relay between two streams in memory, with a clock that the test turns: frames, Pings, and each way to end.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use camofleet_gateway::{
+    metrics::{Outcome, Traffic},
+    relay::{Ending, Side, relay},
+    session::Finish,
+    sessions::Over,
+};
+use proptest::prelude::*;
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split},
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, advance},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const PING: [u8; 2] = [0x89, 0];
+
+/// A relay at work, seen from its two ends.
+struct Relayed {
+    client: DuplexStream,
+    runner: DuplexStream,
+    ending: oneshot::Sender<Ending>,
+    outcome: JoinHandle<Outcome>,
+}
+
+fn relayed() -> Relayed {
+    relayed_over(1 << 20)
+}
+
+fn relayed_over(buffer: usize) -> Relayed {
+    let (client, of_client) = duplex(buffer);
+    let (runner, of_runner) = duplex(buffer);
+    let (ending, ends) = oneshot::channel();
+    let outcome = tokio::spawn(async move {
+        let side = |stream| {
+            let (read, write) = split(stream);
+            Side { read, write }
+        };
+        let ends = async {
+            match ends.await {
+                Ok(ending) => ending,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        relay(side(of_client), side(of_runner), ends, &Traffic::default()).await
+    });
+    Relayed { client, runner, ending, outcome }
+}
+
+/// A frame as RFC 6455 section 5.2 draws it, masked as a client's when `mask`.
+fn frame(opcode: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x80 | opcode];
+    let masked = if mask { 0x80 } else { 0 };
+    match u8::try_from(payload.len()) {
+        Ok(short @ ..126) => bytes.push(masked | short),
+        _ => {
+            bytes.push(masked | 0x7e);
+            bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        }
+    }
+    let key = if mask { [1, 2, 3, 4] } else { [0; 4] };
+    if mask {
+        bytes.extend(key);
+    }
+    bytes.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
+    bytes
+}
+
+fn close(mask: bool, code: u16, reason: &str) -> Vec<u8> {
+    frame(8, mask, &[&code.to_be_bytes(), reason.as_bytes()].concat())
+}
+
+async fn expect(stream: &mut DuplexStream, expected: &[u8]) {
+    let mut bytes = vec![0; expected.len()];
+    stream.read_exact(&mut bytes).await.expect("more bytes");
+    assert_eq!(bytes, expected);
+}
+
+async fn expect_end(stream: &mut DuplexStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "nothing more was to come: {rest:?}");
+}
+
+/// Lets every task run until all of them wait, without time going on.
+async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_pass_both_ways_untouched() {
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let (up, down) = (frame(1, true, b"to the runner"), frame(2, false, &[7; 300]));
+    client.write_all(&up).await.unwrap();
+    expect(&mut runner, &up).await;
+    for part in down.chunks(7) {
+        runner.write_all(part).await.unwrap();
+        expect(&mut client, part).await;
+    }
+    assert!(!outcome.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_of_either_side_passes_with_its_code() {
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    client.write_all(&close(true, 1000, "done")).await.unwrap();
+    expect(&mut runner, &close(true, 1000, "done")).await;
+    runner.write_all(&close(false, 1000, "")).await.unwrap();
+    drop(runner);
+    expect(&mut client, &close(false, 1000, "")).await;
+    expect_end(&mut client).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::ClientClosed);
+
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    runner.write_all(&close(false, 4001, "why")).await.unwrap();
+    expect(&mut client, &close(false, 4001, "why")).await;
+    client.write_all(&close(true, 4001, "")).await.unwrap();
+    expect(&mut runner, &close(true, 4001, "")).await;
+    drop((client, runner));
+    assert_eq!(outcome.await.unwrap(), Outcome::RunnerClosed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_client_drops_the_runners_side_without_a_close() {
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    client.write_all(&frame(1, true, b"last words")).await.unwrap();
+    drop(client);
+    expect(&mut runner, &frame(1, true, b"last words")).await;
+    expect_end(&mut runner).await;
+    assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_client_is_pinged_and_lost_when_it_does_not_answer() {
+    let start = Instant::now();
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    expect(&mut client, &PING).await;
+    assert_eq!(start.elapsed().as_secs(), 20);
+    expect_end(&mut runner).await;
+    assert_eq!(start.elapsed().as_secs(), 60);
+    assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_pings_stays_however_long_it_is_idle() {
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let pong = frame(10, true, b"");
+    for _ in 0..200 {
+        expect(&mut client, &PING).await;
+        client.write_all(&pong).await.unwrap();
+        expect(&mut runner, &pong).await;
+    }
+    assert!(!outcome.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_waits_for_the_end_of_a_frame() {
+    let Relayed { mut client, mut runner, .. } = relayed();
+    let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
+    runner.write_all(&first[..50]).await.unwrap();
+    expect(&mut client, &first[..50]).await;
+    advance(30 * SECOND).await;
+    settle().await;
+    runner.write_all(&[&first[50..], &second].concat()).await.unwrap();
+    expect(&mut client, &first[50..]).await;
+    expect(&mut client, &second).await;
+    expect(&mut client, &PING).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_goes_between_two_frames_of_one_chunk_when_the_second_is_not_whole() {
+    let Relayed { mut client, mut runner, .. } = relayed();
+    let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
+    runner.write_all(&first[..50]).await.unwrap();
+    expect(&mut client, &first[..50]).await;
+    advance(30 * SECOND).await;
+    settle().await;
+    runner.write_all(&[&first[50..], &second[..3]].concat()).await.unwrap();
+    expect(&mut client, &first[50..]).await;
+    expect(&mut client, &PING).await;
+    expect(&mut client, &second[..3]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_lost() {
+    let start = Instant::now();
+    let Relayed { client, mut runner, outcome, .. } = relayed_over(100);
+    runner.write_all(&frame(2, false, &[0; 1000])).await.unwrap_err();
+    assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
+    assert_eq!(start.elapsed().as_secs(), 30);
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_tells_the_client_and_not_the_runner() {
+    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    ending.send(Ending::Drain).unwrap();
+    let goodbye = close(false, 1001, "the gateway is going away; connect again");
+    expect(&mut client, &goodbye).await;
+    expect_end(&mut client).await;
+    // What the client answers must not reach the runner: it would take it for the client's own wish.
+    let _ = client.write_all(&close(true, 1001, "")).await;
+    drop(client);
+    expect_end(&mut runner).await;
+    assert_eq!(outcome.await.unwrap(), Outcome::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_a_frame_end_before_its_close() {
+    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let (whole, next) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
+    runner.write_all(&whole[..50]).await.unwrap();
+    expect(&mut client, &whole[..50]).await;
+    ending.send(Ending::Drain).unwrap();
+    settle().await;
+    runner.write_all(&[&whole[50..], &next[..2]].concat()).await.unwrap();
+    expect(&mut client, &whole[50..]).await;
+    expect(&mut client, &close(false, 1001, "the gateway is going away; connect again")).await;
+    expect_end(&mut client).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_ever_for_the_end_of_a_frame() {
+    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let whole = frame(2, false, &[1; 200]);
+    runner.write_all(&whole[..50]).await.unwrap();
+    expect(&mut client, &whole[..50]).await;
+    let start = Instant::now();
+    ending.send(Ending::Drain).unwrap();
+    expect_end(&mut client).await;
+    assert_eq!(start.elapsed().as_secs(), 5);
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_session_is_told_with_its_reason() {
+    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
+    ending.send(Ending::Session(Over::Finished(finish))).unwrap();
+    expect(&mut client, &close(false, 1001, "the session is over: IdleTimeout: nothing for 30 s")).await;
+    expect_end(&mut client).await;
+    expect_end(&mut runner).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_runner_ends_first_the_reason_is_waited_for() {
+    let Relayed { mut client, runner, ending, outcome } = relayed();
+    drop(runner);
+    advance(SECOND).await;
+    ending.send(Ending::Session(Over::Deleted)).unwrap();
+    expect(&mut client, &close(false, 1001, "the session was deleted")).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_runner_is_told_when_its_session_is_not_known_to_be_over() {
+    let Relayed { mut client, runner, outcome, ending } = relayed();
+    drop(runner);
+    expect(&mut client, &close(false, 1011, "the connection to the session's runner was lost; connect again")).await;
+    expect_end(&mut client).await;
+    drop((client, ending));
+    assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_is_lost_within_a_frame_leaves_no_place_for_a_close() {
+    let Relayed { mut client, mut runner, outcome, ending } = relayed();
+    runner.write_all(&frame(2, false, &[1; 200])[..50]).await.unwrap();
+    drop(runner);
+    expect(&mut client, &frame(2, false, &[1; 200])[..50]).await;
+    expect_end(&mut client).await;
+    drop((client, ending));
+    assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_speaks_no_websocket_is_told_so() {
+    let too_long = [0x82, 0xff, 0, 0, 0, 0, 0x10, 0, 0, 1, 1, 2, 3, 4];
+    for (bytes, code) in [(b"GET /json HTTP/1.1\r\n".as_slice(), 1002_u16), (&too_long, 1009)] {
+        let Relayed { mut client, mut runner, outcome, .. } = relayed();
+        client.write_all(bytes).await.unwrap();
+        expect_end(&mut runner).await;
+        let mut head = [0; 4];
+        client.read_exact(&mut head).await.unwrap();
+        assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, code));
+        drop(client);
+        assert_eq!(outcome.await.unwrap(), Outcome::ProtocolError);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_speaks_no_websocket_is_not_passed_on() {
+    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    runner.write_all(b"not frames").await.unwrap();
+    expect_end(&mut client).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::ProtocolError);
+}
+
+/// The frames of a stream, which must end with a whole one.
+fn frames_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let (header, length) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            short => (2, usize::from(short)),
+        };
+        let (frame, rest) = bytes.split_at(header + length);
+        frames.push(frame.to_vec());
+        bytes = rest;
+    }
+    frames
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn pings_never_break_a_frame(
+        frames in prop::collection::vec((0_u8..3, 0_usize..400), 1..20),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
+    ) {
+        let sent: Vec<Vec<u8>> = frames.iter().map(|(opcode, length)| frame(*opcode, false, &vec![0x89; *length])).collect();
+        let stream = sent.concat();
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len())).chain([0, stream.len()]).collect();
+        at.sort_unstable();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let received = runtime.block_on(async {
+            let Relayed { mut client, mut runner, ending, outcome } = relayed();
+            for part in at.windows(2) {
+                runner.write_all(&stream[part[0]..part[1]]).await.unwrap();
+                settle().await;
+                // So long that a Ping is due at each place where one fits, and a sign of life each time.
+                advance(25 * SECOND).await;
+                client.write_all(&frame(10, true, b"")).await.unwrap();
+                settle().await;
+            }
+            drop((runner, ending));
+            let mut received = Vec::new();
+            client.read_to_end(&mut received).await.unwrap();
+            drop(client);
+            assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
+            received
+        });
+        let (pings, others): (Vec<_>, Vec<_>) = frames_of(&received).into_iter().partition(|frame| *frame == PING);
+        prop_assert_eq!(&others[..others.len() - 1], &sent[..], "all frames, and then the Close");
+        prop_assert!(!pings.is_empty());
+    }
+}
