@@ -184,9 +184,9 @@ class Browser {
     return this._server.close();
   }
 
-  /** Closes the browser. It is over when `onExit` calls. */
+  /** Ends the browser, which is over when `onExit` calls. By force: what it would still write is thrown away. */
   close() {
-    return this._browserServer.close();
+    return this._browserServer.kill();
   }
 }
 

@@ -43,13 +43,15 @@ impl Gate {
         let unauthorized = |message: String| Refusal { reason: RefusalReason::Unauthorized, message };
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         // The scheme's case does not matter (RFC 9110 section 11.1).
-        let bearer = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let bearer =
+            header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let (_, token) = bearer.ok_or_else(|| unauthorized("`Authorization: Bearer <token>` is missing".to_owned()))?;
         let caller = self.verify(token.trim()).map_err(|error| unauthorized(error.to_string()))?;
         if let Caller::Operator { epoch } = caller {
             let highest = self.epoch.fetch_max(epoch, Ordering::AcqRel);
             if epoch < highest {
-                let message = format!("a leader of epoch {highest} has called before, and this is one of epoch {epoch}");
+                let message =
+                    format!("a leader of epoch {highest} has called before, and this is one of epoch {epoch}");
                 return Err(Refusal { reason: RefusalReason::StaleEpoch, message });
             }
         }
@@ -76,7 +78,10 @@ impl Gate {
 fn read_keys(file: &FilePath) -> Option<PublicKeys> {
     let keys = fs::read(file).map_err(|error| error.to_string());
     let keys = keys.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
-    keys.inspect_err(|error| tracing::warn!(file = %file.display(), error, "cannot read the public keys: no token is good")).ok()
+    keys.inspect_err(
+        |error| tracing::warn!(file = %file.display(), error, "cannot read the public keys: no token is good"),
+    )
+    .ok()
 }
 
 /// The operator, about no session.
@@ -157,7 +162,8 @@ impl FromRequestParts<App> for Hop {
 
 async fn uid(parts: &mut Parts, app: &App) -> Result<String, Refused> {
     let path = Path::<String>::from_request_parts(parts, app).await;
-    path.map(|Path(uid)| uid).map_err(|error| Refusal { reason: RefusalReason::Invalid, message: error.to_string() }.into())
+    path.map(|Path(uid)| uid)
+        .map_err(|error| Refusal { reason: RefusalReason::Invalid, message: error.to_string() }.into())
 }
 
 /// The refusal of a valid token that is not for this.

@@ -129,7 +129,9 @@ pub(crate) enum BadSettings {
          --prewarm-headful, or raise --slots"
     )]
     TooManyPrewarmed { headless: u32, headful: u32, slots: u32 },
-    #[error("--state-dir {0} must be an absolute path of at most {MAX_STATE_DIR} bytes, so that the sockets in it have valid addresses")]
+    #[error(
+        "--state-dir {0} must be an absolute path of at most {MAX_STATE_DIR} bytes, so that the sockets in it have valid addresses"
+    )]
     StateDir(PathBuf),
     #[error("no executable {engine} at {path}: install it, or name it with --{flag}")]
     NoBrowser { engine: &'static str, path: PathBuf, flag: &'static str },
@@ -153,7 +155,8 @@ impl Flags {
         let (engine, executable) = self.browser()?;
         let playwright_version = playwright_version(&self.launcher)?;
         // Launches are bound by processor time: more at once than there are processors only make each other late.
-        let launches = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+        let launches =
+            std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
         let plan = Plan {
             slots,
             sessions: self.sessions,
@@ -175,7 +178,8 @@ impl Flags {
 
     fn browser(&self) -> Result<(EngineName, PathBuf), BadSettings> {
         let camoufox = self.camoufox.clone().unwrap_or_else(|| {
-            let install_dir = std::env::var_os("CAMOUFOX_INSTALL_DIR").map_or(CAMOUFOX_INSTALL_DIR.into(), PathBuf::from);
+            let install_dir =
+                std::env::var_os("CAMOUFOX_INSTALL_DIR").map_or(CAMOUFOX_INSTALL_DIR.into(), PathBuf::from);
             install_dir.join("camoufox-bin")
         });
         let engine = match self.engine {
@@ -187,7 +191,11 @@ impl Flags {
             EngineName::Camoufox => ("Camoufox", camoufox, "camoufox"),
             EngineName::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
         };
-        if is_executable(&path) { Ok((engine, path)) } else { Err(BadSettings::NoBrowser { engine: engine_name, path, flag }) }
+        if is_executable(&path) {
+            Ok((engine, path))
+        } else {
+            Err(BadSettings::NoBrowser { engine: engine_name, path, flag })
+        }
     }
 }
 
@@ -202,10 +210,11 @@ fn playwright_version(launcher: &Path) -> Result<String, BadSettings> {
         version: String,
     }
     let manifest = launcher.with_file_name("node_modules").join("playwright-core").join("package.json");
-    let version = fs::read(manifest).ok().and_then(|text| serde_json::from_slice::<Package>(&text).ok()).and_then(|package| {
-        let mut numbers = package.version.splitn(3, '.');
-        Some(format!("{}.{}", numbers.next()?, numbers.next()?))
-    });
+    let version =
+        fs::read(manifest).ok().and_then(|text| serde_json::from_slice::<Package>(&text).ok()).and_then(|package| {
+            let mut numbers = package.version.splitn(3, '.');
+            Some(format!("{}.{}", numbers.next()?, numbers.next()?))
+        });
     version.ok_or_else(|| BadSettings::NoPlaywright(launcher.to_owned()))
 }
 

@@ -69,7 +69,9 @@ async fn ready(State(runner): State<Runner>) -> Response {
     let published = published.borrow();
     match (published.ready, &published.state.launch_error) {
         (true, _) => "ok\n".into_response(),
-        (false, Some(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("browsers cannot be launched: {error}\n")).into_response(),
+        (false, Some(error)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("browsers cannot be launched: {error}\n")).into_response()
+        }
         (false, None) => (StatusCode::SERVICE_UNAVAILABLE, "no sessions are taken, and none is here\n").into_response(),
     }
 }
@@ -112,7 +114,8 @@ async fn bind(
 
 async fn session(About(uid): About, State(runner): State<Runner>) -> Result<Json<Session>, Refused> {
     let session = runner.published().borrow().state.session(&uid).cloned();
-    let unknown = || Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") };
+    let unknown =
+        || Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") };
     Ok(Json(session.ok_or_else(unknown)?))
 }
 

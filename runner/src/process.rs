@@ -84,7 +84,8 @@ impl Mark {
     /// Zombies, and what cannot be read, have no environment: neither is ours to kill.
     fn is_on(&self, environment: &str) -> bool {
         let mark = format!("{MARK}={}", self.0);
-        fs::read(environment).is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
+        fs::read(environment)
+            .is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
     }
 }
 
@@ -102,7 +103,8 @@ impl Process {
     /// Starts a command whose standard error is piped.
     pub(crate) fn spawn(name: &'static str, mut command: Command) -> Result<Self, String> {
         let program = command.as_std().get_program().to_owned();
-        let mut child = command.spawn().map_err(|error| format!("cannot start {name}, {}: {error}", program.display()))?;
+        let mut child =
+            command.spawn().map_err(|error| format!("cannot start {name}, {}: {error}", program.display()))?;
         let pid = child.id().expect("a child that was not waited for has an id");
         let words = Arc::new(Mutex::new(VecDeque::new()));
         let listener = child.stderr.take().map(|stderr| tokio::spawn(listen(stderr, words.clone())));

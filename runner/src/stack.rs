@@ -207,7 +207,9 @@ impl Task {
         let launcher = self.parts.launcher.insert(self.start_launcher(display.as_deref())?);
         let mut stdin = launcher.take_stdin();
         let mut events = BufReader::new(launcher.take_stdout()).lines();
-        write_line(&mut stdin, &self.launch_request()).await.map_err(|error| format!("the launcher did not listen: {error}"))?;
+        write_line(&mut stdin, &self.launch_request())
+            .await
+            .map_err(|error| format!("the launcher did not listen: {error}"))?;
         loop {
             let line = tokio::select! {
                 biased;

@@ -64,7 +64,9 @@ pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: 
     }
     let Door { stack, doors, .. } = runner.enter(hop.uid.clone(), Question::Connect).await?;
     let answered = timeout(ANSWER_TIMEOUT, ask(&doors.playwright, &doors.ws_path, request.headers())).await;
-    let mut answer = answered.unwrap_or_else(|_| Err("it does not answer".into())).map_err(|error| unreachable(&hop.uid, &*error))?;
+    let mut answer = answered
+        .unwrap_or_else(|_| Err("it does not answer".into()))
+        .map_err(|error| unreachable(&hop.uid, &*error))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return passed_on(answer).await;
     }
@@ -88,13 +90,16 @@ pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request
         Role::Control | Role::View => {}
         Role::Connect => return Err(forbidden("looking at the display takes the role control or view")),
     }
-    let Some(protocol) = request.headers().get(header::UPGRADE).cloned().filter(|_| is_upgrade_to(&request, |_| true)) else {
+    let Some(protocol) = request.headers().get(header::UPGRADE).cloned().filter(|_| is_upgrade_to(&request, |_| true))
+    else {
         return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
     };
     let Door { display, doors, .. } = runner.enter(hop.uid.clone(), Question::Watch).await?;
     match display {
         Display::LiveView => {}
-        Display::Headless | Display::Headful => return Err(invalid("the session has no live view: its display is not LiveView")),
+        Display::Headless | Display::Headful => {
+            return Err(invalid("the session has no live view: its display is not LiveView"));
+        }
     }
     let server = UnixStream::connect(&doors.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
     tracing::info!(uid = hop.uid, role = ?hop.role, "a viewer connects");
@@ -184,7 +189,11 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
 }
 
 /// Copies what a Playwright client sends, and counts its data frames, not its pings, as activity.
-async fn watched(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut guest: Guest) -> io::Result<()> {
+async fn watched(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut guest: Guest,
+) -> io::Result<()> {
     let mut scanner = FrameScanner::default();
     let mut buffer = vec![0; BUFFER];
     loop {

@@ -143,7 +143,8 @@ pub(crate) struct Chart {
     stacks: BTreeMap<StackId, Stack>,
     next_stack: u64,
     served: u32,
-    drain_deadline: Option<Instant>,
+    /// When the runner was told to go.
+    told_to_go: Option<Instant>,
     browser_version: Option<String>,
     launch_error: Option<String>,
     retry: Option<Retry>,
@@ -158,7 +159,7 @@ impl Chart {
             stacks: BTreeMap::new(),
             next_stack: 0,
             served: 0,
-            drain_deadline: None,
+            told_to_go: None,
             browser_version: None,
             launch_error: None,
             retry: None,
@@ -188,8 +189,8 @@ impl Chart {
             }),
             Event::Left { stack } => self.on_client(stack, |_, clients| *clients = clients.saturating_sub(1)),
             Event::Active { stack } => self.on_client(stack, |active, _| *active = now),
-            // Asked twice, the first deadline holds.
-            Event::Drain => self.drain_deadline = self.drain_deadline.or(Some(now + self.plan.drain_timeout)),
+            // Told twice, the first time counts.
+            Event::Drain => self.told_to_go = self.told_to_go.or(Some(now)),
             Event::Tick => {}
         }
         self.settle(now)
@@ -255,7 +256,7 @@ impl Chart {
         });
         let runner = [
             self.retry.map(|retry| retry.at).filter(|_| self.wanted().is_some()),
-            self.drain_deadline.filter(|_| self.sessions.iter().any(|(_, session)| session.is_live())),
+            self.drain_deadline().filter(|_| self.sessions.iter().any(|(_, session)| session.is_live())),
             self.quiet_deadline(),
         ];
         sessions.chain(stacks).chain(runner).flatten().filter(|deadline| *deadline > now).min()
@@ -263,7 +264,7 @@ impl Chart {
 
     /// Whether the runner was told to go and has nothing left to do.
     pub(crate) fn is_finished(&self, now: Instant) -> bool {
-        self.drain_deadline.is_some()
+        self.told_to_go.is_some()
             && self.stacks.is_empty()
             && (self.sessions.is_empty() || self.quiet_deadline().is_some_and(|deadline| deadline <= now))
     }
@@ -271,12 +272,12 @@ impl Chart {
     /// Whether it serves sessions, or would take one. A runner whose prewarmed browsers fail would fail the session's too.
     pub(crate) fn is_ready(&self) -> bool {
         let serves = self.sessions.iter().any(|(_, session)| session.is_live());
-        serves || (self.drain_deadline.is_none() && self.retry.is_none())
+        serves || (self.told_to_go.is_none() && self.retry.is_none())
     }
 
     /// What is published of it. The runner's identity is not known here.
     pub(crate) fn describe(&self, now: Instant, state: &mut api::RunnerState) {
-        state.draining = self.drain_deadline.is_some();
+        state.draining = self.told_to_go.is_some();
         state.slots = self.plan.slots;
         state.free = self.free();
         state.spent = self.is_spent();
@@ -294,7 +295,7 @@ impl Chart {
 
     fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), Refusal> {
         let refuse = |reason, message: String| Err(Refusal { reason, message });
-        if self.drain_deadline.is_some() {
+        if self.told_to_go.is_some() {
             return refuse(
                 RefusalReason::Draining,
                 "this runner was told to go and takes no session: choose another".into(),

@@ -24,7 +24,7 @@ impl Chart {
 
     fn end_overdue_sessions(&mut self, now: Instant) {
         let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        let drained = due(self.drain_deadline);
+        let drained = due(self.drain_deadline());
         let mut ends = Vec::new();
         for (uid, session) in &self.sessions {
             let reason = if due(session.lifetime_deadline()) {
@@ -53,7 +53,7 @@ impl Chart {
                     self.effects.push(Effect::End { stack: id });
                 }
                 StackState::Running { answered, .. } if answered + HUNG <= now && self.is_unowned(id) => {
-                    self.end_stack(id)
+                    self.end_stack(id);
                 }
                 StackState::Launching { .. } | StackState::Running { .. } | StackState::Ending => {}
             }
@@ -143,7 +143,7 @@ impl Chart {
 
     /// How many sessions would be granted now.
     pub(super) fn free(&self) -> u32 {
-        if self.drain_deadline.is_some() {
+        if self.told_to_go.is_some() {
             return 0;
         }
         let live = self.sessions.iter().filter(|(_, session)| session.is_live()).count();
@@ -199,9 +199,14 @@ impl Chart {
         u32::try_from(self.unowned().filter(|(_, stack)| stack.kind == kind).count()).unwrap_or(u32::MAX)
     }
 
+    /// When live sessions end because the runner was told to go.
+    pub(super) fn drain_deadline(&self) -> Option<Instant> {
+        self.told_to_go.map(|told| told + self.plan.drain_timeout)
+    }
+
     /// When the runner stops waiting for acknowledgements; only once nothing runs any more.
     pub(super) fn quiet_deadline(&self) -> Option<Instant> {
-        let told = self.drain_deadline? - self.plan.drain_timeout;
+        let told = self.told_to_go?;
         let ended = self.sessions.iter().map(|(_, session)| match session.phase {
             Phase::Ended { at, .. } => Some(at.max(told) + ACKNOWLEDGE_TIMEOUT),
             Phase::Starting { .. } | Phase::Ready { .. } | Phase::Ending { .. } => None,

@@ -1,6 +1,8 @@
 //! Random histories, without a runtime: the world below does what a shell could do, in any order, and checks after each
 //! step what must hold. Then a few histories by hand, for what a person should be able to read.
 
+#![allow(clippy::unchecked_time_subtraction, reason = "these times are long after the clock's beginning")]
+
 use super::*;
 use api::{RunnerState, SessionPhase};
 use proptest::prelude::*;
@@ -111,7 +113,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Launch { stack, .. } => {
-                    assert_eq!(self.stacks.insert(stack, Sim::Launching), None, "a name given twice")
+                    assert_eq!(self.stacks.insert(stack, Sim::Launching), None, "a name given twice");
                 }
                 Effect::End { stack } => {
                     let was = self.stacks.insert(stack, Sim::Ending).expect("only what runs is ended");
@@ -138,7 +140,7 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Bind { uid, display, idle, lifetime, page } => {
-                self.bind(&format!("s{uid}"), request(display, idle, lifetime, page))
+                self.bind(&format!("s{uid}"), request(display, idle, lifetime, page));
             }
             Step::End { uid } => {
                 let known = self.chart.session(&format!("s{uid}")).is_some();
@@ -182,7 +184,7 @@ impl World {
 
     fn bind(&mut self, uid: &str, request: BindRequest) {
         let before = self.chart.session(uid);
-        let (free, served, draining) = (self.chart.free(), self.chart.served, self.chart.drain_deadline.is_some());
+        let (free, served, draining) = (self.chart.free(), self.chart.served, self.chart.told_to_go.is_some());
         let (answer, effects) = self.chart.bind(uid, request, self.now);
         match (before, answer) {
             (Some(before), answer) => {

@@ -1,0 +1,245 @@
+//! The door, the settings and the launch failures: a real runner, without a real browser.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use camofleet_crds::v1alpha1::{Display, EngineName};
+use camofleet_runner_api::{
+    EndReason, Refusal, RefusalReason, SessionPhase, Tier,
+    token::{Issuer, Role, Signer, new_private_key},
+};
+use reqwest::Method;
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+use support::{Bed, EPOCH, POD, launcher, request, runner_command, write_keys};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u16, Option<RefusalReason>) {
+    let call = reqwest::Client::new().request(method.clone(), bed.url(path));
+    let call = if method == Method::PUT { call.json(&request(Display::Headless)) } else { call };
+    let call = match token {
+        Some(token) => call.bearer_auth(token),
+        None => call,
+    };
+    let answer = call.send().await.unwrap();
+    let status = answer.status().as_u16();
+    // The event stream does not end.
+    let refusal = if status < 400 { None } else { answer.json::<Refusal>().await.ok() };
+    (status, refusal.map(|refusal| refusal.reason))
+}
+
+const CALLS: [(Method, &str); 8] = [
+    (Method::GET, "/v1/sessions"),
+    (Method::GET, "/v1/events"),
+    (Method::PUT, "/v1/sessions/none"),
+    (Method::GET, "/v1/sessions/none"),
+    (Method::DELETE, "/v1/sessions/none"),
+    (Method::POST, "/v1/sessions/none/touch"),
+    (Method::GET, "/v1/sessions/none/playwright"),
+    (Method::GET, "/v1/sessions/none/vnc"),
+];
+
+#[tokio::test]
+async fn every_call_but_the_probes_takes_a_token_for_it() {
+    // Nothing that is launched here is ever ready: `cat` waits for more.
+    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+    let operator = bed.operator.operator_token(POD, EPOCH);
+    let stranger = Signer::from_pkcs8(Issuer::Operator, &new_private_key()).unwrap();
+    let forged = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
+    for (method, path) in CALLS {
+        let unauthorized = (401, Some(RefusalReason::Unauthorized));
+        for token in [
+            None,
+            Some("x".to_owned()),
+            Some(bed.operator.operator_token("another pod", EPOCH)),
+            Some(bed.gateway.hop_token("another pod", "none", Role::Connect)),
+            Some(stranger.operator_token(POD, EPOCH)),
+            Some(forged.hop_token(POD, "none", Role::Connect)),
+        ] {
+            assert_eq!(
+                call(&bed, method.clone(), path, token.as_deref()).await,
+                unauthorized,
+                "{method} {path} {token:?}"
+            );
+        }
+        // A hop token is for its own session, and for the calls that the gateway makes.
+        let hop = bed.gateway.hop_token(POD, "other", Role::Connect);
+        let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(RefusalReason::Forbidden)) };
+        assert_eq!(call(&bed, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
+    }
+    for path in ["/v1/sessions/none/playwright", "/v1/sessions/none/vnc"] {
+        assert_eq!(call(&bed, Method::GET, path, Some(&operator)).await, (403, Some(RefusalReason::Forbidden)));
+    }
+    for (role, path) in [(Role::Connect, "vnc"), (Role::View, "playwright"), (Role::Control, "playwright")] {
+        let token = bed.gateway.hop_token(POD, "none", role);
+        let refused = call(&bed, Method::GET, &format!("/v1/sessions/none/{path}"), Some(&token)).await;
+        assert_eq!(refused, (403, Some(RefusalReason::Forbidden)));
+    }
+
+    // Who is let in is told what is wrong with the rest.
+    let unknown = (404, Some(RefusalReason::UnknownSession));
+    let hop = bed.gateway.hop_token(POD, "none", Role::Connect);
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
+    assert_eq!(call(&bed, Method::POST, "/v1/sessions/none/touch", Some(&hop)).await, unknown);
+    assert_eq!(call(&bed, Method::DELETE, "/v1/sessions/none", Some(&operator)).await, unknown);
+    let garbage = reqwest::Client::new()
+        .put(bed.url("/v1/sessions/none"))
+        .bearer_auth(&operator)
+        .json(&[1])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(garbage.status(), 400);
+    assert_eq!(garbage.json::<Refusal>().await.unwrap().reason, RefusalReason::Invalid);
+    assert_eq!(reqwest::get(bed.url("/readyz")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_leader_of_an_earlier_term_is_fenced_off() {
+    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+    let token = |epoch| bed.operator.operator_token(POD, epoch);
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(7))).await, (200, None));
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
+    for (method, path) in
+        [(Method::PUT, "/v1/sessions/s"), (Method::DELETE, "/v1/sessions/s"), (Method::GET, "/v1/events")]
+    {
+        assert_eq!(call(&bed, method, path, Some(&token(8))).await, (403, Some(RefusalReason::StaleEpoch)));
+    }
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
+}
+
+#[tokio::test]
+async fn rotated_keys_are_read_without_a_restart() {
+    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+    let next = Signer::from_pkcs8(Issuer::Operator, &new_private_key()).unwrap();
+    let token = next.operator_token(POD, EPOCH);
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token)).await.0, 401);
+    write_keys(&bed.keys_file(), &[(Issuer::Operator, &next)]);
+    // The file is read again for a token that does not verify, but not for every one.
+    while call(&bed, Method::GET, "/v1/sessions", Some(&token)).await.0 != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        call(&bed, Method::GET, "/v1/sessions", Some(&bed.token())).await.0,
+        401,
+        "the former key is not listed"
+    );
+}
+
+#[tokio::test]
+async fn a_launch_that_fails_says_why() {
+    let script = |dir: &Path| {
+        let path = dir.join("broken-firefox");
+        fs::write(&path, "#!/bin/sh\necho 'no such library: libfoo.so' >&2\nexit 3\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let mut bed = Bed::start_with(&["--slots", "1", "--engine", "firefox"], |command, dir| {
+        command.arg("--firefox").arg(script(dir));
+    })
+    .await;
+    let boot_id = bed.state().await.boot_id;
+    bed.bind("s", &request(Display::Headless)).await.unwrap();
+    let end = bed.until_phase("s", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!(end.reason, EndReason::LaunchFailed);
+    assert!(end.message.contains("exitCode=3") && end.message.contains("libfoo.so"), "{}", end.message);
+    assert_eq!(bed.state().await.launch_error, Some(end.message));
+    assert!(bed.terminate().await.success());
+    bed.assert_nothing_is_left(&boot_id);
+
+    let bed = Bed::start_with(&["--slots", "1", "--prewarm-headful", "1", "--engine", "firefox"], |command, dir| {
+        command.arg("--firefox").arg(script(dir));
+    })
+    .await;
+    bed.until("the error", |state| state.launch_error.clone()).await;
+    let answer = reqwest::get(bed.url("/readyz")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().await.unwrap().contains("libfoo.so"));
+}
+
+#[tokio::test]
+async fn bad_settings_are_refused_before_anything_starts() {
+    for (flags, word) in [
+        (&["--pod-uid", ""][..], "--pod-uid"),
+        (&["--pod-uid", "p", "--slots", "0"], "--slots"),
+        (&["--pod-uid", "p", "--slots", "2", "--prewarm-headless", "2", "--prewarm-headful", "1"], "2 slots"),
+        (&["--pod-uid", "p", "--state-dir", "relative"], "--state-dir"),
+        (&["--pod-uid", "p", "--screen", "wide"], "WIDTHxHEIGHT"),
+        (&["--pod-uid", "p", "--engine", "firefox", "--firefox", "/nowhere"], "--firefox"),
+        (&["--pod-uid", "p", "--engine", "camoufox", "--camoufox", "/nowhere"], "--camoufox"),
+        (&["--pod-uid", "p", "--frobnicate"], "--frobnicate"),
+    ] {
+        let output = runner_command().args(flags).output().await.unwrap();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{flags:?}: {words}");
+        assert!(words.contains(word), "{flags:?}: {words}");
+    }
+}
+
+fn fake_camoufox() -> String {
+    format!("{}/tests/support/fake-camoufox", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What the fake was started with and told, a line each.
+fn told(log: &Path) -> Vec<serde_json::Value> {
+    fs::read_to_string(log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn camoufox_is_taken_where_it_is_installed_and_driven_by_juggler() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let fake = fake_camoufox();
+    let mut bed = Bed::start_with(&["--slots", "1", "--prewarm-headless", "1", "--camoufox", &fake], |command, _| {
+        command.env("FAKE_CAMOUFOX_LOG", &log);
+    })
+    .await;
+    let state = bed.until_warm().await;
+    assert_eq!((state.engine, state.browser_version.as_deref()), (Some(EngineName::Camoufox), Some("156.0.1-beta.36")));
+    assert_eq!(bed.bind("s", &request(Display::Headless)).await.unwrap().session.tier, Tier::Hot);
+    let told = told(&log);
+    let argv = told[0]["argv"].as_array().unwrap();
+    assert!(
+        argv.iter().any(|flag| flag == "-juggler-pipe") && !argv.iter().any(|flag| flag == "--remote-debugging-port=0")
+    );
+    let config: serde_json::Value =
+        serde_json::from_str(told[0]["config"]["CAMOU_CONFIG_1"].as_str().unwrap()).unwrap();
+    assert_eq!(config["screen.width"], 1280);
+    let enable = told.iter().find(|entry| entry["method"] == "Browser.enable").unwrap();
+    assert_eq!(enable["params"]["attachToDefaultContext"], true);
+    assert!(enable["params"]["userPrefs"].to_string().contains("network.http.http3.enable"));
+    bed.end("s").await;
+    assert!(bed.terminate().await.success());
+    bed.assert_nothing_is_left(&state.boot_id);
+}
+
+#[tokio::test]
+async fn the_launcher_hands_on_a_long_fingerprint_and_a_proxy() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut node = Command::new("node");
+    node.arg(launcher().join("main.js")).env("FAKE_CAMOUFOX_LOG", &log).env("TMPDIR", dir.path());
+    let mut node =
+        node.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("node is installed");
+    let long = "é".repeat(40_000);
+    let launch = serde_json::json!({
+        "engine": "Camoufox", "executable": fake_camoufox(), "dir": dir.path(), "wsPath": "/secret", "headless": true,
+        "screen": {"width": 800, "height": 600}, "graceMs": 0, "camoufoxConfig": {"navigator.userAgent": long},
+        "proxy": {"server": "http://proxy.test:3128", "username": "user", "password": "word"},
+    });
+    let mut stdin = node.stdin.take().unwrap();
+    stdin.write_all(format!("{launch}\n{{\"command\":\"ping\"}}\n").as_bytes()).await.unwrap();
+    let mut said = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(node.stdout.take().unwrap()));
+    assert!(said.next_line().await.unwrap().unwrap().contains(r#""event":"ready""#));
+    assert_eq!(said.next_line().await.unwrap().unwrap(), r#"{"event":"pong"}"#);
+    // The end of its input is the end of it.
+    drop(stdin);
+    assert!(node.wait().await.unwrap().success());
+    let told = told(&log);
+    let chunks: Vec<_> = (1..).map_while(|n| told[0]["config"][format!("CAMOU_CONFIG_{n}")].as_str()).collect();
+    assert!(chunks.len() > 1 && chunks.iter().all(|chunk| chunk.chars().count() <= 32_767));
+    let config: serde_json::Value = serde_json::from_str(&chunks.concat()).unwrap();
+    assert_eq!(config["navigator.userAgent"], long);
+    let proxy = told.iter().find(|entry| entry["method"] == "Browser.setBrowserProxy").unwrap();
+    assert_eq!((&proxy["params"]["host"], &proxy["params"]["username"]), (&"proxy.test".into(), &"user".into()));
+}

@@ -1,0 +1,227 @@
+//! Sessions on a real runner with a real Firefox, real displays and real Playwright clients.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use camofleet_crds::v1alpha1::{Display, EngineName};
+use camofleet_runner_api::{
+    BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError, token::Role,
+};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use support::{Bed, kill, request, rfb};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const GREEN_PAGE: &str = "data:text/html,<title>green</title><body style='background: rgb(0, 128, 0)'>";
+
+fn end_of(error: Result<impl std::fmt::Debug, CallError>) -> RefusalReason {
+    match error {
+        Err(CallError::Refused(refusal)) => refusal.reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn hot_sessions_serve_clients_and_viewers_and_leave_nothing() {
+    let mut bed = Bed::start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
+    let state = bed.until_warm().await;
+    assert_eq!((state.hot, state.free), (Hot { headless: 1, headful: 1 }, 2));
+    assert_eq!((state.engine, state.playwright_version.as_str()), (Some(EngineName::Firefox), "1.62"));
+    assert!(state.browser_version.is_some_and(|version| version.contains('.')));
+
+    // A hot browser is bound within the one call, and its page is opened then.
+    let asked = BindRequest { start_url: Some(GREEN_PAGE.into()), ..request(Display::LiveView) };
+    let bound = bed.bind("seen", &asked).await.unwrap();
+    assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Ready, Tier::Hot));
+    let listed = bed.until("the session", |state| (state.generation >= bound.generation).then(|| state.clone())).await;
+    assert!(listed.session("seen").is_some());
+    bed.until("loaded", |state| (state.session("seen")?.start_page == StartPage::Loaded).then_some(())).await;
+    let again = bed.bind("seen", &BindRequest { idle_timeout_seconds: 200, ..asked }).await.unwrap();
+    assert_eq!((again.boot_id, again.session.tier), (bound.boot_id.clone(), Tier::Hot));
+
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let failing = BindRequest { start_url: Some(format!("http://{nobody}/")), ..request(Display::Headless) };
+    bed.bind("unseen", &failing).await.unwrap();
+    let failed = bed.until("failed", |state| match &state.session("unseen")?.start_page {
+        StartPage::Failed { message } => Some(message.clone()),
+        StartPage::None | StartPage::Loading | StartPage::Loaded => None,
+    });
+    assert_eq!(failed.await, format!("NS_ERROR_CONNECTION_REFUSED at http://{nobody}/"));
+    assert_eq!(end_of(bed.bind("third", &request(Display::Headless)).await), RefusalReason::NoFreeSlot);
+
+    a_client_works(&bed).await;
+    a_viewer_sees_the_page(&bed).await;
+    a_client_of_another_minor_is_told(&bed).await;
+    a_lost_client_comes_back(&bed).await;
+
+    bed.end("seen").await;
+    bed.end("unseen").await;
+    bed.until("no session", |state| state.sessions.is_empty().then_some(())).await;
+    assert!(bed.terminate().await.success());
+    bed.assert_nothing_is_left(&bound.boot_id);
+}
+
+async fn a_client_works(bed: &Bed) {
+    let mut client = bed.playwright("seen", "work");
+    let found = client.says().await;
+    assert_eq!(found["contexts"], 1, "{found}");
+    assert_eq!((&found["pages"], &found["firstTitle"], &found["title"]), (&json!(1), &json!("green"), &json!("typed")));
+    assert_eq!(found["big"], (3 << 20) + 7);
+    assert!(found["screenshot"].as_u64().unwrap() > 1000);
+    bed.until("no client", |state| (state.session("seen")?.clients == 0).then_some(())).await;
+}
+
+async fn a_viewer_sees_the_page(bed: &Bed) {
+    let headers = "Connection: Upgrade\r\nUpgrade: rfb\r\n";
+    let (mut stream, head) = bed.upgrade("seen", Role::View, headers).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let size = rfb::greet(&mut stream).await;
+    assert_eq!(size, (1280, 720));
+    // The window fills the screen, so the page is at its middle and at its lower right.
+    loop {
+        let picture = rfb::look(&mut stream, size).await;
+        if picture.colour(640, 400) == [0, 128, 0] && picture.colour(1270, 710) == [0, 128, 0] {
+            break;
+        }
+    }
+    let (_, head) = bed.upgrade("unseen", Role::View, headers).await;
+    assert!(head.starts_with("HTTP/1.1 400"), "a session without live view: {head}");
+    let (_, head) = bed.upgrade("third", Role::View, headers).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "no such session: {head}");
+}
+
+async fn a_client_of_another_minor_is_told(bed: &Bed) {
+    let handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nUser-Agent: Playwright/1.61.0 (x64)\r\n";
+    let (mut stream, head) = bed.upgrade("seen", Role::Connect, handshake).await;
+    assert!(head.starts_with("HTTP/1.1 428"), "{head}");
+    let length =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()).unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.contains("server version: v1.62") && body.contains("client version: v1.61"), "{body}");
+}
+
+async fn a_lost_client_comes_back(bed: &Bed) {
+    let mut lost = bed.playwright("seen", "hold");
+    lost.says().await;
+    bed.until("a client", |state| (state.session("seen")?.clients == 1).then_some(())).await;
+    lost.kill().await;
+    bed.until("no client", |state| (state.session("seen")?.clients == 0).then_some(())).await;
+    let found = bed.playwright("seen", "find").says().await;
+    assert!(found["found"].as_array().unwrap().contains(&json!(["held", "kept"])), "{found}");
+    // It took over what the lost one left, and then went as it should: nothing of it stays.
+    let found = bed.playwright("seen", "find").says().await;
+    assert_eq!(found["found"], json!([["green", 0]]));
+}
+
+#[tokio::test]
+async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
+    let mut bed = Bed::start(&["--slots", "1", "--prewarm-headful", "1"]).await;
+    let boot_id = bed.state().await.boot_id;
+    for (uid, part, cause) in [
+        ("browser", "firefox-esr", "the browser was ended by SIGKILL"),
+        ("server", "main.js", "the Playwright server (node) was ended by SIGKILL"),
+        ("display", "Xvnc", "the display (Xvnc) was ended by SIGKILL"),
+    ] {
+        bed.until_warm().await;
+        let bound = bed.bind(uid, &request(Display::LiveView)).await.unwrap();
+        assert_eq!(bound.session.tier, Tier::Hot);
+        let mut client = bed.playwright(uid, "busy");
+        assert_eq!(client.says().await, json!({"working": true}));
+        let xvnc = bed.processes("Xvnc").await[0];
+        let victim = if part == "firefox-esr" { bed.browser().await } else { bed.processes(part).await[0] };
+        kill(victim, Signal::SIGKILL);
+        let end = bed.until_phase(uid, SessionPhase::Ended).await.end.unwrap();
+        assert_eq!(end.reason, EndReason::BrowserCrashed);
+        assert!(end.message.starts_with(cause), "{}", end.message);
+        assert_eq!(client.says().await, json!({"disconnected": true}));
+        assert_eq!(x_lock_of(xvnc), None);
+        bed.end(uid).await;
+    }
+
+    // A hot browser that dies is replaced, and no corpse is bound.
+    bed.until_warm().await;
+    kill(bed.browser().await, Signal::SIGKILL);
+    bed.until("cold", |state| (!state.warm && state.hot.headful == 0).then_some(())).await;
+    bed.until_warm().await;
+    assert_eq!(bed.bind("next", &request(Display::Headful)).await.unwrap().session.tier, Tier::Hot);
+    assert_eq!(bed.playwright("next", "find").says().await, json!({"found": [["", 0]]}));
+    bed.end("next").await;
+    assert!(bed.terminate().await.success());
+    bed.assert_nothing_is_left(&boot_id);
+}
+
+/// The lock file that this X server left, if any.
+fn x_lock_of(pid: i32) -> Option<std::path::PathBuf> {
+    let entries = std::fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.path());
+    let locks =
+        entries.filter(|path| path.to_str().is_some_and(|path| path.starts_with("/tmp/.X") && path.ends_with("-lock")));
+    locks.into_iter().find(|lock| std::fs::read_to_string(lock).is_ok_and(|owner| owner.trim() == pid.to_string()))
+}
+
+#[tokio::test]
+async fn sessions_end_by_time_but_not_while_a_client_works() {
+    let mut bed = Bed::start(&["--slots", "2"]).await;
+    let boot_id = bed.state().await.boot_id;
+
+    // Cold: answered at once, ready later. What works is not idle; what only pings is.
+    let idle = BindRequest { idle_timeout_seconds: 3, ..request(Display::Headless) };
+    for uid in ["busy", "pinging"] {
+        let bound = bed.bind(uid, &idle).await.unwrap();
+        assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, Tier::Cold));
+        let (_, head) = bed.upgrade(uid, Role::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 409"), "{head}");
+    }
+    bed.until_phase("busy", SessionPhase::Ready).await;
+    let mut busy = bed.playwright("busy", "busy");
+    assert_eq!(busy.says().await, json!({"working": true}));
+    bed.until_phase("pinging", SessionPhase::Ready).await;
+    let handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let (mut pinging, head) = bed.upgrade("pinging", Role::Connect, handshake).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let pings = tokio::spawn(async move {
+        // An empty, masked Ping (RFC 6455 section 5.5.2), again and again until the session is gone.
+        while pinging.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    let end = bed.until_phase("pinging", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!(end.reason, EndReason::IdleTimeout);
+    pings.await.unwrap();
+    // It was ready before the other, and idle as long but for its work.
+    assert_eq!(bed.state().await.session("busy").unwrap().phase, SessionPhase::Ready);
+
+    // The lifetime is counted from the first PUT, and a later one may change it.
+    bed.bind("busy", &BindRequest { max_lifetime_seconds: 1, ..idle }).await.unwrap();
+    let end = bed.until_phase("busy", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!(end.reason, EndReason::LifetimeExceeded);
+    assert_eq!(busy.says().await, json!({"disconnected": true}));
+
+    for uid in ["busy", "pinging"] {
+        bed.end(uid).await;
+    }
+    assert!(bed.terminate().await.success());
+    bed.assert_nothing_is_left(&boot_id);
+}
+
+#[tokio::test]
+async fn a_runner_that_is_told_to_go_lets_its_session_finish_until_the_deadline() {
+    let flags = ["--slots", "2", "--prewarm-headless", "2", "--drain-timeout-seconds", "5"];
+    let mut bed = Bed::start(&flags).await;
+    let boot_id = bed.until_warm().await.boot_id;
+    bed.bind("last", &request(Display::Headless)).await.unwrap();
+    bed.signal(Signal::SIGTERM);
+    let state = bed.until("draining", |state| state.draining.then(|| state.clone())).await;
+    assert_eq!((state.free, state.hot), (0, Hot::default()));
+    assert_eq!(end_of(bed.bind("late", &request(Display::Headless)).await), RefusalReason::Draining);
+    // It still serves: a client finds its page.
+    assert_eq!(bed.playwright("last", "find").says().await, json!({"found": [["", 0]]}));
+    let end = bed.until_phase("last", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!(end.reason, EndReason::RunnerDrained);
+    bed.end("last").await;
+    assert!(bed.exited().await.success());
+    bed.assert_nothing_is_left(&boot_id);
+}

@@ -1,0 +1,281 @@
+//! A runner as it runs in a pod, but for the pod: the built binary with its real launcher, called by the operator's real
+//! client with real tokens.
+
+#![allow(dead_code, reason = "each file of tests uses its part")]
+
+pub mod rfb;
+
+use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+use camofleet_runner_api::{
+    BindAnswer, BindRequest, PORT, RunnerState, Session, SessionPhase,
+    client::{CallError, RunnerClient},
+    token::{Issuer, PublicKeys, Role, Signer, new_private_key},
+};
+use futures::StreamExt;
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    pin::pin,
+    process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const POD: &str = "b8a9f4d6-pod";
+pub const EPOCH: u64 = 7;
+
+pub struct Bed {
+    child: Child,
+    pub address: IpAddr,
+    pub operator: Signer,
+    pub gateway: Signer,
+    pub client: RunnerClient,
+    dir: TempDir,
+}
+
+pub fn launcher() -> PathBuf {
+    let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("launcher");
+    let playwright = launcher.join("node_modules/playwright-core/package.json");
+    assert!(playwright.exists(), "the launcher's packages are missing: run `npm ci --prefix runner/launcher`");
+    launcher
+}
+
+/// A command that runs the built runner, without the settings of whoever runs the tests.
+pub fn runner_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_camofleet-runner"));
+    command.env_remove("CAMOUFOX_EXECUTABLE_PATH").env_remove("CAMOUFOX_INSTALL_DIR").env("RUST_LOG", "info");
+    command.arg("--launcher").arg(launcher().join("main.js")).kill_on_drop(true);
+    command
+}
+
+impl Bed {
+    /// Starts a runner with these flags and waits until it listens.
+    pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, |_, _| {}).await
+    }
+
+    /// The same; `adjust` may change the command, and is told the directory that the runner has for itself.
+    pub async fn start_with(flags: &[&str], adjust: impl FnOnce(&mut Command, &Path)) -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        // All of 127/8 is this host, so each runner has an address of its own on the port that runners have.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let address = IpAddr::V4(Ipv4Addr::new(127, 64 | high, low, NEXT.fetch_add(1, Ordering::Relaxed)));
+        let [operator, gateway] =
+            [Issuer::Operator, Issuer::Gateway].map(|issuer| Signer::from_pkcs8(issuer, &new_private_key()).unwrap());
+        let dir = tempfile::Builder::new().prefix("camofleet-").tempdir().unwrap();
+        write_keys(&dir.path().join("keys"), &[(Issuer::Operator, &operator), (Issuer::Gateway, &gateway)]);
+        let mut command = runner_command();
+        command
+            .args(["--listen", &format!("{address}:{PORT}"), "--pod-uid", POD])
+            .arg("--keys-file")
+            .arg(dir.path().join("keys"))
+            .arg("--state-dir")
+            .arg(dir.path().join("state"))
+            .args(flags);
+        adjust(&mut command, dir.path());
+        let child = command.spawn().unwrap();
+        let bed = Self { child, address, operator, gateway, client: RunnerClient::default(), dir };
+        bed.until_listening().await;
+        bed
+    }
+
+    async fn until_listening(&self) {
+        let url = self.url("/healthz");
+        timeout(PATIENCE, async {
+            while reqwest::get(&url).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("the runner listens");
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}:{PORT}{path}", self.address)
+    }
+
+    pub fn keys_file(&self) -> PathBuf {
+        self.dir.path().join("keys")
+    }
+
+    pub fn token(&self) -> String {
+        self.operator.operator_token(POD, EPOCH)
+    }
+
+    pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindAnswer, CallError> {
+        self.client.bind(self.address, &self.token(), uid, request).await
+    }
+
+    pub async fn end(&self, uid: &str) {
+        self.client.end(self.address, &self.token(), uid).await.unwrap();
+    }
+
+    /// Follows the runner's events until one says what is waited for.
+    pub async fn until<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
+        let mut last = None;
+        let follow = async {
+            let mut events = pin!(self.client.events(self.address, &self.token()).await.unwrap());
+            while let Some(state) = events.next().await {
+                let state = last.insert(state.unwrap());
+                if let Some(found) = found(state) {
+                    return Some(found);
+                }
+            }
+            None
+        };
+        let found = timeout(PATIENCE, follow).await;
+        let found = found.unwrap_or_else(|_| panic!("in {PATIENCE:?} nothing said {what}: {last:#?}"));
+        found.unwrap_or_else(|| panic!("the events ended without {what}"))
+    }
+
+    pub async fn state(&self) -> RunnerState {
+        self.until("anything", |state| Some(state.clone())).await
+    }
+
+    pub async fn until_warm(&self) -> RunnerState {
+        self.until("warm", |state| state.warm.then(|| state.clone())).await
+    }
+
+    pub async fn until_phase(&self, uid: &str, phase: SessionPhase) -> Session {
+        let reached = |state: &RunnerState| state.session(uid).filter(|session| session.phase >= phase).cloned();
+        self.until(&format!("{uid} {phase:?}"), reached).await
+    }
+
+    /// The session's URL for clients, and a token for one connection to it.
+    pub fn door(&self, uid: &str, role: Role) -> (String, String) {
+        let path = match role {
+            Role::Connect => "playwright",
+            Role::Control | Role::View => "vnc",
+        };
+        (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, role))
+    }
+
+    /// Starts a Playwright client on a session.
+    pub fn playwright(&self, uid: &str, task: &str) -> Client {
+        let (url, token) = self.door(uid, Role::Connect);
+        let mut command = Command::new("node");
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/client.js"));
+        command.arg(launcher()).args([url.replace("http:", "ws:"), token, task.to_owned()]);
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("node is installed");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Client { child, lines }
+    }
+
+    /// Opens a connection to a session and sends an upgrade request with these headers. Returns the answer's head.
+    pub async fn upgrade(&self, uid: &str, role: Role, headers: &str) -> (TcpStream, String) {
+        let (url, token) = self.door(uid, role);
+        let path = url.split_once("8070").unwrap().1;
+        let mut stream = TcpStream::connect((self.address, PORT)).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+        }
+        (stream, String::from_utf8(head).unwrap())
+    }
+
+    /// Ids of processes of this runner's sessions whose command line contains this.
+    pub async fn processes(&self, command: &str) -> Vec<i32> {
+        let boot_id = self.state().await.boot_id;
+        marked(&boot_id).into_iter().filter(|pid| read(*pid, "cmdline").contains(command)).collect()
+    }
+
+    /// The leader of the browser's processes, of the one browser that there is.
+    pub async fn browser(&self) -> i32 {
+        let leads = |pid: &i32| {
+            nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(*pid))).is_ok_and(|group| group.as_raw() == *pid)
+        };
+        let leaders: Vec<_> = self.processes("firefox-esr").await.into_iter().filter(leads).collect();
+        let [leader] = leaders[..] else { panic!("not one browser but {leaders:?}") };
+        leader
+    }
+
+    /// Tells the runner to go, and waits until it went.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.exited().await
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        kill(i32::try_from(self.child.id().unwrap()).unwrap(), signal);
+    }
+
+    pub async fn exited(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait()).await.expect("the runner ends").unwrap()
+    }
+
+    /// Asserts that nothing runs or lies around for sessions.
+    pub fn assert_nothing_is_left(&self, boot_id: &str) {
+        let left: Vec<_> = marked(boot_id).iter().map(|pid| read(*pid, "cmdline")).collect();
+        assert!(left.is_empty(), "processes are left: {left:#?}");
+        let files: Vec<_> =
+            fs::read_dir(self.dir.path().join("state")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.is_empty(), "files are left: {files:?}");
+    }
+}
+
+pub fn write_keys(file: &Path, signers: &[(Issuer, &Signer)]) {
+    let mut keys = PublicKeys::default();
+    for (issuer, signer) in signers {
+        keys.0.entry(*issuer).or_default().push(signer.public_key().clone());
+    }
+    fs::write(file, serde_json::to_vec(&keys).unwrap()).unwrap();
+}
+
+pub fn request(display: Display) -> BindRequest {
+    BindRequest {
+        namespace: "test".into(),
+        name: "session".into(),
+        display,
+        idle_timeout_seconds: 300,
+        max_lifetime_seconds: 600,
+        start_url: None,
+        start_url_wait: StartUrlWait::Load,
+    }
+}
+
+/// A Playwright client in a process of its own.
+pub struct Client {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Client {
+    /// The next thing that it says.
+    pub async fn says(&mut self) -> serde_json::Value {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the client says something").unwrap();
+        serde_json::from_str(&line.expect("the client says something before it ends")).unwrap()
+    }
+
+    /// Kills it, as a node's failure would: no Close frame is sent.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+pub fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+fn marked(boot_id: &str) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| read(*pid, "environ").contains(&format!("CAMOFLEET_STACK={boot_id}."))).collect()
+}
+
+fn read(pid: i32, file: &str) -> String {
+    fs::read(format!("/proc/{pid}/{file}"))
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .unwrap_or_default()
+}
