@@ -60,7 +60,7 @@ fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
     if std::io::stderr().is_terminal() {
         logs.init();
     } else {
-        logs.json().init();
+        logs.json().with_span_list(false).init();
     }
     Ok(())
 }
