@@ -70,6 +70,15 @@ pub enum Input {
         /// What was found; none: nothing of that name.
         found: Option<Arc<BrowserSession>>,
     },
+    /// An uncached read of the pod that a session is published on.
+    PodRead {
+        /// UID of the session.
+        session: Uid,
+        /// UID of the pod that was looked for.
+        pod: Uid,
+        /// The pod, if it is still there.
+        found: Option<RunnerPod>,
+    },
     /// The API server's answer to [`Effect::DeleteSession`].
     SessionDeleted {
         /// UID of the session.
@@ -216,6 +225,15 @@ pub enum Effect {
         /// Which.
         key: Key,
         /// Its UID.
+        session: Uid,
+    },
+    /// Read the pod that a session is published on, past every cache.
+    ReadPod {
+        /// Which.
+        key: Key,
+        /// Its UID.
+        pod: Uid,
+        /// UID of the session.
         session: Uid,
     },
     /// Delete a session.

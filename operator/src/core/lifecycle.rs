@@ -2,7 +2,8 @@
 
 use super::{
     BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
-    runners::{Link, SHOW_UNREACHABLE_AFTER},
+    pods::RunnerPod,
+    runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
 };
@@ -80,12 +81,11 @@ impl Core {
         if !yields {
             return;
         }
-        if let Some(own) = session.runner().cloned()
-            && !matches!(&published, Stage::Bound(told) if told.runner == own)
-        {
-            self.end_on(&own, uid);
-        }
+        let own = session.runner().cloned();
         self.set_stage(uid, published);
+        if let Some(own) = own {
+            self.end_copy(&own, uid);
+        }
     }
 
     pub(super) fn session_gone(&mut self, uid: &Uid) {
@@ -107,11 +107,7 @@ impl Core {
 
     /// Tells every runner that lists the session to end it, or to forget its end.
     fn end_wherever_listed(&mut self, uid: &Uid) {
-        let listing = self
-            .runners
-            .iter()
-            .filter(|(_, runner)| runner.state.as_ref().is_some_and(|state| state.session(uid).is_some()));
-        for pod in listing.map(|(pod, _)| pod.clone()).collect::<Vec<_>>() {
+        for pod in self.listing(uid) {
             self.end_on(&pod, uid);
         }
     }
@@ -130,6 +126,28 @@ impl Core {
         }
     }
 
+    /// A runner has a copy of a session that is bound elsewhere: its leader died between the runner's answer and the
+    /// status. It is ended once the status names another runner, and not before: the dead leader's own write may still be
+    /// on its way, and until this one's has landed it may win.
+    fn end_copy(&mut self, pod: &Uid, uid: &Uid) {
+        let status = self.sessions[uid].object.status.as_ref();
+        if status.and_then(|status| status.runner.as_ref()).is_some_and(|published| published.uid != *pod) {
+            self.end_on(pod, uid);
+        }
+    }
+
+    /// Ends what other runners than the published one have of a session.
+    fn end_copies(&mut self, uid: &Uid) {
+        for pod in self.listing(uid) {
+            self.end_copy(&pod, uid);
+        }
+    }
+
+    fn listing(&self, uid: &Uid) -> Vec<Uid> {
+        let lists = |runner: &Runner| runner.state.as_ref().is_some_and(|state| state.session(uid).is_some());
+        self.runners.iter().filter(|(_, runner)| lists(runner)).map(|(pod, _)| pod.clone()).collect()
+    }
+
     /// A runner lists this session.
     pub(super) fn listed(&mut self, pod: &Uid, state: &RunnerState, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
@@ -146,9 +164,11 @@ impl Core {
             return;
         };
         match &session.stage {
-            Stage::Waiting => self.runner_has(pod, uid, Facts::listed(entry, state), state.generation),
+            Stage::Waiting => {
+                self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
+            }
             Stage::Binding { runner, .. } if runner == pod => {
-                self.runner_has(pod, uid, Facts::listed(entry, state), state.generation);
+                self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
@@ -162,8 +182,7 @@ impl Core {
                     }
                 }
             }
-            // A copy that was never published: its leader died between the runner's answer and the status.
-            Stage::Binding { .. } | Stage::Bound(_) => self.end_on(pod, uid),
+            Stage::Binding { .. } | Stage::Bound(_) => self.end_copy(pod, uid),
             // It is forgotten there once its end is published.
             Stage::Over(_) => {}
             Stage::Finished { .. } => {
@@ -174,7 +193,7 @@ impl Core {
         }
     }
 
-    fn runner_has(&mut self, pod: &Uid, uid: &Uid, facts: Facts, listed_from: u64) {
+    fn runner_has(&mut self, pod: &Uid, uid: &Uid, facts: Facts, (boot_id, generation): (&str, u64)) {
         let session = &self.sessions[uid];
         let (since, sent_generation) = match &session.stage {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
@@ -184,6 +203,7 @@ impl Core {
         if let Some(since) = since {
             self.effects.push(Effect::Observe { phase: Phase::Bound, took: self.now.mono.since(since) });
         }
+        let listed_from = Some((boot_id.to_owned(), generation));
         let bound =
             Bound { runner: pod.clone(), facts: Some(facts), listed_from, sent_generation, call: Pending::Idle };
         self.set_stage(uid, Stage::Bound(bound));
@@ -198,10 +218,18 @@ impl Core {
             self.end_on(pod, uid);
             return;
         }
+        // What a former run of the runner took went with it.
+        let boot_id = self.runners.get(pod).and_then(|runner| runner.state.as_ref()).map(|state| &state.boot_id);
+        let answer = match (answer, boot_id) {
+            (Ok(answer), Some(boot_id)) if answer.boot_id != *boot_id => {
+                Err(BindFailure::Unknown("it was started anew".to_owned()))
+            }
+            (answer, _) => answer,
+        };
         let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage.clone());
         match (stage, answer) {
             (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
-                self.runner_has(pod, uid, Facts::answered(&answer), answer.generation);
+                self.runner_has(pod, uid, Facts::answered(&answer), (&answer.boot_id, answer.generation));
                 self.settle_if_ended(uid, &answer);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
@@ -232,8 +260,8 @@ impl Core {
                 let call = bound.call.failed(uid, self.now.mono);
                 self.set_stage(uid, Stage::Bound(Bound { call, ..bound }));
             }
-            // An answer to a call for something that was given up since.
-            (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => self.end_on(pod, uid),
+            // An answer to a call for something that was given up since: the runner's own list will tell.
+            (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
             (Stage::Over(_) | Stage::Finished { .. }, _)
             | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
         }
@@ -275,6 +303,15 @@ impl Core {
                     let call = bound.call.started();
                     self.replace_stage(uid, Stage::Bound(Bound { call, ..bound }));
                 }
+            }
+            // Published by another leader, on a pod that is not known here: it was deleted meanwhile, or is seen any moment.
+            Stage::Bound(bound) if !self.runners.contains_key(&bound.runner) && bound.call.may_start(now) => {
+                let published = self.sessions[uid].object.status.as_ref().and_then(|status| status.runner.as_ref());
+                let Some(name) = published.map(|runner| runner.name.clone()) else { return };
+                let key = Key { namespace: self.sessions[uid].key().namespace, name };
+                self.effects.push(Effect::ReadPod { key, pod: bound.runner.clone(), session: uid.clone() });
+                let call = bound.call.started();
+                self.replace_stage(uid, Stage::Bound(Bound { call, ..bound }));
             }
             Stage::Finished { at, delete } if at.after(self.ttl(uid)) <= now && delete.may_start(now) => {
                 let key = self.sessions[uid].key();
@@ -382,6 +419,8 @@ impl Core {
                     if version(&object) >= version(&session.object) { object.clone() } else { session.object.clone() };
                 let former = std::mem::replace(&mut session.object, newer);
                 self.tell_what_changed(uid, &former);
+                self.yield_to_what_is_published(uid);
+                self.end_copies(uid);
                 if finished {
                     self.set_stage(uid, Stage::Finished { at: self.now.mono, delete: Pending::Idle });
                     self.end_wherever_listed(uid);
@@ -416,6 +455,22 @@ impl Core {
                     self.end_wherever_listed(uid);
                 }
             }
+        }
+    }
+
+    pub(super) fn pod_read(&mut self, uid: &Uid, pod: &Uid, found: Option<RunnerPod>) {
+        if let Some(session) = self.sessions.get_mut(uid)
+            && let Stage::Bound(bound) = &mut session.stage
+            && bound.runner == *pod
+        {
+            bound.call = Pending::Idle;
+            if found.is_none() && !self.runners.contains_key(pod) {
+                let message = "its pod was deleted while no operator looked".to_owned();
+                self.set_stage(uid, Stage::Over(Over { reason: reasons::RUNNER_LOST, message }));
+            }
+        }
+        if let Some(found) = found {
+            self.pod_applied(found);
         }
     }
 

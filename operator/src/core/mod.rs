@@ -177,6 +177,7 @@ impl Core {
             }
             Input::SessionPatched { session, answer } => self.session_patched(&session, answer),
             Input::SessionRead { session, found } => self.session_read(&session, found),
+            Input::PodRead { session, pod, found } => self.pod_read(&session, &pod, found),
             Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
             Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
             Input::PodWritten { pod, answer } => self.pod_written(&pod, answer),

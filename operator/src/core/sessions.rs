@@ -53,11 +53,20 @@ pub(super) struct Bound {
     pub(super) runner: Uid,
     /// What the runner told. None: only the status says so (after a restart), and the runner has not spoken yet.
     pub(super) facts: Option<Facts>,
-    /// The first generation of the runner's state in which its absence means that it is gone.
-    pub(super) listed_from: u64,
+    /// The first of the runner's states in which its absence means that it is gone: boot id and generation. None: any.
+    pub(super) listed_from: Option<(String, u64)>,
     /// Generation of the spec that the runner was sent.
     pub(super) sent_generation: i64,
     pub(super) call: Pending,
+}
+
+impl Bound {
+    /// Whether a state that does not list it means that it is gone.
+    pub(super) fn is_missed_by(&self, state: &RunnerState) -> bool {
+        self.listed_from
+            .as_ref()
+            .is_none_or(|(boot_id, generation)| *boot_id != state.boot_id || *generation <= state.generation)
+    }
 }
 
 /// What a runner told of a session.
@@ -214,7 +223,7 @@ impl Session {
             Some(runner) => Stage::Bound(Bound {
                 runner: runner.uid.clone(),
                 facts: None,
-                listed_from: 0,
+                listed_from: None,
                 sent_generation: status.observed_generation.unwrap_or_default(),
                 call: Pending::Idle,
             }),

@@ -60,7 +60,7 @@ impl Core {
                 Over { reason: session::RUNNER_LOST, message: format!("pod {} was deleted", runner.pod.key.name) }
             }
         };
-        self.lose_sessions(uid, &over);
+        self.lose_sessions(uid, &over, &Stage::Waiting);
         self.forget_runner(uid);
     }
 
@@ -75,12 +75,12 @@ impl Core {
         self.dirty.insert(Subject::Pool(runner.pod.pool.0));
     }
 
-    /// The runner's process is no more: what users were told of is over, what they were not told of gets another slot.
-    fn lose_sessions(&mut self, pod: &Uid, over: &Over) {
+    /// The runner's process is no more: what users were told of is over, what they were not told of goes to another stage.
+    fn lose_sessions(&mut self, pod: &Uid, over: &Over, untold: &Stage) {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions.clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Over(over.clone()) } else { Stage::Waiting });
+            self.set_stage(&uid, if lost { Stage::Over(over.clone()) } else { untold.clone() });
         }
     }
 
@@ -92,7 +92,9 @@ impl Core {
             }
             if former.boot_id != state.boot_id {
                 let message = format!("the runner process in pod {} was started anew", runner.pod.key.name);
-                self.lose_sessions(pod, &Over { reason: session::RUNNER_LOST, message });
+                // What was asked of the former process may still reach this one: it is asked again there.
+                let asked = Stage::Binding { runner: pod.clone(), since: self.now.mono, call: Pending::Idle };
+                self.lose_sessions(pod, &Over { reason: session::RUNNER_LOST, message }, &asked);
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
@@ -121,7 +123,7 @@ impl Core {
         for uid in self.runners[pod].sessions.clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
             match &session.stage {
-                Stage::Bound(bound) if bound.listed_from <= state.generation => {
+                Stage::Bound(bound) if bound.is_missed_by(state) => {
                     let message = format!("runner {} does not have it any more", self.runners[pod].pod.key.name);
                     self.set_stage(&uid, Stage::Over(Over { reason: session::RUNNER_LOST, message }));
                 }
@@ -188,7 +190,7 @@ impl Core {
     }
 
     fn runner_ended(&mut self, uid: &Uid, over: &Over) {
-        self.lose_sessions(uid, over);
+        self.lose_sessions(uid, over, &Stage::Waiting);
         self.heard_of(uid);
         let runner = &self.runners[uid];
         if runner.leaving {

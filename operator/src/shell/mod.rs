@@ -169,6 +169,9 @@ impl Shell {
             Effect::ReadSession { key, session } => {
                 tokio::spawn(async move { self.read_session(key, session).await });
             }
+            Effect::ReadPod { key, pod, session } => {
+                tokio::spawn(async move { self.read_pod(key, pod, session).await });
+            }
             Effect::DeleteSession { key, session } => {
                 tokio::spawn(async move { self.delete_session(key, session).await });
             }

@@ -102,10 +102,14 @@ async fn follow<K>(
                 }
             }
             Ok(watcher::Event::Apply(object)) => {
-                decoded(object).into_iter().for_each(|object| tell(Change::Applied(object)));
+                if let Some(object) = decoded(object) {
+                    tell(Change::Applied(object));
+                }
             }
             Ok(watcher::Event::Delete(object)) => {
-                decoded(object).into_iter().for_each(|object| tell(Change::Gone(object)));
+                if let Some(object) = decoded(object) {
+                    tell(Change::Gone(object));
+                }
             }
             Err(error) => tracing::warn!(%error, "a watch was broken and goes on after a pause"),
         }

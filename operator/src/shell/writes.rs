@@ -46,17 +46,35 @@ impl Shell {
         self.tell(Input::SessionPatched { session: uid, answer: answer.map(Arc::new) });
     }
 
-    /// Reads until there is an answer, or this process leads no longer.
     pub(super) async fn read_session(&self, key: Key, session: Uid) {
-        let api = self.namespaced::<BrowserSession>(&key);
+        if let Some(found) = self.read::<BrowserSession>(&key).await {
+            self.tell(Input::SessionRead { session, found: found.map(Arc::new) });
+        }
+    }
+
+    pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {
+        if let Some(found) = self.read::<Pod>(&key).await {
+            let found = found.and_then(|found| pods::RunnerPod::read(&found)).filter(|found| found.uid == pod);
+            self.tell(Input::PodRead { session, pod, found });
+        }
+    }
+
+    /// Reads past every cache until there is an answer; none when this process leads no longer.
+    async fn read<K>(&self, key: &Key) -> Option<Option<K>>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let api = self.namespaced::<K>(key);
         while self.leadership.epoch().is_some() {
             match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&key.name)).await {
-                Ok(Ok(found)) => return self.tell(Input::SessionRead { session, found: found.map(Arc::new) }),
-                Ok(Err(error)) => tracing::warn!(session, %error, "cannot read the session"),
-                Err(_) => tracing::warn!(session, "no answer when reading the session"),
+                Ok(Ok(found)) => return Some(found),
+                Ok(Err(error)) => tracing::warn!(namespace = key.namespace, name = key.name, %error, "cannot read"),
+                Err(_) => tracing::warn!(namespace = key.namespace, name = key.name, "no answer when reading"),
             }
             tokio::time::sleep(READ_AGAIN).await;
         }
+        None
     }
 
     pub(super) async fn delete_session(&self, key: Key, session: Uid) {
