@@ -123,9 +123,11 @@ function launchError(error) {
   return new Error([lines[0].slice(0, 300), exit, ...wordsOf(lines)].filter(Boolean).join('\n'));
 }
 
-/** The last lines that the process itself wrote, from a log of Playwright's. */
+/** The last lines that the process itself wrote, from a log of Playwright's. What Firefox calls information is none here. */
 function wordsOf(log) {
-  const words = log.map((line) => line.match(/\[pid=\d+\]\[(?:err|out)\] (.*)/)?.[1]).filter(Boolean);
+  const words = log
+    .map((line) => line.match(/\[pid=\d+\]\[(?:err|out)\] (.*)/)?.[1])
+    .filter((line) => line && !/^\[INFO |\tINFO\t/.test(line));
   return [...new Set(words)].slice(-LAST_WORDS).map((line) => line.slice(0, 300));
 }
 

@@ -138,7 +138,7 @@ impl Process {
         with_last_words(&format!("{} {how}", self.name), words.iter().map(String::as_str))
     }
 
-    /// Ends it: politely at first, by force after `patience`. Whoever asks for less waits less.
+    /// Ends it: politely at first, by force after `patience`.
     pub(crate) async fn stop(&mut self, patience: Duration) {
         if self.status().is_none() {
             self.signal(Signal::SIGTERM);
