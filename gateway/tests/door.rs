@@ -284,10 +284,10 @@ async fn who_is_not_let_in() {
     let viewer = format!("Bearer {VIEWER}");
     let path = "/ws/ns/demo";
     let by_query = format!("{path}?token={VIEWER}");
-    let cases: [(&str, &[(&str, &str)], StatusCode, &str); 6] = [
+    let cases = [
         (
             path,
-            &[],
+            [].as_slice(),
             StatusCode::UNAUTHORIZED,
             "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
         ),
