@@ -29,8 +29,13 @@ fn apply(dry_run: bool) -> PatchParams {
     PatchParams { dry_run, field_validation: Some(ValidationDirective::Strict), ..params }
 }
 
+/// Without a spec when there is none.
 fn manifest(kind: &str, name: &str, spec: &Value) -> Value {
-    json!({ "apiVersion": "camofleet.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
+    let mut manifest = json!({ "apiVersion": "camofleet.dev/v1alpha1", "kind": kind, "metadata": { "name": name } });
+    if !spec.is_null() {
+        manifest["spec"] = spec.clone();
+    }
+    manifest
 }
 
 /// The words with which the API server refused.

@@ -1,6 +1,6 @@
 // A Playwright client that is told what to do: each line on stdin is a JSON string of JavaScript, the body of an async
 // function; each line on stdout is {"value": …} with what it returned, or {"error": …} with how it failed.
-// The code finds `playwright`, `endpoint`, `options` (with the token) and `site`, and keeps what it needs later in
+// The code finds `playwright`, `fs`, `endpoint`, `options` (with the token) and `site`, and keeps what it needs later in
 // globals.
 //   node client.cjs <wsEndpoint> <token> <site>
 'use strict';
@@ -10,6 +10,7 @@ const readline = require('node:readline');
 const [endpoint, token, site] = process.argv.slice(2);
 Object.assign(globalThis, {
   playwright: require('playwright-core'),
+  fs: require('node:fs'),
   endpoint,
   options: { headers: { Authorization: `Bearer ${token}` } },
   site,

@@ -1,0 +1,188 @@
+//! What stock Playwright clients can do in a session.
+
+use anyhow::{Result, ensure};
+use camofleet_crds::v1alpha1::StartTier;
+use camofleet_e2e::{
+    Session, Space,
+    clients::{NodeClient, python_work},
+    rfb::picture,
+    rounds,
+    site::Site,
+    test,
+    tokens::Key,
+    wait::poll,
+};
+use camofleet_runner_api::token::Issuer;
+use futures::future::try_join_all;
+use serde_json::json;
+
+/// The colour of the start page and of the site's form (`src/form.html`).
+const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
+const START_PAGE: &str = "data:text/html,<title>Start</title><body style='background:%230a7b53'>";
+
+#[test]
+fn a_pages_work() {
+    test("work", async |space: Space| {
+        let site = Site::open(&space.fleet).await?;
+        space.pool("live", json!({ "replicas": 2, "sessionDefaults": { "display": "LiveView" } })).await?;
+        let (node, python) = (
+            space.ready_session(json!({ "startUrl": START_PAGE })).await?,
+            space.ready_session(json!({ "startUrl": START_PAGE })).await?,
+        );
+        for session in [&node, &python] {
+            ensure!(
+                session.object().await?.status.unwrap_or_default().start_tier == Some(StartTier::Hot),
+                "it started cold"
+            );
+        }
+        the_display_shows_the_start_page(&space, &node).await?;
+        node_works(&space, &node, &site.url).await?;
+        the_display_shows_the_start_page(&space, &python).await?;
+        let work = python_work(&space, &python, &site.url).await?;
+        let expected = json!({
+            "found": "Start", "greeting": "Hello, Grace", "routed": "routed by Python", "downloaded": "downloaded", "isPng": true,
+        });
+        ensure!(work == expected, "Python's work came to {work}");
+        Ok(())
+    });
+}
+
+async fn the_display_shows_the_start_page(space: &Space, session: &Session) -> Result<()> {
+    let gateway = Key::of(&space.fleet, Issuer::Gateway).await?;
+    let runner = session.runner().await?;
+    poll("the display to show the start page", async || {
+        let picture = picture(&gateway, &runner, &session.uid).await?;
+        ensure!((picture.width, picture.height) == (1280, 720), "the display has another size");
+        // The rest is the window's own bars.
+        let share = picture.share_of(GREEN);
+        ensure!(share > 0.7, "only {share} of the display has the page's colour");
+        Ok(())
+    })
+    .await
+}
+
+async fn node_works(space: &Space, session: &Session, site: &str) -> Result<()> {
+    let mut client = NodeClient::connect_with(space, session, site).await?;
+    let found = client.run("return [browser.contexts().length, context.pages().length, await page.title()]").await?;
+    ensure!(found == json!([1, 1, "Start"]), "the client finds {found}");
+
+    client.run("await page.goto(`${site}/form`)").await?;
+    let greeting =
+        client.run("await page.fill('#name', 'Ada'); await page.click('#greet'); return page.textContent('#greeting')");
+    ensure!(greeting.await? == "Hello, Ada", "fill and click came to nothing");
+
+    let fetch = "await page.click('#fetch'); await page.waitForSelector('#fetched:not(:empty)'); return page.textContent('#fetched')";
+    ensure!(client.run(fetch).await? == "from the site", "the page's own request came to nothing");
+    client
+        .run("await page.reload(); await page.route('**/greeting', (route) => route.fulfill({ body: 'routed' }))")
+        .await?;
+    ensure!(client.run(fetch).await? == "routed", "the route was not taken");
+
+    let saved = tempfile::NamedTempFile::new()?;
+    let download = format!(
+        "const [download] = await Promise.all([page.waitForEvent('download'), page.click('#download')]);
+         await download.saveAs({path}); return [download.suggestedFilename(), fs.readFileSync({path}, 'utf8')]",
+        path = json!(saved.path())
+    );
+    ensure!(client.run(&download).await? == json!(["saved.txt", "downloaded"]));
+
+    // The browser itself tells what colour the picture has.
+    let screenshot = "const png = (await page.screenshot()).toString('base64');
+        return page.evaluate(async (png) => {
+            const image = new Image();
+            image.src = `data:image/png;base64,${png}`;
+            await image.decode();
+            const canvas = Object.assign(document.createElement('canvas'), { width: image.width, height: image.height });
+            const context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0);
+            return [...context.getImageData(image.width - 9, image.height - 9, 1, 1).data].slice(0, 3);
+        }, png)";
+    let colour = client.run(screenshot).await?;
+    ensure!(colour == json!(GREEN), "the screenshot shows {colour}");
+
+    let other = client.run(
+        "const other = await browser.newContext(); const page = await other.newPage(); await page.goto(`${site}/form`);
+         const title = await page.title(); await other.close(); return title",
+    );
+    ensure!(other.await? == "Form", "a context of the client's own came to nothing");
+    client.run("await browser.close()").await?;
+    Ok(())
+}
+
+#[test]
+fn large_messages() {
+    test("large", async |space: Space| {
+        let site = Site::open(&space.fleet).await?;
+        space.pool("pool", json!({})).await?;
+        let session = space.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect_with(&space, &session, &site.url).await?;
+        let answer = client.run("return (await page.evaluate(() => 'x'.repeat(5_000_000))).length").await?;
+        ensure!(answer == 5_000_000, "of a 5 MB answer {answer} came");
+
+        client.run("await page.goto(`${site}/form`)").await?;
+        let upload = "const buffer = Buffer.alloc(20_000_000, 'abcdefg');
+            await page.setInputFiles('#file', { name: 'large', mimeType: 'application/octet-stream', buffer });
+            return page.evaluate(async () => {
+                const [file] = document.querySelector('#file').files;
+                const end = await file.slice(-4).text();
+                return [file.size, end, await (await fetch('/upload', { method: 'POST', body: file })).text()];
+            })";
+        let uploaded = client.run(upload).await?;
+        // 20 000 000 = 7 · 2 857 142 + 6
+        ensure!(uploaded == json!([20_000_000, "cdef", "20000000"]), "a 20 MB upload came to {uploaded}");
+        Ok(())
+    });
+}
+
+#[test]
+fn twelve_at_once_on_four_slots() {
+    test("twelve", async |space: Space| {
+        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
+        let one = async |number: usize| -> Result<()> {
+            let title = format!("number {number}");
+            let session =
+                space.session(json!({ "startUrl": format!("data:text/html,<title>{title}</title>") })).await?;
+            session.ready().await?;
+            let mut client = NodeClient::connect(&space, &session).await?;
+            let loaded = client.run("await page.waitForFunction(() => document.title); return page.title()").await?;
+            ensure!(loaded == title.as_str(), "the session of {title} shows {loaded}");
+            session.delete().await
+        };
+        try_join_all((0..12).map(one)).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lost_client_comes_back() {
+    test("grace", async |space: Space| {
+        space.pool("pool", json!({})).await?;
+        let session = space.ready_session(json!({})).await?;
+        for round in 0..rounds() {
+            let mut client = NodeClient::connect(&space, &session).await?;
+            let fill = format!(
+                "const own = await browser.newContext(); const page = await own.newPage();
+                 await page.setContent('<title>mine</title><input id=value>'); await page.fill('#value', 'kept {round}')"
+            );
+            client.run(&fill).await?;
+            client.kill().await?;
+
+            let mut client = NodeClient::connect(&space, &session).await?;
+            let find = "for (const page of browser.contexts().flatMap((context) => context.pages()))
+                    if (await page.title() === 'mine') return page.inputValue('#value')";
+            let found = client.run(find).await?;
+            ensure!(found == format!("kept {round}"), "round {round}: who came back finds {found}");
+            // One who says goodbye leaves nothing but the session's own page.
+            client.run("await browser.close()").await?;
+            poll("the contexts of a client that left to go", async || {
+                let mut next = NodeClient::connect(&space, &session).await?;
+                let left =
+                    next.run("const left = browser.contexts().length; await browser.close(); return left").await?;
+                ensure!(left == 1, "round {round}: {left} contexts are there");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    });
+}
