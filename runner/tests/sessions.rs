@@ -214,18 +214,21 @@ async fn sessions_end_by_time_but_not_while_a_client_works() {
 
 #[tokio::test]
 async fn a_runner_that_is_told_to_go_lets_its_session_finish_until_the_deadline() {
-    let flags = ["--slots", "2", "--prewarm-headless", "2", "--drain-timeout-seconds", "15"];
+    let flags = ["--slots", "2", "--prewarm-headless", "2", "--drain-timeout-seconds", "10"];
     let mut bed = Bed::start(&flags).await;
     let boot_id = bed.until_warm().await.boot_id;
     bed.bind("last", &request(Display::Headless)).await.unwrap();
+    let mut client = bed.playwright("last", "busy");
+    assert_eq!(client.says().await, json!({"working": true}));
     bed.signal(Signal::SIGTERM);
     let state = bed.until("draining", |state| state.draining.then(|| state.clone())).await;
     assert_eq!((state.free, state.hot), (0, Hot::default()));
+    let session = state.session("last").unwrap();
+    assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "it still serves");
     assert_eq!(refusal_of(bed.bind("late", &request(Display::Headless)).await), RefusalReason::Draining);
-    // It still serves: a client finds its page.
-    assert_eq!(bed.playwright("last", "find").says().await, json!({"found": [["", 0]]}));
     let end = bed.until_phase("last", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::RunnerDrained);
+    assert_eq!(client.says().await, json!({"disconnected": true}));
     bed.end("last").await;
     assert!(bed.exited().await.success());
     bed.assert_nothing_is_left(&boot_id);
