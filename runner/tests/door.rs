@@ -144,6 +144,7 @@ async fn a_launch_that_fails_says_why() {
     assert_eq!(end.reason, EndReason::LaunchFailed);
     assert!(end.message.contains("exitCode=3") && end.message.contains("libfoo.so"), "{}", end.message);
     assert_eq!(bed.state().await.launch_error, Some(end.message));
+    bed.end("s").await;
     assert!(bed.terminate().await.success());
     bed.assert_nothing_is_left(&boot_id);
 
