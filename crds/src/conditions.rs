@@ -28,6 +28,8 @@ pub mod session {
     pub const NO_CAPACITY: &str = "NoCapacity";
     /// `Scheduled` is false: no pool of the namespace can serve what is asked for, or the named pool is not there.
     pub const NO_MATCHING_POOL: &str = "NoMatchingPool";
+    /// `Finished` and `Stalled` are false: it goes its way.
+    pub const IN_PROGRESS: &str = "InProgress";
     /// `Ready` is false: it waits for a slot.
     pub const QUEUED: &str = "Queued";
     /// `Ready` is false: the browser is being launched.

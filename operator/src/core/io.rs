@@ -58,8 +58,8 @@ pub enum Input {
     },
     /// The API server's answer to [`Effect::PatchSession`].
     SessionPatched {
-        /// UID of the session.
-        session: Uid,
+        /// The session as it was when the write was decided.
+        session: Arc<BrowserSession>,
         /// The new object.
         answer: Result<Arc<BrowserSession>, WriteFailure>,
     },

@@ -408,20 +408,24 @@ impl Core {
         }
     }
 
-    pub(super) fn session_patched(&mut self, uid: &Uid, answer: Result<Arc<BrowserSession>, WriteFailure>) {
+    pub(super) fn session_patched(
+        &mut self,
+        decided_on: &BrowserSession,
+        answer: Result<Arc<BrowserSession>, WriteFailure>,
+    ) {
+        let Some(uid) = &decided_on.metadata.uid else { return };
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {
                 session.write = Pending::Idle;
-                let finished = object.state() == SessionState::Finished;
-                // The watch may have told of a later change already.
-                let newer =
-                    if version(&object) >= version(&session.object) { object.clone() } else { session.object.clone() };
-                let former = std::mem::replace(&mut session.object, newer);
-                self.tell_what_changed(uid, &former);
+                // The watch may have been faster, with this change or with a later one.
+                if version(&object) >= version(&session.object) {
+                    session.object = object.clone();
+                }
+                self.tell_what_changed(uid, decided_on, &object);
                 self.yield_to_what_is_published(uid);
                 self.end_copies(uid);
-                if finished {
+                if object.state() == SessionState::Finished {
                     self.set_stage(uid, Stage::Finished { at: self.now.mono, delete: Pending::Idle });
                     self.end_wherever_listed(uid);
                 }
@@ -504,19 +508,18 @@ impl Core {
     }
 
     /// Events for people, and measures, of what a write made known.
-    fn tell_what_changed(&mut self, uid: &Uid, former: &BrowserSession) {
-        let session = &self.sessions[uid];
+    fn tell_what_changed(&mut self, uid: &Uid, former: &BrowserSession, object: &Arc<BrowserSession>) {
         let conditions_of = |object: &BrowserSession| {
             object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
         };
-        let (before, after) = (conditions_of(former), conditions_of(&session.object));
+        let (before, after) = (conditions_of(former), conditions_of(object));
         for type_ in [SCHEDULED, READY, FINISHED] {
             if let Some(condition) = conditions::get(&after, type_)
                 .filter(|_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_))
             {
                 let fails = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
                 self.effects.push(Effect::Tell {
-                    session: session.object.clone(),
+                    session: object.clone(),
                     normal: !fails,
                     // A reason of an event says what happened: Scheduled, Ready, or why it finished.
                     reason: if type_ == FINISHED { condition.reason.clone() } else { type_.to_owned() },
@@ -529,7 +532,7 @@ impl Core {
             }
         }
         let became_ready = conditions::is_true(&after, READY) && former.state() != SessionState::Ready;
-        if let (true, Some(seen), Some(status)) = (became_ready, session.seen, &session.object.status) {
+        if let (true, Some(seen), Some(status)) = (became_ready, self.sessions[uid].seen, &object.status) {
             let phase = if status.start_tier == Some(StartTier::Hot) { Phase::ReadyHot } else { Phase::ReadyCold };
             self.effects.push(Effect::Observe { phase, took: self.now.mono.since(seen) });
         }

@@ -124,11 +124,12 @@ impl Fate {
         let ended = state.and_then(|state| state.terminated.as_ref());
         let reason = ended.and_then(|ended| ended.reason.as_deref());
         let words = match (ended, pod_says) {
-            (Some(ended), _) => format!(
-                "its container ended with exit code {} ({})",
-                ended.exit_code,
-                reason.unwrap_or("no reason given")
-            ),
+            (Some(ended), _) => {
+                let reason = reason.unwrap_or("no reason given");
+                let last_words =
+                    ended.message.as_deref().map(|message| format!(": {}", message.trim())).unwrap_or_default();
+                format!("its container ended with exit code {} ({reason}){last_words}", ended.exit_code)
+            }
             (None, Some(says)) => says.to_owned(),
             (None, None) => "its pod ended, and nothing says why".to_owned(),
         };
@@ -267,6 +268,8 @@ fn container(pool: &WorkerPool, installation: &Installation) -> Container {
         name: CONTAINER.to_owned(),
         image: Some(template.image.clone().unwrap_or_else(|| installation.runner_image.clone())),
         args: Some(runner_args(pool)),
+        // A runner that cannot start says why in its last lines.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         env: Some(env),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),

@@ -72,8 +72,8 @@ pub(super) fn of_session(
             }
             let mut note = Conditions::new(&mut status, session, now);
             note.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", place.runner.name));
-            note.set(FINISHED, Truth::False, reasons::BOUND, "");
-            note.set(STALLED, Truth::False, reasons::BOUND, "");
+            note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
+            note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
             match facts.phase {
                 SessionPhase::Starting => {
                     note.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
@@ -105,8 +105,8 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now:
     let mut note = Conditions::new(&mut status, session, now);
     note.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
     note.set(READY, Truth::False, reasons::QUEUED, "waits for a slot");
-    note.set(FINISHED, Truth::False, reasons::QUEUED, "");
-    note.set(STALLED, Truth::False, reasons::QUEUED, "");
+    note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
+    note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
     status
 }
 

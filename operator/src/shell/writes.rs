@@ -43,7 +43,7 @@ impl Shell {
                 tracing::warn!(session = uid, namespace = session.namespace(), name, state, ?failure, "cannot publish");
             }
         }
-        self.tell(Input::SessionPatched { session: uid, answer: answer.map(Arc::new) });
+        self.tell(Input::SessionPatched { session, answer: answer.map(Arc::new) });
     }
 
     pub(super) async fn read_session(&self, key: Key, session: Uid) {

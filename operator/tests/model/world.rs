@@ -62,6 +62,8 @@ pub struct Runner {
     was_cut: bool,
     draining: bool,
     highest_epoch: u64,
+    /// Of each session that came here: the epoch of the call that brought it, and whose term it was then.
+    landed: BTreeMap<String, (u64, u64)>,
     pub sessions: Vec<Session>,
 }
 
@@ -116,6 +118,8 @@ pub struct Operator {
     /// Calls under way, each with the epoch that it was made in.
     pub calls: Vec<(Effect, u64)>,
     follows: BTreeSet<String>,
+    /// Pods that it was told of.
+    pods: BTreeSet<String>,
 }
 
 pub struct World {
@@ -187,6 +191,7 @@ impl World {
             ],
             calls: Vec::new(),
             follows: BTreeSet::new(),
+            pods: self.runners.iter().map(|runner| runner.pod.uid.clone()).collect(),
         }
     }
 
@@ -269,6 +274,9 @@ impl World {
         let operator = &mut self.operators[index];
         let until = (operator.told + many).min(self.log.len());
         for input in &self.log[operator.told..until] {
+            if let Input::Pods(Change::Applied(pod)) = input {
+                operator.pods.insert(pod.uid.clone());
+            }
             let input = match (self.sabotage, input) {
                 (Sabotage::KeyedByName, Input::Sessions(Change::Gone(gone))) => {
                     // The deletion hits whatever stands under the name now.
@@ -340,9 +348,7 @@ impl World {
                 Input::BindAnswered { session, pod, answer: Err(BindFailure::Unknown("lost".into())) }
             }
             Effect::End { session, pod, .. } => Input::EndAnswered { session, pod },
-            Effect::PatchSession { session, .. } => {
-                Input::SessionPatched { session: session.metadata.uid.clone().unwrap(), answer: Err(transient()) }
-            }
+            Effect::PatchSession { session, .. } => Input::SessionPatched { session, answer: Err(transient()) },
             Effect::DeleteSession { session, .. } => Input::SessionDeleted { session, answer: Err(transient()) },
             Effect::CreatePod { pool, pod } => {
                 Input::PodCreated { pool, name: pod.metadata.name.unwrap(), answer: Err(transient()) }
@@ -375,8 +381,7 @@ impl World {
                 Input::EndAnswered { session, pod }
             }
             Effect::PatchSession { session, status, .. } => {
-                let uid = session.metadata.uid.clone().unwrap();
-                Input::SessionPatched { answer: self.patch_session(&session, *status), session: uid }
+                Input::SessionPatched { answer: self.patch_session(&session, *status), session }
             }
             Effect::ReadSession { key, session } => {
                 Input::SessionRead { found: self.sessions.get(&key.name).cloned(), session }
@@ -484,6 +489,7 @@ impl World {
             was_cut: false,
             draining: false,
             highest_epoch: 0,
+            landed: BTreeMap::new(),
             sessions: Vec::new(),
         });
         self.log.push(Input::Pods(Change::Applied(pod)));
@@ -516,14 +522,23 @@ impl World {
 
     // Runners
 
+    /// Runners that have the session, as the leader of that epoch could have known: it was told of the pod, the pod was
+    /// never out of reach, and the session came there before the term began or by this leader itself. (What a former
+    /// leader's call brings there later is found when the runner lists it, and ended.)
+    fn elsewhere(&self, session: &str, pod: &str, epoch: u64) -> Vec<String> {
+        let binder = self.operators.iter().find(|operator| operator.epoch == epoch);
+        let knows = |uid: &str| binder.is_some_and(|binder| binder.pods.contains(uid));
+        let had_before = |runner: &Runner| {
+            let (by, during) = runner.landed.get(session).copied().unwrap_or_default();
+            by == epoch || during < epoch
+        };
+        let others =
+            self.runners.iter().filter(|other| other.pod.uid != pod && !other.was_cut && other.has_live(session));
+        others.filter(|other| knows(&other.pod.uid) && had_before(other)).map(|other| other.pod.uid.clone()).collect()
+    }
+
     fn bind(&mut self, session: &str, pod: &str, request: &BindRequest, epoch: u64) -> Result<BindAnswer, BindFailure> {
-        let others: Vec<String> = self
-            .runners
-            .iter()
-            .filter(|other| other.pod.uid != pod && other.has_live(session))
-            .filter(|other| !other.was_cut)
-            .map(|other| other.pod.uid.clone())
-            .collect();
+        let others = self.elsewhere(session, pod, epoch);
         let lost = || BindFailure::Unknown("not reached".into());
         let runner =
             self.runners.iter_mut().find(|runner| runner.pod.uid == pod && runner.reachable).ok_or_else(lost)?;
@@ -540,6 +555,7 @@ impl World {
             }
             runner.generation += 1;
             runner.served += 1;
+            runner.landed.insert(session.to_owned(), (epoch, self.epoch));
             runner.sessions.push(Session {
                 uid: session.into(),
                 namespace: request.namespace.clone(),

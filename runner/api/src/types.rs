@@ -192,7 +192,7 @@ pub struct BindRequest {
 pub struct BindAnswer {
     /// Run of the runner process that answered.
     pub boot_id: String,
-    /// Generation of the first [`RunnerState`] that lists the session.
+    /// Generation of a [`RunnerState`] that lists the session: after the first `PUT` the first that does.
     pub generation: u64,
     /// The engine whose browser serves the session.
     pub engine: EngineName,
