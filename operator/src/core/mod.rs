@@ -215,7 +215,7 @@ impl Core {
         }
     }
 
-    /// Whether slots may be given out: only once every runner that was there at the beginning of the term has said what
+    /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has said what
     /// it has, or has failed to answer.
     fn may_choose(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
@@ -229,6 +229,7 @@ impl Core {
             // Those who waited may be served, or have waited too long.
             self.dirty.insert(Subject::Queue);
             self.dirty.extend(self.queue.values().cloned().map(Subject::Session));
+            self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
         }
     }
 

@@ -70,7 +70,10 @@ impl Core {
             self.let_pool_go(key);
         } else {
             self.finalize_and_protect(key);
-            self.replace_and_remove(key);
+            // Before every runner has said what it has, none is known to be idle.
+            if self.may_choose() {
+                self.replace_and_remove(key);
+            }
             self.find_missing(key);
         }
         self.publish_pool(key);
