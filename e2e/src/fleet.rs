@@ -34,7 +34,9 @@ impl Fleet {
         let path = env::var_os("KUBECONFIG").map_or_else(|| dot_dev("kubeconfig"), PathBuf::from);
         let kubeconfig = Kubeconfig::read_from(&path)
             .with_context(|| format!("cannot read {}: run dev/up, or set KUBECONFIG", path.display()))?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        // Refusals are looked for here: "too many requests", which is how evictions are refused, is an answer like others.
+        config.default_retry = false;
         Ok(Self { client: Client::try_from(config)? })
     }
 

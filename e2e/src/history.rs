@@ -5,13 +5,16 @@ use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, ResourceExt,
-    runtime::{WatchStreamExt, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 /// Writes down every version of every session, from the moment it is made.
 pub struct History {
@@ -21,23 +24,29 @@ pub struct History {
 
 impl History {
     /// Begins with what is there now.
-    pub fn of(api: Api<BrowserSession>) -> Self {
+    ///
+    /// # Errors
+    /// When the sessions cannot be watched.
+    pub async fn of(api: Api<BrowserSession>) -> Result<Self> {
         let versions = Arc::new(Mutex::new(BTreeMap::<String, Vec<BrowserSession>>::new()));
         let book = Arc::clone(&versions);
+        let (begun, begins) = oneshot::channel();
+        let mut begun = Some(begun);
         let watching = tokio::spawn(async move {
-            let stream = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+            let stream = watcher(api, watcher::Config::default()).default_backoff();
             pin_mut!(stream);
             while let Some(event) = stream.next().await {
-                // An interruption is made up for by the next list.
-                let Ok(session) = event else { continue };
-                let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = book.entry(session.uid().unwrap_or_default()).or_default();
-                if known.last().is_none_or(|last| last.resource_version() != session.resource_version()) {
-                    known.push(session);
+                match event {
+                    Ok(Event::InitApply(session) | Event::Apply(session)) => note(&book, session),
+                    Ok(Event::InitDone) => drop(begun.take().map(|begun| begun.send(()))),
+                    // A deletion is no version, and an interruption is made up for by the next list.
+                    Ok(Event::Init | Event::Delete(_)) | Err(_) => {}
                 }
             }
         });
-        Self { versions, watching }
+        let history = Self { versions, watching };
+        begins.await?;
+        Ok(history)
     }
 
     /// The versions of one session, the first first.
@@ -71,5 +80,13 @@ impl History {
 impl Drop for History {
     fn drop(&mut self) {
         self.watching.abort();
+    }
+}
+
+fn note(book: &Mutex<BTreeMap<String, Vec<BrowserSession>>>, session: BrowserSession) {
+    let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = book.entry(session.uid().unwrap_or_default()).or_default();
+    if known.last().is_none_or(|last| last.resource_version() != session.resource_version()) {
+        known.push(session);
     }
 }

@@ -107,9 +107,14 @@ pub fn the_one(pod_uid: &str, what: &str, is_it: impl Fn(&Process) -> bool) -> R
     }
 }
 
-/// The browser's own process: the one that is no child of a browser.
+/// The browser's own process: the one that is no helper of a browser.
 pub fn is_browser(process: &Process) -> bool {
-    process.is("firefox-esr") && !process.command.iter().any(|word| word == "-contentproc")
+    process.is("firefox-esr") && !is_browsers_helper(process)
+}
+
+/// A browser's process for pages, sockets and the like. They come and go, and write their whole command line as one word.
+pub fn is_browsers_helper(process: &Process) -> bool {
+    process.command.iter().any(|word| word.contains("-contentproc"))
 }
 
 /// The Playwright server.

@@ -1,13 +1,18 @@
 //! A namespace for one test, and what the test makes in it.
 
 use crate::{
-    Fleet, host,
+    Fleet, doors, host,
+    tokens::Key,
     wait::{poll, until, until_it},
 };
 use anyhow::{Context, Result, anyhow, ensure};
 use camofleet_crds::{
-    conditions::{self, FINISHED, READY},
+    conditions::{self, FINISHED, READY, RECONCILING},
     v1alpha1::{BrowserSession, BrowserSessionSpec, RunnerRef, SessionState, WorkerPool, WorkerPoolSpec},
+};
+use camofleet_runner_api::{
+    PORT, RunnerState,
+    token::{Issuer, Role},
 };
 use k8s_openapi::{
     api::core::v1::{Event, Namespace, Pod, ServiceAccount},
@@ -108,16 +113,37 @@ impl Space {
         self.warm_pool(name).await
     }
 
-    /// Waits until a pool is as it should be, with a hot browser in every slot that is to have one and serves no session.
+    /// Waits until a pool is as it should be and serves no session.
     pub async fn warm_pool(&self, name: &str) -> Result<WorkerPool> {
-        until_it(&self.api::<WorkerPool>(), name, "to be warm", |pool| {
-            let Some(status) = &pool.status else { return false };
-            let prewarm = pool.spec.prewarm();
-            let hot = pool.spec.desired_replicas() * (prewarm.headless + prewarm.headful) - status.slots.used;
-            status.observed_generation == pool.metadata.generation
+        self.warm_pool_serving(name, 0).await
+    }
+
+    /// Waits until a pool is as it should be and serves so many sessions, with a hot browser in every other slot.
+    ///
+    /// A pool's status is up to a second old, so the runners are asked, too.
+    pub async fn warm_pool_serving(&self, name: &str, sessions: usize) -> Result<WorkerPool> {
+        let gateway = Key::of(&self.fleet, Issuer::Gateway).await?;
+        poll(&format!("pool {name} to be warm"), async || {
+            let pool = self.api::<WorkerPool>().get(name).await?;
+            let status = pool.status.clone().unwrap_or_default();
+            let settled = status.observed_generation == pool.metadata.generation
                 && conditions::is_true(&status.conditions, READY)
-                && status.replicas == pool.spec.desired_replicas()
-                && status.slots.hot == hot
+                && conditions::get(&status.conditions, RECONCILING).is_some_and(|it| it.status == "False");
+            ensure!(settled, "its status is {status:?}");
+            let wished = usize::try_from(pool.spec.desired_replicas())?;
+            let pods =
+                self.api::<Pod>().list(&ListParams::default().labels(&format!("camofleet.dev/pool={name}"))).await?;
+            ensure!(pods.items.len() == wished, "it has {} pods", pods.items.len());
+            let (mut hot, mut serving) = (0, 0);
+            for pod in &pods {
+                let state = runner_of(pod, &gateway).await?;
+                hot += usize::try_from(state.hot.headless + state.hot.headful)?;
+                serving += state.sessions.len();
+            }
+            let prewarm = pool.spec.prewarm();
+            let all = wished * usize::try_from(prewarm.headless + prewarm.headful)?;
+            ensure!(hot + serving == all && serving == sessions, "{hot} of {all} browsers are hot, {serving} serve");
+            Ok(pool)
         })
         .await
     }
@@ -142,6 +168,16 @@ impl Space {
     pub async fn runners(&self) -> Result<Vec<Pod>> {
         let pods = self.api::<Pod>().list(&ListParams::default()).await?.items;
         Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+    }
+
+    /// What each runner says of itself, by the name of its pod.
+    pub async fn runner_states(&self) -> Result<BTreeMap<String, RunnerState>> {
+        let gateway = Key::of(&self.fleet, Issuer::Gateway).await?;
+        let mut states = BTreeMap::new();
+        for pod in self.runners().await? {
+            states.insert(pod.name_any(), runner_of(&pod, &gateway).await?);
+        }
+        Ok(states)
     }
 
     /// Ends everything that was made here. What takes its time is killed only after a failure.
@@ -182,6 +218,14 @@ impl Space {
         say_logs(&self.api()).await;
         say_logs(&self.fleet.release()).await;
     }
+}
+
+/// What the runner in that pod says of itself. Any hop token is good for the list.
+async fn runner_of(pod: &Pod, gateway: &Key) -> Result<RunnerState> {
+    let uid = pod.uid().context("a pod has a UID")?;
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("the runner has no address yet")?;
+    let token = gateway.signer().hop_token(&uid, "any", Role::View);
+    doors::runner_state(&format!("{ip}:{PORT}"), &token).await
 }
 
 async fn say_all<K>(api: &Api<K>)

@@ -1,0 +1,302 @@
+//! The fleet's own processes go and come back, and the node is emptied, while sessions are at work.
+
+use anyhow::{Context, Result, bail, ensure};
+use camofleet_crds::{
+    conditions::session as reasons,
+    v1alpha1::{BrowserSession, SessionState},
+};
+use camofleet_e2e::{
+    Fleet, Session, Space,
+    clients::NodeClient,
+    fleet::in_checkout,
+    history::History,
+    host,
+    metrics::Metrics,
+    rounds, test,
+    wait::{poll, until, until_it},
+};
+use futures::future::try_join_all;
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        coordination::v1::Lease,
+        core::v1::{Node, Pod},
+    },
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams},
+};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+const OPERATOR: &str = "camofleet-operator";
+const GATEWAY: &str = "camofleet-gateway";
+
+/// The operator's process in that pod.
+fn operator_process(pod: &Pod) -> Result<host::Process> {
+    host::the_one(&pod.uid().context("a pod has a UID")?, "the operator", |process| process.is(OPERATOR))
+}
+
+/// Waits until a deployment has as many pods as it should, all available, and no other.
+async fn settled(fleet: &Fleet, name: &str) -> Result<()> {
+    until_it(&fleet.release::<Deployment>(), name, "to be settled", |deployment| {
+        let wished = deployment.spec.replicas.unwrap_or(1);
+        deployment.status.as_ref().is_some_and(|status| {
+            status.observed_generation == deployment.metadata.generation
+                && status.replicas == Some(wished)
+                && status.available_replicas == Some(wished)
+                && status.updated_replicas == Some(wished)
+        })
+    })
+    .await
+    .map(|_| ())
+}
+
+/// Replaces the pods of a component, as `kubectl rollout restart` does, one after another.
+async fn restart(fleet: &Fleet, name: &str) -> Result<()> {
+    let at = json!({ "spec": { "template": { "metadata": { "annotations": { "kubectl.kubernetes.io/restartedAt": Timestamp::now().to_string() } } } } });
+    fleet.release::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(at)).await?;
+    settled(fleet, name).await
+}
+
+/// Each of these sessions is listed by at most one of the namespace's runners.
+async fn none_is_on_two_runners(space: &Space) -> Result<()> {
+    let mut places = BTreeMap::<String, Vec<String>>::new();
+    for (runner, state) in space.runner_states().await? {
+        for session in state.sessions {
+            places.entry(session.uid).or_default().push(runner.clone());
+        }
+    }
+    let twice: Vec<_> = places.iter().filter(|(_, runners)| runners.len() > 1).collect();
+    ensure!(twice.is_empty(), "sessions are on several runners: {twice:?}");
+    Ok(())
+}
+
+#[test]
+fn the_operator_is_killed_in_a_burst() {
+    test("burst", async |space: Space| {
+        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
+        let history = History::of(space.api()).await?;
+        for round in 0..rounds() {
+            let operator = operator_process(&space.fleet.operator().await?)?;
+            let create = async |number: usize| -> Result<Session> {
+                let session = space.session(json!({})).await?;
+                if number == 7 {
+                    operator.signal(Signal::SIGKILL)?;
+                }
+                Ok(session)
+            };
+            let sessions = try_join_all((0..20).map(create)).await?;
+            let serve = async |session: &Session| -> Result<()> {
+                session.ready().await?;
+                none_is_on_two_runners(&space).await?;
+                session.delete().await?;
+                session.gone().await
+            };
+            try_join_all(sessions.iter().map(serve)).await.with_context(|| format!("round {round}"))?;
+            let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
+            history.each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
+            // A container that dies again is started later each time: the next one dies for the first time.
+            restart(&space.fleet, OPERATOR).await?;
+            space.warm_pool("pool").await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_leader_sleeps_past_its_lease() {
+    test("leaders", async |space: Space| {
+        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
+        let result = two_leaders(&space).await;
+        scale_operator(&space.fleet, 1).await?;
+        result
+    });
+}
+
+async fn scale_operator(fleet: &Fleet, replicas: u8) -> Result<()> {
+    let patch = json!({ "spec": { "replicas": replicas } });
+    fleet.release::<Deployment>().patch(OPERATOR, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    settled(fleet, OPERATOR).await?;
+    poll("the operators that are too many to go", async || {
+        let count = fleet.component("operator").await?.len();
+        ensure!(count == usize::from(replicas), "there are {count}");
+        Ok(())
+    })
+    .await
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+async fn two_leaders(space: &Space) -> Result<()> {
+    scale_operator(&space.fleet, 2).await?;
+    let leases = space.fleet.release::<Lease>();
+    let history = History::of(space.api()).await?;
+    let live = space.ready_session(json!({})).await?;
+    let mut client = NodeClient::connect(space, &live).await?;
+    client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
+    for round in 0..rounds() {
+        let name = until_it(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
+        let name = holder(&name).context("it is held")?.to_owned();
+        let leader = space.fleet.release::<Pod>().get(&name).await?;
+        let process = operator_process(&leader)?;
+
+        // In the middle of its work.
+        let sessions = try_join_all((0..3).map(|_| space.session(json!({})))).await?;
+        process.signal(Signal::SIGSTOP)?;
+        let taken_over = until_it(&leases, OPERATOR, "to be held by another", |lease| {
+            holder(lease).is_some_and(|holder| holder != name)
+        })
+        .await;
+        let ready = try_join_all(sessions.iter().map(Session::ready)).await;
+        process.signal(Signal::SIGCONT)?;
+        taken_over.and(ready).with_context(|| format!("round {round}"))?;
+
+        poll("the leader that slept to know that it leads no longer", async || {
+            let leads = Metrics::of(&leader).await?.sum("camofleet_operator_leader", &[]);
+            ensure!(leads == 0.0, "it believes that it leads");
+            Ok(())
+        })
+        .await?;
+        none_is_on_two_runners(space).await?;
+        for session in &sessions {
+            session.ready().await.context("a session ended when the former leader woke")?;
+        }
+        ensure!(
+            client.run("return page.evaluate(() => window.kept)").await? == "kept",
+            "round {round}: the live session was touched"
+        );
+        let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
+        history.each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
+        for session in &sessions {
+            session.delete().await?;
+            session.gone().await?;
+        }
+        space.warm_pool_serving("pool", 1).await?;
+    }
+    history.each_was_ready_once(std::slice::from_ref(&live.uid))
+}
+
+#[test]
+fn the_gateways_are_restarted() {
+    test("gateways", async |space: Space| {
+        space.pool("pool", json!({})).await?;
+        let session = space.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect(&space, &session).await?;
+        client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
+        client.run("globalThis.own = await (await browser.newContext()).newPage(); await own.setContent('<title>own</title>')").await?;
+        for round in 0..rounds() {
+            restart(&space.fleet, GATEWAY).await?;
+            ensure!(client.run("return disconnected").await? == true, "round {round}: the client was not told");
+            let found = client
+                .run(
+                    "for (;;) try { await connect(); break } catch (error) { if (!/ECONNREFUSED|ECONNRESET|503|socket hang up/.test(error)) throw error }
+                     const titles = await Promise.all(browser.contexts().flatMap((context) => context.pages()).map((page) => page.title()));
+                     return [await page.evaluate(() => window.kept), titles.includes('own')]",
+                )
+                .await?;
+            ensure!(found == json!(["kept", true]), "round {round}: who connects again finds {found}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_node_is_emptied() {
+    test("drain", async |space: Space| {
+        const DRAIN: SignedDuration = SignedDuration::from_secs(15);
+        let pool = json!({ "replicas": 2, "rollout": { "drainTimeoutSeconds": DRAIN.as_secs() } });
+        space.pool("pool", pool).await?;
+        let session = space.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect(&space, &session).await?;
+        let runner = session.runner().await?;
+        let nodes = Api::<Node>::all(space.fleet.client.clone());
+        let node = space
+            .api::<Pod>()
+            .get(&runner.name)
+            .await?
+            .spec
+            .and_then(|spec| spec.node_name)
+            .context("it has no node")?;
+
+        // Before the operator knows of the cordon: the budget alone protects the session.
+        match space.api::<Pod>().evict(&runner.name, &EvictParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 429 => {}
+            other => bail!("the eviction of a runner with a session gave {other:?}"),
+        }
+        nodes.cordon(&node).await?;
+        let drained = drain(&space, &session, &runner.name, &mut client, DRAIN).await;
+        nodes.uncordon(&node).await?;
+        let restored = make_demo_anew(&space.fleet).await;
+        drained.and(restored)?;
+        space.warm_pool("pool").await?;
+        Ok(())
+    });
+}
+
+/// Evicts the namespace's runners as `kubectl drain` does, again until none is left, while a client works.
+async fn drain(
+    space: &Space,
+    session: &Session,
+    runner: &str,
+    client: &mut NodeClient,
+    drain: SignedDuration,
+) -> Result<()> {
+    let pods = space.api::<Pod>();
+    let leaving = until_it(&pods, runner, "to be told to go", |pod| pod.metadata.deletion_timestamp.is_some()).await?;
+    let told_at = leaving.metadata.deletion_timestamp.as_ref().map(|time| time.0).context("it was told")?
+        - SignedDuration::from_secs(leaving.metadata.deletion_grace_period_seconds.unwrap_or_default());
+    let evicting = poll("every runner to be gone from the node", async || {
+        let on_node: Vec<_> = pods
+            .list(&kube::api::ListParams::default())
+            .await?
+            .into_iter()
+            .filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()))
+            .collect();
+        for pod in &on_node {
+            match pods.evict(&pod.name_any(), &EvictParams::default()).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        ensure!(on_node.is_empty(), "{} are there", on_node.len());
+        Ok(())
+    });
+    let working = async {
+        while client.run("return page.evaluate(() => 1)").await.is_ok() {}
+        session.finished().await
+    };
+    let (evicted, ended) = tokio::join!(evicting, working);
+    evicted?;
+    let (object, end) = ended?;
+    ensure!(end.reason == reasons::RUNNER_DRAINED, "it ended as {}: {}", end.reason, end.message);
+    let finished = object.status.and_then(|status| status.finished_time).context("no finishedTime")?.0;
+    // Kubernetes writes the former in whole seconds.
+    ensure!(
+        finished.duration_since(told_at) >= drain - SignedDuration::from_secs(1),
+        "it ended at {finished}, before its time: it was told at {told_at}"
+    );
+    Ok(())
+}
+
+/// A cordon empties all pools of the node, and the session that `dev/up` made drains with them: it is made anew.
+async fn make_demo_anew(fleet: &Fleet) -> Result<()> {
+    let sessions = fleet.release::<BrowserSession>();
+    let Some(demo) = sessions.get_opt("demo").await? else { return Ok(()) };
+    let uid = demo.uid();
+    sessions.delete("demo", &DeleteParams::default()).await?;
+    until(&sessions, "demo", "to be gone", |session: Option<&BrowserSession>| {
+        session.is_none_or(|session| session.uid() != uid)
+    })
+    .await?;
+    let manifest = std::fs::read_to_string(in_checkout("examples/demo.yaml"))?;
+    sessions.create(&PostParams::default(), &serde_yaml::from_str(&manifest)?).await?;
+    until_it(&sessions, "demo", "to be Ready", |session| session.state() == SessionState::Ready).await?;
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! The end-to-end tests: one program, so that what they share is compiled once.
+
+mod clients;
+mod disruptions;
+mod doors;
+mod failures;
+mod nothing_left;
+mod operator;
+mod refusals;
+mod time_limits;
