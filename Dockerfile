@@ -38,7 +38,7 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
        firefox-esr tigervnc-standalone-server tini \
        fonts-liberation fonts-croscore fonts-crosextra-carlito fonts-crosextra-caladea fonts-dejavu-core fonts-noto-color-emoji \
-    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*
 RUN useradd --uid 1000 --no-create-home --home-dir /tmp camofleet
 # What changes most comes last: a new binary is one small layer.
 COPY --from=artifacts /artifacts/bin/node /usr/local/bin/

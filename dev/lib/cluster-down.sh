@@ -24,7 +24,7 @@ cluster_sweep() {
   remove_network
   remove_cgroups
   remove_fixed_files "$data" ${own_data:+"$own_data"}
-  rm -rf "$state" "$data" ${own_data:+"$own_data"}
+  rm -rf --one-file-system "$state" "$data" ${own_data:+"$own_data"}
 }
 
 # Nothing of a dev cluster's data is kept, so everything is killed; but containerd's store of images is, so that one is
@@ -121,7 +121,8 @@ remove_fixed_files() {
     sandbox=$(basename "$sandbox")
     rm -f "/var/lib/cni/results/camofleet-$sandbox-eth0" "/var/lib/cni/results/cni-loopback-$sandbox-lo"
   done
-  rm -f /var/lib/kubelet/device-plugins/kubelet.sock
+  # of a kubelet; ours has ended by now
+  pgrep -x kubelet >/dev/null || rm -f /var/lib/kubelet/device-plugins/kubelet.sock
   remove_if_empty /var/lib/kubelet/device-plugins /var/lib/kubelet /var/lib/cni/results /var/lib/cni /var/log/containers
   # ip makes a mount of this folder for the first namespace
   if mountpoint -q /run/netns && [ -z "$(ls /run/netns)" ]; then umount /run/netns; fi
@@ -146,5 +147,5 @@ cluster_leftovers() {
 
 purge_caches() {
   unmount_below "$cache"
-  rm -rf "$cache"
+  rm -rf --one-file-system "$cache"
 }

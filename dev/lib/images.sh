@@ -25,9 +25,12 @@ build_pause() {
 }
 
 # Registries are not asked: it is the same on every machine, and one that has no way to them works too.
-build_base() {
+make_base_archive() {
   apt_install "${image_packages[@]}"
   once "$base_archive" quietly mmdebstrap --quiet --format=tar --variant=minbase "$debian_release"
+}
+
+build_base() {
   local context=$cache/base-image
   mkdir -p "$context"
   ln -f "$base_archive" "$context/base.tar"
@@ -78,6 +81,7 @@ build_images() {
   exec {lock}>"$cache/images.lock"
   flock "$lock"
   declare -gA image_of
+  make_base_archive # the images' names depend on it
   for component in "${components[@]}"; do
     image_of[$component]=$(image_name "$component")
     cluster_has_image "${image_of[$component]}" || missing+=("$component")

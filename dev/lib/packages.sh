@@ -14,7 +14,7 @@ apt_install() {
   [ "${#missing[@]}" -gt 0 ] || return 0
   say "    apt-get install ${missing[*]}"
   # an interrupted run may have left packages unpacked
-  dpkg --configure -a >/dev/null
+  with_no_services quietly dpkg --configure -a
   [ "${apt_updated:-}" = yes ] || quietly apt-get -o DPkg::Lock::Timeout=300 update
   apt_updated=yes
   # containerd's service is not wanted: the cluster starts its own, and the machine stays as it is
@@ -23,9 +23,10 @@ apt_install() {
 
 # with_no_services COMMAND…: packages installed by the command do not start their services (Debian's policy-rc.d).
 with_no_services() {
-  local policy=/usr/sbin/policy-rc.d
-  if [ -e "$policy" ]; then "$@"; return; fi
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  local policy=/usr/sbin/policy-rc.d ours='# while camo-fleet installs packages'
+  # one of the machine's own is left as it is; one of an interrupted run is ours
+  if [ -e "$policy" ] && ! grep -qxF "$ours" "$policy"; then "$@"; return; fi
+  printf '#!/bin/sh\n%s\nexit 101\n' "$ours" >"$policy"
   chmod 755 "$policy"
   local status=0
   "$@" || status=$?
