@@ -7,7 +7,7 @@ use std::{fmt::Debug, future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// After so long, what was waited for is taken not to come. Generous: the machine may be busy with other things.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(300);
 /// How often things are looked at that cannot be watched.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
