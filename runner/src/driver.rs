@@ -160,6 +160,7 @@ impl Driver {
         // Whoever asked may be gone: what was asked is done all the same.
         match ask {
             Ask::Bind { uid, request, reply } => {
+                self.bury_the_dead();
                 let (answer, effects) = self.chart.bind(&uid, request, self.settled);
                 self.carry_out(effects);
                 reply.send(answer.map(|()| self.bind_answer(&uid))).ok();
@@ -181,6 +182,15 @@ impl Driver {
                 });
                 reply.send(door).ok();
             }
+        }
+    }
+
+    /// Looks whether the browsers that could be handed out now still live.
+    fn bury_the_dead(&mut self) {
+        let died = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_died);
+        for stack in self.chart.hot_stacks().filter(died).collect::<Vec<_>>() {
+            self.stacks[&stack].end();
+            self.happens(Event::Broke { stack, message: "the browser died".to_owned() });
         }
     }
 

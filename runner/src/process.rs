@@ -70,9 +70,14 @@ impl Mark {
 
     /// Kills the process group that this process leads, if it is there and has this mark.
     pub(crate) fn kill_group(&self, leader: i32) {
-        if self.is_on(&format!("/proc/{leader}/environ")) {
+        if self.is_alive(leader) {
             killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
         }
+    }
+
+    /// Whether this process runs and has this mark.
+    pub(crate) fn is_alive(&self, pid: i32) -> bool {
+        self.is_on(&format!("/proc/{pid}/environ"))
     }
 
     fn processes(&self) -> Vec<Pid> {

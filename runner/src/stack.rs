@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::{
@@ -77,6 +77,8 @@ pub(crate) struct Stack {
     pub(crate) doors: Doors,
     commands: UnboundedSender<Command>,
     end: CancellationToken,
+    mark: Mark,
+    browser: Arc<OnceLock<i32>>,
 }
 
 impl Stack {
@@ -97,23 +99,32 @@ impl Stack {
         };
         let (commands, inbox) = unbounded_channel();
         let end = CancellationToken::new();
+        let mark = Mark(format!("{boot_id}.{}", id.0));
+        let browser = Arc::new(OnceLock::new());
         let task = Task {
             id,
             kind,
             dir,
-            mark: Mark(format!("{boot_id}.{}", id.0)),
+            mark: mark.clone(),
+            browser: browser.clone(),
             settings: settings.clone(),
             doors: doors.clone(),
             reports,
             parts: Parts::default(),
         };
         tokio::spawn(task.run(inbox, end.clone()));
-        Self { doors, commands, end }
+        Self { doors, commands, end, mark, browser }
     }
 
     /// Tells it something. One that is ending does not hear it.
     pub(crate) fn tell(&self, command: Command) {
         self.commands.send(command).ok();
+    }
+
+    /// Whether its browser was launched and is dead, as the kernel knows at once. The launcher hears of it later: it waits
+    /// for the pipes that the browser's own children hold, some tenths of a second.
+    pub(crate) fn has_died(&self) -> bool {
+        self.browser.get().is_some_and(|pid| !self.mark.is_alive(*pid))
     }
 
     /// Takes it down.
@@ -139,6 +150,8 @@ struct Task {
     kind: Kind,
     dir: PathBuf,
     mark: Mark,
+    /// The browser's process, once it was launched.
+    browser: Arc<OnceLock<i32>>,
     settings: Arc<BrowserSettings>,
     doors: Doors,
     reports: UnboundedSender<Event>,
@@ -150,7 +163,6 @@ struct Task {
 struct Parts {
     display: Option<Process>,
     launcher: Option<Process>,
-    browser: Option<i32>,
 }
 
 /// The launcher's first line: what to launch.
@@ -235,7 +247,7 @@ impl Task {
         let stack = self.id;
         match event {
             LauncherEvent::Ready { version, browser_pid } => {
-                self.parts.browser = Some(browser_pid);
+                self.browser.get_or_init(|| browser_pid);
                 self.report(Event::Launched { stack, version });
             }
             LauncherEvent::Pong => self.report(Event::Answered { stack }),
@@ -307,9 +319,9 @@ impl Task {
         if let Some(launcher) = &mut self.parts.launcher {
             launcher.stop(LAUNCHER_PATIENCE).await;
         }
-        if let Some(browser) = self.parts.browser {
+        if let Some(browser) = self.browser.get() {
             // The launcher did it, unless it was killed itself.
-            self.mark.kill_group(browser);
+            self.mark.kill_group(*browser);
         }
         if let Some(display) = &mut self.parts.display {
             display.stop(DISPLAY_PATIENCE).await;

@@ -186,6 +186,12 @@ impl Chart {
     }
 
     /// Stacks that no session has and that are not being ended.
+    /// Browsers that run and that no session has.
+    pub(crate) fn hot_stacks(&self) -> impl Iterator<Item = StackId> {
+        let runs = |stack: &Stack| matches!(stack.state, StackState::Running { .. });
+        self.unowned().filter(move |(_, stack)| runs(stack)).map(|(id, _)| id)
+    }
+
     fn unowned(&self) -> impl Iterator<Item = (StackId, &Stack)> {
         let alive = self.stacks.iter().filter(|(_, stack)| !matches!(stack.state, StackState::Ending));
         alive.map(|(id, stack)| (*id, stack)).filter(|(id, _)| self.is_unowned(*id))
