@@ -18,6 +18,8 @@ const START_PAGE_TIMEOUT_MS = 60_000;
 const LAST_WORDS = 8;
 /** Camoufox reads its configuration from environment variables of at most so many characters each. */
 const CAMOU_CHUNK = 32_767;
+/** The longest message that is taken from a client, as Playwright's clients take it; its server would take 100 MiB. */
+const MAX_PAYLOAD = 256 << 20;
 
 const PREFS = {
   // HTTPS resource records send Firefox to HTTP/3 where UDP is closed, seen by users as PR_END_OF_FILE_ERROR.
@@ -107,6 +109,8 @@ async function launchServer(options) {
   };
   try {
     const browserServer = await firefox.launchServer(options);
+    // The `ws` server reads its options anew for each connection.
+    server._wsServer._wsServer.options.maxPayload = MAX_PAYLOAD;
     return { browserServer, server };
   } finally {
     prototype.listen = listen;
@@ -163,7 +167,8 @@ class Browser {
       await Promise.race([page.mainFrame().goto(nullProgress, url, { waitUntil }), late]);
     } catch (error) {
       // Over BiDi the first line only says "unknown error", and the second has the cause.
-      throw new Error(error.message.match(/Message: Error: (.*)/)?.[1] ?? error.message.split('\n')[0]);
+      const cause = error.message.match(/Message: Error: (.*)/)?.[1] ?? error.message.split('\n')[0];
+      throw new Error(cause.slice(0, 300));
     }
   }
 

@@ -16,6 +16,8 @@ function keepContexts(server, graceMs) {
   const browser = server._options.preLaunchedBrowser;
   const own = browser._defaultContext;
   const orphans = new Map(); // guid of a context -> timer that will close it
+  const clients = new Map(); // number of an open connection -> guids of the contexts that are its client's, youngest last
+  let connections = 0;
 
   const closeContext = (guid) => {
     orphans.delete(guid);
@@ -36,9 +38,13 @@ function keepContexts(server, graceMs) {
     return guids;
   };
 
-  const leave = (guids, code) => {
+  const leave = (number, guids, code) => {
+    clients.delete(number);
+    const [youngest, heirs] = [...clients].at(-1) ?? [];
     for (const guid of guids) {
-      if (code === ABNORMAL_CLOSURE && graceMs > 0) orphans.set(guid, setTimeout(closeContext, graceMs, guid));
+      // That a connection was lost may be noticed long after its client came back on another.
+      if (code === ABNORMAL_CLOSURE && youngest > number) heirs.add(guid);
+      else if (code === ABNORMAL_CLOSURE && graceMs > 0) orphans.set(guid, setTimeout(closeContext, graceMs, guid));
       else closeContext(guid);
     }
   };
@@ -62,7 +68,9 @@ function keepContexts(server, graceMs) {
   const delegate = server._wsServer._delegate;
   const { onConnection } = delegate;
   delegate.onConnection = (request, url, socket, id) => {
+    const number = ++connections;
     const owned = new Set(adopt());
+    clients.set(number, owned);
     const asked = new Set(); // ids of this client's `newContext` calls that are not answered yet
     const connection = onConnection.call(delegate, request, url, socket, id);
     const dispatcher = connection._dispatcherConnection;
@@ -87,7 +95,7 @@ function keepContexts(server, graceMs) {
       return onmessage(message);
     };
 
-    socket.once('close', (code) => leave(owned, code));
+    socket.once('close', (code) => leave(number, owned, code));
     return connection;
   };
 
