@@ -37,8 +37,6 @@ pub enum Input {
     Silent {
         /// UID of its pod.
         pod: Uid,
-        /// Why, for people.
-        cause: String,
     },
     /// A runner's answer to [`Effect::Bind`].
     BindAnswered {
@@ -95,11 +93,18 @@ pub enum Input {
         /// Whether it is there now.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to [`Effect::DeletePod`] or [`Effect::AnnotatePod`].
-    PodWritten {
+    /// The API server's answer to [`Effect::DeletePod`].
+    PodDeleted {
         /// UID of the pod.
         pod: Uid,
-        /// Whether it was done.
+        /// Whether it will go.
+        answer: Result<(), WriteFailure>,
+    },
+    /// The API server's answer to [`Effect::AnnotatePod`].
+    PodAnnotated {
+        /// UID of the pod.
+        pod: Uid,
+        /// Whether it has the keys.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to an effect on a pool.
@@ -137,6 +142,12 @@ impl Key {
         let meta = object.meta();
         Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
     }
+}
+
+/// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
+/// (KEP-5504), and what is not a number is taken as new.
+pub(super) fn version(object: &impl kube::Resource) -> u64 {
+    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// What of a node matters here.

@@ -2,6 +2,7 @@
 
 use super::{
     BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
+    io::version,
     pods::RunnerPod,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
@@ -14,8 +15,6 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
-/// `Queued` is published only of those who waited so long: a hot session never was.
-const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
 /// A runner's session that nobody knows is looked into after so long: its object may be on its way here.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(30);
 /// So long it is remembered that a session was deleted.
@@ -24,6 +23,10 @@ const DELETED_MEMORY: Duration = Duration::from_secs(600);
 impl Core {
     pub(super) fn session_applied(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
+        // What only waits for somebody's finalizer is not to be served any more.
+        if object.metadata.deletion_timestamp.is_some() {
+            return self.session_gone(&uid);
+        }
         let Some(session) = self.sessions.get_mut(&uid) else {
             // An answer that was slower than the watch may tell of a session that is gone.
             if !self.deleted.contains_key(&uid) {
@@ -31,7 +34,7 @@ impl Core {
             }
             return;
         };
-        if version(&object) < version(&session.object) {
+        if version(object.as_ref()) < version(session.object.as_ref()) {
             return;
         }
         session.object = object;
@@ -164,6 +167,13 @@ impl Core {
             return;
         };
         match &session.stage {
+            // It ended before anybody was told of it.
+            Stage::Waiting if entry.phase == SessionPhase::Ended => {
+                self.set_stage(uid, Stage::Over(Over::reported(entry.end.as_ref())));
+            }
+            Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
+                self.set_stage(uid, Stage::Over(Over::reported(entry.end.as_ref())));
+            }
             Stage::Waiting => {
                 self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
             }
@@ -247,12 +257,9 @@ impl Core {
             }
             // A call that took new time-outs to a session that is there already.
             (Stage::Bound(bound), Ok(answer)) if bound.runner == *pod => {
-                let bound = Bound {
-                    facts: Some(Facts::answered(&answer)),
-                    sent_generation: generation,
-                    call: Pending::Idle,
-                    ..bound
-                };
+                // Its list may have told of a later phase already.
+                let facts = bound.facts.clone().unwrap_or_else(|| Facts::answered(&answer));
+                let bound = Bound { facts: Some(facts), sent_generation: generation, call: Pending::Idle, ..bound };
                 self.set_stage(uid, Stage::Bound(bound));
                 self.settle_if_ended(uid, &answer);
             }
@@ -281,7 +288,8 @@ impl Core {
         self.call_for(uid);
         let wait = self.waited(uid);
         self.publish(uid, wait.as_ref());
-        let alarm = self.alarm_of(uid);
+        // All that was due has been done: what is not later than now wakes for nothing.
+        let alarm = self.alarm_of(uid).filter(|at| *at > self.now.mono);
         self.timers.set(Subject::Session(uid.clone()), alarm);
     }
 
@@ -349,7 +357,7 @@ impl Core {
         }
         let waited = self.now.mono.since(session.created);
         let limit = seconds(session.object.spec.queue_timeout_seconds);
-        if waited < limit.min(SHOW_QUEUED_AFTER) {
+        if self.now.mono < session.shown_from() && waited < limit {
             return None;
         }
         let wait = self.why_it_waits(session);
@@ -366,10 +374,10 @@ impl Core {
         let stage = match &session.stage {
             Stage::Waiting => {
                 let limit = seconds(session.object.spec.queue_timeout_seconds);
-                let (show, end) = (session.created.after(SHOW_QUEUED_AFTER.min(limit)), session.created.after(limit));
+                let (show, end) = (session.shown_from(), session.created.after(limit));
                 // Nobody is timed out before slots may be given out: `heard_of` looks again then.
                 self.may_choose()
-                    .then_some(if show > self.now.mono { show } else { end })
+                    .then_some(if show > self.now.mono { show.min(end) } else { end })
                     .filter(|at| *at > self.now.mono)
             }
             Stage::Binding { call, .. } => call.wakes(),
@@ -419,7 +427,7 @@ impl Core {
             Ok(object) => {
                 session.write = Pending::Idle;
                 // The watch may have been faster, with this change or with a later one.
-                if version(&object) >= version(&session.object) {
+                if version(object.as_ref()) >= version(session.object.as_ref()) {
                     session.object = object.clone();
                 }
                 self.tell_what_changed(uid, decided_on, &object);
@@ -451,6 +459,7 @@ impl Core {
                 }
                 self.strangers.remove(uid);
                 self.session_applied(object);
+                self.dirty.insert(Subject::Session(uid.clone()));
             }
             None => {
                 self.session_gone(uid);
@@ -541,10 +550,4 @@ impl Core {
 
 fn seconds(seconds: i32) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-}
-
-/// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
-/// (KEP-5504), and what is not a number is taken as new.
-fn version(object: &BrowserSession) -> u64 {
-    object.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }

@@ -47,7 +47,8 @@ pub struct Core {
     /// Present while this process leads.
     term: Option<Term>,
     sessions: HashMap<Uid, Session>,
-    /// Sessions whose deletion was seen: what a runner still has of them is ended without asking.
+    /// Sessions and pods whose deletion was seen: what a runner still has of them is ended without asking, and what a slow
+    /// answer says of them is not believed.
     deleted: HashMap<Uid, Mono>,
     pools: BTreeMap<Key, Pool>,
     runners: BTreeMap<Uid, Runner>,
@@ -170,7 +171,7 @@ impl Core {
             Input::Leads => self.lead(),
             Input::Follows => self.follow(),
             Input::Runner { pod, state } => self.runner_told(&pod, state),
-            Input::Silent { pod, cause } => self.runner_silent(&pod, &cause),
+            Input::Silent { pod } => self.runner_silent(&pod),
             Input::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
             Input::EndAnswered { session, pod } => {
                 self.ends.remove(&(pod, session));
@@ -180,7 +181,8 @@ impl Core {
             Input::PodRead { session, pod, found } => self.pod_read(&session, &pod, found),
             Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
             Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
-            Input::PodWritten { pod, answer } => self.pod_written(&pod, answer),
+            Input::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
+            Input::PodAnnotated { pod, answer } => self.pod_annotated(&pod, answer),
             Input::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
         }
     }

@@ -1,6 +1,6 @@
 //! Runner pods: what is read from one, and how one is made for a pool.
 
-use super::io::{Key, Uid};
+use super::io::{Key, Uid, version};
 use camofleet_crds::v1alpha1::{EngineChoice, WorkerPool};
 use k8s_openapi::{
     api::core::v1::{
@@ -47,6 +47,8 @@ pub struct RunnerPod {
     pub node: Option<String>,
     /// Its address, once it has one.
     pub address: Option<IpAddr>,
+    /// The API server's version of it.
+    pub version: u64,
     /// When it was made.
     pub created: Timestamp,
     /// When it will be killed, if it was deleted.
@@ -96,6 +98,7 @@ impl RunnerPod {
             keys: pod.annotations().get(KEYS_ANNOTATION).cloned().unwrap_or_default(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             address: status.and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()),
+            version: version(pod),
             created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
             killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
             fate: Fate::read(pod),
@@ -223,7 +226,7 @@ pub fn pool_labels(pool: &WorkerPool) -> BTreeMap<String, String> {
 /// A pod of the *restricted* Pod Security Standard with a read-only root, without a token for the API server.
 fn pod_spec(pool: &WorkerPool, installation: &Installation) -> PodSpec {
     let template = &pool.spec.template;
-    let mut volumes = vec![memory_volume("shm"), disk_volume("run"), disk_volume("tmp"), keys_volume()];
+    let mut volumes = vec![memory_volume("shm"), disk_volume("run", "4Gi"), disk_volume("tmp", "1Gi"), keys_volume()];
     volumes.extend(template.volumes.iter().cloned());
     let drain = pool.spec.rollout.drain_timeout_seconds;
     PodSpec {
@@ -330,8 +333,11 @@ fn probe(path: &str) -> Probe {
     }
 }
 
-fn disk_volume(name: &str) -> Volume {
-    Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
+/// Bounded, so that a page that downloads without end fills its own pod and not the node.
+fn disk_volume(name: &str, limit: &str) -> Volume {
+    let source =
+        EmptyDirVolumeSource { size_limit: Some(Quantity(limit.to_owned())), ..EmptyDirVolumeSource::default() };
+    Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
 }
 
 /// Browsers share memory between their processes through `/dev/shm`; the container runtime's own has only 64 MiB.

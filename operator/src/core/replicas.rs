@@ -2,7 +2,9 @@
 //! CPUs, and none with a session made to go before its time.
 
 use super::{
-    Core, Effect, Key, Subject, Uid, WriteFailure, pods,
+    Core, Effect, Key, Subject, Uid, WriteFailure,
+    io::version,
+    pods,
     pods::Fate,
     pools::{FINALIZER, Pool},
     runners::Runner,
@@ -26,6 +28,8 @@ impl Core {
         let key = Key::of(object.as_ref());
         let known = self.pools.get_mut(&key).filter(|known| known.object.metadata.uid == object.metadata.uid);
         match known {
+            // An answer that was slower than the watch tells of a past.
+            Some(pool) if version(object.as_ref()) < version(pool.object.as_ref()) => return,
             Some(pool) => {
                 // Its pods' shape depends on the spec alone, and costs more to hash than to compare.
                 if pool.object.spec != object.spec {
@@ -105,6 +109,7 @@ impl Core {
             self.remove(uid, "its pool is being deleted");
         }
         let Some(pool) = self.pools.get_mut(key) else { return };
+        pool.missing.clear();
         let empty = !runners.iter().any(|(_, counts)| *counts) && pool.creating.is_empty();
         let overdue = deadline_of(&pool.object, now).is_some_and(|deadline| deadline <= now.mono);
         let finalizers = pool.object.metadata.finalizers.clone().unwrap_or_default();
@@ -148,15 +153,16 @@ impl Core {
             && staying.len() == desired
             && staying.iter().all(|runner| runner.is_warm() || runner.state.as_ref().is_some_and(|state| state.spent))
             && self.runners_of(pool).all(|runner| !runner.goes() || runner.used() > 0);
-        if settled && pool.failures.count == 0 {
-            let outdated = staying.iter().find(|runner| runner.pod.revision != pool.revision && runner.is_idle());
-            leaving.extend(outdated.map(|runner| (runner.pod.uid.clone(), "the pool's shape has changed")));
-        } else if let Some(broken) =
-            staying.iter().find(|runner| runner.pod.revision != pool.revision && runner.is_idle() && !runner.is_warm())
-        {
-            // One of an old shape that does not come up is in nobody's way.
-            leaving.push((broken.pod.uid.clone(), "the pool's shape has changed"));
-        }
+        let outdated = |runner: &&&Runner| runner.pod.revision != pool.revision && runner.is_idle();
+        let next = if settled && pool.failures.count == 0 {
+            staying.iter().find(outdated)
+        } else if leaving.is_empty() {
+            // One of an old shape that never came up is in nobody's way.
+            staying.iter().filter(|runner| !runner.was_warm).find(outdated)
+        } else {
+            None
+        };
+        leaving.extend(next.map(|runner| (runner.pod.uid.clone(), "the pool's shape has changed")));
         for (uid, why) in leaving {
             self.remove(&uid, why);
         }
@@ -200,10 +206,6 @@ impl Core {
         let cpus: usize = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
         for (_, key, ordinal) in needs.into_iter().take(cpus.max(1).saturating_sub(launching)) {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
-            // A revision that failed is tried with one pod at a time.
-            if pool.failures.count > 0 && !pool.creating.is_empty() {
-                continue;
-            }
             let replaces = pool.last.get(&ordinal).map(String::as_str);
             let pod = pods::runner_pod(&pool.object, &self.installation, ordinal, replaces, &keys);
             pool.missing.remove(&ordinal);
@@ -258,7 +260,7 @@ impl Core {
             Ok(object) => {
                 pool.write = Pending::Idle;
                 if let Some(object) = object.filter(|object| object.metadata.uid == pool.object.metadata.uid) {
-                    pool.object = object;
+                    self.pool_applied(object);
                 }
             }
             // The watch brings what it conflicts with.
@@ -281,7 +283,8 @@ impl Core {
         if !pool.missing.is_empty() || self.runners_of(pool).any(|runner| runner.pod.killed_at.is_some()) {
             alarms.push(Some(now.mono.after(Duration::from_secs(5))));
         }
-        alarms.into_iter().flatten().min()
+        // All that was due has been done: what is not later than now wakes for nothing.
+        alarms.into_iter().flatten().filter(|at| *at > now.mono).min()
     }
 }
 

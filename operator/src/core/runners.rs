@@ -38,8 +38,12 @@ pub(super) struct Runner {
     pub(super) created: Mono,
     /// Its events are followed.
     pub(super) followed: bool,
-    /// The write of its annotation, or its deletion.
-    pub(super) write: Pending,
+    /// The write of its annotation.
+    pub(super) annotation: Pending,
+    /// Its deletion, while it is wanted and not done.
+    pub(super) removal: Pending,
+    /// Its early end was counted as a failure of its pool.
+    pub(super) mourned: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +69,9 @@ impl Runner {
             sessions: BTreeSet::new(),
             created,
             followed: false,
-            write: Pending::Idle,
+            annotation: Pending::Idle,
+            removal: Pending::Idle,
+            mourned: false,
         }
     }
 
@@ -81,7 +87,14 @@ impl Runner {
 
     /// Whether it should long be gone.
     pub(super) fn is_stuck(&self, now: Now) -> bool {
-        self.pod.killed_at.is_some_and(|at| now.mono.since(now.mono_of(at)) > STUCK_AFTER)
+        self.stuck_from(now).is_some_and(|at| at <= now.mono)
+    }
+
+    /// From when on it should long be gone.
+    pub(super) fn stuck_from(&self, now: Now) -> Option<Mono> {
+        let killed_at = self.pod.killed_at?;
+        let left = Duration::try_from(killed_at.duration_since(now.wall)).unwrap_or_default();
+        Some(now.mono_of(killed_at).after(left).after(STUCK_AFTER))
     }
 
     /// Whether it answers.

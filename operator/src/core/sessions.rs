@@ -22,6 +22,9 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, RunnerState, SessionPhase, Tier};
 use std::{sync::Arc, time::Duration};
 
+/// `Queued` is published only of those who waited so long: a hot session never was.
+const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
+
 /// A session as the leader sees it.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -192,6 +195,12 @@ impl Session {
 
     pub(super) fn queue_key(&self) -> QueueKey {
         QueueKey::of(&self.object)
+    }
+
+    /// When it has waited for so long that it is worth being published. Not from `creationTimestamp`, which has whole
+    /// seconds, where the session was seen fresh.
+    pub(super) fn shown_from(&self) -> Mono {
+        self.seen.unwrap_or(self.created).after(SHOW_QUEUED_AFTER)
     }
 
     pub(super) fn generation(&self) -> i64 {

@@ -7,7 +7,7 @@ use super::{
     pools::Pool,
     replicas,
     runners::Runner,
-    sessions::{Over, Session, Stage},
+    sessions::{Bound, Over, Session, Stage},
     time::Now,
 };
 use camofleet_crds::{
@@ -48,9 +48,16 @@ pub(super) fn of_session(
         Stage::Waiting => wait.map(|wait| queued(former, session, wait, now)),
         Stage::Binding { .. } | Stage::Finished { .. } => None,
         Stage::Bound(bound) => {
-            let facts = bound.facts.as_ref()?;
             let place = place?;
+            let Some(facts) = bound.facts.as_ref() else { return unheard(former, bound, place, now) };
+            // Adopted: it is published once the runner has the time-outs of this generation. And what ends is published
+            // when it has ended, not as Ready first.
+            let was_ready = former.state == SessionState::Ready;
+            if bound.sent_generation == 0 || (facts.phase > SessionPhase::Ready && !was_ready) {
+                return None;
+            }
             let mut status = former;
+            let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
             status.pool = Some(place.pool.name.clone());
             status.runner = Some(RunnerRef {
@@ -66,11 +73,12 @@ pub(super) fn of_session(
                 Tier::Cold => StartTier::Cold,
             });
             let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
-            if let Some(pool) = place.spec {
+            // The runner keeps the life that it was sent, whatever the pool's defaults are by now.
+            if let Some(pool) = place.spec.filter(|_| status.deadline_time.is_none() || resent) {
                 let life = Duration::from_secs(u64::try_from(session.object.max_lifetime_in(pool)).unwrap_or_default());
                 status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
             }
-            let mut note = Conditions::new(&mut status, session, now);
+            let mut note = Conditions::new(&mut status, Some(bound.sent_generation), now);
             note.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", place.runner.name));
             note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
             note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
@@ -84,8 +92,7 @@ pub(super) fn of_session(
                     if place.reachable {
                         note.set(READY, Truth::True, reasons::BROWSER_READY, "clients may connect");
                     } else {
-                        let words =
-                            format!("runner {} does not answer; the browser may be alive and well", place.runner.name);
+                        let words = unreachable(place);
                         note.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &words);
                     }
                     status.state = SessionState::Ready;
@@ -99,10 +106,25 @@ pub(super) fn of_session(
     }
 }
 
+/// Published by another leader, and its runner has not spoken to this one: all that can be told is that it does not.
+fn unheard(mut status: BrowserSessionStatus, bound: &Bound, place: &Place, now: Now) -> Option<BrowserSessionStatus> {
+    if place.reachable || status.state != SessionState::Ready {
+        return None;
+    }
+    let words = unreachable(place);
+    let mut note = Conditions::new(&mut status, Some(bound.sent_generation), now);
+    note.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &words);
+    Some(status)
+}
+
+fn unreachable(place: &Place) -> String {
+    format!("runner {} does not answer; the browser may be alive and well", place.runner.name)
+}
+
 fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object.metadata.generation;
     status.state = SessionState::Queued;
-    let mut note = Conditions::new(&mut status, session, now);
+    let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
     note.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
     note.set(READY, Truth::False, reasons::QUEUED, "waits for a slot");
     note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
@@ -115,12 +137,17 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, no
     status.state = SessionState::Finished;
     status.ws_endpoint = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
-    let mut note = Conditions::new(&mut status, session, now);
+    let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
     note.set(READY, Truth::False, reasons::FINISHED, "");
     note.set(FINISHED, Truth::True, over.reason, &over.message);
     note.set(STALLED, over.is_failure().into(), over.reason, if over.is_failure() { &over.message } else { "" });
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
-        Conditions::new(&mut status, session, now).set(SCHEDULED, Truth::False, over.reason, &over.message);
+        Conditions::new(&mut status, session.object.metadata.generation, now).set(
+            SCHEDULED,
+            Truth::False,
+            over.reason,
+            &over.message,
+        );
     }
     status
 }
@@ -138,8 +165,8 @@ struct Conditions<'a> {
 }
 
 impl<'a> Conditions<'a> {
-    fn new(status: &'a mut BrowserSessionStatus, session: &Session, now: Now) -> Self {
-        Self { conditions: &mut status.conditions, generation: session.object.metadata.generation, now }
+    fn new(status: &'a mut BrowserSessionStatus, generation: Option<i64>, now: Now) -> Self {
+        Self { conditions: &mut status.conditions, generation, now }
     }
 
     fn set(&mut self, type_: &str, truth: Truth, reason: &str, message: &str) {

@@ -6,6 +6,7 @@ use super::{
     pools::Pool,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Over, Pending, Session, Stage},
+    time::Mono,
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use camofleet_runner_api::RunnerState;
@@ -30,6 +31,11 @@ impl Core {
 
     pub(super) fn pod_applied(&mut self, pod: RunnerPod) {
         let (uid, pool) = (pod.uid.clone(), pod.pool.clone());
+        // An answer may be slower than the watch, and tell of a past or of what is gone.
+        let known = self.runners.get(&uid).map(|runner| runner.pod.version);
+        if self.deleted.contains_key(&uid) || known.is_some_and(|known| pod.version < known) {
+            return;
+        }
         if let Some(pool) = self.pools.get_mut(&pool.0).filter(|known| known.uid() == pool.1) {
             pool.creating.remove(&pod.key.name);
             pool.missing.remove(&pod.ordinal);
@@ -54,6 +60,7 @@ impl Core {
 
     pub(super) fn pod_gone(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
+        self.deleted.insert(uid.clone(), self.now.mono);
         let over = match &runner.pod.fate {
             Fate::Over { .. } => return self.forget_runner(uid),
             Fate::Pending(_) | Fate::Running => {
@@ -132,7 +139,7 @@ impl Core {
         }
     }
 
-    pub(super) fn runner_silent(&mut self, pod: &Uid, _cause: &str) {
+    pub(super) fn runner_silent(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if runner.link == Link::Up || runner.link == Link::Unknown {
             runner.link = Link::Silent { since: self.now.mono };
@@ -177,16 +184,26 @@ impl Core {
             Link::Silent { since } => Some(since),
             Link::Unknown | Link::Up => None,
         };
-        let next = silent_since.and_then(|since| {
-            [since.after(SHOW_UNREACHABLE_AFTER), since.after(UNREACHABLE)].into_iter().find(|at| *at > self.now.mono)
-        });
-        if silent_since.is_some() && next.is_none() && !runner.goes() {
-            self.remove(uid, "it does not answer");
+        let mut alarms: Vec<Mono> = Vec::new();
+        if let Some(since) = silent_since {
+            let gone = since.after(UNREACHABLE);
+            if runner.is_stuck(self.now) {
+                // Its node does not answer either, and nobody will ever say that the pod is gone.
+                let message = format!("pod {} should be gone and does not answer", runner.pod.key.name);
+                self.lose_sessions(uid, &Over { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
+            } else if gone <= self.now.mono && !runner.goes() {
+                self.remove(uid, "it does not answer");
+            }
+            let stuck = self.runners[uid].stuck_from(self.now);
+            alarms.extend([since.after(SHOW_UNREACHABLE_AFTER), gone].into_iter().chain(stuck));
         }
         self.follow_runner(uid);
         self.annotate_runner(uid);
-        let retry = self.runners[uid].write.wakes();
-        self.timers.set(Subject::Runner(uid.clone()), next.into_iter().chain(retry).min());
+        let runner = &self.runners[uid];
+        alarms.extend([runner.annotation.wakes(), runner.removal.wakes()].into_iter().flatten());
+        // All that was due has been done: what is not later than now wakes for nothing.
+        let next = alarms.into_iter().filter(|at| *at > self.now.mono).min();
+        self.timers.set(Subject::Runner(uid.clone()), next);
     }
 
     fn runner_ended(&mut self, uid: &Uid, over: &Over) {
@@ -197,11 +214,16 @@ impl Core {
             return;
         }
         let (key, revision) = (runner.pod.pool.0.clone(), runner.pod.revision.clone());
-        let never_came_up = !runner.was_warm && runner.pod.killed_at.is_none();
+        let never_came_up = !runner.was_warm && runner.pod.killed_at.is_none() && !runner.mourned;
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| never_came_up && pool.revision == revision) {
             pool.failed((reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
         }
+        if let Some(runner) = self.runners.get_mut(uid) {
+            runner.mourned = true;
+        }
         self.remove(uid, "its container ended");
+        let retry = self.runners[uid].removal.wakes().filter(|at| *at > self.now.mono);
+        self.timers.set(Subject::Runner(uid.clone()), retry);
     }
 
     fn follow_runner(&mut self, uid: &Uid) {
@@ -214,29 +236,44 @@ impl Core {
     fn annotate_runner(&mut self, uid: &Uid) {
         let Some(keys) = self.keys.clone() else { return };
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if runner.pod.keys != keys && runner.write.may_start(self.now.mono) && !runner.goes() {
-            runner.write = runner.write.started();
+        if runner.pod.keys != keys && runner.annotation.may_start(self.now.mono) && !runner.goes() {
+            runner.annotation = runner.annotation.started();
             self.effects.push(Effect::AnnotatePod { key: runner.pod.key.clone(), pod: uid.clone(), keys });
         }
     }
 
     /// Deletes a runner's pod. With sessions it drains: they live until they end or the drain deadline passes.
     pub(super) fn remove(&mut self, uid: &Uid, why: &'static str) {
-        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.leaving) else { return };
+        let now = self.now.mono;
+        let removable = |runner: &&mut Runner| !runner.leaving && runner.removal.may_start(now);
+        let Some(runner) = self.runners.get_mut(uid).filter(removable) else { return };
         runner.leaving = true;
+        runner.removal = runner.removal.started();
         self.effects.push(Effect::DeletePod { key: runner.pod.key.clone(), pod: uid.clone(), why });
     }
 
-    pub(super) fn pod_written(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+    pub(super) fn pod_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         match answer {
-            Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => runner.write = Pending::Idle,
+            // It drains; the watch tells when it is gone.
+            Ok(()) => {}
+            // Another of its name, or none, stands there: this one is gone.
+            Err(WriteFailure::Gone | WriteFailure::Conflict) => return self.pod_gone(uid),
             Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                // What was to be removed is found again when its pool is looked at.
                 runner.leaving = false;
-                runner.write = runner.write.failed(uid, self.now.mono);
+                runner.removal = runner.removal.failed(uid, self.now.mono);
             }
         }
+        self.dirty.insert(Subject::Pool(runner.pod.pool.0.clone()));
+        self.dirty.insert(Subject::Runner(uid.clone()));
+    }
+
+    pub(super) fn pod_annotated(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+        let Some(runner) = self.runners.get_mut(uid) else { return };
+        runner.annotation = match answer {
+            Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => Pending::Idle,
+            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => runner.annotation.failed(uid, self.now.mono),
+        };
         self.dirty.insert(Subject::Runner(uid.clone()));
     }
 }

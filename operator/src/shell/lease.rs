@@ -93,27 +93,17 @@ pub(super) async fn run(
         term: None,
     };
     tokio::pin!(stop);
+    let mut announced = false;
     loop {
-        let led = election.term.is_some();
+        // A term that lapsed is over, whatever the next round brings: what was under way in it has been given up.
+        announced = election.announce(announced, &leadership, &inputs);
         // A round that hangs must not outlive the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "cannot read or write Lease {NAME}"),
             Err(_) => tracing::warn!("no answer about Lease {NAME}"),
         }
-        election.term = election.term.filter(|term| Instant::now() < term.until);
-        leadership.set(election.term);
-        match (led, election.term) {
-            (false, Some(term)) => {
-                tracing::info!(epoch = term.epoch, "leads");
-                let _ = inputs.send(Input::Leads);
-            }
-            (true, None) => {
-                tracing::warn!("leads no longer");
-                let _ = inputs.send(Input::Follows);
-            }
-            (true, Some(_)) | (false, None) => {}
-        }
+        announced = election.announce(announced, &leadership, &inputs);
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = &mut stop => break,
@@ -140,6 +130,24 @@ struct Election {
 }
 
 impl Election {
+    /// Tells everyone whether this process leads now; `announced` is what they were told last.
+    fn announce(&mut self, announced: bool, leadership: &Leadership, inputs: &UnboundedSender<Input>) -> bool {
+        self.term = self.term.filter(|term| Instant::now() < term.until);
+        leadership.set(self.term);
+        match (announced, self.term) {
+            (false, Some(term)) => {
+                tracing::info!(epoch = term.epoch, "leads");
+                let _ = inputs.send(Input::Leads);
+            }
+            (true, None) => {
+                tracing::warn!("leads no longer");
+                let _ = inputs.send(Input::Follows);
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        self.term.is_some()
+    }
+
     async fn round(&mut self) -> Result<(), kube::Error> {
         let Some(lease) = self.api.get_opt(NAME).await? else { return self.create().await };
         if self.seen.version != lease.resource_version() {
@@ -187,7 +195,9 @@ impl Election {
         self.seen = Seen { version: written.resource_version(), at: Instant::now() };
         let until = asked + RENEW_DEADLINE;
         let epoch = match self.term {
-            Some(term) if !take => Some(term.epoch),
+            Some(term) if !take && asked < term.until && Instant::now() < term.until => Some(term.epoch),
+            // It lapsed while it was renewed. The lease is ours all the same: the next round takes it anew.
+            Some(_) if !take => None,
             // It grows with every write to the cluster, so a later term has a higher one.
             Some(_) | None => written.resource_version().and_then(|version| version.parse().ok()),
         };

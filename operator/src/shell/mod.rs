@@ -33,8 +33,10 @@ use tokio_util::sync::CancellationToken;
 /// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
 /// that order; more only queue up there.
 const URGENT_WRITES: usize = 64;
-/// Writes of what can wait: `Queued`, and events.
+/// Writes of `Queued`, which can wait.
 const PATIENT_WRITES: usize = 8;
+/// Events, which nobody waits for.
+const EVENT_WRITES: usize = 4;
 /// Inputs that are taken in as one step at most.
 const BATCH: usize = 1024;
 /// A core that has nothing to do is asked again after so long.
@@ -63,6 +65,7 @@ struct Shell {
     inputs: UnboundedSender<Input>,
     urgent_writes: Semaphore,
     patient_writes: Semaphore,
+    event_writes: Semaphore,
 }
 
 /// Runs until `stop`, and then gives the lease back.
@@ -88,6 +91,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         inputs: inputs.clone(),
         urgent_writes: Semaphore::new(URGENT_WRITES),
         patient_writes: Semaphore::new(PATIENT_WRITES),
+        event_writes: Semaphore::new(EVENT_WRITES),
     });
     let admin = admin::serve(options.admin_listen, shell.clone(), watches.warm()).await?;
     let driving = tokio::spawn(drive(Core::new(options.installation), received, shell.clone()));
@@ -96,7 +100,11 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     let mut warm = watches.warm();
     let electing = async {
         // A leader with cold caches would believe that nothing is there.
-        if warm.wait_for(|read| watch::is_warm(*read)).await.is_ok() {
+        let warmed = tokio::select! {
+            warmed = warm.wait_for(|read| watch::is_warm(*read)) => warmed.is_ok(),
+            () = stopped.cancelled() => false,
+        };
+        if warmed {
             let leadership = shell.leadership.clone();
             lease::run(client, &options.namespace, &options.identity, leadership, inputs, stopped.cancelled()).await;
         }

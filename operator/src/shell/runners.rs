@@ -79,7 +79,7 @@ async fn follow(
             Err(error) => error.to_string(),
         };
         tracing::debug!(pod, cause, "a runner does not answer");
-        let _ = inputs.send(Input::Silent { pod: pod.clone(), cause });
+        let _ = inputs.send(Input::Silent { pod: pod.clone() });
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -20,10 +20,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{future::Future, sync::Arc, time::Duration};
 
-/// No write takes longer, retries included: what has not happened by then is decided anew.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+/// No write takes longer, retries included: what has not happened by then is decided anew. Less than the time between a
+/// leader's last moment and the next one's first, so that no write of the one comes after the other has begun.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 /// A read that everything waits for is repeated after so long.
 const READ_AGAIN: Duration = Duration::from_millis(500);
+const CREATE_POD: &str = "pod_create";
 const FIELD_MANAGER: &str = "camofleet-operator";
 
 impl Shell {
@@ -88,7 +90,7 @@ impl Shell {
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
         let api = self.namespaced::<Pod>(&pool);
         let name = pod.name_any();
-        let written = self.write("pod_create", api.create(&PostParams::default(), &pod)).await;
+        let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await;
         // A repeated create: what is there must be what was to be made.
         let made = match written {
             Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&name)).await {
@@ -97,7 +99,7 @@ impl Shell {
                     "a pod {name} is there and is no runner of this pool: delete it"
                 ))),
                 Ok(Ok(None)) => Err(WriteFailure::Transient("the pod was there and is gone".to_owned())),
-                Ok(Err(error)) => Err(failure(&error)),
+                Ok(Err(error)) => Err(failure(CREATE_POD, &error)),
                 Err(_) => Err(WriteFailure::Transient("no answer when reading the pod".to_owned())),
             },
             other => other,
@@ -122,7 +124,7 @@ impl Shell {
         let params = only(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(namespace = key.namespace, name = key.name, why, ?answer, "deleted a runner");
-        self.tell(Input::PodWritten { pod, answer });
+        self.tell(Input::PodDeleted { pod, answer });
     }
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
@@ -134,7 +136,7 @@ impl Shell {
                 self.tell(Input::Pods(crate::core::Change::Applied(pod)));
             }
         });
-        self.tell(Input::PodWritten { pod, answer });
+        self.tell(Input::PodAnnotated { pod, answer });
     }
 
     pub(super) async fn patch_pool(&self, pool: Arc<WorkerPool>, status: WorkerPoolStatus) {
@@ -201,7 +203,7 @@ impl Shell {
             action: "Serve".to_owned(),
             secondary: None,
         };
-        let _turn = self.patient_writes.acquire().await;
+        let _turn = self.event_writes.acquire().await;
         let about = session.object_ref(&());
         let publishing = self.recorder.publish(&event, &about);
         match tokio::time::timeout(WRITE_TIMEOUT, publishing).await {
@@ -234,7 +236,7 @@ impl Shell {
         }
         let answer = match tokio::time::timeout(WRITE_TIMEOUT, call).await {
             Ok(Ok(written)) => Ok(written),
-            Ok(Err(error)) => Err(failure(&error)),
+            Ok(Err(error)) => Err(failure(kind, &error)),
             Err(_) => Err(WriteFailure::Transient(format!("no answer within {} s", WRITE_TIMEOUT.as_secs()))),
         };
         let outcome = match &answer {
@@ -269,12 +271,15 @@ fn only(uid: &str) -> DeleteParams {
     }
 }
 
-fn failure(error: &kube::Error) -> WriteFailure {
+fn failure(kind: &str, error: &kube::Error) -> WriteFailure {
     match error {
+        // Quotas and Pod Security refuse pods so. Elsewhere it is the operator's own rights, which may come yet.
+        kube::Error::Api(status) if status.code == 403 && kind != CREATE_POD => {
+            WriteFailure::Transient(status.message.clone())
+        }
         kube::Error::Api(status) => match status.code {
             404 => WriteFailure::Gone,
             409 => WriteFailure::Conflict,
-            // 403 is also how quotas and Pod Security refuse.
             400 | 403 | 413 | 422 => WriteFailure::Refused(status.message.clone()),
             _ => WriteFailure::Transient(status.message.clone()),
         },

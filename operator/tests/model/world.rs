@@ -300,7 +300,7 @@ impl World {
         }
         let mut inputs = std::mem::take(&mut operator.inbox);
         if sabotage == Sabotage::NoRebuild && inputs.iter().any(|input| matches!(input, Input::Leads)) {
-            inputs.extend(runners.into_iter().map(|pod| Input::Silent { pod, cause: String::new() }));
+            inputs.extend(runners.into_iter().map(|pod| Input::Silent { pod }));
         }
         for effect in operator.core.step(inputs, now) {
             match effect {
@@ -313,6 +313,9 @@ impl World {
                 Effect::Tell { .. } | Effect::Observe { .. } | Effect::ProtectPool { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
             }
+        }
+        if let Some(at) = operator.core.wake().filter(|at| *at <= now.mono) {
+            self.broken.push(format!("it wants to be woken at {at:?}, and it is {:?}: it spins", now.mono));
         }
     }
 
@@ -353,9 +356,8 @@ impl World {
             Effect::CreatePod { pool, pod } => {
                 Input::PodCreated { pool, name: pod.metadata.name.unwrap(), answer: Err(transient()) }
             }
-            Effect::DeletePod { pod, .. } | Effect::AnnotatePod { pod, .. } => {
-                Input::PodWritten { pod, answer: Err(transient()) }
-            }
+            Effect::DeletePod { pod, .. } => Input::PodDeleted { pod, answer: Err(transient()) },
+            Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Err(transient()) },
             Effect::PatchPool { pool, .. } | Effect::FinalizePool { pool, .. } => {
                 Input::PoolPatched { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
             }
@@ -402,10 +404,11 @@ impl World {
                 Input::PodCreated { pool, name, answer: Ok(()) }
             }
             Effect::DeletePod { pod, .. } => {
+                let there = self.runners.iter().any(|runner| runner.pod.uid == pod);
                 self.delete_pod(&pod);
-                Input::PodWritten { pod, answer: Ok(()) }
+                Input::PodDeleted { pod, answer: if there { Ok(()) } else { Err(WriteFailure::Gone) } }
             }
-            Effect::AnnotatePod { pod, .. } => Input::PodWritten { pod, answer: Ok(()) },
+            Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Ok(()) },
             Effect::PatchPool { pool, status } => {
                 let key = Key::of(pool.as_ref());
                 let mut wished = WorkerPool::clone(&pool);
@@ -618,7 +621,7 @@ impl World {
             runner.highest_epoch = operator.epoch;
             operator.inbox.push(Input::Runner { pod, state: runner.state() });
         } else {
-            operator.inbox.push(Input::Silent { pod, cause: "cut".into() });
+            operator.inbox.push(Input::Silent { pod });
         }
     }
 
@@ -725,10 +728,11 @@ impl World {
                 }
             }
         }
-        // One that drains keeps its place until it is gone.
-        let replicas = self.runners.len();
-        if replicas != usize::try_from(REPLICAS).unwrap() {
-            wrong.push(format!("{replicas} runners for {REPLICAS} replicas"));
+        // One that drains keeps its place until it is gone, and one too many with a session drains.
+        let replicas = usize::try_from(REPLICAS).unwrap();
+        let staying = self.runners.iter().filter(|runner| !runner.draining).count();
+        if staying > replicas || self.runners.len() < replicas {
+            wrong.push(format!("{} runners, {staying} of them to stay, for {replicas} replicas", self.runners.len()));
         }
         self.broken.extend(wrong);
     }
