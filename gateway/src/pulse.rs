@@ -3,7 +3,10 @@
 //! Load balancers cut connections that are silent (often after 60 s), and an idle Playwright client says nothing at all.
 //! So a Ping goes to the client when nothing was sent or nothing was heard for a while; its Pong is the sign of life.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// After so long without a byte in either direction, the client is pinged.
@@ -66,6 +69,31 @@ impl Pulse {
     }
 }
 
+/// When the client was last heard, told by one direction to the other.
+pub struct Heard {
+    start: Instant,
+    /// Nanoseconds since `start`. In a coarser unit a Pong could seem to have come before its Ping.
+    last: AtomicU64,
+}
+
+impl Heard {
+    /// Of a connection that was made now.
+    pub fn new(now: Instant) -> Self {
+        Self { start: now, last: AtomicU64::new(0) }
+    }
+
+    /// Bytes came from the client.
+    pub fn mark(&self, now: Instant) {
+        let nanos = u64::try_from((now - self.start).as_nanos()).unwrap_or(u64::MAX);
+        self.last.store(nanos, Ordering::Relaxed);
+    }
+
+    /// When the last of them came.
+    pub fn at(&self) -> Instant {
+        self.start + Duration::from_nanos(self.last.load(Ordering::Relaxed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +118,17 @@ mod tests {
         pulse.asked(start + 20 * SECOND);
         pulse.heard(start + 21 * SECOND);
         assert_eq!(pulse.beat(start + 22 * SECOND), Beat::Wait(start + 40 * SECOND));
+    }
+
+    #[test]
+    fn an_answer_within_the_millisecond_of_the_ping_is_one() {
+        let start = Instant::now();
+        let (heard, mut pulse) = (Heard::new(start), Pulse::new(start));
+        let asked = start + 20 * SECOND + Duration::from_micros(312);
+        pulse.asked(asked);
+        heard.mark(asked + Duration::from_micros(187));
+        pulse.heard(heard.at());
+        assert_eq!(pulse.beat(start + 61 * SECOND), Beat::Ask, "it answered, and is asked again");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 
 use crate::{
     metrics::{Outcome, Traffic},
-    pulse::{Beat, Pulse},
+    pulse::{Beat, Heard, Pulse},
     sessions::Over,
     wire,
 };
@@ -26,7 +26,6 @@ use futures::{
 use std::{
     io,
     pin::{Pin, pin},
-    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 use tokio::{
@@ -85,7 +84,7 @@ where
     RR: AsyncRead + Unpin,
     RW: AsyncWrite + Unpin,
 {
-    let heard = Heard::now();
+    let heard = Heard::new(Instant::now());
     let mut ending = pin!(ending.fuse());
     let mut from_client = client.read;
     let mut to_client = ToClient::new(client.write, traffic);
@@ -280,7 +279,7 @@ async fn carry_up(
     let mut scanner = FrameScanner::default();
     loop {
         let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientGone };
-        heard.mark();
+        heard.mark(Instant::now());
         let scan = match scanner.scan(&buffer[..length]) {
             Ok(scan) => scan,
             Err(error) => return End::ClientBroken(error),
@@ -289,7 +288,7 @@ async fn carry_up(
         if send(runner, &buffer[..length]).await.is_err() {
             return End::RunnerGone;
         }
-        heard.mark();
+        heard.mark(Instant::now());
         if scan.close.is_some() {
             return End::ClientClosed;
         }
@@ -298,28 +297,6 @@ async fn carry_up(
 
 async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     timeout(WRITE_DEADLINE, to.write_all(bytes)).await.map_err(io::Error::other)?
-}
-
-/// When the client was last heard, told by one direction to the other.
-struct Heard {
-    start: Instant,
-    /// Milliseconds since `start`.
-    last: AtomicU64,
-}
-
-impl Heard {
-    fn now() -> Self {
-        Self { start: Instant::now(), last: AtomicU64::new(0) }
-    }
-
-    fn mark(&self) {
-        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(millis, Ordering::Relaxed);
-    }
-
-    fn at(&self) -> Instant {
-        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
-    }
 }
 
 impl Ending {
