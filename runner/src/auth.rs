@@ -22,6 +22,8 @@ use std::{
 
 /// A token that does not verify makes the key file be read again, but not more often than this: anybody can send one.
 const REREAD_INTERVAL: Duration = Duration::from_secs(1);
+/// A token that verifies does so by a key file that was read at most so long ago: a key that was taken out is good no longer.
+const KEYS_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Checks tokens against the key file, and fences off operators of earlier terms.
 pub(crate) struct Gate {
@@ -61,7 +63,8 @@ impl Gate {
     fn verify(&self, token: &str) -> Result<Caller, TokenError> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let verified = keys.0.verify(token, &self.pod_uid);
-        if verified.is_ok() || keys.1.elapsed() < REREAD_INTERVAL {
+        let lifetime = if verified.is_ok() { KEYS_LIFETIME } else { REREAD_INTERVAL };
+        if keys.1.elapsed() < lifetime {
             return verified;
         }
         keys.1 = Instant::now();

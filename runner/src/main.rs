@@ -15,29 +15,43 @@ mod stack;
 mod tunnel;
 
 use anyhow::Context;
-use axum::serve::{Listener, ListenerExt};
+use axum::Router;
 use clap::Parser;
 use config::{Flags, Settings};
 use driver::Driver;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use nix::sys::{
     prctl::set_dumpable,
     socket::{setsockopt, sockopt},
 };
-use std::{io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+    time::sleep,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for a bad command line or environment (EX_USAGE of sysexits.h).
 const BAD_USAGE: u8 = 64;
 /// How long answers that are under way may take when the runner ends.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a caller may take to send the head of a request, also on a connection that is kept alive.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections at once: whoever reaches the port can open them, and each takes memory and a file descriptor of the browsers'.
+const MAX_CONNECTIONS: usize = 1024;
+/// Out of file descriptors, most likely: accepting again at once would spin.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// A peer that has been silent for so long is asked by the kernel whether it is there, and what was sent to it is given up
 /// after so long without an answer (tcp(7)).
 const KEEPALIVE_IDLE_SECONDS: u32 = 30;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
 const UNANSWERED_MILLIS: u32 = 60_000;
 
 fn main() -> ExitCode {
@@ -88,8 +102,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let gate = Arc::new(auth::Gate::new(settings.pod_uid, settings.keys_file));
     let router = http::router(http::App { gate, runner: runner.clone() });
     let finished = CancellationToken::new();
-    let server = axum::serve(tuned(listener), router).with_graceful_shutdown(finished.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    let server = tokio::spawn(serve(listener, router, finished.clone()));
     tokio::spawn(async move {
         while terminate.recv().await.is_some() {
             tracing::info!("told to go: no more sessions are taken");
@@ -101,23 +114,66 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!("nothing is left to do");
     finished.cancel();
     match tokio::time::timeout(LAST_ANSWERS_TIMEOUT, server).await {
-        Ok(Ok(served)) => served.context("the HTTP server failed"),
-        Ok(Err(panicked)) => Err(panicked).context("the HTTP server failed"),
+        Ok(served) => served.context("the HTTP server failed"),
         Err(_) => Ok(()),
     }
 }
 
-/// Small messages go at once, and dead peers are noticed.
-fn tuned(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = std::net::SocketAddr> {
-    listener.tap_io(|connection| {
-        let tuned = connection.set_nodelay(true).map_err(anyhow::Error::from).and_then(|()| {
-            setsockopt(connection, sockopt::KeepAlive, &true)?;
-            setsockopt(connection, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
-            Ok(setsockopt(connection, sockopt::TcpUserTimeout, &UNANSWERED_MILLIS)?)
-        });
-        if let Err(error) = tuned {
-            // It was closed already, which its reader will see.
-            tracing::debug!(%error, "cannot tune a connection");
+/// Serves until it is finished, and then until what is under way is answered.
+async fn serve(listener: TcpListener, router: Router, finished: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = TaskTracker::new();
+    let accept = async || {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        (listener.accept().await, place)
+    };
+    while let Some((accepted, place)) = finished.run_until_cancelled(accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                let served = serve_connection(stream, service.clone(), finished.clone());
+                connections.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_AGAIN).await;
+            }
         }
-    })
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn serve_connection(stream: TcpStream, service: TowerToHyperService<Router>, finished: CancellationToken) {
+    if let Err(error) = tune(&stream) {
+        return tracing::debug!(%error, "a caller went at once");
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = finished.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+/// Small messages go at once, and dead peers are noticed.
+fn tune(connection: &TcpStream) -> anyhow::Result<()> {
+    connection.set_nodelay(true)?;
+    setsockopt(connection, sockopt::KeepAlive, &true)?;
+    setsockopt(connection, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    setsockopt(connection, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
+    Ok(setsockopt(connection, sockopt::TcpUserTimeout, &UNANSWERED_MILLIS)?)
 }

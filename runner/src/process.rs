@@ -48,21 +48,27 @@ impl Mark {
         command
     }
 
-    /// Kills every process that has this mark, again until none is left.
+    /// Kills every process that has this mark, again until none is left. That none is left must have been seen: where
+    /// `/proc` cannot be read, for want of file descriptors say, it looks again.
     pub(crate) async fn sweep(&self) {
         let mut rounds = 0_u32;
         loop {
             let left = self.processes();
-            if left.is_empty() {
+            if matches!(&left, Ok(left) if left.is_empty()) {
                 return;
             }
-            for pid in left {
+            for pid in left.iter().flatten() {
                 // Gone since: that is what is wanted.
-                kill(pid, Signal::SIGKILL).ok();
+                kill(*pid, Signal::SIGKILL).ok();
             }
             rounds += 1;
             if rounds.is_multiple_of(100) {
-                tracing::warn!(mark = self.0, "killed processes are still there, and hold their slot");
+                match left {
+                    Ok(_) => tracing::warn!(mark = self.0, "killed processes are still there, and hold their slot"),
+                    Err(error) => {
+                        tracing::warn!(mark = self.0, %error, "cannot look for processes, whose slot is held");
+                    }
+                }
             }
             tokio::time::sleep(SWEEP_INTERVAL).await;
         }
@@ -70,27 +76,38 @@ impl Mark {
 
     /// Kills the process group that this process leads, if it is there and has this mark.
     pub(crate) fn kill_group(&self, leader: i32) {
-        if self.is_alive(leader) {
+        if self.is_on(leader).unwrap_or(false) {
             killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
         }
     }
 
     /// Whether this process runs and has this mark.
     pub(crate) fn is_alive(&self, pid: i32) -> bool {
-        self.is_on(&format!("/proc/{pid}/environ"))
+        // One that cannot be looked at may well live.
+        self.is_on(pid).unwrap_or(true)
     }
 
-    fn processes(&self) -> Vec<Pid> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| self.is_on(&format!("/proc/{pid}/environ"))).map(Pid::from_raw).collect()
+    fn processes(&self) -> io::Result<Vec<Pid>> {
+        let mut marked = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if self.is_on(pid)? {
+                marked.push(Pid::from_raw(pid));
+            }
+        }
+        Ok(marked)
     }
 
-    /// Zombies, and what cannot be read, have no environment: neither is ours to kill.
-    fn is_on(&self, environment: &str) -> bool {
+    /// Zombies have no environment, and processes of others show none: neither is ours to kill.
+    fn is_on(&self, pid: i32) -> io::Result<bool> {
         let mark = format!("{MARK}={}", self.0);
-        fs::read(environment)
-            .is_ok_and(|variables| variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
+        match fs::read(format!("/proc/{pid}/environ")) {
+            Ok(variables) => Ok(variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOENT | Errno::ESRCH | Errno::EACCES | Errno::EPERM) => Ok(false),
+                _ => Err(error),
+            },
+        }
     }
 }
 

@@ -176,6 +176,8 @@ impl Chart {
             Event::Answered { stack } => {
                 if let Some(Stack { state: StackState::Running { answered, .. }, .. }) = self.stacks.get_mut(&stack) {
                     *answered = now;
+                    // Only an answer ends the pauses: a browser that dies soon after its launch would be launched without end.
+                    self.retry = None;
                 }
             }
             Event::StartPage { stack, error } => {
@@ -269,7 +271,8 @@ impl Chart {
             && (self.sessions.is_empty() || self.quiet_deadline().is_some_and(|deadline| deadline <= now))
     }
 
-    /// Whether it serves sessions, or would take one. A runner whose prewarmed browsers fail would fail the session's too.
+    /// Whether it serves sessions, or is fit to. A runner whose prewarmed browsers fail would fail the session's too. One that
+    /// is spent stays ready: that it takes no more is said by its state, and a pod that is about to go well is no alarm.
     pub(crate) fn is_ready(&self) -> bool {
         let serves = self.sessions.iter().any(|(_, session)| session.is_live());
         serves || (self.told_to_go.is_none() && self.retry.is_none())
@@ -352,7 +355,6 @@ impl Chart {
         if let StackState::Launching { .. } = stack.state {
             stack.state = StackState::Running { answered: now, asked: now };
             self.launch_error = None;
-            self.retry = None;
             self.become_ready(id, now);
         }
     }

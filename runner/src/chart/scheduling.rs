@@ -185,13 +185,13 @@ impl Chart {
         matches!(state, Some(StackState::Running { answered, .. }) if now < *answered + FRESH)
     }
 
-    /// Stacks that no session has and that are not being ended.
     /// Browsers that run and that no session has.
     pub(crate) fn hot_stacks(&self) -> impl Iterator<Item = StackId> {
         let runs = |stack: &Stack| matches!(stack.state, StackState::Running { .. });
         self.unowned().filter(move |(_, stack)| runs(stack)).map(|(id, _)| id)
     }
 
+    /// Stacks that no session has and that are not being ended.
     fn unowned(&self) -> impl Iterator<Item = (StackId, &Stack)> {
         let alive = self.stacks.iter().filter(|(_, stack)| !matches!(stack.state, StackState::Ending));
         alive.map(|(id, stack)| (*id, stack)).filter(|(id, _)| self.is_unowned(*id))
