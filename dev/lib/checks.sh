@@ -116,17 +116,8 @@ check_docs() {
   return "$broken"
 }
 
+# The tests install their own clients (e2e/clients/install), with this Node.
 check_e2e() {
-  use_clients
+  use_node
   KUBECONFIG=$dot_dev/kubeconfig cargo test --locked -p camofleet-e2e
 }
-
-# The clients of the end-to-end tests, and where the tests find them.
-use_clients() {
-  install_client
-  once "$cache/playwright-python-$playwright_python_version" python_venv_with_playwright
-  export CAMOFLEET_E2E_NODE_MODULES=$repo/examples/node_modules
-  export CAMOFLEET_E2E_PYTHON=$cache/playwright-python-$playwright_python_version/bin/python
-}
-
-python_venv_with_playwright() { python_venv "$1" "playwright==$playwright_python_version"; }

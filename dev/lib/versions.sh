@@ -13,6 +13,4 @@ etcd_version=3.6.5
 helm_version=3.22.0
 
 cargo_deny_version=0.20.2
-playwright_node_version=1.62.1   # playwright-core of npm, the server's own
-playwright_python_version=1.62.0 # its peer on PyPI
 debian_release=bookworm

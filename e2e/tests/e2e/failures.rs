@@ -31,11 +31,14 @@ async fn works(space: &Space, session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Tells a process by its command.
+type IsIt = fn(&Process) -> bool;
+
 #[test]
 fn a_part_of_a_session_is_killed() {
     test("parts", async |space: Space| {
         space.pool("pool", json!({ "sessionsPerRunner": 0, "sessionDefaults": { "display": "LiveView" } })).await?;
-        let victims: [(&str, fn(&Process) -> bool); 3] = [
+        let victims: [(&str, IsIt); 3] = [
             ("the browser", is_browser),
             ("the Playwright server (node)", is_playwright_server),
             ("the display (Xvnc)", |process| process.is("Xvnc")),

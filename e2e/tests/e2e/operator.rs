@@ -39,11 +39,11 @@ fn one_write_to_ready_and_two_in_a_life() {
         let ready = session.ready().await?;
         ensure!(ready.status.unwrap_or_default().start_tier == Some(StartTier::Hot), "it started cold");
         let to_ready = writes().await? - before;
-        ensure!(to_ready == 1.0, "{to_ready} writes until Ready");
+        ensure!((to_ready - 1.0).abs() < 0.5, "{to_ready} writes until Ready");
         host::the_one(&session.runner().await?.uid, "the browser", is_browser)?.signal(Signal::SIGKILL)?;
         session.finished().await?;
         let in_all = writes().await? - before;
-        ensure!(in_all == 2.0, "{in_all} writes in its life");
+        ensure!((in_all - 2.0).abs() < 0.5, "{in_all} writes in its life");
         // The API server tells the same: created, Ready, Finished.
         poll("the history to be complete", async || {
             let states: Vec<_> = history.versions(&session.uid).iter().map(BrowserSession::state).collect();
