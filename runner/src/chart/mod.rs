@@ -176,8 +176,6 @@ impl Chart {
             Event::Answered { stack } => {
                 if let Some(Stack { state: StackState::Running { answered, .. }, .. }) = self.stacks.get_mut(&stack) {
                     *answered = now;
-                    // Only an answer ends the pauses: a browser that dies soon after its launch would be launched without end.
-                    self.retry = None;
                 }
             }
             Event::StartPage { stack, error } => {
@@ -355,6 +353,7 @@ impl Chart {
         if let StackState::Launching { .. } = stack.state {
             stack.state = StackState::Running { answered: now, asked: now };
             self.launch_error = None;
+            self.retry = None;
             self.become_ready(id, now);
         }
     }
