@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 /// A runner's session that nobody knows is looked into after so long: its object may be on its way here.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(30);
-/// So long it is remembered that a session was deleted.
+/// So long it is remembered that a session or a pod was deleted.
 const DELETED_MEMORY: Duration = Duration::from_secs(600);
 
 impl Core {
@@ -94,8 +94,7 @@ impl Core {
     pub(super) fn session_gone(&mut self, uid: &Uid) {
         let Some(session) = self.sessions.remove(uid) else { return };
         self.queue.remove(&session.queue_key());
-        self.deleted.retain(|_, at| self.now.mono.since(*at) < DELETED_MEMORY);
-        self.deleted.insert(uid.clone(), self.now.mono);
+        self.remember_deleted(uid);
         if let Some(pod) = session.runner().cloned() {
             if let Some(runner) = self.runners.get_mut(&pod) {
                 runner.sessions.remove(uid);
@@ -106,6 +105,12 @@ impl Core {
         self.end_wherever_listed(uid);
         self.timers.set(Subject::Session(uid.clone()), None);
         self.dirty.insert(Subject::Queue);
+    }
+
+    /// Remembers for a while that a session or a pod was deleted.
+    pub(super) fn remember_deleted(&mut self, uid: &Uid) {
+        self.deleted.retain(|_, at| self.now.mono.since(*at) < DELETED_MEMORY);
+        self.deleted.insert(uid.clone(), self.now.mono);
     }
 
     /// Tells every runner that lists the session to end it, or to forget its end.
@@ -464,7 +469,7 @@ impl Core {
             None => {
                 self.session_gone(uid);
                 if self.strangers.remove(uid).is_some() {
-                    self.deleted.insert(uid.clone(), self.now.mono);
+                    self.remember_deleted(uid);
                     self.end_wherever_listed(uid);
                 }
             }

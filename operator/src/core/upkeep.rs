@@ -59,8 +59,11 @@ impl Core {
     }
 
     pub(super) fn pod_gone(&mut self, uid: &Uid) {
-        let Some(runner) = self.runners.get(uid) else { return };
-        self.deleted.insert(uid.clone(), self.now.mono);
+        if !self.runners.contains_key(uid) {
+            return;
+        }
+        self.remember_deleted(uid);
+        let runner = &self.runners[uid];
         let over = match &runner.pod.fate {
             Fate::Over { .. } => return self.forget_runner(uid),
             Fate::Pending(_) | Fate::Running => {
