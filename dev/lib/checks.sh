@@ -26,7 +26,7 @@ check_shell() {
 
 check_clippy() {
   need_pinned_rust
-  cargo clippy --locked --workspace --all-targets -- -D warnings
+  workspace_cargo clippy --locked --workspace --all-targets -- -D warnings
 }
 
 # The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
@@ -67,7 +67,7 @@ use_browsers() {
 
 check_unit() {
   use_browsers
-  cargo test --locked --workspace --exclude camofleet-e2e
+  workspace_cargo test --locked --workspace --exclude camofleet-e2e
 }
 
 check_chart() {
@@ -119,5 +119,5 @@ check_docs() {
 # The tests install their own clients (e2e/clients/install), with this Node.
 check_e2e() {
   use_node
-  KUBECONFIG=$dot_dev/kubeconfig cargo test --locked -p camofleet-e2e
+  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked -p camofleet-e2e
 }

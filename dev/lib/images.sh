@@ -6,7 +6,7 @@ base_image=localhost/camofleet-base:$debian_release
 base_archive=$cache/debian-$debian_release.tar
 pause_image=localhost/camofleet-pause:$kubernetes_version
 pause_binary=$cache/pause-$kubernetes_version
-artifacts=$cache/artifacts
+artifacts=$dot_dev/artifacts
 oci_layout=$cache/oci
 components=(operator gateway runner)
 
@@ -41,7 +41,7 @@ build_base() {
 # All that the images take from elsewhere than Debian, in the places where the Dockerfile's stage `build` has it.
 build_artifacts() {
   local component
-  (cd "$repo" && cargo build --locked "${components[@]/#/--package=camofleet-}")
+  workspace_cargo build --locked "${components[@]/#/--package=camofleet-}"
   rm -rf "$artifacts"
   mkdir -p "$artifacts/bin" "$artifacts/launcher"
   for component in "${components[@]}"; do

@@ -12,6 +12,18 @@ use_rust() {
   apt_install "${compile_packages[@]}"
 }
 
+# Runs cargo on this checkout's crates. Cargo knows them by their path within the workspace and judges them by the age of
+# their files, so in a target folder that another checkout has used they must be younger than what that one left.
+workspace_cargo() {
+  local owner=$CARGO_TARGET_DIR/checkout
+  if [ "$(cat "$owner" 2>/dev/null)" != "$repo" ]; then
+    find "$repo" \( -name node_modules -o -name target -o -name .dev \) -prune -o -name '*.rs' -exec touch {} +
+    mkdir -p "$CARGO_TARGET_DIR"
+    printf '%s\n' "$repo" >"$owner"
+  fi
+  (cd "$repo" && cargo "$@")
+}
+
 use_go() {
   local have
   have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=go0
