@@ -1,5 +1,5 @@
 # One Kubernetes node in a network namespace of its own. Of the host's network it changes one veth pair, two routes
-# and, so that pods reach what the host reaches, forwarding and three iptables rules; cluster-down.sh takes all back.
+# and, so that pods reach what the host reaches, forwarding and four iptables rules; cluster-down.sh takes all back.
 # shellcheck shell=bash
 
 netns=camofleet
