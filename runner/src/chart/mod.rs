@@ -12,6 +12,7 @@
 //! There are never more stacks than slots. A stack that no session holds is hot, or on the way there. More of those than
 //! there are free slots are ended, so a session that no hot browser suits displaces one.
 
+mod backoff;
 mod scheduling;
 mod session;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 
 pub(crate) use session::{Phase, Question, Session, Verdict, verdict};
 
+use backoff::Backoff;
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{self as api, BindRequest, End, EndReason, Hot, Refusal, RefusalReason, StartPage, Tier};
 use std::{
@@ -34,9 +36,6 @@ const FRESH: Duration = Duration::from_secs(11);
 const HUNG: Duration = Duration::from_secs(21);
 /// A launch that takes longer failed. Playwright gives up before and has better words; this is for when Node hangs.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
-/// After a failed prewarm the next is tried after so long, then after twice as long, up to the maximum.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long a drained runner waits for the operator to read how its sessions ended.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -124,14 +123,8 @@ struct Stack {
 #[derive(Clone, Debug)]
 enum StackState {
     Launching { since: Instant },
-    Running { answered: Instant, asked: Instant },
+    Running { since: Instant, answered: Instant, asked: Instant },
     Ending,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Retry {
-    at: Instant,
-    pause: Duration,
 }
 
 /// The state of a runner: one value, changed by one driver.
@@ -147,7 +140,7 @@ pub(crate) struct Chart {
     told_to_go: Option<Instant>,
     browser_version: Option<String>,
     launch_error: Option<String>,
-    retry: Option<Retry>,
+    backoff: Backoff,
     effects: Vec<Effect>,
 }
 
@@ -162,13 +155,14 @@ impl Chart {
             told_to_go: None,
             browser_version: None,
             launch_error: None,
-            retry: None,
+            backoff: Backoff::default(),
             effects: Vec::new(),
         }
     }
 
     /// Takes in what happened.
     pub(crate) fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        self.see_what_lives(now);
         match event {
             Event::Launched { stack, version } => self.launched(stack, version, now),
             Event::Broke { stack, message } => self.broke(stack, &message, now),
@@ -213,6 +207,7 @@ impl Chart {
 
     /// Begins to end a session, or forgets one that ended.
     pub(crate) fn end(&mut self, uid: &str, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
+        self.see_what_lives(now);
         let answer = match self.allowed(uid, Question::End) {
             Ok(()) => {
                 let end = End { reason: EndReason::Deleted, message: "the session was deleted".to_owned() };
@@ -248,14 +243,14 @@ impl Chart {
             self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
         let stacks = self.stacks.iter().flat_map(|(&id, stack)| match stack.state {
             StackState::Launching { since } => [Some(since + LAUNCH_TIMEOUT), None],
-            StackState::Running { answered, asked } if self.is_unowned(id) => {
+            StackState::Running { answered, asked, .. } if self.is_unowned(id) => {
                 // Whether it may be handed out is published, so the moment at which that changes counts too.
                 [Some((asked + PING_INTERVAL).min(answered + HUNG)), Some(answered + FRESH)]
             }
             StackState::Running { .. } | StackState::Ending => [None, None],
         });
         let runner = [
-            self.retry.map(|retry| retry.at).filter(|_| self.wanted().is_some()),
+            self.backoff.until().filter(|_| self.wanted().is_some()),
             self.drain_deadline().filter(|_| self.sessions.iter().any(|(_, session)| session.is_live())),
             self.quiet_deadline(),
         ];
@@ -273,7 +268,7 @@ impl Chart {
     /// is spent stays ready: that it takes no more is said by its state, and a pod that is about to go well is no alarm.
     pub(crate) fn is_ready(&self) -> bool {
         let serves = self.sessions.iter().any(|(_, session)| session.is_live());
-        serves || (self.told_to_go.is_none() && self.retry.is_none())
+        serves || (self.told_to_go.is_none() && !self.backoff.is_failing())
     }
 
     /// What is published of it. The runner's identity is not known here.
@@ -351,9 +346,9 @@ impl Chart {
         self.browser_version = Some(version);
         let Some(stack) = self.stacks.get_mut(&id) else { return };
         if let StackState::Launching { .. } = stack.state {
-            stack.state = StackState::Running { answered: now, asked: now };
+            stack.state = StackState::Running { since: now, answered: now, asked: now };
             self.launch_error = None;
-            self.retry = None;
+            self.backoff.launched();
             self.become_ready(id, now);
         }
     }
@@ -373,8 +368,16 @@ impl Chart {
             let end = End { reason, message: message.to_owned() };
             session.phase = Phase::Ending { stack: id, end, acknowledged: false };
         } else {
-            let pause = self.retry.map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LAST_RETRY));
-            self.retry = Some(Retry { at: now + pause, pause });
+            self.backoff.failed(now);
+        }
+    }
+
+    /// Before anything is taken down: a browser that has lived ends a row of failures, whatever becomes of it now.
+    fn see_what_lives(&mut self, now: Instant) {
+        for stack in self.stacks.values() {
+            if let StackState::Running { since, .. } = stack.state {
+                self.backoff.runs(since, now);
+            }
         }
     }
 

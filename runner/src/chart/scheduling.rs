@@ -98,7 +98,7 @@ impl Chart {
     }
 
     fn prewarm(&mut self, now: Instant) {
-        if !self.claims().is_empty() || self.retry.is_some_and(|retry| retry.at > now) {
+        if !self.claims().is_empty() || self.backoff.until().is_some_and(|until| until > now) {
             return;
         }
         while let Some(kind) = self.wanted() {

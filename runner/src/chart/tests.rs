@@ -226,6 +226,14 @@ impl World {
         }
     }
 
+    /// Lets time pass in which the first browser answers what it is asked.
+    fn answering(&mut self, time: Duration) {
+        for _ in 0..time.as_secs() {
+            self.wait(Duration::from_secs(1));
+            self.take(Step::Answered { nth: 0 });
+        }
+    }
+
     fn check(&mut self) {
         let plan = self.chart.plan;
         let state = self.state();
@@ -273,7 +281,7 @@ impl World {
         let plan = self.chart.plan;
         let room = self.stacks.len() < plan.slots as usize && launching < plan.launches as usize;
         assert!(!room || self.chart.claims().is_empty(), "a session waits although there is room");
-        let paused = self.chart.retry.is_some_and(|retry| retry.at > self.now);
+        let paused = self.chart.backoff.until().is_some_and(|until| until > self.now);
         assert!(!room || paused || self.chart.wanted().is_none(), "no browser is prewarmed although there is room");
         assert!(self.chart.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
     }
@@ -382,6 +390,29 @@ fn a_launch_that_fails_is_retried_after_a_growing_pause() {
     }
     world.take(Step::Launched { nth: 0 });
     assert!(world.chart.is_ready() && world.state().launch_error.is_none());
+}
+
+#[test]
+fn hot_browsers_that_die_early_in_a_row_are_replaced_after_growing_pauses_and_a_single_one_soon() {
+    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut dies_and_is_replaced_after = |lived: u64, pause: u64| {
+        world.answering(Duration::from_secs(lived));
+        world.take(Step::Broke { nth: 1 });
+        world.take(Step::Gone { nth: 0 });
+        world.wait(Duration::from_secs(pause) - Duration::from_millis(1));
+        assert!(world.stacks.is_empty(), "after {lived} s alive it is replaced in less than {pause} s");
+        world.wait(Duration::from_millis(1));
+        world.take(Step::Launched { nth: 0 });
+        assert!(world.chart.is_ready() && world.state().warm);
+    };
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        dies_and_is_replaced_after(1, pause);
+    }
+    // It was killed, or crashed once in a while: nothing is wrong with the next.
+    for _ in 0..3 {
+        dies_and_is_replaced_after(40, 1);
+    }
+    dies_and_is_replaced_after(1, 2);
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! How long prewarming waits after a browser that nobody had yet failed: its launch, or it right after its launch.
+
+use std::time::{Duration, Instant};
+
+/// After a first failure the next browser is launched after so long, then after twice as long, up to the maximum.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// A browser that has run for so long shows that they can live: a failure after it is a first one again. A launch that
+/// succeeds shows less, since what is ready may die at its first page.
+const LIVED: Duration = Duration::from_secs(30);
+
+/// The failures in a row, until a browser that was launched after them has lived.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    last: Option<Failure>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    at: Instant,
+    /// What was waited before the launch that followed.
+    pause: Duration,
+    /// Whether a browser was ready since.
+    launched: bool,
+    /// Whether one that was launched since has lived.
+    lived: bool,
+}
+
+impl Backoff {
+    /// A browser failed.
+    pub(super) fn failed(&mut self, now: Instant) {
+        let in_a_row = self.last.filter(|failure| !failure.lived);
+        let pause = in_a_row.map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LAST_PAUSE));
+        self.last = Some(Failure { at: now, pause, launched: false, lived: false });
+    }
+
+    /// A browser is ready.
+    pub(super) fn launched(&mut self) {
+        if let Some(failure) = &mut self.last {
+            failure.launched = true;
+        }
+    }
+
+    /// A browser that has been ready since then runs.
+    pub(super) fn runs(&mut self, since: Instant, now: Instant) {
+        if let Some(failure) = &mut self.last {
+            failure.lived |= since > failure.at && since + LIVED <= now;
+        }
+    }
+
+    /// Whether the last browser failed, and none was ready since.
+    pub(super) fn is_failing(&self) -> bool {
+        self.last.is_some_and(|failure| !failure.launched)
+    }
+
+    /// Before this moment nothing is prewarmed.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.last.map(|failure| failure.at + failure.pause)
+    }
+}
