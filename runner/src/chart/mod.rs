@@ -120,6 +120,15 @@ struct Stack {
     state: StackState,
 }
 
+impl Stack {
+    fn is_launching(&self) -> bool {
+        match self.state {
+            StackState::Launching { .. } => true,
+            StackState::Running { .. } | StackState::Ending => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum StackState {
     Launching { since: Instant },

@@ -63,12 +63,11 @@ impl Chart {
     fn serve_claims(&mut self, now: Instant) {
         for (uid, kind) in self.claims() {
             let launching = |(id, stack): (&StackId, &Stack)| {
-                let suits = stack.kind == kind && matches!(stack.state, StackState::Launching { .. });
-                (suits && self.is_unowned(*id)).then_some(*id)
+                (stack.kind == kind && stack.is_launching() && self.is_unowned(*id)).then_some(*id)
             };
             // A prewarm that is under way is sooner ready than a launch that begins now.
             let ready_or_soon = self.hot_stack(kind, now).or_else(|| self.stacks.iter().find_map(launching));
-            let Some(stack) = ready_or_soon.or_else(|| self.launch(kind, now)) else { continue };
+            let Some(stack) = ready_or_soon.or_else(|| self.launch_for_claim(kind, now)) else { continue };
             self.give(&uid, stack, now);
         }
     }
@@ -87,7 +86,7 @@ impl Chart {
         while self.unowned().count() > self.free() as usize {
             let surplus = |kind: Kind| i64::from(self.count(kind)) - i64::from(of(self.plan.prewarm, kind));
             let worst = self.unowned().max_by_key(|(id, stack)| {
-                let serves = matches!(stack.state, StackState::Launching { .. }) || self.is_fresh(*id, now);
+                let serves = stack.is_launching() || self.is_fresh(*id, now);
                 (!serves, surplus(stack.kind))
             });
             let Some((id, _)) = worst else { break };
@@ -117,10 +116,28 @@ impl Chart {
         [Kind::Headful, Kind::Headless].into_iter().filter(|kind| lacking(*kind) > 0).max_by_key(|kind| lacking(*kind))
     }
 
+    /// Launches for a session. It does not wait behind what is launched for nobody yet: the youngest of those, of the other
+    /// kind, leaves it its turn.
+    fn launch_for_claim(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
+        if self.has_room() && !self.has_turn() {
+            let for_nobody = self.unowned().filter(|(_, stack)| stack.is_launching()).map(|(id, _)| id);
+            let youngest = for_nobody.max()?;
+            self.end_stack(youngest);
+        }
+        self.launch(kind, now)
+    }
+
+    fn has_room(&self) -> bool {
+        self.stacks.len() < self.plan.slots as usize
+    }
+
+    fn has_turn(&self) -> bool {
+        let launching = self.stacks.values().filter(|stack| stack.is_launching()).count();
+        launching < self.plan.launches as usize
+    }
+
     fn launch(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
-        let launching =
-            self.stacks.values().filter(|stack| matches!(stack.state, StackState::Launching { .. })).count();
-        if self.stacks.len() >= self.plan.slots as usize || launching >= self.plan.launches as usize {
+        if !self.has_room() || !self.has_turn() {
             return None;
         }
         let id = StackId(self.next_stack);

@@ -279,8 +279,12 @@ impl World {
 
     fn check_that_nothing_waits_in_vain(&self, launching: usize) {
         let plan = self.chart.plan;
-        let room = self.stacks.len() < plan.slots as usize && launching < plan.launches as usize;
-        assert!(!room || self.chart.claims().is_empty(), "a session waits although there is room");
+        let place = self.stacks.len() < plan.slots as usize;
+        let for_sessions = self.chart.sessions.iter().filter_map(|(_, session)| session.stack());
+        let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == Sim::Launching).count();
+        let turn = for_sessions < plan.launches as usize;
+        assert!(!place || !turn || self.chart.claims().is_empty(), "a session waits although there is room");
+        let room = place && launching < plan.launches as usize;
         let paused = self.chart.backoff.until().is_some_and(|until| until > self.now);
         assert!(!room || paused || self.chart.wanted().is_none(), "no browser is prewarmed although there is room");
         assert!(self.chart.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
@@ -355,6 +359,37 @@ fn a_session_of_another_kind_displaces_a_hot_browser_and_waits_until_it_is_gone(
     world.take(Step::Launched { nth: 0 });
     let session = world.chart.session("s").unwrap();
     assert_eq!((session.phase, session.tier), (SessionPhase::Ready, Tier::Cold));
+}
+
+#[test]
+fn a_session_does_not_wait_behind_a_launch_for_nobody() {
+    let plan = Plan {
+        slots: 3,
+        sessions: 0,
+        prewarm: Hot { headless: 2, headful: 0 },
+        launches: 1,
+        drain_timeout: Duration::from_secs(60),
+    };
+    let mut world = World::new(plan);
+    world.take(Step::Launched { nth: 0 });
+    world.bind("hot", request(Display::Headless, 60, 600, false));
+    let prewarmed = world.chart.stacks.last_key_value().map(|(id, stack)| (*id, stack.kind));
+    world.bind("other kind", request(Display::LiveView, 60, 600, false));
+    let (prewarmed, kind) = prewarmed.unwrap();
+    assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, Sim::Ending));
+    world.take(Step::Launched { nth: 0 });
+    assert_eq!(world.chart.session("other kind").unwrap().phase, SessionPhase::Ready);
+    // Then it is launched again.
+    world.take(Step::Gone { nth: 0 });
+    world.take(Step::Launched { nth: 0 });
+    assert_eq!(world.state().hot, Hot { headless: 1, headful: 0 });
+
+    // One of the session's kind is nobody's any more, and is what the session waits for.
+    let mut world = World::new(plan);
+    world.bind("same kind", request(Display::Headless, 60, 600, false));
+    assert_eq!(world.stacks.len(), 1);
+    world.take(Step::Launched { nth: 0 });
+    assert_eq!(world.chart.session("same kind").unwrap().phase, SessionPhase::Ready);
 }
 
 #[test]
