@@ -14,7 +14,7 @@ use std::{
     fs,
     path::{Path as FilePath, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -31,13 +31,13 @@ pub(crate) struct Gate {
     keys_file: PathBuf,
     keys: Mutex<(PublicKeys, Instant)>,
     /// The highest epoch that an operator has shown.
-    epoch: AtomicU64,
+    highest_epoch: Arc<AtomicU64>,
 }
 
 impl Gate {
     pub(crate) fn new(pod_uid: String, keys_file: PathBuf) -> Self {
         let keys = Mutex::new((read_keys(&keys_file).unwrap_or_default(), Instant::now()));
-        Self { pod_uid, keys_file, keys, epoch: AtomicU64::new(0) }
+        Self { pod_uid, keys_file, keys, highest_epoch: Arc::default() }
     }
 
     /// Who sent this request.
@@ -50,14 +50,14 @@ impl Gate {
         let (_, token) = bearer.ok_or_else(|| unauthorized("`Authorization: Bearer <token>` is missing".to_owned()))?;
         let caller = self.verify(token.trim()).map_err(|error| unauthorized(error.to_string()))?;
         if let Caller::Operator { epoch } = caller {
-            let highest = self.epoch.fetch_max(epoch, Ordering::AcqRel);
-            if epoch < highest {
-                let message =
-                    format!("a leader of epoch {highest} has called before, and this is one of epoch {epoch}");
-                return Err(Refusal { reason: RefusalReason::StaleEpoch, message });
-            }
+            self.highest_epoch.fetch_max(epoch, Ordering::AcqRel);
+            self.term(epoch).check()?;
         }
         Ok(caller)
+    }
+
+    fn term(&self, epoch: u64) -> Term {
+        Term { epoch, highest: self.highest_epoch.clone() }
     }
 
     fn verify(&self, token: &str) -> Result<Caller, TokenError> {
@@ -78,6 +78,24 @@ impl Gate {
     }
 }
 
+/// The term of the leader that calls. It may be over before what it asks for is decided: the body of a request can be slow.
+pub(crate) struct Term {
+    epoch: u64,
+    highest: Arc<AtomicU64>,
+}
+
+impl Term {
+    /// Whether no leader of a later term has called until now.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let (epoch, highest) = (self.epoch, self.highest.load(Ordering::Acquire));
+        if epoch >= highest {
+            return Ok(());
+        }
+        let message = format!("a leader of epoch {highest} has called before, and this is one of epoch {epoch}");
+        Err(Refusal { reason: RefusalReason::StaleEpoch, message })
+    }
+}
+
 fn read_keys(file: &FilePath) -> Option<PublicKeys> {
     let keys = fs::read(file).map_err(|error| error.to_string());
     let keys = keys.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
@@ -87,14 +105,16 @@ fn read_keys(file: &FilePath) -> Option<PublicKeys> {
     .ok()
 }
 
+const OPERATORS_CALL: &str = "this call is the operator's";
+
 /// The operator, about no session.
 pub(crate) struct Operator;
 
 /// Anybody with a token.
 pub(crate) struct Anyone;
 
-/// The operator, about the session with this UID.
-pub(crate) struct OperatorOn(pub(crate) String);
+/// The operator in this term, about the session with this UID.
+pub(crate) struct OperatorOn(pub(crate) String, pub(crate) Term);
 
 /// The operator or the gateway, about the session with this UID.
 pub(crate) struct About(pub(crate) String);
@@ -111,7 +131,7 @@ impl FromRequestParts<App> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
         match app.gate.admit(parts)? {
             Caller::Operator { .. } => Ok(Self),
-            Caller::Gateway { .. } => Err(forbidden("this call is the operator's")),
+            Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
         }
     }
 }
@@ -130,8 +150,10 @@ impl FromRequestParts<App> for OperatorOn {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        Operator::from_request_parts(parts, app).await?;
-        uid(parts, app).await.map(Self)
+        match app.gate.admit(parts)? {
+            Caller::Operator { epoch } => Ok(Self(uid(parts, app).await?, app.gate.term(epoch))),
+            Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! follows, and publishes what the runner then is.
 
 use crate::{
+    auth::Term,
     chart::{Chart, Effect, Event, Plan, Question, StackId},
     config::BrowserSettings,
     stack::{Command, Doors, Stack},
@@ -30,8 +31,8 @@ pub(crate) struct Door {
 }
 
 enum Ask {
-    Bind { uid: String, request: BindRequest, reply: Reply<BindAnswer> },
-    End { uid: String, reply: Reply<()> },
+    Bind { term: Term, uid: String, request: BindRequest, reply: Reply<BindAnswer> },
+    End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
     Enter { uid: String, question: Question, reply: Reply<Door> },
 }
@@ -48,13 +49,13 @@ pub(crate) struct Runner {
 
 impl Runner {
     /// Binds a session, or says what became of it.
-    pub(crate) async fn bind(&self, uid: String, request: BindRequest) -> Result<BindAnswer, Refusal> {
-        self.ask(|reply| Ask::Bind { uid, request, reply }).await
+    pub(crate) async fn bind(&self, term: Term, uid: String, request: BindRequest) -> Result<BindAnswer, Refusal> {
+        self.ask(|reply| Ask::Bind { term, uid, request, reply }).await
     }
 
     /// Begins to end a session, or forgets one that ended.
-    pub(crate) async fn end(&self, uid: String) -> Result<(), Refusal> {
-        self.ask(|reply| Ask::End { uid, reply }).await
+    pub(crate) async fn end(&self, term: Term, uid: String) -> Result<(), Refusal> {
+        self.ask(|reply| Ask::End { term, uid, reply }).await
     }
 
     /// Counts a session as active.
@@ -159,16 +160,12 @@ impl Driver {
         self.settled = Instant::now();
         // Whoever asked may be gone: what was asked is done all the same.
         match ask {
-            Ask::Bind { uid, request, reply } => {
-                self.bury_the_dead();
-                let (answer, effects) = self.chart.bind(&uid, request, self.settled);
-                self.carry_out(effects);
-                reply.send(answer.map(|()| self.bind_answer(&uid))).ok();
+            // A leader's term may have ended since its call was let in.
+            Ask::Bind { term, uid, request, reply } => {
+                reply.send(term.check().and_then(|()| self.bind(&uid, request))).ok();
             }
-            Ask::End { uid, reply } => {
-                let (answer, effects) = self.chart.end(&uid, self.settled);
-                self.carry_out(effects);
-                reply.send(answer).ok();
+            Ask::End { term, uid, reply } => {
+                reply.send(term.check().and_then(|()| self.end(&uid))).ok();
             }
             Ask::Touch { uid, reply } => {
                 let answer = self.chart.touch(&uid, self.settled);
@@ -183,6 +180,19 @@ impl Driver {
                 reply.send(door).ok();
             }
         }
+    }
+
+    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
+        self.bury_the_dead();
+        let (answer, effects) = self.chart.bind(uid, request, self.settled);
+        self.carry_out(effects);
+        answer.map(|()| self.bind_answer(uid))
+    }
+
+    fn end(&mut self, uid: &str) -> Result<(), Refusal> {
+        let (answer, effects) = self.chart.end(uid, self.settled);
+        self.carry_out(effects);
+        answer
     }
 
     /// Looks whether the browsers that could be handed out now still live.

@@ -100,7 +100,7 @@ fn line(published: &mut watch::Receiver<Published>) -> Bytes {
 }
 
 async fn bind(
-    OperatorOn(uid): OperatorOn,
+    OperatorOn(uid, term): OperatorOn,
     State(runner): State<Runner>,
     request: Result<Json<BindRequest>, JsonRejection>,
 ) -> Result<Json<BindAnswer>, Refused> {
@@ -109,7 +109,7 @@ async fn bind(
     if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
         return Err(invalid("idleTimeoutSeconds and maxLifetimeSeconds must be at least 1".to_owned()).into());
     }
-    Ok(Json(runner.bind(uid, request).await?))
+    Ok(Json(runner.bind(term, uid, request).await?))
 }
 
 async fn session(About(uid): About, State(runner): State<Runner>) -> Result<Json<Session>, Refused> {
@@ -119,8 +119,8 @@ async fn session(About(uid): About, State(runner): State<Runner>) -> Result<Json
     Ok(Json(session.ok_or_else(unknown)?))
 }
 
-async fn end(OperatorOn(uid): OperatorOn, State(runner): State<Runner>) -> Result<StatusCode, Refused> {
-    runner.end(uid).await?;
+async fn end(OperatorOn(uid, term): OperatorOn, State(runner): State<Runner>) -> Result<StatusCode, Refused> {
+    runner.end(term, uid).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

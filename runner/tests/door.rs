@@ -6,13 +6,17 @@ mod support;
 
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
-    EndReason, Refusal, RefusalReason, SessionPhase, Tier,
+    EndReason, PORT, Refusal, RefusalReason, SessionPhase, Tier,
     token::{Issuer, Role, Signer, new_private_key},
 };
 use reqwest::Method;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 use support::{Bed, EPOCH, POD, launcher, request, runner_command, write_keys};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+};
 
 async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u16, Option<RefusalReason>) {
     let call = reqwest::Client::new().request(method.clone(), bed.url(path));
@@ -106,6 +110,31 @@ async fn a_leader_of_an_earlier_term_is_fenced_off() {
         assert_eq!(call(&bed, method, path, Some(&token(8))).await, (403, Some(RefusalReason::StaleEpoch)));
     }
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
+}
+
+#[tokio::test]
+async fn a_leader_whose_term_ends_while_its_request_arrives_is_fenced_off() {
+    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+    let body = serde_json::to_vec(&request(Display::Headless)).unwrap();
+    let (token, length) = (bed.operator.operator_token(POD, 7), body.len());
+    let head = format!(
+        "PUT /v1/sessions/s HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let mut former = TcpStream::connect((bed.address, PORT)).await.unwrap();
+    former.write_all(head.as_bytes()).await.unwrap();
+    // It says so once the body is wanted, and then the token was checked.
+    let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    former.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+
+    let next = bed.operator.operator_token(POD, 9);
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&next)).await, (200, None));
+    former.write_all(&body).await.unwrap();
+    let mut answer = String::new();
+    former.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("StaleEpoch"), "{answer}");
+    assert_eq!(call(&bed, Method::GET, "/v1/sessions/s", Some(&next)).await.0, 404);
 }
 
 #[tokio::test]
