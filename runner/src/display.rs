@@ -2,6 +2,7 @@
 
 use crate::{
     config::Screen,
+    lines::Lines,
     process::{Mark, Process},
 };
 use nix::unistd::gethostname;
@@ -12,12 +13,14 @@ use std::{
     path::Path,
     process::Stdio,
 };
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The file that lets X clients in, in the session's directory.
 pub(crate) const XAUTHORITY: &str = "Xauthority";
 /// The socket that speaks RFB, in the session's directory.
 pub(crate) const VNC_SOCKET: &str = "vnc.sock";
+
+/// The line with the display's number in bytes, and room for words that would say what is wrong.
+const LONGEST_NUMBER: usize = 256;
 
 /// Starts Xvnc for the session that has this directory.
 pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<Process, String> {
@@ -44,12 +47,12 @@ pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<Process, 
 
 /// The display's name (`:1`), once X clients can connect.
 pub(crate) async fn name(xvnc: &mut Process) -> Result<String, String> {
-    let mut line = String::new();
-    let read = BufReader::new(xvnc.take_stdout()).read_line(&mut line).await;
-    match (read, line.trim().parse::<u16>()) {
-        (Ok(_), Ok(number)) => Ok(format!(":{number}")),
-        (Ok(0) | Err(_), _) => Err(xvnc.ended().await),
-        (Ok(_), Err(_)) => Err(format!("the display (Xvnc) gave no number but {line:?}")),
+    let Some(line) = Lines::new(xvnc.take_stdout(), LONGEST_NUMBER).next().await else {
+        return Err(xvnc.ended().await);
+    };
+    match line.trim().parse::<u16>() {
+        Ok(number) => Ok(format!(":{number}")),
+        Err(_) => Err(format!("the display (Xvnc) gave no number but {line:?}")),
     }
 }
 

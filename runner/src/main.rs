@@ -1,6 +1,6 @@
 //! Supervises the displays, Playwright servers and browsers of one pod, for the operator and the gateway.
 //!
-//! `chart` decides, without clock or IO. `driver` is the one task that owns a chart; `stack`, `display` and `process` carry
+//! `chart` decides, without clock or IO. `driver` is the one task that owns a chart; `stack`, `display`, `process` and `lines` carry
 //! out what it decides; `http`, `auth` and `tunnel` are the door to the outside.
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod config;
 mod display;
 mod driver;
 mod http;
+mod lines;
 mod process;
 mod stack;
 mod tunnel;

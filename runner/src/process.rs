@@ -3,6 +3,7 @@
 //! Only what was spawned here is waited for: a `waitpid(-1)` beside tokio's own would take its exit codes. What leaves the
 //! group (Firefox's crash helper does) keeps the mark in its environment, and is reaped by the init process.
 
+use crate::lines::Lines;
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill, killpg},
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::AsyncRead,
     process::{Child, ChildStdin, ChildStdout, Command},
     task::JoinHandle,
     time::timeout,
@@ -30,6 +31,8 @@ const MARK: &str = "CAMOFLEET_STACK";
 /// How many lines of standard error go with the report of a process's end, and how long each may be.
 const LAST_WORDS: usize = 8;
 const LONGEST_WORDS: usize = 300;
+/// How much of a line is looked at, in bytes.
+const LONGEST_LINE: usize = 8 << 10;
 /// How long to wait for the last words of a process that is gone, should a child of it hold the pipe.
 const WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long between looks at processes that were killed and are not gone yet.
@@ -206,8 +209,8 @@ fn signal_name(number: i32) -> String {
 }
 
 async fn listen(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<VecDeque<String>>>) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut lines = Lines::new(stderr, LONGEST_LINE);
+    while let Some(line) = lines.next().await {
         let line: String = line.trim_end().chars().take(LONGEST_WORDS).collect();
         if line.is_empty() {
             continue;

@@ -5,6 +5,7 @@ use crate::{
     chart::{Event, Kind, StackId},
     config::{BrowserSettings, Screen},
     display,
+    lines::Lines,
     process::{Mark, Process, describe_exit, remove_directory, with_last_words},
 };
 use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::AsyncWriteExt,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::timeout,
 };
@@ -36,6 +37,8 @@ const LAUNCHER_PATIENCE: Duration = Duration::from_secs(3);
 const DISPLAY_PATIENCE: Duration = Duration::from_secs(1);
 /// A browser whose display died ends within this time, so its display is looked at before the browser is blamed.
 const BLAME_TIMEOUT: Duration = Duration::from_millis(300);
+/// An event of the launcher in bytes; it cuts the words in them itself.
+const LONGEST_EVENT: usize = 64 << 10;
 /// V8's young generation at its smallest saves a third of Node's memory; its ceiling is for messages, which may be 256 MB.
 const NODE_FLAGS: [&str; 2] = ["--max-semi-space-size=1", "--max-old-space-size=1024"];
 
@@ -218,7 +221,7 @@ impl Task {
         let display = self.start_display().await?;
         let launcher = self.parts.launcher.insert(self.start_launcher(display.as_deref())?);
         let mut stdin = launcher.take_stdin();
-        let mut events = BufReader::new(launcher.take_stdout()).lines();
+        let mut events = Lines::new(launcher.take_stdout(), LONGEST_EVENT);
         write_line(&mut stdin, &self.launch_request())
             .await
             .map_err(|error| format!("the launcher did not listen: {error}"))?;
@@ -226,7 +229,7 @@ impl Task {
             let line = tokio::select! {
                 biased;
                 cause = ended(self.parts.display.as_mut()) => return Err(cause),
-                line = events.next_line() => line,
+                line = events.next() => line,
                 Some(command) = inbox.recv() => {
                     // One that does not listen any more has ended, which is seen at its output.
                     write_line(&mut stdin, &command).await.ok();
@@ -234,11 +237,11 @@ impl Task {
                 }
             };
             match line {
-                Ok(Some(line)) => match serde_json::from_str(&line) {
+                Some(line) => match serde_json::from_str(&line) {
                     Ok(event) => self.hear(event).await?,
                     Err(_) => tracing::warn!(stack = self.id.0, line, "the launcher said what is not of its protocol"),
                 },
-                Ok(None) | Err(_) => return Err(ended(self.parts.launcher.as_mut()).await),
+                None => return Err(ended(self.parts.launcher.as_mut()).await),
             }
         }
     }
