@@ -1,0 +1,57 @@
+import { test as base, expect, type Locator } from '@playwright/test';
+import { Display } from './display.ts';
+import { Gateway } from './gateway.ts';
+
+interface Fixtures {
+  gateway: Gateway;
+}
+
+interface WorkerFixtures {
+  display: Display;
+}
+
+export const test = base.extend<Fixtures, WorkerFixtures>({
+  display: [
+    // biome-ignore lint/correctness/noEmptyPattern: Playwright reads what a fixture needs from the pattern.
+    async ({}, use) => {
+      const display = await Display.start();
+      await use(display);
+      await display.stop();
+    },
+    { scope: 'worker' },
+  ],
+
+  gateway: async ({ display }, use) => {
+    display.forget();
+    display.draw(4);
+    const gateway = await Gateway.start(display.rfbSocket);
+    await use(gateway);
+    await gateway.stop();
+  },
+
+  /** No page may break its Content-Security-Policy or throw. */
+  page: async ({ page }, use) => {
+    const faults: string[] = [];
+    page.on('pageerror', (error) => faults.push(String(error)));
+    await page.exposeFunction('reportViolation', (what: string) => faults.push(what));
+    await page.addInitScript(() => {
+      document.addEventListener('securitypolicyviolation', (event) => {
+        const { reportViolation } = window as unknown as { reportViolation: (what: string) => void };
+        reportViolation(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+      });
+    });
+    await use(page);
+    expect(faults).toEqual([]);
+  },
+});
+
+export { expect };
+
+/** The colour of a pixel of the picture, in the display's own coordinates. */
+export function pixel(picture: Locator, x: number, y: number): Promise<number[]> {
+  return picture.evaluate(
+    (canvas: HTMLCanvasElement, [x, y]) =>
+      [...(canvas.getContext('2d')?.getImageData(x, y, 1, 1).data ?? [])].slice(0, 3),
+    [x, y] as const,
+  );
+}

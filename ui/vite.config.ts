@@ -1,0 +1,15 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  build: {
+    // noVNC awaits at the top level of a module.
+    target: 'es2022',
+    // Everything is a file under /assets: the Content-Security-Policy allows little else.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    // noVNC is under the MPL: the notice goes along with the code.
+    license: { fileName: 'assets/licenses.md' },
+    rolldownOptions: { input: { view: 'view.html' } },
+  },
+  test: { include: ['src/**/*.test.ts'] },
+});
