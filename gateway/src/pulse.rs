@@ -62,6 +62,8 @@ impl Pulse {
     /// What is to be done now.
     pub fn beat(&self, now: Instant) -> Beat {
         let (due, then) = match self.asked {
+            // An answer wakes nobody, so it is looked for when the next Ping would be due after it.
+            Some(asked) if now < asked + QUIET => (asked + QUIET, Beat::Ask),
             Some(asked) => (asked + ANSWER, Beat::GiveUp),
             None => (self.sent.min(self.heard) + QUIET, Beat::Ask),
         };

@@ -8,13 +8,18 @@ use camofleet_gateway::{
     session::Finish,
     sessions::Over,
 };
+use futures::{SinkExt, StreamExt};
 use proptest::prelude::*;
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split},
     sync::oneshot,
     task::JoinHandle,
-    time::{Instant, advance},
+    time::{Instant, advance, sleep_until},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Bytes, Message, protocol::Role},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -159,6 +164,36 @@ async fn a_client_that_answers_pings_stays_however_long_it_is_idle() {
         expect(&mut runner, &pong).await;
     }
     assert!(!outcome.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_real_client_stays_while_it_reads_though_nobody_says_a_word_for_an_hour() {
+    let Relayed { client, runner, outcome, .. } = relayed();
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let mut runner = WebSocketStream::from_raw_socket(runner, Role::Server, None).await;
+    // Between two Pings.
+    let end = Instant::now() + 3610 * SECOND;
+    let (mut pings, mut pongs) = (0, 0);
+    loop {
+        tokio::select! {
+            biased;
+            // What is read is answered by the library itself.
+            Some(heard) = client.next() => pings += u32::from(heard.unwrap() == Message::Ping(Bytes::new())),
+            Some(heard) = runner.next() => pongs += u32::from(heard.unwrap() == Message::Pong(Bytes::new())),
+            () = sleep_until(end) => break,
+        }
+    }
+    assert!(pings >= 3600 / 20 - 1, "{pings} pings");
+    assert!(pongs >= pings - 1, "each is answered: {pongs} of {pings}");
+    runner.send(Message::text("at last")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::text("at last"));
+    assert!(!outcome.is_finished());
+
+    // One that does not read any more, as a process that was stopped, is lost.
+    let stopped = Instant::now();
+    assert!(!matches!(runner.next().await, Some(Ok(Message::Close(_) | Message::Text(_)))));
+    assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
+    assert!(stopped.elapsed() <= 61 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
