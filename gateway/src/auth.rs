@@ -49,9 +49,17 @@ impl StaticTokens {
     ///
     /// Hashes are compared, all of them and each in constant time: how long it takes tells nothing about a token.
     pub fn role_of(&self, token: &str) -> Option<Role> {
-        let presented = hash(token.as_bytes());
-        let matching = self.0.iter().filter(|(known, _)| verify_slices_are_equal(known, &presented).is_ok());
+        self.role_of_hash(&hash(token.as_bytes()))
+    }
+
+    fn role_of_hash(&self, presented: &[u8; 32]) -> Option<Role> {
+        let matching = self.0.iter().filter(|(known, _)| verify_slices_are_equal(known, presented).is_ok());
         matching.map(|(_, role)| *role).max()
+    }
+
+    /// Whether what was granted would be granted again.
+    pub fn honour(&self, grant: &Grant) -> bool {
+        self.role_of_hash(&grant.token).is_some_and(|role| role >= grant.needed)
     }
 
     /// Whether nobody can come in.
@@ -101,10 +109,25 @@ pub enum Denied {
     },
 }
 
-/// Whether the holder of that token may do what needs that role.
-pub fn authorize(tokens: &StaticTokens, presented: Option<&str>, needed: Role) -> Result<(), Denied> {
-    let role = tokens.role_of(presented.ok_or(Denied::NoToken)?).ok_or(Denied::UnknownToken)?;
-    if role >= needed { Ok(()) } else { Err(Denied::RoleTooLow { needed }) }
+/// What somebody was allowed, and by which token: a connection is good for as long as [`StaticTokens::honour`] says so.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The token's hash.
+    token: [u8; 32],
+    needed: Role,
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Grant({})", self.needed.as_str())
+    }
+}
+
+/// Lets the holder of that token do what needs that role, or says why not.
+pub fn authorize(tokens: &StaticTokens, presented: Option<&str>, needed: Role) -> Result<Grant, Denied> {
+    let token = hash(presented.ok_or(Denied::NoToken)?.as_bytes());
+    let role = tokens.role_of_hash(&token).ok_or(Denied::UnknownToken)?;
+    if role >= needed { Ok(Grant { token, needed }) } else { Err(Denied::RoleTooLow { needed }) }
 }
 
 #[cfg(test)]
@@ -147,10 +170,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_granted_holds_while_its_token_gives_the_role() {
+        let grant = authorize(&tokens(&[("admin", "a\nb")]), Some("a"), Role::Admin).unwrap();
+        let honoured = |data: &[(&str, &str)]| tokens(data).honour(&grant);
+        assert!(honoured(&[("admin", "b\na"), ("viewer", "c")]));
+        assert!(!honoured(&[("admin", "b")]), "it was taken out");
+        assert!(!honoured(&[("viewer", "a")]), "it may less now");
+        assert!(!honoured(&[]));
+        assert_eq!(format!("{grant:?}"), "Grant(admin)");
+    }
+
+    #[test]
     fn the_role_decides() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
-        assert_eq!(authorize(&tokens, Some("a"), Role::Admin), Ok(()));
-        assert_eq!(authorize(&tokens, Some("a"), Role::Viewer), Ok(()));
+        let granted = |token, needed| authorize(&tokens, Some(token), needed).is_ok();
+        assert!(granted("a", Role::Admin) && granted("a", Role::Viewer) && granted("v", Role::Viewer));
         assert_eq!(authorize(&tokens, Some("v"), Role::Admin), Err(Denied::RoleTooLow { needed: Role::Admin }));
         assert_eq!(authorize(&tokens, Some("x"), Role::Viewer), Err(Denied::UnknownToken));
         assert_eq!(authorize(&tokens, None, Role::Viewer), Err(Denied::NoToken));

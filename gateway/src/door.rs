@@ -34,7 +34,7 @@ pub async fn playwright(
     tracing::Span::current().record("session", session.uid());
     match gateway.unless_draining(ask_runner(&gateway, &session, &runner, &handshake)).await {
         Ok(Answer::Upgraded { headers, connection }) => {
-            let relayed = relay_both(Arc::clone(&gateway), session, handshake.connection, connection);
+            let relayed = relay_both(Arc::clone(&gateway), right, session, handshake.connection, connection);
             gateway.tasks.spawn(relayed.in_current_span());
             let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
             response.headers_mut().extend(headers);
@@ -57,15 +57,30 @@ pub async fn playwright(
 /// The session that has this name now, and its runner, when both are there before the client's patience ends.
 async fn ready_session(gateway: &Gateway, key: &Key) -> Result<(Followed, RunnerRef), Refusal> {
     let deadline = Instant::now() + gateway.patience;
-    let mut session = match gateway.sessions.follow(key) {
-        Some(session) => session,
+    // This replica's watch may lag behind a create, of a session that is new or that is made again under its name. So who
+    // is not known, or known to be over, is asked for once at the API server itself.
+    let former = match gateway.sessions.follow(key) {
         None => {
-            // This replica's watch may lag behind the client's create.
-            kubernetes::session_exists(&gateway.client, key).await?;
-            let later = timeout_at(deadline, gateway.sessions.follow_later(key)).await;
-            later.map_err(|_| Refusal::NotReady(SessionState::Pending))?
+            kubernetes::uid_of(&gateway.client, key).await?.ok_or_else(|| Refusal::NoSession(key.clone()))?;
+            None
+        }
+        Some(session) => {
+            let uid = session.uid();
+            let refusal = match ready_by(deadline, session).await {
+                Err(refusal @ Refusal::Over(_)) => refusal,
+                other => return other,
+            };
+            if kubernetes::uid_of(&gateway.client, key).await?.is_none_or(|now| now == uid) {
+                return Err(refusal);
+            }
+            Some(uid)
         }
     };
+    let next = timeout_at(deadline, gateway.sessions.follow_next(key, former.as_deref())).await;
+    ready_by(deadline, next.map_err(|_| Refusal::NotReady(SessionState::Pending))?).await
+}
+
+async fn ready_by(deadline: Instant, mut session: Followed) -> Result<(Followed, RunnerRef), Refusal> {
     match timeout_at(deadline, session.ready()).await {
         Ok(Ok(runner)) => Ok((session, runner)),
         Ok(Err(over)) => Err(Refusal::Over(over)),
@@ -107,7 +122,13 @@ fn passed_on(status: StatusCode, content_type: Option<HeaderValue>, body: Body) 
 }
 
 /// Relays from the moment that both sides are upgraded, and counts what came of it.
-async fn relay_both(gateway: Arc<Gateway>, mut session: Followed, client: OnUpgrade, runner: OnUpgrade) {
+async fn relay_both(
+    gateway: Arc<Gateway>,
+    right: MayConnect,
+    mut session: Followed,
+    client: OnUpgrade,
+    runner: OnUpgrade,
+) {
     let start = Instant::now();
     let metrics = &gateway.metrics;
     metrics.open.inc();
@@ -118,6 +139,7 @@ async fn relay_both(gateway: Arc<Gateway>, mut session: Followed, client: OnUpgr
                 tokio::select! {
                     over = session.over() => Ending::Session(over),
                     () = gateway.draining.cancelled() => Ending::Drain,
+                    () = right.revoked(&gateway) => Ending::Revoked,
                 }
             };
             relay(dial::side(client), dial::side(runner), ending, &metrics.traffic).await

@@ -56,13 +56,13 @@ pub async fn follow_sessions(client: Client, sessions: &Sessions) {
     }
 }
 
-/// Asks the API server itself whether there is such a session.
-pub async fn session_exists(client: &Client, key: &Key) -> Result<(), Refusal> {
+/// Asks the API server itself for the UID of the session that has this name now, if there is one.
+pub async fn uid_of(client: &Client, key: &Key) -> Result<Option<String>, Refusal> {
     let api = Api::<DeserializeGuard<BrowserSession>>::namespaced(client.clone(), key.namespace());
     match timeout(GET_TIMEOUT, api.get_opt(key.name())).await {
-        Ok(Ok(Some(DeserializeGuard(Ok(_))))) => Ok(()),
+        Ok(Ok(Some(DeserializeGuard(Ok(object))))) => Ok(Some(object.uid().unwrap_or_default())),
         Ok(Ok(Some(DeserializeGuard(Err(error))))) => Err(Refusal::Unreadable(key.clone(), error.error)),
-        Ok(Ok(None)) => Err(Refusal::NoSession(key.clone())),
+        Ok(Ok(None)) => Ok(None),
         Ok(Err(error)) => Err(Refusal::ApiServer(Box::new(error))),
         Err(_) => Err(Refusal::ApiServerSilent),
     }

@@ -44,6 +44,8 @@ pub enum Outcome {
     SessionEnded,
     /// Relayed until the gateway went.
     Drained,
+    /// Relayed until the client's token was good no longer.
+    Revoked,
     /// Relayed until somebody sent what is no WebSocket.
     ProtocolError,
 }

@@ -10,7 +10,8 @@
 //! - a lost client, and a gateway that goes, drop the runner's side without a Close frame;
 //! - what ends here without a Close of the runner is told to the client by one of ours (RFC 6455 section 7.4.1): 1001
 //!   (going away) when the session is over or the gateway goes, 1011 (unexpected condition) when the runner was lost
-//!   while its session, as far as known, is alive, 1002 and 1009 when the client sent what may not pass.
+//!   while its session, as far as known, is alive, 1002 and 1009 when the client sent what may not pass, 4401 (ours, after
+//!   HTTP's 401) when its token was taken out of the Secret.
 
 use crate::{
     metrics::{Outcome, Traffic},
@@ -63,6 +64,8 @@ pub enum Ending {
     Session(Over),
     /// The gateway is told to go.
     Drain,
+    /// The client's token is good no longer.
+    Revoked,
 }
 
 /// A Close frame for the client.
@@ -304,15 +307,17 @@ impl Ending {
         match self {
             Self::Session(_) => Outcome::SessionEnded,
             Self::Drain => Outcome::Drained,
+            Self::Revoked => Outcome::Revoked,
         }
     }
 
     fn farewell(&self) -> Farewell {
-        let reason = match self {
-            Self::Session(over) => over.to_string(),
-            Self::Drain => "the gateway is going away; connect again".to_owned(),
+        let (code, reason) = match self {
+            Self::Session(over) => (1001, over.to_string()),
+            Self::Drain => (1001, "the gateway is going away; connect again".to_owned()),
+            Self::Revoked => (4401, "the token is not valid any more".to_owned()),
         };
-        Farewell { code: 1001, reason }
+        Farewell { code, reason }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     Gateway,
-    auth::{Role, authorize, presented_token},
+    auth::{Grant, Role, StaticTokens, authorize, presented_token},
     refusal::Refusal,
     session::Key,
 };
@@ -20,6 +20,7 @@ use std::sync::Arc;
 /// The right to drive the session of this name.
 pub struct MayConnect {
     session: Key,
+    grant: Grant,
 }
 
 impl MayConnect {
@@ -27,12 +28,20 @@ impl MayConnect {
     pub fn session(&self) -> &Key {
         &self.session
     }
+
+    /// Waits until the token that the right came from does not give it any more.
+    pub async fn revoked(&self, gateway: &Gateway) {
+        let mut tokens = gateway.tokens.subscribe();
+        let stands = |tokens: &Option<StaticTokens>| tokens.as_ref().is_some_and(|tokens| tokens.honour(&self.grant));
+        tokens.wait_for(|tokens| !stands(tokens)).await.expect("the sender lives in the gateway");
+    }
 }
 
+/// The parameters of a path that names a session, as they came.
 #[derive(Deserialize)]
-struct Named {
-    namespace: String,
-    name: String,
+pub(crate) struct Named {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
 }
 
 impl FromRequestParts<Arc<Gateway>> for MayConnect {
@@ -41,14 +50,14 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
         let token = presented_token(&parts.headers, &parts.uri);
         let decision = gateway.tokens.borrow().as_ref().map(|tokens| authorize(tokens, token.as_deref(), Role::Admin));
-        decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
+        let grant = decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
         // A page that got hold of a token, or that a user was led to, cannot leave this header out.
         if parts.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);
         }
         let Path(Named { namespace, name }) =
             Path::from_request_parts(parts, gateway).await.map_err(|_| Refusal::NoSuchName)?;
-        Ok(Self { session: Key::new(namespace, name).ok_or(Refusal::NoSuchName)? })
+        Ok(Self { session: Key::new(namespace, name).ok_or(Refusal::NoSuchName)?, grant })
     }
 }
 

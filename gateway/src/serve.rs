@@ -1,10 +1,17 @@
-//! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. It never logs a query, because
-//! that may hold a token.
+//! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. Of the URL it logs the names of
+//! the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
 
-use crate::{Gateway, door, metrics::Outcome, refusal::Refusal, tcp};
+use crate::{
+    Gateway, door,
+    metrics::{Metrics, Outcome},
+    refusal::Refusal,
+    rights::Named,
+    session::Key,
+    tcp,
+};
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     middleware::{self, Next},
     response::Response,
     routing::get,
@@ -76,13 +83,20 @@ async fn serve_connection(gateway: Arc<Gateway>, stream: TcpStream, service: Tow
     }
 }
 
-async fn log_and_count(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+async fn log_and_count(
+    State(gateway): State<Arc<Gateway>>,
+    named: Result<Path<Named>, PathRejection>,
+    request: Request,
+    next: Next,
+) -> Response {
     let id = request_id(&request);
+    let key = named.ok().and_then(|Path(Named { namespace, name })| Key::new(namespace, name));
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
-        path = request.uri().path(),
+        namespace = key.as_ref().map(Key::namespace),
+        session_name = key.as_ref().map(Key::name),
         session = field::Empty,
     );
     answer(gateway, request, next, id).instrument(span).await
@@ -90,7 +104,9 @@ async fn log_and_count(State(gateway): State<Arc<Gateway>>, request: Request, ne
 
 async fn answer(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderValue) -> Response {
     let start = Instant::now();
+    let asked = Asked { metrics: &gateway.metrics, answered: false };
     let mut response = next.run(request).await;
+    asked.answered();
     if let Some(outcome) = response.extensions().get::<Outcome>() {
         gateway.metrics.count(*outcome);
     }
@@ -99,6 +115,27 @@ async fn answer(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderV
     tracing::info!(parent: &Span::current(), status, outcome, seconds = start.elapsed().as_secs_f64(), "answered");
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// A request that is under way. It is dropped when its client goes before the answer, which counts too.
+struct Asked<'a> {
+    metrics: &'a Metrics,
+    answered: bool,
+}
+
+impl Asked<'_> {
+    fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.metrics.count(Outcome::ClientLeft);
+            tracing::info!(outcome = ?Outcome::ClientLeft, "not answered");
+        }
+    }
 }
 
 /// The id that a proxy before us gave, when it is fit for a log, else a new one.

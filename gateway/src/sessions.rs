@@ -78,11 +78,12 @@ impl Sessions {
         self.cache().known.get(key).map(|known| Followed(known.subscribe()))
     }
 
-    /// Follows the session of this name as soon as the cache has one, which may be never.
-    pub async fn follow_later(&self, key: &Key) -> Followed {
+    /// Follows the session of this name, but not the former one with that UID, as soon as the cache has it, which may be
+    /// never.
+    pub async fn follow_next(&self, key: &Key, former: Option<&str>) -> Followed {
         let mut arrivals = self.arrivals.subscribe();
         loop {
-            if let Some(followed) = self.follow(key) {
+            if let Some(followed) = self.follow(key).filter(|followed| Some(followed.uid().as_str()) != former) {
                 return followed;
             }
             arrivals.changed().await.expect("the sender lives in self");
@@ -246,12 +247,20 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let waiting_for = tokio::spawn({
             let sessions = Arc::clone(&sessions);
-            async move { sessions.follow_later(&key("late")).await.uid() }
+            async move { (sessions.follow_next(&key("late"), None).await.uid(), sessions) }
         });
         tokio::task::yield_now().await;
         sessions.put(key("other"), session("0", waiting()));
         tokio::task::yield_now().await;
         sessions.put(key("late"), session("1", waiting()));
-        assert_eq!(waiting_for.await.unwrap(), "1");
+        let (uid, sessions) = waiting_for.await.unwrap();
+        assert_eq!(uid, "1");
+
+        let again = Arc::clone(&sessions);
+        let after_it = tokio::spawn(async move { sessions.follow_next(&key("late"), Some("1")).await.uid() });
+        tokio::task::yield_now().await;
+        assert!(!after_it.is_finished());
+        again.put(key("late"), session("2", waiting()));
+        assert_eq!(after_it.await.unwrap(), "2");
     }
 }

@@ -4,8 +4,9 @@
 
 mod common;
 
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, SessionState};
+use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
+    auth::StaticTokens,
     run,
     session::{Finish, Standing},
 };
@@ -13,7 +14,10 @@ use camofleet_runner_api::token::{Caller, Role};
 use common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, ready, serve_gateway, serve_gateway_with};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
@@ -231,9 +235,7 @@ async fn a_session_that_still_starts_is_waited_for() {
 async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
-    let mut object = BrowserSession::new("fresh", BrowserSessionSpec::default());
-    object.metadata.namespace = Some("ns".into());
-    served.unwatched.lock().unwrap().push(object);
+    served.make("fresh", "uid-1");
     let connecting = served.connect("fresh");
     let watch = async {
         while served.gateway.tasks.is_empty() {
@@ -244,6 +246,114 @@ async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
     };
     let (client, _) = tokio::join!(connecting, watch);
     client.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_made_again_is_not_refused_because_its_former_one_is_over() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", finished());
+    served.make("demo", "uid-2");
+    let connecting = served.connect("demo");
+    let watch = async {
+        while served.lookups.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        served.tell("demo", "uid-2", runner.ready());
+        runner.arrival().await
+    };
+    let (client, arrived) = tokio::join!(connecting, watch);
+    client.unwrap();
+    assert_eq!(arrived.path, "/v1/sessions/uid-2/playwright");
+
+    // The one that the API server has is over itself.
+    served.tell("demo", "uid-2", finished());
+    assert_eq!(served.refusal("demo").await.0, StatusCode::GONE);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_is_counted() {
+    let served = serve_gateway().await;
+    served.make("slow", "uid-1");
+    let mut waiting = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    let handshake = format!(
+        "GET /ws/ns/slow HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {ADMIN}\r\nconnection: upgrade\r\n\
+         upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    waiting.write_all(handshake.as_bytes()).await.unwrap();
+    while served.lookups.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(waiting);
+    let counted = async {
+        while !served.metrics().contains(r#"connections_total{outcome="ClientLeft"} 1"#) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("it is counted");
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_out_closes_its_connections_and_no_others() {
+    let served = serve_gateway().await;
+    let mut runner = Runner::start().await;
+    served.tell("demo", "uid-1", runner.ready());
+    let both = StaticTokens::parse([("admin", format!("{ADMIN}\nother").as_bytes())]);
+    served.gateway.tokens.send_replace(Some(both));
+    let mut client = served.connect("demo").await.unwrap();
+    let mut arrived = runner.arrival().await;
+    let mut other = served.connect_with("demo", "other").await.unwrap();
+    let mut other_arrived = runner.arrival().await;
+
+    served.gateway.tokens.send_replace(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
+    assert_eq!(closed(client.next().await), (4401, "the token is not valid any more".into()));
+    // The session's pages wait for a client with a good token, as they do for one that was lost.
+    let end = arrived.socket.next().await.unwrap().unwrap_err();
+    assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
+    other.send(Message::text("still here")).await.unwrap();
+    assert_eq!(other_arrived.socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    drop(client);
+    while !served.metrics().contains(r#"connections_total{outcome="Revoked"} 1"#) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn of_an_url_only_the_names_of_a_session_are_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let served = serve_gateway().await;
+    served.ask(&format!("/ws/ns/demo?token={VIEWER}"), &[]).await;
+    served.ask("/ws/ns/what%20a%20stranger%20likes", &[]).await;
+    served.ask("/and/whatever/else", &[]).await;
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let answers: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &serde_json::Value| line["fields"]["message"] == "answered")
+        .collect();
+    assert_eq!(answers.len(), 3, "{log}");
+    assert_eq!((&answers[0]["span"]["namespace"], &answers[0]["span"]["session_name"]), (&"ns".into(), &"demo".into()));
+    for word in [VIEWER, "stranger", "whatever"] {
+        assert!(!log.contains(word), "{word}: {log}");
+    }
 }
 
 #[tokio::test]
@@ -323,7 +433,7 @@ async fn tokens_follow_their_secret() {
     let served = serve_gateway().await;
     served.tell("over", "uid-1", finished());
     assert_eq!(served.refusal("over").await.0, StatusCode::GONE);
-    let others = camofleet_gateway::auth::StaticTokens::parse([("admin", b"another".as_slice())]);
+    let others = StaticTokens::parse([("admin", b"another".as_slice())]);
     served.gateway.tokens.send_replace(Some(others));
     assert_eq!(served.refusal("over").await.0, StatusCode::UNAUTHORIZED);
     served.gateway.tokens.send_replace(None);

@@ -1,7 +1,7 @@
 //! A gateway on a real port, runners that really upgrade, and an API server that knows what the test says.
 
 use axum::body::Bytes;
-use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, RunnerRef};
 use camofleet_gateway::{
     Gateway,
     auth::StaticTokens,
@@ -14,7 +14,10 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,6 +48,8 @@ pub struct Served {
     pub keys: PublicKeys,
     /// Sessions that the API server has and the watch has not told of.
     pub unwatched: Arc<Mutex<Vec<BrowserSession>>>,
+    /// How often the API server was asked for a session.
+    pub lookups: Arc<AtomicU32>,
 }
 
 pub async fn serve_gateway() -> Served {
@@ -54,8 +59,8 @@ pub async fn serve_gateway() -> Served {
 pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let signer = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
     let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
-    let unwatched = Arc::default();
-    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched)), signer);
+    let (unwatched, lookups) = (Arc::default(), Arc::default());
+    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), signer);
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.tokens.send_replace(Some(tokens));
@@ -65,13 +70,14 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve::serve(Arc::clone(&gateway), listener));
-    Served { gateway, address, keys, unwatched }
+    Served { gateway, address, keys, unwatched, lookups }
 }
 
 /// Answers a GET of a session as the real one does.
-fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>) -> kube::Client {
+fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>) -> kube::Client {
     let answer =
         move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<_, std::convert::Infallible>> {
+            lookups.fetch_add(1, Ordering::Relaxed);
             let path = request.uri().path().to_owned();
             let found = sessions.lock().unwrap().iter().find_map(|session| {
                 let (namespace, name) = (session.metadata.namespace.as_ref()?, session.metadata.name.as_ref()?);
@@ -95,14 +101,27 @@ impl Served {
         self.gateway.sessions.put(key(name), Session { uid: uid.into(), standing });
     }
 
+    /// The API server has a session that the watch has not told of.
+    pub fn make(&self, name: &str, uid: &str) {
+        let mut object = BrowserSession::new(name, BrowserSessionSpec::default());
+        object.metadata.namespace = Some("ns".into());
+        object.metadata.uid = Some(uid.into());
+        self.unwatched.lock().unwrap().push(object);
+    }
+
     pub fn url(&self, name: &str) -> String {
         format!("ws://{}/ws/ns/{name}", self.address)
     }
 
     /// Connects as Playwright does: with a token and its User-Agent.
     pub async fn connect(&self, name: &str) -> Result<Client, Error> {
+        self.connect_with(name, ADMIN).await
+    }
+
+    /// The same, with this token.
+    pub async fn connect_with(&self, name: &str, token: &str) -> Result<Client, Error> {
         let mut request = self.url(name).into_client_request().unwrap();
-        request.headers_mut().insert("authorization", format!("Bearer {ADMIN}").parse().unwrap());
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         request.headers_mut().insert("user-agent", "Playwright/1.62.1".parse().unwrap());
         connect_async_with_config(request, Some(large()), true).await.map(|(client, _)| client)
     }
