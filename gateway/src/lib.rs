@@ -6,8 +6,8 @@
 //!                                                   └──────────── relay: bytes both ways ─────────┘
 //! ```
 //!
-//! Pure: [`auth`], [`session`], [`pulse`], [`wire`]. State without IO: [`sessions`], [`metrics`]. [`relay`] works on any
-//! two streams. IO: [`serve`], [`dial`], [`tcp`], [`kubernetes`], [`admin`], [`run`]. [`door`] and [`rights`] put them together.
+//! Pure: [`auth`], [`session`], [`pulse`], [`rfb`], [`wire`]. State without IO: [`sessions`], [`metrics`]. [`relay`] works
+//! on any two streams. IO: [`serve`], [`dial`], [`tcp`], [`kubernetes`], [`admin`], [`run`]. [`door`] and [`rights`] put them together.
 
 pub mod admin;
 pub mod auth;
@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod pulse;
 pub mod refusal;
 pub mod relay;
+pub mod rfb;
 pub mod rights;
 pub mod run;
 pub mod serve;

@@ -1,0 +1,66 @@
+//! What the display says. Pure.
+
+use super::{NO_SECURITY, RfbError, VERSION};
+
+/// What a display of ours says before `ServerInit`, to a viewer that says what [`super::ClientFilter`] lets through: its
+/// version, one security type (section 7.1.2), and `SecurityResult` OK (section 7.1.3). A constant, whatever the viewer.
+const GREETING: [u8; 18] = {
+    let mut greeting = [0; 18];
+    greeting.split_at_mut(VERSION.len()).0.copy_from_slice(VERSION);
+    greeting[12] = 1;
+    greeting[13] = NO_SECURITY;
+    greeting
+};
+
+/// Follows what a display says. Its handshake must be the one that the viewer's side of the gateway counts on; all after
+/// it passes untouched.
+#[derive(Clone, Debug, Default)]
+pub struct DisplayCheck {
+    /// Bytes of the greeting that have come.
+    greeted: usize,
+}
+
+impl DisplayCheck {
+    /// Looks at the next bytes, however they were cut. They are to be passed on as they are.
+    ///
+    /// # Errors
+    /// When this is no display of ours: nothing of the chunk may pass.
+    pub fn check(&mut self, chunk: &[u8]) -> Result<(), RfbError> {
+        let rest = &GREETING[self.greeted..];
+        let compared = rest.len().min(chunk.len());
+        if rest[..compared] != chunk[..compared] {
+            return Err(RfbError::DisplayHandshake);
+        }
+        self.greeted += compared;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_display_greets_with_version_one_security_type_and_ok() {
+        assert_eq!(&GREETING, b"RFB 003.008\n\x01\x01\0\0\0\0");
+        let mut display = DisplayCheck::default();
+        for cut in [&GREETING[..3], &[], &GREETING[3..], b"RFB 003.003\n", &[2, 3, 4]] {
+            assert_eq!(display.check(cut), Ok(()));
+        }
+    }
+
+    #[test]
+    fn another_greeting_does_not_pass() {
+        // Another version, a password, no security type but a reason, a failed SecurityResult.
+        for other in
+            [&b"RFB 003.003\n"[..], b"RFB 003.008\n\x01\x02", b"RFB 003.008\n\0", b"RFB 003.008\n\x01\x01\0\0\0\x01"]
+        {
+            assert_eq!(DisplayCheck::default().check(other), Err(RfbError::DisplayHandshake));
+            let mut split = DisplayCheck::default();
+            let (last, before) = other.split_last().unwrap();
+            if split.check(before).is_ok() {
+                assert_eq!(split.check(&[*last]), Err(RfbError::DisplayHandshake));
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What a viewer can say after the handshake: the messages that are known, how long each is, and who may say it. Pure.
+
+use super::Role;
+
+/// The most encodings that one `SetEncodings` may list. noVNC lists about 25, TigerVNC's viewer about 40.
+pub const MAX_ENCODINGS: u16 = 128;
+/// The longest text or clipboard data of one message, in bytes: more than Xvnc itself takes (its `MaxCutText`) is refused.
+pub const MAX_CUT_TEXT: u32 = 256 << 10;
+/// The longest payload of a fence, in bytes, by its specification.
+pub const MAX_FENCE: u8 = 64;
+
+/// A message of a viewer, as far as its length, its permission and its meaning for idleness depend on its contents. From
+/// RFC 6143 section 7.5, and for the extensions from the community's `rfbproto.rst`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// How pixels are to be sent.
+    SetPixelFormat,
+    /// Which encodings the viewer knows.
+    SetEncodings {
+        /// How many it lists.
+        count: u16,
+    },
+    /// Asks for a part of the picture.
+    FramebufferUpdateRequest,
+    /// A key, by its symbol.
+    KeyEvent,
+    /// The pointer and its buttons. Always six bytes: the form with a seventh is never negotiated (see
+    /// [`super::encodings`]), so its marker is one more button.
+    PointerEvent,
+    /// Text for the session's clipboard.
+    ClientCutText {
+        /// Bytes of text.
+        length: u32,
+    },
+    /// The same message type with a negative length: the extended clipboard.
+    ExtendedClipboard {
+        /// Bytes behind the length, its flags included.
+        length: u32,
+        /// The top byte of the flags.
+        actions: u8,
+    },
+    /// Asks for updates without being asked for each.
+    EnableContinuousUpdates,
+    /// An answer to the display's fence, or a fence of the viewer's own.
+    ClientFence {
+        /// Bytes of payload.
+        length: u8,
+    },
+    /// Shut down or reboot the machine.
+    Xvp,
+    /// Give the display another size. It crashes Xvnc 1.12, so it never passes.
+    SetDesktopSize {
+        /// Screens that it lists.
+        screens: u8,
+    },
+    /// A key, by symbol and place on the keyboard: QEMU's message 255, submessage 0.
+    ExtendedKeyEvent,
+}
+
+/// Why a message is none that can be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// A message type that is not known, so neither is its length.
+    #[error("unknown RFB message type {0}")]
+    UnknownType(u8),
+    /// A submessage of QEMU's message that is not known.
+    #[error("unknown submessage {0} of RFB message type 255")]
+    UnknownSubmessage(u8),
+    /// More encodings than [`MAX_ENCODINGS`].
+    #[error("RFB SetEncodings with {0} encodings; at most {MAX_ENCODINGS} may be listed")]
+    TooManyEncodings(u16),
+    /// More text than [`MAX_CUT_TEXT`].
+    #[error("clipboard of {0} bytes; at most {MAX_CUT_TEXT} may be sent")]
+    CutTextTooLong(u32),
+    /// An extended clipboard message without room for its flags.
+    #[error("RFB extended clipboard message of {0} bytes, which has no flags")]
+    NoClipboardFlags(u32),
+    /// More payload than [`MAX_FENCE`].
+    #[error("RFB fence with a payload of {0} bytes; at most {MAX_FENCE} are allowed")]
+    FenceTooLong(u8),
+}
+
+const CLIPBOARD_CAPS: u8 = 1;
+const CLIPBOARD_NOTIFY: u8 = 1 << 3;
+const CLIPBOARD_PROVIDE: u8 = 1 << 4;
+
+impl Message {
+    /// Tells the message by its first bytes, or that they are too few.
+    pub fn parse(head: &[u8]) -> Result<Option<Self>, MessageError> {
+        let message = match *head {
+            [] => return Ok(None),
+            [0, ..] => Self::SetPixelFormat,
+            [2, _, a, b, ..] => Self::SetEncodings { count: u16::from_be_bytes([a, b]) },
+            [3, ..] => Self::FramebufferUpdateRequest,
+            [4, ..] => Self::KeyEvent,
+            [5, ..] => Self::PointerEvent,
+            [6, _, _, _, a, b, c, d, ref data @ ..] => {
+                match (i32::from_be_bytes([a, b, c, d]), data) {
+                    (text @ 0.., _) => Self::ClientCutText { length: text.unsigned_abs() },
+                    (extended, [actions, ..]) => {
+                        Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: *actions }
+                    }
+                    // A length that cannot be is told at once, not after one more byte.
+                    (extended, []) => {
+                        Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: 0 }.checked()?;
+                        return Ok(None);
+                    }
+                }
+            }
+            [150, ..] => Self::EnableContinuousUpdates,
+            [248, _, _, _, _, _, _, _, length, ..] => Self::ClientFence { length },
+            [250, ..] => Self::Xvp,
+            [251, _, _, _, _, _, screens, ..] => Self::SetDesktopSize { screens },
+            [255, 0, ..] => Self::ExtendedKeyEvent,
+            [255, submessage, ..] => return Err(MessageError::UnknownSubmessage(submessage)),
+            [2 | 6 | 248 | 251 | 255, ..] => return Ok(None),
+            [unknown, ..] => return Err(MessageError::UnknownType(unknown)),
+        };
+        message.checked().map(Some)
+    }
+
+    fn checked(self) -> Result<Self, MessageError> {
+        match self {
+            Self::SetEncodings { count } if count > MAX_ENCODINGS => Err(MessageError::TooManyEncodings(count)),
+            Self::ClientCutText { length } | Self::ExtendedClipboard { length, .. } if length > MAX_CUT_TEXT => {
+                Err(MessageError::CutTextTooLong(length))
+            }
+            Self::ExtendedClipboard { length, .. } if length < 4 => Err(MessageError::NoClipboardFlags(length)),
+            Self::ClientFence { length } if length > MAX_FENCE => Err(MessageError::FenceTooLong(length)),
+            message => Ok(message),
+        }
+    }
+
+    /// Bytes of the whole message, its type included.
+    pub fn length(self) -> usize {
+        match self {
+            Self::SetPixelFormat => 20,
+            Self::SetEncodings { count } => 4 + 4 * usize::from(count),
+            Self::FramebufferUpdateRequest => 10,
+            Self::KeyEvent => 8,
+            Self::PointerEvent => 6,
+            Self::ClientCutText { length } | Self::ExtendedClipboard { length, .. } => 8 + length as usize,
+            Self::EnableContinuousUpdates => 10,
+            Self::ClientFence { length } => 9 + usize::from(length),
+            Self::Xvp => 4,
+            Self::SetDesktopSize { screens } => 8 + 16 * usize::from(screens),
+            Self::ExtendedKeyEvent => 12,
+        }
+    }
+
+    /// Whether that role may say it. What it may not is dropped, and the view goes on.
+    pub fn is_for(self, role: Role) -> bool {
+        match self {
+            Self::SetPixelFormat
+            | Self::SetEncodings { .. }
+            | Self::FramebufferUpdateRequest
+            | Self::EnableContinuousUpdates
+            | Self::ClientFence { .. } => true,
+            Self::KeyEvent
+            | Self::PointerEvent
+            | Self::ClientCutText { .. }
+            | Self::ExtendedClipboard { .. }
+            | Self::ExtendedKeyEvent => role == Role::Control,
+            Self::Xvp | Self::SetDesktopSize { .. } => false,
+        }
+    }
+
+    /// Whether a person did it. Viewers answer the display's clipboard messages, fences and updates by themselves.
+    pub fn is_input(self) -> bool {
+        match self {
+            Self::KeyEvent | Self::PointerEvent | Self::ClientCutText { .. } | Self::ExtendedKeyEvent => true,
+            Self::ExtendedClipboard { actions, .. } => {
+                actions & CLIPBOARD_CAPS == 0 && actions & (CLIPBOARD_NOTIFY | CLIPBOARD_PROVIDE) != 0
+            }
+            Self::SetPixelFormat
+            | Self::SetEncodings { .. }
+            | Self::FramebufferUpdateRequest
+            | Self::EnableContinuousUpdates
+            | Self::ClientFence { .. }
+            | Self::Xvp
+            | Self::SetDesktopSize { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(head: &[u8]) -> Message {
+        let message = Message::parse(head).unwrap().unwrap();
+        for end in 0..head.len() {
+            assert_eq!(Message::parse(&head[..end]), Ok(None), "{head:?}");
+        }
+        message
+    }
+
+    #[test]
+    fn the_least_that_tells_a_message_tells_its_length() {
+        let lengths = [
+            (&[0][..], 20),
+            (&[2, 9, 0, 0], 4),
+            (&[2, 9, 0, 128], 516),
+            (&[3], 10),
+            (&[4], 8),
+            (&[5], 6),
+            (&[6, 9, 9, 9, 0, 0, 0, 0], 8),
+            (&[6, 9, 9, 9, 0, 4, 0, 0], 8 + (256 << 10)),
+            (&[6, 9, 9, 9, 0xff, 0xff, 0xff, 0xfc, 1], 12),
+            (&[6, 9, 9, 9, 0xff, 0xfc, 0, 0, 1], 8 + (256 << 10)),
+            (&[150], 10),
+            (&[248, 9, 9, 9, 9, 9, 9, 9, 0], 9),
+            (&[248, 9, 9, 9, 9, 9, 9, 9, 64], 73),
+            (&[250], 4),
+            (&[251, 9, 9, 9, 9, 9, 255], 8 + 16 * 255),
+            (&[255, 0], 12),
+        ];
+        for (head, length) in lengths {
+            assert_eq!(parsed(head).length(), length, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_as_soon_as_it_can_be() {
+        let told = |head: &[u8], error| {
+            assert_eq!(Message::parse(head), Err(error));
+            assert_eq!(Message::parse(&head[..head.len() - 1]), Ok(None));
+        };
+        told(&[1], MessageError::UnknownType(1));
+        told(&[7], MessageError::UnknownType(7));
+        told(&[253], MessageError::UnknownType(253));
+        told(&[255, 1], MessageError::UnknownSubmessage(1));
+        told(&[2, 0, 0, 129], MessageError::TooManyEncodings(129));
+        told(&[2, 0, 255, 255], MessageError::TooManyEncodings(65535));
+        told(&[6, 0, 0, 0, 0, 4, 0, 1], MessageError::CutTextTooLong((256 << 10) + 1));
+        told(&[6, 0, 0, 0, 0x7f, 255, 255, 255], MessageError::CutTextTooLong(i32::MAX.unsigned_abs()));
+        told(&[6, 0, 0, 0, 0x80, 0, 0, 0], MessageError::CutTextTooLong(1 << 31));
+        told(&[6, 0, 0, 0, 255, 255, 255, 253], MessageError::NoClipboardFlags(3));
+        told(&[248, 0, 0, 0, 0, 0, 0, 0, 65], MessageError::FenceTooLong(65));
+    }
+
+    #[test]
+    fn input_is_what_a_person_does() {
+        let clipboard = |actions| Message::ExtendedClipboard { length: 4, actions };
+        // noVNC's capabilities, its request for what a page copied, its answer to a peek: by themselves, but for the last
+        // two, which follow a paste.
+        assert!(!clipboard(0b1_1111).is_input());
+        assert!(!clipboard(0b0_0010).is_input());
+        assert!(!clipboard(0b0_0100).is_input());
+        assert!(clipboard(CLIPBOARD_NOTIFY).is_input());
+        assert!(clipboard(CLIPBOARD_PROVIDE).is_input());
+    }
+
+    #[test]
+    fn a_refusal_fits_into_a_close_frame() {
+        let longest = [
+            MessageError::UnknownSubmessage(255),
+            MessageError::TooManyEncodings(u16::MAX),
+            MessageError::CutTextTooLong(u32::MAX),
+            MessageError::NoClipboardFlags(3),
+            MessageError::FenceTooLong(255),
+        ];
+        let words = longest.map(crate::rfb::RfbError::from).into_iter();
+        for error in words.chain([crate::rfb::RfbError::ClientHandshake, crate::rfb::RfbError::DisplayHandshake]) {
+            assert!(error.to_string().len() <= 123, "{error}");
+        }
+    }
+}

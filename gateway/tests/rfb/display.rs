@@ -1,0 +1,286 @@
+//! A real display (Xvnc, started as the runner starts it), viewers before it, and an X client that tells what arrived.
+
+use crate::said::Said;
+use camofleet_gateway::rfb::{ClientFilter, DisplayCheck, Role, Seen};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use x11rb::{
+    COPY_DEPTH_FROM_PARENT, COPY_FROM_PARENT,
+    connection::Connection,
+    protocol::{
+        Event,
+        xproto::{
+            AtomEnum, ConnectionExt, CreateWindowAux, EventMask, KeyButMask, PropMode, SELECTION_NOTIFY_EVENT,
+            SelectionNotifyEvent, WindowClass,
+        },
+    },
+    rust_connection::RustConnection,
+    wrapper::ConnectionExt as _,
+};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+const WIDTH: u16 = 320;
+const HEIGHT: u16 = 240;
+
+struct Display {
+    xvnc: Child,
+    name: String,
+    socket: PathBuf,
+    _folder: TempDir,
+}
+
+impl Display {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vnc.sock");
+        let mut xvnc = Command::new("Xvnc")
+            .args(["-displayfd", "1", "-geometry", &format!("{WIDTH}x{HEIGHT}"), "-depth", "24", "-rfbport", "-1"])
+            .args(["-SecurityTypes", "None", "-AlwaysShared", "-nolisten", "tcp", "-nolisten", "local"])
+            // Unlike the runner's: the test's own X client has no cookie.
+            .args(["-AcceptSetDesktopSize=0", "-ac", "-rfbunixpath"])
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Xvnc of the package tigervnc-standalone-server");
+        let mut number = String::new();
+        BufReader::new(xvnc.stdout.take().unwrap()).read_line(&mut number).unwrap();
+        Self { xvnc, name: format!(":{}", number.trim()), socket, _folder: folder }
+    }
+
+    fn x_client(&self) -> (RustConnection, u32) {
+        let (connection, screen) = RustConnection::connect(Some(&self.name)).unwrap();
+        let root = connection.setup().roots[screen].root;
+        (connection, root)
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        // Terminated and not killed, it takes its lock file and its socket with it.
+        Command::new("kill").arg(self.xvnc.id().to_string()).status().ok();
+        self.xvnc.wait().ok();
+    }
+}
+
+/// A viewer behind the gateway's two filters.
+struct Viewer {
+    socket: UnixStream,
+    filter: ClientFilter,
+    check: DisplayCheck,
+    /// What was seen of all it said.
+    seen: Seen,
+}
+
+/// A clipboard message of the display: negative lengths stand for the extended one.
+struct CutText {
+    length: i32,
+    data: Vec<u8>,
+}
+
+impl Viewer {
+    fn connect(socket: &Path, role: Role) -> Self {
+        let socket = UnixStream::connect(socket).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (filter, check) = (ClientFilter::new(role), DisplayCheck::default());
+        let mut viewer = Self { socket, filter, check, seen: Seen::default() };
+        assert_eq!(viewer.read(12), b"RFB 003.008\n");
+        viewer.write(b"RFB 003.008\n");
+        assert_eq!(viewer.read(2), [1, 1], "one security type: None");
+        viewer.write(&[1]);
+        assert_eq!(viewer.read(4), [0; 4], "SecurityResult: OK");
+        viewer.write(&[0]);
+        let init = viewer.read(24);
+        assert_eq!(init[..4], [WIDTH.to_be_bytes(), HEIGHT.to_be_bytes()].concat());
+        viewer.read(u32::from_be_bytes(init[20..].try_into().unwrap()) as usize);
+        viewer.say(&Said::Encodings(vec![0]));
+        viewer
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let mut passed = Vec::new();
+        // In two pieces, as a network would cut it.
+        for half in [&bytes[..bytes.len() / 2], &bytes[bytes.len() / 2..]] {
+            let seen = self.filter.filter(half, &mut passed).unwrap();
+            self.seen.input |= seen.input;
+            self.seen.dropped |= seen.dropped;
+        }
+        self.socket.write_all(&passed).unwrap();
+    }
+
+    fn say(&mut self, said: &Said) {
+        self.write(&said.encode());
+    }
+
+    fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.socket.read_exact(&mut bytes).unwrap();
+        self.check.check(&bytes).unwrap();
+        bytes
+    }
+
+    fn number(&mut self) -> usize {
+        u16::from_be_bytes(self.read(2).try_into().unwrap()).into()
+    }
+
+    /// Asks for the whole picture and takes it: the display has then done what it was told before. Returns how many
+    /// pixels came, and what was said of the clipboard meanwhile.
+    fn look(&mut self) -> (usize, Vec<CutText>) {
+        self.say(&Said::Update { incremental: false, place: [0, 0, WIDTH, HEIGHT] });
+        let (mut pixels, mut texts) = (0, Vec::new());
+        while pixels < usize::from(WIDTH) * usize::from(HEIGHT) {
+            match self.read(1)[0] {
+                0 => {
+                    self.read(1);
+                    for _ in 0..self.number() {
+                        let [_, _, width, height] = [(); 4].map(|()| self.number());
+                        assert_eq!(self.read(4), [0; 4], "Raw");
+                        self.read(width * height * 4);
+                        pixels += width * height;
+                    }
+                }
+                3 => {
+                    self.read(3);
+                    let length = i32::from_be_bytes(self.read(4).try_into().unwrap());
+                    texts.push(CutText { length, data: self.read(length.unsigned_abs() as usize) });
+                }
+                other => panic!("message type {other}"),
+            }
+        }
+        (pixels, texts)
+    }
+}
+
+fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < limit, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_controllers_input_arrives_and_a_viewers_does_not() {
+    let display = Display::start();
+    let (x, root) = display.x_client();
+    let pointer = || {
+        let at = x.query_pointer(root).unwrap().reply().unwrap();
+        (at.root_x, at.root_y, at.mask)
+    };
+    let keys = || x.query_keymap().unwrap().reply().unwrap().keys.map(u8::count_ones).iter().sum::<u32>();
+    let before = pointer();
+
+    let mut viewer = Viewer::connect(&display.socket, Role::View);
+    let mut controller = Viewer::connect(&display.socket, Role::Control);
+    viewer.look();
+    controller.look();
+    for hostile in [
+        Said::Key { down: true, symbol: 0x62 },
+        Said::Pointer { buttons: 1, x: 7, y: 7 },
+        Said::CutText(Said::Key { down: true, symbol: 0x62 }.encode()),
+        Said::ExtendedClipboard { flags: 1 << 28 | 1, data: b"no zlib".to_vec() },
+        Said::ExtendedKey { down: true, symbol: 0x62, code: 0x30 },
+        Said::Resize { width: 100, height: 100, screens: vec![[0; 16]] },
+        Said::Xvp([1, 2]),
+    ] {
+        viewer.say(&hostile);
+        let (pixels, _) = viewer.look();
+        assert_eq!(pixels, usize::from(WIDTH) * usize::from(HEIGHT), "the view goes on, in the same size");
+    }
+    assert_eq!(viewer.seen, Seen { input: false, dropped: true });
+    assert_eq!((pointer(), keys()), (before, 0));
+
+    // Later than anything of the viewer's, and alone.
+    controller.say(&Said::Resize { width: 100, height: 100, screens: vec![[0; 16]] });
+    controller.say(&Said::Pointer { buttons: 0, x: 100, y: 50 });
+    controller.say(&Said::Key { down: true, symbol: 0x61 });
+    until("the controller's pointer and key", || {
+        (pointer() == (100, 50, KeyButMask::default()) && keys() == 1).then_some(())
+    });
+    controller.say(&Said::Key { down: false, symbol: 0x61 });
+    until("the key to come up", || (keys() == 0).then_some(()));
+    assert_eq!(controller.seen, Seen { input: true, dropped: true });
+    controller.look();
+    viewer.look();
+}
+
+/// Copies a text in the display, as a page does, and answers whoever asks for it, until the display ends.
+fn copy_text(display: &Display, text: &'static str) {
+    let (x, root) = display.x_client();
+    let atom = |name: &str| x.intern_atom(false, name.as_bytes()).unwrap().reply().unwrap().atom;
+    let [clipboard, targets, utf8] = ["CLIPBOARD", "TARGETS", "UTF8_STRING"].map(atom);
+    let window = x.generate_id().unwrap();
+    let (depth, visual) = (COPY_DEPTH_FROM_PARENT, COPY_FROM_PARENT);
+    x.create_window(depth, window, root, 0, 0, 1, 1, 0, WindowClass::INPUT_OUTPUT, visual, &CreateWindowAux::default())
+        .unwrap();
+    x.set_selection_owner(window, clipboard, x11rb::CURRENT_TIME).unwrap();
+    x.flush().unwrap();
+    thread::spawn(move || {
+        while let Ok(event) = x.wait_for_event() {
+            let Event::SelectionRequest(asked) = event else { continue };
+            let (whom, property, target) = (asked.requestor, asked.property, asked.target);
+            if target == targets {
+                x.change_property32(PropMode::REPLACE, whom, property, AtomEnum::ATOM, &[targets, utf8]).unwrap();
+            } else {
+                x.change_property8(PropMode::REPLACE, whom, property, target, text.as_bytes()).unwrap();
+            }
+            let answer = SelectionNotifyEvent {
+                response_type: SELECTION_NOTIFY_EVENT,
+                sequence: 0,
+                time: asked.time,
+                requestor: whom,
+                selection: asked.selection,
+                target,
+                property,
+            };
+            x.send_event(false, whom, EventMask::NO_EVENT, answer).unwrap();
+            x.flush().unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_is_copied_in_the_session_is_for_controllers_only() {
+    const NOTIFY: u8 = 1 << 3;
+    const PEEK_AND_PROVIDE: u8 = 1 << 2 | 1 << 4;
+    const CAPS: u8 = 1;
+    let display = Display::start();
+    let mut viewer = Viewer::connect(&display.socket, Role::View);
+    let mut controller = Viewer::connect(&display.socket, Role::Control);
+    viewer.look();
+    controller.look();
+    copy_text(&display, "a password");
+    until("the controller's clipboard", || {
+        controller.look().1.into_iter().find(|text| text.length == 10 && text.data == b"a password")
+    });
+    // It hears that there is something, and asks for it: request of text.
+    let is_note = |text: &CutText| text.length < 0 && text.data[0] == NOTIFY && text.data[3] == 1;
+    let mut heard = Vec::new();
+    until("the viewer's note", || {
+        heard.extend(viewer.look().1);
+        heard.iter().any(is_note).then_some(())
+    });
+    viewer.say(&Said::ExtendedClipboard { flags: 1 << 25 | 1, data: Vec::new() });
+    heard.extend(viewer.look().1);
+    heard.extend(viewer.look().1);
+    for text in heard {
+        assert!(text.length < 0, "no plain text");
+        assert!(
+            text.data[0] & CAPS != 0 || text.data[0] & PEEK_AND_PROVIDE == 0,
+            "nor the extended one: {:?}",
+            text.data
+        );
+    }
+}
