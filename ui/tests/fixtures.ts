@@ -32,12 +32,14 @@ export const test = base.extend<Fixtures, WorkerFixtures>({
   /** No page may break its Content-Security-Policy or throw. */
   page: async ({ page }, use) => {
     const faults: string[] = [];
-    page.on('pageerror', (error) => faults.push(String(error)));
-    await page.exposeFunction('reportViolation', (what: string) => faults.push(what));
+    await page.exposeFunction('reportFault', (what: string) => faults.push(what));
     await page.addInitScript(() => {
+      // Not by Playwright's `pageerror`: over BiDi, that is also what the browser itself writes on the console.
+      const { reportFault } = window as unknown as { reportFault: (what: string) => void };
+      window.addEventListener('error', ({ message }) => reportFault(message));
+      window.addEventListener('unhandledrejection', ({ reason }) => reportFault(`unhandled: ${reason}`));
       document.addEventListener('securitypolicyviolation', (event) => {
-        const { reportViolation } = window as unknown as { reportViolation: (what: string) => void };
-        reportViolation(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+        reportFault(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
       });
     });
     await use(page);

@@ -108,7 +108,7 @@ export class Dialled {
       if (canvas !== null && role === 'control') {
         canvas.tabIndex = 0;
         passKeyboard(rfb, canvas, onLeave);
-        passClipboard(rfb, canvas);
+        passClipboard(rfb, canvas, this.#hungUp.signal);
       }
       tell({ what: 'connected', granted: role });
     });
@@ -134,7 +134,7 @@ function passKeyboard(rfb: RFB, canvas: HTMLCanvasElement, onLeave: () => void):
  * Copying in the session sets this machine's clipboard, and Ctrl+V pastes from it. By the browser's own paste event,
  * which needs no permission. (Not on macOS, where Ctrl+V is no paste.)
  */
-function passClipboard(rfb: RFB, canvas: HTMLCanvasElement): void {
+function passClipboard(rfb: RFB, canvas: HTMLCanvasElement, until: AbortSignal): void {
   rfb.addEventListener('clipboard', ({ detail }) => {
     // Refused where the page is not secure or not in front: then there is nothing to be done.
     if (document.activeElement === canvas) navigator.clipboard?.writeText(detail.text).catch(() => undefined);
@@ -142,11 +142,14 @@ function passClipboard(rfb: RFB, canvas: HTMLCanvasElement): void {
   if (navigator.userAgent.includes('Mac OS X')) return;
   // Not given to noVNC, which would prevent the paste event.
   beforeNoVnc(canvas, (event) => event.ctrlKey && !event.altKey && !event.shiftKey && event.code === 'KeyV');
-  canvas.addEventListener('paste', (event) => {
+  const paste = (event: ClipboardEvent) => {
+    if (document.activeElement !== canvas) return;
     event.preventDefault();
     rfb.clipboardPasteFrom(event.clipboardData?.getData('text/plain') ?? '');
     rfb.sendKey(0x76, 'KeyV');
-  });
+  };
+  // On the document: Firefox has it happen where the selection is, not the focus.
+  document.addEventListener('paste', paste, { signal: until });
 }
 
 /** noVNC listens on the canvas itself, so what is caught on the way down never reaches it. */
