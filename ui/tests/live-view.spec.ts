@@ -289,6 +289,27 @@ test('a text pasted on this machine is pasted in the session', async ({ page, ga
   await expect.poll(() => display.typed()).toBe('\x16from här');
 });
 
+test('a text copied in the session is on the clipboard of this machine, but only with control', async ({
+  page,
+  gateway,
+  display,
+  browserName,
+}) => {
+  test.skip(browserName === 'firefox', 'over BiDi, a page cannot be let read the clipboard');
+  await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+  const clipboard = () => page.evaluate(() => navigator.clipboard.readText());
+  await page.goto(gateway.view());
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  await page.evaluate(() => navigator.clipboard.writeText('mine'));
+  display.copy('not for who watches');
+  display.draw(0);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  expect(await clipboard()).toBe('mine');
+  await control(page);
+  display.copy('from the sessiön');
+  await expect.poll(clipboard).toBe('from the sessiön');
+});
+
 for (const colorScheme of ['light', 'dark'] as const) {
   test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
     await page.emulateMedia({ colorScheme });
