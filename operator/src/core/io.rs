@@ -74,8 +74,8 @@ pub enum Input {
         session: Uid,
         /// UID of the pod that was looked for.
         pod: Uid,
-        /// The pod, if it is still there.
-        found: Option<RunnerPod>,
+        /// Whether it is still there.
+        found: bool,
     },
     /// The API server's answer to [`Effect::DeleteSession`].
     SessionDeleted {

@@ -3,14 +3,13 @@
 use super::{
     BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
     io::version,
-    pods::RunnerPod,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
-    v1alpha1::{BrowserSession, SessionState, StartTier},
+    v1alpha1::{BrowserSession, SessionState, StartTier, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
 use std::{sync::Arc, time::Duration};
@@ -293,8 +292,7 @@ impl Core {
         self.call_for(uid);
         let wait = self.waited(uid);
         self.publish(uid, wait.as_ref());
-        // All that was due has been done: what is not later than now wakes for nothing.
-        let alarm = self.alarm_of(uid).filter(|at| *at > self.now.mono);
+        let alarm = self.alarm_of(uid);
         self.timers.set(Subject::Session(uid.clone()), alarm);
     }
 
@@ -344,8 +342,14 @@ impl Core {
 
     fn bind_on(&mut self, pod: &Uid, uid: &Uid) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
-        let (Some(address), Some(pool)) = (runner.pod.address, self.pool_of(runner)) else { return false };
-        let request = self.sessions[uid].request(&pool.object);
+        let Some(address) = runner.pod.address else { return false };
+        let session = &self.sessions[uid];
+        // A runner that outlives its pool drains. What was asked of it has to be found out, and what it has to be published,
+        // all the same; the defaults went with the pool.
+        let request = match self.pool_of(runner) {
+            Some(pool) => session.request(&pool.object),
+            None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
+        };
         self.effects.push(Effect::Bind { session: uid.clone(), pod: pod.clone(), address, request });
         true
     }
@@ -381,9 +385,7 @@ impl Core {
                 let limit = seconds(session.object.spec.queue_timeout_seconds);
                 let (show, end) = (session.shown_from(), session.created.after(limit));
                 // Nobody is timed out before slots may be given out: `heard_of` looks again then.
-                self.may_choose()
-                    .then_some(if show > self.now.mono { show.min(end) } else { end })
-                    .filter(|at| *at > self.now.mono)
+                self.may_choose().then_some(if show > self.now.mono { show.min(end) } else { end })
             }
             Stage::Binding { call, .. } => call.wakes(),
             Stage::Bound(bound) => bound.call.wakes(),
@@ -393,7 +395,8 @@ impl Core {
                 Pending::InFlight { .. } | Pending::Pause { .. } | Pending::Refused => delete.wakes(),
             },
         };
-        stage.into_iter().chain(session.write.wakes()).min()
+        // All that was due has been done: what is not later than now wakes for nothing, and must not hide what is.
+        stage.into_iter().chain(session.write.wakes()).filter(|at| *at > self.now.mono).min()
     }
 
     /// Writes its status, if that is not what it should be.
@@ -458,13 +461,20 @@ impl Core {
     pub(super) fn session_read(&mut self, uid: &Uid, found: Option<Arc<BrowserSession>>) {
         let found = found.filter(|found| found.metadata.uid.as_ref() == Some(uid));
         match found {
-            Some(object) => {
+            Some(object) if self.sessions.contains_key(uid) => {
                 if let Some(session) = self.sessions.get_mut(uid) {
                     session.write = Pending::Idle;
                 }
-                self.strangers.remove(uid);
                 self.session_applied(object);
                 self.dirty.insert(Subject::Session(uid.clone()));
+            }
+            // That something is there is learnt from the watch alone: an answer may come before a list that is older than
+            // the object, and after its deletion.
+            Some(_) => {
+                if let Some(stranger) = self.strangers.get_mut(uid) {
+                    (stranger.since, stranger.asked) = (self.now.mono, false);
+                    self.dirty.insert(Subject::Stranger(uid.clone()));
+                }
             }
             None => {
                 self.session_gone(uid);
@@ -476,20 +486,20 @@ impl Core {
         }
     }
 
-    pub(super) fn pod_read(&mut self, uid: &Uid, pod: &Uid, found: Option<RunnerPod>) {
-        if let Some(session) = self.sessions.get_mut(uid)
-            && let Stage::Bound(bound) = &mut session.stage
-            && bound.runner == *pod
-        {
-            bound.call = Pending::Idle;
-            if found.is_none() && !self.runners.contains_key(pod) {
-                let message = "its pod was deleted while no operator looked".to_owned();
-                self.set_stage(uid, Stage::Over(Over { reason: reasons::RUNNER_LOST, message }));
-            }
+    pub(super) fn pod_read(&mut self, uid: &Uid, pod: &Uid, found: bool) {
+        let known = self.runners.contains_key(pod);
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        let Stage::Bound(bound) = &mut session.stage else { return };
+        if bound.runner != *pod {
+            return;
         }
-        if let Some(found) = found {
-            self.pod_applied(found);
+        // One that is there and not known yet is asked for again, until the watch brings it or it is gone.
+        bound.call = if known { Pending::Idle } else { bound.call.failed(uid, self.now.mono) };
+        if !found && !known {
+            let message = "its pod was deleted while no operator looked".to_owned();
+            self.set_stage(uid, Stage::Over(Over { reason: reasons::RUNNER_LOST, message }));
         }
+        self.dirty.insert(Subject::Session(uid.clone()));
     }
 
     pub(super) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {

@@ -68,9 +68,10 @@ impl Core {
 
     /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
     pub(super) fn look_at_pool(&mut self, key: &Key) {
-        let Some(pool) = self.pools.get(key) else { return };
-        let deleted = pool.is_deleted();
-        if deleted {
+        let now = self.now.mono;
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        pool.creating.retain(|_, (_, since)| now.since(*since) < CREATE_PATIENCE);
+        if pool.is_deleted() {
             self.let_pool_go(key);
         } else {
             self.finalize_and_protect(key);
@@ -148,9 +149,11 @@ impl Core {
         let desired = usize::try_from(pool.object.spec.desired_replicas()).unwrap_or_default();
         let excess = staying.len().saturating_sub(desired);
         leaving.extend(staying.drain(..excess).map(|runner| (runner.pod.uid.clone(), "the pool has too many runners")));
-        // Of an old shape: one at a time, and only while all others are as they should be.
+        // Of an old shape: one at a time, and only while all others are as they should be. One that drains keeps its place
+        // for as long as its sessions live, and does not hold the others up.
+        let draining = self.runners_of(pool).filter(|runner| runner.counts(now) && runner.goes()).count();
         let settled = leaving.is_empty()
-            && staying.len() == desired
+            && staying.len() + draining >= desired
             && staying.iter().all(|runner| runner.is_warm() || runner.state.as_ref().is_some_and(|state| state.spent))
             && self.runners_of(pool).all(|runner| !runner.goes() || runner.used() > 0);
         let outdated = |runner: &&&Runner| runner.pod.revision != pool.revision && runner.is_idle();
@@ -175,7 +178,6 @@ impl Core {
         let taken: Vec<u32> =
             self.runners_of(pool).filter(|runner| runner.counts(now)).map(|runner| runner.pod.ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.creating.retain(|_, (_, since)| now.mono.since(*since) < CREATE_PATIENCE);
         let mut occupied = taken;
         occupied.extend(pool.creating.values().map(|(ordinal, _)| *ordinal));
         let desired = usize::try_from(pool.object.spec.desired_replicas()).unwrap_or_default();
@@ -275,10 +277,10 @@ impl Core {
         let pool = self.pools.get(key)?;
         let now = self.now;
         let mut alarms = vec![pool.write.wakes(), pool.protected.map(|at| at.after(PROTECT_AGAIN))];
-        alarms.push(pool.written.map(|at| at.after(STATUS_PAUSE)).filter(|at| *at > now.mono));
-        alarms.push(pool.failures.pause_until.filter(|until| *until > now.mono));
+        alarms.push(pool.written.map(|at| at.after(STATUS_PAUSE)));
+        alarms.push(pool.failures.pause_until);
         alarms.extend(pool.creating.values().map(|(_, since)| Some(since.after(CREATE_PATIENCE))));
-        alarms.push(deadline_of(&pool.object, now).filter(|at| *at > now.mono));
+        alarms.push(deadline_of(&pool.object, now));
         // Runners that were launching for too long no longer hold the others back, and one that is stuck is replaced.
         if !pool.missing.is_empty() || self.runners_of(pool).any(|runner| runner.pod.killed_at.is_some()) {
             alarms.push(Some(now.mono.after(Duration::from_secs(5))));

@@ -64,12 +64,10 @@ impl Core {
         }
         self.remember_deleted(uid);
         let runner = &self.runners[uid];
-        let over = match &runner.pod.fate {
-            Fate::Over { .. } => return self.forget_runner(uid),
-            Fate::Pending(_) | Fate::Running => {
-                Over { reason: session::RUNNER_LOST, message: format!("pod {} was deleted", runner.pod.key.name) }
-            }
-        };
+        let over = end_of(runner).unwrap_or_else(|| Over {
+            reason: session::RUNNER_LOST,
+            message: format!("pod {} was deleted", runner.pod.key.name),
+        });
         self.lose_sessions(uid, &over, &Stage::Waiting);
         self.forget_runner(uid);
     }
@@ -176,10 +174,8 @@ impl Core {
 
     pub(super) fn look_at_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
-        if let Fate::Over { words, out_of_memory } = &runner.pod.fate {
-            let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
-            let message = format!("pod {} ended: {words}", runner.pod.key.name);
-            return self.runner_ended(uid, &Over { reason, message });
+        if let Some(over) = end_of(runner) {
+            return self.runner_ended(uid, &over);
         }
         // Users of its sessions are told when it stops answering, and when it answers again.
         self.dirty.extend(runner.sessions.iter().cloned().map(Subject::Session));
@@ -279,4 +275,11 @@ impl Core {
         };
         self.dirty.insert(Subject::Runner(uid.clone()));
     }
+}
+
+/// What the end of a runner's container means for its sessions.
+fn end_of(runner: &Runner) -> Option<Over> {
+    let Fate::Over { words, out_of_memory } = &runner.pod.fate else { return None };
+    let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
+    Some(Over { reason, message: format!("pod {} ended: {words}", runner.pod.key.name) })
 }

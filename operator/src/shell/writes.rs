@@ -56,7 +56,7 @@ impl Shell {
 
     pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {
         if let Some(found) = self.read::<Pod>(&key).await {
-            let found = found.and_then(|found| pods::RunnerPod::read(&found)).filter(|found| found.uid == pod);
+            let found = found.is_some_and(|found| found.uid().as_ref() == Some(&pod));
             self.tell(Input::PodRead { session, pod, found });
         }
     }
@@ -110,13 +110,7 @@ impl Shell {
                 tracing::warn!(namespace = pool.namespace, pool = pool.name, name, ?failure, "cannot make a runner");
             }
         }
-        let answer = made.map(|pod| {
-            // Known at once, whenever the watch gets to it.
-            if let Some(pod) = pods::RunnerPod::read(&pod) {
-                self.tell(Input::Pods(crate::core::Change::Applied(pod)));
-            }
-        });
-        self.tell(Input::PodCreated { pool, name, answer });
+        self.tell(Input::PodCreated { pool, name, answer: made.map(|_| ()) });
     }
 
     pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {

@@ -1,0 +1,287 @@
+//! The API server: objects with versions, preconditions, news. And who writes there besides the operator: users, the
+//! garbage collector, who drains nodes, and the kubelet.
+
+use super::{NAMESPACE, POOL, QUEUE_TIMEOUT, REPLICAS, SHORT_TTL, Sabotage, World, runners::Runner};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, WorkerPool, WorkerPoolSpec};
+use camofleet_operator::core::{
+    Change, Input, WriteFailure,
+    pods::{Fate, RunnerPod},
+};
+use k8s_openapi::{
+    api::core::v1::{EnvVar, Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::SignedDuration,
+};
+use std::sync::Arc;
+
+/// What is watched. Each kind has a watch of its own, and one may be far ahead of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Sessions,
+    Pools,
+    Pods,
+    Nodes,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Sessions, Self::Pools, Self::Pods, Self::Nodes];
+}
+
+impl World {
+    /// All that there is of a kind, as a list has it.
+    pub(super) fn list(&self, kind: Kind) -> Input {
+        match kind {
+            Kind::Sessions => Input::Sessions(Change::All(self.sessions.values().cloned().collect())),
+            Kind::Pools => Input::Pools(Change::All(self.pool.iter().cloned().collect())),
+            Kind::Pods => Input::Pods(Change::All(self.runners.iter().map(|runner| runner.pod.clone()).collect())),
+            Kind::Nodes => Input::Nodes(Change::All(self.nodes.clone())),
+        }
+    }
+
+    fn publish(&mut self, kind: Kind, news: Input) {
+        self.news[kind as usize].push(news);
+    }
+
+    // Sessions
+
+    pub fn create(&mut self, name: &str, short_ttl: bool) {
+        if self.sessions.contains_key(name) {
+            return;
+        }
+        let spec = BrowserSessionSpec {
+            queue_timeout_seconds: QUEUE_TIMEOUT,
+            ttl_seconds_after_finished: if short_ttl { SHORT_TTL } else { 600_000 },
+            ..BrowserSessionSpec::default()
+        };
+        let mut session = BrowserSession::new(name, spec);
+        session.metadata.namespace = Some(NAMESPACE.into());
+        session.metadata.uid = Some(self.new_uid(name));
+        session.metadata.generation = Some(1);
+        session.metadata.creation_timestamp = Some(Time(self.now().wall));
+        self.put_session(session);
+    }
+
+    /// Its user gives it another idle time.
+    pub fn edit(&mut self, name: &str) {
+        let Some(session) = self.sessions.get(name) else { return };
+        let mut session = BrowserSession::clone(session);
+        let generation = session.metadata.generation.unwrap() + 1;
+        session.metadata.generation = Some(generation);
+        session.spec.idle_timeout_seconds = Some(i32::try_from(generation).unwrap() * 60);
+        self.put_session(session);
+    }
+
+    pub fn delete(&mut self, name: &str) {
+        if let Some(session) = self.sessions.remove(name) {
+            self.version += 1;
+            self.publish(Kind::Sessions, Input::Sessions(Change::Gone(session)));
+        }
+    }
+
+    pub(super) fn delete_this(&mut self, name: &str, uid: &str) -> Result<(), WriteFailure> {
+        let there = self.sessions.get(name).ok_or(WriteFailure::Gone)?;
+        if there.metadata.uid.as_deref() != Some(uid) {
+            return Err(WriteFailure::Conflict);
+        }
+        self.delete(name);
+        Ok(())
+    }
+
+    fn put_session(&mut self, mut session: BrowserSession) -> Arc<BrowserSession> {
+        session.metadata.resource_version = Some(self.next_version().to_string());
+        let session = Arc::new(session);
+        self.sessions.insert(session.metadata.name.clone().unwrap(), session.clone());
+        self.publish(Kind::Sessions, Input::Sessions(Change::Applied(session.clone())));
+        session
+    }
+
+    pub(super) fn patch_session(
+        &mut self,
+        decided_on: &BrowserSession,
+        status: BrowserSessionStatus,
+    ) -> Result<Arc<BrowserSession>, WriteFailure> {
+        let name = decided_on.metadata.name.as_ref().unwrap();
+        let current = self.sessions.get(name).ok_or(WriteFailure::Gone)?;
+        let unchanged = current.metadata.resource_version == decided_on.metadata.resource_version;
+        if !unchanged && self.sabotage != Sabotage::NoPrecondition {
+            return Err(WriteFailure::Conflict);
+        }
+        let mut patched = BrowserSession::clone(current);
+        let uid = patched.metadata.uid.clone().unwrap();
+        if let Some(runner) = &status.runner {
+            let runners = self.published.entry(uid.clone()).or_default();
+            runners.insert(runner.uid.clone());
+            if runners.len() > 1 {
+                self.broken.push(format!("{uid} was published on {runners:?}"));
+            }
+        }
+        patched.status = Some(status);
+        Ok(self.put_session(patched))
+    }
+
+    // The pool
+
+    pub fn create_pool(&mut self) {
+        if self.pool.is_some() {
+            return;
+        }
+        let spec =
+            WorkerPoolSpec { replicas: Some(REPLICAS), slots_per_runner: self.slots, ..WorkerPoolSpec::default() };
+        let mut pool = WorkerPool::new(POOL, spec);
+        pool.metadata.namespace = Some(NAMESPACE.into());
+        pool.metadata.uid = Some(self.new_uid("pool"));
+        pool.metadata.generation = Some(1);
+        self.put_pool(pool);
+    }
+
+    /// Its user wishes for another number of runners, or for runners of another shape.
+    pub fn edit_pool(&mut self, replicas: Option<i32>) {
+        let Some(pool) = &self.pool else { return };
+        let mut pool = WorkerPool::clone(pool);
+        let generation = pool.metadata.generation.unwrap() + 1;
+        pool.metadata.generation = Some(generation);
+        match replicas {
+            Some(replicas) => pool.spec.replicas = Some(replicas),
+            None => {
+                let env = EnvVar { name: "SHAPE".into(), value: Some(generation.to_string()), ..EnvVar::default() };
+                pool.spec.template.env = vec![env];
+            }
+        }
+        self.put_pool(pool);
+    }
+
+    /// It goes when nobody holds it any more.
+    pub fn delete_pool(&mut self) {
+        let Some(pool) = self.pool.as_deref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
+        let mut pool = pool.clone();
+        pool.metadata.deletion_timestamp = Some(Time(self.now().wall));
+        self.put_pool(pool);
+    }
+
+    fn put_pool(&mut self, mut pool: WorkerPool) -> Arc<WorkerPool> {
+        pool.metadata.resource_version = Some(self.next_version().to_string());
+        let pool = Arc::new(pool);
+        let held = pool.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+        if pool.metadata.deletion_timestamp.is_some() && !held {
+            self.pool = None;
+            self.publish(Kind::Pools, Input::Pools(Change::Gone(pool.clone())));
+        } else {
+            self.pool = Some(pool.clone());
+            self.publish(Kind::Pools, Input::Pools(Change::Applied(pool.clone())));
+        }
+        pool
+    }
+
+    pub(super) fn patch_pool(
+        &mut self,
+        decided_on: &WorkerPool,
+        change: impl FnOnce(&mut WorkerPool),
+    ) -> Result<Option<Arc<WorkerPool>>, WriteFailure> {
+        let current = self.pool.as_deref().ok_or(WriteFailure::Gone)?;
+        if current.metadata.resource_version != decided_on.metadata.resource_version {
+            return Err(WriteFailure::Conflict);
+        }
+        let mut patched = current.clone();
+        change(&mut patched);
+        Ok(Some(self.put_pool(patched)))
+    }
+
+    /// The garbage collector: pods go after the pool that owned them.
+    pub fn collect_garbage(&mut self) {
+        let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.clone());
+        let orphans = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) != owner.as_ref());
+        let orphans: Vec<_> = orphans.map(|runner| runner.pod.uid.clone()).collect();
+        for uid in orphans {
+            let _ = self.delete_pod(&uid);
+        }
+    }
+
+    // Nodes
+
+    pub fn cordon(&mut self, node: usize, cordoned: bool) {
+        let at = node % self.nodes.len();
+        self.nodes[at].cordoned = cordoned;
+        self.publish(Kind::Nodes, Input::Nodes(Change::Applied(self.nodes[at].clone())));
+    }
+
+    // Pods
+
+    pub(super) fn create_pod(&mut self, mut pod: Pod) {
+        let name = pod.metadata.name.clone().unwrap();
+        if self.runners.iter().any(|runner| runner.pod.key.name == name) {
+            return;
+        }
+        pod.metadata.uid = Some(self.new_uid("pod"));
+        pod.metadata.creation_timestamp = Some(Time(self.now().wall));
+        let mut pod = RunnerPod::read(&pod).expect("what the operator makes, it can read");
+        // One by one they go to the nodes that take pods, if any does.
+        let open: Vec<_> = self.nodes.iter().filter(|node| !node.cordoned).collect();
+        pod.node = (!open.is_empty()).then(|| open[self.runners.len() % open.len()].name.clone());
+        let alike =
+            self.runners.iter().filter(|other| other.pod.pool == pod.pool && other.pod.revision == pod.revision);
+        let alike = alike.count() + 1;
+        if alike > usize::try_from(2 * REPLICAS).unwrap() {
+            self.broken.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
+        }
+        let boot_id = self.new_uid("boot");
+        self.runners.push(Runner::new(pod, boot_id, u32::try_from(self.slots).unwrap()));
+        self.publish_pod(self.runners.len() - 1);
+    }
+
+    fn publish_pod(&mut self, at: usize) {
+        self.runners[at].pod.version = self.next_version();
+        self.publish(Kind::Pods, Input::Pods(Change::Applied(self.runners[at].pod.clone())));
+    }
+
+    /// The kubelet starts its container. One that no node took waits until a node does.
+    pub fn start(&mut self, at: usize) {
+        let open = self.nodes.iter().find(|node| !node.cordoned).map(|node| node.name.clone());
+        let pod = &mut self.runners[at].pod;
+        pod.node = pod.node.take().or(open);
+        if pod.fate != Fate::Pending(None) || pod.node.is_none() {
+            return;
+        }
+        pod.fate = Fate::Running;
+        pod.address = Some("10.0.0.1".parse().unwrap());
+        self.publish_pod(at);
+    }
+
+    /// Its container ends, for good; the pod stands until somebody deletes it.
+    pub fn container_ends(&mut self, at: usize) {
+        let runner = &mut self.runners[at];
+        if runner.pod.fate != Fate::Running {
+            return;
+        }
+        runner.die();
+        runner.pod.fate = Fate::Over { words: "its container ended with exit code 1".into(), out_of_memory: false };
+        self.publish_pod(at);
+    }
+
+    /// Somebody evicts it, or deletes it by hand.
+    pub fn evict(&mut self, at: usize) {
+        let uid = self.runners[at].pod.uid.clone();
+        let _ = self.delete_pod(&uid);
+    }
+
+    /// A deleted pod drains; one without sessions is gone at once.
+    pub(super) fn delete_pod(&mut self, uid: &str) -> Result<(), WriteFailure> {
+        let wall = self.now().wall;
+        let at = self.runners.iter().position(|runner| runner.pod.uid == uid).ok_or(WriteFailure::Gone)?;
+        let runner = &mut self.runners[at];
+        runner.drain();
+        runner.pod.killed_at.get_or_insert(wall + SignedDuration::from_secs(615));
+        if runner.sessions.is_empty() {
+            self.kill_pod(at);
+        } else {
+            self.publish_pod(at);
+        }
+        Ok(())
+    }
+
+    /// A pod is gone, with its process.
+    pub fn kill_pod(&mut self, at: usize) {
+        let runner = self.runners.remove(at);
+        self.version += 1;
+        self.publish(Kind::Pods, Input::Pods(Change::Gone(runner.pod)));
+    }
+}

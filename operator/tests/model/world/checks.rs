@@ -1,0 +1,156 @@
+//! What must hold: at each moment, and when everything has come to rest.
+
+use super::{Luck, SHORT_TTL, World, installation, runners::Runner};
+use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
+use camofleet_operator::core::pods;
+use camofleet_runner_api::SessionPhase;
+use k8s_openapi::jiff::SignedDuration;
+
+impl World {
+    /// Runners that have the session, as the leader of that epoch could have known: it was told of the pod before its term,
+    /// the pod was never out of reach, and the session came there before the term began; or this leader itself brought it
+    /// there. (What a former leader's call brings there later is found when the runner lists it, and ended.)
+    pub(super) fn elsewhere(&self, session: &str, pod: &str, epoch: u64) -> Vec<String> {
+        let Some(binder) = self.operators.iter().find(|operator| operator.epoch == epoch) else { return Vec::new() };
+        let could_know = |runner: &Runner| {
+            let (by, during) = runner.landed.get(session).copied().unwrap_or_default();
+            by == epoch || during < epoch && binder.pods_before.contains(&runner.pod.uid)
+        };
+        let others =
+            self.runners.iter().filter(|other| other.pod.uid != pod && !other.was_cut && other.has_live(session));
+        others.filter(|other| could_know(other)).map(|other| other.pod.uid.clone()).collect()
+    }
+
+    /// Lets the first leader make its runners; both operators are told all of it.
+    pub fn warm_up(&mut self) {
+        for _ in 0..6 {
+            self.settle_for(0, 1000);
+        }
+        self.tell_watches(1, usize::MAX / 2);
+    }
+
+    /// Lets everything come to rest with one operator and no failures.
+    pub fn settle(&mut self) {
+        for runner in &mut self.runners {
+            runner.reachable = true;
+        }
+        for node in 0..self.nodes.len() {
+            self.cordon(node, false);
+        }
+        let leader = self.leader.unwrap_or(0);
+        self.operators[1 - leader].calls.clear();
+        self.operators[1 - leader].inbox.clear();
+        self.operators[1 - leader].paused = true;
+        self.operators[leader].paused = false;
+        for _ in 0..90 {
+            self.settle_for(leader, 1000);
+        }
+        // Many failures have a long pause after them.
+        for _ in 0..60 {
+            if self.wished().is_none_or(|wished| self.runners.len() >= wished) {
+                break;
+            }
+            self.settle_for(leader, 10_000);
+        }
+    }
+
+    fn settle_for(&mut self, leader: usize, millis: i64) {
+        self.collect_garbage();
+        self.tell_watches(leader, usize::MAX / 2);
+        for at in 0..self.runners.len() {
+            self.start(at);
+            self.warm(at);
+            self.tell_runner(at, leader);
+        }
+        // As long as one thing leads to another.
+        for _ in 0..20 {
+            self.step(leader);
+            if self.operators[leader].calls.is_empty() {
+                break;
+            }
+            while !self.operators[leader].calls.is_empty() {
+                self.carry_out(leader, 0, Luck::Done);
+            }
+            self.tell_watches(leader, usize::MAX / 2);
+        }
+        let drained: Vec<_> = (0..self.runners.len())
+            .filter(|at| self.runners[*at].draining && self.runners[*at].sessions.is_empty())
+            .collect();
+        for at in drained.into_iter().rev() {
+            self.kill_pod(at);
+        }
+        self.mono += millis;
+    }
+
+    /// How many runners there should be, if there is a pool that is to stay.
+    fn wished(&self) -> Option<usize> {
+        let pool = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none())?;
+        Some(usize::try_from(pool.spec.desired_replicas()).unwrap())
+    }
+
+    /// What must hold when everything has come to rest.
+    pub fn check_rest(&mut self) {
+        let mut wrong: Vec<String> = self.sessions.values().filter_map(|session| self.wrong_with(session)).collect();
+        wrong.extend(self.left_over());
+        wrong.extend(self.wrong_with_runners());
+        self.broken.extend(wrong);
+    }
+
+    fn wrong_with(&self, session: &BrowserSession) -> Option<String> {
+        let uid = session.metadata.uid.as_deref().unwrap();
+        let status = session.status.clone().unwrap_or_default();
+        match status.state {
+            SessionState::Finished => {
+                let finished = status.finished_time.unwrap().0;
+                let patience = SignedDuration::from_secs(i64::from(SHORT_TTL) + 10);
+                let short = session.spec.ttl_seconds_after_finished == SHORT_TTL;
+                (short && finished + patience < self.now().wall).then(|| format!("{uid} has outlived its TTL"))
+            }
+            SessionState::Ready => {
+                let told = status.runner.map(|runner| runner.uid).unwrap_or_default();
+                let ready =
+                    |there: &camofleet_runner_api::Session| there.uid == uid && there.phase == SessionPhase::Ready;
+                if !self.runners.iter().any(|runner| runner.pod.uid == told && runner.sessions.iter().any(ready)) {
+                    return Some(format!("{uid} is Ready on {told}, which does not have it"));
+                }
+                (status.observed_generation != session.metadata.generation)
+                    .then(|| format!("{uid} was changed, and nobody has seen it"))
+            }
+            state => Some(format!("{uid} came to rest as {state:?}")),
+        }
+    }
+
+    /// Sessions of runners that nobody was told of.
+    fn left_over(&self) -> Vec<String> {
+        let listed = self.runners.iter().flat_map(|runner| runner.sessions.iter().map(move |there| (runner, there)));
+        let is_left = |(runner, there): &(&Runner, &camofleet_runner_api::Session)| {
+            let object = self.sessions.values().find(|session| session.metadata.uid.as_ref() == Some(&there.uid));
+            let status = object.and_then(|session| session.status.clone()).unwrap_or_default();
+            let is_its = status.runner.as_ref().is_some_and(|told| told.uid == runner.pod.uid);
+            there.phase == SessionPhase::Ended || status.state == SessionState::Finished || !is_its
+        };
+        let left = listed.filter(is_left);
+        left.map(|(runner, there)| format!("{} was left on {} ({:?})", there.uid, runner.pod.uid, there.phase))
+            .collect()
+    }
+
+    fn wrong_with_runners(&self) -> Vec<String> {
+        // One that drains keeps its place until it is gone, and one too many with a session drains.
+        let staying: Vec<_> = self.runners.iter().filter(|runner| !runner.draining).collect();
+        let Some(wished) = self.wished() else {
+            let alone = self.pool.is_some() && self.runners.iter().all(|runner| runner.sessions.is_empty());
+            let stays = (!staying.is_empty()).then(|| format!("{} runners stay without a pool", staying.len()));
+            return stays.into_iter().chain(alone.then(|| "an empty pool is not let go".to_owned())).collect();
+        };
+        let pool = self.pool.as_ref().expect("it wishes for something");
+        let current = pods::revision(pool, &installation());
+        let mut wrong = Vec::new();
+        if staying.len() > wished || self.runners.len() < wished {
+            let count = self.runners.len();
+            wrong.push(format!("{count} runners, {} of them to stay, for {wished} replicas", staying.len()));
+        }
+        let old = staying.iter().filter(|runner| runner.sessions.is_empty() && runner.pod.revision != current);
+        wrong.extend(old.map(|runner| format!("{} is idle and has an old shape", runner.pod.uid)));
+        wrong
+    }
+}

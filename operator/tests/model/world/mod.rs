@@ -1,0 +1,144 @@
+//! A world for the operator's core: an API server with resource versions and watches that lag, runners that fence epochs,
+//! and operators that are elected, paused and restarted. It keeps the rules that real ones keep, and nothing else.
+//!
+//! `api`: the API server, its users and the kubelet's word. `runners`: the processes in the pods. `operators`: who leads,
+//! and how its calls fare. `checks`: what must hold.
+
+mod api;
+mod checks;
+mod operators;
+mod runners;
+
+use api::Kind;
+use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
+use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now, pods::Installation};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use runners::Runner;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+const NAMESPACE: &str = "ns";
+const POOL: &str = "pool";
+/// The most that a pool ever wishes for.
+pub const REPLICAS: i32 = 3;
+/// Waiting ends within the settling time.
+const QUEUE_TIMEOUT: i32 = 20;
+/// So does the time after the end, for some sessions.
+const SHORT_TTL: i32 = 5;
+
+/// A rule of the protocol that is broken on purpose, to see that the test notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    None,
+    /// Statuses land whatever was written since they were decided on.
+    NoPrecondition,
+    /// An answer that was lost counts as a refusal: the slot is given back though the runner may have the session.
+    LostMeansRefused,
+    /// A new leader does not wait for what the runners have.
+    NoRebuild,
+    /// The deletion of a session is taken for that of another under its name.
+    KeyedByName,
+    /// A list that is read again only adds: what is missing from it is not taken for gone.
+    ListsOnlyAdd,
+}
+
+/// How a call fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Luck {
+    Done,
+    /// It arrived, and its answer did not.
+    AnswerLost,
+    /// It did not arrive.
+    RequestLost,
+}
+
+/// One operator process.
+pub struct Operator {
+    core: Core,
+    pub paused: bool,
+    epoch: u64,
+    /// How much of the API server's news of each kind it was told.
+    told: [usize; Kind::ALL.len()],
+    /// Lists that were read anew, since the watch had lost its place, and have not been told yet.
+    lists: [Option<Input>; Kind::ALL.len()],
+    inbox: Vec<Input>,
+    /// Calls under way, each with the epoch that it was made in.
+    calls: Vec<(Effect, u64)>,
+    follows: BTreeSet<String>,
+    /// Pods that it was told the address of.
+    pods: BTreeSet<String>,
+    /// Those of them that it was told before its term began.
+    pods_before: BTreeSet<String>,
+}
+
+pub struct World {
+    sabotage: Sabotage,
+    version: u64,
+    uids: u64,
+    pub mono: i64,
+    slots: i32,
+    sessions: BTreeMap<String, Arc<BrowserSession>>,
+    pool: Option<Arc<WorkerPool>>,
+    nodes: Vec<Node>,
+    /// The API server's news, by kind.
+    news: [Vec<Input>; Kind::ALL.len()],
+    pub runners: Vec<Runner>,
+    pub operators: Vec<Operator>,
+    epoch: u64,
+    leader: Option<usize>,
+    /// Every runner that was ever published for a session.
+    published: BTreeMap<String, BTreeSet<String>>,
+    /// What must never happen and did.
+    pub broken: Vec<String>,
+}
+
+impl World {
+    pub fn new(sabotage: Sabotage, slots: i32) -> Self {
+        let node = |name: &str| Node { name: name.into(), ready: true, cordoned: false, cpus: 1 };
+        let mut world = Self {
+            sabotage,
+            version: 1,
+            uids: 0,
+            mono: 1_000_000,
+            slots,
+            sessions: BTreeMap::new(),
+            pool: None,
+            nodes: vec![node("node-0"), node("node-1")],
+            news: Default::default(),
+            runners: Vec::new(),
+            operators: Vec::new(),
+            epoch: 1,
+            leader: None,
+            published: BTreeMap::new(),
+            broken: Vec::new(),
+        };
+        world.create_pool();
+        for _ in 0..2 {
+            let operator = world.fresh_operator();
+            world.operators.push(operator);
+        }
+        world.elect(0);
+        world
+    }
+
+    fn now(&self) -> Now {
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        Now { mono: Mono(self.mono), wall: start + SignedDuration::from_millis(self.mono) }
+    }
+
+    fn new_uid(&mut self, kind: &str) -> String {
+        self.uids += 1;
+        format!("{kind}-{}", self.uids)
+    }
+
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+}
+
+fn installation() -> Installation {
+    Installation { runner_image: "image".into(), public_url: "http://gateway".into() }
+}

@@ -1,0 +1,249 @@
+//! Operator processes: who leads, what each is told and when, and how its calls fare.
+
+use super::{Luck, Operator, Sabotage, World, api::Kind, installation};
+use camofleet_operator::core::{BindFailure, Change, Core, Effect, Input, Key, WriteFailure};
+use std::collections::BTreeSet;
+
+impl World {
+    pub(super) fn fresh_operator(&self) -> Operator {
+        let mut operator = Operator {
+            core: Core::new(installation()),
+            paused: false,
+            epoch: 0,
+            told: Kind::ALL.map(|kind| self.news[kind as usize].len()),
+            lists: Default::default(),
+            inbox: Vec::new(),
+            calls: Vec::new(),
+            follows: BTreeSet::new(),
+            pods: BTreeSet::new(),
+            pods_before: BTreeSet::new(),
+        };
+        for kind in Kind::ALL {
+            operator.receive(self.list(kind));
+        }
+        operator.receive(Input::Keys("{}".into()));
+        operator
+    }
+
+    pub fn elect(&mut self, index: usize) {
+        if self.leader != Some(index) && !self.operators[index].paused {
+            self.begin_term(index);
+        }
+    }
+
+    /// The leader loses the lease for a moment, and gets it again: its term is another one.
+    pub fn blink(&mut self) {
+        if let Some(leader) = self.leader.filter(|leader| !self.operators[*leader].paused) {
+            self.begin_term(leader);
+        }
+    }
+
+    fn begin_term(&mut self, index: usize) {
+        if let Some(former) = self.leader {
+            // One that is paused learns of it when it wakes.
+            self.operators[former].inbox.push(Input::Follows);
+        }
+        self.epoch = self.next_version();
+        self.leader = Some(index);
+        let operator = &mut self.operators[index];
+        operator.epoch = self.epoch;
+        operator.pods_before = operator.pods.clone();
+        operator.inbox.push(Input::Leads);
+    }
+
+    pub fn restart(&mut self, index: usize) {
+        self.operators[index] = self.fresh_operator();
+        if self.leader == Some(index) {
+            // It takes its own lease back, in a new term.
+            self.leader = None;
+            self.elect(index);
+        }
+    }
+
+    /// A watch of its has lost its place. The list that it reads instead is told with the watch's next news, and what it is
+    /// told of deletions before is nothing.
+    pub fn relist(&mut self, index: usize, kind: usize) {
+        let kind = Kind::ALL[kind % Kind::ALL.len()];
+        let list = self.list(kind);
+        let operator = &mut self.operators[index];
+        operator.told[kind as usize] = self.news[kind as usize].len();
+        operator.lists[kind as usize] = Some(list);
+    }
+
+    /// A watch of its brings some of its news.
+    pub fn tell_watch(&mut self, index: usize, kind: usize, many: usize) {
+        let kind = Kind::ALL[kind % Kind::ALL.len()];
+        let operator = &mut self.operators[index];
+        match (operator.lists[kind as usize].take(), self.sabotage) {
+            (Some(Input::Sessions(Change::All(all))), Sabotage::ListsOnlyAdd) => {
+                operator.inbox.extend(all.into_iter().map(|session| Input::Sessions(Change::Applied(session))));
+            }
+            (Some(list), _) => operator.receive(list),
+            (None, _) => {}
+        }
+        let news = &self.news[kind as usize];
+        let told = &mut operator.told[kind as usize];
+        let new = &news[*told..(*told + many).min(news.len())];
+        *told += new.len();
+        for input in new {
+            let input = match (self.sabotage, input) {
+                (Sabotage::KeyedByName, Input::Sessions(Change::Gone(gone))) => {
+                    // The deletion hits whatever stands under the name now.
+                    let now = self.sessions.get(gone.metadata.name.as_ref().unwrap()).unwrap_or(gone);
+                    Input::Sessions(Change::Gone(now.clone()))
+                }
+                _ => input.clone(),
+            };
+            operator.receive(input);
+        }
+    }
+
+    pub fn tell_watches(&mut self, index: usize, many: usize) {
+        for kind in Kind::ALL {
+            self.tell_watch(index, kind as usize, many);
+        }
+    }
+
+    pub fn step(&mut self, index: usize) {
+        let now = self.now();
+        let sabotage = self.sabotage;
+        let runners: Vec<String> = self.runners.iter().map(|runner| runner.pod.uid.clone()).collect();
+        let operator = &mut self.operators[index];
+        if operator.paused {
+            return;
+        }
+        let mut inputs = std::mem::take(&mut operator.inbox);
+        if sabotage == Sabotage::NoRebuild && inputs.iter().any(|input| matches!(input, Input::Leads)) {
+            inputs.extend(runners.into_iter().map(|pod| Input::Silent { pod }));
+        }
+        for effect in operator.core.step(inputs, now) {
+            match effect {
+                Effect::Follow { pod, .. } => {
+                    operator.follows.insert(pod);
+                }
+                Effect::Unfollow { pod } => {
+                    operator.follows.remove(&pod);
+                }
+                Effect::Tell { .. } | Effect::Observe { .. } | Effect::ProtectPool { .. } => {}
+                effect => operator.calls.push((effect, operator.epoch)),
+            }
+        }
+        if let Some(at) = operator.core.wake().filter(|at| *at <= now.mono) {
+            self.broken.push(format!("it wants to be woken at {at:?}, and it is {:?}: it spins", now.mono));
+        }
+    }
+
+    /// Carries out one of the calls that an operator has under way.
+    pub fn carry_out(&mut self, index: usize, which: usize, luck: Luck) {
+        let calls = &mut self.operators[index].calls;
+        if calls.is_empty() {
+            return;
+        }
+        let (effect, epoch) = calls.remove(which % calls.len());
+        let answer =
+            if luck == Luck::RequestLost { Self::lost(&effect) } else { Some(self.execute(effect.clone(), epoch)) };
+        let answer = if luck == Luck::AnswerLost { Self::lost(&effect) } else { answer };
+        match answer {
+            Some(mut answer) => {
+                if let (Sabotage::LostMeansRefused, Input::BindAnswered { answer, .. }) = (self.sabotage, &mut answer)
+                    && matches!(answer, Err(BindFailure::Unknown(_)))
+                {
+                    *answer = Err(BindFailure::Refused);
+                }
+                self.operators[index].inbox.push(answer);
+            }
+            // The shell reads until it is answered.
+            None => self.operators[index].calls.push((effect, epoch)),
+        }
+    }
+
+    /// What the operator is told of a call whose answer, or itself, was lost.
+    fn lost(effect: &Effect) -> Option<Input> {
+        let transient = || WriteFailure::Transient("lost".into());
+        Some(match effect.clone() {
+            Effect::Bind { session, pod, .. } => {
+                Input::BindAnswered { session, pod, answer: Err(BindFailure::Unknown("lost".into())) }
+            }
+            Effect::End { session, pod, .. } => Input::EndAnswered { session, pod },
+            Effect::PatchSession { session, .. } => Input::SessionPatched { session, answer: Err(transient()) },
+            Effect::DeleteSession { session, .. } => Input::SessionDeleted { session, answer: Err(transient()) },
+            Effect::CreatePod { pool, pod } => {
+                Input::PodCreated { pool, name: pod.metadata.name.unwrap(), answer: Err(transient()) }
+            }
+            Effect::DeletePod { pod, .. } => Input::PodDeleted { pod, answer: Err(transient()) },
+            Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Err(transient()) },
+            Effect::PatchPool { pool, .. } | Effect::FinalizePool { pool, .. } => {
+                Input::PoolPatched { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
+            }
+            Effect::ReadSession { .. } | Effect::ReadPod { .. } => return None,
+            Effect::Follow { .. }
+            | Effect::Unfollow { .. }
+            | Effect::Tell { .. }
+            | Effect::Observe { .. }
+            | Effect::ProtectPool { .. } => {
+                unreachable!("carried out at once")
+            }
+        })
+    }
+
+    fn execute(&mut self, effect: Effect, epoch: u64) -> Input {
+        match effect {
+            Effect::Bind { session, pod, request, .. } => {
+                let answer = self.bind(&session, &pod, &request, epoch);
+                Input::BindAnswered { session, pod, answer }
+            }
+            Effect::End { session, pod, .. } => {
+                self.end(&session, &pod, epoch);
+                Input::EndAnswered { session, pod }
+            }
+            Effect::PatchSession { session, status, .. } => {
+                Input::SessionPatched { answer: self.patch_session(&session, *status), session }
+            }
+            Effect::ReadSession { key, session } => {
+                Input::SessionRead { found: self.sessions.get(&key.name).cloned(), session }
+            }
+            Effect::ReadPod { pod, session, .. } => {
+                let found = self.runners.iter().any(|runner| runner.pod.uid == pod);
+                Input::PodRead { session, pod, found }
+            }
+            Effect::DeleteSession { key, session } => {
+                Input::SessionDeleted { answer: self.delete_this(&key.name, &session), session }
+            }
+            Effect::CreatePod { pool, pod } => {
+                let name = pod.metadata.name.clone().unwrap();
+                self.create_pod(*pod);
+                Input::PodCreated { pool, name, answer: Ok(()) }
+            }
+            Effect::DeletePod { pod, .. } => Input::PodDeleted { answer: self.delete_pod(&pod), pod },
+            Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Ok(()) },
+            Effect::PatchPool { pool, status } => Input::PoolPatched {
+                pool: Key::of(pool.as_ref()),
+                answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)),
+            },
+            Effect::FinalizePool { pool, finalizers } => Input::PoolPatched {
+                pool: Key::of(pool.as_ref()),
+                answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
+            },
+            Effect::Follow { .. }
+            | Effect::Unfollow { .. }
+            | Effect::Tell { .. }
+            | Effect::Observe { .. }
+            | Effect::ProtectPool { .. } => {
+                unreachable!("carried out at once")
+            }
+        }
+    }
+}
+
+impl Operator {
+    /// News come in, and it is noted which runners it can know by now.
+    fn receive(&mut self, news: Input) {
+        let pods = match &news {
+            Input::Pods(Change::All(pods)) => pods.as_slice(),
+            Input::Pods(Change::Applied(pod)) => std::slice::from_ref(pod),
+            _ => &[],
+        };
+        self.pods.extend(pods.iter().filter(|pod| pod.address.is_some()).map(|pod| pod.uid.clone()));
+        self.inbox.push(news);
+    }
+}

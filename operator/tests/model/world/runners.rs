@@ -1,0 +1,232 @@
+//! Runner processes: they have slots, fence epochs, and tell what they have.
+
+use super::World;
+use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
+use camofleet_operator::core::{
+    BindFailure, Input,
+    pods::{Fate, RunnerPod},
+};
+use camofleet_runner_api::{
+    BindAnswer, BindRequest, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+pub struct Runner {
+    pub pod: RunnerPod,
+    boot_id: String,
+    generation: u64,
+    slots: u32,
+    served: u32,
+    warm: bool,
+    pub(super) reachable: bool,
+    /// It was out of reach once: a new leader may not have learnt what it has.
+    pub(super) was_cut: bool,
+    pub(super) draining: bool,
+    highest_epoch: u64,
+    /// Of each session that came here: the epoch of the call that brought it, and whose term it was then.
+    pub(super) landed: BTreeMap<String, (u64, u64)>,
+    pub(super) sessions: Vec<Session>,
+}
+
+impl Runner {
+    pub(super) fn new(pod: RunnerPod, boot_id: String, slots: u32) -> Self {
+        Self {
+            pod,
+            boot_id,
+            generation: 1,
+            slots,
+            served: 0,
+            warm: false,
+            reachable: true,
+            was_cut: false,
+            draining: false,
+            highest_epoch: 0,
+            landed: BTreeMap::new(),
+            sessions: Vec::new(),
+        }
+    }
+
+    fn answers(&self) -> bool {
+        self.reachable && self.pod.fate == Fate::Running
+    }
+
+    fn live(&self) -> u32 {
+        u32::try_from(self.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count()).unwrap()
+    }
+
+    pub(super) fn has_live(&self, session: &str) -> bool {
+        self.sessions.iter().any(|there| there.uid == session && there.phase != SessionPhase::Ended)
+    }
+
+    fn free(&self) -> u32 {
+        if self.draining { 0 } else { (self.slots - self.live()).min(self.slots.saturating_sub(self.served)) }
+    }
+
+    fn state(&self) -> RunnerState {
+        let free = self.free();
+        RunnerState {
+            boot_id: self.boot_id.clone(),
+            generation: self.generation,
+            engine: Some(EngineName::Firefox),
+            browser_version: Some("153".into()),
+            playwright_version: "1.62".into(),
+            draining: self.draining,
+            slots: self.slots,
+            free,
+            spent: self.served >= self.slots,
+            hot: Hot { headless: if self.warm { free } else { 0 }, headful: 0 },
+            warm: self.warm,
+            launch_error: None,
+            sessions: self.sessions.clone(),
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.generation += 1;
+    }
+
+    /// Its process is no more.
+    pub(super) fn die(&mut self) {
+        self.sessions.clear();
+    }
+
+    fn end_session(&mut self, at: usize, reason: EndReason) {
+        self.generation += 1;
+        let session = &mut self.sessions[at];
+        session.phase = SessionPhase::Ended;
+        session.end = Some(End { reason, message: String::new() });
+    }
+}
+
+impl World {
+    pub(super) fn bind(
+        &mut self,
+        session: &str,
+        pod: &str,
+        request: &BindRequest,
+        epoch: u64,
+    ) -> Result<BindAnswer, BindFailure> {
+        let others = self.elsewhere(session, pod, epoch);
+        let lost = || BindFailure::Unknown("not reached".into());
+        let runner =
+            self.runners.iter_mut().find(|runner| runner.pod.uid == pod && runner.answers()).ok_or_else(lost)?;
+        if epoch < runner.highest_epoch {
+            return Err(BindFailure::Unknown("stale epoch".into()));
+        }
+        runner.highest_epoch = epoch;
+        if !runner.sessions.iter().any(|there| there.uid == session) {
+            if runner.free() == 0 {
+                return Err(BindFailure::Refused);
+            }
+            if !others.is_empty() {
+                self.broken.push(format!("{session} was given to {pod}, and {others:?} has it and could be asked"));
+            }
+            runner.generation += 1;
+            runner.served += 1;
+            runner.landed.insert(session.to_owned(), (epoch, self.epoch));
+            runner.sessions.push(Session {
+                uid: session.into(),
+                namespace: request.namespace.clone(),
+                name: request.name.clone(),
+                phase: if runner.warm { SessionPhase::Ready } else { SessionPhase::Starting },
+                display: request.display,
+                tier: if runner.warm { Tier::Hot } else { Tier::Cold },
+                start_page: StartPage::None,
+                clients: 0,
+                end: None,
+            });
+        }
+        let state = runner.state();
+        Ok(BindAnswer {
+            boot_id: state.boot_id.clone(),
+            generation: state.generation,
+            engine: EngineName::Firefox,
+            browser_version: state.browser_version.clone(),
+            playwright_version: state.playwright_version.clone(),
+            session: state.session(session).unwrap().clone(),
+        })
+    }
+
+    pub(super) fn end(&mut self, session: &str, pod: &str, epoch: u64) {
+        let Some(runner) = self.runners.iter_mut().find(|runner| runner.pod.uid == pod && runner.answers()) else {
+            return;
+        };
+        if epoch < runner.highest_epoch {
+            return;
+        }
+        runner.highest_epoch = epoch;
+        let Some(at) = runner.sessions.iter().position(|there| there.uid == session) else { return };
+        let live = runner.sessions[at].phase != SessionPhase::Ended;
+        let uses = |object: &&Arc<BrowserSession>| {
+            object.metadata.uid.as_deref() == Some(session)
+                && object.status.as_ref().is_some_and(|status| {
+                    status.state != SessionState::Finished
+                        && status.runner.as_ref().is_some_and(|runner| runner.uid == pod)
+                })
+        };
+        if live && self.sessions.values().find(uses).is_some() {
+            self.broken.push(format!("{session}, which its user was told runs on {pod}, was ended there"));
+        }
+        runner.generation += 1;
+        runner.sessions.remove(at);
+    }
+
+    /// A runner's event stream brings its state to an operator that follows it, or is found broken.
+    pub fn tell_runner(&mut self, at: usize, index: usize) {
+        let operator = &mut self.operators[index];
+        let runner = &mut self.runners[at];
+        let pod = runner.pod.uid.clone();
+        if operator.paused || !operator.follows.contains(&pod) {
+            return;
+        }
+        if runner.answers() {
+            if operator.epoch < runner.highest_epoch {
+                return;
+            }
+            runner.highest_epoch = operator.epoch;
+            operator.inbox.push(Input::Runner { pod, state: runner.state() });
+        } else {
+            operator.inbox.push(Input::Silent { pod });
+        }
+    }
+
+    /// Its network is cut, or mended.
+    pub fn cut(&mut self, at: usize, reachable: bool) {
+        let runner = &mut self.runners[at];
+        runner.reachable = reachable;
+        runner.was_cut |= !reachable;
+    }
+
+    /// Its browsers are launched: the hot ones, and those that sessions wait for.
+    pub fn warm(&mut self, at: usize) {
+        let runner = &mut self.runners[at];
+        if runner.pod.fate != Fate::Running {
+            return;
+        }
+        runner.generation += 1;
+        runner.warm = true;
+        for session in runner.sessions.iter_mut().filter(|session| session.phase == SessionPhase::Starting) {
+            session.phase = SessionPhase::Ready;
+        }
+    }
+
+    /// A session of it ends by itself.
+    pub fn end_by_itself(&mut self, at: usize) {
+        let runner = &mut self.runners[at];
+        if let Some(at) = runner.sessions.iter().position(|session| session.phase != SessionPhase::Ended) {
+            runner.end_session(at, EndReason::IdleTimeout);
+        }
+    }
+
+    /// Its process starts anew in the same pod, which no kubelet does with `restartPolicy: Never`.
+    pub fn reboot(&mut self, at: usize) {
+        let boot_id = self.new_uid("boot");
+        let runner = &mut self.runners[at];
+        if runner.pod.fate != Fate::Running {
+            return;
+        }
+        (runner.boot_id, runner.generation, runner.served, runner.warm) = (boot_id, 1, 0, false);
+        runner.die();
+    }
+}
