@@ -36,7 +36,7 @@ impl Picture {
 /// # Errors
 /// When the runner refuses, or what it passes on is not RFB.
 pub async fn picture(gateway: &Key, runner: &RunnerRef, session_uid: &str) -> Result<Picture> {
-    let token = gateway.signer().hop_token(&runner.uid, session_uid, Role::View);
+    let token = gateway.signer().hop_token(&runner.uid, session_uid, Role::View, None);
     let client = reqwest::Client::builder().no_proxy().build()?;
     let answer = client
         .get(format!("http://{}/v1/sessions/{session_uid}/vnc", runner.address))

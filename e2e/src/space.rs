@@ -224,7 +224,7 @@ impl Space {
 async fn runner_of(pod: &Pod, gateway: &Key) -> Result<RunnerState> {
     let uid = pod.uid().context("a pod has a UID")?;
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("the runner has no address yet")?;
-    let token = gateway.signer().hop_token(&uid, "any", Role::View);
+    let token = gateway.signer().hop_token(&uid, "any", Role::View, None);
     doors::runner_state(&format!("{ip}:{PORT}"), &token).await
 }
 

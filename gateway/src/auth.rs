@@ -1,10 +1,12 @@
-//! Who somebody is, by static tokens. Pure: what the Secret holds and what the request brought go in, a role comes out.
+//! What somebody may do, by their token: a static one of the Secret, which gives a role, or a session token that the gateway
+//! signed, which gives one scope of one session. Pure: the tokens that are good and the one that came go in, a grant comes out.
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, digest},
 };
 use axum::extract::Query;
+use camofleet_runner_api::token::{PublicKeys, Role as Scope, SessionToken, TokenError};
 use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt};
@@ -27,6 +29,13 @@ impl Role {
         match self {
             Self::Viewer => "viewer",
             Self::Admin => "admin",
+        }
+    }
+
+    fn gives(self, scope: Scope) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Viewer => scope == Scope::View,
         }
     }
 }
@@ -57,9 +66,12 @@ impl StaticTokens {
         matching.map(|(_, role)| *role).max()
     }
 
-    /// Whether what was granted would be granted again.
+    /// Whether what was granted would be granted again. A session token ends by itself: [`Grant::session_token`].
     pub fn honour(&self, grant: &Grant) -> bool {
-        self.role_of_hash(&grant.token).is_some_and(|role| role >= grant.needed)
+        match &grant.basis {
+            Basis::Static(token) => self.role_of_hash(token).is_some_and(|role| role.gives(grant.scope)),
+            Basis::Session(_) => true,
+        }
     }
 
     /// Whether nobody can come in.
@@ -102,37 +114,90 @@ pub enum Denied {
     NoToken,
     /// The token is none of those that are good now.
     UnknownToken,
+    /// The session token was good until a moment that is over.
+    Expired,
+    /// The token is good for one connection, and was used before.
+    Used,
     /// The token is good, but not for this.
-    RoleTooLow {
-        /// The role that is asked for.
-        needed: Role,
-    },
+    NotFor(Scope),
+    /// The token is good, but for another session: it may have had this name before.
+    OtherSession,
+    /// The token is good, but who has it may not give access to others.
+    NotForSharing,
 }
 
-/// What somebody was allowed, and by which token: a connection is good for as long as [`StaticTokens::honour`] says so.
+/// What somebody was allowed, and by which token: a connection is good for as long as that is.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The token's hash.
-    token: [u8; 32],
-    needed: Role,
+    /// What it is.
+    pub scope: Scope,
+    basis: Basis,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Basis {
+    /// The static token's hash.
+    Static([u8; 32]),
+    Session(SessionToken),
+}
+
+impl Grant {
+    /// The session token that it came by, unless it was a static one, which is good for every session.
+    pub fn session_token(&self) -> Option<&SessionToken> {
+        match &self.basis {
+            Basis::Static(_) => None,
+            Basis::Session(token) => Some(token),
+        }
+    }
+
+    /// Whether it is for the session with this UID.
+    pub fn is_for(&self, uid: &str) -> bool {
+        self.session_token().is_none_or(|token| token.session == uid)
+    }
 }
 
 impl fmt::Debug for Grant {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Grant({})", self.needed.as_str())
+        write!(out, "Grant({:?})", self.scope)
     }
 }
 
-/// Lets the holder of that token do what needs that role, or says why not.
-pub fn authorize(tokens: &StaticTokens, presented: Option<&str>, needed: Role) -> Result<Grant, Denied> {
-    let token = hash(presented.ok_or(Denied::NoToken)?.as_bytes());
-    let role = tokens.role_of_hash(&token).ok_or(Denied::UnknownToken)?;
-    if role >= needed { Ok(Grant { token, needed }) } else { Err(Denied::RoleTooLow { needed }) }
+/// Lets the holder of that token do the first of the things in `wanted` that it is good for, or says why none of them.
+/// `keys`: those that sign session tokens.
+pub fn authorize(
+    tokens: &StaticTokens,
+    keys: &PublicKeys,
+    presented: Option<&str>,
+    wanted: &[Scope],
+) -> Result<Grant, Denied> {
+    let presented = presented.ok_or(Denied::NoToken)?;
+    let hash = hash(presented.as_bytes());
+    let (basis, gives): (_, Box<dyn Fn(Scope) -> bool>) = match tokens.role_of_hash(&hash) {
+        Some(role) => (Basis::Static(hash), Box::new(move |scope| role.gives(scope))),
+        None => {
+            let token = keys.verify_session_token(presented).map_err(|error| denied(&error))?;
+            let has = token.scope;
+            (
+                Basis::Session(token),
+                Box::new(move |scope| scope == has || (has, scope) == (Scope::Control, Scope::View)),
+            )
+        }
+    };
+    match wanted.iter().copied().find(|scope| gives(*scope)) {
+        Some(scope) => Ok(Grant { scope, basis }),
+        None => Err(wanted.last().map_or(Denied::UnknownToken, |scope| Denied::NotFor(*scope))),
+    }
+}
+
+fn denied(error: &TokenError) -> Denied {
+    if error.is_expiry() { Denied::Expired } else { Denied::UnknownToken }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use camofleet_runner_api::token::{Issuer, Signer, new_private_key};
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     fn tokens(data: &[(&str, &str)]) -> StaticTokens {
         StaticTokens::parse(data.iter().map(|(key, value)| (*key, value.as_bytes())))
@@ -171,23 +236,63 @@ mod tests {
 
     #[test]
     fn what_was_granted_holds_while_its_token_gives_the_role() {
-        let grant = authorize(&tokens(&[("admin", "a\nb")]), Some("a"), Role::Admin).unwrap();
+        let grant =
+            authorize(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some("a"), &[Scope::Connect]).unwrap();
         let honoured = |data: &[(&str, &str)]| tokens(data).honour(&grant);
         assert!(honoured(&[("admin", "b\na"), ("viewer", "c")]));
         assert!(!honoured(&[("admin", "b")]), "it was taken out");
         assert!(!honoured(&[("viewer", "a")]), "it may less now");
         assert!(!honoured(&[]));
-        assert_eq!(format!("{grant:?}"), "Grant(admin)");
+        assert_eq!(format!("{grant:?}"), "Grant(Connect)");
+    }
+
+    fn signer() -> Signer {
+        Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap()
     }
 
     #[test]
     fn the_role_decides() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
-        let granted = |token, needed| authorize(&tokens, Some(token), needed).is_ok();
-        assert!(granted("a", Role::Admin) && granted("a", Role::Viewer) && granted("v", Role::Viewer));
-        assert_eq!(authorize(&tokens, Some("v"), Role::Admin), Err(Denied::RoleTooLow { needed: Role::Admin }));
-        assert_eq!(authorize(&tokens, Some("x"), Role::Viewer), Err(Denied::UnknownToken));
-        assert_eq!(authorize(&tokens, None, Role::Viewer), Err(Denied::NoToken));
-        assert_eq!(authorize(&StaticTokens::default(), Some(""), Role::Viewer), Err(Denied::UnknownToken));
+        let scope = |token, wanted: &[Scope]| {
+            authorize(&tokens, &PublicKeys::default(), token, wanted).map(|grant| grant.scope)
+        };
+        assert_eq!(scope(Some("a"), &[Scope::Connect]), Ok(Scope::Connect));
+        assert_eq!(scope(Some("a"), &[Scope::Control, Scope::View]), Ok(Scope::Control));
+        assert_eq!(scope(Some("a"), &[Scope::View]), Ok(Scope::View), "no more than was asked for");
+        assert_eq!(scope(Some("v"), &[Scope::Control, Scope::View]), Ok(Scope::View));
+        assert_eq!(scope(Some("v"), &[Scope::Connect]), Err(Denied::NotFor(Scope::Connect)));
+        assert_eq!(scope(Some("x"), &[Scope::View]), Err(Denied::UnknownToken));
+        assert_eq!(scope(Some(""), &[Scope::View]), Err(Denied::UnknownToken));
+        assert_eq!(scope(None, &[Scope::View]), Err(Denied::NoToken));
+    }
+
+    #[test]
+    fn a_session_token_gives_its_scope_of_its_session_until_it_expires() {
+        let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+        let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+        let asked = |scope, expires, wanted: &[Scope]| {
+            let token = SessionToken { session: "uid-1".into(), scope, expires, once: None };
+            authorize(&StaticTokens::default(), &keys, Some(&signer.session_token(token)), wanted)
+        };
+        let scope = |has, wanted: &[Scope]| asked(has, now + 60, wanted).map(|grant| grant.scope);
+        assert_eq!(scope(Scope::Connect, &[Scope::Connect]), Ok(Scope::Connect));
+        assert_eq!(scope(Scope::Control, &[Scope::Control, Scope::View]), Ok(Scope::Control));
+        assert_eq!(scope(Scope::Control, &[Scope::View]), Ok(Scope::View));
+        assert_eq!(scope(Scope::View, &[Scope::Control, Scope::View]), Ok(Scope::View));
+        for (has, wanted) in [
+            (Scope::View, Scope::Control),
+            (Scope::View, Scope::Connect),
+            (Scope::Control, Scope::Connect),
+            (Scope::Connect, Scope::View),
+        ] {
+            assert_eq!(scope(has, &[wanted]), Err(Denied::NotFor(wanted)));
+        }
+        assert_eq!(asked(Scope::View, now - 1, &[Scope::View]), Err(Denied::Expired));
+        let grant = asked(Scope::View, now + 60, &[Scope::View]).unwrap();
+        assert!(grant.is_for("uid-1") && !grant.is_for("uid-2"));
+        assert!(StaticTokens::default().honour(&grant), "it does not depend on the Secret");
+        let strangers = self::signer().session_token(grant.session_token().unwrap().clone());
+        let denied = authorize(&StaticTokens::default(), &keys, Some(&strangers), &[Scope::View]);
+        assert_eq!(denied, Err(Denied::UnknownToken));
     }
 }

@@ -1,7 +1,7 @@
 //! What the gateway is told at its start. Everything is read and checked before a socket is opened.
 
 use clap::Parser;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// The gateway of Camo-fleet: authenticates clients, finds their sessions' runners and relays.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
@@ -13,6 +13,9 @@ pub struct Config {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
     pub admin_listen: SocketAddr,
+    /// Folder with the UI's build.
+    #[arg(long, env = "CAMOFLEET_UI", default_value = "/usr/share/camofleet/ui")]
+    pub ui: PathBuf,
     /// Namespace of the release: there are its key and its static tokens.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,

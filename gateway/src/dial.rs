@@ -3,7 +3,7 @@
 use crate::{relay::Side, tcp};
 use axum::body::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
         SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
@@ -27,8 +27,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The longest refusal that is passed on.
 const MAX_REFUSAL: usize = 64 << 10;
 
-/// What of the client's handshake the runner gets: enough to check the version (User-Agent) and to speak WebSocket.
-const TO_RUNNER: [HeaderName; 5] =
+const TO_PLAYWRIGHT: [HeaderName; 5] =
     [USER_AGENT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
 /// What of the runner's 101 the client gets.
 const TO_CLIENT: [HeaderName; 5] =
@@ -44,7 +43,7 @@ pub enum Answer {
         connection: hyper::upgrade::OnUpgrade,
     },
     /// Anything else, with its body.
-    Refused {
+    Plain {
         /// The status code.
         status: StatusCode,
         /// Type of the body, when the runner says it.
@@ -68,6 +67,9 @@ pub enum DialError {
     /// The connection broke.
     #[error("the runner did not answer: {0}")]
     Http(#[from] hyper::Error),
+    /// It did not do what it was asked.
+    #[error("the runner answered {0}")]
+    Refused(StatusCode),
     /// A connection, but nothing in time.
     #[error("the runner did not answer within {} s", ANSWER.as_secs())]
     Silent,
@@ -81,11 +83,67 @@ pub enum DialError {
     },
 }
 
-/// Asks the runner at `address` (`ip:port`) for the Playwright WebSocket of a session, with what the client sent.
-pub async fn playwright(address: &str, uid: &str, hop_token: &str, client: &HeaderMap) -> Result<Answer, DialError> {
+/// What a session has to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Its Playwright server: a WebSocket, for which the client's handshake is passed on.
+    Playwright,
+    /// Its display: RFB as it is.
+    Display,
+}
+
+impl Service {
+    fn path(self, uid: &str) -> String {
+        match self {
+            Self::Playwright => format!("/v1/sessions/{uid}/playwright"),
+            Self::Display => format!("/v1/sessions/{uid}/vnc"),
+        }
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Playwright => "websocket",
+            Self::Display => "rfb",
+        }
+    }
+
+    /// What of the client's headers it needs: enough to check the version (User-Agent) and to speak WebSocket.
+    fn needs(self) -> &'static [HeaderName] {
+        match self {
+            Self::Playwright => &TO_PLAYWRIGHT,
+            Self::Display => &[],
+        }
+    }
+}
+
+/// Asks the runner at `address` (`ip:port`) for a service of a session, with what the client sent.
+pub async fn upgrade(
+    address: &str,
+    uid: &str,
+    service: Service,
+    hop_token: &str,
+    client: &HeaderMap,
+) -> Result<Answer, DialError> {
+    let mut request = request(Method::GET, address, &service.path(uid), hop_token);
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    request.headers_mut().insert(UPGRADE, HeaderValue::from_static(service.protocol()));
+    request.headers_mut().extend(picked(client, service.needs()));
+    ask_at(address, request).await
+}
+
+/// Tells the runner at `address` (`ip:port`) that somebody is active in a session.
+pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), DialError> {
+    let request = request(Method::POST, address, &format!("/v1/sessions/{uid}/touch"), hop_token);
+    match ask_at(address, request).await? {
+        Answer::Plain { status, .. } if status.is_success() => Ok(()),
+        Answer::Plain { status, .. } => Err(DialError::Refused(status)),
+        Answer::Upgraded { .. } => Err(DialError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+    }
+}
+
+async fn ask_at(address: &str, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
     let stream = connect(address).await.map_err(|source| DialError::Connect { address: address.to_owned(), source })?;
-    let asked = timeout(ANSWER, ask(stream, handshake(address, uid, hop_token, client)));
-    asked.await.map_err(|_| DialError::Silent)?
+    timeout(ANSWER, ask(stream, request)).await.map_err(|_| DialError::Silent)?
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
@@ -94,16 +152,14 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn handshake(address: &str, uid: &str, hop_token: &str, client: &HeaderMap) -> Request<Empty<Bytes>> {
-    let mut request = Request::get(format!("/v1/sessions/{uid}/playwright"))
+fn request(method: Method, address: &str, path: &str, hop_token: &str) -> Request<Empty<Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, address)
         .header(AUTHORIZATION, format!("Bearer {hop_token}"))
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
         .body(Empty::new())
-        .expect("a UID, an address and a JWT are fit for a path and for headers");
-    request.headers_mut().extend(picked(client, &TO_RUNNER));
-    request
+        .expect("a UID, an address and a JWT are fit for a path and for headers")
 }
 
 async fn ask(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
@@ -115,13 +171,13 @@ async fn ask(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer
         let headers = picked(response.headers(), &TO_CLIENT).collect();
         return Ok(Answer::Upgraded { headers, connection: hyper::upgrade::on(response) });
     }
-    refused(response).await
+    plain(response).await
 }
 
-async fn refused(response: http::Response<Incoming>) -> Result<Answer, DialError> {
+async fn plain(response: http::Response<Incoming>) -> Result<Answer, DialError> {
     let (head, body) = response.into_parts();
     match Limited::new(body, MAX_REFUSAL).collect().await {
-        Ok(body) => Ok(Answer::Refused {
+        Ok(body) => Ok(Answer::Plain {
             status: head.status,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             body: body.to_bytes(),

@@ -1,88 +1,117 @@
-//! `GET /ws/{namespace}/{name}`: the way of a Playwright client to its session.
+//! The way to a session that all doors share: which one, is it Ready, and what does its runner say.
 
 use crate::{
     Gateway,
-    dial::{self, Answer},
+    auth::Denied,
+    dial::{self, Answer, Service},
     kubernetes,
     metrics::Outcome,
     refusal::Refusal,
-    relay::{Ending, WORD_OF_END, relay},
-    rights::{Handshake, MayConnect},
-    session::Key,
+    relay::{Ending, WORD_OF_END},
+    rights::Right,
     sessions::Followed,
 };
 use axum::{
     body::Body,
-    extract::State,
     response::{IntoResponse, Response},
 };
 use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
-use camofleet_runner_api::{Refusal as RunnerRefusal, token::Role};
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use camofleet_runner_api::{Refusal as RunnerRefusal, RefusalReason};
+use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use hyper::upgrade::OnUpgrade;
-use std::sync::Arc;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::Instrument;
 
-/// Finds the session, waits until it is Ready, dials its runner, and relays.
-pub async fn playwright(
-    right: MayConnect,
-    handshake: Handshake,
-    State(gateway): State<Arc<Gateway>>,
-) -> Result<Response, Refusal> {
-    let (mut session, runner) = gateway.unless_draining(ready_session(&gateway, right.session())).await?;
-    tracing::Span::current().record("session", session.uid());
-    match gateway.unless_draining(ask_runner(&gateway, &session, &runner, &handshake)).await {
-        Ok(Answer::Upgraded { headers, connection }) => {
-            let relayed = relay_both(Arc::clone(&gateway), right, session, handshake.connection, connection);
-            gateway.tasks.spawn(relayed.in_current_span());
-            let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-            response.headers_mut().extend(headers);
-            Ok(response)
+/// A session that is Ready, and where.
+pub struct Found {
+    /// The session.
+    pub session: Followed,
+    /// Its runner.
+    pub runner: RunnerRef,
+}
+
+/// A way in, which the runner has opened.
+pub struct Opened {
+    /// What of the runner's answer is for the client.
+    pub headers: HeaderMap,
+    /// The connection to the session's service.
+    pub connection: OnUpgrade,
+}
+
+/// The session of that name which the right is for, when it is Ready before the client's patience ends.
+pub async fn find(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {
+    gateway.unless_draining(ready_session(gateway, right)).await
+}
+
+/// Dials the runner for one of the session's services. The client's headers go with it as far as the service needs them.
+/// What the runner refuses to the client, and not to the gateway, is the response to the client.
+pub async fn enter(
+    gateway: &Gateway,
+    right: &Right,
+    found: &mut Found,
+    service: Service,
+    client: &HeaderMap,
+) -> Result<Result<Opened, Response>, Refusal> {
+    let session = &mut found.session;
+    match gateway.unless_draining(ask_runner(gateway, right, session, &found.runner, service, client)).await {
+        Ok(Answer::Upgraded { headers, connection }) => Ok(Ok(Opened { headers, connection })),
+        Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
+            tracing::debug!(%status, "the token was used before");
+            Err(Refusal::Denied(Denied::Used))
         }
         // The runner speaks to the gateway here, not to the client, whose token and session are not what is wrong.
-        Ok(Answer::Refused { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
+        Ok(Answer::Plain { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
             Err(Refusal::RunnerRefused(runner_words(status, &body)))
         }
         // The session is not there, or ends just now.
-        Ok(Answer::Refused { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(over_or(&mut session, Refusal::RunnerRefused(runner_words(status, &body))).await)
+        Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
+            Err(over_or(session, Refusal::RunnerRefused(runner_words(status, &body))).await)
         }
-        Ok(Answer::Refused { status, content_type, body }) => Ok(passed_on(status, content_type, body.into())),
+        Ok(Answer::Plain { status, content_type, body }) => Ok(Err(passed_on(status, content_type, body.into()))),
         Err(Refusal::Draining) => Err(Refusal::Draining),
-        Err(refusal) => Err(over_or(&mut session, refusal).await),
+        Err(refusal) => Err(over_or(session, refusal).await),
     }
 }
 
-/// The session that has this name now, and its runner, when both are there before the client's patience ends.
-async fn ready_session(gateway: &Gateway, key: &Key) -> Result<(Followed, RunnerRef), Refusal> {
+/// Waits for what ends a connection from the gateway's side.
+pub async fn ending(gateway: &Gateway, right: &Right, session: &mut Followed) -> Ending {
+    tokio::select! {
+        over = session.over() => Ending::Session(over),
+        () = gateway.draining.cancelled() => Ending::Drain,
+        () = right.revoked(gateway) => Ending::Revoked,
+    }
+}
+
+async fn ready_session(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {
     let deadline = Instant::now() + gateway.patience;
+    let key = &right.session;
     // This replica's watch may lag behind a create, of a session that is new or that is made again under its name. So who
     // is not known, or known to be over, is asked for once at the API server itself.
-    let former = match gateway.sessions.follow(key) {
-        None => {
-            kubernetes::uid_of(&gateway.client, key).await?.ok_or_else(|| Refusal::NoSession(key.clone()))?;
-            None
-        }
+    let known = gateway.sessions.follow(key).filter(|session| right.grant.is_for(&session.uid()));
+    let over = match known {
+        None => None,
         Some(session) => {
             let uid = session.uid();
-            let refusal = match ready_by(deadline, session).await {
-                Err(refusal @ Refusal::Over(_)) => refusal,
+            match ready_by(deadline, session).await {
+                Err(refusal @ Refusal::Over(_)) => Some((uid, refusal)),
                 other => return other,
-            };
-            if kubernetes::uid_of(&gateway.client, key).await?.is_none_or(|now| now == uid) {
-                return Err(refusal);
             }
-            Some(uid)
         }
     };
-    let next = timeout_at(deadline, gateway.sessions.follow_next(key, former.as_deref())).await;
+    let now = kubernetes::uid_of(&gateway.client, key).await?;
+    let next = match (now, over) {
+        (Some(now), Some((uid, refusal))) if now == uid => return Err(refusal),
+        (Some(now), _) if !right.grant.is_for(&now) => return Err(Refusal::Denied(Denied::OtherSession)),
+        (Some(now), _) => now,
+        (None, Some((_, refusal))) => return Err(refusal),
+        (None, None) => return Err(Refusal::NoSession(key.clone())),
+    };
+    let next = timeout_at(deadline, gateway.sessions.follow_later(key, &next)).await;
     ready_by(deadline, next.map_err(|_| Refusal::NotReady(SessionState::Pending))?).await
 }
 
-async fn ready_by(deadline: Instant, mut session: Followed) -> Result<(Followed, RunnerRef), Refusal> {
+async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, Refusal> {
     match timeout_at(deadline, session.ready()).await {
-        Ok(Ok(runner)) => Ok((session, runner)),
+        Ok(Ok(runner)) => Ok(Found { session, runner }),
         Ok(Err(over)) => Err(Refusal::Over(over)),
         Err(_) => Err(Refusal::NotReady(session.state())),
     }
@@ -90,14 +119,17 @@ async fn ready_by(deadline: Instant, mut session: Followed) -> Result<(Followed,
 
 async fn ask_runner(
     gateway: &Gateway,
+    right: &Right,
     session: &Followed,
     runner: &RunnerRef,
-    handshake: &Handshake,
+    service: Service,
+    client: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let uid = session.uid();
-    let token = gateway.signer.hop_token(&runner.uid, &uid, Role::Connect);
+    let once = right.grant.session_token().and_then(|token| token.once.as_deref());
+    let token = gateway.signer.hop_token(&runner.uid, &uid, right.grant.scope, once);
     let start = Instant::now();
-    let answer = dial::playwright(&runner.address, &uid, &token, &handshake.headers).await;
+    let answer = dial::upgrade(&runner.address, &uid, service, &token, client).await;
     let answer = answer.map_err(|error| Refusal::RunnerUnreachable(error.to_string()))?;
     gateway.metrics.dialled(start.elapsed());
     Ok(answer)
@@ -106,6 +138,10 @@ async fn ask_runner(
 /// A runner ends a session before the watch says so: the better answer is why it ended.
 async fn over_or(session: &mut Followed, refusal: Refusal) -> Refusal {
     timeout(WORD_OF_END, session.over()).await.map_or(refusal, Refusal::Over)
+}
+
+fn is_used_token(body: &[u8]) -> bool {
+    serde_json::from_slice(body).is_ok_and(|refusal: RunnerRefusal| refusal.reason == RefusalReason::TokenUsed)
 }
 
 fn runner_words(status: StatusCode, body: &[u8]) -> String {
@@ -119,39 +155,6 @@ fn passed_on(status: StatusCode, content_type: Option<HeaderValue>, body: Body) 
     }
     response.extensions_mut().insert(Outcome::RunnerRefused);
     response
-}
-
-/// Relays from the moment that both sides are upgraded, and counts what came of it.
-async fn relay_both(
-    gateway: Arc<Gateway>,
-    right: MayConnect,
-    mut session: Followed,
-    client: OnUpgrade,
-    runner: OnUpgrade,
-) {
-    let start = Instant::now();
-    let metrics = &gateway.metrics;
-    metrics.open.inc();
-    let outcome = match tokio::try_join!(client, runner) {
-        Ok((client, runner)) => {
-            tracing::info!("connected");
-            let ending = async {
-                tokio::select! {
-                    over = session.over() => Ending::Session(over),
-                    () = gateway.draining.cancelled() => Ending::Drain,
-                    () = right.revoked(&gateway) => Ending::Revoked,
-                }
-            };
-            relay(dial::side(client), dial::side(runner), ending, &metrics.traffic).await
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a side went before the connection stood");
-            Outcome::ClientLeft
-        }
-    };
-    metrics.open.dec();
-    metrics.count(outcome);
-    tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
 impl Gateway {

@@ -15,7 +15,10 @@ pub mod config;
 pub mod dial;
 pub mod door;
 pub mod kubernetes;
+pub mod live_view;
 pub mod metrics;
+pub mod pages;
+pub mod playwright;
 pub mod pulse;
 pub mod refusal;
 pub mod relay;
@@ -25,14 +28,15 @@ pub mod run;
 pub mod serve;
 pub mod session;
 pub mod sessions;
+pub mod share;
 pub mod tcp;
 pub mod wire;
 
 use auth::StaticTokens;
-use camofleet_runner_api::token::Signer;
+use camofleet_runner_api::token::{Issuer, PublicKeys, Signer};
 use metrics::Metrics;
 use sessions::Sessions;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -44,10 +48,14 @@ pub struct Gateway {
     pub tokens: watch::Sender<Option<StaticTokens>>,
     /// For single questions to the API server.
     pub client: kube::Client,
-    /// Signs the hop tokens.
+    /// Signs hop tokens and session tokens.
     pub signer: Signer,
+    /// The keys that session tokens may be signed with.
+    pub session_keys: PublicKeys,
     /// What is counted.
     pub metrics: Metrics,
+    /// The UI's build.
+    pub ui: PathBuf,
     /// How long a client waits for its session to become Ready.
     pub patience: Duration,
     /// Cancelled when the process is told to go: no longer ready.
@@ -60,12 +68,15 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway that knows nothing yet.
-    pub fn new(client: kube::Client, signer: Signer) -> Self {
+    pub fn new(client: kube::Client, signer: Signer, ui: PathBuf) -> Self {
+        let session_keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         Self {
+            session_keys,
             sessions: Sessions::default(),
             tokens: watch::Sender::default(),
             client,
             signer,
+            ui,
             metrics: Metrics::default(),
             patience: Duration::from_secs(60),
             leaving: CancellationToken::new(),

@@ -16,6 +16,10 @@ pub enum Outcome {
     Forbidden,
     /// No WebSocket was asked for.
     NotWebSocket,
+    /// The request cannot be understood.
+    BadRequest,
+    /// The session has no live view.
+    NoLiveView,
     /// No session of that name.
     NotFound,
     /// The session was over.

@@ -26,13 +26,21 @@ pub enum Refusal {
     #[error("pages may not connect here (the request has an Origin header): connect from a program")]
     Origin,
     /// The request is no WebSocket handshake.
-    #[error("this address takes WebSocket connections only: connect with Playwright's firefox.connect()")]
+    #[error(
+        "this address takes WebSocket connections only: /ws/… is for Playwright's firefox.connect(), /vnc/… for the live view"
+    )]
     NotWebSocket,
+    /// What was sent is not what this call takes.
+    #[error("{1}")]
+    BadBody(StatusCode, String),
+    /// The session has no display that can be looked at.
+    #[error("the session has no live view: make one with `display: LiveView`")]
+    NoLiveView,
     /// There is no session of that name.
     #[error("there is no session {0}")]
     NoSession(Key),
     /// Nothing can have that name.
-    #[error("the URL does not name a session: it must end with /ws/<namespace>/<name>")]
+    #[error("the URL does not name a session: it must end with <namespace>/<name>")]
     NoSuchName,
     /// Nothing is known yet of who may do what.
     #[error("this gateway has not read its tokens yet")]
@@ -69,7 +77,13 @@ fn denied_words(denied: Denied) -> String {
             "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL".to_owned()
         }
         Denied::UnknownToken => "the token is not valid".to_owned(),
-        Denied::RoleTooLow { needed } => format!("the token may not do this: it takes the role {}", needed.as_str()),
+        Denied::Expired => "the token has expired: ask for a new one".to_owned(),
+        Denied::Used => "the token was good for one connection, and was used before: ask for a new one".to_owned(),
+        Denied::NotFor(scope) => {
+            format!("the token may not do this: it takes one with the scope {}, or an admin's", scope.as_str())
+        }
+        Denied::OtherSession => "the token is for another session".to_owned(),
+        Denied::NotForSharing => "the token may not do this: it takes an admin's".to_owned(),
     }
 }
 
@@ -77,11 +91,17 @@ impl Refusal {
     /// The status code.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Denied(Denied::NoToken | Denied::UnknownToken) => StatusCode::UNAUTHORIZED,
-            Self::Denied(Denied::RoleTooLow { .. }) | Self::Origin => StatusCode::FORBIDDEN,
+            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::NotForSharing) | Self::Origin => {
+                StatusCode::FORBIDDEN
+            }
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
             Self::NoSession(_) | Self::NoSuchName => StatusCode::NOT_FOUND,
             Self::Over(_) => StatusCode::GONE,
+            Self::NoLiveView => StatusCode::CONFLICT,
+            Self::BadBody(status, _) => *status,
             Self::Unreadable(..) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady(_)
             | Self::Starting
@@ -95,9 +115,15 @@ impl Refusal {
 
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Denied(Denied::NoToken | Denied::UnknownToken) => Outcome::Unauthorized,
-            Self::Denied(Denied::RoleTooLow { .. }) | Self::Origin => Outcome::Forbidden,
+            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
+                Outcome::Unauthorized
+            }
+            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::NotForSharing) | Self::Origin => {
+                Outcome::Forbidden
+            }
             Self::NotWebSocket => Outcome::NotWebSocket,
+            Self::NoLiveView => Outcome::NoLiveView,
+            Self::BadBody(..) => Outcome::BadRequest,
             Self::NoSession(_) | Self::NoSuchName => Outcome::NotFound,
             Self::Over(_) => Outcome::Gone,
             Self::NotReady(_) | Self::Starting => Outcome::NotReady,
@@ -136,7 +162,7 @@ impl IntoResponse for Refusal {
             (Self::Denied(Denied::NoToken), _) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="camofleet""#));
             }
-            (Self::Denied(Denied::UnknownToken), _) => {
+            (Self::Denied(Denied::UnknownToken | Denied::Expired | Denied::Used), _) => {
                 let challenge = r#"Bearer realm="camofleet", error="invalid_token""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }

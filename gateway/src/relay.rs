@@ -303,7 +303,7 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()
 }
 
 impl Ending {
-    fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Session(_) => Outcome::SessionEnded,
             Self::Drain => Outcome::Drained,

@@ -7,6 +7,7 @@ use clap::Parser;
 use std::{
     io::{self, IsTerminal},
     net::SocketAddr,
+    path::PathBuf,
     pin::pin,
     process::ExitCode,
     sync::Arc,
@@ -70,7 +71,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let (gateway, watching) = tokio::select! {
-        connected = connect(&config.namespace) => connected?,
+        connected = connect(&config.namespace, config.ui) => connected?,
         () = &mut told_to_go => return Ok(()),
     };
 
@@ -100,11 +101,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// The gateway, and a client of its own for the watch of sessions.
-async fn connect(namespace: &str) -> anyhow::Result<(Arc<Gateway>, kube::Client)> {
+async fn connect(namespace: &str, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client)> {
     let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
     let client = kube::Client::try_from(config.clone())?;
     let signer = keystore::signer(&client, namespace, Issuer::Gateway).await?;
-    Ok((Arc::new(Gateway::new(client, signer)), kube::Client::try_from(config)?))
+    Ok((Arc::new(Gateway::new(client, signer, ui)), kube::Client::try_from(config)?))
 }
 
 /// Ends in order: not ready any more; after a moment nothing is accepted and every client is told to connect again; when all

@@ -2,19 +2,20 @@
 //! the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
 
 use crate::{
-    Gateway, door,
+    Gateway, live_view,
     metrics::{Metrics, Outcome},
+    pages, playwright,
     refusal::Refusal,
     rights::Named,
     session::Key,
-    tcp,
+    share, tcp,
 };
 use axum::{
     Router,
     extract::{Path, Request, State, rejection::PathRejection},
     middleware::{self, Next},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use http::{HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -39,7 +40,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Everything that clients can ask for.
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
-        .route("/ws/{namespace}/{name}", get(door::playwright))
+        .route("/ws/{namespace}/{name}", get(playwright::playwright))
+        .route("/vnc/{namespace}/{name}", get(live_view::vnc))
+        .route("/api/namespaces/{namespace}/sessions/{name}/tokens", post(share::share))
+        .merge(pages::router(&gateway.ui))
         .fallback(async || Refusal::NoSuchName)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)

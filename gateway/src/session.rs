@@ -2,7 +2,7 @@
 
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, Truth},
-    v1alpha1::{BrowserSession, RunnerRef, SessionState},
+    v1alpha1::{BrowserSession, Display, RunnerRef, SessionState},
 };
 use std::fmt;
 
@@ -54,6 +54,8 @@ impl fmt::Display for Key {
 pub struct Session {
     /// UID of the `BrowserSession`.
     pub uid: String,
+    /// Whether its display can be looked at, as far as the object says: its pool may have chosen another one.
+    pub live_view: bool,
     /// What can be done with it now.
     pub standing: Standing,
 }
@@ -88,7 +90,11 @@ impl fmt::Display for Finish {
 impl Session {
     /// Reads an object as the API server gives it.
     pub fn of(object: &BrowserSession) -> Self {
-        Self { uid: object.metadata.uid.clone().unwrap_or_default(), standing: Standing::of(object) }
+        Self {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            live_view: object.spec.display.is_none_or(|display| display == Display::LiveView),
+            standing: Standing::of(object),
+        }
     }
 }
 

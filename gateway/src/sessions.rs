@@ -78,12 +78,11 @@ impl Sessions {
         self.cache().known.get(key).map(|known| Followed(known.subscribe()))
     }
 
-    /// Follows the session of this name, but not the former one with that UID, as soon as the cache has it, which may be
-    /// never.
-    pub async fn follow_next(&self, key: &Key, former: Option<&str>) -> Followed {
+    /// Follows the session of this name with this UID as soon as the cache has it, which may be never.
+    pub async fn follow_later(&self, key: &Key, uid: &str) -> Followed {
         let mut arrivals = self.arrivals.subscribe();
         loop {
-            if let Some(followed) = self.follow(key).filter(|followed| Some(followed.uid().as_str()) != former) {
+            if let Some(followed) = self.follow(key).filter(|followed| followed.uid() == uid) {
                 return followed;
             }
             arrivals.changed().await.expect("the sender lives in self");
@@ -121,6 +120,11 @@ impl Followed {
     /// UID of the session.
     pub fn uid(&self) -> String {
         self.0.borrow().uid.clone()
+    }
+
+    /// Whether it has a display that can be looked at.
+    pub fn has_live_view(&self) -> bool {
+        self.0.borrow().live_view
     }
 
     /// Where it stood when it was last heard of, for words.
@@ -174,7 +178,7 @@ mod tests {
     }
 
     fn session(uid: &str, standing: Standing) -> Session {
-        Session { uid: uid.into(), standing }
+        Session { uid: uid.into(), live_view: true, standing }
     }
 
     fn waiting() -> Standing {
@@ -247,7 +251,7 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let waiting_for = tokio::spawn({
             let sessions = Arc::clone(&sessions);
-            async move { (sessions.follow_next(&key("late"), None).await.uid(), sessions) }
+            async move { (sessions.follow_later(&key("late"), "1").await.uid(), sessions) }
         });
         tokio::task::yield_now().await;
         sessions.put(key("other"), session("0", waiting()));
@@ -257,7 +261,7 @@ mod tests {
         assert_eq!(uid, "1");
 
         let again = Arc::clone(&sessions);
-        let after_it = tokio::spawn(async move { sessions.follow_next(&key("late"), Some("1")).await.uid() });
+        let after_it = tokio::spawn(async move { sessions.follow_later(&key("late"), "2").await.uid() });
         tokio::task::yield_now().await;
         assert!(!after_it.is_finished());
         again.put(key("late"), session("2", waiting()));

@@ -123,6 +123,8 @@ pub(crate) struct About(pub(crate) String);
 pub(crate) struct Hop {
     pub(crate) uid: String,
     pub(crate) role: Role,
+    /// Id of the user's token, when that is good for one connection only.
+    pub(crate) once: Option<String>,
 }
 
 impl FromRequestParts<App> for Operator {
@@ -178,7 +180,7 @@ impl FromRequestParts<App> for Hop {
         let caller = app.gate.admit(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
-            Caller::Gateway { session, role } if session == uid => Ok(Self { uid, role }),
+            Caller::Gateway { session, role, once } if session == uid => Ok(Self { uid, role, once }),
             Caller::Gateway { .. } => Err(forbidden("the token is for another session")),
             Caller::Operator { .. } => Err(forbidden("only the gateway connects to sessions")),
         }

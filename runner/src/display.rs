@@ -7,6 +7,7 @@ use crate::{
 };
 use nix::unistd::gethostname;
 use std::{
+    fmt,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -19,16 +20,61 @@ pub(crate) const XAUTHORITY: &str = "Xauthority";
 /// The socket that speaks RFB, in the session's directory.
 pub(crate) const VNC_SOCKET: &str = "vnc.sock";
 
+/// Numbers are taken below this: many more than there are displays, and 6000 and the number is still a port.
+const NUMBERS: u16 = 30_000;
 /// The line with the display's number in bytes, and room for words that would say what is wrong.
 const LONGEST_NUMBER: usize = 256;
 
+/// A display number that nobody else on this machine uses, until it is dropped.
+///
+/// Xvnc is not left to choose one: with `-displayfd` it takes no lock, and tells a number that is taken only by sockets that
+/// are switched off here, so that every server would take 0 and the socket of the one before.
+pub(crate) struct Number(u16);
+
+impl Number {
+    /// Claims one by its lock file, as X servers do (Xserver(1)). Counted from anywhere, so that runners of one machine do
+    /// not all ask for the same.
+    fn claim() -> io::Result<Self> {
+        let [high, low, ..] = *uuid::Uuid::new_v4().as_bytes();
+        let from = u16::from_be_bytes([high, low]) % NUMBERS;
+        let free = (0..NUMBERS).map(|step| (from + step) % NUMBERS).find_map(|number| {
+            match OpenOptions::new().write(true).create_new(true).open(lock_of(number)) {
+                Ok(mut lock) => Some(writeln!(lock, "{:>10}", std::process::id()).map(|()| Self(number))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                Err(error) => Some(Err(error)),
+            }
+        });
+        free.unwrap_or_else(|| Err(io::Error::other("all numbers are taken")))
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        // A server that was killed leaves its socket.
+        fs::remove_file(format!("/tmp/.X11-unix/X{}", self.0)).ok();
+        fs::remove_file(lock_of(self.0)).ok();
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, ":{}", self.0)
+    }
+}
+
+fn lock_of(number: u16) -> String {
+    format!("/tmp/.X{number}-lock")
+}
+
 /// Starts Xvnc for the session that has this directory.
-pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<Process, String> {
+pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process, Number), String> {
     let authority = dir.join(XAUTHORITY);
     write_authority(&authority).map_err(|error| format!("cannot write {}: {error}", authority.display()))?;
+    let number = Number::claim().map_err(|error| format!("there is no number for a display: {error}"))?;
     let mut command = mark.command("Xvnc".as_ref(), dir);
     command
-        // The server looks for a free number by itself, and tells it once it is up.
+        .arg(number.to_string())
+        // It tells its number once it is up.
         .args(["-displayfd", "1"])
         .args(["-geometry", &format!("{}x{}", screen.width, screen.height), "-depth", "24"])
         // RFB on the socket only. X11 on its socket file only: no TCP, and no abstract socket, which has no file mode.
@@ -42,33 +88,18 @@ pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<Process, 
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    Process::spawn("the display (Xvnc)", command)
+    Ok((Process::spawn("the display (Xvnc)", command)?, number))
 }
 
-/// The display's name (`:1`), once X clients can connect.
-pub(crate) async fn name(xvnc: &mut Process) -> Result<String, String> {
+/// Waits until X clients can connect.
+pub(crate) async fn is_up(xvnc: &mut Process, number: &Number) -> Result<(), String> {
     let Some(line) = Lines::new(xvnc.take_stdout(), LONGEST_NUMBER).next().await else {
         return Err(xvnc.ended().await);
     };
-    match line.trim().parse::<u16>() {
-        Ok(number) => Ok(format!(":{number}")),
-        Err(_) => Err(format!("the display (Xvnc) gave no number but {line:?}")),
-    }
-}
-
-/// Removes what an Xvnc that was killed left in /tmp. Its process id stands in its lock file; whoever took over the number
-/// since has written another.
-pub(crate) fn remove_remains(pid: u32) {
-    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(".X")?.strip_suffix("-lock"));
-        let owner = || fs::read_to_string(entry.path()).ok()?.trim().parse::<u32>().ok();
-        if let Some(number) = number
-            && owner() == Some(pid)
-        {
-            fs::remove_file(format!("/tmp/.X11-unix/X{number}")).ok();
-            fs::remove_file(entry.path()).ok();
-        }
+    if line.trim().parse() == Ok(number.0) {
+        Ok(())
+    } else {
+        Err(format!("the display (Xvnc) was told to be {number}, and said {line:?}"))
     }
 }
 
@@ -79,7 +110,7 @@ fn write_authority(path: &Path) -> io::Result<()> {
     let cookie = *uuid::Uuid::new_v4().as_bytes();
     let host = gethostname()?;
     let mut entry = FAMILY_LOCAL.to_be_bytes().to_vec();
-    // An empty number stands for all: Xvnc has not chosen one yet.
+    // An empty number stands for all.
     for part in [host.as_encoded_bytes(), b"", b"MIT-MAGIC-COOKIE-1", &cookie] {
         entry.extend(u16::try_from(part.len()).map_err(io::Error::other)?.to_be_bytes());
         entry.extend(part);

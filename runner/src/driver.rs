@@ -34,7 +34,7 @@ enum Ask {
     Bind { term: Term, uid: String, request: BindRequest, reply: Reply<BindAnswer> },
     End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
-    Enter { uid: String, question: Question, reply: Reply<Door> },
+    Enter { uid: String, once: Option<String>, question: Question, reply: Reply<Door> },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -63,9 +63,9 @@ impl Runner {
         self.ask(|reply| Ask::Touch { uid, reply }).await
     }
 
-    /// The way into a session, for the one who wants to do that.
-    pub(crate) async fn enter(&self, uid: String, question: Question) -> Result<Door, Refusal> {
-        self.ask(|reply| Ask::Enter { uid, question, reply }).await
+    /// The way into a session, for the one who wants to do that. `once`: a token's id, which opens it one time.
+    pub(crate) async fn enter(&self, uid: String, once: Option<String>, question: Question) -> Result<Door, Refusal> {
+        self.ask(|reply| Ask::Enter { uid, once, question, reply }).await
     }
 
     /// Says what happened.
@@ -172,12 +172,8 @@ impl Driver {
                 self.happens(Event::Tick);
                 reply.send(answer).ok();
             }
-            Ask::Enter { uid, question, reply } => {
-                let door = self.chart.door(&uid, question).map(|(stack, display)| {
-                    let doors = self.stacks[&stack].doors.clone();
-                    Door { stack, display, doors }
-                });
-                reply.send(door).ok();
+            Ask::Enter { uid, once, question, reply } => {
+                reply.send(self.enter(&uid, once, question)).ok();
             }
         }
     }
@@ -193,6 +189,16 @@ impl Driver {
         let (answer, effects) = self.chart.end(uid, self.settled);
         self.carry_out(effects);
         answer
+    }
+
+    fn enter(&mut self, uid: &str, once: Option<String>, question: Question) -> Result<Door, Refusal> {
+        let (id, display) = self.chart.door(uid, question)?;
+        let stack = self.stacks.get_mut(&id).expect("a session that is ready has its stack");
+        if once.is_some_and(|token| !stack.used_tokens.insert(token)) {
+            let message = "the token was good for one connection, and was used before".to_owned();
+            return Err(Refusal { reason: RefusalReason::TokenUsed, message });
+        }
+        Ok(Door { stack: id, display, doors: stack.doors.clone() })
     }
 
     /// Looks whether the browsers that could be handed out now still live.

@@ -136,10 +136,6 @@ impl Process {
         Ok(Self { name, child, pid, words, listener })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// The pipe from its standard output. It can be taken once, from a command that pipes it.
     pub(crate) fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("standard output is piped, and taken once")

@@ -11,6 +11,7 @@ use crate::{
 use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
     convert::Infallible,
     io,
     os::unix::fs::DirBuilderExt,
@@ -78,6 +79,8 @@ impl Command {
 /// A stack that was launched, as its driver holds it.
 pub(crate) struct Stack {
     pub(crate) doors: Doors,
+    /// Ids of the tokens that were good for one connection, and have had it. A stack serves one session.
+    pub(crate) used_tokens: HashSet<String>,
     commands: UnboundedSender<Command>,
     end: CancellationToken,
     mark: Mark,
@@ -116,7 +119,7 @@ impl Stack {
             parts: Parts::default(),
         };
         tokio::spawn(task.run(inbox, end.clone()));
-        Self { doors, commands, end, mark, browser }
+        Self { doors, used_tokens: HashSet::new(), commands, end, mark, browser }
     }
 
     /// Tells it something. One that is ending does not hear it.
@@ -165,6 +168,8 @@ struct Task {
 #[derive(Default)]
 struct Parts {
     display: Option<Process>,
+    /// The display's.
+    number: Option<display::Number>,
     launcher: Option<Process>,
 }
 
@@ -279,8 +284,10 @@ impl Task {
         match self.kind {
             Kind::Headless => Ok(None),
             Kind::Headful => {
-                let xvnc = self.parts.display.insert(display::start(&self.mark, &self.dir, self.settings.screen)?);
-                display::name(xvnc).await.map(Some)
+                let (xvnc, number) = display::start(&self.mark, &self.dir, self.settings.screen)?;
+                let (xvnc, number) = (self.parts.display.insert(xvnc), self.parts.number.insert(number));
+                display::is_up(xvnc, number).await?;
+                Ok(Some(number.to_string()))
             }
         }
     }
@@ -330,9 +337,7 @@ impl Task {
             display.stop(DISPLAY_PATIENCE).await;
         }
         self.mark.sweep().await;
-        if let Some(display) = &self.parts.display {
-            display::remove_remains(display.pid());
-        }
+        self.parts.number = None;
         remove_directory(&self.dir).await;
     }
 }

@@ -63,7 +63,7 @@ pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: 
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
         return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
     }
-    let Door { stack, doors, .. } = runner.enter(hop.uid.clone(), Question::Connect).await?;
+    let Door { stack, doors, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Question::Connect).await?;
     let answered = timeout(ANSWER_TIMEOUT, ask(&doors.playwright, &doors.ws_path, request.headers())).await;
     let mut answer = answered
         .unwrap_or_else(|_| Err("it does not answer".into()))
@@ -95,7 +95,7 @@ pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request
     else {
         return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
     };
-    let Door { display, doors, .. } = runner.enter(hop.uid.clone(), Question::Watch).await?;
+    let Door { display, doors, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Question::Watch).await?;
     match display {
         Display::LiveView => {}
         Display::Headless | Display::Headful => {

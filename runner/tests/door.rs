@@ -56,9 +56,9 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
             None,
             Some("x".to_owned()),
             Some(bed.operator.operator_token("another pod", EPOCH)),
-            Some(bed.gateway.hop_token("another pod", "none", Role::Connect)),
+            Some(bed.gateway.hop_token("another pod", "none", Role::Connect, None)),
             Some(stranger.operator_token(POD, EPOCH)),
-            Some(forged.hop_token(POD, "none", Role::Connect)),
+            Some(forged.hop_token(POD, "none", Role::Connect, None)),
         ] {
             assert_eq!(
                 call(&bed, method.clone(), path, token.as_deref()).await,
@@ -67,7 +67,7 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
             );
         }
         // A hop token is for its own session, and for the calls that the gateway makes.
-        let hop = bed.gateway.hop_token(POD, "other", Role::Connect);
+        let hop = bed.gateway.hop_token(POD, "other", Role::Connect, None);
         let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(RefusalReason::Forbidden)) };
         assert_eq!(call(&bed, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
     }
@@ -75,14 +75,14 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
         assert_eq!(call(&bed, Method::GET, path, Some(&operator)).await, (403, Some(RefusalReason::Forbidden)));
     }
     for (role, path) in [(Role::Connect, "vnc"), (Role::View, "playwright"), (Role::Control, "playwright")] {
-        let token = bed.gateway.hop_token(POD, "none", role);
+        let token = bed.gateway.hop_token(POD, "none", role, None);
         let refused = call(&bed, Method::GET, &format!("/v1/sessions/none/{path}"), Some(&token)).await;
         assert_eq!(refused, (403, Some(RefusalReason::Forbidden)));
     }
 
     // Who is let in is told what is wrong with the rest.
     let unknown = (404, Some(RefusalReason::UnknownSession));
-    let hop = bed.gateway.hop_token(POD, "none", Role::Connect);
+    let hop = bed.gateway.hop_token(POD, "none", Role::Connect, None);
     assert_eq!(call(&bed, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
     assert_eq!(call(&bed, Method::POST, "/v1/sessions/none/touch", Some(&hop)).await, unknown);
     assert_eq!(call(&bed, Method::DELETE, "/v1/sessions/none", Some(&operator)).await, unknown);

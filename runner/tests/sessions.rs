@@ -10,7 +10,7 @@ use camofleet_runner_api::{
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::{Bed, kill, request, rfb};
+use support::{Bed, POD, kill, request, rfb};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A client's part of a WebSocket's opening (RFC 6455 section 1.3), but for the request line and the token.
@@ -88,6 +88,12 @@ async fn a_viewer_sees_the_page(bed: &Bed) {
             break;
         }
     }
+    let once = bed.gateway.hop_token(POD, "seen", Role::View, Some("a link"));
+    let (_, head) = bed.upgrade_with(&once, "seen", Role::View, headers).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let again = bed.gateway.hop_token(POD, "seen", Role::Control, Some("a link"));
+    let (_, head) = bed.upgrade_with(&again, "seen", Role::Control, headers).await;
+    assert!(head.starts_with("HTTP/1.1 401"), "a token that was used: {head}");
     let (_, head) = bed.upgrade("unseen", Role::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 400"), "a session without live view: {head}");
     let (_, head) = bed.upgrade("third", Role::View, headers).await;
@@ -132,14 +138,12 @@ async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
         assert_eq!(bound.session.tier, Tier::Hot);
         let mut client = bed.playwright(uid, "busy");
         assert_eq!(client.says().await, json!({"working": true}));
-        let xvnc = bed.processes("Xvnc").await[0];
         let victim = if part == "firefox-esr" { bed.browser().await } else { bed.processes(part).await[0] };
         kill(victim, Signal::SIGKILL);
         let end = bed.until_phase(uid, SessionPhase::Ended).await.end.unwrap();
         assert_eq!(end.reason, EndReason::BrowserCrashed);
         assert!(end.message.starts_with(cause), "{}", end.message);
         assert_eq!(client.says().await, json!({"disconnected": true}));
-        assert_eq!(x_lock_of(xvnc), None);
         bed.end(uid).await;
     }
 
@@ -156,11 +160,34 @@ async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
 }
 
 /// The lock file that this X server left, if any.
-fn x_lock_of(pid: i32) -> Option<std::path::PathBuf> {
-    let entries = std::fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.path());
-    let locks =
-        entries.filter(|path| path.to_str().is_some_and(|path| path.starts_with("/tmp/.X") && path.ends_with("-lock")));
-    locks.into_iter().find(|lock| std::fs::read_to_string(lock).is_ok_and(|owner| owner.trim() == pid.to_string()))
+#[tokio::test]
+async fn displays_that_start_at_once_are_two() {
+    let mut bed = Bed::start(&["--slots", "2"]).await;
+    let boot_id = bed.state().await.boot_id;
+    let blue_page = GREEN_PAGE.replace("rgb(0, 128, 0)", "rgb(0, 0, 255)");
+    let pages = [("green", GREEN_PAGE, [0, 128, 0]), ("blue", blue_page.as_str(), [0, 0, 255])];
+    for (uid, page, _) in pages {
+        let asked = BindRequest { start_url: Some(page.into()), ..request(Display::LiveView) };
+        assert_eq!(bed.bind(uid, &asked).await.unwrap().session.tier, Tier::Cold);
+    }
+    for (uid, _, colour) in pages {
+        bed.until_phase(uid, SessionPhase::Ready).await;
+        bed.until("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
+        let (mut stream, head) = bed.upgrade(uid, Role::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let size = rfb::greet(&mut stream).await;
+        while rfb::look(&mut stream, size).await.colour(640, 400) != colour {}
+    }
+    // Killed, and so without a chance to take their files with them.
+    for xvnc in bed.processes("Xvnc").await {
+        kill(xvnc, Signal::SIGKILL);
+    }
+    for (uid, ..) in pages {
+        bed.until_phase(uid, SessionPhase::Ended).await;
+        bed.end(uid).await;
+    }
+    assert!(bed.terminate().await.success());
+    bed.assert_nothing_is_left(&boot_id);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ impl Keys {
     }
 
     fn hop(&self, runner: &RunnerRef, session: &Session, role: Role) -> String {
-        self.gateway.signer().hop_token(&runner.uid, &session.uid, role)
+        self.gateway.signer().hop_token(&runner.uid, &session.uid, role, None)
     }
 }
 

@@ -7,6 +7,10 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -30,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const WIDTH: u16 = 320;
 const HEIGHT: u16 = 240;
 
+/// Numbers of this process's displays: runners take theirs below, and X servers of people at 0.
+static NEXT_NUMBER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(40_000 + std::process::id() % 10_000));
+
 struct Display {
     xvnc: Child,
     name: String,
@@ -41,10 +48,13 @@ impl Display {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vnc.sock");
+        // As the runner starts its own, but that the test's X client has no cookie. A server that chooses its number itself
+        // would take another's, for want of a socket that tells.
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut xvnc = Command::new("Xvnc")
-            .args(["-displayfd", "1", "-geometry", &format!("{WIDTH}x{HEIGHT}"), "-depth", "24", "-rfbport", "-1"])
+            .args([&format!(":{number}"), "-displayfd", "1"])
+            .args(["-geometry", &format!("{WIDTH}x{HEIGHT}"), "-depth", "24", "-rfbport", "-1"])
             .args(["-SecurityTypes", "None", "-AlwaysShared", "-nolisten", "tcp", "-nolisten", "local"])
-            // Unlike the runner's: the test's own X client has no cookie.
             .args(["-AcceptSetDesktopSize=0", "-ac", "-rfbunixpath"])
             .arg(&socket)
             .stdin(Stdio::null())
@@ -52,9 +62,10 @@ impl Display {
             .stderr(Stdio::null())
             .spawn()
             .expect("Xvnc of the package tigervnc-standalone-server");
-        let mut number = String::new();
-        BufReader::new(xvnc.stdout.take().unwrap()).read_line(&mut number).unwrap();
-        Self { xvnc, name: format!(":{}", number.trim()), socket, _folder: folder }
+        let mut up = String::new();
+        BufReader::new(xvnc.stdout.take().unwrap()).read_line(&mut up).unwrap();
+        assert_eq!(up.trim(), number.to_string());
+        Self { xvnc, name: format!(":{number}"), socket, _folder: folder }
     }
 
     fn x_client(&self) -> (RustConnection, u32) {

@@ -98,6 +98,7 @@ impl Shell {
                         // Keys or terms that have not got there yet: the session may have been bound before.
                         RefusalReason::UnknownSession
                         | RefusalReason::Unauthorized
+                        | RefusalReason::TokenUsed
                         | RefusalReason::Forbidden
                         | RefusalReason::StaleEpoch => BindFailure::Unknown(refusal.message),
                     },

@@ -2,8 +2,10 @@
 //! pod's UID. A runner pod lives once (`restartPolicy: Never`), so a token for one run is no good for another.
 //!
 //! There are two issuers. The operator's token carries its epoch, with which the runner fences off former leaders. The
-//! gateway's *hop token* is minted for one connection of one session in one role. Users' tokens have another audience
-//! and are refused here: nobody goes round the gateway.
+//! gateway's *hop token* is minted for one connection of one session in one role.
+//!
+//! The gateway signs *session tokens* for users as well ([`SessionToken`]). They have an audience of their own, so they are
+//! good at the gateway only, and no runner takes one: nobody goes round the gateway.
 
 use aws_lc_rs::signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair, KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -41,6 +43,9 @@ impl Issuer {
     }
 }
 
+/// The audience of session tokens.
+const SESSION_AUDIENCE: &str = "camofleet-session";
+
 /// What a connection may do with its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +56,17 @@ pub enum Role {
     Control,
     /// Look at the display.
     View,
+}
+
+impl Role {
+    /// The name in tokens.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Control => "control",
+            Self::View => "view",
+        }
+    }
 }
 
 /// Who calls a runner, as proved by the token.
@@ -67,7 +83,22 @@ pub enum Caller {
         session: String,
         /// What the connection may do.
         role: Role,
+        /// Id of the user's token, when that is good for one connection only.
+        once: Option<String>,
     },
+}
+
+/// What the gateway gave to a user: the right to one session, for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionToken {
+    /// UID of the session.
+    pub session: String,
+    /// What its holder may do with it.
+    pub scope: Role,
+    /// When it ends, in seconds since 1970-01-01 UTC.
+    pub expires: u64,
+    /// Its id, when it is good for one connection only. The session's runner remembers the ids that were used.
+    pub once: Option<String>,
 }
 
 /// Why a token was refused. The words are fit for the caller: they tell nothing about keys.
@@ -84,6 +115,13 @@ pub enum TokenError {
     UnknownIssuer,
 }
 
+impl TokenError {
+    /// Whether the token was good once, and its time is over.
+    pub fn is_expiry(&self) -> bool {
+        matches!(self, Self::Invalid(error) if *error.kind() == jsonwebtoken::errors::ErrorKind::ExpiredSignature)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Claims {
     iss: Issuer,
@@ -95,6 +133,9 @@ struct Claims {
     sub: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<Role>,
+    /// Of a token that is good once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
 }
 
 /// A private key that signs tokens for runners.
@@ -122,17 +163,31 @@ impl Signer {
 
     /// A token with which the operator of this epoch may call the runner in that pod.
     pub fn operator_token(&self, pod_uid: &str, epoch: u64) -> String {
-        self.sign(pod_uid, OPERATOR_TOKEN_TTL, Some(epoch), None, None)
+        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, expiry_in(OPERATOR_TOKEN_TTL)) })
     }
 
-    /// A token for one connection to one session on the runner in that pod.
-    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, role: Role) -> String {
-        self.sign(pod_uid, HOP_TOKEN_TTL, None, Some(session_uid.to_owned()), Some(role))
+    /// A token for one connection to one session on the runner in that pod. `once`: id of the user's token, when that is good
+    /// for one connection only.
+    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, role: Role, once: Option<&str>) -> String {
+        self.sign(Claims {
+            sub: Some(session_uid.to_owned()),
+            role: Some(role),
+            jti: once.map(str::to_owned),
+            ..self.claims(pod_uid, expiry_in(HOP_TOKEN_TTL))
+        })
     }
 
-    fn sign(&self, aud: &str, ttl: Duration, epoch: Option<u64>, sub: Option<String>, role: Option<Role>) -> String {
-        let exp = unix_now().saturating_add(ttl.as_secs());
-        let claims = Claims { iss: self.issuer, aud: aud.to_owned(), exp, epoch, sub, role };
+    /// A user's token as text.
+    pub fn session_token(&self, token: SessionToken) -> String {
+        let SessionToken { session, scope, expires, once } = token;
+        self.sign(Claims { sub: Some(session), role: Some(scope), jti: once, ..self.claims(SESSION_AUDIENCE, expires) })
+    }
+
+    fn claims(&self, aud: &str, exp: u64) -> Claims {
+        Claims { iss: self.issuer, aud: aud.to_owned(), exp, epoch: None, sub: None, role: None, jti: None }
+    }
+
+    fn sign(&self, claims: Claims) -> String {
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)
             .expect("plain claims serialize, and the key was checked when it was read")
     }
@@ -190,17 +245,39 @@ impl PublicKeys {
     /// # Errors
     /// When it was not: see [`TokenError`].
     pub fn verify(&self, token: &str, pod_uid: &str) -> Result<Caller, TokenError> {
+        self.claims(token, pod_uid, LEEWAY)?.try_into()
+    }
+
+    /// What a user's token gives, when the gateway signed it and it is still good. No leeway: it was made by the same kind of
+    /// process that checks it, and its user was told when it ends.
+    ///
+    /// # Errors
+    /// When it is not: see [`TokenError`].
+    pub fn verify_session_token(&self, token: &str) -> Result<SessionToken, TokenError> {
+        let claims = self.claims(token, SESSION_AUDIENCE, Duration::ZERO)?;
+        if claims.iss != Issuer::Gateway {
+            return Err(TokenError::UnknownIssuer);
+        }
+        Ok(SessionToken {
+            session: claims.sub.ok_or(TokenError::Missing("sub"))?,
+            scope: claims.role.ok_or(TokenError::Missing("role"))?,
+            expires: claims.exp,
+            once: claims.jti,
+        })
+    }
+
+    fn claims(&self, token: &str, audience: &str, leeway: Duration) -> Result<Claims, TokenError> {
         let mut refused = None;
         for (issuer, key) in self.0.iter().flat_map(|(issuer, keys)| keys.iter().map(move |key| (*issuer, key))) {
             let mut validation = Validation::new(Algorithm::EdDSA);
-            validation.set_audience(&[pod_uid]);
+            validation.set_audience(&[audience]);
             validation.set_issuer(&[issuer.as_str()]);
             validation.set_required_spec_claims(&["aud", "exp", "iss"]);
-            validation.leeway = LEEWAY.as_secs();
+            validation.leeway = leeway.as_secs();
             let decoded = DecodingKey::from_ed_components(key.as_str())
                 .and_then(|key| jsonwebtoken::decode::<Claims>(token, &key, &validation));
             match decoded {
-                Ok(decoded) => return decoded.claims.try_into(),
+                Ok(decoded) => return Ok(decoded.claims),
                 // A wrong signature says least: another key may say that the token is its own but expired.
                 Err(error) => {
                     let says_little = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
@@ -223,9 +300,14 @@ impl TryFrom<Claims> for Caller {
             Issuer::Gateway => Ok(Self::Gateway {
                 session: claims.sub.ok_or(TokenError::Missing("sub"))?,
                 role: claims.role.ok_or(TokenError::Missing("role"))?,
+                once: claims.jti,
             }),
         }
     }
+}
+
+fn expiry_in(ttl: Duration) -> u64 {
+    unix_now().saturating_add(ttl.as_secs())
 }
 
 fn unix_now() -> u64 {
@@ -254,9 +336,39 @@ mod tests {
         let keys = trusting(&[&operator, &gateway]);
         assert_eq!(keys.verify(&operator.operator_token("pod", 7), "pod").unwrap(), Caller::Operator { epoch: 7 });
         assert_eq!(
-            keys.verify(&gateway.hop_token("pod", "s", Role::View), "pod").unwrap(),
-            Caller::Gateway { session: "s".into(), role: Role::View }
+            keys.verify(&gateway.hop_token("pod", "s", Role::View, None), "pod").unwrap(),
+            Caller::Gateway { session: "s".into(), role: Role::View, once: None }
         );
+        assert_eq!(
+            keys.verify(&gateway.hop_token("pod", "s", Role::Connect, Some("id")), "pod").unwrap(),
+            Caller::Gateway { session: "s".into(), role: Role::Connect, once: Some("id".into()) }
+        );
+    }
+
+    fn session_token(expires: u64) -> SessionToken {
+        SessionToken { session: "s".into(), scope: Role::Control, expires, once: Some("id".into()) }
+    }
+
+    #[test]
+    fn a_users_token_is_good_at_the_gateway_and_nowhere_else() {
+        let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
+        let keys = trusting(&[&operator, &gateway]);
+        let token = session_token(unix_now() + 60);
+        let text = gateway.session_token(token.clone());
+        assert_eq!(keys.verify_session_token(&text).unwrap(), token);
+        assert!(keys.verify(&text, "pod").is_err(), "a runner took a user's token");
+        let hop = gateway.hop_token("pod", "s", Role::Control, None);
+        assert!(keys.verify_session_token(&hop).is_err(), "a hop token was taken for a user's");
+        let from_operator = operator.session_token(token);
+        assert!(matches!(keys.verify_session_token(&from_operator), Err(TokenError::UnknownIssuer)));
+    }
+
+    #[test]
+    fn a_users_token_ends_when_it_says() {
+        let gateway = signer(Issuer::Gateway);
+        let ended = gateway.session_token(session_token(unix_now() - 1));
+        let refused = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
+        assert!(refused.is_expiry(), "{refused}");
     }
 
     #[test]
@@ -273,15 +385,7 @@ mod tests {
         let keys = trusting(&[&operator]);
         assert!(keys.verify(&operator.operator_token("other", 1), "pod").is_err());
         assert!(keys.verify(&signer(Issuer::Operator).operator_token("pod", 1), "pod").is_err());
-        let claims = Claims {
-            iss: Issuer::Operator,
-            aud: "pod".into(),
-            exp: unix_now() - 60,
-            epoch: Some(1),
-            sub: None,
-            role: None,
-        };
-        let expired = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &operator.key).unwrap();
+        let expired = operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix_now() - 60) });
         assert!(keys.verify(&expired, "pod").unwrap_err().to_string().contains("ExpiredSignature"));
         assert!(matches!(PublicKeys::default().verify(&expired, "pod"), Err(TokenError::UnknownIssuer)));
     }

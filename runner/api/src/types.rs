@@ -231,6 +231,8 @@ pub enum RefusalReason {
     Unauthorized,
     /// The token is valid, but not for this call.
     Forbidden,
+    /// The user's token is good for one connection, and was used before.
+    TokenUsed,
     /// A leader of a higher epoch has called before.
     StaleEpoch,
 }
@@ -240,7 +242,7 @@ impl RefusalReason {
     pub fn status(self) -> u16 {
         match self {
             Self::Invalid => 400,
-            Self::Unauthorized => 401,
+            Self::Unauthorized | Self::TokenUsed => 401,
             Self::Forbidden | Self::StaleEpoch => 403,
             Self::UnknownSession => 404,
             Self::NoFreeSlot | Self::Draining | Self::WrongPhase => 409,

@@ -36,6 +36,8 @@ pub const EPOCH: u64 = 7;
 
 pub struct Bed {
     child: Child,
+    /// Process id of the runner.
+    pid: u32,
     pub address: IpAddr,
     pub operator: Signer,
     pub gateway: Signer,
@@ -84,7 +86,8 @@ impl Bed {
             .args(flags);
         adjust(&mut command, dir.path());
         let child = command.spawn().unwrap();
-        let bed = Self { child, address, operator, gateway, client: RunnerClient::default(), dir };
+        let pid = child.id().expect("it was just started");
+        let bed = Self { child, pid, address, operator, gateway, client: RunnerClient::default(), dir };
         bed.until_listening().await;
         bed
     }
@@ -157,7 +160,7 @@ impl Bed {
             Role::Connect => "playwright",
             Role::Control | Role::View => "vnc",
         };
-        (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, role))
+        (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, role, None))
     }
 
     /// Starts a Playwright client on a session.
@@ -173,7 +176,13 @@ impl Bed {
 
     /// Opens a connection to a session and sends an upgrade request with these headers. Returns the answer's head.
     pub async fn upgrade(&self, uid: &str, role: Role, headers: &str) -> (TcpStream, String) {
-        let (url, token) = self.door(uid, role);
+        let (_, token) = self.door(uid, role);
+        self.upgrade_with(&token, uid, role, headers).await
+    }
+
+    /// The same with that token.
+    pub async fn upgrade_with(&self, token: &str, uid: &str, role: Role, headers: &str) -> (TcpStream, String) {
+        let (url, _) = self.door(uid, role);
         let path = url.split_once("8070").unwrap().1;
         let mut stream = TcpStream::connect((self.address, PORT)).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\n{headers}\r\n");
@@ -222,6 +231,13 @@ impl Bed {
         let files: Vec<_> =
             fs::read_dir(self.dir.path().join("state")).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(files.is_empty(), "files are left: {files:?}");
+        let locks: Vec<_> = fs::read_dir("/tmp")
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_str().is_some_and(|path| path.starts_with("/tmp/.X") && path.ends_with("-lock")))
+            .filter(|lock| fs::read_to_string(lock).is_ok_and(|owner| owner.trim() == self.pid.to_string()))
+            .collect();
+        assert!(locks.is_empty(), "numbers of displays are left: {locks:?}");
     }
 }
 

@@ -14,6 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use std::{
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -60,7 +61,7 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let signer = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
     let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
     let (unwatched, lookups) = (Arc::default(), Arc::default());
-    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), signer);
+    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), signer, ui());
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.tokens.send_replace(Some(tokens));
@@ -71,6 +72,11 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve::serve(Arc::clone(&gateway), listener));
     Served { gateway, address, keys, unwatched, lookups }
+}
+
+/// As the UI's build leaves it.
+fn ui() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doors/ui")
 }
 
 /// Answers a GET of a session as the real one does.
@@ -98,7 +104,7 @@ fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>
 impl Served {
     /// The watch tells of a session, or of a change of it.
     pub fn tell(&self, name: &str, uid: &str, standing: Standing) {
-        self.gateway.sessions.put(key(name), Session { uid: uid.into(), standing });
+        self.gateway.sessions.put(key(name), Session { uid: uid.into(), live_view: true, standing });
     }
 
     /// The API server has a session that the watch has not told of.

@@ -1,9 +1,6 @@
-//! The way of a client through the gateway, over real sockets: who is let in, what is waited for, what passes.
+//! The way of a Playwright client.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-
+use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, ready, serve_gateway, serve_gateway_with};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     auth::StaticTokens,
@@ -11,7 +8,6 @@ use camofleet_gateway::{
     session::{Finish, Standing},
 };
 use camofleet_runner_api::token::{Caller, Role};
-use common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, ready, serve_gateway, serve_gateway_with};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
 use std::{
@@ -48,7 +44,7 @@ async fn a_client_reaches_its_session_with_a_hop_token_of_its_own() {
     let hop_token = arrived.headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
     assert_eq!(
         served.keys.verify(hop_token, POD_UID).unwrap(),
-        Caller::Gateway { session: "uid-1".into(), role: Role::Connect }
+        Caller::Gateway { session: "uid-1".into(), role: Role::Connect, once: None }
     );
 
     client.send(Message::text("ask")).await.unwrap();
@@ -408,9 +404,14 @@ async fn who_is_not_let_in() {
             path,
             &[("authorization", &viewer)],
             StatusCode::FORBIDDEN,
-            "the token may not do this: it takes the role admin",
+            "the token may not do this: it takes one with the scope connect, or an admin's",
         ),
-        (&by_query, &[], StatusCode::FORBIDDEN, "the token may not do this: it takes the role admin"),
+        (
+            &by_query,
+            &[],
+            StatusCode::FORBIDDEN,
+            "the token may not do this: it takes one with the scope connect, or an admin's",
+        ),
         (
             path,
             &[("authorization", &admin), ("origin", "https://evil.example")],

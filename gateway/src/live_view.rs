@@ -1,0 +1,375 @@
+//! `GET /vnc/{namespace}/{name}`: the display of a session as RFB over a WebSocket, for noVNC and others.
+//!
+//! Each viewer has a connection of its own to the display, so a slow one slows nobody but itself, and the display sends it
+//! fewer pictures. What a viewer may say is decided here ([`rfb`](crate::rfb)); what a controller does counts as activity of
+//! the session, looking does not.
+
+use crate::{
+    Gateway,
+    dial::{self, Service},
+    door::{self, Found},
+    metrics::{Outcome, Traffic},
+    pulse::{Beat, Heard, Pulse},
+    refusal::Refusal,
+    relay::{Ending, Side, WORD_OF_END},
+    rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
+    rights::{Handshake, MayWatch, Right},
+};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use bytes::BytesMut;
+use camofleet_crds::v1alpha1::RunnerRef;
+use camofleet_runner_api::token::Role as Scope;
+use futures::{Sink, SinkExt, Stream, StreamExt};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
+use tracing::Instrument;
+
+/// What is read of the display at once.
+const BUFFER: usize = 64 << 10;
+/// The longest message of a viewer. noVNC's are some bytes each; a pasted text is the longest.
+const LONGEST_MESSAGE: usize = 1 << 20;
+/// A side that does not take what it is sent within this time is stuck.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// A controller's activity is told to the runner this often.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Subprotocols of the live view (`Sec-WebSocket-Protocol`): what is asked for, and which of it was granted.
+const CONTROL: &str = "camofleet.control";
+const VIEW: &str = "camofleet.view";
+/// A page cannot set headers, and a URL is logged by proxies: the token comes as a subprotocol with this before it.
+const BEARER: &str = "camofleet.bearer.";
+/// What plain RFB clients offer.
+const BINARY: &str = "binary";
+
+/// What the viewer offered as subprotocols.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The token in it.
+    pub token: Option<String>,
+    control: bool,
+    view: bool,
+    binary: bool,
+}
+
+impl Offer {
+    /// Reads the headers of a handshake.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut offer = Self::default();
+        let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+        for protocol in values.flat_map(|value| value.split(',')).map(str::trim) {
+            match protocol {
+                CONTROL => offer.control = true,
+                VIEW => offer.view = true,
+                BINARY => offer.binary = true,
+                other => offer.token = other.strip_prefix(BEARER).map(str::to_owned).or(offer.token),
+            }
+        }
+        offer
+    }
+
+    /// What is asked for: the first of it that the token is good for is granted. Who only says `view` wants no more.
+    pub fn wanted(&self) -> &'static [Scope] {
+        if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
+    }
+
+    /// Which of the offered protocols says what was granted.
+    fn answer(&self, granted: Scope) -> Option<&'static str> {
+        match granted {
+            Scope::Control if self.control => Some(CONTROL),
+            Scope::View if self.view => Some(VIEW),
+            _ => self.binary.then_some(BINARY),
+        }
+    }
+}
+
+/// Finds the session, waits until it is Ready, connects with its display, and relays.
+pub async fn vnc(
+    MayWatch(right): MayWatch,
+    handshake: Result<Handshake, Refusal>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Result<Response, Refusal> {
+    let mut found = door::find(&gateway, &right).await?;
+    tracing::Span::current().record("session", found.session.uid());
+    if !found.session.has_live_view() {
+        return Err(Refusal::NoLiveView);
+    }
+    // Last: a page learns by a plain request what its WebSocket was refused for.
+    let handshake = handshake?;
+    let role = if right.grant.scope == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
+    let response = switching(&handshake.headers, right.grant.scope);
+    match door::enter(&gateway, &right, &mut found, Service::Display, &handshake.headers).await? {
+        Ok(opened) => {
+            let watched = watch(Arc::clone(&gateway), right, found, role, handshake.connection, opened.connection);
+            gateway.tasks.spawn(watched.in_current_span());
+            Ok(response)
+        }
+        Err(refused) => Ok(refused),
+    }
+}
+
+/// The answer to a handshake (RFC 6455 section 4.2.2).
+fn switching(headers: &HeaderMap, granted: Scope) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let answer = response.headers_mut();
+    answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+    let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is fit for a header");
+    answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(protocol) = Offer::of(headers).answer(granted) {
+        answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
+    response
+}
+
+/// Relays from the moment that both sides are upgraded, and counts what came of it.
+async fn watch(
+    gateway: Arc<Gateway>,
+    right: Right,
+    found: Found,
+    role: rfb::Role,
+    viewer: OnUpgrade,
+    display: OnUpgrade,
+) {
+    let start = Instant::now();
+    let Found { mut session, runner } = found;
+    let metrics = &gateway.metrics;
+    metrics.open.inc();
+    let outcome = match tokio::try_join!(viewer, display) {
+        Ok((viewer, display)) => {
+            tracing::info!(?role, "a viewer connected");
+            let config = WebSocketConfig::default()
+                .max_message_size(Some(LONGEST_MESSAGE))
+                .max_frame_size(Some(LONGEST_MESSAGE));
+            let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
+            let touch = Touch { gateway: &gateway, uid: session.uid(), runner: &runner, scope: right.grant.scope };
+            relay(viewer, dial::side(display), role, door::ending(&gateway, &right, &mut session), touch).await
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a side went before the connection stood");
+            Outcome::ClientLeft
+        }
+    };
+    metrics.open.dec();
+    metrics.count(outcome);
+    tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "a viewer left");
+}
+
+/// How the runner learns that a controller is active.
+struct Touch<'a> {
+    gateway: &'a Arc<Gateway>,
+    uid: String,
+    runner: &'a RunnerRef,
+    scope: Scope,
+}
+
+impl Touch<'_> {
+    fn traffic(&self) -> &Traffic {
+        &self.gateway.metrics.traffic
+    }
+
+    fn tell(&self) {
+        let token = self.gateway.signer.hop_token(&self.runner.uid, &self.uid, self.scope, None);
+        let (address, uid) = (self.runner.address.clone(), self.uid.clone());
+        self.gateway.tasks.spawn(
+            async move {
+                if let Err(error) = dial::touch(&address, &uid, &token).await {
+                    tracing::warn!(%error, "the runner was not told of a controller's activity");
+                }
+            }
+            .in_current_span(),
+        );
+    }
+}
+
+/// Why no more is relayed.
+enum End {
+    /// The viewer said goodbye, or its side ended.
+    ViewerClosed,
+    /// It does not take or does not answer any more.
+    ViewerLost,
+    /// It sent what may not pass.
+    ViewerBroken(RfbError),
+    /// It sent what is no binary WebSocket message, or one that is too long.
+    NoMessage(String),
+    /// The display's side ended, or does not take any more.
+    DisplayGone,
+    /// The display is not one of ours.
+    DisplayBroken(RfbError),
+    /// The gateway ends it.
+    Ended(Ending),
+}
+
+/// Carries both directions until one of the sides or `ending` ends it.
+async fn relay<V, R, W>(
+    viewer: WebSocketStream<V>,
+    display: Side<R, W>,
+    role: rfb::Role,
+    ending: impl Future<Output = Ending>,
+    touch: Touch<'_>,
+) -> Outcome
+where
+    V: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let heard = Heard::new(Instant::now());
+    let (mut to_viewer, mut from_viewer) = viewer.split();
+    let Side { read: mut from_display, write: mut to_display } = display;
+    let mut ending = pin!(ending);
+    let end = tokio::select! {
+        biased;
+        ending = ending.as_mut() => End::Ended(ending),
+        end = carry_down(&mut from_display, &mut to_viewer, &heard, touch.traffic()) => end,
+        end = carry_up(&mut from_viewer, &mut to_display, role, &heard, &touch) => end,
+    };
+    drop((from_display, to_display));
+    let (outcome, farewell) = match end {
+        End::ViewerClosed => (Outcome::ClientClosed, None),
+        End::ViewerLost => (Outcome::ClientLost, None),
+        End::ViewerBroken(error @ RfbError::Message(MessageError::CutTextTooLong(_))) => {
+            (Outcome::ProtocolError, Some((1009, error.to_string())))
+        }
+        End::ViewerBroken(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
+        End::NoMessage(words) => (Outcome::ProtocolError, Some((1003, words))),
+        End::DisplayBroken(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
+        End::DisplayGone => match timeout(WORD_OF_END, ending).await {
+            Ok(ending) => (ending.outcome(), Some(farewell(&ending))),
+            Err(_) => (Outcome::RunnerLost, Some((1011, "the session's runner was lost; connect again".to_owned()))),
+        },
+        End::Ended(ending) => (ending.outcome(), Some(farewell(&ending))),
+    };
+    if outcome != Outcome::ClientLost {
+        let frame = farewell.map(|(code, reason)| CloseFrame { code: code.into(), reason: fit(reason).into() });
+        let goodbye = async {
+            to_viewer.send(Message::Close(frame)).await?;
+            // Its answer: hanging up before would reset the connection, and the viewer could lose our words.
+            while from_viewer.next().await.transpose()?.is_some() {}
+            Ok::<_, Error>(())
+        };
+        let _ = timeout(WORD_OF_END, goodbye).await;
+    }
+    outcome
+}
+
+/// How the end is told to a page: 4410 and 4401 are final, after 1001 it connects again.
+fn farewell(ending: &Ending) -> (u16, String) {
+    match ending {
+        Ending::Session(over) => (4410, over.to_string()),
+        Ending::Revoked => (4401, "the token is not valid any more".to_owned()),
+        Ending::Drain => (1001, "the gateway is going away; connect again".to_owned()),
+    }
+}
+
+/// A reason is at most 123 bytes (RFC 6455 section 5.5).
+fn fit(mut reason: String) -> String {
+    let end = (0..=reason.len().min(123)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    reason.truncate(end);
+    reason
+}
+
+/// Pictures, and Pings between them.
+async fn carry_down(
+    display: &mut (impl AsyncRead + Unpin),
+    viewer: &mut (impl Sink<Message, Error = Error> + Unpin),
+    heard: &Heard,
+    traffic: &Traffic,
+) -> End {
+    let (mut pulse, mut check) = (Pulse::new(Instant::now()), DisplayCheck::default());
+    let mut buffer = BytesMut::new();
+    loop {
+        pulse.heard(heard.at());
+        let next = match pulse.beat(Instant::now()) {
+            Beat::GiveUp => return End::ViewerLost,
+            Beat::Ask => {
+                if send(viewer, Message::Ping(bytes::Bytes::new())).await.is_err() {
+                    return End::ViewerLost;
+                }
+                pulse.asked(Instant::now());
+                continue;
+            }
+            Beat::Wait(until) => until,
+        };
+        buffer.reserve(BUFFER);
+        tokio::select! {
+            () = sleep_until(next) => {}
+            read = display.read_buf(&mut buffer) => {
+                let Ok(length @ 1..) = read else { return End::DisplayGone };
+                if let Err(error) = check.check(&buffer) {
+                    return End::DisplayBroken(error);
+                }
+                if send(viewer, Message::Binary(buffer.split().freeze())).await.is_err() {
+                    return End::ViewerLost;
+                }
+                traffic.to_client(length);
+                pulse.sent(Instant::now());
+            }
+        }
+    }
+}
+
+async fn send(viewer: &mut (impl Sink<Message, Error = Error> + Unpin), message: Message) -> Result<(), ()> {
+    timeout(WRITE_DEADLINE, viewer.send(message)).await.map_err(drop)?.map_err(drop)
+}
+
+/// What the viewer may say.
+async fn carry_up(
+    viewer: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
+    display: &mut (impl AsyncWrite + Unpin),
+    role: rfb::Role,
+    heard: &Heard,
+    touch: &Touch<'_>,
+) -> End {
+    let (mut filter, mut passed) = (ClientFilter::new(role), Vec::new());
+    let mut touched: Option<Instant> = None;
+    loop {
+        let message = match viewer.next().await {
+            Some(Ok(message)) => message,
+            Some(Err(Error::Capacity(error))) => return End::NoMessage(error.to_string()),
+            Some(Err(Error::Protocol(error))) => return End::NoMessage(error.to_string()),
+            Some(Err(_)) | None => return End::ViewerClosed,
+        };
+        let now = Instant::now();
+        heard.mark(now);
+        let chunk = match message {
+            Message::Binary(chunk) => chunk,
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            Message::Text(_) => return End::NoMessage("the live view speaks RFB in binary messages".to_owned()),
+            Message::Close(_) => return End::ViewerClosed,
+        };
+        passed.clear();
+        let seen = match filter.filter(&chunk, &mut passed) {
+            Ok(seen) => seen,
+            Err(error) => return End::ViewerBroken(error),
+        };
+        if seen.input && touched.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
+            touched = Some(now);
+            touch.tell();
+        }
+        touch.traffic().to_runner(passed.len());
+        if !matches!(timeout(WRITE_DEADLINE, display.write_all(&passed)).await, Ok(Ok(()))) {
+            return End::DisplayGone;
+        }
+        heard.mark(Instant::now());
+    }
+}

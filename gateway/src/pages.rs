@@ -1,0 +1,43 @@
+//! The pages that the gateway serves: files as the UI's build left them. They hold no secrets and are for everybody; what
+//! they show they ask for with a token of their own.
+
+use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
+use http::{
+    HeaderName, HeaderValue,
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
+};
+use std::path::Path;
+use tower_http::services::{ServeDir, ServeFile};
+
+/// Scripts and styles are files of ours and nothing else; connections go to this gateway only. Pages of the same origin
+/// may embed the live view.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
+    font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
+/// The live view's page at `/view/{namespace}/{name}`, and what it loads. `dir`: the UI's build.
+pub fn router<S: Clone + Send + Sync + 'static>(dir: &Path) -> Router<S> {
+    let page = Router::new()
+        .route_service("/view/{namespace}/{name}", ServeFile::new(dir.join("view.html")))
+        // Another build has other names, so a page that is kept would ask for what is gone.
+        .layer(middleware::from_fn(|request: Request, next: Next| cached("no-cache", request, next)));
+    let assets = Router::new()
+        .nest_service("/assets", ServeDir::new(dir.join("assets")))
+        // Names hold a hash of the content.
+        .layer(middleware::from_fn(|request: Request, next: Next| {
+            cached("public, max-age=31536000, immutable", request, next)
+        }));
+    page.merge(assets)
+}
+
+async fn cached(cache_control: &'static str, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let cache_control = if response.status().is_success() { cache_control } else { "no-store" };
+    let set: [(HeaderName, &'static str); 4] = [
+        (CACHE_CONTROL, cache_control),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    response.headers_mut().extend(set.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
+}

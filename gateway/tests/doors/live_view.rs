@@ -1,0 +1,339 @@
+//! The live view's door, its page, and the tokens that are given for it: against a runner whose display the test plays.
+
+use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
+use camofleet_gateway::session::{Finish, Standing};
+use camofleet_runner_api::token::{Caller, Role, SessionToken};
+use futures::{SinkExt, StreamExt};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use std::{
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest},
+};
+
+type Viewer = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+const GREETING: &[u8] = b"RFB 003.008\n";
+/// What a viewer says before its messages: version, security type None, not to be shared.
+const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\x00";
+const KEY: [u8; 8] = [4, 1, 0, 0, 0, 0, 0, b'a'];
+const UPDATE_REQUEST: [u8; 10] = [3, 0, 0, 0, 0, 0, 5, 0, 2, 208];
+
+/// A runner: the head of each request that came, and the connection when it was for the display.
+struct Runner {
+    address: SocketAddr,
+    requests: mpsc::UnboundedReceiver<(String, Option<TcpStream>)>,
+}
+
+impl Runner {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, requests) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap();
+                let to_display = head.starts_with("GET ");
+                let answer: &[u8] = if to_display {
+                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: rfb\r\n\r\n"
+                } else {
+                    b"HTTP/1.1 204 No Content\r\n\r\n"
+                };
+                stream.write_all(answer).await.unwrap();
+                let _ = sender.send((head, to_display.then_some(stream)));
+            }
+        });
+        Self { address, requests }
+    }
+
+    async fn display(&mut self) -> (String, TcpStream) {
+        let (head, stream) = self.requests.recv().await.unwrap();
+        (head, stream.expect("the display was asked for"))
+    }
+}
+
+fn bearer(head: &str) -> &str {
+    head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap()
+}
+
+/// A gateway with a session `s` that is Ready on a runner.
+async fn session() -> (Served, Runner) {
+    let (served, runner) = (serve_gateway().await, Runner::start().await);
+    served.tell("s", "uid-1", ready(runner.address));
+    served.make("s", "uid-1");
+    (served, runner)
+}
+
+async fn watch(served: &Served, protocols: &str) -> Result<(Viewer, HeaderMap), Error> {
+    let mut request = format!("ws://{}/vnc/ns/s", served.address).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
+    connect_async(request).await.map(|(viewer, response)| (viewer, response.into_parts().0.headers))
+}
+
+async fn read<const N: usize>(display: &mut TcpStream) -> [u8; N] {
+    let mut bytes = [0; N];
+    display.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn token(served: &Served, session: &str, scope: Role, expires: u64) -> String {
+    let token = SessionToken { session: session.into(), scope, expires, once: None };
+    served.gateway.signer.session_token(token)
+}
+
+#[tokio::test]
+async fn a_controller_types_and_the_session_counts_as_active() {
+    let (served, mut runner) = session().await;
+    let offered = format!("camofleet.control, camofleet.view, camofleet.bearer.{ADMIN}");
+    let (mut viewer, headers) = watch(&served, &offered).await.unwrap();
+    assert_eq!(headers["sec-websocket-protocol"], "camofleet.control");
+    let (head, mut display) = runner.display().await;
+    assert!(head.starts_with("GET /v1/sessions/uid-1/vnc HTTP/1.1\r\n") && head.contains("upgrade: rfb"), "{head}");
+    let caller = served.keys.verify(bearer(&head), POD_UID).unwrap();
+    assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), role: Role::Control, once: None });
+    assert!(!head.contains(ADMIN), "the user's token went to the runner: {head}");
+
+    display.write_all(GREETING).await.unwrap();
+    assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Binary(GREETING.into()));
+    // Cut anywhere, as a WebSocket may.
+    for piece in [HANDSHAKE, &UPDATE_REQUEST, &KEY].concat().chunks(5) {
+        viewer.send(Message::Binary(piece.to_vec().into())).await.unwrap();
+    }
+    let passed: [u8; 32] = read(&mut display).await;
+    assert_eq!(passed[..14], *b"RFB 003.008\n\x01\x01", "the display is asked to be shared");
+    assert_eq!(passed[14..24], UPDATE_REQUEST);
+    assert_eq!(passed[24..], KEY);
+    let (touch, _) = runner.requests.recv().await.unwrap();
+    assert!(touch.starts_with("POST /v1/sessions/uid-1/touch HTTP/1.1\r\n"), "{touch}");
+}
+
+#[tokio::test]
+async fn who_may_only_look_does_not_type() {
+    let (served, mut runner) = session().await;
+    let view = token(&served, "uid-1", Role::View, now() + 60);
+    for offered in [
+        format!("camofleet.control, camofleet.view, camofleet.bearer.{view}"),
+        format!("camofleet.control, camofleet.view, camofleet.bearer.{VIEWER}"),
+        // Who may more, but asks for less, gets what it asked for.
+        format!("camofleet.view, camofleet.bearer.{ADMIN}"),
+    ] {
+        let (mut viewer, headers) = watch(&served, &offered).await.unwrap();
+        assert_eq!(headers["sec-websocket-protocol"], "camofleet.view");
+        let (head, mut display) = runner.display().await;
+        let caller = served.keys.verify(bearer(&head), POD_UID).unwrap();
+        assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), role: Role::View, once: None });
+        display.write_all(GREETING).await.unwrap();
+        viewer.send(Message::Binary([HANDSHAKE, &KEY, &UPDATE_REQUEST].concat().into())).await.unwrap();
+        drop(viewer);
+        let mut passed = Vec::new();
+        display.read_to_end(&mut passed).await.unwrap();
+        assert!(passed.ends_with(&UPDATE_REQUEST) && !passed.windows(8).any(|bytes| bytes == KEY), "{passed:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_rfb_ends_the_view_with_words() {
+    let (served, mut runner) = session().await;
+    for (said, code) in [
+        (Message::Binary(b"RFB 003.003\n".as_slice().into()), 1002),
+        (Message::Binary([HANDSHAKE, &[99]].concat().into()), 1002),
+        (Message::Binary([HANDSHAKE, &[6, 0, 0, 0, 1, 0, 0, 0]].concat().into()), 1009),
+        (Message::Text("hello".into()), 1003),
+    ] {
+        let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+        let (_, mut display) = runner.display().await;
+        viewer.send(said).await.unwrap();
+        let (told, reason) = closed(viewer.next().await);
+        assert!(told == code && !reason.is_empty(), "{told} {reason}");
+        let mut rest = Vec::new();
+        display.read_to_end(&mut rest).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_end_is_told_by_its_code() {
+    let (served, mut runner) = session().await;
+    let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+    runner.display().await;
+    let expiring = token(&served, "uid-1", Role::View, now() + 2);
+    let (mut expires, _) = watch(&served, &format!("binary, camofleet.bearer.{expiring}")).await.unwrap();
+    runner.display().await;
+    assert_eq!(closed(expires.next().await).0, 4401);
+
+    let finish = Finish { reason: "IdleTimeout".into(), message: "nobody did anything for 300 s".into() };
+    served.tell("s", "uid-1", Standing::Finished(finish));
+    let (code, reason) = closed(viewer.next().await);
+    assert_eq!(code, 4410);
+    assert!(reason.contains("IdleTimeout: nobody did anything for 300 s"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_display_that_is_lost_and_a_gateway_that_goes_are_told_apart() {
+    let (served, mut runner) = session().await;
+    let offered = format!("binary, camofleet.bearer.{ADMIN}");
+    let (mut viewer, _) = watch(&served, &offered).await.unwrap();
+    drop(runner.display().await);
+    assert_eq!(closed(viewer.next().await).0, 1011);
+    let (mut viewer, _) = watch(&served, &offered).await.unwrap();
+    let (_, _display) = runner.display().await;
+    served.gateway.draining.cancel();
+    assert_eq!(closed(viewer.next().await).0, 1001);
+}
+
+#[tokio::test]
+async fn each_token_opens_its_own_door_and_no_other() {
+    let (served, mut runner) = session().await;
+    served.tell("other", "uid-2", ready(runner.address));
+    served.make("other", "uid-2");
+    let ask = async |path: &str, token: &str| {
+        let (status, _, body) = served.ask(path, &[("authorization", &format!("Bearer {token}"))]).await;
+        (status, body)
+    };
+    let later = now() + 60;
+    for (scope, path) in [(Role::View, "/ws/ns/s"), (Role::Control, "/ws/ns/s"), (Role::Connect, "/vnc/ns/s")] {
+        let (status, body) = ask(path, &token(&served, "uid-1", scope, later)).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{scope:?} {path} {body}");
+    }
+    for scope in [Role::View, Role::Control] {
+        let (status, body) = ask("/vnc/ns/other", &token(&served, "uid-1", scope, later)).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+        assert!(body.contains("another session"), "{body}");
+    }
+    let (status, body) = ask("/ws/ns/other", &token(&served, "uid-1", Role::Connect, later)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+    let (status, body) = ask("/vnc/ns/s", &token(&served, "uid-1", Role::View, now() - 1)).await;
+    assert!(status == StatusCode::UNAUTHORIZED && body.contains("expired"), "{status} {body}");
+    assert_eq!(ask("/vnc/ns/s", "nobody").await.0, StatusCode::UNAUTHORIZED);
+    assert!(runner.requests.try_recv().is_err(), "a runner was asked for one that was refused");
+
+    // A token that was made before this replica has heard of its session.
+    served.make("fresh", "uid-3");
+    let fresh = token(&served, "uid-3", Role::View, later);
+    let asked = tokio::spawn({
+        let url = format!("ws://{}/vnc/ns/fresh?token={fresh}", served.address);
+        async move { connect_async(url).await.map(drop) }
+    });
+    while served.lookups.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+        tokio::task::yield_now().await;
+    }
+    served.tell("fresh", "uid-3", ready(runner.address));
+    runner.display().await;
+    asked.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_page_learns_by_a_plain_request_why_it_was_refused() {
+    let (served, _runner) = session().await;
+    let ask = async |name: &str, token: &str| {
+        let authorization = format!("Bearer {token}");
+        let headers = [("host", "gateway"), ("authorization", authorization.as_str())];
+        served.ask_plainly(&format!("/vnc/ns/{name}"), &headers).await.0
+    };
+    assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "it would be let in");
+    assert_eq!(ask("s", "nobody").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("none", ADMIN).await, StatusCode::NOT_FOUND);
+    served.tell("s", "uid-1", Standing::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
+    assert_eq!(ask("s", ADMIN).await, StatusCode::GONE);
+}
+
+async fn share(served: &Served, name: &str, token: &str, body: &Value) -> (StatusCode, Value) {
+    let url = format!("http://{}/api/namespaces/ns/sessions/{name}/tokens", served.address);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let response = client.post(url).bearer_auth(token).json(body).send().await.unwrap();
+    (response.status(), response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn an_admin_gives_access_to_one_session() {
+    let (served, mut runner) = session().await;
+    let (status, given) = share(&served, "s", ADMIN, &json!({ "scope": "view" })).await;
+    assert_eq!(status, StatusCode::CREATED, "{given}");
+    assert_eq!(
+        (&given["scope"], &given["session"], &given["single_use"]),
+        (&json!("view"), &json!("uid-1"), &json!(false))
+    );
+    let view = given["token"].as_str().unwrap();
+    let token = served.keys.verify_session_token(view).unwrap();
+    assert!((now() + 3590..=now() + 3600).contains(&token.expires) && token.once.is_none(), "{token:?}");
+    watch(&served, &format!("camofleet.view, camofleet.bearer.{view}")).await.unwrap();
+    runner.display().await;
+
+    let once = json!({ "scope": "connect", "ttl_seconds": 60, "single_use": true });
+    let (first, second) = (share(&served, "s", ADMIN, &once).await.1, share(&served, "s", ADMIN, &once).await.1);
+    let id = |given: &Value| served.keys.verify_session_token(given["token"].as_str().unwrap()).unwrap().once.unwrap();
+    assert_ne!(id(&first), id(&second));
+
+    for (token, refused) in
+        [(VIEWER, StatusCode::FORBIDDEN), (view, StatusCode::FORBIDDEN), ("x", StatusCode::UNAUTHORIZED)]
+    {
+        assert_eq!(share(&served, "s", token, &json!({ "scope": "view" })).await.0, refused);
+    }
+    let connect = first["token"].as_str().unwrap();
+    let (status, body) = share(&served, "s", connect, &json!({ "scope": "view" })).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "a token begot another: {body}");
+    assert_eq!(share(&served, "none", ADMIN, &json!({ "scope": "view" })).await.0, StatusCode::NOT_FOUND);
+    for (body, names) in [
+        (json!({}), "scope"),
+        (json!({ "scope": "all" }), "scope"),
+        (json!({ "scope": "view", "ttl_seconds": 0 }), "ttl_seconds"),
+        (json!({ "scope": "view", "ttl_seconds": 86401 }), "ttl_seconds"),
+        (json!({ "scope": "view", "ttl_seconds": "1" }), "ttl_seconds"),
+        (json!({ "scope": "view", "ttl": 1 }), "ttl"),
+    ] {
+        let (status, said) = share(&served, "s", ADMIN, &body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {said}");
+        assert!(said["detail"].as_str().unwrap().contains(names), "{body} {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_used_up_is_told_to_be_so() {
+    let served = serve_gateway().await;
+    let body = r#"{"reason":"TokenUsed","message":"used"}"#;
+    let answer: &'static str =
+        format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak();
+    served.tell("s", "uid-1", ready(crate::common::Runner::answering(answer).await));
+    let token =
+        SessionToken { session: "uid-1".into(), scope: Role::View, expires: now() + 60, once: Some("id".into()) };
+    let bearer = format!("Bearer {}", served.gateway.signer.session_token(token));
+    let (status, _, said) = served.ask("/vnc/ns/s", &[("authorization", &bearer)]).await;
+    assert!(status == StatusCode::UNAUTHORIZED && said.contains("used before"), "{status} {said}");
+}
+
+#[tokio::test]
+async fn the_page_is_for_everybody_and_may_do_little() {
+    let served = serve_gateway().await;
+    let get = async |path: &str| served.ask_plainly(path, &[("host", "gateway")]).await;
+    let (status, headers, body) = get("/view/ns/s?embed=1").await;
+    assert!(status == StatusCode::OK && body.contains("<title>view"), "{status} {body}");
+    assert_eq!(headers["content-type"], "text/html");
+    let policy = headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(
+        (&headers["referrer-policy"], &headers["cache-control"]),
+        (&"no-referrer".parse().unwrap(), &"no-cache".parse().unwrap())
+    );
+    let (status, headers, _) = get("/assets/view-1.js").await;
+    assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "text/javascript"));
+    assert!(headers["cache-control"].to_str().unwrap().contains("immutable"));
+    for path in ["/assets/none.js", "/assets/../view.html", "/assets/..%2fview.html", "/assets/"] {
+        assert_eq!(get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+}
