@@ -1,7 +1,7 @@
 //! The watches: everything that the core is told of the cluster.
 
 use crate::core::{
-    Change, Input, Node,
+    Change, Input, Node, Uid,
     pods::{RUNNER_LABEL, RunnerPod},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
@@ -10,11 +10,11 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as KubeNode, Pod};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
-use std::{fmt::Debug, sync::Arc};
+use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
     task::JoinSet,
@@ -34,27 +34,22 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
         Api::all(sessions),
         all.clone(),
         read.clone(),
-        sender(inputs, |session: BrowserSession| Some(Arc::new(session)), Input::Sessions),
+        |session: BrowserSession| Some(Arc::new(session)),
+        sender(inputs, Input::Sessions),
     ));
     tasks.spawn(follow(
         Api::all(others.clone()),
         all.clone(),
         read.clone(),
-        sender(inputs, |pool: WorkerPool| Some(Arc::new(pool)), Input::Pools),
+        |pool: WorkerPool| Some(Arc::new(pool)),
+        sender(inputs, Input::Pools),
     ));
-    tasks.spawn(follow(
-        Api::all(others.clone()),
-        runners,
-        read.clone(),
-        sender(inputs, |pod: Pod| RunnerPod::read(&pod), Input::Pods),
-    ));
-    tasks.spawn(follow(
-        Api::all(others.clone()),
-        all,
-        read.clone(),
-        sender(inputs, |node: KubeNode| Some(read_node(&node)), Input::Nodes),
-    ));
-    tasks.spawn(follow(Api::namespaced(others, namespace), keys, read, keys_sender(inputs)));
+    let runner = |pod: Pod| RunnerPod::read(&pod);
+    tasks.spawn(follow(Api::all(others.clone()), runners, read.clone(), runner, sender(inputs, Input::Pods)));
+    let node = |node: KubeNode| Some(read_node(&node));
+    tasks.spawn(follow(Api::all(others.clone()), all, read.clone(), node, sender(inputs, Input::Nodes)));
+    let published = |keys: ConfigMap| Some(published_keys(&keys));
+    tasks.spawn(follow(Api::namespaced(others, namespace), keys, read, published, keys_sender(inputs)));
     Ok(Watches { _tasks: tasks, watched })
 }
 
@@ -78,37 +73,29 @@ pub(super) fn is_warm(read: usize) -> bool {
     read >= KINDS
 }
 
-async fn follow<K>(
+async fn follow<K, T>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     read: watch::Sender<usize>,
-    mut tell: impl FnMut(Change<K>),
+    understand: impl Fn(K) -> Option<T>,
+    mut tell: impl FnMut(Change<T>),
 ) where
     K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
     K::DynamicType: Default + Clone + Eq + std::hash::Hash,
-    DeserializeGuard<K>: Resource<DynamicType = K::DynamicType>,
+    T: Clone,
 {
-    let mut listed = Vec::new();
+    let mut known = Known::default();
     let mut first = true;
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(object)) => listed.extend(decoded(object)),
-            Ok(watcher::Event::InitDone) => {
-                tell(Change::All(std::mem::take(&mut listed)));
-                if std::mem::take(&mut first) {
-                    read.send_modify(|read| *read += 1);
-                }
-            }
-            Ok(watcher::Event::Apply(object)) => {
-                if let Some(object) = decoded(object) {
-                    tell(Change::Applied(object));
-                }
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                if let Some(object) = decoded(object) {
-                    tell(Change::Gone(object));
+            Ok(event) => {
+                if let Some(change) = known.take_in(event, &understand) {
+                    let listed = matches!(change, Change::All(_));
+                    tell(change);
+                    if listed && std::mem::take(&mut first) {
+                        read.send_modify(|read| *read += 1);
+                    }
                 }
             }
             Err(error) => tracing::warn!(%error, "a watch was broken and goes on after a pause"),
@@ -116,52 +103,133 @@ async fn follow<K>(
     }
 }
 
-/// One object that cannot be understood does not stop the others.
-fn decoded<K: Resource>(object: DeserializeGuard<K>) -> Option<K> {
-    match object.0 {
-        Ok(mut object) => {
-            // Half of an object's metadata, and nobody here reads it.
-            object.meta_mut().managed_fields = None;
-            Some(object)
+/// What a watch has shown, by UID, and what was last understood of each. An object that cannot be understood, as one that a
+/// later version wrote, does not stop the others, and stands for what it was before: it has not gone.
+struct Known<T> {
+    objects: HashMap<Uid, Shown<T>>,
+    /// A list that is being read.
+    listed: HashMap<Uid, Shown<T>>,
+}
+
+#[derive(Clone)]
+struct Shown<T> {
+    /// None: it never was understood, or is none of ours.
+    understood: Option<T>,
+    /// It was told of that it cannot be understood.
+    reported: bool,
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self { objects: HashMap::new(), listed: HashMap::new() }
+    }
+}
+
+impl<T: Clone> Known<T> {
+    fn take_in<K>(
+        &mut self,
+        event: watcher::Event<DeserializeGuard<K>>,
+        understand: impl Fn(K) -> Option<T>,
+    ) -> Option<Change<T>>
+    where
+        K: Resource,
+        K::DynamicType: Default,
+    {
+        match event {
+            watcher::Event::Init => {
+                self.listed.clear();
+                None
+            }
+            watcher::Event::InitApply(object) => {
+                let uid = uid_of(&object);
+                let (_, shown) = self.shown(object, understand);
+                self.listed.insert(uid, shown);
+                None
+            }
+            watcher::Event::InitDone => {
+                self.objects = std::mem::take(&mut self.listed);
+                Some(Change::All(self.objects.values().filter_map(|shown| shown.understood.clone()).collect()))
+            }
+            watcher::Event::Apply(object) => {
+                let uid = uid_of(&object);
+                let (news, shown) = self.shown(object, understand);
+                self.objects.insert(uid, shown);
+                news.map(Change::Applied)
+            }
+            watcher::Event::Delete(object) => {
+                let former = self.objects.remove(&uid_of(&object)).and_then(|shown| shown.understood);
+                object.0.ok().and_then(understand).or(former).map(Change::Gone)
+            }
         }
-        Err(invalid) => {
-            let name = invalid.metadata.name.unwrap_or_default();
-            tracing::error!(name, error = %invalid.error, "an object cannot be understood and is left alone: correct or delete it");
-            None
+    }
+
+    /// What is new in an object, and what it stands for from now on.
+    fn shown<K>(&self, object: DeserializeGuard<K>, understand: impl Fn(K) -> Option<T>) -> (Option<T>, Shown<T>)
+    where
+        K: Resource,
+        K::DynamicType: Default,
+    {
+        match object.0 {
+            Ok(mut object) => {
+                // Half of an object's metadata, and nobody here reads it.
+                object.meta_mut().managed_fields = None;
+                let understood = understand(object);
+                (understood.clone(), Shown { understood, reported: false })
+            }
+            Err(InvalidObject { error, metadata }) => {
+                let uid = metadata.uid.unwrap_or_default();
+                let former = self.objects.get(&uid);
+                let understood = former.and_then(|shown| shown.understood.clone());
+                if !former.is_some_and(|shown| shown.reported) {
+                    let kind = K::kind(&K::DynamicType::default()).into_owned();
+                    let (namespace, name) = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+                    let treated_as =
+                        if understood.is_some() { "it counts as what it was before" } else { "it is left alone" };
+                    tracing::error!(
+                        kind,
+                        namespace,
+                        name,
+                        error,
+                        treated_as,
+                        "an object cannot be understood: correct it, delete it, or run the operator's version that knows it"
+                    );
+                }
+                (None, Shown { understood, reported: true })
+            }
         }
     }
 }
 
-fn sender<K, T: Send + 'static>(
+fn uid_of(object: &impl Resource) -> Uid {
+    object.meta().uid.clone().unwrap_or_default()
+}
+
+fn sender<T: Send + 'static>(
     inputs: &UnboundedSender<Input>,
-    read: impl Fn(K) -> Option<T> + Send + 'static,
     input: impl Fn(Change<T>) -> Input + Send + 'static,
-) -> impl FnMut(Change<K>) + Send + 'static {
+) -> impl FnMut(Change<T>) + Send + 'static {
     let inputs = inputs.clone();
     move |change| {
-        let change = match change {
-            Change::All(all) => Some(Change::All(all.into_iter().filter_map(&read).collect())),
-            Change::Applied(object) => read(object).map(Change::Applied),
-            Change::Gone(object) => read(object).map(Change::Gone),
-        };
-        if let Some(change) = change {
-            // Nobody listens any more only when the process stops.
-            let _ = inputs.send(input(change));
-        }
+        // Nobody listens any more only when the process stops.
+        let _ = inputs.send(input(change));
     }
 }
 
-fn keys_sender(inputs: &UnboundedSender<Input>) -> impl FnMut(Change<ConfigMap>) + Send + 'static {
+/// The public keys, as the annotation has them.
+fn published_keys(published: &ConfigMap) -> String {
+    serde_json::to_string(&keystore::public_keys(published)).expect("a map of strings serializes")
+}
+
+fn keys_sender(inputs: &UnboundedSender<Input>) -> impl FnMut(Change<String>) + Send + 'static {
     let inputs = inputs.clone();
     move |change| {
-        let published = match change {
+        let keys = match change {
             Change::All(all) => all.into_iter().next(),
-            Change::Applied(published) => Some(published),
+            Change::Applied(keys) => Some(keys),
             // Runners go on with the keys that they have.
             Change::Gone(_) => None,
         };
-        if let Some(published) = published {
-            let keys = serde_json::to_string(&keystore::public_keys(&published)).expect("a map of strings serializes");
+        if let Some(keys) = keys {
             let _ = inputs.send(Input::Keys(keys));
         }
     }
@@ -192,10 +260,57 @@ fn whole_cpus(quantity: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::whole_cpus;
+    use super::*;
+    use serde_json::json;
+    use watcher::Event;
 
     #[test]
     fn a_quantity_of_cpus_is_read_in_whole_ones() {
         assert_eq!([whole_cpus("2"), whole_cpus("1930m"), whole_cpus("500m"), whole_cpus("much")], [2, 1, 0, 0]);
+    }
+
+    fn pool(uid: &str, engine: &str) -> DeserializeGuard<WorkerPool> {
+        let pool = json!({
+            "apiVersion": "camofleet.dev/v1alpha1", "kind": "WorkerPool",
+            "metadata": { "namespace": "ns", "name": uid, "uid": uid }, "spec": { "engine": engine },
+        });
+        serde_json::from_value(pool).unwrap()
+    }
+
+    /// What the core is told, as a word and the names of the pools.
+    fn told(
+        known: &mut Known<String>,
+        event: Event<DeserializeGuard<WorkerPool>>,
+    ) -> Option<(&'static str, Vec<String>)> {
+        let change = known.take_in(event, |pool| Some(pool.name_any()))?;
+        Some(match change {
+            Change::All(mut all) => {
+                all.sort();
+                ("all", all)
+            }
+            Change::Applied(pool) => ("applied", vec![pool]),
+            Change::Gone(pool) => ("gone", vec![pool]),
+        })
+    }
+
+    fn list(known: &mut Known<String>, pools: Vec<DeserializeGuard<WorkerPool>>) -> Vec<String> {
+        told(known, Event::Init);
+        for pool in pools {
+            assert_eq!(told(known, Event::InitApply(pool)), None);
+        }
+        told(known, Event::InitDone).unwrap().1
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_not_gone_until_it_is_deleted() {
+        let mut known = Known::default();
+        assert_eq!(list(&mut known, vec![pool("a", "Firefox"), pool("b", "Firefox"), pool("c", "Lynx")]), ["a", "b"]);
+        assert_eq!(told(&mut known, Event::Apply(pool("a", "Lynx"))), None);
+        assert_eq!(list(&mut known, vec![pool("a", "Lynx"), pool("b", "Lynx"), pool("c", "Lynx")]), ["a", "b"]);
+        assert!(known.objects.values().all(|shown| shown.reported), "each was reported, and is not again");
+        assert_eq!(told(&mut known, Event::Delete(pool("a", "Lynx"))), Some(("gone", vec!["a".into()])));
+        assert_eq!(told(&mut known, Event::Delete(pool("c", "Lynx"))), None);
+        assert_eq!(told(&mut known, Event::Apply(pool("b", "Firefox"))), Some(("applied", vec!["b".into()])));
+        assert_eq!(list(&mut known, Vec::new()), Vec::<String>::new());
     }
 }
