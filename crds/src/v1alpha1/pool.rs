@@ -218,6 +218,8 @@ pub struct RunnerTemplate {
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.all(v, !has(v.hostPath) && (has(v.configMap) || has(v.secret) || has(v.emptyDir) || has(v.persistentVolumeClaim) || has(v.projected) || has(v.ephemeral) || has(v.csi) || has(v.downwardAPI) || has(v.image)))")
         .message("volumes may be configMap, secret, emptyDir, persistentVolumeClaim, projected, ephemeral, csi, downwardAPI or image, as the restricted Pod Security Standard has it: use one of these"))]
+    #[x_kube(validation = Rule::new("self.all(v, v.name != 'shm' && v.name != 'run' && v.name != 'tmp' && v.name != 'keys')")
+        .message("volumes shm, run, tmp and keys are the operator's own: give yours another name"))]
     pub volumes: Vec<Volume>,
     /// Where these volumes are mounted in the runner's container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -259,6 +259,11 @@ fn bad_pools() {
             (volume(json!({ "nfs": { "server": "s", "path": "/" } })), &["spec.template.volumes", "use one of these"]),
             (volume(json!({})), &["spec.template.volumes", "use one of these"]),
             (
+                volume(json!({ "name": "shm", "emptyDir": {} })),
+                &["spec.template.volumes", "the operator's own: give yours another name"],
+            ),
+            (volume(json!({ "name": "keys", "emptyDir": {} })), &["spec.template.volumes", "give yours another name"]),
+            (
                 json!({ "template": { "volumes": numbered(17, &|n| json!({ "name": format!("v{n}"), "emptyDir": {} })) } }),
                 &["spec.template.volumes", "at most 16 items"],
             ),
