@@ -1,11 +1,15 @@
 //! Single turns of the operator's core that random histories meet too seldom, or cannot tell from others.
+#![allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
 
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec};
+use camofleet_crds::{
+    conditions,
+    v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec, WorkerPoolStatus},
+};
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Mono, Now,
+    Change, Core, Effect, Input, Key, Mono, Now, WriteFailure,
     pods::{Fate, Installation, RunnerPod, revision},
 };
-use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -58,6 +62,33 @@ impl Leader {
             effects.extend(self.step([]));
         }
         self.millis = end;
+        effects
+    }
+
+    /// Answers its writes of the pool's status, and what follows from the answers; all that it did.
+    fn pool_writes_land(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+        let mut at = 0;
+        while at < effects.len() {
+            if let Effect::PatchPool { pool, status } = &effects[at] {
+                let version = u64::try_from(self.millis).unwrap();
+                let answer = with_status(pool, status.as_ref().clone(), &version.to_string());
+                if let Input::PoolPatched { answer: Ok(Some(pool)), .. } = &answer {
+                    self.pool = WorkerPool::clone(pool);
+                }
+                let more = self.step([answer]);
+                effects.extend(more);
+            }
+            at += 1;
+        }
+        effects
+    }
+
+    fn pass_while_pool_writes_land(&mut self, millis: i64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for _ in 0..millis / 500 {
+            let done = self.pass(500);
+            effects.extend(self.pool_writes_land(done));
+        }
         effects
     }
 
@@ -146,4 +177,130 @@ fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "it was ended: {effects:?}");
     let effects = leader.step([Input::Sessions(Change::Applied(found))]);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "it was not adopted: {effects:?}");
+}
+
+fn is_patch(effect: &Effect) -> bool {
+    matches!(effect, Effect::PatchSession { .. })
+}
+
+#[test]
+fn a_session_that_a_former_leader_bound_is_published_once() {
+    let mut leader = Leader::new().leads();
+    let effects = leader.step([told(&["s-1"]), Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "not adopted: {effects:?}");
+    assert!(!effects.iter().any(is_patch), "published before the runner has its time-outs: {effects:?}");
+    let Input::Runner { state, .. } = told(&["s-1"]) else { unreachable!("that is what it makes") };
+    let answer = BindAnswer {
+        boot_id: state.boot_id.clone(),
+        generation: state.generation,
+        engine: EngineName::Firefox,
+        browser_version: state.browser_version.clone(),
+        playwright_version: state.playwright_version.clone(),
+        session: state.sessions[0].clone(),
+    };
+    let bound = Input::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) };
+    let effects = leader.step([bound]);
+    let Some(Effect::PatchSession { session, status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
+        panic!("it is not published: {effects:?}")
+    };
+    let mut published = BrowserSession::clone(session);
+    published.status = Some(status.as_ref().clone());
+    published.metadata.resource_version = Some("10".into());
+    let published = Arc::new(published);
+    let patched = Input::SessionPatched { session: session.clone(), answer: Ok(published.clone()) };
+    let mut effects = leader.step([patched, told(&["s-1"]), Input::Sessions(Change::Applied(published.clone()))]);
+    effects.extend(leader.pass(5_000));
+    assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
+
+    // And the next leader has nothing to add.
+    let mut next = Leader::new();
+    next.millis = leader.millis;
+    let mut next = next.leads();
+    let mut effects = next.step([Input::Sessions(Change::All(vec![published]))]);
+    effects.extend(next.step([told(&["s-1"])]));
+    effects.extend(next.pass(5_000));
+    assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
+}
+
+fn published_pool(effects: &[Effect]) -> Option<(Arc<WorkerPool>, WorkerPoolStatus)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::PatchPool { pool, status } => Some((pool.clone(), status.as_ref().clone())),
+        _ => None,
+    })
+}
+
+fn with_status(pool: &WorkerPool, status: WorkerPoolStatus, version: &str) -> Input {
+    let mut pool = pool.clone();
+    pool.status = Some(status);
+    pool.metadata.resource_version = Some(version.into());
+    Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
+}
+
+#[test]
+fn a_pool_that_makes_a_runner_is_published_in_time() {
+    let mut leader = Leader::new();
+    leader.pool.spec.replicas = Some(2);
+    let pod = leader.pod();
+    let (pool, first) = (Arc::new(leader.pool.clone()), Input::Pods(Change::All(vec![pod])));
+    let effects = leader.step([Input::Keys("{}".into()), Input::Pools(Change::All(vec![pool])), first, Input::Leads]);
+    let (pool, status) = published_pool(&effects).expect("its status is written");
+    leader.step([with_status(&pool, status, "3")]);
+    // Once the first one is warm, the other may be made; that the first one is warm is published a second after the last.
+    let effects = leader.step([told(&[])]);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::CreatePod { .. })), "no runner is made: {effects:?}");
+    assert!(published_pool(&effects).is_none(), "it was published just before");
+    assert!(published_pool(&leader.pass(2_000)).is_some(), "its status waits for the answer to the create");
+}
+
+fn protects(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::ProtectPool { .. }))
+}
+
+#[test]
+fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
+    let mut leader = Leader::new();
+    let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
+    let effects = leader.step([
+        Input::Keys("{}".into()),
+        Input::Pools(Change::All(vec![pool])),
+        Input::Pods(Change::All(vec![pod])),
+        Input::Leads,
+    ]);
+    let mut effects = leader.pool_writes_land(effects);
+    let protected = |leader: &Leader, answer| Input::PoolProtected { pool: Key::of(&leader.pool), answer };
+    for tries in 1..=8 {
+        assert!(protects(&effects), "it was not tried again after {} times: {effects:?}", tries - 1);
+        let refused = protected(&leader, Err(WriteFailure::Refused("it is somebody else's".into())));
+        let answered = leader.step([refused]);
+        effects = leader.pool_writes_land(answered);
+        effects.extend(leader.pass_while_pool_writes_land(60_000));
+    }
+    let stalled = |leader: &Leader| {
+        let conditions = &leader.pool.status.as_ref().expect("it was published").conditions;
+        conditions::get(conditions, conditions::STALLED).expect("it was published").clone()
+    };
+    let told = stalled(&leader);
+    assert_eq!((told.status.as_str(), told.reason.as_str()), ("True", conditions::pool::BUDGET_TAKEN));
+    assert_eq!(told.message, "it is somebody else's");
+
+    let done = protected(&leader, Ok(()));
+    let answered = leader.step([done]);
+    leader.pool_writes_land(answered);
+    assert!(!protects(&leader.pass_while_pool_writes_land(500_000)), "it was tried again though all is well");
+    assert_eq!(stalled(&leader).status, "False");
+    assert!(protects(&leader.pass_while_pool_writes_land(200_000)), "it is not seen to any more");
+}
+
+#[test]
+fn the_load_is_the_leaders_alone() {
+    let mut leader = Leader::new();
+    leader.pool.status = Some(WorkerPoolStatus::default());
+    leader.pool.status.as_mut().unwrap().slots.hot = 2;
+    assert_eq!(leader.core.load(), None);
+    let mut leader = leader.leads();
+    leader.step([Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    let load = leader.core.load().expect("it leads");
+    assert_eq!((load.queued, load.slots.hot), (1, 2));
+    leader.step([Input::Follows]);
+    assert_eq!(leader.core.load(), None);
 }

@@ -107,7 +107,14 @@ pub enum Input {
         /// Whether it has the keys.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to an effect on a pool.
+    /// The API server's answer to [`Effect::ProtectPool`].
+    PoolProtected {
+        /// The pool.
+        pool: Key,
+        /// Whether its runners are protected now. Refused: a budget of that name is somebody else's.
+        answer: Result<(), WriteFailure>,
+    },
+    /// The API server's answer to another effect on a pool.
     PoolPatched {
         /// The pool.
         pool: Key,

@@ -27,7 +27,7 @@ pub use time::{Mono, Now};
 
 use camofleet_crds::{
     queue::QueueKey,
-    v1alpha1::{BrowserSession, WorkerPool},
+    v1alpha1::{BrowserSession, Slots, WorkerPool},
 };
 use k8s_openapi::jiff::Timestamp;
 use pods::{Installation, RunnerPod};
@@ -79,6 +79,15 @@ struct Stranger {
     key: Key,
     since: Mono,
     asked: bool,
+}
+
+/// What the leader has to serve, and room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions that wait for a slot.
+    pub queued: usize,
+    /// Slots of all pools, as their statuses have them.
+    pub slots: Slots,
 }
 
 /// Something that is looked at as a whole when anything about it changed.
@@ -148,9 +157,17 @@ impl Core {
         self.timers.next()
     }
 
-    /// Sessions that wait for a slot.
-    pub fn queue_length(&self) -> usize {
-        self.queue.len()
+    /// How busy the fleet is, as its leader knows it; a follower does not.
+    pub fn load(&self) -> Option<Load> {
+        self.term.as_ref()?;
+        let mut slots = Slots::default();
+        for published in self.pools.values().filter_map(|pool| pool.object.status.as_ref()).map(|status| status.slots) {
+            slots.total += published.total;
+            slots.used += published.used;
+            slots.hot += published.hot;
+            slots.starting += published.starting;
+        }
+        Some(Load { queued: self.queue.len(), slots })
     }
 
     fn take_in(&mut self, input: Input) {
@@ -183,6 +200,7 @@ impl Core {
             Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
             Input::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
             Input::PodAnnotated { pod, answer } => self.pod_annotated(&pod, answer),
+            Input::PoolProtected { pool, answer } => self.pool_protected(&pool, answer),
             Input::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
         }
     }

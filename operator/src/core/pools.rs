@@ -31,8 +31,12 @@ pub(super) struct Pool {
     pub(super) write: Pending,
     /// When its status was written last.
     pub(super) written: Option<Mono>,
-    /// When its disruption budget was seen to.
+    /// When its disruption budget was last as it should be.
     pub(super) protected: Option<Mono>,
+    /// The write of its disruption budget.
+    pub(super) protection: Pending,
+    /// Why it has no disruption budget.
+    pub(super) unprotected: Option<String>,
 }
 
 /// How often in a row the pods of a revision failed.
@@ -58,6 +62,8 @@ impl Pool {
             write: Pending::Idle,
             written: None,
             protected: None,
+            protection: Pending::Idle,
+            unprotected: None,
         }
     }
 
@@ -68,6 +74,8 @@ impl Pool {
         self.failures = Failures::default();
         self.write = Pending::Idle;
         self.protected = None;
+        self.protection = Pending::Idle;
+        self.unprotected = None;
     }
 
     pub(super) fn is_deleted(&self) -> bool {

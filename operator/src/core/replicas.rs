@@ -18,6 +18,9 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// The disruption budget is seen to again after so long, in case somebody took it away.
 const PROTECT_AGAIN: Duration = Duration::from_secs(600);
+/// Refusals in a row, after about 6 s, from which on a disruption budget is somebody else's for good: that of a former pool
+/// of the same name is collected by then.
+const BUDGET_PATIENCE: u32 = 5;
 /// A pod that was made and is not seen for so long was lost on the way.
 const CREATE_PATIENCE: Duration = Duration::from_secs(30);
 /// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
@@ -94,10 +97,29 @@ impl Core {
             let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
             finalize(&mut self.effects, pool, finalizers);
         }
-        if pool.protected.is_none_or(|at| at.after(PROTECT_AGAIN) <= now) {
-            pool.protected = Some(now);
+        if pool.protected.is_none_or(|at| at.after(PROTECT_AGAIN) <= now) && pool.protection.may_start(now) {
+            pool.protection = pool.protection.started();
             self.effects.push(Effect::ProtectPool { pool: pool.object.clone() });
         }
+    }
+
+    pub(super) fn pool_protected(&mut self, key: &Key, answer: Result<(), WriteFailure>) {
+        let now = self.now.mono;
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        match answer {
+            Ok(()) => {
+                (pool.protected, pool.protection, pool.unprotected) = (Some(now), Pending::Idle, None);
+            }
+            Err(failure) => {
+                pool.protection = pool.protection.failed(&key.name, now);
+                if let WriteFailure::Refused(words) = failure
+                    && pool.protection.failures() >= BUDGET_PATIENCE
+                {
+                    pool.unprotected = Some(words);
+                }
+            }
+        }
+        self.dirty.insert(Subject::Pool(key.clone()));
     }
 
     /// Removes the runners of a pool that is being deleted, and the finalizer when they are gone or have had their time.
@@ -212,8 +234,9 @@ impl Core {
             let pod = pods::runner_pod(&pool.object, &self.installation, ordinal, replaces, &keys);
             pool.missing.remove(&ordinal);
             pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), (ordinal, now.mono));
-            self.timers.set(Subject::Pool(key.clone()), Some(now.mono.after(CREATE_PATIENCE)));
-            self.effects.push(Effect::CreatePod { pool: key, pod: Box::new(pod) });
+            self.effects.push(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
+            let alarm = self.alarm_of_pool(&key);
+            self.timers.set(Subject::Pool(key), alarm);
         }
     }
 
@@ -276,7 +299,8 @@ impl Core {
     fn alarm_of_pool(&self, key: &Key) -> Option<super::Mono> {
         let pool = self.pools.get(key)?;
         let now = self.now;
-        let mut alarms = vec![pool.write.wakes(), pool.protected.map(|at| at.after(PROTECT_AGAIN))];
+        let mut alarms = vec![pool.write.wakes(), pool.protection.wakes()];
+        alarms.push(pool.protected.map(|at| at.after(PROTECT_AGAIN)));
         alarms.push(pool.written.map(|at| at.after(STATUS_PAUSE)));
         alarms.push(pool.failures.pause_until);
         alarms.extend(pool.creating.values().map(|(_, since)| Some(since.after(CREATE_PATIENCE))));

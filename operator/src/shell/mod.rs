@@ -131,19 +131,11 @@ async fn drive(mut core: Core, mut received: UnboundedReceiver<Input>, shell: Ar
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
             () = tokio::time::sleep(sleep) => {}
         }
-        let leads = batch.iter().rev().find_map(|input| match input {
-            Input::Leads => Some(1),
-            Input::Follows => Some(0),
-            _ => None,
-        });
-        if let Some(leads) = leads {
-            shell.metrics.leader.set(leads);
-        }
         let now = Now { mono: mono(start), wall: Timestamp::now() };
         for effect in core.step(batch.drain(..), now) {
             shell.clone().carry_out(effect);
         }
-        shell.metrics.queue_length.set(i64::try_from(core.queue_length()).unwrap_or(i64::MAX));
+        shell.metrics.show(core.load());
     }
 }
 

@@ -26,6 +26,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 /// A read that everything waits for is repeated after so long.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 const CREATE_POD: &str = "pod_create";
+const BUDGET: &str = "poddisruptionbudget";
 const FIELD_MANAGER: &str = "camofleet-operator";
 
 impl Shell {
@@ -175,17 +176,21 @@ impl Shell {
             status: None,
         };
         let api = self.namespaced::<PodDisruptionBudget>(&key);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        if let Err(failure) =
-            self.write("poddisruptionbudget", api.patch(&key.name, &params, &Patch::Apply(budget))).await
-        {
-            tracing::warn!(
-                namespace = key.namespace,
-                pool = key.name,
-                ?failure,
-                "cannot protect the pool's runners from eviction; tried again in 10 minutes"
-            );
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &only_of_pool(&pool, &budget))).await {
+            Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
+            Err(WriteFailure::Refused(_)) => Err(WriteFailure::Refused(format!(
+                "PodDisruptionBudget {} in namespace {} is not this pool's, so that its runners may be evicted with their \
+                 sessions: delete that budget, or have it made under another name",
+                key.name, key.namespace
+            ))),
+            patched => patched,
+        };
+        if let Err(failure) = &answer {
+            let (namespace, pool) = (&key.namespace, &key.name);
+            tracing::warn!(namespace, pool, ?failure, "cannot protect the pool's runners from eviction; tried again");
         }
+        self.tell(Input::PoolProtected { pool: key, answer: answer.map(|_| ()) });
     }
 
     /// An event on a session. Nothing waits for it and nothing depends on it.
@@ -258,6 +263,15 @@ fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former
     json!({ "metadata": { "resourceVersion": object.meta().resource_version }, "status": status })
 }
 
+/// A JSON patch (RFC 6902) that gives the budget its spec, and is refused as a whole where the pool is not its owner.
+fn only_of_pool(pool: &WorkerPool, budget: &PodDisruptionBudget) -> Patch<PodDisruptionBudget> {
+    let patch = json!([
+        { "op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool.metadata.uid },
+        { "op": "replace", "path": "/spec", "value": budget.spec },
+    ]);
+    Patch::Json(serde_json::from_value(patch).expect("it is a JSON patch"))
+}
+
 fn only(uid: &str) -> DeleteParams {
     DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
@@ -284,7 +298,17 @@ fn failure(kind: &str, error: &kube::Error) -> WriteFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::{BrowserSessionSpec, SessionState};
+    use camofleet_crds::v1alpha1::{BrowserSessionSpec, SessionState, WorkerPoolSpec};
+
+    #[test]
+    fn a_budget_is_patched_only_where_the_pool_owns_it() {
+        let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
+        pool.metadata.uid = Some("p-1".into());
+        let Patch::Json(patch) = only_of_pool(&pool, &PodDisruptionBudget::default()) else { panic!("no JSON patch") };
+        let patch = serde_json::to_value(patch).unwrap();
+        assert_eq!(patch[0], json!({ "op": "test", "path": "/metadata/ownerReferences/0/uid", "value": "p-1" }));
+        assert_eq!(patch[1]["path"], "/spec");
+    }
 
     #[test]
     fn what_a_status_no_longer_has_is_taken_away() {

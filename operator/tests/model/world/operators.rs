@@ -124,7 +124,7 @@ impl World {
                 Effect::Unfollow { pod } => {
                     operator.follows.remove(&pod);
                 }
-                Effect::Tell { .. } | Effect::Observe { .. } | Effect::ProtectPool { .. } => {}
+                Effect::Tell { .. } | Effect::Observe { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
@@ -175,12 +175,11 @@ impl World {
             Effect::PatchPool { pool, .. } | Effect::FinalizePool { pool, .. } => {
                 Input::PoolPatched { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
             }
+            Effect::ProtectPool { pool } => {
+                Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
+            }
             Effect::ReadSession { .. } | Effect::ReadPod { .. } => return None,
-            Effect::Follow { .. }
-            | Effect::Unfollow { .. }
-            | Effect::Tell { .. }
-            | Effect::Observe { .. }
-            | Effect::ProtectPool { .. } => {
+            Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Tell { .. } | Effect::Observe { .. } => {
                 unreachable!("carried out at once")
             }
         })
@@ -216,6 +215,7 @@ impl World {
             }
             Effect::DeletePod { pod, .. } => Input::PodDeleted { answer: self.delete_pod(&pod), pod },
             Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Ok(()) },
+            Effect::ProtectPool { pool } => Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Ok(()) },
             Effect::PatchPool { pool, status } => Input::PoolPatched {
                 pool: Key::of(pool.as_ref()),
                 answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)),
@@ -224,11 +224,7 @@ impl World {
                 pool: Key::of(pool.as_ref()),
                 answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
             },
-            Effect::Follow { .. }
-            | Effect::Unfollow { .. }
-            | Effect::Tell { .. }
-            | Effect::Observe { .. }
-            | Effect::ProtectPool { .. } => {
+            Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Tell { .. } | Effect::Observe { .. } => {
                 unreachable!("carried out at once")
             }
         }
