@@ -10,6 +10,13 @@ COPY runner/launcher/package.json runner/launcher/package-lock.json ./
 RUN npm ci --omit=dev --no-audit --no-fund
 COPY runner/launcher/*.js ./
 
+FROM docker.io/library/node:24-bookworm-slim AS ui
+WORKDIR /ui
+COPY ui/package.json ui/package-lock.json ./
+RUN npm ci --no-audit --no-fund
+COPY ui .
+RUN npm run build
+
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
@@ -18,6 +25,7 @@ RUN cargo build --locked --release -p camofleet-operator -p camofleet-gateway -p
     && cp target/release/camofleet-operator target/release/camofleet-gateway target/release/camofleet-runner /artifacts/bin/
 COPY --from=launcher /usr/local/bin/node /artifacts/bin/node
 COPY --from=launcher /launcher /artifacts/launcher
+COPY --from=ui /ui/dist /artifacts/ui
 
 FROM ${ARTIFACTS} AS artifacts
 
@@ -27,6 +35,7 @@ USER 65532:65532
 ENTRYPOINT ["camofleet-operator"]
 
 FROM ${BASE} AS gateway
+COPY --from=artifacts /artifacts/ui /usr/share/camofleet/ui
 COPY --from=artifacts /artifacts/bin/camofleet-gateway /usr/local/bin/
 USER 65532:65532
 EXPOSE 8080

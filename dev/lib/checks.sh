@@ -61,13 +61,21 @@ install_cargo_deny() {
 use_browsers() {
   apt_install firefox-esr tigervnc-standalone-server fonts-liberation fonts-dejavu-core
   use_node
-  local stamp=$repo/runner/launcher/node_modules/.package-lock.json
-  [ "$stamp" -nt "$repo/runner/launcher/package-lock.json" ] || quietly npm --prefix "$repo/runner/launcher" ci --no-audit --no-fund
+  node_packages "$repo/runner/launcher"
 }
 
 check_unit() {
   use_browsers
   workspace_cargo test --locked --workspace --exclude camofleet-e2e
+}
+
+# Types, lint, format, and the pages in Debian's Chromium and Firefox before a real display.
+check_ui() {
+  apt_install chromium firefox-esr tigervnc-standalone-server xterm fonts-dejavu-core
+  use_node
+  node_packages "$repo/ui"
+  npm --prefix "$repo/ui" run check
+  npm --prefix "$repo/ui" test
 }
 
 check_chart() {

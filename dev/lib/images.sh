@@ -55,6 +55,12 @@ build_artifacts() {
   once "$modules" install_launcher_modules
   cp -a "$modules/node_modules" "$repo"/runner/launcher/*.js* "$artifacts/launcher"
   rm -f "$artifacts"/launcher/*.test.js
+  (
+    PATH=$cache/node-$node_version/bin:$PATH
+    node_packages "$repo/ui"
+    quietly npm --prefix "$repo/ui" run build
+  )
+  cp -r "$repo/ui/dist" "$artifacts/ui"
 }
 
 install_launcher_modules() {
@@ -63,6 +69,9 @@ install_launcher_modules() {
   quietly env PATH="$cache/node-$node_version/bin:$PATH" npm --prefix "$1" ci --omit=dev --no-audit --no-fund
 }
 
+# hashes_of FILE…: of artifacts and all below them.
+hashes_of() { (cd "$artifacts" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum); }
+
 # Names the content: the same name is never another image.
 image_name() {
   local tag
@@ -70,7 +79,10 @@ image_name() {
     sha256sum <"$repo/Dockerfile"
     stat -c %Y%s "$base_archive"
     sha256sum <"$artifacts/bin/camofleet-$1"
-    if [ "$1" = runner ]; then (cd "$artifacts" && find launcher bin/node -type f -print0 | sort -z | xargs -0 sha256sum); fi
+    case $1 in
+    runner) hashes_of launcher bin/node ;;
+    gateway) hashes_of ui ;;
+    esac
   } | sha256sum | cut -c1-16)
   echo "localhost/camofleet-$1:$tag"
 }

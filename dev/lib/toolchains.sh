@@ -55,6 +55,12 @@ use_node() {
   fi
 }
 
+# node_packages FOLDER: what its package-lock.json lists, if that is not there yet.
+node_packages() {
+  local stamp=$1/node_modules/.package-lock.json
+  [ "$stamp" -nt "$1/package-lock.json" ] || quietly npm --prefix "$1" ci --no-audit --no-fund
+}
+
 # The wheel holds a whole Node with npm; npm's own links do not survive packing and are made again.
 install_node() {
   local packages

@@ -1,11 +1,16 @@
 //! WebSocket handshakes at gateway and runners, without a client behind them.
 
+use crate::Space;
 use anyhow::{Context, Result, ensure};
 use camofleet_runner_api::RunnerState;
 use reqwest::{
     Method, Response, StatusCode,
-    header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT},
+    header::{
+        AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+        USER_AGENT,
+    },
 };
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -56,6 +61,30 @@ pub async fn open(ws_url: &str, token: &str) -> Result<WebSocketStream<MaybeTlsS
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(FITTING_CLIENT));
     let (socket, _) = connect_async(request).await.with_context(|| format!("cannot connect to {ws_url}"))?;
     Ok(socket)
+}
+
+/// An open live view of a session, and the role that was granted: a subprotocol.
+pub async fn watch(
+    space: &Space,
+    name: &str,
+    token: &str,
+) -> Result<(WebSocketStream<MaybeTlsStream<TcpStream>>, String)> {
+    let url = format!("{}/vnc/{}/{name}", space.fleet.gateway_url()?, space.namespace).replacen("http", "ws", 1);
+    let mut request = url.as_str().into_client_request()?;
+    let offer = format!("camofleet.control, camofleet.view, camofleet.bearer.{token}");
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(&offer)?);
+    let (socket, answer) = connect_async(request).await.with_context(|| format!("cannot connect to {url}"))?;
+    let granted = answer.headers().get(SEC_WEBSOCKET_PROTOCOL).context("no subprotocol was selected")?;
+    Ok((socket, granted.to_str()?.to_owned()))
+}
+
+/// A token for a session, as an admin asks for it.
+pub async fn share(space: &Space, name: &str, asked: &Value) -> Result<String> {
+    let url = format!("{}/api/namespaces/{}/sessions/{name}/tokens", space.fleet.gateway_url()?, space.namespace);
+    let answer = http()?.post(url).bearer_auth(space.fleet.admin_token()?).json(asked).send().await?;
+    let (status, given): (_, Value) = (answer.status(), answer.json().await?);
+    ensure!(status == StatusCode::CREATED, "a token is refused with {status}: {given}");
+    Ok(given["token"].as_str().context("no token was given")?.to_owned())
 }
 
 /// A client that asks no proxy: everything here is near.

@@ -1,14 +1,18 @@
-//! Takes a picture of a session's display through its runner: the Remote Framebuffer protocol (RFC 6143), raw encoding.
+//! Looks at a session's display, and types into it: the Remote Framebuffer protocol (RFC 6143), raw encoding.
 
-use crate::tokens::Key;
+use crate::{Session, Space, doors, tokens::Key};
 use anyhow::{Context, Result, ensure};
 use camofleet_crds::v1alpha1::RunnerRef;
 use camofleet_runner_api::token::Role;
+use futures::{SinkExt, StreamExt};
 use reqwest::{
     StatusCode,
     header::{CONNECTION, UPGRADE},
 };
+use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
 /// 32 bits for a pixel, little-endian, true colour: red, green and blue in the lower three bytes (RFC 6143 section 7.4).
 const PIXEL_FORMAT: [u8; 16] = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0];
@@ -31,7 +35,7 @@ impl Picture {
     }
 }
 
-/// The display of a session, by a hop token of the gateway's with the role `view`.
+/// The display of a session at its runner, by a hop token of the gateway's with the role `view`.
 ///
 /// # Errors
 /// When the runner refuses, or what it passes on is not RFB.
@@ -49,38 +53,88 @@ pub async fn picture(gateway: &Key, runner: &RunnerRef, session_uid: &str) -> Re
     if status != StatusCode::SWITCHING_PROTOCOLS {
         anyhow::bail!("the runner answers {status}: {}", answer.text().await?);
     }
-    read_picture(answer.upgrade().await?).await
+    Viewer::begin(answer.upgrade().await?).await?.picture().await
 }
 
-async fn read_picture(mut display: impl AsyncRead + AsyncWrite + Unpin) -> Result<Picture> {
-    let (width, height) = shake_hands(&mut display).await?;
-    let mut set_pixel_format = vec![0, 0, 0, 0];
-    set_pixel_format.extend(PIXEL_FORMAT);
-    display.write_all(&set_pixel_format).await?;
-    let set_encodings_to_raw = [2, 0, 0, 1, 0, 0, 0, 0];
-    display.write_all(&set_encodings_to_raw).await?;
-    let mut ask_for_all = vec![3, 0, 0, 0, 0, 0];
-    ask_for_all.extend(width.to_be_bytes());
-    ask_for_all.extend(height.to_be_bytes());
-    display.write_all(&ask_for_all).await?;
+/// Somebody before a display.
+pub struct Viewer<D> {
+    display: D,
+    size: (u16, u16),
+}
 
-    let size = usize::from(width) * usize::from(height);
-    let mut pixels = vec![[0; 3]; size];
-    let mut painted = 0;
-    while painted < size {
-        match display.read_u8().await? {
-            0 => painted += read_update(&mut display, width, &mut pixels).await?,
-            2 => {} // Bell
-            3 => {
-                let mut padding = [0; 3];
-                display.read_exact(&mut padding).await?;
-                let mut text = vec![0; usize::try_from(display.read_u32().await?)?];
-                display.read_exact(&mut text).await?;
-            }
-            kind => anyhow::bail!("the display sends a message of type {kind}, which was not asked for"),
-        }
+impl Viewer<()> {
+    /// A viewer at the gateway, with a token, and the role that it was granted: a subprotocol of the live view.
+    pub async fn at_gateway(
+        space: &Space,
+        session: &Session,
+        token: &str,
+    ) -> Result<(Viewer<impl AsyncRead + AsyncWrite + Unpin>, String)> {
+        let (socket, granted) = doors::watch(space, &session.name, token).await?;
+        let (to_gateway, from_gateway) = socket.split();
+        let pictures = from_gateway.filter_map(async |message| match message {
+            Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
+            Ok(_) => None,
+            Err(error) => Some(Err(io::Error::other(error))),
+        });
+        let messages = to_gateway.with(async |bytes| Ok::<_, tungstenite::Error>(Message::Binary(bytes)));
+        let read = StreamReader::new(Box::pin(pictures));
+        let write = SinkWriter::new(CopyToBytes::new(Box::pin(messages.sink_map_err(io::Error::other))));
+        Ok((Viewer::begin(tokio::io::join(read, write)).await?, granted))
     }
-    Ok(Picture { width, height, pixels })
+}
+
+impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
+    /// Shakes hands with a display, and asks for pictures that are easy to read.
+    async fn begin(mut display: D) -> Result<Self> {
+        let size = shake_hands(&mut display).await?;
+        let mut viewer = Self { display, size };
+        let mut set_pixel_format = vec![0, 0, 0, 0];
+        set_pixel_format.extend(PIXEL_FORMAT);
+        viewer.say(&set_pixel_format).await?;
+        let set_encodings_to_raw = [2, 0, 0, 1, 0, 0, 0, 0];
+        viewer.say(&set_encodings_to_raw).await?;
+        Ok(viewer)
+    }
+
+    /// Says a message, or anything else.
+    pub async fn say(&mut self, message: &[u8]) -> Result<()> {
+        self.display.write_all(message).await?;
+        Ok(self.display.flush().await?)
+    }
+
+    /// Presses a key and lets it go (section 7.5.4), a letter or a digit.
+    pub async fn press(&mut self, key: u8) -> Result<()> {
+        self.say(&[4, 1, 0, 0, 0, 0, 0, key, 4, 0, 0, 0, 0, 0, 0, key]).await
+    }
+
+    /// The whole display as it is now. All that was said before has been heard then.
+    pub async fn picture(&mut self) -> Result<Picture> {
+        let (width, height) = self.size;
+        let mut ask_for_all = vec![3, 0, 0, 0, 0, 0];
+        ask_for_all.extend(width.to_be_bytes());
+        ask_for_all.extend(height.to_be_bytes());
+        self.say(&ask_for_all).await?;
+
+        let display = &mut self.display;
+        let size = usize::from(width) * usize::from(height);
+        let mut pixels = vec![[0; 3]; size];
+        let mut painted = 0;
+        while painted < size {
+            match display.read_u8().await? {
+                0 => painted += read_update(display, width, &mut pixels).await?,
+                2 => {} // Bell
+                3 => {
+                    let mut padding = [0; 3];
+                    display.read_exact(&mut padding).await?;
+                    // Negative: the extended clipboard, which the gateway keeps on for those who may only look.
+                    let mut text = vec![0; usize::try_from(display.read_i32().await?.unsigned_abs())?];
+                    display.read_exact(&mut text).await?;
+                }
+                kind => anyhow::bail!("the display sends a message of type {kind}, which was not asked for"),
+            }
+        }
+        Ok(Picture { width, height, pixels })
+    }
 }
 
 /// RFC 6143 sections 7.1 to 7.3: version 3.8, no security of its own, a shared display.
@@ -89,12 +143,15 @@ async fn shake_hands(display: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Res
     display.read_exact(&mut version).await?;
     ensure!(&version == b"RFB 003.008\n", "not RFB 3.8: {:?}", String::from_utf8_lossy(&version));
     display.write_all(&version).await?;
+    display.flush().await?;
     let mut kinds = vec![0; display.read_u8().await?.into()];
     display.read_exact(&mut kinds).await?;
     ensure!(kinds.contains(&1), "the display wants a password: {kinds:?}");
     display.write_all(&[1]).await?;
+    display.flush().await?;
     ensure!(display.read_u32().await? == 0, "the display refuses");
     display.write_all(&[1]).await?;
+    display.flush().await?;
     let (width, height) = (display.read_u16().await?, display.read_u16().await?);
     let mut format = [0; 16];
     display.read_exact(&mut format).await?;

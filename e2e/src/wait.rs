@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use kube::{Api, Resource, runtime::wait::await_condition};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// After so long, what was waited for is taken not to come. Generous: the machine may be busy with other things.
@@ -46,10 +46,7 @@ where
 ///
 /// # Errors
 /// When it never does, with what it said last.
-pub async fn poll<T, Looking>(what: &str, mut look: impl FnMut() -> Looking) -> Result<T>
-where
-    Looking: Future<Output = Result<T>>,
-{
+pub async fn poll<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match look().await {

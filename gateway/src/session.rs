@@ -2,7 +2,7 @@
 
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, Truth},
-    v1alpha1::{BrowserSession, Display, RunnerRef, SessionState},
+    v1alpha1::{BrowserSession, RunnerRef, SessionState},
 };
 use std::fmt;
 
@@ -54,7 +54,7 @@ impl fmt::Display for Key {
 pub struct Session {
     /// UID of the `BrowserSession`.
     pub uid: String,
-    /// Whether its display can be looked at, as far as the object says: its pool may have chosen another one.
+    /// Whether its display can be looked at; known once it is Ready.
     pub live_view: bool,
     /// What can be done with it now.
     pub standing: Standing,
@@ -92,7 +92,7 @@ impl Session {
     pub fn of(object: &BrowserSession) -> Self {
         Self {
             uid: object.metadata.uid.clone().unwrap_or_default(),
-            live_view: object.spec.display.is_none_or(|display| display == Display::LiveView),
+            live_view: object.status.as_ref().is_some_and(|status| status.vnc.is_some()),
             standing: Standing::of(object),
         }
     }

@@ -226,6 +226,9 @@ pub struct BrowserSessionStatus {
     /// Where Playwright's `firefox.connect()` goes, with a token that is not part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ws_endpoint: Option<String>,
+    /// Where its display can be looked at, when it is a `LiveView`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc: Option<LiveViewRef>,
     /// When a slot was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_time: Option<MicroTime>,
@@ -238,6 +241,16 @@ pub struct BrowserSessionStatus {
     /// When it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<MicroTime>,
+}
+
+/// Addresses of a live view. They hold no token.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveViewRef {
+    /// The page, for people: with `#token=` and a token behind it.
+    pub url: String,
+    /// RFB over a WebSocket, for programs.
+    pub ws_endpoint: String,
 }
 
 /// The conditions of a session in one word.

@@ -4,6 +4,7 @@ mod clients;
 mod disruptions;
 mod doors;
 mod failures;
+mod live_view;
 mod nothing_left;
 mod operator;
 mod refusals;

@@ -17,7 +17,7 @@ use super::{
 use camofleet_crds::{
     conditions::session as reasons,
     queue::QueueKey,
-    v1alpha1::{BrowserSession, EngineName, SessionState, WorkerPool},
+    v1alpha1::{BrowserSession, Display, EngineName, SessionState, WorkerPool},
 };
 use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, RunnerState, SessionPhase, Tier};
 use std::{sync::Arc, time::Duration};
@@ -77,6 +77,7 @@ impl Bound {
 pub(super) struct Facts {
     pub(super) phase: SessionPhase,
     pub(super) tier: Tier,
+    pub(super) display: Display,
     pub(super) engine: Option<EngineName>,
     pub(super) browser_version: Option<String>,
     pub(super) playwright_version: String,
@@ -87,6 +88,7 @@ impl Facts {
         Self {
             phase: answer.session.phase,
             tier: answer.session.tier,
+            display: answer.session.display,
             engine: Some(answer.engine),
             browser_version: answer.browser_version.clone(),
             playwright_version: answer.playwright_version.clone(),
@@ -97,6 +99,7 @@ impl Facts {
         Self {
             phase: session.phase,
             tier: session.tier,
+            display: session.display,
             engine: state.engine,
             browser_version: state.browser_version.clone(),
             playwright_version: state.playwright_version.clone(),

@@ -12,7 +12,10 @@ use super::{
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, RECONCILING, SCHEDULED, STALLED, Truth, pool as pools, session as reasons},
-    v1alpha1::{BrowserSessionStatus, RunnerRef, SessionState, Slots, StartTier, WorkerPool, WorkerPoolStatus},
+    v1alpha1::{
+        BrowserSessionStatus, Display, LiveViewRef, RunnerRef, SessionState, Slots, StartTier, WorkerPool,
+        WorkerPoolStatus,
+    },
 };
 use camofleet_runner_api::{PORT, SessionPhase, Tier};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -97,7 +100,12 @@ pub(super) fn of_session(
                     }
                     status.state = SessionState::Ready;
                     status.ready_time.get_or_insert(MicroTime(now.wall));
-                    status.ws_endpoint = Some(ws_endpoint(public_url, &Key::of(session.object.as_ref())));
+                    let key = Key::of(session.object.as_ref());
+                    status.ws_endpoint = Some(ws_endpoint(public_url, "ws", &key));
+                    status.vnc = (facts.display == Display::LiveView).then(|| LiveViewRef {
+                        url: format!("{public_url}/view/{}/{}", key.namespace, key.name),
+                        ws_endpoint: ws_endpoint(public_url, "vnc", &key),
+                    });
                 }
             }
             Some(status)
@@ -136,6 +144,7 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, no
     status.observed_generation = session.object.metadata.generation;
     status.state = SessionState::Finished;
     status.ws_endpoint = None;
+    status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
     let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
     note.set(READY, Truth::False, reasons::FINISHED, "");
@@ -152,10 +161,10 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, no
     status
 }
 
-/// Where Playwright connects: the gateway's address with the `ws` scheme. It holds no token.
-fn ws_endpoint(public_url: &str, key: &Key) -> String {
+/// Where WebSockets of that door go: the gateway's address with the `ws` scheme. It holds no token.
+fn ws_endpoint(public_url: &str, door: &str, key: &Key) -> String {
     let base = public_url.strip_prefix("http").map_or_else(|| public_url.to_owned(), |rest| format!("ws{rest}"));
-    format!("{base}/ws/{}/{}", key.namespace, key.name)
+    format!("{base}/{door}/{}/{}", key.namespace, key.name)
 }
 
 struct Conditions<'a> {
