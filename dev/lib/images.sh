@@ -55,18 +55,21 @@ build_artifacts() {
   once "$modules" install_launcher_modules
   cp -a "$modules/node_modules" "$repo"/runner/launcher/*.js* "$artifacts/launcher"
   rm -f "$artifacts"/launcher/*.test.js
-  (
-    PATH=$cache/node-$node_version/bin:$PATH
-    node_packages "$repo/ui"
-    quietly npm --prefix "$repo/ui" run build
-  )
+  build_ui
+}
+
+build_ui() {
+  local PATH=$cache/node-$node_version/bin:$PATH
+  node_packages "$repo/ui"
+  quietly npm --prefix "$repo/ui" run build
   cp -r "$repo/ui/dist" "$artifacts/ui"
 }
 
 install_launcher_modules() {
+  local PATH=$cache/node-$node_version/bin:$PATH
   mkdir -p "$1"
   cp "$repo"/runner/launcher/package*.json "$1"
-  quietly env PATH="$cache/node-$node_version/bin:$PATH" npm --prefix "$1" ci --omit=dev --no-audit --no-fund
+  quietly npm --prefix "$1" ci --omit=dev --no-audit --no-fund
 }
 
 # hashes_of FILE…: of artifacts and all below them.
