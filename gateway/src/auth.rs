@@ -32,10 +32,10 @@ impl Role {
         }
     }
 
-    fn gives(self, scope: Scope) -> bool {
+    fn gives(self) -> &'static [Scope] {
         match self {
-            Self::Admin => true,
-            Self::Viewer => scope == Scope::View,
+            Self::Admin => &[Scope::Connect, Scope::Control, Scope::View],
+            Self::Viewer => &[Scope::View],
         }
     }
 }
@@ -54,14 +54,10 @@ impl StaticTokens {
         )
     }
 
-    /// The role that a token gives; the higher one when it is listed for both.
+    /// The role that the token with this hash gives; the higher one when it is listed for both.
     ///
-    /// Hashes are compared, all of them and each in constant time: how long it takes tells nothing about a token.
-    pub fn role_of(&self, token: &str) -> Option<Role> {
-        self.role_of_hash(&hash(token.as_bytes()))
-    }
-
-    fn role_of_hash(&self, presented: &[u8; 32]) -> Option<Role> {
+    /// All hashes are compared, and each in constant time: how long it takes tells nothing about a token.
+    fn role_of(&self, presented: &[u8; 32]) -> Option<Role> {
         let matching = self.0.iter().filter(|(known, _)| verify_slices_are_equal(known, presented).is_ok());
         matching.map(|(_, role)| *role).max()
     }
@@ -69,7 +65,7 @@ impl StaticTokens {
     /// Whether what was granted would be granted again. A session token ends by itself: [`Grant::session_token`].
     pub fn honour(&self, grant: &Grant) -> bool {
         match &grant.basis {
-            Basis::Static(token) => self.role_of_hash(token).is_some_and(|role| role.gives(grant.scope)),
+            Basis::Static(token) => self.role_of(token).is_some_and(|role| role.gives().contains(&grant.scope)),
             Basis::Session(_) => true,
         }
     }
@@ -118,8 +114,8 @@ pub enum Denied {
     Expired,
     /// The token is good for one connection, and was used before.
     Used,
-    /// The token is good, but not for this.
-    NotFor(Scope),
+    /// The token is good, but for none of these.
+    NotFor(&'static [Scope]),
     /// The token is good, but for another session: it may have had this name before.
     OtherSession,
     /// The token is good, but who has it may not give access to others.
@@ -168,24 +164,28 @@ pub fn authorize(
     tokens: &StaticTokens,
     keys: &PublicKeys,
     presented: Option<&str>,
-    wanted: &[Scope],
+    wanted: &'static [Scope],
 ) -> Result<Grant, Denied> {
     let presented = presented.ok_or(Denied::NoToken)?;
     let hash = hash(presented.as_bytes());
-    let (basis, gives): (_, Box<dyn Fn(Scope) -> bool>) = match tokens.role_of_hash(&hash) {
-        Some(role) => (Basis::Static(hash), Box::new(move |scope| role.gives(scope))),
+    let (basis, gives) = match tokens.role_of(&hash) {
+        Some(role) => (Basis::Static(hash), role.gives()),
         None => {
             let token = keys.verify_session_token(presented).map_err(|error| denied(&error))?;
-            let has = token.scope;
-            (
-                Basis::Session(token),
-                Box::new(move |scope| scope == has || (has, scope) == (Scope::Control, Scope::View)),
-            )
+            let gives = given_by(token.scope);
+            (Basis::Session(token), gives)
         }
     };
-    match wanted.iter().copied().find(|scope| gives(*scope)) {
-        Some(scope) => Ok(Grant { scope, basis }),
-        None => Err(wanted.last().map_or(Denied::UnknownToken, |scope| Denied::NotFor(*scope))),
+    let scope = wanted.iter().find(|scope| gives.contains(scope)).ok_or(Denied::NotFor(wanted))?;
+    Ok(Grant { scope: *scope, basis })
+}
+
+/// What a session token of that scope is good for.
+fn given_by(scope: Scope) -> &'static [Scope] {
+    match scope {
+        Scope::Connect => &[Scope::Connect],
+        Scope::Control => &[Scope::Control, Scope::View],
+        Scope::View => &[Scope::View],
     }
 }
 
@@ -206,11 +206,12 @@ mod tests {
     #[test]
     fn each_line_of_the_secret_is_a_token_of_its_keys_role() {
         let tokens = tokens(&[("admin", "a1\n  a2 \r\n\n"), ("viewer", "v1\na2\n"), ("root", "r1")]);
-        assert_eq!(tokens.role_of("a1"), Some(Role::Admin));
-        assert_eq!(tokens.role_of("a2"), Some(Role::Admin), "the higher role counts");
-        assert_eq!(tokens.role_of("v1"), Some(Role::Viewer));
+        let role_of = |token: &str| tokens.role_of(&hash(token.as_bytes()));
+        assert_eq!(role_of("a1"), Some(Role::Admin));
+        assert_eq!(role_of("a2"), Some(Role::Admin), "the higher role counts");
+        assert_eq!(role_of("v1"), Some(Role::Viewer));
         for stranger in ["r1", "", " a2", "a1\n  a2", "a"] {
-            assert_eq!(tokens.role_of(stranger), None, "{stranger:?}");
+            assert_eq!(role_of(stranger), None, "{stranger:?}");
         }
         assert!(self::tokens(&[("admin", "\n \n")]).is_empty());
     }
@@ -253,14 +254,12 @@ mod tests {
     #[test]
     fn the_role_decides() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
-        let scope = |token, wanted: &[Scope]| {
-            authorize(&tokens, &PublicKeys::default(), token, wanted).map(|grant| grant.scope)
-        };
+        let scope = |token, wanted| authorize(&tokens, &PublicKeys::default(), token, wanted).map(|grant| grant.scope);
         assert_eq!(scope(Some("a"), &[Scope::Connect]), Ok(Scope::Connect));
         assert_eq!(scope(Some("a"), &[Scope::Control, Scope::View]), Ok(Scope::Control));
         assert_eq!(scope(Some("a"), &[Scope::View]), Ok(Scope::View), "no more than was asked for");
         assert_eq!(scope(Some("v"), &[Scope::Control, Scope::View]), Ok(Scope::View));
-        assert_eq!(scope(Some("v"), &[Scope::Connect]), Err(Denied::NotFor(Scope::Connect)));
+        assert_eq!(scope(Some("v"), &[Scope::Connect]), Err(Denied::NotFor(&[Scope::Connect])));
         assert_eq!(scope(Some("x"), &[Scope::View]), Err(Denied::UnknownToken));
         assert_eq!(scope(Some(""), &[Scope::View]), Err(Denied::UnknownToken));
         assert_eq!(scope(None, &[Scope::View]), Err(Denied::NoToken));
@@ -270,22 +269,21 @@ mod tests {
     fn a_session_token_gives_its_scope_of_its_session_until_it_expires() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
-        let asked = |scope, expires, wanted: &[Scope]| {
+        let asked = |scope, expires, wanted| {
             let token = SessionToken { session: "uid-1".into(), scope, expires, once: None };
             authorize(&StaticTokens::default(), &keys, Some(&signer.session_token(token)), wanted)
         };
-        let scope = |has, wanted: &[Scope]| asked(has, now + 60, wanted).map(|grant| grant.scope);
+        let scope = |has, wanted| asked(has, now + 60, wanted).map(|grant| grant.scope);
         assert_eq!(scope(Scope::Connect, &[Scope::Connect]), Ok(Scope::Connect));
         assert_eq!(scope(Scope::Control, &[Scope::Control, Scope::View]), Ok(Scope::Control));
         assert_eq!(scope(Scope::Control, &[Scope::View]), Ok(Scope::View));
         assert_eq!(scope(Scope::View, &[Scope::Control, Scope::View]), Ok(Scope::View));
-        for (has, wanted) in [
-            (Scope::View, Scope::Control),
-            (Scope::View, Scope::Connect),
-            (Scope::Control, Scope::Connect),
-            (Scope::Connect, Scope::View),
-        ] {
-            assert_eq!(scope(has, &[wanted]), Err(Denied::NotFor(wanted)));
+        let wanted: [&[Scope]; 3] = [&[Scope::Connect], &[Scope::Control], &[Scope::View]];
+        let [connect, control, view] = wanted;
+        for (has, wanted) in
+            [(Scope::View, control), (Scope::View, connect), (Scope::Control, connect), (Scope::Connect, view)]
+        {
+            assert_eq!(scope(has, wanted), Err(Denied::NotFor(wanted)));
         }
         assert_eq!(asked(Scope::View, now - 1, &[Scope::View]), Err(Denied::Expired));
         let grant = asked(Scope::View, now + 60, &[Scope::View]).unwrap();

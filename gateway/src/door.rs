@@ -18,7 +18,7 @@ use axum::{
 use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
 use camofleet_runner_api::{Refusal as RunnerRefusal, RefusalReason};
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A session that is Ready, and where.
@@ -79,6 +79,31 @@ pub async fn ending(gateway: &Gateway, right: &Right, session: &mut Followed) ->
         () = gateway.draining.cancelled() => Ending::Drain,
         () = right.revoked(gateway) => Ending::Revoked,
     }
+}
+
+/// Has what goes on between client and runner carried, from the moment that both sides are upgraded, and counts what came
+/// of it.
+pub async fn between<Carried: Future<Output = Outcome>>(
+    gateway: &Gateway,
+    client: OnUpgrade,
+    runner: OnUpgrade,
+    carry: impl FnOnce(Upgraded, Upgraded) -> Carried,
+) {
+    let start = Instant::now();
+    gateway.metrics.open.inc();
+    let outcome = match tokio::try_join!(client, runner) {
+        Ok((client, runner)) => {
+            tracing::info!("connected");
+            carry(client, runner).await
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a side went before the connection stood");
+            Outcome::ClientLeft
+        }
+    };
+    gateway.metrics.open.dec();
+    gateway.metrics.count(outcome);
+    tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
 async fn ready_session(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {

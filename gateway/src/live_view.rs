@@ -14,6 +14,7 @@ use crate::{
     relay::{Ending, Side, WORD_OF_END},
     rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
     rights::{Handshake, MayWatch, Right},
+    wire,
 };
 use axum::{
     extract::State,
@@ -142,7 +143,6 @@ fn switching(headers: &HeaderMap, granted: Scope) -> Response {
     response
 }
 
-/// Relays from the moment that both sides are upgraded, and counts what came of it.
 async fn watch(
     gateway: Arc<Gateway>,
     right: Right,
@@ -151,28 +151,16 @@ async fn watch(
     viewer: OnUpgrade,
     display: OnUpgrade,
 ) {
-    let start = Instant::now();
     let Found { mut session, runner } = found;
-    let metrics = &gateway.metrics;
-    metrics.open.inc();
-    let outcome = match tokio::try_join!(viewer, display) {
-        Ok((viewer, display)) => {
-            tracing::info!(?role, "a viewer connected");
-            let config = WebSocketConfig::default()
-                .max_message_size(Some(LONGEST_MESSAGE))
-                .max_frame_size(Some(LONGEST_MESSAGE));
-            let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
-            let touch = Touch { gateway: &gateway, uid: session.uid(), runner: &runner, scope: right.grant.scope };
-            relay(viewer, dial::side(display), role, door::ending(&gateway, &right, &mut session), touch).await
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a side went before the connection stood");
-            Outcome::ClientLeft
-        }
-    };
-    metrics.open.dec();
-    metrics.count(outcome);
-    tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "a viewer left");
+    let gateway = &gateway;
+    door::between(gateway, viewer, display, |viewer, display| async move {
+        let config =
+            WebSocketConfig::default().max_message_size(Some(LONGEST_MESSAGE)).max_frame_size(Some(LONGEST_MESSAGE));
+        let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
+        let touch = Touch { gateway, uid: session.uid(), runner: &runner, scope: right.grant.scope };
+        relay(viewer, dial::side(display), role, door::ending(gateway, &right, &mut session), touch).await
+    })
+    .await;
 }
 
 /// How the runner learns that a controller is active.
@@ -260,7 +248,8 @@ where
         End::Ended(ending) => (ending.outcome(), Some(farewell(&ending))),
     };
     if outcome != Outcome::ClientLost {
-        let frame = farewell.map(|(code, reason)| CloseFrame { code: code.into(), reason: fit(reason).into() });
+        let frame =
+            farewell.map(|(code, reason)| CloseFrame { code: code.into(), reason: wire::fitting(&reason).into() });
         let goodbye = async {
             to_viewer.send(Message::Close(frame)).await?;
             // Its answer: hanging up before would reset the connection, and the viewer could lose our words.
@@ -274,18 +263,12 @@ where
 
 /// How the end is told to a page: 4410 and 4401 are final, after 1001 it connects again.
 fn farewell(ending: &Ending) -> (u16, String) {
-    match ending {
-        Ending::Session(over) => (4410, over.to_string()),
-        Ending::Revoked => (4401, "the token is not valid any more".to_owned()),
-        Ending::Drain => (1001, "the gateway is going away; connect again".to_owned()),
-    }
-}
-
-/// A reason is at most 123 bytes (RFC 6455 section 5.5).
-fn fit(mut reason: String) -> String {
-    let end = (0..=reason.len().min(123)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-    reason.truncate(end);
-    reason
+    let code = match ending {
+        Ending::Session(_) => 4410,
+        Ending::Revoked => 4401,
+        Ending::Drain => 1001,
+    };
+    (code, ending.words())
 }
 
 /// Pictures, and Pings between them.

@@ -4,7 +4,6 @@ use crate::{
     Gateway,
     dial::{self, Service},
     door,
-    metrics::Outcome,
     refusal::Refusal,
     relay::relay,
     rights::{Handshake, MayConnect, Right},
@@ -17,7 +16,6 @@ use axum::{
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
-use tokio::time::Instant;
 use tracing::Instrument;
 
 /// Finds the session, waits until it is Ready, dials its runner, and relays.
@@ -41,23 +39,10 @@ pub async fn playwright(
     }
 }
 
-/// Relays from the moment that both sides are upgraded, and counts what came of it.
 async fn relay_both(gateway: Arc<Gateway>, right: Right, mut session: Followed, client: OnUpgrade, runner: OnUpgrade) {
-    let start = Instant::now();
-    let metrics = &gateway.metrics;
-    metrics.open.inc();
-    let outcome = match tokio::try_join!(client, runner) {
-        Ok((client, runner)) => {
-            tracing::info!("connected");
-            let ending = door::ending(&gateway, &right, &mut session);
-            relay(dial::side(client), dial::side(runner), ending, &metrics.traffic).await
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a side went before the connection stood");
-            Outcome::ClientLeft
-        }
-    };
-    metrics.open.dec();
-    metrics.count(outcome);
-    tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
+    door::between(&gateway, client, runner, |client, runner| {
+        let ending = door::ending(&gateway, &right, &mut session);
+        relay(dial::side(client), dial::side(runner), ending, &gateway.metrics.traffic)
+    })
+    .await;
 }

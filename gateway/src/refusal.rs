@@ -79,8 +79,9 @@ fn denied_words(denied: Denied) -> String {
         Denied::UnknownToken => "the token is not valid".to_owned(),
         Denied::Expired => "the token has expired: ask for a new one".to_owned(),
         Denied::Used => "the token was good for one connection, and was used before: ask for a new one".to_owned(),
-        Denied::NotFor(scope) => {
-            format!("the token may not do this: it takes one with the scope {}, or an admin's", scope.as_str())
+        Denied::NotFor(scopes) => {
+            let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
+            format!("the token may not do this: it takes one with the scope {}, or an admin's", scopes.join(" or "))
         }
         Denied::OtherSession => "the token is for another session".to_owned(),
         Denied::NotForSharing => "the token may not do this: it takes an admin's".to_owned(),

@@ -311,13 +311,21 @@ impl Ending {
         }
     }
 
+    /// What the client is told, whatever the code.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Session(over) => over.to_string(),
+            Self::Drain => "the gateway is going away; connect again".to_owned(),
+            Self::Revoked => "the token is not valid any more".to_owned(),
+        }
+    }
+
     fn farewell(&self) -> Farewell {
-        let (code, reason) = match self {
-            Self::Session(over) => (1001, over.to_string()),
-            Self::Drain => (1001, "the gateway is going away; connect again".to_owned()),
-            Self::Revoked => (4401, "the token is not valid any more".to_owned()),
+        let code = match self {
+            Self::Session(_) | Self::Drain => 1001,
+            Self::Revoked => 4401,
         };
-        Farewell { code, reason }
+        Farewell { code, reason: self.words() }
     }
 }
 

@@ -58,7 +58,7 @@ impl Right {
         parts: &mut Parts,
         gateway: &Arc<Gateway>,
         token: Option<&str>,
-        wanted: &[Scope],
+        wanted: &'static [Scope],
     ) -> Result<Self, Refusal> {
         let decision =
             gateway.tokens.borrow().as_ref().map(|tokens| authorize(tokens, &gateway.session_keys, token, wanted));

@@ -6,10 +6,15 @@ pub const PING: [u8; 2] = [0x89, 0];
 /// What a control frame can carry at most, less the two bytes of the code.
 const MAX_REASON: usize = 123;
 
+/// As much of a reason as fits into a Close frame.
+pub fn fitting(reason: &str) -> &str {
+    let end = (0..=reason.len().min(MAX_REASON)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    &reason[..end]
+}
+
 /// A Close frame with a code (section 7.4) and a reason, which is cut to what fits.
 pub fn close(code: u16, reason: &str) -> Vec<u8> {
-    let end = (0..=reason.len().min(MAX_REASON)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-    let reason = &reason[..end];
+    let reason = fitting(reason);
     let length = u8::try_from(2 + reason.len()).expect("the reason was cut to 123 bytes");
     [&[0x88, length], &code.to_be_bytes(), reason.as_bytes()].concat()
 }

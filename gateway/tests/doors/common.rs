@@ -16,7 +16,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -41,6 +41,34 @@ pub const POD_UID: &str = "pod-uid";
 
 pub type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
+/// What all tests of this program log. One subscriber for all of them, set before anything is logged: one of a thread's own
+/// misses what another thread was the first to log without it.
+static LOG: LazyLock<Log> = LazyLock::new(|| {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().json().with_writer(move || writer.clone()).init();
+    log
+});
+
+/// What was logged so far, a JSON object a line.
+pub fn logged() -> String {
+    String::from_utf8(LOG.0.lock().unwrap().clone()).unwrap()
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A gateway that serves, and what the test may turn.
 pub struct Served {
     pub gateway: Arc<Gateway>,
@@ -58,6 +86,7 @@ pub async fn serve_gateway() -> Served {
 }
 
 pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
+    LazyLock::force(&LOG);
     let signer = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
     let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
     let (unwatched, lookups) = (Arc::default(), Arc::default());

@@ -1,6 +1,6 @@
 //! The way of a Playwright client.
 
-use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, ready, serve_gateway, serve_gateway_with};
+use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, logged, ready, serve_gateway, serve_gateway_with};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     auth::StaticTokens,
@@ -11,7 +11,7 @@ use camofleet_runner_api::token::{Caller, Role};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
@@ -314,40 +314,30 @@ async fn a_token_that_is_taken_out_closes_its_connections_and_no_others() {
     }
 }
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn of_an_url_only_the_names_of_a_session_are_logged() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
     let served = serve_gateway().await;
-    served.ask(&format!("/ws/ns/demo?token={VIEWER}"), &[]).await;
-    served.ask("/ws/ns/what%20a%20stranger%20likes", &[]).await;
-    served.ask("/and/whatever/else", &[]).await;
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let answers: Vec<serde_json::Value> = log
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .filter(|line: &serde_json::Value| line["fields"]["message"] == "answered")
-        .collect();
-    assert_eq!(answers.len(), 3, "{log}");
-    assert_eq!((&answers[0]["span"]["namespace"], &answers[0]["span"]["session_name"]), (&"ns".into(), &"demo".into()));
-    for word in [VIEWER, "stranger", "whatever"] {
+    for (id, target) in [
+        ("log-1", "/ws/ns/demo?token=a-token-in-a-url"),
+        ("log-2", "/ws/ns/what%20a%20stranger%20likes"),
+        ("log-3", "/and/whatever/else"),
+    ] {
+        served.ask(target, &[("x-request-id", id)]).await;
+    }
+    let log = logged();
+    let answered = |id: &str| {
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let answers: Vec<_> =
+            lines.filter(|line| line["fields"]["message"] == "answered" && line["span"]["id"] == id).collect();
+        assert_eq!(answers.len(), 1, "{id}: {log}");
+        answers[0]["span"].clone()
+    };
+    let named = answered("log-1");
+    assert_eq!((&named["namespace"], &named["session_name"]), (&"ns".into(), &"demo".into()));
+    for id in ["log-2", "log-3"] {
+        answered(id);
+    }
+    for word in ["a-token-in-a-url", "stranger", "whatever"] {
         assert!(!log.contains(word), "{word}: {log}");
     }
 }
