@@ -62,9 +62,20 @@ impl NodeClient {
     }
 
     async fn start_at(space: &Space, session: &Session, site: &str) -> Result<Self> {
+        Self::start_with(space, &session.ws_endpoint().await?, site)
+    }
+
+    /// Starts a client of whatever session that URL is for, and connects it.
+    pub async fn connect_to(space: &Space, ws_endpoint: &str) -> Result<Self> {
+        let mut client = Self::start_with(space, ws_endpoint, "")?;
+        client.run("await connect()").await?;
+        Ok(client)
+    }
+
+    fn start_with(space: &Space, ws_endpoint: &str, site: &str) -> Result<Self> {
         let mut process = Command::new("node")
             .arg(in_checkout("e2e/clients/node/client.cjs"))
-            .args([&session.ws_endpoint().await?, &space.fleet.admin_token()?, site])
+            .args([ws_endpoint, &space.fleet.admin_token()?, site])
             .env("NODE_PATH", installed()?.join("node/node_modules"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

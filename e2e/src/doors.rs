@@ -1,6 +1,6 @@
 //! WebSocket handshakes at gateway and runners, without a client behind them.
 
-use crate::Space;
+use crate::{Space, rest::Rest};
 use anyhow::{Context, Result, ensure};
 use camofleet_runner_api::RunnerState;
 use reqwest::{
@@ -80,14 +80,13 @@ pub async fn watch(
 
 /// A token for a session, as an admin asks for it.
 pub async fn share(space: &Space, name: &str, asked: &Value) -> Result<String> {
-    let url = format!("{}/api/namespaces/{}/sessions/{name}/tokens", space.fleet.gateway_url()?, space.namespace);
-    let answer = http()?.post(url).bearer_auth(space.fleet.admin_token()?).json(asked).send().await?;
-    let (status, given): (_, Value) = (answer.status(), answer.json().await?);
-    ensure!(status == StatusCode::CREATED, "a token is refused with {status}: {given}");
+    let rest = Rest::of(space)?;
+    let given =
+        rest.expect(StatusCode::CREATED, Method::POST, &format!("/sessions/-/{name}/tokens"), Some(asked)).await?;
     Ok(given["token"].as_str().context("no token was given")?.to_owned())
 }
 
 /// A client that asks no proxy: everything here is near.
-fn http() -> Result<reqwest::Client> {
+pub(crate) fn http() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().build()?)
 }

@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod history;
 pub mod host;
 pub mod metrics;
+pub mod rest;
 pub mod rfb;
 pub mod site;
 mod space;
@@ -19,4 +20,4 @@ pub mod tokens;
 pub mod wait;
 
 pub use fleet::Fleet;
-pub use space::{Session, Space, rounds, test};
+pub use space::{Session, Space, rounds, test, test_alone};

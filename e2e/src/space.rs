@@ -30,10 +30,11 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicUsize, Ordering},
     },
 };
+use tokio::runtime::Runtime;
 
 /// Marks the namespaces of tests, so that what an interrupted run left is found.
 const LABEL: &str = "camofleet.dev/e2e";
@@ -48,16 +49,52 @@ pub struct Space {
     made: Arc<AtomicUsize>,
 }
 
-/// Runs a test in a namespace of its own, while no other test runs. When it fails, it is said how everything stands;
-/// in any case the namespace is emptied, and then nothing of it may be left.
+/// Runs a test in a namespace of its own, maybe beside others. When it fails, it is said how everything stands; in any case the
+/// namespace is emptied, and then nothing of it may be left.
 pub fn test<Body>(name: &str, body: impl FnOnce(Space) -> Body)
 where
     Body: Future<Output = Result<()>>,
 {
-    let lock =
-        File::create(env::temp_dir().join("camofleet-e2e.lock")).expect("the folder for temporary files is writable");
-    lock.lock().expect("a file can be locked");
-    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    let turn = turn();
+    turn.lock_shared().expect("a file can be locked");
+    run(name, body);
+}
+
+/// The same for a test that touches, or counts, what all share: no other test runs meanwhile.
+pub fn test_alone<Body>(name: &str, body: impl FnOnce(Space) -> Body)
+where
+    Body: Future<Output = Result<()>>,
+{
+    let turn = turn();
+    turn.lock().expect("a file can be locked");
+    run(name, body);
+}
+
+/// Whose turn it is, among the tests of all processes, until it is dropped. What an interrupted run left is swept up before the
+/// first, while nothing else runs.
+fn turn() -> File {
+    static SWEPT: Once = Once::new();
+    let open = || {
+        File::create(env::temp_dir().join("camofleet-e2e.lock")).expect("the folder for temporary files is writable")
+    };
+    SWEPT.call_once(|| {
+        let alone = open();
+        alone.lock().expect("a file can be locked");
+        let sweep = async { sweep_up(&Fleet::find().await?).await };
+        runtime().block_on(sweep).unwrap_or_else(|error| panic!("{error:#}"));
+    });
+    open()
+}
+
+fn runtime() -> Runtime {
+    Runtime::new().expect("threads can be started")
+}
+
+fn run<Body>(name: &str, body: impl FnOnce(Space) -> Body)
+where
+    Body: Future<Output = Result<()>>,
+{
+    let runtime = runtime();
     let space = runtime.block_on(Space::make(name)).unwrap_or_else(|error| panic!("{error:#}"));
     let came_of_it = catch_unwind(AssertUnwindSafe(|| runtime.block_on(body(space.clone()))));
     let failed = !matches!(came_of_it, Ok(Ok(())));
@@ -79,7 +116,6 @@ pub fn rounds() -> usize {
 impl Space {
     async fn make(test: &str) -> Result<Self> {
         let fleet = Fleet::find().await?;
-        sweep_up(&fleet).await?;
         let namespace = format!("e2e-{test}-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
         let labels = [(LABEL, "true"), ("pod-security.kubernetes.io/enforce", "restricted")];
         let made = Namespace {

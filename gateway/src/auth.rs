@@ -1,18 +1,23 @@
 //! What somebody may do, by their token: a static one of the Secret, which gives a role, or a session token that the gateway
-//! signed, which gives one scope of one session. Pure: the tokens that are good and the one that came go in, a grant comes out.
+//! signed, which gives one scope of one session. In place of a static token a browser has a login, which is good for as long as
+//! that token is. Pure: the tokens that are good and what came go in, a grant comes out.
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, digest},
 };
 use axum::extract::Query;
-use camofleet_runner_api::token::{PublicKeys, Role as Scope, SessionToken, TokenError};
+use axum_extra::extract::CookieJar;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use camofleet_runner_api::token::{Login, PublicKeys, Role as Scope, SessionToken, TokenError};
 use http::{HeaderMap, Uri, header::AUTHORIZATION};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
+use utoipa::ToSchema;
 
 /// What the holder of a static token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Look, and nothing else.
     Viewer,
@@ -70,6 +75,13 @@ impl StaticTokens {
         }
     }
 
+    /// The login, until then, of who has that token, with the token's role. None when it is no token that is good now.
+    pub fn login(&self, token: &str, expires: u64) -> Option<(Login, Role)> {
+        let hash = hash(token.as_bytes());
+        let role = self.role_of(&hash)?;
+        Some((Login { of: BASE64_URL_SAFE_NO_PAD.encode(hash), expires }, role))
+    }
+
     /// Whether nobody can come in.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -90,8 +102,26 @@ fn hash(token: &[u8]) -> [u8; 32] {
     digest(&SHA256, token).as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
+/// The cookie with a browser's login.
+pub const LOGIN_COOKIE: &str = "camofleet_login";
+
+/// What a request shows to be let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A token, which somebody put there on purpose.
+    Token(String),
+    /// A login, which a browser adds by itself, whoever made it send the request.
+    Cookie(String),
+}
+
+/// What a request shows: a token, else a cookie.
+pub fn presented(headers: &HeaderMap, uri: &Uri) -> Option<Credential> {
+    let cookie = || CookieJar::from_headers(headers).get(LOGIN_COOKIE).map(|cookie| cookie.value().to_owned());
+    presented_token(headers, uri).map(Credential::Token).or_else(|| cookie().map(Credential::Cookie))
+}
+
 /// The token that a request carries: `Authorization: Bearer` (RFC 6750), else `?token=` for those who cannot set headers.
-pub fn presented_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+fn presented_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     #[derive(Deserialize)]
     struct InQuery {
         token: Option<String>,
@@ -118,8 +148,8 @@ pub enum Denied {
     NotFor(&'static [Scope]),
     /// The token is good, but for another session: it may have had this name before.
     OtherSession,
-    /// The token is good, but who has it may not give access to others.
-    NotForSharing,
+    /// The token is good, but who asks for this needs that role at least.
+    Needs(Role),
 }
 
 /// What somebody was allowed, and by which token: a connection is good for as long as that is.
@@ -158,26 +188,71 @@ impl fmt::Debug for Grant {
     }
 }
 
-/// Lets the holder of that token do the first of the things in `wanted` that it is good for, or says why none of them.
-/// `keys`: those that sign session tokens.
+/// Lets who shows this do the first of the things in `wanted` that it is good for, or says why none of them. `keys`: those that
+/// sign session tokens and logins.
 pub fn authorize(
     tokens: &StaticTokens,
     keys: &PublicKeys,
-    presented: Option<&str>,
+    presented: Option<&Credential>,
     wanted: &'static [Scope],
 ) -> Result<Grant, Denied> {
-    let presented = presented.ok_or(Denied::NoToken)?;
-    let hash = hash(presented.as_bytes());
-    let (basis, gives) = match tokens.role_of(&hash) {
-        Some(role) => (Basis::Static(hash), role.gives()),
-        None => {
-            let token = keys.verify_session_token(presented).map_err(|error| denied(&error))?;
+    let (basis, gives) = match identify(tokens, keys, presented)? {
+        Identity::Holder { token, role } => (Basis::Static(token), role.gives()),
+        Identity::Guest(token) => {
             let gives = given_by(token.scope);
             (Basis::Session(token), gives)
         }
     };
     let scope = wanted.iter().find(|scope| gives.contains(scope)).ok_or(Denied::NotFor(wanted))?;
     Ok(Grant { scope: *scope, basis })
+}
+
+/// The role of who shows this, when it is that one at least. A session token gives none.
+pub fn admit(
+    tokens: &StaticTokens,
+    keys: &PublicKeys,
+    presented: Option<&Credential>,
+    needed: Role,
+) -> Result<Member, Denied> {
+    match identify(tokens, keys, presented)? {
+        Identity::Holder { token, role } if role >= needed => Ok(Member { role, token }),
+        Identity::Holder { .. } | Identity::Guest(_) => Err(Denied::Needs(needed)),
+    }
+}
+
+/// Somebody with a role.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What it is.
+    pub role: Role,
+    token: [u8; 32],
+}
+
+impl Member {
+    /// Whether the token that it came by still gives it.
+    pub fn stands(&self, tokens: &StaticTokens) -> bool {
+        tokens.role_of(&self.token) == Some(self.role)
+    }
+}
+
+enum Identity {
+    Holder { token: [u8; 32], role: Role },
+    Guest(SessionToken),
+}
+
+fn identify(tokens: &StaticTokens, keys: &PublicKeys, presented: Option<&Credential>) -> Result<Identity, Denied> {
+    let holder = |token: [u8; 32]| tokens.role_of(&token).map(|role| Identity::Holder { token, role });
+    match presented.ok_or(Denied::NoToken)? {
+        Credential::Token(text) => match holder(hash(text.as_bytes())) {
+            Some(holder) => Ok(holder),
+            None => keys.verify_session_token(text).map(Identity::Guest).map_err(|error| denied(&error)),
+        },
+        Credential::Cookie(text) => {
+            let login = keys.verify_login(text).map_err(|error| denied(&error))?;
+            let token = BASE64_URL_SAFE_NO_PAD.decode(login.of).ok().and_then(|hash| hash.try_into().ok());
+            token.and_then(holder).ok_or(Denied::UnknownToken)
+        }
+    }
 }
 
 /// What a session token of that scope is good for.
@@ -237,8 +312,9 @@ mod tests {
 
     #[test]
     fn what_was_granted_holds_while_its_token_gives_the_role() {
+        let shown = Credential::Token("a".into());
         let grant =
-            authorize(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some("a"), &[Scope::Connect]).unwrap();
+            authorize(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&shown), &[Scope::Connect]).unwrap();
         let honoured = |data: &[(&str, &str)]| tokens(data).honour(&grant);
         assert!(honoured(&[("admin", "b\na"), ("viewer", "c")]));
         assert!(!honoured(&[("admin", "b")]), "it was taken out");
@@ -254,7 +330,10 @@ mod tests {
     #[test]
     fn the_role_decides() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
-        let scope = |token, wanted| authorize(&tokens, &PublicKeys::default(), token, wanted).map(|grant| grant.scope);
+        let scope = |token: Option<&str>, wanted| {
+            let shown = token.map(|token| Credential::Token(token.into()));
+            authorize(&tokens, &PublicKeys::default(), shown.as_ref(), wanted).map(|grant| grant.scope)
+        };
         assert_eq!(scope(Some("a"), &[Scope::Connect]), Ok(Scope::Connect));
         assert_eq!(scope(Some("a"), &[Scope::Control, Scope::View]), Ok(Scope::Control));
         assert_eq!(scope(Some("a"), &[Scope::View]), Ok(Scope::View), "no more than was asked for");
@@ -271,7 +350,8 @@ mod tests {
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let asked = |scope, expires, wanted| {
             let token = SessionToken { session: "uid-1".into(), scope, expires, once: None };
-            authorize(&StaticTokens::default(), &keys, Some(&signer.session_token(token)), wanted)
+            let shown = Credential::Token(signer.session_token(token));
+            authorize(&StaticTokens::default(), &keys, Some(&shown), wanted)
         };
         let scope = |has, wanted| asked(has, now + 60, wanted).map(|grant| grant.scope);
         assert_eq!(scope(Scope::Connect, &[Scope::Connect]), Ok(Scope::Connect));
@@ -289,8 +369,57 @@ mod tests {
         let grant = asked(Scope::View, now + 60, &[Scope::View]).unwrap();
         assert!(grant.is_for("uid-1") && !grant.is_for("uid-2"));
         assert!(StaticTokens::default().honour(&grant), "it does not depend on the Secret");
-        let strangers = self::signer().session_token(grant.session_token().unwrap().clone());
+        let strangers = Credential::Token(self::signer().session_token(grant.session_token().unwrap().clone()));
         let denied = authorize(&StaticTokens::default(), &keys, Some(&strangers), &[Scope::View]);
         assert_eq!(denied, Err(Denied::UnknownToken));
+    }
+
+    #[test]
+    fn a_login_is_good_while_its_token_is_and_only_as_a_cookie() {
+        let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+        let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+        let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
+        assert_eq!(tokens.login("x", now + 60), None);
+        let (login, role) = tokens.login("v", now + 60).unwrap();
+        assert_eq!(role, Role::Viewer);
+        let text = signer.login(login.clone());
+        let cookie = Credential::Cookie(text.clone());
+        let admitted = |tokens: &StaticTokens, shown: &Credential, role| {
+            admit(tokens, &keys, Some(shown), role).map(|member| member.role)
+        };
+        assert_eq!(admitted(&tokens, &cookie, Role::Viewer), Ok(Role::Viewer));
+        assert_eq!(admitted(&tokens, &cookie, Role::Admin), Err(Denied::Needs(Role::Admin)));
+        assert_eq!(authorize(&tokens, &keys, Some(&cookie), &[Scope::View]).unwrap().scope, Scope::View);
+        let without = self::tokens(&[("admin", "a")]);
+        assert_eq!(admitted(&without, &cookie, Role::Viewer), Err(Denied::UnknownToken), "its token was taken out");
+        assert_eq!(admitted(&tokens, &Credential::Token(text), Role::Viewer), Err(Denied::UnknownToken));
+        assert_eq!(admitted(&tokens, &Credential::Cookie("v".into()), Role::Viewer), Err(Denied::UnknownToken));
+        let ended = Credential::Cookie(signer.login(Login { expires: now - 1, ..login }));
+        assert_eq!(admitted(&tokens, &ended, Role::Viewer), Err(Denied::Expired));
+    }
+
+    #[test]
+    fn a_session_token_gives_no_role() {
+        let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+        let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+        let token = SessionToken { session: "uid".into(), scope: Scope::Connect, expires: now + 60, once: None };
+        let text = signer.session_token(token);
+        let admitted = |shown| admit(&tokens(&[("admin", "a")]), &keys, Some(&shown), Role::Viewer).map(|it| it.role);
+        assert_eq!(admitted(Credential::Token(text.clone())), Err(Denied::Needs(Role::Viewer)));
+        assert_eq!(admitted(Credential::Cookie(text)), Err(Denied::UnknownToken));
+        assert_eq!(admitted(Credential::Token("a".into())), Ok(Role::Admin));
+    }
+
+    #[test]
+    fn a_cookie_counts_when_no_token_is_shown() {
+        let shown = |headers: &[(&str, &str)], uri: &str| {
+            let pairs = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            presented(&pairs.collect(), &uri.parse().unwrap())
+        };
+        let cookie = ("cookie", "other=1; camofleet_login=abc");
+        assert_eq!(shown(&[cookie], "/api/sessions"), Some(Credential::Cookie("abc".into())));
+        assert_eq!(shown(&[cookie], "/api/sessions?token=t"), Some(Credential::Token("t".into())));
+        assert_eq!(shown(&[cookie, ("authorization", "Bearer t")], "/"), Some(Credential::Token("t".into())));
+        assert_eq!(shown(&[("cookie", "other=1")], "/"), None);
     }
 }

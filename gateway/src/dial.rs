@@ -2,6 +2,7 @@
 
 use crate::{relay::Side, tcp};
 use axum::body::Bytes;
+use camofleet_runner_api::SessionReport;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
     header::{
@@ -136,6 +137,18 @@ pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), Dial
     let request = request(Method::POST, address, &format!("/v1/sessions/{uid}/touch"), hop_token);
     match ask_at(address, request).await? {
         Answer::Plain { status, .. } if status.is_success() => Ok(()),
+        Answer::Plain { status, .. } => Err(DialError::Refused(status)),
+        Answer::Upgraded { .. } => Err(DialError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+    }
+}
+
+/// Asks the runner at `address` (`ip:port`) for a session, with how long it has been idle.
+pub async fn report(address: &str, uid: &str, hop_token: &str) -> Result<SessionReport, DialError> {
+    let request = request(Method::GET, address, &format!("/v1/sessions/{uid}"), hop_token);
+    match ask_at(address, request).await? {
+        Answer::Plain { status, body, .. } if status.is_success() => {
+            serde_json::from_slice(&body).map_err(|error| DialError::Body { status, source: error.into() })
+        }
         Answer::Plain { status, .. } => Err(DialError::Refused(status)),
         Answer::Upgraded { .. } => Err(DialError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     Gateway,
+    api::is_in_pool,
     auth::Denied,
     dial::{self, Answer, Service},
     kubernetes,
@@ -19,6 +20,7 @@ use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
 use camofleet_runner_api::{Refusal as RunnerRefusal, RefusalReason};
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
+use kube::ResourceExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A session that is Ready, and where.
@@ -39,7 +41,12 @@ pub struct Opened {
 
 /// The session of that name which the right is for, when it is Ready before the client's patience ends.
 pub async fn find(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {
-    gateway.unless_draining(ready_session(gateway, right)).await
+    let found = gateway.unless_draining(ready_session(gateway, right)).await?;
+    if right.worker.as_deref().is_none_or(|worker| is_in_pool(&found.session.session().object, worker)) {
+        Ok(found)
+    } else {
+        Err(Refusal::NoSession(right.session.clone()))
+    }
 }
 
 /// Dials the runner for one of the session's services. The client's headers go with it as far as the service needs them.
@@ -122,7 +129,7 @@ async fn ready_session(gateway: &Gateway, right: &Right) -> Result<Found, Refusa
             }
         }
     };
-    let now = kubernetes::uid_of(&gateway.client, key).await?;
+    let now = kubernetes::get(&gateway.client, key).await?.and_then(|object| object.uid());
     let next = match (now, over) {
         (Some(now), Some((uid, refusal))) if now == uid => return Err(refusal),
         (Some(now), _) if !right.grant.is_for(&now) => return Err(Refusal::Denied(Denied::OtherSession)),

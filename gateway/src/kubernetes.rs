@@ -1,20 +1,23 @@
-//! What the gateway asks of the API server: sessions by watch, one session by name, the Secret with the static tokens.
-//! Thin: what it reads goes into [`Sessions`] and [`StaticTokens`], where the decisions are.
+//! What the gateway asks of the API server: sessions and pools by watch, one session by name, the Secret with the static tokens; and
+//! that sessions be made and deleted. Thin: what it reads goes into [`Sessions`](crate::sessions), [`Pools`](crate::pools) and
+//! [`StaticTokens`], where the decisions are.
 
 use crate::{
+    Gateway,
+    api::invalid_fields,
     auth::{Role, StaticTokens},
+    feed::Changed,
     refusal::Refusal,
     session::{Key, Session},
-    sessions::Sessions,
 };
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use camofleet_crds::v1alpha1::BrowserSession;
+use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use futures::{Stream, StreamExt};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ObjectMeta, PostParams},
+    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
@@ -29,41 +32,131 @@ pub const TOKENS: &str = "camofleet-tokens";
 /// How long to wait before the Secret is made again after that failed.
 const MAKE_AGAIN: Duration = Duration::from_secs(5);
 /// How long the API server may take for one object.
-const GET_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing else: behind many requests on one
 /// HTTP/2 connection, a watch was seen to starve.
-pub async fn follow_sessions(client: Client, sessions: &Sessions) {
+pub async fn follow_sessions(client: Client, gateway: &Gateway) {
+    let Gateway { sessions, feed, .. } = gateway;
     // Guarded: one object that this version cannot read must not keep the others from being seen.
     let api = Api::<DeserializeGuard<BrowserSession>>::all(client);
     let mut events = pin!(events(api, watcher::Config::default()));
     while let Some(event) = events.next().await {
-        match event {
-            Event::Init => sessions.begin_list(),
+        let changed = match event {
+            Event::Init => {
+                sessions.begin_list();
+                vec![]
+            }
             Event::InitApply(object) | Event::Apply(object) => {
                 let key = key_of(&object);
                 match object.0 {
-                    Ok(object) => sessions.put(key, Session::of(&object)),
+                    Ok(object) => sessions.put(key.clone(), Session::of(object)),
                     Err(error) => {
                         tracing::error!(session = %key, %error, "this gateway cannot read the session and leaves it out");
                         sessions.remove(&key);
                     }
                 }
+                vec![key]
             }
             Event::InitDone => sessions.end_list(),
-            Event::Delete(object) => sessions.remove(&key_of(&object)),
+            Event::Delete(object) => {
+                let key = key_of(&object);
+                sessions.remove(&key);
+                vec![key]
+            }
+        };
+        for key in changed {
+            feed.record(Changed::Session(key));
         }
     }
 }
 
-/// Asks the API server itself for the UID of the session that has this name now, if there is one.
-pub async fn uid_of(client: &Client, key: &Key) -> Result<Option<String>, Refusal> {
+/// Keeps the cache of pools up to date, for ever.
+pub async fn follow_pools(client: Client, gateway: &Gateway) {
+    let Gateway { pools, feed, .. } = gateway;
+    let api = Api::<DeserializeGuard<WorkerPool>>::all(client);
+    let mut events = pin!(events(api, watcher::Config::default()));
+    while let Some(event) = events.next().await {
+        let changed = match event {
+            Event::Init => {
+                pools.begin_list();
+                vec![]
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                let key = key_of(&object);
+                match object.0 {
+                    Ok(object) => pools.put(key.clone(), object),
+                    Err(error) => {
+                        tracing::error!(pool = %key, %error, "this gateway cannot read the pool and leaves it out");
+                        pools.remove(&key);
+                    }
+                }
+                vec![key]
+            }
+            Event::InitDone => pools.end_list(),
+            Event::Delete(object) => {
+                let key = key_of(&object);
+                pools.remove(&key);
+                vec![key]
+            }
+        };
+        for key in changed {
+            feed.record(Changed::Pool(key));
+        }
+    }
+}
+
+/// Asks the API server itself for the session that has this name now, if there is one.
+pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, Refusal> {
     let api = Api::<DeserializeGuard<BrowserSession>>::namespaced(client.clone(), key.namespace());
-    match timeout(GET_TIMEOUT, api.get_opt(key.name())).await {
-        Ok(Ok(Some(DeserializeGuard(Ok(object))))) => Ok(Some(object.uid().unwrap_or_default())),
-        Ok(Ok(Some(DeserializeGuard(Err(error))))) => Err(Refusal::Unreadable(key.clone(), error.error)),
-        Ok(Ok(None)) => Ok(None),
-        Ok(Err(error)) => Err(Refusal::ApiServer(Box::new(error))),
+    match in_time(api.get_opt(key.name())).await? {
+        Some(DeserializeGuard(Ok(object))) => Ok(Some(object)),
+        Some(DeserializeGuard(Err(error))) => Err(Refusal::Unreadable(key.clone(), error.error)),
+        None => Ok(None),
+    }
+}
+
+/// Whether the API server has a pool of this name.
+pub async fn pool_is_there(client: &Client, key: &Key) -> Result<bool, Refusal> {
+    let api = Api::<WorkerPool>::namespaced(client.clone(), key.namespace());
+    Ok(in_time(api.get_metadata_opt(key.name())).await?.is_some())
+}
+
+/// Makes a session, and gives its UID.
+pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Result<String, Refusal> {
+    let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
+    match in_time(api.create(&PostParams::default(), session)).await {
+        Ok(made) => Ok(made.uid().unwrap_or_default()),
+        Err(Refusal::ApiServer(error)) => Err(match *error {
+            kube::Error::Api(status) if status.is_invalid() => Refusal::Invalid(invalid_fields(&status)),
+            // Its own rights, a quota, or an admission policy.
+            kube::Error::Api(status) if status.is_forbidden() => Refusal::Forbidden(status.message),
+            other => Refusal::ApiServer(Box::new(other)),
+        }),
+        Err(other) => Err(other),
+    }
+}
+
+/// Deletes the session with this UID. One that is gone, or another by now, is as good as deleted.
+pub async fn delete(client: &Client, key: &Key, uid: &str) -> Result<(), Refusal> {
+    let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
+    let only_it = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(only_it), ..DeleteParams::default() };
+    match in_time(api.delete(key.name(), &parameters)).await {
+        Ok(_) => Ok(()),
+        Err(Refusal::ApiServer(error)) => match *error {
+            kube::Error::Api(status) if status.is_not_found() || status.is_conflict() => Ok(()),
+            kube::Error::Api(status) if status.is_forbidden() => Err(Refusal::Forbidden(status.message)),
+            other => Err(Refusal::ApiServer(Box::new(other))),
+        },
+        Err(other) => Err(other),
+    }
+}
+
+/// The API server's answer, if it comes in time.
+async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
+    match timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(|error| Refusal::ApiServer(Box::new(error))),
         Err(_) => Err(Refusal::ApiServerSilent),
     }
 }

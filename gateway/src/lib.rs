@@ -6,19 +6,24 @@
 //!                                                   └──────────── relay: bytes both ways ─────────┘
 //! ```
 //!
-//! Pure: [`auth`], [`session`], [`pulse`], [`rfb`], [`wire`]. State without IO: [`sessions`], [`metrics`]. [`relay`] works
-//! on any two streams. IO: [`serve`], [`dial`], [`tcp`], [`kubernetes`], [`admin`], [`run`]. [`door`] and [`rights`] put them together.
+//! Pure: [`auth`], [`session`], [`pulse`], [`rfb`], [`wire`]. State without IO: [`sessions`], [`pools`], [`feed`], [`metrics`].
+//! [`relay`] works on any two streams. IO: [`serve`], [`dial`], [`activity`], [`tcp`], [`kubernetes`], [`admin`], [`run`]. [`door`],
+//! [`rights`] and [`api`] put them together.
 
+pub mod activity;
 pub mod admin;
+pub mod api;
 pub mod auth;
 pub mod config;
 pub mod dial;
 pub mod door;
+pub mod feed;
 pub mod kubernetes;
 pub mod live_view;
 pub mod metrics;
 pub mod pages;
 pub mod playwright;
+pub mod pools;
 pub mod pulse;
 pub mod refusal;
 pub mod relay;
@@ -28,13 +33,14 @@ pub mod run;
 pub mod serve;
 pub mod session;
 pub mod sessions;
-pub mod share;
 pub mod tcp;
 pub mod wire;
 
 use auth::StaticTokens;
 use camofleet_runner_api::token::{Issuer, PublicKeys, Signer};
+use feed::Feed;
 use metrics::Metrics;
+use pools::Pools;
 use sessions::Sessions;
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
@@ -42,8 +48,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What every request needs.
 pub struct Gateway {
+    /// Namespace that the REST API means when nothing is said.
+    pub namespace: String,
     /// The sessions, as the watch tells them.
     pub sessions: Sessions,
+    /// The pools, as the watch tells them.
+    pub pools: Pools,
+    /// What changed of both.
+    pub feed: Feed,
     /// The static tokens; None before they were read.
     pub tokens: watch::Sender<Option<StaticTokens>>,
     /// For single questions to the API server.
@@ -68,11 +80,14 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway that knows nothing yet.
-    pub fn new(client: kube::Client, signer: Signer, ui: PathBuf) -> Self {
+    pub fn new(client: kube::Client, namespace: String, signer: Signer, ui: PathBuf) -> Self {
         let session_keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         Self {
+            namespace,
             session_keys,
             sessions: Sessions::default(),
+            pools: Pools::default(),
+            feed: Feed::default(),
             tokens: watch::Sender::default(),
             client,
             signer,
@@ -91,6 +106,8 @@ impl Gateway {
             Some("going away")
         } else if !self.sessions.is_read() {
             Some("the sessions were not read yet")
+        } else if !self.pools.is_read() {
+            Some("the pools were not read yet")
         } else if self.tokens.borrow().is_none() {
             Some("the tokens were not read yet")
         } else {

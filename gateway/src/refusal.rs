@@ -1,7 +1,13 @@
 //! How the gateway says no before a connection stands: one status and one sentence for each cause, as `{"detail": "…"}`.
 //! What only the operator of the cluster may know goes to the log.
 
-use crate::{auth::Denied, metrics::Outcome, session::Key, sessions::Over};
+use crate::{
+    api::documents::{InvalidField, InvalidRequest, Problem},
+    auth::{Denied, Role},
+    metrics::Outcome,
+    session::Key,
+    sessions::Over,
+};
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -11,8 +17,6 @@ use http::{
     HeaderValue, StatusCode,
     header::{RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
 };
-use serde::Serialize;
-
 /// Seconds after which another attempt makes sense.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
@@ -25,6 +29,11 @@ pub enum Refusal {
     /// A page of a browser asks. Nobody has said yet which pages may.
     #[error("pages may not connect here (the request has an Origin header): connect from a program")]
     Origin,
+    /// A page of another host asks, and a browser added the cookie by itself.
+    #[error(
+        "this was asked by a page of another host (its Origin is not this host): use this host's own pages, or a token"
+    )]
+    ForeignPage,
     /// The request is no WebSocket handshake.
     #[error(
         "this address takes WebSocket connections only: /ws/… is for Playwright's firefox.connect(), /vnc/… for the live view"
@@ -33,14 +42,29 @@ pub enum Refusal {
     /// What was sent is not what this call takes.
     #[error("{1}")]
     BadBody(StatusCode, String),
+    /// What was sent can be read, and fields of it are wrong.
+    #[error("{} of the request are wrong", .0.len())]
+    Invalid(Vec<InvalidField>),
+    /// The cluster does not let the gateway do this.
+    #[error("the cluster does not allow it: {0}")]
+    Forbidden(String),
+    /// There is no pool of that name.
+    #[error("Worker not found: there is no pool `{0}`")]
+    NoWorker(String),
+    /// There is no pool at all.
+    #[error("No workers configured: there is no pool in this namespace; make a WorkerPool")]
+    NoWorkers,
+    /// A session that was asked for did not become Ready, and is ended.
+    #[error("the session did not become ready, and is ended: {0}")]
+    NotStarted(String),
     /// The session has no display that can be looked at.
     #[error("the session has no live view: make one with `display: LiveView`")]
     NoLiveView,
     /// There is no session of that name.
-    #[error("there is no session {0}")]
+    #[error("Session not found: there is no session {0}")]
     NoSession(Key),
     /// Nothing can have that name.
-    #[error("the URL does not name a session: it must end with <namespace>/<name>")]
+    #[error("there is nothing here that can have this name: see /api/openapi.json, or /ws/<namespace>/<name>")]
     NoSuchName,
     /// Nothing is known yet of who may do what.
     #[error("this gateway has not read its tokens yet")]
@@ -55,10 +79,10 @@ pub enum Refusal {
     #[error("this gateway is going away: connect again")]
     Draining,
     /// The API server cannot be asked whether the session exists.
-    #[error("the session cannot be looked up now")]
+    #[error("the cluster's API server cannot be asked now")]
     ApiServer(#[source] Box<kube::Error>),
     /// The API server does not answer.
-    #[error("the session cannot be looked up now")]
+    #[error("the cluster's API server does not answer now")]
     ApiServerSilent,
     /// The object is not as its CRD says.
     #[error("this gateway cannot read session {0}: is it older than the custom resources?")]
@@ -84,7 +108,8 @@ fn denied_words(denied: Denied) -> String {
             format!("the token may not do this: it takes one with the scope {}, or an admin's", scopes.join(" or "))
         }
         Denied::OtherSession => "the token is for another session".to_owned(),
-        Denied::NotForSharing => "the token may not do this: it takes an admin's".to_owned(),
+        Denied::Needs(Role::Viewer) => "the token may not do this: it takes an admin's or a viewer's".to_owned(),
+        Denied::Needs(Role::Admin) => "the token may not do this: it takes an admin's".to_owned(),
     }
 }
 
@@ -95,16 +120,20 @@ impl Refusal {
             Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::NotForSharing) | Self::Origin => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::Needs(_))
+            | Self::Origin
+            | Self::ForeignPage
+            | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
-            Self::NoSession(_) | Self::NoSuchName => StatusCode::NOT_FOUND,
+            Self::NoSession(_) | Self::NoSuchName | Self::NoWorker(_) => StatusCode::NOT_FOUND,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Over(_) => StatusCode::GONE,
             Self::NoLiveView => StatusCode::CONFLICT,
             Self::BadBody(status, _) => *status,
             Self::Unreadable(..) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady(_)
+            | Self::NotStarted(_)
+            | Self::NoWorkers
             | Self::Starting
             | Self::Draining
             | Self::ApiServer(_)
@@ -119,15 +148,16 @@ impl Refusal {
             Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
                 Outcome::Unauthorized
             }
-            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::NotForSharing) | Self::Origin => {
-                Outcome::Forbidden
-            }
+            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::Needs(_))
+            | Self::Origin
+            | Self::ForeignPage
+            | Self::Forbidden(_) => Outcome::Forbidden,
             Self::NotWebSocket => Outcome::NotWebSocket,
             Self::NoLiveView => Outcome::NoLiveView,
-            Self::BadBody(..) => Outcome::BadRequest,
-            Self::NoSession(_) | Self::NoSuchName => Outcome::NotFound,
+            Self::BadBody(..) | Self::Invalid(_) => Outcome::BadRequest,
+            Self::NoSession(_) | Self::NoSuchName | Self::NoWorker(_) => Outcome::NotFound,
             Self::Over(_) => Outcome::Gone,
-            Self::NotReady(_) | Self::Starting => Outcome::NotReady,
+            Self::NotReady(_) | Self::NotStarted(_) | Self::NoWorkers | Self::Starting => Outcome::NotReady,
             Self::Draining => Outcome::Draining,
             Self::ApiServer(_) | Self::ApiServerSilent | Self::Unreadable(..) => Outcome::ApiServer,
             Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,
@@ -137,27 +167,26 @@ impl Refusal {
 
     fn log_cause(&self) {
         match self {
-            Self::ApiServer(error) => tracing::warn!(%error, "cannot look up the session"),
-            Self::ApiServerSilent => tracing::warn!("cannot look up the session: the API server does not answer"),
+            Self::ApiServer(error) => tracing::warn!(%error, "the API server cannot be asked"),
+            Self::ApiServerSilent => tracing::warn!("the API server does not answer"),
             Self::Unreadable(_, error) => tracing::error!(error, "cannot read the session"),
             Self::RunnerUnreachable(error) => tracing::warn!(error, "cannot reach the runner"),
+            Self::Forbidden(words) => tracing::warn!(words, "the API server refused the gateway"),
             Self::RunnerRefused(words) => tracing::warn!(words, "the runner refused the gateway"),
             _ => {}
         }
     }
 }
 
-#[derive(Serialize)]
-struct Body {
-    detail: String,
-}
-
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         self.log_cause();
-        let status = self.status();
-        let mut response = (status, Json(Body { detail: self.to_string() })).into_response();
-        response.extensions_mut().insert(self.outcome());
+        let (status, outcome) = (self.status(), self.outcome());
+        let mut response = match &self {
+            Self::Invalid(fields) => (status, Json(InvalidRequest { detail: fields.clone() })).into_response(),
+            _ => (status, Json(Problem { detail: self.to_string() })).into_response(),
+        };
+        response.extensions_mut().insert(outcome);
         let headers = response.headers_mut();
         match (&self, status) {
             (Self::Denied(Denied::NoToken), _) => {

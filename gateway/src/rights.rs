@@ -3,7 +3,7 @@
 
 use crate::{
     Gateway,
-    auth::{Denied, Grant, StaticTokens, authorize, presented_token},
+    auth::{Credential, Grant, Member, Role, StaticTokens, admit, authorize, presented},
     live_view::Offer,
     refusal::Refusal,
     session::Key,
@@ -11,8 +11,8 @@ use crate::{
 use axum::extract::{FromRequestParts, Path};
 use camofleet_runner_api::token::Role as Scope;
 use http::{
-    HeaderMap, Method,
-    header::{CONNECTION, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE},
+    HeaderMap, HeaderValue, Method, Uri,
+    header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE},
     request::Parts,
 };
 use hyper::upgrade::OnUpgrade;
@@ -26,6 +26,8 @@ use std::{
 pub struct Right {
     /// The session.
     pub session: Key,
+    /// The pool that it is looked for in, when the path says one.
+    pub worker: Option<String>,
     /// What, and by which token.
     pub grant: Grant,
 }
@@ -36,8 +38,16 @@ pub struct MayConnect(pub Right);
 /// The right to look at a session's display, or more.
 pub struct MayWatch(pub Right);
 
-/// The right to give others access to a session.
-pub struct MayShare(pub Right);
+/// The right to see what there is: a viewer's, or more.
+pub struct MaySee<T> {
+    /// What was asked for.
+    pub target: T,
+    /// Who asks.
+    pub who: Member,
+}
+
+/// The right to make, change and end sessions, and to give others access to them: an admin's.
+pub struct MayManage<T>(pub T);
 
 impl Right {
     /// Waits until the token that it came from does not give it any more.
@@ -53,19 +63,21 @@ impl Right {
         }
     }
 
-    /// Asks for the first of `wanted` that the token is good for.
+    /// Asks for the first of `wanted` that the credential is good for.
     async fn of(
         parts: &mut Parts,
         gateway: &Arc<Gateway>,
-        token: Option<&str>,
+        credential: Option<Credential>,
         wanted: &'static [Scope],
     ) -> Result<Self, Refusal> {
-        let decision =
-            gateway.tokens.borrow().as_ref().map(|tokens| authorize(tokens, &gateway.session_keys, token, wanted));
+        let decision = gateway
+            .tokens
+            .borrow()
+            .as_ref()
+            .map(|tokens| authorize(tokens, &gateway.session_keys, credential.as_ref(), wanted));
         let grant = decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
-        let Path(Named { namespace, name }) =
-            Path::from_request_parts(parts, gateway).await.map_err(|_| Refusal::NoSuchName)?;
-        Ok(Self { session: Key::new(namespace, name).ok_or(Refusal::NoSuchName)?, grant })
+        let Target { session, worker } = Target::of(Names::of(parts, gateway).await, gateway)?;
+        Ok(Self { session, worker, grant })
     }
 }
 
@@ -75,19 +87,109 @@ fn until(moment: u64) -> Duration {
     moment.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-/// The parameters of a path that names a session, as they came.
-#[derive(Deserialize)]
-pub(crate) struct Named {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+/// The parameters of a path, as they came. A path without a namespace means the gateway's own.
+#[derive(Default, Deserialize)]
+pub struct Names {
+    namespace: Option<String>,
+    worker: Option<String>,
+    #[serde(alias = "id")]
+    name: Option<String>,
+}
+
+impl Names {
+    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Self {
+        Path::from_request_parts(parts, gateway).await.map(|Path(names)| names).unwrap_or_default()
+    }
+
+    /// The session that is named, if one is.
+    pub(crate) fn session(&self, gateway: &Gateway) -> Option<Key> {
+        Key::new(self.namespace.as_ref().unwrap_or(&gateway.namespace), self.name.as_ref()?)
+    }
+}
+
+/// What a path stands for.
+pub trait FromNames: Sized {
+    /// It, or that nothing can be called so.
+    fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal>;
+}
+
+/// The sessions and pools of one namespace.
+pub struct Namespace(pub String);
+
+/// A session, and the pool that it is looked for in, when the path says one.
+pub struct Target {
+    /// The session.
+    pub session: Key,
+    /// Name of the pool.
+    pub worker: Option<String>,
+}
+
+impl FromNames for Namespace {
+    fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal> {
+        let namespace = names.namespace.unwrap_or_else(|| gateway.namespace.clone());
+        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(Refusal::NoSuchName) }
+    }
+}
+
+impl FromNames for Target {
+    fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal> {
+        let session = names.session(gateway).ok_or(Refusal::NoSuchName)?;
+        Ok(Self { session, worker: names.worker })
+    }
+}
+
+/// What the request shows. A browser adds its cookie also to what another site made it send: what changes anything, and every
+/// socket, must come from a page of the gateway's own.
+fn credential(parts: &Parts) -> Result<Option<Credential>, Refusal> {
+    let credential = presented(&parts.headers, &parts.uri);
+    let only_reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
+    match credential {
+        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(Refusal::ForeignPage),
+        other => Ok(other),
+    }
+}
+
+/// Whether a page of this host sent it. Not compared is the scheme, which a proxy that ends TLS changes.
+pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let origin = text(ORIGIN).and_then(|origin| origin.parse::<Uri>().ok());
+    match (origin.as_ref().and_then(Uri::authority), text(HOST)) {
+        (Some(origin), Some(host)) => origin.as_str().eq_ignore_ascii_case(host),
+        _ => false,
+    }
+}
+
+fn member(parts: &Parts, gateway: &Gateway, needed: Role) -> Result<Member, Refusal> {
+    let credential = credential(parts)?;
+    let tokens = gateway.tokens.borrow();
+    let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
+    admit(tokens, &gateway.session_keys, credential.as_ref(), needed).map_err(Refusal::Denied)
+}
+
+impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        let who = member(parts, gateway, Role::Viewer)?;
+        Ok(Self { target: T::of(Names::of(parts, gateway).await, gateway)?, who })
+    }
+}
+
+impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MayManage<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        member(parts, gateway, Role::Admin)?;
+        Ok(Self(T::of(Names::of(parts, gateway).await, gateway)?))
+    }
 }
 
 impl FromRequestParts<Arc<Gateway>> for MayConnect {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let token = presented_token(&parts.headers, &parts.uri);
-        let right = Right::of(parts, gateway, token.as_deref(), &[Scope::Connect]).await?;
+        let credential = presented(&parts.headers, &parts.uri);
+        let right = Right::of(parts, gateway, credential, &[Scope::Connect]).await?;
         // A page that got hold of a token, or that a user was led to, cannot leave this header out.
         if parts.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);
@@ -99,25 +201,14 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
 impl FromRequestParts<Arc<Gateway>> for MayWatch {
     type Rejection = Refusal;
 
-    /// Any page may ask that has a token to show: nothing that a browser adds by itself lets anybody in.
+    /// Any page may ask that has a token to show; with a cookie, the gateway's own.
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
         let offer = Offer::of(&parts.headers);
-        let token = offer.token.clone().or_else(|| presented_token(&parts.headers, &parts.uri));
-        Right::of(parts, gateway, token.as_deref(), offer.wanted()).await.map(Self)
-    }
-}
-
-impl FromRequestParts<Arc<Gateway>> for MayShare {
-    type Rejection = Refusal;
-
-    /// Only who may do everything with every session: a session token cannot beget others.
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let token = presented_token(&parts.headers, &parts.uri);
-        let right = Right::of(parts, gateway, token.as_deref(), &[Scope::Connect]).await?;
-        match right.grant.session_token() {
-            None => Ok(Self(right)),
-            Some(_) => Err(Refusal::Denied(Denied::NotForSharing)),
-        }
+        let credential = match offer.token.clone() {
+            Some(token) => Some(Credential::Token(token)),
+            None => credential(parts)?,
+        };
+        Right::of(parts, gateway, credential, offer.wanted()).await.map(Self)
     }
 }
 

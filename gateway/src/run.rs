@@ -71,7 +71,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let (gateway, watching) = tokio::select! {
-        connected = connect(&config.namespace, config.ui) => connected?,
+        connected = connect(config.namespace.clone(), config.ui) => connected?,
         () = &mut told_to_go => return Ok(()),
     };
 
@@ -80,7 +80,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     parts.spawn(serve::serve(Arc::clone(&gateway), listener));
     parts.spawn({
         let gateway = Arc::clone(&gateway);
-        async move { kubernetes::follow_sessions(watching, &gateway.sessions).await }
+        let watching = watching.clone();
+        async move { kubernetes::follow_sessions(watching, &gateway).await }
+    });
+    parts.spawn({
+        let gateway = Arc::clone(&gateway);
+        async move { kubernetes::follow_pools(watching, &gateway).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
@@ -100,12 +105,12 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// The gateway, and a client of its own for the watch of sessions.
-async fn connect(namespace: &str, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client)> {
+/// The gateway, and a client of its own for the watches of sessions and pools.
+async fn connect(namespace: String, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client)> {
     let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
     let client = kube::Client::try_from(config.clone())?;
-    let signer = keystore::signer(&client, namespace, Issuer::Gateway).await?;
-    Ok((Arc::new(Gateway::new(client, signer, ui)), kube::Client::try_from(config)?))
+    let signer = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
+    Ok((Arc::new(Gateway::new(client, namespace, signer, ui)), kube::Client::try_from(config)?))
 }
 
 /// Ends in order: not ready any more; after a moment nothing is accepted and every client is told to connect again; when all

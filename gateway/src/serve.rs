@@ -2,20 +2,20 @@
 //! the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
 
 use crate::{
-    Gateway, live_view,
+    Gateway, api, live_view,
     metrics::{Metrics, Outcome},
     pages, playwright,
     refusal::Refusal,
-    rights::Named,
+    rights::Names,
     session::Key,
-    share, tcp,
+    tcp,
 };
 use axum::{
     Router,
     extract::{Path, Request, State, rejection::PathRejection},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::get,
 };
 use http::{HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -42,7 +42,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/ws/{namespace}/{name}", get(playwright::playwright))
         .route("/vnc/{namespace}/{name}", get(live_view::vnc))
-        .route("/api/namespaces/{namespace}/sessions/{name}/tokens", post(share::share))
+        .merge(api::router())
         .merge(pages::router(&gateway.ui))
         .fallback(async || Refusal::NoSuchName)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
@@ -89,12 +89,12 @@ async fn serve_connection(gateway: Arc<Gateway>, stream: TcpStream, service: Tow
 
 async fn log_and_count(
     State(gateway): State<Arc<Gateway>>,
-    named: Result<Path<Named>, PathRejection>,
+    names: Result<Path<Names>, PathRejection>,
     request: Request,
     next: Next,
 ) -> Response {
     let id = request_id(&request);
-    let key = named.ok().and_then(|Path(Named { namespace, name })| Key::new(namespace, name));
+    let key = names.ok().and_then(|Path(names)| names.session(&gateway));
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),

@@ -4,10 +4,10 @@ use camofleet_crds::{
     conditions::{self, FINISHED, READY, Truth},
     v1alpha1::{BrowserSession, RunnerRef, SessionState},
 };
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// The name by which clients ask.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     namespace: String,
     name: String,
@@ -50,14 +50,12 @@ impl fmt::Display for Key {
 }
 
 /// A session: another UID under the same name is another one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    /// UID of the `BrowserSession`.
-    pub uid: String,
-    /// Whether its display can be looked at; known once it is Ready.
-    pub live_view: bool,
     /// What can be done with it now.
     pub standing: Standing,
+    /// The whole of it.
+    pub object: Arc<BrowserSession>,
 }
 
 /// What can be done with a session.
@@ -89,12 +87,18 @@ impl fmt::Display for Finish {
 
 impl Session {
     /// Reads an object as the API server gives it.
-    pub fn of(object: &BrowserSession) -> Self {
-        Self {
-            uid: object.metadata.uid.clone().unwrap_or_default(),
-            live_view: object.status.as_ref().is_some_and(|status| status.vnc.is_some()),
-            standing: Standing::of(object),
-        }
+    pub fn of(object: BrowserSession) -> Self {
+        Self { standing: Standing::of(&object), object: Arc::new(object) }
+    }
+
+    /// UID of the `BrowserSession`.
+    pub fn uid(&self) -> &str {
+        self.object.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Whether its display can be looked at; known once it is Ready.
+    pub fn has_live_view(&self) -> bool {
+        self.object.status.as_ref().is_some_and(|status| status.vnc.is_some())
     }
 }
 
@@ -133,7 +137,7 @@ mod tests {
         }
         status.runner = runner.then(self::runner);
         object.status = Some(status);
-        Session::of(&object).standing
+        Session::of(object).standing
     }
 
     fn runner() -> RunnerRef {
@@ -153,7 +157,7 @@ mod tests {
         let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
         assert_eq!(standing(&over, true), finished);
         let bare = BrowserSession::new("s", BrowserSessionSpec::default());
-        assert_eq!(Session::of(&bare).standing, Standing::Waiting(SessionState::Pending));
+        assert_eq!(Session::of(bare).standing, Standing::Waiting(SessionState::Pending));
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! The sessions of all namespaces as the watch tells them, and a way to follow one of them. Does no IO: whoever watches
-//! the API server feeds it.
+//! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to follow one
+//! of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
 
 use crate::session::{Finish, Key, Session, Standing};
 use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
+use camofleet_runner_api::StartPage;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -21,9 +24,43 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct Cache {
-    known: HashMap<Key, watch::Sender<Session>>,
+    known: HashMap<Key, Known>,
     /// While a list is read: what it holds so far.
     listed: Option<HashSet<Key>>,
+}
+
+struct Known {
+    session: watch::Sender<Session>,
+    activity: Option<Activity>,
+}
+
+impl Known {
+    fn new(session: Session) -> Self {
+        Self { session: watch::Sender::new(session), activity: None }
+    }
+}
+
+/// What a session's runner knows of it and its status does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// When somebody last did something in it.
+    pub last: Timestamp,
+    /// What became of its start page.
+    pub start_page: StartPage,
+    /// Clients that are connected.
+    pub clients: u32,
+    /// When the runner said so.
+    pub asked: Instant,
+}
+
+impl Activity {
+    /// Whether it says the same. The moment of the last activity is computed from its age, and so is never twice the same to the
+    /// millisecond.
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.last.duration_since(other.last).abs() < SignedDuration::from_secs(1)
+            && self.start_page == other.start_page
+            && self.clients == other.clients
+    }
 }
 
 impl Sessions {
@@ -32,13 +69,13 @@ impl Sessions {
         self.cache().listed = Some(HashSet::new());
     }
 
-    /// The list is complete: what it lacks is gone.
-    pub fn end_list(&self) {
+    /// The list is complete: what it lacks is gone. Says what that is.
+    pub fn end_list(&self) -> Vec<Key> {
         let mut cache = self.cache();
-        if let Some(listed) = cache.listed.take() {
-            cache.known.retain(|key, _| listed.contains(key));
-        }
+        let listed = cache.listed.take().unwrap_or_default();
+        let gone = cache.known.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
         self.read.send_replace(true);
+        gone
     }
 
     /// A session is there, or changed.
@@ -48,8 +85,8 @@ impl Sessions {
             listed.insert(key.clone());
         }
         match cache.known.entry(key) {
-            Entry::Occupied(known) if known.get().borrow().uid == session.uid => {
-                known.get().send_if_modified(|former| {
+            Entry::Occupied(known) if known.get().session.borrow().uid() == session.uid() => {
+                known.get().session.send_if_modified(|former| {
                     let changed = *former != session;
                     *former = session;
                     changed
@@ -57,8 +94,8 @@ impl Sessions {
                 return;
             }
             // Another UID: the channel of the former session closes, and its followers see that it is gone.
-            Entry::Occupied(mut known) => drop(known.insert(watch::Sender::new(session))),
-            Entry::Vacant(place) => drop(place.insert(watch::Sender::new(session))),
+            Entry::Occupied(mut known) => drop(known.insert(Known::new(session))),
+            Entry::Vacant(place) => _ = place.insert(Known::new(session)),
         }
         self.arrivals.send_replace(());
     }
@@ -75,7 +112,28 @@ impl Sessions {
 
     /// Follows the session that has this name now.
     pub fn follow(&self, key: &Key) -> Option<Followed> {
-        self.cache().known.get(key).map(|known| Followed(known.subscribe()))
+        self.cache().known.get(key).map(|known| Followed(known.session.subscribe()))
+    }
+
+    /// The session that has this name now, and what its runner last said.
+    pub fn get(&self, key: &Key) -> Option<(Session, Option<Activity>)> {
+        self.cache().known.get(key).map(|known| (known.session.borrow().clone(), known.activity.clone()))
+    }
+
+    /// The names of a namespace's sessions, in no order.
+    pub fn keys_in(&self, namespace: &str) -> Vec<Key> {
+        self.cache().known.keys().filter(|key| key.namespace() == namespace).cloned().collect()
+    }
+
+    /// A runner said this of the session with this UID. Whether that is news.
+    pub fn hear(&self, key: &Key, uid: &str, activity: Activity) -> bool {
+        let mut cache = self.cache();
+        let Some(known) = cache.known.get_mut(key).filter(|known| known.session.borrow().uid() == uid) else {
+            return false;
+        };
+        let is_news = known.activity.as_ref().is_none_or(|former| !former.says_the_same(&activity));
+        known.activity = Some(activity);
+        is_news
     }
 
     /// Follows the session of this name with this UID as soon as the cache has it, which may be never.
@@ -119,12 +177,17 @@ impl fmt::Display for Over {
 impl Followed {
     /// UID of the session.
     pub fn uid(&self) -> String {
-        self.0.borrow().uid.clone()
+        self.0.borrow().uid().to_owned()
+    }
+
+    /// All that was last heard of it.
+    pub fn session(&self) -> Session {
+        self.0.borrow().clone()
     }
 
     /// Whether it has a display that can be looked at.
     pub fn has_live_view(&self) -> bool {
-        self.0.borrow().live_view
+        self.0.borrow().has_live_view()
     }
 
     /// Where it stood when it was last heard of, for words.
@@ -171,6 +234,7 @@ impl Followed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec};
     use std::sync::Arc;
 
     fn key(name: &str) -> Key {
@@ -178,7 +242,9 @@ mod tests {
     }
 
     fn session(uid: &str, standing: Standing) -> Session {
-        Session { uid: uid.into(), live_view: true, standing }
+        let mut object = BrowserSession::new("a", BrowserSessionSpec::default());
+        object.metadata.uid = Some(uid.into());
+        Session { standing, object: Arc::new(object) }
     }
 
     fn waiting() -> Standing {
@@ -230,7 +296,7 @@ mod tests {
         sessions.put(key("kept"), session("kept", Standing::Ready(runner())));
         assert!(sessions.follow(&key("missed")).is_some(), "nothing is gone before the list is complete");
         assert!(!sessions.is_read());
-        sessions.end_list();
+        assert_eq!(sessions.end_list(), [key("missed")]);
         assert!(sessions.is_read());
         assert_eq!(missed.over().await, Over::Deleted);
         assert!(sessions.follow(&key("kept")).is_some());
@@ -266,5 +332,26 @@ mod tests {
         assert!(!after_it.is_finished());
         again.put(key("late"), session("2", waiting()));
         assert_eq!(after_it.await.unwrap(), "2");
+    }
+
+    #[test]
+    fn what_a_runner_says_is_news_when_it_differs_and_goes_with_the_session() {
+        let sessions = Sessions::default();
+        sessions.put(key("a"), session("1", Standing::Ready(runner())));
+        let activity = |milliseconds, clients| Activity {
+            last: Timestamp::from_millisecond(milliseconds).unwrap(),
+            start_page: StartPage::None,
+            clients,
+            asked: Instant::now(),
+        };
+        let hear = |uid, activity| sessions.hear(&key("a"), uid, activity);
+        assert!(hear("1", activity(10_000, 0)));
+        assert!(!hear("1", activity(10_400, 0)), "the same, but for the rounding");
+        assert!(hear("1", activity(12_000, 0)));
+        assert!(hear("1", activity(12_000, 1)));
+        assert!(!hear("2", activity(20_000, 1)), "it is another session");
+        assert_eq!(sessions.get(&key("a")).unwrap().1.unwrap().last, activity(12_000, 1).last);
+        sessions.put(key("a"), session("2", Standing::Ready(runner())));
+        assert_eq!(sessions.get(&key("a")).unwrap().1, None);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     stack::{Command, Doors, Stack},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{BindAnswer, BindRequest, Hot, Refusal, RefusalReason, RunnerState};
+use camofleet_runner_api::{BindAnswer, BindRequest, Hot, Refusal, RefusalReason, RunnerState, SessionReport};
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -34,6 +34,7 @@ enum Ask {
     Bind { term: Term, uid: String, request: BindRequest, reply: Reply<BindAnswer> },
     End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
+    Report { uid: String, reply: Reply<SessionReport> },
     Enter { uid: String, once: Option<String>, question: Question, reply: Reply<Door> },
 }
 
@@ -61,6 +62,11 @@ impl Runner {
     /// Counts a session as active.
     pub(crate) async fn touch(&self, uid: String) -> Result<(), Refusal> {
         self.ask(|reply| Ask::Touch { uid, reply }).await
+    }
+
+    /// A session, with how long it has been idle.
+    pub(crate) async fn report_on(&self, uid: String) -> Result<SessionReport, Refusal> {
+        self.ask(|reply| Ask::Report { uid, reply }).await
     }
 
     /// The way into a session, for the one who wants to do that. `once`: a token's id, which opens it one time.
@@ -167,12 +173,18 @@ impl Driver {
             Ask::End { term, uid, reply } => {
                 reply.send(term.check().and_then(|()| self.end(&uid))).ok();
             }
+            // These settle nothing, and what was due by now is not forgotten over them.
             Ask::Touch { uid, reply } => {
                 let answer = self.chart.touch(&uid, self.settled);
                 self.happens(Event::Tick);
                 reply.send(answer).ok();
             }
+            Ask::Report { uid, reply } => {
+                self.happens(Event::Tick);
+                reply.send(self.chart.report(&uid, self.settled)).ok();
+            }
             Ask::Enter { uid, once, question, reply } => {
+                self.happens(Event::Tick);
                 reply.send(self.enter(&uid, once, question)).ok();
             }
         }

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, Session};
+use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport};
 use futures::stream;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
@@ -57,7 +57,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/sessions", get(list))
         .route("/v1/events", get(events))
-        .route("/v1/sessions/{uid}", put(bind).get(session).delete(end))
+        .route("/v1/sessions/{uid}", put(bind).get(report).delete(end))
         .route("/v1/sessions/{uid}/touch", post(touch))
         .route("/v1/sessions/{uid}/playwright", get(tunnel::playwright))
         .route("/v1/sessions/{uid}/vnc", get(tunnel::vnc))
@@ -112,11 +112,8 @@ async fn bind(
     Ok(Json(runner.bind(term, uid, request).await?))
 }
 
-async fn session(About(uid): About, State(runner): State<Runner>) -> Result<Json<Session>, Refused> {
-    let session = runner.published().borrow().state.session(&uid).cloned();
-    let unknown =
-        || Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") };
-    Ok(Json(session.ok_or_else(unknown)?))
+async fn report(About(uid): About, State(runner): State<Runner>) -> Result<Json<SessionReport>, Refused> {
+    Ok(Json(runner.report_on(uid).await?))
 }
 
 async fn end(OperatorOn(uid, term): OperatorOn, State(runner): State<Runner>) -> Result<StatusCode, Refused> {

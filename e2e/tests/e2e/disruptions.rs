@@ -12,7 +12,7 @@ use camofleet_e2e::{
     history::History,
     host,
     metrics::Metrics,
-    rounds, test,
+    rounds, test_alone,
     wait::{poll, until, until_it},
 };
 use futures::future::try_join_all;
@@ -77,19 +77,19 @@ async fn none_is_on_two_runners(space: &Space) -> Result<()> {
 
 #[test]
 fn the_operator_is_killed_in_a_burst() {
-    test("burst", async |space: Space| {
+    test_alone("burst", async |space: Space| {
         space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
         let history = History::of(space.api()).await?;
         for round in 0..rounds() {
             let operator = operator_process(&space.fleet.operator().await?)?;
             let create = async |number: usize| -> Result<Session> {
                 let session = space.session(json!({})).await?;
-                if number == 7 {
+                if number == 5 {
                     operator.signal(Signal::SIGKILL)?;
                 }
                 Ok(session)
             };
-            let sessions = try_join_all((0..20).map(create)).await?;
+            let sessions = try_join_all((0..12).map(create)).await?;
             let serve = async |session: &Session| -> Result<()> {
                 session.ready().await?;
                 none_is_on_two_runners(&space).await?;
@@ -109,7 +109,7 @@ fn the_operator_is_killed_in_a_burst() {
 
 #[test]
 fn a_leader_sleeps_past_its_lease() {
-    test("leaders", async |space: Space| {
+    test_alone("leaders", async |space: Space| {
         space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
         let result = two_leaders(&space).await;
         scale_operator(&space.fleet, 1).await?;
@@ -184,7 +184,7 @@ async fn two_leaders(space: &Space) -> Result<()> {
 
 #[test]
 fn the_gateways_are_restarted() {
-    test("gateways", async |space: Space| {
+    test_alone("gateways", async |space: Space| {
         space.pool("pool", json!({})).await?;
         let session = space.ready_session(json!({})).await?;
         let mut client = NodeClient::connect(&space, &session).await?;
@@ -208,7 +208,7 @@ fn the_gateways_are_restarted() {
 
 #[test]
 fn the_node_is_emptied() {
-    test("drain", async |space: Space| {
+    test_alone("drain", async |space: Space| {
         const DRAIN: SignedDuration = SignedDuration::from_secs(15);
         let pool = json!({ "replicas": 2, "rollout": { "drainTimeoutSeconds": DRAIN.as_secs() } });
         space.pool("pool", pool).await?;

@@ -1,6 +1,7 @@
 //! The end-to-end tests: one program, so that what they share is compiled once.
 
 mod clients;
+mod deadlines;
 mod disruptions;
 mod doors;
 mod failures;
@@ -8,4 +9,4 @@ mod live_view;
 mod nothing_left;
 mod operator;
 mod refusals;
-mod time_limits;
+mod rest;

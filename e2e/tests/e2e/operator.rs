@@ -10,7 +10,7 @@ use camofleet_e2e::{
     history::History,
     host::{self, is_browser},
     metrics::Metrics,
-    test,
+    test, test_alone,
     wait::{poll, until, until_it},
 };
 use k8s_openapi::{api::core::v1::Pod, jiff::SignedDuration};
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 #[test]
 fn one_write_to_ready_and_two_in_a_life() {
-    test("writes", async |space: Space| {
+    test_alone("writes", async |space: Space| {
         space.pool("pool", json!({})).await?;
         let history = History::of(space.api()).await?;
         let operator = space.fleet.operator().await?;

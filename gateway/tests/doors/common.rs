@@ -1,7 +1,7 @@
 //! A gateway on a real port, runners that really upgrade, and an API server that knows what the test says.
 
 use axum::body::Bytes;
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, RunnerRef};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewRef, RunnerRef};
 use camofleet_gateway::{
     Gateway,
     auth::StaticTokens,
@@ -90,12 +90,14 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let signer = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
     let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
     let (unwatched, lookups) = (Arc::default(), Arc::default());
-    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), signer, ui());
+    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer, ui());
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.tokens.send_replace(Some(tokens));
     gateway.sessions.begin_list();
     gateway.sessions.end_list();
+    gateway.pools.begin_list();
+    gateway.pools.end_list();
     let gateway = Arc::new(gateway);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -133,15 +135,15 @@ fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>
 impl Served {
     /// The watch tells of a session, or of a change of it.
     pub fn tell(&self, name: &str, uid: &str, standing: Standing) {
-        self.gateway.sessions.put(key(name), Session { uid: uid.into(), live_view: true, standing });
+        let mut object = object(name, uid);
+        object.status =
+            Some(BrowserSessionStatus { vnc: Some(LiveViewRef::default()), ..BrowserSessionStatus::default() });
+        self.gateway.sessions.put(key(name), Session { standing, object: Arc::new(object) });
     }
 
     /// The API server has a session that the watch has not told of.
     pub fn make(&self, name: &str, uid: &str) {
-        let mut object = BrowserSession::new(name, BrowserSessionSpec::default());
-        object.metadata.namespace = Some("ns".into());
-        object.metadata.uid = Some(uid.into());
-        self.unwatched.lock().unwrap().push(object);
+        self.unwatched.lock().unwrap().push(object(name, uid));
     }
 
     pub fn url(&self, name: &str) -> String {
@@ -203,6 +205,13 @@ impl Served {
     pub fn metrics(&self) -> String {
         self.gateway.metrics.text().unwrap()
     }
+}
+
+fn object(name: &str, uid: &str) -> BrowserSession {
+    let mut object = BrowserSession::new(name, BrowserSessionSpec::default());
+    object.metadata.namespace = Some("ns".into());
+    object.metadata.uid = Some(uid.into());
+    object
 }
 
 pub fn key(name: &str) -> Key {

@@ -5,3 +5,4 @@
 mod common;
 mod live_view;
 mod playwright;
+mod rest;

@@ -364,11 +364,14 @@ async fn what_is_over_and_what_never_was() {
         (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
     );
     let (status, _, body) = served.refusal("never").await;
-    assert_eq!((status, detail(&body).as_str()), (StatusCode::NOT_FOUND, "there is no session ns/never"));
+    assert_eq!(
+        (status, detail(&body).as_str()),
+        (StatusCode::NOT_FOUND, "Session not found: there is no session ns/never")
+    );
     for path in ["/ws/ns/..%2f..%2fsecrets", "/ws/ns/%ff", "/ws/ns/Demo", "/ws/ns", "/"] {
         let (status, _, body) = served.ask(path, &[("authorization", "Bearer admin-token")]).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
-        assert!(detail(&body).starts_with("the URL does not name a session"), "{body}");
+        assert!(detail(&body).starts_with("there is nothing here that can have this name"), "{body}");
     }
 }
 

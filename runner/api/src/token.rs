@@ -4,8 +4,8 @@
 //! There are two issuers. The operator's token carries its epoch, with which the runner fences off former leaders. The
 //! gateway's *hop token* is minted for one connection of one session in one role.
 //!
-//! The gateway signs *session tokens* for users as well ([`SessionToken`]). They have an audience of their own, so they are
-//! good at the gateway only, and no runner takes one: nobody goes round the gateway.
+//! The gateway signs *session tokens* for users as well ([`SessionToken`]), and *logins* for browsers ([`Login`]). They have
+//! audiences of their own, so they are good at the gateway only, and no runner takes one: nobody goes round the gateway.
 
 use aws_lc_rs::signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair, KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -45,6 +45,8 @@ impl Issuer {
 
 /// The audience of session tokens.
 const SESSION_AUDIENCE: &str = "camofleet-session";
+/// The audience of logins.
+const LOGIN_AUDIENCE: &str = "camofleet-login";
 
 /// What a connection may do with its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -99,6 +101,15 @@ pub struct SessionToken {
     pub expires: u64,
     /// Its id, when it is good for one connection only. The session's runner remembers the ids that were used.
     pub once: Option<String>,
+}
+
+/// What the gateway gave to a browser, in place of the token that its user typed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Names that token without telling it. The login is good for as long as the token is.
+    pub of: String,
+    /// When it ends, in seconds since 1970-01-01 UTC.
+    pub expires: u64,
 }
 
 /// Why a token was refused. The words are fit for the caller: they tell nothing about keys.
@@ -183,6 +194,11 @@ impl Signer {
         self.sign(Claims { sub: Some(session), role: Some(scope), jti: once, ..self.claims(SESSION_AUDIENCE, expires) })
     }
 
+    /// A login as text.
+    pub fn login(&self, login: Login) -> String {
+        self.sign(Claims { sub: Some(login.of), ..self.claims(LOGIN_AUDIENCE, login.expires) })
+    }
+
     fn claims(&self, aud: &str, exp: u64) -> Claims {
         Claims { iss: self.issuer, aud: aud.to_owned(), exp, epoch: None, sub: None, role: None, jti: None }
     }
@@ -254,16 +270,27 @@ impl PublicKeys {
     /// # Errors
     /// When it is not: see [`TokenError`].
     pub fn verify_session_token(&self, token: &str) -> Result<SessionToken, TokenError> {
-        let claims = self.claims(token, SESSION_AUDIENCE, Duration::ZERO)?;
-        if claims.iss != Issuer::Gateway {
-            return Err(TokenError::UnknownIssuer);
-        }
+        let claims = self.gateways_claims(token, SESSION_AUDIENCE)?;
         Ok(SessionToken {
             session: claims.sub.ok_or(TokenError::Missing("sub"))?,
             scope: claims.role.ok_or(TokenError::Missing("role"))?,
             expires: claims.exp,
             once: claims.jti,
         })
+    }
+
+    /// Whose login it is, when the gateway signed it and it is still good.
+    ///
+    /// # Errors
+    /// When it is not: see [`TokenError`].
+    pub fn verify_login(&self, text: &str) -> Result<Login, TokenError> {
+        let claims = self.gateways_claims(text, LOGIN_AUDIENCE)?;
+        Ok(Login { of: claims.sub.ok_or(TokenError::Missing("sub"))?, expires: claims.exp })
+    }
+
+    fn gateways_claims(&self, token: &str, audience: &str) -> Result<Claims, TokenError> {
+        let claims = self.claims(token, audience, Duration::ZERO)?;
+        if claims.iss == Issuer::Gateway { Ok(claims) } else { Err(TokenError::UnknownIssuer) }
     }
 
     fn claims(&self, token: &str, audience: &str, leeway: Duration) -> Result<Claims, TokenError> {

@@ -85,6 +85,18 @@ pub struct Session {
     pub end: Option<End>,
 }
 
+/// Answer of `GET /v1/sessions/{uid}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionReport {
+    /// The session, as it is listed.
+    #[serde(flatten)]
+    pub session: Session,
+    /// How long ago somebody did something in it, in milliseconds; absent while its idle time does not run. It is not part
+    /// of the list, or that would change all the time.
+    pub idle_milliseconds: Option<u64>,
+}
+
 /// Where a session stands. It only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SessionPhase {

@@ -298,6 +298,17 @@ impl Chart {
         self.sessions.iter().find(|(other, _)| other == uid).map(|(uid, session)| describe(uid, session))
     }
 
+    /// A session with how long it has been idle.
+    pub(crate) fn report(&self, uid: &str, now: Instant) -> Result<api::SessionReport, Refusal> {
+        let (_, session) = self.sessions.iter().find(|(other, _)| other == uid).ok_or_else(|| unknown(uid))?;
+        let idle = match session.phase {
+            Phase::Ready { active, .. } => Some(now.saturating_duration_since(active)),
+            Phase::Starting { .. } | Phase::Ending { .. } | Phase::Ended { .. } => None,
+        };
+        let idle_milliseconds = idle.map(|idle| idle.as_millis().try_into().unwrap_or(u64::MAX));
+        Ok(api::SessionReport { session: describe(uid, session), idle_milliseconds })
+    }
+
     fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), Refusal> {
         let refuse = |reason, message: String| Err(Refusal { reason, message });
         if self.told_to_go.is_some() {
@@ -444,10 +455,7 @@ impl Chart {
     }
 
     fn allowed(&mut self, uid: &str, question: Question) -> Result<(), Refusal> {
-        let session = self.find(uid).ok_or_else(|| Refusal {
-            reason: RefusalReason::UnknownSession,
-            message: format!("no session {uid} on this runner"),
-        })?;
+        let session = self.find(uid).ok_or_else(|| unknown(uid))?;
         match verdict(session.phase(), question) {
             Verdict::Do | Verdict::AlreadySo => Ok(()),
             Verdict::No(why) => Err(wrong_phase(uid, why)),
@@ -461,6 +469,10 @@ impl Chart {
     fn owner(&mut self, stack: StackId) -> Option<&mut Session> {
         self.sessions.iter_mut().find(|(_, session)| session.stack() == Some(stack)).map(|(_, session)| session)
     }
+}
+
+fn unknown(uid: &str) -> Refusal {
+    Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") }
 }
 
 fn wrong_phase(uid: &str, why: &str) -> Refusal {

@@ -457,8 +457,12 @@ fn idle_time_runs_from_the_last_activity_and_lifetime_from_the_bind() {
     world.bind("busy", request(Display::Headless, 30, 100, false));
     for _ in 0..4 {
         world.wait(Duration::from_secs(20));
+        let idle = |uid| world.chart.report(uid, world.now).unwrap().idle_milliseconds;
+        assert_eq!(idle("busy"), Some(20_000));
         world.chart.touch("busy", world.now).unwrap();
+        assert_eq!(world.chart.report("busy", world.now).unwrap().idle_milliseconds, Some(0));
     }
+    assert_eq!(world.chart.report("idle", world.now).unwrap().idle_milliseconds, None, "it is over");
     let reason = |world: &World, uid: &str| world.chart.session(uid).unwrap().end.map(|end| end.reason);
     assert_eq!(reason(&world, "idle"), Some(EndReason::IdleTimeout));
     assert_eq!(reason(&world, "busy"), None);

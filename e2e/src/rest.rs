@@ -1,0 +1,73 @@
+//! A client of the REST API, for the sessions and pools of a test's namespace.
+
+use crate::{Space, doors::http};
+use anyhow::{Result, ensure};
+use camofleet_crds::v1alpha1::BrowserSession;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::PostParams;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+/// Calls the REST API with an admin's token.
+pub struct Rest {
+    base: String,
+    token: String,
+}
+
+impl Rest {
+    /// The client of a test's namespace.
+    pub fn of(space: &Space) -> Result<Self> {
+        let base = format!("{}/api/namespaces/{}", space.fleet.gateway_url()?, space.namespace);
+        Ok(Self { base, token: space.fleet.admin_token()? })
+    }
+
+    /// A call that is not sent yet.
+    pub fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+        Ok(http()?.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token))
+    }
+
+    /// Calls, and hands over status and body.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value)> {
+        let request = self.request(method, path)?;
+        let request = match body {
+            Some(body) => request.json(body),
+            // As clients of the original do it.
+            None => request.header("content-type", "application/json"),
+        };
+        let answer = request.send().await?;
+        Ok((answer.status(), answer.json().await?))
+    }
+
+    /// Calls, and hands over the body of an answer that has that status.
+    pub async fn expect(&self, status: StatusCode, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let (answered, body) = self.call(method.clone(), path, body).await?;
+        ensure!(answered == status, "{method} {path} is answered {answered}: {body}");
+        Ok(body)
+    }
+}
+
+/// Lets the gateway make and delete sessions in a test's namespace, as the chart does in the release's.
+pub async fn let_gateway_write(space: &Space) -> Result<()> {
+    let role: Role = serde_json::from_value(json!({
+        "metadata": { "name": "gateway" },
+        "rules": [{ "apiGroups": ["camofleet.dev"], "resources": ["browsersessions"], "verbs": ["create", "delete"] }],
+    }))?;
+    space.api::<Role>().create(&PostParams::default(), &role).await?;
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": { "name": "gateway" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "gateway" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "camofleet-gateway", "namespace": crate::fleet::RELEASE_NAMESPACE }],
+    }))?;
+    space.api::<RoleBinding>().create(&PostParams::default(), &binding).await?;
+    Ok(())
+}
+
+/// Waits until the namespace has no session.
+pub async fn no_session_is_left(space: &Space) -> Result<()> {
+    crate::wait::poll("every session to be gone", async || {
+        let sessions = space.api::<BrowserSession>().list(&kube::api::ListParams::default()).await?.items;
+        ensure!(sessions.is_empty(), "{} are there", sessions.len());
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,154 @@
+//! Sessions for those who speak only REST.
+
+use anyhow::{Context, Result, ensure};
+use camofleet_e2e::{
+    Space,
+    clients::NodeClient,
+    rest::{Rest, let_gateway_write, no_session_is_left},
+    test,
+    wait::poll,
+};
+use futures::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+#[test]
+fn a_session_by_rest_alone() {
+    test("rest", async |space: Space| {
+        space.pool("pool", json!({})).await?;
+        let rest = Rest::of(&space)?;
+        let asked = json!({
+            "headless": true, "idle_ttl_seconds": 600, "labels": { "Any Team": "ä" },
+            "start_url": "data:text/html,<title>Start</title>", "start_url_wait": "load",
+        });
+        let (status, problem) = rest.call(Method::POST, "/sessions", Some(&asked)).await?;
+        let told = problem["detail"].as_str().unwrap_or_default();
+        ensure!(status == StatusCode::FORBIDDEN && told.contains("cannot create resource"), "{status} {problem}");
+        let_gateway_write(&space).await?;
+
+        let session = made(&rest, &asked).await?;
+        for (field, value) in [
+            ("worker", json!("pool")),
+            ("status", json!("READY")),
+            ("browser", json!("firefox")),
+            ("headless", json!(true)),
+            ("vnc_enabled", json!(false)),
+            ("idle_ttl_seconds", json!(600)),
+            ("labels", json!({ "Any Team": "ä" })),
+            ("hot_start", json!(true)),
+        ] {
+            ensure!(session[field] == value, "{field} is {}: {session}", session[field]);
+        }
+        let path = format!("/sessions/pool/{}", session["id"].as_str().context("no id")?);
+        the_endpoint_works(&space, &session).await?;
+
+        let shown = poll("the start page to be told as loaded", async || {
+            let shown = rest.expect(StatusCode::OK, Method::GET, &path, None).await?;
+            ensure!(shown["start_page"]["state"] == "loaded", "{shown}");
+            Ok(shown)
+        })
+        .await?;
+        let touched = rest.expect(StatusCode::OK, Method::POST, &format!("{path}/touch"), None).await?;
+        ensure!(last_seen(&touched)? > last_seen(&shown)?, "touched: {touched}, before: {shown}");
+        let listed = rest.expect(StatusCode::OK, Method::GET, "/sessions", None).await?;
+        ensure!(listed.as_array().is_some_and(|all| all.len() == 1 && all[0]["id"] == session["id"]), "{listed}");
+        let health = rest.expect(StatusCode::OK, Method::GET, "/health", None).await?;
+        ensure!(health["workers"][0]["slots"]["total"] == 1, "{health}");
+
+        let ended = rest.expect(StatusCode::OK, Method::DELETE, &path, None).await?;
+        ensure!(ended == json!({ "id": session["id"], "status": "TERMINATING" }), "{ended}");
+        no_session_is_left(&space).await?;
+        poll("the session not to be found", async || {
+            rest.expect(StatusCode::NOT_FOUND, Method::GET, &path, None).await.map(drop)
+        })
+        .await?;
+        space.warm_pool("pool").await?;
+        Ok(())
+    });
+}
+
+async fn made(rest: &Rest, asked: &Value) -> Result<Value> {
+    rest.expect(StatusCode::CREATED, Method::POST, "/sessions", Some(asked)).await
+}
+
+fn last_seen(session: &Value) -> Result<Timestamp> {
+    Ok(session["last_seen_at"].as_str().context("no last_seen_at")?.parse()?)
+}
+
+/// As clients of the original do it: `ws://` and the host before the path that was given.
+async fn the_endpoint_works(space: &Space, session: &Value) -> Result<()> {
+    let path = session["ws_endpoint"].as_str().context("no ws_endpoint")?;
+    // In the tests' namespaces, which are not the gateway's own.
+    let path = path.replacen("/api/", &format!("/api/namespaces/{}/", space.namespace), 1);
+    let url = format!("{}{path}", space.fleet.gateway_url()?).replacen("http", "ws", 1);
+    let mut client = NodeClient::connect_to(space, &url).await?;
+    let title = client.run("const title = await page.title(); await browser.close(); return title").await?;
+    ensure!(title == "Start", "the client finds {title}");
+    Ok(())
+}
+
+#[test]
+fn what_the_cluster_refuses_names_the_field() {
+    test("rest-refused", async |space: Space| {
+        let rest = Rest::of(&space)?;
+        let_gateway_write(&space).await?;
+        let (status, problem) = rest.call(Method::POST, "/sessions", Some(&json!({}))).await?;
+        ensure!(status == StatusCode::SERVICE_UNAVAILABLE, "without a pool: {status} {problem}");
+        space.pool("pool", json!({ "replicas": 0 })).await?;
+        for (field, value) in [
+            ("start_url", json!("javascript:alert(1)")),
+            ("start_url", json!("file:///etc/passwd")),
+            ("start_url", json!("https:///path")),
+            ("idle_ttl_seconds", json!(29)),
+            ("worker", json!("")),
+        ] {
+            let (status, problem) = rest.call(Method::POST, "/sessions", Some(&json!({ field: value }))).await?;
+            let names = problem["detail"]
+                .as_array()
+                .is_some_and(|wrong| wrong.iter().any(|it| it["loc"] == json!(["body", field])));
+            ensure!(status == StatusCode::UNPROCESSABLE_ENTITY && names, "{field} {value}: {status} {problem}");
+        }
+        let (status, problem) = rest.call(Method::POST, "/sessions", Some(&json!({ "worker": "other" }))).await?;
+        ensure!(status == StatusCode::NOT_FOUND, "a pool that is not there: {status} {problem}");
+
+        // A caller that goes takes what it asked for with it.
+        let waiting = rest.request(Method::POST, "/sessions")?.json(&json!({ "worker": "pool" }));
+        let waiting = tokio::spawn(waiting.send());
+        poll("the session to be there", async || {
+            let listed = rest.expect(StatusCode::OK, Method::GET, "/sessions", None).await?;
+            ensure!(listed[0]["status"] == "INIT", "{listed}");
+            Ok(())
+        })
+        .await?;
+        waiting.abort();
+        no_session_is_left(&space).await
+    });
+}
+
+#[test]
+fn twenty_at_once() {
+    test("rest-twenty", async |space: Space| {
+        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
+        let_gateway_write(&space).await?;
+        let rest = Rest::of(&space)?;
+        let one = async |_: usize| -> Result<bool> {
+            let answer = rest.request(Method::POST, "/sessions")?.json(&json!({})).send().await?;
+            let (status, again) = (answer.status(), answer.headers().contains_key("retry-after"));
+            let session: Value = answer.json().await?;
+            if status == StatusCode::SERVICE_UNAVAILABLE && again {
+                return Ok(false);
+            }
+            ensure!(status == StatusCode::CREATED && session["status"] == "READY", "{status}: {session}");
+            let path = format!("/sessions/-/{}", session["id"].as_str().context("no id")?);
+            rest.expect(StatusCode::OK, Method::DELETE, &path, None).await?;
+            Ok(true)
+        };
+        let served = try_join_all((0..20).map(one)).await?;
+        let count = served.iter().filter(|served| **served).count();
+        ensure!(count >= 4, "only {count} of 20 were served, and four browsers were hot");
+        no_session_is_left(&space).await?;
+        space.warm_pool("pool").await?;
+        Ok(())
+    });
+}

@@ -1,0 +1,157 @@
+//! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is told at once,
+//! each with its field.
+
+use super::documents::InvalidField;
+use crate::refusal::Refusal;
+use axum::{
+    Json,
+    extract::{FromRequest, Request, rejection::JsonRejection},
+};
+use jsonschema::{Validator, error::ValidationErrorKind};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::sync::OnceLock;
+use utoipa::{
+    ToSchema,
+    openapi::{RefOr, Schema},
+};
+
+/// A document that comes in.
+pub trait Document: DeserializeOwned + ToSchema {
+    /// Where its validator is kept, once made.
+    fn validator() -> &'static OnceLock<Validator>;
+}
+
+/// Says where the validators of these documents are kept.
+macro_rules! documents {
+    ($($document:ty),*) => {
+        $(impl Document for $document {
+            fn validator() -> &'static OnceLock<Validator> {
+                static VALIDATOR: OnceLock<Validator> = OnceLock::new();
+                &VALIDATOR
+            }
+        })*
+    };
+}
+
+documents!(super::documents::CreateSession, super::documents::Share, super::documents::Login);
+
+/// A body that is as its schema says.
+pub struct Checked<T>(pub T);
+
+impl<T: Document, S: Send + Sync> FromRequest<S> for Checked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let Json(body) = Json::<Value>::from_request(request, state).await.map_err(unreadable)?;
+        check::<T>(&body)?;
+        serde_json::from_value(body).map(Self).map_err(|error| invalid_body(error.to_string(), "value_error"))
+    }
+}
+
+fn check<T: Document>(body: &Value) -> Result<(), Refusal> {
+    let validator = T::validator().get_or_init(validator::<T>);
+    let wrong: Vec<_> = validator.iter_errors(body).flat_map(|error| fields(&error)).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Refusal::Invalid(wrong)) }
+}
+
+fn validator<T: Document>() -> Validator {
+    let mut referenced: Vec<(String, RefOr<Schema>)> = Vec::new();
+    T::schemas(&mut referenced);
+    let mut schema = serde_json::to_value(T::schema()).expect("a schema serializes");
+    let components: serde_json::Map<_, _> =
+        referenced.into_iter().map(|(name, schema)| (name, json!(schema))).collect();
+    schema["components"] = json!({ "schemas": components });
+    jsonschema::validator_for(&schema).expect("the schema of a document is one (tested)")
+}
+
+/// What an error says of which fields.
+fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
+    let at = |name: Option<&str>| {
+        let path = error.instance_path().as_str().split('/').skip(1).map(str::to_owned);
+        ["body".to_owned()].into_iter().chain(path).chain(name.map(str::to_owned)).collect()
+    };
+    let type_ = error.kind().keyword().to_owned();
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
+            .iter()
+            .map(|name| InvalidField {
+                loc: at(Some(name)),
+                msg: "there is no such field".to_owned(),
+                type_: type_.clone(),
+            })
+            .collect(),
+        ValidationErrorKind::Required { property } => {
+            vec![InvalidField { loc: at(property.as_str()), msg: "it is missing".to_owned(), type_ }]
+        }
+        // A field that may be null: what is wrong with it as what it is otherwise.
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            let is_null = |errors: &[jsonschema::ValidationError<'_>]| {
+                errors.iter().any(|error| matches!(error.kind(), ValidationErrorKind::Type { .. }))
+            };
+            context.iter().filter(|errors| !is_null(errors)).flatten().flat_map(fields).collect()
+        }
+        _ => vec![InvalidField { loc: at(None), msg: error.to_string(), type_ }],
+    }
+}
+
+fn unreadable(rejection: JsonRejection) -> Refusal {
+    match rejection {
+        JsonRejection::JsonSyntaxError(error) => invalid_body(error.body_text(), "json_invalid"),
+        other => Refusal::BadBody(other.status(), other.body_text()),
+    }
+}
+
+fn invalid_body(msg: String, type_: &str) -> Refusal {
+    Refusal::Invalid(vec![InvalidField { loc: vec!["body".to_owned()], msg, type_: type_.to_owned() }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::documents::{CreateSession, Login, Share};
+
+    fn wrong<T: Document>(body: Value) -> Vec<String> {
+        match check::<T>(&body) {
+            Ok(()) => vec![],
+            Err(Refusal::Invalid(fields)) => {
+                let told = fields.into_iter().map(|field| format!("{}: {}", field.loc.join("."), field.type_));
+                told.collect()
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_with_its_field() {
+        assert_eq!(wrong::<CreateSession>(json!({})), [""; 0]);
+        let nothing_said = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
+        assert_eq!(wrong::<CreateSession>(nothing_said), [""; 0]);
+        let body = json!({
+            "worker": 7, "idle_ttl_seconds": 29, "max_lifetime_seconds": 604_801, "labels": { "a": 1 },
+            "start_url_wait": "never", "colour": "red",
+        });
+        let mut told = wrong::<CreateSession>(body);
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                "body.colour: additionalProperties",
+                "body.idle_ttl_seconds: minimum",
+                "body.labels.a: type",
+                "body.max_lifetime_seconds: maximum",
+                "body.start_url_wait: enum",
+                "body.worker: type",
+            ]
+        );
+        assert_eq!(wrong::<CreateSession>(json!([])), ["body: type"]);
+    }
+
+    #[test]
+    fn every_document_has_a_schema_and_is_held_to_it() {
+        assert_eq!(wrong::<Share>(json!({ "scope": "view" })), [""; 0]);
+        assert_eq!(wrong::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
+        assert_eq!(wrong::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);
+        assert_eq!(wrong::<Login>(json!({ "token": "" })), ["body.token: minLength"]);
+    }
+}

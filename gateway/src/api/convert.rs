@@ -1,0 +1,359 @@
+//! The mapping between the documents of the REST API and the custom resources. Pure.
+
+use super::documents::{
+    Condition, CreateSession, Health, InvalidField, PageEvent, Session, Slots, StartPage, StartPageState, Status, Vnc,
+    Worker, WorkerDetail,
+};
+use crate::{session, sessions::Activity};
+use camofleet_crds::{
+    conditions::{self, FINISHED, READY, SCHEDULED, STALLED, Truth},
+    v1alpha1::{
+        BrowserSession, BrowserSessionSpec, Display, EngineChoice, EngineName, PoolRef, SessionState, StartTier,
+        StartUrlWait, WorkerPool,
+    },
+};
+use camofleet_runner_api as runner;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1 as meta,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::ResourceExt;
+use std::collections::BTreeMap;
+
+/// Labels of the REST API. They need not be what Kubernetes takes for labels, so they are JSON in this annotation.
+const LABELS: &str = "camofleet.dev/labels";
+/// A session that is asked for by REST waits so long for a slot, in seconds: as long as its caller does.
+pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
+
+/// The session that is asked for.
+pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> BrowserSession {
+    let display = match (asked.vnc, asked.headless) {
+        (true, _) => Some(Display::LiveView),
+        (false, Some(true)) => Some(Display::Headless),
+        (false, Some(false)) => Some(Display::Headful),
+        (false, None) => None,
+    };
+    let spec = BrowserSessionSpec {
+        pool_ref: asked.worker.map(|name| PoolRef { name }),
+        display,
+        idle_timeout_seconds: asked.idle_ttl_seconds,
+        max_lifetime_seconds: asked.max_lifetime_seconds,
+        queue_timeout_seconds: QUEUE_TIMEOUT_SECONDS,
+        start_url: asked.start_url.as_deref().and_then(start_url),
+        start_url_wait: asked.start_url_wait.map_or_else(StartUrlWait::default, StartUrlWait::from),
+        ..BrowserSessionSpec::default()
+    };
+    let mut session = BrowserSession::new(name, spec);
+    session.metadata.namespace = Some(namespace.to_owned());
+    if let Some(labels) = asked.labels.filter(|labels| !labels.is_empty()) {
+        let json = serde_json::to_string(&labels).expect("text serializes");
+        session.metadata.annotations = Some([(LABELS.to_owned(), json)].into());
+    }
+    session
+}
+
+/// What was typed as a start URL, as a URL: a bare host gets `https://`. None when nothing was typed.
+pub fn start_url(typed: &str) -> Option<String> {
+    let typed = typed.trim();
+    if typed.is_empty() {
+        return None;
+    }
+    if let Some(rest) = typed.strip_prefix("//") {
+        return Some(format!("https://{rest}"));
+    }
+    Some(if has_scheme(typed) { typed.to_owned() } else { format!("https://{typed}") })
+}
+
+/// Whether it begins with a scheme (RFC 3986 section 3.1). What follows the colon of `host:8080` is a port.
+fn has_scheme(typed: &str) -> bool {
+    let Some((scheme, rest)) = typed.split_once(':') else { return false };
+    let is_word = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-.".contains(letter));
+    let port = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    is_word && (port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The field of a request that the API server means by that field of a `BrowserSession`.
+pub fn field_of_request(path: &str) -> &str {
+    match path {
+        "spec.poolRef" | "spec.poolRef.name" => "worker",
+        "spec.display" => "headless",
+        "spec.idleTimeoutSeconds" => "idle_ttl_seconds",
+        "spec.maxLifetimeSeconds" => "max_lifetime_seconds",
+        "spec.startUrl" => "start_url",
+        "spec.startUrlWait" => "start_url_wait",
+        "metadata.annotations" => "labels",
+        other => other,
+    }
+}
+
+/// What the API server found wrong with a session, in terms of the request that it was made of.
+pub fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .map(|cause| InvalidField {
+            loc: vec!["body".to_owned(), field_of_request(&cause.field).to_owned()],
+            msg: cause.message.clone(),
+            type_: cause.reason.clone(),
+        })
+        .collect()
+}
+
+/// How a session is shown to those who may look at it.
+pub struct Shown<'a> {
+    /// The session.
+    pub session: &'a session::Session,
+    /// What its runner last said.
+    pub activity: Option<&'a Activity>,
+    /// The pool that serves it.
+    pub pool: Option<&'a WorkerPool>,
+    /// A token with which it can be looked at.
+    pub view_token: Option<&'a str>,
+}
+
+/// The name of the pool that serves a session, else of the one that was asked for, else nothing.
+pub fn worker_of(session: &BrowserSession) -> &str {
+    let serving = session.status.as_ref().and_then(|status| status.pool.as_deref());
+    serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
+}
+
+/// Whether the session is to be found in the pool of that name. `-` stands for whichever it is in, and a session that has none yet is
+/// found in any.
+pub fn is_in_pool(session: &BrowserSession, worker: &str) -> bool {
+    let its = worker_of(session);
+    worker == its || worker == "-" || its.is_empty()
+}
+
+impl Shown<'_> {
+    /// As a document.
+    pub fn document(&self) -> Session {
+        let object = &*self.session.object;
+        let status = object.status.clone().unwrap_or_default();
+        let worker = worker_of(object);
+        let (namespace, id) = (object.namespace().unwrap_or_default(), object.name_any());
+        let created_at = object.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let ready_at = at(status.ready_time.as_ref());
+        let idle_ttl_seconds =
+            object.spec.idle_timeout_seconds.or_else(|| self.pool.map(|pool| object.idle_timeout_in(pool)));
+        let display = object.spec.display.or_else(|| self.pool.map(|pool| object.display_in(pool))).unwrap_or_default();
+        let is_live = status.state != SessionState::Finished;
+        let last_seen_at = self.activity.map(|activity| activity.last).or(ready_at).unwrap_or(created_at);
+        let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
+        let idle_at = ready_at.filter(|_| is_live).and(idle_after).and_then(|ttl| last_seen_at.checked_add(ttl).ok());
+        let condition = telling_condition(&status.conditions);
+        Session {
+            ws_endpoint: format!("/api/sessions/{}/{id}/ws", if worker.is_empty() { "-" } else { worker }),
+            worker: worker.to_owned(),
+            status: seed_status(object),
+            state: status.state.as_str().to_owned(),
+            reason: condition.map(|condition| condition.reason.clone()),
+            message: condition.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()),
+            created_at,
+            ready_at,
+            finished_at: at(status.finished_time.as_ref()),
+            last_seen_at,
+            idle_at,
+            deadline_at: at(status.deadline_time.as_ref()).filter(|_| is_live),
+            idle_ttl_seconds,
+            hot_start: status.start_tier.map(|tier| tier == StartTier::Hot),
+            browser: status.engine.map(|engine| engine_word(engine).to_owned()),
+            browser_version: status.browser_version,
+            playwright_version: status.playwright_version,
+            runner: status.runner.map(|runner| runner.name),
+            headless: display == Display::Headless,
+            labels: labels(object),
+            ws_url: status.ws_endpoint.filter(|_| is_live),
+            vnc_enabled: display == Display::LiveView,
+            vnc: status.vnc.filter(|_| is_live).zip(self.view_token).map(|(vnc, token)| Vnc {
+                ws: format!("{}?token={token}", vnc.ws_endpoint),
+                http: format!("{}#token={token}", vnc.url),
+                password_protected: false,
+            }),
+            start_url: object.spec.start_url.clone(),
+            start_url_wait: object.spec.start_url_wait.into(),
+            start_page: self.activity.map(|activity| StartPage::from(&activity.start_page)),
+            clients: self.activity.filter(|_| is_live).map(|activity| activity.clients),
+            namespace,
+            id,
+        }
+    }
+}
+
+fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
+    time.map(|time| time.0)
+}
+
+/// The condition that says why a session is where it is: the last one on its way that is told of.
+fn telling_condition(conditions: &[meta::Condition]) -> Option<&meta::Condition> {
+    let finished = conditions::get(conditions, FINISHED).filter(|it| it.status == Truth::True.as_str());
+    let ready = conditions::get(conditions, READY).filter(|it| it.status != Truth::False.as_str());
+    let unscheduled = conditions::get(conditions, SCHEDULED).filter(|it| it.status != Truth::True.as_str());
+    finished.or(ready).or(unscheduled).or_else(|| conditions::get(conditions, READY))
+}
+
+fn seed_status(object: &BrowserSession) -> Status {
+    match object.state() {
+        SessionState::Finished => Status::Dead,
+        _ if object.metadata.deletion_timestamp.is_some() => Status::Terminating,
+        SessionState::Ready => Status::Ready,
+        SessionState::Pending | SessionState::Queued | SessionState::Starting => Status::Init,
+    }
+}
+
+fn engine_word(engine: EngineName) -> &'static str {
+    match engine {
+        EngineName::Camoufox => "camoufox",
+        EngineName::Firefox => "firefox",
+    }
+}
+
+/// The labels that a session was given by REST. Somebody else's words in the annotation are none.
+fn labels(object: &BrowserSession) -> BTreeMap<String, String> {
+    object.annotations().get(LABELS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+impl From<PageEvent> for StartUrlWait {
+    fn from(event: PageEvent) -> Self {
+        match event {
+            PageEvent::None => Self::None,
+            PageEvent::DomContentLoaded => Self::DomContentLoaded,
+            PageEvent::Load => Self::Load,
+        }
+    }
+}
+
+impl From<StartUrlWait> for PageEvent {
+    fn from(wait: StartUrlWait) -> Self {
+        match wait {
+            StartUrlWait::None => Self::None,
+            StartUrlWait::DomContentLoaded => Self::DomContentLoaded,
+            StartUrlWait::Load => Self::Load,
+        }
+    }
+}
+
+impl From<&runner::StartPage> for StartPage {
+    fn from(page: &runner::StartPage) -> Self {
+        let (state, message) = match page {
+            runner::StartPage::None => (StartPageState::None, None),
+            runner::StartPage::Loading => (StartPageState::Loading, None),
+            runner::StartPage::Loaded => (StartPageState::Loaded, None),
+            runner::StartPage::Failed { message } => (StartPageState::Failed, Some(message.clone())),
+        };
+        Self { state, message }
+    }
+}
+
+/// A pool as a document.
+pub fn worker(pool: &WorkerPool) -> Worker {
+    let status = pool.status.clone().unwrap_or_default();
+    let healthy = conditions::is_true(&status.conditions, READY);
+    let conditions: Vec<_> = status
+        .conditions
+        .into_iter()
+        .map(|it| Condition { type_: it.type_, status: it.status, reason: it.reason, message: it.message })
+        .collect();
+    let check = |it: &Condition| {
+        let told = it.type_ == READY || it.type_ == STALLED;
+        told.then(|| (it.type_.clone(), format!("{}: {}", it.reason, it.message)))
+    };
+    Worker {
+        name: pool.name_any(),
+        namespace: pool.namespace().unwrap_or_default(),
+        healthy,
+        detail: WorkerDetail {
+            status: if healthy { Health::Ok } else { Health::Degraded },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            checks: conditions.iter().filter_map(check).collect(),
+        },
+        supports_vnc: true,
+        default_display: format!("{:?}", pool.spec.session_defaults.display.unwrap_or_default()),
+        engine: match pool.spec.engine {
+            EngineChoice::Auto => "Auto",
+            EngineChoice::Camoufox => "Camoufox",
+            EngineChoice::Firefox => "Firefox",
+        }
+        .to_owned(),
+        desired_replicas: status.desired_replicas,
+        ready_replicas: status.ready_replicas,
+        slots: Slots {
+            total: status.slots.total,
+            used: status.slots.used,
+            hot: status.slots.hot,
+            starting: status.slots.starting,
+        },
+        queued: status.queued,
+        conditions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_becomes_a_url() {
+        for (typed, url) in [
+            ("example.org", Some("https://example.org")),
+            (" example.org/path?q=1#x ", Some("https://example.org/path?q=1#x")),
+            ("localhost:3000", Some("https://localhost:3000")),
+            ("localhost:3000/a:b", Some("https://localhost:3000/a:b")),
+            ("//example.org/a", Some("https://example.org/a")),
+            ("http://example.org", Some("http://example.org")),
+            ("HTTPS://example.org", Some("HTTPS://example.org")),
+            ("data:text/html,x", Some("data:text/html,x")),
+            ("about:blank", Some("about:blank")),
+            // Left as they are, and refused by the API server, which says why.
+            ("javascript:alert(1)", Some("javascript:alert(1)")),
+            ("file:///etc/passwd", Some("file:///etc/passwd")),
+            ("", None),
+            ("  ", None),
+        ] {
+            assert_eq!(start_url(typed).as_deref(), url, "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn display_is_two_booleans() {
+        let display = |vnc, headless| {
+            let asked = CreateSession { headless, vnc, ..CreateSession::default() };
+            requested("s", "ns", asked).spec.display
+        };
+        assert_eq!(display(false, None), None, "as the pool has it");
+        assert_eq!(display(false, Some(true)), Some(Display::Headless));
+        assert_eq!(display(false, Some(false)), Some(Display::Headful));
+        for ignored in [None, Some(true), Some(false)] {
+            assert_eq!(display(true, ignored), Some(Display::LiveView));
+        }
+    }
+
+    #[test]
+    fn labels_come_back_as_they_were() {
+        let given: BTreeMap<String, String> =
+            [("Any thing/at all", "ä\n{}"), ("", "")].map(|(k, v)| (k.into(), v.into())).into();
+        let asked = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };
+        assert_eq!(labels(&requested("s", "ns", asked)), given);
+        let none = requested("s", "ns", CreateSession { labels: Some(BTreeMap::new()), ..CreateSession::default() });
+        assert_eq!(none.metadata.annotations, None);
+    }
+
+    #[test]
+    fn the_condition_that_is_told_is_the_one_that_explains() {
+        let told = |conditions: &[(&str, Truth, &str)]| {
+            let mut list = vec![];
+            for (type_, truth, reason) in conditions {
+                conditions::set(&mut list, type_, *truth, reason, "", None, Timestamp::UNIX_EPOCH);
+            }
+            telling_condition(&list).map(|it| it.reason.clone())
+        };
+        let waiting = [(SCHEDULED, Truth::False, "NoCapacity"), (READY, Truth::False, "Queued")];
+        assert_eq!(told(&waiting).as_deref(), Some("NoCapacity"));
+        let starting = [(SCHEDULED, Truth::True, "Bound"), (READY, Truth::False, "BrowserStarting")];
+        assert_eq!(told(&starting).as_deref(), Some("BrowserStarting"));
+        let lost = [(SCHEDULED, Truth::True, "Bound"), (READY, Truth::Unknown, "RunnerUnreachable")];
+        assert_eq!(told(&lost).as_deref(), Some("RunnerUnreachable"));
+        let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
+        assert_eq!(told(&over).as_deref(), Some("IdleTimeout"));
+        assert_eq!(told(&[]), None);
+    }
+}

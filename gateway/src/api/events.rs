@@ -1,0 +1,146 @@
+//! What there is and what changes, as Server-Sent Events.
+//!
+//! A stream begins with `reset`, which holds everything, unless the reader comes back with a `Last-Event-ID` that is known here. Then
+//! come `session` and `worker`, each with the whole of one that is new or changed, and `session-gone` and `worker-gone`. A reader that
+//! was away for too long, or comes to another replica, is told `reset` again.
+
+use super::{
+    convert,
+    documents::{Everything, Gone, Problem},
+    sessions, workers,
+};
+use crate::{
+    Gateway, activity,
+    auth::Member,
+    feed::{Changed, Position},
+    rights::{MaySee, Namespace},
+    session::Key,
+};
+use axum::{
+    extract::State,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::{StreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CACHE_CONTROL};
+use serde::Serialize;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Changes of so long a time are told together.
+const GATHER: Duration = Duration::from_millis(100);
+/// While somebody reads, runners are asked this often for what happens in their sessions.
+const LOOK: Duration = Duration::from_secs(5);
+/// A stream on which nothing happens is kept open by a comment this often.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// What there is and what changes, as Server-Sent Events: `reset` with everything, then `session`, `worker`, `session-gone` and
+/// `worker-gone`. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
+#[utoipa::path(
+    get, path = "/events", tag = "events",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the reader was told")),
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "The data of each event is JSON: Everything, Session, Worker or Gone"),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub async fn events(
+    MaySee { target: Namespace(namespace), who }: MaySee<Namespace>,
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+) -> Response {
+    let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+    let position = last.and_then(|id| gateway.feed.position(id));
+    let reader = Reader { gateway, namespace, who, position, look: Instant::now() };
+    let batches = stream::unfold(reader, |mut reader| async {
+        let events = reader.next().await?;
+        Some((stream::iter(events), reader))
+    });
+    let sse = Sse::new(batches.flatten().map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    let mut response = sse.into_response();
+    let unbuffered: [(HeaderName, &str); 2] =
+        [(CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    response.headers_mut().extend(unbuffered.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
+}
+
+struct Reader {
+    gateway: Arc<Gateway>,
+    namespace: String,
+    who: Member,
+    /// None: it has to be told everything.
+    position: Option<Position>,
+    /// When runners are asked next.
+    look: Instant,
+}
+
+impl Reader {
+    /// The next events, which are at least one. None: the stream ends, since the gateway goes or the reader's token is good no longer.
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        loop {
+            let Some(position) = self.position else { return Some(vec![self.everything()]) };
+            let gateway = Arc::clone(&self.gateway);
+            tokio::select! {
+                biased;
+                () = gateway.draining.cancelled() => return None,
+                () = self.revoked() => return None,
+                () = sleep_until(self.look) => {
+                    activity::refresh(&gateway, &gateway.sessions.keys_in(&self.namespace), LOOK).await;
+                    self.look = Instant::now() + LOOK;
+                    continue;
+                }
+                () = gateway.feed.more_than(position) => {}
+            }
+            sleep(GATHER).await;
+            let missed = gateway.feed.since(position);
+            self.position = missed.as_ref().map(|(_, position)| *position);
+            let Some((changed, position)) = missed else { continue };
+            let mut told: Vec<_> = changed.iter().filter_map(|changed| self.told(changed)).collect();
+            // Who has read only a part is told all of it again.
+            if let Some(last) = told.pop() {
+                told.push(last.id(gateway.feed.id(position)));
+                return Some(told);
+            }
+        }
+    }
+
+    fn everything(&mut self) -> Event {
+        let (gateway, namespace) = (&self.gateway, &self.namespace);
+        // Before it is looked at: what changes meanwhile is told again.
+        let position = gateway.feed.now();
+        self.position = Some(position);
+        let everything =
+            Everything { sessions: sessions::all(gateway, namespace), workers: workers::all(gateway, namespace) };
+        event("reset", &everything).id(gateway.feed.id(position))
+    }
+
+    fn told(&self, changed: &Changed) -> Option<Event> {
+        let gateway = &self.gateway;
+        let gone = |key: &Key| Gone { id: key.name().to_owned() };
+        match changed {
+            Changed::Session(key) if key.namespace() == self.namespace => Some(match sessions::shown(gateway, key) {
+                Some(session) => event("session", &session),
+                None => event("session-gone", &gone(key)),
+            }),
+            Changed::Pool(key) if key.namespace() == self.namespace => Some(match gateway.pools.get(key) {
+                Some(pool) => event("worker", &convert::worker(&pool)),
+                None => event("worker-gone", &gone(key)),
+            }),
+            Changed::Session(_) | Changed::Pool(_) => None,
+        }
+    }
+
+    async fn revoked(&self) {
+        let mut tokens = self.gateway.tokens.subscribe();
+        let stands = tokens.wait_for(|tokens| !tokens.as_ref().is_some_and(|tokens| self.who.stands(tokens)));
+        stands.await.expect("the sender lives in the gateway");
+    }
+}
+
+fn event(name: &str, data: &impl Serialize) -> Event {
+    Event::default().event(name).json_data(data).expect("documents serialize, and JSON has no line breaks")
+}

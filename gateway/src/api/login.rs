@@ -1,0 +1,91 @@
+//! Logins of browsers: a token, typed once, becomes a cookie that no script can read.
+
+use super::{
+    body::Checked,
+    documents::{InvalidRequest, LoggedIn, Login, Problem},
+};
+use crate::{
+    Gateway,
+    auth::{Denied, LOGIN_COOKIE},
+    refusal::Refusal,
+    rights::{MaySee, Namespace, is_same_origin},
+};
+use axum::{Json, extract::State};
+use axum_extra::extract::{
+    CookieJar,
+    cookie::{Cookie, SameSite},
+};
+use http::{
+    HeaderMap,
+    header::{HeaderName, ORIGIN},
+};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
+/// How long a login lasts, whatever is done with it.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
+
+/// Takes a token and sets a cookie, which is good for 12 hours and no longer than the token.
+#[utoipa::path(
+    post, path = "/login", tag = "login", request_body = Login, security(()),
+    responses(
+        (status = 200, body = LoggedIn),
+        (status = 401, body = Problem, description = "It is no token of the fleet"),
+        (status = 403, body = Problem, description = "A page of another host asks"),
+        (status = 415, body = Problem), (status = 422, body = InvalidRequest), (status = 503, body = Problem),
+    )
+)]
+pub async fn login(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    cookies: CookieJar,
+    Checked(asked): Checked<Login>,
+) -> Result<(CookieJar, Json<LoggedIn>), Refusal> {
+    only_own_pages(&headers)?;
+    let ends = Timestamp::now() + LIFETIME;
+    let expires = u64::try_from(ends.as_second()).unwrap_or_default();
+    let known = gateway.tokens.borrow().as_ref().ok_or(Refusal::Starting)?.login(asked.token.trim(), expires);
+    let (login, role) = known.ok_or(Refusal::Denied(Denied::UnknownToken))?;
+    let mut cookie = cookie(gateway.signer.login(login), &headers);
+    cookie.set_max_age(std::time::Duration::from_secs(LIFETIME.unsigned_abs().as_secs()).try_into().ok());
+    Ok((cookies.add(cookie), Json(LoggedIn { role: Some(role) })))
+}
+
+/// Who is logged in.
+#[utoipa::path(
+    get, path = "/login", tag = "login",
+    responses((status = 200, body = LoggedIn), (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem))
+)]
+pub async fn who(MaySee { who, .. }: MaySee<Namespace>) -> Json<LoggedIn> {
+    Json(LoggedIn { role: Some(who.role) })
+}
+
+/// Takes the cookie back.
+#[utoipa::path(
+    post, path = "/logout", tag = "login", security(()),
+    responses((status = 200, body = LoggedIn), (status = 403, body = Problem, description = "A page of another host asks"))
+)]
+pub async fn logout(headers: HeaderMap, cookies: CookieJar) -> Result<(CookieJar, Json<LoggedIn>), Refusal> {
+    only_own_pages(&headers)?;
+    Ok((cookies.remove(cookie(String::new(), &headers)), Json(LoggedIn { role: None })))
+}
+
+fn only_own_pages(headers: &HeaderMap) -> Result<(), Refusal> {
+    if !headers.contains_key(ORIGIN) || is_same_origin(headers) { Ok(()) } else { Err(Refusal::ForeignPage) }
+}
+
+fn cookie(value: String, headers: &HeaderMap) -> Cookie<'static> {
+    Cookie::build((LOGIN_COOKIE, value))
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Strict)
+        .secure(is_https(headers))
+        .build()
+}
+
+/// Whether the browser speaks https, to us or to the proxy before us.
+fn is_https(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let by_proxy = text(HeaderName::from_static("x-forwarded-proto")).is_some_and(|scheme| scheme == "https");
+    by_proxy || text(ORIGIN).is_some_and(|origin| origin.starts_with("https://"))
+}

@@ -1,0 +1,100 @@
+//! The REST API: the calls of the original Camo-fleet on custom resources, events, and logins. The OpenAPI document is made from the
+//! same routes and types that serve it.
+//!
+//! It speaks of one namespace: the gateway's own, or under `/api/namespaces/{namespace}` any other. It holds nothing: sessions and
+//! pools are the watch's, and what is made or ended is an object at the API server.
+
+mod body;
+mod convert;
+pub mod documents;
+mod events;
+mod login;
+mod sessions;
+mod tokens;
+mod workers;
+
+pub(crate) use convert::{invalid_fields, is_in_pool};
+
+use crate::Gateway;
+use axum::{
+    Json, Router,
+    routing::{MethodRouter, get},
+};
+use std::sync::Arc;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        self, Server,
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+        server::{ServerBuilder, ServerVariableBuilder},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// Bodies of requests are some lines.
+const LARGEST_BODY: usize = 64 << 10;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Camo-fleet",
+        description = "Browser sessions of a fleet, its pools, and what changes. Send a token of the fleet as `Authorization: Bearer`, as `?token=`, or log in for a cookie."
+    ),
+    components(schemas(documents::Everything, documents::Gone)),
+    security(("bearer" = []), ("query" = []), ("cookie" = [])),
+    modifiers(&Doors)
+)]
+struct Documented;
+
+struct Doors;
+
+impl Modify for Doors {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let any_namespace = ServerBuilder::new()
+            .url("/api/namespaces/{namespace}")
+            .description(Some("The sessions and pools of any namespace"))
+            .parameter("namespace", ServerVariableBuilder::new().default_value("default"));
+        let own =
+            ServerBuilder::new().url("/api").description(Some("The sessions and pools of the gateway's own namespace"));
+        document.servers = Some::<Vec<Server>>(vec![own.build(), any_namespace.build()]);
+        let components = document.components.get_or_insert_default();
+        let key = |key: fn(ApiKeyValue) -> ApiKey, name: &str| SecurityScheme::ApiKey(key(ApiKeyValue::new(name)));
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        components.add_security_scheme("bearer", bearer);
+        components.add_security_scheme("query", key(ApiKey::Query, "token"));
+        components.add_security_scheme("cookie", key(ApiKey::Cookie, crate::auth::LOGIN_COOKIE));
+    }
+}
+
+/// All calls: under `/api`, under `/api/namespaces/{namespace}`, and without either for those who come through a proxy that strips
+/// the prefix.
+pub fn router() -> Router<Arc<Gateway>> {
+    let (calls, document) = calls().split_for_parts();
+    let document = Arc::new(document);
+    let served = move || {
+        let document = Arc::clone(&document);
+        async move { Json((*document).clone()) }
+    };
+    let served: MethodRouter<Arc<Gateway>> = get(served);
+    let calls = calls.route("/openapi.json", served).layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY));
+    Router::new().nest("/api", calls.clone()).nest("/api/namespaces/{namespace}", calls.clone()).merge(calls)
+}
+
+/// The OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    calls().into_openapi()
+}
+
+fn calls() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::with_openapi(Documented::openapi())
+        .routes(routes!(sessions::list, sessions::create))
+        .routes(routes!(sessions::get, sessions::delete))
+        .routes(routes!(sessions::touch))
+        .routes(routes!(sessions::connect))
+        .routes(routes!(tokens::share))
+        .routes(routes!(workers::list))
+        .routes(routes!(workers::health))
+        .routes(routes!(events::events))
+        .routes(routes!(login::login, login::who))
+        .routes(routes!(login::logout))
+}

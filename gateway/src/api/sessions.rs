@@ -1,0 +1,264 @@
+//! Sessions: made, shown, kept alive and ended.
+
+use super::{
+    body::Checked,
+    convert::{self, Shown, is_in_pool, worker_of},
+    documents::{CreateSession, Deleted, InvalidRequest, Problem, Session, Status},
+    tokens,
+};
+use crate::{
+    Gateway, activity, kubernetes, playwright,
+    refusal::Refusal,
+    rights::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
+    session::{self, Key},
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use camofleet_runner_api::token::Role as Scope;
+use http::StatusCode;
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// What runners said that long ago is asked for again when all sessions are listed, or one.
+const AGE_IN_LIST: Duration = Duration::from_secs(5);
+const AGE_OF_ONE: Duration = Duration::from_secs(1);
+
+/// All sessions, those that are over included while their objects are there.
+#[utoipa::path(
+    get, path = "/sessions", tag = "sessions",
+    responses(
+        (status = 200, body = [Session], description = "The oldest first"),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub async fn list(
+    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Json<Vec<Session>> {
+    let keys = gateway.sessions.keys_in(&namespace);
+    activity::refresh(&gateway, &keys, AGE_IN_LIST).await;
+    Json(all(&gateway, &namespace))
+}
+
+/// Makes a session, and waits until clients can connect.
+#[utoipa::path(
+    post, path = "/sessions", tag = "sessions", request_body = CreateSession,
+    responses(
+        (status = 201, body = Session, description = "It is Ready"),
+        (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem, description = "There is no such pool"),
+        (status = 415, body = Problem), (status = 422, body = InvalidRequest),
+        (status = 503, body = Problem, description = "It did not become Ready in time, and is ended: try again after Retry-After seconds"),
+    )
+)]
+pub async fn create(
+    MayManage(Namespace(namespace)): MayManage<Namespace>,
+    State(gateway): State<Arc<Gateway>>,
+    Checked(asked): Checked<CreateSession>,
+) -> Result<(StatusCode, Json<Session>), Refusal> {
+    there_is_a_pool(&gateway, &namespace, asked.worker.as_deref()).await?;
+    let name = uuid::Uuid::new_v4().to_string();
+    let key = Key::new(&namespace, &name).ok_or(Refusal::NoSuchName)?;
+    let object = convert::requested(&name, &namespace, asked);
+    // In a task of its own, so that a session whose caller goes at any moment is ended and not forgotten.
+    let caller = CancellationToken::new();
+    let left = caller.clone();
+    let made = gateway.tasks.spawn(
+        {
+            let gateway = Arc::clone(&gateway);
+            async move { make(&gateway, &key, &object, &left).await }
+        }
+        .in_current_span(),
+    );
+    let _gone = caller.drop_guard();
+    let session = made.await.map_err(|_| Refusal::Draining)??;
+    Ok((StatusCode::CREATED, Json(document(&gateway, &session, None))))
+}
+
+/// A session.
+#[utoipa::path(
+    get, path = "/sessions/{worker}/{id}", tag = "sessions",
+    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    responses(
+        (status = 200, body = Session),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem),
+    )
+)]
+pub async fn get(
+    MaySee { target, .. }: MaySee<Target>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Result<Json<Session>, Refusal> {
+    let session = known(&gateway, &target).await?;
+    activity::refresh(&gateway, std::slice::from_ref(&target.session), AGE_OF_ONE).await;
+    Ok(Json(shown(&gateway, &target.session).unwrap_or_else(|| document(&gateway, &session, None))))
+}
+
+/// Counts as activity: the session's idle time begins anew.
+#[utoipa::path(
+    post, path = "/sessions/{worker}/{id}/touch", tag = "sessions",
+    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    responses(
+        (status = 200, body = Session),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 410, body = Problem, description = "The session is over"), (status = 503, body = Problem),
+    )
+)]
+pub async fn touch(
+    MayManage(target): MayManage<Target>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Result<Json<Session>, Refusal> {
+    let session = known(&gateway, &target).await?;
+    match &session.standing {
+        session::Standing::Finished(finish) => {
+            return Err(Refusal::Over(crate::sessions::Over::Finished(finish.clone())));
+        }
+        // Its idle time does not run yet.
+        session::Standing::Waiting(_) => {}
+        session::Standing::Ready(runner) => {
+            let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
+            let touched = crate::dial::touch(&runner.address, session.uid(), &token).await;
+            touched.map_err(|error| Refusal::RunnerUnreachable(error.to_string()))?;
+            activity::refresh(&gateway, std::slice::from_ref(&target.session), Duration::ZERO).await;
+        }
+    }
+    Ok(Json(shown(&gateway, &target.session).unwrap_or_else(|| document(&gateway, &session, None))))
+}
+
+/// Ends a session.
+#[utoipa::path(
+    delete, path = "/sessions/{worker}/{id}", tag = "sessions",
+    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    responses(
+        (status = 200, body = Deleted),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem),
+    )
+)]
+pub async fn delete(
+    MayManage(target): MayManage<Target>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Result<Json<Deleted>, Refusal> {
+    let session = known(&gateway, &target).await?;
+    kubernetes::delete(&gateway.client, &target.session, session.uid()).await?;
+    Ok(Json(Deleted { id: target.session.name().to_owned(), status: Status::Terminating }))
+}
+
+/// The way of a Playwright client, as `ws_endpoint` says it. A WebSocket; the same as `/ws/{namespace}/{name}`.
+#[utoipa::path(
+    get, path = "/sessions/{worker}/{id}/ws", tag = "sessions",
+    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    responses(
+        (status = 101, description = "The session's Playwright server"),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 410, body = Problem, description = "The session is over"),
+        (status = 426, body = Problem, description = "No WebSocket was asked for"),
+        (status = 428, description = "The client has another minor of Playwright than the session"),
+        (status = 503, body = Problem),
+    )
+)]
+pub async fn connect(
+    right: MayConnect,
+    handshake: Handshake,
+    gateway: State<Arc<Gateway>>,
+) -> Result<Response, Refusal> {
+    playwright::playwright(right, handshake, gateway).await.map(IntoResponse::into_response)
+}
+
+/// Every session of a namespace as a document, the oldest first.
+pub(super) fn all(gateway: &Gateway, namespace: &str) -> Vec<Session> {
+    let keys = gateway.sessions.keys_in(namespace);
+    let mut sessions: Vec<_> = keys.iter().filter_map(|key| shown(gateway, key)).collect();
+    sessions.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+    sessions
+}
+
+/// A session that the watch told of, as a document.
+pub(super) fn shown(gateway: &Gateway, key: &Key) -> Option<Session> {
+    let (session, activity) = gateway.sessions.get(key)?;
+    Some(document(gateway, &session, activity.as_ref()))
+}
+
+fn document(gateway: &Gateway, session: &session::Session, activity: Option<&crate::sessions::Activity>) -> Session {
+    let namespace = session.object.metadata.namespace.as_deref().unwrap_or_default();
+    let pool = Key::new(namespace, worker_of(&session.object)).and_then(|key| gateway.pools.get(&key));
+    let view_token = session.has_live_view().then(|| tokens::view_token(gateway, session.uid()));
+    Shown { session, activity, pool: pool.as_deref(), view_token: view_token.as_deref() }.document()
+}
+
+/// The session that is asked for, as the watch told of it, else as the API server has it.
+async fn known(gateway: &Gateway, target: &Target) -> Result<session::Session, Refusal> {
+    match gateway.sessions.get(&target.session) {
+        Some((session, _)) => of_its_pool(session, target),
+        None => now(gateway, target).await,
+    }
+}
+
+/// The session that is asked for, as the API server has it.
+pub(super) async fn now(gateway: &Gateway, target: &Target) -> Result<session::Session, Refusal> {
+    let object = kubernetes::get(&gateway.client, &target.session).await?;
+    let object = object.ok_or_else(|| Refusal::NoSession(target.session.clone()))?;
+    of_its_pool(session::Session::of(object), target)
+}
+
+/// The session, unless it is looked for in a pool that is not its own.
+fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Session, Refusal> {
+    if target.worker.as_deref().is_none_or(|worker| is_in_pool(&session.object, worker)) {
+        Ok(session)
+    } else {
+        Err(Refusal::NoSession(target.session.clone()))
+    }
+}
+
+/// Refuses at once what could only time out.
+async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), Refusal> {
+    let Some(name) = name else {
+        return if gateway.pools.in_namespace(namespace).is_empty() { Err(Refusal::NoWorkers) } else { Ok(()) };
+    };
+    let no_worker = || Refusal::NoWorker(name.to_owned());
+    let key = Key::new(namespace, name).ok_or_else(no_worker)?;
+    let known = gateway.pools.get(&key).is_some();
+    // The watch may lag behind its making.
+    if known || kubernetes::pool_is_there(&gateway.client, &key).await? { Ok(()) } else { Err(no_worker()) }
+}
+
+/// Makes the session and waits until it is Ready. What does not become so is ended.
+async fn make(
+    gateway: &Gateway,
+    key: &Key,
+    object: &camofleet_crds::v1alpha1::BrowserSession,
+    left: &CancellationToken,
+) -> Result<session::Session, Refusal> {
+    let uid = kubernetes::create(&gateway.client, key, object).await?;
+    tracing::info!(session = uid, "made a session");
+    let ready = tokio::select! {
+        ready = ready(gateway, key, &uid) => ready,
+        () = left.cancelled() => Err(Refusal::NotStarted("its caller left".to_owned())),
+        () = gateway.draining.cancelled() => Err(Refusal::Draining),
+    };
+    if let Err(refusal) = &ready {
+        tracing::info!(session = uid, why = %refusal, "the session is ended before it began");
+        if let Err(error) = kubernetes::delete(&gateway.client, key, &uid).await {
+            tracing::warn!(session = uid, %error, "it could not be ended, and ends by its idle time");
+        }
+    }
+    ready
+}
+
+async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, Refusal> {
+    let waiting = async {
+        let mut followed = gateway.sessions.follow_later(key, uid).await;
+        let ready = followed.ready().await;
+        ready.map(|_| followed.session()).map_err(|over| Refusal::NotStarted(over.to_string()))
+    };
+    let late = || {
+        let state = gateway.sessions.follow(key).map_or("Pending", |session| session.state().as_str());
+        Refusal::NotStarted(format!("after {} s it is still {state}", gateway.patience.as_secs()))
+    };
+    timeout(gateway.patience, waiting).await.unwrap_or_else(|_| Err(late()))
+}

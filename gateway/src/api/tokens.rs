@@ -1,0 +1,70 @@
+//! Access to one session for somebody else, for a time.
+
+use super::{
+    body::Checked,
+    documents::{InvalidRequest, Problem, Share, Shared},
+    sessions,
+};
+use crate::{
+    Gateway,
+    refusal::Refusal,
+    rights::{MayManage, Target},
+};
+use aws_lc_rs::rand;
+use axum::{Json, extract::State, response::IntoResponse};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use camofleet_runner_api::token::{Role, SessionToken};
+use http::{StatusCode, header::CACHE_CONTROL};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
+/// Mints a token for a session.
+#[utoipa::path(
+    post, path = "/sessions/{worker}/{id}/tokens", tag = "sessions", request_body = Share,
+    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    responses(
+        (status = 201, body = Shared, description = "The token. It is shown only now."),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 415, body = Problem), (status = 422, body = InvalidRequest), (status = 503, body = Problem),
+    )
+)]
+pub async fn share(
+    MayManage(target): MayManage<Target>,
+    State(gateway): State<Arc<Gateway>>,
+    Checked(asked): Checked<Share>,
+) -> Result<impl IntoResponse, Refusal> {
+    // The API server itself: a watch that lags would mint for the former session of this name.
+    let session = sessions::now(&gateway, &target).await?;
+    let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("now is a time")
+        + SignedDuration::from_secs(asked.ttl_seconds.into());
+    let token = gateway.signer.session_token(SessionToken {
+        session: session.uid().to_owned(),
+        scope: asked.scope.into(),
+        expires: u64::try_from(expires_at.as_second()).unwrap_or_default(),
+        once: asked.single_use.then(token_id),
+    });
+    let (uid, scope) = (session.uid().to_owned(), Role::from(asked.scope).as_str());
+    tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "shared");
+    let shared = Shared { token, scope: asked.scope, session: uid, expires_at, single_use: asked.single_use };
+    Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(shared)))
+}
+
+/// 96 random bits: among the tokens of one session no two are the same.
+fn token_id() -> String {
+    let mut bytes = [0; 12];
+    rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// How long, in seconds, the token lasts at least with which a document says that its session can be watched.
+const VIEW_TTL: u64 = 3600;
+/// Its end is a multiple of this, in seconds, so that the same session is told with the same token for a while: a page that shows
+/// it need not load it anew.
+const VIEW_STEP: u64 = 900;
+
+/// A token for looking at the session with this UID, told to somebody who may look at all.
+pub fn view_token(gateway: &Gateway, uid: &str) -> String {
+    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+    let expires = (now + VIEW_TTL).div_ceil(VIEW_STEP) * VIEW_STEP;
+    gateway.signer.session_token(SessionToken { session: uid.to_owned(), scope: Role::View, expires, once: None })
+}

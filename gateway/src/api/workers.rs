@@ -1,0 +1,50 @@
+//! Pools, which the REST API calls workers.
+
+use super::{
+    convert,
+    documents::{FleetHealth, Health, Problem, Worker},
+};
+use crate::{
+    Gateway,
+    rights::{MaySee, Namespace},
+};
+use axum::{Json, extract::State};
+use std::sync::Arc;
+
+/// All pools.
+#[utoipa::path(
+    get, path = "/workers", tag = "workers",
+    responses(
+        (status = 200, body = [Worker], description = "By name"),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub async fn list(
+    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Json<Vec<Worker>> {
+    Json(all(&gateway, &namespace))
+}
+
+/// How the pools are.
+#[utoipa::path(
+    get, path = "/health", tag = "workers",
+    responses(
+        (status = 200, body = FleetHealth, description = "Also when some pools do not serve sessions"),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub async fn health(
+    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    State(gateway): State<Arc<Gateway>>,
+) -> Json<FleetHealth> {
+    let workers = all(&gateway, &namespace);
+    let all_healthy = !workers.is_empty() && workers.iter().all(|worker| worker.healthy);
+    let status = if all_healthy { Health::Ok } else { Health::Degraded };
+    Json(FleetHealth { status, workers })
+}
+
+/// Every pool of a namespace as a document, by name.
+pub(super) fn all(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
+    gateway.pools.in_namespace(namespace).iter().map(|pool| convert::worker(pool)).collect()
+}

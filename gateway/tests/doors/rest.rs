@@ -1,0 +1,374 @@
+//! The REST API: who may ask for what, in which shape it is told, and what changes. That sessions are made and ended is for the
+//! end-to-end tests, with a real API server.
+
+use crate::common::{ADMIN, Runner, Served, VIEWER, key, ready, serve_gateway};
+use camofleet_crds::{
+    conditions::{self, READY, Truth},
+    v1alpha1::{
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, LiveViewRef, PoolRef,
+        SessionState, StartTier, WorkerPool, WorkerPoolSpec,
+    },
+};
+use camofleet_gateway::{api, auth::StaticTokens, feed::Changed, session::Session};
+use camofleet_runner_api::token::{Role, SessionToken};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
+    jiff::Timestamp,
+};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn request(served: &Served, method: &Method, path: &str) -> RequestBuilder {
+    let client = Client::builder().no_proxy().build().unwrap();
+    client.request(method.clone(), format!("http://{}{path}", served.address))
+}
+
+async fn json(response: Response) -> (StatusCode, Value) {
+    (response.status(), response.json().await.unwrap())
+}
+
+async fn get(served: &Served, path: &str) -> (StatusCode, Value) {
+    json(request(served, &Method::GET, path).bearer_auth(ADMIN).send().await.unwrap()).await
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+/// A session on that runner, as the operator leaves it.
+fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
+    let spec = BrowserSessionSpec {
+        pool_ref: Some(PoolRef { name: "pool".into() }),
+        display: Some(Display::LiveView),
+        start_url: Some("https://example.org/".into()),
+        idle_timeout_seconds: Some(60),
+        ..BrowserSessionSpec::default()
+    };
+    let mut object = BrowserSession::new(name, spec);
+    object.metadata.namespace = Some("ns".into());
+    object.metadata.uid = Some("uid-1".into());
+    object.metadata.creation_timestamp = Some(Time(at(0)));
+    object.metadata.annotations = Some([("camofleet.dev/labels".into(), r#"{"Team/x":"a b"}"#.into())].into());
+    let mut status = BrowserSessionStatus {
+        state: SessionState::Ready,
+        pool: Some("pool".into()),
+        engine: Some(EngineName::Firefox),
+        browser_version: Some("153.7.0".into()),
+        start_tier: Some(StartTier::Hot),
+        ready_time: Some(MicroTime(at(1))),
+        deadline_time: Some(MicroTime(at(3600))),
+        ws_endpoint: Some("ws://fleet/ws/ns/s".into()),
+        vnc: Some(LiveViewRef { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
+        ..BrowserSessionStatus::default()
+    };
+    conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "it is ready", None, at(1));
+    object.status = Some(status);
+    let mut session = Session::of(object);
+    session.standing = ready(runner);
+    session
+}
+
+/// A runner that says of its session that somebody did something 5 s ago.
+async fn telling_runner() -> std::net::SocketAddr {
+    let report = json!({
+        "uid": "uid-1", "namespace": "ns", "name": "s", "phase": "Ready", "display": "LiveView", "tier": "Hot",
+        "startPage": { "state": "Failed", "message": "no such host" }, "clients": 2, "end": null, "idleMilliseconds": 5000,
+    })
+    .to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{report}", report.len());
+    Runner::answering(answer.leak()).await
+}
+
+#[tokio::test]
+async fn who_may_see_and_who_may_change() {
+    let served = serve_gateway().await;
+    let expires = u64::try_from(Timestamp::now().as_second()).unwrap() + 60;
+    let session_token = served.gateway.signer.session_token(SessionToken {
+        session: "uid-1".into(),
+        scope: Role::Connect,
+        expires,
+        once: None,
+    });
+    let reads = ["/workers", "/sessions", "/health", "/sessions/pool/none", "/events", "/login"];
+    let writes = [
+        (Method::POST, "/sessions"),
+        (Method::DELETE, "/sessions/pool/none"),
+        (Method::POST, "/sessions/pool/none/touch"),
+        (Method::POST, "/sessions/pool/none/tokens"),
+    ];
+    let calls =
+        reads.iter().map(|path| (Method::GET, *path, VIEWER)).chain(writes.map(|(method, path)| (method, path, ADMIN)));
+    for (method, path, enough) in calls {
+        for prefix in ["", "/api", "/api/namespaces/other"] {
+            let path = format!("{prefix}{path}");
+            let status = async |token: Option<&str>| {
+                let asked = request(&served, &method, &path).json(&json!({}));
+                let asked = token.into_iter().fold(asked, RequestBuilder::bearer_auth);
+                asked.send().await.unwrap().status()
+            };
+            assert_eq!(status(None).await, StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert_eq!(status(Some("x")).await, StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert_eq!(status(Some(&session_token)).await, StatusCode::FORBIDDEN, "{method} {path}");
+            let viewers = status(Some(VIEWER)).await;
+            assert_eq!(viewers == StatusCode::FORBIDDEN, enough == ADMIN, "{method} {path}: {viewers}");
+            let admins = status(Some(ADMIN)).await;
+            assert!(![401, 403].contains(&admins.as_u16()), "{method} {path}: {admins}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_for_the_pages_of_this_host() {
+    let served = serve_gateway().await;
+    let own = format!("http://{}", served.address);
+    let login = async |token: &str, origin: &str| {
+        let asked =
+            request(&served, &Method::POST, "/api/login").header("origin", origin).json(&json!({ "token": token }));
+        asked.send().await.unwrap()
+    };
+    assert_eq!(login("x", &own).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(login(VIEWER, "http://elsewhere.test").await.status(), StatusCode::FORBIDDEN);
+    let answer = login(ADMIN, &own).await;
+    let set = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+    assert_eq!(json(answer).await, (StatusCode::OK, json!({ "role": "admin" })));
+    for attribute in ["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"] {
+        assert!(set.contains(attribute), "{set}");
+    }
+    assert!(!set.contains("Secure") && !set.contains(ADMIN), "{set}");
+    let cookie = set.split(';').next().unwrap();
+    let secure = request(&served, &Method::POST, "/api/login").header("x-forwarded-proto", "https");
+    let secure = secure.json(&json!({ "token": ADMIN })).send().await.unwrap();
+    assert!(secure.headers()["set-cookie"].to_str().unwrap().contains("Secure"));
+
+    let ask = async |method: Method, path: &str, origin: Option<&str>| {
+        let asked = request(&served, &method, path).header("cookie", cookie);
+        let asked = origin.into_iter().fold(asked, |asked, origin| asked.header("origin", origin));
+        asked.send().await.unwrap().status()
+    };
+    assert_eq!(ask(Method::GET, "/api/login", None).await, StatusCode::OK);
+    assert_eq!(ask(Method::GET, "/api/sessions", None).await, StatusCode::OK);
+    for foreign in [None, Some("http://elsewhere.test"), Some("null"), Some("http://elsewhere.test:80")] {
+        assert_eq!(
+            ask(Method::POST, "/api/sessions/p/none/touch", foreign).await,
+            StatusCode::FORBIDDEN,
+            "{foreign:?}"
+        );
+        let origin: Vec<_> = foreign.map(|origin| ("origin", origin)).into_iter().collect();
+        let headers = [&[("cookie", cookie)], origin.as_slice()].concat();
+        assert_eq!(served.ask("/vnc/ns/none", &headers).await.0, StatusCode::FORBIDDEN, "{foreign:?}");
+        assert_eq!(
+            served.ask("/ws/ns/none", &headers).await.0 == StatusCode::NOT_FOUND,
+            foreign.is_none(),
+            "{foreign:?}"
+        );
+    }
+    assert_eq!(ask(Method::POST, "/api/sessions/p/none/touch", Some(&own)).await, StatusCode::NOT_FOUND);
+    assert_eq!(
+        served.ask("/vnc/ns/none", &[("cookie", cookie), ("origin", "http://gateway")]).await.0,
+        StatusCode::NOT_FOUND
+    );
+
+    served.gateway.tokens.send_replace(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
+    assert_eq!(ask(Method::GET, "/api/sessions", None).await, StatusCode::UNAUTHORIZED, "its token was taken out");
+    let out = request(&served, &Method::POST, "/api/logout")
+        .header("origin", &own)
+        .header("cookie", cookie)
+        .send()
+        .await
+        .unwrap();
+    assert!(out.headers()["set-cookie"].to_str().unwrap().contains("camofleet_login=;"));
+    assert_eq!(json(out).await, (StatusCode::OK, json!({ "role": null })));
+}
+
+#[tokio::test]
+async fn a_session_is_told_in_the_originals_shape_and_more() {
+    let served = serve_gateway().await;
+    served.gateway.sessions.put(key("s"), live_session("s", telling_runner().await));
+    let (status, session) = get(&served, "/api/sessions/pool/s").await;
+    assert_eq!(status, StatusCode::OK, "{session}");
+    let told = |field: &str| session[field].clone();
+    for (field, value) in [
+        ("worker", json!("pool")),
+        ("id", json!("s")),
+        ("status", json!("READY")),
+        ("browser", json!("firefox")),
+        ("headless", json!(false)),
+        ("idle_ttl_seconds", json!(60)),
+        ("labels", json!({ "Team/x": "a b" })),
+        ("ws_endpoint", json!("/api/sessions/pool/s/ws")),
+        ("vnc_enabled", json!(true)),
+        ("start_url_wait", json!("load")),
+        ("start_page", json!({ "state": "failed", "message": "no such host" })),
+        ("clients", json!(2)),
+        ("reason", json!("BrowserReady")),
+    ] {
+        assert_eq!(told(field), value, "{field}");
+    }
+    let last_seen: Timestamp = told("last_seen_at").as_str().unwrap().parse().unwrap();
+    let ago = Timestamp::now().duration_since(last_seen).as_secs();
+    assert!((5..60).contains(&ago), "last seen {ago} s ago");
+    let watched = told("vnc")["http"].as_str().unwrap().to_owned();
+    let token = watched.strip_prefix("http://fleet/view/ns/s#token=").unwrap();
+    let token = served.keys.verify_session_token(token).unwrap();
+    assert_eq!((token.session.as_str(), token.scope, token.once), ("uid-1", Role::View, None));
+    assert_eq!(told("vnc")["password_protected"], json!(false));
+
+    let list = get(&served, "/sessions").await.1;
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["id"], &list[0]["vnc"]), (1, &json!("s"), &told("vnc")));
+    assert_eq!(get(&served, "/api/namespaces/ns/sessions").await.1[0]["id"], json!("s"));
+    assert_eq!(get(&served, "/api/namespaces/other/sessions").await.1, json!([]));
+    assert_eq!(get(&served, "/api/sessions/-/s").await.0, StatusCode::OK);
+    let (status, problem) = get(&served, "/api/sessions/other/s").await;
+    assert_eq!(
+        (status, problem),
+        (StatusCode::NOT_FOUND, json!({ "detail": "Session not found: there is no session ns/s" }))
+    );
+}
+
+#[tokio::test]
+async fn pools_are_workers() {
+    let served = serve_gateway().await;
+    assert_eq!(get(&served, "/api/health").await.1, json!({ "status": "degraded", "workers": [] }));
+    let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
+    pool.metadata.namespace = Some("ns".into());
+    let status = pool.status.get_or_insert_default();
+    conditions::set(&mut status.conditions, READY, Truth::True, "AllReady", "all of it", None, at(0));
+    served.gateway.pools.put(key("pool"), pool);
+    let (status, health) = get(&served, "/health").await;
+    assert_eq!((status, &health["status"]), (StatusCode::OK, &json!("ok")));
+    let worker = &health["workers"][0];
+    assert_eq!(
+        (&worker["name"], &worker["healthy"], &worker["supports_vnc"]),
+        (&json!("pool"), &json!(true), &json!(true))
+    );
+    assert_eq!(worker["detail"]["checks"], json!({ "Ready": "AllReady: all of it" }));
+    assert_eq!(get(&served, "/api/workers").await.1, health["workers"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_is_refused_at_once() {
+    let served = serve_gateway().await;
+    let create = async |body: &str| {
+        let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN);
+        json(asked.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()).await
+    };
+    let (status, problem) = create("{}").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(problem["detail"].as_str().unwrap().starts_with("No workers configured"), "{problem}");
+    let (status, problem) = create(r#"{"worker": "none"}"#).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(problem["detail"].as_str().unwrap().starts_with("Worker not found"), "{problem}");
+    let (status, problem) = create(r#"{"idle_ttl_seconds": 1, "colour": "red"}"#).await;
+    assert_eq!((status, problem["detail"].as_array().unwrap().len()), (StatusCode::UNPROCESSABLE_ENTITY, 2));
+    let (status, problem) = create("{").await;
+    assert_eq!((status, &problem["detail"][0]["loc"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(["body"])));
+    let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).body("{}").send().await.unwrap();
+    assert_eq!(asked.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+/// A stream of events, read as it comes.
+struct Events {
+    response: Response,
+    text: String,
+}
+
+impl Events {
+    async fn open(served: &Served, last: Option<&str>) -> Self {
+        let asked = request(served, &Method::GET, "/api/events").bearer_auth(VIEWER);
+        let asked = last.into_iter().fold(asked, |asked, id| asked.header("last-event-id", id));
+        let response = asked.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    /// The next event: its name, its id and its data. None at the end of the stream.
+    async fn next(&mut self) -> Option<(String, Option<String>, Value)> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                let (name, id, data) = (field("event: "), field("id: "), field("data: "));
+                self.text = rest.into();
+                match name {
+                    Some(name) => return Some((name, id, serde_json::from_str(&data.unwrap()).unwrap())),
+                    None => continue,
+                }
+            }
+            self.text += std::str::from_utf8(&self.response.chunk().await.ok()??).unwrap();
+        }
+    }
+}
+
+fn put(served: &Served, name: &str, address: std::net::SocketAddr) {
+    served.gateway.sessions.put(key(name), live_session(name, address));
+    served.gateway.feed.record(Changed::Session(key(name)));
+}
+
+#[tokio::test]
+async fn events_tell_everything_and_then_what_changes() {
+    let served = serve_gateway().await;
+    let runner = telling_runner().await;
+    put(&served, "old", runner);
+    let mut events = Events::open(&served, None).await;
+    let (name, id, data) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), &data["sessions"][0]["id"], &data["workers"]), ("reset", &json!("old"), &json!([])));
+    // What the runner says of it, asked for because somebody reads.
+    let (name, _, data) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), &data["id"], &data["clients"]), ("session", &json!("old"), &json!(2)));
+    let start = id.unwrap();
+
+    put(&served, "new", runner);
+    let (name, _, data) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), &data["id"]), ("session", &json!("new")));
+    served.gateway.sessions.remove(&key("old"));
+    served.gateway.feed.record(Changed::Session(key("old")));
+    let (name, _, data) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), data), ("session-gone", json!({ "id": "old" })));
+    let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
+    pool.metadata.namespace = Some("ns".into());
+    served.gateway.pools.put(key("pool"), pool);
+    served.gateway.feed.record(Changed::Pool(key("pool")));
+    assert_eq!(events.next().await.unwrap().0, "worker");
+    served.gateway.pools.remove(&key("pool"));
+    served.gateway.feed.record(Changed::Pool(key("pool")));
+    assert_eq!(events.next().await.unwrap().0, "worker-gone");
+
+    // Who comes back is told what it missed, each once.
+    let mut again = Events::open(&served, Some(&start)).await;
+    let mut missed = vec![];
+    while missed.len() < 3 {
+        let (name, _, data) = again.next().await.unwrap();
+        missed.push(format!("{name} {}", data["id"].as_str().unwrap()));
+    }
+    missed.sort();
+    assert_eq!(missed, ["session new", "session-gone old", "worker-gone pool"]);
+    for stranger in ["someone-0", "x"] {
+        assert_eq!(Events::open(&served, Some(stranger)).await.next().await.unwrap().0, "reset");
+    }
+
+    served.gateway.tokens.send_replace(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
+    let ended = tokio::time::timeout(Duration::from_secs(30), async { while events.next().await.is_some() {} }).await;
+    ended.expect("the stream goes on though its token was taken out");
+}
+
+#[tokio::test]
+async fn the_document_tells_what_is_served() {
+    let served = serve_gateway().await;
+    let (status, document) = get(&served, "/api/openapi.json").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(document, serde_json::to_value(api::document()).unwrap());
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    let mut calls = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let named = path.replace("{worker}", "pool").replace("{id}", "none");
+            let asked = request(&served, &method, &format!("/api{named}")).header("origin", "http://elsewhere.test");
+            let asked = asked.json(&json!({ "token": "x" }));
+            let status = asked.send().await.unwrap().status().as_u16();
+            assert!([401, 403].contains(&status), "{method} {path}: {status}");
+            calls += 1;
+        }
+    }
+    assert_eq!(calls, 13);
+}
