@@ -90,3 +90,7 @@ drive_demo() {
   endpoint=$(session_endpoint demo)
   node "$repo/examples/drive.mjs" "$endpoint" "$(cat "$dot_dev/token")" "$dot_dev/demo.png" | sed 's/^/    /'
 }
+
+watch_demo() {
+  node "$repo/examples/watch.mjs" "$gateway_url" "$(cat "$dot_dev/token")" demo "$dot_dev/live-view.png" | sed 's/^/    /'
+}
