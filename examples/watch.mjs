@@ -31,7 +31,8 @@ try {
   await page.goto(watched.vnc.http);
   await page.waitForFunction(() => {
     const screen = document.querySelector('canvas');
-    const pixels = screen?.getContext('2d').getImageData(0, 0, screen.width, screen.height).data ?? [];
+    if (!screen?.width || !screen.height) return false;
+    const pixels = screen.getContext('2d').getImageData(0, 0, screen.width, screen.height).data;
     return pixels.some((value, at) => at % 4 < 3 && value > 0);
   });
   await page.screenshot({ path: picture });

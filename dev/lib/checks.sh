@@ -127,5 +127,6 @@ check_docs() {
 # The tests install their own clients (e2e/clients/install), with this Node.
 check_e2e() {
   use_node
-  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked -p camofleet-e2e
+  # the whole workspace, so that what all crates stand on is built for all of them once
+  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e
 }
