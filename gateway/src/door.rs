@@ -168,7 +168,7 @@ async fn ask_runner(
 }
 
 /// A runner ends a session before the watch says so: the better answer is why it ended.
-async fn over_or(session: &mut Followed, refusal: Refusal) -> Refusal {
+pub async fn over_or(session: &mut Followed, refusal: Refusal) -> Refusal {
     timeout(WORD_OF_END, session.over()).await.map_or(refusal, Refusal::Over)
 }
 

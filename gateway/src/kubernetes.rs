@@ -7,8 +7,10 @@ use crate::{
     api::invalid_fields,
     auth::{Role, StaticTokens},
     feed::Changed,
+    pools::Pools,
     refusal::Refusal,
     session::{Key, Session},
+    sessions::Sessions,
 };
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -18,13 +20,14 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
-    core::DeserializeGuard,
+    core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
     },
 };
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use serde::de::DeserializeOwned;
+use std::{collections::BTreeMap, fmt::Debug, pin::pin, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 /// The Secret with the static tokens, in the release's namespace.
@@ -34,74 +37,96 @@ const MAKE_AGAIN: Duration = Duration::from_secs(5);
 /// How long the API server may take for one object.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing else: behind many requests on one
-/// HTTP/2 connection, a watch was seen to starve.
-pub async fn follow_sessions(client: Client, gateway: &Gateway) {
-    let Gateway { sessions, feed, .. } = gateway;
-    // Guarded: one object that this version cannot read must not keep the others from being seen.
-    let api = Api::<DeserializeGuard<BrowserSession>>::all(client);
-    let mut events = pin!(events(api, watcher::Config::default()));
-    while let Some(event) = events.next().await {
-        let changed = match event {
-            Event::Init => {
-                sessions.begin_list();
-                vec![]
-            }
-            Event::InitApply(object) | Event::Apply(object) => {
-                let key = key_of(&object);
-                match object.0 {
-                    Ok(object) => sessions.put(key.clone(), Session::of(object)),
-                    Err(error) => {
-                        tracing::error!(session = %key, %error, "this gateway cannot read the session and leaves it out");
-                        sessions.remove(&key);
-                    }
-                }
-                vec![key]
-            }
-            Event::InitDone => sessions.end_list(),
-            Event::Delete(object) => {
-                let key = key_of(&object);
-                sessions.remove(&key);
-                vec![key]
-            }
-        };
-        for key in changed {
-            feed.record(Changed::Session(key));
-        }
+/// What a watch keeps up to date.
+trait Cache {
+    type Object;
+    /// A list begins. What is known stays until it ends.
+    fn begin_list(&self);
+    /// The list is complete: what it lacks is gone. Says what changed by that.
+    fn end_list(&self) -> Vec<Key>;
+    fn put(&self, key: Key, object: Self::Object);
+    fn remove(&self, key: &Key);
+}
+
+impl Cache for Sessions {
+    type Object = BrowserSession;
+
+    fn begin_list(&self) {
+        self.begin_list();
+    }
+
+    fn end_list(&self) -> Vec<Key> {
+        self.end_list()
+    }
+
+    fn put(&self, key: Key, object: BrowserSession) {
+        self.put(key, Session::of(object));
+    }
+
+    fn remove(&self, key: &Key) {
+        self.remove(key);
     }
 }
 
-/// Keeps the cache of pools up to date, for ever.
+impl Cache for Pools {
+    type Object = WorkerPool;
+
+    fn begin_list(&self) {
+        self.begin_list();
+    }
+
+    fn end_list(&self) -> Vec<Key> {
+        self.end_list()
+    }
+
+    fn put(&self, key: Key, object: WorkerPool) {
+        self.put(key, object);
+    }
+
+    fn remove(&self, key: &Key) {
+        self.remove(key);
+    }
+}
+
+/// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many requests on one
+/// HTTP/2 connection, one was seen to starve.
+pub async fn follow_sessions(client: Client, gateway: &Gateway) {
+    follow(client, &gateway.sessions, |key| gateway.feed.record(Changed::Session(key))).await;
+}
+
+/// Keeps the cache of pools up to date, for ever. `client` as above.
 pub async fn follow_pools(client: Client, gateway: &Gateway) {
-    let Gateway { pools, feed, .. } = gateway;
-    let api = Api::<DeserializeGuard<WorkerPool>>::all(client);
-    let mut events = pin!(events(api, watcher::Config::default()));
+    follow(client, &gateway.pools, |key| gateway.feed.record(Changed::Pool(key))).await;
+}
+
+async fn follow<C: Cache>(client: Client, cache: &C, changed: impl Fn(Key))
+where
+    C::Object:
+        Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    // Guarded: one object that this version cannot read must not keep the others from being seen.
+    let mut events = pin!(events(Api::<DeserializeGuard<C::Object>>::all(client), watcher::Config::default()));
     while let Some(event) = events.next().await {
-        let changed = match event {
-            Event::Init => {
-                pools.begin_list();
-                vec![]
-            }
+        match event {
+            Event::Init => cache.begin_list(),
+            Event::InitDone => cache.end_list().into_iter().for_each(&changed),
             Event::InitApply(object) | Event::Apply(object) => {
                 let key = key_of(&object);
                 match object.0 {
-                    Ok(object) => pools.put(key.clone(), object),
+                    Ok(object) => cache.put(key.clone(), object),
                     Err(error) => {
-                        tracing::error!(pool = %key, %error, "this gateway cannot read the pool and leaves it out");
-                        pools.remove(&key);
+                        let kind = C::Object::kind(&());
+                        tracing::error!(%kind, %key, %error, "this gateway cannot read an object and leaves it out");
+                        cache.remove(&key);
                     }
                 }
-                vec![key]
+                changed(key);
             }
-            Event::InitDone => pools.end_list(),
             Event::Delete(object) => {
                 let key = key_of(&object);
-                pools.remove(&key);
-                vec![key]
+                cache.remove(&key);
+                changed(key);
             }
-        };
-        for key in changed {
-            feed.record(Changed::Pool(key));
         }
     }
 }
@@ -223,7 +248,7 @@ fn new_token() -> String {
 /// The events of a watch without its errors, which are logged; it begins again after each, by itself and not too fast.
 fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>>
 where
-    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     watcher(api, config).default_backoff().filter_map(|event| async {
         event.inspect_err(|error| tracing::warn!(%error, kind = %K::kind(&()), "a watch broke and begins again")).ok()

@@ -14,9 +14,10 @@ use tower_http::services::{ServeDir, ServeFile};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
     font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
-/// The live view's page at `/view/{namespace}/{name}`, and what it loads. `dir`: the UI's build.
+/// The dashboard at `/`, the live view's page at `/view/{namespace}/{name}`, and what they load. `dir`: the UI's build.
 pub fn router<S: Clone + Send + Sync + 'static>(dir: &Path) -> Router<S> {
-    let page = Router::new()
+    let pages = Router::new()
+        .route_service("/", ServeFile::new(dir.join("index.html")))
         .route_service("/view/{namespace}/{name}", ServeFile::new(dir.join("view.html")))
         // Another build has other names, so a page that is kept would ask for what is gone.
         .layer(middleware::from_fn(|request: Request, next: Next| cached("no-cache", request, next)));
@@ -26,7 +27,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(dir: &Path) -> Router<S> {
         .layer(middleware::from_fn(|request: Request, next: Next| {
             cached("public, max-age=31536000, immutable", request, next)
         }));
-    page.merge(assets)
+    pages.merge(assets)
 }
 
 async fn cached(cache_control: &'static str, request: Request, next: Next) -> Response {

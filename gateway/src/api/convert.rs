@@ -267,7 +267,12 @@ pub fn worker(pool: &WorkerPool) -> Worker {
             checks: conditions.iter().filter_map(check).collect(),
         },
         supports_vnc: true,
-        default_display: format!("{:?}", pool.spec.session_defaults.display.unwrap_or_default()),
+        default_display: match pool.spec.session_defaults.display.unwrap_or_default() {
+            Display::Headless => "Headless",
+            Display::Headful => "Headful",
+            Display::LiveView => "LiveView",
+        }
+        .to_owned(),
         engine: match pool.spec.engine {
             EngineChoice::Auto => "Auto",
             EngineChoice::Camoufox => "Camoufox",

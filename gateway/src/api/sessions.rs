@@ -7,7 +7,7 @@ use super::{
     tokens,
 };
 use crate::{
-    Gateway, activity, kubernetes, playwright,
+    Gateway, activity, dial, door, kubernetes, playwright,
     refusal::Refusal,
     rights::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
     session::{self, Key},
@@ -122,8 +122,13 @@ pub async fn touch(
         session::Standing::Waiting(_) => {}
         session::Standing::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
-            let touched = crate::dial::touch(&runner.address, session.uid(), &token).await;
-            touched.map_err(|error| Refusal::RunnerUnreachable(error.to_string()))?;
+            if let Err(error) = dial::touch(&runner.address, session.uid(), &token).await {
+                let refusal = Refusal::RunnerUnreachable(error.to_string());
+                return Err(match gateway.sessions.follow(&target.session) {
+                    Some(mut session) => door::over_or(&mut session, refusal).await,
+                    None => refusal,
+                });
+            }
             activity::refresh(&gateway, std::slice::from_ref(&target.session), Duration::ZERO).await;
         }
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// All pools.
 #[utoipa::path(
-    get, path = "/workers", tag = "workers",
+    get, path = "/workers", tag = "workers", operation_id = "workers",
     responses(
         (status = 200, body = [Worker], description = "By name"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),

@@ -319,18 +319,20 @@ async fn a_token_that_was_used_up_is_told_to_be_so() {
 }
 
 #[tokio::test]
-async fn the_page_is_for_everybody_and_may_do_little() {
+async fn the_pages_are_for_everybody_and_may_do_little() {
     let served = serve_gateway().await;
     let get = async |path: &str| served.ask_plainly(path, &[("host", "gateway")]).await;
-    let (status, headers, body) = get("/view/ns/s?embed=1").await;
-    assert!(status == StatusCode::OK && body.contains("<title>view"), "{status} {body}");
-    assert_eq!(headers["content-type"], "text/html");
-    let policy = headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
-    assert_eq!(
-        (&headers["referrer-policy"], &headers["cache-control"]),
-        (&"no-referrer".parse().unwrap(), &"no-cache".parse().unwrap())
-    );
+    for (path, title) in [("/view/ns/s?embed=1", "<title>view"), ("/?tab=pools", "<title>dashboard")] {
+        let (status, headers, body) = get(path).await;
+        assert!(status == StatusCode::OK && body.contains(title), "{status} {body}");
+        assert_eq!(headers["content-type"], "text/html");
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(
+            (&headers["referrer-policy"], &headers["cache-control"]),
+            (&"no-referrer".parse().unwrap(), &"no-cache".parse().unwrap())
+        );
+    }
     let (status, headers, _) = get("/assets/view-1.js").await;
     assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "text/javascript"));
     assert!(headers["cache-control"].to_str().unwrap().contains("immutable"));

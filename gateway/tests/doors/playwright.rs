@@ -368,7 +368,7 @@ async fn what_is_over_and_what_never_was() {
         (status, detail(&body).as_str()),
         (StatusCode::NOT_FOUND, "Session not found: there is no session ns/never")
     );
-    for path in ["/ws/ns/..%2f..%2fsecrets", "/ws/ns/%ff", "/ws/ns/Demo", "/ws/ns", "/"] {
+    for path in ["/ws/ns/..%2f..%2fsecrets", "/ws/ns/%ff", "/ws/ns/Demo", "/ws/ns", "/nothing"] {
         let (status, _, body) = served.ask(path, &[("authorization", "Bearer admin-token")]).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
         assert!(detail(&body).starts_with("there is nothing here that can have this name"), "{body}");

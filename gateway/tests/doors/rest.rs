@@ -358,6 +358,11 @@ async fn the_document_tells_what_is_served() {
     assert_eq!(status, StatusCode::OK);
     assert_eq!(document, serde_json::to_value(api::document()).unwrap());
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    let uis = include_str!("../../../ui/openapi.json");
+    assert!(
+        serde_json::from_str::<Value>(uis).unwrap() == document,
+        "ui/openapi.json is not what is served: run `cargo run --bin openapi > ui/openapi.json`, and `npm run generate` in ui/"
+    );
     let mut calls = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
