@@ -24,15 +24,15 @@ export class Api {
   readonly asked: CreateSession[] = [];
   /** The tokens that were given out. */
   readonly minted: Shared[] = [];
-  /** The token that was logged in with; nobody's cookie is good without. */
+  /** What the URLs of live views have in them. */
+  viewToken: string;
+  /** Of the token that was logged in with; without one no cookie is good. */
   role: 'admin' | 'viewer' | null = null;
 
-  readonly #viewToken: string;
   readonly #streams = new Set<ServerResponse>();
 
-  /** `viewToken`: what the URLs of live views have in them. */
   constructor(viewToken: string) {
-    this.#viewToken = viewToken;
+    this.viewToken = viewToken;
   }
 
   /** Has something happen, and tells everybody. */
@@ -46,8 +46,8 @@ export class Api {
   /** A session with a display, as the gateway tells of it. */
   watched(id: string, changes: Partial<Session> = {}): Session {
     const vnc = {
-      ws: `ws://elsewhere.example/vnc/team-a/${id}?token=${this.#viewToken}`,
-      http: `http://elsewhere.example/view/team-a/${id}#token=${this.#viewToken}`,
+      ws: `ws://elsewhere.example/vnc/team-a/${id}?token=${this.viewToken}`,
+      http: `http://elsewhere.example/view/team-a/${id}#token=${this.viewToken}`,
       password_protected: false,
     };
     return exampleSession(id, { vnc_enabled: true, vnc, ...changes });

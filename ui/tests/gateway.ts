@@ -119,7 +119,7 @@ export class Gateway {
 
   #refusal(request: IncomingMessage): Refusal | null {
     const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
-    const known = [token, ...this.api.minted.map((shared) => shared.token)].some(
+    const known = [token, this.api.viewToken, ...this.api.minted.map((shared) => shared.token)].some(
       (bearer) =>
         request.headers.authorization === `Bearer ${bearer}` || offered.includes(`camofleet.bearer.${bearer}`),
     );

@@ -13,6 +13,7 @@ import type { Tab as TabName } from './place.ts';
 import { Sessions } from './sessions.tsx';
 import { useStream } from './stream.ts';
 import { usePlace } from './use-place.ts';
+import { Wall } from './wall.tsx';
 
 interface Props {
   readonly role: Role;
@@ -46,6 +47,7 @@ export function Fleet({ role, onRefused, onLogOut }: Props) {
           <Tab id="pools">
             Pools <span className="count">{pools.length}</span>
           </Tab>
+          <Tab id="wall">Wall</Tab>
         </TabList>
         <span className="who">
           <span className="muted">Logged in as {role}</span>
@@ -68,6 +70,9 @@ export function Fleet({ role, onRefused, onLogOut }: Props) {
           </TabPanel>
           <TabPanel id="pools">
             <Pools pools={pools} />
+          </TabPanel>
+          <TabPanel id="wall">
+            <Wall sessions={sessions} place={place} go={go} />
           </TabPanel>
         </main>
       )}

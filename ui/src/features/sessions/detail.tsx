@@ -83,10 +83,10 @@ function PlaywrightLine({ line }: { readonly line: string }) {
     <div className="line">
       <textarea
         ref={field}
-        className="react-aria-TextArea name"
+        className="react-aria-TextArea"
         aria-label="Playwright line"
         readOnly
-        rows={4}
+        rows={3}
         value={line}
       />
       <div className="actions">

@@ -1,7 +1,7 @@
 /** The form to start a session. */
 
 import { useMutation } from '@tanstack/react-query';
-import { type FormEvent, useRef, useState } from 'react';
+import { type FormEvent, useEffect, useRef, useState } from 'react';
 import { FieldError, Input, Label, Radio, RadioGroup, Text, TextArea, TextField } from 'react-aria-components';
 import { Action } from '#shared/action.tsx';
 import { answer, api, Refused, type Session } from '#shared/api.ts';
@@ -21,27 +21,31 @@ export function StartForm({ pools, whyNot, onStarted, onClose }: Props) {
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   // Nobody is told of a fault while still typing for the first time.
   const [tried, setTried] = useState(false);
+  /** How often a fault was in the way. */
+  const [stops, setStops] = useState(0);
   const form = useRef<HTMLFormElement>(null);
   const start = useMutation({
     mutationFn: (asked: Values) => answer(api.POST('/sessions', { body: bodyOf(asked) })),
     onError: (error, asked) => {
       if (!(error instanceof Refused)) return;
       setRefusal(refusalOf(asked, error.fields));
-      focusFault();
+      setStops((before) => before + 1);
     },
   });
 
   const faults = tried ? faultsNow(values, refusal) : {};
   const set = (field: Field) => (value: string) => setValues((before) => ({ ...before, [field]: value }));
-  const focusFault = () =>
-    requestAnimationFrame(() => form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus());
+  // The fields that are wrong are marked only once they are drawn.
+  useEffect(() => {
+    if (stops > 0) form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
+  }, [stops]);
 
   const submit = (event: FormEvent) => {
     event.preventDefault();
     if (whyNot !== null || start.isPending) return;
     setTried(true);
-    if (Object.keys(check(values)).length > 0) return focusFault();
-    start.mutate(values, { onSuccess: onStarted });
+    if (Object.keys(check(values)).length > 0) setStops((before) => before + 1);
+    else start.mutate(values, { onSuccess: onStarted });
   };
 
   const text = (field: Field, label: string, hint: string, placeholder = '') => (
