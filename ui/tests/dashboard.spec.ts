@@ -1,14 +1,14 @@
 import { examplePool, exampleSession } from '../src/shared/examples.ts';
 import { tokens } from './api.ts';
-import { enter, fill, row, rows } from './dashboard.ts';
+import { enter, fill, row, rows, typeInto } from './dashboard.ts';
 import { expect, faultsOf, shot, test } from './fixtures.ts';
 
 test('asks for the token once, and says when it is wrong', async ({ page, gateway }) => {
   await page.goto(gateway.dashboard());
-  await page.getByLabel('Token').fill('wrong');
+  await typeInto(page.getByLabel('Token'), 'wrong');
   await page.keyboard.press('Enter');
   await expect(page.getByText('the token is unknown')).toBeVisible();
-  await page.getByLabel('Token').fill(tokens.viewer);
+  await typeInto(page.getByLabel('Token'), tokens.viewer);
   await page.keyboard.press('Enter');
   await expect(page.getByText('Logged in as viewer')).toBeVisible();
   await page.reload();
@@ -44,7 +44,7 @@ test('what is looked for stands in the address', async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?state=Queued');
   await expect(rows(page)).toHaveCount(2);
-  await page.getByRole('searchbox').fill('first');
+  await typeInto(page.getByRole('searchbox'), 'first');
   await expect(rows(page)).toHaveCount(1);
   await expect(page.getByText('1 of 5')).toBeVisible();
   await expect(page).toHaveURL(/\?q=first&state=Queued$/);
@@ -111,7 +111,7 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   await row(page, 's-0000').focus();
   await page.keyboard.press('End');
   await expect(row(page, 's-0999')).toBeInViewport();
-  await page.getByRole('searchbox').fill('0500');
+  await typeInto(page.getByRole('searchbox'), '0500');
   await expect(rows(page)).toHaveCount(1);
 });
 

@@ -2,7 +2,7 @@ import type { Page } from '@playwright/test';
 import { playwrightLine } from '../src/features/sessions/playwright.ts';
 import { exampleSession } from '../src/shared/examples.ts';
 import { problem, tokens } from './api.ts';
-import { enter, fill, row, rows } from './dashboard.ts';
+import { enter, fill, row, rows, typeInto } from './dashboard.ts';
 import { ground, stripe } from './display.ts';
 import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
 import { token } from './gateway.ts';
@@ -98,7 +98,7 @@ test('the line for Playwright has the address and a token of the session, and is
   });
   await button(page, 'Copy').click();
   await expect(page.getByText('Copied.')).toBeVisible();
-  await page.getByRole('searchbox').fill('');
+  await typeInto(page.getByRole('searchbox'), '');
   await page.getByRole('searchbox').press('Control+V');
   await expect(page.getByRole('searchbox')).toHaveValue(/^const browser = await firefox\.connect\('ws:/);
 });
@@ -139,12 +139,12 @@ test.describe('the form', () => {
     await page.getByRole('button', { name: /Pool/ }).click();
     await page.getByRole('option', { name: 'firefox' }).click();
     await page.getByText('Live view', { exact: true }).click();
-    await page.getByLabel('Start page', { exact: true }).fill('example.org');
+    await typeInto(page.getByLabel('Start page', { exact: true }), 'example.org');
     await page.getByRole('button', { name: /counts as loaded/ }).click();
     await page.getByRole('option', { name: /document is there/ }).click();
-    await page.getByLabel('Idle time in seconds').fill('60');
-    await page.getByLabel('Life time in seconds').fill('3600');
-    await page.getByLabel('Labels').fill('team=blue\njob=prices');
+    await typeInto(page.getByLabel('Idle time in seconds'), '60');
+    await typeInto(page.getByLabel('Life time in seconds'), '3600');
+    await typeInto(page.getByLabel('Labels'), 'team=blue\njob=prices');
     await start(page).click();
     await expect(page).toHaveURL(/session=made-1/);
     expect(gateway.api.asked).toEqual([
@@ -166,23 +166,23 @@ test.describe('the form', () => {
     await enter(page, gateway, '?start=1');
     const idle = page.getByLabel('Idle time in seconds');
     const address = page.getByLabel('Start page', { exact: true });
-    await idle.fill('5');
+    await typeInto(idle, '5');
     await start(page).click();
     await expect(idle).toBeFocused();
     await expect(idle).toHaveAccessibleDescription(/from 30 to 86400/);
     expect(gateway.api.asked).toEqual([]);
-    await idle.fill('30');
+    await typeInto(idle, '30');
     await expect(idle).not.toHaveAttribute('aria-invalid', 'true');
 
     gateway.api.onCreate = () =>
       problem(422, [{ loc: ['body', 'start_url'], msg: 'this is no http, https or data URL', type: 'url' }]);
-    await address.fill('ftp://example.org');
+    await typeInto(address, 'ftp://example.org');
     await start(page).click();
     await expect(address).toBeFocused();
     await expect(address).toHaveAccessibleDescription(/this is no http/);
-    await page.getByLabel('Labels').fill('a=b');
+    await typeInto(page.getByLabel('Labels'), 'a=b');
     await expect(address).toHaveAccessibleDescription(/this is no http/);
-    await address.fill('https://example.org');
+    await typeInto(address, 'https://example.org');
     await expect(address).not.toHaveAttribute('aria-invalid', 'true');
     gateway.api.onCreate = null;
     await start(page).click();
@@ -196,7 +196,7 @@ test.describe('the form', () => {
     fill(gateway);
     gateway.api.onCreate = () => problem(503, 'no slot was free for 45 s: try again, or make the pool larger');
     await enter(page, gateway, '?start=1');
-    await page.getByLabel('Labels').fill('a=b');
+    await typeInto(page.getByLabel('Labels'), 'a=b');
     await start(page).click();
     await expect(page.getByRole('alert')).toHaveText('no slot was free for 45 s: try again, or make the pool larger');
     await expect(page.getByLabel('Labels')).toHaveValue('a=b');
@@ -240,7 +240,7 @@ for (const colorScheme of ['light', 'dark'] as const) {
     await shot(page, `${colorScheme}-end`);
     await page.keyboard.press('Escape');
     await button(page, 'Start session').click();
-    await page.getByLabel('Idle time in seconds').fill('5');
+    await typeInto(page.getByLabel('Idle time in seconds'), '5');
     await page.getByRole('button', { name: 'Start', exact: true }).click();
     await expect(page.getByText('from 30 to 86400')).toBeVisible();
     expect(await faultsOf(page)).toEqual([]);
