@@ -53,7 +53,8 @@ for (const colorScheme of ['light', 'dark'] as const) {
     fill(gateway, 9);
     await enter(page, gateway, '?tab=wall&size=9');
     await expect(pictures(page)).toHaveCount(9);
-    await expect.poll(() => pixel(picture(page, 'w8'), 300, 10)).toEqual(stripe);
+    // Nine pictures at once, on what may be a busy machine.
+    await expect.poll(() => pixel(picture(page, 'w8'), 300, 10), { timeout: 30_000 }).toEqual(stripe);
     expect(await faultsOf(page)).toEqual([]);
     await shot(page, `${colorScheme}-wall`);
   });
