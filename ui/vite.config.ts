@@ -9,7 +9,13 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     // noVNC is under the MPL: the notice goes along with the code.
     license: { fileName: 'assets/licenses.md' },
-    rolldownOptions: { input: { view: 'view.html' } },
+    // React Aria has its words in all languages: 190 kB on the way, kept by browsers until the next version.
+    chunkSizeWarningLimit: 700,
+    rolldownOptions: {
+      input: { dashboard: 'index.html', view: 'view.html' },
+      // "use client" is for servers that render.
+      onwarn: (warning, warn) => warning.code === 'MODULE_LEVEL_DIRECTIVE' || warn(warning),
+    },
   },
   test: { include: ['src/**/*.test.ts'] },
 });

@@ -1,4 +1,5 @@
-import { test as base, expect, type Locator } from '@playwright/test';
+import AxeBuilder from '@axe-core/playwright';
+import { test as base, expect, type Locator, type Page } from '@playwright/test';
 import { Display } from './display.ts';
 import { Gateway } from './gateway.ts';
 
@@ -56,4 +57,18 @@ export function pixel(picture: Locator, x: number, y: number): Promise<number[]>
       [...(canvas.getContext('2d')?.getImageData(x, y, 1, 1).data ?? [])].slice(0, 3),
     [x, y] as const,
   );
+}
+
+/** What axe finds wrong. */
+export async function faultsOf(page: Page): Promise<string[]> {
+  const { violations } = await new AxeBuilder({ page }).analyze();
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+}
+
+/** A picture of the page for people, in `test-results/`. */
+export async function shot(page: Page, name: string): Promise<void> {
+  const { project } = test.info();
+  // In Firefox, Playwright adds a style for it, which the page's Content-Security-Policy rightly forbids.
+  if (project.name === 'firefox') return;
+  await page.screenshot({ path: `test-results/${project.name}-${name}.png` });
 }

@@ -1,4 +1,4 @@
-/** Plays the gateway: serves the built page with its headers, and a display's RFB by WebSocket, as the real one does. */
+/** Plays the gateway: serves the built pages with their headers, the API, and a display's RFB by WebSocket, as the real one does. */
 
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
@@ -6,6 +6,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import { extname, join } from 'node:path';
 import { type WebSocket, WebSocketServer } from 'ws';
+import { Api } from './api.ts';
 
 export const token = 'header.payload.signature';
 
@@ -52,6 +53,8 @@ export class Gateway {
   /** How often the page asked why. */
   questions = 0;
 
+  readonly api = new Api(token);
+
   readonly #rfbSocket: string;
   readonly #server: Server;
   readonly #sockets = new WebSocketServer({ noServer: true, handleProtocols: (offered) => this.#choose(offered) });
@@ -84,6 +87,11 @@ export class Gateway {
     return `http://127.0.0.1:${this.port}/view/team-a/demo${query}#token=${bearer}`;
   }
 
+  /** The address of the dashboard. */
+  dashboard(query = ''): string {
+    return `http://127.0.0.1:${this.port}/${query}`;
+  }
+
   /** The newest connection. */
   get call(): Call {
     const call = this.calls.at(-1);
@@ -111,13 +119,20 @@ export class Gateway {
 
   #refusal(request: IncomingMessage): Refusal | null {
     const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
-    const known = request.headers.authorization === `Bearer ${token}` || offered.includes(`camofleet.bearer.${token}`);
+    const known = [token, this.api.viewToken, ...this.api.minted.map((shared) => shared.token)].some(
+      (bearer) =>
+        request.headers.authorization === `Bearer ${bearer}` || offered.includes(`camofleet.bearer.${bearer}`),
+    );
     return known ? this.refusal : { status: 401, detail: 'the token is unknown' };
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { pathname } = new URL(request.url ?? '', 'http://gateway');
-    if (pathname.startsWith('/view/')) {
+    if (pathname === '/') {
+      response.writeHead(200, pageHeaders).end(await readFile(join(dist, 'index.html')));
+    } else if (pathname.startsWith('/api/')) {
+      await this.api.answer(request, response, pathname.slice('/api'.length));
+    } else if (pathname.startsWith('/view/')) {
       response.writeHead(200, pageHeaders).end(await readFile(join(dist, 'view.html')));
     } else if (/^\/assets\/[\w.-]+$/.test(pathname)) {
       const headers = {

@@ -1,7 +1,6 @@
-import AxeBuilder from '@axe-core/playwright';
 import type { Page } from '@playwright/test';
 import { ground, stripe } from './display.ts';
-import { expect, pixel, test } from './fixtures.ts';
+import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
 import { token } from './gateway.ts';
 import { isClipboardCapabilities, keyOrPointer, messages } from './rfb.ts';
 
@@ -313,36 +312,25 @@ test('a text copied in the session is on the clipboard of this machine, but only
 for (const colorScheme of ['light', 'dark'] as const) {
   test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
     await page.emulateMedia({ colorScheme });
-    const faults = async () => {
-      const { violations } = await new AxeBuilder({ page }).analyze();
-      return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
-    };
-    const shot = async (name: string) => {
-      const { project } = test.info();
-      // In Firefox, Playwright adds a style for it, which the page's Content-Security-Policy rightly forbids.
-      if (project.name === 'firefox') return;
-      await page.screenshot({ path: `test-results/${project.name}-${colorScheme}-${name}.png` });
-    };
-
     await page.goto(gateway.view());
     await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-    expect(await faults()).toEqual([]);
-    await shot('watching');
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-watching`);
 
     await control(page);
     await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-    expect(await faults()).toEqual([]);
-    await shot('in-control');
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-in-control`);
 
     gateway.refusal = { status: 503, detail: 'The gateway is going away' };
     gateway.call.socket.terminate();
     await expect(page.getByRole('button', { name: 'Try now' })).toBeVisible();
-    expect(await faults()).toEqual([]);
-    await shot('reconnecting');
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-reconnecting`);
 
     gateway.refusal = { status: 410, detail: 'IdleTimeout: 300 s without a client' };
     await expect(words(page)).toContainText('The session is over');
-    expect(await faults()).toEqual([]);
-    await shot('ended');
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-ended`);
   });
 }

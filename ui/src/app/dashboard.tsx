@@ -1,0 +1,51 @@
+/** The page `/`: sessions, pools and a wall of live views. */
+
+import { QueryClient, QueryClientProvider, useQuery, useQueryClient } from '@tanstack/react-query';
+import { StrictMode, useCallback } from 'react';
+import { createRoot } from 'react-dom/client';
+import { answer, api, Refused, type Role } from '#shared/api.ts';
+import { Fleet } from './fleet.tsx';
+import { Login } from './login.tsx';
+
+const loginKey = ['login'];
+
+function Dashboard() {
+  const cache = useQueryClient();
+  const login = useQuery({
+    queryKey: loginKey,
+    queryFn: async () => {
+      try {
+        return (await answer(api.GET('/login'))).role ?? null;
+      } catch (error) {
+        if (error instanceof Refused && error.status === 401) return null;
+        throw error;
+      }
+    },
+    // Away for a moment is not logged out.
+    retry: true,
+    retryDelay: 2000,
+  });
+  const setRole = useCallback((role: Role | null) => cache.setQueryData(loginKey, role), [cache]);
+  const askAgain = useCallback(() => void cache.invalidateQueries({ queryKey: loginKey }), [cache]);
+
+  if (login.data === undefined) {
+    return (
+      <main className="login">
+        <p role="status">{login.failureReason === null ? 'Loading…' : login.failureReason.message}</p>
+      </main>
+    );
+  }
+  if (login.data === null) return <Login onLogin={setRole} />;
+  const logOut = () => void answer(api.POST('/logout')).then(() => setRole(null), askAgain);
+  return <Fleet role={login.data} onRefused={askAgain} onLogOut={logOut} />;
+}
+
+const root = document.getElementById('react-aria-pressable-style');
+if (root === null) throw new Error('index.html has no element for the page');
+createRoot(root).render(
+  <StrictMode>
+    <QueryClientProvider client={new QueryClient({ defaultOptions: { queries: { refetchOnWindowFocus: false } } })}>
+      <Dashboard />
+    </QueryClientProvider>
+  </StrictMode>,
+);

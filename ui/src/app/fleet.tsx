@@ -1,0 +1,91 @@
+/** What who is logged in sees: the tabs, and beside the list of sessions one of them. */
+
+import { useMemo } from 'react';
+import { Tab, TabList, TabPanel, Tabs } from 'react-aria-components';
+import { Pools } from '#features/pools/pools.tsx';
+import { inOrder } from '#features/sessions/facts.ts';
+import { Action } from '#shared/action.tsx';
+import type { Role } from '#shared/api.ts';
+import { duration } from '#shared/duration.ts';
+import { useFleet } from '#shared/use-fleet.ts';
+import { useNow } from '#shared/use-now.ts';
+import type { Tab as TabName } from './place.ts';
+import { Sessions } from './sessions.tsx';
+import { useStream } from './stream.ts';
+import { usePlace } from './use-place.ts';
+import { Wall } from './wall.tsx';
+
+interface Props {
+  readonly role: Role;
+  readonly onRefused: () => void;
+  readonly onLogOut: () => void;
+}
+
+export function Fleet({ role, onRefused, onLogOut }: Props) {
+  const { lostAt } = useStream(onRefused);
+  const fleet = useFleet();
+  const [place, go] = usePlace();
+  const sessions = useMemo(() => inOrder(fleet?.sessions.values() ?? []), [fleet?.sessions]);
+  const pools = useMemo(
+    () => [...(fleet?.workers.values() ?? [])].sort((a, b) => (a.name < b.name ? -1 : 1)),
+    [fleet?.workers],
+  );
+
+  return (
+    <Tabs
+      className="fleet"
+      selectedKey={place.tab}
+      onSelectionChange={(key) => go({ tab: key as TabName })}
+      keyboardActivation="manual"
+    >
+      <header className="bar">
+        <h1>Camo-fleet</h1>
+        <TabList aria-label="Parts of the dashboard">
+          <Tab id="sessions">
+            Sessions <span className="count">{sessions.length}</span>
+          </Tab>
+          <Tab id="pools">
+            Pools <span className="count">{pools.length}</span>
+          </Tab>
+          <Tab id="wall">Wall</Tab>
+        </TabList>
+        <span className="who">
+          <span className="muted">Logged in as {role}</span>
+          <Action onAct={onLogOut}>Log out</Action>
+        </span>
+      </header>
+      <div role="status" className="lost" hidden={lostAt === null}>
+        {lostAt !== null && <Lost since={lostAt} />}
+      </div>
+      {fleet === undefined ? (
+        <main>
+          <p className="empty">
+            {lostAt === null ? 'Loading…' : 'There is nothing to show until the gateway answers.'}
+          </p>
+        </main>
+      ) : (
+        <main>
+          <TabPanel id="sessions">
+            <Sessions sessions={sessions} pools={pools} role={role} place={place} go={go} />
+          </TabPanel>
+          <TabPanel id="pools">
+            <Pools pools={pools} />
+          </TabPanel>
+          <TabPanel id="wall">
+            <Wall sessions={sessions} place={place} go={go} />
+          </TabPanel>
+        </main>
+      )}
+    </Tabs>
+  );
+}
+
+function Lost({ since }: { readonly since: number }) {
+  const now = useNow();
+  return (
+    <>
+      The connection to the gateway is lost. What you see is{' '}
+      <span aria-hidden="true">{duration((now - since) / 1000)}</span> old; the page connects again by itself.
+    </>
+  );
+}

@@ -1,0 +1,101 @@
+/** The tab of sessions: what to look for, the list, and beside it one of them. */
+
+import { useDeferredValue, useMemo } from 'react';
+import { Button, Input, SearchField } from 'react-aria-components';
+import { matches, states } from '#features/sessions/facts.ts';
+import { StartForm } from '#features/sessions/start-form.tsx';
+import { SessionsTable } from '#features/sessions/table.tsx';
+import { Action } from '#shared/action.tsx';
+import type { Role, Session, Worker } from '#shared/api.ts';
+import { Choice } from '#shared/choice.tsx';
+import type { Place } from './place.ts';
+import { SessionPanel } from './session-panel.tsx';
+
+interface Props {
+  readonly sessions: readonly Session[];
+  readonly pools: readonly Worker[];
+  readonly role: Role;
+  readonly place: Place;
+  readonly go: (change: Partial<Place>) => void;
+}
+
+export function Sessions({ sessions, pools, role, place, go }: Props) {
+  // Typing stays quick while a long list is made anew.
+  const text = useDeferredValue(place.text);
+  const found = useMemo(
+    () => sessions.filter((session) => matches(session, { text, state: place.state })),
+    [sessions, text, place.state],
+  );
+  const whyNot = role === 'admin' ? null : 'Your token is a viewer’s: it allows only to look.';
+  const beside = place.session !== null || place.starting;
+  const close = () => go({ session: null, starting: false });
+  return (
+    <div className="split" data-beside={beside}>
+      <section aria-label="List of sessions">
+        <div className="toolbar">
+          <SearchField aria-label="Search" value={place.text} onChange={(text) => go({ text })}>
+            <Input placeholder="Name, pool, label, address, reason" />
+            <Button aria-label="Clear the search">×</Button>
+          </SearchField>
+          <Choice
+            label="State"
+            value={place.state}
+            options={[['', 'All states'], ...states.map((state) => [state, state] as const)]}
+            onChange={(state) => go({ state })}
+          />
+          <span className="muted" role="status">
+            {found.length === sessions.length ? `${sessions.length} sessions` : `${found.length} of ${sessions.length}`}
+          </span>
+          <Action
+            primary
+            onAct={() => go({ starting: true, session: null })}
+            whyNot={whyNot ?? (pools.length === 0 ? 'There is no pool to serve it.' : null)}
+          >
+            Start session
+          </Action>
+        </div>
+        <SessionsTable
+          sessions={found}
+          chosen={place.session}
+          onChoose={(session) => go({ session, starting: false })}
+          narrow={beside}
+          empty={
+            sessions.length === 0 ? (
+              <>
+                <strong>There are no sessions</strong>
+                <span>Start one here, by the REST API or with kubectl.</span>
+              </>
+            ) : (
+              <>
+                <strong>No session is like that</strong>
+                <span>Look for something else, or for all states.</span>
+              </>
+            )
+          }
+        />
+      </section>
+      {beside && (
+        <aside aria-label={place.starting ? 'New session' : 'Chosen session'}>
+          {place.starting ? (
+            <StartForm
+              pools={pools.map(({ name }) => name)}
+              whyNot={whyNot}
+              onStarted={({ id }) => go({ session: id, starting: false })}
+              onClose={close}
+            />
+          ) : (
+            place.session !== null && (
+              <SessionPanel
+                key={place.session}
+                id={place.session}
+                session={sessions.find(({ id }) => id === place.session)}
+                whyNot={whyNot}
+                onClose={close}
+              />
+            )
+          )}
+        </aside>
+      )}
+    </div>
+  );
+}

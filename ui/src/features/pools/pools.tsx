@@ -1,0 +1,90 @@
+/** The pools, with their slots and conditions. */
+
+import './pools.css';
+import type { Worker } from '#shared/api.ts';
+
+export function Pools({ pools }: { readonly pools: readonly Worker[] }) {
+  if (pools.length === 0) {
+    return (
+      <div className="empty">
+        <strong>There are no pools yet</strong>
+        <span>
+          Sessions need one: apply a <code>WorkerPool</code> with kubectl, or switch on the default pools of the Helm
+          chart.
+        </span>
+      </div>
+    );
+  }
+  return (
+    <ul className="pools" aria-label="Pools">
+      {pools.map((pool) => (
+        <li key={pool.name}>
+          <Pool pool={pool} />
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function Pool({ pool }: { readonly pool: Worker }) {
+  const { name, engine, default_display, healthy, slots, queued, ready_replicas, desired_replicas, conditions } = pool;
+  const free = slots.total - slots.used;
+  return (
+    <article aria-labelledby={`pool-${name}`}>
+      <header>
+        <h2 id={`pool-${name}`}>{name}</h2>
+        <span className="state" data-state={healthy ? 'Ready' : 'Failed'}>
+          {healthy ? 'Serves sessions' : 'Does not serve sessions'}
+        </span>
+        <span className="muted">
+          Engine {engine}, display {default_display} unless a session says otherwise
+        </span>
+      </header>
+      <meter
+        aria-label={`Slots of ${name} that are used`}
+        min={0}
+        max={Math.max(slots.total, 1)}
+        value={slots.used}
+      >{`${slots.used} of ${slots.total}`}</meter>
+      <dl className="numbers">
+        <Figure name="Slots" value={slots.total} />
+        <Figure name="Used" value={slots.used} />
+        <Figure name="Free" value={free} />
+        <Figure name="Free and hot" value={slots.hot} />
+        <Figure name="Launching" value={slots.starting} />
+        <Figure name="Waiting" value={queued} />
+        <Figure name="Runners ready" value={`${ready_replicas} of ${desired_replicas}`} />
+      </dl>
+      <table>
+        <caption className="hidden-words">Conditions of {name}</caption>
+        <thead>
+          <tr>
+            <th scope="col">Condition</th>
+            <th scope="col">Status</th>
+            <th scope="col">Reason</th>
+            <th scope="col">Message</th>
+          </tr>
+        </thead>
+        <tbody>
+          {conditions.map(({ type, status, reason, message }) => (
+            <tr key={type}>
+              <th scope="row">{type}</th>
+              <td>{status}</td>
+              <td>{reason}</td>
+              <td>{message}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </article>
+  );
+}
+
+function Figure({ name, value }: { readonly name: string; readonly value: number | string }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{value}</dd>
+    </div>
+  );
+}

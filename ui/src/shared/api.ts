@@ -1,0 +1,51 @@
+/** The gateway's REST API, in the words of its OpenAPI document. */
+
+import createClient from 'openapi-fetch';
+import type { components, paths } from './api.gen.ts';
+
+export type Session = components['schemas']['Session'];
+export type Worker = components['schemas']['Worker'];
+export type Role = components['schemas']['Role'];
+export type CreateSession = components['schemas']['CreateSession'];
+export type InvalidField = components['schemas']['InvalidField'];
+
+// Looks fetch up at each call, so that the page's own is used.
+export const api = createClient<paths>({ baseUrl: '/api' });
+
+/** An answer that is no success. `message`: what to tell people. */
+export class Refused extends Error {
+  /** Null when there was no answer. */
+  readonly status: number | null;
+  /** What is wrong with the fields of the request, of a 422. */
+  readonly fields: readonly InvalidField[];
+
+  constructor(status: number | null, message: string, fields: readonly InvalidField[] = []) {
+    super(message);
+    this.name = 'Refused';
+    this.status = status;
+    this.fields = fields;
+  }
+}
+
+interface Answer<Data> {
+  readonly data?: Data;
+  readonly error?: unknown;
+  readonly response: Response;
+}
+
+/** What a call gives, or throws `Refused`. */
+export async function answer<Data>(call: Promise<Answer<Data>>): Promise<Data> {
+  const { data, error, response } = await call.catch(() => {
+    throw new Refused(null, 'The gateway cannot be reached. Try again when it is back.');
+  });
+  if (response.ok && data !== undefined) return data;
+  throw refused(response.status, error);
+}
+
+/** Reads the body of an answer that is no success. */
+export function refused(status: number, body: unknown): Refused {
+  const detail = body !== null && typeof body === 'object' && 'detail' in body ? body.detail : null;
+  if (typeof detail === 'string') return new Refused(status, detail);
+  if (Array.isArray(detail)) return new Refused(status, 'Some fields are not valid.', detail as InvalidField[]);
+  return new Refused(status, `The gateway answered with status ${status}.`);
+}

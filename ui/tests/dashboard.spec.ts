@@ -1,0 +1,139 @@
+import { examplePool, exampleSession } from '../src/shared/examples.ts';
+import { tokens } from './api.ts';
+import { enter, fill, row, rows, typeInto } from './dashboard.ts';
+import { expect, faultsOf, shot, test } from './fixtures.ts';
+
+test('asks for the token once, and says when it is wrong', async ({ page, gateway }) => {
+  await page.goto(gateway.dashboard());
+  await typeInto(page.getByLabel('Token'), 'wrong');
+  await page.keyboard.press('Enter');
+  await expect(page.getByText('the token is unknown')).toBeVisible();
+  await typeInto(page.getByLabel('Token'), tokens.viewer);
+  await page.keyboard.press('Enter');
+  await expect(page.getByText('Logged in as viewer')).toBeVisible();
+  await page.reload();
+  await expect(page.getByText('Logged in as viewer')).toBeVisible();
+  await page.getByRole('button', { name: 'Log out' }).click();
+  await expect(page.getByLabel('Token')).toBeVisible();
+});
+
+test('the list is as the events tell it', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway);
+  await expect(rows(page).getByRole('rowheader')).toHaveText([
+    'queued-first',
+    'queued-later',
+    'broken',
+    'watched',
+    'over',
+  ]);
+  await expect(row(page, 'watched')).toContainText('team=bluejob=prices');
+  await expect(row(page, 'watched')).toContainText('2 h');
+  await expect(row(page, 'watched')).toContainText('4 min');
+  await expect(row(page, 'watched')).toContainText('Loaded');
+  await expect(row(page, 'broken')).toContainText('Failed');
+  await expect(row(page, 'over')).toContainText('IdleTimeout');
+  gateway.api.tell({ type: 'session', session: exampleSession('queued-first', { worker: 'firefox' }) });
+  await expect(row(page, 'queued-first')).toContainText('Ready');
+  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  await expect(row(page, 'over')).toHaveCount(0);
+  await expect(page.getByText('4 sessions')).toBeVisible();
+});
+
+test('what is looked for stands in the address', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?state=Queued');
+  await expect(rows(page)).toHaveCount(2);
+  await typeInto(page.getByRole('searchbox'), 'first');
+  await expect(rows(page)).toHaveCount(1);
+  await expect(page.getByText('1 of 5')).toBeVisible();
+  await expect(page).toHaveURL(/\?q=first&state=Queued$/);
+  await page.reload();
+  await expect(rows(page)).toHaveCount(1);
+  await page.getByRole('button', { name: /State/ }).click();
+  await page.getByRole('option', { name: 'Ready' }).click();
+  await expect(page.getByText('No session is like that')).toBeVisible();
+  await page.getByRole('tab', { name: 'Pools' }).click();
+  await expect(page).toHaveURL(/tab=pools/);
+  await page.goBack();
+  await expect(page.getByRole('searchbox')).toHaveValue('first');
+});
+
+test('pools have their slots and conditions', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?tab=pools');
+  const pool = page.getByRole('article', { name: 'firefox' });
+  await expect(pool).toContainText('Does not serve sessions');
+  await expect(pool.getByRole('row', { name: 'Available' })).toContainText('All slots are used');
+  await expect(pool).toContainText('Waiting2');
+  gateway.api.tell({ type: 'worker', worker: examplePool('firefox', { queued: 0 }) });
+  await expect(pool).toContainText('Waiting0');
+  gateway.api.tell({ type: 'worker-gone', id: 'firefox' }, { type: 'worker-gone', id: 'camoufox' });
+  await expect(page.getByText('There are no pools yet')).toBeVisible();
+});
+
+test('says when the gateway is away, and goes on when it is back', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway);
+  await expect(rows(page)).toHaveCount(5);
+  const { port } = gateway;
+  await gateway.stop();
+  await expect(page.getByText('The connection to the gateway is lost')).toBeVisible();
+  await expect(rows(page)).toHaveCount(5);
+  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  await gateway.listen(port);
+  await expect(rows(page)).toHaveCount(4);
+  await expect(page.getByText('The connection to the gateway is lost')).toBeHidden();
+});
+
+test('a login that is over asks for the token again', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway);
+  await expect(rows(page)).toHaveCount(5);
+  gateway.api.role = null;
+  const { port } = gateway;
+  await gateway.stop();
+  await gateway.listen(port);
+  await expect(page.getByLabel('Token')).toBeVisible();
+});
+
+test('a thousand sessions: only those that are seen are drawn, and the keyboard comes to the last', async ({
+  page,
+  gateway,
+}) => {
+  const sessions = Array.from({ length: 1000 }, (_, n) =>
+    exampleSession(`s-${String(n).padStart(4, '0')}`, { state: 'Queued', created_at: '2026-01-01T12:00:00Z' }),
+  );
+  gateway.api.tell({ type: 'reset', sessions, workers: [] });
+  await enter(page, gateway);
+  await expect(row(page, 's-0000')).toBeVisible();
+  expect(await rows(page).count()).toBeLessThan(80);
+  await row(page, 's-0000').focus();
+  await page.keyboard.press('End');
+  await expect(row(page, 's-0999')).toBeInViewport();
+  await typeInto(page.getByRole('searchbox'), '0500');
+  await expect(rows(page)).toHaveCount(1);
+});
+
+for (const colorScheme of ['light', 'dark'] as const) {
+  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width: 1360, height: 800 });
+    await page.goto(gateway.dashboard());
+    await expect(page.getByLabel('Token')).toBeVisible();
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-login`);
+    await enter(page, gateway);
+    await expect(page.getByText('There are no sessions')).toBeVisible();
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-no-sessions`);
+    fill(gateway);
+    await expect(rows(page)).toHaveCount(5);
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-sessions`);
+    await page.getByRole('tab', { name: 'Pools' }).click();
+    await expect(page.getByRole('article')).toHaveCount(2);
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-pools`);
+  });
+}

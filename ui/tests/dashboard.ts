@@ -1,0 +1,73 @@
+/** What tests of the dashboard have in common. */
+
+import { expect, type Locator, type Page } from '@playwright/test';
+import { examplePool, exampleSession } from '../src/shared/examples.ts';
+import { tokens } from './api.ts';
+import type { Gateway } from './gateway.ts';
+
+export const rows = (page: Page) =>
+  page
+    .getByRole('grid', { name: 'Sessions' })
+    .getByRole('row')
+    .filter({ has: page.getByRole('rowheader') });
+export const row = (page: Page, name: string) => rows(page).filter({ hasText: name });
+
+/** Some of each kind. */
+export function fill({ api }: Gateway): void {
+  const ago = (seconds: number) => new Date(Date.now() - 1000 * seconds).toISOString();
+  api.tell({
+    type: 'reset',
+    workers: [
+      examplePool('camoufox'),
+      examplePool('firefox', {
+        engine: 'Firefox',
+        healthy: false,
+        queued: 2,
+        slots: { total: 2, used: 2, hot: 0, starting: 0 },
+        conditions: [{ type: 'Available', status: 'False', reason: 'NoFreeSlot', message: 'All slots are used' }],
+      }),
+    ],
+    sessions: [
+      exampleSession('over', {
+        state: 'Finished',
+        reason: 'IdleTimeout',
+        message: 'nobody did anything for 300 s',
+        created_at: ago(4000),
+        finished_at: ago(600),
+      }),
+      api.watched('watched', {
+        created_at: ago(7200),
+        last_seen_at: ago(20),
+        labels: { team: 'blue', job: 'prices' },
+        start_url: 'https://example.org/',
+        start_page: { state: 'loaded' },
+      }),
+      exampleSession('broken', {
+        created_at: ago(100),
+        last_seen_at: ago(280),
+        start_url: 'https://nowhere.example/',
+        start_page: { state: 'failed', message: 'NS_ERROR_UNKNOWN_HOST' },
+      }),
+      exampleSession('queued-later', { state: 'Queued', worker: 'firefox', created_at: ago(5), reason: 'Queued' }),
+      exampleSession('queued-first', { state: 'Queued', worker: 'firefox', created_at: ago(9), reason: 'Queued' }),
+    ],
+  });
+}
+
+export async function enter(page: Page, gateway: Gateway, query = '', token: string = tokens.admin): Promise<void> {
+  await page.goto(gateway.dashboard(query));
+  await typeInto(page.getByLabel('Token'), token);
+  await page.getByRole('button', { name: 'Log in' }).click();
+  await expect(page.getByRole('tablist')).toBeVisible();
+}
+
+/**
+ * Types a text in the place of what a field has. Not by `fill`: over BiDi, Firefox has the value then, but React is not told
+ * of it.
+ */
+export async function typeInto(field: Locator, text: string): Promise<void> {
+  await field.focus();
+  await field.press('Control+A');
+  if (text === '') await field.press('Delete');
+  else await field.pressSequentially(text);
+}

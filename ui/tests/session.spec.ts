@@ -1,0 +1,249 @@
+import type { Page } from '@playwright/test';
+import { playwrightLine } from '../src/features/sessions/playwright.ts';
+import { exampleSession } from '../src/shared/examples.ts';
+import { problem, tokens } from './api.ts';
+import { enter, fill, row, rows, typeInto } from './dashboard.ts';
+import { ground, stripe } from './display.ts';
+import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
+import { token } from './gateway.ts';
+
+const picture = (page: Page) => page.getByLabel('Screen of session watched in team-a');
+const button = (page: Page, name: string) => page.getByRole('button', { name });
+
+test('the session that is chosen stands in the address, with its live view to look at', async ({
+  page,
+  gateway,
+  display,
+}) => {
+  fill(gateway);
+  await enter(page, gateway);
+  await row(page, 'watched').click();
+  await expect(page).toHaveURL(/session=watched/);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  expect(gateway.call.offered).toEqual(['camofleet.view', `camofleet.bearer.${token}`]);
+  await picture(page).click();
+  await page.keyboard.type('x');
+  display.draw(0);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  expect(display.typed()).toBe('');
+
+  // A token for looking that changes begins nothing anew.
+  const { calls } = gateway;
+  gateway.api.viewToken = 'a.later.one';
+  gateway.api.tell({ type: 'session', session: gateway.api.watched('watched', { clients: 3 }) });
+  await expect(page.getByText('Clients3')).toBeVisible();
+  expect(calls).toHaveLength(1);
+  // When the old one is over, the newer one is used.
+  gateway.call.socket.close(4401, 'the token has expired');
+  await expect.poll(() => calls.length).toBe(2);
+  expect(gateway.call.offered).toContain('camofleet.bearer.a.later.one');
+  await expect(picture(page)).toBeVisible();
+  await page.getByRole('button', { name: 'Close' }).click();
+  await expect(picture(page)).toHaveCount(0);
+});
+
+test('control is asked for, with a token of its own, and given back', async ({ page, gateway, display }) => {
+  fill(gateway);
+  await enter(page, gateway, '?session=watched');
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  await button(page, 'Take control').click();
+  await expect(picture(page)).toBeFocused();
+  expect(gateway.api.minted.map(({ scope }) => scope)).toEqual(['control']);
+  expect(gateway.call.offered).toContain(`camofleet.bearer.${gateway.api.minted[0]?.token}`);
+  await page.keyboard.type('x');
+  await expect.poll(() => display.typed()).toBe('x');
+  await page.keyboard.press('Control+Alt+Home');
+  await expect(button(page, 'Stop controlling')).toBeFocused();
+  await button(page, 'Stop controlling').click();
+  await expect(picture(page)).toHaveRole('img');
+});
+
+test('when the token for control is over, who had it watches again', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?session=watched');
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  await button(page, 'Take control').click();
+  await expect(picture(page)).toHaveRole('application');
+  gateway.call.socket.close(4401, 'the token has expired');
+  await expect(page.getByText('You are watching again.')).toBeVisible();
+  await expect(picture(page)).toHaveRole('img');
+});
+
+test('a viewer looks; what else there is is disabled, and says why', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?session=watched', tokens.viewer);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  for (const name of ['Start session', 'Take control', 'Playwright line', 'Extend', 'End…']) {
+    await expect(button(page, name)).toHaveAttribute('aria-disabled', 'true');
+    await expect(button(page, name)).toHaveAccessibleDescription(/viewer/);
+    await button(page, name).click({ force: true });
+  }
+  await expect(page.getByRole('form')).toHaveCount(0);
+  await expect(page.getByRole('alertdialog')).toHaveCount(0);
+  expect(gateway.api.minted).toEqual([]);
+});
+
+test('the line for Playwright has the address and a token of the session, and is copied', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?session=watched');
+  await button(page, 'Playwright line').click();
+  const line = page.getByLabel('Playwright line', { exact: true }).and(page.locator('textarea'));
+  await expect(line).toHaveValue(playwrightLine('ws://127.0.0.1/api/sessions/camoufox/watched/ws', 'minted.connect.0'));
+  // As on plain HTTP elsewhere than on this machine.
+  await page.evaluate(() => Object.defineProperty(navigator, 'clipboard', { value: undefined }));
+  await page.evaluate(() => {
+    document.addEventListener('copy', () => {
+      document.title = String(getSelection());
+    });
+  });
+  await button(page, 'Copy').click();
+  await expect(page.getByText('Copied.')).toBeVisible();
+  await typeInto(page.getByRole('searchbox'), '');
+  await page.getByRole('searchbox').press('Control+V');
+  await expect(page.getByRole('searchbox')).toHaveValue(/^const browser = await firefox\.connect\('ws:/);
+});
+
+test('a session is extended, and ended after a question', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?session=broken');
+  await expect(page.getByText('NS_ERROR_UNKNOWN_HOST')).toBeVisible();
+  const left = page.locator('.facts > div').filter({ hasText: 'Idle time left' });
+  await expect(left).toContainText(/Idle time left\d+ s/);
+  await button(page, 'Extend').click();
+  await expect(left).toContainText(/4 min 5\d s|5 min/);
+  await button(page, 'End…').click();
+  await page.getByRole('alertdialog').getByRole('button', { name: 'Keep it' }).click();
+  await expect(page.getByRole('alertdialog')).toHaveCount(0);
+  await expect(rows(page)).toHaveCount(5);
+  await button(page, 'End…').click();
+  await page.getByRole('alertdialog').getByRole('button', { name: 'End it' }).click();
+  await expect(page.getByText('There is no session broken')).toBeVisible();
+  await expect(rows(page)).toHaveCount(4);
+});
+
+test('a session that waits or is over cannot be used, and says why', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway, '?session=over');
+  await expect(page.getByText('nobody did anything for 300 s')).toBeVisible();
+  await expect(button(page, 'Extend')).toHaveAccessibleDescription('It is Finished, not Ready.');
+  await expect(button(page, 'End…')).toHaveAccessibleDescription('It is over.');
+});
+
+test.describe('the form', () => {
+  const start = (page: Page) => page.getByRole('button', { name: 'Start', exact: true });
+
+  test('asks for what is filled in, and goes to the session', async ({ page, gateway }) => {
+    fill(gateway);
+    await enter(page, gateway);
+    await button(page, 'Start session').click();
+    await page.getByRole('button', { name: /Pool/ }).click();
+    await page.getByRole('option', { name: 'firefox' }).click();
+    await page.getByText('Live view', { exact: true }).click();
+    await typeInto(page.getByLabel('Start page', { exact: true }), 'example.org');
+    await page.getByRole('button', { name: /counts as loaded/ }).click();
+    await page.getByRole('option', { name: /document is there/ }).click();
+    await typeInto(page.getByLabel('Idle time in seconds'), '60');
+    await typeInto(page.getByLabel('Life time in seconds'), '3600');
+    await typeInto(page.getByLabel('Labels'), 'team=blue\njob=prices');
+    await start(page).click();
+    await expect(page).toHaveURL(/session=made-1/);
+    expect(gateway.api.asked).toEqual([
+      {
+        worker: 'firefox',
+        vnc: true,
+        start_url: 'example.org',
+        start_url_wait: 'domcontentloaded',
+        idle_ttl_seconds: 60,
+        max_lifetime_seconds: 3600,
+        labels: { team: 'blue', job: 'prices' },
+      },
+    ]);
+    await expect.poll(() => pixel(page.getByLabel('Screen of session made-1 in team-a'), 300, 10)).toEqual(stripe);
+  });
+
+  test('tells what is wrong at its field, until it is mended', async ({ page, gateway }) => {
+    fill(gateway);
+    await enter(page, gateway, '?start=1');
+    const idle = page.getByLabel('Idle time in seconds');
+    const address = page.getByLabel('Start page', { exact: true });
+    await typeInto(idle, '5');
+    await start(page).click();
+    await expect(idle).toBeFocused();
+    await expect(idle).toHaveAccessibleDescription(/from 30 to 86400/);
+    expect(gateway.api.asked).toEqual([]);
+    await typeInto(idle, '30');
+    await expect(idle).not.toHaveAttribute('aria-invalid', 'true');
+
+    gateway.api.onCreate = () =>
+      problem(422, [{ loc: ['body', 'start_url'], msg: 'this is no http, https or data URL', type: 'url' }]);
+    await typeInto(address, 'ftp://example.org');
+    await start(page).click();
+    await expect(address).toBeFocused();
+    await expect(address).toHaveAccessibleDescription(/this is no http/);
+    await typeInto(page.getByLabel('Labels'), 'a=b');
+    await expect(address).toHaveAccessibleDescription(/this is no http/);
+    await typeInto(address, 'https://example.org');
+    await expect(address).not.toHaveAttribute('aria-invalid', 'true');
+    gateway.api.onCreate = null;
+    await start(page).click();
+    await expect(page).toHaveURL(/session=made-2/);
+  });
+
+  test('tells the words of the gateway when there is no slot, and keeps what is filled in', async ({
+    page,
+    gateway,
+  }) => {
+    fill(gateway);
+    gateway.api.onCreate = () => problem(503, 'no slot was free for 45 s: try again, or make the pool larger');
+    await enter(page, gateway, '?start=1');
+    await typeInto(page.getByLabel('Labels'), 'a=b');
+    await start(page).click();
+    await expect(page.getByRole('alert')).toHaveText('no slot was free for 45 s: try again, or make the pool larger');
+    await expect(page.getByLabel('Labels')).toHaveValue('a=b');
+  });
+});
+
+test('the keyboard alone comes to a session and its end', async ({ page, gateway }) => {
+  gateway.api.tell({ type: 'reset', workers: [], sessions: [exampleSession('only')] });
+  await enter(page, gateway);
+  await expect(row(page, 'only')).toBeVisible();
+  await page.getByRole('searchbox').focus();
+  for (const name of ['State', 'Start session']) {
+    await page.keyboard.press('Tab');
+    await expect(page.getByRole('button', { name: new RegExp(name) })).toBeFocused();
+  }
+  await page.keyboard.press('Tab');
+  await expect(row(page, 'only')).toBeFocused();
+  await page.keyboard.press('Enter');
+  await expect(page).toHaveURL(/session=only/);
+  await button(page, 'End…').focus();
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('alertdialog')).toBeVisible();
+  await page.keyboard.press('Escape');
+  await expect(button(page, 'End…')).toBeFocused();
+});
+
+for (const colorScheme of ['light', 'dark'] as const) {
+  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width: 1360, height: 900 });
+    fill(gateway);
+    await enter(page, gateway, '?session=watched');
+    await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+    await button(page, 'Playwright line').click();
+    await expect(button(page, 'Copy')).toBeVisible();
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-session`);
+    await button(page, 'End…').click();
+    await expect(page.getByRole('alertdialog')).toBeVisible();
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-end`);
+    await page.keyboard.press('Escape');
+    await button(page, 'Start session').click();
+    await typeInto(page.getByLabel('Idle time in seconds'), '5');
+    await page.getByRole('button', { name: 'Start', exact: true }).click();
+    await expect(page.getByText('from 30 to 86400')).toBeVisible();
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-form`);
+  });
+}

@@ -1,0 +1,61 @@
+import type { Page } from '@playwright/test';
+import { exampleSession } from '../src/shared/examples.ts';
+import { enter } from './dashboard.ts';
+import { stripe } from './display.ts';
+import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
+import type { Gateway } from './gateway.ts';
+
+const pictures = (page: Page) => page.getByRole('img', { name: /^Screen of session/ });
+const picture = (page: Page, id: string) => page.getByLabel(`Screen of session ${id} in team-a`);
+
+/** `count` sessions that can be watched, w0 the oldest, and one that cannot. */
+function fill({ api }: Gateway, count: number): void {
+  const watched = Array.from({ length: count }, (_, n) =>
+    api.watched(`w${n}`, { created_at: new Date(Date.now() - 60_000 * (60 - n)).toISOString() }),
+  );
+  api.tell({ type: 'reset', workers: [], sessions: [exampleSession('headless'), ...watched] });
+}
+
+test('shows 1, 4 or 9 live views, page by page, and leads to each', async ({ page, gateway }) => {
+  fill(gateway, 6);
+  await enter(page, gateway, '?tab=wall');
+  await expect(pictures(page)).toHaveCount(4);
+  await expect.poll(() => pixel(picture(page, 'w0'), 300, 10)).toEqual(stripe);
+  await expect(page.getByRole('button', { name: 'Previous' })).toHaveAccessibleDescription('This is the first page.');
+  await page.getByRole('button', { name: 'Next' }).click();
+  await expect(page.getByText('Page 2 of 2')).toBeVisible();
+  await expect(pictures(page)).toHaveCount(2);
+  await expect(page).toHaveURL(/page=2/);
+  expect(gateway.calls.every(({ offered }) => !offered.includes('camofleet.control'))).toBe(true);
+  // Who is no longer seen is no longer watched.
+  await expect.poll(() => gateway.calls.filter(({ socket }) => socket.readyState === socket.OPEN).length).toBe(2);
+
+  await page.getByRole('button', { name: /At once/ }).click();
+  await page.getByRole('option', { name: '9' }).click();
+  await expect(pictures(page)).toHaveCount(6);
+  gateway.api.tell({ type: 'session-gone', id: 'w3' });
+  await expect(pictures(page)).toHaveCount(5);
+  await page.getByRole('button', { name: 'w4' }).click();
+  await expect(page).toHaveURL(/\?session=w4/);
+  await expect(page.getByRole('button', { name: 'Take control' })).toBeVisible();
+});
+
+test('says what to do when there is nothing to watch', async ({ page, gateway }) => {
+  fill(gateway, 0);
+  await enter(page, gateway, '?tab=wall');
+  await expect(page.getByText('There is nothing to watch')).toBeVisible();
+});
+
+for (const colorScheme of ['light', 'dark'] as const) {
+  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width: 1360, height: 900 });
+    fill(gateway, 9);
+    await enter(page, gateway, '?tab=wall&size=9');
+    await expect(pictures(page)).toHaveCount(9);
+    // Nine pictures at once, on what may be a busy machine.
+    await expect.poll(() => pixel(picture(page, 'w8'), 300, 10), { timeout: 30_000 }).toEqual(stripe);
+    expect(await faultsOf(page)).toEqual([]);
+    await shot(page, `${colorScheme}-wall`);
+  });
+}
