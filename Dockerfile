@@ -13,6 +13,7 @@ COPY runner/launcher/*.js ./
 FROM docker.io/library/node:24-bookworm-slim AS ui
 WORKDIR /ui
 COPY ui/package.json ui/package-lock.json ./
+COPY ui/generate/package.json generate/
 RUN npm ci --no-audit --no-fund
 COPY ui .
 RUN npm run build
