@@ -84,12 +84,12 @@ fn the_operator_is_killed_in_a_burst() {
             let operator = operator_process(&space.fleet.operator().await?)?;
             let create = async |number: usize| -> Result<Session> {
                 let session = space.session(json!({})).await?;
-                if number == 4 {
+                if number == 7 {
                     operator.signal(Signal::SIGKILL)?;
                 }
                 Ok(session)
             };
-            let sessions = try_join_all((0..8).map(create)).await?;
+            let sessions = try_join_all((0..20).map(create)).await?;
             let serve = async |session: &Session| -> Result<()> {
                 session.ready().await?;
                 none_is_on_two_runners(&space).await?;

@@ -1,12 +1,13 @@
 //! Sessions for those who speak only REST.
 
 use anyhow::{Context, Result, ensure};
+use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_e2e::{
     Space,
     clients::NodeClient,
     rest::{Rest, let_gateway_write, no_session_is_left},
     test,
-    wait::poll,
+    wait::{poll, until},
 };
 use futures::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
@@ -115,14 +116,18 @@ fn what_the_cluster_refuses_names_the_field() {
         // A caller that goes takes what it asked for with it.
         let waiting = rest.request(Method::POST, "/sessions")?.json(&json!({ "worker": "pool" }));
         let waiting = tokio::spawn(waiting.send());
-        poll("the session to be there", async || {
+        let id = poll("the session to be there", async || {
             let listed = rest.expect(StatusCode::OK, Method::GET, "/sessions", None).await?;
             ensure!(listed[0]["status"] == "INIT", "{listed}");
-            Ok(())
+            Ok(listed[0]["id"].as_str().context("no id")?.to_owned())
         })
         .await?;
         waiting.abort();
-        no_session_is_left(&space).await
+        let is_decided =
+            |session: Option<&BrowserSession>| session.is_none_or(|it| it.state() == SessionState::Finished);
+        let left = until(&space.api::<BrowserSession>(), &id, "to be gone", is_decided).await?;
+        ensure!(left.is_none(), "it waited until its time was out");
+        Ok(())
     });
 }
 

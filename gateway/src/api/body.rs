@@ -68,7 +68,7 @@ fn validator<T: Document>() -> Validator {
 /// What an error says of which fields.
 fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
     let at = |name: Option<&str>| {
-        let path = error.instance_path().as_str().split('/').skip(1).map(str::to_owned);
+        let path = error.instance_path().segments().map(|segment| segment.to_string());
         ["body".to_owned()].into_iter().chain(path).chain(name.map(str::to_owned)).collect()
     };
     let type_ = error.kind().keyword().to_owned();
@@ -128,7 +128,7 @@ mod tests {
         let nothing_said = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
         assert_eq!(wrong::<CreateSession>(nothing_said), [""; 0]);
         let body = json!({
-            "worker": 7, "idle_ttl_seconds": 29, "max_lifetime_seconds": 604_801, "labels": { "a": 1 },
+            "worker": 7, "idle_ttl_seconds": 29, "max_lifetime_seconds": 604_801, "labels": { "a/b": 1 },
             "start_url_wait": "never", "colour": "red",
         });
         let mut told = wrong::<CreateSession>(body);
@@ -138,7 +138,7 @@ mod tests {
             [
                 "body.colour: additionalProperties",
                 "body.idle_ttl_seconds: minimum",
-                "body.labels.a: type",
+                "body.labels.a/b: type",
                 "body.max_lifetime_seconds: maximum",
                 "body.start_url_wait: enum",
                 "body.worker: type",

@@ -6,7 +6,7 @@ use camofleet_runner_api::token;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// Body of `POST /sessions`: what is left out, or null, is as the pool has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
@@ -158,6 +158,17 @@ pub enum StartPageState {
     Loaded,
     /// It could not be opened.
     Failed,
+}
+
+/// The names in the path of a session. `rights::Names` reads them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "they are only told of")]
+pub struct SessionPath {
+    /// Its pool, or `-`
+    worker: String,
+    #[allow(missing_docs)]
+    id: String,
 }
 
 /// Answer of `DELETE /sessions/{worker}/{id}`.

@@ -3,7 +3,7 @@
 use super::{
     body::Checked,
     convert::{self, Shown, is_in_pool, worker_of},
-    documents::{CreateSession, Deleted, InvalidRequest, Problem, Session, Status},
+    documents::{CreateSession, Deleted, InvalidRequest, Problem, Session, SessionPath, Status},
     tokens,
 };
 use crate::{
@@ -12,11 +12,7 @@ use crate::{
     rights::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
     session::{self, Key},
 };
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, response::Response};
 use camofleet_runner_api::token::Role as Scope;
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
@@ -83,7 +79,7 @@ pub async fn create(
 /// A session.
 #[utoipa::path(
     get, path = "/sessions/{worker}/{id}", tag = "sessions",
-    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    params(SessionPath),
     responses(
         (status = 200, body = Session),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
@@ -102,7 +98,7 @@ pub async fn get(
 /// Counts as activity: the session's idle time begins anew.
 #[utoipa::path(
     post, path = "/sessions/{worker}/{id}/touch", tag = "sessions",
-    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    params(SessionPath),
     responses(
         (status = 200, body = Session),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
@@ -138,7 +134,7 @@ pub async fn touch(
 /// Ends a session.
 #[utoipa::path(
     delete, path = "/sessions/{worker}/{id}", tag = "sessions",
-    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    params(SessionPath),
     responses(
         (status = 200, body = Deleted),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
@@ -157,7 +153,7 @@ pub async fn delete(
 /// The way of a Playwright client, as `ws_endpoint` says it. A WebSocket; the same as `/ws/{namespace}/{name}`.
 #[utoipa::path(
     get, path = "/sessions/{worker}/{id}/ws", tag = "sessions",
-    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    params(SessionPath),
     responses(
         (status = 101, description = "The session's Playwright server"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
@@ -172,7 +168,7 @@ pub async fn connect(
     handshake: Handshake,
     gateway: State<Arc<Gateway>>,
 ) -> Result<Response, Refusal> {
-    playwright::playwright(right, handshake, gateway).await.map(IntoResponse::into_response)
+    playwright::playwright(right, handshake, gateway).await
 }
 
 /// Every session of a namespace as a document, the oldest first.

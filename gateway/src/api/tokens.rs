@@ -2,7 +2,7 @@
 
 use super::{
     body::Checked,
-    documents::{InvalidRequest, Problem, Share, Shared},
+    documents::{InvalidRequest, Problem, SessionPath, Share, Shared},
     sessions,
 };
 use crate::{
@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// Mints a token for a session.
 #[utoipa::path(
     post, path = "/sessions/{worker}/{id}/tokens", tag = "sessions", request_body = Share,
-    params(("worker" = String, Path, description = "Its pool, or `-`"), ("id" = String, Path)),
+    params(SessionPath),
     responses(
         (status = 201, body = Shared, description = "The token. It is shown only now."),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
