@@ -44,7 +44,9 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
             onChange={(state) => go({ state })}
           />
           <span className="muted" role="status">
-            {found.length === sessions.length ? `${sessions.length} ${sessions.length === 1 ? 'session' : 'sessions'}` : `${found.length} of ${sessions.length}`}
+            {found.length === sessions.length
+              ? `${sessions.length} ${sessions.length === 1 ? 'session' : 'sessions'}`
+              : `${found.length} of ${sessions.length}`}
           </span>
           <Action
             primary
