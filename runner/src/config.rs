@@ -62,6 +62,10 @@ pub(crate) struct Flags {
     /// The launcher that Node runs.
     #[arg(long, env = "RUNNER_LAUNCHER", default_value = "/opt/camofleet/launcher/main.js")]
     launcher: PathBuf,
+    /// Directory that holds, for each engine, what the profiles of its sessions begin as: `Firefox`, `Camoufox`. Made by
+    /// the launcher's `template.js`; an engine without one begins with nothing, and takes longer to launch.
+    #[arg(long, env = "RUNNER_TEMPLATES", default_value = "/opt/camofleet/templates")]
+    templates: PathBuf,
     /// Firefox's executable.
     #[arg(long, env = "RUNNER_FIREFOX", default_value = "/usr/bin/firefox-esr")]
     firefox: PathBuf,
@@ -111,6 +115,8 @@ pub(crate) struct Settings {
 pub(crate) struct BrowserSettings {
     pub(crate) engine: EngineName,
     pub(crate) executable: PathBuf,
+    /// What a session's profile begins as.
+    pub(crate) template: Option<PathBuf>,
     pub(crate) screen: Screen,
     pub(crate) state_dir: PathBuf,
     pub(crate) node: PathBuf,
@@ -152,7 +158,7 @@ impl Flags {
         if !self.state_dir.is_absolute() || self.state_dir.as_os_str().len() > MAX_STATE_DIR {
             return Err(BadSettings::StateDir(self.state_dir));
         }
-        let (engine, executable) = self.browser()?;
+        let (engine, executable, template) = self.browser()?;
         let playwright_version = playwright_version(&self.launcher)?;
         // Launches are bound by processor time: more at once than there are processors only make each other late.
         let launches =
@@ -167,6 +173,7 @@ impl Flags {
         let browser = BrowserSettings {
             engine,
             executable,
+            template,
             screen: self.screen,
             state_dir: self.state_dir,
             node: self.node,
@@ -176,7 +183,7 @@ impl Flags {
         Ok(Settings { listen: self.listen, pod_uid: self.pod_uid, keys_file: self.keys_file, plan, browser })
     }
 
-    fn browser(&self) -> Result<(EngineName, PathBuf), BadSettings> {
+    fn browser(&self) -> Result<(EngineName, PathBuf, Option<PathBuf>), BadSettings> {
         let camoufox = self.camoufox.clone().unwrap_or_else(|| {
             let install_dir =
                 std::env::var_os("CAMOUFOX_INSTALL_DIR").map_or(CAMOUFOX_INSTALL_DIR.into(), PathBuf::from);
@@ -192,7 +199,8 @@ impl Flags {
             EngineName::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
         };
         if is_executable(&path) {
-            Ok((engine, path))
+            let template = Some(self.templates.join(engine_name)).filter(|template| template.is_dir());
+            Ok((engine, path, template))
         } else {
             Err(BadSettings::NoBrowser { engine: engine_name, path, flag })
         }

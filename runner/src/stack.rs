@@ -185,6 +185,8 @@ struct LaunchRequest<'a> {
     screen: Screen,
     grace_ms: u128,
     #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     camoufox_config: Option<serde_json::Value>,
 }
 
@@ -320,6 +322,7 @@ impl Task {
             headless: self.kind == Kind::Headless,
             screen: self.settings.screen,
             grace_ms: RECONNECT_GRACE.as_millis(),
+            template: self.settings.template.as_deref(),
             camoufox_config,
         }
     }

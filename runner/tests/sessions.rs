@@ -10,8 +10,12 @@ use camofleet_runner_api::{
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::{Bed, POD, kill, request, rfb};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{fs, path::Path};
+use support::{Bed, POD, kill, launcher, request, rfb};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::Command,
+};
 
 /// A client's part of a WebSocket's opening (RFC 6455 section 1.3), but for the request line and the token.
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -160,6 +164,37 @@ async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
 }
 
 /// The lock file that this X server left, if any.
+#[tokio::test]
+async fn a_profile_begins_as_the_template_whatever_browser_made_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("Firefox");
+    let mut make = Command::new("node");
+    make.arg(launcher().join("template.js")).args(["Firefox", "/usr/bin/firefox-esr"]).arg(&template);
+    assert!(make.status().await.unwrap().success());
+    let mut names: Vec<_> = fs::read_dir(&template).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    // Nothing that names a browser or a person: no ids, keys, cookies, databases.
+    let known =
+        ["addonStartup.json.lz4", "compatibility.ini", "extension-preferences.json", "extensions.json", "startupCache"];
+    assert_eq!(names, known);
+
+    let flags = ["--templates", dir.path().to_str().unwrap(), "--prewarm-headless", "1"];
+    let written = |path: &Path| fs::metadata(path.join("compatibility.ini")).unwrap().modified().unwrap();
+    let mut bed = Bed::start(&flags).await;
+    bed.until_warm().await;
+    // Firefox writes this file anew where it does not know the profile as its own, and drops what it had compiled.
+    assert_eq!(written(&bed.only_profile()), written(&template));
+    assert!(bed.terminate().await.success());
+
+    let compatibility = template.join("compatibility.ini");
+    let newer = fs::read_to_string(&compatibility).unwrap().replace("LastVersion=", "LastVersion=9");
+    fs::write(&compatibility, newer).unwrap();
+    let mut bed = Bed::start(&flags).await;
+    bed.until_warm().await;
+    assert_ne!(written(&bed.only_profile()), written(&template));
+    assert!(bed.terminate().await.success());
+}
+
 #[tokio::test]
 async fn displays_that_start_at_once_are_two() {
     let mut bed = Bed::start(&["--slots", "2"]).await;

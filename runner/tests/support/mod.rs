@@ -111,6 +111,14 @@ impl Bed {
         self.dir.path().join("keys")
     }
 
+    /// The profile of the one browser that there is.
+    pub fn only_profile(&self) -> PathBuf {
+        let mut stacks = fs::read_dir(self.dir.path().join("state")).unwrap();
+        let profile = stacks.next().expect("a browser").unwrap().path().join("profile");
+        assert!(stacks.next().is_none(), "more than one browser");
+        profile
+    }
+
     pub fn token(&self) -> String {
         self.operator.operator_token(POD, EPOCH)
     }

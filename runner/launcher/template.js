@@ -1,0 +1,34 @@
+#!/usr/bin/env node
+// Makes what the profiles of sessions begin as, once for an image:
+//   node template.js ENGINE EXECUTABLE DIR
+// It is what a first launch, just as a session's, leaves behind, without what is of that one browser (see TEMPLATE).
+'use strict';
+
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { Browser, TEMPLATE } = require('./browser');
+
+async function main([engine, executable, template]) {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'camofleet-'));
+  try {
+    const screen = { width: 1280, height: 720 };
+    const browser = await Browser.launch({ engine, executable, dir, wsPath: '/', headless: true, screen, graceMs: 0 });
+    await browser.ping();
+    await browser.quit();
+    for (const name of TEMPLATE) {
+      fs.cpSync(path.join(dir, 'profile', name), path.join(template, name), { recursive: true, preserveTimestamps: true });
+    }
+    console.log(`${template}: what profiles of ${engine} ${browser.version} begin as`);
+  } finally {
+    fs.rmSync(dir, { recursive: true });
+  }
+}
+
+main(process.argv.slice(2)).then(
+  () => process.exit(),
+  (error) => {
+    process.stderr.write(`${error.stack}\n`);
+    process.exit(1);
+  },
+);
