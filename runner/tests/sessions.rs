@@ -10,11 +10,15 @@ use camofleet_runner_api::{
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use support::{Bed, POD, kill, launcher, request, rfb};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
+    sync::OnceCell,
 };
 
 /// A client's part of a WebSocket's opening (RFC 6455 section 1.3), but for the request line and the token.
@@ -29,9 +33,29 @@ fn refusal_of(error: Result<impl std::fmt::Debug, CallError>) -> RefusalReason {
     }
 }
 
+/// What the profiles of these tests begin as, made by the launcher that is tested.
+async fn templates() -> &'static Path {
+    static MADE: OnceCell<PathBuf> = OnceCell::const_new();
+    let make = async || {
+        let templates = Path::new(env!("CARGO_TARGET_TMPDIR")).join("templates");
+        fs::remove_dir_all(&templates).ok();
+        let mut node = Command::new("node");
+        node.arg(launcher().join("template.js"))
+            .args(["Firefox", "/usr/bin/firefox-esr"])
+            .arg(templates.join("Firefox"));
+        assert!(node.status().await.unwrap().success());
+        templates
+    };
+    MADE.get_or_init(make).await
+}
+
+async fn start(flags: &[&str]) -> Bed {
+    Bed::start(&[&["--templates", templates().await.to_str().unwrap()], flags].concat()).await
+}
+
 #[tokio::test]
 async fn hot_sessions_serve_clients_and_viewers_and_leave_nothing() {
-    let mut bed = Bed::start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
+    let mut bed = start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
     let state = bed.until_warm().await;
     assert_eq!((state.hot, state.free), (Hot { headless: 1, headful: 1 }, 2));
     assert_eq!((state.engine, state.playwright_version.as_str()), (Some(EngineName::Firefox), "1.62"));
@@ -130,7 +154,7 @@ async fn a_lost_client_comes_back(bed: &Bed) {
 
 #[tokio::test]
 async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
-    let mut bed = Bed::start(&["--slots", "1", "--prewarm-headful", "1"]).await;
+    let mut bed = start(&["--slots", "1", "--prewarm-headful", "1"]).await;
     let boot_id = bed.state().await.boot_id;
     for (uid, part, cause) in [
         ("browser", "firefox-esr", "the browser was ended by SIGKILL"),
@@ -163,14 +187,9 @@ async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
     bed.assert_nothing_is_left(&boot_id);
 }
 
-/// The lock file that this X server left, if any.
 #[tokio::test]
 async fn a_profile_begins_as_the_template_whatever_browser_made_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let template = dir.path().join("Firefox");
-    let mut make = Command::new("node");
-    make.arg(launcher().join("template.js")).args(["Firefox", "/usr/bin/firefox-esr"]).arg(&template);
-    assert!(make.status().await.unwrap().success());
+    let template = templates().await.join("Firefox");
     let mut names: Vec<_> = fs::read_dir(&template).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     // Nothing that names a browser or a person: no ids, keys, cookies, databases.
@@ -178,26 +197,27 @@ async fn a_profile_begins_as_the_template_whatever_browser_made_it() {
         ["addonStartup.json.lz4", "compatibility.ini", "extension-preferences.json", "extensions.json", "startupCache"];
     assert_eq!(names, known);
 
-    let flags = ["--templates", dir.path().to_str().unwrap(), "--prewarm-headless", "1"];
     let written = |path: &Path| fs::metadata(path.join("compatibility.ini")).unwrap().modified().unwrap();
-    let mut bed = Bed::start(&flags).await;
+    let mut bed = start(&["--prewarm-headless", "1"]).await;
     bed.until_warm().await;
     // Firefox writes this file anew where it does not know the profile as its own, and drops what it had compiled.
     assert_eq!(written(&bed.only_profile()), written(&template));
     assert!(bed.terminate().await.success());
 
-    let compatibility = template.join("compatibility.ini");
-    let newer = fs::read_to_string(&compatibility).unwrap().replace("LastVersion=", "LastVersion=9");
-    fs::write(&compatibility, newer).unwrap();
-    let mut bed = Bed::start(&flags).await;
+    let dir = tempfile::tempdir().unwrap();
+    let newer = dir.path().join("Firefox");
+    fs::create_dir(&newer).unwrap();
+    let compatibility = fs::read_to_string(template.join("compatibility.ini")).unwrap();
+    fs::write(newer.join("compatibility.ini"), compatibility.replace("LastVersion=", "LastVersion=9")).unwrap();
+    let mut bed = Bed::start(&["--templates", dir.path().to_str().unwrap(), "--prewarm-headless", "1"]).await;
     bed.until_warm().await;
-    assert_ne!(written(&bed.only_profile()), written(&template));
+    assert_ne!(written(&bed.only_profile()), written(&newer));
     assert!(bed.terminate().await.success());
 }
 
 #[tokio::test]
 async fn displays_that_start_at_once_are_two() {
-    let mut bed = Bed::start(&["--slots", "2"]).await;
+    let mut bed = start(&["--slots", "2"]).await;
     let boot_id = bed.state().await.boot_id;
     let blue_page = GREEN_PAGE.replace("rgb(0, 128, 0)", "rgb(0, 0, 255)");
     let pages = [("green", GREEN_PAGE, [0, 128, 0]), ("blue", blue_page.as_str(), [0, 0, 255])];
@@ -227,7 +247,7 @@ async fn displays_that_start_at_once_are_two() {
 
 #[tokio::test]
 async fn sessions_end_by_time_but_not_while_a_client_works() {
-    let mut bed = Bed::start(&["--slots", "2"]).await;
+    let mut bed = start(&["--slots", "2"]).await;
     let boot_id = bed.state().await.boot_id;
 
     // Cold: answered at once, ready later.
@@ -277,7 +297,7 @@ async fn sessions_end_by_time_but_not_while_a_client_works() {
 #[tokio::test]
 async fn a_runner_that_is_told_to_go_lets_its_session_finish_until_the_deadline() {
     let flags = ["--slots", "2", "--prewarm-headless", "2", "--drain-timeout-seconds", "10"];
-    let mut bed = Bed::start(&flags).await;
+    let mut bed = start(&flags).await;
     let boot_id = bed.until_warm().await.boot_id;
     bed.bind("last", &request(Display::Headless)).await.unwrap();
     let mut client = bed.playwright("last", "busy");
