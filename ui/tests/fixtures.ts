@@ -67,8 +67,5 @@ export async function faultsOf(page: Page): Promise<string[]> {
 
 /** A picture of the page for people, in `test-results/`. */
 export async function shot(page: Page, name: string): Promise<void> {
-  const { project } = test.info();
-  // In Firefox, Playwright adds a style for it, which the page's Content-Security-Policy rightly forbids.
-  if (project.name === 'firefox') return;
-  await page.screenshot({ path: `test-results/${project.name}-${name}.png` });
+  await page.screenshot({ path: `test-results/${name}.png` });
 }
