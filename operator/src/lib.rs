@@ -1,6 +1,8 @@
 //! Schedules browser sessions onto runner pods and keeps the pools of runners.
 //!
-//! `core` decides and does no IO; `shell` watches, calls and writes, and decides nothing.
+//! `core` decides and does no IO; `shell` watches, calls and writes, and decides nothing. `hooks` is what the
+//! chart has done once, by Jobs.
 
 pub mod core;
+pub mod hooks;
 pub mod shell;

@@ -1,17 +1,56 @@
-//! The operator's process: reads its flags and runs until SIGTERM.
+//! The operator's process: reads its flags, and runs until SIGTERM or does one thing for the chart.
 
+use anyhow::Context;
+use camofleet_crds::v1alpha1::WorkerPool;
 use camofleet_operator::{
     core::pods::Installation,
+    hooks,
     shell::{self, Options},
 };
-use clap::Parser;
-use std::{io::IsTerminal, net::SocketAddr, process::ExitCode};
+use clap::{Args, Parser, Subcommand};
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Schedules browser sessions onto runner pods.
 #[derive(Debug, Parser)]
-#[command(version)]
-struct Flags {
+#[command(name = "camofleet-operator", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the operator until SIGTERM.
+    Run(Run),
+    /// Applies the pools of a release, and deletes those that it had before.
+    ApplyPools(ApplyPools),
+    /// Drains and deletes all pools of the cluster, so that the operator can be uninstalled.
+    DeletePools(DeletePools),
+}
+
+#[derive(Debug, Args)]
+struct ApplyPools {
+    /// Namespace of the pools.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// Labels of the release's pools: one that matches and is not given is deleted.
+    #[arg(long)]
+    selector: String,
+    /// `WorkerPool` objects as JSON.
+    #[arg(value_parser = |text: &str| serde_json::from_str::<WorkerPool>(text))]
+    pools: Vec<WorkerPool>,
+}
+
+#[derive(Debug, Args)]
+struct DeletePools {
+    /// How long sessions may go on, in seconds; the pools' own drain deadlines hold besides.
+    #[arg(long)]
+    timeout_seconds: u32,
+}
+
+#[derive(Debug, Args)]
+struct Run {
     /// Image of the runners of pools that name none.
     #[arg(long, env = "CAMOFLEET_RUNNER_IMAGE")]
     runner_image: String,
@@ -40,19 +79,13 @@ fn public_url(text: &str) -> Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let Cli { command } = Cli::parse();
     log();
     // Chosen on purpose and first, or the first TLS connection would find none or two.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::error!("another TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    let options = Options {
-        installation: Installation { runner_image: flags.runner_image, public_url: flags.public_url },
-        namespace: flags.namespace,
-        identity: flags.identity,
-        admin_listen: flags.admin_listen,
-    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -60,13 +93,37 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(async { shell::run(options, stop()?).await }) {
+    match runtime.block_on(obey(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+async fn obey(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(flags) => {
+            let options = Options {
+                installation: Installation { runner_image: flags.runner_image, public_url: flags.public_url },
+                namespace: flags.namespace,
+                identity: flags.identity,
+                admin_listen: flags.admin_listen,
+            };
+            shell::run(options, stop()?).await
+        }
+        Command::ApplyPools(flags) => {
+            hooks::apply_pools(client().await?, &flags.namespace, &flags.selector, &flags.pools).await
+        }
+        Command::DeletePools(flags) => {
+            hooks::delete_pools(client().await?, Duration::from_secs(flags.timeout_seconds.into())).await
+        }
+    }
+}
+
+async fn client() -> anyhow::Result<kube::Client> {
+    kube::Client::try_default().await.context("cannot find out how to reach the API server")
 }
 
 /// Ends at SIGTERM or SIGINT.

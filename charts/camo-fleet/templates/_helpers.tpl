@@ -54,3 +54,49 @@ readinessProbe:
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end }}
+
+{{/* The host of publicUrl, for routes from outside, which have no other. */}}
+{{- define "camofleet.publicHost" -}}
+{{- $url := urlParse (required "publicUrl must be set: its host is what ingress and httpRoute route" .Values.publicUrl) -}}
+{{- if $url.path }}{{ fail (printf "publicUrl must have no path (%s): ingress and httpRoute route a whole host to the gateway" $url.path) }}{{ end -}}
+{{- regexReplaceAll ":[0-9]+$" $url.host "" -}}
+{{- end }}
+
+{{/* camofleet.hookJob (dict "root" $ "name" "apply-pools" "deadline" 180 "args" (list …)): the spec of a Job of the operator's image */}}
+{{- define "camofleet.hookJob" -}}
+{{- $operator := dict "root" .root "component" "operator" "image" .root.Values.operator.image -}}
+backoffLimit: 2
+activeDeadlineSeconds: {{ .deadline }}
+template:
+  metadata:
+    labels: {{- include "camofleet.labels" (dict "root" .root "component" "hooks") | nindent 6 }}
+  spec:
+    serviceAccountName: camofleet-hooks
+    restartPolicy: Never
+    securityContext: {{- include "camofleet.podSecurityContext" .root | nindent 6 }}
+    {{- with .root.Values.image.pullSecrets }}
+    imagePullSecrets: {{- range . }}
+      - name: {{ . }}
+    {{- end }}
+    {{- end }}
+    containers:
+      - name: {{ .name }}
+        image: {{ include "camofleet.image" $operator }}
+        imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+        args: {{- toYaml .args | nindent 10 }}
+        env:
+          {{- include "camofleet.identityEnv" .root | nindent 10 }}
+          - name: RUST_LOG
+            value: {{ .root.Values.operator.logLevel | quote }}
+        terminationMessagePolicy: FallbackToLogsOnError
+        securityContext: {{- include "camofleet.containerSecurityContext" .root | nindent 10 }}
+        {{- with .root.Values.operator.resources }}
+        resources: {{- toYaml . | nindent 10 }}
+        {{- end }}
+    {{- with .root.Values.operator.nodeSelector }}
+    nodeSelector: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .root.Values.operator.tolerations }}
+    tolerations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+{{- end }}

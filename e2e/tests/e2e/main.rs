@@ -1,5 +1,6 @@
 //! The end-to-end tests: one program, so that what they share is compiled once.
 
+mod chart;
 mod clients;
 mod deadlines;
 mod disruptions;

@@ -23,6 +23,7 @@ mod timers;
 mod upkeep;
 
 pub use io::*;
+pub use pools::FINALIZER;
 pub use time::{Mono, Now};
 
 use camofleet_crds::{

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Holds a pool until its sessions are gone or the drain deadline passed.
-pub(super) const FINALIZER: &str = "camofleet.dev/drain";
+pub const FINALIZER: &str = "camofleet.dev/drain";
 
 #[derive(Debug)]
 pub(super) struct Pool {

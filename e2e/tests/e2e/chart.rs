@@ -1,0 +1,120 @@
+//! The chart on a running fleet: an upgrade, an uninstall with sessions at work, and the install after it.
+
+use anyhow::{Context, Result, ensure};
+use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
+use camofleet_e2e::{
+    Session, Space,
+    clients::NodeClient,
+    fleet::{RELEASE_NAMESPACE, in_checkout},
+    test_alone,
+    wait::{poll, until, until_it},
+};
+use kube::api::PostParams;
+use serde_json::json;
+use std::path::Path;
+use tokio::process::Command;
+
+const RELEASE: &str = "camo-fleet";
+/// Every kind that the chart or the operator makes, but for pools.
+const KINDS: &str = "deployments,replicasets,jobs,pods,services,serviceaccounts,roles,rolebindings,clusterroles,\
+                     clusterrolebindings,poddisruptionbudgets,networkpolicies";
+/// And the names of the parts that have objects of them.
+const PARTS: &str = "app.kubernetes.io/name in (camofleet-operator, camofleet-gateway, camofleet-hooks, camofleet-runner, \
+                     camofleet-runners)";
+
+async fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(in_checkout(program)).args(arguments).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {}\n{said}", arguments.join(" "), output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+async fn helm(command: &str, values: &Path, more: &[&str]) -> Result<()> {
+    let (chart, values) = (in_checkout("charts/camo-fleet"), values.to_str().context("a path of UTF-8")?.to_owned());
+    let chart = chart.to_str().context("a path of UTF-8")?;
+    let arguments = [&[command, RELEASE, chart, "-n", RELEASE_NAMESPACE, "--wait", "-f", &values], more].concat();
+    output_of("dev/helm", &arguments).await.map(|_| ())
+}
+
+async fn uninstall() -> Result<()> {
+    output_of("dev/helm", &["uninstall", RELEASE, "-n", RELEASE_NAMESPACE, "--wait"]).await.map(|_| ())
+}
+
+/// As `dev/up` made it.
+async fn install_again(space: &Space, values: &Path) -> Result<()> {
+    helm("upgrade", values, &["--install", "--reset-values"]).await?;
+    let [pools, demo] = ["examples/pools.yaml", "examples/demo.yaml"].map(in_checkout);
+    for example in [pools, demo] {
+        let example = example.to_str().context("a path of UTF-8")?;
+        output_of("dev/kubectl", &["apply", "-n", RELEASE_NAMESPACE, "-f", example]).await?;
+    }
+    let ready = |session: &BrowserSession| session.state() == SessionState::Ready;
+    until_it(&space.fleet.release(), "demo", "to be Ready", ready).await.map(|_| ())
+}
+
+#[test]
+fn a_release_is_upgraded_uninstalled_and_installed_again() {
+    test_alone("chart", async |space: Space| {
+        let values = tempfile::NamedTempFile::new()?;
+        let had = output_of("dev/helm", &["get", "values", RELEASE, "-n", RELEASE_NAMESPACE, "-o", "yaml"]).await?;
+        std::fs::write(&values, had)?;
+        let came_of_it = a_life_of_a_release(&space, values.path()).await;
+        let restored = install_again(&space, values.path()).await;
+        came_of_it.and(restored)
+    });
+}
+
+async fn a_life_of_a_release(space: &Space, values: &Path) -> Result<()> {
+    space.pool("pool", json!({ "slotsPerRunner": 2 })).await?;
+    let over = space.session(json!({ "poolRef": { "name": "none" }, "queueTimeoutSeconds": 1 })).await?;
+    let live = space.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
+    over.finished().await?;
+
+    an_upgrade_leaves_sessions_alone(space, values, &live).await.context("upgrade")?;
+    uninstall().await?;
+    live.gone().await.context("a session that outlives the drain")?;
+    nothing_is_left().await.context("uninstalled with a session at work")?;
+    // What is over is a record.
+    over.finished().await?;
+
+    // Nobody takes finalizers off.
+    helm("install", values, &["--set", "operator.replicas=0,uninstall.drainTimeoutSeconds=0"]).await?;
+    let pools = space.fleet.release::<WorkerPool>();
+    let mut pool = WorkerPool::new("held", serde_json::from_value(json!({ "replicas": 0 }))?);
+    pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".to_owned()]);
+    pools.create(&PostParams::default(), &pool).await?;
+    uninstall().await?;
+    nothing_is_left().await.context("uninstalled without an operator")
+}
+
+/// An upgrade that replaces the pods of operator and gateway, adds a pool, and takes it away again.
+async fn an_upgrade_leaves_sessions_alone(space: &Space, values: &Path, live: &Session) -> Result<()> {
+    let (before, pools) = (live.object().await?.status, space.fleet.release::<WorkerPool>());
+    let mut client = NodeClient::connect(space, live).await?;
+    client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
+
+    let debug = "operator.logLevel=debug,gateway.logLevel=debug,operator.replicas=2";
+    helm("upgrade", values, &["--set", debug, "--set", "pools.extra.replicas=0"]).await?;
+    ensure!(client.run("return disconnected").await? == true, "the client was not told that its gateway goes");
+    client.run("await connect()").await?;
+    ensure!(client.run("return page.evaluate(() => window.kept)").await? == "kept", "the page is not as it was");
+    ensure!(live.object().await?.status == before, "the session's status was touched");
+    ensure!(pools.get("extra").await?.spec.replicas == Some(0), "the new pool is not as the values say");
+
+    helm("upgrade", values, &["--set", "uninstall.drainTimeoutSeconds=1"]).await?;
+    until(&pools, "extra", "to be gone: it is not in the values any more", |pool| pool.is_none()).await?;
+    ensure!(pools.get_opt("headless").await?.is_some(), "a pool that is not the release's was deleted");
+    Ok(())
+}
+
+/// Nothing but the custom resource definitions, what is over, and what the processes made for themselves: tokens, keys, lease.
+async fn nothing_is_left() -> Result<()> {
+    poll("what the release was made of to be gone", async || {
+        let all = ["--all-namespaces", "--output=name"];
+        let pools = output_of("dev/kubectl", &[&["get", "workerpools"][..], &all].concat()).await?;
+        let parts = output_of("dev/kubectl", &[&["get", KINDS, "--selector", PARTS][..], &all].concat()).await?;
+        ensure!(pools.is_empty() && parts.is_empty(), "there are {pools}{parts}");
+        Ok(())
+    })
+    .await
+}
