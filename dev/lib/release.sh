@@ -11,7 +11,7 @@ install_chart() {
   forget_interrupted_install
   # take-ownership: of CRDs that were applied by hand
   quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 --take-ownership \
-    --set publicUrl="$gateway_url" --set pools=null --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
+    --set publicUrl="$gateway_url" --set pools.headless=null --set pools.live=null --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
     --set operator.image="${image_of[operator]}" --set gateway.image="${image_of[gateway]}" --set runner.image="${image_of[runner]}"
   local component
   for component in operator gateway; do
