@@ -2,18 +2,22 @@
 //! hold a kind and its objects at once, and the end of all pools before an uninstall, since without an operator nobody
 //! takes their finalizers off.
 
-use crate::core::FINALIZER;
+use crate::{core::FINALIZER, shell::LEASE};
 use anyhow::{Context, bail};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::coordination::v1::Lease,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{
     Api, Client, Error, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
     core::CustomResourceExt,
     runtime::wait::{await_condition, conditions::is_crd_established},
 };
-use serde_json::json;
-use std::time::Duration;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Owner of the fields that the chart's values set.
@@ -22,29 +26,37 @@ const FIELD_MANAGER: &str = "camofleet-chart";
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is waited for is looked at so often.
 const PERIOD: Duration = Duration::from_secs(1);
+/// A leader renews its Lease every two seconds. The rest is for clocks that differ.
+const LONGEST_SILENCE: SignedDuration = SignedDuration::from_secs(60);
 /// A working operator needs no longer for pools whose last session has ended.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Applies these pools to their namespace, and deletes those that match the selector and are not among them: what an
-/// earlier revision of the release had. A pool that the API server refuses does not stop the others.
-pub async fn apply_pools(client: Client, namespace: &str, selector: &str, pools: &[WorkerPool]) -> anyhow::Result<()> {
+/// Applies the pools, by their names, to the namespace, and deletes those that match the selector and are not among them: what
+/// an earlier revision of the release had. A pool that the API server refuses does not stop the others. They are JSON and no
+/// `WorkerPool`, which would drop unknown fields where the API server tells of them.
+pub async fn apply_pools(
+    client: Client,
+    namespace: &str,
+    selector: &str,
+    pools: &BTreeMap<String, Value>,
+) -> anyhow::Result<()> {
     until_established(&client).await?;
     let api: Api<WorkerPool> = Api::namespaced(client, namespace);
     let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
     let mut refused = Vec::new();
-    for pool in pools {
-        let name = pool.name_any();
-        match api.patch(&name, &params, &Patch::Apply(pool)).await {
+    for (name, pool) in pools {
+        match api.patch(name, &params, &Patch::Apply(pool)).await {
             Ok(_) => tracing::info!(namespace, name, "pool applied"),
-            Err(error) => {
-                tracing::error!(namespace, name, %error, "pool refused");
-                refused.push(name);
+            Err(Error::Api(refusal)) => {
+                tracing::error!(namespace, name, "pool refused: {}", refusal.message);
+                refused.push(name.as_str());
             }
+            Err(error) => return Err(error).with_context(|| format!("cannot apply the pool {name}")),
         }
     }
     let ours = api.list(&ListParams::default().labels(selector)).await.context("cannot list the release's pools")?;
     for name in ours.iter().map(ResourceExt::name_any) {
-        if pools.iter().all(|pool| pool.name_any() != name) {
+        if !pools.contains_key(&name) {
             tracing::info!(namespace, name, "pool deleted: it is no longer in the chart's values");
             delete(&api, &name).await?;
         }
@@ -65,23 +77,23 @@ async fn until_established(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes all pools of the cluster and lets the operator drain them. Sessions that still run after `patience` are
-/// deleted. Without an operator at work, the finalizers are taken off in its place, so that nothing hangs.
-pub async fn delete_pools(client: Client, patience: Duration) -> anyhow::Result<()> {
-    if drained(&client, patience).await? {
+/// Deletes all pools of the cluster and lets the operator drain them; `namespace` is the release's. Sessions that still run
+/// after `patience` are deleted. Where no operator is at work, its finalizers are taken off in its place, so that nothing
+/// hangs.
+pub async fn delete_pools(client: Client, namespace: &str, patience: Duration) -> anyhow::Result<()> {
+    if drained(&client, namespace, patience).await? {
         return Ok(());
     }
-    tracing::warn!(seconds = patience.as_secs(), "the time to drain is over");
     delete_sessions(&client).await?;
-    if drained(&client, OPERATOR_PATIENCE).await? {
+    if drained(&client, namespace, OPERATOR_PATIENCE).await? {
         return Ok(());
     }
-    tracing::warn!("no operator is at work: finalizers are taken off, and runners stop by themselves");
+    tracing::warn!("finalizers are taken off, and runners stop by themselves");
     release_pools(&client).await
 }
 
-/// Deletes the pools and waits until they are gone, but no longer than `patience`.
-async fn drained(client: &Client, patience: Duration) -> anyhow::Result<bool> {
+/// Deletes the pools and waits until they are gone, but no longer than `patience`, and only while somebody drains them.
+async fn drained(client: &Client, namespace: &str, patience: Duration) -> anyhow::Result<bool> {
     let deadline = Instant::now() + patience;
     let mut told = None;
     loop {
@@ -99,11 +111,24 @@ async fn drained(client: &Client, patience: Duration) -> anyhow::Result<bool> {
         if told.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
             tracing::info!(pools = pools.len(), sessions, "draining");
         }
+        if !an_operator_leads(client, namespace).await? {
+            tracing::warn!("no operator is at work, so nothing drains");
+            return Ok(false);
+        }
         if Instant::now() >= deadline {
+            tracing::warn!(seconds = patience.as_secs(), "the time to drain is over");
             return Ok(false);
         }
         sleep(PERIOD).await;
     }
+}
+
+async fn an_operator_leads(client: &Client, namespace: &str) -> anyhow::Result<bool> {
+    let lease = Api::<Lease>::namespaced(client.clone(), namespace).get_opt(LEASE).await;
+    let spec = lease.context("cannot read the operator's Lease")?.and_then(|lease| lease.spec).unwrap_or_default();
+    let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
+    let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < LONGEST_SILENCE);
+    Ok(held && renewed)
 }
 
 async fn pools(client: &Client) -> anyhow::Result<Vec<WorkerPool>> {

@@ -1,13 +1,13 @@
 //! The operator's process: reads its flags, and runs until SIGTERM or does one thing for the chart.
 
 use anyhow::Context;
-use camofleet_crds::v1alpha1::WorkerPool;
 use camofleet_operator::{
     core::pods::Installation,
     hooks,
     shell::{self, Options},
 };
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,12 +38,15 @@ struct ApplyPools {
     #[arg(long)]
     selector: String,
     /// `WorkerPool` objects as JSON.
-    #[arg(value_parser = |text: &str| serde_json::from_str::<WorkerPool>(text))]
-    pools: Vec<WorkerPool>,
+    #[arg(value_parser = named_object)]
+    pools: Vec<(String, Value)>,
 }
 
 #[derive(Debug, Args)]
 struct DeletePools {
+    /// Namespace of the release.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
     /// How long sessions may go on, in seconds; the pools' own drain deadlines hold besides.
     #[arg(long)]
     timeout_seconds: u32,
@@ -66,6 +69,14 @@ struct Run {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
     admin_listen: SocketAddr,
+}
+
+fn named_object(text: &str) -> Result<(String, Value), String> {
+    let object: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match object["metadata"]["name"].as_str() {
+        Some(name) => Ok((name.to_owned(), object)),
+        None => Err("must be an object with metadata.name".to_owned()),
+    }
 }
 
 fn public_url(text: &str) -> Result<String, String> {
@@ -114,10 +125,12 @@ async fn obey(command: Command) -> anyhow::Result<()> {
             shell::run(options, stop()?).await
         }
         Command::ApplyPools(flags) => {
-            hooks::apply_pools(client().await?, &flags.namespace, &flags.selector, &flags.pools).await
+            let pools = flags.pools.into_iter().collect();
+            hooks::apply_pools(client().await?, &flags.namespace, &flags.selector, &pools).await
         }
         Command::DeletePools(flags) => {
-            hooks::delete_pools(client().await?, Duration::from_secs(flags.timeout_seconds.into())).await
+            let patience = Duration::from_secs(flags.timeout_seconds.into());
+            hooks::delete_pools(client().await?, &flags.namespace, patience).await
         }
     }
 }

@@ -62,10 +62,19 @@ readinessProbe:
 {{- regexReplaceAll ":[0-9]+$" $url.host "" -}}
 {{- end }}
 
+{{/* The release's pools as JSON, by name: those that are not null. */}}
+{{- define "camofleet.pools" -}}
+{{- $pools := dict }}
+{{- range $name, $spec := .Values.pools }}
+{{- if not (kindIs "invalid" $spec) }}{{ $_ := set $pools $name $spec }}{{ end }}
+{{- end }}
+{{- toJson $pools }}
+{{- end }}
+
 {{/* camofleet.hookJob (dict "root" $ "name" "apply-pools" "deadline" 180 "args" (list …)): the spec of a Job of the operator's image */}}
 {{- define "camofleet.hookJob" -}}
 {{- $operator := dict "root" .root "component" "operator" "image" .root.Values.operator.image -}}
-backoffLimit: 2
+backoffLimit: 1
 activeDeadlineSeconds: {{ .deadline }}
 template:
   metadata:

@@ -18,7 +18,8 @@ use std::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-const NAME: &str = "camofleet-operator";
+/// Name of the Lease, in the release's namespace.
+pub const NAME: &str = "camofleet-operator";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);

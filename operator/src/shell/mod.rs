@@ -16,6 +16,7 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 use lease::Leadership;
+pub use lease::NAME as LEASE;
 use metrics::Metrics;
 use runners::Runners;
 use std::{
