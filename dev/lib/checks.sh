@@ -117,7 +117,7 @@ check_chart() {
   mapfile -t foreign < <(foreign_crds)
   k apply --server-side "${foreign[@]/#/--filename=}"
   k wait --for=condition=Established --timeout=60s "${foreign[@]/#/--filename=}"
-  k apply --dry-run=server --validate=strict -n "$release_namespace" -f "$folder/default.yaml" -f "$folder/first.yaml"
+  k apply --server-side --force-conflicts --dry-run=server --validate=strict -f "$folder/default.yaml" -f "$folder/first.yaml"
   k delete "${foreign[@]/#/--filename=}"
   rm -rf "$folder"
 }
