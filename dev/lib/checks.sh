@@ -69,11 +69,16 @@ check_unit() {
   workspace_cargo test --locked --workspace --exclude camofleet-e2e
 }
 
-# Types, lint, format, and the pages in Debian's Chromium and Firefox before a real display.
-check_ui() {
+# What shows the pages to the tests of the UI.
+use_ui() {
   apt_install chromium firefox-esr tigervnc-standalone-server xterm fonts-dejavu-core
   use_node
   node_packages "$repo/ui"
+}
+
+# Types, lint, format, and the pages in Debian's Chromium and Firefox before a real display.
+check_ui() {
+  use_ui
   npm --prefix "$repo/ui" run check
   npm --prefix "$repo/ui" test
 }
@@ -144,9 +149,10 @@ check_docs() {
   return "$broken"
 }
 
-# The tests install their own clients (e2e/clients/install), with this Node.
+# The tests install their own clients (e2e/clients/install), with this Node. Then the dashboard, as people have it.
 check_e2e() {
-  use_node
+  use_ui
   # the whole workspace, so that what all crates stand on is built for all of them once
   KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e
+  CAMOFLEET_URL=$(cat "$dot_dev/gateway.url") CAMOFLEET_TOKEN=$(cat "$dot_dev/token") npm --prefix "$repo/ui" run test:fleet
 }

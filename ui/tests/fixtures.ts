@@ -65,7 +65,10 @@ export async function faultsOf(page: Page): Promise<string[]> {
   return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
 }
 
-/** A picture of the page for people, in `test-results/`. */
+/**
+ * A picture of the page for people, in `test-results/`. Not in Firefox: there Playwright adds a style for it, which the page's
+ * Content-Security-Policy rightly forbids.
+ */
 export async function shot(page: Page, name: string): Promise<void> {
   await page.screenshot({ path: `test-results/${name}.png` });
 }

@@ -8,10 +8,12 @@ use camofleet_crds::{
 use camofleet_e2e::{
     Fleet, Session, Space,
     clients::NodeClient,
+    doors::share,
     fleet::in_checkout,
     history::History,
     host,
     metrics::Metrics,
+    rfb::Viewer,
     rounds, test_alone,
     wait::{poll, until, until_it},
 };
@@ -31,9 +33,14 @@ use kube::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::collections::BTreeMap;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 const OPERATOR: &str = "camofleet-operator";
 const GATEWAY: &str = "camofleet-gateway";
+/// What a client is told of that comes while the gateway is away.
+const AWAY: &str = "ECONNREFUSED|ECONNRESET|503|socket hang up";
+const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
+const GREEN_PAGE: &str = "data:text/html,<title>Green</title><body style='background:%230a7b53'>";
 
 /// The operator's process in that pod.
 fn operator_process(pod: &Pod) -> Result<host::Process> {
@@ -195,15 +202,76 @@ fn the_gateways_are_restarted() {
             ensure!(client.run("return disconnected").await? == true, "round {round}: the client was not told");
             let found = client
                 .run(
-                    "for (;;) try { await connect(); break } catch (error) { if (!/ECONNREFUSED|ECONNRESET|503|socket hang up/.test(error)) throw error }
+                    &format!("for (;;) try {{ await connect(); break }} catch (error) {{ if (!/{AWAY}/.test(error)) throw error }}
                      const titles = await Promise.all(browser.contexts().flatMap((context) => context.pages()).map((page) => page.title()));
-                     return [await page.evaluate(() => window.kept), titles.includes('own')]",
+                     return [await page.evaluate(() => window.kept), titles.includes('own')]"),
                 )
                 .await?;
             ensure!(found == json!(["kept", true]), "round {round}: who connects again finds {found}");
         }
         Ok(())
     });
+}
+
+#[test]
+fn both_gateways_are_killed_under_clients_and_viewers() {
+    test_alone("gateways-killed", async |space: Space| {
+        let pool = json!({ "slotsPerRunner": 2, "sessionsPerRunner": 0, "sessionDefaults": { "display": "LiveView" } });
+        space.pool("pool", pool).await?;
+        let ready = async |_| -> Result<(Session, NodeClient, String)> {
+            let session = space.ready_session(json!({ "startUrl": GREEN_PAGE })).await?;
+            let clients = NodeClient::connect(&space, &session).await?;
+            let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
+            Ok((session, clients, view))
+        };
+        let mut watched = try_join_all((0..2).map(ready)).await?;
+        let mut crowd = gather_crowd(&space, &mut watched).await?;
+        for round in 0..rounds() {
+            for gateway in space.fleet.component("gateway").await? {
+                let pod = gateway.uid().context("a pod has a UID")?;
+                host::the_one(&pod, "the gateway", |process| process.is(GATEWAY))?.signal(Signal::SIGKILL)?;
+            }
+            crowd = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, killed"))?;
+            // A container that dies again is started later each time: the next one dies for the first time.
+            restart(&space.fleet, GATEWAY).await?;
+            crowd = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, restarted"))?;
+            for (session, ..) in &watched {
+                ensure!(session.object().await?.state() == SessionState::Ready, "round {round}: a session ended");
+            }
+        }
+        drop(crowd);
+        Ok(())
+    });
+}
+
+/// Five clients and five viewers of each session, each of whom tries until somebody lets it in, and finds the page.
+async fn gather_crowd(
+    space: &Space,
+    watched: &mut [(Session, NodeClient, String)],
+) -> Result<Vec<Viewer<impl AsyncRead + AsyncWrite + Unpin>>> {
+    const CLIENTS_AND_VIEWERS: usize = 5;
+    let mut viewers = Vec::new();
+    for (session, clients, view) in watched {
+        let come_back = format!(
+            "globalThis.crowd = await Promise.all(Array.from({{ length: {CLIENTS_AND_VIEWERS} }}, async () => {{
+               for (;;) try {{ return await playwright.firefox.connect(endpoint, options) }} catch (error) {{ if (!/{AWAY}/.test(error)) throw error }}
+             }}));
+             return Promise.all(crowd.map((browser) => browser.contexts()[0].pages()[0].title()));",
+        );
+        let titles = clients.run(&come_back).await?;
+        ensure!(titles == json!(vec!["Green"; CLIENTS_AND_VIEWERS]), "the clients find {titles}");
+        let look = async |_| {
+            poll("a viewer to see the page", async || {
+                let (mut viewer, _) = Viewer::at_gateway(space, session, view).await?;
+                let share = viewer.picture().await?.share_of(GREEN);
+                ensure!(share > 0.6, "only {share} of the display has the page's colour");
+                Ok(viewer)
+            })
+            .await
+        };
+        viewers.extend(try_join_all((0..CLIENTS_AND_VIEWERS).map(look)).await?);
+    }
+    Ok(viewers)
 }
 
 #[test]
