@@ -1,6 +1,6 @@
 //! Stock Playwright clients, of Node and of Python.
 
-use crate::{Session, Space, fleet::in_checkout};
+use crate::{Session, Space, fleet::in_checkout, host::Process};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
@@ -101,6 +101,15 @@ impl NodeClient {
             Answer::Value(value) => Ok(value),
             Answer::Error(error) => bail!("the client failed with {code}\n{error}"),
         }
+    }
+
+    /// The process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn process(&self) -> Result<Process> {
+        let pid = self.process.id().context("the client has ended")?;
+        Ok(Process { pid: i32::try_from(pid)?, command: vec!["node".to_owned()] })
     }
 
     /// Kills the process (SIGKILL), so that its connection is lost without a word.

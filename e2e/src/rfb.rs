@@ -10,8 +10,14 @@ use reqwest::{
     header::{CONNECTION, UPGRADE},
 };
 use std::io;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{self, Message},
+};
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
 /// 32 bits for a pixel, little-endian, true colour: red, green and blue in the lower three bytes (RFC 6143 section 7.4).
@@ -70,16 +76,23 @@ impl Viewer<()> {
         token: &str,
     ) -> Result<(Viewer<impl AsyncRead + AsyncWrite + Unpin>, String)> {
         let (socket, granted) = doors::watch(space, &session.name, token).await?;
-        let (to_gateway, from_gateway) = socket.split();
-        let pictures = from_gateway.filter_map(async |message| match message {
+        Ok((Self::over(socket).await?, granted))
+    }
+
+    /// A viewer at the other end of a WebSocket.
+    pub async fn over(
+        socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    ) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
+        let (to_display, from_display) = socket.split();
+        let pictures = from_display.filter_map(async |message| match message {
             Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
             Ok(_) => None,
             Err(error) => Some(Err(io::Error::other(error))),
         });
-        let messages = to_gateway.with(async |bytes| Ok::<_, tungstenite::Error>(Message::Binary(bytes)));
+        let messages = to_display.with(async |bytes| Ok::<_, tungstenite::Error>(Message::Binary(bytes)));
         let read = StreamReader::new(Box::pin(pictures));
         let write = SinkWriter::new(CopyToBytes::new(Box::pin(messages.sink_map_err(io::Error::other))));
-        Ok((Viewer::begin(tokio::io::join(read, write)).await?, granted))
+        Viewer::begin(tokio::io::join(read, write)).await
     }
 }
 

@@ -1,5 +1,4 @@
-//! Measures the fleet that `dev/up` made, by hand: `cargo run -p camofleet-e2e --bin measure`. Prints a table and one line
-//! of JSON. All in milliseconds, all from one run, so that ratios mean something.
+//! From a claim to a browser. In milliseconds:
 //!
 //! - `claim_to_ready`: from the create of a session to the watch event that says Ready, hot, one after another.
 //! - `floor`: the same three things by a bare client: a create, a status patch, and the watch event of the patch.
@@ -7,56 +6,37 @@
 //! - `hot_loaded_page`: from the create to a loaded page, the client taking the page that is there.
 //! - `plain_loaded_page`: a plain prelaunched Playwright server on this machine: connect, newContext, newPage, goto.
 
+use crate::FIREFOX;
 use anyhow::{Context, Result, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
-use camofleet_e2e::{Space, clients::NodeClient, test};
+use camofleet_e2e::{Space, clients::NodeClient};
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const HOT: usize = 50;
 const COLD: usize = 10;
 const PAGES: usize = 20;
-/// Where the plain server's browser is on this machine.
-const FIREFOX: &str = "/usr/bin/firefox-esr";
 const PAGE: &str = "data:text/html,<title>measured</title>";
 
-fn main() {
-    test("measure", async |space: Space| {
-        let mut results = Vec::new();
-        let (hot, floor) = claims(&space).await?;
-        results.push(("claim_to_ready", hot));
-        results.push(("floor", floor));
-        results.push(("cold_first_page", cold_pages(&space).await?));
-        let (fleet, plain) = loaded_pages(&space).await?;
-        results.push(("hot_loaded_page", fleet));
-        results.push(("plain_loaded_page", plain));
-        report(&mut results);
-        Ok(())
-    });
-}
-
-fn report(results: &mut [(&str, Vec<f64>)]) {
-    println!("{:<20} {:>4} {:>9} {:>9} {:>9}", "ms", "n", "p50", "p90", "p99");
-    let mut json = serde_json::Map::new();
-    for (what, samples) in results {
-        samples.sort_by(f64::total_cmp);
-        let [p50, p90, p99] = [50, 90, 99].map(|percent| percentile(samples, percent));
-        println!("{what:<20} {:>4} {p50:>9.1} {p90:>9.1} {p99:>9.1}", samples.len());
-        json.insert((*what).to_owned(), json!({ "n": samples.len(), "p50": p50, "p90": p90, "p99": p99 }));
-    }
-    println!("{}", Value::Object(json));
-}
-
-/// The smallest sample that so many of a hundred do not exceed.
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    sorted[(sorted.len() * percent).div_ceil(100) - 1]
+pub async fn measure(space: Space) -> Result<()> {
+    let (hot, floor) = claims(&space).await?;
+    let cold = cold_pages(&space).await?;
+    let (fleet, plain) = loaded_pages(&space).await?;
+    crate::report("milliseconds", vec![
+        ("claim_to_ready", hot),
+        ("floor", floor),
+        ("cold_first_page", cold),
+        ("hot_loaded_page", fleet),
+        ("plain_loaded_page", plain),
+    ]);
+    Ok(())
 }
 
 fn since(start: Instant) -> f64 {

@@ -1,0 +1,207 @@
+//! What a live view costs the machine, beside the usual stack: Node with a Playwright server, Xvfb, x11vnc and websockify.
+//!
+//! - `relay_cpu`: CPU time of those who carry the pictures of one display, in milliseconds for each whole picture (1280 x 720,
+//!   raw, 3.7 MB): the gateways and the runner, and websockify at the socket of the same display, in turns.
+//! - `memory`: of a headful session with a client and a viewer, without the browser's own processes (Pss, in MiB).
+//!
+//! Needs `apt-get install xvfb x11vnc websockify`.
+
+use crate::{FIREFOX, report};
+use anyhow::{Context, Result};
+use camofleet_e2e::{
+    Session, Space,
+    clients::NodeClient,
+    doors::share,
+    host::{self, Process, processes_of},
+    rfb::Viewer,
+    wait::poll,
+};
+use kube::ResourceExt;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{
+        client::IntoClientRequest,
+        http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
+    },
+};
+
+const ROUNDS: usize = 10;
+const PICTURES: u32 = 30;
+
+pub async fn measure(space: Space) -> Result<()> {
+    space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
+    let session = space.ready_session(json!({})).await?;
+    relay_cpu(&space, &session).await?;
+    memory(&space, &session).await
+}
+
+async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
+    let pod = session.runner().await?.uid;
+    let runner = host::the_one(&pod, "the runner", |process| process.is("camofleet-runner"))?;
+    let mut gateways = Vec::new();
+    for gateway in space.fleet.component("gateway").await? {
+        let pod = gateway.uid().context("a pod has a UID")?;
+        gateways.push(host::the_one(&pod, "the gateway", |process| process.is("camofleet-gateway"))?);
+    }
+    let display = host::the_one(&pod, "the display", |process| process.is("Xvnc"))?;
+    let socket = display.command.iter().skip_while(|word| *word != "-rfbunixpath").nth(1).context("no RFB socket")?;
+    let port = free_port()?;
+    let socket = display.path(socket);
+    let websockify = Stack::start(
+        Command::new("websockify").arg(format!("127.0.0.1:{port}")).arg(format!("--unix-target={}", socket.display())),
+    )?;
+
+    let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
+    let (mut ours, _) = Viewer::at_gateway(space, session, &view).await?;
+    let mut theirs = poll("websockify to listen", async || at_websockify(port).await).await?;
+    let (mut gateway_ms, mut runner_ms, mut websockify_ms) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let before = (cpu_ms(&gateways)?, cpu_ms(std::slice::from_ref(&runner))?);
+        for _ in 0..PICTURES {
+            ours.picture().await?;
+        }
+        gateway_ms.push((cpu_ms(&gateways)? - before.0) / f64::from(PICTURES));
+        runner_ms.push((cpu_ms(std::slice::from_ref(&runner))? - before.1) / f64::from(PICTURES));
+        let before = cpu_ms(&websockify.processes()?)?;
+        for _ in 0..PICTURES {
+            theirs.picture().await?;
+        }
+        websockify_ms.push((cpu_ms(&websockify.processes()?)? - before) / f64::from(PICTURES));
+    }
+    report("CPU ms per picture", vec![("gateway", gateway_ms), ("runner", runner_ms), ("websockify", websockify_ms)]);
+    Ok(())
+}
+
+async fn memory(space: &Space, session: &Session) -> Result<()> {
+    let _client = NodeClient::connect(space, session).await?;
+    let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
+    let (mut viewer, _) = Viewer::at_gateway(space, session, &view).await?;
+    viewer.picture().await?;
+    let ours = memory_mib(&processes_of(&session.runner().await?.uid))?;
+
+    const DISPLAY: &str = ":97";
+    let (vnc, web) = (free_port()?, free_port()?);
+    let xvfb = Stack::start(Command::new("Xvfb").args([DISPLAY, "-screen", "0", "1280x720x24", "-nolisten", "tcp"]))?;
+    poll("Xvfb to listen", async || Ok(fs::metadata("/tmp/.X11-unix/X97")?)).await?;
+    // Not clients of the session, but Node processes with Playwright.
+    let (mut server, mut client) = (NodeClient::start(space, session).await?, NodeClient::start(space, session).await?);
+    let launch = format!(
+        "globalThis.plain = await playwright.firefox.launchServer({{ channel: 'moz-firefox', executablePath: {FIREFOX:?},
+           headless: false, env: {{ ...process.env, DISPLAY: '{DISPLAY}' }} }});
+         return plain.wsEndpoint()"
+    );
+    let endpoint = server.run(&launch).await?;
+    client.run(&format!("globalThis.browser = await playwright.firefox.connect({endpoint}); await browser.newPage()")).await?;
+    let x11vnc = Stack::start(
+        Command::new("x11vnc").args(["-display", DISPLAY, "-rfbport", &vnc.to_string(), "-localhost", "-nopw", "-forever", "-shared", "-quiet"]),
+    )?;
+    let websockify = Stack::start(Command::new("websockify").args([format!("127.0.0.1:{web}"), format!("127.0.0.1:{vnc}")]))?;
+    let mut viewer = poll("websockify to listen", async || at_websockify(web).await).await?;
+    viewer.picture().await?;
+    let mut theirs = vec![server.process()?];
+    for part in [&xvfb, &x11vnc, &websockify] {
+        theirs.extend(part.processes()?);
+    }
+    let theirs = memory_mib(&theirs)?;
+    client.run("await browser.close()").await?;
+    server.run("await plain.close()").await?;
+    report_memory("camofleet", &ours);
+    report_memory("usual stack", &theirs);
+    println!("{}", json!({ "camofleet_mib": total(&ours), "usual_stack_mib": total(&theirs), "ratio": total(&ours) / total(&theirs) }));
+    Ok(())
+}
+
+fn report_memory(what: &str, parts: &BTreeMap<String, f64>) {
+    let parts_told: Vec<_> = parts.iter().map(|(name, mib)| format!("{name} {mib:.1}")).collect();
+    println!("{what:<20} {:>10.1} MiB: {}", total(parts), parts_told.join(", "));
+}
+
+fn total(parts: &BTreeMap<String, f64>) -> f64 {
+    parts.values().sum()
+}
+
+/// The share of each program, without those of the browser.
+fn memory_mib(processes: &[Process]) -> Result<BTreeMap<String, f64>> {
+    let mut parts = BTreeMap::new();
+    for process in processes {
+        let name = fs::read_to_string(format!("/proc/{}/comm", process.pid))?.trim().to_owned();
+        if process.command.first().is_some_and(|program| program.contains("firefox")) {
+            continue;
+        }
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid))?;
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+        let kib: f64 = pss.trim().trim_end_matches(" kB").parse()?;
+        *parts.entry(name).or_default() += kib / 1024.0;
+    }
+    Ok(parts)
+}
+
+/// The CPU time that processes have had, and their children that they have waited for, in milliseconds (proc(5)).
+fn cpu_ms(processes: &[Process]) -> Result<f64> {
+    const MS_PER_TICK: f64 = 10.0;
+    let mut ticks = 0.0;
+    for process in processes {
+        for field in &stat(process.pid)?[11..15] {
+            ticks += field.parse::<f64>()?;
+        }
+    }
+    Ok(ticks * MS_PER_TICK)
+}
+
+/// The fields of /proc/PID/stat from the third on, the state: the second is a name that may have spaces.
+fn stat(pid: i32) -> Result<Vec<String>> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = line.rsplit_once(") ").context("no name in /proc/PID/stat")?;
+    Ok(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+async fn at_websockify(port: u16) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
+    let mut request = format!("ws://127.0.0.1:{port}/").into_client_request()?;
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("binary"));
+    Viewer::over(connect_async(request).await?.0).await
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A program of what is compared with, and what it starts, until it is dropped.
+struct Stack(Child);
+
+impl Stack {
+    fn start(command: &mut Command) -> Result<Self> {
+        let name = command.get_program().to_owned();
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Ok(Self(child.with_context(|| format!("cannot start {}: is it installed?", name.display()))?))
+    }
+
+    fn processes(&self) -> Result<Vec<Process>> {
+        let group = self.0.id().to_string();
+        let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        // The third field is the process group.
+        let ours = pids.filter(|pid| stat(*pid).is_ok_and(|fields| fields[2] == group));
+        Ok(ours.map(|pid| Process { pid, command: Vec::new() }).collect())
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if let Ok(group) = i32::try_from(self.0.id()) {
+            killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
+        }
+        self.0.wait().ok();
+    }
+}
