@@ -120,14 +120,19 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
         self.say(&[4, 1, 0, 0, 0, 0, 0, key, 4, 0, 0, 0, 0, 0, 0, key]).await
     }
 
+    /// Asks for the whole display (section 7.5.3).
+    pub async fn ask_for_all(&mut self) -> Result<()> {
+        let (width, height) = self.size;
+        let mut request = vec![3, 0, 0, 0, 0, 0];
+        request.extend(width.to_be_bytes());
+        request.extend(height.to_be_bytes());
+        self.say(&request).await
+    }
+
     /// The whole display as it is now. All that was said before has been heard then.
     pub async fn picture(&mut self) -> Result<Picture> {
+        self.ask_for_all().await?;
         let (width, height) = self.size;
-        let mut ask_for_all = vec![3, 0, 0, 0, 0, 0];
-        ask_for_all.extend(width.to_be_bytes());
-        ask_for_all.extend(height.to_be_bytes());
-        self.say(&ask_for_all).await?;
-
         let display = &mut self.display;
         let size = usize::from(width) * usize::from(height);
         let mut pixels = vec![[0; 3]; size];

@@ -79,6 +79,26 @@ fn the_live_view() {
     });
 }
 
+#[test]
+fn a_viewer_that_does_not_read() {
+    test("slow-viewer", async |space: Space| {
+        space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
+        let session = space.ready_session(json!({ "startUrl": PAGE })).await?;
+        let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
+        let (mut slow, _) = Viewer::at_gateway(&space, &session, &view).await?;
+        let (mut other, _) = Viewer::at_gateway(&space, &session, &view).await?;
+        let mut dropped = false;
+        poll("the one that does not read to be dropped", async || {
+            dropped = dropped || slow.ask_for_all().await.is_err();
+            let share = other.picture().await?.share_of(GREEN);
+            ensure!(dropped && share > 0.6, "it is still there, and the other one sees the page on {share} of its display");
+            Ok(())
+        })
+        .await?;
+        other.picture().await.map(drop)
+    });
+}
+
 async fn the_page_is_there(space: &Space, name: &str) -> Result<()> {
     let url = format!("{}/view/{}/{name}", space.fleet.gateway_url()?, space.namespace);
     let answer = reqwest::get(url).await?;
