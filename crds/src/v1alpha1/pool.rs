@@ -36,8 +36,7 @@ use std::collections::BTreeMap;
         .field_path(".spec.prewarm"),
     validation = Rule::new("!has(self.spec.sessionsPerRunner) || self.spec.sessionsPerRunner == 0 || self.spec.sessionsPerRunner >= self.spec.slotsPerRunner")
         .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner, or some slots could never be used")
-        .field_path(".spec.sessionsPerRunner"),
-    cel
+        .field_path(".spec.sessionsPerRunner")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolSpec {

@@ -41,8 +41,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("has(self.spec.startUrl) == has(oldSelf.spec.startUrl) && (!has(self.spec.startUrl) || self.spec.startUrl == oldSelf.spec.startUrl)")
         .message("startUrl cannot be changed: navigate with your client, or create another session").field_path(".spec.startUrl"),
     validation = Rule::new("self.spec.startUrlWait == oldSelf.spec.startUrlWait")
-        .message("startUrlWait cannot be changed: create another session").field_path(".spec.startUrlWait"),
-    cel
+        .message("startUrlWait cannot be changed: create another session").field_path(".spec.startUrlWait")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrowserSessionSpec {
