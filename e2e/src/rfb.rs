@@ -74,7 +74,7 @@ impl Viewer<()> {
         space: &Space,
         session: &Session,
         token: &str,
-    ) -> Result<(Viewer<impl AsyncRead + AsyncWrite + Unpin>, String)> {
+    ) -> Result<(Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>, String)> {
         let (socket, granted) = doors::watch(space, &session.name, token).await?;
         Ok((Self::over(socket).await?, granted))
     }
@@ -82,7 +82,7 @@ impl Viewer<()> {
     /// A viewer at the other end of a WebSocket.
     pub async fn over(
         socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    ) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
+    ) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>> {
         let (to_display, from_display) = socket.split();
         let pictures = from_display.filter_map(async |message| match message {
             Ok(Message::Binary(bytes)) => Some(Ok(bytes)),

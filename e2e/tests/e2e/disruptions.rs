@@ -32,7 +32,7 @@ use kube::{
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::replace};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 const OPERATOR: &str = "camofleet-operator";
@@ -231,15 +231,16 @@ fn both_gateways_are_killed_under_clients_and_viewers() {
                 let pod = gateway.uid().context("a pod has a UID")?;
                 host::the_one(&pod, "the gateway", |process| process.is(GATEWAY))?.signal(Signal::SIGKILL)?;
             }
-            crowd = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, killed"))?;
+            let back = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, killed"))?;
+            drop(replace(&mut crowd, back));
             // A container that dies again is started later each time: the next one dies for the first time.
             restart(&space.fleet, GATEWAY).await?;
-            crowd = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, restarted"))?;
+            let back = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, restarted"))?;
+            drop(replace(&mut crowd, back));
             for (session, ..) in &watched {
                 ensure!(session.object().await?.state() == SessionState::Ready, "round {round}: a session ended");
             }
         }
-        drop(crowd);
         Ok(())
     });
 }
@@ -248,7 +249,7 @@ fn both_gateways_are_killed_under_clients_and_viewers() {
 async fn gather_crowd(
     space: &Space,
     watched: &mut [(Session, NodeClient, String)],
-) -> Result<Vec<Viewer<impl AsyncRead + AsyncWrite + Unpin>>> {
+) -> Result<Vec<Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>>> {
     const CLIENTS_AND_VIEWERS: usize = 5;
     let mut viewers = Vec::new();
     for (session, clients, view) in watched {

@@ -91,7 +91,10 @@ fn a_viewer_that_does_not_read() {
         poll("the one that does not read to be dropped", async || {
             dropped = dropped || slow.ask_for_all().await.is_err();
             let share = other.picture().await?.share_of(GREEN);
-            ensure!(dropped && share > 0.6, "it is still there, and the other one sees the page on {share} of its display");
+            ensure!(
+                dropped && share > 0.6,
+                "it is still there, and the other one sees the page on {share} of its display"
+            );
             Ok(())
         })
         .await?;

@@ -29,13 +29,16 @@ pub async fn measure(space: Space) -> Result<()> {
     let (hot, floor) = claims(&space).await?;
     let cold = cold_pages(&space).await?;
     let (fleet, plain) = loaded_pages(&space).await?;
-    crate::report("milliseconds", vec![
-        ("claim_to_ready", hot),
-        ("floor", floor),
-        ("cold_first_page", cold),
-        ("hot_loaded_page", fleet),
-        ("plain_loaded_page", plain),
-    ]);
+    crate::report(
+        "milliseconds",
+        vec![
+            ("claim_to_ready", hot),
+            ("floor", floor),
+            ("cold_first_page", cold),
+            ("hot_loaded_page", fleet),
+            ("plain_loaded_page", plain),
+        ],
+    );
     Ok(())
 }
 

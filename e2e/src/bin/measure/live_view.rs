@@ -40,6 +40,8 @@ use tokio_tungstenite::{
 
 const ROUNDS: usize = 10;
 const PICTURES: u32 = 30;
+/// The X display of the usual stack.
+const DISPLAY: &str = ":97";
 
 pub async fn measure(space: Space) -> Result<()> {
     space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
@@ -92,7 +94,6 @@ async fn memory(space: &Space, session: &Session) -> Result<()> {
     viewer.picture().await?;
     let ours = memory_mib(&processes_of(&session.runner().await?.uid))?;
 
-    const DISPLAY: &str = ":97";
     let (vnc, web) = (free_port()?, free_port()?);
     let xvfb = Stack::start(Command::new("Xvfb").args([DISPLAY, "-screen", "0", "1280x720x24", "-nolisten", "tcp"]))?;
     poll("Xvfb to listen", async || Ok(fs::metadata("/tmp/.X11-unix/X97")?)).await?;
@@ -104,11 +105,22 @@ async fn memory(space: &Space, session: &Session) -> Result<()> {
          return plain.wsEndpoint()"
     );
     let endpoint = server.run(&launch).await?;
-    client.run(&format!("globalThis.browser = await playwright.firefox.connect({endpoint}); await browser.newPage()")).await?;
-    let x11vnc = Stack::start(
-        Command::new("x11vnc").args(["-display", DISPLAY, "-rfbport", &vnc.to_string(), "-localhost", "-nopw", "-forever", "-shared", "-quiet"]),
-    )?;
-    let websockify = Stack::start(Command::new("websockify").args([format!("127.0.0.1:{web}"), format!("127.0.0.1:{vnc}")]))?;
+    client
+        .run(&format!("globalThis.browser = await playwright.firefox.connect({endpoint}); await browser.newPage()"))
+        .await?;
+    let x11vnc = Stack::start(Command::new("x11vnc").args([
+        "-display",
+        DISPLAY,
+        "-rfbport",
+        &vnc.to_string(),
+        "-localhost",
+        "-nopw",
+        "-forever",
+        "-shared",
+        "-quiet",
+    ]))?;
+    let websockify =
+        Stack::start(Command::new("websockify").args([format!("127.0.0.1:{web}"), format!("127.0.0.1:{vnc}")]))?;
     let mut viewer = poll("websockify to listen", async || at_websockify(web).await).await?;
     viewer.picture().await?;
     let mut theirs = vec![server.process()?];
@@ -120,7 +132,10 @@ async fn memory(space: &Space, session: &Session) -> Result<()> {
     server.run("await plain.close()").await?;
     report_memory("camofleet", &ours);
     report_memory("usual stack", &theirs);
-    println!("{}", json!({ "camofleet_mib": total(&ours), "usual_stack_mib": total(&theirs), "ratio": total(&ours) / total(&theirs) }));
+    println!(
+        "{}",
+        json!({ "camofleet_mib": total(&ours), "usual_stack_mib": total(&theirs), "ratio": total(&ours) / total(&theirs) })
+    );
     Ok(())
 }
 
