@@ -1,20 +1,20 @@
-import { defineConfig, type Project } from '@playwright/test';
+import { defineConfig } from '@playwright/test';
 
 // Debian's browsers. Its Firefox has no Juggler, so Playwright speaks WebDriver BiDi with it: the channel says so.
 const chromium = {
   name: 'chromium',
-  use: { browserName: 'chromium', launchOptions: { executablePath: '/usr/bin/chromium' } },
-} satisfies Project;
+  use: { browserName: 'chromium' as const, launchOptions: { executablePath: '/usr/bin/chromium' } },
+};
 const firefox = {
   name: 'firefox',
   use: {
-    browserName: 'firefox',
+    browserName: 'firefox' as const,
     channel: 'moz-firefox',
     launchOptions: { executablePath: '/usr/bin/firefox-esr' },
   },
-} satisfies Project;
+};
 
-export const browsers: Project[] = [chromium, firefox];
+export const browsers = [chromium, firefox];
 
 export default defineConfig({
   testDir: 'tests',

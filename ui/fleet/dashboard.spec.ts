@@ -58,6 +58,8 @@ test('the wall and the pools', async ({ page }) => {
 
 /** Runs the line as whoever pastes it. */
 async function connect(line: string): Promise<Browser> {
-  const AsyncFunction = (async () => {}).constructor as new (...code: string[]) => (with_: typeof firefox) => Promise<Browser>;
+  const AsyncFunction = (async () => {}).constructor as new (
+    ...code: string[]
+  ) => (with_: typeof firefox) => Promise<Browser>;
   return new AsyncFunction('firefox', `${line} return browser;`)(firefox);
 }

@@ -2,8 +2,8 @@
 
 import { type QueryClient, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
-import { eventTypes, type FleetEvent, parseEvent } from '#shared/fleet.ts';
-import { putEvents } from '#shared/use-fleet.ts';
+import { eventTypes, parseEvent } from '#shared/fleet.ts';
+import { putEvent } from '#shared/use-fleet.ts';
 
 /** `lostAt`: since when what is shown is old, in milliseconds since 1970; null while it is told at once. */
 export interface StreamState {
@@ -11,8 +11,6 @@ export interface StreamState {
 }
 
 const RETRY_MS = 2_000;
-/** What comes within so long is drawn together: a thousand sessions that end at once are not a thousand drawings. */
-const TOGETHER_MS = 50;
 
 /** Holds the stream while the page is shown. `onRefused`: the gateway does not give it; the login may be over. */
 export function useStream(onRefused: () => void): StreamState {
@@ -29,19 +27,10 @@ export function useStream(onRefused: () => void): StreamState {
 function hold(cache: QueryClient, setLost: (lost: boolean) => void, onRefused: () => void): () => void {
   let source: EventSource;
   let retry: ReturnType<typeof setTimeout>;
-  let drawing: ReturnType<typeof setTimeout>;
-  let waiting: FleetEvent[] = [];
-  const take = (event: FleetEvent) => {
-    if (waiting.push(event) > 1) return;
-    drawing = setTimeout(() => {
-      putEvents(cache, waiting);
-      waiting = [];
-    }, TOGETHER_MS);
-  };
   const open = () => {
     source = new EventSource('/api/events');
     for (const type of eventTypes) {
-      source.addEventListener(type, ({ data }) => take(parseEvent(type, data)));
+      source.addEventListener(type, ({ data }) => putEvent(cache, parseEvent(type, data)));
     }
     source.addEventListener('open', () => setLost(false));
     source.addEventListener('error', () => {
@@ -55,7 +44,6 @@ function hold(cache: QueryClient, setLost: (lost: boolean) => void, onRefused: (
   open();
   return () => {
     clearTimeout(retry);
-    clearTimeout(drawing);
     source.close();
   };
 }

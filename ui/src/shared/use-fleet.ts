@@ -10,6 +10,6 @@ export function useFleet(): Fleet | undefined {
   return useQuery<Fleet>({ queryKey: key, queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY }).data;
 }
 
-export function putEvents(cache: QueryClient, events: readonly FleetEvent[]): void {
-  cache.setQueryData<Fleet>(key, (fleet) => events.reduce(fold, fleet));
+export function putEvent(cache: QueryClient, event: FleetEvent): void {
+  cache.setQueryData<Fleet>(key, (fleet) => fold(fleet, event));
 }
