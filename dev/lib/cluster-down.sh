@@ -121,6 +121,8 @@ remove_fixed_files() {
     sandbox=$(basename "$sandbox")
     rm -f "/var/lib/cni/results/camofleet-$sandbox-eth0" "/var/lib/cni/results/cni-loopback-$sandbox-lo"
   done
+  # after a restart of the machine the sandboxes are forgotten; the network's name is ours alone
+  [ ! -d /var/lib/cni/results ] || find /var/lib/cni/results -name 'camofleet-*' -delete
   # of a kubelet; ours has ended by now
   pgrep -x kubelet >/dev/null || rm -f /var/lib/kubelet/device-plugins/kubelet.sock
   remove_if_empty /var/lib/kubelet/device-plugins /var/lib/kubelet /var/lib/cni/results /var/lib/cni /var/log/containers
