@@ -53,7 +53,7 @@ RUN useradd --uid 1000 --no-create-home --home-dir /tmp camofleet
 # What changes most comes last: a new binary is one small layer.
 COPY --from=artifacts /artifacts/bin/node /usr/local/bin/
 COPY --from=artifacts /artifacts/launcher /opt/camofleet/launcher
-# Half of a launch is work that is the same each time. An image with another browser does this again after installing it.
+# A third of a launch is work that is the same each time. An image with another browser does this again after installing it.
 RUN node /opt/camofleet/launcher/template.js Firefox /usr/bin/firefox-esr /opt/camofleet/templates/Firefox \
     && chmod -R a+rX /opt/camofleet/templates
 COPY --from=artifacts /artifacts/bin/camofleet-runner /usr/local/bin/

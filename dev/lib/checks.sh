@@ -99,8 +99,11 @@ wrong_values=(
 )
 
 check_chart() {
-  local folder crds wrong foreign
+  local folder crds wrong file
   folder=$(mktemp -d)
+  foreign=()
+  # shellcheck disable=SC2016 # looked at when it is over
+  trap 'rm -rf "'"$folder"'"; if [ "${#foreign[@]}" -gt 0 ]; then k delete "${foreign[@]/#/--filename=}"; fi' EXIT
   "$helm" lint --strict charts/camo-fleet
   "$helm" lint --strict charts/camo-fleet "${all_values[@]}"
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet >"$folder/default.yaml"
@@ -121,12 +124,12 @@ check_chart() {
   say "install.yaml is what the chart gives:"
   dev/install-yaml | cmp - charts/install.yaml
   say "the API server takes every object:"
-  mapfile -t foreign < <(foreign_crds)
-  k apply --server-side "${foreign[@]/#/--filename=}"
-  k wait --for=condition=Established --timeout=60s "${foreign[@]/#/--filename=}"
+  for file in $(foreign_crds); do
+    # one that somebody else has made stays as it is
+    if k create -f "$file"; then foreign+=("$file"); fi
+    k wait --for=condition=Established --timeout=60s -f "$file"
+  done
   k apply --server-side --force-conflicts --dry-run=server --validate=strict -f "$folder/default.yaml" -f "$folder/first.yaml"
-  k delete "${foreign[@]/#/--filename=}"
-  rm -rf "$folder"
 }
 
 # Files with the kinds of others that the chart has objects of.

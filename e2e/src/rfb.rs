@@ -24,6 +24,9 @@ use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 const PIXEL_FORMAT: [u8; 16] = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0];
 const BYTES_PER_PIXEL: usize = 4;
 
+/// The ground of the pages that are looked for on a display: `#0a7b53`.
+pub const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
+
 /// What a display shows.
 pub struct Picture {
     /// Width in pixels.

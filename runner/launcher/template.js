@@ -16,7 +16,8 @@ async function main([engine, executable, template]) {
     const browser = await Browser.launch({ engine, executable, dir, wsPath: '/', headless: true, screen, graceMs: 0 });
     await browser.ping();
     await browser.quit();
-    for (const name of TEMPLATE) {
+    // An engine may do without one of them.
+    for (const name of TEMPLATE.filter((name) => fs.existsSync(path.join(dir, 'profile', name)))) {
       fs.cpSync(path.join(dir, 'profile', name), path.join(template, name), { recursive: true, preserveTimestamps: true });
     }
     console.log(`${template}: what profiles of ${engine} ${browser.version} begin as`);

@@ -24,6 +24,17 @@ globalThis.connect = async () => {
   globalThis.page = context.pages()[0];
 };
 
+/** What comes of connecting, tried again for as long as the gateway is away. */
+globalThis.untilLetIn = async (connect) => {
+  for (;;) {
+    try {
+      return await connect();
+    } catch (error) {
+      if (!/ECONNREFUSED|ECONNRESET|503|socket hang up/.test(error)) throw error;
+    }
+  }
+};
+
 const AsyncFunction = (async () => {}).constructor;
 
 async function main() {

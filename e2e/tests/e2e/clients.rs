@@ -5,7 +5,7 @@ use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::{
     Session, Space,
     clients::{NodeClient, python_work},
-    rfb::picture,
+    rfb::{GREEN, picture},
     rounds,
     site::Site,
     test,
@@ -17,7 +17,6 @@ use futures::future::try_join_all;
 use serde_json::json;
 
 /// The colour of the start page and of the site's form (`src/form.html`).
-const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
 const START_PAGE: &str = "data:text/html,<title>Start</title><body style='background:%230a7b53'>";
 
 #[test]

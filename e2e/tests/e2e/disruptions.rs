@@ -13,7 +13,7 @@ use camofleet_e2e::{
     history::History,
     host,
     metrics::Metrics,
-    rfb::Viewer,
+    rfb::{GREEN, Viewer},
     rounds, test_alone,
     wait::{poll, until, until_it},
 };
@@ -37,9 +37,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 const OPERATOR: &str = "camofleet-operator";
 const GATEWAY: &str = "camofleet-gateway";
-/// What a client is told of that comes while the gateway is away.
-const AWAY: &str = "ECONNREFUSED|ECONNRESET|503|socket hang up";
-const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
 const GREEN_PAGE: &str = "data:text/html,<title>Green</title><body style='background:%230a7b53'>";
 
 /// The operator's process in that pod.
@@ -202,9 +199,9 @@ fn the_gateways_are_restarted() {
             ensure!(client.run("return disconnected").await? == true, "round {round}: the client was not told");
             let found = client
                 .run(
-                    &format!("for (;;) try {{ await connect(); break }} catch (error) {{ if (!/{AWAY}/.test(error)) throw error }}
+                    "await untilLetIn(connect);
                      const titles = await Promise.all(browser.contexts().flatMap((context) => context.pages()).map((page) => page.title()));
-                     return [await page.evaluate(() => window.kept), titles.includes('own')]"),
+                     return [await page.evaluate(() => window.kept), titles.includes('own')]",
                 )
                 .await?;
             ensure!(found == json!(["kept", true]), "round {round}: who connects again finds {found}");
@@ -254,9 +251,8 @@ async fn gather_crowd(
     let mut viewers = Vec::new();
     for (session, clients, view) in watched {
         let come_back = format!(
-            "globalThis.crowd = await Promise.all(Array.from({{ length: {CLIENTS_AND_VIEWERS} }}, async () => {{
-               for (;;) try {{ return await playwright.firefox.connect(endpoint, options) }} catch (error) {{ if (!/{AWAY}/.test(error)) throw error }}
-             }}));
+            "globalThis.crowd = await Promise.all(Array.from({{ length: {CLIENTS_AND_VIEWERS} }}, () =>
+               untilLetIn(() => playwright.firefox.connect(endpoint, options))));
              return Promise.all(crowd.map((browser) => browser.contexts()[0].pages()[0].title()));",
         );
         let titles = clients.run(&come_back).await?;

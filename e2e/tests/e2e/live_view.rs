@@ -5,7 +5,7 @@ use camofleet_e2e::{
     Space,
     clients::NodeClient,
     doors::{FITTING_CLIENT, knock, share, watch},
-    rfb::Viewer,
+    rfb::{GREEN, Viewer},
     test,
     wait::poll,
 };
@@ -14,7 +14,6 @@ use reqwest::StatusCode;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
 const PAGE: &str = "data:text/html,<title>Form</title><body style='background:%230a7b53'><input autofocus>";
 
 #[test]
