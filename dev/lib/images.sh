@@ -41,8 +41,8 @@ build_base() {
 # All that the images take from elsewhere than Debian, in the places where the Dockerfile's stage `build` has it.
 build_artifacts() {
   local component
-  # the whole workspace, as in dev/test: another selection would have other features, and dependencies be built again
-  workspace_cargo build --locked --workspace
+  # of the whole workspace, as in dev/test: another selection would have other features, and dependencies be built again
+  workspace_cargo build --locked --workspace "${components[@]/#/--bin=camofleet-}"
   rm -rf "$artifacts"
   mkdir -p "$artifacts/bin" "$artifacts/launcher"
   for component in "${components[@]}"; do

@@ -30,8 +30,9 @@ use tokio::{
 };
 use tracing::{Instrument, Span, field};
 
-/// How long a client may take to send the head of a request, also on a connection that is kept alive.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take to send the head of a request, also on a connection that is kept alive: longer than load balancers
+/// and ingresses keep theirs (60 s, AWS and nginx), for a request that meets the closing of its connection is a 502 there.
+const HEAD_DEADLINE: Duration = Duration::from_secs(75);
 /// Out of file descriptors, most likely: accepting again at once would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 

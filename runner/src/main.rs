@@ -17,6 +17,7 @@ mod tunnel;
 
 use anyhow::Context;
 use axum::Router;
+use camofleet_runner_api::HEAD_DEADLINE;
 use clap::Parser;
 use config::{Flags, Settings};
 use driver::Driver;
@@ -43,8 +44,6 @@ use tracing_subscriber::EnvFilter;
 const BAD_USAGE: u8 = 64;
 /// How long answers that are under way may take when the runner ends.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a caller may take to send the head of a request, also on a connection that is kept alive.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections at once: whoever reaches the port can open them, and each takes memory and a file descriptor of the browsers'.
 const MAX_CONNECTIONS: usize = 1024;
 /// Out of file descriptors, most likely: accepting again at once would spin.

@@ -5,7 +5,8 @@ use k8s_openapi::{
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Runner pods of one shape, kept warm for sessions of its namespace.
@@ -66,7 +67,7 @@ pub struct WorkerPoolSpec {
     #[serde(default)]
     pub session_defaults: SessionDefaults,
     /// The runner pods, as far as they may be shaped.
-    #[serde(default)]
+    #[serde(default, serialize_with = "write_template", deserialize_with = "read_template")]
     pub template: RunnerTemplate,
     /// How runners are replaced and removed.
     #[serde(default)]
@@ -230,6 +231,25 @@ pub struct RunnerTemplate {
     #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RUNNER_') && e.name != 'POD_UID')")
         .message("environment variables RUNNER_* and POD_UID are set by the operator: use the pool's own fields instead"))]
     pub env: Vec<EnvVar>,
+}
+
+// The hundred structs of volumes and affinities are read and written here once, by way of JSON: else each crate that reads a
+// pool would compile them for each of the forms that it reads.
+
+fn read_template<'de, D: Deserializer<'de>>(from: D) -> Result<RunnerTemplate, D::Error> {
+    template_of(Value::deserialize(from)?).map_err(de::Error::custom)
+}
+
+fn write_template<S: Serializer>(template: &RunnerTemplate, to: S) -> Result<S::Ok, S::Error> {
+    json_of(template).map_err(ser::Error::custom)?.serialize(to)
+}
+
+fn template_of(json: Value) -> serde_json::Result<RunnerTemplate> {
+    serde_json::from_value(json)
+}
+
+fn json_of(template: &RunnerTemplate) -> serde_json::Result<Value> {
+    serde_json::to_value(template)
 }
 
 /// Labels and annotations of runner pods.

@@ -5,13 +5,14 @@ use camofleet_crds::v1alpha1::{EngineChoice, WorkerPool};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, ContainerState, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
-        EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod, PodSecurityContext,
-        PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+        EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod, PodCondition,
+        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
     jiff::Timestamp,
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
@@ -82,13 +83,48 @@ pub enum Trouble {
     Image(String),
 }
 
+/// A [`Pod`] without what nobody here reads: a whole one is a hundred structs to compile and some 20 kB to read.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = Pod)]
+pub struct SeenPod {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: SeenSpec,
+    #[serde(default)]
+    status: SeenStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SeenSpec {
+    node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SeenStatus {
+    phase: String,
+    reason: Option<String>,
+    message: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    conditions: Vec<PodCondition>,
+    container_statuses: Vec<SeenContainer>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SeenContainer {
+    name: String,
+    #[serde(default)]
+    state: ContainerState,
+}
+
 impl RunnerPod {
     /// Reads a pod; none when it is no runner of a pool.
-    pub fn read(pod: &Pod) -> Option<Self> {
+    pub fn read(pod: &SeenPod) -> Option<Self> {
         let owner =
             pod.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == "WorkerPool")?;
         let namespace = pod.namespace()?;
-        let status = pod.status.as_ref();
         Some(Self {
             uid: pod.uid()?,
             key: Key { namespace: namespace.clone(), name: pod.name_any() },
@@ -96,12 +132,12 @@ impl RunnerPod {
             ordinal: pod.labels().get(ORDINAL_LABEL)?.parse().ok()?,
             revision: pod.labels().get(REVISION_LABEL)?.clone(),
             keys: pod.annotations().get(KEYS_ANNOTATION).cloned().unwrap_or_default(),
-            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-            address: status.and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()),
+            node: pod.spec.node_name.clone(),
+            address: pod.status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()),
             version: version(pod),
             created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
             killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
-            fate: Fate::read(pod),
+            fate: Fate::read(&pod.status),
         })
     }
 
@@ -112,14 +148,13 @@ impl RunnerPod {
 }
 
 impl Fate {
-    fn read(pod: &Pod) -> Self {
-        let Some(status) = &pod.status else { return Self::Pending(None) };
-        let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
-        let state = container.and_then(|container| container.state.as_ref());
-        match status.phase.as_deref() {
-            Some("Failed" | "Succeeded") => Self::over(status.message.as_deref().or(status.reason.as_deref()), state),
-            Some("Running") => Self::Running,
-            _ => Self::Pending(Self::trouble(pod, state)),
+    fn read(status: &SeenStatus) -> Self {
+        let container = status.container_statuses.iter().find(|container| container.name == CONTAINER);
+        let state = container.map(|container| &container.state);
+        match status.phase.as_str() {
+            "Failed" | "Succeeded" => Self::over(status.message.as_deref().or(status.reason.as_deref()), state),
+            "Running" => Self::Running,
+            _ => Self::Pending(Self::trouble(&status.conditions, state)),
         }
     }
 
@@ -139,7 +174,7 @@ impl Fate {
         Self::Over { words, out_of_memory: reason == Some("OOMKilled") }
     }
 
-    fn trouble(pod: &Pod, state: Option<&ContainerState>) -> Option<Trouble> {
+    fn trouble(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<Trouble> {
         if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
             let reason = waiting.reason.as_deref().unwrap_or_default();
             let told = waiting.message.as_deref().unwrap_or_default();
@@ -148,7 +183,6 @@ impl Fate {
                 || matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError");
             return image.then(|| Trouble::Image(format!("{reason}: {told}")));
         }
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref())?;
         let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
         (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable"))
             .then(|| Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default()))

@@ -2,19 +2,27 @@
 
 use crate::core::{
     Change, Input, Node, Uid,
-    pods::{RUNNER_LABEL, RunnerPod},
+    pods::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use camofleet_runner_api::keystore::{self, PUBLIC_KEYS};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, Node as KubeNode, Pod};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Node as KubeNode, NodeCondition},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
+    api::ObjectMeta,
     core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::{WatchStreamExt, watcher},
 };
-use serde::de::DeserializeOwned;
-use std::{collections::HashMap, fmt::Debug, sync::Arc};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Debug,
+    sync::Arc,
+};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
     task::JoinSet,
@@ -44,9 +52,9 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
         |pool: WorkerPool| Some(Arc::new(pool)),
         sender(inputs, Input::Pools),
     ));
-    let runner = |pod: Pod| RunnerPod::read(&pod);
+    let runner = |pod: SeenPod| RunnerPod::read(&pod);
     tasks.spawn(follow(Api::all(others.clone()), runners, read.clone(), runner, sender(inputs, Input::Pods)));
-    let node = |node: KubeNode| Some(read_node(&node));
+    let node = |node: SeenNode| Some(read_node(&node));
     tasks.spawn(follow(Api::all(others.clone()), all, read.clone(), node, sender(inputs, Input::Nodes)));
     let published = |keys: ConfigMap| Some(published_keys(&keys));
     tasks.spawn(follow(Api::namespaced(others, namespace), keys, read, published, keys_sender(inputs)));
@@ -235,18 +243,36 @@ fn keys_sender(inputs: &UnboundedSender<Input>) -> impl FnMut(Change<String>) + 
     }
 }
 
-fn read_node(node: &KubeNode) -> Node {
-    let status = node.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_ref());
-    let cpus = status.and_then(|status| status.allocatable.as_ref()).and_then(|allocatable| allocatable.get("cpu"));
+/// A node without what nobody here reads, such as the names of all its images.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = KubeNode)]
+struct SeenNode {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: SeenNodeSpec,
+    #[serde(default)]
+    status: SeenNodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct SeenNodeSpec {
+    unschedulable: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct SeenNodeStatus {
+    conditions: Vec<NodeCondition>,
+    allocatable: BTreeMap<String, Quantity>,
+}
+
+fn read_node(node: &SeenNode) -> Node {
     Node {
         name: node.name_any(),
-        ready: conditions
-            .into_iter()
-            .flatten()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-        cordoned: node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)),
-        cpus: cpus.map_or(0, |cpus| whole_cpus(&cpus.0)),
+        ready: node.status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        cordoned: node.spec.unschedulable,
+        cpus: node.status.allocatable.get("cpu").map_or(0, |cpus| whole_cpus(&cpus.0)),
     }
 }
 

@@ -2,7 +2,10 @@
 //! the object that it was decided on by resourceVersion or UID.
 
 use super::Shell;
-use crate::core::{Input, Key, Uid, WriteFailure, pods};
+use crate::core::{
+    Input, Key, Uid, WriteFailure,
+    pods::{self, RunnerPod, SeenPod},
+};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, WorkerPool, WorkerPoolStatus};
 use k8s_openapi::{
     api::{
@@ -56,7 +59,7 @@ impl Shell {
     }
 
     pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {
-        if let Some(found) = self.read::<Pod>(&key).await {
+        if let Some(found) = self.read::<SeenPod>(&key).await {
             let found = found.is_some_and(|found| found.uid().as_ref() == Some(&pod));
             self.tell(Input::PodRead { session, pod, found });
         }
@@ -89,13 +92,14 @@ impl Shell {
     }
 
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
-        let api = self.namespaced::<Pod>(&pool);
         let name = pod.name_any();
-        let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await;
+        let api = self.namespaced::<Pod>(&pool);
+        let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
         // A repeated create: what is there must be what was to be made.
+        let there = self.namespaced::<SeenPod>(&pool);
         let made = match written {
-            Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&name)).await {
-                Ok(Ok(Some(there))) if pods::RunnerPod::read(&there).is_some() => Ok(there),
+            Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, there.get_opt(&name)).await {
+                Ok(Ok(Some(there))) if RunnerPod::read(&there).is_some() => Ok(()),
                 Ok(Ok(Some(_))) => Err(WriteFailure::Refused(format!(
                     "a pod {name} is there and is no runner of this pool: delete it"
                 ))),
@@ -106,16 +110,16 @@ impl Shell {
             other => other,
         };
         match &made {
-            Ok(_) => tracing::info!(namespace = pool.namespace, pool = pool.name, name, "made a runner"),
+            Ok(()) => tracing::info!(namespace = pool.namespace, pool = pool.name, name, "made a runner"),
             Err(failure) => {
                 tracing::warn!(namespace = pool.namespace, pool = pool.name, name, ?failure, "cannot make a runner");
             }
         }
-        self.tell(Input::PodCreated { pool, name, answer: made.map(|_| ()) });
+        self.tell(Input::PodCreated { pool, name, answer: made });
     }
 
     pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
-        let api = self.namespaced::<Pod>(&key);
+        let api = self.namespaced::<SeenPod>(&key);
         let params = only(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(namespace = key.namespace, name = key.name, why, ?answer, "deleted a runner");
@@ -123,11 +127,11 @@ impl Shell {
     }
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
-        let api = self.namespaced::<Pod>(&key);
+        let api = self.namespaced::<SeenPod>(&key);
         let patch = json!({ "metadata": { "uid": pod, "annotations": { pods::KEYS_ANNOTATION: keys } } });
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         let answer = answer.map(|patched| {
-            if let Some(pod) = pods::RunnerPod::read(&patched) {
+            if let Some(pod) = RunnerPod::read(&patched) {
                 self.tell(Input::Pods(crate::core::Change::Applied(pod)));
             }
         });

@@ -1,6 +1,6 @@
 //! The operator's client for runners.
 
-use crate::{BindAnswer, BindRequest, PORT, Refusal, RunnerState};
+use crate::{BindAnswer, BindRequest, HEAD_DEADLINE, PORT, Refusal, RunnerState};
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Method, RequestBuilder, Response};
 use std::{io, net::IpAddr, time::Duration};
@@ -58,6 +58,7 @@ impl Default for RunnerClient {
             reqwest::Client::builder()
                 .no_proxy()
                 .connect_timeout(Duration::from_secs(2))
+                .pool_idle_timeout(HEAD_DEADLINE / 2)
                 .tcp_keepalive(Duration::from_secs(15))
                 .tcp_nodelay(true)
         };

@@ -15,3 +15,6 @@ pub use types::*;
 
 /// The port that a runner listens on, in every pod.
 pub const PORT: u16 = 8070;
+/// A runner closes a connection on which no whole head of a request came for so long. Clients forget theirs sooner: a request
+/// that meets the closing is lost, and it is not known whether it arrived.
+pub const HEAD_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);

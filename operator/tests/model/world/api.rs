@@ -213,7 +213,8 @@ impl World {
         }
         pod.metadata.uid = Some(self.new_uid("pod"));
         pod.metadata.creation_timestamp = Some(Time(self.now().wall));
-        let mut pod = RunnerPod::read(&pod).expect("what the operator makes, it can read");
+        let seen = serde_json::from_value(serde_json::to_value(pod).unwrap()).unwrap();
+        let mut pod = RunnerPod::read(&seen).expect("what the operator makes, it can read");
         // One by one they go to the nodes that take pods, if any does.
         let open: Vec<_> = self.nodes.iter().filter(|node| !node.cordoned).collect();
         pod.node = (!open.is_empty()).then(|| open[self.runners.len() % open.len()].name.clone());
