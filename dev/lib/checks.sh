@@ -96,6 +96,7 @@ wrong_values=(
   publicUrl=ftp://x publicUrl=http://x/ image.pullPolicy=Sometimes operator.replcas=2 operator.replicas=-1 gateway.service.type=Magic
   gateway.service.port=0 pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
   "networkPolicies.runnersMayNotReach={everything}" serviceMonitor.interval=often httpRoute.parentRefs=shared
+  "publicUrl=http://a b" gateway.service.nodePort=30080 httpRoute.enabled=true
 )
 
 check_chart() {

@@ -4,6 +4,7 @@
 
 cluster_down() {
   need_root
+  allow_services
   lock_cluster
   cluster_sweep
   local left

@@ -21,15 +21,23 @@ apt_install() {
   with_no_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
 }
 
+services_policy=/usr/sbin/policy-rc.d
+services_policy_is_ours='# while camo-fleet installs packages'
+
 # with_no_services COMMAND…: packages installed by the command do not start their services (Debian's policy-rc.d).
 with_no_services() {
-  local policy=/usr/sbin/policy-rc.d ours='# while camo-fleet installs packages'
-  # one of the machine's own is left as it is; one of an interrupted run is ours
-  if [ -e "$policy" ] && ! grep -qxF "$ours" "$policy"; then "$@"; return; fi
-  printf '#!/bin/sh\n%s\nexit 101\n' "$ours" >"$policy"
-  chmod 755 "$policy"
+  allow_services
+  # one of the machine's own is left as it is
+  if [ -e "$services_policy" ]; then "$@"; return; fi
+  printf '#!/bin/sh\n%s\nexit 101\n' "$services_policy_is_ours" >"$services_policy"
+  chmod 755 "$services_policy"
   local status=0
   "$@" || status=$?
-  rm -f "$policy"
+  allow_services
   return "$status"
+}
+
+# Takes back what an installation forbids, an interrupted one's too.
+allow_services() {
+  if grep -qxF "$services_policy_is_ours" "$services_policy" 2>/dev/null; then rm -f "$services_policy"; fi
 }

@@ -108,4 +108,7 @@ template:
     {{- with .root.Values.operator.tolerations }}
     tolerations: {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- with .root.Values.operator.affinity }}
+    affinity: {{- toYaml . | nindent 6 }}
+    {{- end }}
 {{- end }}
