@@ -4,7 +4,7 @@
 use crate::{
     Gateway, dial,
     feed::Changed,
-    session::{Key, Session, Standing},
+    session::{Key, Session},
     sessions::Activity,
 };
 use camofleet_crds::v1alpha1::RunnerRef;
@@ -22,12 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Brings up to date what is known of these sessions, where it is older than that. What is news goes to the feed.
 pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
     let now = Instant::now();
-    let due = |key: &Key| {
-        let (session, activity) = gateway.sessions.get(key)?;
-        let is_old = activity.is_none_or(|activity| now.duration_since(activity.asked) >= age);
-        let Standing::Ready(runner) = session.standing.clone() else { return None };
-        is_old.then(|| (key.clone(), session, runner))
-    };
+    let due = |key: &Key| gateway.sessions.due(key, age, now).map(|(session, runner)| (key.clone(), session, runner));
     let asking =
         stream::iter(keys.iter().filter_map(due)).for_each_concurrent(AT_ONCE, |(key, session, runner)| async move {
             ask(gateway, &key, &session, &runner).await;
@@ -49,7 +44,6 @@ async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef
         last: Timestamp::now().checked_sub(idle).unwrap_or(Timestamp::MIN),
         start_page: report.session.start_page,
         clients: report.session.clients,
-        asked: Instant::now(),
     };
     if gateway.sessions.hear(key, uid, activity) {
         gateway.feed.record(Changed::Session(key.clone()));

@@ -20,7 +20,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
@@ -44,7 +44,10 @@ trait Cache {
     fn begin_list(&self);
     /// The list is complete: what it lacks is gone. Says what changed by that.
     fn end_list(&self) -> Vec<Key>;
-    fn put(&self, key: Key, object: Self::Object);
+    /// Whether that is news.
+    fn put(&self, key: Key, object: Self::Object) -> bool;
+    /// It is there, and this version cannot read it. Whether it is known from before, and counts as what it was.
+    fn keep(&self, key: &Key, uid: &str) -> bool;
     fn remove(&self, key: &Key);
 }
 
@@ -59,8 +62,12 @@ impl Cache for Sessions {
         self.end_list()
     }
 
-    fn put(&self, key: Key, object: BrowserSession) {
-        self.put(key, Session::of(object));
+    fn put(&self, key: Key, object: BrowserSession) -> bool {
+        self.put(key, Session::of(object))
+    }
+
+    fn keep(&self, key: &Key, uid: &str) -> bool {
+        self.keep(key, uid)
     }
 
     fn remove(&self, key: &Key) {
@@ -79,8 +86,12 @@ impl Cache for Pools {
         self.end_list()
     }
 
-    fn put(&self, key: Key, object: WorkerPool) {
-        self.put(key, object);
+    fn put(&self, key: Key, object: WorkerPool) -> bool {
+        self.put(key, object)
+    }
+
+    fn keep(&self, key: &Key, uid: &str) -> bool {
+        self.keep(key, uid)
     }
 
     fn remove(&self, key: &Key) {
@@ -112,15 +123,22 @@ where
             Event::InitDone => cache.end_list().into_iter().for_each(&changed),
             Event::InitApply(object) | Event::Apply(object) => {
                 let key = key_of(&object);
-                match object.0 {
+                let is_news = match object.0 {
                     Ok(object) => cache.put(key.clone(), object),
-                    Err(error) => {
+                    Err(InvalidObject { error, metadata }) => {
+                        let is_known = cache.keep(&key, metadata.uid.as_deref().unwrap_or_default());
+                        let treated_as = if is_known { "it counts as what it was before" } else { "it is left out" };
                         let kind = C::Object::kind(&());
-                        tracing::error!(%kind, %key, %error, "this gateway cannot read an object and leaves it out");
-                        cache.remove(&key);
+                        tracing::error!(%kind, %key, error, treated_as, "this gateway cannot read an object");
+                        if !is_known {
+                            cache.remove(&key);
+                        }
+                        !is_known
                     }
+                };
+                if is_news {
+                    changed(key);
                 }
-                changed(key);
             }
             Event::Delete(object) => {
                 let key = key_of(&object);
@@ -162,11 +180,11 @@ pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Res
     }
 }
 
-/// Deletes the session with this UID. One that is gone, or another by now, is as good as deleted.
-pub async fn delete(client: &Client, key: &Key, uid: &str) -> Result<(), Refusal> {
+/// Deletes the session of this name, if it has this UID. One that is gone, or another by now, is as good as deleted.
+pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(), Refusal> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
-    let only_it = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(only_it), ..DeleteParams::default() };
+    let only_it = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+    let parameters = DeleteParams { preconditions: only_it, ..DeleteParams::default() };
     match in_time(api.delete(key.name(), &parameters)).await {
         Ok(_) => Ok(()),
         Err(Refusal::ApiServer(error)) => match *error {

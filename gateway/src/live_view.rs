@@ -39,6 +39,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message,
+        error::ProtocolError,
         handshake::derive_accept_key,
         protocol::{CloseFrame, Role, WebSocketConfig},
     },
@@ -49,6 +50,8 @@ use tracing::Instrument;
 const BUFFER: usize = 64 << 10;
 /// The longest message of a viewer. noVNC's are some bytes each; a pasted text is the longest.
 const LONGEST_MESSAGE: usize = 1 << 20;
+/// What is read of a viewer at once. tungstenite clears as much before each look, and it looks with every piece of a picture.
+const READ_BUFFER: usize = 4 << 10;
 /// A side that does not take what it is sent within this time is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// A controller's activity is told to the runner this often.
@@ -154,8 +157,10 @@ async fn watch(
     let Found { mut session, runner } = found;
     let gateway = &gateway;
     door::between(gateway, viewer, display, |viewer, display| async move {
-        let config =
-            WebSocketConfig::default().max_message_size(Some(LONGEST_MESSAGE)).max_frame_size(Some(LONGEST_MESSAGE));
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(LONGEST_MESSAGE))
+            .max_frame_size(Some(LONGEST_MESSAGE))
+            .read_buffer_size(READ_BUFFER);
         let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
         let touch = Touch { gateway, uid: session.uid(), runner: &runner, scope: right.grant.scope };
         relay(viewer, dial::side(display), role, door::ending(gateway, &right, &mut session), touch).await
@@ -248,11 +253,13 @@ where
         End::Ended(ending) => (ending.outcome(), Some(farewell(&ending))),
     };
     if outcome != Outcome::ClientLost {
-        let frame =
-            farewell.map(|(code, reason)| CloseFrame { code: code.into(), reason: wire::fitting(&reason).into() });
         let goodbye = async {
-            to_viewer.send(Message::Close(frame)).await?;
-            // Its answer: hanging up before would reset the connection, and the viewer could lose our words.
+            if let Some((code, reason)) = farewell {
+                let frame = CloseFrame { code: code.into(), reason: wire::fitting(&reason).into() };
+                to_viewer.send(Message::Close(Some(frame))).await?;
+            }
+            // Its answer: hanging up before would reset the connection, and the viewer could lose our words. Where the viewer
+            // said goodbye first, reading on is what sends it ours.
             while from_viewer.next().await.transpose()?.is_some() {}
             Ok::<_, Error>(())
         };
@@ -328,9 +335,11 @@ async fn carry_up(
     loop {
         let message = match viewer.next().await {
             Some(Ok(message)) => message,
-            Some(Err(Error::Capacity(error))) => return End::NoMessage(error.to_string()),
-            Some(Err(Error::Protocol(error))) => return End::NoMessage(error.to_string()),
-            Some(Err(_)) | None => return End::ViewerClosed,
+            None => return End::ViewerClosed,
+            Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_))) => {
+                return End::ViewerLost;
+            }
+            Some(Err(error)) => return End::NoMessage(error.to_string()),
         };
         let now = Instant::now();
         heard.mark(now);

@@ -3,7 +3,7 @@
 use crate::session::Key;
 use camofleet_crds::v1alpha1::WorkerPool;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -37,11 +37,30 @@ impl Pools {
         gone.chain(changed).cloned().collect()
     }
 
-    /// A pool is there, or changed.
-    pub fn put(&self, key: Key, pool: WorkerPool) {
+    /// A pool is there. Whether that is news now: what a list brings is, when it ends.
+    pub fn put(&self, key: Key, pool: WorkerPool) -> bool {
         let mut cache = self.cache();
         let Cache { known, listed, .. } = &mut *cache;
-        listed.as_mut().unwrap_or(known).insert(key, Arc::new(pool));
+        if let Some(listed) = listed {
+            listed.insert(key, Arc::new(pool));
+            return false;
+        }
+        let is_news = known.get(&key).is_none_or(|former| **former != pool);
+        known.insert(key, Arc::new(pool));
+        is_news
+    }
+
+    /// A pool is there that cannot be read. Whether it is known from before: then it counts as what it was.
+    pub fn keep(&self, key: &Key, uid: &str) -> bool {
+        let mut cache = self.cache();
+        let Cache { known, listed, .. } = &mut *cache;
+        let Some(former) = known.get(key).filter(|former| former.metadata.uid.as_deref() == Some(uid)) else {
+            return false;
+        };
+        if let Some(listed) = listed {
+            listed.insert(key.clone(), Arc::clone(former));
+        }
+        true
     }
 
     /// A pool was deleted.
@@ -65,6 +84,11 @@ impl Pools {
         cache.known.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
     }
 
+    /// The namespaces that have pools.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        self.cache().known.keys().map(|key| key.namespace().to_owned()).collect()
+    }
+
     fn cache(&self) -> MutexGuard<'_, Cache> {
         // Every change is complete before anything can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -75,6 +99,7 @@ impl Pools {
 mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::WorkerPoolSpec;
+    use kube::api::ObjectMeta;
 
     fn key(name: &str) -> Key {
         Key::new("ns", name).unwrap()
@@ -87,17 +112,20 @@ mod tests {
     #[test]
     fn a_list_takes_the_place_of_what_was_known_once_it_is_complete() {
         let pools = Pools::default();
-        for name in ["same", "changed", "gone"] {
-            pools.put(key(name), pool(1));
+        let kept = WorkerPool { metadata: ObjectMeta { uid: Some("uid".into()), ..ObjectMeta::default() }, ..pool(1) };
+        for (name, pool) in [("same", pool(1)), ("changed", pool(1)), ("gone", pool(1)), ("kept", kept)] {
+            assert!(pools.put(key(name), pool));
         }
+        assert!(!pools.put(key("same"), pool(1)));
         pools.begin_list();
         pools.put(key("same"), pool(1));
-        pools.put(key("changed"), pool(2));
+        assert!(!pools.put(key("changed"), pool(2)), "it is told when the list ends");
         pools.put(key("new"), pool(1));
+        assert!(pools.keep(&key("kept"), "uid") && !pools.keep(&key("gone"), "uid"));
         assert!(pools.get(&key("gone")).is_some() && pools.get(&key("new")).is_none() && !pools.is_read());
         assert_eq!(pools.end_list(), [key("gone"), key("changed"), key("new")]);
         assert!(pools.get(&key("gone")).is_none() && pools.is_read());
-        assert_eq!(pools.in_namespace("ns").len(), 3);
+        assert_eq!(pools.in_namespace("ns").len(), 4);
         assert_eq!(pools.in_namespace("other").len(), 0);
     }
 }

@@ -76,7 +76,7 @@ impl Right {
             .as_ref()
             .map(|tokens| authorize(tokens, &gateway.session_keys, credential.as_ref(), wanted));
         let grant = decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
-        let Target { session, worker } = Target::of(Names::of(parts, gateway).await, gateway)?;
+        let Target { session, worker } = Target::of(Names::of(parts, gateway).await?, gateway)?;
         Ok(Self { session, worker, grant })
     }
 }
@@ -88,7 +88,7 @@ fn until(moment: u64) -> Duration {
 }
 
 /// The parameters of a path, as they came. A path without a namespace means the gateway's own.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 pub struct Names {
     namespace: Option<String>,
     worker: Option<String>,
@@ -97,8 +97,9 @@ pub struct Names {
 }
 
 impl Names {
-    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Self {
-        Path::from_request_parts(parts, gateway).await.map(|Path(names)| names).unwrap_or_default()
+    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        let names = Path::from_request_parts(parts, gateway).await;
+        names.map(|Path(names)| names).map_err(|_| Refusal::NoSuchName)
     }
 
     /// The session that is named, if one is.
@@ -171,7 +172,7 @@ impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
         let who = member(parts, gateway, Role::Viewer)?;
-        Ok(Self { target: T::of(Names::of(parts, gateway).await, gateway)?, who })
+        Ok(Self { target: T::of(Names::of(parts, gateway).await?, gateway)?, who })
     }
 }
 
@@ -180,7 +181,7 @@ impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MayManage<T> {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
         member(parts, gateway, Role::Admin)?;
-        Ok(Self(T::of(Names::of(parts, gateway).await, gateway)?))
+        Ok(Self(T::of(Names::of(parts, gateway).await?, gateway)?))
     }
 }
 
@@ -188,8 +189,9 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let credential = presented(&parts.headers, &parts.uri);
-        let right = Right::of(parts, gateway, credential, &[Scope::Connect]).await?;
+        // A cookie is for pages, and pages do not drive browsers.
+        let token = presented(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
+        let right = Right::of(parts, gateway, token, &[Scope::Connect]).await?;
         // A page that got hold of a token, or that a user was led to, cannot leave this header out.
         if parts.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);

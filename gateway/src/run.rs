@@ -85,11 +85,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
+        let watching = watching.clone();
         async move { kubernetes::follow_pools(watching, &gateway).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
-        async move { kubernetes::follow_tokens(gateway.client.clone(), &config.namespace, &gateway.tokens).await }
+        async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.tokens).await }
     });
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
@@ -105,7 +106,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// The gateway, and a client of its own for the watches of sessions and pools.
+/// The gateway, and a client of its own for the watches.
 async fn connect(namespace: String, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client)> {
     let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
     let client = kube::Client::try_from(config.clone())?;

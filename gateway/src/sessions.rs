@@ -6,10 +6,10 @@ use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
 use camofleet_runner_api::StartPage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -32,11 +32,13 @@ struct Cache {
 struct Known {
     session: watch::Sender<Session>,
     activity: Option<Activity>,
+    /// When the runner was asked for it last.
+    asked: Option<Instant>,
 }
 
 impl Known {
     fn new(session: Session) -> Self {
-        Self { session: watch::Sender::new(session), activity: None }
+        Self { session: watch::Sender::new(session), activity: None, asked: None }
     }
 }
 
@@ -49,8 +51,6 @@ pub struct Activity {
     pub start_page: StartPage,
     /// Clients that are connected.
     pub clients: u32,
-    /// When the runner said so.
-    pub asked: Instant,
 }
 
 impl Activity {
@@ -78,26 +78,36 @@ impl Sessions {
         gone
     }
 
-    /// A session is there, or changed.
-    pub fn put(&self, key: Key, session: Session) {
+    /// A session is there. Whether that is news.
+    pub fn put(&self, key: Key, session: Session) -> bool {
         let mut cache = self.cache();
         if let Some(listed) = &mut cache.listed {
             listed.insert(key.clone());
         }
         match cache.known.entry(key) {
             Entry::Occupied(known) if known.get().session.borrow().uid() == session.uid() => {
-                known.get().session.send_if_modified(|former| {
+                return known.get().session.send_if_modified(|former| {
                     let changed = *former != session;
                     *former = session;
                     changed
                 });
-                return;
             }
             // Another UID: the channel of the former session closes, and its followers see that it is gone.
             Entry::Occupied(mut known) => drop(known.insert(Known::new(session))),
             Entry::Vacant(place) => _ = place.insert(Known::new(session)),
         }
         self.arrivals.send_replace(());
+        true
+    }
+
+    /// A session is there that cannot be read. Whether it is known from before: then it counts as what it was.
+    pub fn keep(&self, key: &Key, uid: &str) -> bool {
+        let mut cache = self.cache();
+        let is_known = cache.known.get(key).is_some_and(|known| known.session.borrow().uid() == uid);
+        if let Some(listed) = cache.listed.as_mut().filter(|_| is_known) {
+            listed.insert(key.clone());
+        }
+        is_known
     }
 
     /// A session was deleted.
@@ -123,6 +133,25 @@ impl Sessions {
     /// The names of a namespace's sessions, in no order.
     pub fn keys_in(&self, namespace: &str) -> Vec<Key> {
         self.cache().known.keys().filter(|key| key.namespace() == namespace).cloned().collect()
+    }
+
+    /// The namespaces that have sessions.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        self.cache().known.keys().map(|key| key.namespace().to_owned()).collect()
+    }
+
+    /// The session, if its runner can be asked for its activity, and was not for so long. By this it counts as asked, whether the
+    /// runner answers or not.
+    pub fn due(&self, key: &Key, age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
+        let mut cache = self.cache();
+        let known = cache.known.get_mut(key)?;
+        let session = known.session.borrow().clone();
+        let Standing::Ready(runner) = session.standing.clone() else { return None };
+        if known.asked.is_some_and(|asked| now.duration_since(asked) < age) {
+            return None;
+        }
+        known.asked = Some(now);
+        Some((session, runner))
     }
 
     /// A runner said this of the session with this UID. Whether that is news.
@@ -342,7 +371,6 @@ mod tests {
             last: Timestamp::from_millisecond(milliseconds).unwrap(),
             start_page: StartPage::None,
             clients,
-            asked: Instant::now(),
         };
         let hear = |uid, activity| sessions.hear(&key("a"), uid, activity);
         assert!(hear("1", activity(10_000, 0)));
@@ -351,7 +379,33 @@ mod tests {
         assert!(hear("1", activity(12_000, 1)));
         assert!(!hear("2", activity(20_000, 1)), "it is another session");
         assert_eq!(sessions.get(&key("a")).unwrap().1.unwrap().last, activity(12_000, 1).last);
-        sessions.put(key("a"), session("2", Standing::Ready(runner())));
+        assert!(sessions.put(key("a"), session("2", Standing::Ready(runner()))));
         assert_eq!(sessions.get(&key("a")).unwrap().1, None);
+    }
+
+    #[test]
+    fn a_runner_is_asked_by_one_at_a_time_and_not_again_for_a_while() {
+        let (sessions, now, age) = (Sessions::default(), Instant::now(), Duration::from_secs(5));
+        sessions.put(key("a"), session("1", waiting()));
+        assert_eq!(sessions.due(&key("a"), age, now), None, "it has no runner");
+        let ready = session("1", Standing::Ready(runner()));
+        sessions.put(key("a"), ready.clone());
+        assert_eq!(sessions.due(&key("a"), age, now), Some((ready, runner())));
+        assert_eq!(sessions.due(&key("a"), age, now + age / 2), None, "nobody knows yet whether it answers");
+        assert!(sessions.due(&key("a"), age, now + age).is_some());
+        assert!(sessions.due(&key("a"), Duration::ZERO, now + age).is_some());
+    }
+
+    #[test]
+    fn what_says_the_same_is_no_news_and_what_cannot_be_read_is_kept() {
+        let sessions = Sessions::default();
+        assert!(sessions.put(key("a"), session("1", waiting())));
+        sessions.begin_list();
+        assert!(!sessions.put(key("a"), session("1", waiting())));
+        assert_eq!(sessions.end_list(), []);
+        sessions.begin_list();
+        assert!(sessions.keep(&key("a"), "1") && !sessions.keep(&key("a"), "2") && !sessions.keep(&key("b"), "1"));
+        assert_eq!(sessions.end_list(), []);
+        assert_eq!(sessions.follow(&key("a")).unwrap().uid(), "1");
     }
 }

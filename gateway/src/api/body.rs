@@ -7,14 +7,19 @@ use axum::{
     Json,
     extract::{FromRequest, Request, rejection::JsonRejection},
 };
+use http::StatusCode;
 use jsonschema::{Validator, error::ValidationErrorKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
+use tokio::time::timeout;
 use utoipa::{
     ToSchema,
     openapi::{RefOr, Schema},
 };
+
+/// How long a body may take to come, from whoever.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A document that comes in.
 pub trait Document: DeserializeOwned + ToSchema {
@@ -43,7 +48,9 @@ impl<T: Document, S: Send + Sync> FromRequest<S> for Checked<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let Json(body) = Json::<Value>::from_request(request, state).await.map_err(unreadable)?;
+        let read = timeout(BODY_DEADLINE, Json::<Value>::from_request(request, state)).await;
+        let Json(body) =
+            read.map_err(|_| Refusal::BadBody(StatusCode::REQUEST_TIMEOUT, late()))?.map_err(unreadable)?;
         check::<T>(&body)?;
         serde_json::from_value(body).map(Self).map_err(|error| invalid_body(error.to_string(), "value_error"))
     }
@@ -100,6 +107,10 @@ fn unreadable(rejection: JsonRejection) -> Refusal {
         JsonRejection::JsonSyntaxError(error) => invalid_body(error.body_text(), "json_invalid"),
         other => Refusal::BadBody(other.status(), other.body_text()),
     }
+}
+
+fn late() -> String {
+    format!("the body did not come within {} s", BODY_DEADLINE.as_secs())
 }
 
 fn invalid_body(msg: String, type_: &str) -> Refusal {

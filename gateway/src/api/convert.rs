@@ -109,6 +109,8 @@ pub struct Shown<'a> {
     pub pool: Option<&'a WorkerPool>,
     /// A token with which it can be looked at.
     pub view_token: Option<&'a str>,
+    /// The gateway's namespace, which need not be said in paths.
+    pub own_namespace: &'a str,
 }
 
 /// The name of the pool that serves a session, else of the one that was asked for, else nothing.
@@ -141,8 +143,10 @@ impl Shown<'_> {
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
         let idle_at = ready_at.filter(|_| is_live).and(idle_after).and_then(|ttl| last_seen_at.checked_add(ttl).ok());
         let condition = telling_condition(&status.conditions);
+        let base =
+            if namespace == self.own_namespace { "/api".to_owned() } else { format!("/api/namespaces/{namespace}") };
         Session {
-            ws_endpoint: format!("/api/sessions/{}/{id}/ws", if worker.is_empty() { "-" } else { worker }),
+            ws_endpoint: format!("{base}/sessions/{}/{id}/ws", if worker.is_empty() { "-" } else { worker }),
             worker: worker.to_owned(),
             status: seed_status(object),
             state: status.state.as_str().to_owned(),

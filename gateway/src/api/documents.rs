@@ -5,7 +5,7 @@ use crate::auth::Role;
 use camofleet_runner_api::token;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::{IntoParams, ToSchema};
 
 /// Body of `POST /sessions`: what is left out, or null, is as the pool has it.
@@ -255,6 +255,15 @@ pub enum Health {
     Ok,
     /// Some do not, or there is none.
     Degraded,
+}
+
+/// Answer of `GET /namespaces`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Namespaces {
+    /// The gateway's own, which paths need not say.
+    pub own: String,
+    /// Those that have pools or sessions, and the gateway's own, by name.
+    pub namespaces: BTreeSet<String>,
 }
 
 /// Answer of `GET /health`.

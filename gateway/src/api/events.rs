@@ -89,8 +89,11 @@ impl Reader {
                 () = gateway.draining.cancelled() => return None,
                 () = self.revoked() => return None,
                 () = sleep_until(self.look) => {
-                    activity::refresh(&gateway, &gateway.sessions.keys_in(&self.namespace), LOOK).await;
                     self.look = Instant::now() + LOOK;
+                    // Beside the stream: what comes of it is in the feed, and a silent runner holds nothing up.
+                    let keys = gateway.sessions.keys_in(&self.namespace);
+                    let asking = Arc::clone(&gateway);
+                    gateway.tasks.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });
                     continue;
                 }
                 () = gateway.feed.more_than(position) => {}

@@ -94,6 +94,7 @@ fn calls() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(tokens::share))
         .routes(routes!(workers::list))
         .routes(routes!(workers::health))
+        .routes(routes!(workers::namespaces))
         .routes(routes!(events::events))
         .routes(routes!(login::login, login::who))
         .routes(routes!(login::logout))

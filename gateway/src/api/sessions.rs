@@ -7,7 +7,9 @@ use super::{
     tokens,
 };
 use crate::{
-    Gateway, activity, dial, door, kubernetes, playwright,
+    Gateway, activity,
+    dial::{self, DialError},
+    door, kubernetes, playwright,
     refusal::Refusal,
     rights::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
     session::{self, Key},
@@ -119,7 +121,10 @@ pub async fn touch(
         session::Standing::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
             if let Err(error) = dial::touch(&runner.address, session.uid(), &token).await {
-                let refusal = Refusal::RunnerUnreachable(error.to_string());
+                let refusal = match error {
+                    refused @ DialError::Refused(_) => Refusal::RunnerRefused(refused.to_string()),
+                    other => Refusal::RunnerUnreachable(other.to_string()),
+                };
                 return Err(match gateway.sessions.follow(&target.session) {
                     Some(mut session) => door::over_or(&mut session, refusal).await,
                     None => refusal,
@@ -146,7 +151,7 @@ pub async fn delete(
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Deleted>, Refusal> {
     let session = known(&gateway, &target).await?;
-    kubernetes::delete(&gateway.client, &target.session, session.uid()).await?;
+    kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
     Ok(Json(Deleted { id: target.session.name().to_owned(), status: Status::Terminating }))
 }
 
@@ -189,7 +194,8 @@ fn document(gateway: &Gateway, session: &session::Session, activity: Option<&cra
     let namespace = session.object.metadata.namespace.as_deref().unwrap_or_default();
     let pool = Key::new(namespace, worker_of(&session.object)).and_then(|key| gateway.pools.get(&key));
     let view_token = session.has_live_view().then(|| tokens::view_token(gateway, session.uid()));
-    Shown { session, activity, pool: pool.as_deref(), view_token: view_token.as_deref() }.document()
+    let (pool, view_token) = (pool.as_deref(), view_token.as_deref());
+    Shown { session, activity, pool, view_token, own_namespace: &gateway.namespace }.document()
 }
 
 /// The session that is asked for, as the watch told of it, else as the API server has it.
@@ -235,7 +241,16 @@ async fn make(
     object: &camofleet_crds::v1alpha1::BrowserSession,
     left: &CancellationToken,
 ) -> Result<session::Session, Refusal> {
-    let uid = kubernetes::create(&gateway.client, key, object).await?;
+    let uid = match kubernetes::create(&gateway.client, key, object).await {
+        Ok(uid) => uid,
+        Err(refusal) => {
+            if matches!(refusal, Refusal::ApiServer(_) | Refusal::ApiServerSilent) {
+                // It may have been made all the same, and nobody else knows its name.
+                unmake(gateway, key, None).await;
+            }
+            return Err(refusal);
+        }
+    };
     tracing::info!(session = uid, "made a session");
     let ready = tokio::select! {
         ready = ready(gateway, key, &uid) => ready,
@@ -244,11 +259,15 @@ async fn make(
     };
     if let Err(refusal) = &ready {
         tracing::info!(session = uid, why = %refusal, "the session is ended before it began");
-        if let Err(error) = kubernetes::delete(&gateway.client, key, &uid).await {
-            tracing::warn!(session = uid, %error, "it could not be ended, and ends by its idle time");
-        }
+        unmake(gateway, key, Some(&uid)).await;
     }
     ready
+}
+
+async fn unmake(gateway: &Gateway, key: &Key, uid: Option<&str>) {
+    if let Err(error) = kubernetes::delete(&gateway.client, key, uid).await {
+        tracing::warn!(%key, %error, "a session could not be ended, and ends by its idle time if it is there");
+    }
 }
 
 async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, Refusal> {

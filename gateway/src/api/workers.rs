@@ -2,7 +2,7 @@
 
 use super::{
     convert,
-    documents::{FleetHealth, Health, Problem, Worker},
+    documents::{FleetHealth, Health, Namespaces, Problem, Worker},
 };
 use crate::{
     Gateway,
@@ -42,6 +42,22 @@ pub async fn health(
     let all_healthy = !workers.is_empty() && workers.iter().all(|worker| worker.healthy);
     let status = if all_healthy { Health::Ok } else { Health::Degraded };
     Json(FleetHealth { status, workers })
+}
+
+/// The namespaces in which there is something to see.
+#[utoipa::path(
+    get, path = "/namespaces", tag = "workers",
+    responses(
+        (status = 200, body = Namespaces),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub async fn namespaces(_: MaySee<Namespace>, State(gateway): State<Arc<Gateway>>) -> Json<Namespaces> {
+    let own = gateway.namespace.clone();
+    let mut namespaces = gateway.pools.namespaces();
+    namespaces.extend(gateway.sessions.namespaces());
+    namespaces.insert(own.clone());
+    Json(Namespaces { own, namespaces })
 }
 
 /// Every pool of a namespace as a document, by name.

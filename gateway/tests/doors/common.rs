@@ -10,8 +10,10 @@ use camofleet_gateway::{
 };
 use camofleet_runner_api::token::{Issuer, PublicKeys, Signer, new_private_key};
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use kube::ResourceExt;
+use serde_json::json;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -110,26 +112,43 @@ fn ui() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doors/ui")
 }
 
-/// Answers a GET of a session as the real one does.
+/// Answers a GET and a DELETE of a session as the real one does. Of a POST the answer is lost on its way.
 fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>) -> kube::Client {
     let answer =
         move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<_, std::convert::Infallible>> {
             lookups.fetch_add(1, Ordering::Relaxed);
-            let path = request.uri().path().to_owned();
-            let found = sessions.lock().unwrap().iter().find_map(|session| {
-                let (namespace, name) = (session.metadata.namespace.as_ref()?, session.metadata.name.as_ref()?);
-                let its = format!("/apis/camofleet.dev/v1alpha1/namespaces/{namespace}/browsersessions/{name}");
-                (path == its).then(|| serde_json::to_vec(session).unwrap())
-            });
-            let not_found = || {
-                let status =
-                    r#"{"kind":"Status","status":"Failure","reason":"NotFound","code":404,"message":"not found"}"#;
-                (StatusCode::NOT_FOUND, status.into())
-            };
-            let (status, body) = found.map_or_else(not_found, |body| (StatusCode::OK, body));
-            Box::pin(async move { Ok(Response::builder().status(status).body(Full::<Bytes>::from(body)).unwrap()) })
+            let sessions = Arc::clone(&sessions);
+            Box::pin(async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let mut sessions = sessions.lock().unwrap();
+                let (status, body) = if head.method == Method::POST {
+                    sessions.push(serde_json::from_slice(&body).unwrap());
+                    failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
+                } else if let Some(at) = sessions.iter().position(|session| path_of(session) == head.uri.path()) {
+                    let found = serde_json::to_vec(&sessions[at]).unwrap();
+                    if head.method == Method::DELETE {
+                        sessions.remove(at);
+                    }
+                    (StatusCode::OK, found)
+                } else {
+                    failure(StatusCode::NOT_FOUND, "NotFound")
+                };
+                Ok(Response::builder().status(status).body(Full::<Bytes>::from(body)).unwrap())
+            })
         };
     kube::Client::new(tower::service_fn(answer), "default")
+}
+
+fn path_of(session: &BrowserSession) -> String {
+    let (namespace, name) = (session.namespace().unwrap(), session.name_any());
+    format!("/apis/camofleet.dev/v1alpha1/namespaces/{namespace}/browsersessions/{name}")
+}
+
+fn failure(code: StatusCode, reason: &str) -> (StatusCode, Vec<u8>) {
+    let status =
+        json!({ "kind": "Status", "status": "Failure", "reason": reason, "code": code.as_u16(), "message": reason });
+    (code, serde_json::to_vec(&status).unwrap())
 }
 
 impl Served {

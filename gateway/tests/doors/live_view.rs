@@ -198,6 +198,24 @@ async fn a_display_that_is_lost_and_a_gateway_that_goes_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_goodbye_is_answered_and_who_vanishes_is_lost() {
+    let (served, mut runner) = session().await;
+    let offered = format!("binary, camofleet.bearer.{ADMIN}");
+    let (mut viewer, _) = watch(&served, &offered).await.unwrap();
+    let (_, _display) = runner.display().await;
+    viewer.send(Message::Close(None)).await.unwrap();
+    assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Close(None));
+    let (viewer, _) = watch(&served, &offered).await.unwrap();
+    let (_, _display) = runner.display().await;
+    drop(viewer);
+    for outcome in ["ClientClosed", "ClientLost"] {
+        while !served.metrics().contains(&format!(r#"connections_total{{outcome="{outcome}"}} 1"#)) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_token_opens_its_own_door_and_no_other() {
     let (served, mut runner) = session().await;
     served.tell("other", "uid-2", ready(runner.address));

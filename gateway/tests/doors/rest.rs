@@ -9,7 +9,12 @@ use camofleet_crds::{
         SessionState, StartTier, WorkerPool, WorkerPoolSpec,
     },
 };
-use camofleet_gateway::{api, auth::StaticTokens, feed::Changed, session::Session};
+use camofleet_gateway::{
+    api,
+    auth::StaticTokens,
+    feed::Changed,
+    session::{Key, Session},
+};
 use camofleet_runner_api::token::{Role, SessionToken};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
@@ -17,7 +22,7 @@ use k8s_openapi::{
 };
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 fn request(served: &Served, method: &Method, path: &str) -> RequestBuilder {
     let client = Client::builder().no_proxy().build().unwrap();
@@ -90,7 +95,7 @@ async fn who_may_see_and_who_may_change() {
         expires,
         once: None,
     });
-    let reads = ["/workers", "/sessions", "/health", "/sessions/pool/none", "/events", "/login"];
+    let reads = ["/workers", "/namespaces", "/sessions", "/health", "/sessions/pool/none", "/events", "/login"];
     let writes = [
         (Method::POST, "/sessions"),
         (Method::DELETE, "/sessions/pool/none"),
@@ -157,11 +162,7 @@ async fn a_login_is_for_the_pages_of_this_host() {
         let origin: Vec<_> = foreign.map(|origin| ("origin", origin)).into_iter().collect();
         let headers = [&[("cookie", cookie)], origin.as_slice()].concat();
         assert_eq!(served.ask("/vnc/ns/none", &headers).await.0, StatusCode::FORBIDDEN, "{foreign:?}");
-        assert_eq!(
-            served.ask("/ws/ns/none", &headers).await.0 == StatusCode::NOT_FOUND,
-            foreign.is_none(),
-            "{foreign:?}"
-        );
+        assert_eq!(served.ask("/ws/ns/none", &headers).await.0, StatusCode::UNAUTHORIZED, "{foreign:?}");
     }
     assert_eq!(ask(Method::POST, "/api/sessions/p/none/touch", Some(&own)).await, StatusCode::NOT_FOUND);
     assert_eq!(
@@ -244,6 +245,10 @@ async fn pools_are_workers() {
     );
     assert_eq!(worker["detail"]["checks"], json!({ "Ready": "AllReady: all of it" }));
     assert_eq!(get(&served, "/api/workers").await.1, health["workers"]);
+    let elsewhere = Key::new("elsewhere", "pool").unwrap();
+    served.gateway.pools.put(elsewhere, WorkerPool::new("pool", WorkerPoolSpec::default()));
+    let namespaces = json!({ "own": "ns", "namespaces": ["elsewhere", "ns"] });
+    assert_eq!(get(&served, "/api/namespaces").await, (StatusCode::OK, namespaces));
 }
 
 #[tokio::test]
@@ -375,5 +380,15 @@ async fn the_document_tells_what_is_served() {
             calls += 1;
         }
     }
-    assert_eq!(calls, 13);
+    assert_eq!(calls, 14);
+}
+
+#[tokio::test]
+async fn a_session_whose_making_is_not_known_to_have_failed_is_taken_back() {
+    let served = serve_gateway().await;
+    served.gateway.pools.put(key("pool"), WorkerPool::new("pool", WorkerPoolSpec::default()));
+    let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
+    assert_eq!(asked.send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(served.lookups.load(Ordering::Relaxed) >= 2, "it was made, and taken back");
+    assert_eq!(*served.unwatched.lock().unwrap(), []);
 }
