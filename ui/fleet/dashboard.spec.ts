@@ -1,6 +1,6 @@
 /** The dashboard at a fleet that runs, with pools `headless` and `live` and a session `demo` that can be watched. */
 
-import { type Browser, firefox } from 'playwright-core';
+import type { Browser } from 'playwright-core';
 import { typeInto } from '../tests/dashboard.ts';
 import { expect, pixel, shot, test } from '../tests/fixtures.ts';
 
@@ -58,8 +58,6 @@ test('the wall and the pools', async ({ page }) => {
 
 /** Runs the line as whoever pastes it. */
 async function connect(line: string): Promise<Browser> {
-  const AsyncFunction = (async () => {}).constructor as new (
-    ...code: string[]
-  ) => (with_: typeof firefox) => Promise<Browser>;
-  return new AsyncFunction('firefox', `${line} return browser;`)(firefox);
+  const AsyncFunction = (async () => {}).constructor as new (code: string) => () => Promise<Browser>;
+  return new AsyncFunction(`${line} return browser;`)();
 }

@@ -17,23 +17,22 @@ interface Answer {
 }
 
 export class Api {
+  /** Of the gateway's own namespace, team-a. */
   fleet: Fleet = { sessions: new Map(), workers: new Map() };
+  /** Of other namespaces: only to look at. */
+  readonly elsewhere = new Map<string, Fleet>();
+  /** The namespaces in which sessions were asked for, the newest last. */
+  readonly askedIn: string[] = [];
   /** Instead of making the session that is asked for. */
   onCreate: ((body: CreateSession) => Answer) | null = null;
   /** Bodies of `POST /sessions`, the newest last. */
   readonly asked: CreateSession[] = [];
   /** The tokens that were given out. */
   readonly minted: Shared[] = [];
-  /** What the URLs of live views have in them. */
-  viewToken: string;
   /** Of the token that was logged in with; without one no cookie is good. */
   role: 'admin' | 'viewer' | null = null;
 
   readonly #streams = new Set<ServerResponse>();
-
-  constructor(viewToken: string) {
-    this.viewToken = viewToken;
-  }
 
   /** Has something happen, and tells everybody. */
   tell(...events: FleetEvent[]): void {
@@ -46,18 +45,24 @@ export class Api {
   /** A session with a display, as the gateway tells of it. */
   watched(id: string, changes: Partial<Session> = {}): Session {
     const vnc = {
-      ws: `ws://elsewhere.example/vnc/team-a/${id}?token=${this.viewToken}`,
-      http: `http://elsewhere.example/view/team-a/${id}#token=${this.viewToken}`,
+      ws: `ws://elsewhere.example/vnc/team-a/${id}?token=a.b.c`,
+      http: `http://elsewhere.example/view/team-a/${id}#token=a.b.c`,
       password_protected: false,
     };
     return exampleSession(id, { vnc_enabled: true, vnc, ...changes });
   }
 
+  /** By the login cookie. */
+  roleOf(request: IncomingMessage): 'admin' | 'viewer' | null {
+    return request.headers.cookie?.includes('camofleet_login=1') ? this.role : null;
+  }
+
   async answer(request: IncomingMessage, response: ServerResponse, path: string): Promise<void> {
-    const cookie = request.headers.cookie ?? '';
-    const role = cookie.includes('camofleet_login=1') ? this.role : null;
-    if (path === '/events' && role !== null) return this.#stream(request, response);
-    const { status, body } = await this.#decide(request, response, path, role);
+    const role = this.roleOf(request);
+    const [, namespace = 'team-a', call] = path.match(/^\/namespaces\/([^/]+)(\/.*)$/) ?? ['', undefined, path];
+    if (call === '/events' && role !== null) return this.#stream(request, response, this.elsewhere.get(namespace));
+    if (call === '/sessions') this.askedIn.push(namespace);
+    const { status, body } = await this.#decide(request, response, call ?? '', role);
     response.writeHead(status, { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' });
     response.end(JSON.stringify(body));
   }
@@ -83,6 +88,9 @@ export class Api {
     }
     if (role === null) return problem(401, 'a token is needed');
     if (call === 'GET /login') return { status: 200, body: { role } };
+    if (call === 'GET /namespaces') {
+      return { status: 200, body: { own: 'team-a', namespaces: ['team-a', ...this.elsewhere.keys()] } };
+    }
     if (role !== 'admin') return problem(403, 'a viewer may only look');
     if (call === 'POST /sessions') return this.#create((await json(request)) as CreateSession);
     const session = this.fleet.sessions.get(path.split('/')[3] ?? '');
@@ -118,13 +126,13 @@ export class Api {
     return { status: 201, body: session };
   }
 
-  #stream(request: IncomingMessage, response: ServerResponse): void {
+  #stream(request: IncomingMessage, response: ServerResponse, elsewhere: Fleet | undefined): void {
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
     // Browsers wait 3 to 5 s otherwise.
     response.write('retry: 100\n\n');
-    const { sessions, workers } = this.fleet;
+    const { sessions, workers } = elsewhere ?? this.fleet;
     response.write(written({ type: 'reset', sessions: [...sessions.values()], workers: [...workers.values()] }));
-    this.#streams.add(response);
+    if (elsewhere === undefined) this.#streams.add(response);
     request.on('close', () => this.#streams.delete(response));
   }
 }

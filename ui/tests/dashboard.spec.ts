@@ -59,6 +59,27 @@ test('what is looked for stands in the address', async ({ page, gateway }) => {
   await expect(page.getByRole('searchbox')).toHaveValue('first');
 });
 
+test('another namespace is chosen, and is where a session is started', async ({ page, gateway }) => {
+  fill(gateway);
+  const other = exampleSession('elsewhere', { namespace: 'team-b' });
+  gateway.api.elsewhere.set('team-b', {
+    sessions: new Map([[other.id, other]]),
+    workers: new Map([['pool-b', examplePool('pool-b', { namespace: 'team-b' })]]),
+  });
+  await enter(page, gateway, '?session=watched');
+  await page.getByRole('button', { name: /Namespace/ }).click();
+  await page.getByRole('option', { name: 'team-b' }).click();
+  await expect(page).toHaveURL(/\?ns=team-b$/);
+  await expect(rows(page)).toHaveText([/elsewhere/]);
+  await page.getByRole('button', { name: 'Start session' }).click();
+  await page.getByRole('button', { name: 'Start', exact: true }).click();
+  await expect(page).toHaveURL(/session=made-1/);
+  expect(gateway.api.askedIn).toEqual(['team-b']);
+  await page.getByRole('button', { name: /Namespace/ }).click();
+  await page.getByRole('option', { name: 'team-a' }).click();
+  await expect(row(page, 'watched')).toBeVisible();
+});
+
 test('pools have their slots and conditions', async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?tab=pools');

@@ -22,6 +22,7 @@ export function fill({ api }: Gateway): void {
       examplePool('firefox', {
         engine: 'Firefox',
         healthy: false,
+        ready_replicas: 0,
         queued: 2,
         slots: { total: 2, used: 2, hot: 0, starting: 0 },
         conditions: [{ type: 'Available', status: 'False', reason: 'NoFreeSlot', message: 'All slots are used' }],

@@ -53,7 +53,7 @@ export class Gateway {
   /** How often the page asked why. */
   questions = 0;
 
-  readonly api = new Api(token);
+  readonly api = new Api();
 
   readonly #rfbSocket: string;
   readonly #server: Server;
@@ -113,17 +113,17 @@ export class Gateway {
   }
 
   #choose(offered: Set<string>): string | false {
-    const role = this.grants === 'control' && offered.has('camofleet.control') ? 'control' : 'view';
+    const mayControl = this.grants === 'control' && this.api.role !== 'viewer';
+    const role = mayControl && offered.has('camofleet.control') ? 'control' : 'view';
     return offered.has(`camofleet.${role}`) ? `camofleet.${role}` : false;
   }
 
   #refusal(request: IncomingMessage): Refusal | null {
     const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
-    const known = [token, this.api.viewToken, ...this.api.minted.map((shared) => shared.token)].some(
-      (bearer) =>
-        request.headers.authorization === `Bearer ${bearer}` || offered.includes(`camofleet.bearer.${bearer}`),
-    );
-    return known ? this.refusal : { status: 401, detail: 'the token is unknown' };
+    const byToken =
+      request.headers.authorization === `Bearer ${token}` || offered.includes(`camofleet.bearer.${token}`);
+    const isKnown = byToken || this.api.roleOf(request) !== null;
+    return isKnown ? this.refusal : { status: 401, detail: 'the token is unknown' };
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {

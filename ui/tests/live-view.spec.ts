@@ -177,7 +177,7 @@ test.describe('the end', () => {
 });
 
 test.describe('coming back', () => {
-  for (const code of [1001, 1011, 4408]) {
+  for (const code of [1001, 1011]) {
     test(`${code}: the page connects again, in the role that it had`, async ({ page, gateway }) => {
       await page.goto(gateway.view('?control=1'));
       await expect(stopControlling(page)).toBeVisible();

@@ -1,13 +1,11 @@
 /** The page `/`: sessions, pools and a wall of live views. */
 
-import { QueryClient, QueryClientProvider, useQuery, useQueryClient } from '@tanstack/react-query';
+import { MutationCache, QueryClient, QueryClientProvider, useQuery, useQueryClient } from '@tanstack/react-query';
 import { StrictMode, useCallback } from 'react';
 import { createRoot } from 'react-dom/client';
-import { answer, api, Refused, type Role } from '#shared/api.ts';
+import { answer, api, loginKey, Refused, type Role } from '#shared/api.ts';
 import { Fleet } from './fleet.tsx';
 import { Login } from './login.tsx';
-
-const loginKey = ['login'];
 
 function Dashboard() {
   const cache = useQueryClient();
@@ -40,11 +38,26 @@ function Dashboard() {
   return <Fleet role={login.data} onRefused={askAgain} onLogOut={logOut} />;
 }
 
+const cache: QueryClient = new QueryClient({
+  defaultOptions: {
+    // What the browser thinks of the network says nothing of the gateway, which may be on this machine.
+    queries: { refetchOnWindowFocus: false, networkMode: 'always' },
+    mutations: { networkMode: 'always' },
+  },
+  mutationCache: new MutationCache({
+    onError: (error) => {
+      // The login may be over, or allow less than before.
+      const isDenied = error instanceof Refused && (error.status === 401 || error.status === 403);
+      if (isDenied) void cache.invalidateQueries({ queryKey: loginKey });
+    },
+  }),
+});
+
 const root = document.getElementById('react-aria-pressable-style');
 if (root === null) throw new Error('index.html has no element for the page');
 createRoot(root).render(
   <StrictMode>
-    <QueryClientProvider client={new QueryClient({ defaultOptions: { queries: { refetchOnWindowFocus: false } } })}>
+    <QueryClientProvider client={cache}>
       <Dashboard />
     </QueryClientProvider>
   </StrictMode>,

@@ -1,11 +1,13 @@
 /** What who is logged in sees: the tabs, and beside the list of sessions one of them. */
 
+import { useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
 import { Tab, TabList, TabPanel, Tabs } from 'react-aria-components';
 import { Pools } from '#features/pools/pools.tsx';
 import { inOrder } from '#features/sessions/facts.ts';
 import { Action } from '#shared/action.tsx';
-import type { Role } from '#shared/api.ts';
+import { answer, api, type Role } from '#shared/api.ts';
+import { Choice } from '#shared/choice.tsx';
 import { duration } from '#shared/duration.ts';
 import { useFleet } from '#shared/use-fleet.ts';
 import { useNow } from '#shared/use-now.ts';
@@ -22,9 +24,9 @@ interface Props {
 }
 
 export function Fleet({ role, onRefused, onLogOut }: Props) {
-  const { lostAt } = useStream(onRefused);
-  const fleet = useFleet();
   const [place, go] = usePlace();
+  const { lostAt } = useStream(place.namespace, onRefused);
+  const fleet = useFleet(place.namespace);
   const sessions = useMemo(() => inOrder(fleet?.sessions.values() ?? []), [fleet?.sessions]);
   const pools = useMemo(
     () => [...(fleet?.workers.values() ?? [])].sort((a, b) => (a.name < b.name ? -1 : 1)),
@@ -49,6 +51,10 @@ export function Fleet({ role, onRefused, onLogOut }: Props) {
           </Tab>
           <Tab id="wall">Wall</Tab>
         </TabList>
+        <Namespaces
+          chosen={place.namespace}
+          onChoose={(namespace) => go({ namespace, session: null, starting: false, page: 1 })}
+        />
         <span className="who">
           <span className="muted">Logged in as {role}</span>
           <Action onAct={onLogOut}>Log out</Action>
@@ -79,6 +85,36 @@ export function Fleet({ role, onRefused, onLogOut }: Props) {
     </Tabs>
   );
 }
+
+/** Which namespace is shown; nothing where there is only one. */
+function Namespaces({
+  chosen,
+  onChoose,
+}: {
+  readonly chosen: string | null;
+  readonly onChoose: (namespace: string | null) => void;
+}) {
+  const { data } = useQuery({
+    queryKey: ['namespaces'],
+    queryFn: () => answer(api.GET('/namespaces')),
+    refetchInterval: NAMESPACES_MS,
+  });
+  if (data === undefined) return null;
+  const shown = chosen ?? data.own;
+  const names = [...new Set([...data.namespaces, shown])].sort();
+  if (names.length === 1) return null;
+  return (
+    <Choice
+      label="Namespace"
+      value={shown}
+      options={names.map((name) => [name, name])}
+      onChange={(name) => onChoose(name === data.own ? null : name)}
+    />
+  );
+}
+
+/** There is no event for them. */
+const NAMESPACES_MS = 30_000;
 
 function Lost({ since }: { readonly since: number }) {
   const now = useNow();

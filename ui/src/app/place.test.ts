@@ -3,6 +3,7 @@ import { formatPlace, parsePlace } from './place.ts';
 
 test('an address without a query is the list of all sessions', () => {
   expect(parsePlace('')).toEqual({
+    namespace: null,
     tab: 'sessions',
     text: '',
     state: '',
@@ -17,7 +18,7 @@ test('an address without a query is the list of all sessions', () => {
 test('what is written is what is read', () => {
   for (const query of [
     '?q=team%3Dblue+x&state=Ready&session=a-b',
-    '?tab=wall&size=9&page=3',
+    '?ns=team-b&tab=wall&size=9&page=3',
     '?tab=pools',
     '?start=1',
   ]) {
@@ -26,6 +27,6 @@ test('what is written is what is read', () => {
 });
 
 test('what makes no sense counts as left out', () => {
-  expect(formatPlace(parsePlace('?tab=x&size=7&page=-1&session=&other=1'))).toBe('');
+  expect(formatPlace(parsePlace('?tab=x&state=Foo&size=7&page=-1&session=&other=1'))).toBe('');
   expect(parsePlace('?page=1.5').page).toBe(1);
 });

@@ -1,5 +1,7 @@
 /** Where a person is in the dashboard: what the address of the page says. Pure. */
 
+import { states } from '#features/sessions/facts.ts';
+
 export const tabs = ['sessions', 'pools', 'wall'] as const;
 export type Tab = (typeof tabs)[number];
 
@@ -8,6 +10,8 @@ export const wallSizes = [1, 4, 9] as const;
 export type WallSize = (typeof wallSizes)[number];
 
 export interface Place {
+  /** Null: the gateway's own. */
+  readonly namespace: string | null;
   readonly tab: Tab;
   /** What sessions are looked for by. */
   readonly text: string;
@@ -21,14 +25,15 @@ export interface Place {
   readonly page: number;
 }
 
-/** Reads `?tab=…&q=…&state=…&session=…&start=1&size=…&page=…`. What makes no sense counts as left out. */
+/** Reads `?ns=…&tab=…&q=…&state=…&session=…&start=1&size=…&page=…`. What makes no sense counts as left out. */
 export function parsePlace(query: string): Place {
   const parameters = new URLSearchParams(query);
   const page = Number(parameters.get('page'));
   return {
+    namespace: parameters.get('ns') || null,
     tab: tabs.find((tab) => tab === parameters.get('tab')) ?? 'sessions',
     text: parameters.get('q') ?? '',
-    state: parameters.get('state') ?? '',
+    state: states.find((state) => state === parameters.get('state')) ?? '',
     session: parameters.get('session') || null,
     starting: parameters.get('start') === '1',
     wallSize: wallSizes.find((size) => String(size) === parameters.get('size')) ?? 4,
@@ -39,6 +44,7 @@ export function parsePlace(query: string): Place {
 /** The query of a place, without what goes without saying. */
 export function formatPlace(place: Place): string {
   const parameters = new URLSearchParams();
+  if (place.namespace !== null) parameters.set('ns', place.namespace);
   if (place.tab !== 'sessions') parameters.set('tab', place.tab);
   if (place.text !== '') parameters.set('q', place.text);
   if (place.state !== '') parameters.set('state', place.state);

@@ -4,8 +4,7 @@ import { LiveViewPanel } from '#features/live-view/panel.tsx';
 import { SessionDetail } from '#features/sessions/detail.tsx';
 import { isReady } from '#features/sessions/facts.ts';
 import { Action } from '#shared/action.tsx';
-import { answer, api, type Session } from '#shared/api.ts';
-import { viewToken } from './view-token.ts';
+import type { Session } from '#shared/api.ts';
 
 interface Props {
   readonly id: string;
@@ -13,8 +12,6 @@ interface Props {
   readonly whyNot: string | null;
   readonly onClose: () => void;
 }
-
-const CONTROL_SECONDS = 3600;
 
 export function SessionPanel({ id, session, whyNot, onClose }: Props) {
   if (session === undefined) {
@@ -26,21 +23,9 @@ export function SessionPanel({ id, session, whyNot, onClose }: Props) {
       </div>
     );
   }
-  const { worker, namespace } = session;
-  const askControl = async () => {
-    const params = { path: { worker: worker || '-', id } };
-    const body = { scope: 'control', ttl_seconds: CONTROL_SECONDS } as const;
-    return (await answer(api.POST('/sessions/{worker}/{id}/tokens', { params, body }))).token;
-  };
   const picture =
     isReady(session) && session.vnc ? (
-      <LiveViewPanel
-        namespace={namespace}
-        id={id}
-        viewToken={viewToken(session)}
-        askControl={askControl}
-        whyNotControl={whyNot}
-      />
+      <LiveViewPanel namespace={session.namespace} id={id} whyNotControl={whyNot} />
     ) : (
       <p className="no-picture">{whyNoPicture(session)}</p>
     );

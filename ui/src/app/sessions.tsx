@@ -80,6 +80,7 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
         <aside aria-label={place.starting ? 'New session' : 'Chosen session'}>
           {place.starting ? (
             <StartForm
+              namespace={place.namespace}
               pools={pools.map(({ name }) => name)}
               whyNot={whyNot}
               onStarted={({ id }) => go({ session: id, starting: false })}

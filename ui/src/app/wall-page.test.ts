@@ -1,6 +1,5 @@
 import { expect, test } from 'vitest';
 import { exampleSession } from '#shared/examples.ts';
-import { viewToken } from './view-token.ts';
 import { wallPage } from './wall-page.ts';
 
 const vnc = { ws: '', http: 'https://fleet.example/view/a/b#token=a.b_c', password_protected: false };
@@ -23,9 +22,4 @@ test('only what can be watched is there', () => {
   expect(
     ids([exampleSession('headless'), { ...watched('over', 1), state: 'Finished' }, watched('a', 1)], 4, 1),
   ).toEqual(['a']);
-});
-
-test('the token for looking is in the fragment', () => {
-  expect(viewToken(watched('a', 1))).toBe('a.b_c');
-  expect(viewToken(exampleSession('a'))).toBeNull();
 });

@@ -5,7 +5,6 @@ import { Action } from '#shared/action.tsx';
 import type { Session } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
 import { type Place, wallSizes } from './place.ts';
-import { viewToken } from './view-token.ts';
 import { wallPage } from './wall-page.ts';
 
 interface Props {
@@ -51,7 +50,7 @@ export function Wall({ sessions, place, go }: Props) {
               >
                 {session.id}
               </button>
-              <PictureOf namespace={session.namespace} id={session.id} token={viewToken(session)} wanted="view" />
+              <PictureOf namespace={session.namespace} id={session.id} wanted="view" />
             </li>
           ))}
         </ul>

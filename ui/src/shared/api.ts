@@ -12,6 +12,19 @@ export type InvalidField = components['schemas']['InvalidField'];
 // Looks fetch up at each call, so that the page's own is used.
 export const api = createClient<paths>({ baseUrl: '/api' });
 
+/** Where the calls of a namespace are; null for the gateway's own. */
+export function pathOf(namespace: string | null): string {
+  return namespace === null ? '/api' : `/api/namespaces/${encodeURIComponent(namespace)}`;
+}
+
+/** The API of a namespace; null for the gateway's own. */
+export function apiOf(namespace: string | null): typeof api {
+  return namespace === null ? api : createClient<paths>({ baseUrl: pathOf(namespace) });
+}
+
+/** Who is logged in, in the query cache. */
+export const loginKey = ['login'];
+
 /** An answer that is no success. `message`: what to tell people. */
 export class Refused extends Error {
   /** Null when there was no answer. */

@@ -13,6 +13,7 @@ export function exampleSession(id: string, changes: Partial<Session> = {}): Sess
     last_seen_at: '2026-01-01T12:00:00Z',
     headless: false,
     labels: {},
+    clients: 0,
     idle_ttl_seconds: 300,
     ws_endpoint: `/api/sessions/camoufox/${id}/ws`,
     ws_url: `ws://127.0.0.1/api/sessions/camoufox/${id}/ws`,

@@ -1,15 +1,16 @@
-/** The fleet in the query cache. Whoever holds the stream puts it there; everybody else reads. */
+/** The fleet of a namespace in the query cache. Whoever holds the stream puts it there; everybody else reads. */
 
 import { type QueryClient, skipToken, useQuery } from '@tanstack/react-query';
 import { type Fleet, type FleetEvent, fold } from './fleet.ts';
 
-const key = ['fleet'];
+/** `namespace`: null for the gateway's own. */
+const keyOf = (namespace: string | null) => ['fleet', namespace];
 
 /** Undefined until the first `reset`. */
-export function useFleet(): Fleet | undefined {
-  return useQuery<Fleet>({ queryKey: key, queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY }).data;
+export function useFleet(namespace: string | null): Fleet | undefined {
+  return useQuery<Fleet>({ queryKey: keyOf(namespace), queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY }).data;
 }
 
-export function putEvent(cache: QueryClient, event: FleetEvent): void {
-  cache.setQueryData<Fleet>(key, (fleet) => fold(fleet, event));
+export function putEvent(cache: QueryClient, namespace: string | null, event: FleetEvent): void {
+  cache.setQueryData<Fleet>(keyOf(namespace), (fleet) => fold(fleet, event));
 }

@@ -69,10 +69,6 @@ describe('a close with words', () => {
   test('1011 waits longer each time, half a minute at most', () => {
     expect(pauses(7, closed(1011))).toEqual([1000, 2000, 4000, 8000, 16000, 30000, 30000]);
   });
-
-  test('4408 leaves the network a moment', () => {
-    expect(pauses(3, closed(4408))).toEqual([2000, 2000, 4000]);
-  });
 });
 
 test('a connection that lasted forgets the failures before it, one that did not keeps them', () => {

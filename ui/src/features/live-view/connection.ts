@@ -100,12 +100,6 @@ function closed(state: State, code: number, reason: string): State {
       return ended(state, reason);
     case 4401:
       return tokenRefused(state, reason);
-    case 4408:
-      return reconnecting(
-        state,
-        'The network was too slow for the picture.',
-        Math.max(2 * FIRST_PAUSE_MS, backOff(state.failures)),
-      );
     case 1001:
       return reconnecting(state, 'The gateway is restarting.', firstAtOnce(state.failures));
     case 1011:

@@ -31,6 +31,8 @@ export class LiveView {
   readonly #text = element('span', {});
   readonly #hurry = element('button', { type: 'button' }, 'Try now');
   readonly #onOnline = () => this.#take({ what: 'hurried' });
+  /** Control was asked for, and was not had since. */
+  #takesFocus: boolean;
   #state: State;
   #stop: () => void;
   #closed: Promise<void> = Promise.resolve();
@@ -51,6 +53,7 @@ export class LiveView {
     host.append(this.#root);
     this.#hurry.addEventListener('click', this.#onOnline);
     window.addEventListener('online', this.#onOnline);
+    this.#takesFocus = options.wanted === 'control';
     this.#state = begin(options.wanted);
     this.#show();
     this.#stop = this.#start(this.#state.task);
@@ -58,6 +61,7 @@ export class LiveView {
 
   /** Asks for a role anew: the gateway decides again. */
   ask(role: Role): void {
+    this.#takesFocus = role === 'control' && role !== this.#state.wanted;
     this.#take({ what: 'asked', role });
   }
 
@@ -72,6 +76,7 @@ export class LiveView {
     const before = this.#state;
     this.#state = step(before, happening);
     if (this.#state === before) return;
+    if (this.#state.shown.is === 'connected') this.#takesFocus = false;
     if (this.#state.task !== before.task) {
       this.#keepStill();
       this.#stop();
@@ -88,7 +93,8 @@ export class LiveView {
         const { wanted } = this.#state;
         const slow = this.#tellSlow();
         const tell = (happening: Happening) => this.#take(happening);
-        const call = { host: this.#picture, url, token, wanted, name: `Screen of ${name}`, tell, onLeave };
+        const takesFocus = this.#takesFocus;
+        const call = { host: this.#picture, url, token, wanted, takesFocus, name: `Screen of ${name}`, tell, onLeave };
         const dialled = new Dialled(call, this.#closed);
         return () => {
           clearTimeout(slow);

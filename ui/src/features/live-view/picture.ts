@@ -10,6 +10,8 @@ export interface Call {
   readonly url: URL;
   readonly token: string | null;
   readonly wanted: Role;
+  /** Whether the picture takes the focus wherever that is, since control was just asked for. */
+  readonly takesFocus: boolean;
   /** The name of the picture for screen readers. */
   readonly name: string;
   readonly tell: (happening: Happening) => void;
@@ -92,7 +94,7 @@ export class Dialled {
   }
 
   #attach(Client: typeof RFB, socket: WebSocket, onConnected: () => void): RFB {
-    const { host, name, tell, onLeave } = this.#call;
+    const { host, name, takesFocus, tell, onLeave } = this.#call;
     const role = granted(socket.protocol);
     const rfb = new Client(host, socket, { shared: true });
     rfb.viewOnly = role === 'view';
@@ -107,8 +109,10 @@ export class Dialled {
       this.#connectedAt = performance.now();
       if (canvas !== null && role === 'control') {
         canvas.tabIndex = 0;
-        passKeyboard(rfb, canvas, onLeave);
+        passKeyboard(canvas, onLeave);
         passClipboard(rfb, canvas, this.#hungUp.signal);
+        // The focus that went with the picture before this one comes back; one that is elsewhere by now stays there.
+        if (takesFocus || document.activeElement === document.body) rfb.focus({ preventScroll: true });
       }
       tell({ what: 'connected', granted: role });
     });
@@ -117,7 +121,7 @@ export class Dialled {
 }
 
 /** All keys go to the session, Tab too. So there is one way out: Ctrl+Alt+Home, as in other remote desktops. */
-function passKeyboard(rfb: RFB, canvas: HTMLCanvasElement, onLeave: () => void): void {
+function passKeyboard(canvas: HTMLCanvasElement, onLeave: () => void): void {
   beforeNoVnc(canvas, (event) => {
     if (!(event.ctrlKey && event.altKey && event.key === 'Home')) return false;
     event.preventDefault();
@@ -127,7 +131,6 @@ function passKeyboard(rfb: RFB, canvas: HTMLCanvasElement, onLeave: () => void):
   });
   // noVNC lets go of the keys that are down only when the whole window loses the focus.
   canvas.addEventListener('blur', () => window.dispatchEvent(new FocusEvent('blur')));
-  rfb.focus({ preventScroll: true });
 }
 
 /**

@@ -33,9 +33,7 @@ function Pool({ pool }: { readonly pool: Worker }) {
     <article aria-labelledby={`pool-${name}`}>
       <header>
         <h2 id={`pool-${name}`}>{name}</h2>
-        <span className="state" data-state={healthy ? 'Ready' : 'Failed'}>
-          {healthy ? 'Serves sessions' : 'Does not serve sessions'}
-        </span>
+        <Standing healthy={healthy} ready={ready_replicas} />
         <span className="muted">
           Engine {engine}, display {default_display} unless a session says otherwise
         </span>
@@ -77,6 +75,20 @@ function Pool({ pool }: { readonly pool: Worker }) {
         </tbody>
       </table>
     </article>
+  );
+}
+
+/** A pool whose runners are being replaced serves with the others meanwhile. */
+function Standing({ healthy, ready }: { readonly healthy: boolean; readonly ready: number }) {
+  const [state, words] = healthy
+    ? ['Ready', 'Serves sessions']
+    : ready > 0
+      ? ['Starting', 'Serves sessions, with fewer runners than wished']
+      : ['Failed', 'Does not serve sessions'];
+  return (
+    <span className="state" data-state={state}>
+      {words}
+    </span>
   );
 }
 

@@ -4,11 +4,11 @@ import { useMutation } from '@tanstack/react-query';
 import { type ReactNode, useRef, useState } from 'react';
 import { Dialog, Heading, Modal, ModalOverlay } from 'react-aria-components';
 import { Action } from '#shared/action.tsx';
-import { answer, api, type Session } from '#shared/api.ts';
+import { answer, apiOf, type Session } from '#shared/api.ts';
 import { copyField } from '#shared/copy.ts';
 import { duration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { ageSeconds, idleLeftSeconds, isOver, isReady, lifeLeftSeconds, startPage } from './facts.ts';
+import { ageSeconds, idleLeftSeconds, isOver, isReady, isWell, lifeLeftSeconds, startPage } from './facts.ts';
 import { playwrightLine } from './playwright.ts';
 import { State } from './state.tsx';
 import { Labels } from './table.tsx';
@@ -23,7 +23,8 @@ interface Props {
 }
 
 export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
-  const { worker, id } = session;
+  const { namespace, worker, id } = session;
+  const api = apiOf(namespace);
   // The pool of a session that waits may still change.
   const params = { path: { worker: worker || '-', id } };
   const touch = useMutation({ mutationFn: () => answer(api.POST('/sessions/{worker}/{id}/touch', { params })) });
@@ -37,7 +38,8 @@ export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
         }),
       ),
   });
-  const fault = touch.error ?? end.error ?? connect.error;
+  const latest = [touch, end, connect].reduce((one, other) => (other.submittedAt > one.submittedAt ? other : one));
+  const fault = latest.error;
   const whyNotUse = whyNot ?? (isReady(session) ? null : `It is ${session.state}, not Ready.`);
 
   return (
@@ -62,8 +64,8 @@ export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
           {fault.message}
         </p>
       )}
-      {connect.data !== undefined && session.ws_url != null && (
-        <PlaywrightLine line={playwrightLine(session.ws_url, connect.data.token)} />
+      {connect.data !== undefined && isReady(session) && (
+        <PlaywrightLine line={playwrightLine(endpoint(session), connect.data.token)} />
       )}
       <Facts session={session} />
     </article>
@@ -71,6 +73,11 @@ export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
 }
 
 const CONNECT_SECONDS = 3600;
+
+/** By the address that this page came from, which is one that works from here. */
+function endpoint({ namespace, id }: Session): string {
+  return new URL(`/ws/${namespace}/${id}`, location.href).href.replace(/^http/, 'ws');
+}
 
 function PlaywrightLine({ line }: { readonly line: string }) {
   const field = useRef<HTMLTextAreaElement>(null);
@@ -149,8 +156,8 @@ function Facts({ session }: { readonly session: Session }) {
   const browser = [session.browser, session.browser_version].filter(Boolean).join(' ');
   const labels = Object.keys(session.labels).length === 0 ? null : <Labels labels={session.labels} />;
   const facts: readonly (readonly [string, ReactNode])[] = [
-    ['Reason', isReady(session) ? null : session.reason],
-    ['Message', isReady(session) ? null : session.message],
+    ['Reason', isWell(session) ? null : session.reason],
+    ['Message', isWell(session) ? null : session.message],
     ['Pool', session.worker],
     ['Runner', session.runner],
     ['Browser', browser],

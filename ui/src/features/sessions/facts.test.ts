@@ -18,6 +18,7 @@ test('idle time is counted from when somebody was last seen, and only for who ca
   expect(idleLeftSeconds(exampleSession('a', seen), noon + 3_600_000)).toBe(0);
   expect(idleLeftSeconds(exampleSession('a', { ...seen, state: 'Queued' }), noon)).toBeNull();
   expect(idleLeftSeconds(exampleSession('a', { ...seen, idle_ttl_seconds: null }), noon)).toBeNull();
+  expect(idleLeftSeconds(exampleSession('a', { ...seen, clients: null }), noon)).toBeNull();
 });
 
 test('the deadline counts until the session is over', () => {

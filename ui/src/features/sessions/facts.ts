@@ -19,15 +19,20 @@ export function isReady(session: Session): boolean {
   return session.state === 'Ready';
 }
 
+/** Whether nothing has to be said of its state. */
+export function isWell({ state, reason }: Session): boolean {
+  return state === 'Ready' && (reason == null || reason === 'BrowserReady');
+}
+
 /** How long it has been there, or was until it was over. */
 export function ageSeconds(session: Session, now: number): number {
   const until = session.finished_at ? Date.parse(session.finished_at) : now;
   return Math.max(0, (until - Date.parse(session.created_at)) / 1000);
 }
 
-/** After how long it ends if nobody does anything; null when that does not count down. */
+/** After how long it ends if nobody does anything; null when that does not count down, or its runner was not heard yet. */
 export function idleLeftSeconds(session: Session, now: number): number | null {
-  if (!isReady(session) || session.idle_ttl_seconds == null) return null;
+  if (!isReady(session) || session.idle_ttl_seconds == null || session.clients == null) return null;
   return Math.max(0, (Date.parse(session.last_seen_at) - now) / 1000 + session.idle_ttl_seconds);
 }
 

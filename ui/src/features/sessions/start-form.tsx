@@ -4,11 +4,13 @@ import { useMutation } from '@tanstack/react-query';
 import { type FormEvent, useEffect, useRef, useState } from 'react';
 import { FieldError, Input, Label, Radio, RadioGroup, Text, TextArea, TextField } from 'react-aria-components';
 import { Action } from '#shared/action.tsx';
-import { answer, api, Refused, type Session } from '#shared/api.ts';
+import { answer, apiOf, Refused, type Session } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
 import { bodyOf, check, empty, type Field, faultsNow, type Refusal, refusalOf, type Values } from './form.ts';
 
 interface Props {
+  /** Where it is made; null for the gateway's own namespace. */
+  readonly namespace: string | null;
   readonly pools: readonly string[];
   /** Why no session may be started; null when one may. */
   readonly whyNot: string | null;
@@ -16,7 +18,7 @@ interface Props {
   readonly onClose: () => void;
 }
 
-export function StartForm({ pools, whyNot, onStarted, onClose }: Props) {
+export function StartForm({ namespace, pools, whyNot, onStarted, onClose }: Props) {
   const [values, setValues] = useState(empty);
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   // Nobody is told of a fault while still typing for the first time.
@@ -25,7 +27,7 @@ export function StartForm({ pools, whyNot, onStarted, onClose }: Props) {
   const [stops, setStops] = useState(0);
   const form = useRef<HTMLFormElement>(null);
   const start = useMutation({
-    mutationFn: (asked: Values) => answer(api.POST('/sessions', { body: bodyOf(asked) })),
+    mutationFn: (asked: Values) => answer(apiOf(namespace).POST('/sessions', { body: bodyOf(asked) })),
     onError: (error, asked) => {
       if (!(error instanceof Refused)) return;
       setRefusal(refusalOf(asked, error.fields));
@@ -34,6 +36,8 @@ export function StartForm({ pools, whyNot, onStarted, onClose }: Props) {
   });
 
   const faults = tried ? faultsNow(values, refusal) : {};
+  const isRefusal = start.error instanceof Refused && start.error.fields.length > 0;
+  const isMended = isRefusal && Object.keys(faults).length === 0 && !refusal?.others.length;
   const set = (field: Field) => (value: string) => setValues((before) => ({ ...before, [field]: value }));
   // The fields that are wrong are marked only once they are drawn.
   useEffect(() => {
@@ -121,7 +125,7 @@ export function StartForm({ pools, whyNot, onStarted, onClose }: Props) {
         <Text slot="description">One key=value per line, to find it by.</Text>
         <FieldError>{faults.labels}</FieldError>
       </TextField>
-      {start.error !== null && !start.isPending && (
+      {start.error !== null && !start.isPending && !isMended && (
         <div role="alert" className="fault">
           {[start.error.message, ...(refusal?.others ?? [])].map((words) => (
             <p key={words}>{words}</p>

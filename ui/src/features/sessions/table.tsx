@@ -6,7 +6,7 @@ import { Cell, Column, Row, Table, TableBody, TableHeader, TableLayout, Virtuali
 import type { Session } from '#shared/api.ts';
 import { duration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { ageSeconds, idleLeftSeconds, isOver, startPage } from './facts.ts';
+import { ageSeconds, idleLeftSeconds, isOver, isWell, startPage } from './facts.ts';
 import { State } from './state.tsx';
 
 interface Props {
@@ -119,7 +119,7 @@ export function Labels({ labels }: { readonly labels: Session['labels'] }) {
 
 function Note({ session }: { readonly session: Session }) {
   const { start_url, start_page, reason, message } = session;
-  if (session.state !== 'Ready') {
+  if (!isWell(session)) {
     return <span title={message ?? undefined}>{session.state === reason ? (message ?? '') : (reason ?? '')}</span>;
   }
   const page = startPage(session);
