@@ -128,10 +128,14 @@ check_chart() {
   for file in $(foreign_crds); do
     # one that somebody else has made stays as it is
     if k create -f "$file"; then foreign+=("$file"); fi
+    # kubectl refuses to wait for conditions of an object that has none yet
+    wait_for 60 "the kind in $file to have conditions" has_conditions "$file"
     k wait --for=condition=Established --timeout=60s -f "$file"
   done
   k apply --server-side --force-conflicts --dry-run=server --validate=strict -f "$folder/default.yaml" -f "$folder/first.yaml"
 }
+
+has_conditions() { [ -n "$(k get -f "$1" -o 'jsonpath={.status.conditions}')" ]; }
 
 # Files with the kinds of others that the chart has objects of.
 foreign_crds() {
