@@ -67,10 +67,12 @@ impl StaticTokens {
         matching.map(|(_, role)| *role).max()
     }
 
-    /// Whether what was granted would be granted again. A session token ends by itself: [`Grant::session_token`].
+    /// Whether what was granted would be granted again. Its time is another matter: [`Grant::expires`].
     pub fn honour(&self, grant: &Grant) -> bool {
         match &grant.basis {
-            Basis::Static(token) => self.role_of(token).is_some_and(|role| role.gives().contains(&grant.scope)),
+            Basis::Static(holder) => {
+                self.role_of(&holder.token).is_some_and(|role| role.gives().contains(&grant.scope))
+            }
             Basis::Session(_) => true,
         }
     }
@@ -162,9 +164,17 @@ pub struct Grant {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Basis {
-    /// The static token's hash.
-    Static([u8; 32]),
+    Static(Holder),
     Session(SessionToken),
+}
+
+/// Who has a static token, or logged in with one.
+#[derive(Clone, PartialEq, Eq)]
+struct Holder {
+    /// Its hash.
+    token: [u8; 32],
+    /// When the login is over, in seconds since 1970-01-01 UTC. None: no login, but the token itself.
+    expires: Option<u64>,
 }
 
 impl Grant {
@@ -173,6 +183,14 @@ impl Grant {
         match &self.basis {
             Basis::Static(_) => None,
             Basis::Session(token) => Some(token),
+        }
+    }
+
+    /// When it is over in any case, in seconds since 1970-01-01 UTC.
+    pub fn expires(&self) -> Option<u64> {
+        match &self.basis {
+            Basis::Static(holder) => holder.expires,
+            Basis::Session(token) => Some(token.expires),
         }
     }
 
@@ -197,7 +215,7 @@ pub fn authorize(
     wanted: &'static [Scope],
 ) -> Result<Grant, Denied> {
     let (basis, gives) = match identify(tokens, keys, presented)? {
-        Identity::Holder { token, role } => (Basis::Static(token), role.gives()),
+        Identity::Holder(holder, role) => (Basis::Static(holder), role.gives()),
         Identity::Guest(token) => {
             let gives = given_by(token.scope);
             (Basis::Session(token), gives)
@@ -215,8 +233,8 @@ pub fn admit(
     needed: Role,
 ) -> Result<Member, Denied> {
     match identify(tokens, keys, presented)? {
-        Identity::Holder { token, role } if role >= needed => Ok(Member { role, token }),
-        Identity::Holder { .. } | Identity::Guest(_) => Err(Denied::Needs(needed)),
+        Identity::Holder(holder, role) if role >= needed => Ok(Member { role, holder }),
+        Identity::Holder(..) | Identity::Guest(_) => Err(Denied::Needs(needed)),
     }
 }
 
@@ -225,32 +243,38 @@ pub fn admit(
 pub struct Member {
     /// What it is.
     pub role: Role,
-    token: [u8; 32],
+    holder: Holder,
 }
 
 impl Member {
     /// Whether the token that it came by still gives it.
     pub fn stands(&self, tokens: &StaticTokens) -> bool {
-        tokens.role_of(&self.token) == Some(self.role)
+        tokens.role_of(&self.holder.token) == Some(self.role)
+    }
+
+    /// When it is over in any case, in seconds since 1970-01-01 UTC.
+    pub fn expires(&self) -> Option<u64> {
+        self.holder.expires
     }
 }
 
 enum Identity {
-    Holder { token: [u8; 32], role: Role },
+    Holder(Holder, Role),
     Guest(SessionToken),
 }
 
 fn identify(tokens: &StaticTokens, keys: &PublicKeys, presented: Option<&Credential>) -> Result<Identity, Denied> {
-    let holder = |token: [u8; 32]| tokens.role_of(&token).map(|role| Identity::Holder { token, role });
+    let holder =
+        |token: [u8; 32], expires| tokens.role_of(&token).map(|role| Identity::Holder(Holder { token, expires }, role));
     match presented.ok_or(Denied::NoToken)? {
-        Credential::Token(text) => match holder(hash(text.as_bytes())) {
+        Credential::Token(text) => match holder(hash(text.as_bytes()), None) {
             Some(holder) => Ok(holder),
             None => keys.verify_session_token(text).map(Identity::Guest).map_err(|error| denied(&error)),
         },
         Credential::Cookie(text) => {
             let login = keys.verify_login(text).map_err(|error| denied(&error))?;
             let token = BASE64_URL_SAFE_NO_PAD.decode(login.of).ok().and_then(|hash| hash.try_into().ok());
-            token.and_then(holder).ok_or(Denied::UnknownToken)
+            token.and_then(|token| holder(token, Some(login.expires))).ok_or(Denied::UnknownToken)
         }
     }
 }
@@ -389,7 +413,11 @@ mod tests {
         };
         assert_eq!(admitted(&tokens, &cookie, Role::Viewer), Ok(Role::Viewer));
         assert_eq!(admitted(&tokens, &cookie, Role::Admin), Err(Denied::Needs(Role::Admin)));
-        assert_eq!(authorize(&tokens, &keys, Some(&cookie), &[Scope::View]).unwrap().scope, Scope::View);
+        let grant = authorize(&tokens, &keys, Some(&cookie), &[Scope::View]).unwrap();
+        assert_eq!((grant.scope, grant.expires()), (Scope::View, Some(now + 60)));
+        assert_eq!(admit(&tokens, &keys, Some(&cookie), Role::Viewer).unwrap().expires(), Some(now + 60));
+        let token = Credential::Token("v".into());
+        assert_eq!(admit(&tokens, &keys, Some(&token), Role::Viewer).unwrap().expires(), None);
         let without = self::tokens(&[("admin", "a")]);
         assert_eq!(admitted(&without, &cookie, Role::Viewer), Err(Denied::UnknownToken), "its token was taken out");
         assert_eq!(admitted(&tokens, &Credential::Token(text), Role::Viewer), Err(Denied::UnknownToken));

@@ -52,15 +52,7 @@ pub struct MayManage<T>(pub T);
 impl Right {
     /// Waits until the token that it came from does not give it any more.
     pub async fn revoked(&self, gateway: &Gateway) {
-        match self.grant.session_token() {
-            Some(token) => tokio::time::sleep(until(token.expires)).await,
-            None => {
-                let mut tokens = gateway.tokens.subscribe();
-                let stands =
-                    |tokens: &Option<StaticTokens>| tokens.as_ref().is_some_and(|tokens| tokens.honour(&self.grant));
-                tokens.wait_for(|tokens| !stands(tokens)).await.expect("the sender lives in the gateway");
-            }
-        }
+        revoked(gateway, self.grant.expires(), |tokens| tokens.honour(&self.grant)).await;
     }
 
     /// Asks for the first of `wanted` that the credential is good for.
@@ -78,6 +70,22 @@ impl Right {
         let grant = decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
         let Target { session, worker } = Target::of(Names::of(parts, gateway).await?, gateway)?;
         Ok(Self { session, worker, grant })
+    }
+}
+
+/// Waits until that moment, in seconds since 1970-01-01 UTC, or until the static tokens do not give it any more.
+pub(crate) async fn revoked(gateway: &Gateway, expires: Option<u64>, stands: impl Fn(&StaticTokens) -> bool) {
+    let over = async {
+        match expires {
+            Some(moment) => tokio::time::sleep(until(moment)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut tokens = gateway.tokens.subscribe();
+    let taken = tokens.wait_for(|tokens| !tokens.as_ref().is_some_and(&stands));
+    tokio::select! {
+        () = over => {}
+        taken = taken => drop(taken.expect("the sender lives in the gateway")),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A stream begins with `reset`, which holds everything, unless the reader comes back with a `Last-Event-ID` that is known here. Then
 //! come `session` and `worker`, each with the whole of one that is new or changed, and `session-gone` and `worker-gone`. A reader that
-//! was away for too long, or comes to another replica, is told `reset` again.
+//! was away for too long, or comes to another replica, is told `reset` again. When nothing happens, `alive` is said every 15 s, by which
+//! a page tells a stream that is dead from one on which there is no news.
 
 use super::{
     convert,
@@ -13,7 +14,7 @@ use crate::{
     Gateway, activity,
     auth::Member,
     feed::{Changed, Position},
-    rights::{MaySee, Namespace},
+    rights::{MaySee, Namespace, revoked},
     session::Key,
 };
 use axum::{
@@ -33,13 +34,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 const GATHER: Duration = Duration::from_millis(100);
 /// While somebody reads, runners are asked this often for what happens in their sessions.
 const LOOK: Duration = Duration::from_secs(5);
-/// A stream on which nothing happens is kept open by a comment this often.
+/// On a stream on which nothing happens, `alive` is said this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What there is and what changes, as Server-Sent Events: `reset` with everything, then `session`, `worker`, `session-gone` and
-/// `worker-gone`. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
+/// `worker-gone`; `alive` every 15 s when nothing happens. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
 #[utoipa::path(
     get, path = "/events", tag = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the reader was told")),
@@ -60,7 +61,8 @@ pub async fn events(
         let events = reader.next().await?;
         Some((stream::iter(events), reader))
     });
-    let sse = Sse::new(batches.flatten().map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    let alive = KeepAlive::new().interval(KEEP_ALIVE).event(Event::default().event("alive").data("{}"));
+    let sse = Sse::new(batches.flatten().map(Ok::<_, Infallible>)).keep_alive(alive);
     let mut response = sse.into_response();
     let unbuffered: [(HeaderName, &str); 2] =
         [(CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
@@ -138,9 +140,7 @@ impl Reader {
     }
 
     async fn revoked(&self) {
-        let mut tokens = self.gateway.tokens.subscribe();
-        let stands = tokens.wait_for(|tokens| !tokens.as_ref().is_some_and(|tokens| self.who.stands(tokens)));
-        stands.await.expect("the sender lives in the gateway");
+        revoked(&self.gateway, self.who.expires(), |tokens| self.who.stands(tokens)).await;
     }
 }
 

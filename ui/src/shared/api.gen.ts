@@ -13,7 +13,7 @@ export interface paths {
         };
         /**
          * What there is and what changes, as Server-Sent Events: `reset` with everything, then `session`, `worker`, `session-gone` and
-         *     `worker-gone`. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
+         *     `worker-gone`; `alive` every 15 s when nothing happens. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
          */
         get: operations["events"];
         put?: never;
