@@ -32,6 +32,9 @@ export class Api {
   /** Of the token that was logged in with; without one no cookie is good. */
   role: 'admin' | 'viewer' | null = null;
 
+  /** How often the stream of events was asked for. */
+  streamsAsked = 0;
+
   readonly #streams = new Set<ServerResponse>();
 
   /** Has something happen, and tells everybody. */
@@ -50,6 +53,10 @@ export class Api {
       password_protected: false,
     };
     return exampleSession(id, { vnc_enabled: true, vnc, ...changes });
+  }
+
+  get streams(): number {
+    return this.#streams.size;
   }
 
   /** By the login cookie. */
@@ -127,6 +134,7 @@ export class Api {
   }
 
   #stream(request: IncomingMessage, response: ServerResponse, elsewhere: Fleet | undefined): void {
+    this.streamsAsked++;
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
     // Browsers wait 3 to 5 s otherwise.
     response.write('retry: 100\n\n');

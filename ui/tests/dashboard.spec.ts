@@ -107,6 +107,35 @@ test('says when the gateway is away, and goes on when it is back', async ({ page
   await expect(page.getByText('The connection to the gateway is lost')).toBeHidden();
 });
 
+test('a stream that has gone silent is opened anew', async ({ page, gateway }) => {
+  fill(gateway);
+  await page.clock.install();
+  await enter(page, gateway);
+  await expect(rows(page)).toHaveCount(5);
+  expect(gateway.api.streamsAsked).toBe(1);
+  await page.clock.runFor(39_000);
+  expect(gateway.api.streamsAsked).toBe(1);
+  await page.clock.runFor(2_000);
+  await expect.poll(() => gateway.api.streamsAsked).toBe(2);
+  await expect(page.getByText('The connection to the gateway is lost')).toBeHidden();
+});
+
+test('a page that nobody sees holds no stream', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway);
+  await expect(rows(page)).toHaveCount(5);
+  const hide = (hidden: boolean) =>
+    page.evaluate((hidden) => {
+      Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }, hidden);
+  await hide(true);
+  await expect.poll(() => gateway.api.streams).toBe(0);
+  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  await hide(false);
+  await expect(rows(page)).toHaveCount(4);
+});
+
 test('a login that is over asks for the token again', async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway);

@@ -89,6 +89,24 @@ test('what its runner does not answer is said of a session that is Ready', async
   await expect(page.getByText('its runner does not answer')).toBeVisible();
 });
 
+test('the keyboard stays where it is understood', async ({ page, gateway }) => {
+  fill(gateway);
+  await enter(page, gateway);
+  await button(page, 'Start session').focus();
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('heading', { name: 'Start a session' })).toBeFocused();
+  await button(page, 'Close').focus();
+  await page.keyboard.press('Enter');
+  await expect(button(page, 'Start session')).toBeFocused();
+  await row(page, 'over').focus();
+  await page.keyboard.press('Enter');
+  await button(page, 'Extend').focus();
+  await expect(page.locator('.action', { has: button(page, 'Extend') }).getByText(/^It is Finished/)).toBeInViewport();
+  await button(page, 'Close').focus();
+  await page.keyboard.press('Enter');
+  await expect(row(page, 'over')).toBeFocused();
+});
+
 test('a viewer looks; what else there is is disabled, and says why', async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?session=watched', tokens.viewer);
@@ -133,6 +151,7 @@ test('a session is extended, and ended after a question', async ({ page, gateway
   await expect(left).toContainText(/Idle time left\d+ s/);
   await button(page, 'Extend').click();
   await expect(left).toContainText(/4 min 5\d s|5 min/);
+  await expect(page.getByText('Its idle time begins anew.')).toBeVisible();
   await button(page, 'End…').click();
   await page.getByRole('alertdialog').getByRole('button', { name: 'Keep it' }).click();
   await expect(page.getByRole('alertdialog')).toHaveCount(0);

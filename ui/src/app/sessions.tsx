@@ -1,6 +1,7 @@
 /** The tab of sessions: what to look for, the list, and beside it one of them. */
 
-import { useDeferredValue, useMemo } from 'react';
+import { useQueryClient } from '@tanstack/react-query';
+import { useDeferredValue, useMemo, useRef } from 'react';
 import { Button, Input, SearchField } from 'react-aria-components';
 import { matches, states } from '#features/sessions/facts.ts';
 import { StartForm } from '#features/sessions/start-form.tsx';
@@ -8,6 +9,7 @@ import { SessionsTable } from '#features/sessions/table.tsx';
 import { Action } from '#shared/action.tsx';
 import type { Role, Session, Worker } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
+import { putEvent } from '#shared/use-fleet.ts';
 import type { Place } from './place.ts';
 import { SessionPanel } from './session-panel.tsx';
 
@@ -28,9 +30,19 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
   );
   const whyNot = role === 'admin' ? null : 'Your token is a viewer’s: it allows only to look.';
   const beside = place.session !== null || place.starting;
-  const close = () => go({ session: null, starting: false });
+  // Before the stream tells it, which may be another replica's.
+  const cache = useQueryClient();
+  const tell = (session: Session) => putEvent(cache, place.namespace, { type: 'session', session });
+  const page = useRef<HTMLDivElement>(null);
+  /** Once it is drawn: what had the focus goes with what is closed. */
+  const focus = (selector: string) =>
+    requestAnimationFrame(() => page.current?.querySelector<HTMLElement>(selector)?.focus());
+  const close = () => {
+    go({ session: null, starting: false });
+    focus(place.session === null ? '.toolbar .primary' : `[role="row"][data-key="${CSS.escape(place.session)}"]`);
+  };
   return (
-    <div className="split" data-beside={beside}>
+    <div className="split" data-beside={beside} ref={page}>
       <section aria-label="List of sessions">
         <div className="toolbar">
           <SearchField aria-label="Search" value={place.text} onChange={(text) => go({ text })}>
@@ -50,7 +62,10 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
           </span>
           <Action
             primary
-            onAct={() => go({ starting: true, session: null })}
+            onAct={() => {
+              go({ starting: true, session: null });
+              focus('aside h2');
+            }}
             whyNot={whyNot ?? (pools.length === 0 ? 'There is no pool to serve it.' : null)}
           >
             Start session
@@ -83,7 +98,11 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
               namespace={place.namespace}
               pools={pools.map(({ name }) => name)}
               whyNot={whyNot}
-              onStarted={({ id }) => go({ session: id, starting: false })}
+              onStarted={(session) => {
+                tell(session);
+                go({ session: session.id, starting: false });
+                focus('aside h2');
+              }}
               onClose={close}
             />
           ) : (
@@ -93,6 +112,7 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
                 id={place.session}
                 session={sessions.find(({ id }) => id === place.session)}
                 whyNot={whyNot}
+                onNews={tell}
                 onClose={close}
               />
             )

@@ -13,8 +13,11 @@ export interface StreamState {
 
 const RETRY_MS = 2_000;
 
+/** The gateway says something every 15 s: after so long the connection is dead, whatever the browser thinks of it. */
+const SILENCE_MS = 40_000;
+
 /**
- * Holds the stream of a namespace (null: the gateway's own) while the page is shown. `onRefused`: the gateway does not give it; the
+ * Holds the stream of a namespace (null: the gateway's own) while the page is seen. `onRefused`: the gateway does not give it; the
  * login may be over.
  */
 export function useStream(namespace: string | null, onRefused: () => void): StreamState {
@@ -35,25 +38,49 @@ function hold(
   setLost: (lost: boolean) => void,
   onRefused: () => void,
 ): () => void {
-  let source: EventSource;
-  let retry: ReturnType<typeof setTimeout>;
+  let source: EventSource | null = null;
+  let timer: ReturnType<typeof setTimeout>;
+  const after = (ms: number, act: () => void) => {
+    clearTimeout(timer);
+    timer = setTimeout(act, ms);
+  };
+  const close = () => {
+    clearTimeout(timer);
+    source?.close();
+    source = null;
+  };
   const open = () => {
-    source = new EventSource(url);
+    close();
+    // Of all its tabs together a browser holds six connections to a host: those that nobody sees need none.
+    if (document.hidden) return;
+    const opened = new EventSource(url);
+    source = opened;
+    const heard = () =>
+      after(SILENCE_MS, () => {
+        setLost(true);
+        open();
+      });
+    heard();
+    opened.addEventListener('alive', heard);
     for (const type of eventTypes) {
-      source.addEventListener(type, ({ data }) => tell(parseEvent(type, data)));
+      opened.addEventListener(type, ({ data }) => {
+        heard();
+        tell(parseEvent(type, data));
+      });
     }
-    source.addEventListener('open', () => setLost(false));
-    source.addEventListener('error', () => {
+    opened.addEventListener('open', () => setLost(false));
+    opened.addEventListener('error', () => {
       setLost(true);
       // A connection that breaks is made again by the browser, with Last-Event-ID; one that is refused is not.
-      if (source.readyState !== EventSource.CLOSED) return;
+      if (opened.readyState !== EventSource.CLOSED) return;
       onRefused();
-      retry = setTimeout(open, RETRY_MS);
+      after(RETRY_MS, open);
     });
   };
   open();
+  document.addEventListener('visibilitychange', open);
   return () => {
-    clearTimeout(retry);
-    source.close();
+    document.removeEventListener('visibilitychange', open);
+    close();
   };
 }

@@ -19,15 +19,20 @@ interface Props {
   readonly whyNot: string | null;
   /** Its live view, or what stands in its place. */
   readonly picture: ReactNode;
+  /** What a call says of the session now. */
+  readonly onNews: (session: Session) => void;
   readonly onClose: () => void;
 }
 
-export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
+export function SessionDetail({ session, whyNot, picture, onNews, onClose }: Props) {
   const { namespace, worker, id } = session;
   const api = apiOf(namespace);
   // The pool of a session that waits may still change.
   const params = { path: { worker: worker || '-', id } };
-  const touch = useMutation({ mutationFn: () => answer(api.POST('/sessions/{worker}/{id}/touch', { params })) });
+  const touch = useMutation({
+    mutationFn: () => answer(api.POST('/sessions/{worker}/{id}/touch', { params })),
+    onSuccess: onNews,
+  });
   const end = useMutation({ mutationFn: () => answer(api.DELETE('/sessions/{worker}/{id}', { params })) });
   const connect = useMutation({
     mutationFn: () =>
@@ -45,7 +50,9 @@ export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
   return (
     <article className="detail" aria-label={`Session ${id}`}>
       <header>
-        <h2 className="name">{id}</h2>
+        <h2 className="name" tabIndex={-1}>
+          {id}
+        </h2>
         <State state={session.state} />
         <Action onAct={onClose}>Close</Action>
       </header>
@@ -58,6 +65,11 @@ export function SessionDetail({ session, whyNot, picture, onClose }: Props) {
           Extend
         </Action>
         <End id={id} whyNot={whyNot ?? (isOver(session) ? 'It is over.' : null)} onEnd={() => end.mutate()} />
+        {latest === touch && touch.isSuccess && (
+          <span className="muted" role="status">
+            Its idle time begins anew.
+          </span>
+        )}
       </div>
       {fault !== null && (
         <p role="alert" className="fault">

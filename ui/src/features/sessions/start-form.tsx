@@ -69,7 +69,7 @@ export function StartForm({ namespace, pools, whyNot, onStarted, onClose }: Prop
   return (
     <form className="start" ref={form} onSubmit={submit} aria-label="Start a session" noValidate>
       <header>
-        <h2>Start a session</h2>
+        <h2 tabIndex={-1}>Start a session</h2>
         <Action onAct={onClose}>Close</Action>
       </header>
       <div className="field">
