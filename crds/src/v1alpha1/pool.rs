@@ -233,7 +233,7 @@ pub struct RunnerTemplate {
     pub env: Vec<EnvVar>,
 }
 
-// The hundred structs of volumes and affinities are read and written here once, by way of JSON: else each crate that reads a
+// The many structs of volumes and affinities are read and written here once, by way of JSON: else each crate that reads a
 // pool would compile them for each of the forms that it reads.
 
 fn read_template<'de, D: Deserializer<'de>>(from: D) -> Result<RunnerTemplate, D::Error> {

@@ -244,8 +244,8 @@ async fn make(
     let uid = match kubernetes::create(&gateway.client, key, object).await {
         Ok(uid) => uid,
         Err(refusal) => {
-            if matches!(refusal, Refusal::ApiServer(_) | Refusal::ApiServerSilent) {
-                // It may have been made all the same, and nobody else knows its name.
+            if may_be_made(&refusal) {
+                // Nobody else knows its name.
                 unmake(gateway, key, None).await;
             }
             return Err(refusal);
@@ -262,6 +262,15 @@ async fn make(
         unmake(gateway, key, Some(&uid)).await;
     }
     ready
+}
+
+/// Whether a session may be there although its making was not answered with success.
+fn may_be_made(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::ApiServerSilent => true,
+        Refusal::ApiServer(error) => !matches!(error.as_ref(), kube::Error::Api(status) if status.code < 500),
+        _ => false,
+    }
 }
 
 async fn unmake(gateway: &Gateway, key: &Key, uid: Option<&str>) {

@@ -83,7 +83,7 @@ pub enum Trouble {
     Image(String),
 }
 
-/// A [`Pod`] without what nobody here reads: a whole one is a hundred structs to compile and some 20 kB to read.
+/// A [`Pod`] without what nobody here reads, which is most of it.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Pod)]
 pub struct SeenPod {
