@@ -35,6 +35,9 @@ export class Api {
   /** How often the stream of events was asked for. */
   streamsAsked = 0;
 
+  /** Whether it gets any answer. */
+  streamsAnswered = true;
+
   readonly #streams = new Set<ServerResponse>();
 
   /** Has something happen, and tells everybody. */
@@ -135,6 +138,7 @@ export class Api {
 
   #stream(request: IncomingMessage, response: ServerResponse, elsewhere: Fleet | undefined): void {
     this.streamsAsked++;
+    if (!this.streamsAnswered) return;
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
     // Browsers wait 3 to 5 s otherwise.
     response.write('retry: 100\n\n');

@@ -117,7 +117,21 @@ test('a stream that has gone silent is opened anew', async ({ page, gateway }) =
   expect(gateway.api.streamsAsked).toBe(1);
   await page.clock.runFor(2_000);
   await expect.poll(() => gateway.api.streamsAsked).toBe(2);
-  await expect(page.getByText('The connection to the gateway is lost')).toBeHidden();
+  const lost = page.getByText('The connection to the gateway is lost');
+  await expect(lost).toBeHidden();
+  await expect.poll(() => gateway.api.streams).toBe(1);
+  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  await expect(rows(page)).toHaveCount(4);
+
+  gateway.api.streamsAnswered = false;
+  await page.clock.runFor(41_000);
+  await expect.poll(() => gateway.api.streamsAsked).toBe(3);
+  await expect(lost).toBeHidden();
+  await page.clock.runFor(10_000);
+  await expect(lost).toBeVisible();
+  gateway.api.streamsAnswered = true;
+  await page.clock.runFor(10_000);
+  await expect(lost).toBeHidden();
 });
 
 test('a page that nobody sees holds no stream', async ({ page, gateway }) => {

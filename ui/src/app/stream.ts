@@ -13,6 +13,9 @@ export interface StreamState {
 
 const RETRY_MS = 2_000;
 
+/** A gateway that has not answered for so long is not going to. */
+const ANSWER_MS = 10_000;
+
 /** The gateway says something every 15 s: after so long the connection is dead, whatever the browser thinks of it. */
 const SILENCE_MS = 40_000;
 
@@ -55,12 +58,12 @@ function hold(
     if (document.hidden) return;
     const opened = new EventSource(url);
     source = opened;
-    const heard = () =>
-      after(SILENCE_MS, () => {
-        setLost(true);
-        open();
-      });
-    heard();
+    after(ANSWER_MS, () => {
+      setLost(true);
+      open();
+    });
+    // Nothing is lost yet that a new connection, which begins with all there is, does not make good at once.
+    const heard = () => after(SILENCE_MS, open);
     opened.addEventListener('alive', heard);
     for (const type of eventTypes) {
       opened.addEventListener(type, ({ data }) => {
@@ -68,7 +71,10 @@ function hold(
         tell(parseEvent(type, data));
       });
     }
-    opened.addEventListener('open', () => setLost(false));
+    opened.addEventListener('open', () => {
+      heard();
+      setLost(false);
+    });
     opened.addEventListener('error', () => {
       setLost(true);
       // A connection that breaks is made again by the browser, with Last-Event-ID; one that is refused is not.
