@@ -8,9 +8,10 @@ go_version=1.26.8    # installed where there is none that is new enough
 node_version=24.19.0 # installed likewise, and always in the images
 
 # 1.34: kubelet 1.35 and later refuses cgroup v1. etcd 3.6: older ones give the API server no progress notifications.
+# Helm 3.19: made of the same libraries as Kubernetes 1.34, which are then compiled once.
 kubernetes_version=1.34.4
 etcd_version=3.6.5
-helm_version=3.22.0
+helm_version=3.19.5
 
 cargo_deny_version=0.20.2
 debian_release=bookworm

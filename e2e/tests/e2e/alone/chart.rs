@@ -17,7 +17,7 @@ use tokio::process::Command;
 const RELEASE: &str = "camo-fleet";
 /// Every kind that the chart or the operator makes, but for pools.
 const KINDS: &str = "deployments,replicasets,jobs,pods,services,serviceaccounts,roles,rolebindings,clusterroles,\
-                     clusterrolebindings,poddisruptionbudgets,networkpolicies";
+                     clusterrolebindings,poddisruptionbudgets,networkpolicies,leases";
 /// And the names of the parts that have objects of them.
 const PARTS: &str = "app.kubernetes.io/name in (camofleet-operator, camofleet-gateway, camofleet-hooks, camofleet-runner, \
                      camofleet-runners)";
@@ -107,7 +107,7 @@ async fn an_upgrade_leaves_sessions_alone(space: &Space, values: &Path, live: &S
     Ok(())
 }
 
-/// Nothing but the custom resource definitions, what is over, and what the processes made for themselves: tokens, keys, lease.
+/// Nothing but the custom resource definitions, what is over, and what the processes made for themselves: tokens and keys.
 async fn nothing_is_left() -> Result<()> {
     poll("what the release was made of to be gone", async || {
         let all = ["--all-namespaces", "--output=name"];
