@@ -1,10 +1,13 @@
 //! A client of the REST API, for the sessions and pools of a test's namespace.
 
-use crate::{Space, doors::http};
+use crate::{Space, doors::http, wait::poll};
 use anyhow::{Result, ensure};
 use camofleet_crds::v1alpha1::BrowserSession;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::PostParams;
+use k8s_openapi::api::{
+    authorization::v1::SubjectAccessReview,
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::{Api, api::PostParams};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
@@ -59,7 +62,19 @@ pub async fn let_gateway_write(space: &Space) -> Result<()> {
         "subjects": [{ "kind": "ServiceAccount", "name": "camofleet-gateway", "namespace": crate::fleet::RELEASE_NAMESPACE }],
     }))?;
     space.api::<RoleBinding>().create(&PostParams::default(), &binding).await?;
-    Ok(())
+    // The API server judges by a cache.
+    let user = format!("system:serviceaccount:{}:camofleet-gateway", crate::fleet::RELEASE_NAMESPACE);
+    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": { "user": user, "resourceAttributes": {
+        "namespace": space.namespace, "group": "camofleet.dev", "resource": "browsersessions", "verb": "create",
+    } } }))?;
+    let reviews = Api::<SubjectAccessReview>::all(space.fleet.client.clone());
+    poll("the gateway to be allowed to make sessions", async || {
+        let allowed =
+            reviews.create(&PostParams::default(), &review).await?.status.is_some_and(|status| status.allowed);
+        ensure!(allowed, "it is not allowed");
+        Ok(())
+    })
+    .await
 }
 
 /// Waits until the namespace has no session.

@@ -134,25 +134,6 @@ fn large_messages() {
 }
 
 #[test]
-fn twelve_at_once_on_four_slots() {
-    test("twelve", async |space: Space| {
-        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
-        let one = async |number: usize| -> Result<()> {
-            let title = format!("number {number}");
-            let session =
-                space.session(json!({ "startUrl": format!("data:text/html,<title>{title}</title>") })).await?;
-            session.ready().await?;
-            let mut client = NodeClient::connect(&space, &session).await?;
-            let loaded = client.run("await page.waitForFunction(() => document.title); return page.title()").await?;
-            ensure!(loaded == title.as_str(), "the session of {title} shows {loaded}");
-            session.delete().await
-        };
-        try_join_all((0..12).map(one)).await?;
-        Ok(())
-    });
-}
-
-#[test]
 fn a_lost_client_comes_back() {
     test("grace", async |space: Space| {
         space.pool("pool", json!({})).await?;

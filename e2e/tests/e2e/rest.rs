@@ -128,37 +128,3 @@ fn what_the_cluster_refuses_names_the_field() {
         Ok(())
     });
 }
-
-#[test]
-fn twenty_at_once() {
-    test("rest-twenty", async |space: Space| {
-        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
-        let_gateway_write(&space).await?;
-        let rest = Rest::of(&space)?;
-        let one = async |_: usize| -> Result<Option<Value>> {
-            let answer = rest.request(Method::POST, "/sessions")?.json(&json!({})).send().await?;
-            let (status, again) = (answer.status(), answer.headers().contains_key("retry-after"));
-            let session: Value = answer.json().await?;
-            if status == StatusCode::SERVICE_UNAVAILABLE && again {
-                return Ok(None);
-            }
-            ensure!(status == StatusCode::CREATED && session["status"] == "READY", "{status}: {session}");
-            Ok(Some(session["id"].clone()))
-        };
-        // Nobody gives back a slot: four are served, and the others are told so.
-        let served: BTreeSet<_> =
-            try_join_all((0..20).map(one)).await?.into_iter().flatten().map(|id| id.to_string()).collect();
-        ensure!(served.len() == 4, "{} of 20 were served, and there are four slots", served.len());
-        poll("what was not served to be gone", async || {
-            let listed = rest.expect(StatusCode::OK, Method::GET, "/sessions", None).await?;
-            let listed: BTreeSet<_> =
-                listed.as_array().context("no list")?.iter().map(|it| it["id"].to_string()).collect();
-            ensure!(listed == served, "there are {listed:?}, and {served:?} were served");
-            Ok(())
-        })
-        .await?;
-        let running: usize = space.runner_states().await?.values().map(|state| state.sessions.len()).sum();
-        ensure!(running == 4, "{running} sessions run");
-        Ok(())
-    });
-}
