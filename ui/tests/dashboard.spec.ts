@@ -1,7 +1,7 @@
 import { examplePool, exampleSession } from '../src/shared/examples.ts';
 import { tokens } from './api.ts';
 import { enter, fill, row, rows, typeInto } from './dashboard.ts';
-import { expect, faultsOf, shot, test } from './fixtures.ts';
+import { expect, faultsOf, test } from './fixtures.ts';
 
 test('asks for the token once, and says when it is wrong', async ({ page, gateway }) => {
   await page.goto(gateway.dashboard());
@@ -17,7 +17,7 @@ test('asks for the token once, and says when it is wrong', async ({ page, gatewa
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('the list is as the events tell it', async ({ page, gateway }) => {
+test('the list is as the events tell it', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway);
   await expect(rows(page).getByRole('rowheader')).toHaveText([
@@ -59,7 +59,7 @@ test('what is looked for stands in the address', async ({ page, gateway }) => {
   await expect(page.getByRole('searchbox')).toHaveValue('first');
 });
 
-test('another namespace is chosen, and is where a session is started', async ({ page, gateway }) => {
+test('another namespace is chosen, and is where a session is started', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   const other = exampleSession('elsewhere', { namespace: 'team-b' });
   gateway.api.elsewhere.set('team-b', {
@@ -80,7 +80,7 @@ test('another namespace is chosen, and is where a session is started', async ({ 
   await expect(row(page, 'watched')).toBeVisible();
 });
 
-test('pools have their slots and conditions', async ({ page, gateway }) => {
+test('pools have their slots and conditions', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?tab=pools');
   const pool = page.getByRole('article', { name: 'firefox' });
@@ -150,7 +150,7 @@ test('a page that nobody sees holds no stream', async ({ page, gateway }) => {
   await expect(rows(page)).toHaveCount(4);
 });
 
-test('a login that is over asks for the token again', async ({ page, gateway }) => {
+test('a login that is over asks for the token again', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway);
   await expect(rows(page)).toHaveCount(5);
@@ -179,25 +179,18 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   await expect(rows(page)).toHaveCount(1);
 });
 
-for (const colorScheme of ['light', 'dark'] as const) {
-  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
-    await page.emulateMedia({ colorScheme });
-    await page.setViewportSize({ width: 1360, height: 800 });
-    await page.goto(gateway.dashboard());
-    await expect(page.getByLabel('Token')).toBeVisible();
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-login`);
-    await enter(page, gateway);
-    await expect(page.getByText('There are no sessions')).toBeVisible();
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-no-sessions`);
-    fill(gateway);
-    await expect(rows(page)).toHaveCount(5);
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-sessions`);
-    await page.getByRole('tab', { name: 'Pools' }).click();
-    await expect(page.getByRole('article')).toHaveCount(2);
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-pools`);
-  });
-}
+test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+  await page.setViewportSize({ width: 1360, height: 800 });
+  await page.goto(gateway.dashboard());
+  await expect(page.getByLabel('Token')).toBeVisible();
+  expect(await faultsOf(page, 'login')).toEqual([]);
+  await enter(page, gateway);
+  await expect(page.getByText('There are no sessions')).toBeVisible();
+  expect(await faultsOf(page, 'no-sessions')).toEqual([]);
+  fill(gateway);
+  await expect(rows(page)).toHaveCount(5);
+  expect(await faultsOf(page, 'sessions')).toEqual([]);
+  await page.getByRole('tab', { name: 'Pools' }).click();
+  await expect(page.getByRole('article')).toHaveCount(2);
+  expect(await faultsOf(page, 'pools')).toEqual([]);
+});

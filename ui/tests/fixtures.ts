@@ -59,10 +59,17 @@ export function pixel(picture: Locator, x: number, y: number): Promise<number[]>
   );
 }
 
-/** What axe finds wrong. */
-export async function faultsOf(page: Page): Promise<string[]> {
+/** What axe finds wrong, in the light theme and, of the colours, in the dark one; and a picture of each. */
+export async function faultsOf(page: Page, name: string): Promise<string[]> {
+  await page.emulateMedia({ colorScheme: 'light' });
   const { violations } = await new AxeBuilder({ page }).analyze();
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+  await shot(page, `light-${name}`);
+  await page.emulateMedia({ colorScheme: 'dark' });
+  const dark = await new AxeBuilder({ page }).withRules('color-contrast').analyze();
+  await shot(page, `dark-${name}`);
+  return [...violations, ...dark.violations].map(
+    ({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`,
+  );
 }
 
 /**

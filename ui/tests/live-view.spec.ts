@@ -1,6 +1,6 @@
 import type { Page } from '@playwright/test';
 import { ground, stripe } from './display.ts';
-import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
+import { expect, faultsOf, pixel, test } from './fixtures.ts';
 import { token } from './gateway.ts';
 import { isClipboardCapabilities, keyOrPointer, messages } from './rfb.ts';
 
@@ -309,28 +309,21 @@ test('a text copied in the session is on the clipboard of this machine, but only
   await expect.poll(clipboard).toBe('from the sessiön');
 });
 
-for (const colorScheme of ['light', 'dark'] as const) {
-  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
-    await page.emulateMedia({ colorScheme });
-    await page.goto(gateway.view());
-    await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-watching`);
+test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+  await page.goto(gateway.view());
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  expect(await faultsOf(page, 'watching')).toEqual([]);
 
-    await control(page);
-    await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-in-control`);
+  await control(page);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  expect(await faultsOf(page, 'in-control')).toEqual([]);
 
-    gateway.refusal = { status: 503, detail: 'The gateway is going away' };
-    gateway.call.socket.terminate();
-    await expect(page.getByRole('button', { name: 'Try now' })).toBeVisible();
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-reconnecting`);
+  gateway.refusal = { status: 503, detail: 'The gateway is going away' };
+  gateway.call.socket.terminate();
+  await expect(page.getByRole('button', { name: 'Try now' })).toBeVisible();
+  expect(await faultsOf(page, 'reconnecting')).toEqual([]);
 
-    gateway.refusal = { status: 410, detail: 'IdleTimeout: 300 s without a client' };
-    await expect(words(page)).toContainText('The session is over');
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-ended`);
-  });
-}
+  gateway.refusal = { status: 410, detail: 'IdleTimeout: 300 s without a client' };
+  await expect(words(page)).toContainText('The session is over');
+  expect(await faultsOf(page, 'ended')).toEqual([]);
+});

@@ -4,7 +4,7 @@ import { exampleSession } from '../src/shared/examples.ts';
 import { problem, tokens } from './api.ts';
 import { enter, fill, row, rows, typeInto } from './dashboard.ts';
 import { ground, stripe } from './display.ts';
-import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
+import { expect, faultsOf, pixel, test } from './fixtures.ts';
 
 const picture = (page: Page) => page.getByLabel('Screen of session watched in team-a');
 const button = (page: Page, name: string) => page.getByRole('button', { name });
@@ -66,7 +66,7 @@ test('control that comes back leaves the focus where it is', async ({ page, gate
   expect(display.typed()).toBe('');
 });
 
-test('when the login is over, it is asked for again', async ({ page, gateway }) => {
+test('when the login is over, it is asked for again', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?session=watched');
   await expect(picture(page)).toBeVisible();
@@ -81,7 +81,10 @@ test('when the login is over, it is asked for again', async ({ page, gateway }) 
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('what its runner does not answer is said of a session that is Ready', async ({ page, gateway }) => {
+test('what its runner does not answer is said of a session that is Ready', { tag: '@once' }, async ({
+  page,
+  gateway,
+}) => {
   fill(gateway);
   const lost = { reason: 'RunnerUnreachable', message: 'its runner does not answer' };
   gateway.api.tell({ type: 'session', session: gateway.api.watched('watched', lost) });
@@ -162,7 +165,7 @@ test('a session is extended, and ended after a question', async ({ page, gateway
   await expect(rows(page)).toHaveCount(4);
 });
 
-test('a session that waits or is over cannot be used, and says why', async ({ page, gateway }) => {
+test('a session that waits or is over cannot be used, and says why', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?session=over');
   await expect(page.getByText('nobody did anything for 300 s')).toBeVisible();
@@ -202,7 +205,7 @@ test.describe('the form', () => {
     await expect.poll(() => pixel(page.getByLabel('Screen of session made-1 in team-a'), 300, 10)).toEqual(stripe);
   });
 
-  test('tells what is wrong at its field, until it is mended', async ({ page, gateway }) => {
+  test('tells what is wrong at its field, until it is mended', { tag: '@once' }, async ({ page, gateway }) => {
     fill(gateway);
     await enter(page, gateway, '?start=1');
     const idle = page.getByLabel('Idle time in seconds');
@@ -232,7 +235,7 @@ test.describe('the form', () => {
     await expect(page).toHaveURL(/session=made-2/);
   });
 
-  test('tells the words of the gateway when there is no slot, and keeps what is filled in', async ({
+  test('tells the words of the gateway when there is no slot, and keeps what is filled in', { tag: '@once' }, async ({
     page,
     gateway,
   }) => {
@@ -266,27 +269,21 @@ test('the keyboard alone comes to a session and its end', async ({ page, gateway
   await expect(button(page, 'End…')).toBeFocused();
 });
 
-for (const colorScheme of ['light', 'dark'] as const) {
-  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
-    await page.emulateMedia({ colorScheme });
-    await page.setViewportSize({ width: 1360, height: 900 });
-    fill(gateway);
-    await enter(page, gateway, '?session=watched');
-    await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-    await button(page, 'Playwright line').click();
-    await expect(button(page, 'Copy')).toBeVisible();
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-session`);
-    await button(page, 'End…').click();
-    await expect(page.getByRole('alertdialog')).toBeVisible();
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-end`);
-    await page.keyboard.press('Escape');
-    await button(page, 'Start session').click();
-    await typeInto(page.getByLabel('Idle time in seconds'), '5');
-    await page.getByRole('button', { name: 'Start', exact: true }).click();
-    await expect(page.getByText('from 30 to 86400')).toBeVisible();
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-form`);
-  });
-}
+test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+  await page.setViewportSize({ width: 1360, height: 900 });
+  fill(gateway);
+  await enter(page, gateway, '?session=watched');
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
+  await button(page, 'Playwright line').click();
+  await expect(button(page, 'Copy')).toBeVisible();
+  expect(await faultsOf(page, 'session')).toEqual([]);
+  await button(page, 'End…').click();
+  await expect(page.getByRole('alertdialog')).toBeVisible();
+  expect(await faultsOf(page, 'end')).toEqual([]);
+  await page.keyboard.press('Escape');
+  await button(page, 'Start session').click();
+  await typeInto(page.getByLabel('Idle time in seconds'), '5');
+  await page.getByRole('button', { name: 'Start', exact: true }).click();
+  await expect(page.getByText('from 30 to 86400')).toBeVisible();
+  expect(await faultsOf(page, 'form')).toEqual([]);
+});

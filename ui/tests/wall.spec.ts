@@ -2,7 +2,7 @@ import type { Page } from '@playwright/test';
 import { exampleSession } from '../src/shared/examples.ts';
 import { enter } from './dashboard.ts';
 import { stripe } from './display.ts';
-import { expect, faultsOf, pixel, shot, test } from './fixtures.ts';
+import { expect, faultsOf, pixel, test } from './fixtures.ts';
 import type { Gateway } from './gateway.ts';
 
 const pictures = (page: Page) => page.getByRole('img', { name: /^Screen of session/ });
@@ -40,22 +40,18 @@ test('shows 1, 4 or 9 live views, page by page, and leads to each', async ({ pag
   await expect(page.getByRole('button', { name: 'Take control' })).toBeVisible();
 });
 
-test('says what to do when there is nothing to watch', async ({ page, gateway }) => {
+test('says what to do when there is nothing to watch', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway, 0);
   await enter(page, gateway, '?tab=wall');
   await expect(page.getByText('There is nothing to watch')).toBeVisible();
 });
 
-for (const colorScheme of ['light', 'dark'] as const) {
-  test(`accessible in the ${colorScheme} theme`, async ({ page, gateway }) => {
-    await page.emulateMedia({ colorScheme });
-    await page.setViewportSize({ width: 1360, height: 900 });
-    fill(gateway, 9);
-    await enter(page, gateway, '?tab=wall&size=9');
-    await expect(pictures(page)).toHaveCount(9);
-    // Nine pictures at once, on what may be a busy machine.
-    await expect.poll(() => pixel(picture(page, 'w8'), 300, 10), { timeout: 30_000 }).toEqual(stripe);
-    expect(await faultsOf(page)).toEqual([]);
-    await shot(page, `${colorScheme}-wall`);
-  });
-}
+test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+  await page.setViewportSize({ width: 1360, height: 900 });
+  fill(gateway, 9);
+  await enter(page, gateway, '?tab=wall&size=9');
+  await expect(pictures(page)).toHaveCount(9);
+  // Nine pictures at once, on what may be a busy machine.
+  await expect.poll(() => pixel(picture(page, 'w8'), 300, 10), { timeout: 30_000 }).toEqual(stripe);
+  expect(await faultsOf(page, 'wall')).toEqual([]);
+});
