@@ -168,7 +168,7 @@ fn told(sessions: &[&str]) -> Input {
 fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
     let mut leader = Leader::new().leads();
     leader.step([told(&["s-1"])]);
-    let asked = leader.pass(31_000);
+    let asked = leader.pass(3_000);
     assert!(asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })), "it is a stranger: {asked:?}");
     let found = Arc::new(session(9));
     let read = Input::SessionRead { session: "s-1".into(), found: Some(found.clone()) };

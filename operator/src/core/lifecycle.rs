@@ -14,8 +14,9 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
-/// A runner's session that nobody knows is looked into after so long: its object may be on its way here.
-const STRANGER_PATIENCE: Duration = Duration::from_secs(30);
+/// A runner's session that nobody knows is looked into after so long: its object may be on its way here. Not longer: what was deleted
+/// while nobody led holds its slot until then.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
 /// So long it is remembered that a session or a pod was deleted.
 const DELETED_MEMORY: Duration = Duration::from_secs(600);
 
