@@ -203,8 +203,8 @@ enum End {
     ViewerLost,
     /// It sent what may not pass.
     ViewerBroken(RfbError),
-    /// It sent what is no binary WebSocket message, or one that is too long.
-    NoMessage(String),
+    /// It sent what is no binary WebSocket message, or one that is too long: a code of RFC 6455 section 7.4.1, and words.
+    NoMessage(u16, String),
     /// The display's side ended, or does not take any more.
     DisplayGone,
     /// The display is not one of ours.
@@ -244,7 +244,7 @@ where
             (Outcome::ProtocolError, Some((1009, error.to_string())))
         }
         End::ViewerBroken(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
-        End::NoMessage(words) => (Outcome::ProtocolError, Some((1003, words))),
+        End::NoMessage(code, words) => (Outcome::ProtocolError, Some((code, words))),
         End::DisplayBroken(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
         End::DisplayGone => match timeout(WORD_OF_END, ending).await {
             Ok(ending) => (ending.outcome(), Some(farewell(&ending))),
@@ -253,15 +253,18 @@ where
         End::Ended(ending) => (ending.outcome(), Some(farewell(&ending))),
     };
     if outcome != Outcome::ClientLost {
+        let mut viewer = to_viewer.reunite(from_viewer).expect("they are two halves of one");
         let goodbye = async {
             if let Some((code, reason)) = farewell {
                 let frame = CloseFrame { code: code.into(), reason: wire::fitting(&reason).into() };
-                to_viewer.send(Message::Close(Some(frame))).await?;
+                let _ = viewer.send(Message::Close(Some(frame))).await;
             }
-            // Its answer: hanging up before would reset the connection, and the viewer could lose our words. Where the viewer
-            // said goodbye first, reading on is what sends it ours.
-            while from_viewer.next().await.transpose()?.is_some() {}
-            Ok::<_, Error>(())
+            // Where the viewer said goodbye first, reading on is what sends it ours.
+            while let Some(Ok(_)) = viewer.next().await {}
+            // Closing with unread bytes would reset the connection, and the viewer could lose our words.
+            let connection = viewer.get_mut();
+            connection.shutdown().await?;
+            tokio::io::copy(connection, &mut tokio::io::sink()).await
         };
         let _ = timeout(WORD_OF_END, goodbye).await;
     }
@@ -339,22 +342,23 @@ async fn carry_up(
             Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_))) => {
                 return End::ViewerLost;
             }
-            Some(Err(error)) => return End::NoMessage(error.to_string()),
+            Some(Err(error @ Error::Capacity(_))) => return End::NoMessage(1009, error.to_string()),
+            Some(Err(error)) => return End::NoMessage(1002, error.to_string()),
         };
         let now = Instant::now();
         heard.mark(now);
         let chunk = match message {
             Message::Binary(chunk) => chunk,
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-            Message::Text(_) => return End::NoMessage("the live view speaks RFB in binary messages".to_owned()),
+            Message::Text(_) => return End::NoMessage(1003, "the live view speaks RFB in binary messages".to_owned()),
             Message::Close(_) => return End::ViewerClosed,
         };
         passed.clear();
-        let seen = match filter.filter(&chunk, &mut passed) {
-            Ok(seen) => seen,
+        let input = match filter.filter(&chunk, &mut passed) {
+            Ok(input) => input,
             Err(error) => return End::ViewerBroken(error),
         };
-        if seen.input && touched.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
+        if input && touched.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
             touched = Some(now);
             touch.tell();
         }

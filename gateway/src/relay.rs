@@ -24,14 +24,10 @@ use futures::{
     FutureExt,
     future::{Either, select},
 };
-use std::{
-    io,
-    pin::{Pin, pin},
-    time::Duration,
-};
+use std::{io, pin::pin, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// What is carried at once, in each direction.
@@ -41,7 +37,8 @@ const BUFFER: usize = 64 << 10;
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// After one side's Close frame was passed, the other's answer is waited for so long.
 const CLOSING: Duration = Duration::from_secs(5);
-/// When the connection is to end in the midst of a frame, its rest is waited for so long.
+/// When the connection is to end in the midst of a frame to the client, its rest is waited for so long. Of the client nothing is
+/// carried meanwhile.
 const REST_OF_FRAME: Duration = Duration::from_secs(5);
 /// The runner ends its connections before the watch says why: so long the reason is waited for.
 pub const WORD_OF_END: Duration = Duration::from_secs(2);
@@ -88,15 +85,24 @@ where
     RW: AsyncWrite + Unpin,
 {
     let heard = Heard::new(Instant::now());
-    let mut ending = pin!(ending.fuse());
+    let ending = pin!(ending);
+    let ending = ending.shared();
     let mut from_client = client.read;
     let mut to_client = ToClient::new(client.write, traffic);
     let (mut from_runner, mut to_runner) = (runner.read, runner.write);
 
     let end = {
-        let down = pin!(to_client.carry(&mut from_runner, &heard, ending.as_mut()));
-        let up = pin!(carry_up(&mut from_client, &mut to_runner, &heard, traffic));
-        // `down` is asked first: once it has ended by a drain, nothing more of the client may reach the runner.
+        let down = pin!(to_client.carry(&mut from_runner, &heard, ending.clone()));
+        let up = pin!(async {
+            let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &heard, traffic));
+            match select(ending.clone(), carrying).await {
+                Either::Left((ending, _)) => {
+                    sleep(REST_OF_FRAME).await;
+                    End::Ended(ending)
+                }
+                Either::Right((end, _)) => end,
+            }
+        });
         match select(down, up).await {
             Either::Left((End::RunnerClosed, up)) => {
                 let _ = timeout(CLOSING, up).await;
@@ -167,46 +173,36 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         Self { client, buffer, scanner: FrameScanner::default(), between_frames: true, pulse, traffic }
     }
 
-    /// Carries what comes from the runner, with Pings in between.
-    async fn carry<E: Future<Output = Ending>>(
+    /// Carries what comes from the runner, with Pings in between, until a frame ends after `ending`.
+    async fn carry(
         &mut self,
         runner: &mut (impl AsyncRead + Unpin),
         heard: &Heard,
-        mut ending: Pin<&mut E>,
+        mut ending: impl Future<Output = Ending> + Unpin,
     ) -> End {
-        // The ending that waits for the rest of a frame, and how long it does.
-        let mut ends: Option<(Ending, Instant)> = None;
+        let mut ends = None;
         loop {
-            let now = Instant::now();
             self.pulse.heard(heard.at());
-            let beat = self.pulse.beat(now);
-            match ends.take() {
-                Some((ending, limit)) if self.between_frames || now >= limit => return End::Ended(ending),
-                waiting => ends = waiting,
+            let beat = self.pulse.beat(Instant::now());
+            if let Some(ending) = ends.take_if(|_| self.between_frames) {
+                return End::Ended(ending);
             }
-            if beat == Beat::GiveUp {
-                return End::ClientGone;
-            }
-            if beat == Beat::Ask && self.between_frames {
-                match self.ping().await {
+            let alarm = match beat {
+                Beat::GiveUp => return End::ClientGone,
+                Beat::Ask if self.between_frames => match self.ping().await {
                     Ok(()) => continue,
                     Err(_) => return End::ClientGone,
-                }
-            }
-            let alarm = match (&ends, beat) {
-                (Some((_, limit)), _) => Some(*limit),
-                (None, Beat::Wait(until)) => Some(until),
+                },
                 // In the midst of a frame nothing can be asked: more of it must come first.
-                (None, _) => None,
+                Beat::Ask => None,
+                Beat::Wait(until) => Some(until),
             };
             tokio::select! {
                 biased;
-                ending = ending.as_mut(), if ends.is_none() => ends = Some((ending, now + REST_OF_FRAME)),
-                () = sleep_until(alarm.unwrap_or(now)), if alarm.is_some() => {}
+                ending = &mut ending, if ends.is_none() => ends = Some(ending),
+                () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 read = runner.read(&mut self.buffer) => {
-                    let Ok(length @ 1..) = read else {
-                        return ends.map_or(End::RunnerGone, |(ending, _)| End::Ended(ending));
-                    };
+                    let Ok(length @ 1..) = read else { return ends.map_or(End::RunnerGone, End::Ended) };
                     match self.pass(length, &mut ends).await {
                         Ok(None) => {}
                         Ok(Some(end)) => return end,
@@ -218,7 +214,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     }
 
     /// Passes what was read, and puts in what waits for a place between two frames.
-    async fn pass(&mut self, length: usize, ends: &mut Option<(Ending, Instant)>) -> io::Result<Option<End>> {
+    async fn pass(&mut self, length: usize, ends: &mut Option<Ending>) -> io::Result<Option<End>> {
         let Ok(scan) = self.scanner.scan(&self.buffer[..length]) else {
             return Ok(Some(End::RunnerBroken));
         };
@@ -230,7 +226,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         }
         let mut written = 0;
         if let Some(boundary) = scan.boundary {
-            if let Some((ending, _)) = ends.take() {
+            if let Some(ending) = ends.take() {
                 self.write(0..boundary, true).await?;
                 return Ok(Some(End::Ended(ending)));
             }

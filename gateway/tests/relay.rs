@@ -279,6 +279,22 @@ async fn a_drain_does_not_wait_for_ever_for_the_end_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_read_drives_no_more_once_his_token_is_taken_back() {
+    let Relayed { mut client, mut runner, ending, outcome } = relayed_over(100);
+    // More than the client's side takes: the relay waits in the midst of writing it.
+    runner.write_all(&frame(2, false, &[0; 1000])[..300]).await.unwrap();
+    settle().await;
+    let start = Instant::now();
+    ending.send(Ending::Revoked).unwrap();
+    settle().await;
+    client.write_all(&frame(1, true, b"drive on")).await.unwrap();
+    expect_end(&mut runner).await;
+    assert_eq!(start.elapsed().as_secs(), 5);
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::Revoked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_the_session_is_told_with_its_reason() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };

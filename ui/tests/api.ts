@@ -24,7 +24,7 @@ export class Api {
   /** The namespaces in which sessions were asked for, the newest last. */
   readonly askedIn: string[] = [];
   /** Instead of making the session that is asked for. */
-  onCreate: ((body: CreateSession) => Answer) | null = null;
+  onCreate: ((body: CreateSession) => Answer | Promise<Answer>) | null = null;
   /** Bodies of `POST /sessions`, the newest last. */
   readonly asked: CreateSession[] = [];
   /** The tokens that were given out. */
@@ -126,7 +126,7 @@ export class Api {
     }
   }
 
-  #create(body: CreateSession): Answer {
+  #create(body: CreateSession): Answer | Promise<Answer> {
     this.asked.push(body);
     if (this.onCreate !== null) return this.onCreate(body);
     const id = `made-${this.asked.length}`;

@@ -7,12 +7,17 @@ test('asks for the token once, and says when it is wrong', async ({ page, gatewa
   await page.goto(gateway.dashboard());
   await typeInto(page.getByLabel('Token'), 'wrong');
   await page.keyboard.press('Enter');
-  await expect(page.getByText('the token is unknown')).toBeVisible();
+  await expect(page.getByRole('alert')).toHaveText('the token is unknown');
   await typeInto(page.getByLabel('Token'), tokens.viewer);
   await page.keyboard.press('Enter');
   await expect(page.getByText('Logged in as viewer')).toBeVisible();
   await page.reload();
   await expect(page.getByText('Logged in as viewer')).toBeVisible();
+  const { port } = gateway;
+  await gateway.stop();
+  await page.getByRole('button', { name: 'Log out' }).click();
+  await expect(page.getByRole('alert')).toHaveText(/cannot be reached/);
+  await gateway.listen(port);
   await page.getByRole('button', { name: 'Log out' }).click();
   await expect(page.getByLabel('Token')).toBeVisible();
 });

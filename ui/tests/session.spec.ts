@@ -28,9 +28,13 @@ test('the session that is chosen stands in the address, with its live view to lo
   expect(display.typed()).toBe('');
 
   // News of the session begin nothing anew.
-  gateway.api.tell({ type: 'session', session: gateway.api.watched('watched', { clients: 3 }) });
+  const created_at = gateway.api.fleet.sessions.get('watched')?.created_at ?? '';
+  gateway.api.tell({ type: 'session', session: gateway.api.watched('watched', { created_at, clients: 3 }) });
   await expect(page.getByText('Clients3')).toBeVisible();
   expect(gateway.calls).toHaveLength(1);
+  // One that was made again under its name is another.
+  gateway.api.tell({ type: 'session', session: gateway.api.watched('watched') });
+  await expect.poll(() => gateway.calls.length).toBe(2);
   await page.getByRole('button', { name: 'Close' }).click();
   await expect(picture(page)).toHaveCount(0);
 });
@@ -246,6 +250,39 @@ test.describe('the form', () => {
     await start(page).click();
     await expect(page.getByRole('alert')).toHaveText('no slot was free for 45 s: try again, or make the pool larger');
     await expect(page.getByLabel('Labels')).toHaveValue('a=b');
+  });
+
+  test('keeps what is filled in until it is closed, whatever else is looked at', async ({ page, gateway }) => {
+    fill(gateway);
+    await enter(page, gateway, '?start=1');
+    const labels = page.getByLabel('Labels');
+    await typeInto(labels, 'a=b');
+    await page.getByRole('tab', { name: 'Pools' }).click();
+    await page.getByRole('tab', { name: 'Sessions' }).click();
+    await expect(labels).toHaveValue('a=b');
+    await row(page, 'watched').click();
+    await expect(labels).toBeHidden();
+    await button(page, 'Start session').click();
+    await expect(labels).toHaveValue('a=b');
+    await button(page, 'Close').click();
+    await button(page, 'Start session').click();
+    await expect(labels).toHaveValue('');
+  });
+
+  test('takes back what it waits for', async ({ page, gateway }) => {
+    fill(gateway);
+    gateway.api.onCreate = () => new Promise(() => {});
+    await enter(page, gateway, '?start=1');
+    const hungUp = page.waitForEvent('requestfailed', (request) => request.method() === 'POST');
+    await start(page).click();
+    await expect(page.getByText('It waits up to a minute')).toBeVisible();
+    await button(page, 'Cancel').click();
+    await hungUp;
+    await expect(page.getByText('It waits up to a minute')).toBeHidden();
+    await expect(page.getByRole('alert')).toBeHidden();
+    gateway.api.onCreate = null;
+    await start(page).click();
+    await expect(page).toHaveURL(/session=made-2/);
   });
 });
 

@@ -13,7 +13,6 @@ use camofleet_e2e::{
     wait::poll,
 };
 use camofleet_runner_api::token::Issuer;
-use futures::future::try_join_all;
 use serde_json::json;
 
 /// The colour of the start page and of the site's form (`src/form.html`).

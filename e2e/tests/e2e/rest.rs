@@ -9,11 +9,9 @@ use camofleet_e2e::{
     test,
     wait::{poll, until},
 };
-use futures::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 #[test]
 fn a_session_by_rest_alone() {

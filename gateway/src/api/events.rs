@@ -25,7 +25,7 @@ use axum::{
     },
 };
 use futures::{StreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, header::CACHE_CONTROL};
+use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -64,9 +64,7 @@ pub async fn events(
     let alive = KeepAlive::new().interval(KEEP_ALIVE).event(Event::default().event("alive").data("{}"));
     let sse = Sse::new(batches.flatten().map(Ok::<_, Infallible>)).keep_alive(alive);
     let mut response = sse.into_response();
-    let unbuffered: [(HeaderName, &str); 2] =
-        [(CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
-    response.headers_mut().extend(unbuffered.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 

@@ -17,10 +17,17 @@ pub(crate) use convert::{invalid_fields, is_in_pool};
 
 use crate::Gateway;
 use axum::{
-    Json, Router,
+    Router,
+    extract::DefaultBodyLimit,
     routing::{MethodRouter, get},
 };
+use bytes::Bytes;
+use http::{
+    HeaderValue,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
 use std::sync::Arc;
+use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -70,13 +77,13 @@ impl Modify for Doors {
 /// the prefix.
 pub fn router() -> Router<Arc<Gateway>> {
     let (calls, document) = calls().split_for_parts();
-    let document = Arc::new(document);
-    let served = move || {
-        let document = Arc::clone(&document);
-        async move { Json((*document).clone()) }
-    };
-    let served: MethodRouter<Arc<Gateway>> = get(served);
-    let calls = calls.route("/openapi.json", served).layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY));
+    let document = Bytes::from(document.to_json().expect("the document is JSON"));
+    let served: MethodRouter<Arc<Gateway>> = get(([(CONTENT_TYPE, "application/json")], document));
+    let calls = calls
+        .route("/openapi.json", served)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        // Sessions hold tokens, and change.
+        .layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")));
     Router::new().nest("/api", calls.clone()).nest("/api/namespaces/{namespace}", calls.clone()).merge(calls)
 }
 

@@ -150,7 +150,8 @@ pub async fn delete(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Deleted>, Refusal> {
-    let session = known(&gateway, &target).await?;
+    // The API server itself: a watch that lags would end the former session of this name, which is over, and not this one.
+    let session = now(&gateway, &target).await?;
     kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
     Ok(Json(Deleted { id: target.session.name().to_owned(), status: Status::Terminating }))
 }

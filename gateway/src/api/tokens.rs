@@ -14,7 +14,7 @@ use aws_lc_rs::rand;
 use axum::{Json, extract::State, response::IntoResponse};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use camofleet_runner_api::token::{Role, SessionToken};
-use http::{StatusCode, header::CACHE_CONTROL};
+use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub async fn share(
     let (uid, scope) = (session.uid().to_owned(), Role::from(asked.scope).as_str());
     tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "shared");
     let shared = Shared { token, scope: asked.scope, session: uid, expires_at, single_use: asked.single_use };
-    Ok((StatusCode::CREATED, [(CACHE_CONTROL, "no-store")], Json(shared)))
+    Ok((StatusCode::CREATED, Json(shared)))
 }
 
 /// 96 random bits: among the tokens of one session no two are the same.

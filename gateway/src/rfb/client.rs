@@ -35,27 +35,19 @@ enum Awaited {
     Body(usize, bool),
 }
 
-/// What a chunk brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// A controller did something: keys, pointer or clipboard, let through. It keeps the session from being idle.
-    pub input: bool,
-    /// Something was dropped because the role may not say it.
-    pub dropped: bool,
-}
-
 impl ClientFilter {
     /// For a viewer that is just about to begin.
     pub fn new(role: Role) -> Self {
         Self { role, awaited: Awaited::Handshake(0), held: [0; HELD], have: 0 }
     }
 
-    /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB.
+    /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB. Says whether
+    /// a controller did something in them, which keeps the session from being idle: keys, pointer or clipboard, let through.
     ///
     /// # Errors
     /// When the bytes cannot be followed. The filter is of no use after that; what it appended before may pass.
-    pub fn filter(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> Result<Seen, RfbError> {
-        let mut seen = Seen::default();
+    pub fn filter(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> Result<bool, RfbError> {
+        let mut input = false;
         while let Some((first, _)) = chunk.split_first() {
             match &mut self.awaited {
                 Awaited::Handshake(at) => {
@@ -74,7 +66,7 @@ impl ClientFilter {
                     self.held[self.have] = *first;
                     self.have += 1;
                     if let Some(message) = Message::parse(&self.held[..self.have])? {
-                        self.begin(message, &mut seen, out);
+                        input |= self.begin(message, out);
                     }
                     chunk = &chunk[1..];
                 }
@@ -96,24 +88,23 @@ impl ClientFilter {
             }
             self.end_of_message(out);
         }
-        Ok(seen)
+        Ok(input)
     }
 
-    /// The message is told by what is held; decides on the rest of it.
-    fn begin(&mut self, message: Message, seen: &mut Seen, out: &mut Vec<u8>) {
+    /// The message is told by what is held; decides on the rest of it. Says whether it is input that passes.
+    fn begin(&mut self, message: Message, out: &mut Vec<u8>) -> bool {
         let left = message.length() - self.have;
         if matches!(message, Message::SetEncodings { .. }) {
             self.awaited = Awaited::Encodings(left);
-            return;
+            return false;
         }
         let passes = message.is_for(self.role);
-        seen.input |= passes && message.is_input();
-        seen.dropped |= !passes;
         let head = &self.held[..mem::take(&mut self.have)];
         if passes {
             out.extend(head);
         }
         self.awaited = Awaited::Body(left, passes);
+        passes && message.is_input()
     }
 
     fn end_of_message(&mut self, out: &mut Vec<u8>) {

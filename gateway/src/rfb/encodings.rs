@@ -25,7 +25,7 @@ pub(super) const KEEP_CLIPBOARD: [u8; 28] = [
 ];
 
 /// Whether a viewer may ask for it.
-pub fn may_pass(encoding: i32) -> bool {
+fn may_pass(encoding: i32) -> bool {
     const VMWARE_CURSOR: i32 = 0x574d_5664;
     const VMWARE_CURSOR_POSITION: i32 = 0x574d_5666;
     const VMWARE_LED_STATE: i32 = 0x574d_5668;

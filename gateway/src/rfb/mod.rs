@@ -16,10 +16,10 @@
 
 mod client;
 mod display;
-pub mod encodings;
+mod encodings;
 pub mod message;
 
-pub use client::{ClientFilter, Seen};
+pub use client::ClientFilter;
 pub use display::DisplayCheck;
 pub use message::MessageError;
 

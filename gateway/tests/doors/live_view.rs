@@ -156,6 +156,7 @@ async fn what_is_no_rfb_ends_the_view_with_words() {
         (Message::Binary([HANDSHAKE, &[99]].concat().into()), 1002),
         (Message::Binary([HANDSHAKE, &[6, 0, 0, 0, 1, 0, 0, 0]].concat().into()), 1009),
         (Message::Text("hello".into()), 1003),
+        (Message::Binary(vec![0; 4 << 20].into()), 1009),
     ] {
         let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
         let (_, mut display) = runner.display().await;

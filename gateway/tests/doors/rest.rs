@@ -30,6 +30,7 @@ fn request(served: &Served, method: &Method, path: &str) -> RequestBuilder {
 }
 
 async fn json(response: Response) -> (StatusCode, Value) {
+    assert_eq!(response.headers()["cache-control"], "no-store");
     (response.status(), response.json().await.unwrap())
 }
 
@@ -284,6 +285,7 @@ impl Events {
         let asked = last.into_iter().fold(asked, |asked, id| asked.header("last-event-id", id));
         let response = asked.send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-store");
         Self { response, text: String::new() }
     }
 

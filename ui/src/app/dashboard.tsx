@@ -1,9 +1,17 @@
 /** The page `/`: sessions, pools and a wall of live views. */
 
-import { MutationCache, QueryClient, QueryClientProvider, useQuery, useQueryClient } from '@tanstack/react-query';
+import {
+  MutationCache,
+  QueryClient,
+  QueryClientProvider,
+  useMutation,
+  useQuery,
+  useQueryClient,
+} from '@tanstack/react-query';
 import { StrictMode, useCallback } from 'react';
 import { createRoot } from 'react-dom/client';
 import { answer, api, loginKey, Refused, type Role } from '#shared/api.ts';
+import { forgetFleets } from '#shared/use-fleet.ts';
 import { Fleet } from './fleet.tsx';
 import { Login } from './login.tsx';
 
@@ -24,6 +32,14 @@ function Dashboard() {
     retryDelay: 2000,
   });
   const setRole = useCallback((role: Role | null) => cache.setQueryData(loginKey, role), [cache]);
+  const logOut = useMutation({
+    mutationFn: () => answer(api.POST('/logout')),
+    onSuccess: () => {
+      setRole(null);
+      // Whoever logs in next may be allowed less.
+      forgetFleets(cache);
+    },
+  });
   const askAgain = useCallback(() => void cache.invalidateQueries({ queryKey: loginKey }), [cache]);
 
   if (login.data === undefined) {
@@ -34,8 +50,14 @@ function Dashboard() {
     );
   }
   if (login.data === null) return <Login onLogin={setRole} />;
-  const logOut = () => void answer(api.POST('/logout')).then(() => setRole(null), askAgain);
-  return <Fleet role={login.data} onRefused={askAgain} onLogOut={logOut} />;
+  return (
+    <Fleet
+      role={login.data}
+      onRefused={askAgain}
+      onLogOut={() => logOut.mutate()}
+      whyNotOut={logOut.error?.message ?? null}
+    />
+  );
 }
 
 const cache: QueryClient = new QueryClient({

@@ -1,10 +1,11 @@
 /** What who is logged in sees: the tabs, and beside the list of sessions one of them. */
 
 import { useQuery } from '@tanstack/react-query';
-import { useMemo } from 'react';
+import { useMemo, useState } from 'react';
 import { Tab, TabList, TabPanel, Tabs } from 'react-aria-components';
 import { Pools } from '#features/pools/pools.tsx';
 import { inOrder } from '#features/sessions/facts.ts';
+import { empty } from '#features/sessions/form.ts';
 import { Action } from '#shared/action.tsx';
 import { answer, api, type Role } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
@@ -21,10 +22,13 @@ interface Props {
   readonly role: Role;
   readonly onRefused: () => void;
   readonly onLogOut: () => void;
+  /** Why that came to nothing. */
+  readonly whyNotOut: string | null;
 }
 
-export function Fleet({ role, onRefused, onLogOut }: Props) {
+export function Fleet({ role, onRefused, onLogOut, whyNotOut }: Props) {
   const [place, go] = usePlace();
+  const [draft, setDraft] = useState(empty);
   const { lostAt } = useStream(place.namespace, onRefused);
   const fleet = useFleet(place.namespace);
   const sessions = useMemo(() => inOrder(fleet?.sessions.values() ?? []), [fleet?.sessions]);
@@ -57,6 +61,7 @@ export function Fleet({ role, onRefused, onLogOut }: Props) {
         />
         <span className="who">
           <span className="muted">Logged in as {role}</span>
+          {whyNotOut !== null && <span role="alert">{whyNotOut}</span>}
           <Action onAct={onLogOut}>Log out</Action>
         </span>
       </header>
@@ -72,7 +77,15 @@ export function Fleet({ role, onRefused, onLogOut }: Props) {
       ) : (
         <main>
           <TabPanel id="sessions">
-            <Sessions sessions={sessions} pools={pools} role={role} place={place} go={go} />
+            <Sessions
+              sessions={sessions}
+              pools={pools}
+              role={role}
+              place={place}
+              go={go}
+              draft={draft}
+              onDraft={setDraft}
+            />
           </TabPanel>
           <TabPanel id="pools">
             <Pools pools={pools} />

@@ -37,7 +37,7 @@ export function Login({ onLogin }: { readonly onLogin: (role: Role) => void }) {
         >
           <Label>Token</Label>
           <Input autoComplete="off" spellCheck="false" />
-          <FieldError>{fault}</FieldError>
+          <div role="alert">{fault !== null && <FieldError>{fault}</FieldError>}</div>
         </TextField>
         <button type="submit" className="primary" aria-disabled={busy}>
           Log in

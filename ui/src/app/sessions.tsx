@@ -4,6 +4,7 @@ import { useQueryClient } from '@tanstack/react-query';
 import { useDeferredValue, useMemo, useRef } from 'react';
 import { Button, Input, SearchField } from 'react-aria-components';
 import { matches, states } from '#features/sessions/facts.ts';
+import { empty, type Values } from '#features/sessions/form.ts';
 import { StartForm } from '#features/sessions/start-form.tsx';
 import { SessionsTable } from '#features/sessions/table.tsx';
 import { Action } from '#shared/action.tsx';
@@ -19,9 +20,12 @@ interface Props {
   readonly role: Role;
   readonly place: Place;
   readonly go: (change: Partial<Place>) => void;
+  /** What is filled in to start a session. */
+  readonly draft: Values;
+  readonly onDraft: (draft: Values) => void;
 }
 
-export function Sessions({ sessions, pools, role, place, go }: Props) {
+export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: Props) {
   // Typing stays quick while a long list is made anew.
   const text = useDeferredValue(place.text);
   const found = useMemo(
@@ -41,6 +45,7 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
     go({ session: null, starting: false });
     focus(place.session === null ? '.toolbar .primary' : `[role="row"][data-key="${CSS.escape(place.session)}"]`);
   };
+  const chosen = sessions.find(({ id }) => id === place.session);
   return (
     <div className="split" data-beside={beside} ref={page}>
       <section aria-label="List of sessions">
@@ -97,20 +102,27 @@ export function Sessions({ sessions, pools, role, place, go }: Props) {
             <StartForm
               namespace={place.namespace}
               pools={pools.map(({ name }) => name)}
+              values={draft}
+              onChange={onDraft}
               whyNot={whyNot}
               onStarted={(session) => {
                 tell(session);
+                onDraft(empty);
                 go({ session: session.id, starting: false });
                 focus('aside h2');
               }}
-              onClose={close}
+              onClose={() => {
+                onDraft(empty);
+                close();
+              }}
             />
           ) : (
             place.session !== null && (
               <SessionPanel
-                key={place.session}
+                // One that was made again under its name is another.
+                key={`${place.session} ${chosen?.created_at}`}
                 id={place.session}
-                session={sessions.find(({ id }) => id === place.session)}
+                session={chosen}
                 whyNot={whyNot}
                 onNews={tell}
                 onClose={close}

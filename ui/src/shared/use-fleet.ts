@@ -14,3 +14,8 @@ export function useFleet(namespace: string | null): Fleet | undefined {
 export function putEvent(cache: QueryClient, namespace: string | null, event: FleetEvent): void {
   cache.setQueryData<Fleet>(keyOf(namespace), (fleet) => fold(fleet, event));
 }
+
+/** Of all namespaces. */
+export function forgetFleets(cache: QueryClient): void {
+  cache.removeQueries({ queryKey: ['fleet'] });
+}

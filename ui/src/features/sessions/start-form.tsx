@@ -6,28 +6,35 @@ import { FieldError, Input, Label, Radio, RadioGroup, Text, TextArea, TextField 
 import { Action } from '#shared/action.tsx';
 import { answer, apiOf, Refused, type Session } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
-import { bodyOf, check, empty, type Field, faultsNow, type Refusal, refusalOf, type Values } from './form.ts';
+import { bodyOf, check, type Field, faultsNow, type Refusal, refusalOf, type Values } from './form.ts';
 
 interface Props {
   /** Where it is made; null for the gateway's own namespace. */
   readonly namespace: string | null;
   readonly pools: readonly string[];
+  /** What is filled in; it outlives the form. */
+  readonly values: Values;
+  readonly onChange: (values: Values) => void;
   /** Why no session may be started; null when one may. */
   readonly whyNot: string | null;
   readonly onStarted: (session: Session) => void;
   readonly onClose: () => void;
 }
 
-export function StartForm({ namespace, pools, whyNot, onStarted, onClose }: Props) {
-  const [values, setValues] = useState(empty);
+export function StartForm({ namespace, pools, values, onChange, whyNot, onStarted, onClose }: Props) {
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   // Nobody is told of a fault while still typing for the first time.
   const [tried, setTried] = useState(false);
   /** How often a fault was in the way. */
   const [stops, setStops] = useState(0);
   const form = useRef<HTMLFormElement>(null);
+  const asking = useRef<AbortController>(null);
   const start = useMutation({
-    mutationFn: (asked: Values) => answer(apiOf(namespace).POST('/sessions', { body: bodyOf(asked) })),
+    mutationFn: (asked: Values) => {
+      asking.current = new AbortController();
+      const { signal } = asking.current;
+      return answer(apiOf(namespace).POST('/sessions', { body: bodyOf(asked), signal }));
+    },
     onError: (error, asked) => {
       if (!(error instanceof Refused)) return;
       setRefusal(refusalOf(asked, error.fields));
@@ -38,7 +45,7 @@ export function StartForm({ namespace, pools, whyNot, onStarted, onClose }: Prop
   const faults = tried ? faultsNow(values, refusal) : {};
   const isRefusal = start.error instanceof Refused && start.error.fields.length > 0;
   const isMended = isRefusal && Object.keys(faults).length === 0 && !refusal?.others.length;
-  const set = (field: Field) => (value: string) => setValues((before) => ({ ...before, [field]: value }));
+  const set = (field: Field) => (value: string) => onChange({ ...values, [field]: value });
   // The fields that are wrong are marked only once they are drawn.
   useEffect(() => {
     if (stops > 0) form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
@@ -50,6 +57,12 @@ export function StartForm({ namespace, pools, whyNot, onStarted, onClose }: Prop
     setTried(true);
     if (Object.keys(check(values)).length > 0) setStops((before) => before + 1);
     else start.mutate(values, { onSuccess: onStarted });
+  };
+
+  /** The gateway ends what it has made for a caller who goes. */
+  const cancel = () => {
+    asking.current?.abort();
+    start.reset();
   };
 
   const text = (field: Field, label: string, hint: string, placeholder = '') => (
@@ -141,6 +154,7 @@ export function StartForm({ namespace, pools, whyNot, onStarted, onClose }: Prop
         >
           Start
         </button>
+        {start.isPending && <Action onAct={cancel}>Cancel</Action>}
         <span id="start-status" role="status" className="muted">
           {start.isPending ? 'It waits up to a minute for a slot and its browser.' : (whyNot ?? '')}
         </span>

@@ -33,7 +33,7 @@ const columns: readonly ColumnOfSessions[] = [
     id: 'id',
     name: 'Session',
     width: '2fr',
-    minWidth: 150,
+    minWidth: 130,
     cell: ({ id }) => (
       <span className="name" title={id}>
         {id}
