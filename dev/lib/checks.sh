@@ -88,13 +88,13 @@ check_ui() {
 # Every template of the chart is rendered with these.
 all_values=(
   --set "publicUrl=https://fleet.example.test" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080
-  --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
+  --set "gateway.sessionNamespaces={default}" --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
   --set ingress.enabled=true --set ingress.className=nginx --set ingress.tlsSecret=fleet-tls
   --set httpRoute.enabled=true --set "httpRoute.parentRefs[0].name=shared" --set serviceMonitor.enabled=true
 )
 wrong_values=(
   publicUrl=ftp://x publicUrl=http://x/ image.pullPolicy=Sometimes operator.replcas=2 operator.replicas=-1 gateway.service.type=Magic
-  gateway.service.port=0 pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
+  gateway.service.port=0 "gateway.sessionNamespaces={no such}" pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
   "networkPolicies.runnersMayNotReach={everything}" serviceMonitor.interval=often httpRoute.parentRefs=shared
   "publicUrl=http://a b" gateway.service.nodePort=30080 httpRoute.enabled=true
 )

@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034
 
 rust_minimum=1.89 # rust-version of the workspace
-go_minimum=1.24   # asked for by dev/kubernetes/*/go.mod
+go_minimum=1.24   # asked for by dev/kubernetes/go.mod
 node_minimum=22
 go_version=1.26.8    # installed where there is none that is new enough
 node_version=24.19.0 # installed likewise, and always in the images

@@ -24,7 +24,12 @@ use futures::{
     FutureExt,
     future::{Either, select},
 };
-use std::{io, pin::pin, time::Duration};
+use std::{
+    io,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep, sleep_until, timeout},
@@ -92,10 +97,13 @@ where
     let (mut from_runner, mut to_runner) = (runner.read, runner.write);
 
     let end = {
+        let runner_has_closed = AtomicBool::new(false);
         let down = pin!(to_client.carry(&mut from_runner, &heard, ending.clone()));
         let up = pin!(async {
             let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &heard, traffic));
             match select(ending.clone(), carrying).await {
+                // What is still to come is the client's goodbye.
+                Either::Left((_, carrying)) if runner_has_closed.load(Relaxed) => carrying.await,
                 Either::Left((ending, _)) => {
                     sleep(REST_OF_FRAME).await;
                     End::Ended(ending)
@@ -105,6 +113,7 @@ where
         });
         match select(down, up).await {
             Either::Left((End::RunnerClosed, up)) => {
+                runner_has_closed.store(true, Relaxed);
                 let _ = timeout(CLOSING, up).await;
                 End::RunnerClosed
             }
@@ -188,13 +197,14 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
                 return End::Ended(ending);
             }
             let alarm = match beat {
-                Beat::GiveUp => return End::ClientGone,
+                // A client that is not heard any more because the gateway ends it is not lost.
+                Beat::GiveUp if ends.is_none() => return End::ClientGone,
                 Beat::Ask if self.between_frames => match self.ping().await {
                     Ok(()) => continue,
                     Err(_) => return End::ClientGone,
                 },
                 // In the midst of a frame nothing can be asked: more of it must come first.
-                Beat::Ask => None,
+                Beat::Ask | Beat::GiveUp => None,
                 Beat::Wait(until) => Some(until),
             };
             tokio::select! {

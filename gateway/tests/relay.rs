@@ -307,6 +307,22 @@ async fn the_end_of_the_session_is_told_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_answer_to_the_runners_close_is_waited_for_whatever_ends_meanwhile() {
+    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let (goodbye, answer) = (close(false, 1001, "the session is over"), close(true, 1001, ""));
+    runner.write_all(&goodbye).await.unwrap();
+    expect(&mut client, &goodbye).await;
+    let start = Instant::now();
+    ending.send(Ending::Session(Over::Deleted)).unwrap();
+    settle().await;
+    client.write_all(&answer).await.unwrap();
+    expect(&mut runner, &answer).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::RunnerClosed);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_the_runner_ends_first_the_reason_is_waited_for() {
     let Relayed { mut client, runner, ending, outcome } = relayed();
     drop(runner);

@@ -118,9 +118,9 @@ test('a stream that has gone silent is opened anew', async ({ page, gateway }) =
   await enter(page, gateway);
   await expect(rows(page)).toHaveCount(5);
   expect(gateway.api.streamsAsked).toBe(1);
-  await page.clock.runFor(39_000);
+  await page.clock.runFor(30_000);
   expect(gateway.api.streamsAsked).toBe(1);
-  await page.clock.runFor(2_000);
+  await page.clock.runFor(11_000);
   await expect.poll(() => gateway.api.streamsAsked).toBe(2);
   const lost = page.getByText('The connection to the gateway is lost');
   await expect(lost).toBeHidden();

@@ -269,6 +269,17 @@ test.describe('the form', () => {
     await expect(labels).toHaveValue('');
   });
 
+  test('is left with what it waits for taken back', { tag: '@once' }, async ({ page, gateway }) => {
+    fill(gateway);
+    gateway.api.onCreate = () => new Promise(() => {});
+    await enter(page, gateway, '?start=1');
+    const hungUp = page.waitForEvent('requestfailed', (request) => request.method() === 'POST');
+    await start(page).click();
+    await expect(page.getByText('It waits up to a minute')).toBeVisible();
+    await page.getByRole('tab', { name: 'Pools' }).click();
+    await hungUp;
+  });
+
   test('takes back what it waits for', async ({ page, gateway }) => {
     fill(gateway);
     gateway.api.onCreate = () => new Promise(() => {});
@@ -279,6 +290,7 @@ test.describe('the form', () => {
     await button(page, 'Cancel').click();
     await hungUp;
     await expect(page.getByText('It waits up to a minute')).toBeHidden();
+    await expect(start(page)).toBeFocused();
     await expect(page.getByRole('alert')).toBeHidden();
     gateway.api.onCreate = null;
     await start(page).click();

@@ -1,5 +1,5 @@
 //! The end-to-end tests: one program, so that what they share is compiled once. They are begun in the order of their names:
-//! first the long ones that bear no other beside them.
+//! first the long ones of those that bear no other beside them.
 
 mod alone;
 mod clients;

@@ -151,7 +151,10 @@ pub async fn delete(
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Deleted>, Refusal> {
     // The API server itself: a watch that lags would end the former session of this name, which is over, and not this one.
-    let session = now(&gateway, &target).await?;
+    let session = match now(&gateway, &target).await {
+        Err(Refusal::Unreadable(..)) => known(&gateway, &target).await?,
+        read => read?,
+    };
     kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
     Ok(Json(Deleted { id: target.session.name().to_owned(), status: Status::Terminating }))
 }

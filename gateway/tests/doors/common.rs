@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -128,9 +128,17 @@ fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>
                 } else if let Some(at) = sessions.iter().position(|session| path_of(session) == head.uri.path()) {
                     let found = serde_json::to_vec(&sessions[at]).unwrap();
                     if head.method == Method::DELETE {
-                        sessions.remove(at);
+                        let asked: Value = serde_json::from_slice(&body).unwrap();
+                        let only = asked["preconditions"]["uid"].as_str();
+                        if only.is_some() && only != sessions[at].metadata.uid.as_deref() {
+                            failure(StatusCode::CONFLICT, "Conflict")
+                        } else {
+                            sessions.remove(at);
+                            (StatusCode::OK, found)
+                        }
+                    } else {
+                        (StatusCode::OK, found)
                     }
-                    (StatusCode::OK, found)
                 } else {
                     failure(StatusCode::NOT_FOUND, "NotFound")
                 };

@@ -13,7 +13,7 @@ use camofleet_gateway::{
     api,
     auth::StaticTokens,
     feed::Changed,
-    session::{Key, Session},
+    session::{Finish, Key, Session, Standing},
 };
 use camofleet_runner_api::token::{Role, SessionToken};
 use k8s_openapi::{
@@ -392,5 +392,16 @@ async fn a_session_whose_making_is_not_known_to_have_failed_is_taken_back() {
     let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
     assert_eq!(asked.send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(served.lookups.load(Ordering::Relaxed) >= 2, "it was made, and taken back");
+    assert_eq!(*served.unwatched.lock().unwrap(), []);
+}
+
+#[tokio::test]
+async fn of_a_name_that_was_made_again_the_session_that_is_there_is_ended() {
+    let served = serve_gateway().await;
+    served.tell("again", "former", Standing::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }));
+    served.make("again", "new");
+    let (status, ended) =
+        json(request(&served, &Method::DELETE, "/api/sessions/-/again").bearer_auth(ADMIN).send().await.unwrap()).await;
+    assert_eq!((status, &ended["status"]), (StatusCode::OK, &json!("TERMINATING")));
     assert_eq!(*served.unwatched.lock().unwrap(), []);
 }

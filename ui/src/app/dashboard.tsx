@@ -8,7 +8,7 @@ import {
   useQuery,
   useQueryClient,
 } from '@tanstack/react-query';
-import { StrictMode, useCallback } from 'react';
+import { StrictMode, useCallback, useEffect } from 'react';
 import { createRoot } from 'react-dom/client';
 import { answer, api, loginKey, Refused, type Role } from '#shared/api.ts';
 import { forgetFleets } from '#shared/use-fleet.ts';
@@ -32,15 +32,13 @@ function Dashboard() {
     retryDelay: 2000,
   });
   const setRole = useCallback((role: Role | null) => cache.setQueryData(loginKey, role), [cache]);
-  const logOut = useMutation({
-    mutationFn: () => answer(api.POST('/logout')),
-    onSuccess: () => {
-      setRole(null);
-      // Whoever logs in next may be allowed less.
-      forgetFleets(cache);
-    },
-  });
+  const logOut = useMutation({ mutationFn: () => answer(api.POST('/logout')), onSuccess: () => setRole(null) });
   const askAgain = useCallback(() => void cache.invalidateQueries({ queryKey: loginKey }), [cache]);
+
+  // Whoever logs in next may be allowed less.
+  useEffect(() => {
+    if (login.data === null) forgetFleets(cache);
+  }, [login.data, cache]);
 
   if (login.data === undefined) {
     return (
@@ -49,7 +47,13 @@ function Dashboard() {
       </main>
     );
   }
-  if (login.data === null) return <Login onLogin={setRole} />;
+  if (login.data === null) {
+    const logIn = (role: Role) => {
+      logOut.reset();
+      setRole(role);
+    };
+    return <Login onLogin={logIn} />;
+  }
   return (
     <Fleet
       role={login.data}

@@ -10,7 +10,7 @@ import { Action } from '#shared/action.tsx';
 import { answer, api, type Role } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
 import { duration } from '#shared/duration.ts';
-import { useFleet } from '#shared/use-fleet.ts';
+import { namespacesKey, useFleet } from '#shared/use-fleet.ts';
 import { useNow } from '#shared/use-now.ts';
 import type { Tab as TabName } from './place.ts';
 import { Sessions } from './sessions.tsx';
@@ -108,7 +108,7 @@ function Namespaces({
   readonly onChoose: (namespace: string | null) => void;
 }) {
   const { data } = useQuery({
-    queryKey: ['namespaces'],
+    queryKey: namespacesKey,
     queryFn: () => answer(api.GET('/namespaces')),
     refetchInterval: NAMESPACES_MS,
   });

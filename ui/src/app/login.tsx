@@ -12,6 +12,7 @@ export function Login({ onLogin }: { readonly onLogin: (role: Role) => void }) {
     event.preventDefault();
     if (busy) return;
     setBusy(true);
+    setFault(null);
     try {
       const { role } = await answer(api.POST('/login', { body: { token: token.trim() } }));
       if (role) onLogin(role);

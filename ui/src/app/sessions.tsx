@@ -22,7 +22,7 @@ interface Props {
   readonly go: (change: Partial<Place>) => void;
   /** What is filled in to start a session. */
   readonly draft: Values;
-  readonly onDraft: (draft: Values) => void;
+  readonly onDraft: (change: (before: Values) => Values) => void;
 }
 
 export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: Props) {
@@ -102,17 +102,17 @@ export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: P
             <StartForm
               namespace={place.namespace}
               pools={pools.map(({ name }) => name)}
-              values={draft}
-              onChange={onDraft}
+              draft={draft}
+              onDraft={onDraft}
               whyNot={whyNot}
               onStarted={(session) => {
                 tell(session);
-                onDraft(empty);
+                onDraft(() => empty);
                 go({ session: session.id, starting: false });
                 focus('aside h2');
               }}
               onClose={() => {
-                onDraft(empty);
+                onDraft(() => empty);
                 close();
               }}
             />

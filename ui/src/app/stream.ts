@@ -27,8 +27,8 @@ export function useStream(namespace: string | null, onRefused: () => void): Stre
   const cache = useQueryClient();
   const [state, setState] = useState<StreamState>({ lostAt: null });
   useEffect(() => {
-    const setLost = (lost: boolean) =>
-      setState((before) => (lost === (before.lostAt !== null) ? before : { lostAt: lost ? Date.now() : null }));
+    const setLost = (lostAt: number | null) =>
+      setState((before) => ((lostAt === null) === (before.lostAt === null) ? before : { lostAt }));
     const tell = (event: FleetEvent) => putEvent(cache, namespace, event);
     return hold(`${pathOf(namespace)}/events`, tell, setLost, onRefused);
   }, [cache, namespace, onRefused]);
@@ -38,11 +38,12 @@ export function useStream(namespace: string | null, onRefused: () => void): Stre
 function hold(
   url: string,
   tell: (event: FleetEvent) => void,
-  setLost: (lost: boolean) => void,
+  setLost: (lostAt: number | null) => void,
   onRefused: () => void,
 ): () => void {
   let source: EventSource | null = null;
   let timer: ReturnType<typeof setTimeout>;
+  let heardAt = Date.now();
   const after = (ms: number, act: () => void) => {
     clearTimeout(timer);
     timer = setTimeout(act, ms);
@@ -59,11 +60,14 @@ function hold(
     const opened = new EventSource(url);
     source = opened;
     after(ANSWER_MS, () => {
-      setLost(true);
+      setLost(heardAt);
       open();
     });
-    // Nothing is lost yet that a new connection, which begins with all there is, does not make good at once.
-    const heard = () => after(SILENCE_MS, open);
+    const heard = () => {
+      heardAt = Date.now();
+      // Nothing is lost yet that a new connection, which begins with all there is, does not make good at once.
+      after(SILENCE_MS, open);
+    };
     opened.addEventListener('alive', heard);
     for (const type of eventTypes) {
       opened.addEventListener(type, ({ data }) => {
@@ -73,10 +77,10 @@ function hold(
     }
     opened.addEventListener('open', () => {
       heard();
-      setLost(false);
+      setLost(null);
     });
     opened.addEventListener('error', () => {
-      setLost(true);
+      setLost(heardAt);
       // A connection that breaks is made again by the browser, with Last-Event-ID; one that is refused is not.
       if (opened.readyState !== EventSource.CLOSED) return;
       onRefused();

@@ -6,6 +6,9 @@ import { type Fleet, type FleetEvent, fold } from './fleet.ts';
 /** `namespace`: null for the gateway's own. */
 const keyOf = (namespace: string | null) => ['fleet', namespace];
 
+/** Which namespaces there are, in the query cache. */
+export const namespacesKey = ['namespaces'];
+
 /** Undefined until the first `reset`. */
 export function useFleet(namespace: string | null): Fleet | undefined {
   return useQuery<Fleet>({ queryKey: keyOf(namespace), queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY }).data;
@@ -15,7 +18,8 @@ export function putEvent(cache: QueryClient, namespace: string | null, event: Fl
   cache.setQueryData<Fleet>(keyOf(namespace), (fleet) => fold(fleet, event));
 }
 
-/** Of all namespaces. */
+/** Of all namespaces, and which there are. */
 export function forgetFleets(cache: QueryClient): void {
   cache.removeQueries({ queryKey: ['fleet'] });
+  cache.removeQueries({ queryKey: namespacesKey });
 }

@@ -17,7 +17,7 @@ use tokio::process::Command;
 const RELEASE: &str = "camo-fleet";
 /// Every kind that the chart or the operator makes, but for pools.
 const KINDS: &str = "deployments,replicasets,jobs,pods,services,serviceaccounts,roles,rolebindings,clusterroles,\
-                     clusterrolebindings,poddisruptionbudgets,networkpolicies,leases";
+                     clusterrolebindings,poddisruptionbudgets,networkpolicies";
 /// And the names of the parts that have objects of them.
 const PARTS: &str = "app.kubernetes.io/name in (camofleet-operator, camofleet-gateway, camofleet-hooks, camofleet-runner, \
                      camofleet-runners)";
@@ -77,6 +77,8 @@ async fn a_life_of_a_release(space: &Space, values: &Path) -> Result<()> {
     // What is over is a record.
     over.finished().await?;
 
+    // Whoever drops this, too, waits for no leader that is gone.
+    output_of("dev/kubectl", &["delete", "lease/camofleet-operator", "-n", RELEASE_NAMESPACE]).await?;
     // Nobody takes finalizers off.
     helm("install", values, &["--set", "operator.replicas=0,uninstall.drainTimeoutSeconds=0"]).await?;
     let pools = space.fleet.release::<WorkerPool>();
@@ -107,7 +109,7 @@ async fn an_upgrade_leaves_sessions_alone(space: &Space, values: &Path, live: &S
     Ok(())
 }
 
-/// Nothing but the custom resource definitions, what is over, and what the processes made for themselves: tokens and keys.
+/// Nothing but the custom resource definitions, what is over, and what the processes made for themselves: tokens, keys, lease.
 async fn nothing_is_left() -> Result<()> {
     poll("what the release was made of to be gone", async || {
         let all = ["--all-namespaces", "--output=name"];

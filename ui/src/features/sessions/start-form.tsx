@@ -13,15 +13,17 @@ interface Props {
   readonly namespace: string | null;
   readonly pools: readonly string[];
   /** What is filled in; it outlives the form. */
-  readonly values: Values;
-  readonly onChange: (values: Values) => void;
+  readonly draft: Values;
+  readonly onDraft: (change: (before: Values) => Values) => void;
   /** Why no session may be started; null when one may. */
   readonly whyNot: string | null;
   readonly onStarted: (session: Session) => void;
   readonly onClose: () => void;
 }
 
-export function StartForm({ namespace, pools, values, onChange, whyNot, onStarted, onClose }: Props) {
+export function StartForm({ namespace, pools, draft, onDraft, whyNot, onStarted, onClose }: Props) {
+  // Meanwhile it may be gone, or the namespace another.
+  const values = pools.includes(draft.worker) ? draft : { ...draft, worker: '' };
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   // Nobody is told of a fault while still typing for the first time.
   const [tried, setTried] = useState(false);
@@ -29,6 +31,7 @@ export function StartForm({ namespace, pools, values, onChange, whyNot, onStarte
   const [stops, setStops] = useState(0);
   const form = useRef<HTMLFormElement>(null);
   const asking = useRef<AbortController>(null);
+  const submitting = useRef<HTMLButtonElement>(null);
   const start = useMutation({
     mutationFn: (asked: Values) => {
       asking.current = new AbortController();
@@ -36,7 +39,7 @@ export function StartForm({ namespace, pools, values, onChange, whyNot, onStarte
       return answer(apiOf(namespace).POST('/sessions', { body: bodyOf(asked), signal }));
     },
     onError: (error, asked) => {
-      if (!(error instanceof Refused)) return;
+      if (!(error instanceof Refused) || asking.current?.signal.aborted) return;
       setRefusal(refusalOf(asked, error.fields));
       setStops((before) => before + 1);
     },
@@ -45,7 +48,7 @@ export function StartForm({ namespace, pools, values, onChange, whyNot, onStarte
   const faults = tried ? faultsNow(values, refusal) : {};
   const isRefusal = start.error instanceof Refused && start.error.fields.length > 0;
   const isMended = isRefusal && Object.keys(faults).length === 0 && !refusal?.others.length;
-  const set = (field: Field) => (value: string) => onChange({ ...values, [field]: value });
+  const set = (field: Field) => (value: string) => onDraft((before) => ({ ...before, [field]: value }));
   // The fields that are wrong are marked only once they are drawn.
   useEffect(() => {
     if (stops > 0) form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
@@ -59,10 +62,12 @@ export function StartForm({ namespace, pools, values, onChange, whyNot, onStarte
     else start.mutate(values, { onSuccess: onStarted });
   };
 
-  /** The gateway ends what it has made for a caller who goes. */
+  // The gateway ends what it has made for a caller who goes.
+  useEffect(() => () => asking.current?.abort(), []);
   const cancel = () => {
     asking.current?.abort();
     start.reset();
+    submitting.current?.focus();
   };
 
   const text = (field: Field, label: string, hint: string, placeholder = '') => (
@@ -147,6 +152,7 @@ export function StartForm({ namespace, pools, values, onChange, whyNot, onStarte
       )}
       <footer>
         <button
+          ref={submitting}
           type="submit"
           className="primary"
           aria-disabled={whyNot !== null || start.isPending}
@@ -156,7 +162,9 @@ export function StartForm({ namespace, pools, values, onChange, whyNot, onStarte
         </button>
         {start.isPending && <Action onAct={cancel}>Cancel</Action>}
         <span id="start-status" role="status" className="muted">
-          {start.isPending ? 'It waits up to a minute for a slot and its browser.' : (whyNot ?? '')}
+          {start.isPending
+            ? 'It waits up to a minute for a slot and its browser. Whoever leaves the form takes it back.'
+            : (whyNot ?? '')}
         </span>
       </footer>
     </form>
