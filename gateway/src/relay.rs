@@ -101,6 +101,7 @@ where
         let down = pin!(to_client.carry(&mut from_runner, &heard, ending.clone()));
         let up = pin!(async {
             let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &heard, traffic));
+            // `ending` is asked first: once it is there, nothing more of the client may reach the runner.
             match select(ending.clone(), carrying).await {
                 // What is still to come is the client's goodbye.
                 Either::Left((_, carrying)) if runner_has_closed.load(Relaxed) => carrying.await,

@@ -5,6 +5,7 @@ import { problem, tokens } from './api.ts';
 import { enter, fill, row, rows, typeInto } from './dashboard.ts';
 import { ground, stripe } from './display.ts';
 import { expect, faultsOf, pixel, test } from './fixtures.ts';
+import type { Gateway } from './gateway.ts';
 
 const picture = (page: Page) => page.getByLabel('Screen of session watched in team-a');
 const button = (page: Page, name: string) => page.getByRole('button', { name });
@@ -269,24 +270,25 @@ test.describe('the form', () => {
     await expect(labels).toHaveValue('');
   });
 
-  test('is left with what it waits for taken back', { tag: '@once' }, async ({ page, gateway }) => {
+  /** Starts a session that the gateway does not answer for. `hungUp`: the page waits for it no longer. */
+  async function startInVain(page: Page, gateway: Gateway): Promise<{ hungUp: Promise<unknown> }> {
     fill(gateway);
     gateway.api.onCreate = () => new Promise(() => {});
     await enter(page, gateway, '?start=1');
     const hungUp = page.waitForEvent('requestfailed', (request) => request.method() === 'POST');
     await start(page).click();
     await expect(page.getByText('It waits up to a minute')).toBeVisible();
+    return { hungUp };
+  }
+
+  test('is left with what it waits for taken back', { tag: '@once' }, async ({ page, gateway }) => {
+    const { hungUp } = await startInVain(page, gateway);
     await page.getByRole('tab', { name: 'Pools' }).click();
     await hungUp;
   });
 
   test('takes back what it waits for', async ({ page, gateway }) => {
-    fill(gateway);
-    gateway.api.onCreate = () => new Promise(() => {});
-    await enter(page, gateway, '?start=1');
-    const hungUp = page.waitForEvent('requestfailed', (request) => request.method() === 'POST');
-    await start(page).click();
-    await expect(page.getByText('It waits up to a minute')).toBeVisible();
+    const { hungUp } = await startInVain(page, gateway);
     await button(page, 'Cancel').click();
     await hungUp;
     await expect(page.getByText('It waits up to a minute')).toBeHidden();

@@ -122,25 +122,18 @@ fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
                 let mut sessions = sessions.lock().unwrap();
-                let (status, body) = if head.method == Method::POST {
-                    sessions.push(serde_json::from_slice(&body).unwrap());
-                    failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
-                } else if let Some(at) = sessions.iter().position(|session| path_of(session) == head.uri.path()) {
-                    let found = serde_json::to_vec(&sessions[at]).unwrap();
-                    if head.method == Method::DELETE {
-                        let asked: Value = serde_json::from_slice(&body).unwrap();
-                        let only = asked["preconditions"]["uid"].as_str();
-                        if only.is_some() && only != sessions[at].metadata.uid.as_deref() {
-                            failure(StatusCode::CONFLICT, "Conflict")
-                        } else {
-                            sessions.remove(at);
-                            (StatusCode::OK, found)
-                        }
-                    } else {
-                        (StatusCode::OK, found)
+                let named = sessions.iter().position(|session| path_of(session) == head.uri.path());
+                let (status, body) = match (head.method, named) {
+                    (Method::POST, _) => {
+                        sessions.push(serde_json::from_slice(&body).unwrap());
+                        failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
                     }
-                } else {
-                    failure(StatusCode::NOT_FOUND, "NotFound")
+                    (_, None) => failure(StatusCode::NOT_FOUND, "NotFound"),
+                    (Method::DELETE, Some(at)) if is_for_another(&body, &sessions[at]) => {
+                        failure(StatusCode::CONFLICT, "Conflict")
+                    }
+                    (Method::DELETE, Some(at)) => (StatusCode::OK, serde_json::to_vec(&sessions.remove(at)).unwrap()),
+                    (_, Some(at)) => (StatusCode::OK, serde_json::to_vec(&sessions[at]).unwrap()),
                 };
                 Ok(Response::builder().status(status).body(Full::<Bytes>::from(body)).unwrap())
             })
@@ -151,6 +144,12 @@ fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>
 fn path_of(session: &BrowserSession) -> String {
     let (namespace, name) = (session.namespace().unwrap(), session.name_any());
     format!("/apis/camofleet.dev/v1alpha1/namespaces/{namespace}/browsersessions/{name}")
+}
+
+/// Whether the options of a deletion name another UID.
+fn is_for_another(options: &[u8], session: &BrowserSession) -> bool {
+    let options: Value = serde_json::from_slice(options).unwrap();
+    options["preconditions"]["uid"].as_str().is_some_and(|only| session.uid().as_deref() != Some(only))
 }
 
 fn failure(code: StatusCode, reason: &str) -> (StatusCode, Vec<u8>) {
