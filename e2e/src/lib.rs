@@ -20,4 +20,4 @@ pub mod tokens;
 pub mod wait;
 
 pub use fleet::Fleet;
-pub use space::{Session, Space, rounds, test, test_alone};
+pub use space::{Session, Space, rounds, test, test_alone, test_of_gateways, test_of_operator};

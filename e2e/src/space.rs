@@ -55,8 +55,8 @@ pub fn test<Body>(name: &str, body: impl FnOnce(Space) -> Body)
 where
     Body: Future<Output = Result<()>>,
 {
-    let turn = turn();
-    turn.lock_shared().expect("a file can be locked");
+    sweep_up_once();
+    let _turn = [share(OPERATOR), share(GATEWAY)];
     run(name, body);
 }
 
@@ -65,25 +65,57 @@ pub fn test_alone<Body>(name: &str, body: impl FnOnce(Space) -> Body)
 where
     Body: Future<Output = Result<()>>,
 {
-    let turn = turn();
-    turn.lock().expect("a file can be locked");
+    sweep_up_once();
+    let _turn = [claim(OPERATOR), claim(GATEWAY)];
     run(name, body);
 }
 
-/// Whose turn it is, among the tests of all processes, until it is dropped. What an interrupted run left is swept up before the
-/// first, while nothing else runs.
-fn turn() -> File {
+/// The same for a test that takes the operator away, and can do for a while without a gateway.
+pub fn test_of_operator<Body>(name: &str, body: impl FnOnce(Space) -> Body)
+where
+    Body: Future<Output = Result<()>>,
+{
+    sweep_up_once();
+    let _turn = claim(OPERATOR);
+    run(name, body);
+}
+
+/// The same for a test that takes the gateways away, and can do for a while without an operator.
+pub fn test_of_gateways<Body>(name: &str, body: impl FnOnce(Space) -> Body)
+where
+    Body: Future<Output = Result<()>>,
+{
+    sweep_up_once();
+    let _turn = claim(GATEWAY);
+    run(name, body);
+}
+
+/// What the tests of all processes share, as names of files that are locked: always in this order.
+const OPERATOR: &str = "camofleet-e2e-operator.lock";
+const GATEWAY: &str = "camofleet-e2e-gateway.lock";
+
+fn lock(name: &str, how: impl FnOnce(&File) -> std::io::Result<()>) -> File {
+    let file = File::create(env::temp_dir().join(name)).expect("the folder for temporary files is writable");
+    how(&file).expect("a file can be locked");
+    file
+}
+
+fn share(what: &str) -> File {
+    lock(what, File::lock_shared)
+}
+
+fn claim(what: &str) -> File {
+    lock(what, File::lock)
+}
+
+/// What an interrupted run left is swept up before the first test, while nothing else runs.
+fn sweep_up_once() {
     static SWEPT: Once = Once::new();
-    let open = || {
-        File::create(env::temp_dir().join("camofleet-e2e.lock")).expect("the folder for temporary files is writable")
-    };
     SWEPT.call_once(|| {
-        let alone = open();
-        alone.lock().expect("a file can be locked");
+        let _alone = [claim(OPERATOR), claim(GATEWAY)];
         let sweep = async { sweep_up(&Fleet::find().await?).await };
         runtime().block_on(sweep).unwrap_or_else(|error| panic!("{error:#}"));
     });
-    open()
 }
 
 fn runtime() -> Runtime {

@@ -11,6 +11,11 @@ type Shared = components['schemas']['Shared'];
 
 export const tokens = { admin: 'the-admin-token', viewer: 'the-viewer-token' } as const;
 
+export type Role = keyof typeof tokens;
+
+/** The cookie of whoever is logged in. */
+export const login = { name: 'camofleet_login', value: '1' } as const;
+
 interface Answer {
   readonly status: number;
   readonly body: unknown;
@@ -30,7 +35,7 @@ export class Api {
   /** The tokens that were given out. */
   readonly minted: Shared[] = [];
   /** Of the token that was logged in with; without one no cookie is good. */
-  role: 'admin' | 'viewer' | null = null;
+  role: Role | null = null;
 
   /** How often the stream of events was asked for. */
   streamsAsked = 0;
@@ -63,8 +68,8 @@ export class Api {
   }
 
   /** By the login cookie. */
-  roleOf(request: IncomingMessage): 'admin' | 'viewer' | null {
-    return request.headers.cookie?.includes('camofleet_login=1') ? this.role : null;
+  roleOf(request: IncomingMessage): Role | null {
+    return request.headers.cookie?.includes(`${login.name}=${login.value}`) ? this.role : null;
   }
 
   async answer(request: IncomingMessage, response: ServerResponse, path: string): Promise<void> {
@@ -77,19 +82,14 @@ export class Api {
     response.end(JSON.stringify(body));
   }
 
-  async #decide(
-    request: IncomingMessage,
-    response: ServerResponse,
-    path: string,
-    role: 'admin' | 'viewer' | null,
-  ): Promise<Answer> {
+  async #decide(request: IncomingMessage, response: ServerResponse, path: string, role: Role | null): Promise<Answer> {
     const call = `${request.method} ${path.replace(/^\/sessions\/[^/]+\/[^/]+/, '/sessions/*')}`;
     if (call === 'POST /login') {
       const { token } = (await json(request)) as { token: string };
       if (token === tokens.admin) this.role = 'admin';
       else if (token === tokens.viewer) this.role = 'viewer';
       else return problem(401, 'the token is unknown');
-      response.setHeader('Set-Cookie', 'camofleet_login=1; HttpOnly; SameSite=Strict; Path=/');
+      response.setHeader('Set-Cookie', `${login.name}=${login.value}; HttpOnly; SameSite=Strict; Path=/`);
       return { status: 200, body: { role: this.role } };
     }
     if (call === 'POST /logout') {

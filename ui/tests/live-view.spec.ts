@@ -98,10 +98,9 @@ test('?control=1 asks for control at once', async ({ page, gateway }) => {
   expect(gateway.calls).toHaveLength(1);
 });
 
-test('control that the gateway does not grant cannot be asked for again, and the page says why', async ({
-  page,
-  gateway,
-}) => {
+test('control that the gateway does not grant cannot be asked for again, and the page says why', {
+  tag: '@once',
+}, async ({ page, gateway }) => {
   gateway.grants = 'view';
   await page.goto(gateway.view());
   await takeControl(page).click();
@@ -155,7 +154,10 @@ test.describe('the end', () => {
     expect(gateway.questions).toBe(0);
   });
 
-  test('4401: the token is no longer valid; a new link to the same page works', async ({ page, gateway }) => {
+  test('4401: the token is no longer valid; a new link to the same page works', { tag: '@once' }, async ({
+    page,
+    gateway,
+  }) => {
     await page.goto(gateway.view());
     await expect(picture(page)).toBeVisible();
     gateway.call.socket.close(4401, 'the token has expired');
@@ -167,7 +169,7 @@ test.describe('the end', () => {
     await expect(words(page)).toHaveText('You are watching');
   });
 
-  test('1002: a protocol error is final', async ({ page, gateway }) => {
+  test('1002: a protocol error is final', { tag: '@once' }, async ({ page, gateway }) => {
     await page.goto(gateway.view());
     await expect(picture(page)).toBeVisible();
     gateway.call.socket.close(1002, 'unknown message 77');
@@ -226,7 +228,7 @@ test.describe('refused before the WebSocket', () => {
     await expect(words(page)).toHaveText('You are watching');
   });
 
-  test('a gateway that lets the page wait: starting', async ({ page, gateway }) => {
+  test('a gateway that lets the page wait: starting', { tag: '@once' }, async ({ page, gateway }) => {
     const ready = Promise.withResolvers<void>();
     gateway.hold = ready.promise;
     await page.goto(gateway.view());
@@ -241,7 +243,7 @@ test.describe('refused before the WebSocket', () => {
     [404, 'No such session'],
     [410, 'The session is over'],
   ] as const) {
-    test(`${status} is final`, async ({ page, gateway }) => {
+    test(`${status} is final`, { tag: '@once' }, async ({ page, gateway }) => {
       gateway.refusal = { status, detail: 'the words of the gateway' };
       await page.goto(gateway.view());
       await expect(words(page)).toHaveText(`${title}the words of the gateway`);
@@ -249,7 +251,7 @@ test.describe('refused before the WebSocket', () => {
     });
   }
 
-  test('a wrong token, or one that cannot be one, is final', async ({ page, gateway }) => {
+  test('a wrong token, or one that cannot be one, is final', { tag: '@once' }, async ({ page, gateway }) => {
     await page.goto(gateway.view('', 'wrong'));
     await expect(words(page)).toContainText('The token is not validthe token is unknown.');
     await page.goto(gateway.view('?again', 'with%20space'));

@@ -115,9 +115,9 @@ test('the keyboard stays where it is understood', async ({ page, gateway }) => {
   await expect(row(page, 'over')).toBeFocused();
 });
 
-test('a viewer looks; what else there is is disabled, and says why', async ({ page, gateway }) => {
+test('a viewer looks; what else there is is disabled, and says why', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
-  await enter(page, gateway, '?session=watched', tokens.viewer);
+  await enter(page, gateway, '?session=watched', 'viewer');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
   for (const name of ['Start session', 'Take control', 'Playwright line', 'Extend', 'End…']) {
     await expect(button(page, name)).toHaveAttribute('aria-disabled', 'true');
@@ -151,7 +151,7 @@ test('the line for Playwright has the address and a token of the session, and is
   await expect(page.getByRole('searchbox')).toHaveValue(/^const browser = await .*firefox\.connect\('ws:/);
 });
 
-test('a session is extended, and ended after a question', async ({ page, gateway }) => {
+test('a session is extended, and ended after a question', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?session=broken');
   await expect(page.getByText('NS_ERROR_UNKNOWN_HOST')).toBeVisible();
@@ -287,7 +287,7 @@ test.describe('the form', () => {
     await hungUp;
   });
 
-  test('takes back what it waits for', async ({ page, gateway }) => {
+  test('takes back what it waits for', { tag: '@once' }, async ({ page, gateway }) => {
     const { hungUp } = await startInVain(page, gateway);
     await button(page, 'Cancel').click();
     await hungUp;

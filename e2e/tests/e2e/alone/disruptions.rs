@@ -14,7 +14,7 @@ use camofleet_e2e::{
     host,
     metrics::Metrics,
     rfb::{GREEN, Viewer},
-    rounds, test_alone,
+    rounds, test_alone, test_of_gateways, test_of_operator,
     wait::{poll, until, until_it},
 };
 use futures::future::try_join_all;
@@ -81,7 +81,7 @@ async fn none_is_on_two_runners(space: &Space) -> Result<()> {
 
 #[test]
 fn the_operator_is_killed_in_a_burst() {
-    test_alone("burst", async |space: Space| {
+    test_of_operator("burst", async |space: Space| {
         space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
         let history = History::of(space.api()).await?;
         for round in 0..rounds() {
@@ -113,7 +113,7 @@ fn the_operator_is_killed_in_a_burst() {
 
 #[test]
 fn a_leader_sleeps_past_its_lease() {
-    test_alone("leaders", async |space: Space| {
+    test_of_operator("leaders", async |space: Space| {
         space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
         let result = two_leaders(&space).await;
         scale_operator(&space.fleet, 1).await?;
@@ -142,8 +142,8 @@ async fn two_leaders(space: &Space) -> Result<()> {
     let leases = space.fleet.release::<Lease>();
     let history = History::of(space.api()).await?;
     let live = space.ready_session(json!({})).await?;
-    let mut client = NodeClient::connect(space, &live).await?;
-    client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
+    let mut client = NodeClient::start(space, &live).await?;
+    client.run("await untilLetIn(connect); await page.evaluate(() => { window.kept = 'kept' })").await?;
     for round in 0..rounds() {
         let name = until_it(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
         let name = holder(&name).context("it is held")?.to_owned();
@@ -171,10 +171,8 @@ async fn two_leaders(space: &Space) -> Result<()> {
         for session in &sessions {
             session.ready().await.context("a session ended when the former leader woke")?;
         }
-        ensure!(
-            client.run("return page.evaluate(() => window.kept)").await? == "kept",
-            "round {round}: the live session was touched"
-        );
+        let kept = client.run("await untilLetIn(connect); return page.evaluate(() => window.kept)").await?;
+        ensure!(kept == "kept", "round {round}: the live session was touched");
         let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
         history.each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
         for session in &sessions {
@@ -188,7 +186,7 @@ async fn two_leaders(space: &Space) -> Result<()> {
 
 #[test]
 fn the_gateways_are_restarted() {
-    test_alone("gateways", async |space: Space| {
+    test_of_gateways("gateways", async |space: Space| {
         space.pool("pool", json!({})).await?;
         let session = space.ready_session(json!({})).await?;
         let mut client = NodeClient::connect(&space, &session).await?;
@@ -212,7 +210,7 @@ fn the_gateways_are_restarted() {
 
 #[test]
 fn both_gateways_are_killed_under_clients_and_viewers() {
-    test_alone("gateways-killed", async |space: Space| {
+    test_of_gateways("gateways-killed", async |space: Space| {
         let pool = json!({ "slotsPerRunner": 2, "sessionsPerRunner": 0, "sessionDefaults": { "display": "LiveView" } });
         space.pool("pool", pool).await?;
         let ready = async |_| -> Result<(Session, NodeClient, String)> {
