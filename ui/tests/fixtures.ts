@@ -22,11 +22,12 @@ export const test = base.extend<Fixtures, WorkerFixtures>({
     { scope: 'worker' },
   ],
 
-  gateway: async ({ display }, use) => {
+  gateway: async ({ display }, use, testInfo) => {
     display.forget();
     display.draw(4);
     const gateway = await Gateway.start(display.rfbSocket);
     await use(gateway);
+    if (testInfo.status !== testInfo.expectedStatus) console.error(`${gateway}`);
     await gateway.stop();
   },
 

@@ -40,6 +40,8 @@ export interface Call {
   readonly socket: WebSocket;
   /** What the page has sent. */
   readonly received: Buffer[];
+  /** Bytes that the display has sent. */
+  shown: number;
 }
 
 export class Gateway {
@@ -97,6 +99,15 @@ export class Gateway {
     const call = this.calls.at(-1);
     if (call === undefined) throw new Error('nobody has called');
     return call;
+  }
+
+  /** How it stands, for whoever looks into a failure. */
+  toString(): string {
+    const calls = this.calls.map(({ offered, socket, received, shown }) => {
+      const heard = received.reduce((sum, { length }) => sum + length, 0);
+      return `${offered[0]}: ready state ${socket.readyState}, ${heard} bytes of the page, ${shown} of the display`;
+    });
+    return [`${this.questions} questions, ${this.api.streams} streams`, ...calls].join('\n');
   }
 
   async listen(port: number): Promise<void> {
@@ -163,9 +174,13 @@ export class Gateway {
     this.#sockets.handleUpgrade(request, socket, head, (page) => {
       const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
       const received: Buffer[] = [];
-      this.calls.push({ offered, socket: page, received });
+      const call = { offered, socket: page, received, shown: 0 };
+      this.calls.push(call);
       const display = connect(this.#rfbSocket);
-      display.on('data', (bytes) => page.send(bytes));
+      display.on('data', (bytes) => {
+        call.shown += bytes.length;
+        page.send(bytes);
+      });
       display.on('error', () => page.terminate());
       page.on('message', (bytes: Buffer) => {
         received.push(bytes);
