@@ -20,26 +20,23 @@ pub const FINISHED: &str = "Finished";
 /// Of a pool: runners are being made, replaced or removed.
 pub const RECONCILING: &str = "Reconciling";
 
-/// Reasons of a session's conditions.
+/// Reasons of a session's conditions. `Ready` has always the one that answers why it is not usable, or that it is: of the wait, of
+/// the start, or of the end.
 pub mod session {
     /// `Scheduled` is true: a slot was found.
     pub const BOUND: &str = "Bound";
-    /// `Scheduled` is false: every slot that would do is taken.
+    /// `Scheduled` and `Ready` are false: every slot that would do is taken.
     pub const NO_CAPACITY: &str = "NoCapacity";
-    /// `Scheduled` is false: no pool of the namespace can serve what is asked for, or the named pool is not there.
+    /// `Scheduled` and `Ready` are false: no pool of the namespace can serve what is asked for, or the named pool is not there.
     pub const NO_MATCHING_POOL: &str = "NoMatchingPool";
     /// `Finished` and `Stalled` are false: it goes its way.
     pub const IN_PROGRESS: &str = "InProgress";
-    /// `Ready` is false: it waits for a slot.
-    pub const QUEUED: &str = "Queued";
     /// `Ready` is false: the browser is being launched.
     pub const BROWSER_STARTING: &str = "BrowserStarting";
     /// `Ready` is true.
     pub const BROWSER_READY: &str = "BrowserReady";
     /// `Ready` is unknown: the runner does not answer; the session may be alive and well.
     pub const RUNNER_UNREACHABLE: &str = "RunnerUnreachable";
-    /// `Ready` is false: the session is over; `Finished` says why.
-    pub const FINISHED: &str = "Finished";
     /// `Finished` is true: no slot within `queueTimeoutSeconds`. `Stalled` is true, too.
     pub const QUEUE_TIMEOUT: &str = "QueueTimeout";
     /// `Finished` is true: its pod is gone or its process was killed. `Stalled` is true, too.
@@ -157,7 +154,7 @@ mod tests {
     fn the_transition_time_moves_only_with_the_truth() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut conditions = Vec::new();
-        set(&mut conditions, READY, Truth::False, session::QUEUED, "waits", None, at(1));
+        set(&mut conditions, READY, Truth::False, session::NO_CAPACITY, "waits", None, at(1));
         set(&mut conditions, READY, Truth::False, session::BROWSER_STARTING, "starts", None, at(2));
         assert_eq!((conditions.len(), conditions[0].last_transition_time.0), (1, at(1)));
         assert_eq!(conditions[0].reason, session::BROWSER_STARTING);

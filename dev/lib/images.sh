@@ -38,15 +38,17 @@ build_base() {
   build --tag "$base_image" "$context"
 }
 
-# All that the images take from elsewhere than Debian, in the places where the Dockerfile's stage `build` has it.
+# All that the images take from elsewhere than Debian, in the places where the Dockerfile's stage `build` has it. What is
+# measured is of CAMOFLEET_PROFILE=release, as published images are.
 build_artifacts() {
-  local component
+  local component profile=${CAMOFLEET_PROFILE:-dev} built
+  built=$CARGO_TARGET_DIR/${profile/#dev/debug}
   # of the whole workspace, as in dev/test: another selection would have other features, and dependencies be built again
-  workspace_cargo build --locked --workspace "${components[@]/#/--bin=camofleet-}"
+  workspace_cargo build --locked --workspace --profile "$profile" "${components[@]/#/--bin=camofleet-}"
   rm -rf "$artifacts"
   mkdir -p "$artifacts/bin" "$artifacts/launcher"
   for component in "${components[@]}"; do
-    strip --strip-debug -o "$artifacts/bin/camofleet-$component" "$CARGO_TARGET_DIR/debug/camofleet-$component"
+    strip --strip-debug -o "$artifacts/bin/camofleet-$component" "$built/camofleet-$component"
   done
   # the image's Node does not depend on the machine's
   once "$cache/node-$node_version" install_node

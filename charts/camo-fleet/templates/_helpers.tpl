@@ -80,7 +80,7 @@ template:
   metadata:
     labels: {{- include "camofleet.labels" (dict "root" .root "component" "hooks") | nindent 6 }}
   spec:
-    serviceAccountName: camofleet-hooks
+    serviceAccountName: camofleet-{{ .name }}
     restartPolicy: Never
     securityContext: {{- include "camofleet.podSecurityContext" .root | nindent 6 }}
     {{- with .root.Values.image.pullSecrets }}

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Pool", type_ = "string", json_path = ".status.pool", description = "The pool whose runner serves it"),
     printcolumn(name = "Engine", type_ = "string", json_path = ".status.engine", description = "The engine that runs"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Finished')].reason", priority = 1, description = "Why it is over"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "What it waits for, or why it is over"),
     printcolumn(name = "Runner", type_ = "string", json_path = ".status.runner.name", priority = 1, description = "The pod that serves it"),
     printcolumn(name = "Tier", type_ = "string", json_path = ".status.startTier", priority = 1, description = "Hot: a prewarmed browser was bound"),
     printcolumn(name = "WsEndpoint", type_ = "string", json_path = ".status.wsEndpoint", priority = 1, description = "Where Playwright connects, with a token"),

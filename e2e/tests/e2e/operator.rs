@@ -82,6 +82,10 @@ fn a_session_without_a_slot() {
             "it ended as {end:?}"
         );
         ensure!(condition(&object, STALLED).is_some_and(|stalled| stalled.status == "True"), "it is not Stalled");
+        ensure!(
+            condition(&object, READY).is_some_and(|ready| ready.reason == end.reason),
+            "Ready does not say why it is not"
+        );
 
         let forgotten = space.session(json!({ "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 0 })).await?;
         forgotten.gone().await?;
@@ -94,6 +98,10 @@ fn a_session_without_a_slot() {
             "it waits for {scheduled:?}"
         );
         ensure!(condition(&object, FINISHED).is_some_and(|finished| finished.status == "False"));
+        ensure!(
+            condition(&object, READY).is_some_and(|ready| ready.reason == scheduled.reason),
+            "Ready does not say why"
+        );
 
         // A pool that has no runner yet, and then one.
         let pool: WorkerPool = WorkerPool::new("pool", serde_json::from_value(json!({ "replicas": 0 }))?);

@@ -6,7 +6,7 @@ use super::documents::{
 };
 use crate::{session, sessions::Activity};
 use camofleet_crds::{
-    conditions::{self, FINISHED, READY, SCHEDULED, STALLED, Truth},
+    conditions::{self, READY, STALLED},
     v1alpha1::{
         BrowserSession, BrowserSessionSpec, Display, EngineChoice, EngineName, PoolRef, SessionState, StartTier,
         StartUrlWait, WorkerPool,
@@ -142,7 +142,7 @@ impl Shown<'_> {
         let last_seen_at = self.activity.map(|activity| activity.last).or(ready_at).unwrap_or(created_at);
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
         let idle_at = ready_at.filter(|_| is_live).and(idle_after).and_then(|ttl| last_seen_at.checked_add(ttl).ok());
-        let condition = telling_condition(&status.conditions);
+        let condition = conditions::get(&status.conditions, READY);
         let base =
             if namespace == self.own_namespace { "/api".to_owned() } else { format!("/api/namespaces/{namespace}") };
         Session {
@@ -185,14 +185,6 @@ impl Shown<'_> {
 
 fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
     time.map(|time| time.0)
-}
-
-/// The condition that says why a session is where it is: the last one on its way that is told of.
-fn telling_condition(conditions: &[meta::Condition]) -> Option<&meta::Condition> {
-    let finished = conditions::get(conditions, FINISHED).filter(|it| it.status == Truth::True.as_str());
-    let ready = conditions::get(conditions, READY).filter(|it| it.status != Truth::False.as_str());
-    let unscheduled = conditions::get(conditions, SCHEDULED).filter(|it| it.status != Truth::True.as_str());
-    finished.or(ready).or(unscheduled).or_else(|| conditions::get(conditions, READY))
 }
 
 fn seed_status(object: &BrowserSession) -> Status {
@@ -344,25 +336,5 @@ mod tests {
         assert_eq!(labels(&requested("s", "ns", asked)), given);
         let none = requested("s", "ns", CreateSession { labels: Some(BTreeMap::new()), ..CreateSession::default() });
         assert_eq!(none.metadata.annotations, None);
-    }
-
-    #[test]
-    fn the_condition_that_is_told_is_the_one_that_explains() {
-        let told = |conditions: &[(&str, Truth, &str)]| {
-            let mut list = vec![];
-            for (type_, truth, reason) in conditions {
-                conditions::set(&mut list, type_, *truth, reason, "", None, Timestamp::UNIX_EPOCH);
-            }
-            telling_condition(&list).map(|it| it.reason.clone())
-        };
-        let waiting = [(SCHEDULED, Truth::False, "NoCapacity"), (READY, Truth::False, "Queued")];
-        assert_eq!(told(&waiting).as_deref(), Some("NoCapacity"));
-        let starting = [(SCHEDULED, Truth::True, "Bound"), (READY, Truth::False, "BrowserStarting")];
-        assert_eq!(told(&starting).as_deref(), Some("BrowserStarting"));
-        let lost = [(SCHEDULED, Truth::True, "Bound"), (READY, Truth::Unknown, "RunnerUnreachable")];
-        assert_eq!(told(&lost).as_deref(), Some("RunnerUnreachable"));
-        let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
-        assert_eq!(told(&over).as_deref(), Some("IdleTimeout"));
-        assert_eq!(told(&[]), None);
     }
 }

@@ -134,7 +134,7 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now:
     status.state = SessionState::Queued;
     let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
     note.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
-    note.set(READY, Truth::False, reasons::QUEUED, "waits for a slot");
+    note.set(READY, Truth::False, wait.reason, &wait.message);
     note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
     note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
     status
@@ -147,7 +147,7 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, no
     status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
     let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
-    note.set(READY, Truth::False, reasons::FINISHED, "");
+    note.set(READY, Truth::False, over.reason, &over.message);
     note.set(FINISHED, Truth::True, over.reason, &over.message);
     note.set(STALLED, over.is_failure().into(), over.reason, if over.is_failure() { &over.message } else { "" });
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
