@@ -51,43 +51,23 @@ pub struct Space {
 
 /// Runs a test in a namespace of its own, maybe beside others. When it fails, it is said how everything stands; in any case the
 /// namespace is emptied, and then nothing of it may be left.
-pub fn test<Body>(name: &str, body: impl FnOnce(Space) -> Body)
-where
-    Body: Future<Output = Result<()>>,
-{
-    sweep_up_once();
-    let _turn = [share(OPERATOR), share(GATEWAY)];
-    run(name, body);
+pub fn test<Body: Future<Output = Result<()>>>(name: &str, body: impl FnOnce(Space) -> Body) {
+    run(name, || [share(OPERATOR), share(GATEWAY)], body);
 }
 
 /// The same for a test that touches, or counts, what all share: no other test runs meanwhile.
-pub fn test_alone<Body>(name: &str, body: impl FnOnce(Space) -> Body)
-where
-    Body: Future<Output = Result<()>>,
-{
-    sweep_up_once();
-    let _turn = [claim(OPERATOR), claim(GATEWAY)];
-    run(name, body);
+pub fn test_alone<Body: Future<Output = Result<()>>>(name: &str, body: impl FnOnce(Space) -> Body) {
+    run(name, || [claim(OPERATOR), claim(GATEWAY)], body);
 }
 
 /// The same for a test that takes the operator away, and can do for a while without a gateway.
-pub fn test_of_operator<Body>(name: &str, body: impl FnOnce(Space) -> Body)
-where
-    Body: Future<Output = Result<()>>,
-{
-    sweep_up_once();
-    let _turn = claim(OPERATOR);
-    run(name, body);
+pub fn test_of_operator<Body: Future<Output = Result<()>>>(name: &str, body: impl FnOnce(Space) -> Body) {
+    run(name, || claim(OPERATOR), body);
 }
 
 /// The same for a test that takes the gateways away, and can do for a while without an operator.
-pub fn test_of_gateways<Body>(name: &str, body: impl FnOnce(Space) -> Body)
-where
-    Body: Future<Output = Result<()>>,
-{
-    sweep_up_once();
-    let _turn = claim(GATEWAY);
-    run(name, body);
+pub fn test_of_gateways<Body: Future<Output = Result<()>>>(name: &str, body: impl FnOnce(Space) -> Body) {
+    run(name, || claim(GATEWAY), body);
 }
 
 /// What the tests of all processes share, as names of files that are locked: always in this order.
@@ -122,10 +102,13 @@ fn runtime() -> Runtime {
     Runtime::new().expect("threads can be started")
 }
 
-fn run<Body>(name: &str, body: impl FnOnce(Space) -> Body)
+/// Runs a test while it is its turn, that is for as long as it holds what `take_turn` gives.
+fn run<Turn, Body>(name: &str, take_turn: impl FnOnce() -> Turn, body: impl FnOnce(Space) -> Body)
 where
     Body: Future<Output = Result<()>>,
 {
+    sweep_up_once();
+    let _turn = take_turn();
     let runtime = runtime();
     let space = runtime.block_on(Space::make(name)).unwrap_or_else(|error| panic!("{error:#}"));
     let came_of_it = catch_unwind(AssertUnwindSafe(|| runtime.block_on(body(space.clone()))));
