@@ -234,8 +234,9 @@ impl Space {
     /// Ends everything that was made here. What takes its time is killed only after a failure.
     async fn clean_up(&self, by_force: bool) -> Result<()> {
         let all = ListParams::default();
-        self.api::<BrowserSession>().delete_collection(&DeleteParams::default(), &all).await?;
+        // The pools first: a runner that is to go makes no browser in place of one that ends.
         self.api::<WorkerPool>().delete_collection(&DeleteParams::default(), &all).await?;
+        self.api::<BrowserSession>().delete_collection(&DeleteParams::default(), &all).await?;
         if by_force {
             let at_once = DeleteParams::default().grace_period(0);
             self.api::<Pod>().delete_collection(&at_once, &all).await?;

@@ -24,16 +24,13 @@ globalThis.connect = async () => {
   globalThis.page = context.pages()[0];
 };
 
-/**
- * What comes of connecting, tried again for as long as the gateway is away. The host is unreachable when no gateway is ready and
- * the Service's last hope is a pod that is just leaving, whose address goes before its endpoint does.
- */
+/** What comes of connecting, tried again for as long as the gateway is away. */
 globalThis.untilLetIn = async (connect) => {
   for (;;) {
     try {
       return await connect();
     } catch (error) {
-      if (!/ECONNREFUSED|ECONNRESET|EHOSTUNREACH|503|socket hang up/.test(error)) throw error;
+      if (!/ECONNREFUSED|ECONNRESET|503|socket hang up/.test(error)) throw error;
     }
   }
 };

@@ -45,6 +45,7 @@ fn a_part_of_a_session_is_killed() {
         ];
         for round in 0..rounds() {
             for (what, is_it) in victims {
+                space.warm_pool("pool").await?;
                 let session = space.ready_session(json!({})).await?;
                 let mut client = NodeClient::connect(&space, &session).await?;
                 host::the_one(&session.runner().await?.uid, what, is_it)?.signal(Signal::SIGKILL)?;
@@ -56,7 +57,6 @@ fn a_part_of_a_session_is_killed() {
                     "{what} was killed, and it is said: {message}"
                 );
                 ensure!(client.run("return disconnected").await? == true, "its client was not told");
-                space.warm_pool("pool").await?;
             }
         }
         Ok(())

@@ -3,14 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, STALLED, pool as pool_reasons, session as reasons},
-    v1alpha1::{BrowserSession, SessionState, StartTier, WorkerPool},
+    v1alpha1::{BrowserSession, SessionState, WorkerPool},
 };
 use camofleet_e2e::{
-    Space,
-    history::History,
-    host::{self, is_browser},
-    metrics::Metrics,
-    test, test_alone,
+    Space, test,
     wait::{poll, until, until_it},
 };
 use k8s_openapi::{api::core::v1::Pod, jiff::SignedDuration};
@@ -18,51 +14,7 @@ use kube::{
     ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-#[test]
-fn one_write_to_ready_and_two_in_a_life() {
-    test_alone("writes", async |space: Space| {
-        space.pool("pool", json!({})).await?;
-        let history = History::of(space.api()).await?;
-        let operator = space.fleet.operator().await?;
-        let writes = async || {
-            Ok::<_, anyhow::Error>(
-                Metrics::of(&operator)
-                    .await?
-                    .sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]),
-            )
-        };
-        let before = writes().await?;
-        // The operator counts a write when it is answered, which a watch may outrun.
-        let come_to = async |expected: f64, what: &str| {
-            poll(what, async || {
-                let so_far = writes().await? - before;
-                ensure!((so_far - expected).abs() < 0.5, "{so_far} writes, not {expected}");
-                Ok(())
-            })
-            .await
-        };
-        let session = space.session(json!({})).await?;
-        let ready = session.ready().await?;
-        ensure!(ready.status.unwrap_or_default().start_tier == Some(StartTier::Hot), "it started cold");
-        come_to(1.0, "one write until Ready").await?;
-        host::the_one(&session.runner().await?.uid, "the browser", is_browser)?.signal(Signal::SIGKILL)?;
-        session.finished().await?;
-        come_to(2.0, "two writes in its life").await?;
-        // The API server tells the same: created, Ready, Finished.
-        poll("the history to be complete", async || {
-            let states: Vec<_> = history.versions(&session.uid).iter().map(BrowserSession::state).collect();
-            ensure!(
-                states == [SessionState::Pending, SessionState::Ready, SessionState::Finished],
-                "it went {states:?}"
-            );
-            Ok(())
-        })
-        .await
-    });
-}
 
 #[test]
 fn a_session_without_a_slot() {

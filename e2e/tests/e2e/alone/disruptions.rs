@@ -28,7 +28,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams},
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -85,6 +85,7 @@ fn the_operator_is_killed_in_a_burst() {
         space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
         let history = History::of(space.api()).await?;
         for round in 0..rounds() {
+            space.warm_pool("pool").await?;
             let operator = operator_process(&space.fleet.operator().await?)?;
             let create = async |number: usize| -> Result<Session> {
                 let session = space.session(json!({})).await?;
@@ -105,7 +106,6 @@ fn the_operator_is_killed_in_a_burst() {
             history.each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
             // A container that dies again is started later each time: the next one dies for the first time.
             restart(&space.fleet, OPERATOR).await?;
-            space.warm_pool("pool").await?;
         }
         Ok(())
     });
@@ -145,6 +145,7 @@ async fn two_leaders(space: &Space) -> Result<()> {
     let mut client = NodeClient::start(space, &live).await?;
     client.run("await untilLetIn(connect); await page.evaluate(() => { window.kept = 'kept' })").await?;
     for round in 0..rounds() {
+        space.warm_pool_serving("pool", 1).await?;
         let name = until_it(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
         let name = holder(&name).context("it is held")?.to_owned();
         let leader = space.fleet.release::<Pod>().get(&name).await?;
@@ -179,7 +180,6 @@ async fn two_leaders(space: &Space) -> Result<()> {
             session.delete().await?;
             session.gone().await?;
         }
-        space.warm_pool_serving("pool", 1).await?;
     }
     history.each_was_ready_once(std::slice::from_ref(&live.uid))
 }
@@ -222,6 +222,7 @@ fn both_gateways_are_killed_under_clients_and_viewers() {
         let mut watched = try_join_all((0..2).map(ready)).await?;
         let mut crowd = gather_crowd(&space, &mut watched).await?;
         for round in 0..rounds() {
+            the_gateways_before_are_gone(&space.fleet).await?;
             for gateway in space.fleet.component("gateway").await? {
                 let pod = gateway.uid().context("a pod has a UID")?;
                 host::the_one(&pod, "the gateway", |process| process.is(GATEWAY))?.signal(Signal::SIGKILL)?;
@@ -238,6 +239,19 @@ fn both_gateways_are_killed_under_clients_and_viewers() {
         }
         Ok(())
     });
+}
+
+/// When no gateway is ready, a Service's last hope are those that are leaving, whose addresses go before their endpoints do: a
+/// client that comes then is answered by nobody, for two minutes if it has so much patience.
+async fn the_gateways_before_are_gone(fleet: &Fleet) -> Result<()> {
+    poll("the gateways before these to be gone", async || {
+        let gateways = ListParams::default().labels(&format!("app.kubernetes.io/name={GATEWAY}"));
+        let pods = fleet.release::<Pod>().list(&gateways).await?.items;
+        let leaving = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).count();
+        ensure!(leaving == 0, "{leaving} are leaving");
+        Ok(())
+    })
+    .await
 }
 
 /// Five clients and five viewers of each session, each of whom tries until somebody lets it in, and finds the page.
@@ -316,7 +330,7 @@ async fn drain(
         - SignedDuration::from_secs(leaving.metadata.deletion_grace_period_seconds.unwrap_or_default());
     let evicting = poll("every runner to be gone from the node", async || {
         let on_node: Vec<_> = pods
-            .list(&kube::api::ListParams::default())
+            .list(&ListParams::default())
             .await?
             .into_iter()
             .filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()))
