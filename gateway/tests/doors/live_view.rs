@@ -169,6 +169,40 @@ async fn what_is_no_rfb_ends_the_view_with_words() {
 }
 
 #[tokio::test]
+async fn pictures_pass_whole_and_pings_are_answered_between_them() {
+    let (served, mut runner) = session().await;
+    let (viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+    let (_, mut display) = runner.display().await;
+    // After the greeting of a display of ours no byte is like the one before it.
+    let greeting = b"RFB 003.008\n\x01\x01\0\0\0\0".to_vec();
+    let pictures: Vec<u8> = (0..3_000_000_u32).map(|byte| u8::try_from(byte % 251).unwrap()).collect();
+    let said = [greeting, pictures].concat();
+    let saying = tokio::spawn({
+        let said = said.clone();
+        async move {
+            for piece in said.chunks(70_001) {
+                display.write_all(piece).await.unwrap();
+            }
+            display
+        }
+    });
+    let (mut to_gateway, mut from_gateway) = viewer.split();
+    let (mut seen, mut answers) = (Vec::new(), 0);
+    while seen.len() < said.len() || answers == 0 {
+        match from_gateway.next().await.unwrap().unwrap() {
+            Message::Binary(piece) => {
+                seen.extend_from_slice(&piece);
+                to_gateway.send(Message::Ping(piece.slice(..piece.len().min(125)))).await.unwrap();
+            }
+            Message::Pong(_) => answers += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(seen == said, "what the viewer saw is not what the display said");
+    drop(saying.await.unwrap());
+}
+
+#[tokio::test]
 async fn the_end_is_told_by_its_code() {
     let (served, mut runner) = session().await;
     let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();

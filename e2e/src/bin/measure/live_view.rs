@@ -1,7 +1,8 @@
 //! What a live view costs the machine, beside the usual stack: Node with a Playwright server, Xvfb, x11vnc and websockify.
 //!
 //! - `relay_cpu`: CPU time of those who carry the pictures of one display, in milliseconds for each whole picture (1280 x 720,
-//!   raw, 3.7 MB): the gateways and the runner, and websockify at the socket of the same display, in turns.
+//!   raw, 3.7 MB): the gateways and the runner, and websockify at the socket of the same display, in turns. websockify sends from a
+//!   gateway's network namespace: what the kernel does with packets on their way to a viewer is charged to the sender.
 //! - `memory`: of a headful session with a client and a viewer, without the browser's own processes (Pss, in MiB).
 //!
 //! Needs `apt-get install xvfb x11vnc websockify`.
@@ -54,21 +55,27 @@ async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
     let pod = session.runner().await?.uid;
     let runner = host::the_one(&pod, "the runner", |process| process.is("camofleet-runner"))?;
     let mut gateways = Vec::new();
-    for gateway in space.fleet.component("gateway").await? {
+    let pods = space.fleet.component("gateway").await?;
+    for gateway in &pods {
         let pod = gateway.uid().context("a pod has a UID")?;
         gateways.push(host::the_one(&pod, "the gateway", |process| process.is("camofleet-gateway"))?);
     }
+    let beside = (gateways.first().zip(pods.first())).context("there is no gateway")?;
+    let address = beside.1.status.as_ref().and_then(|status| status.pod_ip.clone()).context("it has no address")?;
     let display = host::the_one(&pod, "the display", |process| process.is("Xvnc"))?;
     let socket = display.command.iter().skip_while(|word| *word != "-rfbunixpath").nth(1).context("no RFB socket")?;
-    let port = free_port()?;
+    let at = format!("{address}:{}", free_port()?);
     let socket = display.path(socket);
     let websockify = Stack::start(
-        Command::new("websockify").arg(format!("127.0.0.1:{port}")).arg(format!("--unix-target={}", socket.display())),
+        Command::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", beside.0.pid))
+            .args(["websockify", &at])
+            .arg(format!("--unix-target={}", socket.display())),
     )?;
 
     let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
     let (mut ours, _) = Viewer::at_gateway(space, session, &view).await?;
-    let mut theirs = poll("websockify to listen", async || at_websockify(port).await).await?;
+    let mut theirs = poll("websockify to listen", async || at_websockify(&at).await).await?;
     let (mut gateway_ms, mut runner_ms, mut websockify_ms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let before = (cpu_ms(&gateways)?, cpu_ms(std::slice::from_ref(&runner))?);
@@ -94,7 +101,7 @@ async fn memory(space: &Space, session: &Session) -> Result<()> {
     viewer.picture().await?;
     let ours = memory_mib(&processes_of(&session.runner().await?.uid))?;
 
-    let (vnc, web) = (free_port()?, free_port()?);
+    let (vnc, web) = (free_port()?, format!("127.0.0.1:{}", free_port()?));
     let xvfb = Stack::start(Command::new("Xvfb").args([DISPLAY, "-screen", "0", "1280x720x24", "-nolisten", "tcp"]))?;
     poll("Xvfb to listen", async || Ok(fs::metadata("/tmp/.X11-unix/X97")?)).await?;
     // Not clients of the session, but Node processes with Playwright.
@@ -119,9 +126,8 @@ async fn memory(space: &Space, session: &Session) -> Result<()> {
         "-shared",
         "-quiet",
     ]))?;
-    let websockify =
-        Stack::start(Command::new("websockify").args([format!("127.0.0.1:{web}"), format!("127.0.0.1:{vnc}")]))?;
-    let mut viewer = poll("websockify to listen", async || at_websockify(web).await).await?;
+    let websockify = Stack::start(Command::new("websockify").args([&web, &format!("127.0.0.1:{vnc}")]))?;
+    let mut viewer = poll("websockify to listen", async || at_websockify(&web).await).await?;
     viewer.picture().await?;
     let mut theirs = vec![server.process()?];
     for part in [&xvfb, &x11vnc, &websockify] {
@@ -183,8 +189,8 @@ fn stat(pid: i32) -> Result<Vec<String>> {
     Ok(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-async fn at_websockify(port: u16) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
-    let mut request = format!("ws://127.0.0.1:{port}/").into_client_request()?;
+async fn at_websockify(address: &str) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
+    let mut request = format!("ws://{address}/").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("binary"));
     Viewer::over(connect_async(request).await?.0).await
 }
