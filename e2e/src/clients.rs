@@ -1,4 +1,4 @@
-//! Stock Playwright clients, of Node and of Python.
+//! Stock Playwright clients, of Node and of Python; and one that asks the REST API what nobody would.
 
 use crate::{Session, Space, fleet::in_checkout, host::Process};
 use anyhow::{Context, Result, bail, ensure};
@@ -120,14 +120,38 @@ impl NodeClient {
 
 /// Has a Python client do a page's work in a session, and hands over what came of it.
 pub async fn python_work(space: &Space, session: &Session, site: &str) -> Result<Value> {
-    let output = Command::new(installed()?.join("python/bin/python"))
-        .arg(in_checkout("e2e/clients/python/work.py"))
-        .args([&session.ws_endpoint().await?, &space.fleet.admin_token()?, site])
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .output();
-    let output =
-        timeout(crate::wait::DEADLINE, output).await.context("the Python client does not come to an end")??;
-    ensure!(output.status.success(), "the Python client failed: {}", output.status);
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let mut client = Command::new(installed()?.join("python/bin/python"));
+    client.arg(in_checkout("e2e/clients/python/work.py"));
+    client.args([&session.ws_endpoint().await?, &space.fleet.admin_token()?, site]);
+    let work = what_it_says("the Python client", client.stderr(Stdio::inherit())).await?;
+    Ok(serde_json::from_slice(work.as_bytes())?)
+}
+
+/// Has schemathesis ask the REST API, about a test's namespace, all that its OpenAPI document makes one think of, and compare what is
+/// answered with what the document promises. That session should be there.
+///
+/// # Errors
+/// When an answer is another, with the calls that show it.
+pub async fn fuzz_rest(space: &Space, session: &Session) -> Result<()> {
+    let gateway = space.fleet.gateway_url()?;
+    let token = space.fleet.admin_token()?;
+    // It keeps what it has seen where it runs.
+    let notes = tempfile::tempdir()?;
+    let mut fuzz = Command::new(installed()?.join("python/bin/schemathesis"));
+    fuzz.arg("--config-file").arg(in_checkout("e2e/clients/python/schemathesis.toml"));
+    fuzz.args(["run", &format!("{gateway}/api/openapi.json")]).current_dir(&notes);
+    fuzz.envs([
+        ("BASE_URL", format!("{gateway}/api/namespaces/{}", space.namespace)),
+        ("TOKEN", token),
+        ("SESSION", session.name.clone()),
+    ]);
+    what_it_says("schemathesis", &mut fuzz).await.map(drop)
+}
+
+async fn what_it_says(name: &str, program: &mut Command) -> Result<String> {
+    let output = timeout(crate::wait::DEADLINE, program.kill_on_drop(true).output());
+    let output = output.await.with_context(|| format!("{name} does not come to an end"))??;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{name} failed, {}: {said}", output.status);
+    Ok(said)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_e2e::{
     Space,
-    clients::NodeClient,
+    clients::{NodeClient, fuzz_rest},
     rest::{Rest, let_gateway_write, no_session_is_left},
     test,
     wait::{poll, until},
@@ -124,5 +124,17 @@ fn what_the_cluster_refuses_names_the_field() {
         let left = until(&space.api::<BrowserSession>(), &id, "to be gone", is_decided).await?;
         ensure!(left.is_none(), "it waited until its time was out");
         Ok(())
+    });
+}
+
+#[test]
+fn what_is_answered_is_what_the_document_says() {
+    test("rest-fuzz", async |space: Space| {
+        let_gateway_write(&space).await?;
+        // No pool, and so no browser: of what is made nothing comes but an answer.
+        let waiting = space.session(json!({})).await?;
+        waiting.until("to be Queued", |session| session.state() == SessionState::Queued).await?;
+        fuzz_rest(&space, &waiting).await?;
+        waiting.until("to wait on", |session| session.state() == SessionState::Queued).await.map(drop)
     });
 }

@@ -1,6 +1,6 @@
 //! The operator's writes, counted while nobody else has it write.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, StartTier};
 use camofleet_e2e::{
     Space,
