@@ -79,6 +79,8 @@ pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process,
         .args(["-geometry", &format!("{}x{}", screen.width, screen.height), "-depth", "24"])
         // RFB on the socket only. X11 on its socket file only: no TCP, and no abstract socket, which has no file mode.
         .args(["-rfbport", "-1", "-SecurityTypes", "None", "-AlwaysShared", "-nolisten", "tcp", "-nolisten", "local"])
+        // All viewers come from one address, that of the socket: half a dozen who have not shaken hands yet would shut out all.
+        .arg("-UseBlacklist=0")
         // A SetDesktopSize message of a viewer crashes this server unless it is refused.
         .arg("-AcceptSetDesktopSize=0")
         .arg("-rfbunixpath")

@@ -151,8 +151,8 @@ async fn passed_on(answer: Response<hyper::body::Incoming>) -> Result<Response, 
     Ok(response)
 }
 
-/// Passes bytes on until one side ends or the session does. `upstream` copies what the client sends, until the client is gone
-/// or sends what may not pass. What the server said last, a Close frame most of all, reaches the client in any case.
+/// Passes bytes on until one side ends or the session does. `upstream` copies what the client sends, until the client is gone, which
+/// it tells the server, or sends what may not pass. What either side said last, a Close frame most of all, reaches the other in any case.
 async fn pump<Client, Server, Upstream, Copying>(
     client: Client,
     server: Server,
@@ -165,18 +165,25 @@ async fn pump<Client, Server, Upstream, Copying>(
     Copying: Future<Output = io::Result<()>>,
 {
     let (client_sends, mut client_reads) = tokio::io::split(client);
-    let (server_sends, server_reads) = tokio::io::split(server);
+    let (mut server_sends, server_reads) = tokio::io::split(server);
     let mut upstream = pin!(upstream(client_sends, server_reads));
     let mut downstream = pin!(async {
-        copy(server_sends, &mut client_reads).await?;
-        client_reads.shutdown().await
+        match copy(&mut server_sends, &mut client_reads).await {
+            Ok(()) => client_reads.shutdown().await,
+            Err(_) => discard(server_sends).await,
+        }
     });
     tokio::select! {
         // In this order: the server's last words before what says that it is gone.
         biased;
         _ = downstream.as_mut() => {}
-        // The client is gone, or says what may not pass: both sides are dropped.
-        _ = upstream.as_mut() => return,
+        gone = upstream.as_mut() => {
+            // Hanging up on a server that still sends would have it fail before it reads the client's goodbye.
+            if gone.is_ok() {
+                timeout(FAREWELL_TIMEOUT, downstream).await.ok();
+            }
+            return;
+        }
         // The client was slow to take what the server said.
         () = closed.cancelled() => drop(timeout(FAREWELL_TIMEOUT, downstream).await),
     }
@@ -184,12 +191,14 @@ async fn pump<Client, Server, Upstream, Copying>(
 }
 
 /// Copies what a viewer sends.
-async fn unwatched(mut from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin) -> io::Result<()> {
-    copy(&mut from, to).await.ok();
-    discard(from).await
+async fn unwatched(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    match copy(&mut from, &mut to).await {
+        Ok(()) => to.shutdown().await,
+        Err(_) => discard(from).await,
+    }
 }
 
-/// A server that takes nothing more has ended, and its client may not have read yet what it said at last.
+/// Who takes nothing more has ended, or has said goodbye: the other side may not have read yet what it said at last.
 async fn discard(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await.map(drop)
 }
@@ -213,9 +222,10 @@ async fn watched(
     let mut scanner = FrameScanner::default();
     let mut buffer = vec![0; BUFFER];
     loop {
-        let count = from.read(&mut buffer).await?;
+        // One that is reset has gone, too.
+        let count = from.read(&mut buffer).await.unwrap_or(0);
         if count == 0 {
-            return Ok(());
+            return to.shutdown().await;
         }
         let bytes = &buffer[..count];
         if scanner.scan(bytes).map_err(io::Error::other)?.data {
@@ -307,6 +317,23 @@ mod tests {
             let (heard, ()) = tokio::join!(heard, pumped);
             assert!(heard == said, "round {round}: {} bytes of {}", heard.len(), said.len());
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_client_said_last_reaches_a_server_that_still_sends() {
+        let (mut client, of_client) = duplex(1 << 10);
+        let (mut server, of_server) = UnixStream::pair().unwrap();
+        client.write_all(b"a Close frame").await.unwrap();
+        drop(client);
+        while server.try_write(&[7; 1 << 10]).is_ok() {}
+        let heard = async {
+            let mut heard = Vec::new();
+            server.read_to_end(&mut heard).await.unwrap();
+            drop(server);
+            heard
+        };
+        let (heard, ()) = tokio::join!(heard, pump(of_client, of_server, CancellationToken::new(), unwatched));
+        assert_eq!(heard, b"a Close frame");
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ export class Display {
       [
         ...['-displayfd', '3', '-geometry', `${width}x${height}`, '-depth', '24'],
         ...['-rfbport', '-1', '-rfbunixpath', join(folder, 'rfb'), '-SecurityTypes', 'None', '-AlwaysShared'],
-        ...['-nolisten', 'tcp', '-AcceptSetDesktopSize=0'],
+        ...['-nolisten', 'tcp', '-UseBlacklist=0', '-AcceptSetDesktopSize=0'],
       ],
       { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] },
     );

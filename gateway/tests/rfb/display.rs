@@ -55,7 +55,7 @@ impl Display {
             .args([&format!(":{number}"), "-displayfd", "1"])
             .args(["-geometry", &format!("{WIDTH}x{HEIGHT}"), "-depth", "24", "-rfbport", "-1"])
             .args(["-SecurityTypes", "None", "-AlwaysShared", "-nolisten", "tcp", "-nolisten", "local"])
-            .args(["-AcceptSetDesktopSize=0", "-ac", "-rfbunixpath"])
+            .args(["-UseBlacklist=0", "-AcceptSetDesktopSize=0", "-ac", "-rfbunixpath"])
             .arg(&socket)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -282,6 +282,14 @@ impl Client {
         serde_json::from_str(&line.expect("the client says something before it ends")).unwrap()
     }
 
+    /// The one thing that it says, once it has left: one that is dropped is killed, and has not said goodbye.
+    pub async fn said_when_it_left(mut self) -> serde_json::Value {
+        let said = self.says().await;
+        let ended = timeout(PATIENCE, self.child.wait()).await.expect("the client ends").unwrap();
+        assert!(ended.success(), "{ended}: {said}");
+        said
+    }
+
     /// Kills it, as a node's failure would: no Close frame is sent.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
