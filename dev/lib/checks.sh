@@ -163,7 +163,7 @@ check_docs() {
 check_e2e() {
   use_ui
   # the whole workspace, so that what all crates stand on is built for all of them once
-  # four at once: what one of them waits for, the others use
-  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e -- --test-threads 4
+  # three at once: what one of them waits for, the others use
+  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e -- --test-threads 3
   CAMOFLEET_URL=$(cat "$dot_dev/gateway.url") CAMOFLEET_TOKEN=$(cat "$dot_dev/token") npm --prefix "$repo/ui" run test:fleet
 }
