@@ -63,9 +63,14 @@ impl Fleet {
 
     /// The pods of a component (`operator` or `gateway`) that are to stay.
     pub async fn component(&self, component: &str) -> Result<Vec<Pod>> {
+        Ok(self.staying_and_leaving(component).await?.0)
+    }
+
+    /// All pods of a component: those that are to stay, and those that are told to go.
+    pub async fn staying_and_leaving(&self, component: &str) -> Result<(Vec<Pod>, Vec<Pod>)> {
         let labels = ListParams::default().labels(&format!("app.kubernetes.io/name=camofleet-{component}"));
         let pods = self.release::<Pod>().list(&labels).await?.items;
-        Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+        Ok(pods.into_iter().partition(|pod| pod.metadata.deletion_timestamp.is_none()))
     }
 
     /// The one pod of the operator.

@@ -56,7 +56,7 @@ const tasks = {
   },
 };
 
-// It ends by itself: an exit right after `browser.close()` would cut off the goodbye, and the client would count as lost.
+// It ends by itself: an exit right after `browser.close()` can cut off the goodbye, and the client counts as lost then.
 firefox
   .connect(url, { headers: { Authorization: `Bearer ${token}` } })
   .then(tasks[task])

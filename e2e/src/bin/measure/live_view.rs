@@ -60,15 +60,15 @@ async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
         let pod = gateway.uid().context("a pod has a UID")?;
         gateways.push(host::the_one(&pod, "the gateway", |process| process.is("camofleet-gateway"))?);
     }
-    let beside = (gateways.first().zip(pods.first())).context("there is no gateway")?;
-    let address = beside.1.status.as_ref().and_then(|status| status.pod_ip.clone()).context("it has no address")?;
+    let (beside, beside_pod) = gateways.first().zip(pods.first()).context("there is no gateway")?;
+    let address = beside_pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("it has no address")?;
     let display = host::the_one(&pod, "the display", |process| process.is("Xvnc"))?;
     let socket = display.command.iter().skip_while(|word| *word != "-rfbunixpath").nth(1).context("no RFB socket")?;
     let at = format!("{address}:{}", free_port()?);
     let socket = display.path(socket);
     let websockify = Stack::start(
         Command::new("nsenter")
-            .arg(format!("--net=/proc/{}/ns/net", beside.0.pid))
+            .arg(format!("--net=/proc/{}/ns/net", beside.pid))
             .args(["websockify", &at])
             .arg(format!("--unix-target={}", socket.display())),
     )?;

@@ -245,10 +245,8 @@ fn both_gateways_are_killed_under_clients_and_viewers() {
 /// client that comes then is answered by nobody, for two minutes if it has so much patience.
 async fn the_gateways_before_are_gone(fleet: &Fleet) -> Result<()> {
     poll("the gateways before these to be gone", async || {
-        let gateways = ListParams::default().labels(&format!("app.kubernetes.io/name={GATEWAY}"));
-        let pods = fleet.release::<Pod>().list(&gateways).await?.items;
-        let leaving = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).count();
-        ensure!(leaving == 0, "{leaving} are leaving");
+        let (_, leaving) = fleet.staying_and_leaving("gateway").await?;
+        ensure!(leaving.is_empty(), "{} are leaving", leaving.len());
         Ok(())
     })
     .await
