@@ -27,8 +27,15 @@ pub mod session {
     pub const BOUND: &str = "Bound";
     /// `Scheduled` and `Ready` are false: every slot that would do is taken.
     pub const NO_CAPACITY: &str = "NoCapacity";
-    /// `Scheduled` and `Ready` are false: no pool of the namespace can serve what is asked for, or the named pool is not there.
+    /// `Scheduled` and `Ready` are false: no pool that the namespace may use can serve what is asked for, or the named pool
+    /// is not there.
     pub const NO_MATCHING_POOL: &str = "NoMatchingPool";
+    /// `Scheduled` and `Ready` are false: the named pool does not allow the session's namespace or tenant.
+    pub const NOT_ALLOWED: &str = "NotAllowed";
+    /// `Scheduled` and `Ready` are false: the pool has as many sessions as `limits.maxSessions` lets it.
+    pub const POOL_LIMIT_REACHED: &str = "PoolLimitReached";
+    /// `Scheduled` and `Ready` are false: the tenant has as many sessions as `limits.maxSessionsPerTenant` lets it.
+    pub const TENANT_LIMIT_REACHED: &str = "TenantLimitReached";
     /// `Finished` and `Stalled` are false: it goes its way.
     pub const IN_PROGRESS: &str = "InProgress";
     /// `Ready` is false: the browser is being launched.
@@ -39,6 +46,12 @@ pub mod session {
     pub const RUNNER_UNREACHABLE: &str = "RunnerUnreachable";
     /// `Finished` is true: no slot within `queueTimeoutSeconds`. `Stalled` is true, too.
     pub const QUEUE_TIMEOUT: &str = "QueueTimeout";
+    /// `Finished` is true: it was refused, since as many wait already as `limits.maxQueued` lets. `Stalled` is true, too.
+    pub const QUEUE_FULL: &str = "QueueFull";
+    /// `Finished` is true: it was refused, since its `priority` is above `limits.maxPriority`. `Stalled` is true, too.
+    pub const PRIORITY_TOO_HIGH: &str = "PriorityTooHigh";
+    /// `Finished` is true: it was refused, since its `maxLifetimeSeconds` is above the pool's limit. `Stalled` is true, too.
+    pub const LIFETIME_TOO_LONG: &str = "LifetimeTooLong";
     /// `Finished` is true: its pod is gone or its process was killed. `Stalled` is true, too.
     pub const RUNNER_LOST: &str = "RunnerLost";
     /// `Finished` is true: its pod used more memory than it may and was killed. `Stalled` is true, too.

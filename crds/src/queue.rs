@@ -1,43 +1,175 @@
-//! The order in which waiting sessions are served. Everyone who shows a queue position computes it from here.
+//! The order in which a pool serves those who wait: priority, then fair shares of the tenants, then arrival. Whoever
+//! chooses the next session or shows a queue position has it from here.
 
-use crate::v1alpha1::BrowserSession;
+use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BTreeSet},
+};
 
-/// Where a session stands in the queue: the smaller is served first. A function of the object alone, so that every start
-/// of the operator finds the same order.
+/// When a session came: the smaller came first. A function of the object alone, so that every start of the operator finds
+/// the same order.
 ///
 /// `creationTimestamp` has whole seconds; within one, the UID decides. That is not the order of arrival, but it is the
 /// same order every time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueueKey {
+pub struct Arrival {
     created: Timestamp,
     uid: String,
 }
 
-impl QueueKey {
-    /// The place of this session.
+impl Arrival {
+    /// The arrival of this session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
             created: session.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
             uid: session.metadata.uid.clone().unwrap_or_default(),
         }
     }
+
+    /// UID of the session.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+}
+
+/// How soon a session is served by a pool: the smaller is served first.
+///
+/// A higher priority goes first. Within one, that tenant goes first that would have least, by its weight, with one session
+/// more; so tenants approach their shares however many sessions each has waiting. Within a tenant, arrival decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn<'a> {
+    priority: Reverse<i32>,
+    share: Share,
+    arrival: &'a Arrival,
+}
+
+impl<'a> Turn<'a> {
+    /// The turn in that pool of a session that came then, whose tenant has so many sessions running there.
+    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, arrival: &'a Arrival) -> Self {
+        let share = Share { sessions: running.saturating_add(1), weight: pool.spec.limits.weight_of(tenant) };
+        Self { priority: Reverse(priority), share, arrival }
+    }
+}
+
+/// Sessions by weight.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    sessions: u32,
+    /// At least 1.
+    weight: u32,
+}
+
+impl Ord for Share {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let cross = |a: Self, b: Self| u64::from(a.sessions) * u64::from(b.weight);
+        cross(*self, *other).cmp(&cross(*other, *self))
+    }
+}
+
+impl PartialOrd for Share {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Share {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Share {}
+
+/// Those who wait for a pool, in the order in which they are served if none comes and none ends meanwhile. `running`: how
+/// many sessions each tenant has there now.
+pub fn order<'a>(
+    pool: &WorkerPool,
+    running: &BTreeMap<String, u32>,
+    waiting: impl IntoIterator<Item = &'a BrowserSession>,
+) -> Vec<&'a BrowserSession> {
+    let sessions: BTreeMap<Arrival, &BrowserSession> =
+        waiting.into_iter().map(|session| (Arrival::of(session), session)).collect();
+    let mut lines = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&Arrival>>::new();
+    for (arrival, session) in &sessions {
+        lines.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(arrival);
+    }
+    let mut running: BTreeMap<&str, u32> = running.iter().map(|(tenant, count)| (tenant.as_str(), *count)).collect();
+    let mut order = Vec::with_capacity(sessions.len());
+    while let Some(((highest, _), _)) = lines.first_key_value() {
+        // What is of a lower priority is not looked at before its time.
+        let heads = lines.range((*highest, "")..).take_while(|((priority, _), _)| priority == highest).filter_map(
+            |((priority, tenant), line)| {
+                let arrival = *line.first()?;
+                let had = running.get(tenant).copied().unwrap_or_default();
+                Some((Turn::new(pool, priority.0, tenant, had, arrival), (*priority, *tenant)))
+            },
+        );
+        let Some((turn, line)) = heads.min() else { break };
+        order.push(sessions[turn.arrival]);
+        *running.entry(line.1).or_default() += 1;
+        if let Some(rest) = lines.get_mut(&line) {
+            rest.pop_first();
+            if rest.is_empty() {
+                lines.remove(&line);
+            }
+        }
+    }
+    order
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::v1alpha1::{BrowserSessionSpec, WorkerPoolSpec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn session(namespace: &str, second: i64, uid: &str, priority: i32) -> BrowserSession {
+        let mut session = BrowserSession::new("s", BrowserSessionSpec { priority, ..BrowserSessionSpec::default() });
+        session.metadata.namespace = Some(namespace.to_owned());
+        session.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
+        session.metadata.uid = Some(uid.to_owned());
+        session
+    }
+
+    fn pool(weights: &[(&str, i32)]) -> WorkerPool {
+        let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
+        pool.spec.limits.tenant_weights =
+            weights.iter().map(|(tenant, weight)| ((*tenant).to_owned(), *weight)).collect();
+        pool
+    }
+
+    fn served(pool: &WorkerPool, running: &[(&str, u32)], waiting: &[BrowserSession]) -> Vec<String> {
+        let running = running.iter().map(|(tenant, count)| ((*tenant).to_owned(), *count)).collect();
+        order(pool, &running, waiting).into_iter().map(|session| session.metadata.uid.clone().unwrap()).collect()
+    }
 
     #[test]
     fn earlier_comes_first_and_the_uid_breaks_ties() {
-        let key = |second, uid: &str| {
-            let mut session = BrowserSession::new("s", crate::v1alpha1::BrowserSessionSpec::default());
-            session.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
-            session.metadata.uid = Some(uid.to_owned());
-            QueueKey::of(&session)
-        };
-        assert!(key(1, "z") < key(2, "a"));
-        assert!(key(2, "a") < key(2, "b"));
+        let waiting = [session("a", 2, "y", 0), session("a", 1, "z", 0), session("a", 2, "x", 0)];
+        assert_eq!(served(&pool(&[]), &[], &waiting), ["z", "x", "y"]);
+    }
+
+    #[test]
+    fn a_higher_priority_comes_first_whatever_its_tenant_has() {
+        let waiting = [session("a", 1, "low", 0), session("b", 2, "high", 5)];
+        assert_eq!(served(&pool(&[]), &[("b", 100)], &waiting), ["high", "low"]);
+    }
+
+    #[test]
+    fn whoever_floods_waits_for_whoever_does_not() {
+        let mut waiting: Vec<_> = (0..6).map(|i| session("flood", 1, &format!("f{i}"), 0)).collect();
+        waiting.extend([session("small", 2, "s0", 0), session("small", 2, "s1", 0)]);
+        assert_eq!(served(&pool(&[]), &[], &waiting), ["f0", "s0", "f1", "s1", "f2", "f3", "f4", "f5"]);
+        assert_eq!(served(&pool(&[]), &[("flood", 2)], &waiting)[..3], ["s0", "s1", "f0"]);
+    }
+
+    #[test]
+    fn a_tenant_of_thrice_the_weight_is_served_thrice_as_often() {
+        let mut waiting: Vec<_> = (0..8).map(|i| session("light", 1, &format!("l{i}"), 0)).collect();
+        waiting.extend((0..8).map(|i| session("heavy", 1, &format!("h{i}"), 0)));
+        let first = &served(&pool(&[("heavy", 3)]), &[], &waiting)[..8];
+        assert_eq!(first.iter().filter(|uid| uid.starts_with('h')).count(), 6, "{first:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! The pools of all namespaces as the watch tells them. Does no IO: whoever watches the API server feeds it.
 
 use crate::session::Key;
-use camofleet_crds::v1alpha1::WorkerPool;
+use camofleet_crds::v1alpha1::{NamespacesFrom, WorkerPool};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -82,6 +82,13 @@ impl Pools {
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<WorkerPool>> {
         let cache = self.cache();
         cache.known.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
+    }
+
+    /// Whether a session of that namespace may find a pool: one of its own, or one that is for other namespaces too. For which, the
+    /// operator judges.
+    pub fn are_there_for(&self, namespace: &str) -> bool {
+        let shared = |pool: &WorkerPool| pool.spec.allowed_namespaces.from != NamespacesFrom::Same;
+        self.cache().known.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))
     }
 
     /// The namespaces that have pools.

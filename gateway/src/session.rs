@@ -96,6 +96,11 @@ impl Session {
         self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
+    /// Whether it may still wait for a slot.
+    pub fn may_wait(&self) -> bool {
+        matches!(self.standing, Standing::Waiting(SessionState::Pending | SessionState::Queued))
+    }
+
     /// Whether its display can be looked at; known once it is Ready.
     pub fn has_live_view(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.vnc.is_some())

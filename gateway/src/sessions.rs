@@ -2,13 +2,13 @@
 //! of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
 
 use crate::session::{Finish, Key, Session, Standing};
-use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
+use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef, SessionState};
 use camofleet_runner_api::StartPage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -128,6 +128,11 @@ impl Sessions {
     /// The session that has this name now, and what its runner last said.
     pub fn get(&self, key: &Key) -> Option<(Session, Option<Activity>)> {
         self.cache().known.get(key).map(|known| (known.session.borrow().clone(), known.activity.clone()))
+    }
+
+    /// Every session's object, in no order.
+    pub fn objects(&self) -> Vec<Arc<BrowserSession>> {
+        self.cache().known.values().map(|known| Arc::clone(&known.session.borrow().object)).collect()
     }
 
     /// The names of a namespace's sessions, in no order.

@@ -1,7 +1,7 @@
 use super::Display;
 use k8s_openapi::{
     api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration, Volume, VolumeMount},
-    apimachinery::pkg::apis::meta::v1::Condition,
+    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector},
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Runner pods of one shape, kept warm for sessions of its namespace.
+/// Runner pods of one shape, kept warm for sessions of its namespace, and of others that it allows.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "camofleet.dev",
@@ -37,7 +37,10 @@ use std::collections::BTreeMap;
         .field_path(".spec.prewarm"),
     validation = Rule::new("!has(self.spec.sessionsPerRunner) || self.spec.sessionsPerRunner == 0 || self.spec.sessionsPerRunner >= self.spec.slotsPerRunner")
         .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner, or some slots could never be used")
-        .field_path(".spec.sessionsPerRunner")
+        .field_path(".spec.sessionsPerRunner"),
+    validation = Rule::new("!has(self.spec.limits.maxLifetimeSeconds) || !has(self.spec.sessionDefaults.maxLifetimeSeconds) || self.spec.sessionDefaults.maxLifetimeSeconds <= self.spec.limits.maxLifetimeSeconds")
+        .message("sessionDefaults.maxLifetimeSeconds is more than limits.maxLifetimeSeconds: lower it, or raise the limit")
+        .field_path(".spec.sessionDefaults")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolSpec {
@@ -54,6 +57,12 @@ pub struct WorkerPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub sessions_per_runner: Option<i32>,
+    /// Which namespaces' sessions may use the pool.
+    #[serde(default)]
+    pub allowed_namespaces: AllowedNamespaces,
+    /// How much of the pool may be used.
+    #[serde(default)]
+    pub limits: Limits,
     /// The engine of the pool's browsers. Auto: Camoufox where the image has it, else Firefox.
     #[serde(default)]
     pub engine: EngineChoice,
@@ -80,6 +89,8 @@ impl Default for WorkerPoolSpec {
             replicas: None,
             slots_per_runner: one(),
             sessions_per_runner: None,
+            allowed_namespaces: AllowedNamespaces::default(),
+            limits: Limits::default(),
             engine: EngineChoice::default(),
             screen: Screen::default(),
             prewarm: None,
@@ -111,6 +122,81 @@ impl WorkerPoolSpec {
             Display::Headless => Prewarm { headless: self.slots_per_runner, headful: 0 },
             Display::Headful | Display::LiveView => Prewarm { headless: 0, headful: self.slots_per_runner },
         })
+    }
+}
+
+/// Which namespaces' sessions may use a pool. A session that waits is looked at anew when this or its namespace's labels
+/// change; one that has its browser keeps it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)")
+    .message("allowedNamespaces.selector goes with from: Selector, and only with that: give both, or neither"))]
+pub struct AllowedNamespaces {
+    /// Same: the pool's own namespace. All: every one. Selector: its own, and those whose labels match `selector`.
+    #[serde(default)]
+    pub from: NamespacesFrom,
+    /// Matches labels of namespaces; an empty one matches all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['Exists', 'DoesNotExist'] ? !has(e.values) || e.values.size() == 0 : e.operator in ['In', 'NotIn'] && has(e.values) && e.values.size() > 0)")
+        .message("an expression's operator is In or NotIn, with values, or Exists or DoesNotExist, without"))]
+    pub selector: Option<LabelSelector>,
+}
+
+/// Where the sessions of a pool may come from.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NamespacesFrom {
+    /// The pool's own namespace.
+    #[default]
+    Same,
+    /// Every namespace.
+    All,
+    /// Its own, and those whose labels match.
+    Selector,
+}
+
+/// How much of a pool may be used. A tenant is a namespace, or one of `allowedTenants`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Sessions at once; what exceeds it waits. Absent: as many as there are slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub max_sessions: Option<i32>,
+    /// Sessions that may wait for a slot; the next is refused at once, as `QueueFull`. Absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub max_queued: Option<i32>,
+    /// Sessions of one tenant at once; what exceeds it waits, and does not keep others waiting. Absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_sessions_per_tenant: Option<i32>,
+    /// The highest `priority` that a session may ask for; a higher one is refused at once.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_priority: i32,
+    /// The longest life that a session may ask for, in seconds; one that asks for more is refused at once, and one that
+    /// does not ask gets no more. Absent: no limit but the field's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 604_800))]
+    pub max_lifetime_seconds: Option<i32>,
+    /// Shares of the tenants when they compete: one of weight 3 is served three times as much as one of weight 1, which all
+    /// have that are not named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    #[x_kube(validation = Rule::new("self.all(tenant, self[tenant] >= 1 && self[tenant] <= 1000)")
+        .message("a weight is 1 to 1000"))]
+    pub tenant_weights: BTreeMap<String, i32>,
+    /// Tenants that a session may name instead of running on its namespace's account. Every session that may use the pool
+    /// may name each of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    pub allowed_tenants: Vec<String>,
+}
+
+impl Limits {
+    /// The tenant's weight, at least 1.
+    pub fn weight_of(&self, tenant: &str) -> u32 {
+        self.tenant_weights.get(tenant).and_then(|weight| u32::try_from(*weight).ok()).unwrap_or(1).max(1)
     }
 }
 

@@ -34,6 +34,10 @@ use serde::{Deserialize, Serialize};
         .message("engine cannot be changed: create another session with the engine you want").field_path(".spec.engine"),
     validation = Rule::new("has(self.spec.display) == has(oldSelf.spec.display) && (!has(self.spec.display) || self.spec.display == oldSelf.spec.display)")
         .message("display cannot be changed: create another session with the display you want").field_path(".spec.display"),
+    validation = Rule::new("self.spec.priority == oldSelf.spec.priority")
+        .message("priority cannot be changed: create another session with the priority you want").field_path(".spec.priority"),
+    validation = Rule::new("has(self.spec.tenant) == has(oldSelf.spec.tenant) && (!has(self.spec.tenant) || self.spec.tenant == oldSelf.spec.tenant)")
+        .message("tenant cannot be changed: create another session for that tenant").field_path(".spec.tenant"),
     validation = Rule::new("self.spec.queueTimeoutSeconds == oldSelf.spec.queueTimeoutSeconds")
         .message("queueTimeoutSeconds cannot be changed: delete the session to stop waiting").field_path(".spec.queueTimeoutSeconds"),
     validation = Rule::new("self.spec.ttlSecondsAfterFinished == oldSelf.spec.ttlSecondsAfterFinished")
@@ -45,7 +49,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrowserSessionSpec {
-    /// The pool to be served by. Absent: the pool of the namespace that can serve the session and has most free hot slots.
+    /// The pool to be served by. Absent: of the pools that the namespace may use the one that suits best: one with a hot
+    /// browser of the right kind, then the one with most free slots, then the first by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_ref: Option<PoolRef>,
     /// Require an engine. Absent: whatever the pool runs.
@@ -63,6 +68,15 @@ pub struct BrowserSessionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
+    /// Of those who wait, the higher are served first. The pool says how high it may be (`limits.maxPriority`, 0 unless set).
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub priority: i32,
+    /// On whose account it runs: tenants share a pool fairly. Absent: the namespace. Another one must be among the pool's
+    /// `limits.allowedTenants`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub tenant: Option<String>,
     /// Wait so many seconds for a free slot, then end as `QueueTimeout`. 0: fail at once when there is none.
     #[serde(default = "default_queue_timeout")]
     #[schemars(range(min = 0, max = 86400))]
@@ -90,6 +104,8 @@ impl Default for BrowserSessionSpec {
             display: None,
             idle_timeout_seconds: None,
             max_lifetime_seconds: None,
+            priority: 0,
+            tenant: None,
             queue_timeout_seconds: default_queue_timeout(),
             ttl_seconds_after_finished: default_ttl(),
             start_url: None,
@@ -123,10 +139,26 @@ impl BrowserSession {
         wished.unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS)
     }
 
-    /// The session's longest life in that pool, in seconds.
+    /// The session's longest life in that pool, in seconds: never more than the pool's limit.
     pub fn max_lifetime_in(&self, pool: &WorkerPool) -> i32 {
         let wished = self.spec.max_lifetime_seconds.or(pool.spec.session_defaults.max_lifetime_seconds);
-        wished.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS)
+        let wished = wished.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS);
+        pool.spec.limits.max_lifetime_seconds.map_or(wished, |limit| wished.min(limit))
+    }
+
+    /// On whose account it runs.
+    pub fn tenant(&self) -> &str {
+        self.spec.tenant.as_deref().or(self.metadata.namespace.as_deref()).unwrap_or_default()
+    }
+
+    /// Namespace of the pool that serves it, else of the one that it names, else its own.
+    pub fn pool_namespace(&self) -> &str {
+        let named = self.spec.pool_ref.as_ref().and_then(|pool| pool.namespace.as_deref());
+        let own = self.metadata.namespace.as_deref().unwrap_or_default();
+        match &self.status {
+            Some(status) if status.pool.is_some() => status.pool_namespace.as_deref().unwrap_or(own),
+            _ => named.unwrap_or(own),
+        }
     }
 
     /// Its state, `Pending` when nobody has looked at it yet.
@@ -135,17 +167,21 @@ impl BrowserSession {
     }
 }
 
-/// Names a pool of the same namespace.
+/// Names a pool.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRef {
     /// Name of a `WorkerPool`.
     #[schemars(length(min = 1, max = 50))]
     pub name: String,
+    /// Its namespace, which must have allowed the session's (`allowedNamespaces`). Absent: the session's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
 }
 
 /// A browser engine.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EngineName {
     /// The anti-detect Firefox, driven by Juggler.
     Camoufox,
@@ -207,6 +243,9 @@ pub struct BrowserSessionStatus {
     /// The pool that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// Namespace of that pool, when it is not the session's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_namespace: Option<String>,
     /// The pod that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<RunnerRef>,

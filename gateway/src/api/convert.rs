@@ -6,7 +6,8 @@ use super::documents::{
 };
 use crate::{session, sessions::Activity};
 use camofleet_crds::{
-    conditions::{self, READY, STALLED},
+    conditions::{self, READY, STALLED, session as reasons},
+    queue,
     v1alpha1::{
         BrowserSession, BrowserSessionSpec, Display, EngineChoice, EngineName, PoolRef, SessionState, StartTier,
         StartUrlWait, WorkerPool,
@@ -18,7 +19,7 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 use kube::ResourceExt;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Labels of the REST API. They need not be what Kubernetes takes for labels, so they are JSON in this annotation.
 const LABELS: &str = "camofleet.dev/labels";
@@ -34,7 +35,7 @@ pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> BrowserSe
         (false, None) => None,
     };
     let spec = BrowserSessionSpec {
-        pool_ref: asked.worker.map(|name| PoolRef { name }),
+        pool_ref: asked.worker.map(|name| PoolRef { name, namespace: None }),
         display,
         idle_timeout_seconds: asked.idle_ttl_seconds,
         max_lifetime_seconds: asked.max_lifetime_seconds,
@@ -109,6 +110,8 @@ pub struct Shown<'a> {
     pub pool: Option<&'a WorkerPool>,
     /// A token with which it can be looked at.
     pub view_token: Option<&'a str>,
+    /// How many are served before it, while it waits and that was looked up.
+    pub queue_position: Option<u32>,
     /// The gateway's namespace, which need not be said in paths.
     pub own_namespace: &'a str,
 }
@@ -117,6 +120,43 @@ pub struct Shown<'a> {
 pub fn worker_of(session: &BrowserSession) -> &str {
     let serving = session.status.as_ref().and_then(|status| status.pool.as_deref());
     serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
+}
+
+/// How many are served before this session by the pool that it names, by the sessions of all namespaces; none when it names none
+/// or does not wait.
+pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
+    let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
+    let names_it = |session: &BrowserSession| {
+        let named = session.spec.pool_ref.as_ref();
+        named.is_some_and(|named| named.name == name) && session.pool_namespace() == namespace
+    };
+    let waits = |session: &BrowserSession| match session.state() {
+        SessionState::Pending => true,
+        // One that the pool does not take at all has no place in its queue.
+        SessionState::Queued => session.status.as_ref().is_some_and(|status| {
+            conditions::get(&status.conditions, READY)
+                .is_some_and(|ready| !matches!(ready.reason.as_str(), reasons::NOT_ALLOWED | reasons::NO_MATCHING_POOL))
+        }),
+        SessionState::Starting | SessionState::Ready | SessionState::Finished => false,
+    };
+    let mut running = BTreeMap::<String, u32>::new();
+    let mut waiting = Vec::new();
+    for other in all {
+        match other.state() {
+            SessionState::Starting | SessionState::Ready
+                if worker_of(other) == name && other.pool_namespace() == namespace =>
+            {
+                *running.entry(other.tenant().to_owned()).or_default() += 1;
+            }
+            SessionState::Pending | SessionState::Queued if names_it(other) && waits(other) => {
+                waiting.push(other.as_ref())
+            }
+            _ => {}
+        }
+    }
+    let order = queue::order(pool, &running, waiting);
+    let at = order.iter().position(|other| other.metadata.uid == session.metadata.uid)?;
+    u32::try_from(at).ok()
 }
 
 /// Whether the session is to be found in the pool of that name. `-` stands for whichever it is in, and a session that has none yet is
@@ -152,6 +192,7 @@ impl Shown<'_> {
             state: status.state.as_str().to_owned(),
             reason: condition.map(|condition| condition.reason.clone()),
             message: condition.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()),
+            queue_position: self.queue_position,
             created_at,
             ready_at,
             finished_at: at(status.finished_time.as_ref()),

@@ -65,6 +65,10 @@ pub struct Session {
     pub reason: Option<String>,
     /// The same for people.
     pub message: Option<String>,
+    /// How many sessions its pool serves before it; known while it waits for the pool that it names, and only when this one
+    /// session is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u32>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When clients could connect.

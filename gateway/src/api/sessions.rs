@@ -15,6 +15,7 @@ use crate::{
     session::{self, Key},
 };
 use axum::{Json, extract::State, response::Response};
+use camofleet_crds::v1alpha1::WorkerPool;
 use camofleet_runner_api::token::Role as Scope;
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
@@ -94,7 +95,13 @@ pub async fn get(
 ) -> Result<Json<Session>, Refusal> {
     let session = known(&gateway, &target).await?;
     activity::refresh(&gateway, std::slice::from_ref(&target.session), AGE_OF_ONE).await;
-    Ok(Json(shown(&gateway, &target.session).unwrap_or_else(|| document(&gateway, &session, None))))
+    let mut shown = shown(&gateway, &target.session).unwrap_or_else(|| document(&gateway, &session, None));
+    if session.may_wait() {
+        let pool = pool_of(&gateway, &session);
+        shown.queue_position =
+            pool.and_then(|pool| convert::queue_position(&pool, &session.object, &gateway.sessions.objects()));
+    }
+    Ok(Json(shown))
 }
 
 /// Counts as activity: the session's idle time begins anew.
@@ -195,11 +202,16 @@ pub(super) fn shown(gateway: &Gateway, key: &Key) -> Option<Session> {
 }
 
 fn document(gateway: &Gateway, session: &session::Session, activity: Option<&crate::sessions::Activity>) -> Session {
-    let namespace = session.object.metadata.namespace.as_deref().unwrap_or_default();
-    let pool = Key::new(namespace, worker_of(&session.object)).and_then(|key| gateway.pools.get(&key));
+    let pool = pool_of(gateway, session);
     let view_token = session.has_live_view().then(|| tokens::view_token(gateway, session.uid()));
     let (pool, view_token) = (pool.as_deref(), view_token.as_deref());
-    Shown { session, activity, pool, view_token, own_namespace: &gateway.namespace }.document()
+    Shown { session, activity, pool, view_token, queue_position: None, own_namespace: &gateway.namespace }.document()
+}
+
+/// The pool that serves it, or that it names.
+fn pool_of(gateway: &Gateway, session: &session::Session) -> Option<Arc<WorkerPool>> {
+    let key = Key::new(session.object.pool_namespace(), worker_of(&session.object))?;
+    gateway.pools.get(&key)
 }
 
 /// The session that is asked for, as the watch told of it, else as the API server has it.
@@ -229,7 +241,7 @@ fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Se
 /// Refuses at once what could only time out.
 async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), Refusal> {
     let Some(name) = name else {
-        return if gateway.pools.in_namespace(namespace).is_empty() { Err(Refusal::NoWorkers) } else { Ok(()) };
+        return if gateway.pools.are_there_for(namespace) { Ok(()) } else { Err(Refusal::NoWorkers) };
     };
     let no_worker = || Refusal::NoWorker(name.to_owned());
     let key = Key::new(namespace, name).ok_or_else(no_worker)?;

@@ -45,7 +45,7 @@ fn at(seconds: i64) -> Timestamp {
 /// A session on that runner, as the operator leaves it.
 fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
     let spec = BrowserSessionSpec {
-        pool_ref: Some(PoolRef { name: "pool".into() }),
+        pool_ref: Some(PoolRef { name: "pool".into(), namespace: None }),
         display: Some(Display::LiveView),
         start_url: Some("https://example.org/".into()),
         idle_timeout_seconds: Some(60),

@@ -4,7 +4,7 @@ use super::{pods::RunnerPod, time::Mono};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, WorkerPool, WorkerPoolStatus};
 use camofleet_runner_api::{BindAnswer, BindRequest, RunnerState};
 use k8s_openapi::api::core::v1::Pod;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 /// UID of an object.
 pub type Uid = String;
@@ -20,6 +20,8 @@ pub enum Input {
     Pods(Change<RunnerPod>),
     /// A watch's news of nodes.
     Nodes(Change<Node>),
+    /// A watch's news of namespaces.
+    Namespaces(Change<Namespace>),
     /// The public keys that runners are to trust, as the annotation has them.
     Keys(String),
     /// This process became the leader.
@@ -168,6 +170,15 @@ pub struct Node {
     pub cordoned: bool,
     /// Whole CPUs that pods may use.
     pub cpus: usize,
+}
+
+/// What of a namespace matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels, by which pools may be for it.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Why a bind did not happen, or may have.

@@ -3,12 +3,14 @@
 use super::{
     BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
     io::version,
+    queue::Demand,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
+    queue::Arrival,
     v1alpha1::{BrowserSession, SessionState, StartTier, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
@@ -37,12 +39,22 @@ impl Core {
         if version(object.as_ref()) < version(session.object.as_ref()) {
             return;
         }
-        session.object = object;
         if session.write == Pending::Refused {
             session.write = Pending::Idle;
         }
+        self.replace_object(&uid, object);
         self.yield_to_what_is_published(&uid);
         self.dirty.insert(Subject::Session(uid));
+    }
+
+    /// The object has changed. What it asks for may have, too, and with it where it waits.
+    fn replace_object(&mut self, uid: &Uid, object: Arc<BrowserSession>) {
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        if session.waits() {
+            self.queue.remove(&session.object);
+            self.queue.insert(&object);
+        }
+        session.object = object;
     }
 
     pub(super) fn add_session(&mut self, object: Arc<BrowserSession>) {
@@ -51,9 +63,10 @@ impl Core {
             object.metadata.creation_timestamp.as_ref().map_or(self.now.mono, |time| self.now.mono_of(time.0));
         let seen = object.status.is_none().then_some(self.now.mono);
         let stage = Session::published_stage(&object, self.now);
+        let admitted = object.status.is_some();
         self.strangers.remove(&uid);
-        self.sessions
-            .insert(uid.clone(), Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle });
+        let session = Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, admitted };
+        self.sessions.insert(uid.clone(), session);
         self.set_stage(&uid, stage);
         // Its runner may have told of it before this object came.
         let listed: Vec<_> = self
@@ -93,14 +106,13 @@ impl Core {
 
     pub(super) fn session_gone(&mut self, uid: &Uid) {
         let Some(session) = self.sessions.remove(uid) else { return };
-        self.queue.remove(&session.queue_key());
+        if session.waits() {
+            self.queue.remove(&session.object);
+        }
         self.remember_deleted(uid);
-        if let Some(pod) = session.runner().cloned() {
-            if let Some(runner) = self.runners.get_mut(&pod) {
-                runner.sessions.remove(uid);
-                self.dirty.insert(Subject::Pool(runner.pod.pool.0.clone()));
-            }
-            self.end_on(&pod, uid);
+        if let Some(pod) = session.runner() {
+            self.book(&session.object, pod, false);
+            self.end_on(pod, uid);
         }
         self.end_wherever_listed(uid);
         self.timers.set(Subject::Session(uid.clone()), None);
@@ -320,7 +332,8 @@ impl Core {
             Stage::Bound(bound) if !self.runners.contains_key(&bound.runner) && bound.call.may_start(now) => {
                 let published = self.sessions[uid].object.status.as_ref().and_then(|status| status.runner.as_ref());
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
-                let key = Key { namespace: self.sessions[uid].key().namespace, name };
+                let elsewhere = session.object.status.as_ref().and_then(|status| status.pool_namespace.clone());
+                let key = Key { namespace: elsewhere.unwrap_or_else(|| session.key().namespace), name };
                 self.effects.push(Effect::ReadPod { key, pod: bound.runner.clone(), session: uid.clone() });
                 let call = bound.call.started();
                 self.replace_stage(uid, Stage::Bound(Bound { call, ..bound }));
@@ -359,24 +372,39 @@ impl Core {
         seconds(self.sessions[uid].object.spec.ttl_seconds_after_finished)
     }
 
-    /// Of one that waits: ends it when it has waited too long, or says why it waits once that is worth saying.
+    /// Of one that waits: ends it when it is refused or has waited too long, or says why it waits once that is worth saying.
     fn waited(&mut self, uid: &Uid) -> Option<Wait> {
         let session = &self.sessions[uid];
-        if !matches!(session.stage, Stage::Waiting) || !self.may_choose() {
+        if !session.waits() || !self.may_choose() {
             return None;
+        }
+        match self.wait_of(session) {
+            Ok(wait) => {
+                if let Some(session) = self.sessions.get_mut(uid) {
+                    session.admitted = true;
+                }
+                wait
+            }
+            Err(over) => {
+                self.set_stage(uid, Stage::Over(over));
+                None
+            }
+        }
+    }
+
+    fn wait_of(&self, session: &Session) -> Result<Option<Wait>, Over> {
+        let wait = self.why_it_waits(session)?;
+        let one_too_many = || self.is_one_too_many(&Demand::of(&session.object), &Arrival::of(&session.object));
+        if let Some(over) = (!session.admitted).then(one_too_many).flatten() {
+            return Err(over);
         }
         let waited = self.now.mono.since(session.created);
         let limit = seconds(session.object.spec.queue_timeout_seconds);
-        if self.now.mono < session.shown_from() && waited < limit {
-            return None;
+        if waited >= limit {
+            let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
+            return Err(Over { reason: reasons::QUEUE_TIMEOUT, message });
         }
-        let wait = self.why_it_waits(session);
-        if waited < limit {
-            return Some(wait);
-        }
-        let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
-        self.set_stage(uid, Stage::Over(Over { reason: reasons::QUEUE_TIMEOUT, message }));
-        None
+        Ok((self.now.mono >= session.shown_from()).then_some(wait))
     }
 
     fn alarm_of(&self, uid: &Uid) -> Option<super::Mono> {
@@ -437,7 +465,7 @@ impl Core {
                 session.write = Pending::Idle;
                 // The watch may have been faster, with this change or with a later one.
                 if version(object.as_ref()) >= version(session.object.as_ref()) {
-                    session.object = object.clone();
+                    self.replace_object(uid, object.clone());
                 }
                 self.tell_what_changed(uid, decided_on, &object);
                 self.yield_to_what_is_published(uid);

@@ -2,17 +2,19 @@
 //! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
 //!
 //! - `sessions`, `runners`, `pools`, `pods`: the things and their states.
-//! - `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
+//! - `admission`: who may use a pool. `queue`: who waits. `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
 //!   `replicas`: what happens to a pool.
 //! - `status`: what is published, as a function of all that.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
 //! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).
 
+mod admission;
 mod io;
 mod lifecycle;
 pub mod pods;
 mod pools;
+mod queue;
 mod replicas;
 mod runners;
 mod scheduling;
@@ -26,13 +28,12 @@ pub use io::*;
 pub use pools::FINALIZER;
 pub use time::{Mono, Now};
 
-use camofleet_crds::{
-    queue::QueueKey,
-    v1alpha1::{BrowserSession, Slots, WorkerPool},
-};
+use admission::Namespaces;
+use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
 use pods::{Installation, RunnerPod};
 use pools::Pool;
+use queue::Queue;
 use runners::Runner;
 use sessions::Session;
 use std::{
@@ -54,9 +55,10 @@ pub struct Core {
     pools: BTreeMap<Key, Pool>,
     runners: BTreeMap<Uid, Runner>,
     nodes: BTreeMap<String, Node>,
+    namespaces: Namespaces,
     keys: Option<String>,
     /// Sessions without a slot, in the order in which they are served.
-    queue: BTreeMap<QueueKey, Uid>,
+    queue: Queue,
     /// Sessions that runners were asked to end, by pod and session.
     ends: BTreeSet<(Uid, Uid)>,
     /// Sessions that runners have and nobody knows, by session: since when, and whether the API server is being asked.
@@ -114,8 +116,9 @@ impl Core {
             pools: BTreeMap::new(),
             runners: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            namespaces: Namespaces::new(),
             keys: None,
-            queue: BTreeMap::new(),
+            queue: Queue::default(),
             ends: BTreeSet::new(),
             strangers: HashMap::new(),
             timers: Timers::default(),
@@ -185,6 +188,7 @@ impl Core {
             Input::Pods(Change::Applied(pod)) => self.pod_applied(pod),
             Input::Pods(Change::Gone(pod)) => self.pod_gone(&pod.uid),
             Input::Nodes(change) => self.node_changed(change),
+            Input::Namespaces(change) => self.namespace_changed(change),
             Input::Keys(keys) => self.keys_changed(keys),
             Input::Leads => self.lead(),
             Input::Follows => self.follow(),
@@ -249,7 +253,7 @@ impl Core {
         {
             // Those who waited may be served, or have waited too long.
             self.dirty.insert(Subject::Queue);
-            self.dirty.extend(self.queue.values().cloned().map(Subject::Session));
+            self.dirty.extend(self.queue.waiting(|_| true).into_iter().map(Subject::Session));
             self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
         }
     }

@@ -1,6 +1,7 @@
 //! A pool as the leader sees it.
 
 use super::{
+    admission::Audience,
     io::Uid,
     pods::{self, Installation},
     sessions::Pending,
@@ -37,6 +38,10 @@ pub(super) struct Pool {
     pub(super) protection: Pending,
     /// Why it has no disruption budget.
     pub(super) unprotected: Option<String>,
+    /// Which namespaces it is for.
+    pub(super) audience: Audience,
+    /// Sessions on its runners, by tenant: nobody is listed with none.
+    pub(super) running: BTreeMap<String, u32>,
 }
 
 /// How often in a row the pods of a revision failed.
@@ -54,6 +59,7 @@ impl Pool {
     pub(super) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
         Self {
             revision: pods::revision(&object, installation),
+            audience: Audience::of(&object),
             object,
             missing: BTreeMap::new(),
             creating: BTreeMap::new(),
@@ -64,6 +70,7 @@ impl Pool {
             protected: None,
             protection: Pending::Idle,
             unprotected: None,
+            running: BTreeMap::new(),
         }
     }
 
@@ -76,6 +83,19 @@ impl Pool {
         self.protected = None;
         self.protection = Pending::Idle;
         self.unprotected = None;
+        self.running.clear();
+    }
+
+    /// One session more on a tenant's account, or one less.
+    pub(super) fn count(&mut self, tenant: &str, more: bool) {
+        if more {
+            *self.running.entry(tenant.to_owned()).or_default() += 1;
+        } else if let Some(count) = self.running.get_mut(tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.running.remove(tenant);
+            }
+        }
     }
 
     pub(super) fn is_deleted(&self) -> bool {

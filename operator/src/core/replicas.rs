@@ -2,7 +2,8 @@
 //! CPUs, and none with a session made to go before its time.
 
 use super::{
-    Core, Effect, Key, Subject, Uid, WriteFailure,
+    Change, Core, Effect, Key, Namespace, Subject, Uid, WriteFailure,
+    admission::Audience,
     io::version,
     pods,
     pods::Fate,
@@ -35,7 +36,10 @@ impl Core {
             Some(pool) if version(object.as_ref()) < version(pool.object.as_ref()) => return,
             Some(pool) => {
                 // Its pods' shape depends on the spec alone, and costs more to hash than to compare.
-                if pool.object.spec != object.spec {
+                let matters = pool.object.spec != object.spec
+                    || pool.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
+                if matters {
+                    pool.audience = Audience::of(&object);
                     pool.revision = pods::revision(&object, &self.installation);
                     if pool.failures.revision != pool.revision {
                         pool.failures = super::pools::Failures::default();
@@ -45,9 +49,19 @@ impl Core {
                     pool.write = Pending::Idle;
                 }
                 pool.object = object;
+                // Its status is written every second while sessions come and go, and matters to nobody who waits.
+                if !matters {
+                    self.dirty.insert(Subject::Pool(key));
+                    return;
+                }
             }
             None => {
-                self.pools.insert(key.clone(), Pool::new(object, &self.installation));
+                let mut pool = Pool::new(object, &self.installation);
+                let here: Vec<_> = self.runners_of(&pool).flat_map(|runner| &runner.sessions).cloned().collect();
+                for uid in here {
+                    pool.count(self.sessions[&uid].object.tenant(), true);
+                }
+                self.pools.insert(key.clone(), pool);
             }
         }
         self.pool_matters(&key);
@@ -60,13 +74,34 @@ impl Core {
         }
     }
 
-    /// Sessions of its namespace may get slots now, or other words for why they do not.
+    /// Those who wait for it may get slots now, or other words for why they do not.
     fn pool_matters(&mut self, key: &Key) {
         self.dirty.insert(Subject::Pool(key.clone()));
         self.dirty.insert(Subject::Queue);
-        let waiting = self.queue.values().filter(|uid| self.sessions[*uid].key().namespace == key.namespace);
-        let waiting: Vec<_> = waiting.cloned().map(Subject::Session).collect();
-        self.dirty.extend(waiting);
+        self.dirty.extend(self.queue.waiting(|demand| demand.means(key)).into_iter().map(Subject::Session));
+    }
+
+    pub(super) fn namespace_changed(&mut self, change: Change<Namespace>) {
+        let changed = match change {
+            Change::All(all) => {
+                self.namespaces = all.into_iter().map(|namespace| (namespace.name, namespace.labels)).collect();
+                None
+            }
+            Change::Applied(namespace) => {
+                let former = self.namespaces.insert(namespace.name.clone(), namespace.labels.clone());
+                if former.as_ref() == Some(&namespace.labels) {
+                    return;
+                }
+                Some(namespace.name)
+            }
+            Change::Gone(namespace) => {
+                self.namespaces.remove(&namespace.name);
+                return;
+            }
+        };
+        self.dirty.insert(Subject::Queue);
+        let waiting = self.queue.waiting(|demand| changed.as_ref().is_none_or(|name| *name == demand.namespace));
+        self.dirty.extend(waiting.into_iter().map(Subject::Session));
     }
 
     /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
@@ -262,12 +297,7 @@ impl Core {
             return;
         }
         let runners: Vec<&Runner> = self.runners_of(pool).filter(|runner| runner.counts(now)).collect();
-        let queued = self.queue.values().filter(|uid| {
-            let session = &self.sessions[*uid];
-            let named = session.object.spec.pool_ref.as_ref();
-            session.key().namespace == key.namespace && named.is_none_or(|named| named.name == key.name)
-        });
-        let wished = status::of_pool(pool, &runners, queued.count(), now);
+        let wished = status::of_pool(pool, &runners, self.queued_for(key), now);
         if pool.object.status.as_ref() == Some(&wished) {
             return;
         }

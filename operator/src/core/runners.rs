@@ -8,10 +8,7 @@ use super::{
 };
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{Hot, RunnerState, SessionPhase};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 /// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -127,14 +124,14 @@ impl Runner {
     }
 
     /// What more it would take: its own word, less what it was sent and has not told of yet.
-    pub(super) fn room(&self, displays: &BTreeMap<Uid, Display>) -> Option<Room> {
+    pub(super) fn room(&self, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
         if !self.is_up() || self.refused || self.goes() {
             return None;
         }
         let state = self.state.as_ref().filter(|state| !state.draining)?;
         let mut room = Room { free: state.free, hot: state.hot };
         for session in self.unlisted() {
-            room.take(displays.get(session).copied().unwrap_or_default());
+            room.take(display_of(session).unwrap_or_default());
         }
         (room.free > 0).then_some(room)
     }

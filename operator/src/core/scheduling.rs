@@ -2,46 +2,107 @@
 
 use super::{
     Core, Effect, Key, Phase, Subject, Uid,
+    pools::Pool,
+    queue::Demand,
     runners::Room,
-    sessions::{Pending, Session, Stage},
+    sessions::{Over, Pending, Session, Stage},
     status::Wait,
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    v1alpha1::{Display, EngineName},
+    queue::{Arrival, Turn},
+    v1alpha1::{BrowserSession, Display, EngineName, WorkerPool},
 };
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, btree_set},
+    iter::Peekable,
+};
 
-/// The runners of a pool that have room, as they are while slots are given out.
-type OpenRunners = BTreeMap<Uid, Room>;
+/// A pool that has room, as it is while slots are given out.
+struct Open<'a> {
+    pool: &'a WorkerPool,
+    runners: Vec<OpenRunner<'a>>,
+    /// Sessions that it has.
+    running: u32,
+    /// Those of each tenant before slots were given out.
+    had: &'a BTreeMap<String, u32>,
+    /// What was added for each tenant.
+    given: HashMap<&'a str, u32>,
+}
+
+struct OpenRunner<'a> {
+    uid: &'a Uid,
+    room: Room,
+    engine: Option<EngineName>,
+    /// It has the pool's current shape.
+    current: bool,
+}
+
+impl<'a> Open<'a> {
+    fn running_of(&self, tenant: &str) -> u32 {
+        let given = self.given.get(tenant).copied().unwrap_or_default();
+        self.had.get(tenant).copied().unwrap_or_default() + given
+    }
+
+    /// Whether a session like that could have a slot here now.
+    fn has_room_for(&self, demand: &Demand) -> bool {
+        limit_reached(self.pool, self.running, self.running_of(&demand.tenant), &demand.tenant).is_none()
+            && self.runners.iter().any(|runner| runner.serves(demand.engine))
+    }
+
+    fn turn<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> Turn<'b> {
+        Turn::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
+    }
+
+    /// How well it suits: hot browsers of the right kind, then room.
+    fn suits(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
+        let able = self.runners.iter().filter(|runner| runner.serves(engine));
+        able.fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
+    }
+
+    /// Takes the best slot: on a runner that has a hot browser, of the current shape, and, to leave others empty, with as
+    /// little room as will do.
+    fn take(&mut self, demand: &'a Demand, display: Display) -> Option<&'a Uid> {
+        let able = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
+        let (at, best) = able.reduce(|best, other| {
+            let rank =
+                |runner: &OpenRunner| (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free));
+            // Of equals the first.
+            if rank(other.1) > rank(best.1) { other } else { best }
+        })?;
+        let uid = best.uid;
+        best.room.take(display);
+        if best.room.free == 0 {
+            // The order of the others stays, so that two runs choose alike.
+            self.runners.remove(at);
+        }
+        self.running += 1;
+        *self.given.entry(&demand.tenant).or_default() += 1;
+        Some(uid)
+    }
+}
+
+impl OpenRunner<'_> {
+    fn serves(&self, engine: Option<EngineName>) -> bool {
+        engine.is_none() || engine == self.engine
+    }
+}
+
+/// Those who ask for the same, and the pools that would take them.
+struct Lane<'a> {
+    demand: &'a Demand,
+    waiting: Peekable<btree_set::Iter<'a, Arrival>>,
+    pools: Vec<&'a Key>,
+}
 
 impl Core {
-    /// Gives free slots to those who wait, in their order. One that cannot be placed does not block the others.
+    /// Gives free slots to those who wait, each to whose turn it is. One that cannot be placed does not block the others.
     pub(super) fn choose(&mut self) {
         if !self.may_choose() || self.queue.is_empty() {
             return;
         }
-        let mut open = self.open_runners();
-        if open.is_empty() {
-            return;
-        }
-        let mut chosen = Vec::new();
-        for uid in self.queue.values() {
-            let session = &self.sessions[uid];
-            if let Some((pool, runner)) = self.best_place(session, &open) {
-                let room =
-                    open.get_mut(&pool).and_then(|runners| runners.get_mut(&runner)).expect("it was just found there");
-                room.take(session.object.display_in(&self.pools[&pool].object));
-                if room.free == 0 {
-                    open.get_mut(&pool).expect("it was just found there").remove(&runner);
-                    open.retain(|_, runners| !runners.is_empty());
-                }
-                chosen.push((uid.clone(), runner));
-                if open.is_empty() {
-                    break;
-                }
-            }
-        }
+        let chosen = self.choices();
         for (uid, runner) in chosen {
             if let Some(seen) = self.sessions[&uid].seen {
                 self.effects.push(Effect::Observe { phase: Phase::Queued, took: self.now.mono.since(seen) });
@@ -51,149 +112,188 @@ impl Core {
         }
     }
 
-    fn open_runners(&self) -> BTreeMap<Key, OpenRunners> {
-        let mut open = BTreeMap::<Key, OpenRunners>::new();
+    /// Sessions and the runners that they are to have.
+    fn choices(&self) -> Vec<(Uid, Uid)> {
+        let mut open = self.open_pools();
+        let lanes = self.queue.lanes().map(|(demand, waiting)| {
+            let pools = self.pools_for(demand).map(|(key, _)| key).filter(|key| open.contains_key(key)).collect();
+            Lane { demand, waiting: waiting.iter().peekable(), pools }
+        });
+        let mut lanes: Vec<_> = lanes.filter(|lane| !lane.pools.is_empty()).collect();
+        let mut chosen = Vec::new();
+        loop {
+            // What has no room for one of a lane now has none for its others.
+            for lane in &mut lanes {
+                lane.pools.retain(|key| open.get(key).is_some_and(|open| open.has_room_for(lane.demand)));
+            }
+            lanes.retain_mut(|lane| !lane.pools.is_empty() && lane.waiting.peek().is_some());
+            let turns = lanes.iter_mut().enumerate().filter_map(|(at, lane)| {
+                let arrival = *lane.waiting.peek()?;
+                let turn = lane.pools.iter().map(|key| open[key].turn(lane.demand, arrival)).min()?;
+                Some((turn, at))
+            });
+            let Some((_, at)) = turns.min() else { return chosen };
+            let lane = &mut lanes[at];
+            let Some(arrival) = lane.waiting.next() else { return chosen };
+            let session = &self.sessions[arrival.uid()];
+            let suits = |key: &Key| open[key].suits(lane.demand.engine, session.object.display_in(open[key].pool));
+            // Of equals the first by name.
+            let best =
+                lane.pools.iter().copied().reduce(|best, other| if suits(other) > suits(best) { other } else { best });
+            let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return chosen };
+            let display = session.object.display_in(pool.pool);
+            if let Some(runner) = pool.take(lane.demand, display) {
+                chosen.push((arrival.uid().to_owned(), runner.clone()));
+            }
+        }
+    }
+
+    fn open_pools(&self) -> BTreeMap<&Key, Open<'_>> {
+        let mut open = BTreeMap::<&Key, Open>::new();
         for (uid, runner) in &self.runners {
-            let Some(pool) = self.pool_of(runner).filter(|pool| !pool.is_deleted()) else { continue };
-            if self.is_cordoned(runner) {
+            let Some((key, pool)) = self.pools.get_key_value(&runner.pod.pool.0) else { continue };
+            if pool.uid() != runner.pod.pool.1 || pool.is_deleted() || self.is_cordoned(runner) {
                 continue;
             }
-            let displays = runner
-                .sessions
-                .iter()
-                .filter_map(|uid| Some((uid.clone(), self.sessions.get(uid)?.object.display_in(&pool.object))));
-            if let Some(room) = runner.room(&displays.collect()) {
-                open.entry(runner.pod.pool.0.clone()).or_default().insert(uid.clone(), room);
-            }
+            let display_of = |uid: &Uid| self.sessions.get(uid).map(|session| session.object.display_in(&pool.object));
+            let Some(room) = runner.room(display_of) else { continue };
+            let runner = OpenRunner {
+                uid,
+                room,
+                engine: runner.state.as_ref().and_then(|state| state.engine),
+                current: pool.revision == runner.pod.revision,
+            };
+            let open = open.entry(key).or_insert_with(|| Open {
+                pool: &pool.object,
+                runners: Vec::new(),
+                running: pool.running.values().sum(),
+                had: &pool.running,
+                given: HashMap::new(),
+            });
+            open.runners.push(runner);
         }
         open
     }
 
-    /// The best slot for a session: in the pool with most hot browsers of its kind, on a runner that has one, of the current
-    /// revision, and, to leave others empty, with as little room as will do.
-    fn best_place(&self, session: &Session, open: &BTreeMap<Key, OpenRunners>) -> Option<(Key, Uid)> {
-        let key = session.key();
-        let named = session
-            .object
-            .spec
-            .pool_ref
-            .as_ref()
-            .map(|pool| Key { namespace: key.namespace.clone(), name: pool.name.clone() });
-        let pools = open.iter().filter(|(pool, _)| match &named {
-            Some(named) => *pool == named,
-            None => pool.namespace == key.namespace,
-        });
-        let serving = pools.filter_map(|(pool, runners)| {
-            let display = session.object.display_in(&self.pools[pool].object);
-            let able = runners.iter().filter(|(uid, _)| self.engine_fits(session.object.spec.engine, uid));
-            let (hot, best) = able.fold((0, None), |(hot, best), (uid, room)| {
-                let rank = self.rank(uid, room, display);
-                let better = best.as_ref().is_none_or(|(former, _)| rank > *former);
-                (hot + room.hot.of(display), if better { Some((rank, uid)) } else { best })
-            });
-            best.map(|(_, runner)| (hot, pool, runner))
-        });
-        // Of equals the first by name.
-        let best = serving.reduce(|best, other| if other.0 > best.0 { other } else { best });
-        best.map(|(_, pool, runner)| (pool.clone(), runner.clone()))
+    /// What is due for a session without a slot: to be refused, to be told why it waits, or nothing yet.
+    pub(super) fn why_it_waits(&self, session: &Session) -> Result<Wait, Over> {
+        let demand = Demand::of(&session.object);
+        let Some(key) = &demand.pool else { return Ok(self.why_no_pool_serves(&demand)) };
+        let (name, at) = (&key.name, &key.namespace);
+        let Some(pool) = self.pools.get(key) else {
+            return Ok(Wait::new(
+                reasons::NO_MATCHING_POOL,
+                format!("there is no WorkerPool {name} in namespace {at}: create it, or name another"),
+            ));
+        };
+        if let Some(objection) = self.objection(key, pool, &demand) {
+            return objection.words_to(&demand, key);
+        }
+        Ok(self.why_it_has_no_room(pool, &demand))
     }
 
-    fn rank(&self, runner: &Uid, room: &Room, display: Display) -> (bool, bool, std::cmp::Reverse<u32>) {
-        let runner = &self.runners[runner];
-        let current = self.pool_of(runner).is_some_and(|pool| pool.revision == runner.pod.revision);
-        (room.hot.of(display) > 0, current, std::cmp::Reverse(room.free))
-    }
-
-    fn engine_fits(&self, wished: Option<EngineName>, runner: &Uid) -> bool {
-        let Some(wished) = wished else { return true };
-        self.runners[runner].state.as_ref().and_then(|state| state.engine).is_some_and(|engine| engine == wished)
-    }
-
-    /// Why a session has no slot.
-    pub(super) fn why_it_waits(&self, session: &Session) -> Wait {
-        let key = session.key();
-        let unserved = |message| Wait { reason: reasons::NO_MATCHING_POOL, message };
-        let full = |message| Wait { reason: reasons::NO_CAPACITY, message };
-        let engine = session.object.spec.engine;
-        match &session.object.spec.pool_ref {
-            Some(named) => {
-                let name = &named.name;
-                match self.pools.get(&Key { namespace: key.namespace.clone(), name: name.clone() }) {
-                    None => unserved(format!(
-                        "there is no WorkerPool {name} in namespace {}: create it, or name another",
-                        key.namespace
-                    )),
-                    Some(pool) if pool.is_deleted() => {
-                        unserved(format!("WorkerPool {name} is being deleted: name another"))
-                    }
-                    Some(pool) if !self.pool_may_serve(pool, engine) => unserved(format!(
-                        "WorkerPool {name} does not run {}: name another pool, or leave `engine` out",
-                        engine.map_or("it", engine_word)
-                    )),
-                    Some(pool) if pool.object.spec.desired_replicas() == 0 => {
-                        full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
-                    }
-                    Some(_) => full(format!("every slot of WorkerPool {name} is taken or not ready yet")),
-                }
-            }
-            None => {
-                let mut here = self.pools.iter().filter(|(pool, _)| pool.namespace == key.namespace);
-                if here.any(|(_, pool)| !pool.is_deleted() && self.pool_may_serve(pool, engine)) {
-                    full(format!(
-                        "every slot that would do, of the pools of namespace {}, is taken or not ready yet",
-                        key.namespace
-                    ))
-                } else {
-                    unserved(format!("no WorkerPool of namespace {} can serve this session: create one", key.namespace))
-                }
-            }
+    fn why_it_has_no_room(&self, pool: &Pool, demand: &Demand) -> Wait {
+        let name = pool.object.metadata.name.as_deref().unwrap_or_default();
+        let tenant = &demand.tenant;
+        let (running, of_tenant) = (pool.running.values().sum(), pool.running.get(tenant).copied().unwrap_or_default());
+        if let Some(wait) = limit_reached(&pool.object, running, of_tenant, tenant) {
+            return wait;
+        }
+        let full = |message| Wait::new(reasons::NO_CAPACITY, message);
+        if pool.object.spec.desired_replicas() == 0 {
+            full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
+        } else {
+            full(format!("every slot of WorkerPool {name} is taken or not ready yet"))
         }
     }
 
-    fn pool_may_serve(&self, pool: &super::pools::Pool, wished: Option<EngineName>) -> bool {
-        let Some(wished) = wished else { return true };
-        let mut known = self.runners_of(pool).filter_map(|runner| runner.state.as_ref()?.engine).peekable();
-        // What `Auto` found is known from the first runner that spoke.
-        if known.peek().is_some() {
-            known.any(|engine| engine == wished)
-        } else {
-            wished.is_served_by(pool.object.spec.engine)
+    fn why_no_pool_serves(&self, demand: &Demand) -> Wait {
+        let namespace = &demand.namespace;
+        let mut able = self.pools_for(demand);
+        match (able.next(), able.next()) {
+            (Some((_, pool)), None) => self.why_it_has_no_room(pool, demand),
+            (Some(_), Some(_)) => Wait::new(
+                reasons::NO_CAPACITY,
+                format!(
+                    "every slot that would do, of the pools that namespace {namespace} may use, is taken or not ready yet"
+                ),
+            ),
+            (None, _) => {
+                // What the pools of its own namespace have against it can be helped here.
+                let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
+                let words = own
+                    .filter_map(|(key, pool)| {
+                        self.objection(key, pool, demand)?
+                            .words_to(demand, key)
+                            .map_or_else(|over| Some(over.message), |wait| Some(wait.message))
+                    })
+                    .next();
+                Wait::new(
+                    reasons::NO_MATCHING_POOL,
+                    format!(
+                        "no WorkerPool that namespace {namespace} may use can serve this session: {}",
+                        words.as_deref().unwrap_or("create one")
+                    ),
+                )
+            }
         }
     }
 
     /// Puts a session into a stage, with everything that follows from being in it.
     pub(super) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(session) = self.sessions.get_mut(uid) else { return };
-        let left = session.runner().cloned();
+        let (left, waited) = (session.runner().cloned(), session.waits());
         session.stage = stage;
-        let entered = session.runner().cloned();
-        let (place, waits) = (session.queue_key(), matches!(session.stage, Stage::Waiting));
+        let (entered, waits) = (session.runner().cloned(), session.waits());
+        let object = session.object.clone();
         if waits {
-            self.queue.insert(place, uid.clone());
+            self.queue.insert(&object);
             self.dirty.insert(Subject::Queue);
-        } else {
-            self.queue.remove(&place);
+        } else if waited {
+            self.queue.remove(&object);
         }
         if left != entered {
-            for (runner, here) in [(left, false), (entered, true)] {
-                let Some(runner) = runner else { continue };
-                let Some(runner) = self.runners.get_mut(&runner) else { continue };
-                if here {
-                    runner.sessions.insert(uid.clone());
-                } else {
-                    runner.sessions.remove(uid);
-                }
-                self.dirty.insert(Subject::Runner(runner.pod.uid.clone()));
-                self.dirty.insert(Subject::Pool(runner.pod.pool.0.clone()));
+            if let Some(runner) = left {
+                self.book(&object, &runner, false);
+            }
+            if let Some(runner) = entered {
+                self.book(&object, &runner, true);
             }
         }
         self.dirty.insert(Subject::Session(uid.clone()));
     }
+
+    /// The ledger's entry: a session is on that runner, on its tenant's account, or it is there no more.
+    pub(super) fn book(&mut self, session: &BrowserSession, runner: &Uid, here: bool) {
+        let Some(uid) = &session.metadata.uid else { return };
+        let Some(runner) = self.runners.get_mut(runner) else { return };
+        let changes = if here { runner.sessions.insert(uid.clone()) } else { runner.sessions.remove(uid) };
+        let (key, pool_uid) = &runner.pod.pool;
+        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changes && pool.uid() == pool_uid) {
+            pool.count(session.tenant(), here);
+        }
+        self.dirty.insert(Subject::Runner(runner.pod.uid.clone()));
+        self.dirty.insert(Subject::Pool(key.clone()));
+    }
 }
 
-fn engine_word(engine: EngineName) -> &'static str {
-    match engine {
-        EngineName::Camoufox => "Camoufox",
-        EngineName::Firefox => "Firefox",
+/// The limit of the pool that keeps a session waiting when so many run, and so many of its tenant.
+fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) -> Option<Wait> {
+    let limits = &pool.spec.limits;
+    let name = pool.metadata.name.as_deref().unwrap_or_default();
+    let reached = |limit: Option<i32>, count: u32| limit.filter(|limit| i64::from(count) >= i64::from(*limit));
+    if let Some(most) = reached(limits.max_sessions, running) {
+        return Some(Wait::new(
+            reasons::POOL_LIMIT_REACHED,
+            format!("WorkerPool {name} has {running} sessions, and {most} is its `limits.maxSessions`"),
+        ));
     }
+    reached(limits.max_sessions_per_tenant, of_tenant).map(|most| {
+        Wait::new(
+            reasons::TENANT_LIMIT_REACHED,
+            format!(
+                "tenant {tenant} has {of_tenant} sessions on WorkerPool {name}, and {most} is its `limits.maxSessionsPerTenant`: end one"
+            ),
+        )
+    })
 }

@@ -16,7 +16,6 @@ use super::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::QueueKey,
     v1alpha1::{BrowserSession, Display, EngineName, SessionState, WorkerPool},
 };
 use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, RunnerState, SessionPhase, Tier};
@@ -35,6 +34,8 @@ pub(super) struct Session {
     /// When this process first saw it, if it was untouched then: the start of what is measured.
     pub(super) seen: Option<Mono>,
     pub(super) write: Pending,
+    /// It may wait: it was not too many when it came.
+    pub(super) admitted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -204,8 +205,8 @@ impl Session {
         Key::of(self.object.as_ref())
     }
 
-    pub(super) fn queue_key(&self) -> QueueKey {
-        QueueKey::of(&self.object)
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Waiting)
     }
 
     /// When it has waited for so long that it is worth being published. Not from `creationTimestamp`, which has whole

@@ -38,6 +38,12 @@ pub(super) struct Wait {
     pub(super) message: String,
 }
 
+impl Wait {
+    pub(super) fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message }
+    }
+}
+
 /// The status that the session should have. None: what stands there is as good as anything.
 pub(super) fn of_session(
     session: &Session,
@@ -63,6 +69,8 @@ pub(super) fn of_session(
             let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
             status.pool = Some(place.pool.name.clone());
+            let elsewhere = session.object.metadata.namespace.as_ref() != Some(&place.pool.namespace);
+            status.pool_namespace = elsewhere.then(|| place.pool.namespace.clone());
             status.runner = Some(RunnerRef {
                 name: place.runner.name.clone(),
                 uid: bound.runner.clone(),

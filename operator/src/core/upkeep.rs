@@ -44,14 +44,11 @@ impl Core {
         match self.runners.get_mut(&uid) {
             Some(runner) => runner.pod = pod,
             None => {
-                let mut runner = Runner::new(pod, self.now);
-                runner.sessions = self
-                    .sessions
-                    .iter()
-                    .filter(|(_, session)| session.runner() == Some(&uid))
-                    .map(|(uid, _)| uid.clone())
-                    .collect();
-                self.runners.insert(uid.clone(), runner);
+                self.runners.insert(uid.clone(), Runner::new(pod, self.now));
+                let here = self.sessions.values().filter(|session| session.runner() == Some(&uid));
+                for session in here.map(|session| session.object.clone()).collect::<Vec<_>>() {
+                    self.book(&session, &uid, true);
+                }
             }
         }
         self.dirty.insert(Subject::Runner(uid));

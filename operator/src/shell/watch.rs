@@ -1,14 +1,14 @@
 //! The watches: everything that the core is told of the cluster.
 
 use crate::core::{
-    Change, Input, Node, Uid,
+    Change, Input, Namespace, Node, Uid,
     pods::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use camofleet_runner_api::keystore::{self, PUBLIC_KEYS};
 use futures::StreamExt;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Node as KubeNode, NodeCondition},
+    api::core::v1::{ConfigMap, Namespace as KubeNamespace, Node as KubeNode, NodeCondition},
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{
@@ -28,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Follows sessions, pools, runner pods, nodes and the public keys. The receiver says how many of them were read whole.
+/// Follows sessions, pools, runner pods, nodes, namespaces and the public keys. The receiver says how many of them were read whole.
 pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<Input>) -> Result<Watches, kube::Error> {
     // A watch shares its HTTP/2 connection with nothing that is written: behind a hundred creates it would starve.
     let sessions = Client::try_from(config.clone())?;
@@ -55,7 +55,9 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
     let runner = |pod: SeenPod| RunnerPod::read(&pod);
     tasks.spawn(follow(Api::all(others.clone()), runners, read.clone(), runner, sender(inputs, Input::Pods)));
     let node = |node: SeenNode| Some(read_node(&node));
-    tasks.spawn(follow(Api::all(others.clone()), all, read.clone(), node, sender(inputs, Input::Nodes)));
+    tasks.spawn(follow(Api::all(others.clone()), all.clone(), read.clone(), node, sender(inputs, Input::Nodes)));
+    let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
+    tasks.spawn(follow(Api::all(others.clone()), all, read.clone(), namespace_read, sender(inputs, Input::Namespaces)));
     let published = |keys: ConfigMap| Some(published_keys(&keys));
     tasks.spawn(follow(Api::namespaced(others, namespace), keys, read, published, keys_sender(inputs)));
     Ok(Watches { _tasks: tasks, watched })
@@ -67,7 +69,7 @@ pub(super) struct Watches {
     watched: watch::Receiver<usize>,
 }
 
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 impl Watches {
     /// Whether everything was read once.
@@ -274,6 +276,17 @@ fn read_node(node: &SeenNode) -> Node {
         cordoned: node.spec.unschedulable,
         cpus: node.status.allocatable.get("cpu").map_or(0, |cpus| whole_cpus(&cpus.0)),
     }
+}
+
+/// A namespace's name and labels.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = KubeNamespace)]
+struct SeenNamespace {
+    metadata: ObjectMeta,
+}
+
+fn read_namespace(namespace: SeenNamespace) -> Namespace {
+    Namespace { name: namespace.name_any(), labels: namespace.metadata.labels.unwrap_or_default() }
 }
 
 /// Whole CPUs of a quantity such as `2` or `1930m`.

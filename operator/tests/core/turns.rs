@@ -1,5 +1,4 @@
-//! Single turns of the operator's core that random histories meet too seldom, or cannot tell from others.
-#![allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
+//! One pool with one runner.
 
 use camofleet_crds::{
     conditions,

@@ -1,0 +1,176 @@
+//! Who may use a pool, by its owner's word, and what it says to those who may not.
+
+use super::{Core, io::Key, pools::Pool, queue::Demand, sessions::Over, status::Wait};
+use camofleet_crds::{
+    conditions::session as reasons,
+    queue::Arrival,
+    v1alpha1::{EngineName, NamespacesFrom, WorkerPool},
+};
+use kube::core::{Selector, SelectorExt};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Labels of namespaces, by name.
+pub(super) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Why a pool does not take what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Objection {
+    /// It is being deleted.
+    Deleted,
+    /// It is not for that namespace.
+    Namespace,
+    /// It does not know that tenant.
+    Tenant,
+    /// It does not run that engine.
+    Engine(EngineName),
+    /// Its limit of priorities.
+    Priority { most: i32 },
+    /// Its limit of lifetimes.
+    Lifetime { most: i32 },
+}
+
+impl Objection {
+    /// What a session that named the pool is told: that it waits for somebody to change something, or, where it asks for
+    /// more than the pool's limits give, that it is refused.
+    pub(super) fn words_to(self, demand: &Demand, pool: &Key) -> Result<Wait, Over> {
+        let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
+        match self {
+            Self::Deleted => {
+                Ok(Wait::new(reasons::NO_MATCHING_POOL, format!("WorkerPool {name} is being deleted: name another")))
+            }
+            Self::Namespace => Ok(Wait::new(
+                reasons::NOT_ALLOWED,
+                format!(
+                    "WorkerPool {name} of namespace {} does not allow sessions of namespace {namespace}: have its \
+                     `allowedNamespaces` name it, or name another pool",
+                    pool.namespace
+                ),
+            )),
+            Self::Tenant => Ok(Wait::new(
+                reasons::NOT_ALLOWED,
+                format!(
+                    "tenant {tenant} is not among `limits.allowedTenants` of WorkerPool {name}: leave `tenant` out, or have it added"
+                ),
+            )),
+            Self::Engine(engine) => Ok(Wait::new(
+                reasons::NO_MATCHING_POOL,
+                format!("WorkerPool {name} does not run {engine:?}: name another pool, or leave `engine` out"),
+            )),
+            Self::Priority { most } => Err(Over {
+                reason: reasons::PRIORITY_TOO_HIGH,
+                message: format!(
+                    "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}: ask for less",
+                    demand.priority.0
+                ),
+            }),
+            Self::Lifetime { most } => Err(Over {
+                reason: reasons::LIFETIME_TOO_LONG,
+                message: format!(
+                    "maxLifetimeSeconds {} is above {most}, the limit of WorkerPool {name}: ask for less",
+                    demand.max_lifetime_seconds.unwrap_or_default()
+                ),
+            }),
+        }
+    }
+}
+
+/// Which namespaces a pool is for.
+#[derive(Debug)]
+pub(super) enum Audience {
+    Same,
+    All,
+    Labelled(Selector),
+    /// Its selector is none that can be matched by.
+    Nobody,
+}
+
+impl Audience {
+    pub(super) fn of(pool: &WorkerPool) -> Self {
+        let allowed = &pool.spec.allowed_namespaces;
+        match allowed.from {
+            NamespacesFrom::Same => Self::Same,
+            NamespacesFrom::All => Self::All,
+            NamespacesFrom::Selector => {
+                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::Nobody, Self::Labelled)
+            }
+        }
+    }
+
+    fn has(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+        match self {
+            Self::Same | Self::Nobody => false,
+            Self::All => true,
+            Self::Labelled(selector) => namespaces.get(namespace).is_some_and(|labels| selector.matches(labels)),
+        }
+    }
+}
+
+impl Core {
+    /// Why that pool does not take that; none: it will, once there is room.
+    pub(super) fn objection(&self, key: &Key, pool: &Pool, demand: &Demand) -> Option<Objection> {
+        let limits = &pool.object.spec.limits;
+        if pool.is_deleted() {
+            return Some(Objection::Deleted);
+        }
+        if demand.namespace != key.namespace && !pool.audience.has(&demand.namespace, &self.namespaces) {
+            return Some(Objection::Namespace);
+        }
+        if demand.tenant != demand.namespace && !limits.allowed_tenants.contains(&demand.tenant) {
+            return Some(Objection::Tenant);
+        }
+        if let Some(engine) = demand.engine.filter(|engine| !self.pool_may_run(pool, *engine)) {
+            return Some(Objection::Engine(engine));
+        }
+        if demand.priority.0 > limits.max_priority {
+            return Some(Objection::Priority { most: limits.max_priority });
+        }
+        let asked = demand.max_lifetime_seconds.unwrap_or_default();
+        limits.max_lifetime_seconds.filter(|most| asked > *most).map(|most| Objection::Lifetime { most })
+    }
+
+    fn pool_may_run(&self, pool: &Pool, engine: EngineName) -> bool {
+        let mut known = self.runners_of(pool).filter_map(|runner| runner.state.as_ref()?.engine).peekable();
+        // What `Auto` found is known from the first runner that spoke.
+        if known.peek().is_some() {
+            known.any(|known| known == engine)
+        } else {
+            engine.is_served_by(pool.object.spec.engine)
+        }
+    }
+
+    /// The pools that would take what is asked for, once they have room.
+    pub(super) fn pools_for<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = (&'a Key, &'a Pool)> {
+        self.pools.iter().filter(|(key, pool)| demand.means(key) && self.objection(key, pool, demand).is_none())
+    }
+
+    /// How many wait who may be served by that pool.
+    pub(super) fn queued_for(&self, key: &Key) -> usize {
+        self.pools.get(key).map_or(0, |pool| self.lanes_for(key, pool).map(BTreeSet::len).sum())
+    }
+
+    fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<Arrival>> {
+        let lanes = self.queue.lanes();
+        let here = lanes.filter(move |(demand, _)| demand.means(key) && self.objection(key, pool, demand).is_none());
+        here.map(|(_, lane)| lane)
+    }
+
+    /// Whether as many came before it as the queues of all pools that would take it let wait: then the session is refused.
+    pub(super) fn is_one_too_many(&self, demand: &Demand, arrival: &Arrival) -> Option<Over> {
+        let mut full = None;
+        for (key, pool) in self.pools_for(demand) {
+            let most = usize::try_from(pool.object.spec.limits.max_queued?).unwrap_or_default();
+            let before: usize = self.lanes_for(key, pool).map(|lane| lane.range(..arrival).count()).sum();
+            if before < most {
+                return None;
+            }
+            full = Some((key, most));
+        }
+        full.map(|(key, most)| Over {
+            reason: reasons::QUEUE_FULL,
+            message: format!(
+                "{most} sessions wait for WorkerPool {} already, which is its `limits.maxQueued`: try again later",
+                key.name
+            ),
+        })
+    }
+}

@@ -1,0 +1,267 @@
+//! A leader of many pools, whose runners do what they are asked.
+
+use camofleet_crds::v1alpha1::{
+    BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, WorkerPool, WorkerPoolSpec,
+};
+use camofleet_operator::core::{
+    Change, Core, Effect, Input, Key, Mono, Namespace, Now,
+    pods::{Fate, Installation, RunnerPod, revision},
+};
+use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+pub fn installation() -> Installation {
+    Installation { runner_image: "image".into(), public_url: "http://gateway".into() }
+}
+
+/// A session of that namespace, which came in that second.
+pub fn session(namespace: &str, uid: &str, second: i64, spec: BrowserSessionSpec) -> BrowserSession {
+    let mut session = BrowserSession::new(uid, spec);
+    session.metadata.namespace = Some(namespace.into());
+    session.metadata.uid = Some(uid.into());
+    session.metadata.generation = Some(1);
+    session.metadata.resource_version = Some("1".into());
+    session.metadata.creation_timestamp = Some(Time(Fleet::start() + SignedDuration::from_secs(second)));
+    session
+}
+
+/// A wish for that pool, of that namespace.
+pub fn on(namespace: &str, pool: &str) -> BrowserSessionSpec {
+    let pool = PoolRef { name: pool.into(), namespace: Some(namespace.into()) };
+    BrowserSessionSpec { pool_ref: Some(pool), ..BrowserSessionSpec::default() }
+}
+
+pub struct Fleet {
+    core: Core,
+    millis: i64,
+    version: u64,
+    pools: BTreeMap<Key, WorkerPool>,
+    runners: BTreeMap<String, RunnerState>,
+    /// The sessions as they stand.
+    pub sessions: BTreeMap<String, BrowserSession>,
+    /// Which pod each session was given to, in the order in which it happened.
+    pub bound: Vec<(String, String)>,
+}
+
+impl Fleet {
+    fn start() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    /// A leader that knows of nothing.
+    pub fn new() -> Self {
+        let mut fleet = Self {
+            core: Core::new(installation()),
+            millis: 60_000,
+            version: 10,
+            pools: BTreeMap::new(),
+            runners: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            bound: Vec::new(),
+        };
+        fleet.step([Input::Keys("{}".into()), Input::Leads]);
+        fleet
+    }
+
+    /// A pool whose runners are there, each with a slot and a hot browser.
+    pub fn pool(&mut self, namespace: &str, name: &str, runners: u32, spec: WorkerPoolSpec) {
+        let mut pool =
+            WorkerPool::new(name, WorkerPoolSpec { replicas: Some(i32::try_from(runners).unwrap()), ..spec });
+        pool.metadata.namespace = Some(namespace.into());
+        pool.metadata.uid = Some(format!("{namespace}/{name}"));
+        pool.metadata.generation = Some(1);
+        pool.metadata.resource_version = Some("1".into());
+        pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
+        self.pools.insert(Key::of(&pool), pool.clone());
+        let mut inputs = vec![Input::Pools(Change::Applied(Arc::new(pool.clone())))];
+        for ordinal in 0..runners {
+            inputs.push(Input::Pods(Change::Applied(self.runner(&pool, ordinal))));
+        }
+        self.step(inputs);
+        let spoken = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
+        let told = spoken.map(|(pod, state)| Input::Runner { pod: pod.clone(), state: state.clone() });
+        self.step(told.collect::<Vec<_>>());
+    }
+
+    fn runner(&mut self, pool: &WorkerPool, ordinal: u32) -> RunnerPod {
+        let (key, uid) = (Key::of(pool), pool.metadata.uid.clone().unwrap());
+        let pod = format!("{uid}/{ordinal}");
+        self.runners.insert(pod.clone(), state(Vec::new(), 1));
+        let address: [u8; 4] = [10, 0, 0, u8::try_from(ordinal).unwrap()];
+        RunnerPod {
+            uid: pod,
+            key: Key { namespace: key.namespace.clone(), name: format!("{}-{ordinal}", key.name) },
+            pool: (key, uid),
+            ordinal,
+            revision: revision(pool, &installation()),
+            keys: "{}".into(),
+            node: None,
+            address: Some(IpAddr::from(address)),
+            version: 2,
+            created: self.now().wall,
+            killed_at: None,
+            fate: Fate::Running,
+        }
+    }
+
+    /// The pool's owner changes it.
+    pub fn edit(&mut self, namespace: &str, name: &str, edit: impl FnOnce(&mut WorkerPoolSpec)) {
+        let key = Key { namespace: namespace.into(), name: name.into() };
+        self.version += 1;
+        let pool = self.pools.get_mut(&key).unwrap();
+        edit(&mut pool.spec);
+        pool.metadata.resource_version = Some(self.version.to_string());
+        let pool = Arc::new(pool.clone());
+        self.step([Input::Pools(Change::Applied(pool))]);
+    }
+
+    pub fn label(&mut self, namespace: &str, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        self.step([Input::Namespaces(Change::Applied(Namespace { name: namespace.into(), labels }))]);
+    }
+
+    /// Users make these, all at once.
+    pub fn create(&mut self, sessions: impl IntoIterator<Item = BrowserSession>) {
+        let mut inputs = Vec::new();
+        for session in sessions {
+            self.sessions.insert(session.metadata.uid.clone().unwrap(), session.clone());
+            inputs.push(Input::Sessions(Change::Applied(Arc::new(session))));
+        }
+        self.step(inputs);
+    }
+
+    /// The user deletes it, and its runner has a hot browser again.
+    pub fn end(&mut self, uid: &str) {
+        let session = self.sessions.remove(uid).unwrap();
+        self.step([Input::Sessions(Change::Gone(Arc::new(session)))]);
+        let held = self.runners.iter().find(|(_, state)| state.session(uid).is_some());
+        if let Some((pod, generation)) = held.map(|(pod, state)| (pod.clone(), state.generation)) {
+            let state = state(Vec::new(), generation + 1);
+            self.runners.insert(pod.clone(), state.clone());
+            self.step([Input::Runner { pod, state }]);
+        }
+    }
+
+    /// What is due until so much later is done.
+    pub fn pass(&mut self, millis: i64) {
+        let end = self.millis + millis;
+        while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
+            self.millis = self.millis.max(at);
+            self.step([]);
+        }
+        self.millis = end;
+        self.step([]);
+    }
+
+    /// The namespaces or names of the pods that the sessions were given to, in the order in which it happened.
+    pub fn order(&self) -> Vec<&str> {
+        self.bound.iter().map(|(session, _)| session.as_str()).collect()
+    }
+
+    pub fn pod_of(&self, uid: &str) -> Option<&str> {
+        self.bound.iter().find(|(session, _)| session == uid).map(|(_, pod)| pod.as_str())
+    }
+
+    pub fn status(&self, uid: &str) -> BrowserSessionStatus {
+        self.sessions[uid].status.clone().unwrap_or_default()
+    }
+
+    /// Why it is as it is: reason and message of `Ready`.
+    pub fn why(&self, uid: &str) -> (String, String) {
+        let status = self.status(uid);
+        let ready = camofleet_crds::conditions::get(&status.conditions, "Ready").cloned();
+        ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
+    }
+
+    pub fn queued(&self) -> usize {
+        self.core.load().unwrap().queued
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Mono(self.millis), wall: Self::start() + SignedDuration::from_millis(self.millis) }
+    }
+
+    /// Steps, and has done what the core wants done, until it wants no more.
+    fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        let mut inputs: Vec<_> = inputs.into_iter().collect();
+        loop {
+            let effects = self.core.step(inputs, self.now());
+            inputs = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
+            if inputs.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Bind { session: uid, pod, request, .. } => {
+                let generation = self.runners[&pod].generation + 1;
+                let session = Session {
+                    uid: uid.clone(),
+                    namespace: request.namespace,
+                    name: request.name,
+                    phase: SessionPhase::Ready,
+                    display: request.display,
+                    tier: Tier::Hot,
+                    start_page: StartPage::None,
+                    clients: 0,
+                    end: None,
+                };
+                self.runners.insert(pod.clone(), state(vec![session.clone()], generation));
+                self.bound.push((uid.clone(), pod.clone()));
+                let state = &self.runners[&pod];
+                let answer = BindAnswer {
+                    boot_id: state.boot_id.clone(),
+                    generation,
+                    engine: EngineName::Firefox,
+                    browser_version: None,
+                    playwright_version: state.playwright_version.clone(),
+                    session,
+                };
+                Some(Input::BindAnswered { session: uid, pod, answer: Ok(answer) })
+            }
+            Effect::PatchSession { session, status, .. } => {
+                self.version += 1;
+                let mut patched = BrowserSession::clone(&session);
+                patched.status = Some(*status);
+                patched.metadata.resource_version = Some(self.version.to_string());
+                self.sessions.insert(patched.metadata.uid.clone().unwrap(), patched.clone());
+                Some(Input::SessionPatched { session, answer: Ok(Arc::new(patched)) })
+            }
+            Effect::PatchPool { pool, status } => {
+                self.version += 1;
+                let mut patched = WorkerPool::clone(&pool);
+                patched.status = Some(*status);
+                patched.metadata.resource_version = Some(self.version.to_string());
+                self.pools.insert(Key::of(&patched), patched.clone());
+                Some(Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A runner of one slot.
+fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
+    let free = u32::from(sessions.is_empty());
+    RunnerState {
+        boot_id: "boot".into(),
+        generation,
+        engine: Some(EngineName::Firefox),
+        browser_version: None,
+        playwright_version: "1.62".into(),
+        draining: false,
+        slots: 1,
+        free,
+        spent: false,
+        hot: Hot { headless: free, headful: 0 },
+        warm: free == 1,
+        launch_error: None,
+        sessions,
+    }
+}

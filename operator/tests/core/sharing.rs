@@ -1,0 +1,184 @@
+//! Who may use which pool, how much of it, and in which order.
+
+use super::fleet::{Fleet, on, session};
+use camofleet_crds::{
+    conditions::session as reasons,
+    v1alpha1::{
+        AllowedNamespaces, BrowserSession, BrowserSessionSpec, Limits, NamespacesFrom, SessionState, WorkerPoolSpec,
+    },
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+fn allowing(from: NamespacesFrom, labels: &[(&str, &str)]) -> WorkerPoolSpec {
+    let match_labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    let selector = (from == NamespacesFrom::Selector)
+        .then(|| LabelSelector { match_labels: Some(match_labels), match_expressions: None });
+    WorkerPoolSpec { allowed_namespaces: AllowedNamespaces { from, selector }, ..WorkerPoolSpec::default() }
+}
+
+fn limited(limits: Limits) -> WorkerPoolSpec {
+    WorkerPoolSpec { limits, ..allowing(NamespacesFrom::All, &[]) }
+}
+
+fn some(namespace: &str, count: usize, spec: &BrowserSessionSpec) -> Vec<BrowserSession> {
+    (0..count).map(|i| session(namespace, &format!("{namespace}{i}"), 1, spec.clone())).collect()
+}
+
+#[test]
+fn a_pool_serves_other_namespaces_as_its_owner_says_and_at_once() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "same", 1, WorkerPoolSpec::default());
+    fleet.pool("own", "all", 1, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("own", "some", 2, allowing(NamespacesFrom::Selector, &[("team", "a")]));
+    fleet.create([
+        session("other", "same", 1, on("own", "same")),
+        session("other", "all", 1, on("own", "all")),
+        session("other", "some", 1, on("own", "some")),
+        session("own", "owner", 1, on("own", "some")),
+    ]);
+    assert_eq!(fleet.pod_of("all"), Some("own/all/0"));
+    assert!(fleet.pod_of("owner").is_some_and(|pod| pod.starts_with("own/some/")), "its own namespace always may");
+    assert_eq!((fleet.pod_of("same"), fleet.pod_of("some")), (None, None));
+    fleet.pass(1_000);
+    let (reason, message) = fleet.why("some");
+    assert_eq!(reason, reasons::NOT_ALLOWED);
+    assert!(message.contains("WorkerPool some of namespace own") && message.contains("namespace other"), "{message}");
+
+    fleet.label("other", &[("team", "a")]);
+    assert!(fleet.pod_of("some").is_some(), "a label counts at once");
+    let status = fleet.status("some");
+    assert_eq!((status.pool.as_deref(), status.pool_namespace.as_deref()), (Some("some"), Some("own")));
+    assert_eq!(fleet.status("owner").pool_namespace, None);
+
+    fleet.label("other", &[]);
+    assert_eq!(fleet.status("some").state, SessionState::Ready, "what it has it keeps");
+    fleet.end("owner");
+    fleet.create([session("other", "later", 2, on("own", "some"))]);
+    assert_eq!(fleet.pod_of("later"), None);
+    fleet.edit("own", "some", |spec| spec.allowed_namespaces = allowing(NamespacesFrom::All, &[]).allowed_namespaces);
+    assert!(fleet.pod_of("later").is_some(), "so does the pool's own change");
+}
+
+#[test]
+fn without_a_name_the_pool_that_suits_best_serves() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "small", 1, WorkerPoolSpec::default());
+    fleet.pool("shared", "large", 3, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("shared", "private", 9, WorkerPoolSpec::default());
+    let any = BrowserSessionSpec::default();
+    fleet.create(some("own", 5, &any));
+    let pods: Vec<_> = fleet.bound.iter().map(|(_, pod)| pod.rsplit_once('/').unwrap().0).collect();
+    // Free slots first, then the name; what is not for it is not used.
+    assert_eq!(pods, ["shared/large", "shared/large", "own/small", "shared/large"]);
+    assert_eq!(fleet.queued(), 1);
+}
+
+#[test]
+fn whoever_floods_a_pool_does_not_keep_others_waiting() {
+    let mut fleet = Fleet::new();
+    let weights = [("heavy".to_owned(), 2)].into();
+    fleet.pool("own", "pool", 4, limited(Limits { tenant_weights: weights, ..Limits::default() }));
+    fleet.create(some("flood", 40, &on("own", "pool")));
+    assert_eq!(fleet.order(), ["flood0", "flood1", "flood10", "flood11"], "in the order of arrival and of UIDs");
+    fleet.create(some("heavy", 4, &on("own", "pool")));
+    fleet.create(some("light", 4, &on("own", "pool")));
+    for uid in ["flood0", "flood1", "flood10"] {
+        fleet.end(uid);
+    }
+    assert_eq!(fleet.order()[4..], ["heavy0", "heavy1", "light0"]);
+}
+
+#[test]
+fn a_higher_priority_is_served_first_and_refused_where_it_is_too_high() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 1, limited(Limits { max_priority: 5, ..Limits::default() }));
+    let with = |priority| BrowserSessionSpec { priority, ..on("own", "pool") };
+    fleet.create([session("own", "first", 1, with(0))]);
+    fleet.create([
+        session("own", "low", 1, with(0)),
+        session("own", "high", 2, with(5)),
+        session("own", "over", 2, with(6)),
+    ]);
+    fleet.end("first");
+    assert_eq!(fleet.order(), ["first", "high"]);
+    assert_eq!(fleet.status("over").state, SessionState::Finished);
+    assert_eq!(fleet.why("over").0, reasons::PRIORITY_TOO_HIGH);
+    assert!(fleet.why("over").1.contains("`limits.maxPriority` of WorkerPool pool"), "{:?}", fleet.why("over"));
+}
+
+#[test]
+fn the_limit_of_a_tenant_keeps_only_that_tenant_waiting() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 4, limited(Limits { max_sessions_per_tenant: Some(2), ..Limits::default() }));
+    fleet.create(some("a", 4, &on("own", "pool")));
+    assert_eq!(fleet.order(), ["a0", "a1"]);
+    fleet.create(some("b", 1, &on("own", "pool")));
+    assert_eq!(fleet.order(), ["a0", "a1", "b0"]);
+    fleet.pass(1_000);
+    assert_eq!(fleet.why("a2").0, reasons::TENANT_LIMIT_REACHED);
+    fleet.end("a0");
+    assert_eq!(fleet.order(), ["a0", "a1", "b0", "a2"]);
+}
+
+#[test]
+fn a_pool_has_as_many_sessions_and_as_many_waiting_as_it_says() {
+    let mut fleet = Fleet::new();
+    let limits = Limits { max_sessions: Some(2), max_queued: Some(3), ..Limits::default() };
+    fleet.pool("own", "pool", 4, limited(limits));
+    fleet.create(some("a", 4, &on("own", "pool")));
+    assert_eq!((fleet.bound.len(), fleet.queued()), (2, 2));
+    fleet.create(some("b", 3, &on("own", "pool")));
+    fleet.pass(1_000);
+    let refused: Vec<_> =
+        fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Finished).collect();
+    assert_eq!(refused, ["b1", "b2"], "those that came last");
+    assert_eq!(fleet.why("b1").0, reasons::QUEUE_FULL);
+    assert_eq!(fleet.why("a2").0, reasons::POOL_LIMIT_REACHED);
+    fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));
+    fleet.pass(1_000);
+    assert_eq!(fleet.queued(), 3, "whoever waits may go on waiting");
+}
+
+#[test]
+fn a_longer_life_than_the_pool_gives_is_refused_and_none_is_got_by_not_asking() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 2, limited(Limits { max_lifetime_seconds: Some(600), ..Limits::default() }));
+    let with = |seconds| BrowserSessionSpec { max_lifetime_seconds: seconds, ..on("own", "pool") };
+    fleet.create([session("own", "long", 1, with(Some(601))), session("own", "unasked", 1, with(None))]);
+    assert_eq!(fleet.why("long").0, reasons::LIFETIME_TOO_LONG);
+    let status = fleet.status("unasked");
+    let life = status.deadline_time.unwrap().0.duration_since(status.scheduled_time.unwrap().0);
+    assert_eq!(life.as_secs(), 600);
+}
+
+#[test]
+fn a_session_runs_on_another_account_only_where_the_pool_lets_it() {
+    let mut fleet = Fleet::new();
+    let limits = Limits { allowed_tenants: vec!["shop".into()], max_sessions_per_tenant: Some(1), ..Limits::default() };
+    fleet.pool("own", "pool", 4, limited(limits));
+    let with = |tenant: &str| BrowserSessionSpec { tenant: Some(tenant.into()), ..on("own", "pool") };
+    fleet.create([
+        session("a", "a-shop", 1, with("shop")),
+        session("b", "b-shop", 1, with("shop")),
+        session("b", "b-own", 1, with("b")),
+        session("b", "stolen", 1, with("a")),
+    ]);
+    fleet.pass(1_000);
+    assert_eq!(fleet.order(), ["a-shop", "b-own"], "one of the tenant shop, from wherever it is");
+    assert_eq!(fleet.why("b-shop").0, reasons::TENANT_LIMIT_REACHED);
+    assert_eq!(fleet.why("stolen").0, reasons::NOT_ALLOWED);
+}
+
+#[test]
+fn one_that_cannot_be_placed_blocks_nobody() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 2, WorkerPoolSpec::default());
+    let camoufox = BrowserSessionSpec {
+        engine: Some(camofleet_crds::v1alpha1::EngineName::Camoufox),
+        ..BrowserSessionSpec::default()
+    };
+    fleet.create([session("own", "never", 1, camoufox), session("own", "now", 2, BrowserSessionSpec::default())]);
+    assert_eq!(fleet.order(), ["now"]);
+    fleet.pass(1_000);
+    assert_eq!(fleet.why("never").0, reasons::NO_MATCHING_POOL);
+}
