@@ -177,6 +177,34 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   await enter(page, gateway);
   await expect(row(page, 's-0000')).toBeVisible();
   expect(await rows(page).count()).toBeLessThan(80);
+  // What changes is drawn, and nothing besides: else a busy fleet would keep the page busy.
+  const drawn = await page.evaluate(() => {
+    const seen: string[] = [];
+    const grid = document.querySelector('[role="grid"]') as Element;
+    new MutationObserver((changes) => {
+      for (const { target } of changes) {
+        const element = target instanceof Element ? target : target.parentElement;
+        seen.push(element?.closest('[role="row"]')?.getAttribute('data-key') ?? 'the table');
+      }
+    }).observe(grid, { subtree: true, childList: true, characterData: true, attributes: true });
+    Object.assign(window, { drawn: seen });
+    return seen.length;
+  });
+  expect(drawn).toBe(0);
+  for (let n = 999; n >= 3; n -= 4) {
+    const id = `s-${String(n).padStart(4, '0')}`;
+    const session = exampleSession(id, {
+      state: 'Queued',
+      created_at: '2026-01-01T12:00:00Z',
+      labels: { changed: String(n) },
+    });
+    gateway.api.tell({ type: 'session', session });
+  }
+  await expect(row(page, 's-0003')).toContainText('changed=3');
+  const others = await page.evaluate(() =>
+    (window as unknown as { drawn: string[] }).drawn.filter((key) => Number(key.slice(2)) % 4 !== 3),
+  );
+  expect(others).toEqual([]);
   await row(page, 's-0000').focus();
   await page.keyboard.press('End');
   await expect(row(page, 's-0999')).toBeInViewport();

@@ -1,7 +1,7 @@
 /** The tab of sessions: what to look for, the list, and beside it one of them. */
 
 import { useQueryClient } from '@tanstack/react-query';
-import { useDeferredValue, useMemo, useRef } from 'react';
+import { useCallback, useDeferredValue, useMemo, useRef } from 'react';
 import { Button, Input, SearchField } from 'react-aria-components';
 import { matches, states } from '#features/sessions/facts.ts';
 import { empty, type Values } from '#features/sessions/form.ts';
@@ -10,7 +10,7 @@ import { SessionsTable } from '#features/sessions/table.tsx';
 import { Action } from '#shared/action.tsx';
 import type { Role, Session, Worker } from '#shared/api.ts';
 import { Choice } from '#shared/choice.tsx';
-import { putEvent } from '#shared/use-fleet.ts';
+import { putEvents } from '#shared/use-fleet.ts';
 import type { Place } from './place.ts';
 import { SessionPanel } from './session-panel.tsx';
 
@@ -25,6 +25,19 @@ interface Props {
   readonly onDraft: (change: (before: Values) => Values) => void;
 }
 
+const noSessions = (
+  <>
+    <strong>There are no sessions</strong>
+    <span>Start one here, by the REST API or with kubectl.</span>
+  </>
+);
+const noneLikeThat = (
+  <>
+    <strong>No session is like that</strong>
+    <span>Look for something else, or for all states.</span>
+  </>
+);
+
 export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: Props) {
   // Typing stays quick while a long list is made anew.
   const text = useDeferredValue(place.text);
@@ -36,7 +49,7 @@ export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: P
   const beside = place.session !== null || place.starting;
   // Before the stream tells it, which may be another replica's.
   const cache = useQueryClient();
-  const tell = (session: Session) => putEvent(cache, place.namespace, { type: 'session', session });
+  const tell = (session: Session) => putEvents(cache, place.namespace, [{ type: 'session', session }]);
   const page = useRef<HTMLDivElement>(null);
   /** Once it is drawn: what had the focus goes with what is closed. */
   const focus = (selector: string) =>
@@ -45,6 +58,7 @@ export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: P
     go({ session: null, starting: false });
     focus(place.session === null ? '.toolbar .primary' : `[role="row"][data-key="${CSS.escape(place.session)}"]`);
   };
+  const choose = useCallback((session: string | null) => go({ session, starting: false }), [go]);
   const chosen = sessions.find(({ id }) => id === place.session);
   return (
     <div className="split" data-beside={beside} ref={page}>
@@ -79,21 +93,9 @@ export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: P
         <SessionsTable
           sessions={found}
           chosen={place.session}
-          onChoose={(session) => go({ session, starting: false })}
+          onChoose={choose}
           narrow={beside}
-          empty={
-            sessions.length === 0 ? (
-              <>
-                <strong>There are no sessions</strong>
-                <span>Start one here, by the REST API or with kubectl.</span>
-              </>
-            ) : (
-              <>
-                <strong>No session is like that</strong>
-                <span>Look for something else, or for all states.</span>
-              </>
-            )
-          }
+          empty={sessions.length === 0 ? noSessions : noneLikeThat}
         />
       </section>
       {beside && (

@@ -4,7 +4,7 @@ import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { pathOf } from '#shared/api.ts';
 import { eventTypes, type FleetEvent, parseEvent } from '#shared/fleet.ts';
-import { putEvent } from '#shared/use-fleet.ts';
+import { putEvents } from '#shared/use-fleet.ts';
 
 /** `lostAt`: since when what is shown is old, in milliseconds since 1970; null while it is told at once. */
 export interface StreamState {
@@ -29,10 +29,38 @@ export function useStream(namespace: string | null, onRefused: () => void): Stre
   useEffect(() => {
     const setLost = (lostAt: number | null) =>
       setState((before) => ((lostAt === null) === (before.lostAt === null) ? before : { lostAt }));
-    const tell = (event: FleetEvent) => putEvent(cache, namespace, event);
-    return hold(`${pathOf(namespace)}/events`, tell, setLost, onRefused);
+    const batch = inBatches<FleetEvent>((events) => putEvents(cache, namespace, events));
+    const letGo = hold(`${pathOf(namespace)}/events`, batch.tell, setLost, onRefused);
+    return () => {
+      letGo();
+      batch.drop();
+    };
   }, [cache, namespace, onRefused]);
   return state;
+}
+
+/** The page is drawn anew for what happens at most so often: a busy fleet changes faster than anybody can see. */
+const DRAW_MS = 250;
+
+/** The first is passed on at once, and what follows it within a while in one. */
+function inBatches<Item>(pass: (items: readonly Item[]) => void) {
+  let waiting: Item[] = [];
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const flush = () => {
+    timer = undefined;
+    if (waiting.length === 0) return;
+    const items = waiting;
+    waiting = [];
+    timer = setTimeout(flush, DRAW_MS);
+    pass(items);
+  };
+  return {
+    tell: (item: Item) => {
+      waiting.push(item);
+      if (timer === undefined) flush();
+    },
+    drop: () => clearTimeout(timer),
+  };
 }
 
 function hold(

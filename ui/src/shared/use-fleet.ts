@@ -14,8 +14,8 @@ export function useFleet(namespace: string | null): Fleet | undefined {
   return useQuery<Fleet>({ queryKey: keyOf(namespace), queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY }).data;
 }
 
-export function putEvent(cache: QueryClient, namespace: string | null, event: FleetEvent): void {
-  cache.setQueryData<Fleet>(keyOf(namespace), (fleet) => fold(fleet, event));
+export function putEvents(cache: QueryClient, namespace: string | null, events: readonly FleetEvent[]): void {
+  cache.setQueryData<Fleet>(keyOf(namespace), (fleet) => events.reduce(fold, fleet));
 }
 
 /** Of all namespaces, and which there are. */

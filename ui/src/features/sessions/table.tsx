@@ -1,7 +1,20 @@
-/** All sessions in one table, of which only the rows that are seen are drawn. */
+/**
+ * All sessions in one table, of which only the rows that are seen are drawn. The table itself knows only which sessions there
+ * are, in which order: making it anew takes as long as a thousand rows do, and what changes all the time is in the cells.
+ */
 
 import './sessions.css';
-import type { ReactNode } from 'react';
+import {
+  createContext,
+  memo,
+  type ReactNode,
+  useContext,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+  useSyncExternalStore,
+} from 'react';
 import { Cell, Column, Row, Table, TableBody, TableHeader, TableLayout, Virtualizer } from 'react-aria-components';
 import type { Session } from '#shared/api.ts';
 import { duration } from '#shared/duration.ts';
@@ -18,6 +31,34 @@ interface Props {
   /** What is said when there are none. */
   readonly empty: ReactNode;
 }
+
+/** A row, which stays the same object while it looks the same. */
+interface Item {
+  readonly id: string;
+  readonly over: boolean;
+}
+
+/** The sessions as they are now. Each cell follows its own, so that nothing else is drawn when that changes. */
+class Sessions {
+  private known: ReadonlyMap<string, Session> = new Map();
+  private readonly listeners = new Set<() => void>();
+
+  readonly subscribe = (listener: () => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  get(id: string): Session | undefined {
+    return this.known.get(id);
+  }
+
+  put(sessions: readonly Session[]) {
+    this.known = new Map(sessions.map((session) => [session.id, session]));
+    for (const listener of this.listeners) listener();
+  }
+}
+
+const Now = createContext(new Sessions());
 
 interface ColumnOfSessions {
   readonly id: string;
@@ -54,7 +95,36 @@ const columns: readonly ColumnOfSessions[] = [
 ];
 const narrowColumns = columns.filter(({ id }) => ['state', 'id', 'pool', 'idle'].includes(id));
 
-export function SessionsTable({ sessions, chosen, onChoose, narrow, empty }: Props) {
+export function SessionsTable({ sessions, ...rest }: Props) {
+  const [now] = useState(() => new Sessions());
+  useLayoutEffect(() => now.put(sessions), [now, sessions]);
+  return (
+    <Now value={now}>
+      <Rows items={useItems(sessions)} {...rest} />
+    </Now>
+  );
+}
+
+/** The rows of the sessions: the same list while it would look the same. */
+function useItems(sessions: readonly Session[]): readonly Item[] {
+  const last = useRef<readonly Item[]>([]);
+  return useMemo(() => {
+    const former = new Map(last.current.map((item) => [item.id, item]));
+    const items = sessions.map((session) => {
+      const [item, over] = [former.get(session.id), isOver(session)];
+      return item?.over === over ? item : { id: session.id, over };
+    });
+    const same = items.length === last.current.length && items.every((item, at) => item === last.current[at]);
+    if (!same) last.current = items;
+    return last.current;
+  }, [sessions]);
+}
+
+interface RowsProps extends Omit<Props, 'sessions'> {
+  readonly items: readonly Item[];
+}
+
+const Rows = memo(function Rows({ items, chosen, onChoose, narrow, empty }: RowsProps) {
   const shown = narrow ? narrowColumns : columns;
   return (
     <Virtualizer layout={TableLayout} layoutOptions={{ rowHeight: 34, headingHeight: 32 }}>
@@ -75,25 +145,26 @@ export function SessionsTable({ sessions, chosen, onChoose, narrow, empty }: Pro
             </Column>
           )}
         </TableHeader>
-        <TableBody
-          items={sessions}
-          dependencies={[shown]}
-          renderEmptyState={() => <div className="empty">{empty}</div>}
-        >
-          {(session) => (
-            <Row
-              id={session.id}
-              columns={shown}
-              textValue={session.id}
-              className={isOver(session) ? 'row over' : 'row'}
-            >
-              {({ cell }) => <Cell>{cell(session)}</Cell>}
+        <TableBody items={items} dependencies={[shown]} renderEmptyState={() => <div className="empty">{empty}</div>}>
+          {({ id, over }) => (
+            <Row id={id} columns={shown} textValue={id} className={over ? 'row over' : 'row'}>
+              {({ cell }) => (
+                <Cell>
+                  <Content id={id} cell={cell} />
+                </Cell>
+              )}
             </Row>
           )}
         </TableBody>
       </Table>
     </Virtualizer>
   );
+});
+
+function Content({ id, cell }: { readonly id: string; readonly cell: ColumnOfSessions['cell'] }) {
+  const now = useContext(Now);
+  const session = useSyncExternalStore(now.subscribe, () => now.get(id));
+  return session === undefined ? null : cell(session);
 }
 
 function Age({ session }: { readonly session: Session }) {
