@@ -148,6 +148,28 @@ impl Space {
         Ok(space)
     }
 
+    /// Lends another namespace, which is emptied like this one.
+    pub async fn beside<Body: Future<Output = Result<()>>>(
+        &self,
+        name: &str,
+        body: impl FnOnce(Self) -> Body,
+    ) -> Result<()> {
+        let other = Self::make(name).await?;
+        let came_of_it = body(other.clone()).await;
+        if came_of_it.is_err() {
+            other.say_how_it_stands().await;
+        }
+        came_of_it.and(other.clean_up(false).await)
+    }
+
+    /// Sets labels of the namespace.
+    pub async fn label(&self, labels: Value) -> Result<()> {
+        let namespaces = Api::<Namespace>::all(self.fleet.client.clone());
+        let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
+        namespaces.patch(&self.namespace, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
     /// Objects of the namespace.
     pub fn api<K>(&self) -> Api<K>
     where

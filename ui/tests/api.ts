@@ -26,6 +26,8 @@ export class Api {
   fleet: Fleet = { sessions: new Map(), workers: new Map() };
   /** Of other namespaces: only to look at. */
   readonly elsewhere = new Map<string, Fleet>();
+  /** What it says of a session that waits. */
+  queuePosition = 3;
   /** The namespaces in which sessions were asked for, the newest last. */
   readonly askedIn: string[] = [];
   /** Instead of making the session that is asked for. */
@@ -100,6 +102,10 @@ export class Api {
     if (call === 'GET /login') return { status: 200, body: { role } };
     if (call === 'GET /namespaces') {
       return { status: 200, body: { own: 'team-a', namespaces: ['team-a', ...this.elsewhere.keys()] } };
+    }
+    if (call === 'GET /sessions/*') {
+      const session = this.fleet.sessions.get(path.split('/')[3] ?? '');
+      return session ? { status: 200, body: { ...session, queue_position: this.queuePosition } } : problem(404, 'gone');
     }
     if (role !== 'admin') return problem(403, 'a viewer may only look');
     if (call === 'POST /sessions') return this.#create((await json(request)) as CreateSession);

@@ -170,6 +170,16 @@ test('a session is extended, and ended after a question', { tag: '@once' }, asyn
   await expect(rows(page)).toHaveCount(4);
 });
 
+test('of a session that waits is told how many are served before it', { tag: '@once' }, async ({ page, gateway }) => {
+  gateway.api.tell({ type: 'reset', sessions: [exampleSession('late', { state: 'Queued' })], workers: [] });
+  await enter(page, gateway, '?session=late');
+  await expect(page.getByText('Served before it3 sessions')).toBeVisible();
+  gateway.api.queuePosition = 1;
+  await expect(page.getByText('Served before it1 session')).toBeVisible();
+  gateway.api.tell({ type: 'session', session: exampleSession('late', { state: 'Starting' }) });
+  await expect(page.getByText('Served before it')).toBeHidden();
+});
+
 test('a session that waits or is over cannot be used, and says why', { tag: '@once' }, async ({ page, gateway }) => {
   fill(gateway);
   await enter(page, gateway, '?session=over');

@@ -12,3 +12,4 @@ mod nothing_left;
 mod operator;
 mod refusals;
 mod rest;
+mod sharing;

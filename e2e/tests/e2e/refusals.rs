@@ -111,6 +111,10 @@ fn bad_sessions() {
             (json!({ "poolRef": {} }), &["spec.poolRef.name", "Required value"]),
             (json!({ "poolRef": { "name": "" } }), &["spec.poolRef.name", "at least 1 chars"]),
             (json!({ "poolRef": { "name": long(51) } }), &["spec.poolRef.name", "may not be more than 50"]),
+            (json!({ "poolRef": { "name": "a", "namespace": "" } }), &["spec.poolRef.namespace", "at least 1 chars"]),
+            (json!({ "priority": -1 }), &["spec.priority", "greater than or equal to 0"]),
+            (json!({ "priority": 1001 }), &["spec.priority", "less than or equal to 1000"]),
+            (json!({ "tenant": "Team A" }), &["spec.tenant", "should match"]),
             (json!({ "vnc": true }), &["spec.vnc", "field not declared"]),
             (Value::Null, &["spec", "Required value"]),
         ];
@@ -212,6 +216,34 @@ fn bad_pools() {
             (
                 json!({ "prewarm": { "headless": 1, "headful": 1 } }),
                 &["spec.prewarm", "lower them, or raise slotsPerRunner"],
+            ),
+            (
+                json!({ "allowedNamespaces": { "from": "Selector" } }),
+                &["spec.allowedNamespaces", "selector goes with from: Selector"],
+            ),
+            (
+                json!({ "allowedNamespaces": { "from": "All", "selector": {} } }),
+                &["spec.allowedNamespaces", "give both, or neither"],
+            ),
+            (
+                json!({ "allowedNamespaces": { "from": "Selector", "selector": {
+                    "matchExpressions": [{ "key": "team", "operator": "Like", "values": ["a"] }],
+                } } }),
+                &["spec.allowedNamespaces.selector", "In or NotIn, with values"],
+            ),
+            (
+                json!({ "allowedNamespaces": { "from": "Other" } }),
+                &["spec.allowedNamespaces.from", "Same", "All", "Selector"],
+            ),
+            (json!({ "limits": { "maxSessions": -1 } }), &["spec.limits.maxSessions", "greater than or equal to 0"]),
+            (json!({ "limits": { "maxPriority": 1001 } }), &["spec.limits.maxPriority", "less than or equal to 1000"]),
+            (
+                json!({ "limits": { "tenantWeights": { "a": 0 } } }),
+                &["spec.limits.tenantWeights", "a weight is 1 to 1000"],
+            ),
+            (
+                json!({ "limits": { "maxLifetimeSeconds": 60 }, "sessionDefaults": { "maxLifetimeSeconds": 61 } }),
+                &["spec.sessionDefaults", "lower it, or raise the limit"],
             ),
             (json!({ "prewarm": { "headless": 2 } }), &["spec.prewarm", "lower them, or raise slotsPerRunner"]),
             (json!({ "prewarm": { "headless": -1 } }), &["spec.prewarm.headless", "greater than or equal to 0"]),
@@ -333,19 +365,20 @@ fn defaults() {
                 api(&space, kind).patch("good", &apply(true), &Patch::Apply(manifest(kind, "good", &spec))).await?;
             Ok(shown.data["spec"].clone())
         };
-        let session = json!({ "queueTimeoutSeconds": 300, "ttlSecondsAfterFinished": 300, "startUrlWait": "Load" });
+        let session = json!({ "priority": 0, "queueTimeoutSeconds": 300, "ttlSecondsAfterFinished": 300, "startUrlWait": "Load" });
         ensure!(accepted("BrowserSession", json!({})).await? == session, "an empty session has other defaults");
         ensure!(accepted("BrowserSession", session.clone()).await? == session, "its defaults change when written out");
 
         let pool = json!({
             "slotsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 }, "sessionDefaults": {},
+            "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 },
             "template": { "metadata": {} }, "rollout": { "drainTimeoutSeconds": 600 },
         });
         let shown = accepted("WorkerPool", json!({})).await?;
         ensure!(shown == pool, "an empty pool has other defaults: {shown}");
         let all = json!({
             "replicas": 1, "slotsPerRunner": 1, "sessionsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 },
-            "prewarm": { "headless": 1, "headful": 0 },
+            "prewarm": { "headless": 1, "headful": 0 }, "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 },
             "sessionDefaults": { "display": "Headless", "idleTimeoutSeconds": 300, "maxLifetimeSeconds": 14_400 },
             "template": { "metadata": { "labels": {}, "annotations": {} }, "resources": { "requests": { "cpu": "100m", "memory": "512Mi" } } },
             "rollout": { "drainTimeoutSeconds": 600 },
@@ -356,13 +389,14 @@ fn defaults() {
         for spec in [
             json!({ "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60, "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 0, "engine": "Camoufox", "display": "Headless", "startUrlWait": "None", "startUrl": "HTTPS://example.org/?q#f" }),
             json!({ "idleTimeoutSeconds": 86_400, "maxLifetimeSeconds": 604_800, "queueTimeoutSeconds": 86_400, "ttlSecondsAfterFinished": 604_800, "engine": "Firefox", "display": "Headful", "startUrlWait": "DomContentLoaded", "startUrl": "data:text/html,<p>" }),
-            json!({ "poolRef": { "name": long(50) }, "display": "LiveView", "startUrl": "about:blank" }),
+            json!({ "poolRef": { "name": long(50), "namespace": long(63) }, "display": "LiveView", "startUrl": "about:blank", "priority": 1000, "tenant": "team-a" }),
         ] {
             accepted("BrowserSession", spec.clone()).await.with_context(|| spec.to_string())?;
         }
         for spec in [
             json!({ "replicas": 0, "sessionsPerRunner": 0, "engine": "Camoufox", "screen": { "width": 320, "height": 240 }, "prewarm": { "headless": 0 }, "rollout": { "drainTimeoutSeconds": 0 } }),
             json!({ "replicas": 1000, "slotsPerRunner": 32, "sessionsPerRunner": 100_000, "engine": "Firefox", "screen": { "width": 7680, "height": 4320 }, "prewarm": { "headless": 16, "headful": 16 }, "rollout": { "drainTimeoutSeconds": 86_400 } }),
+            json!({ "allowedNamespaces": { "from": "Selector", "selector": { "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }, { "key": "c", "operator": "Exists" }] } }, "limits": { "maxSessions": 0, "maxQueued": 0, "maxSessionsPerTenant": 1, "maxPriority": 1000, "maxLifetimeSeconds": 60, "tenantWeights": { "a": 1, "b": 1000 }, "allowedTenants": ["a"] } }),
             json!({ "template": { "volumes": [{ "name": "v", "emptyDir": {} }], "volumeMounts": [{ "name": "v", "mountPath": "/v" }], "env": [{ "name": "TZ", "value": "UTC" }], "metadata": { "labels": { "team": "a" } } } }),
         ] {
             accepted("WorkerPool", spec.clone()).await.with_context(|| spec.to_string())?;

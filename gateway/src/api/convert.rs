@@ -149,7 +149,7 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
                 *running.entry(other.tenant().to_owned()).or_default() += 1;
             }
             SessionState::Pending | SessionState::Queued if names_it(other) && waits(other) => {
-                waiting.push(other.as_ref())
+                waiting.push(other.as_ref());
             }
             _ => {}
         }
@@ -332,6 +332,10 @@ pub fn worker(pool: &WorkerPool) -> Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use camofleet_crds::{
+        conditions::Truth,
+        v1alpha1::{BrowserSessionStatus, WorkerPoolSpec},
+    };
 
     #[test]
     fn what_was_typed_becomes_a_url() {
@@ -367,6 +371,45 @@ mod tests {
         for ignored in [None, Some(true), Some(false)] {
             assert_eq!(display(true, ignored), Some(Display::LiveView));
         }
+    }
+
+    #[test]
+    fn a_queue_position_counts_who_is_served_before_it() {
+        let session = |namespace: &str, uid: &str, state: SessionState| {
+            let named = PoolRef { name: "pool".into(), namespace: Some("own".into()) };
+            let spec = BrowserSessionSpec { pool_ref: Some(named), ..BrowserSessionSpec::default() };
+            let mut session = BrowserSession::new(uid, spec);
+            session.metadata.namespace = Some(namespace.to_owned());
+            session.metadata.uid = Some(uid.to_owned());
+            let mut status = BrowserSessionStatus { state, ..BrowserSessionStatus::default() };
+            if state == SessionState::Ready {
+                status.pool = Some("pool".into());
+                status.pool_namespace = Some("own".into());
+            }
+            let reason = if uid.starts_with("refused") { reasons::NOT_ALLOWED } else { reasons::NO_CAPACITY };
+            conditions::set(&mut status.conditions, READY, Truth::False, reason, "", None, Timestamp::UNIX_EPOCH);
+            session.status = Some(status);
+            Arc::new(session)
+        };
+        let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
+        pool.metadata.namespace = Some("own".into());
+        let all = [
+            session("busy", "running", SessionState::Ready),
+            session("busy", "b1", SessionState::Queued),
+            session("new", "n1", SessionState::Queued),
+            session("new", "n2", SessionState::Queued),
+            session("new", "refused", SessionState::Queued),
+        ];
+        let position = |uid: &str| {
+            let session = all.iter().find(|session| session.name_any() == uid)?;
+            queue_position(&pool, session, &all)
+        };
+        assert_eq!(
+            ["n1", "b1", "n2"].map(position),
+            [Some(0), Some(1), Some(2)],
+            "the tenant that has none goes first"
+        );
+        assert_eq!([position("running"), position("refused")], [None, None]);
     }
 
     #[test]

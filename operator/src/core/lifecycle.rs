@@ -19,6 +19,8 @@ use std::{sync::Arc, time::Duration};
 /// A runner's session that nobody knows is looked into after so long: its object may be on its way here. Not longer: what was deleted
 /// while nobody led holds its slot until then.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
+/// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// So long it is remembered that a session or a pod was deleted.
 const DELETED_MEMORY: Duration = Duration::from_secs(600);
 
@@ -413,8 +415,9 @@ impl Core {
             Stage::Waiting => {
                 let limit = seconds(session.object.spec.queue_timeout_seconds);
                 let (show, end) = (session.shown_from(), session.created.after(limit));
+                let again = if show > self.now.mono { show } else { self.now.mono.after(LOOK_AGAIN) };
                 // Nobody is timed out before slots may be given out: `heard_of` looks again then.
-                self.may_choose().then_some(if show > self.now.mono { show.min(end) } else { end })
+                self.may_choose().then_some(again.min(end))
             }
             Stage::Binding { call, .. } => call.wakes(),
             Stage::Bound(bound) => bound.call.wakes(),

@@ -189,29 +189,14 @@ impl Core {
         if let Some(objection) = self.objection(key, pool, &demand) {
             return objection.words_to(&demand, key);
         }
-        Ok(self.why_it_has_no_room(pool, &demand))
-    }
-
-    fn why_it_has_no_room(&self, pool: &Pool, demand: &Demand) -> Wait {
-        let name = pool.object.metadata.name.as_deref().unwrap_or_default();
-        let tenant = &demand.tenant;
-        let (running, of_tenant) = (pool.running.values().sum(), pool.running.get(tenant).copied().unwrap_or_default());
-        if let Some(wait) = limit_reached(&pool.object, running, of_tenant, tenant) {
-            return wait;
-        }
-        let full = |message| Wait::new(reasons::NO_CAPACITY, message);
-        if pool.object.spec.desired_replicas() == 0 {
-            full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
-        } else {
-            full(format!("every slot of WorkerPool {name} is taken or not ready yet"))
-        }
+        Ok(why_it_has_no_room(pool, &demand))
     }
 
     fn why_no_pool_serves(&self, demand: &Demand) -> Wait {
         let namespace = &demand.namespace;
         let mut able = self.pools_for(demand);
         match (able.next(), able.next()) {
-            (Some((_, pool)), None) => self.why_it_has_no_room(pool, demand),
+            (Some((_, pool)), None) => why_it_has_no_room(pool, demand),
             (Some(_), Some(_)) => Wait::new(
                 reasons::NO_CAPACITY,
                 format!(
@@ -221,13 +206,11 @@ impl Core {
             (None, _) => {
                 // What the pools of its own namespace have against it can be helped here.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
-                let words = own
-                    .filter_map(|(key, pool)| {
-                        self.objection(key, pool, demand)?
-                            .words_to(demand, key)
-                            .map_or_else(|over| Some(over.message), |wait| Some(wait.message))
-                    })
-                    .next();
+                let mut objections = own.filter_map(|(key, pool)| Some((self.objection(key, pool, demand)?, key)));
+                let words = objections.next().map(|(objection, key)| match objection.words_to(demand, key) {
+                    Ok(wait) => wait.message,
+                    Err(over) => over.message,
+                });
                 Wait::new(
                     reasons::NO_MATCHING_POOL,
                     format!(
@@ -277,6 +260,21 @@ impl Core {
     }
 }
 
+fn why_it_has_no_room(pool: &Pool, demand: &Demand) -> Wait {
+    let name = pool.object.metadata.name.as_deref().unwrap_or_default();
+    let tenant = &demand.tenant;
+    let (running, of_tenant) = (pool.running.values().sum(), pool.running.get(tenant).copied().unwrap_or_default());
+    if let Some(wait) = limit_reached(&pool.object, running, of_tenant, tenant) {
+        return wait;
+    }
+    let full = |message| Wait::new(reasons::NO_CAPACITY, message);
+    if pool.object.spec.desired_replicas() == 0 {
+        full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
+    } else {
+        full(format!("every slot of WorkerPool {name} is taken or not ready yet"))
+    }
+}
+
 /// The limit of the pool that keeps a session waiting when so many run, and so many of its tenant.
 fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) -> Option<Wait> {
     let limits = &pool.spec.limits;
@@ -285,14 +283,14 @@ fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) 
     if let Some(most) = reached(limits.max_sessions, running) {
         return Some(Wait::new(
             reasons::POOL_LIMIT_REACHED,
-            format!("WorkerPool {name} has {running} sessions, and {most} is its `limits.maxSessions`"),
+            format!("WorkerPool {name} has its {most} sessions (`limits.maxSessions`)"),
         ));
     }
     reached(limits.max_sessions_per_tenant, of_tenant).map(|most| {
         Wait::new(
             reasons::TENANT_LIMIT_REACHED,
             format!(
-                "tenant {tenant} has {of_tenant} sessions on WorkerPool {name}, and {most} is its `limits.maxSessionsPerTenant`: end one"
+                "tenant {tenant} has its {most} sessions on WorkerPool {name} (`limits.maxSessionsPerTenant`): end one"
             ),
         )
     })

@@ -103,9 +103,17 @@ impl Core {
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
+        let known_engine = runner.state.as_ref().and_then(|state| state.engine);
         runner.link = Link::Up;
         runner.refused = false;
         runner.state = Some(state.clone());
+        if state.engine != known_engine {
+            // Those who want another one are told.
+            let key = runner.pod.pool.0.clone();
+            let asking = self.queue.waiting(|demand| demand.engine.is_some() && demand.means(&key));
+            self.dirty.extend(asking.into_iter().map(Subject::Session));
+        }
+        let Some(runner) = self.runners.get_mut(pod) else { return };
         if state.warm && !runner.was_warm {
             runner.was_warm = true;
             let (revision, (key, _)) = (runner.pod.revision.clone(), runner.pod.pool.clone());

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 fn allowing(from: NamespacesFrom, labels: &[(&str, &str)]) -> WorkerPoolSpec {
     let match_labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     let selector = (from == NamespacesFrom::Selector)
-        .then(|| LabelSelector { match_labels: Some(match_labels), match_expressions: None });
+        .then_some(LabelSelector { match_labels: Some(match_labels), match_expressions: None });
     WorkerPoolSpec { allowed_namespaces: AllowedNamespaces { from, selector }, ..WorkerPoolSpec::default() }
 }
 

@@ -380,6 +380,12 @@ export interface components {
             /** @description Major and minor of the Playwright server: clients must have the same. */
             playwright_version?: string | null;
             /**
+             * Format: int32
+             * @description How many sessions its pool serves before it; known while it waits for the pool that it names, and only when this one
+             *     session is asked for.
+             */
+            queue_position?: number | null;
+            /**
              * Format: date-time
              * @description When clients could connect.
              */

@@ -1,6 +1,6 @@
 /** One session beside the list: what is known of it, and what can be done with it. */
 
-import { useMutation } from '@tanstack/react-query';
+import { useMutation, useQuery } from '@tanstack/react-query';
 import { type ReactNode, useRef, useState } from 'react';
 import { Dialog, Heading, Modal, ModalOverlay } from 'react-aria-components';
 import { Action } from '#shared/action.tsx';
@@ -160,8 +160,23 @@ function End({
   );
 }
 
+/** Where it stands in the queue. It changes with what others do, of which no event tells, so it is asked for. */
+function useQueuePosition({ state, worker, namespace, id }: Session): number | null | undefined {
+  const params = { path: { worker: worker || '-', id } };
+  const { data } = useQuery({
+    queryKey: ['queue-position', namespace, id],
+    queryFn: () => answer(apiOf(namespace).GET('/sessions/{worker}/{id}', { params })),
+    enabled: state === 'Queued',
+    refetchInterval: QUEUE_MS,
+  });
+  return state === 'Queued' ? data?.queue_position : null;
+}
+
+const QUEUE_MS = 2_000;
+
 function Facts({ session }: { readonly session: Session }) {
   const now = useNow();
+  const position = useQueuePosition(session);
   const idle = idleLeftSeconds(session, now);
   const life = lifeLeftSeconds(session, now);
   const page = startPage(session);
@@ -171,6 +186,7 @@ function Facts({ session }: { readonly session: Session }) {
     ['Reason', isWell(session) ? null : session.reason],
     ['Message', isWell(session) ? null : session.message],
     ['Pool', session.worker],
+    ['Served before it', position == null ? null : `${position} ${position === 1 ? 'session' : 'sessions'}`],
     ['Runner', session.runner],
     ['Browser', browser],
     ['Playwright', session.playwright_version],
