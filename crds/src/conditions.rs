@@ -88,6 +88,8 @@ pub mod pool {
     pub const RUNNERS_FAILING: &str = "RunnersFailing";
     /// `Stalled` is true: runners run but no browser starts in them.
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
+    /// `Stalled` is true: runners are missing, and for 10 minutes none has come up, though nothing says why.
+    pub const NO_PROGRESS: &str = "NoProgress";
     /// `Stalled` is true: a PodDisruptionBudget of the pool's name is somebody else's, so that the runners may be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";
 }

@@ -203,7 +203,7 @@ impl Space {
                 && conditions::is_true(&status.conditions, READY)
                 && conditions::get(&status.conditions, RECONCILING).is_some_and(|it| it.status == "False");
             ensure!(settled, "its status is {status:?}");
-            let wished = usize::try_from(pool.spec.desired_replicas())?;
+            let wished = usize::try_from(pool.spec.fixed_replicas())?;
             let pods =
                 self.api::<Pod>().list(&ListParams::default().labels(&format!("camofleet.dev/pool={name}"))).await?;
             ensure!(pods.items.len() == wished, "it has {} pods", pods.items.len());

@@ -38,16 +38,24 @@ use std::collections::BTreeMap;
     validation = Rule::new("!has(self.spec.sessionsPerRunner) || self.spec.sessionsPerRunner == 0 || self.spec.sessionsPerRunner >= self.spec.slotsPerRunner")
         .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner, or some slots could never be used")
         .field_path(".spec.sessionsPerRunner"),
+    validation = Rule::new("!has(self.spec.replicas) || !has(self.spec.autoscaling)")
+        .message("replicas and autoscaling exclude each other: leave one out. What scales by itself, as a HorizontalPodAutoscaler does, needs replicas alone")
+        .field_path(".spec.autoscaling"),
     validation = Rule::new("!has(self.spec.limits.maxLifetimeSeconds) || !has(self.spec.sessionDefaults.maxLifetimeSeconds) || self.spec.sessionDefaults.maxLifetimeSeconds <= self.spec.limits.maxLifetimeSeconds")
         .message("sessionDefaults.maxLifetimeSeconds is more than limits.maxLifetimeSeconds: lower it, or raise the limit")
         .field_path(".spec.sessionDefaults")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolSpec {
-    /// Runners wished for. Absent: 1.
+    /// Runners wished for. Absent: 1, unless the pool has `autoscaling`. A HorizontalPodAutoscaler or KEDA sets it by the scale
+    /// subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
+    /// As many runners as the sessions need, instead of `replicas`. How many those are stands in `status.desiredReplicas`; the
+    /// spec is never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
     /// Sessions that one runner serves at once. Sessions of one runner share a user and memory: more than one means that
     /// they trust each other.
     #[serde(default = "one")]
@@ -81,12 +89,16 @@ pub struct WorkerPoolSpec {
     /// How runners are replaced and removed.
     #[serde(default)]
     pub rollout: Rollout,
+    /// Whether others than the operator may take runners away.
+    #[serde(default)]
+    pub disruption: Disruption,
 }
 
 impl Default for WorkerPoolSpec {
     fn default() -> Self {
         Self {
             replicas: None,
+            autoscaling: None,
             slots_per_runner: one(),
             sessions_per_runner: None,
             allowed_namespaces: AllowedNamespaces::default(),
@@ -97,6 +109,7 @@ impl Default for WorkerPoolSpec {
             session_defaults: SessionDefaults::default(),
             template: RunnerTemplate::default(),
             rollout: Rollout::default(),
+            disruption: Disruption::default(),
         }
     }
 }
@@ -106,8 +119,8 @@ fn one() -> i32 {
 }
 
 impl WorkerPoolSpec {
-    /// Runners wished for.
-    pub fn desired_replicas(&self) -> i32 {
+    /// Runners wished for by whom the pool belongs to; of a pool that is autoscaled nobody wishes any.
+    pub fn fixed_replicas(&self) -> i32 {
         self.replicas.unwrap_or(1)
     }
 
@@ -123,6 +136,48 @@ impl WorkerPoolSpec {
             Display::Headful | Display::LiveView => Prewarm { headless: 0, headful: self.slots_per_runner },
         })
     }
+}
+
+/// As many runners as needed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
+    .message("minReplicas is more than maxReplicas: lower it, or raise maxReplicas"))]
+pub struct Autoscaling {
+    /// Never fewer. 0: no runner while nobody needs one; the first session that waits has one started.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_replicas: i32,
+    /// Never more.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// Slots that are kept free, with their browsers hot, ahead of demand.
+    #[serde(default = "default_buffer_slots")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub buffer_slots: i32,
+    /// A runner is removed once it was not needed for so many seconds. There are more at once.
+    #[serde(default = "default_scale_down_delay")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub scale_down_delay_seconds: i32,
+}
+
+fn default_buffer_slots() -> i32 {
+    1
+}
+
+fn default_scale_down_delay() -> i32 {
+    300
+}
+
+/// Whether the runners of a pool may be evicted.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Disruption {
+    /// Not by anybody else: a disruption budget forbids it, and cluster autoscalers are told to let them be. The operator
+    /// removes idle ones, those on the emptiest nodes first, and on a cordoned node it drains the others.
+    #[default]
+    WhenIdle,
+    /// Yes: a session that is on one has until the drain deadline.
+    Always,
 }
 
 /// Which namespaces' sessions may use a pool. A session that waits is looked at anew when this or its namespace's labels

@@ -9,12 +9,59 @@ use camofleet_e2e::{
     Space, test,
     wait::{poll, until, until_it},
 };
-use k8s_openapi::{api::core::v1::Pod, jiff::SignedDuration};
+use k8s_openapi::{
+    api::{core::v1::Pod, policy::v1::PodDisruptionBudget},
+    jiff::SignedDuration,
+};
 use kube::{
     ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
+
+#[test]
+fn a_pool_scales_from_zero_and_back() {
+    test("scaling", async |space: Space| {
+        let pool = json!({
+            "autoscaling": { "minReplicas": 0, "maxReplicas": 2, "bufferSlots": 0, "scaleDownDelaySeconds": 2 },
+            "sessionsPerRunner": 0, "engine": "Firefox", "disruption": "Always",
+        });
+        let pool = WorkerPool::new("pool", serde_json::from_value(pool)?);
+        space.api().create(&PostParams::default(), &pool).await?;
+        let pools = space.api::<WorkerPool>();
+        let at_rest = |pool: &WorkerPool| {
+            pool.status
+                .as_ref()
+                .is_some_and(|it| it.desired_replicas == 0 && conditions::is_true(&it.conditions, READY))
+        };
+        until_it(&pools, "pool", "to be as wished with no runner", at_rest).await?;
+        ensure!(space.runners().await?.is_empty());
+        let session = space.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
+        let desired = pools.get("pool").await?.status.map(|status| status.desired_replicas);
+        ensure!(desired == Some(1), "it wishes for {desired:?}");
+        let safe_to_evict = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+        let evictable = async || {
+            let runner = space.runners().await?.first().and_then(|pod| pod.annotations().get(safe_to_evict).cloned());
+            let budget = space.api::<PodDisruptionBudget>().get_opt("pool").await?;
+            anyhow::Ok((runner, budget.is_some()))
+        };
+        ensure!(evictable().await? == (Some("true".into()), false), "{:?}", evictable().await?);
+
+        // What is of an old shape and serves goes when its session has ended, or with the drain deadline.
+        change_pool(&space, json!({ "disruption": "WhenIdle" })).await?;
+        until_it(&space.api::<PodDisruptionBudget>(), "pool", "to be made", |_| true).await?;
+        change_pool(&space, json!({ "disruption": "Always" })).await?;
+        until(&space.api::<PodDisruptionBudget>(), "pool", "to be taken away", |budget| budget.is_none()).await?;
+        ensure!(session.object().await?.state() == SessionState::Ready);
+
+        session.delete().await?;
+        until_it(&pools, "pool", "to have no runner again", |pool| {
+            at_rest(pool) && pool.status.as_ref().is_some_and(|status| status.replicas == 0)
+        })
+        .await?;
+        Ok(())
+    });
+}
 
 #[test]
 fn a_session_without_a_slot() {

@@ -311,7 +311,7 @@ pub enum Effect {
         /// All finalizers that it is to have.
         finalizers: Vec<String>,
     },
-    /// Have a disruption budget that forbids the eviction of the pool's runners.
+    /// Have a disruption budget that forbids the eviction of the pool's runners, or none where they may be evicted.
     ProtectPool {
         /// Which.
         pool: Arc<WorkerPool>,

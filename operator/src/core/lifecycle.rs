@@ -110,6 +110,7 @@ impl Core {
         let Some(session) = self.sessions.remove(uid) else { return };
         if session.waits() {
             self.queue.remove(&session.object);
+            self.demand_changed(&Demand::of(&session.object));
         }
         self.remember_deleted(uid);
         if let Some(pod) = session.runner() {

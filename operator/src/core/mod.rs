@@ -3,7 +3,7 @@
 //!
 //! - `sessions`, `runners`, `pools`, `pods`: the things and their states.
 //! - `admission`: who may use a pool. `queue`: who waits. `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
-//!   `replicas`: what happens to a pool.
+//!   `scaling`: how many runners a pool needs. `replicas`: what happens to a pool.
 //! - `status`: what is published, as a function of all that.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
@@ -17,6 +17,7 @@ mod pools;
 mod queue;
 mod replicas;
 mod runners;
+mod scaling;
 mod scheduling;
 mod sessions;
 mod status;
@@ -59,6 +60,8 @@ pub struct Core {
     keys: Option<String>,
     /// Sessions without a slot, in the order in which they are served.
     queue: Queue,
+    /// When runner pods were made, in the last second.
+    made: Vec<Mono>,
     /// Sessions that runners were asked to end, by pod and session.
     ends: BTreeSet<(Uid, Uid)>,
     /// Sessions that runners have and nobody knows, by session: since when, and whether the API server is being asked.
@@ -119,6 +122,7 @@ impl Core {
             namespaces: Namespaces::new(),
             keys: None,
             queue: Queue::default(),
+            made: Vec::new(),
             ends: BTreeSet::new(),
             strangers: HashMap::new(),
             timers: Timers::default(),

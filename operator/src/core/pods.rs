@@ -1,7 +1,7 @@
 //! Runner pods: what is read from one, and how one is made for a pool.
 
 use super::io::{Key, Uid, version};
-use camofleet_crds::v1alpha1::{EngineChoice, WorkerPool};
+use camofleet_crds::v1alpha1::{Disruption, EngineChoice, WorkerPool};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, ContainerState, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
@@ -249,7 +249,22 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
     let mut labels = template.labels.clone();
     labels.insert(RUNNER_LABEL.0.to_owned(), RUNNER_LABEL.1.to_owned());
     labels.insert(POOL_LABEL.to_owned(), pool.name_any());
-    ObjectMeta { labels: Some(labels), annotations: Some(template.annotations.clone()), ..ObjectMeta::default() }
+    let mut annotations = template.annotations.clone();
+    for (name, value) in evictable(pool.spec.disruption) {
+        annotations.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
+    }
+    ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
+/// What cluster autoscalers are told: those of the Kubernetes project (cluster-autoscaler's FAQ) and Karpenter (its page
+/// "Disruption"). They ask whether a pod may be evicted, not whether it is idle just now, so a node goes once it is empty.
+fn evictable(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
+    match disruption {
+        Disruption::WhenIdle => {
+            &[("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")]
+        }
+        Disruption::Always => &[("cluster-autoscaler.kubernetes.io/safe-to-evict", "true")],
+    }
 }
 
 /// Selects a pool's pods, as the scale subresource and the disruption budget need it.

@@ -4,6 +4,7 @@ use super::{
     admission::Audience,
     io::Uid,
     pods::{self, Installation},
+    scaling::Scale,
     sessions::Pending,
     time::Mono,
 };
@@ -42,6 +43,10 @@ pub(super) struct Pool {
     pub(super) audience: Audience,
     /// Sessions on its runners, by tenant: nobody is listed with none.
     pub(super) running: BTreeMap<String, u32>,
+    /// How many runners it is to have.
+    pub(super) scale: Scale,
+    /// While it lacks runners: since when none came up.
+    pub(super) lacking: Option<Mono>,
 }
 
 /// How often in a row the pods of a revision failed.
@@ -60,6 +65,7 @@ impl Pool {
         Self {
             revision: pods::revision(&object, installation),
             audience: Audience::of(&object),
+            scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
             object,
             missing: BTreeMap::new(),
             creating: BTreeMap::new(),
@@ -71,6 +77,7 @@ impl Pool {
             protection: Pending::Idle,
             unprotected: None,
             running: BTreeMap::new(),
+            lacking: None,
         }
     }
 
@@ -84,6 +91,9 @@ impl Pool {
         self.protection = Pending::Idle;
         self.unprotected = None;
         self.running.clear();
+        self.scale =
+            Scale::resumed(&self.object.spec, self.object.status.as_ref().map(|status| status.desired_replicas));
+        self.lacking = None;
     }
 
     /// One session more on a tenant's account, or one less.
@@ -96,6 +106,11 @@ impl Pool {
                 self.running.remove(tenant);
             }
         }
+    }
+
+    /// How many runners it is to have.
+    pub(super) fn desired(&self) -> usize {
+        usize::try_from(self.scale.desired).unwrap_or_default()
     }
 
     pub(super) fn is_deleted(&self) -> bool {
@@ -118,7 +133,8 @@ impl Pool {
     }
 
     /// A pod of that revision came up: what failed before is over.
-    pub(super) fn came_up(&mut self, revision: &str) {
+    pub(super) fn came_up(&mut self, revision: &str, now: Mono) {
+        self.lacking = self.lacking.map(|_| now);
         if revision == self.revision {
             self.failures = Failures::default();
         }

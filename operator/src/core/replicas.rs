@@ -24,6 +24,10 @@ const PROTECT_AGAIN: Duration = Duration::from_secs(600);
 const BUDGET_PATIENCE: u32 = 5;
 /// A pod that was made and is not seen for so long was lost on the way.
 const CREATE_PATIENCE: Duration = Duration::from_secs(30);
+/// Runner pods that are made in a second at most, over all pools: the scheduler and the kubelets have others to serve.
+const CREATES_PER_SECOND: usize = 20;
+/// A pool that lacks runners and has got none for so long needs somebody's help; as with Deployments.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 /// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
 const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,6 +44,9 @@ impl Core {
                     || pool.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
                 if matters {
                     pool.audience = Audience::of(&object);
+                    if pool.object.spec.disruption != object.spec.disruption {
+                        pool.protected = None;
+                    }
                     pool.revision = pods::revision(&object, &self.installation);
                     if pool.failures.revision != pool.revision {
                         pool.failures = super::pools::Failures::default();
@@ -115,6 +122,7 @@ impl Core {
             self.finalize_and_protect(key);
             // Before every runner has said what it has, none is known to be idle.
             if self.may_choose() {
+                self.take_stock(key);
                 self.replace_and_remove(key);
             }
             self.find_missing(key);
@@ -122,6 +130,17 @@ impl Core {
         self.publish_pool(key);
         let alarm = self.alarm_of_pool(key);
         self.timers.set(Subject::Pool(key.clone()), alarm);
+    }
+
+    /// How many runners it is to have, and whether it lacks some.
+    fn take_stock(&mut self, key: &Key) {
+        let now = self.now.mono;
+        let pool = &self.pools[key];
+        let need = self.need_of(key, pool);
+        let serving = self.runners_of(pool).filter(|runner| runner.serves()).count();
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        pool.scale.follow(&pool.object.spec, need, now);
+        pool.lacking = (serving < pool.desired()).then(|| pool.lacking.unwrap_or(now));
     }
 
     fn finalize_and_protect(&mut self, key: &Key) {
@@ -199,12 +218,19 @@ impl Core {
             leaving.push((runner.pod.uid.clone(), why));
             false
         });
-        // Too many: first those that are of least use, with a session last.
+        // Too many: first those that are of least use, with a session last; and so that nodes become empty.
+        let on_nodes = self.sessions_on_nodes();
+        let neighbours = |runner: &Runner| runner.pod.node.as_ref().and_then(|node| on_nodes.get(node)).copied();
         staying.sort_by_key(|runner| {
-            (runner.used(), runner.is_warm(), runner.pod.revision == pool.revision, Reverse(runner.pod.ordinal))
+            let current = runner.pod.revision == pool.revision;
+            (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod.ordinal))
         });
-        let desired = usize::try_from(pool.object.spec.desired_replicas()).unwrap_or_default();
-        let excess = staying.len().saturating_sub(desired);
+        let desired = pool.desired();
+        let mut excess = staying.len().saturating_sub(desired);
+        if pool.object.spec.autoscaling.is_some() {
+            // What it is not asked to give up it keeps while there is a session in it.
+            excess = excess.min(staying.iter().take_while(|runner| runner.is_idle()).count());
+        }
         leaving.extend(staying.drain(..excess).map(|runner| (runner.pod.uid.clone(), "the pool has too many runners")));
         // Of an old shape: one at a time, and only while all others are as they should be. One that drains keeps its place
         // for as long as its sessions live, and does not hold the others up.
@@ -237,8 +263,7 @@ impl Core {
         let Some(pool) = self.pools.get_mut(key) else { return };
         let mut occupied = taken;
         occupied.extend(pool.creating.values().map(|(ordinal, _)| *ordinal));
-        let desired = usize::try_from(pool.object.spec.desired_replicas()).unwrap_or_default();
-        let wanted = desired.saturating_sub(occupied.len());
+        let wanted = pool.desired().saturating_sub(occupied.len());
         let free: Vec<u32> = (0..).filter(|ordinal| !occupied.contains(ordinal)).take(wanted).collect();
         pool.missing.retain(|ordinal, _| free.contains(ordinal));
         for ordinal in free {
@@ -263,7 +288,10 @@ impl Core {
         let launching = self.runners.values().filter(|runner| runner.is_launching(now)).count()
             + self.pools.values().map(|pool| pool.creating.len()).sum::<usize>();
         let cpus: usize = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
-        for (_, key, ordinal) in needs.into_iter().take(cpus.max(1).saturating_sub(launching)) {
+        self.made.retain(|at| now.mono.since(*at) < Duration::from_secs(1));
+        let most = cpus.max(1).saturating_sub(launching).min(CREATES_PER_SECOND.saturating_sub(self.made.len()));
+        for (_, key, ordinal) in needs.into_iter().take(most) {
+            self.made.push(now.mono);
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let replaces = pool.last.get(&ordinal).map(String::as_str);
             let pod = pods::runner_pod(&pool.object, &self.installation, ordinal, replaces, &keys);
@@ -335,9 +363,11 @@ impl Core {
         alarms.push(pool.failures.pause_until);
         alarms.extend(pool.creating.values().map(|(_, since)| Some(since.after(CREATE_PATIENCE))));
         alarms.push(deadline_of(&pool.object, now));
-        // Runners that were launching for too long no longer hold the others back, and one that is stuck is replaced.
+        alarms.push(pool.scale.wakes(&pool.object.spec));
+        alarms.push(pool.lacking.map(|since| since.after(PROGRESS_DEADLINE)));
+        // Others may have come up meanwhile, or launch for too long to hold these back; and one that is stuck is replaced.
         if !pool.missing.is_empty() || self.runners_of(pool).any(|runner| runner.pod.killed_at.is_some()) {
-            alarms.push(Some(now.mono.after(Duration::from_secs(5))));
+            alarms.push(Some(now.mono.after(Duration::from_secs(1))));
         }
         // All that was due has been done: what is not later than now wakes for nothing.
         alarms.into_iter().flatten().filter(|at| *at > now.mono).min()
@@ -357,7 +387,7 @@ fn deadline_of(pool: &WorkerPool, now: super::Now) -> Option<super::Mono> {
 }
 
 /// What keeps pods of the pool from coming up, for `Stalled`.
-pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner]) -> Option<(&'static str, String)> {
+pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<(&'static str, String)> {
     let pending = runners.iter().find_map(|runner| match &runner.pod.fate {
         Fate::Pending(Some(pods::Trouble::Image(words))) => Some((
             reasons::IMAGE_ERROR,
@@ -378,5 +408,10 @@ pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner]) -> Option<(&'static s
             Some((reasons::BROWSERS_FAILING, error.clone()))
         })
     };
-    pool.failures.cause.clone().or(pending).or_else(browsers)
+    let silence = || {
+        pool.lacking.filter(|since| since.after(PROGRESS_DEADLINE) <= now.mono)?;
+        let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
+        Some((reasons::NO_PROGRESS, words.to_owned()))
+    };
+    pool.failures.cause.clone().or(pending).or_else(browsers).or_else(silence)
 }

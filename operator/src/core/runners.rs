@@ -104,6 +104,11 @@ impl Runner {
         self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
     }
 
+    /// Whether it takes sessions or serves them.
+    pub(super) fn serves(&self) -> bool {
+        self.is_up() && !self.goes() && (self.is_warm() || self.used() > 0)
+    }
+
     /// Whether it makes the CPUs busy with launching.
     pub(super) fn is_launching(&self, now: Now) -> bool {
         let troubled = matches!(self.pod.fate, Fate::Pending(Some(_)) | Fate::Over { .. });

@@ -37,6 +37,8 @@ struct OpenRunner<'a> {
     engine: Option<EngineName>,
     /// It has the pool's current shape.
     current: bool,
+    /// Sessions on its node.
+    neighbours: usize,
 }
 
 impl<'a> Open<'a> {
@@ -62,12 +64,13 @@ impl<'a> Open<'a> {
     }
 
     /// Takes the best slot: on a runner that has a hot browser, of the current shape, and, to leave others empty, with as
-    /// little room as will do.
+    /// little room as will do, on the node with most sessions.
     fn take(&mut self, demand: &'a Demand, display: Display) -> Option<&'a Uid> {
         let able = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
         let (at, best) = able.reduce(|best, other| {
-            let rank =
-                |runner: &OpenRunner| (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free));
+            let rank = |runner: &OpenRunner| {
+                (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.neighbours)
+            };
             // Of equals the first.
             if rank(other.1) > rank(best.1) { other } else { best }
         })?;
@@ -148,8 +151,20 @@ impl Core {
         }
     }
 
+    /// How many sessions each node has.
+    pub(super) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
+        let mut count = HashMap::new();
+        for runner in self.runners.values() {
+            if let Some(node) = &runner.pod.node {
+                *count.entry(node).or_default() += runner.sessions.len();
+            }
+        }
+        count
+    }
+
     fn open_pools(&self) -> BTreeMap<&Key, Open<'_>> {
         let mut open = BTreeMap::<&Key, Open>::new();
+        let on_nodes = self.sessions_on_nodes();
         for (uid, runner) in &self.runners {
             let Some((key, pool)) = self.pools.get_key_value(&runner.pod.pool.0) else { continue };
             if pool.uid() != runner.pod.pool.1 || pool.is_deleted() || self.is_cordoned(runner) {
@@ -162,6 +177,7 @@ impl Core {
                 room,
                 engine: runner.state.as_ref().and_then(|state| state.engine),
                 current: pool.revision == runner.pod.revision,
+                neighbours: runner.pod.node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
             };
             let open = open.entry(key).or_insert_with(|| Open {
                 pool: &pool.object,
@@ -235,6 +251,9 @@ impl Core {
         } else if waited {
             self.queue.remove(&object);
         }
+        if waits || waited {
+            self.demand_changed(&Demand::of(&object));
+        }
         if left != entered {
             if let Some(runner) = left {
                 self.book(&object, &runner, false);
@@ -268,7 +287,7 @@ fn why_it_has_no_room(pool: &Pool, demand: &Demand) -> Wait {
         return wait;
     }
     let full = |message| Wait::new(reasons::NO_CAPACITY, message);
-    if pool.object.spec.desired_replicas() == 0 {
+    if pool.object.spec.autoscaling.is_none() && pool.scale.desired == 0 {
         full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
     } else {
         full(format!("every slot of WorkerPool {name} is taken or not ready yet"))

@@ -195,13 +195,13 @@ impl<'a> Conditions<'a> {
 pub(super) fn of_pool(pool: &Pool, runners: &[&Runner], queued: usize, now: Now) -> WorkerPoolStatus {
     let object = &pool.object;
     let mut status = object.status.clone().unwrap_or_default();
-    let desired = if pool.is_deleted() { 0 } else { object.spec.desired_replicas() };
+    let desired = if pool.is_deleted() { 0 } else { pool.scale.desired };
     let serving: Vec<_> = runners.iter().filter(|runner| runner.is_up() && !runner.goes()).collect();
     let states = || serving.iter().filter_map(|runner| runner.state.as_ref());
     status.observed_generation = object.metadata.generation;
     status.replicas = count(runners.len());
     status.desired_replicas = desired;
-    status.ready_replicas = count(serving.iter().filter(|runner| runner.is_warm() || runner.used() > 0).count());
+    status.ready_replicas = count(runners.iter().filter(|runner| runner.serves()).count());
     status.updated_replicas = count(runners.iter().filter(|runner| runner.pod.revision == pool.revision).count());
     status.slots = Slots {
         total: states().map(|state| small(state.slots)).sum(),
@@ -219,7 +219,7 @@ pub(super) fn of_pool(pool: &Pool, runners: &[&Runner], queued: usize, now: Now)
 
     let ready = status.ready_replicas >= desired && !pool.is_deleted();
     let settled = status.replicas == desired && status.updated_replicas == desired && ready;
-    let trouble = replicas::trouble_of(pool, runners);
+    let trouble = replicas::trouble_of(pool, runners, now);
     let (doing, words) = if pool.is_deleted() {
         (pools::DRAINING, format!("{} runners are to go when their sessions have ended", status.replicas))
     } else if status.replicas > desired || status.replicas == desired && status.updated_replicas < desired {

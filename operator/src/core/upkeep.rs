@@ -118,7 +118,7 @@ impl Core {
             runner.was_warm = true;
             let (revision, (key, _)) = (runner.pod.revision.clone(), runner.pod.pool.clone());
             if let Some(pool) = self.pools.get_mut(&key) {
-                pool.came_up(&revision);
+                pool.came_up(&revision, self.now.mono);
             }
         }
         for entry in &state.sessions {

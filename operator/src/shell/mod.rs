@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 /// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
 /// that order; more only queue up there.
 const URGENT_WRITES: usize = 64;
-/// Writes of `Queued`, which can wait.
+/// Writes of `Queued` and new runners, which can wait.
 const PATIENT_WRITES: usize = 8;
 /// Events, which nobody waits for.
 const EVENT_WRITES: usize = 4;

@@ -6,7 +6,7 @@ use crate::core::{
     Input, Key, Uid, WriteFailure,
     pods::{self, RunnerPod, SeenPod},
 };
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, WorkerPool, WorkerPoolStatus};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus};
 use k8s_openapi::{
     api::{
         core::v1::Pod,
@@ -93,6 +93,7 @@ impl Shell {
 
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
         let name = pod.name_any();
+        let _turn = self.patient_writes.acquire().await;
         let api = self.namespaced::<Pod>(&pool);
         let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
         // A repeated create: what is there must be what was to be made.
@@ -157,21 +158,34 @@ impl Shell {
         self.tell(Input::PoolPatched { pool: key, answer: answer.map(|pool| Some(Arc::new(pool))) });
     }
 
-    /// A disruption budget that forbids the eviction of every healthy runner: what drains, drains by the operator. The
-    /// number needs no look-up of a scale (which would be wrong for runners that come and go), and broken pods may go.
+    /// Sees to the pool's disruption budget, as its owner wishes.
     pub(super) async fn protect_pool(&self, pool: Arc<WorkerPool>) {
         let key = Key::of(pool.as_ref());
+        let answer = match pool.spec.disruption {
+            Disruption::WhenIdle => self.forbid_eviction(&key, &pool).await,
+            Disruption::Always => self.allow_eviction(&key, &pool).await,
+        };
+        if let Err(failure) = &answer {
+            let (namespace, pool) = (&key.namespace, &key.name);
+            tracing::warn!(namespace, pool, ?failure, "cannot see to the pool's disruption budget; tried again");
+        }
+        self.tell(Input::PoolProtected { pool: key, answer });
+    }
+
+    /// A disruption budget that forbids the eviction of every healthy runner: what drains, drains by the operator. The
+    /// number needs no look-up of a scale (which would be wrong for runners that come and go), and broken pods may go.
+    async fn forbid_eviction(&self, key: &Key, pool: &WorkerPool) -> Result<(), WriteFailure> {
         let budget = PodDisruptionBudget {
             metadata: ObjectMeta {
                 name: Some(key.name.clone()),
-                labels: Some(pods::pool_labels(&pool)),
+                labels: Some(pods::pool_labels(pool)),
                 owner_references: Some(pool.controller_owner_ref(&()).into_iter().collect()),
                 ..ObjectMeta::default()
             },
             spec: Some(PodDisruptionBudgetSpec {
                 min_available: Some(IntOrString::Int(i32::MAX)),
                 selector: Some(LabelSelector {
-                    match_labels: Some(pods::pool_labels(&pool)),
+                    match_labels: Some(pods::pool_labels(pool)),
                     ..LabelSelector::default()
                 }),
                 unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
@@ -179,9 +193,9 @@ impl Shell {
             }),
             status: None,
         };
-        let api = self.namespaced::<PodDisruptionBudget>(&key);
+        let api = self.namespaced::<PodDisruptionBudget>(key);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &only_of_pool(&pool, &budget))).await {
+        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &only_of_pool(pool, &budget))).await {
             Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
             Err(WriteFailure::Refused(_)) => Err(WriteFailure::Refused(format!(
                 "PodDisruptionBudget {} in namespace {} is not this pool's, so that its runners may be evicted with their \
@@ -190,11 +204,27 @@ impl Shell {
             ))),
             patched => patched,
         };
-        if let Err(failure) = &answer {
-            let (namespace, pool) = (&key.namespace, &key.name);
-            tracing::warn!(namespace, pool, ?failure, "cannot protect the pool's runners from eviction; tried again");
+        answer.map(|_| ())
+    }
+
+    /// Takes away the budget that the pool had, and no other.
+    async fn allow_eviction(&self, key: &Key, pool: &WorkerPool) -> Result<(), WriteFailure> {
+        let api = self.namespaced::<PodDisruptionBudget>(key);
+        let there = match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&key.name)).await {
+            Ok(Ok(there)) => there,
+            Ok(Err(error)) => return Err(failure(BUDGET, &error)),
+            Err(_) => return Err(WriteFailure::Transient("no answer when reading the disruption budget".to_owned())),
+        };
+        let Some(own) = there.filter(|budget| {
+            budget.owner_references().iter().any(|owner| Some(&owner.uid) == pool.metadata.uid.as_ref())
+        }) else {
+            return Ok(());
+        };
+        let params = only(own.metadata.uid.as_deref().unwrap_or_default());
+        match self.write(BUDGET, api.delete(&key.name, &params)).await {
+            Ok(_) | Err(WriteFailure::Gone | WriteFailure::Conflict) => Ok(()),
+            Err(failure) => Err(failure),
         }
-        self.tell(Input::PoolProtected { pool: key, answer: answer.map(|_| ()) });
     }
 
     /// An event on a session. Nothing waits for it and nothing depends on it.

@@ -2,9 +2,10 @@
 
 use camofleet_crds::v1alpha1::{
     BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, WorkerPool, WorkerPoolSpec,
+    WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Mono, Namespace, Now,
+    Change, Core, Effect, Input, Key, Mono, Namespace, Node, Now,
     pods::{Fate, Installation, RunnerPod, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -41,6 +42,10 @@ pub struct Fleet {
     version: u64,
     pools: BTreeMap<Key, WorkerPool>,
     runners: BTreeMap<String, RunnerState>,
+    pods: BTreeMap<String, RunnerPod>,
+    uids: u32,
+    /// Pods that were deleted, and whether they had a session then.
+    pub removed: Vec<(String, bool)>,
     /// The sessions as they stand.
     pub sessions: BTreeMap<String, BrowserSession>,
     /// Which pod each session was given to, in the order in which it happened.
@@ -60,17 +65,20 @@ impl Fleet {
             version: 10,
             pools: BTreeMap::new(),
             runners: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            uids: 0,
+            removed: Vec::new(),
             sessions: BTreeMap::new(),
             bound: Vec::new(),
         };
-        fleet.step([Input::Keys("{}".into()), Input::Leads]);
+        fleet.another_leads();
         fleet
     }
 
     /// A pool whose runners are there, each with a slot and a hot browser.
     pub fn pool(&mut self, namespace: &str, name: &str, runners: u32, spec: WorkerPoolSpec) {
-        let mut pool =
-            WorkerPool::new(name, WorkerPoolSpec { replicas: Some(i32::try_from(runners).unwrap()), ..spec });
+        let replicas = spec.autoscaling.is_none().then_some(i32::try_from(runners).unwrap());
+        let mut pool = WorkerPool::new(name, WorkerPoolSpec { replicas, ..spec });
         pool.metadata.namespace = Some(namespace.into());
         pool.metadata.uid = Some(format!("{namespace}/{name}"));
         pool.metadata.generation = Some(1);
@@ -79,7 +87,9 @@ impl Fleet {
         self.pools.insert(Key::of(&pool), pool.clone());
         let mut inputs = vec![Input::Pools(Change::Applied(Arc::new(pool.clone())))];
         for ordinal in 0..runners {
-            inputs.push(Input::Pods(Change::Applied(self.runner(&pool, ordinal))));
+            let pod = self.runner(&pool, ordinal);
+            self.pods.insert(pod.uid.clone(), pod.clone());
+            inputs.push(Input::Pods(Change::Applied(pod)));
         }
         self.step(inputs);
         let spoken = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
@@ -89,7 +99,12 @@ impl Fleet {
 
     fn runner(&mut self, pool: &WorkerPool, ordinal: u32) -> RunnerPod {
         let (key, uid) = (Key::of(pool), pool.metadata.uid.clone().unwrap());
-        let pod = format!("{uid}/{ordinal}");
+        // The first of a place is known by it.
+        let mut pod = format!("{uid}/{ordinal}");
+        if self.runners.contains_key(&pod) || self.removed.iter().any(|(removed, _)| *removed == pod) {
+            self.uids += 1;
+            pod = format!("{pod}-{}", self.uids);
+        }
         self.runners.insert(pod.clone(), state(Vec::new(), 1));
         let address: [u8; 4] = [10, 0, 0, u8::try_from(ordinal).unwrap()];
         RunnerPod {
@@ -177,6 +192,36 @@ impl Fleet {
         ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
     }
 
+    /// Runners that are there.
+    pub fn runners(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// What is published of a pool.
+    pub fn pool_status(&self, namespace: &str, name: &str) -> WorkerPoolStatus {
+        self.pools[&Key { namespace: namespace.into(), name: name.into() }].status.clone().unwrap_or_default()
+    }
+
+    /// Another operator takes over, which knows what was published.
+    pub fn another_leads(&mut self) {
+        self.core = Core::new(installation());
+        let sessions = self.sessions.values().cloned().map(Arc::new).collect();
+        let pools = self.pools.values().cloned().map(Arc::new).collect();
+        let pods = self.pods.values().cloned().collect();
+        let told = self.runners.iter().map(|(pod, state)| Input::Runner { pod: pod.clone(), state: state.clone() });
+        let node = Node { name: "node".into(), ready: true, cordoned: false, cpus: 64 };
+        let mut inputs = vec![
+            Input::Keys("{}".into()),
+            Input::Nodes(Change::All(vec![node])),
+            Input::Pools(Change::All(pools)),
+            Input::Pods(Change::All(pods)),
+            Input::Sessions(Change::All(sessions)),
+            Input::Leads,
+        ];
+        inputs.extend(told);
+        self.step(inputs);
+    }
+
     pub fn queued(&self) -> usize {
         self.core.load().unwrap().queued
     }
@@ -190,14 +235,14 @@ impl Fleet {
         let mut inputs: Vec<_> = inputs.into_iter().collect();
         loop {
             let effects = self.core.step(inputs, self.now());
-            inputs = effects.into_iter().filter_map(|effect| self.carry_out(effect)).collect();
+            inputs = effects.into_iter().flat_map(|effect| self.carry_out(effect)).collect();
             if inputs.is_empty() {
                 return;
             }
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+    fn carry_out(&mut self, effect: Effect) -> Vec<Input> {
         match effect {
             Effect::Bind { session: uid, pod, request, .. } => {
                 let generation = self.runners[&pod].generation + 1;
@@ -223,7 +268,7 @@ impl Fleet {
                     playwright_version: state.playwright_version.clone(),
                     session,
                 };
-                Some(Input::BindAnswered { session: uid, pod, answer: Ok(answer) })
+                vec![Input::BindAnswered { session: uid, pod, answer: Ok(answer) }]
             }
             Effect::PatchSession { session, status, .. } => {
                 self.version += 1;
@@ -231,7 +276,29 @@ impl Fleet {
                 patched.status = Some(*status);
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.sessions.insert(patched.metadata.uid.clone().unwrap(), patched.clone());
-                Some(Input::SessionPatched { session, answer: Ok(Arc::new(patched)) })
+                vec![Input::SessionPatched { session, answer: Ok(Arc::new(patched)) }]
+            }
+            Effect::CreatePod { pool, pod } => {
+                let (name, labels) = (pod.metadata.name.unwrap(), pod.metadata.labels.unwrap());
+                let ordinal = labels["camofleet.dev/ordinal"].parse().unwrap();
+                let made = RunnerPod {
+                    key: Key { namespace: pool.namespace.clone(), name: name.clone() },
+                    ..self.runner(&self.pools[&pool].clone(), ordinal)
+                };
+                self.pods.insert(made.uid.clone(), made.clone());
+                let created = Input::PodCreated { pool, name, answer: Ok(()) };
+                let told = Input::Runner { pod: made.uid.clone(), state: self.runners[&made.uid].clone() };
+                vec![created, Input::Pods(Change::Applied(made)), told]
+            }
+            Effect::DeletePod { pod, .. } => {
+                let serves = self.runners[&pod].sessions.iter().any(|session| self.sessions.contains_key(&session.uid));
+                self.removed.push((pod.clone(), serves));
+                let deleted = Input::PodDeleted { pod: pod.clone(), answer: Ok(()) };
+                if serves {
+                    return vec![deleted];
+                }
+                self.runners.remove(&pod);
+                vec![deleted, Input::Pods(Change::Gone(self.pods.remove(&pod).unwrap()))]
             }
             Effect::PatchPool { pool, status } => {
                 self.version += 1;
@@ -239,9 +306,9 @@ impl Fleet {
                 patched.status = Some(*status);
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
-                Some(Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) })
+                vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 }

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
 
 mod fleet;
+mod scaling;
 mod sharing;
 mod turns;

@@ -85,7 +85,7 @@ impl World {
     /// How many runners there should be, if there is a pool that is to stay.
     fn wished(&self) -> Option<usize> {
         let pool = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none())?;
-        Some(usize::try_from(pool.spec.desired_replicas()).unwrap())
+        Some(usize::try_from(pool.spec.fixed_replicas()).unwrap())
     }
 
     /// What must hold when everything has come to rest.

@@ -1,0 +1,172 @@
+//! How many runners an autoscaled pool should have: up at once with demand, down once demand was lower for a while.
+
+use super::{Core, Subject, io::Key, pools::Pool, queue::Demand, time::Mono};
+use camofleet_crds::v1alpha1::{Autoscaling, WorkerPoolSpec};
+use std::{collections::BTreeMap, time::Duration};
+
+/// What a pool's runners are needed for, in slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Need {
+    /// Sessions on its runners.
+    pub(super) running: u32,
+    /// Sessions that wait for it and that its limits would let in.
+    pub(super) waiting: u32,
+}
+
+impl Need {
+    /// The runners that have room for that and for the buffer.
+    fn replicas(self, wish: &Autoscaling, slots_per_runner: i32) -> i32 {
+        let buffer = u32::try_from(wish.buffer_slots).unwrap_or_default();
+        let slots = self.running.saturating_add(self.waiting).saturating_add(buffer);
+        let runners = slots.div_ceil(u32::try_from(slots_per_runner).unwrap_or(1).max(1));
+        i32::try_from(runners).unwrap_or(i32::MAX).clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
+    }
+}
+
+/// How many runners a pool is to have now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scale {
+    pub(super) desired: i32,
+    /// Since when fewer would have done, and how many would have at most.
+    fewer: Option<(Mono, i32)>,
+}
+
+impl Scale {
+    /// As it was when this operator came to the pool: what was published last, so that nothing is removed before it was
+    /// too much for as long as the pool says.
+    pub(super) fn resumed(spec: &WorkerPoolSpec, published: Option<i32>) -> Self {
+        let desired = match &spec.autoscaling {
+            Some(wish) => {
+                published.unwrap_or_default().clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
+            }
+            None => spec.fixed_replicas(),
+        };
+        Self { desired, fewer: None }
+    }
+
+    pub(super) fn follow(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
+        let Some(wish) = &spec.autoscaling else {
+            *self = Self { desired: spec.fixed_replicas(), fewer: None };
+            return;
+        };
+        let wished = need.replicas(wish, spec.slots_per_runner);
+        if wished >= self.desired {
+            *self = Self { desired: wished, fewer: None };
+            return;
+        }
+        // More than the pool may have now is not waited for.
+        self.desired = self.desired.min(wish.max_replicas);
+        let (since, most) = self.fewer.unwrap_or((now, wished));
+        let most = most.max(wished);
+        self.fewer = Some((since, most));
+        if since.after(delay_of(wish)) <= now {
+            // What would have done is what did at the busiest moment; from here on it is looked at anew.
+            *self = Self { desired: most, fewer: (wished < most).then_some((now, wished)) };
+        }
+    }
+
+    /// When there may be fewer.
+    pub(super) fn wakes(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
+        let (since, _) = self.fewer?;
+        spec.autoscaling.as_ref().map(|wish| since.after(delay_of(wish)))
+    }
+}
+
+fn delay_of(wish: &Autoscaling) -> Duration {
+    Duration::from_secs(u64::try_from(wish.scale_down_delay_seconds).unwrap_or_default())
+}
+
+impl Core {
+    /// What the runners of that pool are needed for.
+    pub(super) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
+        let limits = &pool.object.spec.limits;
+        let most = |limit: Option<i32>| limit.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or_default());
+        let running: u32 = pool.running.values().sum();
+        let mut by_tenant = BTreeMap::<&str, u32>::new();
+        for (demand, lane) in self.queue.lanes() {
+            if demand.means(key) && self.objection(key, pool, demand).is_none() {
+                let waiting = u32::try_from(lane.len()).unwrap_or(u32::MAX);
+                *by_tenant.entry(&demand.tenant).or_default() += self.share_of(key, demand, waiting);
+            }
+        }
+        // Runners for those who wait for their tenant's sessions to end would stand idle.
+        let of_tenants = by_tenant.iter().map(|(tenant, waiting)| {
+            let has = pool.running.get(*tenant).copied().unwrap_or_default();
+            (*waiting).min(most(limits.max_sessions_per_tenant).saturating_sub(has))
+        });
+        let waiting = of_tenants.fold(0_u32, u32::saturating_add);
+        Need { running, waiting: waiting.min(most(limits.max_sessions).saturating_sub(running)) }
+    }
+
+    /// For how many of so many sessions like that a pool has to have room: for all that name it, and of those that name none for
+    /// those that the pools before it, by name, can make no more runners for. So two do not make them for the same session.
+    fn share_of(&self, key: &Key, demand: &Demand, waiting: u32) -> u32 {
+        if demand.pool.is_some() {
+            return waiting;
+        }
+        let before = self.pools_for(demand).take_while(|(other, _)| *other != key);
+        let room = before.map(|(_, pool)| {
+            let most =
+                pool.object.spec.autoscaling.map_or(0, |wish| wish.max_replicas * pool.object.spec.slots_per_runner);
+            u32::try_from(most).unwrap_or_default().saturating_sub(pool.running.values().sum())
+        });
+        waiting.saturating_sub(room.fold(0, u32::saturating_add))
+    }
+
+    /// Autoscaled pools that may be meant by a session that begins or ceases to wait are looked at.
+    pub(super) fn demand_changed(&mut self, demand: &Demand) {
+        let scaled =
+            self.pools.iter().filter(|(key, pool)| pool.object.spec.autoscaling.is_some() && demand.means(key));
+        self.dirty.extend(scaled.map(|(key, _)| Subject::Pool(key.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(min: i32, max: i32, buffer: i32, slots: i32) -> WorkerPoolSpec {
+        let autoscaling =
+            Autoscaling { min_replicas: min, max_replicas: max, buffer_slots: buffer, scale_down_delay_seconds: 60 };
+        WorkerPoolSpec { autoscaling: Some(autoscaling), slots_per_runner: slots, ..WorkerPoolSpec::default() }
+    }
+
+    fn after(scale: &mut Scale, spec: &WorkerPoolSpec, second: i64, running: u32, waiting: u32) -> i32 {
+        scale.follow(spec, Need { running, waiting }, Mono(second * 1000));
+        scale.desired
+    }
+
+    #[test]
+    fn up_at_once_with_a_buffer_and_within_bounds() {
+        let spec = spec(1, 5, 2, 2);
+        let mut scale = Scale::resumed(&spec, None);
+        assert_eq!(scale.desired, 1);
+        assert_eq!(after(&mut scale, &spec, 0, 0, 0), 1);
+        assert_eq!(after(&mut scale, &spec, 1, 1, 0), 2, "one session, two slots to spare");
+        assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
+        assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
+    }
+
+    #[test]
+    fn down_to_what_the_busiest_moment_of_the_delay_needed() {
+        let spec = spec(0, 9, 0, 1);
+        let mut scale = Scale::resumed(&spec, Some(8));
+        assert_eq!(after(&mut scale, &spec, 0, 2, 0), 8);
+        assert_eq!(after(&mut scale, &spec, 30, 5, 0), 8);
+        assert_eq!(after(&mut scale, &spec, 59, 0, 0), 8);
+        assert_eq!(scale.wakes(&spec), Some(Mono(60_000)));
+        assert_eq!(after(&mut scale, &spec, 60, 0, 0), 5);
+        assert_eq!(after(&mut scale, &spec, 119, 0, 0), 5);
+        assert_eq!(after(&mut scale, &spec, 120, 0, 0), 0, "to zero");
+        assert_eq!(scale.wakes(&spec), None);
+        assert_eq!(after(&mut scale, &spec, 121, 0, 1), 1, "and back");
+    }
+
+    #[test]
+    fn a_lower_most_holds_at_once_and_fixed_replicas_are_what_they_are() {
+        let mut scale = Scale::resumed(&spec(0, 9, 0, 1), Some(8));
+        assert_eq!(after(&mut scale, &spec(0, 3, 0, 1), 0, 0, 0), 3);
+        let fixed = WorkerPoolSpec { replicas: Some(7), ..WorkerPoolSpec::default() };
+        assert_eq!(after(&mut scale, &fixed, 1, 0, 0), 7);
+    }
+}
