@@ -2,7 +2,7 @@
 
 use crate::figures::{Samples, milliseconds};
 use anyhow::{Context, Result};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     future::Future,
     time::{Duration, Instant},
@@ -65,7 +65,7 @@ impl Arrivals {
 
     /// The times between arrivals: exponentially distributed, by inversion.
     fn delays(self) -> impl FnMut() -> Duration {
-        let mut random = StdRng::seed_from_u64(9);
+        let mut random = SmallRng::seed_from_u64(9);
         move || match self {
             Self::OneAfterAnother | Self::AllAtOnce => Duration::ZERO,
             Self::Random { rate } => {

@@ -10,7 +10,7 @@ use camofleet_bench::{
     report::Report,
 };
 use clap::Args;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::{Duration, Instant};
 
 /// How many claims, and how often the leader is killed.
@@ -41,7 +41,7 @@ impl LeaderKill {
         let runners = self.claims.div_ceil(SLOTS_PER_RUNNER);
         harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
 
-        let mut random = StdRng::seed_from_u64(self.seed);
+        let mut random = SmallRng::seed_from_u64(self.seed);
         let (mut figures, mut gaps) = (Figures::default(), Samples::default());
         let mut left = self.claims;
         for kill in 0..self.kills {

@@ -31,8 +31,8 @@ const FLOOR: &str = "floor";
 const POOL: &str = "hot";
 /// The slots of each runner of a pool in which runners are not what is measured.
 const SLOTS_PER_RUNNER: usize = 4;
-/// Claims that come first and are not counted: they open connections, on both sides alike.
-const WARM_UP: usize = 20;
+/// Claims that come first, at once, and are not counted: they open connections, of the fleet and of the floor alike.
+const WARM_UP: usize = 64;
 /// A claim that is not Ready by then counts as one that is not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,7 +76,7 @@ impl Scenario {
 /// The floor of so many claims that arrive like that, after a warm-up. Nothing of it is left.
 async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<Figures> {
     let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, PATIENCE);
-    make(harness, Arrivals::OneAfterAnother, WARM_UP, claim).await?;
+    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
     measured(harness, FLOOR, arrivals, count, claim).await
 }
 
@@ -123,6 +123,6 @@ fn claim(claims: Claims, name: String) -> impl Future<Output = Result<Claim>> + 
 
 /// Claims that open the operator's connections.
 async fn warm_up(harness: &Harness) -> Result<()> {
-    make(harness, Arrivals::OneAfterAnother, WARM_UP, claim).await?;
+    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
     Ok(())
 }
