@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{fs, time::Duration};
 
-/// Cores, memory, kernel and processor of this machine.
+/// Cores, memory, kernel and processor of this machine, and how busy it was in the last minute: with others.
 pub fn describe() -> Value {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -12,6 +12,7 @@ pub fn describe() -> Value {
         "cores": cores,
         "memory_mb": field("/proc/meminfo", "MemTotal").and_then(|text| kilobytes(&text)).map(|kilobytes| kilobytes / 1024),
         "kernel": kernel.trim(),
+        "load": fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split_once(' ')?.0.parse::<f64>().ok()),
         "cpu": field("/proc/cpuinfo", "model name"),
     })
 }

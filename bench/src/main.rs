@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use camofleet_bench::{
     binaries::{Kubernetes, OperatorProgram},
     harness::{Harness, Options},
+    machine,
     simulator::Nodes,
 };
 use clap::Parser;
@@ -69,12 +70,13 @@ async fn measure(cli: Cli) -> Result<()> {
         let kubernetes = Kubernetes::find(cli.kubernetes).await?;
         eprintln!("building the operator, if that was not done yet");
         let operator = OperatorProgram::find(cli.operator).await?;
+        let machine = machine::describe();
         eprintln!("starting the control plane");
         let nodes = Nodes { count: cli.nodes, cpus: cli.cpus };
         let launch_time = Duration::from_millis(cli.launch_milliseconds);
-        Harness::start(Options { kubernetes, operator, nodes, launch_time }).await
+        anyhow::Ok((machine, Harness::start(Options { kubernetes, operator, nodes, launch_time }).await?))
     };
-    let harness = tokio::select! {
+    let (machine, harness) = tokio::select! {
         started = starting => started?,
         () = &mut stopped => bail!("interrupted"),
     };
@@ -84,6 +86,6 @@ async fn measure(cli: Cli) -> Result<()> {
     };
     let versions = harness.versions().await;
     harness.stop().await.context("not all could be stopped")?;
-    outcome?.print(versions?);
+    outcome?.print(machine, versions?);
     Ok(())
 }

@@ -3,7 +3,6 @@
 use crate::{
     arrivals::Figures,
     figures::{number, ratio},
-    machine,
     operator::Writes,
 };
 use serde_json::{Map, Value, json};
@@ -81,8 +80,8 @@ impl Report {
         self.set("writes_per_session", ratio(number(writes.of_kind(SESSION_WRITE)), number(sessions)));
     }
 
-    /// Prints it.
-    pub fn print(mut self, versions: Value) {
+    /// Prints it, with what it was measured on and what with.
+    pub fn print(mut self, machine: Value, versions: Value) {
         println!(
             "{:<24} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}",
             "milliseconds", "n", "not ready", "p50", "p90", "p99", "total"
@@ -100,7 +99,7 @@ impl Report {
         }
         println!();
         self.set("scenario", self.scenario);
-        self.set("machine", machine::describe());
+        self.set("machine", machine);
         self.set("versions", versions);
         println!("{}", rounded(Value::Object(self.figures)));
     }

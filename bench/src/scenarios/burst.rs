@@ -1,6 +1,6 @@
 //! Claims on hot slots, all at once.
 
-use super::{FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, leader, measured, warm_up};
+use super::{FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, leader, measured, settle, warm_up};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Figures},
@@ -41,6 +41,7 @@ impl Burst {
         for round in 0..self.rounds {
             eprintln!("round {} of {}", round + 1, self.rounds);
             warm_up(harness).await?;
+            settle(&operator).await?;
             let before = operator.metrics().await?.writes();
             fleet.merge(&measured(harness, FLEET, Arrivals::AllAtOnce, self.claims, claim).await?);
             writes = writes.and(operator.metrics().await?.writes().since(&before));

@@ -1,6 +1,6 @@
 //! A long queue on few slots: what it costs while nothing changes, and how fast it is served when slots free up.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
@@ -31,7 +31,6 @@ pub struct Drain {
 }
 
 const QUEUE_PATIENCE: Duration = Duration::from_secs(300);
-const SETTLE: Duration = Duration::from_secs(3);
 /// Creates at once.
 const CREATES: usize = 64;
 
@@ -55,7 +54,7 @@ impl Drain {
             .await?;
         let waits = |state| state == SessionState::Queued;
         harness.sessions.wait_for(self.sessions, FLEET, "Queued", QUEUE_PATIENCE, |seen| waits(seen.state)).await?;
-        tokio::time::sleep(SETTLE).await;
+        settle(&operator).await?;
         let (start, idle) = (operator.usage()?, Duration::from_secs(self.idle_seconds));
         tokio::time::sleep(idle).await;
         let end = operator.usage()?;

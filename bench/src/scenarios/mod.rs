@@ -9,7 +9,7 @@ mod scale;
 mod sequential;
 mod sustained;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
     harness::{Claims, Harness},
@@ -20,7 +20,7 @@ use clap::Subcommand;
 use std::{
     future::Future,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The namespace of what is measured.
@@ -35,6 +35,9 @@ const SLOTS_PER_RUNNER: usize = 4;
 const WARM_UP: usize = 64;
 /// A claim that is not Ready by then counts as one that is not.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// An operator that wrote nothing for so long has nothing to do.
+const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
@@ -114,6 +117,21 @@ async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
     let mut operator = harness.operator(identity)?;
     operator.wait_until_leading().await?;
     Ok(operator)
+}
+
+/// Waits until the operator has written all that it still had to, such as events.
+async fn settle(operator: &Operator) -> Result<()> {
+    let began = Instant::now();
+    let mut writes = operator.metrics().await?.writes();
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        let now = operator.metrics().await?.writes();
+        if now == writes {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < SETTLE_PATIENCE, "the operator writes without end: {}", now.since(&writes).to_json());
+        writes = now;
+    }
 }
 
 /// Makes a claim of the measured pool.

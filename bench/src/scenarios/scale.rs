@@ -1,6 +1,6 @@
 //! Many runners and sessions: what the operator needs for them, and how soon one that starts binds.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
 use anyhow::{Context, Result};
 use camofleet_bench::{
     arrivals::{Arrivals, Figures},
@@ -30,8 +30,6 @@ pub struct Scale {
 
 /// A pool with room, when all other slots are taken.
 const SPARE: &str = "spare";
-/// What is still under way when the last session is Ready: events, the pool's status.
-const SETTLE: Duration = Duration::from_secs(5);
 
 impl Scale {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
@@ -52,7 +50,10 @@ impl Scale {
         report.fleet(&figures);
         report.writes(&operator.metrics().await?.writes().since(&before), sessions);
 
-        tokio::time::sleep(SETTLE).await;
+        report.set("busy_memory_mb", operator.usage()?.memory / 1024);
+        let ready = Instant::now();
+        settle(&operator).await?;
+        report.set("settled_seconds", ready.elapsed().as_secs_f64());
         eprintln!("idle for {} s", self.idle_seconds);
         let (start, idle) = (operator.usage()?, Duration::from_secs(self.idle_seconds));
         tokio::time::sleep(idle).await;

@@ -1,6 +1,6 @@
 //! Claims on hot slots, one after another.
 
-use super::{FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, leader, measured, warm_up};
+use super::{FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, leader, measured, settle, warm_up};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
@@ -32,6 +32,7 @@ impl Sequential {
         let runners = (self.claims + WARM_UP).div_ceil(SLOTS_PER_RUNNER);
         harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
         warm_up(harness).await?;
+        settle(&operator).await?;
         let before = operator.metrics().await?.writes();
         let fleet = measured(harness, FLEET, Arrivals::OneAfterAnother, self.claims, claim).await?;
         let writes = operator.metrics().await?.writes().since(&before);

@@ -1,6 +1,6 @@
 //! Claims that come at random at a rate, and live briefly.
 
-use super::{FLEET, FLOOR, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, floor, leader, make, measured, warm_up};
+use super::{FLEET, FLOOR, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, floor, leader, make, measured, settle, warm_up};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
@@ -61,6 +61,7 @@ impl Sustained {
         harness.simulator.let_sessions_live(Some(life));
         warm_up(harness).await?;
         wait_until_gone(harness).await?;
+        settle(&operator).await?;
         let (before, used) = (operator.metrics().await?.writes(), operator.usage()?);
         let mut fleet = Figures::default();
         let run = make(harness, arrivals, claims, claim).await?;
