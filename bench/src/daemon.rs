@@ -81,6 +81,11 @@ impl Daemon {
         pid.with_context(|| format!("{} has ended: {}", self.spec.name, self.last_words()))
     }
 
+    /// Its process, while nobody has found out that it has ended.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// Kills it, and waits until it is gone.
     ///
     /// # Errors

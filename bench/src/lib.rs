@@ -5,6 +5,7 @@
 pub mod arrivals;
 pub mod binaries;
 pub mod control_plane;
+pub mod cpu;
 pub mod daemon;
 pub mod figures;
 pub mod harness;

@@ -45,6 +45,35 @@ impl Usage {
     }
 }
 
+/// The CPU time that this machine has spent since it was started, and how much of it was taken by its host for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Not idle.
+    pub busy: Duration,
+    /// Wished for, and not given.
+    pub stolen: Duration,
+}
+
+impl Spent {
+    /// What it is now.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn now() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        Self::read(&stat).context("/proc/stat is not as proc(5) has it")
+    }
+
+    /// user, nice, system, idle, iowait, irq, softirq, steal: in hundredths of a second.
+    fn read(stat: &str) -> Option<Self> {
+        let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+        let times: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+        let [user, nice, system, _, _, irq, softirq, steal] = *times.first_chunk()?;
+        let time = |hundredths: u64| Duration::from_millis(hundredths * 10);
+        Some(Self { busy: time(user + nice + system + irq + softirq), stolen: time(steal) })
+    }
+}
+
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| {
@@ -74,6 +103,13 @@ mod tests {
     fn cpu_time_is_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1000 100 18446744073709551615";
         assert_eq!(cpu_time(stat), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn the_machines_time_is_read() {
+        let stat = "cpu  100 0 200 5000 7 0 300 40 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        let (busy, stolen) = (Duration::from_secs(6), Duration::from_millis(400));
+        assert_eq!(Spent::read(stat), Some(Spent { busy, stolen }));
     }
 
     #[test]

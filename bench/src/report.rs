@@ -94,7 +94,7 @@ impl Report {
         println!();
         for (key, value) in &self.figures {
             if !value.is_null() {
-                println!("{key:<28} {}", shown(value));
+                println!("{key:<28} {}", shown(&rounded(value.clone())));
             }
         }
         println!();

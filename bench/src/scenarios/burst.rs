@@ -4,6 +4,7 @@ use super::{FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, leader,
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Figures},
+    cpu::CpuWatch,
     harness::{Harness, lasting_pool},
     operator::Writes,
     report::Report,
@@ -42,8 +43,9 @@ impl Burst {
             eprintln!("round {} of {}", round + 1, self.rounds);
             warm_up(harness).await?;
             settle(&operator).await?;
-            let before = operator.metrics().await?.writes();
+            let (before, watch) = (operator.metrics().await?.writes(), CpuWatch::start(harness, &operator)?);
             fleet.merge(&measured(harness, FLEET, Arrivals::AllAtOnce, self.claims, claim).await?);
+            report.set("cpu_percent", watch.percent(harness, &operator)?);
             writes = writes.and(operator.metrics().await?.writes().since(&before));
             harness.wait_for_hot(FLEET, POOL, i32::try_from(runners * SLOTS_PER_RUNNER)?).await?;
         }

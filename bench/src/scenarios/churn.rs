@@ -4,6 +4,7 @@ use super::{FLEET, POOL, claim, leader, make};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
+    cpu::CpuWatch,
     figures::number,
     harness::{Harness, lasting_pool},
     report::Report,
@@ -54,10 +55,10 @@ impl Churn {
         };
         let writes = async {
             tokio::time::sleep_until(begin.into()).await;
-            let (before, used) = (operator.metrics().await?.writes(), operator.usage()?);
+            let (before, watch) = (operator.metrics().await?.writes(), CpuWatch::start(harness, &operator)?);
             tokio::time::sleep_until(end.into()).await;
-            let (after, spent) = (operator.metrics().await?.writes(), operator.usage()?);
-            anyhow::Ok((after.since(&before), spent.cpu.saturating_sub(used.cpu)))
+            let after = operator.metrics().await?.writes();
+            anyhow::Ok((after.since(&before), watch.percent(harness, &operator)?))
         };
         let loops = try_join_all((0..self.outstanding).map(|_| one_after_another()));
         let (claims, (writes, cpu)) = tokio::try_join!(loops, writes)?;
@@ -73,7 +74,7 @@ impl Churn {
         report.set("claims_per_second", ready / seconds);
         report.set("runners", self.runners);
         report.set("outstanding", self.outstanding);
-        report.set("operator_cpu_percent", cpu.as_secs_f64() / seconds * 100.0);
+        report.set("cpu_percent", cpu);
         report.set("doubled", harness.simulator.record().doubled().len());
         operator.stop().await?;
         Ok(report)

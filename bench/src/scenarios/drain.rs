@@ -4,6 +4,7 @@ use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
+    cpu::CpuWatch,
     figures::{number, ratio},
     harness::{Harness, lasting_pool, of_pool},
     report::Report,
@@ -62,7 +63,7 @@ impl Drain {
 
         eprintln!("slots free up");
         harness.simulator.let_sessions_live(Some(Duration::from_millis(self.life_milliseconds)));
-        let began = Instant::now();
+        let (began, watch) = (Instant::now(), CpuWatch::start(harness, &operator)?);
         for runner in fillers {
             for session in runner.state().sessions {
                 runner.end_by_itself(&session.uid)?;
@@ -70,7 +71,7 @@ impl Drain {
         }
         let ended = |seen: &camofleet_bench::sessions::Seen| seen.finished.is_some() || seen.gone;
         harness.sessions.wait_for(self.sessions + slots, FLEET, "finished", QUEUE_PATIENCE, ended).await?;
-        let took = began.elapsed();
+        let (took, cpu_percent) = (began.elapsed(), watch.percent(harness, &operator)?);
         let cpu = operator.usage()?.cpu.saturating_sub(end.cpu);
         let seen = harness.sessions.all(FLEET);
         report.set("sessions", self.sessions);
@@ -83,7 +84,7 @@ impl Drain {
         report.set("per_session_ms", ratio(took.as_secs_f64() * 1000.0, number(self.sessions)));
         report.set("sessions_per_second", ratio(number(self.sessions), took.as_secs_f64()));
         report.set("operator_cpu_ms_per_session", ratio(cpu.as_secs_f64() * 1000.0, number(self.sessions)));
-        report.set("operator_cpu_percent", cpu.as_secs_f64() / took.as_secs_f64() * 100.0);
+        report.set("cpu_percent", cpu_percent);
         report.set("peak_memory_mb", operator.usage()?.peak_memory / 1024);
         report.set("doubled", harness.simulator.record().doubled().len());
         report.writes(&operator.metrics().await?.writes().since(&before), self.sessions);

@@ -4,6 +4,7 @@ use super::{FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, leader,
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
+    cpu::CpuWatch,
     harness::{Harness, lasting_pool},
     report::Report,
 };
@@ -33,8 +34,9 @@ impl Sequential {
         harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
         warm_up(harness).await?;
         settle(&operator).await?;
-        let before = operator.metrics().await?.writes();
+        let (before, watch) = (operator.metrics().await?.writes(), CpuWatch::start(harness, &operator)?);
         let fleet = measured(harness, FLEET, Arrivals::OneAfterAnother, self.claims, claim).await?;
+        report.set("cpu_percent", watch.percent(harness, &operator)?);
         let writes = operator.metrics().await?.writes().since(&before);
         operator.stop().await?;
 

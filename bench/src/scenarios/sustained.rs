@@ -4,7 +4,8 @@ use super::{FLEET, FLOOR, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, floor, leader
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
-    figures::ratio,
+    cpu::CpuWatch,
+    figures::{number, ratio},
     harness::{Claims, Harness, lasting_pool},
     report::Report,
 };
@@ -64,7 +65,9 @@ impl Sustained {
         settle(&operator).await?;
         let (before, used) = (operator.metrics().await?.writes(), operator.usage()?);
         let mut fleet = Figures::default();
+        let watch = CpuWatch::start(harness, &operator)?;
         let run = make(harness, arrivals, claims, claim).await?;
+        report.set("cpu_percent", watch.percent(harness, &operator)?);
         let queued = harness.sessions.count(FLEET, |seen| seen.was_queued);
         wait_until_gone(harness).await?;
         fleet.add(&run);
@@ -78,8 +81,7 @@ impl Sustained {
         report.set("rate", self.rate);
         report.set("queued", queued);
         report.set("floor_with_ends_p50_ms", whole_lives.latencies.percentile(50));
-        report
-            .set("operator_cpu_ms_per_session", cpu.as_secs_f64() * 1000.0 / camofleet_bench::figures::number(claims));
+        report.set("operator_cpu_ms_per_session", cpu.as_secs_f64() * 1000.0 / number(claims));
         if self.highest {
             let limit = bare.latencies.percentile(50).unwrap_or_default() * LIMIT;
             let held = self.highest_rate("the fleet", limit, async |rate| {
