@@ -84,20 +84,22 @@ impl Sustained {
         report.set("operator_cpu_ms_per_session", cpu.as_secs_f64() * 1000.0 / number(claims));
         if self.highest {
             let limit = bare.latencies.percentile(50).unwrap_or_default() * LIMIT;
-            let held = self.highest_rate("the fleet", limit, async |rate| {
+            let held = self.highest_rate("the fleet", self.rate, limit, async |rate| {
                 let run = make(harness, Arrivals::Random { rate }, count(rate, self.step_seconds), claim).await?;
                 wait_until_gone(harness).await?;
                 Ok(run)
             });
             let held = held.await?;
             operator.stop().await?;
+            // What the fleet holds, the floor alone holds as well: it need not be tried from the first rate on.
+            let from = held.max(self.rate);
             let bare = async |rate: f64| {
                 let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, PATIENCE);
                 self.step(harness, rate, claim).await
             };
-            let bare_held = self.highest_rate("the floor", limit, bare).await?;
+            let bare_held = self.highest_rate("the floor", from, limit, bare).await?;
             let with_ends = async |rate: f64| self.step(harness, rate, whole_life).await;
-            let with_ends_held = self.highest_rate("the floor with ends", limit, with_ends).await?;
+            let with_ends_held = self.highest_rate("the floor with ends", self.rate, limit, with_ends).await?;
             report.set("highest_rate", held);
             report.set("floor_highest_rate", bare_held);
             report.set("floor_with_ends_highest_rate", with_ends_held);
@@ -118,9 +120,15 @@ impl Sustained {
         Ok(run)
     }
 
-    /// The last rate that was held.
-    async fn highest_rate(&self, whose: &str, limit: f64, run: impl AsyncFn(f64) -> Result<Vec<Claim>>) -> Result<f64> {
-        let (mut held, mut rate) = (0.0, self.rate);
+    /// The last rate that was held, from that one on; 0 when that was not.
+    async fn highest_rate(
+        &self,
+        whose: &str,
+        from: f64,
+        limit: f64,
+        run: impl AsyncFn(f64) -> Result<Vec<Claim>>,
+    ) -> Result<f64> {
+        let (mut held, mut rate) = (0.0, from);
         while rate <= HIGHEST_RATE {
             let claims = run(rate).await?;
             let is_held = is_held(&claims, limit);
