@@ -21,7 +21,7 @@ check_format() {
 # SC1090, SC1091, SC2034, SC2154: the files of lib/ read each other's variables.
 check_shell() {
   apt_install shellcheck
-  shellcheck --exclude=SC1090,SC1091,SC2034,SC2154 --severity=style dev/up dev/down dev/cluster dev/test dev/kubectl dev/helm dev/install-yaml dev/lib/*.sh .ci/run
+  shellcheck --exclude=SC1090,SC1091,SC2034,SC2154 --severity=style dev/up dev/down dev/cluster dev/test dev/kubectl dev/kubernetes-bin dev/helm dev/install-yaml dev/lib/*.sh .ci/run
 }
 
 check_clippy() {

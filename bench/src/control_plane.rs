@@ -1,0 +1,288 @@
+//! Kubernetes without nodes: etcd, an API server, a scheduler, and of the controllers those that delete what nobody owns any
+//! more, on loopback and in a temporary folder.
+
+use crate::{
+    binaries::Kubernetes,
+    daemon::{Daemon, Spec},
+};
+use anyhow::{Context, Result, bail};
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use std::{
+    ffi::OsString,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// How long the API server may take until it answers.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// What the API server says of itself when asked for `/readyz`.
+const READY: &str = "ok";
+
+/// Who calls the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// May do anything, and is never made to wait by the API server's flow control.
+    Admin,
+    /// The operator's service account: its flow is that of any service account.
+    Operator,
+}
+
+impl User {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "camofleet-bench",
+            Self::Operator => "system:serviceaccount:camo-fleet:camofleet-operator",
+        }
+    }
+
+    fn groups(self) -> &'static str {
+        match self {
+            Self::Admin => "system:masters",
+            Self::Operator => "system:serviceaccounts,system:serviceaccounts:camo-fleet",
+        }
+    }
+}
+
+/// The running control plane. It is gone when this is dropped.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// The store.
+    pub etcd: Daemon,
+    /// The API server.
+    pub api_server: Daemon,
+    /// Puts pods on nodes.
+    pub scheduler: Daemon,
+    /// Collects garbage, empties namespaces, and gives them their service account.
+    pub controller_manager: Daemon,
+    folder: TempDir,
+}
+
+impl ControlPlane {
+    /// Starts all of it, and waits until the API server answers.
+    ///
+    /// # Errors
+    /// When a program cannot be started, or ends, or does not answer in time.
+    pub async fn start(kubernetes: &Kubernetes) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("camofleet-bench-").tempdir();
+        let folder = folder.context("cannot make a temporary folder")?;
+        let path = folder.path();
+        let [client_port, peer_port, api_port] = free_ports()?;
+        write_keys(path)?;
+        write_users(path, api_port)?;
+        let etcd = Daemon::start(etcd(kubernetes, path, client_port, peer_port))?;
+        let mut api_server = Daemon::start(api_server(kubernetes, path, client_port, api_port))?;
+        wait_for_api_server(path, &mut api_server).await?;
+        let scheduler = Daemon::start(component(kubernetes, path, "kube-scheduler", &[]))?;
+        let controllers =
+            "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller".into();
+        let controller_manager = Daemon::start(component(kubernetes, path, "kube-controller-manager", &[controllers]))?;
+        Ok(Self { etcd, api_server, scheduler, controller_manager, folder })
+    }
+
+    /// Where the kubeconfig of that user is.
+    pub fn kubeconfig(&self, user: User) -> PathBuf {
+        kubeconfig_path(self.folder.path(), user)
+    }
+
+    /// How that user reaches the API server.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn config(&self, user: User) -> Result<Config> {
+        config_of(self.folder.path(), user).await
+    }
+
+    /// A client of that user, with connections of its own.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client(&self, user: User) -> Result<Client> {
+        Ok(Client::try_from(self.config(user).await?)?)
+    }
+
+    /// A file of that name, for as long as the control plane is there.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Ends all of it, the store last.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be killed.
+    pub async fn stop(&mut self) -> Result<()> {
+        for daemon in [&mut self.controller_manager, &mut self.scheduler, &mut self.api_server, &mut self.etcd] {
+            daemon.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the API server answers again.
+    ///
+    /// # Errors
+    /// When it ended, or does not answer in time.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
+        wait_for_api_server(self.folder.path(), &mut self.api_server).await
+    }
+}
+
+async fn wait_for_api_server(folder: &Path, api_server: &mut Daemon) -> Result<()> {
+    let began = Instant::now();
+    let mut said = "it did not answer yet".to_owned();
+    while began.elapsed() < START_PATIENCE {
+        api_server.pid()?;
+        // It makes its certificate when it starts for the first time: before that nobody can know whom to trust.
+        if folder.join(CERTIFICATE).is_file() {
+            let client = Client::try_from(config_of(folder, User::Admin).await?)?;
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            match tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await {
+                Ok(Ok(answer)) if answer == READY => return Ok(()),
+                Ok(Ok(answer)) => said = answer,
+                Ok(Err(error)) => said = error.to_string(),
+                Err(_) => "it did not answer in 2 s".clone_into(&mut said),
+            }
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    let seconds = START_PATIENCE.as_secs();
+    bail!("the API server was not ready after {seconds} s: {said}; its log ends: {}", api_server.last_words())
+}
+
+/// Where the API server puts its self-made certificate, with that of the authority that signed it.
+const CERTIFICATE: &str = "certificates/apiserver.crt";
+const SIGNING_KEY: &str = "service-accounts.key";
+const VERIFYING_KEY: &str = "service-accounts.pub";
+const TOKENS: &str = "tokens.csv";
+
+/// With the flags of the dev cluster, so that figures of both can be compared.
+fn etcd(kubernetes: &Kubernetes, folder: &Path, client_port: u16, peer_port: u16) -> Spec {
+    let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+    let args = [
+        format!("--data-dir={}", folder.join("etcd").display()),
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+    ];
+    spec(kubernetes, folder, "etcd", args)
+}
+
+fn api_server(kubernetes: &Kubernetes, folder: &Path, etcd_port: u16, port: u16) -> Spec {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let args = [
+        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--advertise-address=127.0.0.1".to_owned(),
+        "--endpoint-reconciler-type=none".to_owned(),
+        format!("--secure-port={port}"),
+        format!("--cert-dir={}", path("certificates")),
+        format!("--token-auth-file={}", path(TOKENS)),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--service-account-key-file={}", path(VERIFYING_KEY)),
+        format!("--service-account-signing-key-file={}", path(SIGNING_KEY)),
+        "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+        "--authorization-mode=Node,RBAC".to_owned(),
+        // The controller that would take the taint away again is not there.
+        "--disable-admission-plugins=TaintNodesByCondition".to_owned(),
+    ];
+    spec(kubernetes, folder, "kube-apiserver", args)
+}
+
+/// A client of the API server. At its default rate it could not keep up with what is measured.
+fn component(kubernetes: &Kubernetes, folder: &Path, name: &str, more: &[String]) -> Spec {
+    let mut args = vec![
+        format!("--kubeconfig={}", kubeconfig_path(folder, User::Admin).display()),
+        "--leader-elect=false".to_owned(),
+        "--secure-port=0".to_owned(),
+        "--kube-api-qps=2000".to_owned(),
+        "--kube-api-burst=4000".to_owned(),
+    ];
+    args.extend_from_slice(more);
+    spec(kubernetes, folder, name, args)
+}
+
+fn spec(kubernetes: &Kubernetes, folder: &Path, name: &str, args: impl IntoIterator<Item = String>) -> Spec {
+    Spec {
+        name: name.to_owned(),
+        program: kubernetes.program(name),
+        args: args.into_iter().map(OsString::from).collect(),
+        env: Vec::new(),
+        log: folder.join(format!("{name}.log")),
+    }
+}
+
+/// Ports that are free now. Somebody else could take one before it is used; then its program ends, and says so.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut listeners = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port is free on 127.0.0.1")?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}
+
+/// The key with which the API server signs tokens of service accounts. Nobody here uses one, and it does not start without.
+fn write_keys(folder: &Path) -> Result<()> {
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
+    let document = document.context("cannot make a key for service accounts")?;
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref())?;
+    let public = AsDer::<PublicKeyX509Der>::as_der(pair.public_key())?;
+    fs::write(folder.join(SIGNING_KEY), pem("PRIVATE KEY", document.as_ref()))?;
+    fs::write(folder.join(VERIFYING_KEY), pem("PUBLIC KEY", public.as_ref()))?;
+    Ok(())
+}
+
+fn pem(what: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", BASE64_STANDARD.encode(der))
+}
+
+fn write_users(folder: &Path, api_port: u16) -> Result<()> {
+    let mut tokens = Vec::new();
+    for user in [User::Admin, User::Operator] {
+        let (name, token) = (user.name(), Uuid::new_v4().to_string());
+        tokens.push(format!("{token},{name},{name},\"{}\"\n", user.groups()));
+        let kubeconfig = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "bench",
+            "clusters": [{ "name": "bench", "cluster": {
+                "server": format!("https://127.0.0.1:{api_port}"),
+                "certificate-authority": folder.join(CERTIFICATE),
+            } }],
+            "users": [{ "name": "bench", "user": { "token": token } }],
+            "contexts": [{ "name": "bench", "context": { "cluster": "bench", "user": "bench", "namespace": "default" } }],
+        });
+        fs::write(kubeconfig_path(folder, user), kubeconfig.to_string())?;
+    }
+    fs::write(folder.join(TOKENS), tokens.concat()).context("cannot write the API server's users")
+}
+
+fn kubeconfig_path(folder: &Path, user: User) -> PathBuf {
+    folder.join(match user {
+        User::Admin => "admin.kubeconfig",
+        User::Operator => "operator.kubeconfig",
+    })
+}
+
+async fn config_of(folder: &Path, user: User) -> Result<Config> {
+    let path = kubeconfig_path(folder, user);
+    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    config.with_context(|| format!("{} says nothing that can be used", path.display()))
+}

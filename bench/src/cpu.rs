@@ -1,0 +1,65 @@
+//! Who used the CPUs while something was measured: what limits it, and whether the machine was ours.
+
+use crate::{
+    daemon::Daemon,
+    harness::Harness,
+    machine::{Spent, Usage},
+    operator::Operator,
+};
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// A measurement that has begun.
+#[derive(Debug)]
+pub struct CpuWatch {
+    since: Instant,
+    machine: Spent,
+    processes: BTreeMap<&'static str, Duration>,
+}
+
+impl CpuWatch {
+    /// Begins.
+    ///
+    /// # Errors
+    /// When the kernel does not tell what was used.
+    pub fn start(harness: &Harness, operator: &Operator) -> Result<Self> {
+        Ok(Self { since: Instant::now(), machine: Spent::now()?, processes: processes(harness, operator) })
+    }
+
+    /// Percent of one CPU since the beginning, by process. `bench` is the measuring client with the simulator, `others` is
+    /// who has nothing to do with it, `stolen` what the host of a virtual machine did not give.
+    ///
+    /// # Errors
+    /// When the kernel does not tell what was used.
+    pub fn percent(&self, harness: &Harness, operator: &Operator) -> Result<Value> {
+        let elapsed = self.since.elapsed();
+        let percent = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64() * 100.0;
+        let now = Spent::now()?;
+        let mut used = json!({ "stolen": percent(now.stolen.saturating_sub(self.machine.stolen)) });
+        let mut others = now.busy.saturating_sub(self.machine.busy);
+        for (name, time) in processes(harness, operator) {
+            let time = time.saturating_sub(self.processes.get(name).copied().unwrap_or_default());
+            others = others.saturating_sub(time);
+            used[name] = json!(percent(time));
+        }
+        used["others"] = json!(percent(others));
+        Ok(used)
+    }
+}
+
+fn processes(harness: &Harness, operator: &Operator) -> BTreeMap<&'static str, Duration> {
+    let control_plane = &harness.control_plane;
+    let pids = [
+        ("etcd", control_plane.etcd.id()),
+        ("api_server", control_plane.api_server.id()),
+        ("scheduler", control_plane.scheduler.id()),
+        ("controller_manager", control_plane.controller_manager.id()),
+        ("operator", Daemon::id(&operator.daemon)),
+        ("bench", Some(std::process::id())),
+    ];
+    pids.into_iter().filter_map(|(name, pid)| Some((name, Usage::of(pid?).ok()?.cpu))).collect()
+}

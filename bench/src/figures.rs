@@ -1,0 +1,95 @@
+//! What is made of samples.
+
+use std::time::Duration;
+
+/// Times in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// One more.
+    pub fn add(&mut self, took: Duration) {
+        self.0.push(milliseconds(took));
+    }
+
+    /// Those of another as well.
+    pub fn extend(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The smallest sample that so many of a hundred do not exceed; none of none.
+    pub fn percentile(&self, percent: usize) -> Option<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get((sorted.len() * percent).div_ceil(100).max(1) - 1).copied()
+    }
+
+    /// The mean; none of none.
+    pub fn mean(&self) -> Option<f64> {
+        ratio(self.0.iter().sum(), number(self.0.len()))
+    }
+}
+
+impl FromIterator<Duration> for Samples {
+    fn from_iter<I: IntoIterator<Item = Duration>>(times: I) -> Self {
+        Self(times.into_iter().map(milliseconds).collect())
+    }
+}
+
+/// A time in milliseconds.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// A count, to reckon with.
+pub fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The quotient; none when there is nothing to divide by.
+pub fn ratio(of: f64, to: f64) -> Option<f64> {
+    (to > 0.0).then(|| of / to)
+}
+
+/// Jain's index of fairness: 1 when all have the same, 1/n when one has all; none when nobody has anything.
+pub fn jain_index(shares: &[f64]) -> Option<f64> {
+    let (sum, squares) = (shares.iter().sum::<f64>(), shares.iter().map(|share| share * share).sum::<f64>());
+    ratio(sum * sum, number(shares.len()) * squares)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(milliseconds: impl IntoIterator<Item = u64>) -> Samples {
+        milliseconds.into_iter().map(Duration::from_millis).collect()
+    }
+
+    #[test]
+    fn a_percentile_is_a_sample() {
+        let hundred = samples((1..=100).rev());
+        assert_eq!([50, 90, 99, 100].map(|percent| hundred.percentile(percent)), [50.0, 90.0, 99.0, 100.0].map(Some));
+        let three = samples([3, 1, 2]);
+        assert_eq!([0, 50, 67, 99].map(|percent| three.percentile(percent)), [1.0, 2.0, 3.0, 3.0].map(Some));
+        assert_eq!(Samples::default().percentile(50), None);
+    }
+
+    #[test]
+    fn a_mean_of_nothing_is_none() {
+        assert_eq!(samples([1, 2, 6]).mean(), Some(3.0));
+        assert_eq!(Samples::default().mean(), None);
+    }
+
+    #[test]
+    fn fairness_is_one_among_equals_and_the_least_when_one_has_all() {
+        assert_eq!(jain_index(&[5.0, 5.0, 5.0, 5.0]), Some(1.0));
+        assert_eq!(jain_index(&[8.0, 0.0, 0.0, 0.0]), Some(0.25));
+        assert_eq!(jain_index(&[0.0, 0.0]), None);
+        assert_eq!(jain_index(&[]), None);
+    }
+}

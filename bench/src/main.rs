@@ -1,0 +1,91 @@
+//! Measures the operator: `cargo run --release -p camofleet-bench -- SCENARIO`. Each scenario starts what it needs, stops it
+//! again, prints a table and ends with one line of JSON. Figures are of one run, with the floor of the same run beside them,
+//! so that ratios mean something on any machine.
+
+mod scenarios;
+
+use anyhow::{Context, Result, bail};
+use camofleet_bench::{
+    binaries::{Kubernetes, OperatorProgram},
+    harness::{Harness, Options},
+    machine,
+    simulator::Nodes,
+};
+use clap::Parser;
+use scenarios::Scenario;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measures the operator on a real API server, with simulated runners.
+#[derive(Debug, Parser)]
+#[command(name = "camofleet-bench", version)]
+struct Cli {
+    /// The operator's program. Absent: this checkout's, built in release mode.
+    #[arg(long, global = true)]
+    operator: Option<PathBuf>,
+    /// Folder with etcd and the programs of Kubernetes. Absent: those that dev/up uses, built where they are not there.
+    #[arg(long, global = true)]
+    kubernetes: Option<PathBuf>,
+    /// Simulated nodes.
+    #[arg(long, global = true, default_value_t = 10)]
+    nodes: usize,
+    /// CPUs of each node. The operator launches at most as many runners at once as there are.
+    #[arg(long, global = true, default_value_t = 64)]
+    cpus: usize,
+    /// How long a simulated browser takes to start. By default nothing, so that the operator alone is measured.
+    #[arg(long, global = true, default_value_t = 0)]
+    launch_milliseconds: u64,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Chosen on purpose and first, or the first TLS connection would find none or two.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("error: another TLS provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    let measured =
+        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(measure(cli)));
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(cli: Cli) -> Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(stopped);
+    let starting = async {
+        let kubernetes = Kubernetes::find(cli.kubernetes).await?;
+        eprintln!("building the operator, if that was not done yet");
+        let operator = OperatorProgram::find(cli.operator).await?;
+        let machine = machine::describe();
+        eprintln!("starting the control plane");
+        let nodes = Nodes { count: cli.nodes, cpus: cli.cpus };
+        let launch_time = Duration::from_millis(cli.launch_milliseconds);
+        anyhow::Ok((machine, Harness::start(Options { kubernetes, operator, nodes, launch_time }).await?))
+    };
+    let (machine, harness) = tokio::select! {
+        started = starting => started?,
+        () = &mut stopped => bail!("interrupted"),
+    };
+    let outcome = tokio::select! {
+        outcome = cli.scenario.run(&harness) => outcome,
+        () = &mut stopped => Err(anyhow::anyhow!("interrupted")),
+    };
+    let versions = harness.versions().await;
+    harness.stop().await.context("not all could be stopped")?;
+    outcome?.print(machine, versions?);
+    Ok(())
+}

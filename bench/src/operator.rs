@@ -1,0 +1,215 @@
+//! The real operator's process, and what it tells of itself.
+
+use crate::{
+    binaries::OperatorProgram,
+    control_plane::{ControlPlane, User, free_ports},
+    daemon::{Daemon, Spec},
+    machine::Usage,
+};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+/// The namespace of the release.
+pub const NAMESPACE: &str = "camo-fleet";
+/// A former leader's lease runs out after 15 s.
+const LEAD_PATIENCE: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const WRITES: &str = "camofleet_operator_writes_total";
+const LEADER: &str = "camofleet_operator_leader";
+
+/// An operator. It is gone when this is dropped.
+#[derive(Debug)]
+pub struct Operator {
+    /// Its process.
+    pub daemon: Daemon,
+    /// The name under which it leads.
+    pub identity: String,
+    admin: SocketAddr,
+    client: reqwest::Client,
+}
+
+impl Operator {
+    /// Starts an operator of that name.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &OperatorProgram, control_plane: &ControlPlane, identity: &str) -> Result<Self> {
+        let [port] = free_ports()?;
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = admin.to_string();
+        let args = ["run", "--runner-image=simulated", "--public-url=http://127.0.0.1", "--namespace", NAMESPACE];
+        let args = args.into_iter().chain(["--identity", identity, "--admin-listen", &listen]);
+        let daemon = Daemon::start(Spec {
+            name: format!("operator {identity}"),
+            program: program.path.clone(),
+            args: args.map(Into::into).collect(),
+            env: vec![("KUBECONFIG".to_owned(), control_plane.kubeconfig(User::Operator).into())],
+            log: control_plane.file(&format!("{identity}.log")),
+        })?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        Ok(Self { daemon, identity: identity.to_owned(), admin, client })
+    }
+
+    /// Asks it to end, which gives its lease back.
+    ///
+    /// # Errors
+    /// When the kernel does not let it be killed.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.daemon.terminate(STOP_PATIENCE).await
+    }
+
+    /// Waits until it leads.
+    ///
+    /// # Errors
+    /// When it ends, or does not lead in time.
+    pub async fn wait_until_leading(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while !self.leads().await {
+            self.daemon.pid()?;
+            if began.elapsed() > LEAD_PATIENCE {
+                let (identity, seconds) = (&self.identity, LEAD_PATIENCE.as_secs());
+                bail!(
+                    "operator {identity} does not lead after {seconds} s; its log ends: {}",
+                    self.daemon.last_words()
+                );
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Whether it says that it leads.
+    pub async fn leads(&self) -> bool {
+        self.metrics().await.is_ok_and(|metrics| metrics.sum(LEADER, &[]) > 0.0)
+    }
+
+    /// Its metrics now.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        let url = format!("http://{}/metrics", self.admin);
+        let answer = self.client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+        let answer = answer.with_context(|| format!("operator {} tells no metrics", self.identity))?;
+        Ok(Metrics(answer.text().await?))
+    }
+
+    /// The memory and CPU time that it has used.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn usage(&mut self) -> Result<Usage> {
+        Usage::of(self.daemon.pid()?)
+    }
+}
+
+/// An OpenMetrics text.
+#[derive(Clone, Debug)]
+pub struct Metrics(String);
+
+impl Metrics {
+    /// Sum of the samples of that name that have all these labels. 0 when there is none: counters begin when first used.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |line: &str| labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")));
+        self.samples(name).filter(|line| has(line)).filter_map(value::<f64>).sum()
+    }
+
+    /// Writes to the API server since the operator's start.
+    pub fn writes(&self) -> Writes {
+        let label = |line: &str, name: &str| {
+            let (_, rest) = line.split_once(&format!("{name}=\""))?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let writes = self
+            .samples(WRITES)
+            .filter_map(|line| Some(((label(line, "kind")?, label(line, "outcome")?), value(line)?)));
+        Writes(writes.collect())
+    }
+
+    fn samples<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.lines().filter_map(move |line| {
+            let rest = line.strip_prefix(name)?;
+            (rest.starts_with('{') || rest.starts_with(' ')).then_some(rest)
+        })
+    }
+}
+
+fn value<T: FromStr>(sample: &str) -> Option<T> {
+    sample.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// Counts of writes by kind and outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Writes(BTreeMap<(String, String), usize>);
+
+impl Writes {
+    /// What was written after that.
+    pub fn since(&self, before: &Self) -> Self {
+        let grown = self.0.iter().map(|(what, count)| {
+            let former = before.0.get(what).copied().unwrap_or_default();
+            (what.clone(), count.saturating_sub(former))
+        });
+        Self(grown.filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Both together.
+    pub fn and(mut self, other: Self) -> Self {
+        for (what, count) in other.0 {
+            *self.0.entry(what).or_default() += count;
+        }
+        self
+    }
+
+    /// All of one kind, whatever came of them.
+    pub fn of_kind(&self, kind: &str) -> usize {
+        self.0.iter().filter(|((other, _), _)| other == kind).map(|(_, count)| count).sum()
+    }
+
+    /// By kind, and within that by outcome.
+    pub fn to_json(&self) -> Value {
+        let mut kinds = json!({});
+        for ((kind, outcome), count) in &self.0 {
+            kinds[kind][outcome] = json!(count);
+        }
+        kinds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writes(text: &str) -> Writes {
+        Metrics(text.to_owned()).writes()
+    }
+
+    #[test]
+    fn writes_are_counted_by_kind_and_outcome() {
+        let before = writes("camofleet_operator_writes_total{kind=\"event\",outcome=\"ok\"} 2\n");
+        let after = writes(concat!(
+            "# TYPE camofleet_operator_writes counter\n",
+            "camofleet_operator_writes_total{kind=\"event\",outcome=\"ok\"} 5\n",
+            "camofleet_operator_writes_total{kind=\"event\",outcome=\"failed\"} 1\n",
+            "camofleet_operator_runner_calls_total{call=\"bind\",outcome=\"ok\"} 9\n",
+        ));
+        let since = after.since(&before);
+        assert_eq!(since.of_kind("event"), 4);
+        assert_eq!(since.to_json(), json!({ "event": { "ok": 3, "failed": 1 } }));
+        assert_eq!(since.of_kind("pod_create"), 0);
+    }
+
+    #[test]
+    fn a_gauge_without_labels_is_read() {
+        let metrics = Metrics("camofleet_operator_leader 1\n".to_owned());
+        let is = |name, value: f64| (metrics.sum(name, &[]) - value).abs() < f64::EPSILON;
+        assert!(is(LEADER, 1.0));
+        assert!(is("camofleet_operator_lead", 0.0), "a name that is the beginning of another is another");
+    }
+}

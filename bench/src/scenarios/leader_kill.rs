@@ -1,0 +1,119 @@
+//! Two operators, of which the one that leads is killed again and again while claims come.
+
+use super::{FLEET, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, make};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    arrivals::{Arrivals, Figures},
+    figures::Samples,
+    harness::{Harness, lasting_pool},
+    operator::Operator,
+    report::Report,
+};
+use clap::Args;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::time::{Duration, Instant};
+
+/// How many claims, and how often the leader is killed.
+#[derive(Debug, Args)]
+pub struct LeaderKill {
+    /// Claims in all.
+    #[arg(long, default_value_t = 300)]
+    claims: usize,
+    /// Claims a second.
+    #[arg(long, default_value_t = 45.0)]
+    rate: f64,
+    /// How often the leader is killed: in equal parts of the claims, in each at a random moment.
+    #[arg(long, default_value_t = 5)]
+    kills: usize,
+    /// Chooses the moments.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+impl LeaderKill {
+    pub async fn run(self, harness: &Harness) -> Result<Report> {
+        let mut report = Report::new("leader-kill");
+        harness.namespace(FLEET).await?;
+        let mut operators = vec![harness.operator("operator-0")?, harness.operator("operator-1")?];
+        leading(&mut operators).await?;
+        let runners = self.claims.div_ceil(SLOTS_PER_RUNNER);
+        harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
+
+        let mut random = SmallRng::seed_from_u64(self.seed);
+        let (mut figures, mut gaps) = (Figures::default(), Samples::default());
+        let mut left = self.claims;
+        for kill in 0..self.kills {
+            let claims = left / (self.kills - kill);
+            left -= claims;
+            eprintln!("kill {} of {}", kill + 1, self.kills);
+            let part = make(harness, Arrivals::Random { rate: self.rate }, claims, claim);
+            // A moment when so many of this part's claims were bound: the others are on their way in every stage of it.
+            let after = harness.simulator.record().count() + random.random_range(0..claims.max(1));
+            let killing = async {
+                while harness.simulator.record().count() < after {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                let leader = leading(&mut operators).await?;
+                operators[leader].daemon.kill().await?;
+                let killed = Instant::now();
+                let next = leading(&mut operators).await?;
+                ensure!(next != leader, "who was killed leads");
+                let bound = async {
+                    loop {
+                        if let Some(bound) = harness.simulator.record().first_after(killed) {
+                            return bound;
+                        }
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
+                };
+                // When all was bound before, there is nothing to go on with.
+                if let Ok(bound) = tokio::time::timeout(Duration::from_secs(5), bound).await {
+                    gaps.add(bound.duration_since(killed));
+                }
+                operators[leader].daemon.start_again()
+            };
+            let (part, killed) = tokio::join!(part, killing);
+            killed?;
+            figures.add(&part?);
+        }
+        harness.sessions.wait_for(self.claims, FLEET, "Ready", PATIENCE, |seen| seen.ready.is_some()).await?;
+
+        let seen = harness.sessions.all(FLEET);
+        let lost = seen.iter().filter(|seen| seen.ready.is_none() || seen.finished.is_some() || seen.gone).count();
+        let republished = seen.iter().filter(|seen| seen.runners.len() != 1).count();
+        let doubled = harness.simulator.record().doubled();
+        let held = harness.simulator.record().held().len();
+        report.fleet(&figures);
+        report.set("total_ms", serde_json::Value::Null);
+        report.set("kills", self.kills);
+        report.set("lost", lost);
+        report.set("doubled", doubled.len() + republished);
+        report.set("leaked", held.saturating_sub(self.claims));
+        report.set("kill_to_next_bind_p50_ms", gaps.percentile(50));
+        report.set("kill_to_next_bind_max_ms", gaps.percentile(100));
+        ensure!(lost == 0, "{lost} sessions were lost");
+        ensure!(doubled.is_empty() && republished == 0, "on two runners: {doubled:?}, published on two: {republished}");
+        ensure!(held == self.claims, "{held} sessions are on runners, of {} that were made", self.claims);
+        for operator in &mut operators {
+            operator.stop().await?;
+        }
+        Ok(report)
+    }
+}
+
+/// Which of them leads, once one does.
+async fn leading(operators: &mut [Operator]) -> Result<usize> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        for (index, operator) in operators.iter_mut().enumerate() {
+            if operator.daemon.is_running() && operator.leads().await {
+                return Ok(index);
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let words = operators.first().context("there are operators")?.daemon.last_words();
+    anyhow::bail!("no operator leads after {} s; a log ends: {words}", PATIENCE.as_secs())
+}

@@ -1,0 +1,146 @@
+//! The scenarios, and what they have in common.
+
+mod burst;
+mod churn;
+mod drain;
+mod floor;
+mod leader_kill;
+mod scale;
+mod sequential;
+mod sustained;
+
+use anyhow::{Result, ensure};
+use camofleet_bench::{
+    arrivals::{Arrivals, Claim, Figures},
+    harness::{Claims, Harness},
+    operator::Operator,
+    report::Report,
+};
+use clap::Subcommand;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The namespace of what is measured.
+const FLEET: &str = "fleet";
+/// The namespace of what it is compared with.
+const FLOOR: &str = "floor";
+/// The pool of what is measured.
+const POOL: &str = "hot";
+/// The slots of each runner of a pool in which runners are not what is measured.
+const SLOTS_PER_RUNNER: usize = 4;
+/// Claims that come first, at once, and are not counted: they open connections, of the fleet and of the floor alike.
+const WARM_UP: usize = 64;
+/// A claim that is not Ready by then counts as one that is not.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// An operator that wrote nothing for so long has nothing to do.
+const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub enum Scenario {
+    /// What the API server itself takes: a create, a status patch, and the watch event of that.
+    Floor(floor::Floor),
+    /// Claims on hot slots, one after another.
+    Sequential(sequential::Sequential),
+    /// Claims on hot slots, all at once.
+    Burst(burst::Burst),
+    /// Claims that come at random at a rate, and live briefly.
+    Sustained(sustained::Sustained),
+    /// A long queue on few slots, which free up.
+    Drain(drain::Drain),
+    /// Many runners and sessions: memory, idle CPU, and how soon an operator that starts binds.
+    Scale(scale::Scale),
+    /// One pod for each session: how fast a pool refills.
+    Churn(churn::Churn),
+    /// Two operators, of which the one that leads is killed again and again.
+    LeaderKill(leader_kill::LeaderKill),
+}
+
+impl Scenario {
+    /// Measures it.
+    pub async fn run(self, harness: &Harness) -> Result<Report> {
+        match self {
+            Self::Floor(floor) => floor.run(harness).await,
+            Self::Sequential(sequential) => sequential.run(harness).await,
+            Self::Burst(burst) => burst.run(harness).await,
+            Self::Sustained(sustained) => sustained.run(harness).await,
+            Self::Drain(drain) => drain.run(harness).await,
+            Self::Scale(scale) => scale.run(harness).await,
+            Self::Churn(churn) => churn.run(harness).await,
+            Self::LeaderKill(leader_kill) => leader_kill.run(harness).await,
+        }
+    }
+}
+
+/// The floor of so many claims that arrive like that, after a warm-up. Nothing of it is left.
+async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<Figures> {
+    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, PATIENCE);
+    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
+    measured(harness, FLOOR, arrivals, count, claim).await
+}
+
+/// Makes claims, and deletes all sessions of the namespace when all is told.
+async fn measured<C, F>(
+    harness: &Harness,
+    namespace: &str,
+    arrivals: Arrivals,
+    count: usize,
+    claim: C,
+) -> Result<Figures>
+where
+    C: Fn(Claims, String) -> F,
+    F: Future<Output = Result<Claim>> + Send + 'static,
+{
+    let mut figures = Figures::default();
+    figures.add(&make(harness, arrivals, count, claim).await?);
+    harness.delete_sessions(namespace).await?;
+    Ok(figures)
+}
+
+/// Makes claims by names that were never there before: what the watch tells late of a former one is not taken for it.
+async fn make<C, F>(harness: &Harness, arrivals: Arrivals, count: usize, claim: C) -> Result<Vec<Claim>>
+where
+    C: Fn(Claims, String) -> F,
+    F: Future<Output = Result<Claim>> + Send + 'static,
+{
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    arrivals.make(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
+}
+
+/// An operator that leads.
+async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
+    let mut operator = harness.operator(identity)?;
+    operator.wait_until_leading().await?;
+    Ok(operator)
+}
+
+/// Waits until the operator has written all that it still had to, such as events.
+async fn settle(operator: &Operator) -> Result<()> {
+    let began = Instant::now();
+    let mut writes = operator.metrics().await?.writes();
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        let now = operator.metrics().await?.writes();
+        if now == writes {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < SETTLE_PATIENCE, "the operator writes without end: {}", now.since(&writes).to_json());
+        writes = now;
+    }
+}
+
+/// Makes a claim of the measured pool.
+fn claim(claims: Claims, name: String) -> impl Future<Output = Result<Claim>> + Send + 'static {
+    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), PATIENCE)
+}
+
+/// Claims that open the operator's connections.
+async fn warm_up(harness: &Harness) -> Result<()> {
+    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
+    Ok(())
+}

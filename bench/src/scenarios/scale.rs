@@ -1,0 +1,92 @@
+//! Many runners and sessions: what the operator needs for them, and how soon one that starts binds.
+
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
+use anyhow::{Context, Result};
+use camofleet_bench::{
+    arrivals::{Arrivals, Figures},
+    figures::milliseconds,
+    harness::{Harness, lasting_pool, of_pool},
+    report::Report,
+};
+use clap::Args;
+use std::time::{Duration, Instant};
+
+/// How many of them.
+#[derive(Debug, Args)]
+pub struct Scale {
+    /// Runners, each with four slots.
+    #[arg(long, default_value_t = 1000)]
+    runners: usize,
+    /// Sessions. Absent: one for every slot.
+    #[arg(long)]
+    sessions: Option<usize>,
+    /// How long the operator is watched while nothing changes.
+    #[arg(long, default_value_t = 30)]
+    idle_seconds: u64,
+    /// How often the operator is killed and started again.
+    #[arg(long, default_value_t = 3)]
+    starts: usize,
+}
+
+/// A pool with room, when all other slots are taken.
+const SPARE: &str = "spare";
+
+impl Scale {
+    pub async fn run(self, harness: &Harness) -> Result<Report> {
+        let mut report = Report::new("scale");
+        harness.namespace(FLEET).await?;
+        let mut operator = leader(harness, "operator-0").await?;
+        let sessions = self.sessions.unwrap_or(self.runners * SLOTS_PER_RUNNER);
+        eprintln!("{} runners", self.runners);
+        let began = Instant::now();
+        harness.hot_pool(FLEET, POOL, lasting_pool(self.runners, SLOTS_PER_RUNNER)).await?;
+        report.set("pool_hot_seconds", began.elapsed().as_secs_f64());
+        harness.hot_pool(FLEET, SPARE, lasting_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER)).await?;
+
+        eprintln!("{sessions} sessions");
+        let before = operator.metrics().await?.writes();
+        let mut figures = Figures::default();
+        figures.add(&make(harness, Arrivals::AllAtOnce, sessions, claim).await?);
+        report.fleet(&figures);
+        report.writes(&operator.metrics().await?.writes().since(&before), sessions);
+
+        report.set("busy_memory_mb", operator.usage()?.memory / 1024);
+        let ready = Instant::now();
+        settle(&operator).await?;
+        report.set("settled_seconds", ready.elapsed().as_secs_f64());
+        eprintln!("idle for {} s", self.idle_seconds);
+        let (start, idle) = (operator.usage()?, Duration::from_secs(self.idle_seconds));
+        tokio::time::sleep(idle).await;
+        let end = operator.usage()?;
+        report.set("runners", self.runners);
+        report.set("memory_mb", end.memory / 1024);
+        report.set("peak_memory_mb", end.peak_memory / 1024);
+        report.set("idle_cpu_percent", (end.cpu.saturating_sub(start.cpu)).as_secs_f64() / idle.as_secs_f64() * 100.0);
+
+        let mut to_bind = Vec::new();
+        let mut to_ready = Vec::new();
+        for index in 0..self.starts {
+            eprintln!("start {} of {}", index + 1, self.starts);
+            operator.daemon.kill().await?;
+            let name = format!("waiting-{index}");
+            let ready = harness.sessions.await_ready(FLEET, &name);
+            harness.claims().create(FLEET, &name, of_pool(SPARE)).await?;
+            let started = Instant::now();
+            operator.daemon.start_again()?;
+            let ready = tokio::time::timeout(super::PATIENCE, ready)
+                .await
+                .context("the operator that started binds nothing")??;
+            let bound = harness.simulator.record().first_after(started).context("what is Ready was bound")?;
+            to_bind.push(bound.duration_since(started));
+            to_ready.push(ready.duration_since(started));
+        }
+        let longest = |times: &[Duration]| times.iter().max().copied().map(milliseconds);
+        report.set("start_to_first_bind_ms", longest(&to_bind));
+        report.set("start_to_first_ready_ms", longest(&to_ready));
+        report.set("starts", self.starts);
+        report.set("memory_after_start_mb", operator.usage()?.memory / 1024);
+        report.set("doubled", harness.simulator.record().doubled().len());
+        operator.stop().await?;
+        Ok(report)
+    }
+}

@@ -1,0 +1,176 @@
+//! The runners' HTTP API. One listener answers for all of them: which one is meant is told by the address that was called.
+
+use super::{
+    Runners,
+    runner::{Behaviour, Runner},
+};
+use bytes::Bytes;
+use camofleet_runner_api::{BindRequest, Refusal, RefusalReason, token::Caller};
+use futures::stream;
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+
+/// How often a reader of events hears the state again when nothing changes: as the real runner does.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// After the kernel refused a connection, for want of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Serves all runners until it is dropped.
+pub(super) async fn serve(listener: TcpListener, runners: Arc<Runners>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        let called = stream.local_addr().ok().and_then(|address| runners.at(address.ip()));
+        // Where nobody lives the connection is dropped, which is as near as it gets to a refused one.
+        if let Some(runner) = called {
+            // Without it small answers wait for acknowledgements; a connection that is gone already says so when it is used.
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(serve_connection(stream, runner));
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, runner: Arc<Runner>) {
+    let cut = runner.connection();
+    let service = service_fn(move |request| {
+        let runner = Arc::clone(&runner);
+        async move { Ok::<_, Infallible>(answer(&runner, request).await) }
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // A client that goes away is no news.
+        _ = connection => {}
+        () = cut.cancelled() => {}
+    }
+}
+
+async fn answer(runner: &Arc<Runner>, request: Request<Incoming>) -> Response<Body> {
+    let behaviour = *runner.behaviour().borrow();
+    match behaviour {
+        Behaviour::Hangs => std::future::pending().await,
+        Behaviour::Garbage => return plain(StatusCode::OK, "<html>It works!</html>"),
+        Behaviour::Slow(time) => tokio::time::sleep(time).await,
+        Behaviour::Well | Behaviour::Forgets | Behaviour::Mute => {}
+    }
+    obey(runner, request).await.unwrap_or_else(|refusal| {
+        let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, &refusal)
+    })
+}
+
+async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
+    if let (&Method::GET, ["healthz" | "readyz"]) = (&head.method, path.as_slice()) {
+        return Ok(plain(StatusCode::OK, "ok\n"));
+    }
+    let caller = runner.admit(&head.headers)?;
+    match (&head.method, path.as_slice()) {
+        (&Method::GET, ["v1", "sessions"]) => Ok(json(StatusCode::OK, &runner.state())),
+        (&Method::GET, ["v1", "events"]) => {
+            epoch(&caller)?;
+            Ok(events(Arc::clone(runner)))
+        }
+        (&Method::PUT, ["v1", "sessions", uid]) => {
+            let epoch = epoch(&caller)?;
+            let bytes = body.collect().await.map_err(|error| invalid(error.to_string()))?.to_bytes();
+            let request: BindRequest = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+            if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
+                return Err(invalid("idleTimeoutSeconds and maxLifetimeSeconds must be at least 1".to_owned()));
+            }
+            Ok(json(StatusCode::OK, &runner.bind(epoch, uid, request)?))
+        }
+        (&Method::DELETE, ["v1", "sessions", uid]) => {
+            runner.end(epoch(&caller)?, uid)?;
+            Ok(plain(StatusCode::NO_CONTENT, ""))
+        }
+        (&Method::GET, ["v1", "sessions", uid]) => {
+            about(&caller, uid)?;
+            Ok(json(StatusCode::OK, &runner.report(uid)?))
+        }
+        (&Method::POST, ["v1", "sessions", uid, "touch"]) => {
+            about(&caller, uid)?;
+            runner.touch(uid)?;
+            Ok(plain(StatusCode::NO_CONTENT, ""))
+        }
+        _ => Ok(plain(StatusCode::NOT_FOUND, "no such path\n")),
+    }
+}
+
+/// The operator's epoch: nobody else may ask this.
+fn epoch(caller: &Caller) -> Result<u64, Refusal> {
+    match caller {
+        Caller::Operator { epoch } => Ok(*epoch),
+        Caller::Gateway { .. } => Err(forbidden("this call is the operator's")),
+    }
+}
+
+/// Whether the caller may ask about that session.
+fn about(caller: &Caller, uid: &str) -> Result<(), Refusal> {
+    match caller {
+        Caller::Operator { .. } => Ok(()),
+        Caller::Gateway { session, .. } if session == uid => Ok(()),
+        Caller::Gateway { .. } => Err(forbidden("the token is for another session")),
+    }
+}
+
+fn forbidden(why: &str) -> Refusal {
+    Refusal { reason: RefusalReason::Forbidden, message: why.to_owned() }
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal { reason: RefusalReason::Invalid, message }
+}
+
+/// The whole state at once, after each change, and now and then.
+fn events(runner: Arc<Runner>) -> Response<Body> {
+    let mut changes = runner.changes();
+    changes.mark_changed();
+    let lines = stream::unfold((runner, changes), async |(runner, mut changes)| {
+        let line = next_line(&runner, &mut changes).await?;
+        Some((Ok(Frame::data(line)), (runner, changes)))
+    });
+    let response = Response::builder().header(CONTENT_TYPE, "application/x-ndjson");
+    response.body(StreamBody::new(lines).boxed_unsync()).expect("one header is a response")
+}
+
+async fn next_line(runner: &Runner, changes: &mut watch::Receiver<u64>) -> Option<Bytes> {
+    if let Ok(Err(_)) = timeout(HEARTBEAT, changes.changed()).await {
+        return None;
+    }
+    changes.mark_unchanged();
+    let mut behaviour = runner.behaviour();
+    // When the runner changes its ways it drops its connections, this one among them.
+    behaviour.wait_for(|behaviour| *behaviour != Behaviour::Mute).await.ok()?;
+    let mut line = serde_json::to_vec(&runner.state()).expect("plain data serializes");
+    line.push(b'\n');
+    Some(line.into())
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_vec(document).expect("plain data serializes");
+    let response = Response::builder().status(status).header(CONTENT_TYPE, "application/json");
+    response.body(Full::from(text).boxed_unsync()).expect("a status and one header are a response")
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let response = Response::builder().status(status);
+    response.body(Full::from(text).boxed_unsync()).expect("a status is a response")
+}
