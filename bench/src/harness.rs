@@ -171,7 +171,7 @@ impl Harness {
     /// # Errors
     /// When they are not in time.
     pub async fn hot_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
-        let slots = spec.desired_replicas() * spec.slots_per_runner;
+        let slots = spec.fixed_replicas() * spec.slots_per_runner;
         self.pool(namespace, name, spec).await?;
         self.wait_for_hot(namespace, name, slots).await
     }
@@ -339,7 +339,7 @@ impl Claims {
 /// A session of that pool, that waits as long as it must and lives until somebody ends it.
 pub fn of_pool(pool: &str) -> BrowserSessionSpec {
     BrowserSessionSpec {
-        pool_ref: Some(PoolRef { name: pool.to_owned() }),
+        pool_ref: Some(PoolRef { name: pool.to_owned(), namespace: None }),
         queue_timeout_seconds: 86400,
         idle_timeout_seconds: Some(86400),
         max_lifetime_seconds: Some(86400),

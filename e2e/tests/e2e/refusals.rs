@@ -232,6 +232,16 @@ fn bad_pools() {
                 &["spec.allowedNamespaces.selector", "In or NotIn, with values"],
             ),
             (
+                json!({ "replicas": 1, "autoscaling": { "maxReplicas": 2 } }),
+                &["spec.autoscaling", "exclude each other: leave one out"],
+            ),
+            (json!({ "autoscaling": {} }), &["spec.autoscaling.maxReplicas", "Required value"]),
+            (
+                json!({ "autoscaling": { "maxReplicas": 1, "minReplicas": 2 } }),
+                &["spec.autoscaling", "raise maxReplicas"],
+            ),
+            (json!({ "disruption": "Never" }), &["spec.disruption", "WhenIdle", "Always"]),
+            (
                 json!({ "allowedNamespaces": { "from": "Other" } }),
                 &["spec.allowedNamespaces.from", "Same", "All", "Selector"],
             ),
@@ -332,7 +342,7 @@ fn bad_pools() {
                 &["spec.template.metadata.annotations", "at most 32 items"],
             ),
             (json!({ "template": { "hostNetwork": true } }), &["spec.template.hostNetwork", "field not declared"]),
-            (json!({ "autoscaling": { "maxReplicas": 3 } }), &["spec.autoscaling", "field not declared"]),
+            (json!({ "network": { "disableIPv6": true } }), &["spec.network", "field not declared"]),
         ];
         all_are_refused(&space, "WorkerPool", cases).await?;
         is_refused(&space, "WorkerPool", &long(51), &json!({}), &["at most 50 characters", "choose a shorter one"])
@@ -371,14 +381,14 @@ fn defaults() {
 
         let pool = json!({
             "slotsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 }, "sessionDefaults": {},
-            "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 },
+            "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 }, "disruption": "WhenIdle",
             "template": { "metadata": {} }, "rollout": { "drainTimeoutSeconds": 600 },
         });
         let shown = accepted("WorkerPool", json!({})).await?;
         ensure!(shown == pool, "an empty pool has other defaults: {shown}");
         let all = json!({
             "replicas": 1, "slotsPerRunner": 1, "sessionsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 },
-            "prewarm": { "headless": 1, "headful": 0 }, "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 },
+            "prewarm": { "headless": 1, "headful": 0 }, "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 }, "disruption": "WhenIdle",
             "sessionDefaults": { "display": "Headless", "idleTimeoutSeconds": 300, "maxLifetimeSeconds": 14_400 },
             "template": { "metadata": { "labels": {}, "annotations": {} }, "resources": { "requests": { "cpu": "100m", "memory": "512Mi" } } },
             "rollout": { "drainTimeoutSeconds": 600 },
@@ -396,6 +406,7 @@ fn defaults() {
         for spec in [
             json!({ "replicas": 0, "sessionsPerRunner": 0, "engine": "Camoufox", "screen": { "width": 320, "height": 240 }, "prewarm": { "headless": 0 }, "rollout": { "drainTimeoutSeconds": 0 } }),
             json!({ "replicas": 1000, "slotsPerRunner": 32, "sessionsPerRunner": 100_000, "engine": "Firefox", "screen": { "width": 7680, "height": 4320 }, "prewarm": { "headless": 16, "headful": 16 }, "rollout": { "drainTimeoutSeconds": 86_400 } }),
+            json!({ "autoscaling": { "maxReplicas": 1000, "minReplicas": 1000, "bufferSlots": 0, "scaleDownDelaySeconds": 0 }, "disruption": "Always" }),
             json!({ "allowedNamespaces": { "from": "Selector", "selector": { "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }, { "key": "c", "operator": "Exists" }] } }, "limits": { "maxSessions": 0, "maxQueued": 0, "maxSessionsPerTenant": 1, "maxPriority": 1000, "maxLifetimeSeconds": 60, "tenantWeights": { "a": 1, "b": 1000 }, "allowedTenants": ["a"] } }),
             json!({ "template": { "volumes": [{ "name": "v", "emptyDir": {} }], "volumeMounts": [{ "name": "v", "mountPath": "/v" }], "env": [{ "name": "TZ", "value": "UTC" }], "metadata": { "labels": { "team": "a" } } } }),
         ] {

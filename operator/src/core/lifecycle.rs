@@ -474,7 +474,8 @@ impl Core {
                 self.tell_what_changed(uid, decided_on, &object);
                 self.yield_to_what_is_published(uid);
                 self.end_copies(uid);
-                if object.state() == SessionState::Finished {
+                let known = matches!(self.sessions[uid].stage, Stage::Finished { .. });
+                if object.state() == SessionState::Finished && !known {
                     self.set_stage(uid, Stage::Finished { at: self.now.mono, delete: Pending::Idle });
                     self.end_wherever_listed(uid);
                 }

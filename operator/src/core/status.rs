@@ -55,7 +55,8 @@ pub(super) fn of_session(
     let former = session.object.status.clone().unwrap_or_default();
     match &session.stage {
         Stage::Waiting => wait.map(|wait| queued(former, session, wait, now)),
-        Stage::Binding { .. } | Stage::Finished { .. } => None,
+        Stage::Binding { .. } => None,
+        Stage::Finished { .. } => seen_again(former, session),
         Stage::Bound(bound) => {
             let place = place?;
             let Some(facts) = bound.facts.as_ref() else { return unheard(former, bound, place, now) };
@@ -120,6 +121,18 @@ pub(super) fn of_session(
         }
         Stage::Over(over) => Some(finished(former, session, over, now)),
     }
+}
+
+/// A spec that is changed when all is over changes nothing; that it was seen is told, or `kubectl wait` would wait for that.
+fn seen_again(mut status: BrowserSessionStatus, session: &Session) -> Option<BrowserSessionStatus> {
+    let generation = session.object.metadata.generation;
+    (status.observed_generation != generation).then(|| {
+        status.observed_generation = generation;
+        for condition in &mut status.conditions {
+            condition.observed_generation = generation;
+        }
+        status
+    })
 }
 
 /// Published by another leader, and its runner has not spoken to this one: all that can be told is that it does not.
