@@ -85,6 +85,13 @@ check_ui() {
   npm --prefix "$repo/ui" test
 }
 
+# The health scripts for Argo CD, run as it runs them.
+check_argo() {
+  use_go
+  # -count=1: Go does not see that a file outside its module has changed, and would repeat what it found before
+  go -C dev/kubernetes/argo-health test -count=1 ./...
+}
+
 # Every template of the chart is rendered with these.
 all_values=(
   --set "publicUrl=https://fleet.example.test" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080
