@@ -571,10 +571,11 @@ impl Core {
             object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
         };
         let (before, after) = (conditions_of(former), conditions_of(object));
+        let became = |type_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_);
         for type_ in [SCHEDULED, READY, FINISHED] {
-            if let Some(condition) = conditions::get(&after, type_)
-                .filter(|_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_))
-            {
+            // A hot session is both at once, and one event says so.
+            let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
+            if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
                 let fails = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
                 self.effects.push(Effect::Tell {
                     session: object.clone(),

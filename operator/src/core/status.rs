@@ -102,7 +102,8 @@ pub(super) fn of_session(
                 // It ends: what it ends of is published when it has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
                     if place.reachable {
-                        note.set(READY, Truth::True, reasons::BROWSER_READY, "clients may connect");
+                        let words = format!("clients may connect; runs on {}", place.runner.name);
+                        note.set(READY, Truth::True, reasons::BROWSER_READY, &words);
                     } else {
                         let words = unreachable(place);
                         note.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &words);

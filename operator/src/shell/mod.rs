@@ -1,6 +1,7 @@
 //! The shell around the core: it watches, calls and writes, and decides nothing.
 
 mod admin;
+mod allowance;
 mod lease;
 mod metrics;
 mod runners;
@@ -8,6 +9,7 @@ mod watch;
 mod writes;
 
 use crate::core::{Core, Effect, Input, Mono, Now, pods::Installation};
+use allowance::Allowance;
 use anyhow::Context;
 use camofleet_runner_api::{keystore, token::Issuer};
 use k8s_openapi::jiff::Timestamp;
@@ -38,6 +40,10 @@ const URGENT_WRITES: usize = 64;
 const PATIENT_WRITES: usize = 8;
 /// Events, which nobody waits for.
 const EVENT_WRITES: usize = 4;
+/// Events that are sent in a second, of either type, and those that were not sent before. Each costs the API server as much as
+/// a status, and what they tell of a session stands in its conditions.
+const EVENTS_PER_SECOND: f64 = 10.0;
+const EVENTS_AT_ONCE: f64 = 50.0;
 /// Inputs that are taken in as one step at most.
 const BATCH: usize = 1024;
 /// A core that has nothing to do is asked again after so long.
@@ -67,6 +73,9 @@ struct Shell {
     urgent_writes: Semaphore,
     patient_writes: Semaphore,
     event_writes: Semaphore,
+    /// Events of what goes well, and of what does not.
+    normal_events: Allowance,
+    warnings: Allowance,
 }
 
 /// Runs until `stop`, and then gives the lease back.
@@ -93,6 +102,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         urgent_writes: Semaphore::new(URGENT_WRITES),
         patient_writes: Semaphore::new(PATIENT_WRITES),
         event_writes: Semaphore::new(EVENT_WRITES),
+        normal_events: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
+        warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
     });
     let admin = admin::serve(options.admin_listen, shell.clone(), watches.warm()).await?;
     let driving = tokio::spawn(drive(Core::new(options.installation), received, shell.clone()));

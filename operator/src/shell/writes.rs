@@ -227,8 +227,13 @@ impl Shell {
         }
     }
 
-    /// An event on a session. Nothing waits for it and nothing depends on it.
+    /// An event on a session. Nothing waits for it and nothing depends on it, and in a crowd not each of them is sent.
     pub(super) async fn publish_event(&self, session: Arc<BrowserSession>, normal: bool, reason: String, note: String) {
+        let allowance = if normal { &self.normal_events } else { &self.warnings };
+        if !allowance.take() {
+            self.metrics.wrote("event", "omitted");
+            return;
+        }
         let event = Event {
             type_: if normal { EventType::Normal } else { EventType::Warning },
             reason,

@@ -149,6 +149,17 @@ impl Fleet {
         self.step(inputs);
     }
 
+    /// The user changes its spec.
+    pub fn edit_session(&mut self, uid: &str, edit: impl FnOnce(&mut BrowserSessionSpec)) {
+        self.version += 1;
+        let session = self.sessions.get_mut(uid).unwrap();
+        edit(&mut session.spec);
+        session.metadata.generation = session.metadata.generation.map(|generation| generation + 1);
+        session.metadata.resource_version = Some(self.version.to_string());
+        let session = Arc::new(session.clone());
+        self.step([Input::Sessions(Change::Applied(session))]);
+    }
+
     /// The user deletes it, and its runner has a hot browser again.
     pub fn end(&mut self, uid: &str) {
         let session = self.sessions.remove(uid).unwrap();

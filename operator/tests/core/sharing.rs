@@ -106,6 +106,20 @@ fn a_higher_priority_is_served_first_and_refused_where_it_is_too_high() {
     assert!(fleet.why("over").1.contains("`limits.maxPriority` of WorkerPool pool"), "{:?}", fleet.why("over"));
 }
 
+/// `kubectl wait` heeds no condition of an older generation.
+#[test]
+fn a_session_that_is_over_and_changed_is_answered() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 1, limited(Limits::default()));
+    fleet.create([session("own", "over", 1, BrowserSessionSpec { priority: 1, ..on("own", "pool") })]);
+    let before = fleet.status("over");
+    fleet.edit_session("over", |spec| spec.idle_timeout_seconds = Some(60));
+    let after = fleet.status("over");
+    assert_eq!((before.observed_generation, after.observed_generation), (Some(1), Some(2)));
+    assert!(after.conditions.iter().all(|condition| condition.observed_generation == Some(2)));
+    assert_eq!((after.state, after.finished_time), (SessionState::Finished, before.finished_time));
+}
+
 #[test]
 fn the_limit_of_a_tenant_keeps_only_that_tenant_waiting() {
     let mut fleet = Fleet::new();

@@ -12,7 +12,7 @@ local function health(status, type)
   return { status = status, message = conditions[type].reason .. ": " .. conditions[type].message }
 end
 
--- The end comes first: it is final, and is not published again for a spec that is edited after it.
+-- The end comes first: it is final, whatever is edited after it.
 if holds("Stalled") then
   return health("Degraded", "Stalled")
 end
