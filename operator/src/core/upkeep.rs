@@ -104,6 +104,8 @@ impl Core {
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
         let known_engine = runner.state.as_ref().and_then(|state| state.engine);
+        // It says every 10 s that it is there: of a thousand runners that is a hundred times a second.
+        let is_news = runner.state.as_ref() != Some(&state) || runner.link != Link::Up || runner.refused;
         runner.link = Link::Up;
         runner.refused = false;
         runner.state = Some(state.clone());
@@ -126,9 +128,11 @@ impl Core {
         }
         self.miss_the_unlisted(pod, &state);
         self.heard_of(pod);
-        self.dirty.insert(Subject::Runner(pod.clone()));
-        self.dirty.insert(Subject::Pool(self.runners[pod].pod.pool.0.clone()));
-        self.dirty.insert(Subject::Queue);
+        if is_news {
+            self.dirty.insert(Subject::Runner(pod.clone()));
+            self.dirty.insert(Subject::Pool(self.runners[pod].pod.pool.0.clone()));
+            self.dirty.insert(Subject::Queue);
+        }
     }
 
     /// A session that the runner had and does not list any more is over, though nobody can say why.
