@@ -117,7 +117,11 @@ async fn obey(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(flags) => {
             let options = Options {
-                installation: Installation { runner_image: flags.runner_image, public_url: flags.public_url },
+                installation: Installation {
+                    runner_image: flags.runner_image,
+                    public_url: flags.public_url,
+                    namespace: flags.namespace.clone(),
+                },
                 namespace: flags.namespace,
                 identity: flags.identity,
                 admin_listen: flags.admin_listen,

@@ -38,6 +38,9 @@ use std::collections::BTreeMap;
     validation = Rule::new("!has(self.spec.sessionsPerRunner) || self.spec.sessionsPerRunner == 0 || self.spec.sessionsPerRunner >= self.spec.slotsPerRunner")
         .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner, or some slots could never be used")
         .field_path(".spec.sessionsPerRunner"),
+    validation = Rule::new("self.spec.allowedNamespaces.from == 'Same' || self.spec.slotsPerRunner == 1")
+        .message("sessions of one runner must trust each other: a pool for other namespaces has slotsPerRunner 1")
+        .field_path(".spec.slotsPerRunner"),
     validation = Rule::new("!has(self.spec.replicas) || !has(self.spec.autoscaling)")
         .message("replicas and autoscaling exclude each other: leave one out. What scales by itself, as a HorizontalPodAutoscaler does, needs replicas alone")
         .field_path(".spec.autoscaling"),
@@ -47,8 +50,8 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolSpec {
-    /// Runners wished for. Absent: 1, unless the pool has `autoscaling`. A HorizontalPodAutoscaler or KEDA sets it by the scale
-    /// subresource.
+    /// Runners wished for. Absent: 1, unless the pool has `autoscaling`. For a HorizontalPodAutoscaler or KEDA, which set it by the
+    /// scale subresource, it must be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
@@ -242,7 +245,7 @@ pub struct Limits {
         .message("a weight is 1 to 1000"))]
     pub tenant_weights: BTreeMap<String, i32>,
     /// Tenants that a session may name instead of running on its namespace's account. Every session that may use the pool
-    /// may name each of them.
+    /// may name each of them; a name that is also a namespace's is the same account.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
     pub allowed_tenants: Vec<String>,

@@ -49,8 +49,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrowserSessionSpec {
-    /// The pool to be served by. Absent: of the pools that the namespace may use the one that suits best: one with a hot
-    /// browser of the right kind, then the one with most free slots, then the first by name.
+    /// The pool to be served by. Absent: of the pools of its namespace, and those of the operator's namespace that allow it, the
+    /// one that suits best: one with a hot browser of the right kind, then the one with most free slots, then the first by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_ref: Option<PoolRef>,
     /// Require an engine. Absent: whatever the pool runs.

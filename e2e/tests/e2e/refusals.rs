@@ -235,6 +235,10 @@ fn bad_pools() {
                 json!({ "replicas": 1, "autoscaling": { "maxReplicas": 2 } }),
                 &["spec.autoscaling", "exclude each other: leave one out"],
             ),
+            (
+                json!({ "allowedNamespaces": { "from": "All" }, "slotsPerRunner": 2 }),
+                &["spec.slotsPerRunner", "must trust each other"],
+            ),
             (json!({ "autoscaling": {} }), &["spec.autoscaling.maxReplicas", "Required value"]),
             (
                 json!({ "autoscaling": { "maxReplicas": 1, "minReplicas": 2 } }),

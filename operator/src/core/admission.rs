@@ -41,7 +41,7 @@ impl Objection {
             Self::Namespace => Ok(Wait::new(
                 reasons::NOT_ALLOWED,
                 format!(
-                    "WorkerPool {name} of namespace {} does not allow sessions of namespace {namespace}: have its \
+                    "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}: have its \
                      `allowedNamespaces` name it, or name another pool",
                     pool.namespace
                 ),
@@ -109,16 +109,17 @@ impl Core {
     /// Why that pool does not take that; none: it will, once there is room.
     pub(super) fn objection(&self, key: &Key, pool: &Pool, demand: &Demand) -> Option<Objection> {
         let limits = &pool.object.spec.limits;
-        if pool.is_deleted() {
-            return Some(Objection::Deleted);
-        }
+        // First: what becomes of it is nobody's business for whom it is not.
         if demand.namespace != key.namespace && !pool.audience.has(&demand.namespace, &self.namespaces) {
             return Some(Objection::Namespace);
+        }
+        if pool.is_deleted() {
+            return Some(Objection::Deleted);
         }
         if demand.tenant != demand.namespace && !limits.allowed_tenants.contains(&demand.tenant) {
             return Some(Objection::Tenant);
         }
-        if let Some(engine) = demand.engine.filter(|engine| !self.pool_may_run(pool, *engine)) {
+        if let Some(engine) = demand.engine.filter(|engine| !pool.may_run(*engine)) {
             return Some(Objection::Engine(engine));
         }
         if demand.priority.0 > limits.max_priority {
@@ -128,19 +129,18 @@ impl Core {
         limits.max_lifetime_seconds.filter(|most| asked > *most).map(|most| Objection::Lifetime { most })
     }
 
-    fn pool_may_run(&self, pool: &Pool, engine: EngineName) -> bool {
-        let mut known = self.runners_of(pool).filter_map(|runner| runner.state.as_ref()?.engine).peekable();
-        // What `Auto` found is known from the first runner that spoke.
-        if known.peek().is_some() {
-            known.any(|known| known == engine)
-        } else {
-            engine.is_served_by(pool.object.spec.engine)
-        }
+    /// Whether the session would go there, and the pool would have it.
+    pub(super) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
+        self.means(demand, key) && self.objection(key, pool, demand).is_none()
+    }
+
+    pub(super) fn means(&self, demand: &Demand, key: &Key) -> bool {
+        demand.means(key, &self.installation.namespace)
     }
 
     /// The pools that would take what is asked for, once they have room.
     pub(super) fn pools_for<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = (&'a Key, &'a Pool)> {
-        self.pools.iter().filter(|(key, pool)| demand.means(key) && self.objection(key, pool, demand).is_none())
+        self.pools.iter().filter(|(key, pool)| self.takes(key, pool, demand))
     }
 
     /// How many wait who may be served by that pool.
@@ -150,17 +150,19 @@ impl Core {
 
     fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<Arrival>> {
         let lanes = self.queue.lanes();
-        let here = lanes.filter(move |(demand, _)| demand.means(key) && self.objection(key, pool, demand).is_none());
+        let here = lanes.filter(move |(demand, _)| self.takes(key, pool, demand));
         here.map(|(_, lane)| lane)
     }
 
-    /// Whether as many came before it as the queues of all pools that would take it let wait: then the session is refused.
+    /// Whether as many wait already, or came before it, as the queues of all pools that would take it let: then the session is
+    /// refused.
     pub(super) fn is_one_too_many(&self, demand: &Demand, arrival: &Arrival) -> Option<Over> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let most = usize::try_from(pool.object.spec.limits.max_queued?).unwrap_or_default();
-            let before: usize = self.lanes_for(key, pool).map(|lane| lane.range(..arrival).count()).sum();
-            if before < most {
+            let counts = |other: &&Arrival| *other < arrival || self.sessions[other.uid()].admitted;
+            let others = self.lanes_for(key, pool).flatten().filter(|other| *other != arrival);
+            if others.filter(counts).take(most).count() < most {
                 return None;
             }
             full = Some((key, most));

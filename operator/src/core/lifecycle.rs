@@ -2,6 +2,7 @@
 
 use super::{
     BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
+    admission::Objection,
     io::version,
     queue::Demand,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
@@ -19,6 +20,8 @@ use std::{sync::Arc, time::Duration};
 /// A runner's session that nobody knows is looked into after so long: its object may be on its way here. Not longer: what was deleted
 /// while nobody led holds its slot until then.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
+/// So many writes of `Queued` are under way at once.
+const SHOWN_AT_ONCE: usize = 8;
 /// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// So long it is remembered that a session or a pod was deleted.
@@ -52,11 +55,12 @@ impl Core {
     /// The object has changed. What it asks for may have, too, and with it where it waits.
     fn replace_object(&mut self, uid: &Uid, object: Arc<BrowserSession>) {
         let Some(session) = self.sessions.get_mut(uid) else { return };
-        if session.waits() {
-            self.queue.remove(&session.object);
+        let former = std::mem::replace(&mut session.object, object.clone());
+        if session.waits() && Demand::of(&former) != Demand::of(&object) {
+            self.queue.remove(&former);
             self.queue.insert(&object);
+            self.admission_changed();
         }
-        session.object = object;
     }
 
     pub(super) fn add_session(&mut self, object: Arc<BrowserSession>) {
@@ -111,6 +115,7 @@ impl Core {
         if session.waits() {
             self.queue.remove(&session.object);
             self.demand_changed(&Demand::of(&session.object));
+            self.to_show.remove(uid);
         }
         self.remember_deleted(uid);
         if let Some(pod) = session.runner() {
@@ -188,15 +193,17 @@ impl Core {
         };
         match &session.stage {
             // It ended before anybody was told of it.
-            Stage::Waiting if entry.phase == SessionPhase::Ended => {
+            Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_on(pod, session) => {
                 self.set_stage(uid, Stage::Over(Over::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
                 self.set_stage(uid, Stage::Over(Over::reported(entry.end.as_ref())));
             }
-            Stage::Waiting => {
+            Stage::Waiting if self.may_be_on(pod, session) => {
                 self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
             }
+            // No leader gave it to that runner.
+            Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
                 self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
             }
@@ -221,6 +228,18 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether a former leader may have given that session to that runner: what a runner lists is its own word.
+    fn may_be_on(&self, pod: &Uid, session: &Session) -> bool {
+        let Some((key, uid)) = self.runners.get(pod).map(|runner| &runner.pod.pool) else { return false };
+        let demand = Demand::of(&session.object);
+        // Of a pool that is gone nobody knows any more for whom it was.
+        let Some(pool) = self.pools.get(key).filter(|pool| pool.uid() == uid) else {
+            return key.namespace == demand.namespace && self.means(&demand, key);
+        };
+        let refused = matches!(self.objection(key, pool, &demand), Some(Objection::Namespace | Objection::Tenant));
+        self.means(&demand, key) && !refused
     }
 
     fn runner_has(&mut self, pod: &Uid, uid: &Uid, facts: Facts, (boot_id, generation): (&str, u64)) {
@@ -383,8 +402,10 @@ impl Core {
         }
         match self.wait_of(session) {
             Ok(wait) => {
+                // Whoever waits for somebody to change something is none of those who wait for a slot.
+                let admitted = self.pools_for(&Demand::of(&session.object)).next().is_some();
                 if let Some(session) = self.sessions.get_mut(uid) {
-                    session.admitted = true;
+                    session.admitted |= admitted;
                 }
                 wait
             }
@@ -451,6 +472,14 @@ impl Core {
         let wished = status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.now);
         let Some(wished) = wished.filter(|wished| session.object.status.as_ref() != Some(wished)) else { return };
         let urgent = wished.state != SessionState::Queued;
+        if !urgent {
+            // More would only wait in a line, and those of them that get a slot meanwhile with them.
+            if self.showing.len() >= SHOWN_AT_ONCE {
+                self.to_show.insert(uid.clone());
+                return;
+            }
+            self.showing.insert(uid.clone());
+        }
         self.effects.push(Effect::PatchSession { session: session.object.clone(), status: Box::new(wished), urgent });
         if let Some(session) = self.sessions.get_mut(uid) {
             session.write = session.write.started();
@@ -463,6 +492,11 @@ impl Core {
         answer: Result<Arc<BrowserSession>, WriteFailure>,
     ) {
         let Some(uid) = &decided_on.metadata.uid else { return };
+        if self.showing.remove(uid)
+            && let Some(next) = self.to_show.pop_first()
+        {
+            self.dirty.insert(Subject::Session(next));
+        }
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {

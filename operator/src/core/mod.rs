@@ -58,8 +58,11 @@ pub struct Core {
     nodes: BTreeMap<String, Node>,
     namespaces: Namespaces,
     keys: Option<String>,
-    /// Sessions without a slot, in the order in which they are served.
+    /// Sessions without a slot.
     queue: Queue,
+    /// Sessions whose `Queued` is being written, and those whose is still to be.
+    showing: BTreeSet<Uid>,
+    to_show: BTreeSet<Uid>,
     /// When runner pods were made, in the last second.
     made: Vec<Mono>,
     /// Sessions that runners were asked to end, by pod and session.
@@ -122,6 +125,8 @@ impl Core {
             namespaces: Namespaces::new(),
             keys: None,
             queue: Queue::default(),
+            showing: BTreeSet::new(),
+            to_show: BTreeSet::new(),
             made: Vec::new(),
             ends: BTreeSet::new(),
             strangers: HashMap::new(),
@@ -220,6 +225,8 @@ impl Core {
         self.term = Some(Term { awaited: awaited.map(|runner| runner.pod.uid.clone()).collect() });
         self.ends.clear();
         self.strangers.clear();
+        self.showing.clear();
+        self.to_show.clear();
         for runner in self.runners.values_mut() {
             *runner = Runner::new(runner.pod.clone(), self.now);
         }

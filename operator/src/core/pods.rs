@@ -196,6 +196,8 @@ pub struct Installation {
     pub runner_image: String,
     /// Base of every URL that is published, without a slash at its end.
     pub public_url: String,
+    /// The operator's own namespace: sessions that name no pool may use its pools, where these allow theirs.
+    pub namespace: String,
 }
 
 /// Hash of the shape of a pool's pods: pods of another shape are replaced.

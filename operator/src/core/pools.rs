@@ -8,7 +8,7 @@ use super::{
     sessions::Pending,
     time::Mono,
 };
-use camofleet_crds::v1alpha1::WorkerPool;
+use camofleet_crds::v1alpha1::{Disruption, EngineName, WorkerPool};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -43,6 +43,10 @@ pub(super) struct Pool {
     pub(super) audience: Audience,
     /// Sessions on its runners, by tenant: nobody is listed with none.
     pub(super) running: BTreeMap<String, u32>,
+    /// The engine that its runners were last heard to run, of the current revision.
+    pub(super) engine: Option<EngineName>,
+    /// What was asked for when its disruption budget was last seen to.
+    pub(super) disruption: Option<Disruption>,
     /// How many runners it is to have.
     pub(super) scale: Scale,
     /// While it lacks runners: since when none came up.
@@ -77,6 +81,8 @@ impl Pool {
             protection: Pending::Idle,
             unprotected: None,
             running: BTreeMap::new(),
+            engine: None,
+            disruption: None,
             lacking: None,
         }
     }
@@ -108,6 +114,22 @@ impl Pool {
         }
     }
 
+    /// Whether it has that engine. What `Auto` found is known from the first runner that spoke.
+    pub(super) fn may_run(&self, engine: EngineName) -> bool {
+        self.engine.map_or_else(|| engine.is_served_by(self.object.spec.engine), |known| known == engine)
+    }
+
+    /// How many sessions more its limits let it have.
+    pub(super) fn may_add(&self) -> u32 {
+        left_of(self.object.spec.limits.max_sessions, self.running.values().sum())
+    }
+
+    /// How many more of that tenant.
+    pub(super) fn may_add_for(&self, tenant: &str) -> u32 {
+        let running = self.running.get(tenant).copied().unwrap_or_default();
+        left_of(self.object.spec.limits.max_sessions_per_tenant, running)
+    }
+
     /// How many runners it is to have.
     pub(super) fn desired(&self) -> usize {
         usize::try_from(self.scale.desired).unwrap_or_default()
@@ -133,10 +155,13 @@ impl Pool {
     }
 
     /// A pod of that revision came up: what failed before is over.
-    pub(super) fn came_up(&mut self, revision: &str, now: Mono) {
-        self.lacking = self.lacking.map(|_| now);
+    pub(super) fn came_up(&mut self, revision: &str) {
         if revision == self.revision {
             self.failures = Failures::default();
         }
     }
+}
+
+fn left_of(limit: Option<i32>, count: u32) -> u32 {
+    limit.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or_default().saturating_sub(count))
 }

@@ -9,6 +9,7 @@ use super::{
     pods::Fate,
     pools::{FINALIZER, Pool},
     runners::Runner,
+    scaling::Need,
     sessions::Pending,
     status,
 };
@@ -44,7 +45,12 @@ impl Core {
                     || pool.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
                 if matters {
                     pool.audience = Audience::of(&object);
-                    if pool.object.spec.disruption != object.spec.disruption {
+                    if pool.object.spec.engine != object.spec.engine
+                        || pool.object.spec.template != object.spec.template
+                    {
+                        pool.engine = None;
+                    }
+                    if pool.disruption != Some(object.spec.disruption) {
                         pool.protected = None;
                     }
                     pool.revision = pods::revision(&object, &self.installation);
@@ -83,9 +89,11 @@ impl Core {
 
     /// Those who wait for it may get slots now, or other words for why they do not.
     fn pool_matters(&mut self, key: &Key) {
+        self.admission_changed();
         self.dirty.insert(Subject::Pool(key.clone()));
-        self.dirty.insert(Subject::Queue);
-        self.dirty.extend(self.queue.waiting(|demand| demand.means(key)).into_iter().map(Subject::Session));
+        let installation = &self.installation.namespace;
+        let waiting = self.queue.waiting(|demand| demand.means(key, installation));
+        self.dirty.extend(waiting.into_iter().map(Subject::Session));
     }
 
     pub(super) fn namespace_changed(&mut self, change: Change<Namespace>) {
@@ -106,7 +114,7 @@ impl Core {
                 return;
             }
         };
-        self.dirty.insert(Subject::Queue);
+        self.admission_changed();
         let waiting = self.queue.waiting(|demand| changed.as_ref().is_none_or(|name| *name == demand.namespace));
         self.dirty.extend(waiting.into_iter().map(Subject::Session));
     }
@@ -136,8 +144,10 @@ impl Core {
     fn take_stock(&mut self, key: &Key) {
         let now = self.now.mono;
         let pool = &self.pools[key];
-        let need = self.need_of(key, pool);
-        let serving = self.runners_of(pool).filter(|runner| runner.serves()).count();
+        let need = pool.object.spec.autoscaling.map_or_else(Need::default, |_| self.need_of(key, pool));
+        // One that drains has its place for as long as its sessions live.
+        let in_place = |runner: &&Runner| runner.serves() || runner.goes() && runner.used() > 0;
+        let serving = self.runners_of(pool).filter(in_place).count();
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.scale.follow(&pool.object.spec, need, now);
         pool.lacking = (serving < pool.desired()).then(|| pool.lacking.unwrap_or(now));
@@ -153,6 +163,7 @@ impl Core {
         }
         if pool.protected.is_none_or(|at| at.after(PROTECT_AGAIN) <= now) && pool.protection.may_start(now) {
             pool.protection = pool.protection.started();
+            pool.disruption = Some(pool.object.spec.disruption);
             self.effects.push(Effect::ProtectPool { pool: pool.object.clone() });
         }
     }
@@ -162,7 +173,9 @@ impl Core {
         let Some(pool) = self.pools.get_mut(key) else { return };
         match answer {
             Ok(()) => {
-                (pool.protected, pool.protection, pool.unprotected) = (Some(now), Pending::Idle, None);
+                // What was wished meanwhile is seen to next.
+                pool.protected = (pool.disruption == Some(pool.object.spec.disruption)).then_some(now);
+                (pool.protection, pool.unprotected) = (Pending::Idle, None);
             }
             Err(failure) => {
                 pool.protection = pool.protection.failed(&key.name, now);
@@ -226,15 +239,19 @@ impl Core {
             (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod.ordinal))
         });
         let desired = pool.desired();
-        let mut excess = staying.len().saturating_sub(desired);
-        if pool.object.spec.autoscaling.is_some() {
-            // What it is not asked to give up it keeps while there is a session in it.
-            excess = excess.min(staying.iter().take_while(|runner| runner.is_idle()).count());
-        }
-        leaving.extend(staying.drain(..excess).map(|runner| (runner.pod.uid.clone(), "the pool has too many runners")));
+        let draining = self.runners_of(pool).filter(|runner| runner.counts(now) && runner.goes()).count();
+        let surplus: Vec<Uid> = if pool.object.spec.autoscaling.is_some() {
+            // Those that go are among the desired, and nobody asked for those that serve to be given up.
+            let excess = (staying.len() + draining).saturating_sub(desired);
+            staying.iter().filter(|runner| runner.is_idle()).take(excess).map(|runner| runner.pod.uid.clone()).collect()
+        } else {
+            let excess = staying.len().saturating_sub(desired);
+            staying.iter().take(excess).map(|runner| runner.pod.uid.clone()).collect()
+        };
+        staying.retain(|runner| !surplus.contains(&runner.pod.uid));
+        leaving.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
         // Of an old shape: one at a time, and only while all others are as they should be. One that drains keeps its place
         // for as long as its sessions live, and does not hold the others up.
-        let draining = self.runners_of(pool).filter(|runner| runner.counts(now) && runner.goes()).count();
         let settled = leaving.is_empty()
             && staying.len() + draining >= desired
             && staying.iter().all(|runner| runner.is_warm() || runner.state.as_ref().is_some_and(|state| state.spent))

@@ -104,6 +104,20 @@ impl Runner {
         self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
     }
 
+    /// For how many sessions more it can be counted on, of a runner with so many slots, where it cannot be counted as an idle one.
+    /// What drains, is spent or does not answer takes none.
+    pub(super) fn keeps(&self, slots: u32) -> Option<u32> {
+        let lost = self.goes() || matches!(self.link, Link::Silent { .. });
+        match self.state.as_ref().filter(|_| !lost) {
+            Some(state) if state.draining || state.spent => Some(0),
+            Some(state) => {
+                let free = state.free.min(slots).saturating_sub(small(self.unlisted().count()));
+                (free < slots || !self.is_idle()).then_some(free)
+            }
+            None => (lost || !self.is_idle()).then_some(0),
+        }
+    }
+
     /// Whether it takes sessions or serves them.
     pub(super) fn serves(&self) -> bool {
         self.is_up() && !self.goes() && (self.is_warm() || self.used() > 0)
@@ -128,13 +142,13 @@ impl Runner {
         listed.count() + self.unlisted().count()
     }
 
-    /// What more it would take: its own word, less what it was sent and has not told of yet.
-    pub(super) fn room(&self, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
+    /// What more it would take: its own word, but no more than its slots, less what it was sent and has not told of yet.
+    pub(super) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
         if !self.is_up() || self.refused || self.goes() {
             return None;
         }
         let state = self.state.as_ref().filter(|state| !state.draining)?;
-        let mut room = Room { free: state.free, hot: state.hot };
+        let mut room = Room { free: state.free.min(slots), hot: state.hot };
         for session in self.unlisted() {
             room.take(display_of(session).unwrap_or_default());
         }
@@ -144,6 +158,10 @@ impl Runner {
     fn unlisted(&self) -> impl Iterator<Item = &Uid> {
         self.sessions.iter().filter(|uid| self.state.as_ref().is_none_or(|state| state.session(uid).is_none()))
     }
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Room for sessions.

@@ -4,22 +4,27 @@ use super::{Core, Subject, io::Key, pools::Pool, queue::Demand, time::Mono};
 use camofleet_crds::v1alpha1::{Autoscaling, WorkerPoolSpec};
 use std::{collections::BTreeMap, time::Duration};
 
-/// What a pool's runners are needed for, in slots.
+/// What a pool's runners are needed for, and what they have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Need {
-    /// Sessions on its runners.
-    pub(super) running: u32,
-    /// Sessions that wait for it and that its limits would let in.
+    /// Runners that have sessions, or can take no more: those that drain or are spent keep their place until they are gone.
+    pub(super) kept: u32,
+    /// Slots that are free on them.
+    pub(super) free: u32,
+    /// Sessions that wait for the pool and that its limits would let in.
     pub(super) waiting: u32,
+    /// Sessions that its limits would let in at all.
+    pub(super) allowed: u32,
 }
 
 impl Need {
     /// The runners that have room for that and for the buffer.
     fn replicas(self, wish: &Autoscaling, slots_per_runner: i32) -> i32 {
         let buffer = u32::try_from(wish.buffer_slots).unwrap_or_default();
-        let slots = self.running.saturating_add(self.waiting).saturating_add(buffer);
-        let runners = slots.div_ceil(u32::try_from(slots_per_runner).unwrap_or(1).max(1));
-        i32::try_from(runners).unwrap_or(i32::MAX).clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
+        let slots = self.waiting.saturating_add(buffer).min(self.allowed).saturating_sub(self.free);
+        let idle = slots.div_ceil(u32::try_from(slots_per_runner).unwrap_or(1).max(1));
+        let runners = i32::try_from(self.kept.saturating_add(idle)).unwrap_or(i32::MAX);
+        runners.clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
     }
 }
 
@@ -79,23 +84,25 @@ fn delay_of(wish: &Autoscaling) -> Duration {
 impl Core {
     /// What the runners of that pool are needed for.
     pub(super) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
-        let limits = &pool.object.spec.limits;
-        let most = |limit: Option<i32>| limit.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or_default());
-        let running: u32 = pool.running.values().sum();
         let mut by_tenant = BTreeMap::<&str, u32>::new();
         for (demand, lane) in self.queue.lanes() {
-            if demand.means(key) && self.objection(key, pool, demand).is_none() {
+            if self.takes(key, pool, demand) {
                 let waiting = u32::try_from(lane.len()).unwrap_or(u32::MAX);
                 *by_tenant.entry(&demand.tenant).or_default() += self.share_of(key, demand, waiting);
             }
         }
-        // Runners for those who wait for their tenant's sessions to end would stand idle.
-        let of_tenants = by_tenant.iter().map(|(tenant, waiting)| {
-            let has = pool.running.get(*tenant).copied().unwrap_or_default();
-            (*waiting).min(most(limits.max_sessions_per_tenant).saturating_sub(has))
-        });
+        // Runners for those who wait for others' sessions to end would stand idle.
+        let of_tenants = by_tenant.iter().map(|(tenant, waiting)| (*waiting).min(pool.may_add_for(tenant)));
         let waiting = of_tenants.fold(0_u32, u32::saturating_add);
-        Need { running, waiting: waiting.min(most(limits.max_sessions).saturating_sub(running)) }
+        let mut need = Need { kept: 0, free: 0, waiting, allowed: pool.may_add() };
+        let slots = u32::try_from(pool.object.spec.slots_per_runner).unwrap_or(1);
+        for runner in self.runners_of(pool).filter(|runner| runner.counts(self.now)) {
+            if let Some(free) = runner.keeps(slots) {
+                need.kept += 1;
+                need.free += free;
+            }
+        }
+        need
     }
 
     /// For how many of so many sessions like that a pool has to have room: for all that name it, and of those that name none for
@@ -105,19 +112,26 @@ impl Core {
             return waiting;
         }
         let before = self.pools_for(demand).take_while(|(other, _)| *other != key);
-        let room = before.map(|(_, pool)| {
+        // One whose runners do not come up is no help.
+        let room = before.filter(|(_, pool)| pool.failures.count == 0).map(|(_, pool)| {
             let most =
                 pool.object.spec.autoscaling.map_or(0, |wish| wish.max_replicas * pool.object.spec.slots_per_runner);
-            u32::try_from(most).unwrap_or_default().saturating_sub(pool.running.values().sum())
+            let left = u32::try_from(most).unwrap_or_default().saturating_sub(pool.running.values().sum());
+            left.min(pool.may_add_for(&demand.tenant)).min(pool.may_add())
         });
         waiting.saturating_sub(room.fold(0, u32::saturating_add))
     }
 
-    /// Autoscaled pools that may be meant by a session that begins or ceases to wait are looked at.
+    /// A session begins or ceases to wait: the pools that it may mean are looked at.
     pub(super) fn demand_changed(&mut self, demand: &Demand) {
-        let scaled =
-            self.pools.iter().filter(|(key, pool)| pool.object.spec.autoscaling.is_some() && demand.means(key));
-        self.dirty.extend(scaled.map(|(key, _)| Subject::Pool(key.clone())));
+        let meant = self.pools.keys().filter(|key| self.means(demand, key));
+        self.dirty.extend(meant.cloned().map(Subject::Pool).collect::<Vec<_>>());
+    }
+
+    /// Who may use which pool may have changed, and with it what each is needed for.
+    pub(super) fn admission_changed(&mut self) {
+        self.dirty.insert(Subject::Queue);
+        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
     }
 }
 
@@ -132,7 +146,8 @@ mod tests {
     }
 
     fn after(scale: &mut Scale, spec: &WorkerPoolSpec, second: i64, running: u32, waiting: u32) -> i32 {
-        scale.follow(spec, Need { running, waiting }, Mono(second * 1000));
+        let need = Need { kept: running, free: 0, waiting, allowed: u32::MAX };
+        scale.follow(spec, need, Mono(second * 1000));
         scale.desired
     }
 
@@ -142,9 +157,16 @@ mod tests {
         let mut scale = Scale::resumed(&spec, None);
         assert_eq!(scale.desired, 1);
         assert_eq!(after(&mut scale, &spec, 0, 0, 0), 1);
-        assert_eq!(after(&mut scale, &spec, 1, 1, 0), 2, "one session, two slots to spare");
+        assert_eq!(after(&mut scale, &spec, 1, 1, 0), 2, "one runner that is full, and one with two slots to spare");
         assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
         assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
+        let wish = spec.autoscaling.unwrap();
+        let need = |free, waiting, allowed| Need { kept: 1, free, waiting, allowed }.replicas(&wish, 2);
+        assert_eq!(
+            [need(1, 0, 99), need(1, 1, 99), need(0, 9, 1), need(0, 0, 0)],
+            [2, 2, 2, 1],
+            "what is free, and what may be"
+        );
     }
 
     #[test]

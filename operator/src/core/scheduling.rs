@@ -2,6 +2,7 @@
 
 use super::{
     Core, Effect, Key, Phase, Subject, Uid,
+    admission::Objection,
     pools::Pool,
     queue::Demand,
     runners::Room,
@@ -111,6 +112,10 @@ impl Core {
                 self.effects.push(Effect::Observe { phase: Phase::Queued, took: self.now.mono.since(seen) });
             }
             let since = self.now.mono;
+            if let Some(session) = self.sessions.get_mut(&uid) {
+                // Whoever had a slot once may wait for another.
+                session.admitted = true;
+            }
             self.set_stage(&uid, Stage::Binding { runner, since, call: Pending::Idle });
         }
     }
@@ -136,13 +141,23 @@ impl Core {
                 Some((turn, at))
             });
             let Some((_, at)) = turns.min() else { return chosen };
+            let Some(arrival) = lanes[at].waiting.peek().copied() else { return chosen };
+            // Where others are before it, it does not take their slot, however well that suits.
+            let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
+            let is_first = |key: &Key, others: &mut [Lane]| {
+                let turn = open[key].turn(demand, arrival);
+                !others.iter_mut().any(|lane| {
+                    let here = lane.pools.contains(&key);
+                    here && lane.waiting.peek().is_some_and(|other| open[key].turn(lane.demand, other) < turn)
+                })
+            };
+            let first: Vec<_> = pools.into_iter().filter(|key| is_first(key, &mut lanes)).collect();
             let lane = &mut lanes[at];
-            let Some(arrival) = lane.waiting.next() else { return chosen };
+            lane.waiting.next();
             let session = &self.sessions[arrival.uid()];
             let suits = |key: &Key| open[key].suits(lane.demand.engine, session.object.display_in(open[key].pool));
             // Of equals the first by name.
-            let best =
-                lane.pools.iter().copied().reduce(|best, other| if suits(other) > suits(best) { other } else { best });
+            let best = first.into_iter().reduce(|best, other| if suits(other) > suits(best) { other } else { best });
             let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return chosen };
             let display = session.object.display_in(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
@@ -171,7 +186,8 @@ impl Core {
                 continue;
             }
             let display_of = |uid: &Uid| self.sessions.get(uid).map(|session| session.object.display_in(&pool.object));
-            let Some(room) = runner.room(display_of) else { continue };
+            let slots = u32::try_from(pool.object.spec.slots_per_runner).unwrap_or(1);
+            let Some(room) = runner.room(slots, display_of) else { continue };
             let runner = OpenRunner {
                 uid,
                 room,
@@ -197,10 +213,13 @@ impl Core {
         let Some(key) = &demand.pool else { return Ok(self.why_no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
         let Some(pool) = self.pools.get(key) else {
-            return Ok(Wait::new(
-                reasons::NO_MATCHING_POOL,
-                format!("there is no WorkerPool {name} in namespace {at}: create it, or name another"),
-            ));
+            // Of other namespaces is not told which pools there are.
+            return if *at == demand.namespace {
+                let words = format!("there is no WorkerPool {name} in namespace {at}: create it, or name another");
+                Ok(Wait::new(reasons::NO_MATCHING_POOL, words))
+            } else {
+                Objection::Namespace.words_to(&demand, key)
+            };
         };
         if let Some(objection) = self.objection(key, pool, &demand) {
             return objection.words_to(&demand, key);
@@ -250,6 +269,7 @@ impl Core {
             self.dirty.insert(Subject::Queue);
         } else if waited {
             self.queue.remove(&object);
+            self.to_show.remove(uid);
         }
         if waits || waited {
             self.demand_changed(&Demand::of(&object));

@@ -1,7 +1,7 @@
 //! What happens to a runner.
 
 use super::{
-    Change, Core, Effect, Node, Subject, Uid, WriteFailure,
+    Change, Core, Effect, Key, Node, Subject, Uid, WriteFailure,
     pods::{Fate, RunnerPod},
     pools::Pool,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
@@ -103,24 +103,26 @@ impl Core {
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let known_engine = runner.state.as_ref().and_then(|state| state.engine);
+        let was_warm = runner.state.as_ref().is_some_and(|state| state.warm);
         // It says every 10 s that it is there: of a thousand runners that is a hundred times a second.
         let is_news = runner.state.as_ref() != Some(&state) || runner.link != Link::Up || runner.refused;
         runner.link = Link::Up;
         runner.refused = false;
         runner.state = Some(state.clone());
-        if state.engine != known_engine {
-            // Those who want another one are told.
-            let key = runner.pod.pool.0.clone();
-            let asking = self.queue.waiting(|demand| demand.engine.is_some() && demand.means(&key));
-            self.dirty.extend(asking.into_iter().map(Subject::Session));
-        }
-        let Some(runner) = self.runners.get_mut(pod) else { return };
-        if state.warm && !runner.was_warm {
-            runner.was_warm = true;
-            let (revision, (key, _)) = (runner.pod.revision.clone(), runner.pod.pool.clone());
-            if let Some(pool) = self.pools.get_mut(&key) {
-                pool.came_up(&revision, self.now.mono);
+        let first_warm = state.warm && !runner.was_warm;
+        runner.was_warm |= state.warm;
+        let (key, pool_uid) = runner.pod.pool.clone();
+        let revision = runner.pod.revision.clone();
+        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| pool.uid() == pool_uid) {
+            if first_warm {
+                pool.came_up(&revision);
+            }
+            if state.warm && !was_warm {
+                pool.lacking = pool.lacking.map(|_| self.now.mono);
+            }
+            if state.engine.is_some() && pool.engine != state.engine && pool.revision == revision {
+                pool.engine = state.engine;
+                self.engine_known(&key);
             }
         }
         for entry in &state.sessions {
@@ -133,6 +135,14 @@ impl Core {
             self.dirty.insert(Subject::Pool(self.runners[pod].pod.pool.0.clone()));
             self.dirty.insert(Subject::Queue);
         }
+    }
+
+    /// It became known which engine a pool has: those who want one are told, and other pools may be needed.
+    fn engine_known(&mut self, key: &Key) {
+        self.admission_changed();
+        let installation = &self.installation.namespace;
+        let asking = self.queue.waiting(|demand| demand.engine.is_some() && demand.means(key, installation));
+        self.dirty.extend(asking.into_iter().map(Subject::Session));
     }
 
     /// A session that the runner had and does not list any more is over, though nobody can say why.
@@ -223,7 +233,8 @@ impl Core {
         }
         let (key, revision) = (runner.pod.pool.0.clone(), runner.pod.revision.clone());
         let never_came_up = !runner.was_warm && runner.pod.killed_at.is_none() && !runner.mourned;
-        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| never_came_up && pool.revision == revision) {
+        let its = |pool: &&mut Pool| pool.uid() == runner.pod.pool.1 && pool.revision == revision;
+        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| never_came_up && its(pool)) {
             pool.failed((reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
         }
         if let Some(runner) = self.runners.get_mut(uid) {

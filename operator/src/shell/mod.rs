@@ -36,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 /// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
 /// that order; more only queue up there.
 const URGENT_WRITES: usize = 64;
-/// Writes of `Queued` and new runners, which can wait.
-const PATIENT_WRITES: usize = 8;
+/// Runner pods that are made at once: claims go before them.
+const POD_CREATES: usize = 8;
 /// Events, which nobody waits for.
 const EVENT_WRITES: usize = 4;
 /// Events that are sent in a second, of either type, and those that were not sent before. Each costs the API server as much as
@@ -71,7 +71,7 @@ struct Shell {
     metrics: Metrics,
     inputs: UnboundedSender<Input>,
     urgent_writes: Semaphore,
-    patient_writes: Semaphore,
+    pod_creates: Semaphore,
     event_writes: Semaphore,
     /// Events of what goes well, and of what does not.
     normal_events: Allowance,
@@ -100,7 +100,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         metrics: Metrics::default(),
         inputs: inputs.clone(),
         urgent_writes: Semaphore::new(URGENT_WRITES),
-        patient_writes: Semaphore::new(PATIENT_WRITES),
+        pod_creates: Semaphore::new(POD_CREATES),
         event_writes: Semaphore::new(EVENT_WRITES),
         normal_events: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
         warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),

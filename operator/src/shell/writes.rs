@@ -36,8 +36,8 @@ impl Shell {
     pub(super) async fn patch_session(&self, session: Arc<BrowserSession>, status: BrowserSessionStatus, urgent: bool) {
         let uid = session.uid().unwrap_or_default();
         let state = status.state.as_str();
-        let turn = if urgent { &self.urgent_writes } else { &self.patient_writes };
-        let _turn = turn.acquire().await;
+        // Of those that are not the core begins only a few.
+        let _turn = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
         let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
         let api = self.namespaced::<BrowserSession>(&Key::of(session.as_ref()));
         let name = session.name_any();
@@ -93,7 +93,7 @@ impl Shell {
 
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
         let name = pod.name_any();
-        let _turn = self.patient_writes.acquire().await;
+        let _turn = self.pod_creates.acquire().await;
         let api = self.namespaced::<Pod>(&pool);
         let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
         // A repeated create: what is there must be what was to be made.

@@ -16,7 +16,7 @@ use k8s_openapi::{
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 pub fn installation() -> Installation {
-    Installation { runner_image: "image".into(), public_url: "http://gateway".into() }
+    Installation { runner_image: "image".into(), public_url: "http://gateway".into(), namespace: "release".into() }
 }
 
 /// A session of that namespace, which came in that second.
@@ -164,12 +164,48 @@ impl Fleet {
     pub fn end(&mut self, uid: &str) {
         let session = self.sessions.remove(uid).unwrap();
         self.step([Input::Sessions(Change::Gone(Arc::new(session)))]);
-        let held = self.runners.iter().find(|(_, state)| state.session(uid).is_some());
-        if let Some((pod, generation)) = held.map(|(pod, state)| (pod.clone(), state.generation)) {
+        if let Some((pod, generation)) = self.holding(uid) {
             let state = state(Vec::new(), generation + 1);
             self.runners.insert(pod.clone(), state.clone());
             self.step([Input::Runner { pod, state }]);
         }
+    }
+
+    /// The user deletes it, and its runner takes no more.
+    pub fn spend(&mut self, uid: &str) {
+        let (pod, generation) = self.holding(uid).unwrap();
+        let state =
+            RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
+        self.runners.insert(pod.clone(), state.clone());
+        let session = self.sessions.remove(uid).unwrap();
+        self.step([Input::Sessions(Change::Gone(Arc::new(session))), Input::Runner { pod, state }]);
+    }
+
+    fn holding(&self, uid: &str) -> Option<(String, u64)> {
+        let mut holding = self.runners.iter().filter(|(_, state)| state.session(uid).is_some());
+        holding.next().map(|(pod, state)| (pod.clone(), state.generation))
+    }
+
+    /// The pool's runners have no hot browser for a while.
+    pub fn cool(&mut self, namespace: &str, name: &str) {
+        self.temper(namespace, name, false);
+    }
+
+    /// And have one again.
+    pub fn warm(&mut self, namespace: &str, name: &str) {
+        self.temper(namespace, name, true);
+    }
+
+    fn temper(&mut self, namespace: &str, name: &str, warm: bool) {
+        let prefix = format!("{namespace}/{name}/");
+        let of_pool = self.runners.iter_mut().filter(|(pod, _)| pod.starts_with(&prefix));
+        let mut told = Vec::new();
+        for (pod, state) in of_pool {
+            state.generation += 1;
+            (state.warm, state.hot) = (warm, Hot { headless: u32::from(warm), headful: 0 });
+            told.push(Input::Runner { pod: pod.clone(), state: state.clone() });
+        }
+        self.step(told);
     }
 
     /// What is due until so much later is done.
@@ -183,7 +219,7 @@ impl Fleet {
         self.step([]);
     }
 
-    /// The namespaces or names of the pods that the sessions were given to, in the order in which it happened.
+    /// The sessions that were given a slot, in the order in which it happened.
     pub fn order(&self) -> Vec<&str> {
         self.bound.iter().map(|(session, _)| session.as_str()).collect()
     }

@@ -1,7 +1,9 @@
 //! As many runners as needed, and none with a session taken away.
 
 use super::fleet::{Fleet, on, session};
-use camofleet_crds::v1alpha1::{Autoscaling, BrowserSession, Limits, SessionState, WorkerPoolSpec};
+use camofleet_crds::v1alpha1::{
+    AllowedNamespaces, Autoscaling, BrowserSession, Limits, NamespacesFrom, SessionState, WorkerPoolSpec,
+};
 
 fn scaled(min: i32, max: i32, buffer: i32) -> WorkerPoolSpec {
     let autoscaling =
@@ -27,6 +29,54 @@ fn from_zero_and_back() {
     assert_eq!(fleet.runners(), 1, "not before the delay");
     fleet.pass(2_000);
     assert_eq!((fleet.runners(), fleet.pool_status("own", "pool").desired_replicas), (0, 0));
+}
+
+#[test]
+fn a_label_that_comes_later_starts_a_runner() {
+    let mut fleet = Fleet::new();
+    let selector = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector {
+        match_labels: Some([("team".to_owned(), "a".to_owned())].into()),
+        match_expressions: None,
+    };
+    let allowed_namespaces = AllowedNamespaces { from: NamespacesFrom::Selector, selector: Some(selector) };
+    fleet.pool("own", "pool", 0, WorkerPoolSpec { allowed_namespaces, ..scaled(0, 5, 0) });
+    fleet.create([session("guest", "late", 1, on("own", "pool"))]);
+    fleet.pass(2_000);
+    assert_eq!(fleet.runners(), 0);
+    fleet.label("guest", &[("team", "a")]);
+    assert_eq!((fleet.runners(), fleet.status("late").state), (1, SessionState::Ready));
+}
+
+/// A runner that may serve one more session is no room for three.
+#[test]
+fn runners_that_can_take_no_more_are_not_counted_on() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 0, WorkerPoolSpec { sessions_per_runner: None, ..scaled(0, 9, 1) });
+    fleet.create(some(0, 3));
+    fleet.pass(2_000);
+    assert_eq!(fleet.runners(), 4, "three that are full and one to spare");
+    fleet.spend("s00");
+    fleet.pass(2_000);
+    assert_eq!((fleet.runners(), fleet.removed.len()), (4, 1), "what is spent was replaced");
+    fleet.pass(60_000);
+    assert_eq!(fleet.runners(), 3, "two that are full and one to spare");
+}
+
+#[test]
+fn a_pool_under_churn_is_not_said_to_make_no_progress() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 1, WorkerPoolSpec { sessions_per_runner: Some(0), ..WorkerPoolSpec::default() });
+    for round in 0..40 {
+        fleet.cool("own", "pool");
+        fleet.pass(20_000);
+        fleet.warm("own", "pool");
+        fleet.cool("own", "pool");
+        let stalled = fleet.pool_status("own", "pool").conditions.into_iter().find(|it| it.type_ == "Stalled");
+        assert_eq!(stalled.map(|it| it.status).as_deref(), Some("False"), "round {round}");
+    }
+    fleet.pass(700_000);
+    let stalled = fleet.pool_status("own", "pool").conditions.into_iter().find(|it| it.type_ == "Stalled").unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "NoProgress"));
 }
 
 #[test]

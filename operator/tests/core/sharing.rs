@@ -42,7 +42,7 @@ fn a_pool_serves_other_namespaces_as_its_owner_says_and_at_once() {
     fleet.pass(1_000);
     let (reason, message) = fleet.why("some");
     assert_eq!(reason, reasons::NOT_ALLOWED);
-    assert!(message.contains("WorkerPool some of namespace own") && message.contains("namespace other"), "{message}");
+    assert!(message.contains("WorkerPool some in namespace own") && message.contains("namespace other"), "{message}");
 
     fleet.label("other", &[("team", "a")]);
     assert!(fleet.pod_of("some").is_some(), "a label counts at once");
@@ -63,14 +63,41 @@ fn a_pool_serves_other_namespaces_as_its_owner_says_and_at_once() {
 fn without_a_name_the_pool_that_suits_best_serves() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "small", 1, WorkerPoolSpec::default());
-    fleet.pool("shared", "large", 3, allowing(NamespacesFrom::All, &[]));
-    fleet.pool("shared", "private", 9, WorkerPoolSpec::default());
+    fleet.pool("release", "large", 3, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("release", "private", 9, WorkerPoolSpec::default());
     let any = BrowserSessionSpec::default();
     fleet.create(some("own", 5, &any));
     let pods: Vec<_> = fleet.bound.iter().map(|(_, pod)| pod.rsplit_once('/').unwrap().0).collect();
     // Free slots first, then the name; what is not for it is not used.
-    assert_eq!(pods, ["shared/large", "shared/large", "own/small", "shared/large"]);
+    assert_eq!(pods, ["release/large", "release/large", "own/small", "release/large"]);
     assert_eq!(fleet.queued(), 1);
+}
+
+/// Or whoever may make a pool for all could draw the sessions of all to himself.
+#[test]
+fn without_a_name_nobody_else_s_pool_serves_but_the_installation_s() {
+    let mut fleet = Fleet::new();
+    fleet.pool("stranger", "pool", 3, allowing(NamespacesFrom::All, &[]));
+    fleet.create(some("own", 2, &BrowserSessionSpec::default()));
+    fleet.pass(1_000);
+    assert_eq!((fleet.order(), fleet.why("own0").0.as_str()), (Vec::new(), reasons::NO_MATCHING_POOL));
+    fleet.pool("release", "pool", 1, allowing(NamespacesFrom::All, &[]));
+    assert_eq!(fleet.pod_of("own0"), Some("release/pool/0"));
+    assert_eq!(fleet.pod_of("own1"), None);
+}
+
+/// A session without a name takes no slot of a pool where others are before it.
+#[test]
+fn a_turn_counts_in_the_pool_whose_slot_it_is() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "y", 3, allowing(NamespacesFrom::All, &[]));
+    fleet.create([session("own", "y0", 1, on("own", "y")), session("own", "y1", 1, on("own", "y"))]);
+    fleet.pool("own", "x", 1, WorkerPoolSpec::default());
+    fleet.cool("own", "x");
+    let unnamed = session("own", "unnamed", 2, BrowserSessionSpec::default());
+    fleet.create([unnamed, session("other", "named", 3, on("own", "y"))]);
+    assert_eq!(fleet.pod_of("unnamed"), Some("own/x/0"), "the hot one of y is for whoever has none there");
+    assert!(fleet.pod_of("named").is_some_and(|pod| pod.starts_with("own/y/")));
 }
 
 #[test]
@@ -151,6 +178,9 @@ fn a_pool_has_as_many_sessions_and_as_many_waiting_as_it_says() {
     fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));
     fleet.pass(1_000);
     assert_eq!(fleet.queued(), 3, "whoever waits may go on waiting");
+    // An earlier name is no earlier arrival than that of those who wait already.
+    fleet.create(some("_", 2, &on("own", "pool")));
+    assert_eq!((fleet.queued(), fleet.why("_0").0.as_str()), (3, reasons::QUEUE_FULL));
 }
 
 #[test]
@@ -195,4 +225,33 @@ fn one_that_cannot_be_placed_blocks_nobody() {
     assert_eq!(fleet.order(), ["now"]);
     fleet.pass(1_000);
     assert_eq!(fleet.why("never").0, reasons::NO_MATCHING_POOL);
+}
+
+/// Three tenants, one of which floods: by Jain's index of what each was served by its weight, and in every turnover.
+#[test]
+fn shares_are_fair_under_a_flood() {
+    let mut fleet = Fleet::new();
+    let weights = [("double".to_owned(), 2)].into();
+    fleet.pool("own", "pool", 12, limited(Limits { tenant_weights: weights, ..Limits::default() }));
+    fleet.create(some("flood", 2000, &on("own", "pool")));
+    fleet.create(some("single", 200, &on("own", "pool")));
+    fleet.create(some("double", 200, &on("own", "pool")));
+    // Until the flood's first sessions have made room, nobody can have a share.
+    for ended in 0..132 {
+        let (oldest, _) = fleet.bound[ended].clone();
+        fleet.end(&oldest);
+    }
+    let served: Vec<_> = fleet.order()[24..].iter().map(|uid| uid.trim_end_matches(char::is_numeric)).collect();
+    assert_eq!(served.len(), 120);
+    let weight = |tenant: &str| if tenant == "double" { 2 } else { 1 };
+    let tenants = ["flood", "single", "double"];
+    let count = |tenant: &str| u32::try_from(served.iter().filter(|it| **it == tenant).count()).unwrap();
+    let shares = tenants.map(|tenant| f64::from(count(tenant)) / f64::from(weight(tenant)));
+    let jain = shares.iter().sum::<f64>().powi(2) / (3.0 * shares.iter().map(|share| share * share).sum::<f64>());
+    assert!(jain >= 0.95, "Jain's index is {jain}, of {shares:?}");
+    // While every slot is given anew once, each tenant gets its share: nobody waits longer.
+    for turnover in served.chunks(12) {
+        let got = tenants.map(|tenant| turnover.iter().filter(|it| **it == tenant).count());
+        assert_eq!(got, [3, 3, 6], "{served:?}");
+    }
 }

@@ -118,7 +118,7 @@ fn start() -> Timestamp {
 }
 
 fn installation() -> Installation {
-    Installation { runner_image: "image".into(), public_url: "http://gateway".into() }
+    Installation { runner_image: "image".into(), public_url: "http://gateway".into(), namespace: "release".into() }
 }
 
 fn session(version: u64) -> BrowserSession {

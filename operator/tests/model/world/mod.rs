@@ -140,5 +140,5 @@ impl World {
 }
 
 fn installation() -> Installation {
-    Installation { runner_image: "image".into(), public_url: "http://gateway".into() }
+    Installation { runner_image: "image".into(), public_url: "http://gateway".into(), namespace: "release".into() }
 }
