@@ -56,12 +56,6 @@ pub fn ratio(of: f64, to: f64) -> Option<f64> {
     (to > 0.0).then(|| of / to)
 }
 
-/// Jain's index of fairness: 1 when all have the same, 1/n when one has all; none when nobody has anything.
-pub fn jain_index(shares: &[f64]) -> Option<f64> {
-    let (sum, squares) = (shares.iter().sum::<f64>(), shares.iter().map(|share| share * share).sum::<f64>());
-    ratio(sum * sum, number(shares.len()) * squares)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,13 +77,5 @@ mod tests {
     fn a_mean_of_nothing_is_none() {
         assert_eq!(samples([1, 2, 6]).mean(), Some(3.0));
         assert_eq!(Samples::default().mean(), None);
-    }
-
-    #[test]
-    fn fairness_is_one_among_equals_and_the_least_when_one_has_all() {
-        assert_eq!(jain_index(&[5.0, 5.0, 5.0, 5.0]), Some(1.0));
-        assert_eq!(jain_index(&[8.0, 0.0, 0.0, 0.0]), Some(0.25));
-        assert_eq!(jain_index(&[0.0, 0.0]), None);
-        assert_eq!(jain_index(&[]), None);
     }
 }

@@ -130,14 +130,10 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
         let named = session.spec.pool_ref.as_ref();
         named.is_some_and(|named| named.name == name) && session.pool_namespace() == namespace
     };
-    let waits = |session: &BrowserSession| match session.state() {
-        SessionState::Pending => true,
-        // One that the pool does not take at all has no place in its queue.
-        SessionState::Queued => session.status.as_ref().is_some_and(|status| {
-            conditions::get(&status.conditions, READY)
-                .is_some_and(|ready| !matches!(ready.reason.as_str(), reasons::NOT_ALLOWED | reasons::NO_MATCHING_POOL))
-        }),
-        SessionState::Starting | SessionState::Ready | SessionState::Finished => false,
+    // One that the pool does not take at all has no place in its queue.
+    let is_taken = |session: &BrowserSession| {
+        let ready = session.status.as_ref().and_then(|status| conditions::get(&status.conditions, READY));
+        ready.is_none_or(|it| !matches!(it.reason.as_str(), reasons::NOT_ALLOWED | reasons::NO_MATCHING_POOL))
     };
     let mut running = BTreeMap::<String, u32>::new();
     let mut waiting = Vec::new();
@@ -148,7 +144,7 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
             {
                 *running.entry(other.tenant().to_owned()).or_default() += 1;
             }
-            SessionState::Pending | SessionState::Queued if names_it(other) && waits(other) => {
+            SessionState::Pending | SessionState::Queued if names_it(other) && is_taken(other) => {
                 waiting.push(other.as_ref());
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! A leader of many pools, whose runners do what they are asked.
 
 use camofleet_crds::v1alpha1::{
-    BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, WorkerPool, WorkerPoolSpec,
+    BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, PoolRef, WorkerPool, WorkerPoolSpec,
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
@@ -48,6 +48,10 @@ pub struct Fleet {
     pub removed: Vec<(String, bool)>,
     /// The sessions as they stand.
     pub sessions: BTreeMap<String, BrowserSession>,
+    /// The events of each session, by their reasons.
+    pub events: Vec<(String, String)>,
+    /// The most `Queued` that were begun to be written in one step.
+    pub most_shown: usize,
     /// Which pod each session was given to, in the order in which it happened.
     pub bound: Vec<(String, String)>,
 }
@@ -69,6 +73,8 @@ impl Fleet {
             uids: 0,
             removed: Vec::new(),
             sessions: BTreeMap::new(),
+            events: Vec::new(),
+            most_shown: 0,
             bound: Vec::new(),
         };
         fleet.another_leads();
@@ -181,6 +187,14 @@ impl Fleet {
         self.step([Input::Sessions(Change::Gone(Arc::new(session))), Input::Runner { pod, state }]);
     }
 
+    /// A runner says that it has that session, Ready.
+    pub fn claim(&mut self, pod: &str, uid: &str) {
+        let generation = self.runners[pod].generation + 1;
+        let state = state(vec![ready_session("own", uid, uid, Display::Headless)], generation);
+        self.runners.insert(pod.to_owned(), state.clone());
+        self.step([Input::Runner { pod: pod.to_owned(), state }]);
+    }
+
     fn holding(&self, uid: &str) -> Option<(String, u64)> {
         let mut holding = self.runners.iter().filter(|(_, state)| state.session(uid).is_some());
         holding.next().map(|(pod, state)| (pod.clone(), state.generation))
@@ -282,6 +296,8 @@ impl Fleet {
         let mut inputs: Vec<_> = inputs.into_iter().collect();
         loop {
             let effects = self.core.step(inputs, self.now());
+            let shown = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
+            self.most_shown = self.most_shown.max(effects.iter().filter(shown).count());
             inputs = effects.into_iter().flat_map(|effect| self.carry_out(effect)).collect();
             if inputs.is_empty() {
                 return;
@@ -293,17 +309,7 @@ impl Fleet {
         match effect {
             Effect::Bind { session: uid, pod, request, .. } => {
                 let generation = self.runners[&pod].generation + 1;
-                let session = Session {
-                    uid: uid.clone(),
-                    namespace: request.namespace,
-                    name: request.name,
-                    phase: SessionPhase::Ready,
-                    display: request.display,
-                    tier: Tier::Hot,
-                    start_page: StartPage::None,
-                    clients: 0,
-                    end: None,
-                };
+                let session = ready_session(&request.namespace, &request.name, &uid, request.display);
                 self.runners.insert(pod.clone(), state(vec![session.clone()], generation));
                 self.bound.push((uid.clone(), pod.clone()));
                 let state = &self.runners[&pod];
@@ -347,6 +353,10 @@ impl Fleet {
                 self.runners.remove(&pod);
                 vec![deleted, Input::Pods(Change::Gone(self.pods.remove(&pod).unwrap()))]
             }
+            Effect::Tell { session, reason, .. } => {
+                self.events.push((session.metadata.uid.clone().unwrap(), reason));
+                Vec::new()
+            }
             Effect::PatchPool { pool, status } => {
                 self.version += 1;
                 let mut patched = WorkerPool::clone(&pool);
@@ -357,6 +367,20 @@ impl Fleet {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+fn ready_session(namespace: &str, name: &str, uid: &str, display: Display) -> Session {
+    Session {
+        uid: uid.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        phase: SessionPhase::Ready,
+        display,
+        tier: Tier::Hot,
+        start_page: StartPage::None,
+        clients: 0,
+        end: None,
     }
 }
 

@@ -86,6 +86,40 @@ fn without_a_name_nobody_else_s_pool_serves_but_the_installation_s() {
     assert_eq!(fleet.pod_of("own1"), None);
 }
 
+/// What a runner lists is its own word: nobody gave it that session.
+#[test]
+fn a_runner_that_lies_gets_no_session_of_others() {
+    let mut fleet = Fleet::new();
+    fleet.pool("stranger", "pool", 1, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
+    fleet.create(some("own", 2, &on("own", "pool")));
+    assert_eq!(fleet.order(), ["own0"]);
+    fleet.claim("stranger/pool/0", "own1");
+    fleet.pass(1_000);
+    assert_eq!(fleet.status("own1").state, SessionState::Queued);
+    fleet.end("own0");
+    assert_eq!(fleet.pod_of("own1"), Some("own/pool/0"));
+}
+
+#[test]
+fn a_hot_start_is_one_event() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
+    fleet.create(some("own", 1, &on("own", "pool")));
+    assert_eq!(fleet.events, [("own0".to_owned(), "Ready".to_owned())]);
+}
+
+/// Or one that gets its slot meanwhile would wait in their line.
+#[test]
+fn few_are_told_at_once_that_they_wait_and_all_are_told() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
+    fleet.create(some("own", 60, &on("own", "pool")));
+    fleet.pass(1_000);
+    let told = fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Queued).count();
+    assert_eq!((told, fleet.most_shown), (59, 8));
+}
+
 /// A session without a name takes no slot of a pool where others are before it.
 #[test]
 fn a_turn_counts_in_the_pool_whose_slot_it_is() {

@@ -3,6 +3,7 @@
 import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { pathOf } from '#shared/api.ts';
+import { inBatches } from '#shared/batches.ts';
 import { eventTypes, type FleetEvent, parseEvent } from '#shared/fleet.ts';
 import { putEvents } from '#shared/use-fleet.ts';
 
@@ -29,7 +30,7 @@ export function useStream(namespace: string | null, onRefused: () => void): Stre
   useEffect(() => {
     const setLost = (lostAt: number | null) =>
       setState((before) => ((lostAt === null) === (before.lostAt === null) ? before : { lostAt }));
-    const batch = inBatches<FleetEvent>((events) => putEvents(cache, namespace, events));
+    const batch = inBatches<FleetEvent>(DRAW_MS, (events) => putEvents(cache, namespace, events));
     const letGo = hold(`${pathOf(namespace)}/events`, batch.tell, setLost, onRefused);
     return () => {
       letGo();
@@ -41,27 +42,6 @@ export function useStream(namespace: string | null, onRefused: () => void): Stre
 
 /** The page is drawn anew for what happens at most so often: a busy fleet changes faster than anybody can see. */
 const DRAW_MS = 250;
-
-/** The first is passed on at once, and what follows it within a while in one. */
-function inBatches<Item>(pass: (items: readonly Item[]) => void) {
-  let waiting: Item[] = [];
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const flush = () => {
-    timer = undefined;
-    if (waiting.length === 0) return;
-    const items = waiting;
-    waiting = [];
-    timer = setTimeout(flush, DRAW_MS);
-    pass(items);
-  };
-  return {
-    tell: (item: Item) => {
-      waiting.push(item);
-      if (timer === undefined) flush();
-    },
-    drop: () => clearTimeout(timer),
-  };
-}
 
 function hold(
   url: string,

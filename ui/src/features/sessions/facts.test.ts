@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { duration } from '#shared/duration.ts';
 import { exampleSession } from '#shared/examples.ts';
-import { ageSeconds, idleLeftSeconds, inOrder, lifeLeftSeconds, matches } from './facts.ts';
+import { ageSeconds, idleLeftSeconds, inOrder, lifeLeftSeconds, matches, rowsOf } from './facts.ts';
 
 const noon = Date.parse('2026-01-01T12:00:00Z');
 
@@ -73,4 +73,17 @@ test('durations have two units at most', () => {
     '4 d 4 h',
     '0 s',
   ]);
+});
+
+test('rows stay the same while they look the same, and so does their list', () => {
+  const [a, b] = [exampleSession('a'), exampleSession('b')];
+  const first = rowsOf([a, b], []);
+  expect(rowsOf([{ ...a, labels: { changed: 'yes' } }, b], first)).toBe(first);
+  const turned = rowsOf([b, a], first);
+  expect(turned).toEqual([first[1], first[0]]);
+  expect(turned[0]).toBe(first[1]);
+  const over = rowsOf([{ ...a, state: 'Finished' }, b], first);
+  expect(over[0]).not.toBe(first[0]);
+  expect(over[1]).toBe(first[1]);
+  expect(rowsOf([a], first)).toEqual([first[0]]);
 });

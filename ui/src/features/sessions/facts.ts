@@ -90,3 +90,19 @@ export function startPage({ start_page }: Session): string {
       return '';
   }
 }
+
+/** A row of the table, which stays the same object while it looks the same. */
+export interface RowOfSession {
+  readonly id: string;
+  readonly over: boolean;
+}
+
+/** The rows of the sessions: the former ones, and as a whole the former list, where they would look the same. */
+export function rowsOf(sessions: readonly Session[], former: readonly RowOfSession[]): readonly RowOfSession[] {
+  const known = new Map(former.map((row) => [row.id, row]));
+  const rows = sessions.map((session) => {
+    const [row, over] = [known.get(session.id), isOver(session)];
+    return row?.over === over ? row : { id: session.id, over };
+  });
+  return rows.length === former.length && rows.every((row, at) => row === former[at]) ? former : rows;
+}

@@ -19,7 +19,7 @@ import { Cell, Column, Row, Table, TableBody, TableHeader, TableLayout, Virtuali
 import type { Session } from '#shared/api.ts';
 import { duration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { ageSeconds, idleLeftSeconds, isOver, isWell, startPage } from './facts.ts';
+import { ageSeconds, idleLeftSeconds, isWell, type RowOfSession, rowsOf, startPage } from './facts.ts';
 import { State } from './state.tsx';
 
 interface Props {
@@ -30,12 +30,6 @@ interface Props {
   readonly narrow: boolean;
   /** What is said when there are none. */
   readonly empty: ReactNode;
-}
-
-/** A row, which stays the same object while it looks the same. */
-interface Item {
-  readonly id: string;
-  readonly over: boolean;
 }
 
 /** The sessions as they are now. Each cell follows its own, so that nothing else is drawn when that changes. */
@@ -100,28 +94,21 @@ export function SessionsTable({ sessions, ...rest }: Props) {
   useLayoutEffect(() => now.put(sessions), [now, sessions]);
   return (
     <Now value={now}>
-      <Rows items={useItems(sessions)} {...rest} />
+      <Rows items={useRows(sessions)} {...rest} />
     </Now>
   );
 }
 
-/** The rows of the sessions: the same list while it would look the same. */
-function useItems(sessions: readonly Session[]): readonly Item[] {
-  const last = useRef<readonly Item[]>([]);
+function useRows(sessions: readonly Session[]): readonly RowOfSession[] {
+  const last = useRef<readonly RowOfSession[]>([]);
   return useMemo(() => {
-    const former = new Map(last.current.map((item) => [item.id, item]));
-    const items = sessions.map((session) => {
-      const [item, over] = [former.get(session.id), isOver(session)];
-      return item?.over === over ? item : { id: session.id, over };
-    });
-    const same = items.length === last.current.length && items.every((item, at) => item === last.current[at]);
-    if (!same) last.current = items;
+    last.current = rowsOf(sessions, last.current);
     return last.current;
   }, [sessions]);
 }
 
 interface RowsProps extends Omit<Props, 'sessions'> {
-  readonly items: readonly Item[];
+  readonly items: readonly RowOfSession[];
 }
 
 const Rows = memo(function Rows({ items, chosen, onChoose, narrow, empty }: RowsProps) {
