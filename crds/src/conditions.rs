@@ -76,6 +76,8 @@ pub mod pool {
     pub const RUNNERS_STARTING: &str = "RunnersStarting";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
+    /// `Reconciling` is true: the shape has changed, and a first runner of the new one, the canary, is to load a page.
+    pub const CANARY_STARTING: &str = "CanaryStarting";
     /// `Reconciling` is true: the pool is being deleted and waits for its sessions.
     pub const DRAINING: &str = "Draining";
     /// `Stalled` is true: the API server refuses the runner pods.
@@ -90,6 +92,9 @@ pub mod pool {
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
     /// `Stalled` is true: runners are missing, and for 10 minutes none has come up, though nothing says why.
     pub const NO_PROGRESS: &str = "NoProgress";
+    /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Those of the former go on
+    /// serving, and are replaced by their like.
+    pub const CANARY_FAILED: &str = "CanaryFailed";
     /// `Stalled` is true: a PodDisruptionBudget of the pool's name is somebody else's, so that the runners may be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";
 }

@@ -1,6 +1,6 @@
 //! The runner's settings: parsed from flags and environment, and checked before anything is started.
 
-use crate::chart::Plan;
+use crate::chart::{Kind, Plan};
 use camofleet_crds::v1alpha1::EngineName;
 use camofleet_runner_api::Hot;
 use clap::{Parser, ValueEnum};
@@ -50,6 +50,9 @@ pub(crate) struct Flags {
     /// Hot browsers on a display to keep ready.
     #[arg(long, env = "RUNNER_PREWARM_HEADFUL", default_value_t = 0)]
     prewarm_headful: u32,
+    /// Kind of browser that has to load a page once before the runner counts as warm; absent: none has to.
+    #[arg(long, env = "RUNNER_PROVE")]
+    prove: Option<Kind>,
     /// How long sessions may go on after SIGTERM.
     #[arg(long, env = "RUNNER_DRAIN_TIMEOUT_SECONDS", default_value_t = 600)]
     drain_timeout_seconds: u32,
@@ -167,6 +170,7 @@ impl Flags {
             slots,
             sessions: self.sessions,
             prewarm: Hot { headless, headful },
+            prove: self.prove,
             launches,
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds.into()),
         };

@@ -1,7 +1,10 @@
 use super::Display;
 use k8s_openapi::{
     api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration, Volume, VolumeMount},
-    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector},
+    apimachinery::pkg::{
+        apis::meta::v1::{Condition, LabelSelector},
+        util::intstr::IntOrString,
+    },
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -415,9 +418,15 @@ pub struct TemplateMetadata {
 }
 
 /// How runners are replaced and removed.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
+    /// While the runners' shape changes, so many may be missing at once: a number, or a share of the pool's runners (`10%`, rounded
+    /// down). One runner more than wished for is made meanwhile, so that with 0 none is ever missing.
+    #[serde(default = "default_max_unavailable")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1000 : self.matches('^(100|[1-9]?[0-9])%$')")
+        .message("maxUnavailable is a number of runners from 0 to 1000, or a share of them from 0% to 100%"))]
+    pub max_unavailable: IntOrString,
     /// A runner that has to go lets its sessions live so many seconds longer.
     #[serde(default = "default_drain_timeout")]
     #[schemars(range(min = 0, max = 86400))]
@@ -426,8 +435,25 @@ pub struct Rollout {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { drain_timeout_seconds: default_drain_timeout() }
+        Self { max_unavailable: default_max_unavailable(), drain_timeout_seconds: default_drain_timeout() }
     }
+}
+
+impl Rollout {
+    /// How many of so many runners may be missing at once.
+    pub fn max_unavailable_of(&self, runners: usize) -> usize {
+        match &self.max_unavailable {
+            IntOrString::Int(count) => usize::try_from(*count).unwrap_or_default(),
+            IntOrString::String(share) => {
+                let percent = share.strip_suffix('%').and_then(|percent| percent.parse::<usize>().ok());
+                runners * percent.unwrap_or_default().min(100) / 100
+            }
+        }
+    }
+}
+
+fn default_max_unavailable() -> IntOrString {
+    IntOrString::Int(1)
 }
 
 fn default_drain_timeout() -> i32 {
@@ -459,9 +485,13 @@ pub struct WorkerPoolStatus {
     /// Sessions that wait for this pool.
     #[serde(default)]
     pub queued: i32,
-    /// Hash of the runners' current shape.
+    /// Hash of the shape that the spec asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// The shape that runners are made in: the latest in which one came up. It is what the spec asks for, unless a first runner of
+    /// that has not loaded a page yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
     /// Selects the runner pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -470,6 +500,16 @@ pub struct WorkerPoolStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A shape that runners came up in.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Serving {
+    /// Its hash, as runners have it in the label `camofleet.dev/revision`.
+    pub revision: String,
+    /// What of a spec shapes runners, so that more of them can be made: JSON in a string, since it is taken or left as a whole.
+    pub shape: String,
 }
 
 /// A pool's room for sessions.
@@ -488,4 +528,19 @@ pub struct Slots {
     /// Free, their browser still being launched.
     #[serde(default)]
     pub starting: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_runners_may_be_missing() {
+        let of = |wish: IntOrString, runners| {
+            Rollout { max_unavailable: wish, ..Rollout::default() }.max_unavailable_of(runners)
+        };
+        assert_eq!((of(IntOrString::Int(3), 10), of(IntOrString::Int(0), 10)), (3, 0));
+        let share = |share: &str, runners| of(IntOrString::String(share.to_owned()), runners);
+        assert_eq!((share("10%", 25), share("100%", 7), share("0%", 7), share("10%", 9)), (2, 7, 0, 0));
+    }
 }

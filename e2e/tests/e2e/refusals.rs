@@ -279,6 +279,10 @@ fn bad_pools() {
                 json!({ "sessionDefaults": { "maxLifetimeSeconds": 59 } }),
                 &["spec.sessionDefaults.maxLifetimeSeconds", "greater than or equal to 60"],
             ),
+            (json!({ "rollout": { "maxUnavailable": -1 } }), &["spec.rollout.maxUnavailable", "from 0 to 1000"]),
+            (json!({ "rollout": { "maxUnavailable": 1001 } }), &["spec.rollout.maxUnavailable", "from 0 to 1000"]),
+            (json!({ "rollout": { "maxUnavailable": "101%" } }), &["spec.rollout.maxUnavailable", "0% to 100%"]),
+            (json!({ "rollout": { "maxUnavailable": "half" } }), &["spec.rollout.maxUnavailable", "0% to 100%"]),
             (
                 json!({ "rollout": { "drainTimeoutSeconds": -1 } }),
                 &["spec.rollout.drainTimeoutSeconds", "greater than or equal to 0"],
@@ -386,7 +390,7 @@ fn defaults() {
         let pool = json!({
             "slotsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 }, "sessionDefaults": {},
             "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 }, "disruption": "WhenIdle",
-            "template": { "metadata": {} }, "rollout": { "drainTimeoutSeconds": 600 },
+            "template": { "metadata": {} }, "rollout": { "maxUnavailable": 1, "drainTimeoutSeconds": 600 },
         });
         let shown = accepted("WorkerPool", json!({})).await?;
         ensure!(shown == pool, "an empty pool has other defaults: {shown}");
@@ -395,7 +399,7 @@ fn defaults() {
             "prewarm": { "headless": 1, "headful": 0 }, "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 }, "disruption": "WhenIdle",
             "sessionDefaults": { "display": "Headless", "idleTimeoutSeconds": 300, "maxLifetimeSeconds": 14_400 },
             "template": { "metadata": { "labels": {}, "annotations": {} }, "resources": { "requests": { "cpu": "100m", "memory": "512Mi" } } },
-            "rollout": { "drainTimeoutSeconds": 600 },
+            "rollout": { "maxUnavailable": 1, "drainTimeoutSeconds": 600 },
         });
         let shown = accepted("WorkerPool", all.clone()).await?;
         ensure!(shown == all, "the documented defaults, written out, become {shown}");
@@ -408,8 +412,8 @@ fn defaults() {
             accepted("BrowserSession", spec.clone()).await.with_context(|| spec.to_string())?;
         }
         for spec in [
-            json!({ "replicas": 0, "sessionsPerRunner": 0, "engine": "Camoufox", "screen": { "width": 320, "height": 240 }, "prewarm": { "headless": 0 }, "rollout": { "drainTimeoutSeconds": 0 } }),
-            json!({ "replicas": 1000, "slotsPerRunner": 32, "sessionsPerRunner": 100_000, "engine": "Firefox", "screen": { "width": 7680, "height": 4320 }, "prewarm": { "headless": 16, "headful": 16 }, "rollout": { "drainTimeoutSeconds": 86_400 } }),
+            json!({ "replicas": 0, "sessionsPerRunner": 0, "engine": "Camoufox", "screen": { "width": 320, "height": 240 }, "prewarm": { "headless": 0 }, "rollout": { "maxUnavailable": 0, "drainTimeoutSeconds": 0 } }),
+            json!({ "replicas": 1000, "slotsPerRunner": 32, "sessionsPerRunner": 100_000, "engine": "Firefox", "screen": { "width": 7680, "height": 4320 }, "prewarm": { "headless": 16, "headful": 16 }, "rollout": { "maxUnavailable": "100%", "drainTimeoutSeconds": 86_400 } }),
             json!({ "autoscaling": { "maxReplicas": 1000, "minReplicas": 1000, "bufferSlots": 0, "scaleDownDelaySeconds": 0 }, "disruption": "Always" }),
             json!({ "allowedNamespaces": { "from": "Selector", "selector": { "matchExpressions": [{ "key": "a", "operator": "In", "values": ["b"] }, { "key": "c", "operator": "Exists" }] } }, "limits": { "maxSessions": 0, "maxQueued": 0, "maxSessionsPerTenant": 1, "maxPriority": 1000, "maxLifetimeSeconds": 60, "tenantWeights": { "a": 1, "b": 1000 }, "allowedTenants": ["a"] } }),
             json!({ "template": { "volumes": [{ "name": "v", "emptyDir": {} }], "volumeMounts": [{ "name": "v", "mountPath": "/v" }], "env": [{ "name": "TZ", "value": "UTC" }], "metadata": { "labels": { "team": "a" } } } }),

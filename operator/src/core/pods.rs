@@ -1,7 +1,9 @@
 //! Runner pods: what is read from one, and how one is made for a pool.
 
 use super::io::{Key, Uid, version};
-use camofleet_crds::v1alpha1::{Disruption, EngineChoice, WorkerPool};
+use camofleet_crds::v1alpha1::{
+    AllowedNamespaces, Disruption, EngineChoice, Limits, Rollout, RunnerTemplate, Serving, WorkerPool, WorkerPoolSpec,
+};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, ContainerState, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
@@ -14,7 +16,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc};
 
 /// Label with the name of the pool.
 pub const POOL_LABEL: &str = "camofleet.dev/pool";
@@ -200,30 +202,82 @@ pub struct Installation {
     pub namespace: String,
 }
 
+/// The shape that pods of a pool are made in.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Its hash, which pods have as a label.
+    pub revision: String,
+    /// A pool with that shape.
+    pool: Arc<WorkerPool>,
+}
+
+impl Shape {
+    /// What a pool's spec asks for.
+    pub fn wished(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
+        Self { revision: revision(pool, installation), pool: pool.clone() }
+    }
+
+    /// What was published of a pool; none when that cannot be read.
+    pub fn published(pool: &WorkerPool) -> Option<Self> {
+        let serving = pool.status.as_ref()?.serving.as_ref()?;
+        let spec = serde_json::from_str(&serving.shape).ok()?;
+        let shaped = WorkerPool { metadata: pool.metadata.clone(), spec, status: None };
+        Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped) })
+    }
+
+    /// For the pool's status. What of the spec does not shape pods is left out, and the image is named.
+    pub fn to_publish(&self, installation: &Installation) -> Serving {
+        let spec = &self.pool.spec;
+        let image = spec.template.image.clone().unwrap_or_else(|| installation.runner_image.clone());
+        let shape = WorkerPoolSpec {
+            replicas: None,
+            autoscaling: None,
+            allowed_namespaces: AllowedNamespaces::default(),
+            limits: Limits::default(),
+            template: RunnerTemplate { image: Some(image), ..spec.template.clone() },
+            rollout: Rollout { drain_timeout_seconds: spec.rollout.drain_timeout_seconds, ..Rollout::default() },
+            ..spec.clone()
+        };
+        let shape = serde_json::to_string(&shape).expect("a spec is plain data");
+        Serving { revision: self.revision.clone(), shape }
+    }
+}
+
 /// Hash of the shape of a pool's pods: pods of another shape are replaced.
 pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
     let shape = Pod { spec: Some(pod_spec(pool, installation)), metadata: template_metadata(pool), ..Pod::default() };
     short_hash(&[&serde_json::to_string(&shape).expect("a pod is plain data")])
 }
 
-/// The pod for that place of the pool. Its name is a function of what it is for, so that making it twice makes one.
+/// The pod for that place of the pool. Its name is a function of what it is for, so that making it twice makes one. A canary
+/// loads a page before it is warm.
 pub fn runner_pod(
-    pool: &WorkerPool,
+    shape: &Shape,
     installation: &Installation,
     ordinal: u32,
     replaces: Option<&str>,
     keys: &str,
+    canary: bool,
 ) -> Pod {
-    let revision = revision(pool, installation);
+    let pool = shape.pool.as_ref();
     let mut metadata = template_metadata(pool);
-    metadata.name = Some(pod_name(pool, ordinal, &revision, replaces));
+    metadata.name = Some(pod_name(pool, ordinal, &shape.revision, replaces));
     metadata.namespace = pool.namespace();
     metadata.owner_references = Some(pool.controller_owner_ref(&()).into_iter().collect());
     let labels = metadata.labels.get_or_insert_default();
     labels.insert(ORDINAL_LABEL.to_owned(), ordinal.to_string());
-    labels.insert(REVISION_LABEL.to_owned(), revision);
+    labels.insert(REVISION_LABEL.to_owned(), shape.revision.clone());
     metadata.annotations.get_or_insert_default().insert(KEYS_ANNOTATION.to_owned(), keys.to_owned());
-    Pod { metadata, spec: Some(pod_spec(pool, installation)), status: None }
+    let mut spec = pod_spec(pool, installation);
+    if canary && let Some(container) = spec.containers.first_mut() {
+        // By the environment: an image that does not know of it yet is not broken for that.
+        container.env.get_or_insert_default().push(EnvVar {
+            name: "RUNNER_PROVE".to_owned(),
+            value: Some(if pool.spec.prewarm().headful > 0 { "headful" } else { "headless" }.to_owned()),
+            ..EnvVar::default()
+        });
+    }
+    Pod { metadata, spec: Some(spec), status: None }
 }
 
 /// `<pool>-<hash(pool UID, ordinal, revision, UID of the pod that it replaces or 'first')>`

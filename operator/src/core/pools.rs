@@ -3,7 +3,7 @@
 use super::{
     admission::Audience,
     io::Uid,
-    pods::{self, Installation},
+    pods::{Installation, Shape},
     scaling::Scale,
     sessions::Pending,
     time::Mono,
@@ -21,15 +21,18 @@ pub const FINALIZER: &str = "camofleet.dev/drain";
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) object: Arc<WorkerPool>,
-    /// Hash of the shape of its pods.
-    pub(super) revision: String,
+    /// The shape that its spec asks for.
+    pub(super) wished: Shape,
+    /// The latest shape in which a runner came up.
+    pub(super) serving: Option<Shape>,
     /// Places without a pod, and since when.
     pub(super) missing: BTreeMap<u32, Mono>,
-    /// Pods that were asked for and not seen yet, by name: their place, and when.
-    pub(super) creating: BTreeMap<String, (u32, Mono)>,
+    /// Pods that were asked for and not seen yet, by name.
+    pub(super) creating: BTreeMap<String, Creating>,
     /// The last pod that was seen in each place.
     pub(super) last: HashMap<u32, Uid>,
-    pub(super) failures: Failures,
+    /// How often in a row pods of the two shapes failed, by revision.
+    failures: HashMap<String, Failures>,
     pub(super) write: Pending,
     /// When its status was written last.
     pub(super) written: Option<Mono>,
@@ -43,7 +46,7 @@ pub(super) struct Pool {
     pub(super) audience: Audience,
     /// Sessions on its runners, by tenant: nobody is listed with none.
     pub(super) running: BTreeMap<String, u32>,
-    /// The engine that its runners were last heard to run, of the current revision.
+    /// The engine that its runners were last heard to run, of the shape that they are made in.
     pub(super) engine: Option<EngineName>,
     /// What was asked for when its disruption budget was last seen to.
     pub(super) disruption: Option<Disruption>,
@@ -53,28 +56,38 @@ pub(super) struct Pool {
     pub(super) lacking: Option<Mono>,
 }
 
-/// How often in a row the pods of a revision failed.
-#[derive(Debug, Default)]
-pub(super) struct Failures {
+/// A pod that was asked for.
+#[derive(Debug)]
+pub(super) struct Creating {
+    pub(super) ordinal: u32,
     pub(super) revision: String,
-    pub(super) count: u32,
-    /// No pod is made before then.
-    pub(super) pause_until: Option<Mono>,
-    /// Reason and message, for `Stalled`.
-    pub(super) cause: Option<(&'static str, String)>,
+    pub(super) since: Mono,
 }
+
+/// Pods of one shape that failed in a row.
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    /// No pod is made before then.
+    pause_until: Mono,
+    cause: Trouble,
+}
+
+/// What keeps runners from coming up: reason and message, for `Stalled`.
+pub(super) type Trouble = (&'static str, String);
 
 impl Pool {
     pub(super) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
         Self {
-            revision: pods::revision(&object, installation),
+            wished: Shape::wished(&object, installation),
+            serving: Shape::published(&object),
             audience: Audience::of(&object),
             scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
             object,
             missing: BTreeMap::new(),
             creating: BTreeMap::new(),
             last: HashMap::new(),
-            failures: Failures::default(),
+            failures: HashMap::new(),
             write: Pending::Idle,
             written: None,
             protected: None,
@@ -91,7 +104,8 @@ impl Pool {
     pub(super) fn begin_term(&mut self) {
         self.missing.clear();
         self.creating.clear();
-        self.failures = Failures::default();
+        self.failures.clear();
+        self.serving = Shape::published(&self.object);
         self.write = Pending::Idle;
         self.protected = None;
         self.protection = Pending::Idle;
@@ -143,22 +157,68 @@ impl Pool {
         self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// A pod of the current revision failed, or could not be made: the next one waits twice as long, 5 minutes at most.
-    pub(super) fn failed(&mut self, cause: (&'static str, String), now: Mono) {
-        let pause = Duration::from_secs(1 << self.failures.count.min(9)).min(Duration::from_secs(300));
-        self.failures = Failures {
-            revision: self.revision.clone(),
-            count: self.failures.count.saturating_add(1),
-            pause_until: Some(now.after(pause)),
-            cause: Some(cause),
-        };
+    /// The shape that runners are made in.
+    pub(super) fn makes(&self) -> &Shape {
+        self.serving.as_ref().unwrap_or(&self.wished)
     }
 
-    /// A pod of that revision came up: what failed before is over.
-    pub(super) fn came_up(&mut self, revision: &str) {
-        if revision == self.revision {
-            self.failures = Failures::default();
+    /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
+    pub(super) fn is_testing(&self) -> bool {
+        self.wished.revision != self.makes().revision
+    }
+
+    /// Whether runners of that revision are the new shape's first, which take no sessions yet.
+    pub(super) fn tests(&self, revision: &str) -> bool {
+        self.is_testing() && self.wished.revision == revision
+    }
+
+    /// The owner wishes another shape, or the same as before.
+    pub(super) fn wish(&mut self, shape: Shape) {
+        if self.serving.is_none() && self.wished.revision != shape.revision {
+            self.engine = None;
         }
+        self.wished = shape;
+        let (wished, makes) = (self.wished.revision.clone(), self.makes().revision.clone());
+        self.failures.retain(|revision, _| *revision == wished || *revision == makes);
+    }
+
+    /// A pod of that shape failed, or could not be made: the next one waits twice as long, 5 minutes at most.
+    pub(super) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
+        if revision != self.wished.revision && revision != self.makes().revision {
+            return;
+        }
+        let count = self.failures.get(revision).map_or(0, |failures| failures.count);
+        let pause = Duration::from_secs(1 << count.min(9)).min(Duration::from_secs(300));
+        let failures = Failures { count: count.saturating_add(1), pause_until: now.after(pause), cause };
+        self.failures.insert(revision.to_owned(), failures);
+    }
+
+    /// A runner of that shape came up: what failed before is over, and what was new is proven.
+    pub(super) fn came_up(&mut self, revision: &str) {
+        self.failures.remove(revision);
+        if revision == self.wished.revision {
+            self.serving = Some(self.wished.clone());
+        }
+    }
+
+    /// Until when no pod of that shape is made.
+    pub(super) fn pause_until(&self, revision: &str) -> Option<Mono> {
+        self.failures.get(revision).map(|failures| failures.pause_until)
+    }
+
+    /// Why the latest pod of that shape failed, when none came up since.
+    pub(super) fn trouble(&self, revision: &str) -> Option<Trouble> {
+        self.failures.get(revision).map(|failures| failures.cause.clone())
+    }
+
+    /// When pods may be made again.
+    pub(super) fn pauses(&self) -> impl Iterator<Item = Mono> {
+        self.failures.values().map(|failures| failures.pause_until)
+    }
+
+    /// Whether the runners that it makes fail.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures.contains_key(&self.makes().revision)
     }
 }
 

@@ -6,8 +6,8 @@ use super::{
     admission::Audience,
     io::version,
     pods,
-    pods::Fate,
-    pools::{FINALIZER, Pool},
+    pods::{Fate, Shape},
+    pools::{Creating, FINALIZER, Pool, Trouble},
     runners::Runner,
     scaling::Need,
     sessions::Pending,
@@ -45,18 +45,10 @@ impl Core {
                     || pool.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
                 if matters {
                     pool.audience = Audience::of(&object);
-                    if pool.object.spec.engine != object.spec.engine
-                        || pool.object.spec.template != object.spec.template
-                    {
-                        pool.engine = None;
-                    }
                     if pool.disruption != Some(object.spec.disruption) {
                         pool.protected = None;
                     }
-                    pool.revision = pods::revision(&object, &self.installation);
-                    if pool.failures.revision != pool.revision {
-                        pool.failures = super::pools::Failures::default();
-                    }
+                    pool.wish(Shape::wished(&object, &self.installation));
                 }
                 if pool.write == Pending::Refused {
                     pool.write = Pending::Idle;
@@ -67,6 +59,7 @@ impl Core {
                     self.dirty.insert(Subject::Pool(key));
                     return;
                 }
+                self.trust_what_serves(&key);
             }
             None => {
                 let mut pool = Pool::new(object, &self.installation);
@@ -78,6 +71,17 @@ impl Core {
             }
         }
         self.pool_matters(&key);
+    }
+
+    /// A shape in which a runner is up needs no test: so it is when a change is taken back half-way.
+    fn trust_what_serves(&mut self, key: &Key) {
+        let pool = &self.pools[key];
+        let wished = pool.wished.revision.clone();
+        let serves =
+            self.runners_of(pool).any(|runner| runner.pod.revision == wished && runner.was_warm && !runner.goes());
+        if let Some(pool) = self.pools.get_mut(key).filter(|_| serves) {
+            pool.came_up(&wished);
+        }
     }
 
     pub(super) fn pool_gone(&mut self, key: &Key) {
@@ -123,7 +127,7 @@ impl Core {
     pub(super) fn look_at_pool(&mut self, key: &Key) {
         let now = self.now.mono;
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.creating.retain(|_, (_, since)| now.since(*since) < CREATE_PATIENCE);
+        pool.creating.retain(|_, creating| now.since(creating.since) < CREATE_PATIENCE);
         if pool.is_deleted() {
             self.let_pool_go(key);
         } else {
@@ -145,9 +149,7 @@ impl Core {
         let now = self.now.mono;
         let pool = &self.pools[key];
         let need = pool.object.spec.autoscaling.map_or_else(Need::default, |_| self.need_of(key, pool));
-        // One that drains has its place for as long as its sessions live.
-        let in_place = |runner: &&Runner| runner.serves() || runner.goes() && runner.used() > 0;
-        let serving = self.runners_of(pool).filter(in_place).count();
+        let serving = self.runners_of(pool).filter(|runner| runner.is_in_place()).count();
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.scale.follow(&pool.object.spec, need, now);
         pool.lacking = (serving < pool.desired()).then(|| pool.lacking.unwrap_or(now));
@@ -220,7 +222,7 @@ impl Core {
             self.runners_of(pool).filter(|runner| runner.counts(now) && !runner.goes()).collect();
         let mut leaving: Vec<(Uid, &'static str)> = Vec::new();
         staying.retain(|runner| {
-            let spent = runner.is_up() && runner.is_idle() && runner.state.as_ref().is_some_and(|state| state.spent);
+            let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
             let why = if spent {
                 "it has served its sessions"
             } else if self.is_cordoned(runner) {
@@ -231,41 +233,31 @@ impl Core {
             leaving.push((runner.pod.uid.clone(), why));
             false
         });
+        let rollout = Rollout::of(pool, self.runners_of(pool).filter(|runner| runner.counts(now)));
+        // The canary is one more than the pool is to have.
+        staying.retain(|runner| !rollout.tests || !pool.tests(&runner.pod.revision));
         // Too many: first those that are of least use, with a session last; and so that nodes become empty.
         let on_nodes = self.sessions_on_nodes();
         let neighbours = |runner: &Runner| runner.pod.node.as_ref().and_then(|node| on_nodes.get(node)).copied();
         staying.sort_by_key(|runner| {
-            let current = runner.pod.revision == pool.revision;
+            let current = runner.pod.revision == pool.makes().revision;
             (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod.ordinal))
         });
-        let desired = pool.desired();
+        let room = rollout.places - usize::from(rollout.tests);
         let draining = self.runners_of(pool).filter(|runner| runner.counts(now) && runner.goes()).count();
-        let surplus: Vec<Uid> = if pool.object.spec.autoscaling.is_some() {
+        let surplus: Vec<Uid> = if pool.object.spec.autoscaling.is_some() || rollout.makes_way {
             // Those that go are among the desired, and nobody asked for those that serve to be given up.
-            let excess = (staying.len() + draining).saturating_sub(desired);
+            let excess = (staying.len() + draining).saturating_sub(room);
             staying.iter().filter(|runner| runner.is_idle()).take(excess).map(|runner| runner.pod.uid.clone()).collect()
         } else {
-            let excess = staying.len().saturating_sub(desired);
+            let excess = staying.len().saturating_sub(room);
             staying.iter().take(excess).map(|runner| runner.pod.uid.clone()).collect()
         };
         staying.retain(|runner| !surplus.contains(&runner.pod.uid));
         leaving.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
-        // Of an old shape: one at a time, and only while all others are as they should be. One that drains keeps its place
-        // for as long as its sessions live, and does not hold the others up.
-        let settled = leaving.is_empty()
-            && staying.len() + draining >= desired
-            && staying.iter().all(|runner| runner.is_warm() || runner.state.as_ref().is_some_and(|state| state.spent))
-            && self.runners_of(pool).all(|runner| !runner.goes() || runner.used() > 0);
-        let outdated = |runner: &&&Runner| runner.pod.revision != pool.revision && runner.is_idle();
-        let next = if settled && pool.failures.count == 0 {
-            staying.iter().find(outdated)
-        } else if leaving.is_empty() {
-            // One of an old shape that never came up is in nobody's way.
-            staying.iter().filter(|runner| !runner.was_warm).find(outdated)
-        } else {
-            None
-        };
-        leaving.extend(next.map(|runner| (runner.pod.uid.clone(), "the pool's shape has changed")));
+        let gone = |runner: &&Runner| runner.counts(now) && runner.goes();
+        let outdated = outdated(pool, &staying, &self.runners_of(pool).filter(gone).collect::<Vec<_>>());
+        leaving.extend(outdated.into_iter().map(|uid| (uid, "the pool's shape has changed")));
         for (uid, why) in leaving {
             self.remove(&uid, why);
         }
@@ -275,12 +267,14 @@ impl Core {
     fn find_missing(&mut self, key: &Key) {
         let now = self.now;
         let pool = &self.pools[key];
-        let taken: Vec<u32> =
-            self.runners_of(pool).filter(|runner| runner.counts(now)).map(|runner| runner.pod.ordinal).collect();
+        let counted = || self.runners_of(pool).filter(|runner| runner.counts(now));
+        let places = Rollout::of(pool, counted()).places;
+        let lacks_canary = self.lacks_canary(pool);
+        let mut occupied: Vec<u32> = counted().map(|runner| runner.pod.ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        let mut occupied = taken;
-        occupied.extend(pool.creating.values().map(|(ordinal, _)| *ordinal));
-        let wanted = pool.desired().saturating_sub(occupied.len());
+        occupied.extend(pool.creating.values().map(|creating| creating.ordinal));
+        // The canary does not wait for those that drain.
+        let wanted = places.saturating_sub(occupied.len()).max(usize::from(lacks_canary));
         let free: Vec<u32> = (0..).filter(|ordinal| !occupied.contains(ordinal)).take(wanted).collect();
         pool.missing.retain(|ordinal, _| free.contains(ordinal));
         for ordinal in free {
@@ -288,16 +282,28 @@ impl Core {
         }
     }
 
+    fn lacks_canary(&self, pool: &Pool) -> bool {
+        let stays = |runner: &Runner| runner.counts(self.now) && !runner.goes();
+        let is_there = || self.runners_of(pool).any(|runner| stays(runner) && pool.tests(&runner.pod.revision));
+        let is_coming = || pool.creating.values().any(|creating| pool.tests(&creating.revision));
+        pool.is_testing() && pool.desired() > 0 && !is_there() && !is_coming()
+    }
+
     /// Makes pods for the places that lack one longest, as long as no more runners launch than there are CPUs.
     pub(super) fn launch_runners(&mut self) {
         let Some(keys) = self.keys.clone() else { return };
         let now = self.now;
-        let mut needs: Vec<_> = self
-            .pools
-            .iter()
-            .filter(|(_, pool)| pool.failures.pause_until.is_none_or(|until| until <= now.mono))
-            .flat_map(|(key, pool)| pool.missing.iter().map(|(ordinal, since)| (*since, key.clone(), *ordinal)))
-            .collect();
+        let mut needs = Vec::new();
+        for (key, pool) in self.pools.iter().filter(|(_, pool)| !pool.missing.is_empty()) {
+            let last = pool.missing.keys().next_back().copied();
+            let canary = last.filter(|_| self.lacks_canary(pool));
+            needs.extend(pool.missing.iter().filter_map(|(ordinal, since)| {
+                let tests = Some(*ordinal) == canary;
+                let shape = if tests { &pool.wished } else { pool.makes() };
+                let paused = pool.pause_until(&shape.revision).is_some_and(|until| until > now.mono);
+                (!paused).then(|| (*since, key.clone(), *ordinal, tests))
+            }));
+        }
         if needs.is_empty() {
             return;
         }
@@ -307,13 +313,15 @@ impl Core {
         let cpus: usize = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
         self.made.retain(|at| now.mono.since(*at) < Duration::from_secs(1));
         let most = cpus.max(1).saturating_sub(launching).min(CREATES_PER_SECOND.saturating_sub(self.made.len()));
-        for (_, key, ordinal) in needs.into_iter().take(most) {
+        for (_, key, ordinal, canary) in needs.into_iter().take(most) {
             self.made.push(now.mono);
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let replaces = pool.last.get(&ordinal).map(String::as_str);
-            let pod = pods::runner_pod(&pool.object, &self.installation, ordinal, replaces, &keys);
+            let shape = if canary { &pool.wished } else { pool.makes() };
+            let pod = pods::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
+            let creating = Creating { ordinal, revision: shape.revision.clone(), since: now.mono };
             pool.missing.remove(&ordinal);
-            pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), (ordinal, now.mono));
+            pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), creating);
             self.effects.push(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
             let alarm = self.alarm_of_pool(&key);
             self.timers.set(Subject::Pool(key), alarm);
@@ -323,13 +331,14 @@ impl Core {
     pub(super) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
         let now = self.now.mono;
         let Some(pool) = self.pools.get_mut(key) else { return };
-        if let Err(failure) = answer {
-            pool.creating.remove(name);
+        if let Err(failure) = answer
+            && let Some(creating) = pool.creating.remove(name)
+        {
             let words = match failure {
                 WriteFailure::Refused(words) | WriteFailure::Transient(words) => words,
                 WriteFailure::Conflict | WriteFailure::Gone => "the namespace is going".to_owned(),
             };
-            pool.failed((reasons::POD_REFUSED, words), now);
+            pool.failed(&creating.revision, (reasons::POD_REFUSED, words), now);
         }
         self.dirty.insert(Subject::Pool(key.clone()));
     }
@@ -342,7 +351,7 @@ impl Core {
             return;
         }
         let runners: Vec<&Runner> = self.runners_of(pool).filter(|runner| runner.counts(now)).collect();
-        let wished = status::of_pool(pool, &runners, self.queued_for(key), now);
+        let wished = status::of_pool(pool, &runners, self.queued_for(key), &self.installation, now);
         if pool.object.status.as_ref() == Some(&wished) {
             return;
         }
@@ -377,11 +386,16 @@ impl Core {
         let mut alarms = vec![pool.write.wakes(), pool.protection.wakes()];
         alarms.push(pool.protected.map(|at| at.after(PROTECT_AGAIN)));
         alarms.push(pool.written.map(|at| at.after(STATUS_PAUSE)));
-        alarms.push(pool.failures.pause_until);
-        alarms.extend(pool.creating.values().map(|(_, since)| Some(since.after(CREATE_PATIENCE))));
+        alarms.extend(pool.pauses().map(Some));
+        alarms.extend(pool.creating.values().map(|creating| Some(creating.since.after(CREATE_PATIENCE))));
         alarms.push(deadline_of(&pool.object, now));
         alarms.push(pool.scale.wakes(&pool.object.spec));
         alarms.push(pool.lacking.map(|since| since.after(PROGRESS_DEADLINE)));
+        alarms.extend(
+            self.runners_of(pool)
+                .filter(|runner| pool.tests(&runner.pod.revision))
+                .map(|canary| Some(canary.created.after(PROGRESS_DEADLINE))),
+        );
         // Others may have come up meanwhile, or launch for too long to hold these back; and one that is stuck is replaced.
         if !pool.missing.is_empty() || self.runners_of(pool).any(|runner| runner.pod.killed_at.is_some()) {
             alarms.push(Some(now.mono.after(Duration::from_secs(1))));
@@ -403,8 +417,88 @@ fn deadline_of(pool: &WorkerPool, now: super::Now) -> Option<super::Mono> {
     Some(deleted.after(drain).after(FINALIZER_PATIENCE))
 }
 
-/// What keeps pods of the pool from coming up, for `Stalled`.
-pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<(&'static str, String)> {
+/// How far a pool is from having the shape that is wished for.
+struct Rollout {
+    /// Pods that it is to have now: one more than desired while runners of different shapes are there or to come.
+    places: usize,
+    /// One of them tests a new shape.
+    tests: bool,
+    /// No node has room for one more, and one may be missing: another gives its place to it.
+    makes_way: bool,
+}
+
+impl Rollout {
+    fn of<'a>(pool: &Pool, runners: impl Iterator<Item = &'a Runner>) -> Self {
+        let (desired, makes) = (pool.desired(), &pool.makes().revision);
+        let staying: Vec<_> = runners.filter(|runner| !runner.goes()).collect();
+        let tests = pool.is_testing() && desired > 0;
+        let changes = tests || desired > 0 && staying.iter().any(|runner| runner.pod.revision != *makes);
+        let has_no_room = |runner: &&Runner| {
+            let unschedulable = matches!(runner.pod.fate, Fate::Pending(Some(pods::Trouble::Unschedulable(_))));
+            unschedulable && pool.tests(&runner.pod.revision)
+        };
+        let may_miss = pool.object.spec.rollout.max_unavailable_of(desired) > 0;
+        let makes_way = tests && may_miss && staying.iter().any(has_no_room);
+        Self { places: desired + usize::from(changes && !makes_way), tests, makes_way }
+    }
+}
+
+/// Runners of an old shape that are to go now: idle ones first, and only while no more are missing than may be; then those
+/// with sessions, which drain. None before the new shape is proven.
+fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
+    let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision;
+    // One that never came up is in nobody's way.
+    let (idle, busy): (Vec<&Runner>, Vec<&Runner>) = staying.iter().filter(old).partition(|runner| runner.is_idle());
+    let (up, not_up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.was_warm);
+    let mut leaving: Vec<&Runner> = not_up;
+    let in_place = staying.iter().chain(going).filter(|runner| runner.is_in_place()).count();
+    // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
+    let loses_nothing =
+        |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
+    let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
+    let most = pool.object.spec.rollout.max_unavailable_of(pool.desired());
+    let may_go = (in_place + most).saturating_sub(pool.desired() + lost);
+    let all_go = up.len() <= may_go;
+    leaving.extend(up.iter().take(may_go));
+    if all_go {
+        let (at_once, others): (Vec<&Runner>, Vec<&Runner>) = busy.into_iter().partition(loses_nothing);
+        leaving.extend(at_once);
+        leaving.extend(others.into_iter().take(may_go - up.len()));
+    }
+    leaving.into_iter().map(|runner| runner.pod.uid.clone()).collect()
+}
+
+/// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
+pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<Trouble> {
+    let serving: Vec<_> = runners.iter().copied().filter(|runner| !pool.tests(&runner.pod.revision)).collect();
+    let silence = || {
+        pool.lacking.filter(|since| since.after(PROGRESS_DEADLINE) <= now.mono)?;
+        let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
+        Some((reasons::NO_PROGRESS, words.to_owned()))
+    };
+    pool.trouble(&pool.makes().revision).or_else(|| trouble_among(&serving)).or_else(silence)
+}
+
+/// What keeps the canary from loading a page, for `Stalled`.
+pub(super) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<Trouble> {
+    let canaries: Vec<_> = runners.iter().copied().filter(|runner| pool.tests(&runner.pod.revision)).collect();
+    let silence = || {
+        let silent = canaries.iter().find(|canary| canary.created.after(PROGRESS_DEADLINE) <= now.mono)?;
+        let words =
+            format!("pod {} has not loaded a page in 10 minutes: look at its events and logs", silent.pod.key.name);
+        Some((reasons::NO_PROGRESS, words))
+    };
+    let failed = if pool.is_testing() { pool.trouble(&pool.wished.revision) } else { None };
+    let (_, words) = failed.or_else(|| trouble_among(&canaries)).or_else(silence)?;
+    let words = format!(
+        "the first runner of the new shape does not come up: {words}. Runners of the former shape go on serving: correct the pool, \
+         or set it back"
+    );
+    Some((reasons::CANARY_FAILED, words))
+}
+
+/// What these runners say themselves, or their pods.
+fn trouble_among(runners: &[&Runner]) -> Option<Trouble> {
     let pending = runners.iter().find_map(|runner| match &runner.pod.fate {
         Fate::Pending(Some(pods::Trouble::Image(words))) => Some((
             reasons::IMAGE_ERROR,
@@ -425,10 +519,5 @@ pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> O
             Some((reasons::BROWSERS_FAILING, error.clone()))
         })
     };
-    let silence = || {
-        pool.lacking.filter(|since| since.after(PROGRESS_DEADLINE) <= now.mono)?;
-        let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
-        Some((reasons::NO_PROGRESS, words.to_owned()))
-    };
-    pool.failures.cause.clone().or(pending).or_else(browsers).or_else(silence)
+    pending.or_else(browsers)
 }

@@ -123,6 +123,16 @@ impl Runner {
         self.is_up() && !self.goes() && (self.is_warm() || self.used() > 0)
     }
 
+    /// Whether it has its place: one that drains does for as long as its sessions live.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.serves() || self.goes() && self.used() > 0
+    }
+
+    /// Whether it takes no session any more, as it has served as many as it may.
+    pub(super) fn is_spent(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.spent)
+    }
+
     /// Whether it makes the CPUs busy with launching.
     pub(super) fn is_launching(&self, now: Now) -> bool {
         let troubled = matches!(self.pod.fate, Fate::Pending(Some(_)) | Fate::Over { .. });

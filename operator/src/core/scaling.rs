@@ -113,7 +113,7 @@ impl Core {
         }
         let before = self.pools_for(demand).take_while(|(other, _)| *other != key);
         // One whose runners do not come up is no help.
-        let room = before.filter(|(_, pool)| pool.failures.count == 0).map(|(_, pool)| {
+        let room = before.filter(|(_, pool)| !pool.is_failing()).map(|(_, pool)| {
             let most =
                 pool.object.spec.autoscaling.map_or(0, |wish| wish.max_replicas * pool.object.spec.slots_per_runner);
             let left = u32::try_from(most).unwrap_or_default().saturating_sub(pool.running.values().sum());

@@ -182,7 +182,8 @@ impl Core {
         let on_nodes = self.sessions_on_nodes();
         for (uid, runner) in &self.runners {
             let Some((key, pool)) = self.pools.get_key_value(&runner.pod.pool.0) else { continue };
-            if pool.uid() != runner.pod.pool.1 || pool.is_deleted() || self.is_cordoned(runner) {
+            let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.tests(&runner.pod.revision);
+            if closed || pool.uid() != runner.pod.pool.1 {
                 continue;
             }
             let display_of = |uid: &Uid| self.sessions.get(uid).map(|session| session.object.display_in(&pool.object));
@@ -192,7 +193,7 @@ impl Core {
                 uid,
                 room,
                 engine: runner.state.as_ref().and_then(|state| state.engine),
-                current: pool.revision == runner.pod.revision,
+                current: pool.makes().revision == runner.pod.revision,
                 neighbours: runner.pod.node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
             };
             let open = open.entry(key).or_insert_with(|| Open {

@@ -3,7 +3,7 @@
 
 use super::{
     io::Key,
-    pods,
+    pods::{self, Installation},
     pools::Pool,
     replicas,
     runners::Runner,
@@ -206,17 +206,25 @@ impl<'a> Conditions<'a> {
 }
 
 /// The status that a pool should have.
-pub(super) fn of_pool(pool: &Pool, runners: &[&Runner], queued: usize, now: Now) -> WorkerPoolStatus {
+pub(super) fn of_pool(
+    pool: &Pool,
+    runners: &[&Runner],
+    queued: usize,
+    installation: &Installation,
+    now: Now,
+) -> WorkerPoolStatus {
     let object = &pool.object;
     let mut status = object.status.clone().unwrap_or_default();
     let desired = if pool.is_deleted() { 0 } else { pool.scale.desired };
-    let serving: Vec<_> = runners.iter().filter(|runner| runner.is_up() && !runner.goes()).collect();
+    let takes = |runner: &&&Runner| runner.is_up() && !runner.goes() && !pool.tests(&runner.pod.revision);
+    let serving: Vec<_> = runners.iter().filter(takes).collect();
     let states = || serving.iter().filter_map(|runner| runner.state.as_ref());
     status.observed_generation = object.metadata.generation;
     status.replicas = count(runners.len());
     status.desired_replicas = desired;
     status.ready_replicas = count(runners.iter().filter(|runner| runner.serves()).count());
-    status.updated_replicas = count(runners.iter().filter(|runner| runner.pod.revision == pool.revision).count());
+    status.updated_replicas =
+        count(runners.iter().filter(|runner| runner.pod.revision == pool.wished.revision).count());
     status.slots = Slots {
         total: states().map(|state| small(state.slots)).sum(),
         used: count(serving.iter().map(|runner| runner.used()).sum()),
@@ -227,15 +235,27 @@ pub(super) fn of_pool(pool: &Pool, runners: &[&Runner], queued: usize, now: Now)
             .sum(),
     };
     status.queued = count(queued);
-    status.revision = Some(pool.revision.clone());
+    status.revision = Some(pool.wished.revision.clone());
+    // What is there already costs more to write out than to compare.
+    if let Some(shape) = &pool.serving
+        && status.serving.as_ref().is_none_or(|published| published.revision != shape.revision)
+    {
+        status.serving = Some(shape.to_publish(installation));
+    }
     let labels = pods::pool_labels(object);
     status.selector = Some(labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
 
     let ready = status.ready_replicas >= desired && !pool.is_deleted();
     let settled = status.replicas == desired && status.updated_replicas == desired && ready;
     let trouble = replicas::trouble_of(pool, runners, now);
+    let canary = replicas::trouble_of_canary(pool, runners, now);
     let (doing, words) = if pool.is_deleted() {
         (pools::DRAINING, format!("{} runners are to go when their sessions have ended", status.replicas))
+    } else if pool.is_testing() && desired > 0 {
+        (
+            pools::CANARY_STARTING,
+            "a first runner of the new shape is to load a page before the others follow".to_owned(),
+        )
     } else if status.replicas > desired || status.replicas == desired && status.updated_replicas < desired {
         (
             pools::RUNNERS_LEAVING,
@@ -271,11 +291,12 @@ pub(super) fn of_pool(pool: &Pool, runners: &[&Runner], queued: usize, now: Now)
     } else {
         set(RECONCILING, true, doing, &words);
     }
-    match (&trouble, &pool.unprotected) {
-        (Some((reason, words)), _) if !ready => set(STALLED, true, reason, words),
+    match (&trouble, &canary, &pool.unprotected) {
+        (Some((reason, words)), _, _) if !ready => set(STALLED, true, reason, words),
         // Its runners serve, and yet somebody has to see to it.
-        (_, Some(words)) => set(STALLED, true, pools::BUDGET_TAKEN, words),
-        (_, None) => set(STALLED, false, pools::AS_WISHED, ""),
+        (_, Some((reason, words)), _) => set(STALLED, true, reason, words),
+        (_, _, Some(words)) => set(STALLED, true, pools::BUDGET_TAKEN, words),
+        (_, _, None) => set(STALLED, false, pools::AS_WISHED, ""),
     }
     status
 }

@@ -120,7 +120,7 @@ impl Core {
             if state.warm && !was_warm {
                 pool.lacking = pool.lacking.map(|_| self.now.mono);
             }
-            if state.engine.is_some() && pool.engine != state.engine && pool.revision == revision {
+            if state.engine.is_some() && pool.engine != state.engine && pool.makes().revision == revision {
                 pool.engine = state.engine;
                 self.engine_known(&key);
             }
@@ -233,9 +233,9 @@ impl Core {
         }
         let (key, revision) = (runner.pod.pool.0.clone(), runner.pod.revision.clone());
         let never_came_up = !runner.was_warm && runner.pod.killed_at.is_none() && !runner.mourned;
-        let its = |pool: &&mut Pool| pool.uid() == runner.pod.pool.1 && pool.revision == revision;
+        let its = |pool: &&mut Pool| pool.uid() == runner.pod.pool.1;
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| never_came_up && its(pool)) {
-            pool.failed((reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
+            pool.failed(&revision, (reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
         }
         if let Some(runner) = self.runners.get_mut(uid) {
             runner.mourned = true;

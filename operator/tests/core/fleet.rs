@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Namespace, Node, Now,
-    pods::{Fate, Installation, RunnerPod, revision},
+    pods::{Fate, Installation, RunnerPod, Trouble, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
@@ -52,6 +52,14 @@ pub struct Fleet {
     pub events: Vec<(String, String)>,
     /// The most `Queued` that were begun to be written in one step.
     pub most_shown: usize,
+    /// The fewest runners that were warm or had a session, and were not to go, after any step.
+    pub fewest_up: usize,
+    /// Pods that are made to test a shape do not come up.
+    pub canaries_fail: bool,
+    /// Other pods that are made do not.
+    pub others_fail: bool,
+    /// Pods that were made to test a shape.
+    pub canaries: Vec<String>,
     /// Which pod each session was given to, in the order in which it happened.
     pub bound: Vec<(String, String)>,
 }
@@ -75,6 +83,10 @@ impl Fleet {
             sessions: BTreeMap::new(),
             events: Vec::new(),
             most_shown: 0,
+            fewest_up: usize::MAX,
+            canaries_fail: false,
+            others_fail: false,
+            canaries: Vec::new(),
             bound: Vec::new(),
         };
         fleet.another_leads();
@@ -253,6 +265,38 @@ impl Fleet {
         ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
     }
 
+    /// The canary that failed is well after all.
+    pub fn canary_recovers(&mut self) {
+        let pod = self.canaries.last().unwrap().clone();
+        let generation = self.runners[&pod].generation + 1;
+        self.runners.insert(pod.clone(), state(Vec::new(), generation));
+        self.step([Input::Runner { pod: pod.clone(), state: self.runners[&pod].clone() }]);
+    }
+
+    /// No node has room for the canary.
+    pub fn canary_has_no_room(&mut self) {
+        let uid = self.canaries.last().unwrap().clone();
+        self.runners.remove(&uid);
+        let pod = self.pods.get_mut(&uid).unwrap();
+        pod.version += 1;
+        pod.fate = Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes are available".into())));
+        let pod = pod.clone();
+        self.step([Input::Pods(Change::Applied(pod))]);
+    }
+
+    /// Revisions of the runners that are there and stay, sorted.
+    pub fn revisions(&self) -> Vec<&str> {
+        let removed = |pod: &&RunnerPod| !self.removed.iter().any(|(uid, _)| *uid == pod.uid);
+        let mut revisions: Vec<_> = self.pods.values().filter(removed).map(|pod| pod.revision.as_str()).collect();
+        revisions.sort_unstable();
+        revisions
+    }
+
+    /// Pods of the runners that are there.
+    pub fn pods(&self) -> impl Iterator<Item = &RunnerPod> {
+        self.pods.values()
+    }
+
     /// Runners that are there.
     pub fn runners(&self) -> usize {
         self.pods.len()
@@ -299,10 +343,17 @@ impl Fleet {
             let shown = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
             self.most_shown = self.most_shown.max(effects.iter().filter(shown).count());
             inputs = effects.into_iter().flat_map(|effect| self.carry_out(effect)).collect();
+            self.fewest_up = self.fewest_up.min(self.up());
             if inputs.is_empty() {
                 return;
             }
         }
+    }
+
+    fn up(&self) -> usize {
+        let removed = |pod: &str| self.removed.iter().any(|(uid, _)| uid == pod);
+        let is_up = |state: &RunnerState| state.warm || !state.sessions.is_empty();
+        self.runners.iter().filter(|(pod, state)| is_up(state) && !removed(pod)).count()
     }
 
     fn carry_out(&mut self, effect: Effect) -> Vec<Input> {
@@ -336,9 +387,20 @@ impl Fleet {
                 let ordinal = labels["camofleet.dev/ordinal"].parse().unwrap();
                 let made = RunnerPod {
                     key: Key { namespace: pool.namespace.clone(), name: name.clone() },
+                    revision: labels["camofleet.dev/revision"].clone(),
                     ..self.runner(&self.pools[&pool].clone(), ordinal)
                 };
                 self.pods.insert(made.uid.clone(), made.clone());
+                let env = pod.spec.unwrap().containers.remove(0).env.unwrap();
+                let is_canary = env.iter().any(|variable| variable.name == "RUNNER_PROVE");
+                if is_canary {
+                    self.canaries.push(made.uid.clone());
+                }
+                if if is_canary { self.canaries_fail } else { self.others_fail } {
+                    let state = self.runners.get_mut(&made.uid).unwrap();
+                    (state.warm, state.hot) = (false, Hot::default());
+                    state.launch_error = Some("no such browser".into());
+                }
                 let created = Input::PodCreated { pool, name, answer: Ok(()) };
                 let told = Input::Runner { pod: made.uid.clone(), state: self.runners[&made.uid].clone() };
                 vec![created, Input::Pods(Change::Applied(made)), told]

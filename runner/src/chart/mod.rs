@@ -36,6 +36,8 @@ const FRESH: Duration = Duration::from_secs(11);
 const HUNG: Duration = Duration::from_secs(21);
 /// A launch that takes longer failed. Playwright gives up before and has better words; this is for when Node hangs.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
+/// What a browser is to load to prove that it can.
+const PROOF_PAGE: &str = "data:text/html,<title>proof</title>";
 /// How long a drained runner waits for the operator to read how its sessions ended.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -44,7 +46,7 @@ const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(8);
 pub(crate) struct StackId(pub(crate) u64);
 
 /// Browsers are of one kind for all their life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
     /// Without a display.
     Headless,
@@ -70,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) sessions: u32,
     /// Hot browsers to keep, together at most `slots`.
     pub(crate) prewarm: Hot,
+    /// The kind of browser that is to load a page once, before the runner counts as warm.
+    pub(crate) prove: Option<Kind>,
     /// Launches at once.
     pub(crate) launches: u32,
     /// How long live sessions may go on once the runner was told to go.
@@ -150,7 +154,19 @@ pub(crate) struct Chart {
     browser_version: Option<String>,
     launch_error: Option<String>,
     backoff: Backoff,
+    proof: Proof,
     effects: Vec<Effect>,
+}
+
+/// Whether a browser can be launched here and load a page, as far as that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// It is to be tried with a browser of that kind.
+    Wanted(Kind),
+    /// That browser tries.
+    Tried(Kind, StackId),
+    /// It can, or nobody asked.
+    Given,
 }
 
 impl Chart {
@@ -165,6 +181,7 @@ impl Chart {
             browser_version: None,
             launch_error: None,
             backoff: Backoff::default(),
+            proof: plan.prove.map_or(Proof::Given, Proof::Wanted),
             effects: Vec::new(),
         }
     }
@@ -182,7 +199,9 @@ impl Chart {
                 }
             }
             Event::StartPage { stack, error } => {
-                if let Some(session) = self.owner(stack) {
+                if self.proves(stack) {
+                    self.page_tried(stack, error, now);
+                } else if let Some(session) = self.owner(stack) {
                     session.start_page = error.map_or(StartPage::Loaded, |message| StartPage::Failed { message });
                 }
             }
@@ -252,6 +271,7 @@ impl Chart {
             self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
         let stacks = self.stacks.iter().flat_map(|(&id, stack)| match stack.state {
             StackState::Launching { since } => [Some(since + LAUNCH_TIMEOUT), None],
+            StackState::Running { since, .. } if self.proves(id) => [Some(since + LAUNCH_TIMEOUT), None],
             StackState::Running { answered, asked, .. } if self.is_unowned(id) => {
                 // Whether it may be handed out is published, so the moment at which that changes counts too.
                 [Some((asked + PING_INTERVAL).min(answered + HUNG)), Some(answered + FRESH)]
@@ -259,7 +279,7 @@ impl Chart {
             StackState::Running { .. } | StackState::Ending => [None, None],
         });
         let runner = [
-            self.backoff.until().filter(|_| self.wanted().is_some()),
+            self.backoff.until().filter(|_| self.wanted().is_some() || matches!(self.proof, Proof::Wanted(_))),
             self.drain_deadline().filter(|_| self.sessions.iter().any(|(_, session)| session.is_live())),
             self.quiet_deadline(),
         ];
@@ -369,6 +389,10 @@ impl Chart {
             stack.state = StackState::Running { since: now, answered: now, asked: now };
             self.launch_error = None;
             self.backoff.launched();
+            if self.proves(id) {
+                let page = PROOF_PAGE.to_owned();
+                self.effects.push(Effect::Open { stack: id, url: page, wait: StartUrlWait::Load });
+            }
             self.become_ready(id, now);
         }
     }
@@ -381,14 +405,37 @@ impl Chart {
             StackState::Ending => return,
         };
         stack.state = StackState::Ending;
-        if reason == EndReason::LaunchFailed {
+        if reason == EndReason::LaunchFailed || self.proves(id) {
             self.launch_error = Some(message.to_owned());
+        }
+        if let Proof::Tried(kind, _) = self.proof
+            && self.proves(id)
+        {
+            self.proof = Proof::Wanted(kind);
         }
         if let Some(session) = self.owner(id) {
             let end = End { reason, message: message.to_owned() };
             session.phase = Phase::Ending { stack: id, end, acknowledged: false };
         } else {
             self.backoff.failed(now);
+        }
+    }
+
+    fn proves(&self, id: StackId) -> bool {
+        matches!(self.proof, Proof::Tried(_, stack) if stack == id)
+    }
+
+    /// The page that proves it was loaded, or was not. The browser has done its work either way.
+    fn page_tried(&mut self, id: StackId, error: Option<String>, now: Instant) {
+        match error {
+            None => {
+                self.proof = Proof::Given;
+                self.end_stack(id);
+            }
+            Some(error) => {
+                self.broke(id, &format!("the browser was launched and could not load a page: {error}"), now);
+                self.effects.push(Effect::End { stack: id });
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is due, what there is room for, and what that leaves: done after each event and each question.
 
 use super::{
-    ACKNOWLEDGE_TIMEOUT, Chart, Effect, FRESH, HUNG, Kind, LAUNCH_TIMEOUT, PING_INTERVAL, Phase, Session, Stack,
+    ACKNOWLEDGE_TIMEOUT, Chart, Effect, FRESH, HUNG, Kind, LAUNCH_TIMEOUT, PING_INTERVAL, Phase, Proof, Session, Stack,
     StackId, StackState,
 };
 use camofleet_runner_api::{End, EndReason, Hot};
@@ -13,10 +13,12 @@ impl Chart {
         self.end_overdue_sessions(now);
         self.end_overdue_stacks(now);
         self.serve_claims(now);
-        if self.end_surplus(now) {
+        let ended_proof = self.end_proof_in_the_way();
+        if self.end_surplus(now) || ended_proof {
             // What was ended while it was launched leaves its turn to another.
             self.serve_claims(now);
         }
+        self.prove(now);
         self.prewarm(now);
         self.ping(now);
         std::mem::take(&mut self.effects)
@@ -51,6 +53,9 @@ impl Chart {
                     let words = format!("the browser was not ready after {} s", LAUNCH_TIMEOUT.as_secs());
                     self.broke(id, &words, now);
                     self.effects.push(Effect::End { stack: id });
+                }
+                StackState::Running { since, .. } if self.proves(id) && since + LAUNCH_TIMEOUT <= now => {
+                    self.page_tried(id, Some(format!("nothing came of it in {} s", LAUNCH_TIMEOUT.as_secs())), now);
                 }
                 StackState::Running { answered, .. } if answered + HUNG <= now && self.is_unowned(id) => {
                     self.end_stack(id);
@@ -96,8 +101,36 @@ impl Chart {
         any
     }
 
+    /// A session that waits goes before the proof, which is tried again later; and a runner that goes owes none. Says whether
+    /// one was ended.
+    fn end_proof_in_the_way(&mut self) -> bool {
+        let in_the_way = self.told_to_go.is_some() || !self.claims().is_empty();
+        let Proof::Tried(kind, stack) = self.proof else { return false };
+        if in_the_way {
+            self.proof = Proof::Wanted(kind);
+            self.end_stack(stack);
+        }
+        in_the_way
+    }
+
+    /// Whether nothing keeps browsers that nobody waits for from being launched.
+    fn has_leisure(&self, now: Instant) -> bool {
+        self.claims().is_empty() && self.backoff.until().is_none_or(|until| until <= now)
+    }
+
+    /// Before hot browsers, one that shows that they are worth something.
+    fn prove(&mut self, now: Instant) {
+        if let Proof::Wanted(kind) = self.proof
+            && self.told_to_go.is_none()
+            && self.has_leisure(now)
+            && let Some(stack) = self.launch(kind, now)
+        {
+            self.proof = Proof::Tried(kind, stack);
+        }
+    }
+
     fn prewarm(&mut self, now: Instant) {
-        if !self.claims().is_empty() || self.backoff.until().is_some_and(|until| until > now) {
+        if !self.has_leisure(now) {
             return;
         }
         while let Some(kind) = self.wanted() {
@@ -176,7 +209,7 @@ impl Chart {
     }
 
     pub(super) fn is_warm(&self, now: Instant) -> bool {
-        self.wanted().is_none() && self.unowned().all(|(id, _)| self.is_fresh(id, now))
+        self.proof == Proof::Given && self.wanted().is_none() && self.unowned().all(|(id, _)| self.is_fresh(id, now))
     }
 
     pub(super) fn hot(&self, now: Instant) -> Hot {
@@ -215,7 +248,7 @@ impl Chart {
     }
 
     pub(super) fn is_unowned(&self, id: StackId) -> bool {
-        self.sessions.iter().all(|(_, session)| session.stack() != Some(id))
+        !self.proves(id) && self.sessions.iter().all(|(_, session)| session.stack() != Some(id))
     }
 
     fn count(&self, kind: Kind) -> u32 {

@@ -17,6 +17,7 @@ enum Step {
     Broke { nth: usize },
     Gone { nth: usize },
     Answered { nth: usize },
+    Page { nth: usize, loaded: bool },
     Client { nth: usize, comes: bool },
     Active { nth: usize },
     Wait { millis: u64 },
@@ -36,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => nth.clone().prop_map(|nth| Step::Broke { nth }),
         6 => nth.clone().prop_map(|nth| Step::Gone { nth }),
         3 => nth.clone().prop_map(|nth| Step::Answered { nth }),
+        3 => (nth.clone(), any::<bool>()).prop_map(|(nth, loaded)| Step::Page { nth, loaded }),
         2 => (nth.clone(), any::<bool>()).prop_map(|(nth, comes)| Step::Client { nth, comes }),
         1 => nth.prop_map(|nth| Step::Active { nth }),
         6 => (1..30_000u64).prop_map(|millis| Step::Wait { millis }),
@@ -44,11 +46,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32).prop_map(|(slots, sessions, headless, headful, launches)| {
-        let headless = headless.min(slots);
-        let prewarm = Hot { headless, headful: headful.min(slots - headless) };
-        Plan { slots, sessions, prewarm, launches, drain_timeout: Duration::from_secs(100) }
-    })
+    let proof = prop::option::of(prop_oneof![Just(Kind::Headless), Just(Kind::Headful)]);
+    (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, proof).prop_map(
+        |(slots, sessions, headless, headful, launches, prove)| {
+            let headless = headless.min(slots);
+            let prewarm = Hot { headless, headful: headful.min(slots - headless) };
+            Plan { slots, sessions, prewarm, prove, launches, drain_timeout: Duration::from_secs(100) }
+        },
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -169,6 +174,12 @@ impl World {
                 let Some(stack) = self.nth(nth, Sim::Running) else { return };
                 self.happens(Event::Answered { stack });
             }
+            Step::Page { nth, loaded } => {
+                let Some(stack) = self.nth(nth, Sim::Running).filter(|stack| self.opened.contains(stack)) else {
+                    return;
+                };
+                self.happens(Event::StartPage { stack, error: (!loaded).then(|| "it did not".into()) });
+            }
             Step::Client { nth, comes } => {
                 let Some(stack) = self.nth(nth, Sim::Running) else { return };
                 self.happens(if comes { Event::Joined { stack } } else { Event::Left { stack } });
@@ -247,7 +258,7 @@ impl World {
         assert!(!(state.spent || state.draining) || state.free == 0);
         assert!(state.free as usize + live <= plan.slots as usize);
         assert!(state.hot.headless + state.hot.headful <= state.free, "hot browsers that nobody can have");
-        assert!(!state.warm || self.chart.wanted().is_none());
+        assert!(!state.warm || self.chart.wanted().is_none() && self.chart.proof == Proof::Given);
         self.check_ownership();
         self.check_that_nothing_waits_in_vain(launching);
         for session in &state.sessions {
@@ -331,8 +342,14 @@ fn request(display: Display, idle: u32, lifetime: u32, page: bool) -> BindReques
 }
 
 fn warm_world(slots: u32, prewarm: Hot) -> World {
-    let mut world =
-        World::new(Plan { slots, sessions: 0, prewarm, launches: 8, drain_timeout: Duration::from_secs(60) });
+    let mut world = World::new(Plan {
+        slots,
+        sessions: 0,
+        prewarm,
+        prove: None,
+        launches: 8,
+        drain_timeout: Duration::from_secs(60),
+    });
     for _ in 0..slots {
         world.take(Step::Launched { nth: 0 });
     }
@@ -348,6 +365,46 @@ fn a_hot_browser_makes_a_session_ready_at_once_and_opens_its_page() {
     assert_eq!((session.phase, session.tier, session.start_page), (SessionPhase::Ready, Tier::Hot, StartPage::Loading));
     assert_eq!(world.opened.len(), 1);
     assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
+}
+
+/// A runner of one slot that is to prove itself first.
+fn world_to_prove() -> World {
+    let drain_timeout = Duration::from_secs(60);
+    let prewarm = Hot { headless: 1, headful: 0 };
+    World::new(Plan { slots: 1, sessions: 0, prewarm, prove: Some(Kind::Headful), launches: 2, drain_timeout })
+}
+
+#[test]
+fn a_runner_is_warm_only_after_a_browser_of_it_has_loaded_a_page() {
+    let mut world = world_to_prove();
+    assert_eq!(world.chart.stacks.values().map(|stack| stack.kind).collect::<Vec<_>>(), [Kind::Headful]);
+    world.take(Step::Launched { nth: 0 });
+    assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, Hot::default(), false));
+    world.take(Step::Page { nth: 0, loaded: false });
+    assert!(world.state().launch_error.is_some_and(|words| words.contains("could not load a page")));
+    world.take(Step::Gone { nth: 0 });
+    world.wait(Duration::from_secs(1));
+    world.take(Step::Launched { nth: 0 });
+    world.take(Step::Page { nth: 0, loaded: true });
+    assert_eq!((world.nth(0, Sim::Running), world.state().launch_error), (None, None), "it serves nobody");
+    world.take(Step::Gone { nth: 0 });
+    world.take(Step::Launched { nth: 0 });
+    assert!(world.state().warm && world.state().hot.headless == 1);
+}
+
+#[test]
+fn a_proof_that_hangs_failed_and_a_session_does_not_wait_for_it() {
+    let mut world = world_to_prove();
+    world.take(Step::Launched { nth: 0 });
+    world.wait(LAUNCH_TIMEOUT);
+    assert!(world.state().launch_error.is_some_and(|words| words.contains("75 s")));
+    world.take(Step::Gone { nth: 0 });
+    world.wait(Duration::from_secs(1));
+    world.bind("s", request(Display::Headless, 60, 600, false));
+    world.take(Step::Gone { nth: 0 });
+    world.take(Step::Launched { nth: 0 });
+    assert_eq!(world.chart.session("s").unwrap().phase, SessionPhase::Ready);
+    assert!(!world.state().warm, "it owes the proof still");
 }
 
 #[test]
@@ -367,6 +424,7 @@ fn a_session_does_not_wait_behind_a_launch_for_nobody() {
         slots: 3,
         sessions: 0,
         prewarm: Hot { headless: 2, headful: 0 },
+        prove: None,
         launches: 1,
         drain_timeout: Duration::from_secs(60),
     };
@@ -411,6 +469,7 @@ fn a_launch_that_fails_is_retried_after_a_growing_pause() {
         slots: 1,
         sessions: 0,
         prewarm: Hot { headless: 1, headful: 0 },
+        prove: None,
         launches: 1,
         drain_timeout: Duration::ZERO,
     });
