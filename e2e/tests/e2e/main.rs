@@ -12,4 +12,5 @@ mod nothing_left;
 mod operator;
 mod refusals;
 mod rest;
+mod rollout;
 mod sharing;
