@@ -3,6 +3,7 @@
 mod burst;
 mod churn;
 mod drain;
+mod fairness;
 mod floor;
 mod leader_kill;
 mod scale;
@@ -52,6 +53,8 @@ pub enum Scenario {
     Sustained(sustained::Sustained),
     /// A long queue on few slots, which free up.
     Drain(drain::Drain),
+    /// Three tenants, of which one floods the pool.
+    Fairness(fairness::Fairness),
     /// Many runners and sessions: memory, idle CPU, and how soon an operator that starts binds.
     Scale(scale::Scale),
     /// One pod for each session: how fast a pool refills.
@@ -69,6 +72,7 @@ impl Scenario {
             Self::Burst(burst) => burst.run(harness).await,
             Self::Sustained(sustained) => sustained.run(harness).await,
             Self::Drain(drain) => drain.run(harness).await,
+            Self::Fairness(fairness) => fairness.run(harness).await,
             Self::Scale(scale) => scale.run(harness).await,
             Self::Churn(churn) => churn.run(harness).await,
             Self::LeaderKill(leader_kill) => leader_kill.run(harness).await,

@@ -149,8 +149,8 @@ impl World {
             let count = self.runners.len();
             wrong.push(format!("{count} runners, {} of them to stay, for {wished} replicas", staying.len()));
         }
-        let old = staying.iter().filter(|runner| runner.sessions.is_empty() && runner.pod.revision != current);
-        wrong.extend(old.map(|runner| format!("{} is idle and has an old shape", runner.pod.uid)));
+        let old = staying.iter().filter(|runner| runner.pod.revision != current);
+        wrong.extend(old.map(|runner| format!("{} stays and has an old shape", runner.pod.uid)));
         wrong
     }
 }
