@@ -56,6 +56,8 @@ pub struct Fleet {
     pub fewest_up: usize,
     /// Pods that are made to test a shape do not come up.
     pub canaries_fail: bool,
+    /// Pods that are deleted take their time to go, with sessions or without.
+    pub linger: bool,
     /// Other pods that are made do not.
     pub others_fail: bool,
     /// Pods that were made to test a shape.
@@ -85,6 +87,7 @@ impl Fleet {
             most_shown: 0,
             fewest_up: usize::MAX,
             canaries_fail: false,
+            linger: false,
             others_fail: false,
             canaries: Vec::new(),
             bound: Vec::new(),
@@ -265,6 +268,17 @@ impl Fleet {
         ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
     }
 
+    /// Pods that were deleted and have no session are gone.
+    pub fn bury(&mut self) {
+        let idle = |pod: &String| self.runners.get(pod).is_some_and(|state| state.sessions.is_empty());
+        let over: Vec<_> = self.removed.iter().map(|(pod, _)| pod.clone()).filter(idle).collect();
+        for pod in over {
+            self.runners.remove(&pod);
+            let gone = self.pods.remove(&pod).unwrap();
+            self.step([Input::Pods(Change::Gone(gone))]);
+        }
+    }
+
     /// The canary that failed is well after all.
     pub fn canary_recovers(&mut self) {
         let pod = self.canaries.last().unwrap().clone();
@@ -409,7 +423,7 @@ impl Fleet {
                 let serves = self.runners[&pod].sessions.iter().any(|session| self.sessions.contains_key(&session.uid));
                 self.removed.push((pod.clone(), serves));
                 let deleted = Input::PodDeleted { pod: pod.clone(), answer: Ok(()) };
-                if serves {
+                if serves || self.linger {
                     return vec![deleted];
                 }
                 self.runners.remove(&pod);

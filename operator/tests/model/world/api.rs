@@ -1,8 +1,14 @@
 //! The API server: objects with versions, preconditions, news. And who writes there besides the operator: users, the
 //! garbage collector, who drains nodes, and the kubelet.
 
-use super::{NAMESPACE, POOL, QUEUE_TIMEOUT, REPLICAS, SHORT_TTL, Sabotage, World, runners::Runner};
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, WorkerPool, WorkerPoolSpec};
+use super::{
+    GUESTS, NAMESPACE, POOL, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, Sabotage, Wish, World,
+    runners::Runner,
+};
+use camofleet_crds::v1alpha1::{
+    AllowedNamespaces, Autoscaling, BrowserSession, BrowserSessionSpec, BrowserSessionStatus, NamespacesFrom, PoolRef,
+    WorkerPool, WorkerPoolSpec,
+};
 use camofleet_operator::core::{
     Change, Input, WriteFailure,
     pods::{Fate, RunnerPod},
@@ -48,13 +54,17 @@ impl World {
         if self.sessions.contains_key(name) {
             return;
         }
+        // Every other one is of another namespace, and names the pool.
+        let is_guest = name.ends_with(['1', '3']);
+        let pool_ref = is_guest.then(|| PoolRef { name: POOL.into(), namespace: Some(NAMESPACE.into()) });
         let spec = BrowserSessionSpec {
+            pool_ref,
             queue_timeout_seconds: QUEUE_TIMEOUT,
             ttl_seconds_after_finished: if short_ttl { SHORT_TTL } else { 600_000 },
             ..BrowserSessionSpec::default()
         };
         let mut session = BrowserSession::new(name, spec);
-        session.metadata.namespace = Some(NAMESPACE.into());
+        session.metadata.namespace = Some(if is_guest { GUESTS } else { NAMESPACE }.into());
         session.metadata.uid = Some(self.new_uid(name));
         session.metadata.generation = Some(1);
         session.metadata.creation_timestamp = Some(Time(self.now().wall));
@@ -125,8 +135,12 @@ impl World {
         if self.pool.is_some() {
             return;
         }
-        let spec =
-            WorkerPoolSpec { replicas: Some(REPLICAS), slots_per_runner: self.slots, ..WorkerPoolSpec::default() };
+        let spec = WorkerPoolSpec {
+            replicas: Some(REPLICAS),
+            slots_per_runner: self.slots,
+            allowed_namespaces: AllowedNamespaces { from: NamespacesFrom::All, selector: None },
+            ..WorkerPoolSpec::default()
+        };
         let mut pool = WorkerPool::new(POOL, spec);
         pool.metadata.namespace = Some(NAMESPACE.into());
         pool.metadata.uid = Some(self.new_uid("pool"));
@@ -134,18 +148,29 @@ impl World {
         self.put_pool(pool);
     }
 
-    /// Its user wishes for another number of runners, or for runners of another shape.
-    pub fn edit_pool(&mut self, replicas: Option<i32>) {
+    pub fn edit_pool(&mut self, wish: Wish) {
         let Some(pool) = &self.pool else { return };
         let mut pool = WorkerPool::clone(pool);
         let generation = pool.metadata.generation.unwrap() + 1;
         pool.metadata.generation = Some(generation);
-        match replicas {
-            Some(replicas) => pool.spec.replicas = Some(replicas),
-            None => {
+        let spec = &mut pool.spec;
+        match wish {
+            Wish::Replicas(replicas) => (spec.replicas, spec.autoscaling) = (Some(replicas), None),
+            Wish::AnotherShape => {
                 let env = EnvVar { name: "SHAPE".into(), value: Some(generation.to_string()), ..EnvVar::default() };
-                pool.spec.template.env = vec![env];
+                spec.template.env = vec![env];
             }
+            Wish::FirstShape => spec.template.env.clear(),
+            Wish::Scale { least, buffer } => {
+                spec.replicas = None;
+                spec.autoscaling = Some(Autoscaling {
+                    min_replicas: least,
+                    max_replicas: REPLICAS,
+                    buffer_slots: buffer,
+                    scale_down_delay_seconds: SCALE_DOWN_DELAY,
+                });
+            }
+            Wish::MostSessions(most) => spec.limits.max_sessions = most,
         }
         self.put_pool(pool);
     }

@@ -5,6 +5,7 @@ use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_operator::core::pods;
 use camofleet_runner_api::SessionPhase;
 use k8s_openapi::jiff::SignedDuration;
+use std::sync::Arc;
 
 impl World {
     /// Runners that have the session, as the leader of that epoch could have known: it was told of the pod before its term,
@@ -82,10 +83,62 @@ impl World {
         self.mono += millis;
     }
 
-    /// How many runners there should be, if there is a pool that is to stay.
+    /// How many runners there should be, if there is a pool that is to stay: of one that is autoscaled those that have sessions
+    /// or take no more, and room for its buffer.
     fn wished(&self) -> Option<usize> {
         let pool = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none())?;
-        Some(usize::try_from(pool.spec.fixed_replicas()).unwrap())
+        let wished = match &pool.spec.autoscaling {
+            None => pool.spec.fixed_replicas(),
+            Some(scale) => {
+                let taken = |runner: &&Runner| runner.live() > 0 || runner.free() == 0;
+                let kept = self.runners.iter().filter(taken);
+                let (kept, free) = kept.fold((0, 0), |(kept, free), runner| (kept + 1, free + runner.free()));
+                let buffer = u32::try_from(scale.buffer_slots).unwrap().min(self.may_add());
+                let idle = buffer.saturating_sub(free).div_ceil(u32::try_from(self.slots).unwrap());
+                (kept + i32::try_from(idle).unwrap()).clamp(scale.min_replicas, scale.max_replicas)
+            }
+        };
+        Some(usize::try_from(wished).unwrap())
+    }
+
+    /// How many sessions more the pool's limit lets in.
+    fn may_add(&self) -> u32 {
+        let most = self.pool.as_ref().and_then(|pool| pool.spec.limits.max_sessions);
+        let runs = |session: &&Arc<BrowserSession>| {
+            session.status.as_ref().map(|status| status.state) == Some(SessionState::Ready)
+        };
+        let running = u32::try_from(self.sessions.values().filter(runs).count()).unwrap();
+        most.map_or(u32::MAX, |most| u32::try_from(most).unwrap().saturating_sub(running))
+    }
+
+    /// At rest, who comes is served where there is room, and is not where there is none: the accounts are right.
+    pub fn check_that_one_more_is_served(&mut self) {
+        const PROBE: &str = "probe";
+        let Some(pool) = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
+        let may_grow = pool
+            .spec
+            .autoscaling
+            .is_some_and(|scale| self.runners.len() < usize::try_from(scale.max_replicas).unwrap());
+        let has_room = self.runners.iter().any(|runner| runner.free() > 0) || may_grow;
+        let due = has_room && self.may_add() > 0;
+        let leader = self.leader.unwrap_or(0);
+        if may_grow {
+            // The longest pause after a failure.
+            for _ in 0..31 {
+                self.settle_for(leader, 10_000);
+            }
+        }
+        self.create(PROBE, false);
+        let is_ready = |world: &Self| {
+            world.sessions[PROBE].status.as_ref().is_some_and(|status| status.state == SessionState::Ready)
+        };
+        for _ in 0..20 {
+            self.settle_for(leader, 900);
+        }
+        if is_ready(self) != due {
+            let state = self.sessions[PROBE].status.clone();
+            self.broken.push(format!("of one more session came {state:?}, and it is due: {due}"));
+        }
     }
 
     /// What must hold when everything has come to rest.

@@ -20,6 +20,8 @@ use std::{
 };
 
 const NAMESPACE: &str = "ns";
+/// Some sessions come from here.
+const GUESTS: &str = "guests";
 const POOL: &str = "pool";
 /// The most that a pool ever wishes for.
 pub const REPLICAS: i32 = 3;
@@ -27,6 +29,8 @@ pub const REPLICAS: i32 = 3;
 const QUEUE_TIMEOUT: i32 = 20;
 /// So does the time after the end, for some sessions.
 const SHORT_TTL: i32 = 5;
+/// And that after which runners go that are not needed.
+const SCALE_DOWN_DELAY: i32 = 15;
 
 /// A rule of the protocol that is broken on purpose, to see that the test notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,20 @@ pub enum Sabotage {
     KeyedByName,
     /// A list that is read again only adds: what is missing from it is not taken for gone.
     ListsOnlyAdd,
+}
+
+/// What its owner wants of the pool.
+#[derive(Clone, Copy, Debug)]
+pub enum Wish {
+    Replicas(i32),
+    AnotherShape,
+    FirstShape,
+    /// As many runners as needed, up to [`REPLICAS`].
+    Scale {
+        least: i32,
+        buffer: i32,
+    },
+    MostSessions(Option<i32>),
 }
 
 /// How a call fares.

@@ -50,7 +50,7 @@ impl Runner {
         self.reachable && self.pod.fate == Fate::Running
     }
 
-    fn live(&self) -> u32 {
+    pub(super) fn live(&self) -> u32 {
         u32::try_from(self.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count()).unwrap()
     }
 
@@ -58,7 +58,7 @@ impl Runner {
         self.sessions.iter().any(|there| there.uid == session && there.phase != SessionPhase::Ended)
     }
 
-    fn free(&self) -> u32 {
+    pub(super) fn free(&self) -> u32 {
         if self.draining { 0 } else { (self.slots - self.live()).min(self.slots.saturating_sub(self.served)) }
     }
 
