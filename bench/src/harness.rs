@@ -32,7 +32,9 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
+    ffi::OsString,
     fmt::Debug,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -141,7 +143,22 @@ impl Harness {
     /// # Errors
     /// When it cannot be started.
     pub fn operator(&self, identity: &str) -> Result<Operator> {
-        Operator::start(&self.options.operator, &self.control_plane, identity)
+        self.operator_in(identity, self.control_plane.kubeconfig(User::Operator), Vec::new())
+    }
+
+    /// Starts an operator of that name, which reaches the API server by that kubeconfig, with more environment than that.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn operator_in(
+        &self,
+        identity: &str,
+        kubeconfig: PathBuf,
+        mut env: Vec<(String, OsString)>,
+    ) -> Result<Operator> {
+        env.push(("KUBECONFIG".to_owned(), kubeconfig.into()));
+        let log = self.control_plane.file(&format!("{identity}.log"));
+        Operator::start(&self.options.operator, identity, env, log)
     }
 
     /// Who makes claims here.

@@ -4,6 +4,7 @@
 
 pub mod arrivals;
 pub mod binaries;
+pub mod collector;
 pub mod control_plane;
 pub mod cpu;
 pub mod daemon;

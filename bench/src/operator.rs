@@ -2,7 +2,7 @@
 
 use crate::{
     binaries::OperatorProgram,
-    control_plane::{ControlPlane, User, free_ports},
+    control_plane::free_ports,
     daemon::{Daemon, Spec},
     machine::Usage,
 };
@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -36,11 +38,16 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts an operator of that name.
+    /// Starts an operator of that name in that environment, which says by `KUBECONFIG` how it reaches the API server.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(program: &OperatorProgram, control_plane: &ControlPlane, identity: &str) -> Result<Self> {
+    pub fn start(
+        program: &OperatorProgram,
+        identity: &str,
+        env: Vec<(String, OsString)>,
+        log: PathBuf,
+    ) -> Result<Self> {
         let [port] = free_ports()?;
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listen = admin.to_string();
@@ -50,8 +57,8 @@ impl Operator {
             name: format!("operator {identity}"),
             program: program.path.clone(),
             args: args.map(Into::into).collect(),
-            env: vec![("KUBECONFIG".to_owned(), control_plane.kubeconfig(User::Operator).into())],
-            log: control_plane.file(&format!("{identity}.log")),
+            env,
+            log,
         })?;
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         Ok(Self { daemon, identity: identity.to_owned(), admin, client })
@@ -117,8 +124,17 @@ pub struct Metrics(String);
 impl Metrics {
     /// Sum of the samples of that name that have all these labels. 0 when there is none: counters begin when first used.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.with(name, labels).filter_map(value::<f64>).sum()
+    }
+
+    /// Whether there is a sample of that name that has all these labels.
+    pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+        self.with(name, labels).next().is_some()
+    }
+
+    fn with<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a str> {
         let has = |line: &str| labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")));
-        self.samples(name).filter(|line| has(line)).filter_map(value::<f64>).sum()
+        self.samples(name).filter(move |line| has(line))
     }
 
     /// Writes to the API server since the operator's start.
@@ -197,7 +213,7 @@ mod tests {
             "# TYPE camofleet_operator_writes counter\n",
             "camofleet_operator_writes_total{kind=\"event\",outcome=\"ok\"} 5\n",
             "camofleet_operator_writes_total{kind=\"event\",outcome=\"failed\"} 1\n",
-            "camofleet_operator_runner_calls_total{call=\"bind\",outcome=\"ok\"} 9\n",
+            "camofleet_operator_runner_call_seconds_count{call=\"bind\",outcome=\"ok\"} 9\n",
         ));
         let since = after.since(&before);
         assert_eq!(since.of_kind("event"), 4);

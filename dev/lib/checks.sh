@@ -27,7 +27,7 @@ check_shell() {
 check_clippy() {
   need_pinned_rust
   workspace_cargo clippy --locked --workspace --all-targets -- -D warnings
-  workspace_cargo clippy --locked --workspace --test e2e -- -D warnings
+  workspace_cargo clippy --locked --workspace --test e2e --test traces -- -D warnings
 }
 
 # The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
@@ -71,6 +71,12 @@ check_unit() {
   workspace_cargo test --locked --workspace
 }
 
+# What a real operator tells a collector of traces, and of metrics.
+check_traces() {
+  build_kubernetes
+  workspace_cargo test --locked --workspace --test traces
+}
+
 # What shows the pages to the tests of the UI.
 use_ui() {
   apt_install chromium firefox-esr tigervnc-standalone-server xterm fonts-dejavu-core
@@ -98,11 +104,13 @@ all_values=(
   --set "gateway.sessionNamespaces={default}" --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
   --set ingress.enabled=true --set ingress.className=nginx --set ingress.tlsSecret=fleet-tls
   --set httpRoute.enabled=true --set "httpRoute.parentRefs[0].name=shared" --set serviceMonitor.enabled=true
+  --set prometheusRule.enabled=true --set tracing.otlpEndpoint=http://otel-collector.example.test:4318 --set tracing.sampleRatio=0.1
 )
 wrong_values=(
   publicUrl=ftp://x publicUrl=http://x/ image.pullPolicy=Sometimes operator.replcas=2 operator.replicas=-1 gateway.service.type=Magic
   gateway.service.port=0 "gateway.sessionNamespaces={no such}" pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
   "networkPolicies.runnersMayNotReach={everything}" serviceMonitor.interval=often httpRoute.parentRefs=shared
+  tracing.otlpEndpoint=https://x tracing.otlpEndpoint=http://user@x tracing.sampleRatio=2 prometheusRule.enabled=maybe
   "publicUrl=http://a b" gateway.service.nodePort=30080 httpRoute.enabled=true
 )
 
@@ -147,10 +155,12 @@ has_conditions() { [ -n "$(k get -f "$1" -o 'jsonpath={.status.conditions}')" ];
 # Files with the kinds of others that the chart has objects of.
 foreign_crds() {
   use_go
-  local module=(go -C "$repo/dev/kubernetes/foreign-crds" list -m -f '{{.Dir}}')
+  local kind module=(go -C "$repo/dev/kubernetes/foreign-crds" list -m -f '{{.Dir}}')
   quietly go -C "$repo/dev/kubernetes/foreign-crds" mod download
   echo "$("${module[@]}" sigs.k8s.io/gateway-api)/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
-  echo "$("${module[@]}" github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
+  for kind in servicemonitors prometheusrules; do
+    echo "$("${module[@]}" github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml"
+  done
 }
 
 # Links between pages of the repository lead to files that exist.

@@ -6,9 +6,10 @@ use camofleet_operator::{
     hooks,
     shell::{self, Options},
 };
+use camofleet_runner_api::traces::{ENDPOINTS, KeyValue, Tracer};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
-use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Schedules browser sessions onto runner pods.
@@ -116,17 +117,28 @@ fn main() -> ExitCode {
 async fn obey(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(flags) => {
+            let pod = KeyValue::new("k8s.pod.name", flags.identity.clone());
+            let tracer = Tracer::from_environment("camofleet-operator", [pod])?.map(Arc::new);
+            // Where spans go, and no more: what opens a collector to this process is not for pods in which strangers' pages run.
+            let set = |name: &str| std::env::var(name).ok().filter(|_| tracer.is_some());
+            let runner_environment = ENDPOINTS.iter().filter_map(|name| Some(((*name).to_owned(), set(name)?)));
             let options = Options {
                 installation: Installation {
                     runner_image: flags.runner_image,
                     public_url: flags.public_url,
                     namespace: flags.namespace.clone(),
+                    runner_environment: runner_environment.collect(),
                 },
                 namespace: flags.namespace,
                 identity: flags.identity,
                 admin_listen: flags.admin_listen,
+                tracer: tracer.clone(),
             };
-            shell::run(options, stop()?).await
+            let ended = shell::run(options, stop()?).await;
+            if let Some(tracer) = tracer {
+                tracer.finish();
+            }
+            ended
         }
         Command::ApplyPools(flags) => {
             let pools = flags.pools.into_iter().collect();

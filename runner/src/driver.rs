@@ -6,6 +6,7 @@ use crate::{
     chart::{Chart, Effect, Event, Plan, Question, StackId},
     config::BrowserSettings,
     stack::{Command, Doors, Stack},
+    traces::{Request, Starts},
 };
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{BindAnswer, BindRequest, Hot, Refusal, RefusalReason, RunnerState, SessionReport};
@@ -31,7 +32,7 @@ pub(crate) struct Door {
 }
 
 enum Ask {
-    Bind { term: Term, uid: String, request: BindRequest, reply: Reply<BindAnswer> },
+    Bind { term: Term, uid: String, request: BindRequest, trace: Option<Request>, reply: Reply<BindAnswer> },
     End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
     Report { uid: String, reply: Reply<SessionReport> },
@@ -50,8 +51,14 @@ pub(crate) struct Runner {
 
 impl Runner {
     /// Binds a session, or says what became of it.
-    pub(crate) async fn bind(&self, term: Term, uid: String, request: BindRequest) -> Result<BindAnswer, Refusal> {
-        self.ask(|reply| Ask::Bind { term, uid, request, reply }).await
+    pub(crate) async fn bind(
+        &self,
+        term: Term,
+        uid: String,
+        request: BindRequest,
+        trace: Option<Request>,
+    ) -> Result<BindAnswer, Refusal> {
+        self.ask(|reply| Ask::Bind { term, uid, request, trace, reply }).await
     }
 
     /// Begins to end a session, or forgets one that ended.
@@ -103,6 +110,7 @@ pub(crate) struct Driver {
     reports: (UnboundedSender<Event>, UnboundedReceiver<Event>),
     asks: UnboundedReceiver<Ask>,
     published: watch::Sender<Published>,
+    starts: Starts,
 }
 
 impl Driver {
@@ -135,6 +143,7 @@ impl Driver {
             reports,
             asks,
             published: publisher,
+            starts: Starts::default(),
         };
         (driver, runner)
     }
@@ -167,8 +176,15 @@ impl Driver {
         // Whoever asked may be gone: what was asked is done all the same.
         match ask {
             // A leader's term may have ended since its call was let in.
-            Ask::Bind { term, uid, request, reply } => {
-                reply.send(term.check().and_then(|()| self.bind(&uid, request))).ok();
+            Ask::Bind { term, uid, request, trace, reply } => {
+                let answer = term.check().and_then(|()| self.bind(&uid, request));
+                if let Some(trace) = trace {
+                    trace.answered(&uid, answer.as_ref().err().map(|refusal| refusal.reason));
+                    if let Ok(answer) = &answer {
+                        self.starts.bound(&answer.session, trace);
+                    }
+                }
+                reply.send(answer).ok();
             }
             Ask::End { term, uid, reply } => {
                 reply.send(term.check().and_then(|()| self.end(&uid))).ok();
@@ -240,6 +256,7 @@ impl Driver {
             }
         }
         self.publish();
+        self.starts.look(&self.published.borrow().state);
     }
 
     fn tell(&self, stack: StackId, command: Option<Command>) {

@@ -3,17 +3,20 @@
 use crate::{
     auth::{About, Anyone, Gate, Operator, OperatorOn},
     driver::{Published, Runner},
+    traces::Request,
     tunnel,
 };
 use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{FromRef, State, rejection::JsonRejection},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport};
+use camofleet_runner_api::{
+    BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT, traces::Tracer,
+};
 use futures::stream;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
@@ -26,6 +29,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 pub(crate) struct App {
     pub(crate) gate: Arc<Gate>,
     pub(crate) runner: Runner,
+    /// Where spans go, if anywhere.
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 impl FromRef<App> for Runner {
@@ -101,15 +106,18 @@ fn line(published: &mut watch::Receiver<Published>) -> Bytes {
 
 async fn bind(
     OperatorOn(uid, term): OperatorOn,
-    State(runner): State<Runner>,
+    State(App { runner, tracer, .. }): State<App>,
+    headers: HeaderMap,
     request: Result<Json<BindRequest>, JsonRejection>,
 ) -> Result<Json<BindAnswer>, Refused> {
+    let traceparent = headers.get(TRACEPARENT).and_then(|header| header.to_str().ok());
+    let trace = Request::new(tracer.as_ref(), traceparent);
     let invalid = |message| Refusal { reason: RefusalReason::Invalid, message };
     let Json(request) = request.map_err(|error| invalid(error.body_text()))?;
     if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
         return Err(invalid("idleTimeoutSeconds and maxLifetimeSeconds must be at least 1".to_owned()).into());
     }
-    Ok(Json(runner.bind(term, uid, request).await?))
+    Ok(Json(runner.bind(term, uid, request, trace).await?))
 }
 
 async fn report(About(uid): About, State(runner): State<Runner>) -> Result<Json<SessionReport>, Refused> {

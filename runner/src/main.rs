@@ -1,7 +1,7 @@
 //! Supervises the displays, Playwright servers and browsers of one pod, for the operator and the gateway.
 //!
 //! `chart` decides, without clock or IO. `driver` is the one task that owns a chart; `stack`, `display`, `process` and `lines` carry
-//! out what it decides; `http`, `auth` and `tunnel` are the door to the outside.
+//! out what it decides; `http`, `auth` and `tunnel` are the door to the outside; `traces` tells of sessions' starts.
 #![forbid(unsafe_code)]
 
 mod auth;
@@ -13,11 +13,15 @@ mod http;
 mod lines;
 mod process;
 mod stack;
+mod traces;
 mod tunnel;
 
 use anyhow::Context;
 use axum::Router;
-use camofleet_runner_api::HEAD_DEADLINE;
+use camofleet_runner_api::{
+    HEAD_DEADLINE,
+    traces::{KeyValue, Tracer},
+};
 use clap::Parser;
 use config::{Flags, Settings};
 use driver::Driver;
@@ -72,7 +76,12 @@ fn main() -> ExitCode {
         }
     };
     log();
-    match run(settings) {
+    let tracer = tracer(&settings.pod_uid);
+    let ended = run(settings, tracer.clone());
+    if let Some(tracer) = tracer {
+        tracer.finish();
+    }
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -87,8 +96,19 @@ fn log() {
     if std::io::stderr().is_terminal() { subscriber.init() } else { subscriber.json().init() }
 }
 
+/// What traces are sent by. A runner serves its sessions whether they are traced or not.
+fn tracer(pod_uid: &str) -> Option<Arc<Tracer>> {
+    match Tracer::from_environment("camofleet-runner", [KeyValue::new("k8s.pod.uid", pod_uid.to_owned())]) {
+        Ok(tracer) => tracer.map(Arc::new),
+        Err(error) => {
+            tracing::error!(%error, "no session is traced");
+            None
+        }
+    }
+}
+
 #[tokio::main]
-async fn run(settings: Settings) -> anyhow::Result<()> {
+async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<()> {
     // Browsers run under the same uid, and have no business in this process's memory.
     set_dumpable(false).context("cannot close this process to others")?;
     let state_dir = &settings.browser.state_dir;
@@ -100,7 +120,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "runner starts");
     let (driver, runner) = Driver::new(settings.plan, settings.browser);
     let gate = Arc::new(auth::Gate::new(settings.pod_uid, settings.keys_file));
-    let router = http::router(http::App { gate, runner: runner.clone() });
+    let router = http::router(http::App { gate, runner: runner.clone(), tracer });
     let finished = CancellationToken::new();
     let server = tokio::spawn(serve(listener, router, finished.clone()));
     tokio::spawn(async move {

@@ -90,6 +90,7 @@ async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Respon
         }
         (&Method::PUT, ["v1", "sessions", uid]) => {
             let epoch = epoch(&caller)?;
+            runner.note_trace(uid, &head.headers);
             let bytes = body.collect().await.map_err(|error| invalid(error.to_string()))?.to_bytes();
             let request: BindRequest = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
             if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {

@@ -75,6 +75,11 @@ impl Simulator {
         *lock(&self.runners.world.life) = life;
     }
 
+    /// The `traceparent` of each call to bind that session.
+    pub fn traceparents(&self, session: &str) -> Vec<Option<String>> {
+        lock(&self.runners.world.traceparents).get(session).cloned().unwrap_or_default()
+    }
+
     /// The runner in the pod with that UID.
     pub fn runner(&self, pod_uid: &str) -> Option<Arc<Runner>> {
         self.runners.of_pod(pod_uid)

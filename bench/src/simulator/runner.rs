@@ -6,10 +6,12 @@ use super::{
 };
 use camofleet_runner_api::{
     BindAnswer, BindRequest, EndReason, Refusal, RefusalReason, RunnerState, Session, SessionPhase, SessionReport,
+    TRACEPARENT,
     token::{Caller, PublicKeys},
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -72,6 +74,8 @@ pub struct World {
     pub record: Record,
     /// How long sessions live that are bound from now on; absent: until somebody ends them.
     pub life: Mutex<Option<Duration>>,
+    /// The `traceparent` of each call to bind, by session.
+    pub traceparents: Mutex<BTreeMap<String, Vec<Option<String>>>>,
 }
 
 /// One run of a runner's process.
@@ -218,6 +222,11 @@ impl Runner {
             check_term(&run, epoch)?;
         }
         Ok(caller)
+    }
+
+    pub(super) fn note_trace(&self, uid: &str, headers: &HeaderMap) {
+        let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        lock(&self.world.traceparents).entry(uid.to_owned()).or_default().push(header);
     }
 
     pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {

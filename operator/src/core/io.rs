@@ -1,7 +1,10 @@
 //! What the core is told, and what it wants done. Between the two there is no IO.
 
-use super::{pods::RunnerPod, time::Mono};
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, WorkerPool, WorkerPoolStatus};
+use super::{
+    pods::RunnerPod,
+    time::{Interval, Mono},
+};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, StartTier, WorkerPool, WorkerPoolStatus};
 use camofleet_runner_api::{BindAnswer, BindRequest, RunnerState};
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -230,6 +233,8 @@ pub enum Effect {
         address: IpAddr,
         /// What the session asks for.
         request: BindRequest,
+        /// It is on its way to Ready, rather than given new time-outs.
+        starts: bool,
     },
     /// Have a runner end a session, or forget one that ended.
     End {
@@ -327,26 +332,54 @@ pub enum Effect {
         /// A sentence.
         note: String,
     },
-    /// A phase of a session's way is over.
-    Observe {
-        /// Which phase.
-        phase: Phase,
-        /// How long it took.
-        took: Duration,
+    /// Count and measure what happened to a session.
+    Observe(Observation),
+    /// Measure nothing of that pool any more: it is gone.
+    Forget {
+        /// Which.
+        pool: Key,
     },
 }
 
-/// The phases of a session's way to Ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// From the first sight of the session until a slot was chosen.
-    Queued,
-    /// From the choice until the runner has the session.
-    Bound,
-    /// From the first sight of the session until its status says Ready, started hot.
-    ReadyHot,
-    /// The same, started cold.
-    ReadyCold,
+/// What happened to a session, for those who count and measure.
+#[derive(Clone, Debug)]
+pub enum Observation {
+    /// A slot was chosen for it.
+    Chosen {
+        /// UID of the session.
+        session: Uid,
+        /// The slot's pool.
+        pool: Key,
+        /// The session's priority.
+        priority: i32,
+        /// From its first sight until now, where that was by this process and before anybody had decided about it.
+        waited: Option<Interval>,
+    },
+    /// Its runner has it.
+    Bound {
+        /// The time since the choice.
+        took: Duration,
+    },
+    /// Its status says Ready for the first time.
+    Ready {
+        /// The session, with that status.
+        session: Arc<BrowserSession>,
+        /// Its pool, unless that is gone.
+        pool: Option<Key>,
+        /// How it was started.
+        tier: StartTier,
+        /// From its first sight until now, as above.
+        started: Option<Interval>,
+    },
+    /// It is over.
+    Ended {
+        /// The session, as it was last seen.
+        session: Arc<BrowserSession>,
+        /// Why: a reason of `Finished`, or that it was deleted before. Always a constant of the operator's.
+        reason: String,
+        /// From its first sight until now, as above, where it never was Ready.
+        started: Option<Interval>,
+    },
 }
 
 /// A moment that the core wants to be woken at.

@@ -1,7 +1,7 @@
 //! What happens to a session.
 
 use super::{
-    BindFailure, Core, Effect, Key, Phase, Stranger, Subject, Uid, WriteFailure,
+    BindFailure, Core, Effect, Key, Observation, Stranger, Subject, Uid, WriteFailure,
     admission::Objection,
     io::version,
     queue::Demand,
@@ -24,6 +24,8 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
 const SHOWN_AT_ONCE: usize = 8;
 /// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Why a session is over that was deleted before: a reason for those who count, since no status tells it.
+const DELETED: &str = "Deleted";
 /// So long it is remembered that a session or a pod was deleted.
 const DELETED_MEMORY: Duration = Duration::from_secs(600);
 
@@ -67,7 +69,7 @@ impl Core {
         let Some(uid) = object.metadata.uid.clone() else { return };
         let created =
             object.metadata.creation_timestamp.as_ref().map_or(self.now.mono, |time| self.now.mono_of(time.0));
-        let seen = object.status.is_none().then_some(self.now.mono);
+        let seen = object.status.is_none().then_some(self.now);
         let stage = Session::published_stage(&object, self.now);
         let admitted = object.status.is_some();
         self.strangers.remove(&uid);
@@ -112,6 +114,7 @@ impl Core {
 
     pub(super) fn session_gone(&mut self, uid: &Uid) {
         let Some(session) = self.sessions.remove(uid) else { return };
+        self.observe_deletion(&session);
         if session.waits() {
             self.queue.remove(&session.object);
             self.demand_changed(&Demand::of(&session.object));
@@ -125,6 +128,20 @@ impl Core {
         self.end_wherever_listed(uid);
         self.timers.set(Subject::Session(uid.clone()), None);
         self.dirty.insert(Subject::Queue);
+    }
+
+    /// One that was not over is by its deletion.
+    fn observe_deletion(&mut self, session: &Session) {
+        let reason = match &session.stage {
+            Stage::Finished { .. } => return,
+            Stage::Over(over) => over.reason,
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
+        };
+        if self.term.is_some() {
+            let started = session.since_seen(self.now).filter(|_| !session.was_ready());
+            let (session, reason) = (session.object.clone(), reason.to_owned());
+            self.effects.push(Effect::Observe(Observation::Ended { session, reason, started }));
+        }
     }
 
     /// Remembers for a while that a session or a pod was deleted.
@@ -250,7 +267,7 @@ impl Core {
             Stage::Waiting | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
-            self.effects.push(Effect::Observe { phase: Phase::Bound, took: self.now.mono.since(since) });
+            self.effects.push(Effect::Observe(Observation::Bound { took: self.now.mono.since(since) }));
         }
         let listed_from = Some((boot_id.to_owned(), generation));
         let bound =
@@ -338,14 +355,14 @@ impl Core {
         let generation = session.generation();
         match session.stage.clone() {
             Stage::Binding { runner, since, call } if call.may_start(now) => {
-                if self.bind_on(&runner, uid) {
+                if self.bind_on(&runner, uid, true) {
                     self.replace_stage(uid, Stage::Binding { runner, since, call: call.started() });
                 }
             }
             Stage::Bound(bound)
                 if bound.sent_generation != generation && bound.facts.is_some() && bound.call.may_start(now) =>
             {
-                if self.bind_on(&bound.runner, uid) {
+                if self.bind_on(&bound.runner, uid, false) {
                     let call = bound.call.started();
                     self.replace_stage(uid, Stage::Bound(Bound { call, ..bound }));
                 }
@@ -376,7 +393,7 @@ impl Core {
         }
     }
 
-    fn bind_on(&mut self, pod: &Uid, uid: &Uid) -> bool {
+    fn bind_on(&mut self, pod: &Uid, uid: &Uid, starts: bool) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let Some(address) = runner.pod.address else { return false };
         let session = &self.sessions[uid];
@@ -386,7 +403,7 @@ impl Core {
             Some(pool) => session.request(&pool.object),
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
         };
-        self.effects.push(Effect::Bind { session: uid.clone(), pod: pod.clone(), address, request });
+        self.effects.push(Effect::Bind { session: uid.clone(), pod: pod.clone(), address, request, starts });
         true
     }
 
@@ -624,10 +641,26 @@ impl Core {
                 });
             }
         }
+        let session = &self.sessions[uid];
+        let started = session.since_seen(self.now);
         let became_ready = conditions::is_true(&after, READY) && former.state() != SessionState::Ready;
-        if let (true, Some(seen), Some(status)) = (became_ready, self.sessions[uid].seen, &object.status) {
-            let phase = if status.start_tier == Some(StartTier::Hot) { Phase::ReadyHot } else { Phase::ReadyCold };
-            self.effects.push(Effect::Observe { phase, took: self.now.mono.since(seen) });
+        if let (true, Some(status)) = (became_ready, &object.status) {
+            let pool = status.pool.as_ref().map(|name| {
+                let namespace = status.pool_namespace.as_ref().or(object.metadata.namespace.as_ref());
+                Key { namespace: namespace.cloned().unwrap_or_default(), name: name.clone() }
+            });
+            self.effects.push(Effect::Observe(Observation::Ready {
+                session: object.clone(),
+                pool: pool.filter(|key| self.pools.contains_key(key)),
+                tier: status.start_tier.unwrap_or(StartTier::Cold),
+                started,
+            }));
+        }
+        // The watch may have been faster than this answer: what was published says it, and not the stage.
+        if let Some(finished) = conditions::get(&after, FINISHED).filter(|_| became(FINISHED)) {
+            let started = started.filter(|_| !session.was_ready());
+            let (session, reason) = (object.clone(), finished.reason.clone());
+            self.effects.push(Effect::Observe(Observation::Ended { session, reason, started }));
         }
     }
 }

@@ -27,7 +27,7 @@ mod upkeep;
 
 pub use io::*;
 pub use pools::FINALIZER;
-pub use time::{Mono, Now};
+pub use time::{Interval, Mono, Now};
 
 use admission::Namespaces;
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
@@ -40,6 +40,7 @@ use sessions::Session;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 use timers::Timers;
 
@@ -91,12 +92,25 @@ struct Stranger {
 }
 
 /// What the leader has to serve, and room for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Sessions that wait for a slot.
-    pub queued: usize,
-    /// Slots of all pools, as their statuses have them.
-    pub slots: Slots,
+    /// Those who wait for a slot.
+    pub waiting: Vec<Waiting>,
+    /// The slots of each pool, as its status has them.
+    pub slots: Vec<(Key, Slots)>,
+}
+
+/// Sessions that ask for the same and wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The pool that they name, if it is there.
+    pub pool: Option<Key>,
+    /// Their priority.
+    pub priority: i32,
+    /// How many they are.
+    pub sessions: usize,
+    /// How long the first of them has waited.
+    pub longest: Duration,
 }
 
 /// Something that is looked at as a whole when anything about it changed.
@@ -171,16 +185,20 @@ impl Core {
     }
 
     /// How busy the fleet is, as its leader knows it; a follower does not.
-    pub fn load(&self) -> Option<Load> {
+    pub fn load(&self, now: Mono) -> Option<Load> {
         self.term.as_ref()?;
-        let mut slots = Slots::default();
-        for published in self.pools.values().filter_map(|pool| pool.object.status.as_ref()).map(|status| status.slots) {
-            slots.total += published.total;
-            slots.used += published.used;
-            slots.hot += published.hot;
-            slots.starting += published.starting;
-        }
-        Some(Load { queued: self.queue.len(), slots })
+        let waiting = self.queue.lanes().filter_map(|(demand, lane)| {
+            let first = self.sessions.get(lane.first()?.uid())?;
+            Some(Waiting {
+                pool: demand.pool.clone().filter(|named| self.pools.contains_key(named)),
+                priority: demand.priority.0,
+                sessions: lane.len(),
+                longest: now.since(first.created),
+            })
+        });
+        let published = |pool: &Pool| pool.object.status.as_ref().map(|status| status.slots);
+        let slots = self.pools.iter().filter_map(|(key, pool)| Some((key.clone(), published(pool)?)));
+        Some(Load { waiting: waiting.collect(), slots: slots.collect() })
     }
 
     fn take_in(&mut self, input: Input) {

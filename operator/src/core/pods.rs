@@ -200,6 +200,8 @@ pub struct Installation {
     pub public_url: String,
     /// The operator's own namespace: sessions that name no pool may use its pools, where these allow theirs.
     pub namespace: String,
+    /// Environment of runners whose pool does not set the same: where their spans go. It is part of their shape.
+    pub runner_environment: Vec<(String, String)>,
 }
 
 /// The shape that pods of a pool are made in.
@@ -371,6 +373,13 @@ fn container(pool: &WorkerPool, installation: &Installation) -> Container {
         value_from: Some(EnvVarSource { field_ref: Some(field("metadata.uid")), ..EnvVarSource::default() }),
         ..EnvVar::default()
     }];
+    let set_by_pool = |name: &str| template.env.iter().any(|variable| variable.name == name);
+    let environment = installation.runner_environment.iter().filter(|(name, _)| !set_by_pool(name));
+    env.extend(environment.map(|(name, value)| EnvVar {
+        name: name.clone(),
+        value: Some(value.clone()),
+        ..EnvVar::default()
+    }));
     env.extend(template.env.iter().cloned());
     Container {
         name: CONTAINER.to_owned(),

@@ -80,10 +80,6 @@ impl Queue {
         self.lanes.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lanes.values().map(BTreeSet::len).sum()
-    }
-
     pub(super) fn lanes(&self) -> impl Iterator<Item = (&Demand, &BTreeSet<Arrival>)> {
         self.lanes.iter()
     }

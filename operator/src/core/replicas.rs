@@ -88,6 +88,7 @@ impl Core {
         if self.pools.remove(key).is_some() {
             self.timers.set(Subject::Pool(key.clone()), None);
             self.pool_matters(key);
+            self.effects.push(Effect::Forget { pool: key.clone() });
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who gets which slot.
 
 use super::{
-    Core, Effect, Key, Phase, Subject, Uid,
+    Core, Effect, Key, Observation, Subject, Uid,
     admission::Objection,
     pools::Pool,
     queue::Demand,
@@ -108,9 +108,13 @@ impl Core {
         }
         let chosen = self.choices();
         for (uid, runner) in chosen {
-            if let Some(seen) = self.sessions[&uid].seen {
-                self.effects.push(Effect::Observe { phase: Phase::Queued, took: self.now.mono.since(seen) });
-            }
+            let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod.pool.0.clone());
+            self.effects.push(Effect::Observe(Observation::Chosen {
+                session: uid.clone(),
+                pool,
+                priority: session.object.spec.priority,
+                waited: session.since_seen(self.now),
+            }));
             let since = self.now.mono;
             if let Some(session) = self.sessions.get_mut(&uid) {
                 // Whoever had a slot once may wait for another.

@@ -12,7 +12,7 @@
 
 use super::{
     io::{Key, Uid},
-    time::{Mono, Now},
+    time::{Interval, Mono, Now},
 };
 use camofleet_crds::{
     conditions::session as reasons,
@@ -32,7 +32,7 @@ pub(super) struct Session {
     /// When it was created, on the monotonic clock.
     pub(super) created: Mono,
     /// When this process first saw it, if it was untouched then: the start of what is measured.
-    pub(super) seen: Option<Mono>,
+    pub(super) seen: Option<Now>,
     pub(super) write: Pending,
     /// It may wait: it was not too many when it came.
     pub(super) admitted: bool,
@@ -212,7 +212,12 @@ impl Session {
     /// When it has waited for so long that it is worth being published. Not from `creationTimestamp`, which has whole
     /// seconds, where the session was seen fresh.
     pub(super) fn shown_from(&self) -> Mono {
-        self.seen.unwrap_or(self.created).after(SHOW_QUEUED_AFTER)
+        self.seen.map_or(self.created, |seen| seen.mono).after(SHOW_QUEUED_AFTER)
+    }
+
+    /// The time since it was first seen here, if it was untouched then.
+    pub(super) fn since_seen(&self, now: Now) -> Option<Interval> {
+        self.seen.map(|from| Interval { from, to: now })
     }
 
     pub(super) fn generation(&self) -> i64 {
@@ -231,6 +236,11 @@ impl Session {
     pub(super) fn is_published(&self) -> bool {
         let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
         told || (matches!(self.stage, Stage::Bound(_)) && self.write != Pending::Idle)
+    }
+
+    /// Whether its status ever said Ready.
+    pub(super) fn was_ready(&self) -> bool {
+        self.object.status.as_ref().is_some_and(|status| status.ready_time.is_some())
     }
 
     /// The stage that the object alone tells, as after a start.

@@ -30,12 +30,28 @@ fn millis(time: Duration) -> i64 {
 }
 
 /// The present, on both clocks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// For measuring.
     pub mono: Mono,
     /// For people and for what other processes wrote.
     pub wall: Timestamp,
+}
+
+/// A time from one moment to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// Its beginning.
+    pub from: Now,
+    /// Its end.
+    pub to: Now,
+}
+
+impl Interval {
+    /// How long it is.
+    pub fn length(self) -> Duration {
+        self.to.mono.since(self.from.mono)
+    }
 }
 
 impl Now {

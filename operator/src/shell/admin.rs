@@ -1,10 +1,14 @@
 //! Probes and metrics.
 
-use super::{Shell, watch};
+use super::{LoadAsk, Shell, watch, watch::Watches};
 use anyhow::Context;
-use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, routing::get};
 use std::{net::SocketAddr, sync::Arc};
-use tokio::{net::TcpListener, sync::watch::Receiver, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -12,10 +16,12 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(super) async fn serve(
     listen: SocketAddr,
     shell: Arc<Shell>,
-    warm: Receiver<usize>,
+    watches: &Watches,
+    load_asks: mpsc::Sender<LoadAsk>,
 ) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for probes and metrics"))?;
+    let (warm, pulses) = (watches.warm(), watches.pulses());
     let ready = move || {
         let read = *warm.borrow();
         async move {
@@ -26,9 +32,17 @@ pub(super) async fn serve(
             }
         }
     };
+    let metrics = async move || {
+        let (ask, answer) = oneshot::channel();
+        if load_asks.send(ask).await.is_err() {
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        let load = answer.await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+        Ok(([(CONTENT_TYPE, OPENMETRICS)], shell.metrics.text(load.as_ref(), &pulses)))
+    };
     let router = Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(async move || ([(CONTENT_TYPE, OPENMETRICS)], shell.metrics.text()).into_response()));
+        .route("/metrics", get(metrics));
     Ok(tokio::spawn(async move { axum::serve(listener, router).await }))
 }

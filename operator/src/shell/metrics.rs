@@ -1,28 +1,65 @@
-//! What can be measured of the operator. No label has a value that users choose.
+//! What can be measured of the operator. Labels are constants, but for the names of pools, which admins make: what was told of a
+//! pool goes with it, and what a session asks for is told in classes.
 
-use crate::core::{Load, Phase};
+use super::watch::Pulses;
+use crate::core::{Interval, Key, Load, Observation};
+use camofleet_crds::v1alpha1::{Slots, StartTier};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::{Registry, Unit},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
 
-/// The metrics, and how they are told.
+const PREFIX: &str = "camofleet_operator";
+
+/// What is counted and timed as it happens. What stands at the moment is asked for when it is to be told.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
-    phases: Family<PhaseLabel, Histogram, fn() -> Histogram>,
+    phases: Histograms<PhaseLabel>,
+    waits: Histograms<QueueLabel>,
+    starts: Family<StartLabel, Counter>,
+    ends: Family<EndLabel, Counter>,
     writes: Family<WriteLabel, Counter>,
-    calls: Family<CallLabel, Counter>,
-    leader: Gauge,
-    queue_length: Family<NoLabel, Gauge>,
-    slots: Family<SlotLabel, Gauge>,
+    calls: Histograms<CallLabel>,
 }
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabel {
     phase: &'static str,
+}
+
+/// Pool and its namespace are empty for those that name no pool, or none that is there. It is not `namespace`, which Prometheus
+/// takes for the operator's own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct QueueLabel {
+    pool_namespace: String,
+    pool: String,
+    priority: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StartLabel {
+    pool_namespace: String,
+    pool: String,
+    tier: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabel {
+    reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,55 +76,113 @@ struct CallLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SlotLabel {
+    pool_namespace: String,
+    pool: String,
     state: &'static str,
 }
 
-/// A family of one at most: a gauge cannot be taken out of the registry.
-type NoLabel = [(&'static str, &'static str); 0];
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabel {
+    kind: &'static str,
+}
 
 /// From 1 ms, since a hot session takes a few.
-const BUCKETS: [f64; 15] =
-    [0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02, 0.035, 0.06, 0.1, 0.25, 1.0, 3.0, 10.0, 60.0];
+const FINE: [f64; 15] = [0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02, 0.035, 0.06, 0.1, 0.25, 1.0, 3.0, 10.0, 60.0];
+/// Of each pool and class: few, and as long as people wait. 300 s is the default of `queueTimeoutSeconds`.
+const COARSE: [f64; 8] = [0.01, 0.1, 1.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 
-fn phase_histogram() -> Histogram {
-    Histogram::new(BUCKETS)
+const TIERS: [StartTier; 2] = [StartTier::Hot, StartTier::Cold];
+/// Priorities go up to 1000, and users choose them.
+const PRIORITIES: [&str; 4] = ["0", "1-9", "10-99", "100-1000"];
+
+fn class_of(priority: i32) -> &'static str {
+    let [none, low, middle, high] = PRIORITIES;
+    match priority {
+        ..=0 => none,
+        1..=9 => low,
+        10..=99 => middle,
+        100.. => high,
+    }
+}
+
+impl QueueLabel {
+    fn new(pool: Option<&Key>, priority: &'static str) -> Self {
+        let (pool_namespace, pool) = pool.map(|key| (key.namespace.clone(), key.name.clone())).unwrap_or_default();
+        Self { pool_namespace, pool, priority }
+    }
+}
+
+impl StartLabel {
+    fn new(pool: Option<&Key>, tier: StartTier) -> Self {
+        let (pool_namespace, pool) = pool.map(|key| (key.namespace.clone(), key.name.clone())).unwrap_or_default();
+        let tier = match tier {
+            StartTier::Hot => "hot",
+            StartTier::Cold => "cold",
+        };
+        Self { pool_namespace, pool, tier }
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("camofleet_operator");
-        let metrics = (
-            Family::new_with_constructor(phase_histogram as fn() -> Histogram),
-            Family::default(),
-            Family::default(),
-            Gauge::default(),
-            Family::default(),
-            Family::default(),
+        let mut registry = Registry::with_prefix(PREFIX);
+        let fine = (|| Histogram::new(FINE)) as fn() -> Histogram;
+        let coarse = (|| Histogram::new(COARSE)) as fn() -> Histogram;
+        let (phases, waits, calls) = (
+            Family::new_with_constructor(fine),
+            Family::new_with_constructor(coarse),
+            Family::new_with_constructor(fine),
         );
-        let (phases, writes, calls, leader, queue_length, slots) = metrics;
+        let (starts, ends, writes) = (Family::default(), Family::default(), Family::default());
         registry.register_with_unit(
             "session_phase",
             "Phases of a session's way to Ready",
             Unit::Seconds,
             Family::clone(&phases),
         );
+        registry.register_with_unit(
+            "queue_wait",
+            "Waits of sessions that were given a slot, by the slot's pool and the session's priority",
+            Unit::Seconds,
+            Family::clone(&waits),
+        );
+        registry.register_with_unit("runner_call", "Calls to runners by outcome", Unit::Seconds, Family::clone(&calls));
+        registry.register("session_starts", "Sessions that became Ready, by pool and tier", Family::clone(&starts));
+        registry.register("session_ends", "Sessions that are over, by reason", Family::clone(&ends));
         registry.register("writes", "Writes to the API server by kind and outcome", Family::clone(&writes));
-        registry.register("runner_calls", "Calls to runners by outcome", Family::clone(&calls));
-        registry.register("leader", "1 while this process leads", leader.clone());
-        registry.register("queue_length", "Sessions that wait for a slot", Family::clone(&queue_length));
-        registry.register("slots", "Slots of all pools by state", Family::clone(&slots));
-        Self { registry, phases, writes, calls, leader, queue_length, slots }
+        Self { registry, phases, waits, starts, ends, writes, calls }
     }
 }
 
 impl Metrics {
-    pub(super) fn observe(&self, phase: Phase, took: Duration) {
-        let phase = match phase {
-            Phase::Queued => "queued",
-            Phase::Bound => "runner_put",
-            Phase::ReadyHot => "ready_hot",
-            Phase::ReadyCold => "ready_cold",
-        };
+    /// Counts and times what happened to a session.
+    pub(super) fn observe(&self, observation: &Observation) {
+        match observation {
+            Observation::Chosen { pool, priority, waited, .. } => {
+                if let Some(waited) = waited.map(Interval::length) {
+                    self.phase("queued", waited);
+                    let label = QueueLabel::new(Some(pool), class_of(*priority));
+                    self.waits.get_or_create(&label).observe(waited.as_secs_f64());
+                }
+            }
+            Observation::Bound { took } => self.phase("runner_put", *took),
+            Observation::Ready { pool, tier, started, .. } => {
+                self.starts.get_or_create(&StartLabel::new(pool.as_ref(), *tier)).inc();
+                let phase = match tier {
+                    StartTier::Hot => "ready_hot",
+                    StartTier::Cold => "ready_cold",
+                };
+                if let Some(started) = started {
+                    self.phase(phase, started.length());
+                }
+            }
+            Observation::Ended { reason, .. } => {
+                self.ends.get_or_create(&EndLabel { reason: reason.clone() }).inc();
+            }
+        }
+    }
+
+    fn phase(&self, phase: &'static str, took: Duration) {
         self.phases.get_or_create(&PhaseLabel { phase }).observe(took.as_secs_f64());
     }
 
@@ -95,60 +190,215 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabel { kind, outcome }).inc();
     }
 
-    pub(super) fn called(&self, call: &'static str, outcome: &'static str) {
-        self.calls.get_or_create(&CallLabel { call, outcome }).inc();
+    pub(super) fn called(&self, call: &'static str, outcome: &'static str, took: Duration) {
+        self.calls.get_or_create(&CallLabel { call, outcome }).observe(took.as_secs_f64());
     }
 
-    /// Takes over what the leader has to serve. A follower tells nothing of it, or the sum over all operators were wrong.
-    pub(super) fn show(&self, load: Option<Load>) {
-        self.leader.set(i64::from(load.is_some()));
-        let Some(Load { queued, slots }) = load else {
-            self.queue_length.clear();
-            self.slots.clear();
-            return;
-        };
-        self.queue_length.get_or_create(&[]).set(i64::try_from(queued).unwrap_or(i64::MAX));
-        let other = (slots.total - slots.used - slots.hot - slots.starting).max(0);
-        let states = [("used", slots.used), ("hot", slots.hot), ("starting", slots.starting), ("other", other)];
-        for (state, count) in states {
-            self.slots.get_or_create(&SlotLabel { state }).set(i64::from(count));
+    /// The pool is gone: nothing is told of it any more.
+    pub(super) fn forget(&self, pool: &Key) {
+        for priority in PRIORITIES {
+            self.waits.remove(&QueueLabel::new(Some(pool), priority));
+        }
+        for tier in TIERS {
+            self.starts.remove(&StartLabel::new(Some(pool), tier));
         }
     }
 
-    /// The OpenMetrics text.
-    pub(super) fn text(&self) -> String {
+    /// The OpenMetrics text, with what stands now. Of the fleet the leader alone tells, or the sum over all operators were wrong.
+    pub(super) fn text(&self, load: Option<&Load>, pulses: &Pulses) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes everything");
+        let encoded = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &standing(load, pulses)))
+            .and_then(|()| encode_eof(&mut text));
+        encoded.expect("a String takes everything");
         text
     }
+}
+
+/// What stands now. It is made anew each time, so that of what is gone nothing is left.
+fn standing(load: Option<&Load>, pulses: &Pulses) -> Registry {
+    let mut registry = Registry::with_prefix(PREFIX);
+    let leads = i64::from(load.is_some());
+    registry.register("leader", "1 while this process leads", ConstGauge::new(leads));
+    let silences = Family::<WatchLabel, Seconds>::default();
+    for (kind, silence) in pulses.silences() {
+        silences.get_or_create(&WatchLabel { kind }).set(silence.as_secs_f64());
+    }
+    registry.register_with_unit(
+        "watch_silence",
+        "Time since the last event of a watch, bookmarks included",
+        Unit::Seconds,
+        silences,
+    );
+    let Some(load) = load else { return registry };
+
+    // Several kinds of demand may be of one class.
+    let mut queues = BTreeMap::<QueueLabel, (usize, Duration)>::new();
+    // So that a sum over all is 0 where nobody waits, and not nothing.
+    queues.insert(QueueLabel::new(None, class_of(0)), (0, Duration::ZERO));
+    for waiting in &load.waiting {
+        let label = QueueLabel::new(waiting.pool.as_ref(), class_of(waiting.priority));
+        let (sessions, longest) = queues.entry(label).or_default();
+        *sessions += waiting.sessions;
+        *longest = waiting.longest.max(*longest);
+    }
+    let (lengths, longest) = (Family::<QueueLabel, Gauge>::default(), Family::<QueueLabel, Seconds>::default());
+    for (label, (sessions, waited)) in queues {
+        lengths.get_or_create(&label).set(i64::try_from(sessions).unwrap_or(i64::MAX));
+        longest.get_or_create(&label).set(waited.as_secs_f64());
+    }
+    registry.register("queue_length", "Sessions without a slot, by the pool that they name and priority", lengths);
+    registry.register_with_unit(
+        "queue_longest_wait",
+        "How long the first of those sessions has waited",
+        Unit::Seconds,
+        longest,
+    );
+    let slots = Family::<SlotLabel, Gauge>::default();
+    for (Key { namespace, name }, Slots { total, used, hot, starting }) in &load.slots {
+        let other = (total - used - hot - starting).max(0);
+        for (state, count) in [("used", used), ("hot", hot), ("starting", starting), ("other", &other)] {
+            let label = SlotLabel { pool_namespace: namespace.clone(), pool: name.clone(), state };
+            slots.get_or_create(&label).set(i64::from(*count));
+        }
+    }
+    registry.register("slots", "Slots by pool and state", slots);
+    registry
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::Slots;
+    use crate::core::{Mono, Now, Waiting};
+    use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec};
+    use k8s_openapi::jiff::Timestamp;
+    use std::sync::Arc;
+
+    fn pool(name: &str) -> Key {
+        Key { namespace: "ns".into(), name: name.into() }
+    }
+
+    fn interval(millis: i64) -> Interval {
+        let at = |millis| Now { mono: Mono(millis), wall: Timestamp::from_millisecond(millis).unwrap() };
+        Interval { from: at(1000), to: at(1000 + millis) }
+    }
+
+    /// Samples of metrics whose names begin so, but for the buckets.
+    fn told(metrics: &Metrics, load: Option<&Load>, beginning: &str) -> Vec<String> {
+        let text = metrics.text(load, &Pulses::default());
+        let lines = text.lines().filter_map(|line| line.strip_prefix("camofleet_operator_"));
+        let mut told: Vec<_> =
+            lines.filter(|line| line.starts_with(beginning) && !line.contains("_bucket")).map(str::to_owned).collect();
+        told.sort();
+        told
+    }
 
     #[test]
     fn the_leader_alone_tells_of_the_queue_and_the_slots() {
         let metrics = Metrics::default();
-        let lines = |metrics: &Metrics| {
-            let text = metrics.text();
-            let told = |line: &&str| line.contains("operator_queue_length") || line.contains("operator_slots");
-            text.lines().filter(told).filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        let waiting = |pool, priority, sessions, longest| Waiting {
+            pool,
+            priority,
+            sessions,
+            longest: Duration::from_secs(longest),
         };
-        metrics.show(Some(Load { queued: 3, slots: Slots { total: 10, used: 4, hot: 3, starting: 1 } }));
-        let mut told = lines(&metrics);
-        told.sort();
+        let load = Load {
+            waiting: vec![
+                waiting(Some(pool("a")), 7, 2, 3),
+                waiting(Some(pool("a")), 9, 1, 8),
+                waiting(Some(pool("a")), 1000, 1, 1),
+                waiting(None, 0, 5, 60),
+            ],
+            slots: vec![(pool("a"), Slots { total: 10, used: 4, hot: 3, starting: 1 })],
+        };
         let expected = [
-            "camofleet_operator_queue_length{} 3",
-            "camofleet_operator_slots{state=\"hot\"} 3",
-            "camofleet_operator_slots{state=\"other\"} 2",
-            "camofleet_operator_slots{state=\"starting\"} 1",
-            "camofleet_operator_slots{state=\"used\"} 4",
+            r#"queue_length{pool_namespace="",pool="",priority="0"} 5"#,
+            r#"queue_length{pool_namespace="ns",pool="a",priority="1-9"} 3"#,
+            r#"queue_length{pool_namespace="ns",pool="a",priority="100-1000"} 1"#,
+            r#"queue_longest_wait_seconds{pool_namespace="",pool="",priority="0"} 60.0"#,
+            r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="1-9"} 8.0"#,
+            r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="100-1000"} 1.0"#,
         ];
-        assert_eq!(told, expected);
-        metrics.show(None);
-        assert_eq!(lines(&metrics), Vec::<String>::new());
-        assert!(metrics.text().contains("camofleet_operator_leader 0"));
+        assert_eq!(told(&metrics, Some(&load), "queue_l"), expected);
+        let expected = [
+            r#"slots{pool_namespace="ns",pool="a",state="hot"} 3"#,
+            r#"slots{pool_namespace="ns",pool="a",state="other"} 2"#,
+            r#"slots{pool_namespace="ns",pool="a",state="starting"} 1"#,
+            r#"slots{pool_namespace="ns",pool="a",state="used"} 4"#,
+        ];
+        assert_eq!(told(&metrics, Some(&load), "slots"), expected);
+        assert_eq!(told(&metrics, Some(&load), "leader"), ["leader 1"]);
+        // Of a pool that is gone, and when this process leads no longer.
+        let gone = Load::default();
+        for load in [Some(&gone), None] {
+            assert_eq!(told(&metrics, load, "slots"), Vec::<String>::new());
+        }
+        let nobody = [
+            r#"queue_length{pool_namespace="",pool="",priority="0"} 0"#,
+            r#"queue_longest_wait_seconds{pool_namespace="",pool="",priority="0"} 0.0"#,
+        ];
+        assert_eq!(told(&metrics, Some(&gone), "queue_l"), nobody);
+        assert_eq!(told(&metrics, None, "queue_l"), Vec::<String>::new());
+        assert_eq!(told(&metrics, None, "leader"), ["leader 0"]);
+    }
+
+    #[test]
+    fn what_was_told_of_a_pool_goes_with_it() {
+        let metrics = Metrics::default();
+        for (name, priority, tier) in [("a", 0, StartTier::Hot), ("a", 50, StartTier::Cold), ("b", 0, StartTier::Hot)] {
+            let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
+            let (waited, pool) = (Some(interval(20)), pool(name));
+            metrics.observe(&Observation::Chosen { session: "u".into(), pool: pool.clone(), priority, waited });
+            metrics.observe(&Observation::Ready { session, pool: Some(pool), tier, started: waited });
+        }
+        let of = |name: &str| {
+            let told = [told(&metrics, None, "queue_wait"), told(&metrics, None, "session_starts")].concat();
+            told.into_iter().filter(|line| line.contains(&format!("pool=\"{name}\""))).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of("a"),
+            [
+                r#"queue_wait_seconds_count{pool_namespace="ns",pool="a",priority="0"} 1"#,
+                r#"queue_wait_seconds_count{pool_namespace="ns",pool="a",priority="10-99"} 1"#,
+                r#"queue_wait_seconds_sum{pool_namespace="ns",pool="a",priority="0"} 0.02"#,
+                r#"queue_wait_seconds_sum{pool_namespace="ns",pool="a",priority="10-99"} 0.02"#,
+                r#"session_starts_total{pool_namespace="ns",pool="a",tier="cold"} 1"#,
+                r#"session_starts_total{pool_namespace="ns",pool="a",tier="hot"} 1"#,
+            ]
+        );
+        let others = of("b");
+        metrics.forget(&pool("a"));
+        assert_eq!(of("a"), Vec::<String>::new());
+        assert_eq!(of("b"), others);
+    }
+
+    #[test]
+    fn whatever_priorities_users_choose_there_are_four_classes() {
+        let metrics = Metrics::default();
+        for priority in -1..=1001 {
+            let (session, waited) = ("u".to_owned(), Some(interval(1)));
+            metrics.observe(&Observation::Chosen { session, pool: pool("a"), priority, waited });
+        }
+        let counted = told(&metrics, None, "queue_wait_seconds_count");
+        let of = |class: &str, count: u32| {
+            format!(r#"queue_wait_seconds_count{{pool_namespace="ns",pool="a",priority="{class}"}} {count}"#)
+        };
+        assert_eq!(counted, [of("0", 2), of("1-9", 9), of("10-99", 90), of("100-1000", 902)]);
+        metrics.forget(&pool("a"));
+        assert_eq!(told(&metrics, None, "queue_wait"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn starts_that_were_not_seen_whole_are_counted_and_not_timed() {
+        let metrics = Metrics::default();
+        let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
+        metrics.observe(&Observation::Ready { session, pool: None, tier: StartTier::Hot, started: None });
+        assert_eq!(
+            told(&metrics, None, "session_"),
+            [r#"session_starts_total{pool_namespace="",pool="",tier="hot"} 1"#],
+        );
+        let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
+        metrics.observe(&Observation::Ended { session, reason: "IdleTimeout".into(), started: None });
+        assert_eq!(told(&metrics, None, "session_ends"), [r#"session_ends_total{reason="IdleTimeout"} 1"#]);
     }
 }

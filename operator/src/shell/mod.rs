@@ -5,13 +5,14 @@ mod allowance;
 mod lease;
 mod metrics;
 mod runners;
+mod traces;
 mod watch;
 mod writes;
 
-use crate::core::{Core, Effect, Input, Mono, Now, pods::Installation};
+use crate::core::{Core, Effect, Input, Load, Mono, Now, pods::Installation};
 use allowance::Allowance;
 use anyhow::Context;
-use camofleet_runner_api::{keystore, token::Issuer};
+use camofleet_runner_api::{keystore, token::Issuer, traces::Tracer};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Client, Config,
@@ -30,8 +31,10 @@ use std::{
 use tokio::sync::{
     Semaphore,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
+    oneshot,
 };
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 
 /// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
 /// that order; more only queue up there.
@@ -44,13 +47,15 @@ const EVENT_WRITES: usize = 4;
 /// a status, and what they tell of a session stands in its conditions.
 const EVENTS_PER_SECOND: f64 = 10.0;
 const EVENTS_AT_ONCE: f64 = 50.0;
+/// Askers of how busy the fleet is who may wait for an answer.
+const LOAD_ASKS: usize = 4;
 /// Inputs that are taken in as one step at most.
 const BATCH: usize = 1024;
 /// A core that has nothing to do is asked again after so long.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// What the process was started with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// What all runner pods get from the installation.
     pub installation: Installation,
@@ -60,7 +65,12 @@ pub struct Options {
     pub identity: String,
     /// Where probes and metrics are served.
     pub admin_listen: SocketAddr,
+    /// Where spans go, if anywhere.
+    pub tracer: Option<Arc<Tracer>>,
 }
+
+/// Asks the core how busy the fleet is. None: this process does not lead.
+type LoadAsk = oneshot::Sender<Option<Load>>;
 
 /// What effects need to be carried out.
 struct Shell {
@@ -69,6 +79,7 @@ struct Shell {
     runners: Runners,
     recorder: Recorder,
     metrics: Metrics,
+    traces: Traces,
     inputs: UnboundedSender<Input>,
     urgent_writes: Semaphore,
     pod_creates: Semaphore,
@@ -98,6 +109,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         leadership: Leadership::default(),
         runners: Runners::new(signer),
         metrics: Metrics::default(),
+        traces: Traces::new(options.tracer),
         inputs: inputs.clone(),
         urgent_writes: Semaphore::new(URGENT_WRITES),
         pod_creates: Semaphore::new(POD_CREATES),
@@ -105,8 +117,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         normal_events: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
         warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
     });
-    let admin = admin::serve(options.admin_listen, shell.clone(), watches.warm()).await?;
-    let driving = tokio::spawn(drive(Core::new(options.installation), received, shell.clone()));
+    let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
+    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks).await?;
+    let driving = tokio::spawn(drive(Core::new(options.installation), received, asked, shell.clone()));
 
     let stopped = CancellationToken::new();
     let mut warm = watches.warm();
@@ -133,21 +146,31 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     Ok(())
 }
 
-/// Gives the core what happened, and has done what it says.
-async fn drive(mut core: Core, mut received: UnboundedReceiver<Input>, shell: Arc<Shell>) {
+/// Gives the core what happened, and has done what it says. How busy the fleet is it is asked only by whoever wants to know: to
+/// count all that waits at each step would cost each step.
+async fn drive(
+    mut core: Core,
+    mut received: UnboundedReceiver<Input>,
+    mut asked: mpsc::Receiver<LoadAsk>,
+    shell: Arc<Shell>,
+) {
     let start = Instant::now();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(mono(start)).min(LONGEST_SLEEP));
         tokio::select! {
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
+            Some(ask) = asked.recv() => {
+                // Who asked may have gone.
+                let _ = ask.send(core.load(mono(start)));
+                continue;
+            }
             () = tokio::time::sleep(sleep) => {}
         }
         let now = Now { mono: mono(start), wall: Timestamp::now() };
         for effect in core.step(batch.drain(..), now) {
             shell.clone().carry_out(effect);
         }
-        shell.metrics.show(core.load());
     }
 }
 
@@ -168,9 +191,13 @@ impl Shell {
                 self.runners.follow(pod, address, self.leadership.clone(), self.inputs.clone());
             }
             Effect::Unfollow { pod } => self.runners.unfollow(&pod),
-            Effect::Observe { phase, took } => self.metrics.observe(phase, took),
-            Effect::Bind { session, pod, address, request } => {
-                tokio::spawn(async move { self.bind(session, pod, address, request).await });
+            Effect::Observe(observation) => {
+                self.metrics.observe(&observation);
+                self.traces.observe(&observation);
+            }
+            Effect::Forget { pool } => self.metrics.forget(&pool),
+            Effect::Bind { session, pod, address, request, starts } => {
+                tokio::spawn(async move { self.bind(session, pod, address, request, starts).await });
             }
             Effect::End { session, pod, address } => {
                 tokio::spawn(async move { self.end(session, pod, address).await });

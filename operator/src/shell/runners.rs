@@ -1,18 +1,19 @@
 //! Calls to runners.
 
-use super::{Shell, lease::Leadership};
+use super::{Shell, lease::Leadership, traces::Begun};
 use crate::core::{BindFailure, Input, Uid};
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
     client::{CallError, RunnerClient},
     token::Signer,
+    traces::{KeyValue, SpanKind},
 };
 use futures::StreamExt;
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
 
@@ -86,12 +87,17 @@ async fn follow(
 }
 
 impl Shell {
-    pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest) {
+    /// Has a runner take a session. It is part of the session's trace when the session is on its way to Ready.
+    pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
+        let began = Instant::now();
+        let span = starts.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
+        let header = span.as_ref().map(Begun::header);
         let answer = match self.leadership.epoch() {
             None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
             Some(epoch) => {
                 let token = self.runners.signer.operator_token(&pod, epoch);
-                self.runners.client.bind(address, &token, &session, &request).await.map_err(|error| match error {
+                let call = self.runners.client.bind(address, &token, &session, &request, header.as_deref());
+                call.await.map_err(|error| match error {
                     CallError::Refused(refusal) => match refusal.reason {
                         RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
                         RefusalReason::Invalid | RefusalReason::WrongPhase => BindFailure::Invalid(refusal.message),
@@ -112,7 +118,11 @@ impl Shell {
             Err(BindFailure::Invalid(_)) => "invalid",
             Err(BindFailure::Unknown(_)) => "unknown",
         };
-        self.metrics.called("bind", outcome);
+        self.metrics.called("bind", outcome, began.elapsed());
+        if let Some(span) = span {
+            let attributes = [KeyValue::new("k8s.pod.uid", pod.clone()), KeyValue::new("camofleet.outcome", outcome)];
+            span.end(attributes, answer.is_err().then(|| outcome.to_owned()));
+        }
         match &answer {
             Ok(_) => tracing::debug!(session, pod, "bound"),
             Err(failure) => tracing::warn!(session, pod, ?failure, "cannot bind"),
@@ -123,13 +133,14 @@ impl Shell {
     pub(super) async fn end(&self, session: Uid, pod: Uid, address: IpAddr) {
         if let Some(epoch) = self.leadership.epoch() {
             let token = self.runners.signer.operator_token(&pod, epoch);
+            let began = Instant::now();
             match self.runners.client.end(address, &token, &session).await {
                 Ok(()) => {
-                    self.metrics.called("end", "ok");
+                    self.metrics.called("end", "ok", began.elapsed());
                     tracing::debug!(session, pod, "ended or acknowledged");
                 }
                 Err(error) => {
-                    self.metrics.called("end", "failed");
+                    self.metrics.called("end", "failed", began.elapsed());
                     tracing::warn!(session, pod, %error, "cannot end");
                     tokio::time::sleep(FAILED_END_PAUSE).await;
                 }

@@ -7,6 +7,8 @@ use crate::core::{
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use camofleet_runner_api::keystore::{self, PUBLIC_KEYS};
 use futures::StreamExt;
+use http::Request;
+use http_body_util::BodyExt;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace as KubeNamespace, Node as KubeNode, NodeCondition},
     apimachinery::pkg::api::resource::Quantity,
@@ -14,6 +16,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     api::ObjectMeta,
+    client::Body,
     core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::{WatchStreamExt, watcher},
 };
@@ -21,7 +24,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Debug,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
@@ -34,10 +38,20 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
     let sessions = Client::try_from(config.clone())?;
     let others = Client::try_from(config.clone())?;
     let (read, watched) = watch::channel(0);
+    let pulses = Pulses::default();
+    let [sessions, pools, runners, nodes, namespaces, keys] = [
+        ("BrowserSession", &sessions),
+        ("WorkerPool", &others),
+        ("Pod", &others),
+        ("Node", &others),
+        ("Namespace", &others),
+        ("ConfigMap", &others),
+    ]
+    .map(|(kind, client)| listening(client.clone(), pulses.of(kind)));
     let mut tasks = JoinSet::new();
     let all = watcher::Config::default();
-    let runners = watcher::Config::default().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
-    let keys = watcher::Config::default().fields(&format!("metadata.name={PUBLIC_KEYS}"));
+    let of_runners = watcher::Config::default().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
+    let of_keys = watcher::Config::default().fields(&format!("metadata.name={PUBLIC_KEYS}"));
     tasks.spawn(follow(
         Api::all(sessions),
         all.clone(),
@@ -46,27 +60,28 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
         sender(inputs, Input::Sessions),
     ));
     tasks.spawn(follow(
-        Api::all(others.clone()),
+        Api::all(pools),
         all.clone(),
         read.clone(),
         |pool: WorkerPool| Some(Arc::new(pool)),
         sender(inputs, Input::Pools),
     ));
     let runner = |pod: SeenPod| RunnerPod::read(&pod);
-    tasks.spawn(follow(Api::all(others.clone()), runners, read.clone(), runner, sender(inputs, Input::Pods)));
+    tasks.spawn(follow(Api::all(runners), of_runners, read.clone(), runner, sender(inputs, Input::Pods)));
     let node = |node: SeenNode| Some(read_node(&node));
-    tasks.spawn(follow(Api::all(others.clone()), all.clone(), read.clone(), node, sender(inputs, Input::Nodes)));
+    tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(inputs, Input::Nodes)));
     let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
-    tasks.spawn(follow(Api::all(others.clone()), all, read.clone(), namespace_read, sender(inputs, Input::Namespaces)));
+    tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(inputs, Input::Namespaces)));
     let published = |keys: ConfigMap| Some(published_keys(&keys));
-    tasks.spawn(follow(Api::namespaced(others, namespace), keys, read, published, keys_sender(inputs)));
-    Ok(Watches { _tasks: tasks, watched })
+    tasks.spawn(follow(Api::namespaced(keys, namespace), of_keys, read, published, keys_sender(inputs)));
+    Ok(Watches { _tasks: tasks, watched, pulses })
 }
 
 /// The running watches: they stop when this is dropped.
 pub(super) struct Watches {
     _tasks: JoinSet<()>,
     watched: watch::Receiver<usize>,
+    pulses: Pulses,
 }
 
 const KINDS: usize = 6;
@@ -76,6 +91,59 @@ impl Watches {
     pub(super) fn warm(&self) -> watch::Receiver<usize> {
         self.watched.clone()
     }
+
+    /// When each was heard last.
+    pub(super) fn pulses(&self) -> Pulses {
+        self.pulses.clone()
+    }
+}
+
+/// When each watch was heard last, by kind. The API server's bookmarks count, which the stream of events does not show:
+/// of what never changes they are the only sign that its changes would be seen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
+
+impl Pulses {
+    /// For how long nothing was heard of each.
+    pub(super) fn silences(&self) -> Vec<(&'static str, Duration)> {
+        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.iter().map(|(kind, at)| (*kind, at.elapsed())).collect()
+    }
+
+    /// What is to be called when that kind is heard.
+    fn of(&self, kind: &'static str) -> impl Fn() + Clone + Send + Sync + 'static {
+        let heard = self.0.clone();
+        let beat = move || {
+            heard.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, Instant::now());
+        };
+        beat();
+        beat
+    }
+}
+
+/// The same client; `heard` is called for each answer to it and each piece of one, but for refusals.
+fn listening(client: Client, heard: impl Fn() + Clone + Send + Sync + 'static) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let calling = tower::service_fn(move |request: Request<Body>| {
+        let (client, heard) = (client.clone(), heard.clone());
+        async move {
+            let answer = client.send(request).await?;
+            let well = answer.status().is_success();
+            let heard = move || {
+                if well {
+                    heard();
+                }
+            };
+            heard();
+            Ok::<_, kube::Error>(answer.map(|body| {
+                body.map_frame(move |frame| {
+                    heard();
+                    frame
+                })
+            }))
+        }
+    });
+    Client::new(calling, namespace)
 }
 
 /// Whether that many watches are all.
@@ -300,8 +368,30 @@ fn whole_cpus(quantity: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Response;
     use serde_json::json;
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
     use watcher::Event;
+
+    #[tokio::test]
+    async fn a_watch_is_heard_by_all_that_comes_but_refusals() {
+        for (status, pieces) in [(200, 2), (403, 0)] {
+            let server = tower::service_fn(move |_: Request<Body>| async move {
+                Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(b"{}".to_vec())).unwrap())
+            });
+            let heard = Arc::new(AtomicUsize::new(0));
+            let counter = heard.clone();
+            let client = listening(Client::new(server, "ns"), move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            });
+            let answer = client.send(Request::new(Body::empty())).await.unwrap();
+            assert_eq!(answer.into_body().collect_bytes().await.unwrap(), "{}");
+            assert_eq!(heard.load(Ordering::Relaxed), pieces, "of an answer with the status {status}");
+        }
+    }
 
     #[test]
     fn a_quantity_of_cpus_is_read_in_whole_ones() {

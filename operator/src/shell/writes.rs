@@ -7,6 +7,7 @@ use crate::core::{
     pods::{self, RunnerPod, SeenPod},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus};
+use camofleet_runner_api::traces::{KeyValue, SpanKind};
 use k8s_openapi::{
     api::{
         core::v1::Pod,
@@ -36,6 +37,8 @@ impl Shell {
     pub(super) async fn patch_session(&self, session: Arc<BrowserSession>, status: BrowserSessionStatus, urgent: bool) {
         let uid = session.uid().unwrap_or_default();
         let state = status.state.as_str();
+        let was_ready = session.status.as_ref().is_some_and(|status| status.ready_time.is_some());
+        let span = (!was_ready).then(|| self.traces.begin(&uid, "publish", SpanKind::Client)).flatten();
         // Of those that are not the core begins only a few.
         let _turn = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
         let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
@@ -48,6 +51,10 @@ impl Shell {
             Err(failure) => {
                 tracing::warn!(session = uid, namespace = session.namespace(), name, state, ?failure, "cannot publish");
             }
+        }
+        if let Some(span) = span {
+            let failure = answer.as_ref().err().map(|failure| failure.outcome().to_owned());
+            span.end([KeyValue::new("camofleet.session.state", state)], failure);
         }
         self.tell(Input::SessionPatched { session, answer: answer.map(Arc::new) });
     }
@@ -279,13 +286,22 @@ impl Shell {
         };
         let outcome = match &answer {
             Ok(_) => "ok",
-            Err(WriteFailure::Conflict) => "conflict",
-            Err(WriteFailure::Gone) => "gone",
-            Err(WriteFailure::Refused(_)) => "refused",
-            Err(WriteFailure::Transient(_)) => "transient",
+            Err(failure) => failure.outcome(),
         };
         self.metrics.wrote(kind, outcome);
         answer
+    }
+}
+
+impl WriteFailure {
+    /// One word for it, for those who count.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Gone => "gone",
+            Self::Refused(_) => "refused",
+            Self::Transient(_) => "transient",
+        }
     }
 }
 

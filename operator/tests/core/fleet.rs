@@ -5,7 +5,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Mono, Namespace, Node, Now,
+    Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation,
     pods::{Fate, Installation, RunnerPod, Trouble, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -16,7 +16,12 @@ use k8s_openapi::{
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 pub fn installation() -> Installation {
-    Installation { runner_image: "image".into(), public_url: "http://gateway".into(), namespace: "release".into() }
+    Installation {
+        runner_image: "image".into(),
+        public_url: "http://gateway".into(),
+        namespace: "release".into(),
+        runner_environment: Vec::new(),
+    }
 }
 
 /// A session of that namespace, which came in that second.
@@ -64,6 +69,12 @@ pub struct Fleet {
     pub canaries: Vec<String>,
     /// Which pod each session was given to, in the order in which it happened.
     pub bound: Vec<(String, String)>,
+    /// What it writes of sessions its watch shows before the answer comes.
+    pub watch_is_faster: bool,
+    /// What was to be counted and measured.
+    pub observed: Vec<Observation>,
+    /// Pools of which nothing was to be measured any more.
+    pub forgotten: Vec<Key>,
 }
 
 impl Fleet {
@@ -91,6 +102,9 @@ impl Fleet {
             others_fail: false,
             canaries: Vec::new(),
             bound: Vec::new(),
+            watch_is_faster: false,
+            observed: Vec::new(),
+            forgotten: Vec::new(),
         };
         fleet.another_leads();
         fleet
@@ -342,7 +356,24 @@ impl Fleet {
     }
 
     pub fn queued(&self) -> usize {
-        self.core.load().unwrap().queued
+        self.load().unwrap().waiting.iter().map(|waiting| waiting.sessions).sum()
+    }
+
+    /// How busy it is; none: it leads no longer.
+    pub fn load(&self) -> Option<Load> {
+        self.core.load(Mono(self.millis))
+    }
+
+    /// Another leads from now on.
+    pub fn follow(&mut self) {
+        self.step([Input::Follows]);
+    }
+
+    /// A pool is gone.
+    pub fn remove_pool(&mut self, namespace: &str, name: &str) {
+        let key = Key { namespace: namespace.into(), name: name.into() };
+        let pool = self.pools.remove(&key).unwrap();
+        self.step([Input::Pools(Change::Gone(Arc::new(pool)))]);
     }
 
     fn now(&self) -> Now {
@@ -394,7 +425,9 @@ impl Fleet {
                 patched.status = Some(*status);
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.sessions.insert(patched.metadata.uid.clone().unwrap(), patched.clone());
-                vec![Input::SessionPatched { session, answer: Ok(Arc::new(patched)) }]
+                let patched = Arc::new(patched);
+                let seen = self.watch_is_faster.then(|| Input::Sessions(Change::Applied(patched.clone())));
+                seen.into_iter().chain([Input::SessionPatched { session, answer: Ok(patched) }]).collect()
             }
             Effect::CreatePod { pool, pod } => {
                 let (name, labels) = (pod.metadata.name.unwrap(), pod.metadata.labels.unwrap());
@@ -440,6 +473,14 @@ impl Fleet {
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
                 vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+            }
+            Effect::Observe(observation) => {
+                self.observed.push(observation);
+                Vec::new()
+            }
+            Effect::Forget { pool } => {
+                self.forgotten.push(pool);
+                Vec::new()
             }
             _ => Vec::new(),
         }

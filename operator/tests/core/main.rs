@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
 
 mod fleet;
+mod measured;
+mod pods;
 mod rollout;
 mod scaling;
 mod sharing;

@@ -118,7 +118,12 @@ fn start() -> Timestamp {
 }
 
 fn installation() -> Installation {
-    Installation { runner_image: "image".into(), public_url: "http://gateway".into(), namespace: "release".into() }
+    Installation {
+        runner_image: "image".into(),
+        public_url: "http://gateway".into(),
+        namespace: "release".into(),
+        runner_environment: Vec::new(),
+    }
 }
 
 fn session(version: u64) -> BrowserSession {
@@ -295,11 +300,13 @@ fn the_load_is_the_leaders_alone() {
     let mut leader = Leader::new();
     leader.pool.status = Some(WorkerPoolStatus::default());
     leader.pool.status.as_mut().unwrap().slots.hot = 2;
-    assert_eq!(leader.core.load(), None);
+    assert_eq!(leader.core.load(leader.now().mono), None);
     let mut leader = leader.leads();
     leader.step([Input::Sessions(Change::Applied(Arc::new(session(9))))]);
-    let load = leader.core.load().expect("it leads");
-    assert_eq!((load.queued, load.slots.hot), (1, 2));
+    let load = leader.core.load(leader.now().mono).expect("it leads");
+    let [(pool, slots)] = load.slots.as_slice() else { panic!("not one pool: {load:?}") };
+    assert_eq!((pool, slots.hot), (&Key::of(&leader.pool), 2));
+    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1);
     leader.step([Input::Follows]);
-    assert_eq!(leader.core.load(), None);
+    assert_eq!(leader.core.load(leader.now().mono), None);
 }

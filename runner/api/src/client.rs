@@ -1,6 +1,6 @@
 //! The operator's client for runners.
 
-use crate::{BindAnswer, BindRequest, HEAD_DEADLINE, PORT, Refusal, RunnerState};
+use crate::{BindAnswer, BindRequest, HEAD_DEADLINE, PORT, Refusal, RunnerState, TRACEPARENT};
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Method, RequestBuilder, Response};
 use std::{io, net::IpAddr, time::Duration};
@@ -68,7 +68,8 @@ impl Default for RunnerClient {
 }
 
 impl RunnerClient {
-    /// Binds a session, or asks what became of an earlier attempt: the call can be repeated.
+    /// Binds a session, or asks what became of an earlier attempt: the call can be repeated. `traceparent` is the header of that
+    /// name (W3C Trace Context), below which the runner's spans stand.
     ///
     /// # Errors
     /// [`CallError::Refused`] when the runner has no room; the session then is not there. After any other error it may be.
@@ -78,8 +79,12 @@ impl RunnerClient {
         token: &str,
         uid: &str,
         request: &BindRequest,
+        traceparent: Option<&str>,
     ) -> Result<BindAnswer, CallError> {
-        let call = self.call(Method::PUT, address, token, &format!("/v1/sessions/{uid}")).json(request);
+        let mut call = self.call(Method::PUT, address, token, &format!("/v1/sessions/{uid}")).json(request);
+        if let Some(traceparent) = traceparent {
+            call = call.header(TRACEPARENT, traceparent);
+        }
         Ok(accepted(call.send().await?).await?.json().await?)
     }
 

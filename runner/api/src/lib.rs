@@ -1,5 +1,5 @@
 //! What a runner says and takes over HTTP: the types of its API, the operator's client for it, the tokens that every call
-//! carries, and the scanner with which relays follow WebSocket frames.
+//! carries, the traces of sessions' starts, and the scanner with which relays follow WebSocket frames.
 //!
 //! The runner publishes one document, [`RunnerState`]: the whole truth about its slots and sessions, with a number that
 //! grows with every change. A reader that misses some of them lacks nothing, so there is no replay and there are no gaps.
@@ -9,10 +9,14 @@ pub mod frames;
 #[cfg(feature = "keystore")]
 pub mod keystore;
 pub mod token;
+#[cfg(feature = "traces")]
+pub mod traces;
 mod types;
 
 pub use types::*;
 
+/// The header of a `PUT` that says where the runner's spans belong (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
 /// The port that a runner listens on, in every pod.
 pub const PORT: u16 = 8070;
 /// A runner closes a connection on which no whole head of a request came for so long. Clients forget theirs sooner: a request

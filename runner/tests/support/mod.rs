@@ -124,7 +124,17 @@ impl Bed {
     }
 
     pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindAnswer, CallError> {
-        self.client.bind(self.address, &self.token(), uid, request).await
+        self.bind_in(None, uid, request).await
+    }
+
+    /// The same, as part of a trace.
+    pub async fn bind_in(
+        &self,
+        traceparent: Option<&str>,
+        uid: &str,
+        request: &BindRequest,
+    ) -> Result<BindAnswer, CallError> {
+        self.client.bind(self.address, &self.token(), uid, request, traceparent).await
     }
 
     pub async fn end(&self, uid: &str) {

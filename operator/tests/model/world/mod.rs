@@ -158,5 +158,10 @@ impl World {
 }
 
 fn installation() -> Installation {
-    Installation { runner_image: "image".into(), public_url: "http://gateway".into(), namespace: "release".into() }
+    Installation {
+        runner_image: "image".into(),
+        public_url: "http://gateway".into(),
+        namespace: "release".into(),
+        runner_environment: Vec::new(),
+    }
 }

@@ -124,7 +124,7 @@ impl World {
                 Effect::Unfollow { pod } => {
                     operator.follows.remove(&pod);
                 }
-                Effect::Tell { .. } | Effect::Observe { .. } => {}
+                Effect::Tell { .. } | Effect::Observe(_) | Effect::Forget { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
@@ -179,9 +179,11 @@ impl World {
                 Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
             }
             Effect::ReadSession { .. } | Effect::ReadPod { .. } => return None,
-            Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Tell { .. } | Effect::Observe { .. } => {
-                unreachable!("carried out at once")
-            }
+            Effect::Follow { .. }
+            | Effect::Unfollow { .. }
+            | Effect::Tell { .. }
+            | Effect::Observe(_)
+            | Effect::Forget { .. } => unreachable!("carried out at once"),
         })
     }
 
@@ -224,9 +226,11 @@ impl World {
                 pool: Key::of(pool.as_ref()),
                 answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
             },
-            Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Tell { .. } | Effect::Observe { .. } => {
-                unreachable!("carried out at once")
-            }
+            Effect::Follow { .. }
+            | Effect::Unfollow { .. }
+            | Effect::Tell { .. }
+            | Effect::Observe(_)
+            | Effect::Forget { .. } => unreachable!("carried out at once"),
         }
     }
 }

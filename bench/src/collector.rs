@@ -1,0 +1,149 @@
+//! A collector of traces, for tests: it takes OTLP over HTTP, and keeps the spans.
+
+use anyhow::{Context, Result};
+use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    trace::v1::{Span, status::StatusCode as Code},
+};
+use prost::Message;
+use std::{
+    fmt::Write,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+
+/// Longer than anything takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A collector. It is gone when this is dropped.
+#[derive(Debug)]
+pub struct Collector {
+    address: SocketAddr,
+    spans: watch::Receiver<Vec<Told>>,
+    serving: AbortHandle,
+}
+
+/// A span as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// `service.name` of who sent it.
+    pub service: String,
+    /// Its name.
+    pub name: String,
+    /// Id of its trace, in hexadecimal digits.
+    pub trace: String,
+    /// Its own id.
+    pub id: String,
+    /// The id of the span that it is part of; empty: of none.
+    pub parent: String,
+    /// When it began and ended, in nanoseconds since 1970.
+    pub time: (u64, u64),
+    /// What went wrong.
+    pub error: Option<String>,
+    /// Its attributes.
+    pub attributes: Vec<(String, String)>,
+}
+
+impl Collector {
+    /// Starts one on a port of its own.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for a collector")?;
+        let address = listener.local_addr()?;
+        let (sender, spans) = watch::channel(Vec::new());
+        let router = Router::new().route("/v1/traces", post(take)).with_state(sender);
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
+        Ok(Self { address, spans, serving })
+    }
+
+    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` has to be.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What was sent of a trace until now.
+    pub fn trace(&self, id: &str) -> Vec<Told> {
+        of_trace(&self.spans.borrow(), id)
+    }
+
+    /// Waits until a trace has spans of all these names, and says what else it has.
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub async fn wait_for(&self, trace: &str, names: &[&str]) -> Result<Vec<Told>> {
+        let has_all = |spans: &Vec<Told>| {
+            let found = of_trace(spans, trace);
+            names.iter().all(|name| found.iter().any(|span| span.name == *name))
+        };
+        let mut spans = self.spans.clone();
+        let waited = tokio::time::timeout(PATIENCE, spans.wait_for(has_all)).await;
+        let missing = || format!("trace {trace} has not all of {names:?}, but {:#?}", self.spans.borrow());
+        let spans = waited.with_context(missing)?.context("the collector ended")?;
+        Ok(of_trace(&spans, trace))
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn of_trace(spans: &[Told], trace: &str) -> Vec<Told> {
+    spans.iter().filter(|span| span.trace == trace).cloned().collect()
+}
+
+async fn take(State(spans): State<watch::Sender<Vec<Told>>>, body: Bytes) -> StatusCode {
+    let Ok(request) = ExportTraceServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
+    for resource in request.resource_spans {
+        let attributes = resource.resource.map(|resource| read(resource.attributes)).unwrap_or_default();
+        let service = attributes.into_iter().find(|(key, _)| key == "service.name").map(|(_, name)| name);
+        let service = service.unwrap_or_default();
+        for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            spans.send_modify(|spans| spans.push(Told::new(service.clone(), span)));
+        }
+    }
+    StatusCode::OK
+}
+
+impl Told {
+    fn new(service: String, span: Span) -> Self {
+        let failed = span.status.filter(|status| status.code == Code::Error as i32);
+        Self {
+            service,
+            name: span.name,
+            trace: hex(&span.trace_id),
+            id: hex(&span.span_id),
+            parent: hex(&span.parent_span_id),
+            time: (span.start_time_unix_nano, span.end_time_unix_nano),
+            error: failed.map(|status| status.message),
+            attributes: read(span.attributes),
+        }
+    }
+
+    /// The value of an attribute.
+    pub fn attribute(&self, key: &str) -> Option<&str> {
+        self.attributes.iter().find(|(other, _)| other == key).map(|(_, value)| value.as_str())
+    }
+}
+
+fn read(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
+    let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    attributes.into_iter().map(|attribute| (attribute.key, text(attribute.value))).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a String takes everything");
+        hex
+    })
+}

@@ -1,0 +1,160 @@
+//! What the operator tells a collector of traces, and Prometheus. It needs etcd and Kubernetes, so only
+//! `cargo test --test traces` runs it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use camofleet_bench::{
+    binaries::{Kubernetes, OperatorProgram},
+    collector::{Collector, Told},
+    control_plane::User,
+    harness::{Harness, Options, lasting_pool, of_pool},
+    operator::Operator,
+    simulator::Nodes,
+};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
+const PATIENCE: Duration = Duration::from_secs(60);
+const NAMESPACE: &str = "traced";
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+async fn until(what: &str, found: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !found().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in {PATIENCE:?} not {what}"));
+}
+
+fn trace_of(uid: &str) -> String {
+    uid.replace('-', "")
+}
+
+fn only<'a>(trace: &'a [Told], name: &str) -> &'a Told {
+    let named: Vec<_> = trace.iter().filter(|span| span.name == name).collect();
+    let [span] = named[..] else { panic!("not one {name}: {trace:#?}") };
+    span
+}
+
+#[tokio::test]
+async fn one_trace_from_the_create_to_ready() {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
+    let options = Options {
+        kubernetes: Kubernetes::find(None).await.unwrap(),
+        operator: OperatorProgram::for_tests().await.unwrap(),
+        nodes: Nodes { count: 1, cpus: 8 },
+        launch_time: Duration::ZERO,
+    };
+    let harness = Harness::start(options).await.unwrap();
+    // What fails must not leave the control plane running.
+    let outcome = AssertUnwindSafe(told(&harness)).catch_unwind().await;
+    harness.stop().await.unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn told(harness: &Harness) {
+    let collector = Collector::start().await.unwrap();
+    let env = [(ENDPOINT, collector.endpoint()), ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned())];
+    let env = env.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
+    let mut operator = harness.operator_in("a", harness.control_plane.kubeconfig(User::Operator), env).unwrap();
+    operator.wait_until_leading().await.unwrap();
+    harness.namespace(NAMESPACE).await.unwrap();
+    harness.hot_pool(NAMESPACE, "pool", lasting_pool(1, 2)).await.unwrap();
+
+    runners_are_told(harness, &collector).await;
+    a_start_is_one_trace(harness, &collector).await;
+    a_refusal_is_the_end_of_a_trace(harness, &collector).await;
+    of_a_pool_that_is_gone_nothing_is_told(harness, &operator).await;
+    operator.stop().await.unwrap();
+}
+
+async fn runners_are_told(harness: &Harness, collector: &Collector) {
+    let pods = harness.api::<Pod>(NAMESPACE).list(&ListParams::default()).await.unwrap();
+    let [pod] = pods.items.as_slice() else { panic!("not one runner") };
+    let environment = pod.spec.as_ref().unwrap().containers[0].env.as_ref().unwrap();
+    let of_traces: Vec<_> = environment.iter().filter(|variable| variable.name.starts_with("OTEL_")).collect();
+    // And not how often the operator sends, or what would open the collector to it.
+    let [endpoint] = of_traces[..] else { panic!("{of_traces:?}") };
+    assert_eq!((endpoint.name.as_str(), endpoint.value.clone()), (ENDPOINT, Some(collector.endpoint())));
+}
+
+async fn a_start_is_one_trace(harness: &Harness, collector: &Collector) {
+    let claims = harness.claims();
+    let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), PATIENCE).await.unwrap();
+    assert!(claim.ready.is_some(), "it is not Ready");
+    let sessions = harness.api::<BrowserSession>(NAMESPACE);
+    let session = sessions.get("hot").await.unwrap();
+    let uid = session.uid().unwrap();
+    let trace = collector.wait_for(&trace_of(&uid), &["session.start", "queue", "bind", "publish"]).await.unwrap();
+
+    let [root, queue, bind, publish] = ["session.start", "queue", "bind", "publish"].map(|name| only(&trace, name));
+    assert_eq!((trace.len(), root.parent.as_str(), &root.id), (4, "", &trace_of(&uid)[16..].to_owned()));
+    for part in [queue, bind, publish] {
+        assert_eq!(part.parent, root.id, "{part:#?}");
+        assert!(root.time.0 <= part.time.0 && part.time.1 <= root.time.1, "{part:#?} is not within {root:#?}");
+    }
+    // A runner's events may be faster than its answer, and then the status is written before the call is over.
+    assert!(queue.time.1 <= bind.time.0 && bind.time.0 <= publish.time.0, "{trace:#?}");
+    assert!(trace.iter().all(|span| span.service == "camofleet-operator" && span.error.is_none()), "{trace:#?}");
+    let told = ["namespace", "name"].map(|what| root.attribute(&format!("camofleet.session.{what}")).unwrap());
+    assert_eq!(told, [NAMESPACE, "hot"]);
+    assert_eq!(queue.attribute("camofleet.pool.name"), Some("pool"));
+    let tokens = trace.iter().flat_map(|span| &span.attributes).filter(|(_, value)| value.contains("eyJ"));
+    assert_eq!(tokens.count(), 0, "a token is told");
+    let header = format!("00-{}-{}-01", trace_of(&uid), bind.id);
+    assert_eq!(harness.simulator.traceparents(&uid), [Some(header.clone())]);
+
+    // What comes after Ready is no part of it: the runner is given a new time-out.
+    let patch = json!({ "spec": { "idleTimeoutSeconds": 40 } });
+    sessions.patch("hot", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    until("a second call to the runner", async || harness.simulator.traceparents(&uid).len() > 1).await;
+    assert_eq!(harness.simulator.traceparents(&uid), [Some(header), None]);
+    sessions.delete("hot", &DeleteParams::default()).await.unwrap();
+    until("the end of the session", async || {
+        harness.simulator.record().bindings(&uid).iter().all(|binding| binding.ended.is_some())
+    })
+    .await;
+    assert_eq!(collector.trace(&trace_of(&uid)).len(), 4, "more is told than the start");
+}
+
+async fn a_refusal_is_the_end_of_a_trace(harness: &Harness, collector: &Collector) {
+    let greedy = BrowserSessionSpec { priority: 1, ttl_seconds_after_finished: 300, ..of_pool("pool") };
+    let session = harness.claims().create(NAMESPACE, "greedy", greedy).await.unwrap();
+    let id = trace_of(&session.uid().unwrap());
+    let trace = collector.wait_for(&id, &["session.start", "publish"]).await.unwrap();
+    assert_eq!(trace.len(), 2, "{trace:#?}");
+    let (root, publish) = (only(&trace, "session.start"), only(&trace, "publish"));
+    assert_eq!((root.error.as_deref(), &publish.parent), (Some("PriorityTooHigh"), &root.id));
+}
+
+async fn of_a_pool_that_is_gone_nothing_is_told(harness: &Harness, operator: &Operator) {
+    let of_pool = [("pool_namespace", NAMESPACE), ("pool", "pool")];
+    let names = ["slots", "session_starts_total", "queue_wait_seconds_count"];
+    let names = names.map(|name| format!("camofleet_operator_{name}"));
+    let metrics = operator.metrics().await.unwrap();
+    for name in &names {
+        assert!(metrics.sum(name, &of_pool) > 0.0, "{name} tells nothing of the pool");
+    }
+    let kinds = ["BrowserSession", "WorkerPool", "Pod", "Node", "Namespace", "ConfigMap"];
+    for kind in kinds {
+        let silence = metrics.sum("camofleet_operator_watch_silence_seconds", &[("kind", kind)]);
+        assert!(silence > 0.0, "nothing is told of the watch of {kind}");
+    }
+    harness.api::<WorkerPool>(NAMESPACE).delete("pool", &DeleteParams::default()).await.unwrap();
+    until("the pool is forgotten", async || {
+        let metrics = operator.metrics().await.unwrap();
+        names.iter().all(|name| !metrics.has(name, &of_pool))
+    })
+    .await;
+}

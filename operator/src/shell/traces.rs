@@ -1,0 +1,144 @@
+//! The operator's spans of a session's start:
+//!
+//! ```text
+//! session.start        from the first sight of the session until its status says Ready, or that it is over
+//! ├── queue            from the first sight until a slot was chosen
+//! ├── bind             the call to the runner, which goes on with it
+//! └── publish          each write of the status on the way
+//! ```
+
+use crate::core::{Interval, Key, Observation};
+use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
+use camofleet_runner_api::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use kube::ResourceExt;
+use std::{sync::Arc, time::SystemTime};
+
+/// Makes spans where traces were asked for, and else costs nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Traces(Option<Arc<Tracer>>);
+
+/// A part of a session's start that has begun, of a session that is traced.
+#[derive(Debug)]
+pub(super) struct Begun {
+    tracer: Arc<Tracer>,
+    root: Place,
+    place: Place,
+    name: &'static str,
+    kind: SpanKind,
+    start: SystemTime,
+}
+
+impl Traces {
+    pub(super) fn new(tracer: Option<Arc<Tracer>>) -> Self {
+        Self(tracer)
+    }
+
+    /// Something is done for that session now.
+    pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<Begun> {
+        let tracer = self.0.clone()?;
+        let root = tracer.root_of(session)?;
+        Some(Begun { tracer, root, place: root.below(), name, kind, start: SystemTime::now() })
+    }
+
+    /// What the core saw of a session's start.
+    pub(super) fn observe(&self, observation: &Observation) {
+        let Some(tracer) = &self.0 else { return };
+        match observation {
+            Observation::Chosen { session, pool, priority, waited: Some(waited) } => {
+                let Some(root) = tracer.root_of(session) else { return };
+                let attributes =
+                    of_pool(Some(pool)).chain([KeyValue::new("camofleet.session.priority", i64::from(*priority))]);
+                tracer.tell(span(root.below(), Some(root), "queue", *waited, attributes));
+            }
+            Observation::Ready { session, pool, tier, started: Some(started) } => {
+                let tier = match tier {
+                    StartTier::Hot => "hot",
+                    StartTier::Cold => "cold",
+                };
+                let attributes = of_pool(pool.as_ref()).chain([KeyValue::new("camofleet.session.start_tier", tier)]);
+                tell_root(tracer, session, *started, attributes, None);
+            }
+            Observation::Ended { session, reason, started: Some(started) } => {
+                tell_root(tracer, session, *started, [], Some(reason.clone()));
+            }
+            // Those were not seen whole here.
+            Observation::Chosen { waited: None, .. }
+            | Observation::Ready { started: None, .. }
+            | Observation::Ended { started: None, .. } => {}
+            // The call's own span tells it.
+            Observation::Bound { .. } => {}
+        }
+    }
+}
+
+impl Begun {
+    /// What the callee is told, so that its spans stand below this one.
+    pub(super) fn header(&self) -> String {
+        self.place.header()
+    }
+
+    /// It is done.
+    pub(super) fn end(self, attributes: impl IntoIterator<Item = KeyValue>, error: Option<String>) {
+        let Self { tracer, root, place, name, kind, start } = self;
+        tracer.tell(Span {
+            place,
+            parent: Some(root),
+            name,
+            kind,
+            start,
+            end: SystemTime::now(),
+            attributes: attributes.into_iter().collect(),
+            error,
+        });
+    }
+}
+
+fn tell_root(
+    tracer: &Tracer,
+    session: &BrowserSession,
+    started: Interval,
+    attributes: impl IntoIterator<Item = KeyValue>,
+    error: Option<String>,
+) {
+    let uid = session.uid().unwrap_or_default();
+    let Some(root) = tracer.root_of(&uid) else { return };
+    // It has whole seconds, so the trace begins when the session was seen.
+    let created = session.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
+    let of_session = [
+        KeyValue::new("camofleet.session.uid", uid),
+        KeyValue::new("camofleet.session.namespace", session.namespace().unwrap_or_default()),
+        KeyValue::new("camofleet.session.name", session.name_any()),
+        KeyValue::new("camofleet.session.created", created.unwrap_or_default()),
+    ];
+    let attributes = of_session.into_iter().chain(attributes);
+    tracer.tell(Span { error, ..span(root, None, "session.start", started, attributes) });
+}
+
+fn span(
+    place: Place,
+    parent: Option<Place>,
+    name: &'static str,
+    interval: Interval,
+    attributes: impl IntoIterator<Item = KeyValue>,
+) -> Span {
+    Span {
+        place,
+        parent,
+        name,
+        kind: SpanKind::Internal,
+        start: interval.from.wall.into(),
+        end: interval.to.wall.into(),
+        attributes: attributes.into_iter().collect(),
+        error: None,
+    }
+}
+
+fn of_pool(pool: Option<&Key>) -> impl Iterator<Item = KeyValue> {
+    let names = pool.map(|Key { namespace, name }| {
+        [
+            KeyValue::new("camofleet.pool.namespace", namespace.clone()),
+            KeyValue::new("camofleet.pool.name", name.clone()),
+        ]
+    });
+    names.into_iter().flatten()
+}
