@@ -74,15 +74,24 @@ impl OperatorProgram {
             ensure!(path.is_file(), "{} is no file: give --operator the operator's program", path.display());
             return Ok(Self { path, profile: None, commit: None });
         }
-        Ok(Self { path: build_operator().await?, profile: Some("release"), commit: commit().await })
+        let path = build_operator(&["--release", "--package", "camofleet-operator"]).await?;
+        Ok(Self { path, profile: Some("release"), commit: commit().await })
+    }
+
+    /// The one of this checkout as tests have it, which is built: with the workspace, so that nothing is compiled twice.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub async fn for_tests() -> Result<Self> {
+        let path = build_operator(&["--workspace", "--bin", "camofleet-operator"]).await?;
+        Ok(Self { path, profile: Some("dev"), commit: commit().await })
     }
 }
 
-async fn build_operator() -> Result<PathBuf> {
+async fn build_operator(selection: &[&str]) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--package", "camofleet-operator"]);
-    command.args(["--message-format", "json-render-diagnostics"]);
+    command.arg("build").args(selection).args(["--message-format", "json-render-diagnostics"]);
     command.current_dir(repository()).stderr(Stdio::inherit()).kill_on_drop(true);
     let built = command.output().await.context("cannot run cargo to build the operator")?;
     ensure!(built.status.success(), "the operator cannot be built: see above");

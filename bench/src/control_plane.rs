@@ -98,6 +98,22 @@ impl ControlPlane {
         kubeconfig_path(self.folder.path(), user)
     }
 
+    /// A kubeconfig of the operator that names another server: a proxy, which knows by itself who the operator is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_by(&self, server: &str, name: &str) -> Result<PathBuf> {
+        let kubeconfig = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{ "name": "proxy", "cluster": { "server": server } }],
+            "users": [{ "name": "proxy", "user": {} }],
+            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy", "namespace": "default" } }],
+        });
+        let path = self.file(&format!("{name}.kubeconfig"));
+        fs::write(&path, kubeconfig.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
     /// How that user reaches the API server.
     ///
     /// # Errors

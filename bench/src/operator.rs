@@ -2,7 +2,7 @@
 
 use crate::{
     binaries::OperatorProgram,
-    control_plane::{ControlPlane, User, free_ports},
+    control_plane::free_ports,
     daemon::{Daemon, Spec},
     machine::Usage,
 };
@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -36,11 +38,16 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts an operator of that name.
+    /// Starts an operator of that name in that environment, which says by `KUBECONFIG` how it reaches the API server.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(program: &OperatorProgram, control_plane: &ControlPlane, identity: &str) -> Result<Self> {
+    pub fn start(
+        program: &OperatorProgram,
+        identity: &str,
+        env: Vec<(String, OsString)>,
+        log: PathBuf,
+    ) -> Result<Self> {
         let [port] = free_ports()?;
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listen = admin.to_string();
@@ -50,8 +57,8 @@ impl Operator {
             name: format!("operator {identity}"),
             program: program.path.clone(),
             args: args.map(Into::into).collect(),
-            env: vec![("KUBECONFIG".to_owned(), control_plane.kubeconfig(User::Operator).into())],
-            log: control_plane.file(&format!("{identity}.log")),
+            env,
+            log,
         })?;
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         Ok(Self { daemon, identity: identity.to_owned(), admin, client })
@@ -108,6 +115,24 @@ impl Operator {
     pub fn usage(&mut self) -> Result<Usage> {
         Usage::of(self.daemon.pid()?)
     }
+}
+
+/// Which of them leads, once one does.
+///
+/// # Errors
+/// When none does in time.
+pub async fn leading(operators: &mut [Operator]) -> Result<usize> {
+    let began = Instant::now();
+    while began.elapsed() < LEAD_PATIENCE {
+        for (index, operator) in operators.iter_mut().enumerate() {
+            if operator.daemon.is_running() && operator.leads().await {
+                return Ok(index);
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    let words = operators.first().context("there are operators")?.daemon.last_words();
+    bail!("no operator leads after {} s; a log ends: {words}", LEAD_PATIENCE.as_secs())
 }
 
 /// An OpenMetrics text.

@@ -27,7 +27,7 @@ check_shell() {
 check_clippy() {
   need_pinned_rust
   workspace_cargo clippy --locked --workspace --all-targets -- -D warnings
-  workspace_cargo clippy --locked --workspace --test e2e -- -D warnings
+  workspace_cargo clippy --locked --workspace --test e2e --test failures -- -D warnings
 }
 
 # The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
@@ -69,6 +69,13 @@ use_browsers() {
 check_unit() {
   use_browsers
   workspace_cargo test --locked --workspace
+}
+
+# The operator on an API server while things fail. They wait more than they work, so four run at once.
+check_failures() {
+  apt_install faketime
+  build_kubernetes
+  workspace_cargo test --locked --workspace --test failures -- --test-threads 4
 }
 
 # What shows the pages to the tests of the UI.

@@ -2,17 +2,18 @@
 
 mod admin;
 mod allowance;
+mod clock;
 mod lease;
 mod metrics;
 mod runners;
 mod watch;
 mod writes;
 
-use crate::core::{Core, Effect, Input, Mono, Now, pods::Installation};
+use crate::core::{Core, Effect, Input, pods::Installation};
 use allowance::Allowance;
 use anyhow::Context;
 use camofleet_runner_api::{keystore, token::Issuer};
-use k8s_openapi::jiff::Timestamp;
+use clock::Clock;
 use kube::{
     Client, Config,
     runtime::events::{Recorder, Reporter},
@@ -21,12 +22,7 @@ use lease::Leadership;
 pub use lease::NAME as LEASE;
 use metrics::Metrics;
 use runners::Runners;
-use std::{
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{
     Semaphore,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -106,7 +102,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
     });
     let admin = admin::serve(options.admin_listen, shell.clone(), watches.warm()).await?;
-    let driving = tokio::spawn(drive(Core::new(options.installation), received, shell.clone()));
+    let clock = Clock::start();
+    let driving = tokio::spawn(drive(Core::new(options.installation), received, shell.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
     let mut warm = watches.warm();
@@ -118,7 +115,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         };
         if warmed {
             let leadership = shell.leadership.clone();
-            lease::run(client, &options.namespace, &options.identity, leadership, inputs, stopped.cancelled()).await;
+            let (namespace, identity) = (&options.namespace, &options.identity);
+            lease::run(client, namespace, identity, clock, leadership, inputs, stopped.cancelled()).await;
         }
     };
     let stopping = async {
@@ -134,25 +132,19 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
 }
 
 /// Gives the core what happened, and has done what it says.
-async fn drive(mut core: Core, mut received: UnboundedReceiver<Input>, shell: Arc<Shell>) {
-    let start = Instant::now();
+async fn drive(mut core: Core, mut received: UnboundedReceiver<Input>, shell: Arc<Shell>, clock: Clock) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(mono(start)).min(LONGEST_SLEEP));
+        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(clock.now().mono).min(LONGEST_SLEEP));
         tokio::select! {
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
             () = tokio::time::sleep(sleep) => {}
         }
-        let now = Now { mono: mono(start), wall: Timestamp::now() };
-        for effect in core.step(batch.drain(..), now) {
+        for effect in core.step(batch.drain(..), clock.now()) {
             shell.clone().carry_out(effect);
         }
         shell.metrics.show(core.load());
     }
-}
-
-fn mono(start: Instant) -> Mono {
-    Mono(i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
 impl Shell {

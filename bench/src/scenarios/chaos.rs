@@ -1,0 +1,474 @@
+//! Sessions come and go while something fails every few seconds. In the end nothing may be lost, doubled or leaked.
+
+use super::{FLEET, POOL, SLOTS_PER_RUNNER};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    arrivals::{Arrivals, Claim, Figures},
+    figures::number,
+    harness::{Harness, lasting_pool, of_pool},
+    operator::{Operator, leading},
+    proxy::Proxy,
+    report::Report,
+    simulator::{Behaviour, Runner},
+};
+use camofleet_crds::{
+    conditions::session::{IDLE_TIMEOUT, RUNNER_LOST},
+    v1alpha1::{BrowserSessionSpec, WorkerPool},
+};
+use camofleet_runner_api::Session;
+use clap::Args;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How many sessions, and how often something fails.
+#[derive(Debug, Args)]
+pub struct Chaos {
+    /// Sessions in all.
+    #[arg(long, default_value_t = 10_000)]
+    sessions: usize,
+    /// Sessions that come in a second.
+    #[arg(long, default_value_t = 40.0)]
+    rate: f64,
+    /// Slots for them.
+    #[arg(long, default_value_t = 240)]
+    slots: usize,
+    /// How long each session lives that its user does not end before.
+    #[arg(long, default_value_t = 2000)]
+    life_milliseconds: u64,
+    /// Something fails each time when so many seconds have passed.
+    #[arg(long, default_value_t = 5)]
+    seconds_between: u64,
+    /// Chooses what fails, and which sessions their users end.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// A session that is not Ready by then is lost.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(180);
+/// When the failures are over, all is as it should be after so long at most.
+const REST_PATIENCE: Duration = Duration::from_secs(180);
+/// Of so many sessions the user ends one before its time.
+const ENDED_BY_USERS: usize = 5;
+/// Long enough that a watch which was cut sees how each ended.
+const TTL_SECONDS: i32 = 60;
+
+/// What can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Failure {
+    LeaderKilled,
+    LeaderStopped,
+    LeaderCutOff,
+    FollowerKilled,
+    WatchesCut,
+    WritesFail,
+    ApiServerKilled,
+    EtcdKilled,
+    RunnerHangs,
+    RunnerSlow,
+    RunnerTalksGarbage,
+    RunnerMute,
+    RunnerForgets,
+    RunnerInvents,
+    RunnerStartsAnew,
+    PodDeleted,
+    PodDeletedByForce,
+    NodeLost,
+    NodeCordoned,
+    ScaledDown,
+    ShapeChanged,
+}
+
+const FAILURES: [Failure; 21] = [
+    Failure::LeaderKilled,
+    Failure::LeaderStopped,
+    Failure::LeaderCutOff,
+    Failure::FollowerKilled,
+    Failure::WatchesCut,
+    Failure::WritesFail,
+    Failure::ApiServerKilled,
+    Failure::EtcdKilled,
+    Failure::RunnerHangs,
+    Failure::RunnerSlow,
+    Failure::RunnerTalksGarbage,
+    Failure::RunnerMute,
+    Failure::RunnerForgets,
+    Failure::RunnerInvents,
+    Failure::RunnerStartsAnew,
+    Failure::PodDeleted,
+    Failure::PodDeletedByForce,
+    Failure::NodeLost,
+    Failure::NodeCordoned,
+    Failure::ScaledDown,
+    Failure::ShapeChanged,
+];
+
+/// What takes a failure back.
+enum Cure {
+    Start(usize),
+    Wake(usize),
+    Join(usize),
+    WritesSucceed,
+    Behave(Arc<Runner>),
+    Uncordon(String),
+    ScaleUp,
+}
+
+/// The fleet, and what fails in it.
+struct World<'a> {
+    harness: &'a mut Harness,
+    operators: Vec<Operator>,
+    proxies: Vec<Arc<Proxy>>,
+    replicas: usize,
+    random: SmallRng,
+    cures: Vec<(Instant, Cure)>,
+    happened: BTreeMap<String, usize>,
+    /// Runners whose process lost sessions, by UID of the pod: what was on them ends as lost, and rightly so.
+    harmed: BTreeSet<String>,
+    shapes: usize,
+    lost_nodes: usize,
+}
+
+impl Chaos {
+    pub async fn run(self, harness: &mut Harness) -> Result<Report> {
+        let mut report = Report::new("chaos");
+        harness.namespace(FLEET).await?;
+        let replicas = self.slots.div_ceil(SLOTS_PER_RUNNER);
+        let (mut operators, mut proxies) = (Vec::new(), Vec::new());
+        for identity in ["operator-0", "operator-1"] {
+            let (proxy, kubeconfig) = harness.proxy(&format!("proxy-of-{identity}")).await?;
+            operators.push(harness.operator_in(identity, kubeconfig, Vec::new())?);
+            proxies.push(proxy);
+        }
+        leading(&mut operators).await?;
+        harness.hot_pool(FLEET, POOL, lasting_pool(replicas, SLOTS_PER_RUNNER)).await?;
+        harness.simulator.let_sessions_live(Some(Duration::from_millis(self.life_milliseconds)));
+
+        let lives = tokio::spawn(lives(harness, &self));
+        let mut world = World {
+            harness,
+            operators,
+            proxies,
+            replicas,
+            random: SmallRng::seed_from_u64(self.seed),
+            cures: Vec::new(),
+            happened: BTreeMap::new(),
+            harmed: BTreeSet::new(),
+            shapes: 0,
+            lost_nodes: 0,
+        };
+        let between = Duration::from_secs(self.seconds_between);
+        // When all have come the failures end: those that are there still have to be served.
+        while !lives.is_finished() && world.harness.sessions.count(FLEET, |_| true) < self.sessions {
+            world.cure(Some(Instant::now())).await?;
+            let failure = FAILURES[world.random.random_range(0..FAILURES.len())];
+            eprintln!("{failure:?}");
+            world.fail(failure).await.with_context(|| format!("while {failure:?} was made to happen"))?;
+            tokio::time::sleep(between).await;
+        }
+        world.cure(None).await?;
+        let claims = lives.await??;
+
+        let harmed = std::mem::take(&mut world.harmed);
+        let account = world
+            .harness
+            .account(FLEET, REST_PATIENCE, |session, reason| match reason {
+                IDLE_TIMEOUT => true,
+                RUNNER_LOST => session
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.runner.as_ref())
+                    .is_some_and(|runner| harmed.contains(&runner.uid)),
+                _ => false,
+            })
+            .await?;
+        let seen = world.harness.sessions.all(FLEET);
+        let wrongly = |seen: &camofleet_bench::sessions::Seen| match seen.reason.as_deref() {
+            None | Some(IDLE_TIMEOUT) => false,
+            Some(RUNNER_LOST) => !seen.runners.iter().any(|runner| harmed.contains(runner)),
+            Some(_) => true,
+        };
+        let ended_wrongly = seen.iter().filter(|seen| wrongly(seen)).count();
+        let ended_by = |reason: &str| seen.iter().filter(|seen| seen.reason.as_deref() == Some(reason)).count();
+        let mut figures = Figures::default();
+        figures.add(&claims);
+        // One that ended before its Ready could be seen was served all the same.
+        let record = world.harness.simulator.record();
+        figures.not_ready = seen.iter().filter(|seen| record.bindings(&seen.uid).is_empty() && !seen.given_up).count();
+        report.fleet(&figures);
+        report.set("total_ms", serde_json::Value::Null);
+        report.set("seed", self.seed);
+        report.set("failures", world.happened.values().sum::<usize>());
+        report.set("by_failure", json!(world.happened));
+        report.set("ended_by_idle_timeout", ended_by(IDLE_TIMEOUT));
+        report.set("ended_with_their_runner", ended_by(RUNNER_LOST));
+        report.set("ended_by_users", seen.iter().filter(|seen| seen.given_up).count());
+        report.set("unpublished_copies", record.doubled().len());
+        report.set("lost", account.lost.len() + ended_wrongly + figures.not_ready);
+        report.set("doubled", account.doubled.len());
+        report.set("leaked", account.leaked.len());
+        report.set("sessions_per_failure", number(seen.len()) / number(world.happened.values().sum::<usize>().max(1)));
+        ensure!(account.is_whole(), "not all is whole:\n{account}");
+        ensure!(ended_wrongly == 0, "{ended_wrongly} sessions ended for what did not happen to them");
+        ensure!(figures.not_ready == 0, "{} sessions were never served", figures.not_ready);
+        ensure!(seen.len() == self.sessions, "{} sessions were seen, of {}", seen.len(), self.sessions);
+        for operator in &mut world.operators {
+            operator.stop().await?;
+        }
+        Ok(report)
+    }
+}
+
+/// All sessions: made, awaited, and some ended by their users.
+fn lives(harness: &Harness, chaos: &Chaos) -> impl Future<Output = Result<Vec<Claim>>> + use<> {
+    let (claims, sessions) = (harness.claims(), harness.sessions.clone());
+    let (rate, count) = (chaos.rate, chaos.sessions);
+    async move {
+        let one = |index: usize| {
+            let (claims, sessions, name) = (claims.clone(), sessions.clone(), format!("chaos-{index}"));
+            async move {
+                let (asked, ready) = (Instant::now(), sessions.await_ready(FLEET, &name));
+                let spec = BrowserSessionSpec { ttl_seconds_after_finished: TTL_SECONDS, ..of_pool(POOL) };
+                claims.insist(FLEET, &name, spec).await?;
+                let ready = tokio::time::timeout(CLAIM_PATIENCE, ready).await.ok().and_then(Result::ok);
+                if index % ENDED_BY_USERS == 0 {
+                    claims.end(FLEET, &name).await?;
+                }
+                Ok(Claim { asked, ready })
+            }
+        };
+        Arrivals::Random { rate }.make(count, one).await
+    }
+}
+
+impl World<'_> {
+    fn later(&mut self, seconds: u64, cure: Cure) {
+        self.cures.push((Instant::now() + Duration::from_secs(seconds), cure));
+    }
+
+    /// Takes back what is due by then, or everything.
+    async fn cure(&mut self, by: Option<Instant>) -> Result<()> {
+        let is_due = |at: &Instant| by.is_none_or(|by| *at <= by);
+        let (due, left) = std::mem::take(&mut self.cures).into_iter().partition(|(at, _)| is_due(at));
+        self.cures = left;
+        let due: Vec<(Instant, Cure)> = due;
+        for (_, cure) in due {
+            match cure {
+                Cure::Start(index) => self.operators[index].daemon.start_again()?,
+                Cure::Wake(index) => self.operators[index].daemon.resume()?,
+                Cure::Join(index) => self.proxies[index].join(),
+                Cure::WritesSucceed => self.proxies.iter().for_each(|proxy| proxy.fail_writes(0.0, 0)),
+                Cure::Behave(runner) => {
+                    runner.invent(Vec::new());
+                    runner.behave(Behaviour::Well);
+                }
+                Cure::Uncordon(node) => self.patch_node(&node, false).await?,
+                Cure::ScaleUp => self.patch_pool(json!({ "replicas": self.replicas })).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes something fail. What has no other sense at the moment is left out.
+    async fn fail(&mut self, failure: Failure) -> Result<()> {
+        let happens = match failure {
+            Failure::LeaderKilled | Failure::LeaderStopped | Failure::LeaderCutOff | Failure::FollowerKilled => {
+                self.fail_operator(failure).await?
+            }
+            Failure::WatchesCut => {
+                self.proxies.iter().for_each(|proxy| proxy.cut_watches());
+                true
+            }
+            Failure::WritesFail => {
+                let seed = self.random.random_range(0..1000);
+                self.proxies.iter().for_each(|proxy| proxy.fail_writes(0.3, seed));
+                self.later(8, Cure::WritesSucceed);
+                true
+            }
+            Failure::ApiServerKilled => {
+                self.harness.control_plane.api_server.kill().await?;
+                self.harness.control_plane.api_server.start_again()?;
+                self.harness.control_plane.wait_until_ready().await?;
+                true
+            }
+            Failure::EtcdKilled => {
+                self.harness.control_plane.etcd.kill().await?;
+                self.harness.control_plane.etcd.start_again()?;
+                self.harness.control_plane.wait_until_ready().await?;
+                true
+            }
+            Failure::RunnerHangs
+            | Failure::RunnerSlow
+            | Failure::RunnerTalksGarbage
+            | Failure::RunnerMute
+            | Failure::RunnerForgets
+            | Failure::RunnerInvents
+            | Failure::RunnerStartsAnew
+            | Failure::PodDeleted
+            | Failure::PodDeletedByForce => self.fail_runner(failure).await?,
+            Failure::NodeLost => self.lose_node().await?,
+            Failure::NodeCordoned => {
+                let node = self.some_runner().map(|runner| runner.pod.node.clone());
+                if let Some(node) = node {
+                    self.patch_node(&node, true).await?;
+                    self.later(20, Cure::Uncordon(node));
+                }
+                true
+            }
+            Failure::ScaledDown => {
+                self.patch_pool(json!({ "replicas": self.replicas / 2 })).await?;
+                self.later(10, Cure::ScaleUp);
+                true
+            }
+            Failure::ShapeChanged => {
+                self.shapes += 1;
+                let labels = json!({ "shape": self.shapes.to_string() });
+                self.patch_pool(json!({ "template": { "metadata": { "labels": labels } } })).await?;
+                true
+            }
+        };
+        if happens {
+            *self.happened.entry(format!("{failure:?}")).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Of two operators one is left as it is, or there would be nobody to take over.
+    async fn fail_operator(&mut self, failure: Failure) -> Result<bool> {
+        let troubled = |cure: &Cure| matches!(cure, Cure::Start(_) | Cure::Wake(_) | Cure::Join(_));
+        if self.cures.iter().any(|(_, cure)| troubled(cure)) {
+            return Ok(false);
+        }
+        let leader = leading(&mut self.operators).await?;
+        match failure {
+            Failure::LeaderKilled => {
+                self.operators[leader].daemon.kill().await?;
+                self.later(10, Cure::Start(leader));
+            }
+            Failure::LeaderStopped => {
+                self.operators[leader].daemon.pause()?;
+                self.later(20, Cure::Wake(leader));
+            }
+            Failure::LeaderCutOff => {
+                self.proxies[leader].part();
+                self.later(20, Cure::Join(leader));
+            }
+            _ => {
+                self.operators[1 - leader].daemon.kill().await?;
+                self.operators[1 - leader].daemon.start_again()?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn fail_runner(&mut self, failure: Failure) -> Result<bool> {
+        let Some(runner) = self.some_runner() else { return Ok(false) };
+        let behaviour = match failure {
+            Failure::RunnerHangs => Behaviour::Hangs,
+            Failure::RunnerSlow => Behaviour::Slow(Duration::from_secs(7)),
+            Failure::RunnerTalksGarbage => Behaviour::Garbage,
+            Failure::RunnerMute => Behaviour::Mute,
+            Failure::RunnerForgets => {
+                self.harmed.insert(runner.pod.uid.clone());
+                Behaviour::Forgets
+            }
+            Failure::RunnerInvents => {
+                let others =
+                    self.harness.simulator.runners().into_iter().filter(|other| other.pod.uid != runner.pod.uid);
+                // What another one has is told of by its list, too.
+                let invented: Vec<Session> = others.flat_map(|other| other.sessions()).take(4).collect();
+                runner.invent(invented);
+                Behaviour::Well
+            }
+            Failure::RunnerStartsAnew => {
+                self.harmed.insert(runner.pod.uid.clone());
+                runner.restart();
+                return Ok(true);
+            }
+            _ => {
+                let grace = if failure == Failure::PodDeletedByForce {
+                    self.harmed.insert(runner.pod.uid.clone());
+                    Some(0)
+                } else {
+                    None
+                };
+                return self.delete_pod(&runner, grace).await.map(|()| true);
+            }
+        };
+        runner.behave(behaviour);
+        self.later(12, Cure::Behave(runner));
+        Ok(true)
+    }
+
+    /// A node is gone with all that was on it, and another one comes in its place.
+    async fn lose_node(&mut self) -> Result<bool> {
+        let Some(node) = self.some_runner().map(|runner| runner.pod.node.clone()) else { return Ok(false) };
+        let nodes = Api::<Node>::all(self.harness.client.clone());
+        let Some(mut former) = nodes.get_opt(&node).await? else { return Ok(false) };
+        let lost = self.harness.simulator.lose_node(&node);
+        self.harmed.extend(lost.iter().map(|runner| runner.pod.uid.clone()));
+        nodes.delete(&node, &DeleteParams::default()).await?;
+        for runner in lost {
+            self.delete_pod(&runner, Some(0)).await?;
+        }
+        self.lost_nodes += 1;
+        let name = format!("spare-{}", self.lost_nodes);
+        former.metadata = kube::api::ObjectMeta {
+            labels: Some([("kubernetes.io/hostname".to_owned(), name.clone())].into()),
+            name: Some(name),
+            ..Default::default()
+        };
+        if let Some(spec) = &mut former.spec {
+            (spec.unschedulable, spec.taints) = (None, None);
+        }
+        nodes.create(&Default::default(), &former).await?;
+        Ok(true)
+    }
+
+    fn some_runner(&mut self) -> Option<Arc<Runner>> {
+        let runners = self.harness.simulator.runners();
+        // One that is ill already has its cure coming.
+        let ill: BTreeSet<_> = self
+            .cures
+            .iter()
+            .filter_map(|(_, cure)| match cure {
+                Cure::Behave(runner) => Some(runner.pod.uid.clone()),
+                _ => None,
+            })
+            .collect();
+        let well: Vec<_> = runners.into_iter().filter(|runner| !ill.contains(&runner.pod.uid)).collect();
+        (!well.is_empty()).then(|| well[self.random.random_range(0..well.len())].clone())
+    }
+
+    async fn delete_pod(&self, runner: &Runner, grace: Option<u32>) -> Result<()> {
+        let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
+        match self.harness.api::<Pod>(FLEET).delete(&runner.pod.name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            deleted => Ok(deleted.map(|_| ())?),
+        }
+    }
+
+    async fn patch_node(&self, node: &str, unschedulable: bool) -> Result<()> {
+        let patch = Patch::Merge(json!({ "spec": { "unschedulable": unschedulable } }));
+        match Api::<Node>::all(self.harness.client.clone()).patch(node, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            patched => Ok(patched.map(|_| ())?),
+        }
+    }
+
+    async fn patch_pool(&self, spec: serde_json::Value) -> Result<()> {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.harness.api::<WorkerPool>(FLEET).patch(POOL, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+}
