@@ -159,7 +159,8 @@ impl Harness {
     ) -> Result<Operator> {
         env.push(("KUBECONFIG".to_owned(), kubeconfig.into()));
         let log = self.control_plane.file(&format!("{identity}.log"));
-        Operator::start(&self.options.operator, identity, env, log)
+        let admin = self.control_plane.network.free_address()?;
+        Operator::start(&self.options.operator, identity, admin, env, log)
     }
 
     /// A proxy between operators and the API server, and the kubeconfig with which they use it.

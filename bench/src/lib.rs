@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod figures;
 pub mod harness;
 pub mod machine;
+pub mod network;
 pub mod operator;
 pub mod proxy;
 pub mod report;

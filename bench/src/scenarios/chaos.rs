@@ -9,6 +9,7 @@ use camofleet_bench::{
     operator::{Operator, leading},
     proxy::Proxy,
     report::Report,
+    sessions::Seen,
     simulator::{Behaviour, Runner},
 };
 use camofleet_crds::{
@@ -182,28 +183,34 @@ impl Chaos {
         let harmed = std::mem::take(&mut world.harmed);
         let account = world
             .harness
-            .account(FLEET, REST_PATIENCE, |session, reason| match reason {
-                IDLE_TIMEOUT => true,
-                RUNNER_LOST => session
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.runner.as_ref())
-                    .is_some_and(|runner| harmed.contains(&runner.uid)),
-                _ => false,
-            })
+            // How each ended is looked at below, of those too that are deleted by now.
+            .account(FLEET, REST_PATIENCE, |_, _| true)
             .await?;
-        let seen = world.harness.sessions.all(FLEET);
-        let wrongly = |seen: &camofleet_bench::sessions::Seen| match seen.reason.as_deref() {
-            None | Some(IDLE_TIMEOUT) => false,
-            Some(RUNNER_LOST) => !seen.runners.iter().any(|runner| harmed.contains(runner)),
-            Some(_) => true,
+        let record = world.harness.simulator.record();
+        let by_name = world.harness.sessions.by_name(FLEET);
+        // A runner that goes when its sessions are over may be gone before anybody can hear of that.
+        let unheard = |seen: &Seen| {
+            let gone = seen.runners.iter().filter_map(|runner| record.gone_at(runner)).min();
+            gone.is_some_and(|gone| seen.finished.is_some_and(|finished| gone <= finished))
         };
-        let ended_wrongly = seen.iter().filter(|seen| wrongly(seen)).count();
+        let (mut ended_unheard, mut ended_wrongly) = (0, Vec::new());
+        for (name, seen) in &by_name {
+            match seen.reason.as_deref() {
+                None | Some(IDLE_TIMEOUT) => {}
+                Some(RUNNER_LOST) if seen.runners.iter().any(|runner| harmed.contains(runner)) => {}
+                Some(RUNNER_LOST) if unheard(seen) => ended_unheard += 1,
+                Some(reason) => {
+                    let had = record.bindings(&seen.uid);
+                    ended_wrongly
+                        .push(format!("{name} as {reason} on {:?}, and runners had it: {had:?}", seen.runners));
+                }
+            }
+        }
+        let seen: Vec<_> = by_name.into_values().collect();
         let ended_by = |reason: &str| seen.iter().filter(|seen| seen.reason.as_deref() == Some(reason)).count();
         let mut figures = Figures::default();
         figures.add(&claims);
         // One that ended before its Ready could be seen was served all the same.
-        let record = world.harness.simulator.record();
         figures.not_ready = seen.iter().filter(|seen| record.bindings(&seen.uid).is_empty() && !seen.given_up).count();
         report.fleet(&figures);
         report.set("total_ms", serde_json::Value::Null);
@@ -211,15 +218,17 @@ impl Chaos {
         report.set("failures", world.happened.values().sum::<usize>());
         report.set("by_failure", json!(world.happened));
         report.set("ended_by_idle_timeout", ended_by(IDLE_TIMEOUT));
-        report.set("ended_with_their_runner", ended_by(RUNNER_LOST));
+        report.set("ended_with_their_runner", ended_by(RUNNER_LOST) - ended_unheard);
+        report.set("ended_unheard", ended_unheard);
         report.set("ended_by_users", seen.iter().filter(|seen| seen.given_up).count());
         report.set("unpublished_copies", record.doubled().len());
-        report.set("lost", account.lost.len() + ended_wrongly + figures.not_ready);
+        report.set("lost", account.lost.len() + ended_wrongly.len() + figures.not_ready);
         report.set("doubled", account.doubled.len());
         report.set("leaked", account.leaked.len());
         report.set("sessions_per_failure", number(seen.len()) / number(world.happened.values().sum::<usize>().max(1)));
         ensure!(account.is_whole(), "not all is whole:\n{account}");
-        ensure!(ended_wrongly == 0, "{ended_wrongly} sessions ended for what did not happen to them");
+        let many = ended_wrongly.len();
+        ensure!(many == 0, "{many} sessions ended for what did not happen to them:\n{}", ended_wrongly.join("\n"));
         ensure!(figures.not_ready == 0, "{} sessions were never served", figures.not_ready);
         ensure!(seen.len() == self.sessions, "{} sessions were seen, of {}", seen.len(), self.sessions);
         for operator in &mut world.operators {
@@ -385,7 +394,8 @@ impl World<'_> {
             Failure::RunnerInvents => {
                 let others =
                     self.harness.simulator.runners().into_iter().filter(|other| other.pod.uid != runner.pod.uid);
-                // What another one has is told of by its list, too.
+                // What it is believed to have, where no leader knew better, is lost when it no longer says so.
+                self.harmed.insert(runner.pod.uid.clone());
                 let invented: Vec<Session> = others.flat_map(|other| other.sessions()).take(4).collect();
                 runner.invent(invented);
                 Behaviour::Well

@@ -13,7 +13,10 @@ pub use kubelet::Nodes;
 pub use record::{Binding, Record};
 pub use runner::{Behaviour, PodIdentity, Runner, World};
 
-use crate::control_plane::{ControlPlane, User};
+use crate::{
+    control_plane::{ControlPlane, User},
+    network::listen,
+};
 use anyhow::{Context, Result};
 use camofleet_runner_api::{PORT, token::PublicKeys};
 use kube::Client;
@@ -21,15 +24,11 @@ use kubelet::Kubelet;
 use runner::lock;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::{IpAddr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{net::TcpSocket, runtime::Runtime};
-
-/// The kernel's queue of connections to one runner that were not accepted yet.
-const BACKLOG: u32 = 64;
+use tokio::runtime::Runtime;
 
 /// The simulated part of the cluster. It is gone when this is dropped.
 #[derive(Debug)]
@@ -44,11 +43,11 @@ impl Simulator {
     /// # Errors
     /// When the nodes cannot be made, or no addresses are left for runners.
     pub async fn start(control_plane: &ControlPlane, nodes: Nodes, launch_time: Duration) -> Result<Self> {
-        let network = Network::claim()?;
         let config = control_plane.config(User::Admin).await?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("cannot start the simulator's thread")?;
-        let simulator = Self { runners: Arc::new(Runners::new(network)), runtime: Some(runtime) };
+        let simulator =
+            Self { runners: Arc::new(Runners::new(control_plane.network.second())), runtime: Some(runtime) };
         let runners = Arc::clone(&simulator.runners);
         // A client's connections belong to the runtime that it is made on.
         let starting = async move {
@@ -104,34 +103,12 @@ impl Drop for Simulator {
     }
 }
 
-/// The addresses 127.N.0.0/16, of which the first is held, so that no other simulator of this machine has them.
-#[derive(Debug)]
-struct Network {
-    second: u8,
-    _claim: TcpListener,
-}
-
-impl Network {
-    fn claim() -> Result<Self> {
-        let free =
-            (1..u8::MAX).find_map(|second| Some(Self { second, _claim: listen([127, second, 0, 0].into()).ok()? }));
-        free.with_context(|| format!("port {PORT} cannot be had on any of 127.1.0.0 to 127.254.0.0"))
-    }
-}
-
-fn listen(address: IpAddr) -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    // What is left of former connections does not matter.
-    socket.set_reuseaddr(true)?;
-    socket.bind((address, PORT).into())?;
-    socket.listen(BACKLOG)?.into_std()
-}
-
 /// The simulated runners, by pod.
 #[derive(Debug)]
 pub(crate) struct Runners {
     all: Mutex<All>,
-    network: Network,
+    /// The second part of the runners' addresses.
+    second: u8,
     world: Arc<World>,
 }
 
@@ -143,8 +120,8 @@ struct All {
 }
 
 impl Runners {
-    fn new(network: Network) -> Self {
-        Self { all: Mutex::default(), network, world: Arc::default() }
+    fn new(second: u8) -> Self {
+        Self { all: Mutex::default(), second, world: Arc::default() }
     }
 
     fn is_dead(&self, node: &str) -> bool {
@@ -158,7 +135,7 @@ impl Runners {
     /// Starts a runner. On the runtime of the simulator.
     fn start(&self, pod: PodIdentity, plan: Plan, keys: PublicKeys) -> Arc<Runner> {
         let mut all = lock(&self.all);
-        let (address, listener) = all.listen_somewhere(self.network.second);
+        let (address, listener) = all.listen_somewhere(self.second);
         let runner = Arc::new(Runner::new(pod, address, plan, keys, Arc::clone(&self.world)));
         all.by_pod.insert(runner.pod.uid.clone(), Arc::clone(&runner));
         tokio::spawn(http::serve(listener, Arc::clone(&runner)));
@@ -180,13 +157,14 @@ impl Runners {
 }
 
 impl All {
-    /// The next address of the network that nobody has: one that was given back rests as long as can be.
+    /// The next address of the network that nobody has: one that was given back rests as long as can be. The first 256 are
+    /// not for runners.
     fn listen_somewhere(&mut self, second: u8) -> (IpAddr, TcpListener) {
         loop {
-            self.latest_address = self.latest_address.wrapping_add(1);
+            self.latest_address = self.latest_address.wrapping_add(1).max(256);
             let [high, low] = self.latest_address.to_be_bytes();
             let address = IpAddr::from([127, second, high, low]);
-            if let Ok(listener) = listen(address) {
+            if let Ok(listener) = listen(address, PORT) {
                 return (address, listener);
             }
         }

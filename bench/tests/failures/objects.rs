@@ -10,7 +10,7 @@ use camofleet_bench::{
     harness::{Harness, lasting_pool},
 };
 use camofleet_crds::v1alpha1::{
-    AllowedNamespaces, BrowserSession, BrowserSessionSpec, NamespacesFrom, PoolRef, WorkerPool, WorkerPoolSpec,
+    AllowedNamespaces, BrowserSession, BrowserSessionSpec, NamespacesFrom, PoolRef, Rollout, WorkerPool, WorkerPoolSpec,
 };
 use k8s_openapi::{
     api::core::v1::{Namespace, Pod},
@@ -20,7 +20,7 @@ use kube::{
     Api,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const CROWD: usize = 2000;
 
@@ -52,7 +52,9 @@ fn a_namespace_that_is_deleted_with_live_sessions_goes_and_leaves_nothing() {
         for namespace in ["both", "guests"] {
             harness.namespace(namespace).await?;
         }
-        harness.hot_pool("both", POOL, lasting_pool(5, 4)).await?;
+        // Kubernetes waits for pods first, and asks again after half of their grace period.
+        let rollout = Rollout { drain_timeout_seconds: 5 };
+        harness.hot_pool("both", POOL, WorkerPoolSpec { rollout, ..lasting_pool(5, 4) }).await?;
         let shared = WorkerPoolSpec {
             allowed_namespaces: AllowedNamespaces { from: NamespacesFrom::All, selector: None },
             ..lasting_pool(30, 1)
@@ -101,7 +103,7 @@ fn what_cannot_be_understood_does_not_stop_the_others() {
         let mut operator = leader(harness, "a").await?;
         harness.hot_pool(FLEET, POOL, lasting_pool(5, 4)).await?;
         claim(harness, "early", 8).await?;
-        poison(harness, &session_kind, "poison-late", json!({ "poolRef": 7 })).await?;
+        poison(harness, &session_kind, "poison-late", json!({ "engine": 7 })).await?;
         claim(harness, "late", 8).await?;
         // One that was served and is now past understanding keeps its browser; its user may end it all the same.
         let patch = json!({ "spec": { "idleTimeoutSeconds": "long" } });
@@ -135,15 +137,20 @@ async fn open_schema(harness: &Harness, name: &str) -> Result<()> {
     let mut versions = serde_json::to_value(&crd.spec.versions)?;
     versions[0]["schema"]["openAPIV3Schema"] = json!({
         "type": "object",
-        "properties": { "spec": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
-            "status": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
+        "properties": { "spec": anything(&json!({ "poolRef": anything(&json!({ "name": { "type": "string" } })) })),
+            "status": anything(&json!({ "state": { "type": "string" }, "pool": { "type": "string" } })) },
     });
     let patch = json!({ "spec": { "versions": versions } });
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(())
 }
 
-async fn poison(harness: &Harness, kind: &ApiResource, name: &str, spec: serde_json::Value) -> Result<()> {
+/// A schema of an object of which only those fields are known.
+fn anything(known: &Value) -> Value {
+    json!({ "type": "object", "properties": known, "x-kubernetes-preserve-unknown-fields": true })
+}
+
+async fn poison(harness: &Harness, kind: &ApiResource, name: &str, spec: Value) -> Result<()> {
     let api = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, kind);
     let object = DynamicObject::new(name, kind).data(json!({ "spec": spec }));
     // The schema is in force a moment after it was taken.
