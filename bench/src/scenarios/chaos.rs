@@ -21,7 +21,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
@@ -276,7 +276,7 @@ impl World<'_> {
                 Cure::Start(index) => self.operators[index].daemon.start_again()?,
                 Cure::Wake(index) => self.operators[index].daemon.resume()?,
                 Cure::Join(index) => self.proxies[index].join(),
-                Cure::WritesSucceed => self.proxies.iter().for_each(|proxy| proxy.fail_writes(0.0, 0)),
+                Cure::WritesSucceed => self.fail_writes(0.0, 0),
                 Cure::Behave(runner) => {
                     runner.invent(Vec::new());
                     runner.behave(Behaviour::Well);
@@ -295,12 +295,14 @@ impl World<'_> {
                 self.fail_operator(failure).await?
             }
             Failure::WatchesCut => {
-                self.proxies.iter().for_each(|proxy| proxy.cut_watches());
+                for proxy in &self.proxies {
+                    proxy.cut_watches();
+                }
                 true
             }
             Failure::WritesFail => {
                 let seed = self.random.random_range(0..1000);
-                self.proxies.iter().for_each(|proxy| proxy.fail_writes(0.3, seed));
+                self.fail_writes(0.3, seed);
                 self.later(8, Cure::WritesSucceed);
                 true
             }
@@ -350,6 +352,12 @@ impl World<'_> {
             *self.happened.entry(format!("{failure:?}")).or_default() += 1;
         }
         Ok(())
+    }
+
+    fn fail_writes(&self, share: f64, seed: u64) {
+        for proxy in &self.proxies {
+            proxy.fail_writes(share, seed);
+        }
     }
 
     /// Of two operators one is left as it is, or there would be nobody to take over.
@@ -433,15 +441,15 @@ impl World<'_> {
         }
         self.lost_nodes += 1;
         let name = format!("spare-{}", self.lost_nodes);
-        former.metadata = kube::api::ObjectMeta {
+        former.metadata = ObjectMeta {
             labels: Some([("kubernetes.io/hostname".to_owned(), name.clone())].into()),
             name: Some(name),
-            ..Default::default()
+            ..ObjectMeta::default()
         };
         if let Some(spec) = &mut former.spec {
             (spec.unschedulable, spec.taints) = (None, None);
         }
-        nodes.create(&Default::default(), &former).await?;
+        nodes.create(&PostParams::default(), &former).await?;
         Ok(true)
     }
 

@@ -73,7 +73,9 @@ fn a_namespace_that_is_deleted_with_live_sessions_goes_and_leaves_nothing() {
         }
         let namespaces = Api::<Namespace>::all(harness.client.clone());
         for namespace in ["both", "guests"] {
-            (0..10).for_each(|index| harness.sessions.give_up(namespace, &format!("claim-{index}")));
+            for index in 0..10 {
+                harness.sessions.give_up(namespace, &format!("claim-{index}"));
+            }
             namespaces.delete(namespace, &DeleteParams::default()).await?;
         }
         until("the namespaces are gone", async || {
