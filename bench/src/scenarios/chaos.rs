@@ -59,6 +59,8 @@ pub struct Chaos {
 const CLAIM_PATIENCE: Duration = Duration::from_secs(180);
 /// When the failures are over, all is as it should be after so long at most.
 const REST_PATIENCE: Duration = Duration::from_secs(180);
+/// Longer than the operator waits for an answer.
+const TOO_SLOW: Duration = Duration::from_secs(7);
 /// Of so many sessions the user ends one before its time.
 const ENDED_BY_USERS: usize = 5;
 /// Long enough that a watch which was cut sees how each ended.
@@ -288,12 +290,13 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Makes something fail. What has no other sense at the moment is left out.
+    /// Makes something fail, unless there is nothing that could at the moment.
     async fn fail(&mut self, failure: Failure) -> Result<()> {
         let happens = match failure {
-            Failure::LeaderKilled | Failure::LeaderStopped | Failure::LeaderCutOff | Failure::FollowerKilled => {
-                self.fail_operator(failure).await?
-            }
+            Failure::LeaderKilled => self.kill_leader().await?,
+            Failure::LeaderStopped => self.stop_leader().await?,
+            Failure::LeaderCutOff => self.cut_leader_off().await?,
+            Failure::FollowerKilled => self.kill_follower().await?,
             Failure::WatchesCut => {
                 for proxy in &self.proxies {
                     proxy.cut_watches();
@@ -318,24 +321,17 @@ impl World<'_> {
                 self.harness.control_plane.wait_until_ready().await?;
                 true
             }
-            Failure::RunnerHangs
-            | Failure::RunnerSlow
-            | Failure::RunnerTalksGarbage
-            | Failure::RunnerMute
-            | Failure::RunnerForgets
-            | Failure::RunnerInvents
-            | Failure::RunnerStartsAnew
-            | Failure::PodDeleted
-            | Failure::PodDeletedByForce => self.fail_runner(failure).await?,
+            Failure::RunnerHangs => self.misbehave(Behaviour::Hangs),
+            Failure::RunnerSlow => self.misbehave(Behaviour::Slow(TOO_SLOW)),
+            Failure::RunnerTalksGarbage => self.misbehave(Behaviour::Garbage),
+            Failure::RunnerMute => self.misbehave(Behaviour::Mute),
+            Failure::RunnerForgets => self.misbehave(Behaviour::Forgets),
+            Failure::RunnerInvents => self.invent(),
+            Failure::RunnerStartsAnew => self.start_anew(),
+            Failure::PodDeleted => self.delete_some_pod(None).await?,
+            Failure::PodDeletedByForce => self.delete_some_pod(Some(0)).await?,
             Failure::NodeLost => self.lose_node().await?,
-            Failure::NodeCordoned => {
-                let node = self.some_runner().map(|runner| runner.pod.node.clone());
-                if let Some(node) = node {
-                    self.patch_node(&node, true).await?;
-                    self.later(20, Cure::Uncordon(node));
-                }
-                true
-            }
+            Failure::NodeCordoned => self.cordon_node().await?,
             Failure::ScaledDown => {
                 self.patch_pool(json!({ "replicas": self.replicas / 2 })).await?;
                 self.later(10, Cure::ScaleUp);
@@ -354,77 +350,96 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Who leads, when the other operator is well and can take over.
+    async fn replaceable_leader(&mut self) -> Result<Option<usize>> {
+        let is_for_operators = |cure: &Cure| match cure {
+            Cure::Start(_) | Cure::Wake(_) | Cure::Join(_) => true,
+            Cure::WritesSucceed | Cure::Behave(_) | Cure::Uncordon(_) | Cure::ScaleUp => false,
+        };
+        if self.cures.iter().any(|(_, cure)| is_for_operators(cure)) {
+            return Ok(None);
+        }
+        leading(&mut self.operators).await.map(Some)
+    }
+
+    async fn kill_leader(&mut self) -> Result<bool> {
+        let Some(leader) = self.replaceable_leader().await? else { return Ok(false) };
+        self.operators[leader].daemon.kill().await?;
+        self.later(10, Cure::Start(leader));
+        Ok(true)
+    }
+
+    async fn stop_leader(&mut self) -> Result<bool> {
+        let Some(leader) = self.replaceable_leader().await? else { return Ok(false) };
+        self.operators[leader].daemon.pause()?;
+        self.later(20, Cure::Wake(leader));
+        Ok(true)
+    }
+
+    async fn cut_leader_off(&mut self) -> Result<bool> {
+        let Some(leader) = self.replaceable_leader().await? else { return Ok(false) };
+        self.proxies[leader].part();
+        self.later(20, Cure::Join(leader));
+        Ok(true)
+    }
+
+    async fn kill_follower(&mut self) -> Result<bool> {
+        let Some(leader) = self.replaceable_leader().await? else { return Ok(false) };
+        let follower = &mut self.operators[1 - leader].daemon;
+        follower.kill().await?;
+        follower.start_again()?;
+        Ok(true)
+    }
+
     fn fail_writes(&self, share: f64, seed: u64) {
         for proxy in &self.proxies {
             proxy.fail_writes(share, seed);
         }
     }
 
-    /// Of two operators one is left as it is, or there would be nobody to take over.
-    async fn fail_operator(&mut self, failure: Failure) -> Result<bool> {
-        let troubled = |cure: &Cure| matches!(cure, Cure::Start(_) | Cure::Wake(_) | Cure::Join(_));
-        if self.cures.iter().any(|(_, cure)| troubled(cure)) {
-            return Ok(false);
+    fn misbehave(&mut self, behaviour: Behaviour) -> bool {
+        let Some(runner) = self.some_runner() else { return false };
+        if behaviour == Behaviour::Forgets {
+            self.harmed.insert(runner.pod.uid.clone());
         }
-        let leader = leading(&mut self.operators).await?;
-        match failure {
-            Failure::LeaderKilled => {
-                self.operators[leader].daemon.kill().await?;
-                self.later(10, Cure::Start(leader));
-            }
-            Failure::LeaderStopped => {
-                self.operators[leader].daemon.pause()?;
-                self.later(20, Cure::Wake(leader));
-            }
-            Failure::LeaderCutOff => {
-                self.proxies[leader].part();
-                self.later(20, Cure::Join(leader));
-            }
-            _ => {
-                self.operators[1 - leader].daemon.kill().await?;
-                self.operators[1 - leader].daemon.start_again()?;
-            }
+        runner.behave(behaviour);
+        self.later(12, Cure::Behave(runner));
+        true
+    }
+
+    /// A runner tells of what others have.
+    fn invent(&mut self) -> bool {
+        let Some(runner) = self.some_runner() else { return false };
+        let others = self.harness.simulator.runners().into_iter().filter(|other| other.pod.uid != runner.pod.uid);
+        let invented: Vec<Session> = others.flat_map(|other| other.sessions()).take(4).collect();
+        runner.invent(invented);
+        // What it is believed to have, where no leader knew better, is lost when it no longer says so.
+        self.harmed.insert(runner.pod.uid.clone());
+        self.later(12, Cure::Behave(runner));
+        true
+    }
+
+    fn start_anew(&mut self) -> bool {
+        let Some(runner) = self.some_runner() else { return false };
+        self.harmed.insert(runner.pod.uid.clone());
+        runner.restart();
+        true
+    }
+
+    /// It drains, or with no grace takes its sessions with it.
+    async fn delete_some_pod(&mut self, grace: Option<u32>) -> Result<bool> {
+        let Some(runner) = self.some_runner() else { return Ok(false) };
+        if grace == Some(0) {
+            self.harmed.insert(runner.pod.uid.clone());
         }
+        self.delete_pod(&runner, grace).await?;
         Ok(true)
     }
 
-    async fn fail_runner(&mut self, failure: Failure) -> Result<bool> {
-        let Some(runner) = self.some_runner() else { return Ok(false) };
-        let behaviour = match failure {
-            Failure::RunnerHangs => Behaviour::Hangs,
-            Failure::RunnerSlow => Behaviour::Slow(Duration::from_secs(7)),
-            Failure::RunnerTalksGarbage => Behaviour::Garbage,
-            Failure::RunnerMute => Behaviour::Mute,
-            Failure::RunnerForgets => {
-                self.harmed.insert(runner.pod.uid.clone());
-                Behaviour::Forgets
-            }
-            Failure::RunnerInvents => {
-                let others =
-                    self.harness.simulator.runners().into_iter().filter(|other| other.pod.uid != runner.pod.uid);
-                // What it is believed to have, where no leader knew better, is lost when it no longer says so.
-                self.harmed.insert(runner.pod.uid.clone());
-                let invented: Vec<Session> = others.flat_map(|other| other.sessions()).take(4).collect();
-                runner.invent(invented);
-                Behaviour::Well
-            }
-            Failure::RunnerStartsAnew => {
-                self.harmed.insert(runner.pod.uid.clone());
-                runner.restart();
-                return Ok(true);
-            }
-            _ => {
-                let grace = if failure == Failure::PodDeletedByForce {
-                    self.harmed.insert(runner.pod.uid.clone());
-                    Some(0)
-                } else {
-                    None
-                };
-                return self.delete_pod(&runner, grace).await.map(|()| true);
-            }
-        };
-        runner.behave(behaviour);
-        self.later(12, Cure::Behave(runner));
+    async fn cordon_node(&mut self) -> Result<bool> {
+        let Some(node) = self.some_runner().map(|runner| runner.pod.node.clone()) else { return Ok(false) };
+        self.patch_node(&node, true).await?;
+        self.later(20, Cure::Uncordon(node));
         Ok(true)
     }
 
@@ -456,14 +471,16 @@ impl World<'_> {
     fn some_runner(&mut self) -> Option<Arc<Runner>> {
         let runners = self.harness.simulator.runners();
         // One that is ill already has its cure coming.
-        let ill: BTreeSet<_> = self
-            .cures
-            .iter()
-            .filter_map(|(_, cure)| match cure {
-                Cure::Behave(runner) => Some(runner.pod.uid.clone()),
-                _ => None,
-            })
-            .collect();
+        let patient = |cure: &Cure| match cure {
+            Cure::Behave(runner) => Some(runner.pod.uid.clone()),
+            Cure::Start(_)
+            | Cure::Wake(_)
+            | Cure::Join(_)
+            | Cure::WritesSucceed
+            | Cure::Uncordon(_)
+            | Cure::ScaleUp => None,
+        };
+        let ill: BTreeSet<_> = self.cures.iter().filter_map(|(_, cure)| patient(cure)).collect();
         let well: Vec<_> = runners.into_iter().filter(|runner| !ill.contains(&runner.pod.uid)).collect();
         (!well.is_empty()).then(|| well[self.random.random_range(0..well.len())].clone())
     }
