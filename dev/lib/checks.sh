@@ -71,11 +71,11 @@ check_unit() {
   workspace_cargo test --locked --workspace
 }
 
-# The operator on an API server while things fail. They wait more than they work, so four run at once.
+# The operator on an API server while things fail. They wait more than they work, so five run at once.
 check_failures() {
   apt_install faketime
   build_kubernetes
-  workspace_cargo test --locked --workspace --test failures -- --test-threads 4
+  workspace_cargo test --locked --workspace --test failures -- --test-threads 5
 }
 
 # What shows the pages to the tests of the UI.

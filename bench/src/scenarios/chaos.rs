@@ -252,7 +252,7 @@ fn lives(harness: &Harness, chaos: &Chaos) -> impl Future<Output = Result<Vec<Cl
                 let spec = BrowserSessionSpec { ttl_seconds_after_finished: TTL_SECONDS, ..of_pool(POOL) };
                 claims.insist(FLEET, &name, spec).await?;
                 let ready = tokio::time::timeout(CLAIM_PATIENCE, ready).await.ok().and_then(Result::ok);
-                if index % ENDED_BY_USERS == 0 {
+                if index.is_multiple_of(ENDED_BY_USERS) {
                     claims.end(FLEET, &name).await?;
                 }
                 Ok(Claim { asked, ready })

@@ -1,7 +1,7 @@
 //! Writes that the API server refuses, or carries out and does not answer, and watches that end.
 
 use crate::fleet::{FLEET, POOL, all_ready, assert_whole_but, begin_claims, on_a_fleet, until};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use camofleet_bench::{arrivals::Arrivals, harness::lasting_pool, proxy::Fault};
 use camofleet_crds::conditions::session::BROWSER_CRASHED;
 /// The share of writes that fail.
@@ -21,7 +21,7 @@ fn writes_that_fail_in_every_way_and_watches_that_end_lose_nothing() {
                 until("so many are bound", async || Ok(harness.simulator.record().count() >= bound)).await?;
                 proxy.cut_watches();
             }
-            Result::<()>::Ok(())
+            anyhow::Ok(())
         };
         let living = async {
             harness.hot_pool(FLEET, POOL, lasting_pool(20, 4)).await?;

@@ -50,27 +50,15 @@ fn a_leader_that_is_cut_off_for_two_minutes_comes_back_and_harms_nothing() {
         first.wait_until_leading().await?;
         let second = harness.operator("b")?;
         harness.hot_pool(FLEET, POOL, lasting_pool(30, 4)).await?;
-        let began = Instant::now();
-        let mut part = true;
-        let heal = async || {
-            tokio::time::sleep_until((began + CUT_OFF).into()).await;
+        let cut = |_: &mut Operator, begins: bool| {
+            if begins {
+                proxy.part();
+            } else {
+                proxy.join();
+            }
             Ok(())
         };
-        another_leads_meanwhile(
-            harness,
-            first,
-            second,
-            |_| {
-                if std::mem::take(&mut part) {
-                    proxy.part()
-                } else {
-                    proxy.join()
-                };
-                Ok(())
-            },
-            heal,
-        )
-        .await
+        another_leads_meanwhile(harness, first, second, cut, CUT_OFF).await
     });
 }
 
@@ -80,45 +68,40 @@ fn a_leader_that_is_stopped_and_woken_harms_nothing() {
         let first = leader(harness, "a").await?;
         let second = harness.operator("b")?;
         harness.hot_pool(FLEET, POOL, lasting_pool(30, 4)).await?;
-        let mut pause = true;
-        another_leads_meanwhile(
-            harness,
-            first,
-            second,
-            |first| {
-                if std::mem::take(&mut pause) { first.daemon.pause() } else { first.daemon.resume() }
-            },
-            async || Ok(()),
-        )
-        .await
+        let stop = |first: &mut Operator, begins: bool| {
+            if begins { first.daemon.pause() } else { first.daemon.resume() }
+        };
+        another_leads_meanwhile(harness, first, second, stop, Duration::ZERO).await
     });
 }
 
-/// In the midst of claims the first operator is disturbed until the second leads. That one serves and ends sessions; then the
-/// first one is as before, and in the end leads again.
+/// In the midst of claims the first operator is disturbed for so long, and until the second leads. That one serves and ends
+/// sessions; then the first one is as before, and in the end leads again. `disturb` is told whether that begins or ends.
 async fn another_leads_meanwhile(
     harness: &Harness,
     mut first: Operator,
     mut second: Operator,
-    mut toggle: impl FnMut(&mut Operator) -> Result<()>,
-    heal: impl AsyncFnOnce() -> Result<()>,
+    disturb: impl Fn(&mut Operator, bool) -> Result<()>,
+    time: Duration,
 ) -> Result<()> {
     let early = begin_claims(harness, "early", 40, Arrivals::Random { rate: RATE });
     let disturbing = async {
         until("some are bound", async || Ok(harness.simulator.record().count() >= 15)).await?;
-        toggle(&mut first)?;
-        second.wait_until_leading().await
+        disturb(&mut first, true)?;
+        let ends = Instant::now() + time;
+        second.wait_until_leading().await?;
+        anyhow::Ok(ends)
     };
     let (early, disturbed) = tokio::join!(early, disturbing);
-    disturbed?;
+    let ends = disturbed?;
     all_ready(&early?)?;
     claim(harness, "meanwhile", 20).await?;
     for index in 0..10 {
         harness.claims().end(FLEET, &format!("early-{index}")).await?;
     }
-    heal().await?;
+    tokio::time::sleep_until(ends.into()).await;
     let late = begin_claims(harness, "late", 40, Arrivals::Random { rate: RATE });
-    toggle(&mut first)?;
+    disturb(&mut first, false)?;
     all_ready(&late.await?)?;
     ensure!(second.leads().await, "who leads was disturbed by who led before");
     until("the first one knows that it does not lead", async || Ok(!first.leads().await)).await?;
