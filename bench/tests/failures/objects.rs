@@ -53,7 +53,7 @@ fn a_namespace_that_is_deleted_with_live_sessions_goes_and_leaves_nothing() {
             harness.namespace(namespace).await?;
         }
         // Kubernetes waits for pods first, and asks again after half of their grace period.
-        let rollout = Rollout { drain_timeout_seconds: 5 };
+        let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 5 }))?;
         harness.hot_pool("both", POOL, WorkerPoolSpec { rollout, ..lasting_pool(5, 4) }).await?;
         let shared = WorkerPoolSpec {
             allowed_namespaces: AllowedNamespaces { from: NamespacesFrom::All, selector: None },

@@ -24,7 +24,7 @@ fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() 
         let harness = &*harness;
         let _operator = leader(harness, "a").await?;
         for pool in POOLS {
-            let rollout = Rollout { drain_timeout_seconds: 3600 };
+            let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
             harness.pool(FLEET, pool, WorkerPoolSpec { rollout, ..lasting_pool(RUNNERS, 4) }).await?;
         }
         let sessions = POOLS.iter().flat_map(|pool| {
