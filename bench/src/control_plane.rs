@@ -4,6 +4,7 @@
 use crate::{
     binaries::Kubernetes,
     daemon::{Daemon, Spec},
+    network::Network,
 };
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::{
@@ -19,7 +20,7 @@ use kube::{
 use std::{
     ffi::OsString,
     fs,
-    net::TcpListener,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -68,6 +69,8 @@ pub struct ControlPlane {
     pub scheduler: Daemon,
     /// Collects garbage, empties namespaces, and gives them their service account.
     pub controller_manager: Daemon,
+    /// The addresses that are its own.
+    pub network: Network,
     folder: TempDir,
 }
 
@@ -80,22 +83,38 @@ impl ControlPlane {
         let folder = tempfile::Builder::new().prefix("camofleet-bench-").tempdir();
         let folder = folder.context("cannot make a temporary folder")?;
         let path = folder.path();
-        let [client_port, peer_port, api_port] = free_ports()?;
+        let network = Network::claim()?;
         write_keys(path)?;
-        write_users(path, api_port)?;
-        let etcd = Daemon::start(etcd(kubernetes, path, client_port, peer_port))?;
-        let mut api_server = Daemon::start(api_server(kubernetes, path, client_port, api_port))?;
+        write_users(path, network.host())?;
+        let etcd = Daemon::start(etcd(kubernetes, path, network.host()))?;
+        let mut api_server = Daemon::start(api_server(kubernetes, path, network.host()))?;
         wait_for_api_server(path, &mut api_server).await?;
         let scheduler = Daemon::start(component(kubernetes, path, "kube-scheduler", &[]))?;
         let controllers =
             "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller".into();
         let controller_manager = Daemon::start(component(kubernetes, path, "kube-controller-manager", &[controllers]))?;
-        Ok(Self { etcd, api_server, scheduler, controller_manager, folder })
+        Ok(Self { etcd, api_server, scheduler, controller_manager, network, folder })
     }
 
     /// Where the kubeconfig of that user is.
     pub fn kubeconfig(&self, user: User) -> PathBuf {
         kubeconfig_path(self.folder.path(), user)
+    }
+
+    /// A kubeconfig of the operator that names another server: a proxy, which knows by itself who the operator is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_by(&self, server: &str, name: &str) -> Result<PathBuf> {
+        let kubeconfig = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{ "name": "proxy", "cluster": { "server": server } }],
+            "users": [{ "name": "proxy", "user": {} }],
+            "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy", "namespace": "default" } }],
+        });
+        let path = self.file(&format!("{name}.kubeconfig"));
+        fs::write(&path, kubeconfig.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 
     /// How that user reaches the API server.
@@ -166,10 +185,13 @@ const CERTIFICATE: &str = "certificates/apiserver.crt";
 const SIGNING_KEY: &str = "service-accounts.key";
 const VERIFYING_KEY: &str = "service-accounts.pub";
 const TOKENS: &str = "tokens.csv";
+const ETCD_PORT: u16 = 2379;
+const PEER_PORT: u16 = 2380;
+const API_PORT: u16 = 6443;
 
 /// With the flags of the dev cluster, so that figures of both can be compared.
-fn etcd(kubernetes: &Kubernetes, folder: &Path, client_port: u16, peer_port: u16) -> Spec {
-    let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+fn etcd(kubernetes: &Kubernetes, folder: &Path, host: IpAddr) -> Spec {
+    let (client, peer) = (format!("http://{host}:{ETCD_PORT}"), format!("http://{host}:{PEER_PORT}"));
     let args = [
         format!("--data-dir={}", folder.join("etcd").display()),
         "--unsafe-no-fsync".to_owned(),
@@ -183,14 +205,14 @@ fn etcd(kubernetes: &Kubernetes, folder: &Path, client_port: u16, peer_port: u16
     spec(kubernetes, folder, "etcd", args)
 }
 
-fn api_server(kubernetes: &Kubernetes, folder: &Path, etcd_port: u16, port: u16) -> Spec {
+fn api_server(kubernetes: &Kubernetes, folder: &Path, host: IpAddr) -> Spec {
     let path = |name: &str| folder.join(name).display().to_string();
     let args = [
-        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
-        "--bind-address=127.0.0.1".to_owned(),
-        "--advertise-address=127.0.0.1".to_owned(),
+        format!("--etcd-servers=http://{host}:{ETCD_PORT}"),
+        format!("--bind-address={host}"),
+        format!("--advertise-address={host}"),
         "--endpoint-reconciler-type=none".to_owned(),
-        format!("--secure-port={port}"),
+        format!("--secure-port={API_PORT}"),
         format!("--cert-dir={}", path("certificates")),
         format!("--token-auth-file={}", path(TOKENS)),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
@@ -227,18 +249,6 @@ fn spec(kubernetes: &Kubernetes, folder: &Path, name: &str, args: impl IntoItera
     }
 }
 
-/// Ports that are free now. Somebody else could take one before it is used; then its program ends, and says so.
-pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut listeners = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port is free on 127.0.0.1")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
-}
-
 /// The key with which the API server signs tokens of service accounts. Nobody here uses one, and it does not start without.
 fn write_keys(folder: &Path) -> Result<()> {
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
@@ -254,7 +264,7 @@ fn pem(what: &str, der: &[u8]) -> String {
     format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", BASE64_STANDARD.encode(der))
 }
 
-fn write_users(folder: &Path, api_port: u16) -> Result<()> {
+fn write_users(folder: &Path, host: IpAddr) -> Result<()> {
     let mut tokens = Vec::new();
     for user in [User::Admin, User::Operator] {
         let (name, token) = (user.name(), Uuid::new_v4().to_string());
@@ -262,7 +272,7 @@ fn write_users(folder: &Path, api_port: u16) -> Result<()> {
         let kubeconfig = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "bench",
             "clusters": [{ "name": "bench", "cluster": {
-                "server": format!("https://127.0.0.1:{api_port}"),
+                "server": format!("https://{host}:{API_PORT}"),
                 "certificate-authority": folder.join(CERTIFICATE),
             } }],
             "users": [{ "name": "bench", "user": { "token": token } }],

@@ -138,6 +138,14 @@ impl Daemon {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Its log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.spec.log).with_context(|| format!("cannot read the log of {}", self.spec.name))
+    }
+
     /// The end of its log.
     pub fn last_words(&self) -> String {
         tail(&self.spec.log).unwrap_or_else(|error| format!("its log cannot be read: {error}"))

@@ -5,6 +5,7 @@ use crate::{
     binaries::{Kubernetes, OperatorProgram},
     control_plane::{ControlPlane, User},
     operator::{NAMESPACE, Operator},
+    proxy::Proxy,
     sessions::Sessions,
     simulator::{Nodes, Simulator},
 };
@@ -158,7 +159,18 @@ impl Harness {
     ) -> Result<Operator> {
         env.push(("KUBECONFIG".to_owned(), kubeconfig.into()));
         let log = self.control_plane.file(&format!("{identity}.log"));
-        Operator::start(&self.options.operator, identity, env, log)
+        let admin = self.control_plane.network.free_address()?;
+        Operator::start(&self.options.operator, identity, admin, env, log)
+    }
+
+    /// A proxy between operators and the API server, and the kubeconfig with which they use it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn proxy(&self, name: &str) -> Result<(Arc<Proxy>, PathBuf)> {
+        let proxy = Proxy::start(self.control_plane.config(User::Operator).await?).await?;
+        let kubeconfig = self.control_plane.kubeconfig_by(&format!("http://{}", proxy.address()), name)?;
+        Ok((proxy, kubeconfig))
     }
 
     /// Who makes claims here.
@@ -341,7 +353,48 @@ impl Claims {
         let _turn = self.client.turns.acquire().await?;
         let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
         let made = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await;
-        made.with_context(|| format!("cannot make session {namespace}/{name}"))
+        let made = made.with_context(|| format!("cannot make session {namespace}/{name}"))?;
+        self.sessions.made(&made);
+        Ok(made)
+    }
+
+    /// Makes a session, however often that has to be tried: the API server may be away, or its answer lost.
+    ///
+    /// # Errors
+    /// When the API server refuses it for good.
+    pub async fn insist(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let Err(error) = self.create(namespace, name, spec.clone()).await else { return Ok(()) };
+            match error.downcast_ref::<kube::Error>() {
+                Some(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
+                Some(kube::Error::Api(status)) if status.code < 429 => return Err(error),
+                _ if began.elapsed() > SETUP_PATIENCE => return Err(error),
+                _ => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Deletes a session as its user does, who then has no more use for it, however often that has to be tried.
+    ///
+    /// # Errors
+    /// When the API server refuses it for good.
+    pub async fn end(&self, namespace: &str, name: &str) -> Result<()> {
+        self.sessions.give_up(namespace, name);
+        let (api, began) = (Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace), Instant::now());
+        loop {
+            let deleted = {
+                let _turn = self.client.turns.acquire().await?;
+                api.delete(name, &DeleteParams::default()).await
+            };
+            match deleted {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code < 429 => return Err(kube::Error::Api(status).into()),
+                Err(error) if began.elapsed() > SETUP_PATIENCE => return Err(error.into()),
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
     }
 
     async fn patch(&self, session: &BrowserSession, status: &BrowserSessionStatus) -> Result<BrowserSession> {

@@ -2,6 +2,7 @@
 //! runners that are simulated, and the real operator's binary. Everything can be killed, paused and started again, so tests
 //! of failures use it too. There is no browser: what is measured is the operator.
 
+pub mod account;
 pub mod arrivals;
 pub mod binaries;
 pub mod collector;
@@ -11,7 +12,9 @@ pub mod daemon;
 pub mod figures;
 pub mod harness;
 pub mod machine;
+pub mod network;
 pub mod operator;
+pub mod proxy;
 pub mod report;
 pub mod sessions;
 pub mod simulator;

@@ -76,12 +76,12 @@ async fn measure(cli: Cli) -> Result<()> {
         let launch_time = Duration::from_millis(cli.launch_milliseconds);
         anyhow::Ok((machine, Harness::start(Options { kubernetes, operator, nodes, launch_time }).await?))
     };
-    let (machine, harness) = tokio::select! {
+    let (machine, mut harness) = tokio::select! {
         started = starting => started?,
         () = &mut stopped => bail!("interrupted"),
     };
     let outcome = tokio::select! {
-        outcome = cli.scenario.run(&harness) => outcome,
+        outcome = cli.scenario.run(&mut harness) => outcome,
         () = &mut stopped => Err(anyhow::anyhow!("interrupted")),
     };
     let versions = harness.versions().await;

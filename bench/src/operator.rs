@@ -2,7 +2,6 @@
 
 use crate::{
     binaries::OperatorProgram,
-    control_plane::free_ports,
     daemon::{Daemon, Spec},
     machine::Usage,
 };
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     str::FromStr,
     time::{Duration, Instant},
@@ -38,18 +37,18 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts an operator of that name in that environment, which says by `KUBECONFIG` how it reaches the API server.
+    /// Starts an operator of that name, whose metrics are told there, in that environment: it says by `KUBECONFIG` how the
+    /// API server is reached.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(
         program: &OperatorProgram,
         identity: &str,
+        admin: SocketAddr,
         env: Vec<(String, OsString)>,
         log: PathBuf,
     ) -> Result<Self> {
-        let [port] = free_ports()?;
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listen = admin.to_string();
         let args = ["run", "--runner-image=simulated", "--public-url=http://127.0.0.1", "--namespace", NAMESPACE];
         let args = args.into_iter().chain(["--identity", identity, "--admin-listen", &listen]);
@@ -115,6 +114,24 @@ impl Operator {
     pub fn usage(&mut self) -> Result<Usage> {
         Usage::of(self.daemon.pid()?)
     }
+}
+
+/// Which of them leads, once one does.
+///
+/// # Errors
+/// When none does in time.
+pub async fn leading(operators: &mut [Operator]) -> Result<usize> {
+    let began = Instant::now();
+    while began.elapsed() < LEAD_PATIENCE {
+        for (index, operator) in operators.iter_mut().enumerate() {
+            if operator.daemon.is_running() && operator.leads().await {
+                return Ok(index);
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    let words = operators.first().context("there are operators")?.daemon.last_words();
+    bail!("no operator leads after {} s; a log ends: {words}", LEAD_PATIENCE.as_secs())
 }
 
 /// An OpenMetrics text.

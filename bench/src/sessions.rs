@@ -1,7 +1,10 @@
 //! The measuring client's view of the sessions: one watch of all of them, on a connection that nothing else uses.
 
 use anyhow::{Result, bail};
-use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
+use camofleet_crds::{
+    conditions::FINISHED,
+    v1alpha1::{BrowserSession, SessionState},
+};
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -13,7 +16,7 @@ use kube::{
 };
 use serde::Deserialize;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -33,6 +36,10 @@ pub struct Sessions {
 struct Book {
     seen: HashMap<Name, Seen>,
     awaited: HashMap<Name, oneshot::Sender<Instant>>,
+    /// UIDs of the runners that each session was ever published on, by its UID.
+    published: HashMap<String, BTreeSet<String>>,
+    /// Those that a list has shown which is being read.
+    listed: HashSet<Name>,
 }
 
 /// Namespace and name.
@@ -51,8 +58,12 @@ pub struct Seen {
     pub finished: Option<Instant>,
     /// Whether it was ever published as one that waits.
     pub was_queued: bool,
+    /// Why it was Finished.
+    pub reason: Option<String>,
     /// Whether the object is gone.
     pub gone: bool,
+    /// Whether its user has no more use for it.
+    pub given_up: bool,
     /// UIDs of the runners that it was ever published on.
     pub runners: BTreeSet<String>,
 }
@@ -71,6 +82,13 @@ struct SeenSession {
 struct SeenStatus {
     state: SessionState,
     runner: Option<SeenRunner>,
+    conditions: Vec<SeenCondition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SeenCondition {
+    r#type: String,
+    reason: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -141,6 +159,30 @@ impl Sessions {
         }
     }
 
+    /// A session was made: it is to be heard of.
+    pub fn made(&self, session: &BrowserSession) {
+        let name = (session.namespace().unwrap_or_default(), session.name_any());
+        entry(&mut lock(&self.book).seen, name, session.metadata.uid.as_deref().unwrap_or_default());
+    }
+
+    /// Its user has no more use for that session: that it goes is no loss.
+    pub fn give_up(&self, namespace: &str, name: &str) {
+        lock(&self.book).seen.entry((namespace.to_owned(), name.to_owned())).or_default().given_up = true;
+    }
+
+    /// UIDs of the sessions that were ever published on two runners.
+    pub fn doubled(&self) -> Vec<String> {
+        let book = lock(&self.book);
+        book.published.iter().filter(|(_, runners)| runners.len() > 1).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// What was seen of all sessions of a namespace, by name.
+    pub fn by_name(&self, namespace: &str) -> BTreeMap<String, Seen> {
+        let book = lock(&self.book);
+        let here = book.seen.iter().filter(|((in_, _), _)| in_ == namespace);
+        here.map(|((_, name), seen)| (name.clone(), seen.clone())).collect()
+    }
+
     /// Forgets what was seen of the sessions of a namespace.
     pub fn forget(&self, namespace: &str) {
         lock(&self.book).seen.retain(|(in_, _), _| in_ != namespace);
@@ -159,11 +201,22 @@ async fn follow(api: Api<SeenSession>, book: Arc<Mutex<Book>>, begun: oneshot::S
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::InitApply(session) | Event::Apply(session)) => lock(&book).note(session),
-            Ok(Event::Delete(session)) => lock(&book).note_gone(&session),
-            Ok(Event::InitDone) => drop(begun.take().map(|begun| begun.send(()))),
+            Ok(Event::Init) => lock(&book).listed.clear(),
+            Ok(Event::InitApply(session)) => {
+                let mut book = lock(&book);
+                book.listed.insert(name_of(&session));
+                book.note(session);
+            }
+            Ok(Event::InitDone) => {
+                lock(&book).note_unlisted();
+                if let Some(begun) = begun.take() {
+                    let _ = begun.send(());
+                }
+            }
+            Ok(Event::Apply(session)) => lock(&book).note(session),
+            Ok(Event::Delete(session)) => lock(&book).note_gone(name_of(&session)),
             // An interruption is made up for by the next list.
-            Ok(Event::Init) | Err(_) => {}
+            Err(_) => {}
         }
     }
 }
@@ -172,10 +225,13 @@ impl Book {
     fn note(&mut self, session: SeenSession) {
         let now = Instant::now();
         let name = name_of(&session);
-        let seen = self.seen.entry(name.clone()).or_default();
-        seen.uid = session.metadata.uid.unwrap_or_default();
-        seen.state = session.status.state;
-        seen.runners.extend(session.status.runner.map(|runner| runner.uid));
+        let uid = session.metadata.uid.unwrap_or_default();
+        if let Some(runner) = session.status.runner {
+            self.published.entry(uid.clone()).or_default().insert(runner.uid.clone());
+            entry(&mut self.seen, name.clone(), &uid).runners.insert(runner.uid);
+        }
+        let seen = entry(&mut self.seen, name.clone(), &uid);
+        (seen.state, seen.gone) = (session.status.state, false);
         match session.status.state {
             SessionState::Pending | SessionState::Starting => {}
             SessionState::Queued => seen.was_queued = true,
@@ -188,19 +244,38 @@ impl Book {
             }
             SessionState::Finished => {
                 seen.finished.get_or_insert(now);
+                let mut conditions = session.status.conditions.into_iter();
+                seen.reason =
+                    conditions.find(|condition| condition.r#type == FINISHED).map(|condition| condition.reason);
                 // Nobody needs to wait for it any longer.
                 self.awaited.remove(&name);
             }
         }
     }
 
-    fn note_gone(&mut self, session: &SeenSession) {
-        let name = name_of(session);
+    fn note_gone(&mut self, name: Name) {
         self.awaited.remove(&name);
         if let Some(seen) = self.seen.get_mut(&name) {
             seen.gone = true;
         }
     }
+
+    /// What was there before and is not in a list went while nobody watched, or is younger than the list.
+    fn note_unlisted(&mut self) {
+        for (_, seen) in self.seen.iter_mut().filter(|(name, _)| !self.listed.contains(*name)) {
+            seen.gone = true;
+        }
+    }
+}
+
+/// What was seen of the session with that UID: another of its name was another one.
+fn entry<'a>(seen: &'a mut HashMap<Name, Seen>, name: Name, uid: &str) -> &'a mut Seen {
+    let seen = seen.entry(name).or_default();
+    if seen.uid != uid {
+        let given_up = seen.given_up && seen.uid.is_empty();
+        *seen = Seen { uid: uid.to_owned(), given_up, ..Seen::default() };
+    }
+    seen
 }
 
 fn name_of(session: &SeenSession) -> Name {

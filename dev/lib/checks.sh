@@ -27,7 +27,7 @@ check_shell() {
 check_clippy() {
   need_pinned_rust
   workspace_cargo clippy --locked --workspace --all-targets -- -D warnings
-  workspace_cargo clippy --locked --workspace --test e2e --test traces -- -D warnings
+  workspace_cargo clippy --locked --workspace --test e2e --test traces --test failures -- -D warnings
 }
 
 # The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
@@ -75,6 +75,12 @@ check_unit() {
 check_traces() {
   build_kubernetes
   workspace_cargo test --locked --workspace --test traces
+
+# The operator on an API server while things fail. They wait more than they work, so five run at once.
+check_failures() {
+  apt_install faketime
+  build_kubernetes
+  workspace_cargo test --locked --workspace --test failures -- --test-threads 5
 }
 
 # What shows the pages to the tests of the UI.

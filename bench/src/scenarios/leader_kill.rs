@@ -1,12 +1,12 @@
 //! Two operators, of which the one that leads is killed again and again while claims come.
 
 use super::{FLEET, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, make};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Figures},
     figures::Samples,
     harness::{Harness, lasting_pool},
-    operator::Operator,
+    operator,
     report::Report,
 };
 use clap::Args;
@@ -37,7 +37,7 @@ impl LeaderKill {
         let mut report = Report::new("leader-kill");
         harness.namespace(FLEET).await?;
         let mut operators = vec![harness.operator("operator-0")?, harness.operator("operator-1")?];
-        leading(&mut operators).await?;
+        operator::leading(&mut operators).await?;
         let runners = self.claims.div_ceil(SLOTS_PER_RUNNER);
         harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
 
@@ -55,10 +55,10 @@ impl LeaderKill {
                 while harness.simulator.record().count() < after {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
-                let leader = leading(&mut operators).await?;
+                let leader = operator::leading(&mut operators).await?;
                 operators[leader].daemon.kill().await?;
                 let killed = Instant::now();
-                let next = leading(&mut operators).await?;
+                let next = operator::leading(&mut operators).await?;
                 ensure!(next != leader, "who was killed leads");
                 let bound = async {
                     loop {
@@ -101,19 +101,4 @@ impl LeaderKill {
         }
         Ok(report)
     }
-}
-
-/// Which of them leads, once one does.
-async fn leading(operators: &mut [Operator]) -> Result<usize> {
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        for (index, operator) in operators.iter_mut().enumerate() {
-            if operator.daemon.is_running() && operator.leads().await {
-                return Ok(index);
-            }
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    let words = operators.first().context("there are operators")?.daemon.last_words();
-    anyhow::bail!("no operator leads after {} s; a log ends: {words}", PATIENCE.as_secs())
 }

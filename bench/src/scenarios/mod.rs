@@ -1,6 +1,7 @@
 //! The scenarios, and what they have in common.
 
 mod burst;
+mod chaos;
 mod churn;
 mod drain;
 mod fairness;
@@ -61,11 +62,13 @@ pub enum Scenario {
     Churn(churn::Churn),
     /// Two operators, of which the one that leads is killed again and again.
     LeaderKill(leader_kill::LeaderKill),
+    /// Sessions come and go while something fails every few seconds.
+    Chaos(chaos::Chaos),
 }
 
 impl Scenario {
     /// Measures it.
-    pub async fn run(self, harness: &Harness) -> Result<Report> {
+    pub async fn run(self, harness: &mut Harness) -> Result<Report> {
         match self {
             Self::Floor(floor) => floor.run(harness).await,
             Self::Sequential(sequential) => sequential.run(harness).await,
@@ -76,6 +79,7 @@ impl Scenario {
             Self::Scale(scale) => scale.run(harness).await,
             Self::Churn(churn) => churn.run(harness).await,
             Self::LeaderKill(leader_kill) => leader_kill.run(harness).await,
+            Self::Chaos(chaos) => chaos.run(harness).await,
         }
     }
 }

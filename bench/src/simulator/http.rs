@@ -1,9 +1,6 @@
-//! The runners' HTTP API. One listener answers for all of them: which one is meant is told by the address that was called.
+//! The runners' HTTP API.
 
-use super::{
-    Runners,
-    runner::{Behaviour, Runner},
-};
+use super::runner::{Behaviour, Runner};
 use bytes::Bytes;
 use camofleet_runner_api::{BindRequest, Refusal, RefusalReason, token::Caller};
 use futures::stream;
@@ -30,20 +27,21 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Serves all runners until it is dropped.
-pub(super) async fn serve(listener: TcpListener, runners: Arc<Runners>) {
+/// Serves a runner for as long as it is there.
+pub(super) async fn serve(listener: std::net::TcpListener, runner: Arc<Runner>) {
+    let listener = TcpListener::from_std(listener).expect("a socket that listens is one of the runtime's");
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = runner.gone() => return,
+        };
+        let Ok((stream, _)) = accepted else {
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
-        let called = stream.local_addr().ok().and_then(|address| runners.at(address.ip()));
-        // Where nobody lives the connection is dropped, which is as near as it gets to a refused one.
-        if let Some(runner) = called {
-            // Without it small answers wait for acknowledgements; a connection that is gone already says so when it is used.
-            let _ = stream.set_nodelay(true);
-            tokio::spawn(serve_connection(stream, runner));
-        }
+        // Without it small answers wait for acknowledgements; a connection that is gone already says so when it is used.
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(serve_connection(stream, Arc::clone(&runner)));
     }
 }
 

@@ -115,7 +115,10 @@ impl Kubelet {
     }
 
     fn see(&self, pod: &SeenPod) {
-        let Some(uid) = pod.uid().filter(|_| pod.spec.node_name.is_some()) else { return };
+        let (Some(uid), Some(node)) = (pod.uid(), pod.spec.node_name.clone()) else { return };
+        if self.runners.is_dead(&node) {
+            return;
+        }
         let keys = || {
             let text = pod.annotations().get(KEYS_ANNOTATION);
             text.and_then(|text| serde_json::from_str::<PublicKeys>(text).ok()).unwrap_or_default()
@@ -128,7 +131,7 @@ impl Kubelet {
                 let args = pod.spec.containers.first().and_then(|container| container.args.as_deref());
                 let plan = read_plan(args.unwrap_or_default(), self.launch_time);
                 let identity =
-                    PodIdentity { uid, namespace: pod.namespace().unwrap_or_default(), name: pod.name_any() };
+                    PodIdentity { uid, namespace: pod.namespace().unwrap_or_default(), name: pod.name_any(), node };
                 let runner = self.runners.start(identity, plan, keys());
                 tokio::spawn(live(self.api(&runner.pod), Arc::clone(&self.writes), runner));
             }
@@ -175,7 +178,9 @@ async fn live(api: Api<Pod>, writes: Arc<Semaphore>, runner: Arc<Runner>) {
         () = &mut living => {}
         () = &mut running => living.await,
     }
-    take_away(&api, &writes, &runner.pod.name, &runner.pod.uid).await;
+    if runner.is_powered() {
+        take_away(&api, &writes, &runner.pod.name, &runner.pod.uid).await;
+    }
 }
 
 async fn tell_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {

@@ -1,5 +1,6 @@
 //! Nodes and runners that are simulated by this process, on threads of their own: pods that the real scheduler binds get
-//! addresses 127.1.x.y, where the real API of runners is served, without a browser behind it.
+//! addresses 127.N.x.y, where the real API of runners is served, without a browser behind it. N is another one for each
+//! simulator of this machine.
 
 mod chart;
 mod http;
@@ -12,25 +13,22 @@ pub use kubelet::Nodes;
 pub use record::{Binding, Record};
 pub use runner::{Behaviour, PodIdentity, Runner, World};
 
-use crate::control_plane::{ControlPlane, User};
+use crate::{
+    control_plane::{ControlPlane, User},
+    network::listen,
+};
 use anyhow::{Context, Result};
 use camofleet_runner_api::{PORT, token::PublicKeys};
 use kube::Client;
 use kubelet::Kubelet;
 use runner::lock;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    runtime::Runtime,
-};
-
-/// The kernel's queue of connections that were not accepted yet. A leader that starts calls every runner at once.
-const BACKLOG: u32 = 4096;
+use tokio::runtime::Runtime;
 
 /// The simulated part of the cluster. It is gone when this is dropped.
 #[derive(Debug)]
@@ -43,21 +41,20 @@ impl Simulator {
     /// Makes the nodes, and runs what is put on them. A browser takes `launch_time` to start.
     ///
     /// # Errors
-    /// When the nodes cannot be made, or the port of runners is taken.
+    /// When the nodes cannot be made, or no addresses are left for runners.
     pub async fn start(control_plane: &ControlPlane, nodes: Nodes, launch_time: Duration) -> Result<Self> {
-        let listener = listen()?;
         let config = control_plane.config(User::Admin).await?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("cannot start the simulator's thread")?;
-        let simulator = Self { runners: Arc::default(), runtime: Some(runtime) };
+        let simulator =
+            Self { runners: Arc::new(Runners::new(control_plane.network.second())), runtime: Some(runtime) };
         let runners = Arc::clone(&simulator.runners);
         // A client's connections belong to the runtime that it is made on.
         let starting = async move {
             let client = Client::try_from(config.clone())?;
             nodes.make(&client).await?;
-            let kubelet = Kubelet::new(client, Arc::clone(&runners), launch_time);
+            let kubelet = Kubelet::new(client, runners, launch_time);
             tokio::spawn(kubelet.run(Client::try_from(config)?));
-            tokio::spawn(http::serve(TcpListener::from_std(listener)?, runners));
             anyhow::Ok(())
         };
         let runtime = simulator.runtime.as_ref().context("it was just made")?;
@@ -89,6 +86,17 @@ impl Simulator {
     pub fn runners(&self) -> Vec<Arc<Runner>> {
         lock(&self.runners.all).by_pod.values().cloned().collect()
     }
+
+    /// A node loses its power: what ran there is lost and answers nobody, and nobody tells the API server. Says which
+    /// runners those were.
+    pub fn lose_node(&self, name: &str) -> Vec<Arc<Runner>> {
+        lock(&self.runners.all).dead_nodes.insert(name.to_owned());
+        let lost: Vec<_> = self.runners().into_iter().filter(|runner| runner.pod.node == name).collect();
+        for runner in &lost {
+            runner.lose_power();
+        }
+        lost
+    }
 }
 
 impl Drop for Simulator {
@@ -100,50 +108,47 @@ impl Drop for Simulator {
     }
 }
 
-fn listen() -> Result<std::net::TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    let address = (Ipv4Addr::UNSPECIFIED, PORT).into();
-    let listener = socket.bind(address).and_then(|()| socket.listen(BACKLOG)).and_then(TcpListener::into_std);
-    listener.with_context(|| format!("cannot listen on port {PORT} for the runners: does another benchmark run?"))
-}
-
-/// The simulated runners, by pod and by address.
-#[derive(Debug, Default)]
+/// The simulated runners, by pod.
+#[derive(Debug)]
 pub(crate) struct Runners {
     all: Mutex<All>,
+    /// The second part of the runners' addresses.
+    second: u8,
     world: Arc<World>,
 }
 
 #[derive(Debug, Default)]
 struct All {
     by_pod: BTreeMap<String, Arc<Runner>>,
-    by_address: HashMap<IpAddr, Arc<Runner>>,
     latest_address: u16,
+    dead_nodes: BTreeSet<String>,
 }
 
 impl Runners {
-    fn at(&self, address: IpAddr) -> Option<Arc<Runner>> {
-        lock(&self.all).by_address.get(&address).cloned()
+    fn new(second: u8) -> Self {
+        Self { all: Mutex::default(), second, world: Arc::default() }
+    }
+
+    fn is_dead(&self, node: &str) -> bool {
+        lock(&self.all).dead_nodes.contains(node)
     }
 
     fn of_pod(&self, uid: &str) -> Option<Arc<Runner>> {
         lock(&self.all).by_pod.get(uid).cloned()
     }
 
+    /// Starts a runner. On the runtime of the simulator.
     fn start(&self, pod: PodIdentity, plan: Plan, keys: PublicKeys) -> Arc<Runner> {
         let mut all = lock(&self.all);
-        let address = all.free_address();
+        let (address, listener) = all.listen_somewhere(self.second);
         let runner = Arc::new(Runner::new(pod, address, plan, keys, Arc::clone(&self.world)));
         all.by_pod.insert(runner.pod.uid.clone(), Arc::clone(&runner));
-        all.by_address.insert(address, Arc::clone(&runner));
+        tokio::spawn(http::serve(listener, Arc::clone(&runner)));
         runner
     }
 
     fn remove(&self, pod_uid: &str) {
-        let mut all = lock(&self.all);
-        if let Some(runner) = all.by_pod.remove(pod_uid) {
-            all.by_address.remove(&runner.address);
+        if let Some(runner) = lock(&self.all).by_pod.remove(pod_uid) {
             runner.kill();
         }
     }
@@ -157,14 +162,15 @@ impl Runners {
 }
 
 impl All {
-    /// The next of 127.1.0.0/16 that nobody has: one that was given back rests as long as can be.
-    fn free_address(&mut self) -> IpAddr {
+    /// The next address of the network that nobody has: one that was given back rests as long as can be. The first 256 are
+    /// not for runners.
+    fn listen_somewhere(&mut self, second: u8) -> (IpAddr, TcpListener) {
         loop {
-            self.latest_address = self.latest_address.wrapping_add(1);
+            self.latest_address = self.latest_address.wrapping_add(1).max(256);
             let [high, low] = self.latest_address.to_be_bytes();
-            let address = IpAddr::from([127, 1, high, low]);
-            if !self.by_address.contains_key(&address) {
-                return address;
+            let address = IpAddr::from([127, second, high, low]);
+            if let Ok(listener) = listen(address, PORT) {
+                return (address, listener);
             }
         }
     }

@@ -14,6 +14,7 @@ pub struct Record(Mutex<Pages>);
 struct Pages {
     bindings: BTreeMap<String, Vec<Binding>>,
     doubled: BTreeSet<String>,
+    gone: BTreeMap<String, Instant>,
     latest: Option<Instant>,
 }
 
@@ -56,6 +57,12 @@ impl Record {
         for binding in pages.bindings.values_mut().flatten().filter(|binding| binding.runner == runner) {
             binding.ended = binding.ended.or(Some(now));
         }
+        pages.gone.entry(runner.to_owned()).or_insert(now);
+    }
+
+    /// When a runner, or the first process in it, was gone.
+    pub fn gone_at(&self, runner: &str) -> Option<Instant> {
+        self.pages().gone.get(runner).copied()
     }
 
     /// The runners that ever held a session, the first first.
@@ -116,6 +123,7 @@ mod tests {
         assert_eq!(record.held(), BTreeSet::from(["a".to_owned()]));
         record.gone("one", now);
         assert!(record.held().is_empty());
+        assert_eq!((record.gone_at("one"), record.gone_at("two")), (Some(now), None));
         record.bound("a", "two", now);
         assert!(record.doubled().is_empty());
     }

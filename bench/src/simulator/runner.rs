@@ -13,7 +13,10 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::{Notify, watch};
@@ -47,6 +50,8 @@ pub struct PodIdentity {
     pub namespace: String,
     /// Name of the pod.
     pub name: String,
+    /// Name of its node.
+    pub node: String,
 }
 
 /// A simulated runner.
@@ -62,7 +67,11 @@ pub struct Runner {
     timer: Notify,
     keys: Mutex<PublicKeys>,
     behaviour: watch::Sender<Behaviour>,
+    /// Sessions that it tells of and has not.
+    invented: Mutex<Vec<Session>>,
     connections: Mutex<CancellationToken>,
+    /// Its node has power.
+    powered: AtomicBool,
     gone: CancellationToken,
     world: Arc<World>,
 }
@@ -106,7 +115,9 @@ impl Runner {
             timer: Notify::new(),
             keys: Mutex::new(keys),
             behaviour: watch::Sender::new(Behaviour::Well),
+            invented: Mutex::default(),
             connections: Mutex::default(),
+            powered: AtomicBool::new(true),
             gone: CancellationToken::new(),
             world,
         }
@@ -163,6 +174,29 @@ impl Runner {
         self.cut_connections();
     }
 
+    /// From now on it tells of these sessions, too, which it has not.
+    pub fn invent(&self, sessions: Vec<Session>) {
+        *lock(&self.invented) = sessions;
+        self.cut_connections();
+    }
+
+    /// What it held is lost, it answers nobody, and is told nothing any more.
+    pub(super) fn lose_power(&self) {
+        self.powered.store(false, Ordering::Relaxed);
+        self.restart();
+        self.behave(Behaviour::Hangs);
+    }
+
+    /// Whether somebody would hear that it should go, and could say that it has.
+    pub(super) fn is_powered(&self) -> bool {
+        self.powered.load(Ordering::Relaxed)
+    }
+
+    /// Ends when it is no more.
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
     /// Drops every connection to it. New ones are taken.
     pub fn cut_connections(&self) {
         let mut connections = lock(&self.connections);
@@ -179,12 +213,20 @@ impl Runner {
 
     /// Tells it to go, as SIGTERM does.
     pub(super) fn drain(&self) {
-        self.ask(Chart::drain);
+        if self.is_powered() {
+            self.ask(Chart::drain);
+        }
+    }
+
+    /// The sessions that it has, those that have ended and are still listed among them.
+    pub fn sessions(&self) -> Vec<Session> {
+        self.run().state.sessions.clone()
     }
 
     /// What it tells of itself.
     pub fn state(&self) -> RunnerState {
-        let state = self.run().state.clone();
+        let mut state = self.run().state.clone();
+        state.sessions.extend(lock(&self.invented).iter().cloned());
         match *self.behaviour.borrow() {
             Behaviour::Forgets => RunnerState { free: state.slots, sessions: Vec::new(), ..state },
             _ => state,

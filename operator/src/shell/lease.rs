@@ -4,11 +4,11 @@
 //! last renewal that it knows of, which leaves 5 s in which nobody leads and nobody's clock has to be trusted; both try
 //! again every 2 s.
 
+use super::clock::Clock;
 use crate::core::Input;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
 };
 use kube::{Api, Client, ResourceExt, api::ObjectMeta, api::PostParams};
 use std::{
@@ -83,6 +83,7 @@ pub(super) async fn run(
     client: Client,
     namespace: &str,
     identity: &str,
+    clock: Clock,
     leadership: Leadership,
     inputs: UnboundedSender<Input>,
     stop: impl Future<Output = ()>,
@@ -90,6 +91,7 @@ pub(super) async fn run(
     let mut election = Election {
         api: Api::namespaced(client, namespace),
         identity: identity.to_owned(),
+        clock,
         seen: Seen { version: None, at: Instant::now() },
         term: None,
     };
@@ -126,6 +128,7 @@ pub(super) async fn run(
 struct Election {
     api: Api<Lease>,
     identity: String,
+    clock: Clock,
     seen: Seen,
     term: Option<Term>,
 }
@@ -179,7 +182,7 @@ impl Election {
     /// Writes the lease as one's own. It is refused when anybody wrote it since it was read.
     async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
         let asked = Instant::now();
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(self.clock.now().wall);
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(self.identity.clone());
         spec.lease_duration_seconds = i32::try_from(LEASE_DURATION.as_secs()).ok();
@@ -193,6 +196,7 @@ impl Election {
             Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.clock.correct(&written.metadata);
         self.seen = Seen { version: written.resource_version(), at: Instant::now() };
         let until = asked + RENEW_DEADLINE;
         let epoch = match self.term {

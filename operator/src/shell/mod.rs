@@ -2,6 +2,7 @@
 
 mod admin;
 mod allowance;
+mod clock;
 mod lease;
 mod metrics;
 mod runners;
@@ -9,11 +10,11 @@ mod traces;
 mod watch;
 mod writes;
 
-use crate::core::{Core, Effect, Input, Load, Mono, Now, pods::Installation};
+use crate::core::{Core, Effect, Input, Load, pods::Installation};
 use allowance::Allowance;
 use anyhow::Context;
 use camofleet_runner_api::{keystore, token::Issuer, traces::Tracer};
-use k8s_openapi::jiff::Timestamp;
+use clock::Clock;
 use kube::{
     Client, Config,
     runtime::events::{Recorder, Reporter},
@@ -22,12 +23,7 @@ use lease::Leadership;
 pub use lease::NAME as LEASE;
 use metrics::Metrics;
 use runners::Runners;
-use std::{
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{
     Semaphore,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -119,7 +115,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     });
     let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
     let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks).await?;
-    let driving = tokio::spawn(drive(Core::new(options.installation), received, asked, shell.clone()));
+    let clock = Clock::start();
+    let core = Core::new(options.installation);
+    let driving = tokio::spawn(drive(core, received, asked, shell.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
     let mut warm = watches.warm();
@@ -131,7 +129,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         };
         if warmed {
             let leadership = shell.leadership.clone();
-            lease::run(client, &options.namespace, &options.identity, leadership, inputs, stopped.cancelled()).await;
+            let (namespace, identity) = (&options.namespace, &options.identity);
+            lease::run(client, namespace, identity, clock, leadership, inputs, stopped.cancelled()).await;
         }
     };
     let stopping = async {
@@ -153,29 +152,24 @@ async fn drive(
     mut received: UnboundedReceiver<Input>,
     mut asked: mpsc::Receiver<LoadAsk>,
     shell: Arc<Shell>,
+    clock: Clock,
 ) {
-    let start = Instant::now();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(mono(start)).min(LONGEST_SLEEP));
+        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(clock.now().mono).min(LONGEST_SLEEP));
         tokio::select! {
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
             Some(ask) = asked.recv() => {
                 // Who asked may have gone.
-                let _ = ask.send(core.load(mono(start)));
+                let _ = ask.send(core.load(clock.now().mono));
                 continue;
             }
             () = tokio::time::sleep(sleep) => {}
         }
-        let now = Now { mono: mono(start), wall: Timestamp::now() };
-        for effect in core.step(batch.drain(..), now) {
+        for effect in core.step(batch.drain(..), clock.now()) {
             shell.clone().carry_out(effect);
         }
     }
-}
-
-fn mono(start: Instant) -> Mono {
-    Mono(i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
 impl Shell {

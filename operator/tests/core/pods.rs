@@ -1,9 +1,12 @@
 //! How runner pods are made.
 
 use super::fleet::installation;
-use camofleet_crds::v1alpha1::{WorkerPool, WorkerPoolSpec};
-use camofleet_operator::core::pods::{Installation, revision, runner_pod};
+use camofleet_crds::v1alpha1::{
+    Autoscaling, Disruption, Limits, Prewarm, Rollout, Screen, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
+};
+use camofleet_operator::core::pods::{Installation, Shape, revision, runner_pod};
 use k8s_openapi::api::core::v1::EnvVar;
+use std::sync::Arc;
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
@@ -12,7 +15,7 @@ fn traced() -> Installation {
 }
 
 fn endpoints(pool: &WorkerPool, installation: &Installation) -> Vec<String> {
-    let pod = runner_pod(pool, installation, 0, None, "{}");
+    let pod = runner_pod(&Shape::wished(&Arc::new(pool.clone()), installation), installation, 0, None, "{}", false);
     let environment = pod.spec.unwrap().containers.remove(0).env.unwrap();
     let named = environment.into_iter().filter(|variable| variable.name == ENDPOINT);
     named.map(|variable| variable.value.unwrap()).collect()
@@ -32,4 +35,32 @@ fn runners_are_told_where_spans_go_unless_their_pool_says_it() {
         revision(&pool, &installation()),
         "what the pool has set itself did not change"
     );
+}
+
+#[test]
+fn a_shape_that_was_published_makes_the_same_pods() {
+    let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
+    let spec = &mut pool.spec;
+    (spec.slots_per_runner, spec.sessions_per_runner, spec.disruption) = (3, Some(9), Disruption::Always);
+    spec.prewarm = Some(Prewarm { headless: 1, headful: 2 });
+    spec.screen = Screen { width: 800, height: 600 };
+    spec.rollout = Rollout { drain_timeout_seconds: 7, ..Rollout::default() };
+    spec.template.node_selector = [("zone".to_owned(), "a".to_owned())].into();
+    spec.template.env.push(EnvVar { name: "TZ".into(), value: Some("UTC".into()), value_from: None });
+    spec.template.metadata.labels.insert("team".into(), "a".into());
+    spec.limits = Limits { max_sessions: Some(1), ..Limits::default() };
+    spec.autoscaling =
+        Some(Autoscaling { min_replicas: 0, max_replicas: 1, buffer_slots: 0, scale_down_delay_seconds: 0 });
+    let shape = Shape::wished(&Arc::new(pool.clone()), &installation());
+    let serving = shape.to_publish(&installation());
+    assert!(!serving.shape.contains("maxReplicas") && !serving.shape.contains("maxSessions"), "{}", serving.shape);
+    pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
+    // By then its owner wishes for something else, and the installation has another image.
+    pool.spec = WorkerPoolSpec::default();
+    let published = Shape::published(&pool).unwrap();
+    let later = Installation { runner_image: "later".into(), ..installation() };
+    let make = |shape: &Shape, installation| runner_pod(shape, installation, 0, None, "{}", false);
+    assert_eq!(make(&published, &later), make(&shape, &installation()));
+    pool.status.as_mut().unwrap().serving.as_mut().unwrap().shape = "{".into();
+    assert!(Shape::published(&pool).is_none(), "what cannot be read is not there");
 }

@@ -1,0 +1,115 @@
+//! The operator's wall clock is set, while sessions wait, run and end.
+
+use crate::fleet::{
+    FLEET, PATIENCE, POOL, all_ready, assert_whole_but, begin_claims, claim, on_a_fleet, session, until,
+};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    arrivals::Arrivals,
+    control_plane::User,
+    harness::{Harness, lasting_pool},
+};
+use camofleet_crds::{conditions::session::BROWSER_CRASHED, v1alpha1::BrowserSessionSpec};
+use kube::ResourceExt;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Debian's `faketime`.
+const LIBRARY: &str = "libfaketimeMT.so.1";
+const HOUR: &str = "3600";
+
+#[test]
+fn a_wall_clock_that_is_set_ahead_ends_nothing() {
+    on_a_fleet("clock-ahead", async |harness| clock_is_set(harness, &format!("+{HOUR}")).await);
+}
+
+#[test]
+fn a_wall_clock_that_is_set_back_ends_nothing() {
+    on_a_fleet("clock-back", async |harness| clock_is_set(harness, &format!("-{HOUR}")).await);
+}
+
+async fn clock_is_set(harness: &mut Harness, offset: &str) -> Result<()> {
+    let clock = harness.control_plane.file("clock");
+    set(&clock, "+0")?;
+    let env = [
+        ("LD_PRELOAD", library()?.into_os_string()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.clone().into()),
+        // The file is read at each look at the clock, and the monotonic clock is nobody's to set.
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ];
+    let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let mut operator = harness.operator_in("a", harness.control_plane.kubeconfig(User::Operator), env)?;
+    operator.wait_until_leading().await?;
+    harness.hot_pool(FLEET, POOL, lasting_pool(5, 4)).await?;
+    claim(harness, "running", 20).await?;
+    // These wait: every slot is taken. Their users wait for no more than the default, 300 s.
+    for index in 0..5 {
+        harness.claims().insist(FLEET, &format!("waiting-{index}"), waits()).await?;
+    }
+    let waiting = |seen: &camofleet_bench::sessions::Seen| seen.was_queued;
+    harness.sessions.wait_for(5, FLEET, "Queued", PATIENCE, waiting).await?;
+
+    set(&clock, offset)?;
+    for index in 5..10 {
+        harness.claims().insist(FLEET, &format!("waiting-{index}"), waits()).await?;
+    }
+    harness.sessions.wait_for(10, FLEET, "Queued", PATIENCE, waiting).await?;
+    let ended =
+        |count: usize| harness.sessions.wait_for(count, FLEET, "finished", PATIENCE, |seen| seen.finished.is_some());
+    for index in 0..5 {
+        crash(harness, &format!("running-{index}"))?;
+    }
+    ended(5).await?;
+    set(&clock, "+0")?;
+    for index in 5..10 {
+        crash(harness, &format!("running-{index}"))?;
+    }
+    ended(10).await?;
+    let all = |seen: &camofleet_bench::sessions::Seen| seen.ready.is_some();
+    harness.sessions.wait_for(30, FLEET, "Ready", PATIENCE, all).await?;
+
+    // One that begins to lead at such an hour believes what others wrote.
+    set(&clock, offset)?;
+    operator.daemon.kill().await?;
+    operator.daemon.start_again()?;
+    operator.wait_until_leading().await?;
+    set(&clock, "+0")?;
+    for index in 10..15 {
+        harness.claims().end(FLEET, &format!("running-{index}")).await?;
+    }
+    all_ready(&begin_claims(harness, "late", 5, Arrivals::AllAtOnce).await?)?;
+    until("it leads", async || Ok(operator.leads().await)).await?;
+    assert_whole_but(harness, FLEET, |session, reason| {
+        reason == BROWSER_CRASHED && session.name_any().starts_with("running-")
+    })
+    .await
+}
+
+fn waits() -> BrowserSessionSpec {
+    BrowserSessionSpec { queue_timeout_seconds: 300, ..session(POOL) }
+}
+
+fn crash(harness: &Harness, name: &str) -> Result<()> {
+    let seen = harness.sessions.seen(FLEET, name).context("it was made")?;
+    let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
+    runner.context("it was bound")?.end_by_itself(&seen.uid)?;
+    Ok(())
+}
+
+/// In one step: whoever looks meanwhile sees the one time or the other.
+fn set(clock: &Path, offset: &str) -> Result<()> {
+    let new = clock.with_extension("new");
+    fs::write(&new, offset)?;
+    Ok(fs::rename(new, clock)?)
+}
+
+fn library() -> Result<PathBuf> {
+    let folders = fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path().join("faketime").join(LIBRARY)));
+    let found = folders.into_iter().find(|path| path.is_file());
+    let found = found.with_context(|| format!("{LIBRARY} is not there: install Debian's package `faketime`"))?;
+    ensure!(found.is_absolute());
+    Ok(found)
+}

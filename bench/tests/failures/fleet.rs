@@ -1,0 +1,152 @@
+//! What the tests begin and end with.
+
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    arrivals::{Arrivals, Claim},
+    binaries::{Kubernetes, OperatorProgram},
+    harness::{Harness, Options, of_pool},
+    operator::Operator,
+    simulator::Nodes,
+};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec};
+use std::{
+    fs,
+    future::Future,
+    path::Path,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use tokio::runtime::Runtime;
+
+/// The namespace of sessions and pools.
+pub const FLEET: &str = "fleet";
+/// The pool.
+pub const POOL: &str = "hot";
+/// What has not happened by then will not.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Runs a test on a cluster of its own. Of one that fails the logs are kept.
+pub fn on_a_fleet(name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
+    let (kubernetes, operator) = programs();
+    let options = Options {
+        kubernetes: kubernetes.clone(),
+        operator: operator.clone(),
+        nodes: Nodes { count: 10, cpus: 64 },
+        launch_time: Duration::ZERO,
+    };
+    let outcome = runtime().block_on(async {
+        let mut harness = Harness::start(options).await?;
+        harness.namespace(FLEET).await?;
+        let outcome = test(&mut harness).await;
+        if outcome.is_err() {
+            keep_logs(&harness, name)?;
+        }
+        harness.stop().await?;
+        outcome
+    });
+    if let Err(error) = outcome {
+        panic!("{error:#}");
+    }
+}
+
+/// What is run: found, or built, once.
+pub fn programs() -> &'static (Kubernetes, OperatorProgram) {
+    static PROGRAMS: OnceLock<(Kubernetes, OperatorProgram)> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no other TLS provider is there");
+        let finding = async { anyhow::Ok((Kubernetes::find(None).await?, OperatorProgram::for_tests().await?)) };
+        runtime().block_on(finding).expect("the programs are there or can be built")
+    })
+}
+
+fn runtime() -> Runtime {
+    Runtime::new().expect("a runtime can be had")
+}
+
+fn keep_logs(harness: &Harness, name: &str) -> Result<()> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder)?;
+    for file in fs::read_dir(harness.control_plane.file("."))? {
+        let path = file?.path();
+        if let (Some(name), true) = (path.file_name(), path.extension().is_some_and(|ending| ending == "log")) {
+            fs::copy(&path, folder.join(name))?;
+        }
+    }
+    eprintln!("logs are in {}", folder.display());
+    Ok(())
+}
+
+/// A session that waits as long as it must, lives until somebody ends it, and is kept when it is over.
+pub fn session(pool: &str) -> BrowserSessionSpec {
+    BrowserSessionSpec { ttl_seconds_after_finished: 86400, ..of_pool(pool) }
+}
+
+/// Makes sessions of the pool, named by that and their numbers, and waits until all are Ready.
+pub async fn claim(harness: &Harness, name: &str, count: usize) -> Result<()> {
+    let claims = begin_claims(harness, name, count, Arrivals::AllAtOnce).await?;
+    all_ready(&claims)
+}
+
+/// Makes sessions of the pool that come like that, and waits until they are Ready or it is time to give up.
+pub fn begin_claims(
+    harness: &Harness,
+    name: &str,
+    count: usize,
+    arrivals: Arrivals,
+) -> impl Future<Output = Result<Vec<Claim>>> + use<> {
+    let (claims, sessions, name) = (harness.claims(), harness.sessions.clone(), name.to_owned());
+    async move {
+        let claim = |index| {
+            let (claims, sessions, name) = (claims.clone(), sessions.clone(), format!("{name}-{index}"));
+            async move {
+                let (asked, ready) = (Instant::now(), sessions.await_ready(FLEET, &name));
+                claims.insist(FLEET, &name, session(POOL)).await?;
+                let ready = tokio::time::timeout(PATIENCE, ready).await.ok().and_then(Result::ok);
+                Ok(Claim { asked, ready })
+            }
+        };
+        arrivals.make(count, claim).await
+    }
+}
+
+/// All of them became Ready.
+pub fn all_ready(claims: &[Claim]) -> Result<()> {
+    let not_ready = claims.iter().filter(|claim| claim.ready.is_none()).count();
+    ensure!(not_ready == 0, "{not_ready} of {} sessions were not Ready in time", claims.len());
+    Ok(())
+}
+
+/// An operator that leads.
+pub async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
+    let mut operator = harness.operator(identity)?;
+    operator.wait_until_leading().await?;
+    Ok(operator)
+}
+
+/// Waits until that is so.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let waiting = async {
+        while !is_so().await? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.with_context(|| format!("it did not come to this: {what}"))?
+}
+
+/// Nothing was lost, doubled or leaked, and no session ended that nobody ended.
+pub async fn assert_whole(harness: &Harness) -> Result<()> {
+    assert_whole_but(harness, FLEET, |_, _| false).await
+}
+
+/// The same of a namespace in which sessions may have ended, for reasons that are right.
+pub async fn assert_whole_but(
+    harness: &Harness,
+    namespace: &str,
+    ended_rightly: impl Fn(&BrowserSession, &str) -> bool,
+) -> Result<()> {
+    let account = harness.account(namespace, PATIENCE, ended_rightly).await?;
+    ensure!(account.is_whole(), "namespace {namespace} is not whole:\n{account}");
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! What stays whole while things fail: tests on a real API server, with the real operator and simulated runners. Each ends
+//! with the same account: no session lost, none published on two runners, nothing left behind.
+
+mod api_errors;
+mod chaos;
+mod clock;
+mod control_plane;
+mod fleet;
+mod leaders;
+mod nodes;
+mod objects;
+mod runners;
+mod upkeep;

@@ -1,0 +1,77 @@
+//! Nodes that lose their power, with the runners on them.
+
+use crate::fleet::{FLEET, PATIENCE, POOL, assert_whole_but, claim, leader, on_a_fleet, until};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    harness::{Harness, lasting_pool},
+    simulator::Runner,
+};
+use camofleet_crds::conditions::session::RUNNER_LOST;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::json;
+use std::{collections::BTreeSet, sync::Arc};
+
+#[test]
+fn runners_on_dead_nodes_are_replaced_and_cost_their_sessions_alone() {
+    on_a_fleet("nodes", async |harness| {
+        let _operator = leader(harness, "a").await?;
+        harness.hot_pool(FLEET, POOL, lasting_pool(12, 4)).await?;
+        claim(harness, "early", 40).await?;
+        let busy: BTreeSet<String> = harness
+            .simulator
+            .runners()
+            .into_iter()
+            .filter(|runner| !runner.sessions().is_empty())
+            .map(|runner| runner.pod.node.clone())
+            .collect();
+        let mut busy = busy.into_iter();
+        let (gone, dead) = (busy.next().context("a node is busy")?, busy.next().context("two are")?);
+        let lost_with = |runners: &[Arc<Runner>]| -> BTreeSet<String> {
+            let uids = harness.sessions.all(FLEET).into_iter();
+            let on = |uid: &String| runners.iter().any(|runner| runner.pod.uid == *uid);
+            uids.filter(|seen| seen.runners.iter().any(on)).map(|seen| seen.uid).collect()
+        };
+
+        // The one was taken away with its object, and what was on it is collected.
+        let nodes = Api::<Node>::all(harness.client.clone());
+        let vanished = harness.simulator.lose_node(&gone);
+        nodes.delete(&gone, &DeleteParams::default()).await?;
+        for runner in &vanished {
+            delete_pod(harness, runner, 0).await?;
+        }
+        // The other one is there and dead: its pods are told to go, and nobody on it hears.
+        let stuck = harness.simulator.lose_node(&dead);
+        let taint = json!({ "spec": { "unschedulable": true } });
+        nodes.patch(&dead, &PatchParams::default(), &Patch::Merge(taint)).await?;
+        for runner in &stuck {
+            delete_pod(harness, runner, 1).await?;
+        }
+        let lost: BTreeSet<String> = lost_with(&vanished).into_iter().chain(lost_with(&stuck)).collect();
+        ensure!(!lost.is_empty(), "the nodes had sessions");
+        harness.sessions.wait_for(lost.len(), FLEET, "finished", PATIENCE, |seen| seen.finished.is_some()).await?;
+        claim(harness, "late", 10).await?;
+        // In the end somebody makes sure that the dead one is off, and collects what was on it.
+        for runner in &stuck {
+            delete_pod(harness, runner, 0).await?;
+        }
+        until("nothing is left of them", async || {
+            let left = harness.api::<Pod>(FLEET).list_metadata(&kube::api::ListParams::default()).await?.items;
+            Ok(!left.iter().any(|pod| stuck.iter().any(|runner| pod.uid().as_ref() == Some(&runner.pod.uid))))
+        })
+        .await?;
+        assert_whole_but(harness, FLEET, |session, reason| {
+            reason == RUNNER_LOST && session.uid().is_some_and(|uid| lost.contains(&uid))
+        })
+        .await
+    });
+}
+
+async fn delete_pod(harness: &Harness, runner: &Runner, grace: u32) -> Result<()> {
+    let params = DeleteParams { grace_period_seconds: Some(grace), ..DeleteParams::default() };
+    harness.api::<Pod>(FLEET).delete(&runner.pod.name, &params).await?;
+    Ok(())
+}

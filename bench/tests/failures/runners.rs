@@ -1,0 +1,143 @@
+//! Runners that do not answer, or not what they should. Each kind has a namespace and a pool of its own.
+
+use crate::fleet::{PATIENCE, POOL, assert_whole_but, leader, on_a_fleet, session, until};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    harness::{Harness, lasting_pool},
+    simulator::{Behaviour, Runner},
+};
+use camofleet_crds::{
+    conditions::{
+        self, READY,
+        session::{RUNNER_LOST, RUNNER_UNREACHABLE},
+    },
+    v1alpha1::BrowserSession,
+};
+use camofleet_runner_api::Session;
+use futures::future::try_join_all;
+use kube::ResourceExt;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// Of 4 runners with 4 slots: so many leave no runner empty for long.
+const EARLY: usize = 10;
+const MEANWHILE: usize = 4;
+
+#[test]
+fn runners_that_misbehave_cost_nothing_but_what_they_lost() {
+    on_a_fleet("runners", async |harness| {
+        let _operator = leader(harness, "a").await?;
+        let harness = &*harness;
+        tokio::try_join!(
+            misbehaves(harness, "hangs", Behaviour::Hangs, async |victim| is_unreachable(harness, "hangs", &victim)
+                .await),
+            misbehaves(harness, "slow", Behaviour::Slow(Duration::from_secs(2)), async |_| Ok(())),
+            misbehaves(harness, "too-slow", Behaviour::Slow(Duration::from_secs(7)), async |_| Ok(())),
+            misbehaves(harness, "garbage", Behaviour::Garbage, async |_| Ok(())),
+            misbehaves(harness, "mute", Behaviour::Mute, async |victim| is_unreachable(harness, "mute", &victim).await),
+            forgets(harness),
+            starts_anew(harness),
+            invents(harness),
+        )?;
+        ensure!(harness.simulator.record().doubled().is_empty(), "two runners had the same session");
+        Ok(())
+    });
+}
+
+/// A runner with sessions answers like that for a while, during which others come. Nothing ends by it.
+async fn misbehaves(
+    harness: &Harness,
+    namespace: &str,
+    behaviour: Behaviour,
+    meanwhile: impl AsyncFnOnce(Arc<Runner>) -> Result<()>,
+) -> Result<()> {
+    let victim = begin(harness, namespace).await?;
+    victim.behave(behaviour);
+    make(harness, namespace, "meanwhile", MEANWHILE).await?;
+    meanwhile(victim.clone()).await?;
+    // Its user ends one that is there.
+    let ended = victim.sessions().first().context("it has sessions")?.name.clone();
+    harness.claims().end(namespace, &ended).await?;
+    victim.behave(Behaviour::Well);
+    make(harness, namespace, "late", 1).await?;
+    assert_whole_but(harness, namespace, |_, _| false).await
+}
+
+/// What a runner forgets is over, and so is it where it was.
+async fn forgets(harness: &Harness) -> Result<()> {
+    let namespace = "forgets";
+    let victim = begin(harness, namespace).await?;
+    let forgotten: BTreeSet<String> = victim.sessions().into_iter().map(|session| session.uid).collect();
+    victim.behave(Behaviour::Forgets);
+    let is_over = |seen: &camofleet_bench::sessions::Seen| seen.finished.is_some();
+    harness.sessions.wait_for(forgotten.len(), namespace, "finished", PATIENCE, is_over).await?;
+    victim.behave(Behaviour::Well);
+    make(harness, namespace, "late", 1).await?;
+    assert_whole_but(harness, namespace, |session, reason| {
+        reason == RUNNER_LOST && session.uid().is_some_and(|uid| forgotten.contains(&uid))
+    })
+    .await
+}
+
+/// Another process on the same address, with another boot id.
+async fn starts_anew(harness: &Harness) -> Result<()> {
+    let namespace = "starts-anew";
+    let victim = begin(harness, namespace).await?;
+    let lost: BTreeSet<String> = victim.sessions().into_iter().map(|session| session.uid).collect();
+    victim.restart();
+    make(harness, namespace, "late", MEANWHILE).await?;
+    let is_over = |seen: &camofleet_bench::sessions::Seen| seen.finished.is_some();
+    harness.sessions.wait_for(lost.len(), namespace, "finished", PATIENCE, is_over).await?;
+    assert_whole_but(harness, namespace, |session, reason| {
+        reason == RUNNER_LOST && session.uid().is_some_and(|uid| lost.contains(&uid))
+    })
+    .await
+}
+
+/// A runner tells of sessions of others, and of some that nobody ever made.
+async fn invents(harness: &Harness) -> Result<()> {
+    let namespace = "invents";
+    let victim = begin(harness, namespace).await?;
+    let others = harness
+        .simulator
+        .runners()
+        .into_iter()
+        .filter(|runner| runner.pod.namespace == namespace && runner.pod.uid != victim.pod.uid);
+    let mut invented: Vec<Session> = others.flat_map(|runner| runner.sessions()).collect();
+    let model = invented.first().context("others have sessions")?.clone();
+    invented.push(Session { uid: "nobody".to_owned(), name: "nobody".to_owned(), ..model });
+    victim.invent(invented);
+    make(harness, namespace, "meanwhile", 1).await?;
+    victim.invent(Vec::new());
+    make(harness, namespace, "late", 1).await?;
+    assert_whole_but(harness, namespace, |_, _| false).await
+}
+
+/// A pool with sessions; says which of its runners has most.
+async fn begin(harness: &Harness, namespace: &str) -> Result<Arc<Runner>> {
+    harness.namespace(namespace).await?;
+    harness.hot_pool(namespace, POOL, lasting_pool(4, 4)).await?;
+    make(harness, namespace, "early", EARLY).await?;
+    let runners = harness.simulator.runners().into_iter().filter(|runner| runner.pod.namespace == namespace);
+    runners.max_by_key(|runner| runner.sessions().len()).context("the pool has runners")
+}
+
+async fn make(harness: &Harness, namespace: &str, name: &str, count: usize) -> Result<()> {
+    let claims = (0..count).map(|index| {
+        let claims = harness.claims();
+        claims.claim_with(namespace.to_owned(), format!("{name}-{index}"), session(POOL), PATIENCE)
+    });
+    let claims = try_join_all(claims).await?;
+    ensure!(claims.iter().all(|claim| claim.ready.is_some()), "not all sessions of {namespace} were Ready in time");
+    Ok(())
+}
+
+/// The users of its sessions are told.
+async fn is_unreachable(harness: &Harness, namespace: &str, victim: &Runner) -> Result<()> {
+    let name = victim.sessions().first().context("it has sessions")?.name.clone();
+    let api = harness.api::<BrowserSession>(namespace);
+    until("its sessions are unreachable", async || {
+        let status = api.get(&name).await?.status.unwrap_or_default();
+        Ok(conditions::get(&status.conditions, READY).is_some_and(|ready| ready.reason == RUNNER_UNREACHABLE))
+    })
+    .await
+}

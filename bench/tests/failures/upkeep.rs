@@ -1,0 +1,100 @@
+//! What is done to pools and nodes while they are full of sessions.
+
+use crate::fleet::{FLEET, PATIENCE, assert_whole, leader, on_a_fleet, session, until};
+use anyhow::{Result, ensure};
+use camofleet_bench::harness::{Harness, lasting_pool};
+use camofleet_crds::v1alpha1::{Rollout, WorkerPool, WorkerPoolSpec};
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// Sessions of each pool, of 160 slots.
+const SESSIONS: usize = 125;
+const RUNNERS: usize = 40;
+const POOLS: [&str; 4] = ["scaled", "rolled", "lasting", "deleted"];
+
+#[test]
+fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() {
+    on_a_fleet("upkeep", async |harness| {
+        let harness = &*harness;
+        let _operator = leader(harness, "a").await?;
+        for pool in POOLS {
+            let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
+            harness.pool(FLEET, pool, WorkerPoolSpec { rollout, ..lasting_pool(RUNNERS, 4) }).await?;
+        }
+        let sessions = POOLS.iter().flat_map(|pool| {
+            (0..SESSIONS).map(move |index| {
+                let (claims, name) = (harness.claims(), format!("{pool}-{index}"));
+                claims.claim_with(FLEET.to_owned(), name, session(pool), PATIENCE)
+            })
+        });
+        let sessions = try_join_all(sessions).await?;
+        ensure!(sessions.iter().all(|claim| claim.ready.is_some()), "not all were Ready in time");
+
+        let pools = harness.api::<WorkerPool>(FLEET);
+        let change = async |pool: &str, spec: Value| {
+            pools.patch(pool, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await
+        };
+        let cordoned = ["simulated-0", "simulated-1", "simulated-2"];
+        let nodes = Api::<Node>::all(harness.client.clone());
+        change("scaled", json!({ "replicas": 10 })).await?;
+        change("rolled", json!({ "template": { "metadata": { "labels": { "shape": "new" } } } })).await?;
+        pools.delete("deleted", &DeleteParams::default()).await?;
+        for node in cordoned {
+            let patch = Patch::Merge(json!({ "spec": { "unschedulable": true } }));
+            nodes.patch(node, &PatchParams::default(), &patch).await?;
+        }
+        // Whoever may go without harm is gone, and what is new has come.
+        until("the pools are as they are wished, but for live sessions", async || {
+            let updated = pools.get("rolled").await?.status.unwrap_or_default().updated_replicas;
+            let idle = runners_without_sessions(harness).await?;
+            Ok(updated >= 5
+                && idle
+                    .iter()
+                    .all(|(pool, node)| !cordoned.contains(&node.as_str()) && pool != "deleted" && pool != "scaled"))
+        })
+        .await?;
+        let live = harness.sessions.count(FLEET, |seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone);
+        ensure!(live == SESSIONS * POOLS.len(), "{live} of {} sessions live", SESSIONS * POOLS.len());
+        let held = harness.simulator.record().held().len();
+        ensure!(held == live, "{held} sessions are on runners, of {live} that live");
+
+        // When their users are done, all comes to its end.
+        let names = POOLS.iter().flat_map(|pool| (0..SESSIONS).map(move |index| format!("{pool}-{index}")));
+        let ends = names.map(|name| async move { harness.claims().end(FLEET, &name).await });
+        try_join_all(ends).await?;
+        until("the deleted pool is gone", async || Ok(pools.get_opt("deleted").await?.is_none())).await?;
+        assert_whole(harness).await?;
+        until("the cordoned nodes are empty", async || {
+            let pods = harness.api::<Pod>(FLEET).list(&ListParams::default()).await?.items;
+            let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+            Ok(!pods.iter().any(|pod| cordoned.contains(&on(pod).as_str())))
+        })
+        .await
+    });
+}
+
+/// Pool and node of each runner without a session that was not told to go.
+async fn runners_without_sessions(harness: &Harness) -> Result<BTreeSet<(String, String)>> {
+    let busy: BTreeSet<String> = harness
+        .simulator
+        .runners()
+        .into_iter()
+        .filter(|runner| !runner.sessions().is_empty())
+        .map(|runner| runner.pod.uid.clone())
+        .collect();
+    let pods = harness.api::<Pod>(FLEET).list(&ListParams::default()).await?.items;
+    let idle = pods.into_iter().filter(|pod| !pod.metadata.uid.as_ref().is_some_and(|uid| busy.contains(uid)));
+    Ok(idle
+        .map(|pod| {
+            let owner = pod.metadata.owner_references.unwrap_or_default().into_iter().next();
+            let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
+            (owner.map(|owner| owner.name).unwrap_or_default(), node)
+        })
+        .collect())
+}
