@@ -75,6 +75,7 @@ check_unit() {
 check_traces() {
   build_kubernetes
   workspace_cargo test --locked --workspace --test traces
+}
 
 # The operator on an API server while things fail. They wait more than they work, so five run at once.
 check_failures() {
