@@ -116,7 +116,8 @@ fn a_new_version_of_the_operator_takes_over_and_no_session_notices() {
             Ok(serving != before && serving == status.revision && status.updated_replicas >= 2)
         })
         .await?;
-        let live = |seen: &Seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone && seen.runners.len() == 1;
+        let live =
+            |seen: &Seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone && seen.runners.len() == 1;
         let live = harness.sessions.count(FLEET, live);
         ensure!(live == 50, "{live} of 50 sessions live where they began");
         assert_whole(harness).await
