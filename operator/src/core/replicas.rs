@@ -461,18 +461,17 @@ fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
     // Those that nobody would miss.
     let (mut leaving, up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.is_useless());
     let in_place = staying.iter().chain(going).filter(|runner| runner.is_in_place()).count();
-    // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
-    let loses_nothing =
-        |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
-    let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
     let most = pool.object.spec.rollout.max_unavailable_of(pool.desired());
-    let may_go = (in_place + most).saturating_sub(pool.desired() + lost);
-    let all_go = up.len() <= may_go;
+    let may_go = (in_place + most).saturating_sub(pool.desired());
     leaving.extend(up.iter().take(may_go));
-    if all_go {
+    if up.len() <= may_go {
+        // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
+        let loses_nothing =
+            |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
+        let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
         let (at_once, others): (Vec<&Runner>, Vec<&Runner>) = busy.into_iter().partition(loses_nothing);
         leaving.extend(at_once);
-        leaving.extend(others.into_iter().take(may_go - up.len()));
+        leaving.extend(others.into_iter().take(may_go.saturating_sub(up.len() + lost)));
     }
     leaving.into_iter().map(|runner| runner.pod.uid.clone()).collect()
 }
