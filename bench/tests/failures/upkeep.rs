@@ -120,6 +120,10 @@ fn a_new_version_of_the_operator_takes_over_and_no_session_notices() {
             |seen: &Seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone && seen.runners.len() == 1;
         let live = harness.sessions.count(FLEET, live);
         ensure!(live == 50, "{live} of 50 sessions live where they began");
+        // The last of the former shape go when their users are done, and with them the one runner more.
+        let names =
+            (0..30).map(|index| format!("before-{index}")).chain((0..20).map(|index| format!("meanwhile-{index}")));
+        try_join_all(names.map(|name| async move { harness.claims().end(FLEET, &name).await })).await?;
         assert_whole(harness).await
     });
 }
