@@ -36,6 +36,9 @@ pub struct Operator {
     client: reqwest::Client,
 }
 
+/// Names the image of runners whose pool names none.
+pub const RUNNER_IMAGE: &str = "CAMOFLEET_RUNNER_IMAGE";
+
 impl Operator {
     /// Starts an operator of that name, whose metrics are told there, in that environment: it says by `KUBECONFIG` how the
     /// API server is reached.
@@ -46,11 +49,14 @@ impl Operator {
         program: &OperatorProgram,
         identity: &str,
         admin: SocketAddr,
-        env: Vec<(String, OsString)>,
+        mut env: Vec<(String, OsString)>,
         log: PathBuf,
     ) -> Result<Self> {
         let listen = admin.to_string();
-        let args = ["run", "--runner-image=simulated", "--public-url=http://127.0.0.1", "--namespace", NAMESPACE];
+        if env.iter().all(|(name, _)| name != RUNNER_IMAGE) {
+            env.push((RUNNER_IMAGE.to_owned(), "simulated".into()));
+        }
+        let args = ["run", "--public-url=http://127.0.0.1", "--namespace", NAMESPACE];
         let args = args.into_iter().chain(["--identity", identity, "--admin-listen", &listen]);
         let daemon = Daemon::start(Spec {
             name: format!("operator {identity}"),

@@ -1,8 +1,16 @@
 //! What is done to pools and nodes while they are full of sessions.
 
-use crate::fleet::{FLEET, PATIENCE, assert_whole, leader, on_a_fleet, session, until};
+use crate::fleet::{
+    FLEET, PATIENCE, POOL, all_ready, assert_whole, begin_claims, claim, leader, on_a_fleet, session, until,
+};
 use anyhow::{Result, ensure};
-use camofleet_bench::harness::{Harness, lasting_pool};
+use camofleet_bench::{
+    arrivals::Arrivals,
+    control_plane::User,
+    harness::{Harness, lasting_pool},
+    operator::RUNNER_IMAGE,
+    sessions::Seen,
+};
 use camofleet_crds::v1alpha1::{Rollout, WorkerPool, WorkerPoolSpec};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -76,6 +84,47 @@ fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() 
             Ok(!pods.iter().any(|pod| cordoned.contains(&on(pod).as_str())))
         })
         .await
+    });
+}
+
+#[test]
+fn a_new_version_of_the_operator_takes_over_and_no_session_notices() {
+    on_a_fleet("upgrade", async |harness| {
+        let harness = &*harness;
+        let mut former = leader(harness, "a").await?;
+        let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
+        harness.hot_pool(FLEET, POOL, WorkerPoolSpec { rollout, ..lasting_pool(15, 4) }).await?;
+        claim(harness, "before", 30).await?;
+        let pools = harness.api::<WorkerPool>(FLEET);
+        let before = pools.get(POOL).await?.status.unwrap_or_default().revision;
+
+        // It has another runner image, so the runners' shape changes, too.
+        let env = vec![(RUNNER_IMAGE.to_owned(), "simulated-2".into())];
+        let mut next = harness.operator_in("b", harness.control_plane.kubeconfig(User::Operator), env)?;
+        let claims = begin_claims(harness, "meanwhile", 20, Arrivals::Random { rate: 10.0 });
+        let handing_over = async {
+            until("the new one answers", async || Ok(next.metrics().await.is_ok())).await?;
+            former.stop().await?;
+            next.wait_until_leading().await
+        };
+        let (claims, handed_over) = tokio::join!(claims, handing_over);
+        handed_over?;
+        all_ready(&claims?)?;
+        until("runners have the new shape", async || {
+            let status = pools.get(POOL).await?.status.unwrap_or_default();
+            let serving = status.serving.map(|serving| serving.revision);
+            Ok(serving != before && serving == status.revision && status.updated_replicas >= 2)
+        })
+        .await?;
+        let live =
+            |seen: &Seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone && seen.runners.len() == 1;
+        let live = harness.sessions.count(FLEET, live);
+        ensure!(live == 50, "{live} of 50 sessions live where they began");
+        // The last of the former shape go when their users are done, and with them the one runner more.
+        let names =
+            (0..30).map(|index| format!("before-{index}")).chain((0..20).map(|index| format!("meanwhile-{index}")));
+        try_join_all(names.map(|name| async move { harness.claims().end(FLEET, &name).await })).await?;
+        assert_whole(harness).await
     });
 }
 

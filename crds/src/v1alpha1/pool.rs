@@ -422,8 +422,10 @@ pub struct TemplateMetadata {
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
     /// While the runners' shape changes, so many may be missing at once: a number, or a share of the pool's runners (`10%`, rounded
-    /// down). One runner more than wished for is made meanwhile, so that with 0 none is ever missing.
+    /// down). One runner more than wished for is made meanwhile, so that it can go on with 0. Runners of one slot that have a session
+    /// have no room to be missed: they drain, all of them, once no idle one is left.
     #[serde(default = "default_max_unavailable")]
+    #[schemars(extend("nullable" = false))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1000 : self.matches('^(100|[1-9]?[0-9])%$')")
         .message("maxUnavailable is a number of runners from 0 to 1000, or a share of them from 0% to 100%"))]
     pub max_unavailable: IntOrString,

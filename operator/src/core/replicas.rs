@@ -78,7 +78,7 @@ impl Core {
         let pool = &self.pools[key];
         let wished = pool.wished.revision.clone();
         let serves =
-            self.runners_of(pool).any(|runner| runner.pod.revision == wished && runner.was_warm && !runner.goes());
+            self.runners_of(pool).any(|runner| runner.pod.revision == wished && runner.is_warm() && !runner.goes());
         if let Some(pool) = self.pools.get_mut(key).filter(|_| serves) {
             pool.came_up(&wished);
         }
@@ -245,7 +245,8 @@ impl Core {
             (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod.ordinal))
         });
         let room = rollout.places - usize::from(rollout.tests);
-        let draining = self.runners_of(pool).filter(|runner| runner.counts(now) && runner.goes()).count();
+        let drains = |runner: &&Runner| runner.counts(now) && runner.goes() && !runner.is_going_idle();
+        let draining = self.runners_of(pool).filter(drains).count();
         let surplus: Vec<Uid> = if pool.object.spec.autoscaling.is_some() || rollout.makes_way {
             // Those that go are among the desired, and nobody asked for those that serve to be given up.
             let excess = (staying.len() + draining).saturating_sub(room);
@@ -271,11 +272,13 @@ impl Core {
         let counted = || self.runners_of(pool).filter(|runner| runner.counts(now));
         let places = Rollout::of(pool, counted()).places;
         let lacks_canary = self.lacks_canary(pool);
+        // Who follows on one that goes without a session does not wait for its end, but takes another place.
+        let leaving = counted().filter(|runner| runner.is_going_idle()).count();
         let mut occupied: Vec<u32> = counted().map(|runner| runner.pod.ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
         occupied.extend(pool.creating.values().map(|creating| creating.ordinal));
         // The canary does not wait for those that drain.
-        let wanted = places.saturating_sub(occupied.len()).max(usize::from(lacks_canary));
+        let wanted = (places + leaving).saturating_sub(occupied.len()).max(usize::from(lacks_canary));
         let free: Vec<u32> = (0..).filter(|ordinal| !occupied.contains(ordinal)).take(wanted).collect();
         pool.missing.retain(|ordinal, _| free.contains(ordinal));
         for ordinal in free {
@@ -439,7 +442,13 @@ impl Rollout {
             unschedulable && pool.tests(&runner.pod.revision)
         };
         let may_miss = pool.object.spec.rollout.max_unavailable_of(desired) > 0;
-        let makes_way = tests && may_miss && staying.iter().any(has_no_room);
+        // One that ended had room, and would have it anew each time.
+        let makes_way = tests
+            && may_miss
+            && match pool.trouble(&pool.wished.revision) {
+                Some((reason, _)) => reason == reasons::POD_REFUSED,
+                None => staying.iter().any(has_no_room),
+            };
         Self { places: desired + usize::from(changes && !makes_way), tests, makes_way }
     }
 }
@@ -448,23 +457,21 @@ impl Rollout {
 /// with sessions, which drain. None before the new shape is proven.
 fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
     let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision;
-    // One that never came up is in nobody's way.
     let (idle, busy): (Vec<&Runner>, Vec<&Runner>) = staying.iter().filter(old).partition(|runner| runner.is_idle());
-    let (up, not_up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.was_warm);
-    let mut leaving: Vec<&Runner> = not_up;
+    // Those that nobody would miss.
+    let (mut leaving, up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.is_useless());
     let in_place = staying.iter().chain(going).filter(|runner| runner.is_in_place()).count();
-    // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
-    let loses_nothing =
-        |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
-    let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
     let most = pool.object.spec.rollout.max_unavailable_of(pool.desired());
-    let may_go = (in_place + most).saturating_sub(pool.desired() + lost);
-    let all_go = up.len() <= may_go;
+    let may_go = (in_place + most).saturating_sub(pool.desired());
     leaving.extend(up.iter().take(may_go));
-    if all_go {
+    if up.len() <= may_go {
+        // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
+        let loses_nothing =
+            |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
+        let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
         let (at_once, others): (Vec<&Runner>, Vec<&Runner>) = busy.into_iter().partition(loses_nothing);
         leaving.extend(at_once);
-        leaving.extend(others.into_iter().take(may_go - up.len()));
+        leaving.extend(others.into_iter().take(may_go.saturating_sub(up.len() + lost)));
     }
     leaving.into_iter().map(|runner| runner.pod.uid.clone()).collect()
 }

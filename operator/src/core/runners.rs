@@ -29,6 +29,8 @@ pub(super) struct Runner {
     pub(super) leaving: bool,
     /// Its browsers were all hot once.
     pub(super) was_warm: bool,
+    /// When they were for the first time, as far as is known here.
+    pub(super) warm_since: Option<Mono>,
     /// Sessions that are bound here or may be.
     pub(super) sessions: BTreeSet<Uid>,
     /// When it was made, on the monotonic clock.
@@ -63,6 +65,7 @@ impl Runner {
             refused: false,
             leaving: false,
             was_warm: false,
+            warm_since: None,
             sessions: BTreeSet::new(),
             created,
             followed: false,
@@ -126,6 +129,19 @@ impl Runner {
     /// Whether it has its place: one that drains does for as long as its sessions live.
     pub(super) fn is_in_place(&self) -> bool {
         self.serves() || self.goes() && self.used() > 0
+    }
+
+    /// Whether it goes, and is known to have no session: nobody has to wait for it.
+    pub(super) fn is_going_idle(&self) -> bool {
+        self.goes() && self.is_idle() && self.state.is_some()
+    }
+
+    /// Whether it never came up, or came up once and launches no browser any more.
+    pub(super) fn is_useless(&self) -> bool {
+        match &self.state {
+            Some(state) => !state.warm && (!self.was_warm || state.launch_error.is_some()),
+            None => matches!(self.pod.fate, Fate::Pending(_)),
+        }
     }
 
     /// Whether it takes no session any more, as it has served as many as it may.

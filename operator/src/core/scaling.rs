@@ -9,8 +9,6 @@ use std::{collections::BTreeMap, time::Duration};
 pub(super) struct Need {
     /// Runners that have sessions, or can take no more: those that drain or are spent keep their place until they are gone.
     pub(super) kept: u32,
-    /// Runners that go and have none.
-    pub(super) leaving: u32,
     /// Slots that are free on them.
     pub(super) free: u32,
     /// Sessions that wait for the pool and that its limits would let in.
@@ -25,9 +23,7 @@ impl Need {
         let buffer = u32::try_from(wish.buffer_slots).unwrap_or_default();
         let slots = self.waiting.saturating_add(buffer).min(self.allowed).saturating_sub(self.free);
         let idle = slots.div_ceil(u32::try_from(slots_per_runner).unwrap_or(1).max(1));
-        // Who is needed now is not made only when those are gone.
-        let leaving = if idle > 0 { self.leaving } else { 0 };
-        let runners = i32::try_from(self.kept.saturating_add(idle).saturating_add(leaving)).unwrap_or(i32::MAX);
+        let runners = i32::try_from(self.kept.saturating_add(idle)).unwrap_or(i32::MAX);
         runners.clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
     }
 }
@@ -98,14 +94,13 @@ impl Core {
         // Runners for those who wait for others' sessions to end would stand idle.
         let of_tenants = by_tenant.iter().map(|(tenant, waiting)| (*waiting).min(pool.may_add_for(tenant)));
         let waiting = of_tenants.fold(0_u32, u32::saturating_add);
-        let mut need = Need { kept: 0, leaving: 0, free: 0, waiting, allowed: pool.may_add() };
+        let mut need = Need { kept: 0, free: 0, waiting, allowed: pool.may_add() };
         let slots = u32::try_from(pool.object.spec.slots_per_runner).unwrap_or(1);
-        // A canary comes on top.
-        let counts = |runner: &&Runner| runner.counts(self.now) && !pool.tests(&runner.pod.revision);
+        // A canary comes on top, and what goes without a session is no reason for more.
+        let counts =
+            |runner: &&Runner| runner.counts(self.now) && !pool.tests(&runner.pod.revision) && !runner.is_going_idle();
         for runner in self.runners_of(pool).filter(counts) {
-            if runner.goes() && runner.is_idle() {
-                need.leaving += 1;
-            } else if let Some(free) = runner.keeps(slots) {
+            if let Some(free) = runner.keeps(slots) {
                 need.kept += 1;
                 need.free += free;
             }
@@ -154,7 +149,7 @@ mod tests {
     }
 
     fn after(scale: &mut Scale, spec: &WorkerPoolSpec, second: i64, running: u32, waiting: u32) -> i32 {
-        let need = Need { kept: running, leaving: 0, free: 0, waiting, allowed: u32::MAX };
+        let need = Need { kept: running, free: 0, waiting, allowed: u32::MAX };
         scale.follow(spec, need, Mono(second * 1000));
         scale.desired
     }
@@ -169,18 +164,11 @@ mod tests {
         assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
         assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
         let wish = spec.autoscaling.unwrap();
-        let need = |free, waiting, allowed| Need { kept: 1, leaving: 0, free, waiting, allowed }.replicas(&wish, 2);
+        let need = |free, waiting, allowed| Need { kept: 1, free, waiting, allowed }.replicas(&wish, 2);
         assert_eq!(
             [need(1, 0, 99), need(1, 1, 99), need(0, 9, 1), need(0, 0, 0)],
             [2, 2, 2, 1],
             "what is free, and what may be"
-        );
-        let leaving = |waiting| Need { leaving: 1, waiting, ..Need { allowed: 99, ..Need::default() } };
-        let zero = Autoscaling { min_replicas: 0, buffer_slots: 0, ..wish };
-        assert_eq!(
-            [leaving(0).replicas(&zero, 1), leaving(1).replicas(&zero, 1)],
-            [0, 2],
-            "what goes is not waited for"
         );
     }
 

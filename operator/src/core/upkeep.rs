@@ -14,6 +14,9 @@ use std::time::Duration;
 
 /// A runner that was silent for so long is deleted.
 const UNREACHABLE: Duration = Duration::from_secs(300);
+/// A runner that ends by itself so soon after its browsers were hot has failed as one has where they never were.
+const LIVED: Duration = Duration::from_secs(30);
+
 impl Core {
     pub(super) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
         let (key, uid) = &runner.pod.pool;
@@ -111,6 +114,9 @@ impl Core {
         runner.state = Some(state.clone());
         let first_warm = state.warm && !runner.was_warm;
         runner.was_warm |= state.warm;
+        if first_warm {
+            runner.warm_since = Some(self.now.mono);
+        }
         let (key, pool_uid) = runner.pod.pool.clone();
         let revision = runner.pod.revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| pool.uid() == pool_uid) {
@@ -232,9 +238,10 @@ impl Core {
             return;
         }
         let (key, revision) = (runner.pod.pool.0.clone(), runner.pod.revision.clone());
-        let never_came_up = !runner.was_warm && runner.pod.killed_at.is_none() && !runner.mourned;
+        let hardly_lived = runner.warm_since.is_none_or(|since| self.now.mono.since(since) < LIVED);
+        let failed = hardly_lived && runner.pod.killed_at.is_none() && !runner.mourned;
         let its = |pool: &&mut Pool| pool.uid() == runner.pod.pool.1;
-        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| never_came_up && its(pool)) {
+        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| failed && its(pool)) {
             pool.failed(&revision, (reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
         }
         if let Some(runner) = self.runners.get_mut(uid) {

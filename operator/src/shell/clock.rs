@@ -36,12 +36,12 @@ impl Clock {
         }
     }
 
-    /// Takes over the API server's time from what it has just written.
-    pub(super) fn correct(&self, written: &ObjectMeta) {
+    /// Takes over the API server's time from what it has written since it was asked to, at that time by this clock.
+    pub(super) fn correct(&self, asked: Timestamp, written: &ObjectMeta) {
         let stamps = written.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref());
         let Some(told) = stamps.map(|time| time.0).max() else { return };
         let wrong_by = told.duration_since(self.now().wall);
-        if wrong_by.abs() > TOLERANCE {
+        if wrong_by > TOLERANCE || told.duration_since(asked) < -TOLERANCE {
             tracing::warn!(
                 seconds = wrong_by.as_secs(),
                 "the clock of this machine is not the API server's, which counts"
@@ -67,12 +67,15 @@ mod tests {
     fn the_api_servers_time_counts_where_it_differs_by_more_than_a_stamp_can() {
         let clock = Clock::start();
         let before = clock.now().wall;
-        clock.correct(&written(before - SignedDuration::from_secs(1)));
-        assert!(clock.now().wall.duration_since(before).abs() < SignedDuration::from_secs(1));
+        let second = SignedDuration::from_secs(1);
+        clock.correct(before, &written(before - second));
+        // It took its time to answer.
+        clock.correct(before - second * 5, &written(before - second * 5));
+        assert!(clock.now().wall.duration_since(before).abs() < second);
         let hour = SignedDuration::from_hours(1);
         for told in [before + hour, before - hour] {
-            clock.correct(&written(told));
-            assert!(clock.now().wall.duration_since(told).abs() < SignedDuration::from_secs(1));
+            clock.correct(clock.now().wall, &written(told));
+            assert!(clock.now().wall.duration_since(told).abs() < second);
         }
     }
 }

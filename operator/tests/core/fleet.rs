@@ -61,8 +61,8 @@ pub struct Fleet {
     pub fewest_up: usize,
     /// Pods that are made to test a shape do not come up.
     pub canaries_fail: bool,
-    /// Pods that are deleted take their time to go, with sessions or without.
-    pub linger: bool,
+    /// Pods without a session that were deleted and are not gone yet: those go after the next pause.
+    going: Vec<String>,
     /// Other pods that are made do not.
     pub others_fail: bool,
     /// Pods that were made to test a shape.
@@ -98,7 +98,7 @@ impl Fleet {
             most_shown: 0,
             fewest_up: usize::MAX,
             canaries_fail: false,
-            linger: false,
+            going: Vec::new(),
             others_fail: false,
             canaries: Vec::new(),
             bound: Vec::new(),
@@ -234,6 +234,15 @@ impl Fleet {
         self.temper(namespace, name, false);
     }
 
+    /// They have none, and cannot launch one.
+    pub fn break_browsers(&mut self, namespace: &str, name: &str) {
+        let prefix = format!("{namespace}/{name}/");
+        for state in self.runners.iter_mut().filter(|(pod, _)| pod.starts_with(&prefix)).map(|(_, state)| state) {
+            state.launch_error = Some("no such browser".into());
+        }
+        self.temper(namespace, name, false);
+    }
+
     /// And have one again.
     pub fn warm(&mut self, namespace: &str, name: &str) {
         self.temper(namespace, name, true);
@@ -255,11 +264,17 @@ impl Fleet {
     pub fn pass(&mut self, millis: i64) {
         let end = self.millis + millis;
         while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
+            // Who goes takes as long as that.
+            let going = std::mem::take(&mut self.going);
             self.millis = self.millis.max(at);
             self.step([]);
+            let since = std::mem::replace(&mut self.going, going);
+            self.bury();
+            self.going = since;
         }
         self.millis = end;
         self.step([]);
+        self.bury();
     }
 
     /// The sessions that were given a slot, in the order in which it happened.
@@ -282,11 +297,9 @@ impl Fleet {
         ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
     }
 
-    /// Pods that were deleted and have no session are gone.
-    pub fn bury(&mut self) {
-        let idle = |pod: &String| self.runners.get(pod).is_some_and(|state| state.sessions.is_empty());
-        let over: Vec<_> = self.removed.iter().map(|(pod, _)| pod.clone()).filter(idle).collect();
-        for pod in over {
+    /// Pods that were deleted and had no session are gone.
+    fn bury(&mut self) {
+        for pod in std::mem::take(&mut self.going) {
             self.runners.remove(&pod);
             let gone = self.pods.remove(&pod).unwrap();
             self.step([Input::Pods(Change::Gone(gone))]);
@@ -456,11 +469,10 @@ impl Fleet {
                 let serves = self.runners[&pod].sessions.iter().any(|session| self.sessions.contains_key(&session.uid));
                 self.removed.push((pod.clone(), serves));
                 let deleted = Input::PodDeleted { pod: pod.clone(), answer: Ok(()) };
-                if serves || self.linger {
-                    return vec![deleted];
+                if !serves {
+                    self.going.push(pod);
                 }
-                self.runners.remove(&pod);
-                vec![deleted, Input::Pods(Change::Gone(self.pods.remove(&pod).unwrap()))]
+                vec![deleted]
             }
             Effect::Tell { session, reason, .. } => {
                 self.events.push((session.metadata.uid.clone().unwrap(), reason));

@@ -34,23 +34,28 @@ fn shapes(fleet: &Fleet) -> (Option<String>, Option<String>) {
 
 #[test]
 fn the_others_follow_one_that_has_loaded_a_page() {
-    for (max_unavailable, fewest) in [(0, 4), (1, 3), (2, 2), (9, 0)] {
+    for (max_unavailable, fewest) in [(0, 4), (1, 3), (2, 2), (9, 1)] {
         let mut fleet = Fleet::new();
         fleet.pool("own", "pool", 4, lasting(max_unavailable));
         fleet.pass(2_000);
         assert_eq!(fleet.canaries.len(), 0, "of a first shape there is nothing to lose");
         let (former, serving) = shapes(&fleet);
         assert_eq!(former, serving);
-        fleet.fewest_up = usize::MAX;
+        // The canary is well, and those that follow take their time.
+        (fleet.others_fail, fleet.fewest_up) = (true, usize::MAX);
         fleet.edit("own", "pool", another_image);
         fleet.pass(10_000);
         let (wished, serving) = shapes(&fleet);
         assert!(wished != former && wished == serving);
+        assert_eq!(fleet.fewest_up, fewest, "maxUnavailable {max_unavailable}");
+        fleet.others_fail = false;
+        fleet.warm("own", "pool");
+        fleet.pass(10_000);
+        fleet.warm("own", "pool");
+        fleet.pass(10_000);
         assert_eq!(fleet.revisions(), vec![wished.as_deref().unwrap(); 4]);
-        assert_eq!((fleet.canaries.len(), fleet.removed.len()), (1, 4));
-        // The canary is up before any of the others goes.
-        assert_eq!(fleet.fewest_up, fewest + usize::from(max_unavailable == 9), "maxUnavailable {max_unavailable}");
-        assert_eq!(stalled(&fleet), None);
+        assert_eq!((fleet.canaries.len(), fleet.removed.len(), stalled(&fleet)), (1, 4, None));
+        assert_eq!(fleet.fewest_up, fewest, "maxUnavailable {max_unavailable}");
     }
 }
 
@@ -195,11 +200,21 @@ fn a_pool_at_zero_stays_there_until_somebody_needs_it() {
     assert_eq!((fleet.status("s01").state, fleet.canaries.len()), (SessionState::Ready, 1));
     assert!(fleet.pods().any(|pod| Some(&pod.revision) == former.as_ref()), "what is known to work serves");
     fleet.end("s01");
-    // What goes takes a while to go, and is no reason for more.
-    fleet.linger = true;
     for _ in 0..9 {
         fleet.pass(70_000);
-        fleet.bury();
     }
     assert_eq!((fleet.runners(), fleet.canaries.len()), (0, 1), "and the canary goes with the last");
+}
+
+/// They were all well once, and it is the change that mends them.
+#[test]
+fn a_change_replaces_runners_that_launch_nothing_any_more() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 3, lasting(0));
+    fleet.pass(2_000);
+    fleet.break_browsers("own", "pool");
+    fleet.edit("own", "pool", another_image);
+    fleet.pass(10_000);
+    let (wished, _) = shapes(&fleet);
+    assert_eq!((fleet.revisions(), stalled(&fleet)), (vec![wished.as_deref().unwrap(); 3], None));
 }

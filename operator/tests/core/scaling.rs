@@ -175,3 +175,22 @@ fn pods_are_made_so_fast_and_no_faster() {
     fleet.pass(1_100);
     assert_eq!(fleet.runners(), 50);
 }
+
+/// Pods take their time to go: that they are still there is no reason to remove more, nor to make new ones.
+#[test]
+fn scaling_down_stops_where_it_should() {
+    for (least, buffer, rest) in [(3, 0, 3), (0, 3, 3), (1, 2, 2)] {
+        let mut fleet = Fleet::new();
+        fleet.pool("own", "pool", 0, scaled(least, 9, buffer));
+        fleet.create(some(0, 6));
+        fleet.pass(2_000);
+        for i in 0..6 {
+            fleet.end(&format!("s{i:02}"));
+        }
+        let before = fleet.runners();
+        fleet.fewest_up = usize::MAX;
+        fleet.pass(300_000);
+        assert_eq!((fleet.runners(), fleet.removed.len()), (rest, before - rest), "least {least}, buffer {buffer}");
+        assert_eq!(fleet.fewest_up, rest, "least {least}, buffer {buffer}");
+    }
+}

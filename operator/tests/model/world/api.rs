@@ -245,7 +245,7 @@ impl World {
         pod.node = (!open.is_empty()).then(|| open[self.runners.len() % open.len()].name.clone());
         let alike =
             self.runners.iter().filter(|other| other.pod.pool == pod.pool && other.pod.revision == pod.revision);
-        let alike = alike.count() + 1;
+        let alike = alike.filter(|other| !other.draining).count() + 1;
         if alike > usize::try_from(2 * REPLICAS).unwrap() {
             self.broken.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
         }
@@ -289,18 +289,14 @@ impl World {
         let _ = self.delete_pod(&uid);
     }
 
-    /// A deleted pod drains; one without sessions is gone at once.
+    /// A deleted pod drains, and is gone a while after its last session.
     pub(super) fn delete_pod(&mut self, uid: &str) -> Result<(), WriteFailure> {
         let wall = self.now().wall;
         let at = self.runners.iter().position(|runner| runner.pod.uid == uid).ok_or(WriteFailure::Gone)?;
         let runner = &mut self.runners[at];
         runner.drain();
         runner.pod.killed_at.get_or_insert(wall + SignedDuration::from_secs(615));
-        if runner.sessions.is_empty() {
-            self.kill_pod(at);
-        } else {
-            self.publish_pod(at);
-        }
+        self.publish_pod(at);
         Ok(())
     }
 
