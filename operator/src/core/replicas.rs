@@ -245,8 +245,8 @@ impl Core {
             (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod.ordinal))
         });
         let room = rollout.places - usize::from(rollout.tests);
-        let drains = |runner: &&Runner| runner.counts(now) && runner.goes() && !runner.is_going_idle();
-        let draining = self.runners_of(pool).filter(drains).count();
+        let going: Vec<&Runner> = self.runners_of(pool).filter(|runner| runner.counts(now) && runner.goes()).collect();
+        let draining = going.iter().filter(|runner| !runner.is_going_idle()).count();
         let surplus: Vec<Uid> = if pool.object.spec.autoscaling.is_some() || rollout.makes_way {
             // Those that go are among the desired, and nobody asked for those that serve to be given up.
             let excess = (staying.len() + draining).saturating_sub(room);
@@ -257,9 +257,7 @@ impl Core {
         };
         staying.retain(|runner| !surplus.contains(&runner.pod.uid));
         leaving.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
-        let gone = |runner: &&Runner| runner.counts(now) && runner.goes();
-        let outdated = outdated(pool, &staying, &self.runners_of(pool).filter(gone).collect::<Vec<_>>());
-        leaving.extend(outdated.into_iter().map(|uid| (uid, "the pool's shape has changed")));
+        leaving.extend(outdated(pool, &staying, &going).into_iter().map(|uid| (uid, "the pool's shape has changed")));
         for (uid, why) in leaving {
             self.remove(&uid, why);
         }

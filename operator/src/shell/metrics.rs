@@ -112,14 +112,18 @@ impl QueueLabel {
     }
 }
 
+/// How a start is called in labels and attributes.
+pub(super) fn word_of(tier: StartTier) -> &'static str {
+    match tier {
+        StartTier::Hot => "hot",
+        StartTier::Cold => "cold",
+    }
+}
+
 impl StartLabel {
     fn new(pool: Option<&Key>, tier: StartTier) -> Self {
         let (pool_namespace, pool) = pool.map(|key| (key.namespace.clone(), key.name.clone())).unwrap_or_default();
-        let tier = match tier {
-            StartTier::Hot => "hot",
-            StartTier::Cold => "cold",
-        };
-        Self { pool_namespace, pool, tier }
+        Self { pool_namespace, pool, tier: word_of(tier) }
     }
 }
 

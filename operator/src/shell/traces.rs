@@ -7,8 +7,9 @@
 //! └── publish          each write of the status on the way
 //! ```
 
+use super::metrics::word_of;
 use crate::core::{Interval, Key, Observation};
-use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
+use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_runner_api::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use kube::ResourceExt;
 use std::{sync::Arc, time::SystemTime};
@@ -51,11 +52,8 @@ impl Traces {
                 tracer.tell(span(root.below(), Some(root), "queue", *waited, attributes));
             }
             Observation::Ready { session, pool, tier, started: Some(started) } => {
-                let tier = match tier {
-                    StartTier::Hot => "hot",
-                    StartTier::Cold => "cold",
-                };
-                let attributes = of_pool(pool.as_ref()).chain([KeyValue::new("camofleet.session.start_tier", tier)]);
+                let tier = KeyValue::new("camofleet.session.start_tier", word_of(*tier));
+                let attributes = of_pool(pool.as_ref()).chain([tier]);
                 tell_root(tracer, session, *started, attributes, None);
             }
             Observation::Ended { session, reason, started: Some(started) } => {

@@ -5,7 +5,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation,
+    Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, WriteFailure,
     pods::{Fate, Installation, RunnerPod, Trouble, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -65,6 +65,8 @@ pub struct Fleet {
     going: Vec<String>,
     /// Other pods that are made do not.
     pub others_fail: bool,
+    /// The API server refuses pods that are to test a shape.
+    pub canaries_refused: bool,
     /// Pods that were made to test a shape.
     pub canaries: Vec<String>,
     /// Which pod each session was given to, in the order in which it happened.
@@ -100,6 +102,7 @@ impl Fleet {
             canaries_fail: false,
             going: Vec::new(),
             others_fail: false,
+            canaries_refused: false,
             canaries: Vec::new(),
             bound: Vec::new(),
             watch_is_faster: false,
@@ -318,9 +321,17 @@ impl Fleet {
     pub fn canary_has_no_room(&mut self) {
         let uid = self.canaries.last().unwrap().clone();
         self.runners.remove(&uid);
-        let pod = self.pods.get_mut(&uid).unwrap();
-        pod.version += 1;
-        pod.fate = Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes are available".into())));
+        self.fare(&uid, Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes are available".into()))));
+    }
+
+    /// The container of that pod ends by itself.
+    pub fn die(&mut self, uid: &str) {
+        self.fare(uid, Fate::Over { words: "its container ended with exit code 1".into(), out_of_memory: false });
+    }
+
+    fn fare(&mut self, uid: &str, fate: Fate) {
+        let pod = self.pods.get_mut(uid).unwrap();
+        (pod.version, pod.fate) = (pod.version + 1, fate);
         let pod = pod.clone();
         self.step([Input::Pods(Change::Applied(pod))]);
     }
@@ -445,14 +456,18 @@ impl Fleet {
             Effect::CreatePod { pool, pod } => {
                 let (name, labels) = (pod.metadata.name.unwrap(), pod.metadata.labels.unwrap());
                 let ordinal = labels["camofleet.dev/ordinal"].parse().unwrap();
+                let env = pod.spec.unwrap().containers.remove(0).env.unwrap();
+                let is_canary = env.iter().any(|variable| variable.name == "RUNNER_PROVE");
+                if is_canary && self.canaries_refused {
+                    let answer = Err(WriteFailure::Refused("exceeded quota".into()));
+                    return vec![Input::PodCreated { pool, name, answer }];
+                }
                 let made = RunnerPod {
                     key: Key { namespace: pool.namespace.clone(), name: name.clone() },
                     revision: labels["camofleet.dev/revision"].clone(),
                     ..self.runner(&self.pools[&pool].clone(), ordinal)
                 };
                 self.pods.insert(made.uid.clone(), made.clone());
-                let env = pod.spec.unwrap().containers.remove(0).env.unwrap();
-                let is_canary = env.iter().any(|variable| variable.name == "RUNNER_PROVE");
                 if is_canary {
                     self.canaries.push(made.uid.clone());
                 }
@@ -466,7 +481,8 @@ impl Fleet {
                 vec![created, Input::Pods(Change::Applied(made)), told]
             }
             Effect::DeletePod { pod, .. } => {
-                let serves = self.runners[&pod].sessions.iter().any(|session| self.sessions.contains_key(&session.uid));
+                let has = |state: &RunnerState| state.sessions.iter().any(|it| self.sessions.contains_key(&it.uid));
+                let serves = self.runners.get(&pod).is_some_and(has);
                 self.removed.push((pod.clone(), serves));
                 let deleted = Input::PodDeleted { pod: pod.clone(), answer: Ok(()) };
                 if !serves {

@@ -218,3 +218,51 @@ fn a_change_replaces_runners_that_launch_nothing_any_more() {
     let (wished, _) = shapes(&fleet);
     assert_eq!((fleet.revisions(), stalled(&fleet)), (vec![wished.as_deref().unwrap(); 3], None));
 }
+
+#[test]
+fn where_a_quota_is_full_one_that_may_be_missing_makes_way() {
+    for (max_unavailable, removed) in [(0, 0), (1, 1)] {
+        let mut fleet = Fleet::new();
+        fleet.pool("own", "pool", 3, lasting(max_unavailable));
+        fleet.pass(2_000);
+        fleet.canaries_refused = true;
+        fleet.edit("own", "pool", another_image);
+        fleet.pass(60_000);
+        assert_eq!((fleet.removed.len(), fleet.runners()), (removed, 3 - removed), "maxUnavailable {max_unavailable}");
+        assert_eq!(stalled(&fleet).as_deref(), Some(reasons::CANARY_FAILED));
+    }
+}
+
+/// Each new one would have a runner make way.
+#[test]
+fn for_a_canary_that_had_room_and_ended_none_makes_way_again() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 3, lasting(1));
+    fleet.pass(2_000);
+    fleet.canaries_fail = true;
+    fleet.edit("own", "pool", another_image);
+    fleet.canary_has_no_room();
+    fleet.pass(2_000);
+    let canary = fleet.canaries[0].clone();
+    let of_the_former = |fleet: &Fleet| fleet.removed.iter().filter(|(pod, _)| !fleet.canaries.contains(pod)).count();
+    assert_eq!(of_the_former(&fleet), 1);
+    fleet.die(&canary);
+    fleet.pass(10_000);
+    assert_eq!(fleet.canaries.len(), 2);
+    fleet.canary_has_no_room();
+    fleet.pass(60_000);
+    assert_eq!(of_the_former(&fleet), 1);
+}
+
+#[test]
+fn a_runner_that_ends_soon_after_it_was_warm_has_failed() {
+    for (lived, made_at_once) in [(10_000, 0), (40_000, 1)] {
+        let mut fleet = Fleet::new();
+        fleet.pool("own", "pool", 1, lasting(1));
+        fleet.pass(lived);
+        fleet.die("own/pool/0");
+        assert_eq!(fleet.revisions().len(), made_at_once, "after {lived} ms");
+        fleet.pass(2_000);
+        assert_eq!(fleet.revisions().len(), 1, "after a pause");
+    }
+}
