@@ -190,21 +190,24 @@ impl Chaos {
             .await?;
         let record = world.harness.simulator.record();
         let by_name = world.harness.sessions.by_name(FLEET);
+        // A write that was to tell of a runner may have failed, and then no status ever names it.
+        let runners_of = |seen: &Seen| {
+            let held = record.bindings(&seen.uid).into_iter().map(|binding| binding.runner);
+            seen.runners.iter().cloned().chain(held).collect::<BTreeSet<_>>()
+        };
         // A runner that goes when its sessions are over may be gone before anybody can hear of that.
         let unheard = |seen: &Seen| {
-            let gone = seen.runners.iter().filter_map(|runner| record.gone_at(runner)).min();
+            let gone = runners_of(seen).iter().filter_map(|runner| record.gone_at(runner)).min();
             gone.is_some_and(|gone| seen.finished.is_some_and(|finished| gone <= finished))
         };
         let (mut ended_unheard, mut ended_wrongly) = (0, Vec::new());
         for (name, seen) in &by_name {
             match seen.reason.as_deref() {
                 None | Some(IDLE_TIMEOUT) => {}
-                Some(RUNNER_LOST) if seen.runners.iter().any(|runner| harmed.contains(runner)) => {}
+                Some(RUNNER_LOST) if runners_of(seen).iter().any(|runner| harmed.contains(runner)) => {}
                 Some(RUNNER_LOST) if unheard(seen) => ended_unheard += 1,
                 Some(reason) => {
-                    let had = record.bindings(&seen.uid);
-                    ended_wrongly
-                        .push(format!("{name} as {reason} on {:?}, and runners had it: {had:?}", seen.runners));
+                    ended_wrongly.push(format!("{name} as {reason} on {:?}", runners_of(seen)));
                 }
             }
         }

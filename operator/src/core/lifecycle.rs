@@ -73,7 +73,7 @@ impl Core {
         let stage = Session::published_stage(&object, self.now);
         let admitted = object.status.is_some();
         self.strangers.remove(&uid);
-        let session = Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, admitted };
+        let session = Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, telling: false, admitted };
         self.sessions.insert(uid.clone(), session);
         self.set_stage(&uid, stage);
         // Its runner may have told of it before this object came.
@@ -488,7 +488,7 @@ impl Core {
         });
         let wished = status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.now);
         let Some(wished) = wished.filter(|wished| session.object.status.as_ref() != Some(wished)) else { return };
-        let urgent = wished.state != SessionState::Queued;
+        let (urgent, telling) = (wished.state != SessionState::Queued, wished.runner.is_some());
         if !urgent {
             // More would only wait in a line, and those of them that get a slot meanwhile with them.
             if self.showing.len() >= SHOWN_AT_ONCE {
@@ -499,7 +499,7 @@ impl Core {
         }
         self.effects.push(Effect::PatchSession { session: session.object.clone(), status: Box::new(wished), urgent });
         if let Some(session) = self.sessions.get_mut(uid) {
-            session.write = session.write.started();
+            (session.write, session.telling) = (session.write.started(), telling);
         }
     }
 
@@ -517,7 +517,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {
-                session.write = Pending::Idle;
+                (session.write, session.telling) = (Pending::Idle, false);
                 // The watch may have been faster, with this change or with a later one.
                 if version(object.as_ref()) >= version(session.object.as_ref()) {
                     self.replace_object(uid, object.clone());
@@ -536,7 +536,7 @@ impl Core {
                 let key = session.key();
                 self.effects.push(Effect::ReadSession { key, session: uid.clone() });
             }
-            Err(WriteFailure::Refused(_)) => session.write = Pending::Refused,
+            Err(WriteFailure::Refused(_)) => (session.write, session.telling) = (Pending::Refused, false),
             Err(WriteFailure::Transient(_)) => session.write = session.write.failed(uid, self.now.mono),
         }
         self.dirty.insert(Subject::Session(uid.clone()));
@@ -548,7 +548,7 @@ impl Core {
         match found {
             Some(object) if self.sessions.contains_key(uid) => {
                 if let Some(session) = self.sessions.get_mut(uid) {
-                    session.write = Pending::Idle;
+                    (session.write, session.telling) = (Pending::Idle, false);
                 }
                 self.session_applied(object);
                 self.dirty.insert(Subject::Session(uid.clone()));

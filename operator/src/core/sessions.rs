@@ -34,6 +34,8 @@ pub(super) struct Session {
     /// When this process first saw it, if it was untouched then: the start of what is measured.
     pub(super) seen: Option<Now>,
     pub(super) write: Pending,
+    /// A write that names its runner is under way, or may have been done though it failed.
+    pub(super) telling: bool,
     /// It may wait: it was not too many when it came.
     pub(super) admitted: bool,
 }
@@ -235,7 +237,7 @@ impl Session {
     /// The runner that users were told, or may be being told just now.
     pub(super) fn is_published(&self) -> bool {
         let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
-        told || (matches!(self.stage, Stage::Bound(_)) && self.write != Pending::Idle)
+        told || self.telling
     }
 
     /// Whether its status ever said Ready.

@@ -151,14 +151,17 @@ impl Core {
         self.dirty.extend(asking.into_iter().map(Subject::Session));
     }
 
-    /// A session that the runner had and does not list any more is over, though nobody can say why.
+    /// A session that the runner had and does not list any more is over, though nobody can say why; one of which users were
+    /// not told waits for another slot.
     fn miss_the_unlisted(&mut self, pod: &Uid, state: &RunnerState) {
         for uid in self.runners[pod].sessions.clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
+            let told = session.is_published();
             match &session.stage {
                 Stage::Bound(bound) if bound.is_missed_by(state) => {
                     let message = format!("runner {} does not have it any more", self.runners[pod].pod.key.name);
-                    self.set_stage(&uid, Stage::Over(Over { reason: session::RUNNER_LOST, message }));
+                    let over = Over { reason: session::RUNNER_LOST, message };
+                    self.set_stage(&uid, if told { Stage::Over(over) } else { Stage::Waiting });
                 }
                 Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
             }

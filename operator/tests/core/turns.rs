@@ -187,13 +187,14 @@ fn is_patch(effect: &Effect) -> bool {
     matches!(effect, Effect::PatchSession { .. })
 }
 
-#[test]
-fn a_session_that_a_former_leader_bound_is_published_once() {
-    let mut leader = Leader::new().leads();
-    let effects = leader.step([told(&["s-1"]), Input::Sessions(Change::Applied(Arc::new(session(9))))]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "not adopted: {effects:?}");
-    assert!(!effects.iter().any(is_patch), "published before the runner has its time-outs: {effects:?}");
-    let Input::Runner { state, .. } = told(&["s-1"]) else { unreachable!("that is what it makes") };
+fn state_with(sessions: &[&str]) -> RunnerState {
+    let Input::Runner { state, .. } = told(sessions) else { unreachable!("that is what it makes") };
+    state
+}
+
+/// The runner took the session.
+fn bound() -> Input {
+    let state = state_with(&["s-1"]);
     let answer = BindAnswer {
         boot_id: state.boot_id.clone(),
         generation: state.generation,
@@ -202,8 +203,64 @@ fn a_session_that_a_former_leader_bound_is_published_once() {
         playwright_version: state.playwright_version.clone(),
         session: state.sessions[0].clone(),
     };
-    let bound = Input::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) };
-    let effects = leader.step([bound]);
+    Input::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) }
+}
+
+/// The runner that took it does not have it any more.
+fn forgot() -> Input {
+    Input::Runner { pod: POD.into(), state: RunnerState { generation: 7, ..state_with(&[]) } }
+}
+
+fn is_bind(effect: &Effect) -> bool {
+    matches!(effect, Effect::Bind { .. })
+}
+
+#[test]
+fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
+    let mut leader = Leader::new().leads();
+    let full = RunnerState { free: 0, ..state_with(&[]) };
+    leader.step([
+        Input::Runner { pod: POD.into(), state: full },
+        Input::Sessions(Change::Applied(Arc::new(session(9)))),
+    ]);
+    let queued = leader.pass(300);
+    assert!(queued.iter().any(is_patch), "that it waits is not told: {queued:?}");
+    assert!(leader.step([told(&[])]).iter().any(is_bind), "it is not bound");
+    // That it is Queued is all that may have been told.
+    let answered = leader.step([bound()]);
+    assert!(!answered.iter().any(is_patch), "two writes at once: {answered:?}");
+    let lost = leader.step([forgot()]);
+    assert!(lost.iter().any(is_bind), "it is not bound again: {lost:?}");
+}
+
+#[test]
+fn what_a_runner_loses_while_users_are_being_told_of_it_is_over() {
+    let mut leader = Leader::new().leads();
+    let new = Input::Sessions(Change::Applied(Arc::new(session(9))));
+    assert!(leader.step([told(&[]), new]).iter().any(is_bind), "it is not bound");
+    let effects = leader.step([bound()]);
+    let Some(Effect::PatchSession { session, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
+        panic!("it is not published: {effects:?}")
+    };
+    let lost = leader.step([forgot()]);
+    assert!(!lost.iter().any(is_bind), "it is moved though it may be published: {lost:?}");
+    let failed = WriteFailure::Transient("no answer".into());
+    leader.step([Input::SessionPatched { session: session.clone(), answer: Err(failed) }]);
+    let told = leader.pass(1_000);
+    let Some(Effect::PatchSession { status, .. }) = told.iter().find(|effect| is_patch(effect)) else {
+        panic!("nobody is told: {told:?}")
+    };
+    let finished = conditions::get(&status.conditions, conditions::FINISHED).expect("it is over");
+    assert_eq!(finished.reason, conditions::session::RUNNER_LOST);
+}
+
+#[test]
+fn a_session_that_a_former_leader_bound_is_published_once() {
+    let mut leader = Leader::new().leads();
+    let effects = leader.step([told(&["s-1"]), Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "not adopted: {effects:?}");
+    assert!(!effects.iter().any(is_patch), "published before the runner has its time-outs: {effects:?}");
+    let effects = leader.step([bound()]);
     let Some(Effect::PatchSession { session, status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
         panic!("it is not published: {effects:?}")
     };
