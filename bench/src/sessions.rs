@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use camofleet_crds::{
     conditions::FINISHED,
     v1alpha1::{BrowserSession, SessionState},
+    watch::Pauses,
 };
 use futures::{StreamExt, pin_mut};
 use kube::{
@@ -197,7 +198,7 @@ impl Drop for Sessions {
 
 async fn follow(api: Api<SeenSession>, book: Arc<Mutex<Book>>, begun: oneshot::Sender<()>) {
     let mut begun = Some(begun);
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher(api, watcher::Config::default()).backoff(Pauses::default());
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {

@@ -4,6 +4,7 @@
 pub mod conditions;
 pub mod queue;
 pub mod v1alpha1;
+pub mod watch;
 
 use kube::CustomResourceExt;
 

@@ -14,7 +14,10 @@ use crate::{
 };
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
+use camofleet_crds::{
+    v1alpha1::{BrowserSession, WorkerPool},
+    watch::Pauses,
+};
 use futures::{Stream, StreamExt};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -268,7 +271,7 @@ fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api, config).default_backoff().filter_map(|event| async {
+    watcher(api, config).backoff(Pauses::default()).filter_map(|event| async {
         event.inspect_err(|error| tracing::warn!(%error, kind = %K::kind(&()), "a watch broke and begins again")).ok()
     })
 }

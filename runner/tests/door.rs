@@ -10,7 +10,7 @@ use camofleet_runner_api::{
     token::{Issuer, Role, Signer, new_private_key},
 };
 use reqwest::Method;
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::SystemTime};
 use support::{Bed, EPOCH, POD, launcher, request, runner_command, write_keys};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -47,7 +47,7 @@ const CALLS: [(Method, &str); 8] = [
 async fn every_call_but_the_probes_takes_a_token_for_it() {
     // Nothing that is launched here is ever ready: `cat` waits for more.
     let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
-    let operator = bed.operator.operator_token(POD, EPOCH);
+    let operator = bed.operator.operator_token(POD, EPOCH, SystemTime::now());
     let stranger = Signer::from_pkcs8(Issuer::Operator, &new_private_key()).unwrap();
     let forged = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
     for (method, path) in CALLS {
@@ -55,9 +55,9 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
         for token in [
             None,
             Some("x".to_owned()),
-            Some(bed.operator.operator_token("another pod", EPOCH)),
+            Some(bed.operator.operator_token("another pod", EPOCH, SystemTime::now())),
             Some(bed.gateway.hop_token("another pod", "none", Role::Connect, None)),
-            Some(stranger.operator_token(POD, EPOCH)),
+            Some(stranger.operator_token(POD, EPOCH, SystemTime::now())),
             Some(forged.hop_token(POD, "none", Role::Connect, None)),
         ] {
             assert_eq!(
@@ -101,7 +101,7 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
 #[tokio::test]
 async fn a_leader_of_an_earlier_term_is_fenced_off() {
     let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
-    let token = |epoch| bed.operator.operator_token(POD, epoch);
+    let token = |epoch| bed.operator.operator_token(POD, epoch, SystemTime::now());
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(7))).await, (200, None));
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
     for (method, path) in
@@ -116,7 +116,7 @@ async fn a_leader_of_an_earlier_term_is_fenced_off() {
 async fn a_leader_whose_term_ends_while_its_request_arrives_is_fenced_off() {
     let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
     let body = serde_json::to_vec(&request(Display::Headless)).unwrap();
-    let (token, length) = (bed.operator.operator_token(POD, 7), body.len());
+    let (token, length) = (bed.operator.operator_token(POD, 7, SystemTime::now()), body.len());
     let head = format!(
         "PUT /v1/sessions/s HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
@@ -128,7 +128,7 @@ async fn a_leader_whose_term_ends_while_its_request_arrives_is_fenced_off() {
     former.read_exact(&mut go_on).await.unwrap();
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
 
-    let next = bed.operator.operator_token(POD, 9);
+    let next = bed.operator.operator_token(POD, 9, SystemTime::now());
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&next)).await, (200, None));
     former.write_all(&body).await.unwrap();
     let mut answer = String::new();
@@ -141,7 +141,7 @@ async fn a_leader_whose_term_ends_while_its_request_arrives_is_fenced_off() {
 async fn rotated_keys_are_read_without_a_restart() {
     let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
     let next = Signer::from_pkcs8(Issuer::Operator, &new_private_key()).unwrap();
-    let token = next.operator_token(POD, EPOCH);
+    let token = next.operator_token(POD, EPOCH, SystemTime::now());
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token)).await.0, 401);
     write_keys(&bed.keys_file(), &[(Issuer::Operator, &next)]);
     // The file is read again for a token that does not verify, but not for every one.

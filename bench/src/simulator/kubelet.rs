@@ -7,6 +7,7 @@ use super::{
     runner::{PodIdentity, Runner},
 };
 use anyhow::{Context, Result};
+use camofleet_crds::watch::Pauses;
 use camofleet_runner_api::{Hot, token::PublicKeys};
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::{
@@ -96,7 +97,7 @@ impl Kubelet {
 
     /// Follows the pods until it is dropped.
     pub(super) async fn run(self, watching: Client) {
-        let events = watcher(Api::<SeenPod>::all(watching), watcher::Config::default()).default_backoff();
+        let events = watcher(Api::<SeenPod>::all(watching), watcher::Config::default()).backoff(Pauses::default());
         pin_mut!(events);
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {

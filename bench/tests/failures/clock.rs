@@ -63,20 +63,20 @@ async fn clock_is_set(harness: &mut Harness, offset: &str) -> Result<()> {
         crash(harness, &format!("running-{index}"))?;
     }
     ended(5).await?;
+    let ready = |count: usize| harness.sessions.wait_for(count, FLEET, "Ready", PATIENCE, |seen| seen.ready.is_some());
+    ready(25).await?;
     set(&clock, "+0")?;
     for index in 5..10 {
         crash(harness, &format!("running-{index}"))?;
     }
     ended(10).await?;
-    let all = |seen: &camofleet_bench::sessions::Seen| seen.ready.is_some();
-    harness.sessions.wait_for(30, FLEET, "Ready", PATIENCE, all).await?;
+    ready(30).await?;
 
-    // One that begins to lead at such an hour believes what others wrote.
+    // One that begins to lead at such an hour believes what others wrote, and runners believe it.
     set(&clock, offset)?;
     operator.daemon.kill().await?;
     operator.daemon.start_again()?;
     operator.wait_until_leading().await?;
-    set(&clock, "+0")?;
     for index in 10..15 {
         harness.claims().end(FLEET, &format!("running-{index}")).await?;
     }

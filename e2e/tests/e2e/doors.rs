@@ -21,6 +21,7 @@ use kube::{
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::time::SystemTime;
 
 struct Keys {
     operator: Key,
@@ -64,7 +65,11 @@ fn the_gateways_door() {
             ("an empty token", Some(String::new()), 401),
             ("a wrong token", Some(format!("{admin}x")), 401),
             ("a hop token", Some(keys.hop(&runner, &session, Role::Connect)), 401),
-            ("an operator's token", Some(keys.operator.signer().operator_token(&runner.uid, u64::MAX)), 401),
+            (
+                "an operator's token",
+                Some(keys.operator.signer().operator_token(&runner.uid, u64::MAX, SystemTime::now())),
+                401,
+            ),
             ("a viewer's token", Some(viewer.clone()), 403),
         ];
         for (what, token, status) in cases {
@@ -203,7 +208,7 @@ fn a_runners_door() {
         // The epoch of the leader is that of its lease, of which every later version is higher.
         let lease = space.fleet.release::<Lease>().get("camofleet-operator").await?;
         let now: u64 = lease.resource_version().context("no resourceVersion")?.parse()?;
-        let of_a_former_leader = keys.operator.signer().operator_token(&runner.uid, 1);
+        let of_a_former_leader = keys.operator.signer().operator_token(&runner.uid, 1, SystemTime::now());
         let status = status_of(Method::GET, &at(""), Some(&of_a_former_leader)).await?;
         ensure!(status == StatusCode::FORBIDDEN, "an operator of epoch 1 is answered {status} at epoch <= {now}");
         session.ready().await?;

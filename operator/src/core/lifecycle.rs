@@ -73,7 +73,8 @@ impl Core {
         let stage = Session::published_stage(&object, self.now);
         let admitted = object.status.is_some();
         self.strangers.remove(&uid);
-        let session = Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, telling: false, admitted };
+        let session =
+            Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, telling: false, admitted };
         self.sessions.insert(uid.clone(), session);
         self.set_stage(&uid, stage);
         // Its runner may have told of it before this object came.

@@ -97,15 +97,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     let watches = watch::start(&config, &options.namespace, &inputs).context("cannot watch the API server")?;
     let signer =
         keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
+    let clock = Clock::start();
     let reporter =
         Reporter { controller: "camofleet.dev/operator".to_owned(), instance: Some(options.identity.clone()) };
     let shell = Arc::new(Shell {
         recorder: Recorder::new(client.clone(), reporter),
         client: client.clone(),
         leadership: Leadership::default(),
-        runners: Runners::new(signer),
+        runners: Runners::new(signer, clock.clone()),
         metrics: Metrics::default(),
-        traces: Traces::new(options.tracer),
+        traces: Traces::new(options.tracer, clock.clone()),
         inputs: inputs.clone(),
         urgent_writes: Semaphore::new(URGENT_WRITES),
         pod_creates: Semaphore::new(POD_CREATES),
@@ -115,7 +116,6 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     });
     let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
     let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks).await?;
-    let clock = Clock::start();
     let core = Core::new(options.installation);
     let driving = tokio::spawn(drive(core, received, asked, shell.clone(), clock.clone()));
 

@@ -1,6 +1,6 @@
 //! Calls to runners.
 
-use super::{Shell, lease::Leadership, traces::Begun};
+use super::{Shell, clock::Clock, lease::Leadership, traces::Begun};
 use crate::core::{BindFailure, Input, Uid};
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
@@ -26,18 +26,32 @@ const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
 /// The runners' clients.
 pub(super) struct Runners {
     client: RunnerClient,
-    signer: Arc<Signer>,
+    tokens: Tokens,
     followed: Mutex<HashMap<Uid, AbortHandle>>,
 }
 
+/// What calls to runners carry.
+#[derive(Clone)]
+struct Tokens {
+    signer: Arc<Signer>,
+    clock: Clock,
+}
+
+impl Tokens {
+    fn of(&self, pod: &Uid, epoch: u64) -> String {
+        self.signer.operator_token(pod, epoch, self.clock.now().wall.into())
+    }
+}
+
 impl Runners {
-    pub(super) fn new(signer: Signer) -> Self {
-        Self { client: RunnerClient::default(), signer: Arc::new(signer), followed: Mutex::default() }
+    pub(super) fn new(signer: Signer, clock: Clock) -> Self {
+        let tokens = Tokens { signer: Arc::new(signer), clock };
+        Self { client: RunnerClient::default(), tokens, followed: Mutex::default() }
     }
 
     pub(super) fn follow(&self, pod: Uid, address: IpAddr, leadership: Leadership, inputs: UnboundedSender<Input>) {
         let task =
-            tokio::spawn(follow(self.client.clone(), self.signer.clone(), pod.clone(), address, leadership, inputs));
+            tokio::spawn(follow(self.client.clone(), self.tokens.clone(), pod.clone(), address, leadership, inputs));
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(former) = followed.insert(pod, task.abort_handle()) {
             former.abort();
@@ -53,7 +67,7 @@ impl Runners {
 
 async fn follow(
     client: RunnerClient,
-    signer: Arc<Signer>,
+    tokens: Tokens,
     pod: Uid,
     address: IpAddr,
     leadership: Leadership,
@@ -62,7 +76,7 @@ async fn follow(
     let mut pause = FIRST_PAUSE;
     // The core stops it when it leads no longer; until it did, the clock decides.
     while let Some(epoch) = leadership.epoch() {
-        let cause = match client.events(address, &signer.operator_token(&pod, epoch)).await {
+        let cause = match client.events(address, &tokens.of(&pod, epoch)).await {
             Ok(states) => {
                 let mut states = std::pin::pin!(states);
                 let mut cause = "it closed its event stream".to_owned();
@@ -95,7 +109,7 @@ impl Shell {
         let answer = match self.leadership.epoch() {
             None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
             Some(epoch) => {
-                let token = self.runners.signer.operator_token(&pod, epoch);
+                let token = self.runners.tokens.of(&pod, epoch);
                 let call = self.runners.client.bind(address, &token, &session, &request, header.as_deref());
                 call.await.map_err(|error| match error {
                     CallError::Refused(refusal) => match refusal.reason {
@@ -132,7 +146,7 @@ impl Shell {
 
     pub(super) async fn end(&self, session: Uid, pod: Uid, address: IpAddr) {
         if let Some(epoch) = self.leadership.epoch() {
-            let token = self.runners.signer.operator_token(&pod, epoch);
+            let token = self.runners.tokens.of(&pod, epoch);
             let began = Instant::now();
             match self.runners.client.end(address, &token, &session).await {
                 Ok(()) => {

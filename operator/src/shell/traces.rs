@@ -7,16 +7,20 @@
 //! └── publish          each write of the status on the way
 //! ```
 
-use super::metrics::word_of;
+use super::{clock::Clock, metrics::word_of};
 use crate::core::{Interval, Key, Observation};
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_runner_api::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 /// Makes spans where traces were asked for, and else costs nothing.
 #[derive(Clone, Debug)]
-pub(super) struct Traces(Option<Arc<Tracer>>);
+pub(super) struct Traces {
+    tracer: Option<Arc<Tracer>>,
+    clock: Clock,
+}
 
 /// A part of a session's start that has begun, of a session that is traced.
 #[derive(Debug)]
@@ -26,24 +30,27 @@ pub(super) struct Begun {
     place: Place,
     name: &'static str,
     kind: SpanKind,
-    start: SystemTime,
+    clock: Clock,
+    start: Timestamp,
 }
 
 impl Traces {
-    pub(super) fn new(tracer: Option<Arc<Tracer>>) -> Self {
-        Self(tracer)
+    pub(super) fn new(tracer: Option<Arc<Tracer>>, clock: Clock) -> Self {
+        Self { tracer, clock }
     }
 
     /// Something is done for that session now.
     pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<Begun> {
-        let tracer = self.0.clone()?;
+        let tracer = self.tracer.clone()?;
         let root = tracer.root_of(session)?;
-        Some(Begun { tracer, root, place: root.below(), name, kind, start: SystemTime::now() })
+        let clock = self.clock.clone();
+        let start = clock.now().wall;
+        Some(Begun { tracer, root, place: root.below(), name, kind, clock, start })
     }
 
     /// What the core saw of a session's start.
     pub(super) fn observe(&self, observation: &Observation) {
-        let Some(tracer) = &self.0 else { return };
+        let Some(tracer) = &self.tracer else { return };
         match observation {
             Observation::Chosen { session, pool, priority, waited: Some(waited) } => {
                 let Some(root) = tracer.root_of(session) else { return };
@@ -77,14 +84,14 @@ impl Begun {
 
     /// It is done.
     pub(super) fn end(self, attributes: impl IntoIterator<Item = KeyValue>, error: Option<String>) {
-        let Self { tracer, root, place, name, kind, start } = self;
+        let Self { tracer, root, place, name, kind, clock, start } = self;
         tracer.tell(Span {
             place,
             parent: Some(root),
             name,
             kind,
-            start,
-            end: SystemTime::now(),
+            start: start.into(),
+            end: clock.now().wall.into(),
             attributes: attributes.into_iter().collect(),
             error,
         });

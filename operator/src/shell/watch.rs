@@ -4,7 +4,10 @@ use crate::core::{
     Change, Input, Namespace, Node, Uid,
     pods::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
-use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
+use camofleet_crds::{
+    v1alpha1::{BrowserSession, WorkerPool},
+    watch::Pauses,
+};
 use camofleet_runner_api::keystore::{self, PUBLIC_KEYS};
 use futures::StreamExt;
 use http::Request;
@@ -164,7 +167,7 @@ async fn follow<K, T>(
 {
     let mut known = Known::default();
     let mut first = true;
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {

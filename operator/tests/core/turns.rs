@@ -219,10 +219,8 @@ fn is_bind(effect: &Effect) -> bool {
 fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
     let mut leader = Leader::new().leads();
     let full = RunnerState { free: 0, ..state_with(&[]) };
-    leader.step([
-        Input::Runner { pod: POD.into(), state: full },
-        Input::Sessions(Change::Applied(Arc::new(session(9)))),
-    ]);
+    leader
+        .step([Input::Runner { pod: POD.into(), state: full }, Input::Sessions(Change::Applied(Arc::new(session(9))))]);
     let queued = leader.pass(300);
     assert!(queued.iter().any(is_patch), "that it waits is not told: {queued:?}");
     assert!(leader.step([told(&[])]).iter().any(is_bind), "it is not bound");

@@ -172,9 +172,10 @@ impl Signer {
         &self.public
     }
 
-    /// A token with which the operator of this epoch may call the runner in that pod.
-    pub fn operator_token(&self, pod_uid: &str, epoch: u64) -> String {
-        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, expiry_in(OPERATOR_TOKEN_TTL)) })
+    /// A token with which the operator of this epoch may call the runner in that pod. `at`: what time it is, which the operator
+    /// knows better than its machine's clock.
+    pub fn operator_token(&self, pod_uid: &str, epoch: u64, at: SystemTime) -> String {
+        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix(at + OPERATOR_TOKEN_TTL)) })
     }
 
     /// A token for one connection to one session on the runner in that pod. `once`: id of the user's token, when that is good
@@ -184,7 +185,7 @@ impl Signer {
             sub: Some(session_uid.to_owned()),
             role: Some(role),
             jti: once.map(str::to_owned),
-            ..self.claims(pod_uid, expiry_in(HOP_TOKEN_TTL))
+            ..self.claims(pod_uid, unix(SystemTime::now() + HOP_TOKEN_TTL))
         })
     }
 
@@ -333,12 +334,9 @@ impl TryFrom<Claims> for Caller {
     }
 }
 
-fn expiry_in(ttl: Duration) -> u64 {
-    unix_now().saturating_add(ttl.as_secs())
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Seconds since 1970-01-01 UTC.
+fn unix(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -361,7 +359,10 @@ mod tests {
     fn each_issuers_token_proves_its_caller() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
-        assert_eq!(keys.verify(&operator.operator_token("pod", 7), "pod").unwrap(), Caller::Operator { epoch: 7 });
+        assert_eq!(
+            keys.verify(&operator.operator_token("pod", 7, SystemTime::now()), "pod").unwrap(),
+            Caller::Operator { epoch: 7 }
+        );
         assert_eq!(
             keys.verify(&gateway.hop_token("pod", "s", Role::View, None), "pod").unwrap(),
             Caller::Gateway { session: "s".into(), role: Role::View, once: None }
@@ -380,7 +381,7 @@ mod tests {
     fn a_users_token_is_good_at_the_gateway_and_nowhere_else() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
-        let token = session_token(unix_now() + 60);
+        let token = session_token(unix(SystemTime::now()) + 60);
         let text = gateway.session_token(token.clone());
         assert_eq!(keys.verify_session_token(&text).unwrap(), token);
         assert!(keys.verify(&text, "pod").is_err(), "a runner took a user's token");
@@ -393,7 +394,7 @@ mod tests {
     #[test]
     fn a_users_token_ends_when_it_says() {
         let gateway = signer(Issuer::Gateway);
-        let ended = gateway.session_token(session_token(unix_now() - 1));
+        let ended = gateway.session_token(session_token(unix(SystemTime::now()) - 1));
         let refused = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
         assert!(refused.is_expiry(), "{refused}");
     }
@@ -403,16 +404,16 @@ mod tests {
         let gateway = signer(Issuer::Gateway);
         let keys = trusting(&[&signer(Issuer::Operator), &gateway]);
         let forged = Signer { issuer: Issuer::Operator, ..gateway };
-        assert!(keys.verify(&forged.operator_token("pod", 1), "pod").is_err());
+        assert!(keys.verify(&forged.operator_token("pod", 1, SystemTime::now()), "pod").is_err());
     }
 
     #[test]
     fn a_token_for_another_pod_an_expired_one_and_a_strangers_are_refused() {
         let operator = signer(Issuer::Operator);
         let keys = trusting(&[&operator]);
-        assert!(keys.verify(&operator.operator_token("other", 1), "pod").is_err());
-        assert!(keys.verify(&signer(Issuer::Operator).operator_token("pod", 1), "pod").is_err());
-        let expired = operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix_now() - 60) });
+        assert!(keys.verify(&operator.operator_token("other", 1, SystemTime::now()), "pod").is_err());
+        assert!(keys.verify(&signer(Issuer::Operator).operator_token("pod", 1, SystemTime::now()), "pod").is_err());
+        let expired = operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix(SystemTime::now()) - 60) });
         assert!(keys.verify(&expired, "pod").unwrap_err().to_string().contains("ExpiredSignature"));
         assert!(matches!(PublicKeys::default().verify(&expired, "pod"), Err(TokenError::UnknownIssuer)));
     }
@@ -420,18 +421,18 @@ mod tests {
     #[test]
     fn the_former_key_is_trusted_while_it_is_listed() {
         let (old, new) = (signer(Issuer::Operator), signer(Issuer::Operator));
-        assert!(trusting(&[&new, &old]).verify(&old.operator_token("pod", 1), "pod").is_ok());
-        assert!(trusting(&[&new]).verify(&old.operator_token("pod", 1), "pod").is_err());
+        assert!(trusting(&[&new, &old]).verify(&old.operator_token("pod", 1, SystemTime::now()), "pod").is_ok());
+        assert!(trusting(&[&new]).verify(&old.operator_token("pod", 1, SystemTime::now()), "pod").is_err());
     }
 
     #[test]
     fn a_tampered_or_unsigned_token_is_refused() {
         let operator = signer(Issuer::Operator);
         let keys = trusting(&[&operator]);
-        let token = operator.operator_token("pod", 1);
+        let token = operator.operator_token("pod", 1, SystemTime::now());
         let (head, tail) = token.split_once('.').unwrap();
         let payload = BASE64_URL_SAFE_NO_PAD
-            .encode(format!(r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#, unix_now() + 60));
+            .encode(format!(r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#, unix(SystemTime::now()) + 60));
         let signature = tail.split_once('.').unwrap().1;
         assert!(keys.verify(&format!("{head}.{payload}.{signature}"), "pod").is_err());
         let none = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
@@ -443,7 +444,7 @@ mod tests {
         let operator = signer(Issuer::Operator);
         let text = format!(r#"{{"operator":["{}"],"gateway":[]}}"#, operator.public_key().as_str());
         let keys: PublicKeys = serde_json::from_str(&text).unwrap();
-        assert!(keys.verify(&operator.operator_token("pod", 1), "pod").is_ok());
+        assert!(keys.verify(&operator.operator_token("pod", 1, SystemTime::now()), "pod").is_ok());
         assert!(PublicKey::parse("short").is_err());
     }
 }

@@ -19,7 +19,7 @@ use std::{
     pin::pin,
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU8, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -120,7 +120,7 @@ impl Bed {
     }
 
     pub fn token(&self) -> String {
-        self.operator.operator_token(POD, EPOCH)
+        self.operator.operator_token(POD, EPOCH, SystemTime::now())
     }
 
     pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindAnswer, CallError> {
