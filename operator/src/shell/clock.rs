@@ -1,17 +1,16 @@
 //! What time it is. The wall clock of this machine may be wrong, or be set while sessions wait: it is read once, carried on by
-//! the monotonic clock, and corrected by the API server's, which stamps each write of the lease.
+//! the monotonic clock, and corrected by the API server's, which dates its answers about the lease.
 
 use crate::core::{Mono, Now};
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    jiff::{SignedDuration, Timestamp},
-};
+use http::{Request, header::DATE};
+use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use kube::{Client, client::Body};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
-/// Stamps have whole seconds, and answers take their time: what differs by no more than this is right.
+/// Dates have whole seconds, and answers take their time: what differs by no more than this is right.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(3);
 
 /// Tells the time. All clones tell the same.
@@ -36,10 +35,26 @@ impl Clock {
         }
     }
 
-    /// Takes over the API server's time from what it has written since it was asked to, at that time by this clock.
-    pub(super) fn correct(&self, asked: Timestamp, written: &ObjectMeta) {
-        let stamps = written.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref());
-        let Some(told) = stamps.map(|time| time.0).max() else { return };
+    /// The same client; this clock is corrected by the dates of its answers (RFC 9110 section 6.6.1).
+    pub(super) fn corrected_by(&self, client: Client) -> Client {
+        let (clock, namespace) = (self.clone(), client.default_namespace().to_owned());
+        let calling = tower::service_fn(move |request: Request<Body>| {
+            let (client, clock) = (client.clone(), clock.clone());
+            async move {
+                let asked = clock.now().wall;
+                let answer = client.send(request).await?;
+                let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+                if let Some(told) = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok()) {
+                    clock.correct(asked, told);
+                }
+                Ok::<_, kube::Error>(answer)
+            }
+        });
+        Client::new(calling, namespace)
+    }
+
+    /// Takes over the API server's time, which it told since it was asked at that time by this clock.
+    fn correct(&self, asked: Timestamp, told: Timestamp) {
         let wrong_by = told.duration_since(self.now().wall);
         if wrong_by > TOLERANCE || told.duration_since(asked) < -TOLERANCE {
             tracing::warn!(
@@ -55,27 +70,36 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, Time};
+    use http::Response;
+    use std::convert::Infallible;
 
-    fn written(at: Timestamp) -> ObjectMeta {
-        let entry = |time| ManagedFieldsEntry { time: Some(Time(time)), ..ManagedFieldsEntry::default() };
-        let former = at - SignedDuration::from_hours(5);
-        ObjectMeta { managed_fields: Some(vec![entry(former), entry(at)]), ..ObjectMeta::default() }
-    }
+    const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
     #[test]
-    fn the_api_servers_time_counts_where_it_differs_by_more_than_a_stamp_can() {
+    fn the_api_servers_time_counts_where_it_differs_by_more_than_a_date_can() {
         let clock = Clock::start();
         let before = clock.now().wall;
-        let second = SignedDuration::from_secs(1);
-        clock.correct(before, &written(before - second));
+        clock.correct(before, before - SECOND);
         // It took its time to answer.
-        clock.correct(before - second * 5, &written(before - second * 5));
-        assert!(clock.now().wall.duration_since(before).abs() < second);
+        clock.correct(before - SECOND * 5, before - SECOND * 5);
+        assert!(clock.now().wall.duration_since(before).abs() < SECOND);
         let hour = SignedDuration::from_hours(1);
         for told in [before + hour, before - hour] {
-            clock.correct(clock.now().wall, &written(told));
-            assert!(clock.now().wall.duration_since(told).abs() < second);
+            clock.correct(clock.now().wall, told);
+            assert!(clock.now().wall.duration_since(told).abs() < SECOND);
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_dated() {
+        let server = tower::service_fn(|_: Request<Body>| async {
+            let answer = Response::builder().status(404).header(DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
+            Ok::<_, Infallible>(answer.body(Body::empty()).unwrap())
+        });
+        let clock = Clock::start();
+        let client = clock.corrected_by(Client::new(server, "ns"));
+        client.send(Request::new(Body::empty())).await.unwrap();
+        let told: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        assert!(clock.now().wall.duration_since(told).abs() < SECOND);
     }
 }

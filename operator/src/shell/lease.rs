@@ -89,7 +89,7 @@ pub(super) async fn run(
     stop: impl Future<Output = ()>,
 ) {
     let mut election = Election {
-        api: Api::namespaced(client, namespace),
+        api: Api::namespaced(clock.corrected_by(client), namespace),
         identity: identity.to_owned(),
         clock,
         seen: Seen { version: None, at: Instant::now() },
@@ -181,9 +181,7 @@ impl Election {
 
     /// Writes the lease as one's own. It is refused when anybody wrote it since it was read.
     async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
-        let asked = Instant::now();
-        let asked_at = self.clock.now().wall;
-        let now = MicroTime(asked_at);
+        let (asked, now) = (Instant::now(), MicroTime(self.clock.now().wall));
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(self.identity.clone());
         spec.lease_duration_seconds = i32::try_from(LEASE_DURATION.as_secs()).ok();
@@ -197,7 +195,6 @@ impl Election {
             Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(()),
             Err(error) => return Err(error),
         };
-        self.clock.correct(asked_at, &written.metadata);
         self.seen = Seen { version: written.resource_version(), at: Instant::now() };
         let until = asked + RENEW_DEADLINE;
         let epoch = match self.term {
