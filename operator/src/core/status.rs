@@ -280,7 +280,11 @@ pub(super) fn of_pool(
     };
     let as_wished = format!("all {desired} runners are ready");
     if ready {
-        set(READY, true, pools::AS_WISHED, &as_wished);
+        // The column that people look at shows this reason.
+        match &canary {
+            Some((reason, _)) => set(READY, true, reason, &format!("{as_wished}, of the former shape: see Stalled")),
+            None => set(READY, true, pools::AS_WISHED, &as_wished),
+        }
     } else {
         let (reason, words) =
             trouble.as_ref().map_or((doing, words.as_str()), |(reason, words)| (*reason, words.as_str()));

@@ -72,6 +72,8 @@ fn a_shape_that_fails_its_test_stops_there_and_the_former_serves() {
     assert_eq!(stalled(&fleet).as_deref(), Some(reasons::CANARY_FAILED));
     let status = fleet.pool_status("own", "pool");
     assert!(conditions::is_true(&status.conditions, conditions::READY), "it serves as before");
+    let ready = conditions::get(&status.conditions, conditions::READY).unwrap();
+    assert_eq!(ready.reason, reasons::CANARY_FAILED, "which `kubectl get -o wide` shows: {}", ready.message);
     assert_eq!((status.replicas, status.ready_replicas, status.updated_replicas, status.slots.total), (4, 3, 1, 3));
 
     // Runners that have served are replaced by their like, whoever leads.
