@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// How long the API server may take until it answers.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(180);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// What the API server says of itself when asked for `/readyz`.
 const READY: &str = "ok";

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, RunnerRef, SessionState,
-        StartTier, WorkerPool, WorkerPoolSpec,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, SessionState, StartTier,
+        WorkerPool, WorkerPoolSpec,
     },
 };
 use k8s_openapi::{
@@ -29,6 +29,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    core::Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -121,11 +122,7 @@ impl Harness {
         install(&client).await?;
         let simulator = Simulator::start(control_plane, options.nodes, options.launch_time).await?;
         let sessions = Arc::new(Sessions::watch(control_plane.client(User::Admin).await?).await?);
-        let claims = Claims {
-            sessions: Arc::clone(&sessions),
-            client: ClientWithTurns::new(client.clone()),
-            patcher: ClientWithTurns::new(control_plane.client(User::Operator).await?),
-        };
+        let claims = Claims::new(Arc::clone(&sessions), client.clone(), control_plane.client(User::Operator).await?);
         Ok((client, simulator, sessions, claims))
     }
 
@@ -280,6 +277,11 @@ impl Harness {
 }
 
 impl Claims {
+    /// Who makes sessions by one client, and patches those of the floor by the other.
+    pub fn new(sessions: Arc<Sessions>, client: Client, patcher: Client) -> Self {
+        Self { sessions, client: ClientWithTurns::new(client), patcher: ClientWithTurns::new(patcher) }
+    }
+
     /// Makes a session of a pool, and waits until the watch says that it is Ready.
     ///
     /// # Errors
@@ -368,7 +370,7 @@ impl Claims {
             let Err(error) = self.create(namespace, name, spec.clone()).await else { return Ok(()) };
             match error.downcast_ref::<kube::Error>() {
                 Some(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
-                Some(kube::Error::Api(status)) if status.code < 429 => return Err(error),
+                Some(kube::Error::Api(status)) if is_final(status) => return Err(error),
                 _ if began.elapsed() > SETUP_PATIENCE => return Err(error),
                 _ => tokio::time::sleep(LOOK_AGAIN).await,
             }
@@ -390,7 +392,7 @@ impl Claims {
             match deleted {
                 Ok(_) => return Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code < 429 => return Err(kube::Error::Api(status).into()),
+                Err(kube::Error::Api(status)) if is_final(&status) => return Err(kube::Error::Api(status).into()),
                 Err(error) if began.elapsed() > SETUP_PATIENCE => return Err(error.into()),
                 Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
@@ -429,11 +431,16 @@ pub fn lasting_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
     }
 }
 
+/// Whether it is no use to ask again. An API server that has just started says 403 until its admission knows the cluster.
+pub fn is_final(refusal: &Status) -> bool {
+    refusal.code < 429 && refusal.code != 403
+}
+
 async fn in_time(ready: tokio::sync::oneshot::Receiver<Instant>, patience: Duration) -> Option<Instant> {
     tokio::time::timeout(patience, ready).await.ok()?.ok()
 }
 
-/// A status of the size that the operator writes.
+/// A status of about the size that the operator writes. It names no runner: an operator that is there would look for it.
 fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
     let now = Timestamp::now();
     let condition = |type_: &str, status: &str, reason: &str, message: &str| Condition {
@@ -454,11 +461,6 @@ fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
             condition("Stalled", "False", reasons::IN_PROGRESS, ""),
         ],
         pool: Some("floor".to_owned()),
-        runner: Some(RunnerRef {
-            name: "hot-0123456789".to_owned(),
-            uid: session.uid().unwrap_or_default(),
-            address: "127.1.0.1:8070".to_owned(),
-        }),
         engine: Some(EngineName::Firefox),
         browser_version: Some("153.0".to_owned()),
         playwright_version: Some("1.62".to_owned()),

@@ -19,7 +19,7 @@ use std::{
 /// The namespace of the release.
 pub const NAMESPACE: &str = "camo-fleet";
 /// A former leader's lease runs out after 15 s.
-const LEAD_PATIENCE: Duration = Duration::from_secs(60);
+const LEAD_PATIENCE: Duration = Duration::from_secs(180);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const WRITES: &str = "camofleet_operator_writes_total";

@@ -1,4 +1,4 @@
-//! How operator and gateway watch these resources.
+//! How operator and gateway go on after a watch was broken.
 
 use kube::runtime::{utils::Backoff, watcher::DefaultBackoff};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// A watch that was broken begins again after so long at most.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The pauses of a watch after failures: kube's own, which double from 0.8 s, but not up to 30 s. Sessions wait until an API server
+/// The pauses of a watch after failures: kube's own, which grow from 0.8 s, but not up to 30 s. Sessions wait until an API server
 /// that is back is heard, and these are a few watches, not one of each node.
 #[derive(Default)]
 pub struct Pauses(DefaultBackoff);

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
     figures::number,
-    harness::{Harness, lasting_pool, of_pool},
+    harness::{Harness, is_final, lasting_pool, of_pool},
     operator::{Operator, leading},
     proxy::Proxy,
     report::Report,
@@ -20,8 +20,8 @@ use camofleet_runner_api::Session;
 use clap::Args;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Api,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
@@ -59,6 +59,7 @@ pub struct Chaos {
 const CLAIM_PATIENCE: Duration = Duration::from_secs(180);
 /// When the failures are over, all is as it should be after so long at most.
 const REST_PATIENCE: Duration = Duration::from_secs(180);
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// Longer than the operator waits for an answer.
 const TOO_SLOW: Duration = Duration::from_secs(7);
 /// Of so many sessions the user ends one before its time.
@@ -174,6 +175,7 @@ impl Chaos {
         // When all have come the failures end: those that are there still have to be served.
         while !lives.is_finished() && world.harness.sessions.count(FLEET, |_| true) < self.sessions {
             world.cure(Some(Instant::now())).await?;
+            world.restart_ended()?;
             let failure = FAILURES[world.random.random_range(0..FAILURES.len())];
             eprintln!("{failure:?}");
             world.fail(failure).await.with_context(|| format!("while {failure:?} was made to happen"))?;
@@ -191,9 +193,9 @@ impl Chaos {
         let record = world.harness.simulator.record();
         let by_name = world.harness.sessions.by_name(FLEET);
         // A write that was to tell of a runner may have failed, and then no status ever names it.
-        let runners_of = |seen: &Seen| {
-            let held = record.bindings(&seen.uid).into_iter().map(|binding| binding.runner);
-            seen.runners.iter().cloned().chain(held).collect::<BTreeSet<_>>()
+        let runners_of = |seen: &Seen| -> BTreeSet<String> {
+            let held = || record.bindings(&seen.uid).into_iter().map(|binding| binding.runner).collect();
+            if seen.runners.is_empty() { held() } else { seen.runners.clone() }
         };
         // A runner that goes when its sessions are over may be gone before anybody can hear of that.
         let unheard = |seen: &Seen| {
@@ -288,6 +290,17 @@ impl World<'_> {
                 }
                 Cure::Uncordon(node) => self.patch_node(&node, false).await?,
                 Cure::ScaleUp => self.patch_pool(json!({ "replicas": self.replicas })).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An operator that came up while nobody answered has ended, and is started again as a kubelet would.
+    fn restart_ended(&mut self) -> Result<()> {
+        let waits = |index| self.cures.iter().any(|(_, cure)| matches!(cure, Cure::Start(other) if *other == index));
+        for (index, operator) in self.operators.iter_mut().enumerate() {
+            if !waits(index) && !operator.daemon.is_running() {
+                operator.daemon.start_again()?;
             }
         }
         Ok(())
@@ -435,7 +448,7 @@ impl World<'_> {
         if grace == Some(0) {
             self.harmed.insert(runner.pod.uid.clone());
         }
-        self.delete_pod(&runner, grace).await?;
+        self.delete_pod(&runner.pod.name, grace).await?;
         Ok(true)
     }
 
@@ -453,9 +466,12 @@ impl World<'_> {
         let Some(mut former) = nodes.get_opt(&node).await? else { return Ok(false) };
         let lost = self.harness.simulator.lose_node(&node);
         self.harmed.extend(lost.iter().map(|runner| runner.pod.uid.clone()));
-        nodes.delete(&node, &DeleteParams::default()).await?;
-        for runner in lost {
-            self.delete_pod(&runner, Some(0)).await?;
+        insist(async || ignore_absent(nodes.delete(&node, &DeleteParams::default()).await)).await?;
+        // Those, too, whose runner had not started yet: nobody else here deletes what a lost node had.
+        let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let pods = insist(async || self.harness.api::<Pod>(FLEET).list_metadata(&there).await).await?;
+        for name in pods.iter().map(ResourceExt::name_any) {
+            self.delete_pod(&name, Some(0)).await?;
         }
         self.lost_nodes += 1;
         let name = format!("spare-{}", self.lost_nodes);
@@ -467,7 +483,7 @@ impl World<'_> {
         if let Some(spec) = &mut former.spec {
             (spec.unschedulable, spec.taints) = (None, None);
         }
-        nodes.create(&PostParams::default(), &former).await?;
+        insist(async || nodes.create(&PostParams::default(), &former).await).await?;
         Ok(true)
     }
 
@@ -488,25 +504,42 @@ impl World<'_> {
         (!well.is_empty()).then(|| well[self.random.random_range(0..well.len())].clone())
     }
 
-    async fn delete_pod(&self, runner: &Runner, grace: Option<u32>) -> Result<()> {
+    async fn delete_pod(&self, name: &str, grace: Option<u32>) -> Result<()> {
         let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
-        match self.harness.api::<Pod>(FLEET).delete(&runner.pod.name, &params).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            deleted => Ok(deleted.map(|_| ())?),
-        }
+        let pods = self.harness.api::<Pod>(FLEET);
+        insist(async || ignore_absent(pods.delete(name, &params).await)).await
     }
 
     async fn patch_node(&self, node: &str, unschedulable: bool) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": { "unschedulable": unschedulable } }));
-        match Api::<Node>::all(self.harness.client.clone()).patch(node, &PatchParams::default(), &patch).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            patched => Ok(patched.map(|_| ())?),
-        }
+        let nodes = Api::<Node>::all(self.harness.client.clone());
+        insist(async || ignore_absent(nodes.patch(node, &PatchParams::default(), &patch).await)).await
     }
 
     async fn patch_pool(&self, spec: serde_json::Value) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": spec }));
-        self.harness.api::<WorkerPool>(FLEET).patch(POOL, &PatchParams::default(), &patch).await?;
-        Ok(())
+        let pools = self.harness.api::<WorkerPool>(FLEET);
+        insist(async || pools.patch(POOL, &PatchParams::default(), &patch).await.map(drop)).await
+    }
+}
+
+/// Has it done, however often that has to be tried: an API server that has just come back may not be whole yet.
+async fn insist<T>(call: impl AsyncFn() -> kube::Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match call().await {
+            Err(kube::Error::Api(status)) if is_final(&status) => return Err(kube::Error::Api(status).into()),
+            Err(error) if began.elapsed() > REST_PATIENCE => return Err(error.into()),
+            Err(_) => tokio::time::sleep(TRY_AGAIN).await,
+            Ok(done) => return Ok(done),
+        }
+    }
+}
+
+/// What is not there need not be changed.
+fn ignore_absent<T>(answer: kube::Result<T>) -> kube::Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        answered => answered.map(drop),
     }
 }

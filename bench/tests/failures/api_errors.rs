@@ -1,9 +1,10 @@
 //! Writes that the API server refuses, or carries out and does not answer, and watches that end.
 
-use crate::fleet::{FLEET, POOL, all_ready, assert_whole_but, begin_claims, on_a_fleet, until};
+use crate::fleet::{FLEET, PATIENCE, POOL, all_ready, assert_whole_but, begin_claims, on_a_fleet, until};
 use anyhow::{Context, ensure};
-use camofleet_bench::{arrivals::Arrivals, harness::lasting_pool, proxy::Fault};
+use camofleet_bench::{arrivals::Arrivals, harness::lasting_pool, proxy::Fault, sessions::Seen};
 use camofleet_crds::conditions::session::BROWSER_CRASHED;
+
 /// The share of writes that fail.
 const SHARE: f64 = 0.3;
 /// When the watches end: so many sessions are bound. Each time the operator waits longer before it watches again.
@@ -39,10 +40,11 @@ fn writes_that_fail_in_every_way_and_watches_that_end_lose_nothing() {
         proxy.fail_writes(0.0, 0);
         let faults = proxy.faults();
         ensure!(Fault::ALL.iter().all(|fault| faults.contains_key(fault)), "not every fault happened: {faults:?}");
-        let crashed = harness.sessions.count(FLEET, |seen| seen.reason.as_deref() == Some(BROWSER_CRASHED));
+        let is_crashed = |seen: &Seen| seen.reason.as_deref() == Some(BROWSER_CRASHED);
+        harness.sessions.wait_for(20, FLEET, "crashed", PATIENCE, is_crashed).await?;
         assert_whole_but(harness, FLEET, |_, reason| reason == BROWSER_CRASHED).await?;
-        let crashed_now = harness.sessions.count(FLEET, |seen| seen.reason.as_deref() == Some(BROWSER_CRASHED));
-        ensure!(crashed <= 20 && crashed_now == 20, "{crashed_now} sessions crashed, of 20");
+        let crashed = harness.sessions.count(FLEET, is_crashed);
+        ensure!(crashed == 20, "{crashed} sessions crashed, of 20");
         Ok(())
     });
 }

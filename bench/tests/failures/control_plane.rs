@@ -77,8 +77,8 @@ async fn killed_and_started(harness: &mut Harness, which: impl Fn(&mut ControlPl
     let _operator = leader(harness, "a").await?;
     harness.hot_pool(FLEET, POOL, lasting_pool(30, 4)).await?;
     claim(harness, "early", 30).await?;
-    let meanwhile = tokio::spawn(begin_claims(harness, "meanwhile", 40, Arrivals::Random { rate: 45.0 }));
     let bound = harness.simulator.record().count() + 10;
+    let meanwhile = tokio::spawn(begin_claims(harness, "meanwhile", 40, Arrivals::Random { rate: 45.0 }));
     until("some are bound", async || Ok(harness.simulator.record().count() >= bound)).await?;
     which(&mut harness.control_plane).kill().await?;
     let crashed = crash(harness, 10)?;

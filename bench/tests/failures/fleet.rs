@@ -22,8 +22,8 @@ use tokio::runtime::Runtime;
 pub const FLEET: &str = "fleet";
 /// The pool.
 pub const POOL: &str = "hot";
-/// What has not happened by then will not.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// What has not happened by then will not: it tells what hangs from what is slow, on a machine with many tests.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs a test on a cluster of its own. Of one that fails the logs are kept.

@@ -537,7 +537,7 @@ impl Core {
                 let key = session.key();
                 self.effects.push(Effect::ReadSession { key, session: uid.clone() });
             }
-            Err(WriteFailure::Refused(_)) => (session.write, session.telling) = (Pending::Refused, false),
+            Err(WriteFailure::Refused(_)) => session.write = Pending::Refused,
             Err(WriteFailure::Transient(_)) => session.write = session.write.failed(uid, self.now.mono),
         }
         self.dirty.insert(Subject::Session(uid.clone()));
@@ -593,8 +593,10 @@ impl Core {
         let Stage::Finished { at, delete } = session.stage else { return };
         let delete = match answer {
             // The watch tells when it is gone.
-            Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => return,
-            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => delete.failed(uid, self.now.mono),
+            Ok(()) | Err(WriteFailure::Gone) => return,
+            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+                delete.failed(uid, self.now.mono)
+            }
         };
         session.stage = Stage::Finished { at, delete };
         self.dirty.insert(Subject::Session(uid.clone()));

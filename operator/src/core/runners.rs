@@ -23,7 +23,7 @@ pub(super) struct Runner {
     pub(super) link: Link,
     /// What it told last, even if it does not answer now.
     pub(super) state: Option<RunnerState>,
-    /// It said no since it last told its state: what is known of its room is not true.
+    /// It said no since it last told its state, or that does not tell of what it took: what is known of its room is not true.
     pub(super) refused: bool,
     /// It was told to go.
     pub(super) leaving: bool,

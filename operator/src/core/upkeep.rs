@@ -152,16 +152,20 @@ impl Core {
     }
 
     /// A session that the runner had and does not list any more is over, though nobody can say why; one of which users were
-    /// not told waits for another slot.
+    /// not told waits for another slot, and the runner is given none before it tells more: it may forget that one, too.
     fn miss_the_unlisted(&mut self, pod: &Uid, state: &RunnerState) {
         for uid in self.runners[pod].sessions.clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
-            let told = session.is_published();
             match &session.stage {
-                Stage::Bound(bound) if bound.is_missed_by(state) => {
+                Stage::Bound(bound) if bound.is_missed_by(state) && session.is_published() => {
                     let message = format!("runner {} does not have it any more", self.runners[pod].pod.key.name);
-                    let over = Over { reason: session::RUNNER_LOST, message };
-                    self.set_stage(&uid, if told { Stage::Over(over) } else { Stage::Waiting });
+                    self.set_stage(&uid, Stage::Over(Over { reason: session::RUNNER_LOST, message }));
+                }
+                Stage::Bound(bound) if bound.is_missed_by(state) => {
+                    if let Some(runner) = self.runners.get_mut(pod) {
+                        runner.refused = true;
+                    }
+                    self.set_stage(&uid, Stage::Waiting);
                 }
                 Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
             }
@@ -286,9 +290,9 @@ impl Core {
         match answer {
             // It drains; the watch tells when it is gone.
             Ok(()) => {}
-            // Another of its name, or none, stands there: this one is gone.
-            Err(WriteFailure::Gone | WriteFailure::Conflict) => return self.pod_gone(uid),
-            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+            Err(WriteFailure::Gone) => return self.pod_gone(uid),
+            // Of a conflict, too: if another of its name stands there, the watch tells that this one is gone.
+            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
                 runner.leaving = false;
                 runner.removal = runner.removal.failed(uid, self.now.mono);
             }

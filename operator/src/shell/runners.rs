@@ -114,9 +114,11 @@ impl Shell {
                 call.await.map_err(|error| match error {
                     CallError::Refused(refusal) => match refusal.reason {
                         RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
-                        RefusalReason::Invalid | RefusalReason::WrongPhase => BindFailure::Invalid(refusal.message),
+                        RefusalReason::Invalid => BindFailure::Invalid(refusal.message),
+                        // It was bound before and has ended: its list tells of what.
+                        RefusalReason::WrongPhase
                         // Keys or terms that have not got there yet: the session may have been bound before.
-                        RefusalReason::UnknownSession
+                        | RefusalReason::UnknownSession
                         | RefusalReason::Unauthorized
                         | RefusalReason::TokenUsed
                         | RefusalReason::Forbidden

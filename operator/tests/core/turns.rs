@@ -2,7 +2,10 @@
 
 use camofleet_crds::{
     conditions,
-    v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec, WorkerPoolStatus},
+    v1alpha1::{
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, SessionState, WorkerPool,
+        WorkerPoolSpec, WorkerPoolStatus,
+    },
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Now, WriteFailure,
@@ -228,7 +231,8 @@ fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
     let answered = leader.step([bound()]);
     assert!(!answered.iter().any(is_patch), "two writes at once: {answered:?}");
     let lost = leader.step([forgot()]);
-    assert!(lost.iter().any(is_bind), "it is not bound again: {lost:?}");
+    assert!(!lost.iter().any(is_bind), "it is given to a runner that forgets: {lost:?}");
+    assert!(leader.step([forgot()]).iter().any(is_bind), "it is not bound again");
 }
 
 #[test]
@@ -244,9 +248,9 @@ fn what_a_runner_loses_while_users_are_being_told_of_it_is_over() {
     assert!(!lost.iter().any(is_bind), "it is moved though it may be published: {lost:?}");
     let failed = WriteFailure::Transient("no answer".into());
     leader.step([Input::SessionPatched { session: session.clone(), answer: Err(failed) }]);
-    let told = leader.pass(1_000);
-    let Some(Effect::PatchSession { status, .. }) = told.iter().find(|effect| is_patch(effect)) else {
-        panic!("nobody is told: {told:?}")
+    let effects = leader.pass(1_000);
+    let Some(Effect::PatchSession { status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
+        panic!("nobody is told: {effects:?}")
     };
     let finished = conditions::get(&status.conditions, conditions::FINISHED).expect("it is over");
     assert_eq!(finished.reason, conditions::session::RUNNER_LOST);
@@ -279,6 +283,20 @@ fn a_session_that_a_former_leader_bound_is_published_once() {
     effects.extend(next.step([told(&["s-1"])]));
     effects.extend(next.pass(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
+}
+
+#[test]
+fn what_could_not_be_deleted_is_deleted_later() {
+    let mut leader = Leader::new().leads();
+    let mut over = session(9);
+    over.spec.ttl_seconds_after_finished = 0;
+    over.status = Some(BrowserSessionStatus { state: SessionState::Finished, ..BrowserSessionStatus::default() });
+    let is_delete = |effect: &Effect| matches!(effect, Effect::DeleteSession { .. });
+    let effects = leader.step([Input::Sessions(Change::Applied(Arc::new(over)))]);
+    assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
+    leader.step([Input::SessionDeleted { session: "s-1".into(), answer: Err(WriteFailure::Conflict) }]);
+    let effects = leader.pass(1_000);
+    assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
 }
 
 fn published_pool(effects: &[Effect]) -> Option<(Arc<WorkerPool>, WorkerPoolStatus)> {
