@@ -1,7 +1,8 @@
 //! Measures the operator: `cargo run --release -p camofleet-bench -- SCENARIO`. Each scenario starts what it needs, stops it
 //! again, prints a table and ends with one line of JSON. Figures are of one run, with the floor of the same run beside them,
-//! so that ratios mean something on any machine.
+//! so that ratios mean something on any machine. Two scenarios measure the fleet that `dev/up` made instead.
 
+mod cluster;
 mod scenarios;
 
 use anyhow::{Context, Result, bail};
@@ -11,15 +12,25 @@ use camofleet_bench::{
     machine,
     simulator::Nodes,
 };
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
+use cluster::ClusterScenario;
 use scenarios::Scenario;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Measures the operator on a real API server, with simulated runners.
+/// Measures the operator on a real API server with simulated runners, or the fleet of dev/up with real browsers.
 #[derive(Debug, Parser)]
 #[command(name = "camofleet-bench", version)]
 struct Cli {
+    #[command(flatten)]
+    setup: Setup,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What is started for a scenario; `hot` and `cold` start nothing, and take none of these.
+#[derive(Debug, Args)]
+struct Setup {
     /// The operator's program. Absent: this checkout's, built in release mode.
     #[arg(long, global = true)]
     operator: Option<PathBuf>,
@@ -35,19 +46,32 @@ struct Cli {
     /// How long a simulated browser takes to start. By default nothing, so that the operator alone is measured.
     #[arg(long, global = true, default_value_t = 0)]
     launch_milliseconds: u64,
-    #[command(subcommand)]
-    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Alone(Scenario),
+    #[command(flatten)]
+    OnCluster(ClusterScenario),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let Cli { setup, command } = Cli::parse();
     // Chosen on purpose and first, or the first TLS connection would find none or two.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("error: another TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    let measured =
-        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(measure(cli)));
+    let measured = match command {
+        Command::OnCluster(scenario) => {
+            scenario.run();
+            Ok(())
+        }
+        Command::Alone(scenario) => tokio::runtime::Runtime::new()
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(measure(setup, scenario))),
+    };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,7 +81,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn measure(cli: Cli) -> Result<()> {
+async fn measure(setup: Setup, scenario: Scenario) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stopped = async {
         tokio::select! {
@@ -67,13 +91,13 @@ async fn measure(cli: Cli) -> Result<()> {
     };
     tokio::pin!(stopped);
     let starting = async {
-        let kubernetes = Kubernetes::find(cli.kubernetes).await?;
+        let kubernetes = Kubernetes::find(setup.kubernetes).await?;
         eprintln!("building the operator, if that was not done yet");
-        let operator = OperatorProgram::find(cli.operator).await?;
+        let operator = OperatorProgram::find(setup.operator).await?;
         let machine = machine::describe();
         eprintln!("starting the control plane");
-        let nodes = Nodes { count: cli.nodes, cpus: cli.cpus };
-        let launch_time = Duration::from_millis(cli.launch_milliseconds);
+        let nodes = Nodes { count: setup.nodes, cpus: setup.cpus };
+        let launch_time = Duration::from_millis(setup.launch_milliseconds);
         anyhow::Ok((machine, Harness::start(Options { kubernetes, operator, nodes, launch_time }).await?))
     };
     let (machine, mut harness) = tokio::select! {
@@ -81,7 +105,7 @@ async fn measure(cli: Cli) -> Result<()> {
         () = &mut stopped => bail!("interrupted"),
     };
     let outcome = tokio::select! {
-        outcome = cli.scenario.run(&mut harness) => outcome,
+        outcome = scenario.run(&mut harness) => outcome,
         () = &mut stopped => Err(anyhow::anyhow!("interrupted")),
     };
     let versions = harness.versions().await;

@@ -15,6 +15,9 @@ use tokio::{
     time::timeout,
 };
 
+/// The browser that is driven without a fleet, for comparison: Debian's, which the runners of `dev/up` have in their image, too.
+pub const FIREFOX: &str = "/usr/bin/firefox-esr";
+
 /// The folder that has the clients; they are installed when they are not there.
 fn installed() -> Result<PathBuf> {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();

@@ -7,11 +7,11 @@
 //!
 //! Needs `apt-get install xvfb x11vnc websockify`.
 
-use crate::{FIREFOX, report};
+use crate::report;
 use anyhow::{Context, Result};
 use camofleet_e2e::{
     Session, Space,
-    clients::NodeClient,
+    clients::{FIREFOX, NodeClient},
     doors::share,
     host::{self, Process, processes_of},
     rfb::Viewer,

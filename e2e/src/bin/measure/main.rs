@@ -1,23 +1,18 @@
-//! Measures the fleet that `dev/up` made, by hand: `cargo run -p camofleet-e2e --bin measure claims|gateway|live-view`.
+//! Measures the fleet that `dev/up` made, by hand: `cargo run -p camofleet-e2e --bin measure gateway|live-view`.
 //! Each prints a table and one line of JSON; all figures are of one run, so that ratios mean something.
 
-mod claims;
 mod gateway;
 mod live_view;
 
 use camofleet_e2e::test;
 use serde_json::{Value, json};
 
-/// Where the browser of what is compared with is on this machine.
-const FIREFOX: &str = "/usr/bin/firefox-esr";
-
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("claims") => test("measure-claims", claims::measure),
         Some("gateway") => test("measure-gateway", gateway::measure),
         Some("live-view") => test("measure-live-view", live_view::measure),
         _ => {
-            eprintln!("usage: measure claims|gateway|live-view");
+            eprintln!("usage: measure gateway|live-view");
             std::process::exit(2);
         }
     }

@@ -1,0 +1,62 @@
+//! Claims on a pool that keeps no browser, beside a plain launch by Playwright on the same machine.
+
+use super::{Bench, PAGE, POOL, apart, timed};
+use anyhow::Result;
+use camofleet_bench::{
+    arrivals::Figures,
+    figures::{Samples, ratio},
+    harness::of_pool,
+    report::Report,
+};
+use camofleet_crds::v1alpha1::StartTier;
+use camofleet_e2e::clients::FIREFOX;
+use clap::Args;
+
+/// How many.
+#[derive(Debug, Args)]
+pub struct Cold {
+    /// Claims, and as many pages and plain launches.
+    #[arg(long, default_value_t = 10)]
+    claims: usize,
+}
+
+impl Cold {
+    pub async fn run(self, bench: &Bench) -> Result<Report> {
+        let mut report = Report::new("cold");
+        let mut client = bench.plain_client().await?;
+        let launch = format!(
+            "globalThis.start = performance.now();
+             globalThis.browser = await playwright.firefox.launch(
+                 {{ channel: 'moz-firefox', executablePath: {FIREFOX:?}, headless: true }});
+             return performance.now() - start"
+        );
+        let page = format!(
+            "const page = await (await browser.newContext()).newPage(); await page.goto({PAGE:?});
+             const took = performance.now() - start; await browser.close(); return took"
+        );
+        let (mut claims, mut pages) = (Vec::new(), Samples::default());
+        let (mut launches, mut plain_pages) = (Samples::default(), Samples::default());
+        // In turns, so that all see the same machine.
+        for index in 0..self.claims {
+            eprintln!("{} of {}", index + 1, self.claims);
+            claims.push(bench.claim(format!("cold-{index}"), of_pool(POOL), StartTier::Cold).await?);
+            bench.space.warm_pool(POOL).await?;
+            pages.add(bench.loaded_page().await?);
+            launches.add(timed(&mut client, &launch).await?);
+            plain_pages.add(timed(&mut client, &page).await?);
+        }
+        let plain = Figures { claims: launches.count(), latencies: launches, ..Figures::default() };
+        let fleet = apart(&claims);
+        report.fleet(&fleet);
+        report.row("plain launch", &plain);
+        for percent in [50, 99] {
+            report.set(&format!("plain_launch_p{percent}_ms"), plain.latencies.percentile(percent));
+        }
+        let median = |ours: &Samples, bare: &Samples| ratio(ours.percentile(50)?, bare.percentile(50)?);
+        report.set("launch_ratio", median(&fleet.latencies, &plain.latencies));
+        report.set("page_p50_ms", pages.percentile(50));
+        report.set("plain_page_p50_ms", plain_pages.percentile(50));
+        report.set("page_ratio", median(&pages, &plain_pages));
+        Ok(report)
+    }
+}

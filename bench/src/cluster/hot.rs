@@ -1,0 +1,107 @@
+//! Hot claims, beside what the API server alone takes; and loaded pages, beside a plain Playwright server that runs already.
+
+use super::{Bench, PAGE, PATIENCE, POOL, apart, timed};
+use anyhow::Result;
+use camofleet_bench::{
+    arrivals::Figures,
+    figures::{Samples, number, ratio},
+    harness::of_pool,
+    report::Report,
+};
+use camofleet_crds::v1alpha1::StartTier;
+use camofleet_e2e::{clients::FIREFOX, metrics::Metrics};
+use clap::Args;
+use std::time::Duration;
+
+/// How many.
+#[derive(Debug, Args)]
+pub struct Hot {
+    /// Claims.
+    #[arg(long, default_value_t = 50)]
+    claims: usize,
+    /// Pages.
+    #[arg(long, default_value_t = 20)]
+    pages: usize,
+}
+
+impl Hot {
+    pub async fn run(self, bench: &Bench) -> Result<Report> {
+        let mut report = Report::new("hot");
+        // The first session of a client opens its connection.
+        self.claims(bench, "first", 1).await?;
+
+        // Half of the floor before and half after, so that a machine that becomes slower or faster favours nobody.
+        eprintln!("the floor");
+        let first_half = self.claims.div_ceil(2);
+        let mut floor = self.floor(bench, "before", first_half).await?;
+        eprintln!("the fleet");
+        let before = writes(bench).await?;
+        let fleet = self.claims(bench, "hot", self.claims).await?;
+        let written = writes(bench).await? - before;
+        eprintln!("the floor again");
+        floor.merge(&self.floor(bench, "after", self.claims - first_half).await?);
+        report.fleet(&fleet);
+        report.against(&fleet, &floor);
+        report.set("writes_per_session", ratio(written, number(self.claims)));
+
+        eprintln!("pages");
+        let (pages, plain) = self.pages(bench).await?;
+        for (key, samples) in [("page", &pages), ("plain_page", &plain)] {
+            for percent in [50, 90, 99] {
+                report.set(&format!("{key}_p{percent}_ms"), samples.percentile(percent));
+            }
+        }
+        let [ours, bare] = [&pages, &plain].map(|samples| samples.percentile(50));
+        report.set("page_ratio", ours.zip(bare).and_then(|(ours, bare)| ratio(ours, bare)));
+        Ok(report)
+    }
+
+    async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
+        let mut claims = Vec::new();
+        for index in 0..count {
+            claims.push(bench.claim(format!("{what}-{index}"), of_pool(POOL), StartTier::Hot).await?);
+            // The next browser is being launched: claims are measured on a machine at rest.
+            bench.space.warm_pool(POOL).await?;
+        }
+        Ok(apart(&claims))
+    }
+
+    async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
+        let mut claims = Vec::new();
+        let namespace = &bench.space.namespace;
+        for index in 0..count {
+            let name = format!("{what}-{index}");
+            // Its pool is not there, and its status names no runner: the operator lets it alone for longer than this takes.
+            claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), PATIENCE).await?);
+            bench.claims.end(namespace, &name).await?;
+        }
+        Ok(apart(&claims))
+    }
+
+    /// Pages of the fleet, and of a plain server, in turns.
+    async fn pages(&self, bench: &Bench) -> Result<(Samples, Samples)> {
+        let mut client = bench.plain_client().await?;
+        let server = format!("{{ channel: 'moz-firefox', executablePath: {FIREFOX:?}, headless: true }}");
+        client.run(&format!("globalThis.plain = await playwright.firefox.launchServer({server}); return 0")).await?;
+        let plain_page = format!(
+            "const start = performance.now(); const browser = await playwright.firefox.connect(plain.wsEndpoint());
+             const page = await (await browser.newContext()).newPage(); await page.goto({PAGE:?});
+             const took = performance.now() - start; await browser.close(); return took"
+        );
+        let (mut pages, mut plain) = (Samples::default(), Samples::default());
+        for _ in 0..self.pages {
+            pages.add(bench.loaded_page().await?);
+            plain.add(timed(&mut client, &plain_page).await?);
+        }
+        client.run("await plain.close()").await?;
+        Ok((pages, plain))
+    }
+}
+
+/// Statuses of sessions that the operator has written.
+async fn writes(bench: &Bench) -> Result<f64> {
+    // The last one may be on its way still.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let metrics = Metrics::of(&bench.space.fleet.operator().await?).await?;
+    Ok(metrics.sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]))
+}
