@@ -29,13 +29,13 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    core::Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
     ffi::OsString,
     fmt::Debug,
+    future::Future,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -352,10 +352,20 @@ impl Claims {
     /// # Errors
     /// When the API server refuses it.
     pub async fn create(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<BrowserSession> {
-        let _turn = self.client.turns.acquire().await?;
+        self.try_to_create(namespace, name, spec)
+            .await
+            .with_context(|| format!("cannot make session {namespace}/{name}"))
+    }
+
+    async fn try_to_create(
+        &self,
+        namespace: &str,
+        name: &str,
+        spec: BrowserSessionSpec,
+    ) -> kube::Result<BrowserSession> {
+        let _turn = self.client.turns.acquire().await;
         let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
-        let made = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await;
-        let made = made.with_context(|| format!("cannot make session {namespace}/{name}"))?;
+        let made = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await?;
         self.sessions.made(&made);
         Ok(made)
     }
@@ -365,16 +375,9 @@ impl Claims {
     /// # Errors
     /// When the API server refuses it for good.
     pub async fn insist(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            let Err(error) = self.create(namespace, name, spec.clone()).await else { return Ok(()) };
-            match error.downcast_ref::<kube::Error>() {
-                Some(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
-                Some(kube::Error::Api(status)) if is_final(status) => return Err(error),
-                _ if began.elapsed() > SETUP_PATIENCE => return Err(error),
-                _ => tokio::time::sleep(LOOK_AGAIN).await,
-            }
-        }
+        insist(|| async { ignore_present(self.try_to_create(namespace, name, spec.clone()).await) })
+            .await
+            .with_context(|| format!("cannot make session {namespace}/{name}"))
     }
 
     /// Deletes a session as its user does, who then has no more use for it, however often that has to be tried.
@@ -383,20 +386,12 @@ impl Claims {
     /// When the API server refuses it for good.
     pub async fn end(&self, namespace: &str, name: &str) -> Result<()> {
         self.sessions.give_up(namespace, name);
-        let (api, began) = (Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace), Instant::now());
-        loop {
-            let deleted = {
-                let _turn = self.client.turns.acquire().await?;
-                api.delete(name, &DeleteParams::default()).await
-            };
-            match deleted {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-                Err(kube::Error::Api(status)) if is_final(&status) => return Err(kube::Error::Api(status).into()),
-                Err(error) if began.elapsed() > SETUP_PATIENCE => return Err(error.into()),
-                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
-            }
-        }
+        let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
+        insist(|| async {
+            let _turn = self.client.turns.acquire().await;
+            ignore_absent(api.delete(name, &DeleteParams::default()).await)
+        })
+        .await
     }
 
     async fn patch(&self, session: &BrowserSession, status: &BrowserSessionStatus) -> Result<BrowserSession> {
@@ -431,9 +426,45 @@ pub fn lasting_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
     }
 }
 
-/// Whether it is no use to ask again. An API server that has just started says 403 until its admission knows the cluster.
-pub fn is_final(refusal: &Status) -> bool {
-    refusal.code < 429 && refusal.code != 403
+/// Has it done, however often that has to be tried: the API server may be away, or its answer lost. One that has just come
+/// back refuses with 403 until its admission knows the cluster, and with 500 until it has its store.
+///
+/// # Errors
+/// When the API server refuses it for good.
+pub async fn insist<T, F: Future<Output = kube::Result<T>>>(call: impl Fn() -> F) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match call().await {
+            Err(kube::Error::Api(status)) if status.code < 429 && status.code != 403 => {
+                return Err(kube::Error::Api(status).into());
+            }
+            Err(error) if began.elapsed() > SETUP_PATIENCE => return Err(error.into()),
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            Ok(done) => return Ok(done),
+        }
+    }
+}
+
+/// What is not there need not be changed.
+///
+/// # Errors
+/// Any other.
+pub fn ignore_absent<T>(answer: kube::Result<T>) -> kube::Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        answered => answered.map(drop),
+    }
+}
+
+/// What is there was made by a call whose answer was lost.
+///
+/// # Errors
+/// Any other.
+pub fn ignore_present<T>(answer: kube::Result<T>) -> kube::Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        answered => answered.map(drop),
+    }
 }
 
 async fn in_time(ready: tokio::sync::oneshot::Receiver<Instant>, patience: Duration) -> Option<Instant> {

@@ -1,13 +1,8 @@
 //! Claims on a pool that keeps no browser, beside a plain launch by Playwright on the same machine.
 
-use super::{Bench, PAGE, POOL, apart, timed};
+use super::{Bench, PAGE, apart, ratio_of_medians, timed};
 use anyhow::Result;
-use camofleet_bench::{
-    arrivals::Figures,
-    figures::{Samples, ratio},
-    harness::of_pool,
-    report::Report,
-};
+use camofleet_bench::{arrivals::Figures, figures::Samples, report::Report};
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::clients::FIREFOX;
 use clap::Args;
@@ -39,8 +34,7 @@ impl Cold {
         // In turns, so that all see the same machine.
         for index in 0..self.claims {
             eprintln!("{} of {}", index + 1, self.claims);
-            claims.push(bench.claim(format!("cold-{index}"), of_pool(POOL), StartTier::Cold).await?);
-            bench.space.warm_pool(POOL).await?;
+            claims.push(bench.claim(format!("cold-{index}"), StartTier::Cold).await?);
             pages.add(bench.loaded_page().await?);
             launches.add(timed(&mut client, &launch).await?);
             plain_pages.add(timed(&mut client, &page).await?);
@@ -52,11 +46,10 @@ impl Cold {
         for percent in [50, 99] {
             report.set(&format!("plain_launch_p{percent}_ms"), plain.latencies.percentile(percent));
         }
-        let median = |ours: &Samples, bare: &Samples| ratio(ours.percentile(50)?, bare.percentile(50)?);
-        report.set("launch_ratio", median(&fleet.latencies, &plain.latencies));
+        report.set("launch_ratio", ratio_of_medians(&fleet.latencies, &plain.latencies));
         report.set("page_p50_ms", pages.percentile(50));
         report.set("plain_page_p50_ms", plain_pages.percentile(50));
-        report.set("page_ratio", median(&pages, &plain_pages));
+        report.set("page_ratio", ratio_of_medians(&pages, &plain_pages));
         Ok(report)
     }
 }

@@ -1,17 +1,15 @@
 //! Hot claims, beside what the API server alone takes; and loaded pages, beside a plain Playwright server that runs already.
 
-use super::{Bench, PAGE, PATIENCE, POOL, apart, timed};
+use super::{Bench, PAGE, PATIENCE, apart, ratio_of_medians, timed};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Figures,
     figures::{Samples, number, ratio},
-    harness::of_pool,
     report::Report,
 };
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::{clients::FIREFOX, metrics::Metrics};
 use clap::Args;
-use std::time::Duration;
 
 /// How many.
 #[derive(Debug, Args)]
@@ -51,17 +49,14 @@ impl Hot {
                 report.set(&format!("{key}_p{percent}_ms"), samples.percentile(percent));
             }
         }
-        let [ours, bare] = [&pages, &plain].map(|samples| samples.percentile(50));
-        report.set("page_ratio", ours.zip(bare).and_then(|(ours, bare)| ratio(ours, bare)));
+        report.set("page_ratio", ratio_of_medians(&pages, &plain));
         Ok(report)
     }
 
     async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
         let mut claims = Vec::new();
         for index in 0..count {
-            claims.push(bench.claim(format!("{what}-{index}"), of_pool(POOL), StartTier::Hot).await?);
-            // The next browser is being launched: claims are measured on a machine at rest.
-            bench.space.warm_pool(POOL).await?;
+            claims.push(bench.claim(format!("{what}-{index}"), StartTier::Hot).await?);
         }
         Ok(apart(&claims))
     }
@@ -98,10 +93,8 @@ impl Hot {
     }
 }
 
-/// Statuses of sessions that the operator has written.
+/// Statuses of sessions that the operator has written: none is on its way while the pool is as it was.
 async fn writes(bench: &Bench) -> Result<f64> {
-    // The last one may be on its way still.
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let metrics = Metrics::of(&bench.space.fleet.operator().await?).await?;
     Ok(metrics.sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]))
 }

@@ -7,13 +7,13 @@ mod hot;
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Claim, Figures},
-    figures::Samples,
+    figures::{Samples, ratio},
     harness::Claims,
     machine,
     report::Report,
     sessions::Sessions,
 };
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, StartTier};
+use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
 use camofleet_e2e::{Fleet, Space, clients::NodeClient, test_alone};
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -81,10 +81,11 @@ impl Bench {
         Ok(Self { space, claims: Claims::new(sessions, asking.client, patching.client) })
     }
 
-    /// Makes a session, waits until it is Ready by that tier, and ends it.
-    async fn claim(&self, name: String, spec: BrowserSessionSpec, tier: StartTier) -> Result<Claim> {
+    /// Makes a session, waits until it is Ready by that tier, ends it, and waits until the pool is as it was: claims are
+    /// measured on a machine at rest.
+    async fn claim(&self, name: String, tier: StartTier) -> Result<Claim> {
         let namespace = &self.space.namespace;
-        let claim = self.claims.clone().claim_with(namespace.clone(), name.clone(), spec, PATIENCE).await?;
+        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), PATIENCE).await?;
         let status = self.space.api::<BrowserSession>().get(&name).await?.status.unwrap_or_default();
         ensure!(
             claim.ready.is_none() || status.start_tier == Some(tier),
@@ -92,6 +93,7 @@ impl Bench {
             status.start_tier
         );
         self.claims.end(namespace, &name).await?;
+        self.space.warm_pool(POOL).await?;
         Ok(claim)
     }
 
@@ -145,6 +147,11 @@ fn apart(claims: &[Claim]) -> Figures {
     let mut figures = Figures::default();
     figures.add(claims);
     Figures { totals: Samples::default(), ..figures }
+}
+
+/// How many times longer the one takes, in the median.
+fn ratio_of_medians(of: &Samples, to: &Samples) -> Option<f64> {
+    ratio(of.percentile(50)?, to.percentile(50)?)
 }
 
 /// How long the code took, which returns milliseconds.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
     figures::number,
-    harness::{Harness, is_final, lasting_pool, of_pool},
+    harness::{Harness, ignore_absent, ignore_present, insist, lasting_pool, of_pool},
     operator::{Operator, leading},
     proxy::Proxy,
     report::Report,
@@ -59,7 +59,6 @@ pub struct Chaos {
 const CLAIM_PATIENCE: Duration = Duration::from_secs(180);
 /// When the failures are over, all is as it should be after so long at most.
 const REST_PATIENCE: Duration = Duration::from_secs(180);
-const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// Longer than the operator waits for an answer.
 const TOO_SLOW: Duration = Duration::from_secs(7);
 /// Of so many sessions the user ends one before its time.
@@ -466,12 +465,13 @@ impl World<'_> {
         let Some(mut former) = nodes.get_opt(&node).await? else { return Ok(false) };
         let lost = self.harness.simulator.lose_node(&node);
         self.harmed.extend(lost.iter().map(|runner| runner.pod.uid.clone()));
-        insist(async || ignore_absent(nodes.delete(&node, &DeleteParams::default()).await)).await?;
+        insist(|| async { ignore_absent(nodes.delete(&node, &DeleteParams::default()).await) }).await?;
         // Those, too, whose runner had not started yet: nobody else here deletes what a lost node had.
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        let pods = insist(async || self.harness.api::<Pod>(FLEET).list_metadata(&there).await).await?;
-        for name in pods.iter().map(ResourceExt::name_any) {
-            self.delete_pod(&name, Some(0)).await?;
+        let pods = insist(|| async { self.harness.api::<Pod>(FLEET).list_metadata(&there).await }).await?;
+        for pod in &pods {
+            self.harmed.extend(pod.uid());
+            self.delete_pod(&pod.name_any(), Some(0)).await?;
         }
         self.lost_nodes += 1;
         let name = format!("spare-{}", self.lost_nodes);
@@ -483,7 +483,7 @@ impl World<'_> {
         if let Some(spec) = &mut former.spec {
             (spec.unschedulable, spec.taints) = (None, None);
         }
-        insist(async || nodes.create(&PostParams::default(), &former).await).await?;
+        insist(|| async { ignore_present(nodes.create(&PostParams::default(), &former).await) }).await?;
         Ok(true)
     }
 
@@ -507,39 +507,18 @@ impl World<'_> {
     async fn delete_pod(&self, name: &str, grace: Option<u32>) -> Result<()> {
         let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
         let pods = self.harness.api::<Pod>(FLEET);
-        insist(async || ignore_absent(pods.delete(name, &params).await)).await
+        insist(|| async { ignore_absent(pods.delete(name, &params).await) }).await
     }
 
     async fn patch_node(&self, node: &str, unschedulable: bool) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": { "unschedulable": unschedulable } }));
         let nodes = Api::<Node>::all(self.harness.client.clone());
-        insist(async || ignore_absent(nodes.patch(node, &PatchParams::default(), &patch).await)).await
+        insist(|| async { ignore_absent(nodes.patch(node, &PatchParams::default(), &patch).await) }).await
     }
 
     async fn patch_pool(&self, spec: serde_json::Value) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": spec }));
         let pools = self.harness.api::<WorkerPool>(FLEET);
-        insist(async || pools.patch(POOL, &PatchParams::default(), &patch).await.map(drop)).await
-    }
-}
-
-/// Has it done, however often that has to be tried: an API server that has just come back may not be whole yet.
-async fn insist<T>(call: impl AsyncFn() -> kube::Result<T>) -> Result<T> {
-    let began = Instant::now();
-    loop {
-        match call().await {
-            Err(kube::Error::Api(status)) if is_final(&status) => return Err(kube::Error::Api(status).into()),
-            Err(error) if began.elapsed() > REST_PATIENCE => return Err(error.into()),
-            Err(_) => tokio::time::sleep(TRY_AGAIN).await,
-            Ok(done) => return Ok(done),
-        }
-    }
-}
-
-/// What is not there need not be changed.
-fn ignore_absent<T>(answer: kube::Result<T>) -> kube::Result<()> {
-    match answer {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        answered => answered.map(drop),
+        insist(|| async { pools.patch(POOL, &PatchParams::default(), &patch).await.map(drop) }).await
     }
 }

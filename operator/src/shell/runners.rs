@@ -100,6 +100,25 @@ async fn follow(
     }
 }
 
+/// Why a session was not bound, or may have been.
+fn what_it_means(error: CallError) -> BindFailure {
+    match error {
+        CallError::Refused(refusal) => match refusal.reason {
+            RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
+            RefusalReason::Invalid => BindFailure::Invalid(refusal.message),
+            // It was bound before and has ended: the runner's list tells of what.
+            RefusalReason::WrongPhase
+            // Keys or terms that have not got there yet: the session may have been bound before.
+            | RefusalReason::UnknownSession
+            | RefusalReason::Unauthorized
+            | RefusalReason::TokenUsed
+            | RefusalReason::Forbidden
+            | RefusalReason::StaleEpoch => BindFailure::Unknown(refusal.message),
+        },
+        CallError::Garbage(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
+    }
+}
+
 impl Shell {
     /// Has a runner take a session. It is part of the session's trace when the session is on its way to Ready.
     pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
@@ -111,21 +130,7 @@ impl Shell {
             Some(epoch) => {
                 let token = self.runners.tokens.of(&pod, epoch);
                 let call = self.runners.client.bind(address, &token, &session, &request, header.as_deref());
-                call.await.map_err(|error| match error {
-                    CallError::Refused(refusal) => match refusal.reason {
-                        RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
-                        RefusalReason::Invalid => BindFailure::Invalid(refusal.message),
-                        // It was bound before and has ended: its list tells of what.
-                        RefusalReason::WrongPhase
-                        // Keys or terms that have not got there yet: the session may have been bound before.
-                        | RefusalReason::UnknownSession
-                        | RefusalReason::Unauthorized
-                        | RefusalReason::TokenUsed
-                        | RefusalReason::Forbidden
-                        | RefusalReason::StaleEpoch => BindFailure::Unknown(refusal.message),
-                    },
-                    CallError::Garbage(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
-                })
+                call.await.map_err(what_it_means)
             }
         };
         let outcome = match &answer {
@@ -163,5 +168,21 @@ impl Shell {
             }
         }
         self.tell(Input::EndAnswered { session, pod });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_runner_api::Refusal;
+
+    #[test]
+    fn a_session_that_has_ended_on_its_runner_did_not_fail_to_launch() {
+        let meaning = |reason| what_it_means(CallError::Refused(Refusal { reason, message: "words".to_owned() }));
+        let unknown = BindFailure::Unknown("words".to_owned());
+        assert_eq!(meaning(RefusalReason::WrongPhase), unknown);
+        assert_eq!(meaning(RefusalReason::StaleEpoch), unknown);
+        assert_eq!(meaning(RefusalReason::Draining), BindFailure::Refused);
+        assert_eq!(meaning(RefusalReason::Invalid), BindFailure::Invalid("words".to_owned()));
     }
 }

@@ -286,6 +286,22 @@ fn a_session_that_a_former_leader_bound_is_published_once() {
 }
 
 #[test]
+fn a_runner_whose_deletion_meets_a_conflict_is_not_gone() {
+    let mut leader = Leader::new().leads();
+    leader.step([told(&[])]);
+    leader.pool.spec.replicas = Some(0);
+    (leader.pool.metadata.generation, leader.pool.metadata.resource_version) = (Some(2), Some("3".into()));
+    let is_delete = |effect: &Effect| matches!(effect, Effect::DeletePod { .. });
+    let effects = leader.step([Input::Pools(Change::Applied(Arc::new(leader.pool.clone())))]);
+    assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
+    let conflict = Input::PodDeleted { pod: POD.into(), answer: Err(WriteFailure::Conflict) };
+    let effects = leader.step([conflict]);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })), "it is forgotten: {effects:?}");
+    let effects = leader.pass(1_000);
+    assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
+}
+
+#[test]
 fn what_could_not_be_deleted_is_deleted_later() {
     let mut leader = Leader::new().leads();
     let mut over = session(9);
