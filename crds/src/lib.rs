@@ -2,6 +2,7 @@
 //! which the waiting are served. Everything here is data and pure functions.
 
 pub mod conditions;
+pub mod names;
 pub mod queue;
 pub mod v1alpha1;
 pub mod watch;

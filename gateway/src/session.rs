@@ -2,6 +2,7 @@
 
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, Truth},
+    names,
     v1alpha1::{BrowserSession, RunnerRef, SessionState},
 };
 use std::{fmt, sync::Arc};
@@ -18,7 +19,7 @@ impl Key {
     /// API server, so a slash or dots must not come through.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Option<Self> {
         let key = Self { namespace: namespace.into(), name: name.into() };
-        (is_subdomain(&key.namespace) && is_subdomain(&key.name)).then_some(key)
+        (names::is_label(&key.namespace) && names::is_subdomain(&key.name)).then_some(key)
     }
 
     /// Namespace of the `BrowserSession`.
@@ -30,17 +31,6 @@ impl Key {
     pub fn name(&self) -> &str {
         &self.name
     }
-}
-
-/// Whether it is a DNS subdomain (RFC 1123), as names of objects are.
-fn is_subdomain(name: &str) -> bool {
-    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_label = |label: &[u8]| {
-        label.first().is_some_and(is_alphanumeric)
-            && label.last().is_some_and(is_alphanumeric)
-            && label.iter().all(|byte| is_alphanumeric(byte) || *byte == b'-')
-    };
-    name.len() <= 253 && name.as_bytes().split(|byte| *byte == b'.').all(is_label)
 }
 
 impl fmt::Display for Key {
