@@ -74,6 +74,9 @@ pub mod pool {
     pub const AS_WISHED: &str = "AsWished";
     /// `Ready` is false, `Reconciling` is true: runners are being started.
     pub const RUNNERS_STARTING: &str = "RunnersStarting";
+    /// `Ready` is false, `Reconciling` is true: as many runners of all pools launch as the nodes have CPUs, and this pool's next one has
+    /// to wait for its turn.
+    pub const WAITING_TO_LAUNCH: &str = "WaitingToLaunch";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
     /// `Reconciling` is true: the shape has changed, and a first runner of the new one, the canary, is to load a page.

@@ -2,10 +2,11 @@
 
 use super::{
     pods::RunnerPod,
+    report::Report,
     time::{Interval, Mono},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, StartTier, WorkerPool, WorkerPoolStatus};
-use camofleet_runner_api::{BindAnswer, BindRequest, RunnerState};
+use camofleet_runner_api::{BindAnswer, BindRequest};
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -31,14 +32,14 @@ pub enum Input {
     Leads,
     /// This process is no longer the leader.
     Follows,
-    /// A runner told its state.
+    /// A runner reported its state.
     Runner {
         /// UID of its pod.
         pod: Uid,
-        /// What it told.
-        state: RunnerState,
+        /// The state.
+        report: Report,
     },
-    /// A runner does not answer.
+    /// A runner does not answer, or its answers are implausible.
     Silent {
         /// UID of its pod.
         pod: Uid,
@@ -66,21 +67,21 @@ pub enum Input {
         /// The new object.
         answer: Result<Arc<BrowserSession>, WriteFailure>,
     },
-    /// An uncached read of a session: what stands under its name now.
+    /// The API server's answer to [`Effect::ReadSession`].
     SessionRead {
         /// UID of the session that was looked for.
         session: Uid,
-        /// What was found; none: nothing of that name.
-        found: Option<Arc<BrowserSession>>,
+        /// The object of that name; none when there is none.
+        answer: Result<Option<Arc<BrowserSession>>, ReadFailure>,
     },
-    /// An uncached read of the pod that a session is published on.
+    /// The API server's answer to [`Effect::ReadPod`].
     PodRead {
         /// UID of the session.
         session: Uid,
         /// UID of the pod that was looked for.
         pod: Uid,
         /// Whether it is still there.
-        found: bool,
+        answer: Result<bool, ReadFailure>,
     },
     /// The API server's answer to [`Effect::DeleteSession`].
     SessionDeleted {
@@ -208,6 +209,15 @@ pub enum WriteFailure {
     Transient(String),
 }
 
+/// Why an uncached read gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadFailure {
+    /// The API server will not answer it (400, 403): asking again is no use.
+    Refused,
+    /// It may work later.
+    Transient,
+}
+
 /// Something to be done outside. Each is safe to do twice.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -217,6 +227,8 @@ pub enum Effect {
         pod: Uid,
         /// Address of its pod.
         address: IpAddr,
+        /// Slots of its pod, which bound what it can have to report.
+        slots: u32,
     },
     /// Follow it no longer.
     Unfollow {
@@ -254,14 +266,14 @@ pub enum Effect {
         /// False: it can wait behind others (`Queued`).
         urgent: bool,
     },
-    /// Read a session past every cache.
+    /// Read a session past every cache, once.
     ReadSession {
         /// Which.
         key: Key,
         /// Its UID.
         session: Uid,
     },
-    /// Read the pod that a session is published on, past every cache.
+    /// Read the pod that a session is published on, past every cache, once.
     ReadPod {
         /// Which.
         key: Key,

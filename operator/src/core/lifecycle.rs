@@ -1,10 +1,11 @@
 //! What happens to a session.
 
 use super::{
-    BindFailure, Core, Effect, Key, Observation, Stranger, Subject, Uid, WriteFailure,
+    BindFailure, Core, Effect, Key, Observation, ReadFailure, Subject, Uid, WriteFailure,
     admission::Objection,
     io::version,
     queue::Demand,
+    report::{self, Report},
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
@@ -14,12 +15,11 @@ use camofleet_crds::{
     queue::Arrival,
     v1alpha1::{BrowserSession, SessionState, StartTier, WorkerPool, WorkerPoolSpec},
 };
-use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
+use camofleet_runner_api::{BindAnswer, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
-/// A runner's session that nobody knows is looked into after so long: its object may be on its way here. Not longer: what was deleted
-/// while nobody led holds its slot until then.
-const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
+/// An orphan whose runner has caused all the lookups that it may is tried again after this time.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
 /// So many writes of `Queued` are under way at once.
 const SHOWN_AT_ONCE: usize = 8;
 /// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
@@ -72,7 +72,7 @@ impl Core {
         let seen = object.status.is_none().then_some(self.now);
         let stage = Session::published_stage(&object, self.now);
         let admitted = object.status.is_some();
-        self.strangers.remove(&uid);
+        self.orphans.remove(&uid);
         let session =
             Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, telling: false, admitted };
         self.sessions.insert(uid.clone(), session);
@@ -195,17 +195,15 @@ impl Core {
     }
 
     /// A runner lists this session.
-    pub(super) fn listed(&mut self, pod: &Uid, state: &RunnerState, uid: &Uid) {
+    pub(super) fn listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             if self.deleted.contains_key(uid) {
                 if entry.phase != SessionPhase::Ending {
                     self.end_on(pod, uid);
                 }
-            } else if self.term.is_some() {
-                let key = Key { namespace: entry.namespace.clone(), name: entry.name.clone() };
-                self.strangers.entry(uid.clone()).or_insert(Stranger { key, since: self.now.mono, asked: false });
-                self.dirty.insert(Subject::Stranger(uid.clone()));
+            } else if self.term.is_some() && self.orphans.insert(pod, entry, self.now.mono) {
+                self.dirty.insert(Subject::Orphan(uid.clone()));
             }
             return;
         };
@@ -250,10 +248,10 @@ impl Core {
 
     /// Whether a former leader may have given that session to that runner: what a runner lists is its own word.
     fn may_be_on(&self, pod: &Uid, session: &Session) -> bool {
-        let Some((key, uid)) = self.runners.get(pod).map(|runner| &runner.pod.pool) else { return false };
-        let demand = Demand::of(&session.object);
-        // Of a pool that is gone nobody knows any more for whom it was.
-        let Some(pool) = self.pools.get(key).filter(|pool| pool.uid() == uid) else {
+        let Some(runner) = self.runners.get(pod) else { return false };
+        let (key, demand) = (&runner.pod.pool.0, Demand::of(&session.object));
+        // Once its pool is gone, it is not known which other namespaces it served.
+        let Some(pool) = self.pool_of(runner) else {
             return key.namespace == demand.namespace && self.means(&demand, key);
         };
         let refused = matches!(self.objection(key, pool, &demand), Some(Objection::Namespace | Objection::Tenant));
@@ -285,6 +283,7 @@ impl Core {
             self.end_on(pod, uid);
             return;
         }
+        let answer = answer.map(report::bounded);
         // What a former run of the runner took went with it.
         let boot_id = self.runners.get(pod).and_then(|runner| runner.state.as_ref()).map(|state| &state.boot_id);
         let answer = match (answer, boot_id) {
@@ -543,36 +542,50 @@ impl Core {
         self.dirty.insert(Subject::Session(uid.clone()));
     }
 
-    /// An uncached read came back: after a conflict, or about a stranger.
-    pub(super) fn session_read(&mut self, uid: &Uid, found: Option<Arc<BrowserSession>>) {
-        let found = found.filter(|found| found.metadata.uid.as_ref() == Some(uid));
-        match found {
-            Some(object) if self.sessions.contains_key(uid) => {
-                if let Some(session) = self.sessions.get_mut(uid) {
-                    (session.write, session.telling) = (Pending::Idle, false);
-                }
-                self.session_applied(object);
-                self.dirty.insert(Subject::Session(uid.clone()));
-            }
-            // That something is there is learnt from the watch alone: an answer may come before a list that is older than
-            // the object, and after its deletion.
-            Some(_) => {
-                if let Some(stranger) = self.strangers.get_mut(uid) {
-                    (stranger.since, stranger.asked) = (self.now.mono, false);
-                    self.dirty.insert(Subject::Stranger(uid.clone()));
-                }
-            }
-            None => {
-                self.session_gone(uid);
-                if self.strangers.remove(uid).is_some() {
-                    self.remember_deleted(uid);
-                    self.end_wherever_listed(uid);
-                }
-            }
+    /// An uncached read came back: after a conflict, or about an orphan.
+    pub(super) fn session_read(&mut self, uid: &Uid, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) {
+        let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
+        if self.sessions.contains_key(uid) {
+            self.known_session_read(uid, answer);
+        } else {
+            self.orphan_read(uid, &answer);
         }
     }
 
-    pub(super) fn pod_read(&mut self, uid: &Uid, pod: &Uid, found: bool) {
+    fn known_session_read(&mut self, uid: &Uid, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) {
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        match answer {
+            Ok(Some(object)) => {
+                (session.write, session.telling) = (Pending::Idle, false);
+                self.session_applied(object);
+            }
+            Ok(None) => return self.session_gone(uid),
+            // The write that met a conflict is tried again, and meets the same one if nothing was learnt meanwhile.
+            Err(ReadFailure::Refused | ReadFailure::Transient) => {
+                session.write = session.write.failed(uid, self.now.mono);
+            }
+        }
+        self.dirty.insert(Subject::Session(uid.clone()));
+    }
+
+    fn orphan_read(&mut self, uid: &Uid, answer: &Result<Option<Arc<BrowserSession>>, ReadFailure>) {
+        let Some(orphan) = self.orphans.get_mut(uid) else { return };
+        match answer {
+            // That something is there is learnt from the watch alone: an answer may come before a list that is older than
+            // the object, and after its deletion.
+            Ok(Some(_)) | Err(ReadFailure::Transient) => orphan.lookup = orphan.lookup.failed(uid, self.now.mono),
+            // Whether there is such a session cannot be found out, so it is left alone.
+            Err(ReadFailure::Refused) => orphan.lookup = Pending::Refused,
+            Ok(None) => {
+                self.orphans.remove(uid);
+                self.remember_deleted(uid);
+                self.end_wherever_listed(uid);
+            }
+        }
+        self.dirty.insert(Subject::Orphan(uid.clone()));
+    }
+
+    pub(super) fn pod_read(&mut self, uid: &Uid, pod: &Uid, answer: Result<bool, ReadFailure>) {
         let known = self.runners.contains_key(pod);
         let Some(session) = self.sessions.get_mut(uid) else { return };
         let Stage::Bound(bound) = &mut session.stage else { return };
@@ -581,7 +594,7 @@ impl Core {
         }
         // One that is there and not known yet is asked for again, until the watch brings it or it is gone.
         bound.call = if known { Pending::Idle } else { bound.call.failed(uid, self.now.mono) };
-        if !found && !known {
+        if answer == Ok(false) && !known {
             let message = "its pod was deleted while no operator looked".to_owned();
             self.set_stage(uid, Stage::Over(Over { reason: reasons::RUNNER_LOST, message }));
         }
@@ -602,21 +615,22 @@ impl Core {
         self.dirty.insert(Subject::Session(uid.clone()));
     }
 
-    pub(super) fn look_at_stranger(&mut self, uid: &Uid) {
-        let due = match self.strangers.get_mut(uid) {
-            None => return,
-            Some(stranger) if stranger.asked => return,
-            Some(stranger) => {
-                let due = stranger.since.after(STRANGER_PATIENCE);
-                if due <= self.now.mono {
-                    stranger.asked = true;
-                    self.effects.push(Effect::ReadSession { key: stranger.key.clone(), session: uid.clone() });
-                    return;
-                }
-                due
-            }
+    /// Asks the API server about an orphan, when that is due and its runner may cause one more read.
+    pub(super) fn look_up_orphan(&mut self, uid: &Uid) {
+        let now = self.now.mono;
+        let Some(orphan) = self.orphans.get_mut(uid) else { return };
+        let Some(due) = orphan.due() else { return };
+        let may_look_up = |runner: &mut Runner| runner.may_look_up(now);
+        let next = if due > now {
+            due
+        } else if self.runners.get_mut(&orphan.runner).is_some_and(may_look_up) {
+            orphan.lookup = orphan.lookup.started();
+            self.effects.push(Effect::ReadSession { key: orphan.key.clone(), session: uid.clone() });
+            return;
+        } else {
+            now.after(LOOK_UP_AGAIN)
         };
-        self.timers.set(Subject::Stranger(uid.clone()), Some(due));
+        self.timers.set(Subject::Orphan(uid.clone()), Some(next));
     }
 
     /// Events for people, and measures, of what a write made known.

@@ -3,7 +3,8 @@
 //!
 //! - `sessions`, `runners`, `pools`, `pods`: the things and their states.
 //! - `admission`: who may use a pool. `queue`: who waits. `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
-//!   `scaling`: how many runners a pool needs. `replicas`: what happens to a pool.
+//!   `scaling`: how many runners a pool needs. `replicas`: what happens to a pool. `launches`: which pool launches its next runner.
+//! - `report`: what is believed of a runner's report. `orphans`: sessions that a runner reports and no object stands for.
 //! - `status`: what is published, as a function of all that.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
@@ -11,11 +12,14 @@
 
 mod admission;
 mod io;
+mod launches;
 mod lifecycle;
+mod orphans;
 pub mod pods;
 mod pools;
 mod queue;
 mod replicas;
+mod report;
 mod runners;
 mod scaling;
 mod scheduling;
@@ -27,11 +31,14 @@ mod upkeep;
 
 pub use io::*;
 pub use pools::FINALIZER;
+pub use report::{Implausible, Report};
 pub use time::{Interval, Mono, Now};
 
 use admission::Namespaces;
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use launches::LaunchBudget;
+use orphans::Orphans;
 use pods::{Installation, RunnerPod};
 use pools::Pool;
 use queue::Queue;
@@ -44,6 +51,13 @@ use std::{
 };
 use timers::Timers;
 
+/// After the start of a term, how long slots are withheld because of runners that have neither reported nor failed to answer.
+/// Each was asked at once, so one that has said nothing by then must not hold up the others.
+const LONGEST_WAIT_FOR_RUNNERS: Duration = Duration::from_secs(30);
+
+/// How far the operator's clock and the times in objects may be apart: it is corrected from 3 s on, and those have whole seconds.
+const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(5);
+
 /// All that the operator knows, and what it makes of it.
 #[derive(Debug)]
 pub struct Core {
@@ -55,7 +69,10 @@ pub struct Core {
     /// answer says of them is not believed.
     deleted: HashMap<Uid, Mono>,
     pools: BTreeMap<Key, Pool>,
+    /// Pods whose controller is a pool that is known, or was when they were first seen.
     runners: BTreeMap<Uid, Runner>,
+    /// Pods that claim to be runners of a pool that is not known. Nothing is decided by them.
+    claimants: BTreeMap<Uid, RunnerPod>,
     nodes: BTreeMap<String, Node>,
     namespaces: Namespaces,
     keys: Option<String>,
@@ -64,12 +81,10 @@ pub struct Core {
     /// Sessions whose `Queued` is being written, and those whose is still to be.
     showing: BTreeSet<Uid>,
     to_show: BTreeSet<Uid>,
-    /// When runner pods were made, in the last second.
-    made: Vec<Mono>,
+    launches: LaunchBudget,
     /// Sessions that runners were asked to end, by pod and session.
     ends: BTreeSet<(Uid, Uid)>,
-    /// Sessions that runners have and nobody knows, by session: since when, and whether the API server is being asked.
-    strangers: HashMap<Uid, Stranger>,
+    orphans: Orphans,
     timers: Timers<Subject>,
     dirty: BTreeSet<Subject>,
     effects: Vec<Effect>,
@@ -77,18 +92,19 @@ pub struct Core {
 }
 
 /// One time of leading.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Term {
-    /// Runners that were there when it began and have neither spoken nor failed to.
+    /// Runners that were there when it began and have neither spoken nor failed to. Empty after [`LONGEST_WAIT_FOR_RUNNERS`].
     awaited: BTreeSet<Uid>,
+    since: Now,
 }
 
-/// A session that a runner has and no object stands for.
-#[derive(Debug)]
-struct Stranger {
-    key: Key,
-    since: Mono,
-    asked: bool,
+impl Term {
+    /// Whether the pod was created in this term, and so by this leader: nothing that a former one began lands after its term.
+    /// Creation times have whole seconds, and are the API server's.
+    fn has_created(&self, pod: &RunnerPod) -> bool {
+        pod.created.duration_since(self.since.wall) > CLOCK_MARGIN
+    }
 }
 
 /// What the leader has to serve, and room for it.
@@ -121,8 +137,8 @@ enum Subject {
     Session(Uid),
     Runner(Uid),
     Pool(Key),
-    /// A session that only runners know.
-    Stranger(Uid),
+    /// A session that runners list and no object stands for.
+    Orphan(Uid),
 }
 
 impl Core {
@@ -135,15 +151,16 @@ impl Core {
             deleted: HashMap::new(),
             pools: BTreeMap::new(),
             runners: BTreeMap::new(),
+            claimants: BTreeMap::new(),
             nodes: BTreeMap::new(),
             namespaces: Namespaces::new(),
             keys: None,
             queue: Queue::default(),
             showing: BTreeSet::new(),
             to_show: BTreeSet::new(),
-            made: Vec::new(),
+            launches: LaunchBudget::default(),
             ends: BTreeSet::new(),
-            strangers: HashMap::new(),
+            orphans: Orphans::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
             effects: Vec::new(),
@@ -164,6 +181,7 @@ impl Core {
             self.dirty.clear();
             return std::mem::take(&mut self.effects);
         }
+        self.limit_the_wait_for_runners();
         // The queue comes first in the order of subjects: sessions are given slots before any is found to have waited too
         // long. What is touched by looking at one thing is looked at in the same step.
         while let Some(subject) = self.dirty.pop_first() {
@@ -172,7 +190,7 @@ impl Core {
                 Subject::Session(uid) => self.look_at_session(&uid),
                 Subject::Runner(uid) => self.look_at_runner(&uid),
                 Subject::Pool(key) => self.look_at_pool(&key),
-                Subject::Stranger(uid) => self.look_at_stranger(&uid),
+                Subject::Orphan(uid) => self.look_up_orphan(&uid),
             }
         }
         self.launch_runners();
@@ -219,15 +237,15 @@ impl Core {
             Input::Keys(keys) => self.keys_changed(keys),
             Input::Leads => self.lead(),
             Input::Follows => self.follow(),
-            Input::Runner { pod, state } => self.runner_told(&pod, state),
+            Input::Runner { pod, report } => self.runner_told(&pod, report),
             Input::Silent { pod } => self.runner_silent(&pod),
             Input::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
             Input::EndAnswered { session, pod } => {
                 self.ends.remove(&(pod, session));
             }
             Input::SessionPatched { session, answer } => self.session_patched(&session, answer),
-            Input::SessionRead { session, found } => self.session_read(&session, found),
-            Input::PodRead { session, pod, found } => self.pod_read(&session, &pod, found),
+            Input::SessionRead { session, answer } => self.session_read(&session, answer),
+            Input::PodRead { session, pod, answer } => self.pod_read(&session, &pod, answer),
             Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
             Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
             Input::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
@@ -240,9 +258,11 @@ impl Core {
     /// Begins to lead: believes the objects, and waits for the runners.
     fn lead(&mut self) {
         let awaited = self.runners.values().filter(|runner| runner.pod.address.is_some() && !runner.pod.is_over());
-        self.term = Some(Term { awaited: awaited.map(|runner| runner.pod.uid.clone()).collect() });
+        let awaited = awaited.map(|runner| runner.pod.uid.clone()).collect();
+        self.term = Some(Term { awaited, since: self.now });
+        self.timers.set(Subject::Queue, Some(self.now.mono.after(LONGEST_WAIT_FOR_RUNNERS)));
         self.ends.clear();
-        self.strangers.clear();
+        self.orphans.clear();
         self.showing.clear();
         self.to_show.clear();
         for runner in self.runners.values_mut() {
@@ -269,8 +289,8 @@ impl Core {
         }
     }
 
-    /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has said what
-    /// it has, or has failed to answer.
+    /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has
+    /// reported what it has, has failed to answer, or has had [`LONGEST_WAIT_FOR_RUNNERS`] to do either.
     fn may_choose(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }
@@ -280,11 +300,25 @@ impl Core {
             && term.awaited.remove(pod)
             && term.awaited.is_empty()
         {
-            // Those who waited may be served, or have waited too long.
-            self.dirty.insert(Subject::Queue);
-            self.dirty.extend(self.queue.waiting(|_| true).into_iter().map(Subject::Session));
-            self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
+            self.begin_to_choose();
         }
+    }
+
+    fn limit_the_wait_for_runners(&mut self) {
+        if let Some(term) = &mut self.term
+            && !term.awaited.is_empty()
+            && term.since.mono.after(LONGEST_WAIT_FOR_RUNNERS) <= self.now.mono
+        {
+            term.awaited.clear();
+            self.begin_to_choose();
+        }
+    }
+
+    /// Sessions that waited for this may be served, or have waited too long.
+    fn begin_to_choose(&mut self) {
+        self.dirty.insert(Subject::Queue);
+        self.dirty.extend(self.queue.waiting(|_| true).into_iter().map(Subject::Session));
+        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
     }
 
     fn replace_sessions(&mut self, all: Vec<Arc<BrowserSession>>) {
@@ -311,6 +345,7 @@ impl Core {
 
     fn replace_pods(&mut self, all: Vec<RunnerPod>) {
         let present: BTreeSet<_> = all.iter().map(|pod| pod.uid.clone()).collect();
+        self.claimants.retain(|uid, _| present.contains(uid));
         let gone: Vec<_> = self.runners.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
         for uid in &gone {
             self.pod_gone(uid);

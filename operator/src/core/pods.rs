@@ -27,6 +27,9 @@ pub const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
 const ORDINAL_LABEL: &str = "camofleet.dev/ordinal";
 const REVISION_LABEL: &str = "camofleet.dev/revision";
 const CONTAINER: &str = "runner";
+const SLOTS_ARGUMENT: &str = "--slots=";
+/// The most slots that a pool's `slotsPerRunner` may ask for.
+const MAX_SLOTS: u32 = 32;
 const KEYS_FOLDER: &str = "/etc/camofleet";
 /// What a runner may take after its drain deadline, to end browsers and have their ends acknowledged.
 const GRACE_AFTER_DRAIN_SECONDS: i32 = 15;
@@ -44,6 +47,8 @@ pub struct RunnerPod {
     pub ordinal: u32,
     /// Hash of the shape that it was made in.
     pub revision: String,
+    /// Sessions that it serves at once, by its container's arguments: they cannot change once the pod is there.
+    pub slots: u32,
     /// The public keys that it was told.
     pub keys: String,
     /// The node that it runs on.
@@ -79,6 +84,8 @@ pub enum Fate {
 /// Why a pod does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
+    /// The scheduler does not look at it before its scheduling gates are removed.
+    Gated,
     /// No node takes it.
     Unschedulable(String),
     /// Its image cannot be pulled or its container cannot be made.
@@ -100,6 +107,15 @@ pub struct SeenPod {
 #[serde(rename_all = "camelCase")]
 struct SeenSpec {
     node_name: Option<String>,
+    #[serde(default)]
+    containers: Vec<SeenArguments>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SeenArguments {
+    name: String,
+    #[serde(default)]
+    args: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -122,10 +138,14 @@ struct SeenContainer {
 }
 
 impl RunnerPod {
-    /// Reads a pod; none when it is no runner of a pool.
+    /// Reads a pod; none when its controller is not a `WorkerPool` of this API group. Whether there is such a pool is the core's to
+    /// know ([`RunnerPod::belongs_to`]): until then it is a pod that claims to be a runner.
     pub fn read(pod: &SeenPod) -> Option<Self> {
-        let owner =
-            pod.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == "WorkerPool")?;
+        let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+        let (group, _version) = owner.api_version.split_once('/')?;
+        if group != WorkerPool::group(&()) || owner.kind != WorkerPool::kind(&()) {
+            return None;
+        }
         let namespace = pod.namespace()?;
         Some(Self {
             uid: pod.uid()?,
@@ -133,6 +153,7 @@ impl RunnerPod {
             pool: (Key { namespace, name: owner.name.clone() }, owner.uid.clone()),
             ordinal: pod.labels().get(ORDINAL_LABEL)?.parse().ok()?,
             revision: pod.labels().get(REVISION_LABEL)?.clone(),
+            slots: pod.spec.slots(),
             keys: pod.annotations().get(KEYS_ANNOTATION).cloned().unwrap_or_default(),
             node: pod.spec.node_name.clone(),
             address: pod.status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()),
@@ -143,9 +164,26 @@ impl RunnerPod {
         })
     }
 
+    /// Whether its controller is this pool: by namespace, name and UID, so that a pod of another namespace, or of a former pool
+    /// of that name, is not.
+    pub fn belongs_to(&self, pool: &WorkerPool) -> bool {
+        let (key, uid) = &self.pool;
+        *key == Key::of(pool) && Some(uid) == pool.metadata.uid.as_ref()
+    }
+
     /// Whether it ended for good.
     pub fn is_over(&self) -> bool {
         matches!(self.fate, Fate::Over { .. })
+    }
+}
+
+impl SeenSpec {
+    /// Slots by the arguments that [`runner_args`] made; as many as a pool may ask for where a pool's image changed them.
+    fn slots(&self) -> u32 {
+        let runner = self.containers.iter().find(|container| container.name == CONTAINER);
+        let arguments = runner.map_or(&[][..], |container| &container.args);
+        let slots = arguments.iter().find_map(|argument| argument.strip_prefix(SLOTS_ARGUMENT)?.parse().ok());
+        slots.unwrap_or(MAX_SLOTS).min(MAX_SLOTS)
     }
 }
 
@@ -186,8 +224,11 @@ impl Fate {
             return image.then(|| Trouble::Image(format!("{reason}: {told}")));
         }
         let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
-        (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable"))
-            .then(|| Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default()))
+        match scheduled.reason.as_deref().filter(|_| scheduled.status == "False") {
+            Some("SchedulingGated") => Some(Trouble::Gated),
+            Some("Unschedulable") => Some(Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default())),
+            Some(_) | None => None,
+        }
     }
 }
 
@@ -416,7 +457,7 @@ fn runner_args(pool: &WorkerPool) -> Vec<String> {
     };
     let prewarm = spec.prewarm();
     vec![
-        format!("--slots={}", spec.slots_per_runner),
+        format!("{SLOTS_ARGUMENT}{}", spec.slots_per_runner),
         format!("--sessions={}", spec.sessions_per_runner()),
         format!("--engine={engine}"),
         format!("--screen={}x{}", spec.screen.width, spec.screen.height),

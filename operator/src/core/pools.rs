@@ -54,6 +54,8 @@ pub(super) struct Pool {
     pub(super) scale: Scale,
     /// While it lacks runners: since when none came up.
     pub(super) lacking: Option<Mono>,
+    /// It lacks runners that it may not launch before others have launched theirs.
+    pub(super) awaits_turn: bool,
 }
 
 /// A pod that was asked for.
@@ -97,6 +99,7 @@ impl Pool {
             engine: None,
             disruption: None,
             lacking: None,
+            awaits_turn: false,
         }
     }
 
@@ -114,6 +117,7 @@ impl Pool {
         self.scale =
             Scale::resumed(&self.object.spec, self.object.status.as_ref().map(|status| status.desired_replicas));
         self.lacking = None;
+        self.awaits_turn = false;
     }
 
     /// One session more on a tenant's account, or one less.
@@ -151,10 +155,6 @@ impl Pool {
 
     pub(super) fn is_deleted(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
-    }
-
-    pub(super) fn uid(&self) -> &str {
-        self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
     /// The shape that runners are made in.

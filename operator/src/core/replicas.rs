@@ -5,6 +5,7 @@ use super::{
     Change, Core, Effect, Key, Namespace, Subject, Uid, WriteFailure,
     admission::Audience,
     io::version,
+    launches::{Place, PoolLaunches},
     pods,
     pods::{Fate, Shape},
     pools::{Creating, FINALIZER, Pool, Trouble},
@@ -14,7 +15,12 @@ use super::{
     status,
 };
 use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A pool's status is written at most so often: it changes with every session.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
@@ -25,8 +31,6 @@ const PROTECT_AGAIN: Duration = Duration::from_secs(600);
 const BUDGET_PATIENCE: u32 = 5;
 /// A pod that was made and is not seen for so long was lost on the way.
 const CREATE_PATIENCE: Duration = Duration::from_secs(30);
-/// Runner pods that are made in a second at most, over all pools: the scheduler and the kubelets have others to serve.
-const CREATES_PER_SECOND: usize = 20;
 /// A pool that lacks runners and has got none for so long needs somebody's help; as with Deployments.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 /// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
@@ -68,6 +72,7 @@ impl Core {
                     pool.count(self.sessions[&uid].object.tenant(), true);
                 }
                 self.pools.insert(key.clone(), pool);
+                self.adopt_claimants(&key);
             }
         }
         self.pool_matters(&key);
@@ -215,7 +220,8 @@ impl Core {
         }
     }
 
-    /// Removes runners that have served their time, are on a node that is to be empty, are too many, or of an old shape.
+    /// Removes runners that have served their time, are on a node that is to be empty, are too many, or of an old shape. One that has
+    /// not reported to this leader may have sessions, and is left alone.
     fn replace_and_remove(&mut self, key: &Key) {
         let now = self.now;
         let pool = &self.pools[key];
@@ -224,7 +230,9 @@ impl Core {
         let mut leaving: Vec<(Uid, &'static str)> = Vec::new();
         staying.retain(|runner| {
             let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
-            let why = if spent {
+            let why = if runner.is_unheard() {
+                return true;
+            } else if spent {
                 "it has served its sessions"
             } else if self.is_cordoned(runner) {
                 "its node is cordoned"
@@ -253,7 +261,8 @@ impl Core {
             staying.iter().filter(|runner| runner.is_idle()).take(excess).map(|runner| runner.pod.uid.clone()).collect()
         } else {
             let excess = staying.len().saturating_sub(room);
-            staying.iter().take(excess).map(|runner| runner.pod.uid.clone()).collect()
+            let heard = staying.iter().filter(|runner| !runner.is_unheard());
+            heard.take(excess).map(|runner| runner.pod.uid.clone()).collect()
         };
         staying.retain(|runner| !surplus.contains(&runner.pod.uid));
         leaving.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
@@ -291,42 +300,78 @@ impl Core {
         pool.is_testing() && pool.desired() > 0 && !is_there() && !is_coming()
     }
 
-    /// Makes pods for the places that lack one longest, as long as no more runners launch than there are CPUs.
+    /// Creates pods for places that lack one, as far as the launch budget allows.
     pub(super) fn launch_runners(&mut self) {
         let Some(keys) = self.keys.clone() else { return };
-        let now = self.now;
-        let mut needs = Vec::new();
-        for (key, pool) in self.pools.iter().filter(|(_, pool)| !pool.missing.is_empty()) {
-            let last = pool.missing.keys().next_back().copied();
-            let canary = last.filter(|_| self.lacks_canary(pool));
-            needs.extend(pool.missing.iter().filter_map(|(ordinal, since)| {
-                let tests = Some(*ordinal) == canary;
-                let shape = if tests { &pool.wished } else { pool.makes() };
-                let paused = pool.pause_until(&shape.revision).is_some_and(|until| until > now.mono);
-                (!paused).then(|| (*since, key.clone(), *ordinal, tests))
-            }));
+        let mut launches = self.launches_of_pools();
+        if launches.values().all(|pool| pool.wanted.is_empty()) {
+            return self.note_who_waits(&launches);
         }
-        if needs.is_empty() {
-            return;
-        }
-        needs.sort_unstable();
-        let launching = self.runners.values().filter(|runner| runner.is_launching(now)).count()
-            + self.pools.values().map(|pool| pool.creating.len()).sum::<usize>();
-        let cpus: usize = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
-        self.made.retain(|at| now.mono.since(*at) < Duration::from_secs(1));
-        let most = cpus.max(1).saturating_sub(launching).min(CREATES_PER_SECOND.saturating_sub(self.made.len()));
-        for (_, key, ordinal, canary) in needs.into_iter().take(most) {
-            self.made.push(now.mono);
+        let now = self.now.mono;
+        let cpus = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
+        let granted = self.launches.grant(&mut launches, cpus, now);
+        self.note_who_waits(&launches);
+        for (key, Place { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let replaces = pool.last.get(&ordinal).map(String::as_str);
             let shape = if canary { &pool.wished } else { pool.makes() };
             let pod = pods::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
-            let creating = Creating { ordinal, revision: shape.revision.clone(), since: now.mono };
+            let creating = Creating { ordinal, revision: shape.revision.clone(), since: now };
             pool.missing.remove(&ordinal);
             pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), creating);
             self.effects.push(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
             let alarm = self.alarm_of_pool(&key);
             self.timers.set(Subject::Pool(key), alarm);
+        }
+    }
+
+    /// What each pool launches and wants to launch. Pools that do neither are left out.
+    fn launches_of_pools(&self) -> BTreeMap<Key, PoolLaunches> {
+        let wanting = self.pools.values().any(|pool| !pool.missing.is_empty());
+        let mut launches = BTreeMap::new();
+        if !wanting {
+            return launches;
+        }
+        for (key, pool) in &self.pools {
+            let wanted = self.wanted_places(pool);
+            if !wanted.is_empty() || !pool.creating.is_empty() {
+                let launching = pool.creating.len();
+                launches.insert(key.clone(), PoolLaunches { wanted, launching, overdue: 0 });
+            }
+        }
+        for runner in self.runners.values() {
+            let (launching, overdue) = (runner.is_launching(self.now), runner.is_overdue(self.now));
+            if launching || overdue {
+                let empty = || PoolLaunches { wanted: VecDeque::new(), launching: 0, overdue: 0 };
+                let pool = launches.entry(runner.pod.pool.0.clone()).or_insert_with(empty);
+                pool.launching += usize::from(launching);
+                pool.overdue += usize::from(overdue);
+            }
+        }
+        launches
+    }
+
+    /// The places of a pool that lack a pod and do not pause after a failure, those that have lacked it longest first.
+    fn wanted_places(&self, pool: &Pool) -> VecDeque<Place> {
+        let last = pool.missing.keys().next_back().copied();
+        let canary = last.filter(|_| self.lacks_canary(pool));
+        let mut wanted: Vec<_> = pool
+            .missing
+            .iter()
+            .map(|(ordinal, since)| Place { since: *since, ordinal: *ordinal, canary: Some(*ordinal) == canary })
+            .filter(|place| {
+                let shape = if place.canary { &pool.wished } else { pool.makes() };
+                pool.pause_until(&shape.revision).is_none_or(|until| until <= self.now.mono)
+            })
+            .collect();
+        wanted.sort_unstable();
+        wanted.into()
+    }
+
+    /// Pools that have to wait for their turn say so in their status, which the next look at them writes.
+    fn note_who_waits(&mut self, launches: &BTreeMap<Key, PoolLaunches>) {
+        for (key, pool) in &mut self.pools {
+            pool.awaits_turn = launches.get(key).is_some_and(|launches| !launches.wanted.is_empty());
         }
     }
 
@@ -454,7 +499,7 @@ impl Rollout {
 /// Runners of an old shape that are to go now: idle ones first, and only while no more are missing than may be; then those
 /// with sessions, which drain. None before the new shape is proven.
 fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
-    let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision;
+    let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision && !runner.is_unheard();
     let (idle, busy): (Vec<&Runner>, Vec<&Runner>) = staying.iter().filter(old).partition(|runner| runner.is_idle());
     // Those that nobody would miss.
     let (mut leaving, up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.is_useless());
@@ -517,7 +562,8 @@ fn trouble_among(runners: &[&Runner]) -> Option<Trouble> {
                 runner.pod.key.name
             ),
         )),
-        Fate::Pending(None) | Fate::Running | Fate::Over { .. } => None,
+        // What set the gate removes it when the pod's turn has come.
+        Fate::Pending(Some(pods::Trouble::Gated) | None) | Fate::Running | Fate::Over { .. } => None,
     });
     let browsers = || {
         runners.iter().filter_map(|runner| runner.state.as_ref()).find_map(|state| {

@@ -3,11 +3,12 @@
 use super::{
     io::Uid,
     pods::{Fate, RunnerPod},
+    report::Report,
     sessions::Pending,
     time::{Mono, Now},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Hot, RunnerState, SessionPhase};
+use camofleet_runner_api::{Hot, SessionPhase};
 use std::{collections::BTreeSet, time::Duration};
 
 /// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
@@ -16,13 +17,21 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 pub(super) const SHOW_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
 /// A runner that is not warm after so long is broken rather than busy launching.
 const LAUNCH_TIME: Duration = Duration::from_secs(120);
+/// From a pod's creation to the start of its container, when nothing holds it up. A pod that takes longer waits for a volume, an
+/// image or an init container, and makes no CPU busy.
+const START_TIME: Duration = Duration::from_secs(5);
+/// Lookups of unknown sessions that one runner can cause at once, and the time after which it can cause another one.
+const LOOKUPS_AT_ONCE: u32 = 16;
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Runner {
     pub(super) pod: RunnerPod,
     pub(super) link: Link,
-    /// What it told last, even if it does not answer now.
-    pub(super) state: Option<RunnerState>,
+    /// What it reported last, even if it does not answer now.
+    pub(super) state: Option<Report>,
+    /// Every session that it may have is known: it has reported to this leader, or was created in its term.
+    pub(super) accounted: bool,
     /// It said no since it last told its state, or that does not tell of what it took: what is known of its room is not true.
     pub(super) refused: bool,
     /// It was told to go.
@@ -35,6 +44,10 @@ pub(super) struct Runner {
     pub(super) sessions: BTreeSet<Uid>,
     /// When it was made, on the monotonic clock.
     pub(super) created: Mono,
+    /// When its container was first seen to run. The creation, where that was before this process knew the pod.
+    running_since: Option<Mono>,
+    /// When the lookups of unknown sessions that it caused are paid for, at one every [`LOOKUP_INTERVAL`].
+    lookups_paid: Mono,
     /// Its events are followed.
     pub(super) followed: bool,
     /// The write of its annotation.
@@ -59,9 +72,12 @@ impl Runner {
     pub(super) fn new(pod: RunnerPod, now: Now) -> Self {
         let created = now.mono_of(pod.created);
         Self {
+            running_since: (pod.fate == Fate::Running).then_some(created),
+            lookups_paid: now.mono,
             pod,
             link: Link::Unknown,
             state: None,
+            accounted: false,
             refused: false,
             leaving: false,
             was_warm: false,
@@ -73,6 +89,30 @@ impl Runner {
             removal: Pending::Idle,
             mourned: false,
         }
+    }
+
+    /// Takes a later version of its pod.
+    pub(super) fn replace_pod(&mut self, pod: RunnerPod, now: Now) {
+        self.pod = pod;
+        if self.pod.fate == Fate::Running {
+            self.running_since.get_or_insert(now.mono);
+        }
+    }
+
+    /// Whether it may have sessions that this leader does not know of. It counts as busy, and offers no slot.
+    pub(super) fn is_unheard(&self) -> bool {
+        !self.accounted && self.pod.address.is_some() && !self.pod.is_over()
+    }
+
+    /// Whether a session that it lists, and nobody knows, may be looked up now. Each lookup is a read of the API server, so a
+    /// runner that invents sessions gets only a few.
+    pub(super) fn may_look_up(&mut self, now: Mono) -> bool {
+        let paid = self.lookups_paid.max(now).after(LOOKUP_INTERVAL);
+        let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUPS_AT_ONCE);
+        if granted {
+            self.lookups_paid = paid;
+        }
+        granted
     }
 
     /// Whether it is on its way out.
@@ -149,32 +189,50 @@ impl Runner {
         self.state.as_ref().is_some_and(|state| state.spent)
     }
 
-    /// Whether it makes the CPUs busy with launching.
+    /// Whether it makes the CPUs busy with launching, or is about to.
     pub(super) fn is_launching(&self, now: Now) -> bool {
-        let troubled = matches!(self.pod.fate, Fate::Pending(Some(_)) | Fate::Over { .. });
-        let served = self.state.as_ref().is_some_and(|state| state.spent || state.warm);
-        !troubled && !served && !self.goes() && now.mono.since(self.created) < LAUNCH_TIME
+        match self.pod.fate {
+            _ if self.goes() => false,
+            Fate::Pending(None) => now.mono.since(self.created) < START_TIME,
+            Fate::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIME,
+            Fate::Pending(Some(_)) | Fate::Over { .. } => false,
+        }
+    }
+
+    /// Whether it has run for longer than a launch takes and launched nothing.
+    pub(super) fn is_overdue(&self, now: Now) -> bool {
+        let launches = self.pod.fate == Fate::Running && !self.goes() && self.used() == 0;
+        launches && !self.was_warm && !self.has_launched() && self.has_run_for(now) >= LAUNCH_TIME
+    }
+
+    fn has_launched(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.spent || state.warm)
+    }
+
+    fn has_run_for(&self, now: Now) -> Duration {
+        self.running_since.map_or(Duration::ZERO, |since| now.mono.since(since))
     }
 
     /// Whether no session is here, as far as anybody knows.
     pub(super) fn is_idle(&self) -> bool {
-        self.sessions.is_empty() && self.state.as_ref().is_none_or(|state| state.sessions.is_empty())
+        let lists_none = self.state.as_ref().is_none_or(|state| state.sessions().is_empty());
+        self.sessions.is_empty() && lists_none && !self.is_unheard()
     }
 
     /// Sessions that hold a slot here, or may.
     pub(super) fn used(&self) -> usize {
-        let listed =
-            self.state.iter().flat_map(|state| &state.sessions).filter(|session| session.phase != SessionPhase::Ended);
-        listed.count() + self.unlisted().count()
+        let listed = self.state.iter().flat_map(Report::sessions);
+        listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
-    /// What more it would take: its own word, but no more than its slots, less what it was sent and has not told of yet.
+    /// What more it would take: its own word, but no more than its slots and its list can hold, less what it was sent and has not
+    /// reported yet.
     pub(super) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
-        if !self.is_up() || self.refused || self.goes() {
+        if !self.is_up() || self.refused || self.goes() || self.is_unheard() {
             return None;
         }
         let state = self.state.as_ref().filter(|state| !state.draining)?;
-        let mut room = Room { free: state.free.min(slots), hot: state.hot };
+        let mut room = Room { free: state.free.min(slots).min(state.room_in_list()), hot: state.hot };
         for session in self.unlisted() {
             room.take(display_of(session).unwrap_or_default());
         }

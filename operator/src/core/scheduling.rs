@@ -187,7 +187,7 @@ impl Core {
         for (uid, runner) in &self.runners {
             let Some((key, pool)) = self.pools.get_key_value(&runner.pod.pool.0) else { continue };
             let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.tests(&runner.pod.revision);
-            if closed || pool.uid() != runner.pod.pool.1 {
+            if closed || !runner.pod.belongs_to(&pool.object) {
                 continue;
             }
             let display_of = |uid: &Uid| self.sessions.get(uid).map(|session| session.object.display_in(&pool.object));
@@ -295,8 +295,8 @@ impl Core {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(runner) else { return };
         let changes = if here { runner.sessions.insert(uid.clone()) } else { runner.sessions.remove(uid) };
-        let (key, pool_uid) = &runner.pod.pool;
-        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changes && pool.uid() == pool_uid) {
+        let key = &runner.pod.pool.0;
+        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changes && runner.pod.belongs_to(&pool.object)) {
             pool.count(session.tenant(), here);
         }
         self.dirty.insert(Subject::Runner(runner.pod.uid.clone()));

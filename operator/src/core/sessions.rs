@@ -12,13 +12,14 @@
 
 use super::{
     io::{Key, Uid},
+    report::{Listed, Report},
     time::{Interval, Mono, Now},
 };
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{BrowserSession, Display, EngineName, SessionState, WorkerPool},
 };
-use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, RunnerState, SessionPhase, Tier};
+use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, SessionPhase, Tier};
 use std::{sync::Arc, time::Duration};
 
 /// `Queued` is published only of those who waited so long: a hot session never was.
@@ -68,7 +69,7 @@ pub(super) struct Bound {
 
 impl Bound {
     /// Whether a state that does not list it means that it is gone.
-    pub(super) fn is_missed_by(&self, state: &RunnerState) -> bool {
+    pub(super) fn is_missed_by(&self, state: &Report) -> bool {
         self.listed_from
             .as_ref()
             .is_none_or(|(boot_id, generation)| *boot_id != state.boot_id || *generation <= state.generation)
@@ -98,7 +99,7 @@ impl Facts {
         }
     }
 
-    pub(super) fn listed(session: &camofleet_runner_api::Session, state: &RunnerState) -> Self {
+    pub(super) fn listed(session: &Listed, state: &Report) -> Self {
         Self {
             phase: session.phase,
             tier: session.tier,

@@ -264,6 +264,15 @@ pub(super) fn of_pool(
                 status.replicas, desired, status.updated_replicas
             ),
         )
+    } else if pool.awaits_turn {
+        (
+            pools::WAITING_TO_LAUNCH,
+            format!(
+                "{} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of all pools \
+                 launch in turns",
+                status.ready_replicas
+            ),
+        )
     } else {
         (pools::RUNNERS_STARTING, format!("{} of {desired} runners are ready", status.ready_replicas))
     };

@@ -4,12 +4,12 @@ use super::{
     Change, Core, Effect, Key, Node, Subject, Uid, WriteFailure,
     pods::{Fate, RunnerPod},
     pools::Pool,
+    report::Report,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Over, Pending, Session, Stage},
     time::Mono,
 };
 use camofleet_crds::conditions::{pool as reasons, session};
-use camofleet_runner_api::RunnerState;
 use std::time::Duration;
 
 /// A runner that was silent for so long is deleted.
@@ -19,12 +19,11 @@ const LIVED: Duration = Duration::from_secs(30);
 
 impl Core {
     pub(super) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
-        let (key, uid) = &runner.pod.pool;
-        self.pools.get(key).filter(|pool| pool.uid() == uid)
+        self.pools.get(&runner.pod.pool.0).filter(|pool| runner.pod.belongs_to(&pool.object))
     }
 
     pub(super) fn runners_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Runner> {
-        self.runners.values().filter(move |runner| runner.pod.pool.1 == pool.uid())
+        self.runners.values().filter(move |runner| runner.pod.belongs_to(&pool.object))
     }
 
     pub(super) fn is_cordoned(&self, runner: &Runner) -> bool {
@@ -39,15 +38,22 @@ impl Core {
         if self.deleted.contains_key(&uid) || known.is_some_and(|known| pod.version < known) {
             return;
         }
-        if let Some(pool) = self.pools.get_mut(&pool.0).filter(|known| known.uid() == pool.1) {
+        let its_pool = self.pools.get_mut(&pool.0).filter(|known| pod.belongs_to(&known.object));
+        if its_pool.is_none() && known.is_none() {
+            self.claimants.insert(uid, pod);
+            return;
+        }
+        if let Some(pool) = its_pool {
             pool.creating.remove(&pod.key.name);
             pool.missing.remove(&pod.ordinal);
             pool.last.insert(pod.ordinal, uid.clone());
         }
         match self.runners.get_mut(&uid) {
-            Some(runner) => runner.pod = pod,
+            Some(runner) => runner.replace_pod(pod, self.now),
             None => {
-                self.runners.insert(uid.clone(), Runner::new(pod, self.now));
+                let mut runner = Runner::new(pod, self.now);
+                runner.accounted = self.term.as_ref().is_some_and(|term| term.has_created(&runner.pod));
+                self.runners.insert(uid.clone(), runner);
                 let here = self.sessions.values().filter(|session| session.runner() == Some(&uid));
                 for session in here.map(|session| session.object.clone()).collect::<Vec<_>>() {
                     self.book(&session, &uid, true);
@@ -58,7 +64,20 @@ impl Core {
         self.dirty.insert(Subject::Pool(pool.0));
     }
 
+    /// Takes pods for runners that came before the pool that they claim.
+    pub(super) fn adopt_claimants(&mut self, key: &Key) {
+        let Some(pool) = self.pools.get(key) else { return };
+        let its = self.claimants.values().filter(|pod| pod.belongs_to(&pool.object));
+        let its: Vec<_> = its.map(|pod| pod.uid.clone()).collect();
+        for uid in its {
+            if let Some(pod) = self.claimants.remove(&uid) {
+                self.pod_applied(pod);
+            }
+        }
+    }
+
     pub(super) fn pod_gone(&mut self, uid: &Uid) {
+        self.claimants.remove(uid);
         if !self.runners.contains_key(uid) {
             return;
         }
@@ -75,6 +94,7 @@ impl Core {
     fn forget_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.remove(uid) else { return };
         self.heard_of(uid);
+        self.orphans.forget_runner(uid);
         self.ends.retain(|(pod, _)| pod != uid);
         self.timers.set(Subject::Runner(uid.clone()), None);
         if self.term.is_some() {
@@ -92,7 +112,7 @@ impl Core {
         }
     }
 
-    pub(super) fn runner_told(&mut self, pod: &Uid, state: RunnerState) {
+    pub(super) fn runner_told(&mut self, pod: &Uid, state: Report) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if let Some(former) = &runner.state {
             if former.boot_id == state.boot_id && former.generation > state.generation {
@@ -108,18 +128,20 @@ impl Core {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         let was_warm = runner.state.as_ref().is_some_and(|state| state.warm);
         // It says every 10 s that it is there: of a thousand runners that is a hundred times a second.
-        let is_news = runner.state.as_ref() != Some(&state) || runner.link != Link::Up || runner.refused;
+        let is_news =
+            runner.state.as_ref() != Some(&state) || runner.link != Link::Up || runner.refused || !runner.accounted;
         runner.link = Link::Up;
         runner.refused = false;
+        runner.accounted = true;
         runner.state = Some(state.clone());
         let first_warm = state.warm && !runner.was_warm;
         runner.was_warm |= state.warm;
         if first_warm {
             runner.warm_since = Some(self.now.mono);
         }
-        let (key, pool_uid) = runner.pod.pool.clone();
+        let key = runner.pod.pool.0.clone();
         let revision = runner.pod.revision.clone();
-        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| pool.uid() == pool_uid) {
+        if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod.belongs_to(&pool.object)) {
             if first_warm {
                 pool.came_up(&revision);
             }
@@ -131,7 +153,8 @@ impl Core {
                 self.engine_known(&key);
             }
         }
-        for entry in &state.sessions {
+        self.orphans.keep_listed(pod, &state);
+        for entry in state.sessions() {
             self.listed(pod, &state, &entry.uid);
         }
         self.miss_the_unlisted(pod, &state);
@@ -153,7 +176,7 @@ impl Core {
 
     /// A session that the runner had and does not list any more is over, though nobody can say why; one of which users were
     /// not told waits for another slot, and the runner is given none before it tells more: it may forget that one, too.
-    fn miss_the_unlisted(&mut self, pod: &Uid, state: &RunnerState) {
+    fn miss_the_unlisted(&mut self, pod: &Uid, state: &Report) {
         for uid in self.runners[pod].sessions.clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
             match &session.stage {
@@ -247,7 +270,7 @@ impl Core {
         let (key, revision) = (runner.pod.pool.0.clone(), runner.pod.revision.clone());
         let hardly_lived = runner.warm_since.is_none_or(|since| self.now.mono.since(since) < LIVED);
         let failed = hardly_lived && runner.pod.killed_at.is_none() && !runner.mourned;
-        let its = |pool: &&mut Pool| pool.uid() == runner.pod.pool.1;
+        let its = |pool: &&mut Pool| runner.pod.belongs_to(&pool.object);
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| failed && its(pool)) {
             pool.failed(&revision, (reasons::RUNNERS_FAILING, over.message.clone()), self.now.mono);
         }
@@ -263,7 +286,7 @@ impl Core {
         let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.followed) else { return };
         let Some(address) = runner.pod.address else { return };
         runner.followed = true;
-        self.effects.push(Effect::Follow { pod: uid.clone(), address });
+        self.effects.push(Effect::Follow { pod: uid.clone(), address, slots: runner.pod.slots });
     }
 
     fn annotate_runner(&mut self, uid: &Uid) {

@@ -35,6 +35,8 @@ use traces::Traces;
 /// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
 /// that order; more only queue up there.
 const URGENT_WRITES: usize = 64;
+/// Reads past the cache that are under way at once.
+const READS: usize = 8;
 /// Runner pods that are made at once: claims go before them.
 const POD_CREATES: usize = 8;
 /// Events, which nobody waits for.
@@ -77,6 +79,7 @@ struct Shell {
     metrics: Metrics,
     traces: Traces,
     inputs: UnboundedSender<Input>,
+    reads: Semaphore,
     urgent_writes: Semaphore,
     pod_creates: Semaphore,
     event_writes: Semaphore,
@@ -108,6 +111,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         metrics: Metrics::default(),
         traces: Traces::new(options.tracer, clock.clone()),
         inputs: inputs.clone(),
+        reads: Semaphore::new(READS),
         urgent_writes: Semaphore::new(URGENT_WRITES),
         pod_creates: Semaphore::new(POD_CREATES),
         event_writes: Semaphore::new(EVENT_WRITES),
@@ -145,7 +149,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     Ok(())
 }
 
-/// Gives the core what happened, and has done what it says. How busy the fleet is it is asked only by whoever wants to know: to
+/// Gives the core what happened, and has done what it says. Of each runner it gets the newest report, before everything else, so that no
+/// report of a former term comes after the begin of the next one. How busy the fleet is it is asked only by whoever wants to know: to
 /// count all that waits at each step would cost each step.
 async fn drive(
     mut core: Core,
@@ -155,6 +160,7 @@ async fn drive(
     clock: Clock,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
+    let reports = shell.runners.reports();
     loop {
         let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(clock.now().mono).min(LONGEST_SLEEP));
         tokio::select! {
@@ -164,9 +170,11 @@ async fn drive(
                 let _ = ask.send(core.load(clock.now().mono));
                 continue;
             }
+            () = reports.arrived() => {}
             () = tokio::time::sleep(sleep) => {}
         }
-        for effect in core.step(batch.drain(..), clock.now()) {
+        let inputs = reports.take().into_iter().chain(batch.drain(..));
+        for effect in core.step(inputs, clock.now()) {
             shell.clone().carry_out(effect);
         }
     }
@@ -181,8 +189,8 @@ impl Shell {
     /// Begins what an effect asks for; its answer comes back as an input.
     fn carry_out(self: Arc<Self>, effect: Effect) {
         match effect {
-            Effect::Follow { pod, address } => {
-                self.runners.follow(pod, address, self.leadership.clone(), self.inputs.clone());
+            Effect::Follow { pod, address, slots } => {
+                self.runners.follow(pod, address, slots, self.leadership.clone());
             }
             Effect::Unfollow { pod } => self.runners.unfollow(&pod),
             Effect::Observe(observation) => {

@@ -1,7 +1,7 @@
 //! Calls to runners.
 
 use super::{Shell, clock::Clock, lease::Leadership, traces::Begun};
-use crate::core::{BindFailure, Input, Uid};
+use crate::core::{BindFailure, Input, Report, Uid};
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
     client::{CallError, RunnerClient},
@@ -12,10 +12,10 @@ use futures::StreamExt;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::{sync::mpsc::UnboundedSender, task::AbortHandle};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 /// How soon a runner that does not answer is tried again: at first often, since it may be starting.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Runners {
     client: RunnerClient,
     tokens: Tokens,
-    followed: Mutex<HashMap<Uid, AbortHandle>>,
+    reports: Arc<Reports>,
 }
 
 /// What calls to runners carry.
@@ -43,60 +43,169 @@ impl Tokens {
     }
 }
 
-impl Runners {
-    pub(super) fn new(signer: Signer, clock: Clock) -> Self {
-        let tokens = Tokens { signer: Arc::new(signer), clock };
-        Self { client: RunnerClient::default(), tokens, followed: Mutex::default() }
+/// The newest word of each runner that the core has not taken yet. A report is a whole state, so an older one is worth nothing
+/// beside it, and a runner that reports faster than the core takes costs no memory.
+#[derive(Default)]
+pub(super) struct Reports {
+    followed: Mutex<Followed>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Followed {
+    /// Who follows each runner, by its pod. The number tells one who was told to stop, and has not yet, from the next one.
+    tasks: HashMap<Uid, (u64, AbortHandle)>,
+    begun: u64,
+    newest: HashMap<Uid, Input>,
+}
+
+impl Reports {
+    /// Returns once a runner has sent word. It may have been taken since.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
     }
 
-    pub(super) fn follow(&self, pod: Uid, address: IpAddr, leadership: Leadership, inputs: UnboundedSender<Input>) {
-        let task =
-            tokio::spawn(follow(self.client.clone(), self.tokens.clone(), pod.clone(), address, leadership, inputs));
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(former) = followed.insert(pod, task.abort_handle()) {
-            former.abort();
+    /// All that has not been taken yet, at most one of each runner.
+    pub(super) fn take(&self) -> Vec<Input> {
+        self.lock().newest.drain().map(|(_, input)| input).collect()
+    }
+
+    fn post(&self, number: u64, pod: &Uid, input: Input) {
+        let mut followed = self.lock();
+        if followed.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
+            followed.newest.insert(pod.clone(), input);
+            self.arrived.notify_one();
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Runners {
+    pub(super) fn new(signer: Signer, clock: Clock) -> Self {
+        let tokens = Tokens { signer: Arc::new(signer), clock };
+        Self { client: RunnerClient::default(), tokens, reports: Arc::default() }
+    }
+
+    /// What the followed runners reported.
+    pub(super) fn reports(&self) -> Arc<Reports> {
+        self.reports.clone()
+    }
+
+    /// Begins to follow a runner. What a former follower of it has not handed over is dropped.
+    pub(super) fn follow(&self, pod: Uid, address: IpAddr, slots: u32, leadership: Leadership) {
+        self.unfollow(&pod);
+        let mut followed = self.reports.lock();
+        followed.begun += 1;
+        let follower = Follower {
+            client: self.client.clone(),
+            tokens: self.tokens.clone(),
+            leadership,
+            reports: self.reports.clone(),
+            number: followed.begun,
+            pod: pod.clone(),
+            address,
+            slots,
+            pace: Pace::of(slots),
+        };
+        let task = (follower.number, tokio::spawn(follower.run()).abort_handle());
+        followed.tasks.insert(pod, task);
+    }
+
     pub(super) fn unfollow(&self, pod: &Uid) {
-        if let Some(task) = self.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(pod) {
+        let mut followed = self.reports.lock();
+        followed.newest.remove(pod);
+        if let Some((_, task)) = followed.tasks.remove(pod) {
             task.abort();
         }
     }
 }
 
-async fn follow(
+/// Follows one runner.
+struct Follower {
     client: RunnerClient,
     tokens: Tokens,
+    leadership: Leadership,
+    reports: Arc<Reports>,
+    number: u64,
     pod: Uid,
     address: IpAddr,
-    leadership: Leadership,
-    inputs: UnboundedSender<Input>,
-) {
-    let mut pause = FIRST_PAUSE;
-    // The core stops it when it leads no longer; until it did, the clock decides.
-    while let Some(epoch) = leadership.epoch() {
-        let cause = match client.events(address, &tokens.of(&pod, epoch)).await {
-            Ok(states) => {
-                let mut states = std::pin::pin!(states);
-                let mut cause = "it closed its event stream".to_owned();
-                while let Some(state) = states.next().await {
-                    match state {
-                        Ok(state) => {
-                            pause = FIRST_PAUSE;
-                            let _ = inputs.send(Input::Runner { pod: pod.clone(), state });
-                        }
-                        Err(error) => cause = error.to_string(),
-                    }
-                }
-                cause
+    slots: u32,
+    pace: Pace,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        // The core stops it when it leads no longer; until it did, the clock decides.
+        while let Some(epoch) = self.leadership.epoch() {
+            let (cause, answered) = self.listen(epoch).await;
+            tracing::debug!(pod = self.pod, cause, "a runner does not answer");
+            self.post(Input::Silent { pod: self.pod.clone() });
+            if answered {
+                pause = FIRST_PAUSE;
             }
-            Err(error) => error.to_string(),
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Hands on what the runner reports until it ends; why it did, and whether there was anything.
+    async fn listen(&mut self, epoch: u64) -> (String, bool) {
+        let mut answered = false;
+        let states = match self.client.events(self.address, &self.tokens.of(&self.pod, epoch), self.slots).await {
+            Ok(states) => states,
+            Err(error) => return (error.to_string(), answered),
         };
-        tracing::debug!(pod, cause, "a runner does not answer");
-        let _ = inputs.send(Input::Silent { pod: pod.clone() });
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        let mut states = std::pin::pin!(states);
+        while let Some(state) = states.next().await {
+            let state = match state {
+                Ok(state) => state,
+                Err(error) => return (error.to_string(), answered),
+            };
+            match Report::new(state, self.slots) {
+                Ok(report) => {
+                    self.pace.wait().await;
+                    answered = true;
+                    self.post(Input::Runner { pod: self.pod.clone(), report });
+                }
+                Err(error) => {
+                    tracing::warn!(pod = self.pod, %error, "rejected a runner's report");
+                    return (error.to_string(), answered);
+                }
+            }
+        }
+        ("it closed its event stream".to_owned(), answered)
+    }
+
+    fn post(&self, input: Input) {
+        self.reports.post(self.number, &self.pod, input);
+    }
+}
+
+/// How many reports of one runner the core takes: some at once, and then so many a second, both by its slots. What is beyond that
+/// waits in the connection, and the runner with it.
+#[derive(Debug)]
+struct Pace {
+    interval: Duration,
+    burst: Duration,
+    /// When the next report is due by the interval alone.
+    next: Instant,
+}
+
+impl Pace {
+    /// A session changes its runner's state half a dozen times in its life.
+    fn of(slots: u32) -> Self {
+        let interval = Duration::from_secs(1) / (2 + slots);
+        let burst = interval * (8 + 2 * slots);
+        Self { interval, burst, next: Instant::now() }
+    }
+
+    async fn wait(&mut self) {
+        self.next = self.next.max(Instant::now()) + self.interval;
+        tokio::time::sleep_until(self.next - self.burst).await;
     }
 }
 
@@ -174,7 +283,58 @@ impl Shell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_runner_api::Refusal;
+    use camofleet_runner_api::{Hot, Refusal, RunnerState};
+
+    /// Reports of one runner in which only the generation differs.
+    fn report(generation: u64) -> Input {
+        let state = RunnerState {
+            boot_id: "boot".into(),
+            generation,
+            engine: None,
+            browser_version: None,
+            playwright_version: "1.62".into(),
+            draining: false,
+            slots: 1,
+            free: 1,
+            spent: false,
+            hot: Hot::default(),
+            warm: true,
+            launch_error: None,
+            sessions: Vec::new(),
+        };
+        Input::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_report_of_a_runner_is_kept_and_none_of_a_former_follower() {
+        let (reports, pod) = (Reports::default(), "pod".to_owned());
+        let task = || tokio::spawn(std::future::pending::<()>()).abort_handle();
+        reports.lock().tasks.insert(pod.clone(), (1, task()));
+        for generation in 0..1000 {
+            reports.post(1, &pod, report(generation));
+        }
+        reports.arrived().await;
+        let taken = reports.take();
+        assert_eq!(format!("{taken:?}"), format!("{:?}", [report(999)]));
+        assert!(reports.take().is_empty());
+        reports.lock().tasks.insert(pod.clone(), (2, task()));
+        reports.post(1, &pod, report(1000));
+        assert!(reports.take().is_empty(), "of a follower that was told to stop");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_is_heard_a_few_times_a_second() {
+        let begun = Instant::now();
+        let mut pace = Pace::of(1);
+        for _ in 0..10 {
+            pace.wait().await;
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "ten at once");
+        for _ in 0..30 {
+            pace.wait().await;
+        }
+        assert!(begun.elapsed().as_secs() >= 9, "and then three a second: {:?}", begun.elapsed());
+    }
 
     #[test]
     fn a_session_that_has_ended_on_its_runner_did_not_fail_to_launch() {

@@ -3,7 +3,7 @@
 
 use super::Shell;
 use crate::core::{
-    Input, Key, Uid, WriteFailure,
+    Input, Key, ReadFailure, Uid, WriteFailure,
     pods::{self, RunnerPod, SeenPod},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus};
@@ -27,8 +27,6 @@ use std::{future::Future, sync::Arc, time::Duration};
 /// No write takes longer, retries included: what has not happened by then is decided anew. Less than the time between a
 /// leader's last moment and the next one's first, so that no write of the one comes after the other has begun.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
-/// A read that everything waits for is repeated after so long.
-const READ_AGAIN: Duration = Duration::from_millis(500);
 const CREATE_POD: &str = "pod_create";
 const BUDGET: &str = "poddisruptionbudget";
 const FIELD_MANAGER: &str = "camofleet-operator";
@@ -60,34 +58,36 @@ impl Shell {
     }
 
     pub(super) async fn read_session(&self, key: Key, session: Uid) {
-        if let Some(found) = self.read::<BrowserSession>(&key).await {
-            self.tell(Input::SessionRead { session, found: found.map(Arc::new) });
-        }
+        let answer = self.read::<BrowserSession>(&key).await.map(|found| found.map(Arc::new));
+        self.tell(Input::SessionRead { session, answer });
     }
 
     pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {
-        if let Some(found) = self.read::<SeenPod>(&key).await {
-            let found = found.is_some_and(|found| found.uid().as_ref() == Some(&pod));
-            self.tell(Input::PodRead { session, pod, found });
-        }
+        let found = self.read::<SeenPod>(&key).await;
+        let answer = found.map(|found| found.is_some_and(|found| found.uid().as_ref() == Some(&pod)));
+        self.tell(Input::PodRead { session, pod, answer });
     }
 
-    /// Reads past every cache until there is an answer; none when this process leads no longer.
-    async fn read<K>(&self, key: &Key) -> Option<Option<K>>
+    /// Reads past every cache, once.
+    async fn read<K>(&self, key: &Key) -> Result<Option<K>, ReadFailure>
     where
         K: Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let api = self.namespaced::<K>(key);
-        while self.leadership.epoch().is_some() {
-            match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&key.name)).await {
-                Ok(Ok(found)) => return Some(found),
-                Ok(Err(error)) => tracing::warn!(namespace = key.namespace, name = key.name, %error, "cannot read"),
-                Err(_) => tracing::warn!(namespace = key.namespace, name = key.name, "no answer when reading"),
+        let _turn = self.reads.acquire().await;
+        let (namespace, name) = (&key.namespace, &key.name);
+        match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<K>(key).get_opt(name)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                tracing::warn!(namespace, name, %error, "failed to read an object");
+                let refused = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
+                Err(if refused { ReadFailure::Refused } else { ReadFailure::Transient })
             }
-            tokio::time::sleep(READ_AGAIN).await;
+            Err(_) => {
+                tracing::warn!(namespace, name, "timed out reading an object");
+                Err(ReadFailure::Transient)
+            }
         }
-        None
     }
 
     pub(super) async fn delete_session(&self, key: Key, session: Uid) {
@@ -107,7 +107,7 @@ impl Shell {
         let there = self.namespaced::<SeenPod>(&pool);
         let made = match written {
             Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, there.get_opt(&name)).await {
-                Ok(Ok(Some(there))) if RunnerPod::read(&there).is_some() => Ok(()),
+                Ok(Ok(Some(there))) if RunnerPod::read(&there).is_some_and(|there| is_like(&there, &pod)) => Ok(()),
                 Ok(Ok(Some(_))) => Err(WriteFailure::Refused(format!(
                     "a pod {name} is there and is no runner of this pool: delete it"
                 ))),
@@ -303,6 +303,11 @@ impl WriteFailure {
             Self::Transient(_) => "transient",
         }
     }
+}
+
+/// Whether the pod that is there has the same controller as the one that was to be created.
+fn is_like(there: &RunnerPod, wanted: &Pod) -> bool {
+    wanted.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == there.pool.1)
 }
 
 /// A merge patch (RFC 7396) of the whole status: what is not in the new one is taken away. It lands only on the version

@@ -5,7 +5,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, WriteFailure,
+    Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
     pods::{Fate, Installation, RunnerPod, Trouble, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -131,7 +131,7 @@ impl Fleet {
         }
         self.step(inputs);
         let spoken = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
-        let told = spoken.map(|(pod, state)| Input::Runner { pod: pod.clone(), state: state.clone() });
+        let told = spoken.map(|(pod, state)| reported(pod, state));
         self.step(told.collect::<Vec<_>>());
     }
 
@@ -151,6 +151,7 @@ impl Fleet {
             pool: (key, uid),
             ordinal,
             revision: revision(pool, &installation()),
+            slots: 1,
             keys: "{}".into(),
             node: None,
             address: Some(IpAddr::from(address)),
@@ -205,7 +206,7 @@ impl Fleet {
         if let Some((pod, generation)) = self.holding(uid) {
             let state = state(Vec::new(), generation + 1);
             self.runners.insert(pod.clone(), state.clone());
-            self.step([Input::Runner { pod, state }]);
+            self.step([reported(&pod, &state)]);
         }
     }
 
@@ -216,7 +217,7 @@ impl Fleet {
             RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
         self.runners.insert(pod.clone(), state.clone());
         let session = self.sessions.remove(uid).unwrap();
-        self.step([Input::Sessions(Change::Gone(Arc::new(session))), Input::Runner { pod, state }]);
+        self.step([Input::Sessions(Change::Gone(Arc::new(session))), reported(&pod, &state)]);
     }
 
     /// A runner says that it has that session, Ready.
@@ -224,7 +225,7 @@ impl Fleet {
         let generation = self.runners[pod].generation + 1;
         let state = state(vec![ready_session("own", uid, uid, Display::Headless)], generation);
         self.runners.insert(pod.to_owned(), state.clone());
-        self.step([Input::Runner { pod: pod.to_owned(), state }]);
+        self.step([reported(pod, &state)]);
     }
 
     fn holding(&self, uid: &str) -> Option<(String, u64)> {
@@ -258,7 +259,7 @@ impl Fleet {
         for (pod, state) in of_pool {
             state.generation += 1;
             (state.warm, state.hot) = (warm, Hot { headless: u32::from(warm), headful: 0 });
-            told.push(Input::Runner { pod: pod.clone(), state: state.clone() });
+            told.push(reported(pod, state));
         }
         self.step(told);
     }
@@ -314,7 +315,7 @@ impl Fleet {
         let pod = self.canaries.last().unwrap().clone();
         let generation = self.runners[&pod].generation + 1;
         self.runners.insert(pod.clone(), state(Vec::new(), generation));
-        self.step([Input::Runner { pod: pod.clone(), state: self.runners[&pod].clone() }]);
+        self.step([reported(&pod, &self.runners[&pod])]);
     }
 
     /// No node has room for the canary.
@@ -365,7 +366,7 @@ impl Fleet {
         let sessions = self.sessions.values().cloned().map(Arc::new).collect();
         let pools = self.pools.values().cloned().map(Arc::new).collect();
         let pods = self.pods.values().cloned().collect();
-        let told = self.runners.iter().map(|(pod, state)| Input::Runner { pod: pod.clone(), state: state.clone() });
+        let told = self.runners.iter().map(|(pod, state)| reported(pod, state));
         let node = Node { name: "node".into(), ready: true, cordoned: false, cpus: 64 };
         let mut inputs = vec![
             Input::Keys("{}".into()),
@@ -477,7 +478,7 @@ impl Fleet {
                     state.launch_error = Some("no such browser".into());
                 }
                 let created = Input::PodCreated { pool, name, answer: Ok(()) };
-                let told = Input::Runner { pod: made.uid.clone(), state: self.runners[&made.uid].clone() };
+                let told = reported(&made.uid, &self.runners[&made.uid]);
                 vec![created, Input::Pods(Change::Applied(made)), told]
             }
             Effect::DeletePod { pod, .. } => {
@@ -527,6 +528,11 @@ fn ready_session(namespace: &str, name: &str, uid: &str, display: Display) -> Se
         clients: 0,
         end: None,
     }
+}
+
+/// What a runner reports.
+fn reported(pod: &str, state: &RunnerState) -> Input {
+    Input::Runner { pod: pod.to_owned(), report: Report::new(state.clone(), state.slots).unwrap() }
 }
 
 /// A runner of one slot.

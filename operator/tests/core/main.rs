@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
 
 mod fleet;
+mod hostile;
 mod measured;
 mod pods;
 mod rollout;

@@ -8,7 +8,7 @@ use camofleet_crds::{
     },
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Mono, Now, WriteFailure,
+    Change, Core, Effect, Input, Key, Mono, Now, Report, WriteFailure,
     pods::{Fate, Installation, RunnerPod, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -105,6 +105,7 @@ impl Leader {
             pool: (Key::of(&self.pool), "pool-1".into()),
             ordinal: 0,
             revision: revision(&self.pool, &installation()),
+            slots: 2,
             keys: "{}".into(),
             node: None,
             address: Some([10, 0, 0, 1].into()),
@@ -141,6 +142,14 @@ fn session(version: u64) -> BrowserSession {
 
 /// The runner's word: it has these sessions, all Ready.
 fn told(sessions: &[&str]) -> Input {
+    reported(state_with(sessions))
+}
+
+fn reported(state: RunnerState) -> Input {
+    Input::Runner { pod: POD.into(), report: Report::new(state, 2).unwrap() }
+}
+
+fn state_with(sessions: &[&str]) -> RunnerState {
     let used = u32::try_from(sessions.len()).unwrap();
     let sessions = sessions.iter().map(|uid| Session {
         uid: (*uid).into(),
@@ -153,7 +162,7 @@ fn told(sessions: &[&str]) -> Input {
         clients: 0,
         end: None,
     });
-    let state = RunnerState {
+    RunnerState {
         boot_id: "boot".into(),
         generation: 1 + u64::from(used),
         engine: Some(EngineName::Firefox),
@@ -167,8 +176,7 @@ fn told(sessions: &[&str]) -> Input {
         warm: true,
         launch_error: None,
         sessions: sessions.collect(),
-    };
-    Input::Runner { pod: POD.into(), state }
+    }
 }
 
 #[test]
@@ -178,7 +186,7 @@ fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
     let asked = leader.pass(3_000);
     assert!(asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })), "it is a stranger: {asked:?}");
     let found = Arc::new(session(9));
-    let read = Input::SessionRead { session: "s-1".into(), found: Some(found.clone()) };
+    let read = Input::SessionRead { session: "s-1".into(), answer: Ok(Some(found.clone())) };
     // The list was read before the object was made.
     let effects = leader.step([read, Input::Sessions(Change::All(Vec::new()))]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "it was ended: {effects:?}");
@@ -188,11 +196,6 @@ fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
 
 fn is_patch(effect: &Effect) -> bool {
     matches!(effect, Effect::PatchSession { .. })
-}
-
-fn state_with(sessions: &[&str]) -> RunnerState {
-    let Input::Runner { state, .. } = told(sessions) else { unreachable!("that is what it makes") };
-    state
 }
 
 /// The runner took the session.
@@ -211,7 +214,7 @@ fn bound() -> Input {
 
 /// The runner that took it does not have it any more.
 fn forgot() -> Input {
-    Input::Runner { pod: POD.into(), state: RunnerState { generation: 7, ..state_with(&[]) } }
+    reported(RunnerState { generation: 7, ..state_with(&[]) })
 }
 
 fn is_bind(effect: &Effect) -> bool {
@@ -222,8 +225,7 @@ fn is_bind(effect: &Effect) -> bool {
 fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
     let mut leader = Leader::new().leads();
     let full = RunnerState { free: 0, ..state_with(&[]) };
-    leader
-        .step([Input::Runner { pod: POD.into(), state: full }, Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    leader.step([reported(full), Input::Sessions(Change::Applied(Arc::new(session(9))))]);
     let queued = leader.pass(300);
     assert!(queued.iter().any(is_patch), "that it waits is not told: {queued:?}");
     assert!(leader.step([told(&[])]).iter().any(is_bind), "it is not bound");
@@ -358,6 +360,7 @@ fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
         Input::Pools(Change::All(vec![pool])),
         Input::Pods(Change::All(vec![pod])),
         Input::Leads,
+        told(&[]),
     ]);
     let mut effects = leader.pool_writes_land(effects);
     let protected = |leader: &Leader, answer| Input::PoolProtected { pool: Key::of(&leader.pool), answer };

@@ -10,7 +10,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
 };
-use world::{Luck, REPLICAS, Sabotage, Wish, World};
+use world::{Contact, Luck, REPLICAS, Sabotage, Wish, World};
 
 /// Something that happens. Numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -88,6 +88,7 @@ enum Event {
     IsKilled,
     Reboots,
     IsCut,
+    Hangs,
     IsMended,
 }
 
@@ -105,6 +106,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::IsKilled),
         1 => Just(Event::Reboots),
         1 => Just(Event::IsCut),
+        1 => Just(Event::Hangs),
         1 => Just(Event::IsMended),
     ]
 }
@@ -183,8 +185,9 @@ fn happen_to(world: &mut World, runner: usize, what: Event) {
         Event::IsEvicted => world.evict(runner),
         Event::IsKilled => world.kill_pod(runner),
         Event::Reboots => world.reboot(runner),
-        Event::IsCut => world.cut(runner, false),
-        Event::IsMended => world.cut(runner, true),
+        Event::IsCut => world.break_contact(runner, Contact::Refused),
+        Event::Hangs => world.break_contact(runner, Contact::Hanging),
+        Event::IsMended => world.mend(runner),
     }
 }
 
@@ -275,4 +278,19 @@ fn a_deletion_that_hits_another_of_the_same_name_is_noticed() {
 #[test]
 fn a_list_from_which_nothing_is_learnt_to_be_gone_is_noticed() {
     finds(Sabotage::ListsOnlyAdd);
+}
+
+#[test]
+fn a_slot_of_a_runner_that_has_not_reported_is_noticed() {
+    finds(Sabotage::OfferUnheard);
+}
+
+#[test]
+fn a_runner_that_is_removed_before_it_has_reported_is_noticed() {
+    finds(Sabotage::RemoveUnheard);
+}
+
+#[test]
+fn an_older_bind_that_is_kept_beside_the_published_one_is_noticed() {
+    finds(Sabotage::KeepBothBinds);
 }

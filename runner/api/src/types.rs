@@ -36,6 +36,18 @@ pub struct RunnerState {
 }
 
 impl RunnerState {
+    /// The most sessions that a runner of that many slots lists: one in each slot, and ended ones that wait for the operator's
+    /// acknowledgement. The operator gives a runner no more than that, so a longer list is not an honest one.
+    pub const fn max_sessions(slots: u32) -> usize {
+        2 * slots as usize + 16
+    }
+
+    /// The largest document of a runner of that many slots, in bytes of JSON: its own fields, and the last output of a browser
+    /// with each session.
+    pub const fn max_bytes(slots: u32) -> usize {
+        (32 << 10) + (8 << 10) * Self::max_sessions(slots)
+    }
+
     /// The session of that UID, if it is listed.
     pub fn session(&self, uid: &str) -> Option<&Session> {
         self.sessions.iter().find(|session| session.uid == uid)

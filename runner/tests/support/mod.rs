@@ -145,7 +145,7 @@ impl Bed {
     pub async fn until<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
         let mut last = None;
         let follow = async {
-            let mut events = pin!(self.client.events(self.address, &self.token()).await.unwrap());
+            let mut events = pin!(self.client.events(self.address, &self.token(), 32).await.unwrap());
             while let Some(state) = events.next().await {
                 let state = last.insert(state.unwrap());
                 if let Some(found) = found(state) {

@@ -250,7 +250,7 @@ impl World {
             self.broken.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
         }
         let boot_id = self.new_uid("boot");
-        self.runners.push(Runner::new(pod, boot_id, u32::try_from(self.slots).unwrap()));
+        self.runners.push(Runner::new(pod, boot_id, u32::try_from(self.slots).unwrap(), self.epoch));
         self.publish_pod(self.runners.len() - 1);
     }
 

@@ -1,6 +1,6 @@
 //! What must hold: at each moment, and when everything has come to rest.
 
-use super::{Luck, SHORT_TTL, World, installation, runners::Runner};
+use super::{Contact, Luck, SHORT_TTL, World, installation, runners::Runner};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_operator::core::pods;
 use camofleet_runner_api::SessionPhase;
@@ -33,7 +33,7 @@ impl World {
     /// Lets everything come to rest with one operator and no failures.
     pub fn settle(&mut self) {
         for runner in &mut self.runners {
-            runner.reachable = true;
+            runner.contact = Contact::Made;
         }
         for node in 0..self.nodes.len() {
             self.cordon(node, false);
@@ -173,9 +173,12 @@ impl World {
         }
     }
 
-    /// Sessions of runners that nobody was told of.
+    /// Sessions of runners that nobody was told of. A runner whose pool is gone is none to a leader that never knew the pool: what it has
+    /// ends with its drain deadline.
     fn left_over(&self) -> Vec<String> {
-        let listed = self.runners.iter().flat_map(|runner| runner.sessions.iter().map(move |there| (runner, there)));
+        let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.as_ref());
+        let runners = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) == owner || !runner.draining);
+        let listed = runners.flat_map(|runner| runner.sessions.iter().map(move |there| (runner, there)));
         let is_left = |(runner, there): &(&Runner, &camofleet_runner_api::Session)| {
             let object = self.sessions.values().find(|session| session.metadata.uid.as_ref() == Some(&there.uid));
             let status = object.and_then(|session| session.status.clone()).unwrap_or_default();

@@ -13,6 +13,7 @@ use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now, pods::Installation};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+pub use runners::Contact;
 use runners::Runner;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +47,12 @@ pub enum Sabotage {
     KeyedByName,
     /// A list that is read again only adds: what is missing from it is not taken for gone.
     ListsOnlyAdd,
+    /// A new leader takes all slots of runners that have not reported to it for free.
+    OfferUnheard,
+    /// A new leader takes runners that have not reported to it for spent ones without sessions.
+    RemoveUnheard,
+    /// A runner that has an older bind of a session is not asked to end it.
+    KeepBothBinds,
 }
 
 /// What its owner wants of the pool.
@@ -89,6 +96,8 @@ pub struct Operator {
     pods: BTreeSet<String>,
     /// Those of them that it was told before its term began.
     pods_before: BTreeSet<String>,
+    /// Pods whose runners have reported to it in its term.
+    heard: BTreeSet<String>,
 }
 
 pub struct World {

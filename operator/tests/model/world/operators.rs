@@ -1,8 +1,25 @@
 //! Operator processes: who leads, what each is told and when, and how its calls fare.
 
-use super::{Luck, Operator, Sabotage, World, api::Kind, installation};
-use camofleet_operator::core::{BindFailure, Change, Core, Effect, Input, Key, WriteFailure};
-use std::collections::BTreeSet;
+use super::{Luck, Operator, Sabotage, World, api::Kind, installation, runners::Runner};
+use camofleet_crds::v1alpha1::BrowserSession;
+use camofleet_operator::core::{
+    BindFailure, Change, Core, Effect, Input, Key, ReadFailure, Report, WriteFailure, pods::Fate,
+};
+use camofleet_runner_api::RunnerState;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Reasons for which a runner goes though it may have sessions that its leader does not know of: it would not keep them.
+const MAY_REMOVE_UNHEARD: [&str; 3] = ["its pool is being deleted", "its container ended", "it does not answer"];
+
+/// Whether the session's status names another runner than this.
+fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
+    let mut same = sessions.values().filter(|object| object.metadata.uid.as_deref() == Some(session));
+    let published = same.next().and_then(|object| object.status.as_ref()?.runner.clone());
+    published.is_some_and(|runner| runner.uid != pod)
+}
 
 impl World {
     pub(super) fn fresh_operator(&self) -> Operator {
@@ -17,6 +34,7 @@ impl World {
             follows: BTreeSet::new(),
             pods: BTreeSet::new(),
             pods_before: BTreeSet::new(),
+            heard: BTreeSet::new(),
         };
         for kind in Kind::ALL {
             operator.receive(self.list(kind));
@@ -48,6 +66,7 @@ impl World {
         let operator = &mut self.operators[index];
         operator.epoch = self.epoch;
         operator.pods_before = operator.pods.clone();
+        operator.heard.clear();
         operator.inbox.push(Input::Leads);
     }
 
@@ -107,17 +126,51 @@ impl World {
     pub fn step(&mut self, index: usize) {
         let now = self.now();
         let sabotage = self.sabotage;
-        let runners: Vec<String> = self.runners.iter().map(|runner| runner.pod.uid.clone()).collect();
+        let runners: Vec<_> = self.runners.iter().map(Runner::with_nothing_to_report).collect();
         let operator = &mut self.operators[index];
         if operator.paused {
             return;
         }
         let mut inputs = std::mem::take(&mut operator.inbox);
-        if sabotage == Sabotage::NoRebuild && inputs.iter().any(|input| matches!(input, Input::Leads)) {
-            inputs.extend(runners.into_iter().map(|pod| Input::Silent { pod }));
+        if inputs.iter().any(|input| matches!(input, Input::Leads)) {
+            let unheard = runners.into_iter().filter(|(pod, _)| !operator.heard.contains(pod));
+            match sabotage {
+                Sabotage::NoRebuild => inputs.extend(unheard.map(|(pod, _)| Input::Silent { pod })),
+                Sabotage::OfferUnheard | Sabotage::RemoveUnheard => inputs.extend(unheard.map(|(pod, state)| {
+                    let spent = sabotage == Sabotage::RemoveUnheard;
+                    let state = RunnerState { spent, free: if spent { 0 } else { state.slots }, ..state };
+                    let report = Report::new(state, u32::MAX).unwrap();
+                    Input::Runner { pod, report }
+                })),
+                _ => {}
+            }
         }
+        let mut wrong = Vec::new();
         for effect in operator.core.step(inputs, now) {
+            if operator.epoch == self.epoch {
+                let heard = |pod: &String| {
+                    let in_term = |runner: &&Runner| runner.pod.uid == *pod && runner.created_in == operator.epoch;
+                    operator.heard.contains(pod) || self.runners.iter().find(in_term).is_some()
+                };
+                match &effect {
+                    Effect::Bind { session, pod, starts: true, .. } if !heard(pod) => {
+                        wrong.push(format!("{session} was bound to {pod}, which had not reported"));
+                    }
+                    Effect::DeletePod { pod, why, .. } if !heard(pod) && !MAY_REMOVE_UNHEARD.contains(why) => {
+                        let there = self
+                            .runners
+                            .iter()
+                            .any(|runner| runner.pod.uid == *pod && runner.pod.fate == Fate::Running);
+                        if there && operator.pods.contains(pod) {
+                            wrong.push(format!("{pod} was removed and had not reported: {why}"));
+                        }
+                    }
+                    _ => {}
+                }
+            }
             match effect {
+                Effect::End { session, pod, .. }
+                    if sabotage == Sabotage::KeepBothBinds && is_copy(&self.sessions, &session, &pod) => {}
                 Effect::Follow { pod, .. } => {
                     operator.follows.insert(pod);
                 }
@@ -128,6 +181,8 @@ impl World {
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
+        self.broken.extend(wrong);
+        let operator = &self.operators[index];
         if let Some(at) = operator.core.wake().filter(|at| *at <= now.mono) {
             self.broken.push(format!("it wants to be woken at {at:?}, and it is {:?}: it spins", now.mono));
         }
@@ -140,27 +195,26 @@ impl World {
             return;
         }
         let (effect, epoch) = calls.remove(which % calls.len());
-        let answer =
-            if luck == Luck::RequestLost { Self::lost(&effect) } else { Some(self.execute(effect.clone(), epoch)) };
-        let answer = if luck == Luck::AnswerLost { Self::lost(&effect) } else { answer };
-        match answer {
-            Some(mut answer) => {
-                if let (Sabotage::LostMeansRefused, Input::BindAnswered { answer, .. }) = (self.sabotage, &mut answer)
-                    && matches!(answer, Err(BindFailure::Unknown(_)))
-                {
-                    *answer = Err(BindFailure::Refused);
-                }
-                self.operators[index].inbox.push(answer);
+        let mut answer = match luck {
+            Luck::RequestLost => Self::lost(&effect),
+            Luck::AnswerLost => {
+                self.execute(effect.clone(), epoch);
+                Self::lost(&effect)
             }
-            // The shell reads until it is answered.
-            None => self.operators[index].calls.push((effect, epoch)),
+            Luck::Done => self.execute(effect, epoch),
+        };
+        if let (Sabotage::LostMeansRefused, Input::BindAnswered { answer, .. }) = (self.sabotage, &mut answer)
+            && matches!(answer, Err(BindFailure::Unknown(_)))
+        {
+            *answer = Err(BindFailure::Refused);
         }
+        self.operators[index].inbox.push(answer);
     }
 
     /// What the operator is told of a call whose answer, or itself, was lost.
-    fn lost(effect: &Effect) -> Option<Input> {
+    fn lost(effect: &Effect) -> Input {
         let transient = || WriteFailure::Transient("lost".into());
-        Some(match effect.clone() {
+        match effect.clone() {
             Effect::Bind { session, pod, .. } => {
                 Input::BindAnswered { session, pod, answer: Err(BindFailure::Unknown("lost".into())) }
             }
@@ -178,13 +232,16 @@ impl World {
             Effect::ProtectPool { pool } => {
                 Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
             }
-            Effect::ReadSession { .. } | Effect::ReadPod { .. } => return None,
+            Effect::ReadSession { session, .. } => Input::SessionRead { session, answer: Err(ReadFailure::Transient) },
+            Effect::ReadPod { session, pod, .. } => {
+                Input::PodRead { session, pod, answer: Err(ReadFailure::Transient) }
+            }
             Effect::Follow { .. }
             | Effect::Unfollow { .. }
             | Effect::Tell { .. }
             | Effect::Observe(_)
             | Effect::Forget { .. } => unreachable!("carried out at once"),
-        })
+        }
     }
 
     fn execute(&mut self, effect: Effect, epoch: u64) -> Input {
@@ -201,11 +258,11 @@ impl World {
                 Input::SessionPatched { answer: self.patch_session(&session, *status), session }
             }
             Effect::ReadSession { key, session } => {
-                Input::SessionRead { found: self.sessions.get(&key.name).cloned(), session }
+                Input::SessionRead { answer: Ok(self.sessions.get(&key.name).cloned()), session }
             }
             Effect::ReadPod { pod, session, .. } => {
                 let found = self.runners.iter().any(|runner| runner.pod.uid == pod);
-                Input::PodRead { session, pod, found }
+                Input::PodRead { session, pod, answer: Ok(found) }
             }
             Effect::DeleteSession { key, session } => {
                 Input::SessionDeleted { answer: self.delete_this(&key.name, &session), session }

@@ -3,13 +3,24 @@
 use super::World;
 use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
 use camofleet_operator::core::{
-    BindFailure, Input,
+    BindFailure, Input, Report,
     pods::{Fate, RunnerPod},
 };
 use camofleet_runner_api::{
     BindAnswer, BindRequest, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,
 };
 use std::{collections::BTreeMap, sync::Arc};
+
+/// How a call to a runner fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// It is answered.
+    Made,
+    /// It fails at once.
+    Refused,
+    /// It is neither answered, nor does it fail.
+    Hanging,
+}
 
 pub struct Runner {
     pub pod: RunnerPod,
@@ -18,7 +29,9 @@ pub struct Runner {
     slots: u32,
     served: u32,
     warm: bool,
-    pub(super) reachable: bool,
+    pub(super) contact: Contact,
+    /// The epoch in which its pod was created.
+    pub(super) created_in: u64,
     /// It was out of reach once: a new leader may not have learnt what it has.
     pub(super) was_cut: bool,
     pub(super) draining: bool,
@@ -29,7 +42,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(pod: RunnerPod, boot_id: String, slots: u32) -> Self {
+    pub(super) fn new(pod: RunnerPod, boot_id: String, slots: u32, created_in: u64) -> Self {
         Self {
             pod,
             boot_id,
@@ -37,7 +50,8 @@ impl Runner {
             slots,
             served: 0,
             warm: false,
-            reachable: true,
+            contact: Contact::Made,
+            created_in,
             was_cut: false,
             draining: false,
             highest_epoch: 0,
@@ -47,7 +61,7 @@ impl Runner {
     }
 
     fn answers(&self) -> bool {
-        self.reachable && self.pod.fate == Fate::Running
+        self.contact == Contact::Made && self.pod.fate == Fate::Running
     }
 
     pub(super) fn live(&self) -> u32 {
@@ -79,6 +93,12 @@ impl Runner {
             launch_error: None,
             sessions: self.sessions.clone(),
         }
+    }
+
+    /// Its state if it had no session and no browser.
+    pub(super) fn with_nothing_to_report(&self) -> (String, RunnerState) {
+        let state = RunnerState { sessions: Vec::new(), hot: Hot::default(), ..self.state() };
+        (self.pod.uid.clone(), state)
     }
 
     pub(super) fn drain(&mut self) {
@@ -185,17 +205,22 @@ impl World {
                 return;
             }
             runner.highest_epoch = operator.epoch;
-            operator.inbox.push(Input::Runner { pod, state: runner.state() });
-        } else {
+            let report = Report::new(runner.state(), runner.pod.slots).expect("what it reports is plausible");
+            operator.heard.insert(pod.clone());
+            operator.inbox.push(Input::Runner { pod, report });
+        } else if runner.contact != Contact::Hanging {
             operator.inbox.push(Input::Silent { pod });
         }
     }
 
-    /// Its network is cut, or mended.
-    pub fn cut(&mut self, at: usize, reachable: bool) {
-        let runner = &mut self.runners[at];
-        runner.reachable = reachable;
-        runner.was_cut |= !reachable;
+    /// Calls to it are not answered any more.
+    pub fn break_contact(&mut self, at: usize, contact: Contact) {
+        (self.runners[at].contact, self.runners[at].was_cut) = (contact, true);
+    }
+
+    /// Calls to it are answered again.
+    pub fn mend(&mut self, at: usize) {
+        self.runners[at].contact = Contact::Made;
     }
 
     /// Its browsers are launched: the hot ones, and those that sessions wait for.

@@ -1,0 +1,171 @@
+//! Decides which pools launch their next runners. Browsers that launch at once only make each other late, so no more runners launch
+//! than the nodes have CPUs; and no pool may keep the others from their turn.
+
+use super::{io::Key, time::Mono};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+/// Runner pods that are created in a second at most, over all pools: the scheduler and the kubelets serve others as well.
+const CREATES_PER_SECOND: usize = 20;
+
+/// The launches that the cluster can bear, and whose turn the next one is.
+#[derive(Debug, Default)]
+pub(super) struct LaunchBudget {
+    /// When pods were created, in the last second.
+    created: VecDeque<Mono>,
+    /// Grows with each grant.
+    turn: u64,
+    /// The latest grant of each namespace and of each pool that still wants more.
+    namespaces: BTreeMap<String, u64>,
+    pools: BTreeMap<Key, u64>,
+}
+
+/// One pool's launches.
+#[derive(Debug)]
+pub(super) struct PoolLaunches {
+    /// Places that need a pod, in the order in which they are to get one.
+    pub(super) wanted: VecDeque<Place>,
+    /// Runners that launch now, pods that are being created included.
+    pub(super) launching: usize,
+    /// Runners that had the time of a launch and launched nothing. They use up the pool's own launches, so that a pool whose runners never
+    /// become warm holds one place and not all.
+    pub(super) overdue: usize,
+}
+
+/// A place of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// Since when it has no pod.
+    pub(super) since: Mono,
+    pub(super) ordinal: u32,
+    /// Its pod is to test a new shape.
+    pub(super) canary: bool,
+}
+
+impl LaunchBudget {
+    /// Takes the places that may get a pod now, and leaves in `pools` those that wait for their turn. `cpus` is what the nodes have.
+    ///
+    /// The next launch is that of the namespace with fewest launches, and in it of the pool with fewest; of equals, of the one
+    /// whose latest turn is longest ago. A namespace in which nothing launches does not wait for the others' launches to end: it may
+    /// begin one more than there are CPUs, as long as there are no more than twice as many.
+    pub(super) fn grant(
+        &mut self,
+        pools: &mut BTreeMap<Key, PoolLaunches>,
+        cpus: usize,
+        now: Mono,
+    ) -> Vec<(Key, Place)> {
+        while self.created.front().is_some_and(|at| now.since(*at) >= Duration::from_secs(1)) {
+            self.created.pop_front();
+        }
+        let places = cpus.max(1);
+        let mut in_namespaces = BTreeMap::<String, usize>::new();
+        for (key, pool) in pools.iter() {
+            *in_namespaces.entry(key.namespace.clone()).or_default() += pool.launching;
+        }
+        let mut total: usize = in_namespaces.values().sum();
+        let mut granted = Vec::new();
+        while self.created.len() < CREATES_PER_SECOND {
+            let may_launch = |pool: &PoolLaunches| pool.launching < places.saturating_sub(pool.overdue).max(1);
+            let able = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && may_launch(pool));
+            let next = able.min_by_key(|(key, pool)| {
+                let turn_of_namespace = self.namespaces.get(&key.namespace).copied().unwrap_or_default();
+                let turn_of_pool = self.pools.get(*key).copied().unwrap_or_default();
+                (in_namespaces[&key.namespace], turn_of_namespace, pool.launching, turn_of_pool)
+            });
+            let Some(key) = next.map(|(key, _)| key.clone()) else { break };
+            let is_first = in_namespaces[&key.namespace] == 0;
+            if total >= places && !(is_first && total < 2 * places) {
+                break;
+            }
+            let Some(pool) = pools.get_mut(&key) else { break };
+            let Some(place) = pool.wanted.pop_front() else { break };
+            pool.launching += 1;
+            total += 1;
+            *in_namespaces.entry(key.namespace.clone()).or_default() += 1;
+            self.turn += 1;
+            self.namespaces.insert(key.namespace.clone(), self.turn);
+            self.pools.insert(key.clone(), self.turn);
+            self.created.push_back(now);
+            granted.push((key, place));
+        }
+        // A turn counts only among those that wait.
+        self.pools.retain(|key, _| pools.get(key).is_some_and(|pool| !pool.wanted.is_empty()));
+        let waiting: BTreeSet<&String> = self.pools.keys().map(|key| &key.namespace).collect();
+        self.namespaces.retain(|namespace, _| waiting.contains(namespace));
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(wanted: u32, launching: usize, overdue: usize) -> PoolLaunches {
+        let place = |ordinal| Place { since: Mono(0), ordinal, canary: false };
+        PoolLaunches { wanted: (0..wanted).map(place).collect(), launching, overdue }
+    }
+
+    fn key(namespace: &str, name: &str) -> Key {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// How many launches each pool gets, of pools by namespace, name, places, launches under way and overdue runners.
+    fn granted(pools: &[(&str, &str, u32, usize, usize)], cpus: usize) -> Vec<usize> {
+        let mut all = BTreeMap::new();
+        for (namespace, name, wanted, launching, overdue) in pools {
+            all.insert(key(namespace, name), pool(*wanted, *launching, *overdue));
+        }
+        let grants = LaunchBudget::default().grant(&mut all, cpus, Mono(0));
+        let count = |namespace: &str, name: &str| grants.iter().filter(|(at, _)| *at == key(namespace, name)).count();
+        pools.iter().map(|(namespace, name, ..)| count(namespace, name)).collect()
+    }
+
+    #[test]
+    fn as_many_launch_as_there_are_cpus() {
+        assert_eq!(granted(&[("a", "p", 9, 0, 0)], 4), [4]);
+        assert_eq!(granted(&[("a", "p", 9, 3, 0)], 4), [1]);
+        assert_eq!(granted(&[("a", "p", 9, 0, 0)], 0), [1], "and one where no node is ready");
+        assert_eq!(granted(&[("a", "p", 99, 0, 0)], 64), [CREATES_PER_SECOND]);
+    }
+
+    #[test]
+    fn namespaces_have_equal_shares_and_so_have_their_pools() {
+        assert_eq!(granted(&[("a", "p", 99, 0, 0), ("a", "q", 99, 0, 0), ("b", "p", 99, 0, 0)], 8), [2, 2, 4]);
+        assert_eq!(granted(&[("a", "p", 99, 0, 0), ("b", "p", 1, 0, 0)], 8), [7, 1], "what one leaves another has");
+        assert_eq!(granted(&[("a", "p", 99, 3, 0), ("b", "p", 99, 1, 0)], 6), [0, 2], "what launches already counts");
+    }
+
+    #[test]
+    fn a_namespace_in_which_nothing_launches_does_not_wait_for_others() {
+        assert_eq!(granted(&[("evil", "p", 200, 4, 0), ("good", "p", 3, 0, 0)], 4), [0, 1]);
+        let namespaces = ["a", "b", "c", "d", "e", "f"].map(|namespace| (namespace, "p", 3, 0, 0));
+        let with_evil = [&[("evil", "p", 200, 4, 0)], &namespaces[..]].concat();
+        assert_eq!(granted(&with_evil, 4)[1..], [1, 1, 1, 1, 0, 0], "up to twice as many as there are CPUs");
+    }
+
+    #[test]
+    fn runners_that_launch_nothing_count_against_their_pool() {
+        assert_eq!(granted(&[("a", "p", 200, 0, 3)], 4), [1]);
+        assert_eq!(granted(&[("a", "p", 200, 0, 90)], 4), [1], "one at a time is always tried");
+        assert_eq!(granted(&[("a", "p", 200, 1, 90), ("a", "q", 9, 0, 0)], 4), [0, 3]);
+    }
+
+    #[test]
+    fn turns_go_round() {
+        let mut budget = LaunchBudget::default();
+        let mut pools: BTreeMap<_, _> =
+            [("a", "p"), ("a", "q"), ("b", "p")].into_iter().map(|(at, name)| (key(at, name), pool(9, 0, 0))).collect();
+        let mut order = Vec::new();
+        for second in 0..8 {
+            // Each launch is over by the next second.
+            for pool in pools.values_mut() {
+                pool.launching = 0;
+            }
+            let granted = budget.grant(&mut pools, 1, Mono(second * 1000));
+            order.extend(granted.into_iter().map(|(key, _)| format!("{}/{}", key.namespace, key.name)));
+        }
+        assert_eq!(order[..6], ["a/p", "b/p", "a/q", "b/p", "a/p", "b/p"].map(String::from)[..], "{order:?}");
+    }
+}

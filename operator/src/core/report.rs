@@ -1,0 +1,276 @@
+//! Checks what a runner reports about itself before anything is decided by it. A runner's image is its pool owner's choice, so
+//! its word is taken only within what its pod can hold.
+
+use super::io::Uid;
+use camofleet_crds::{
+    names,
+    v1alpha1::{Display, EngineName},
+};
+use camofleet_runner_api::{BindAnswer, End, Hot, RunnerState, Session, SessionPhase, Tier};
+use std::collections::HashMap;
+
+/// Longest message of a runner that is kept, in characters; a condition's message is no longer either.
+const MAX_MESSAGE: usize = 1024;
+/// Longest version of a browser or of Playwright, in characters.
+const MAX_VERSION: usize = 64;
+/// Longest identifier, in bytes: UIDs are UUIDs of 36.
+const MAX_IDENTIFIER: usize = 64;
+
+/// A runner's state, checked against its pod: it lists no more sessions than fit, under names that Kubernetes allows, and its
+/// numbers lie within its slots. Only what decisions need is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub(super) boot_id: String,
+    pub(super) generation: u64,
+    pub(super) engine: Option<EngineName>,
+    pub(super) browser_version: Option<String>,
+    pub(super) playwright_version: String,
+    pub(super) draining: bool,
+    pub(super) slots: u32,
+    pub(super) free: u32,
+    pub(super) spent: bool,
+    pub(super) hot: Hot,
+    pub(super) warm: bool,
+    pub(super) launch_error: Option<String>,
+    sessions: Vec<Listed>,
+    index: HashMap<Uid, usize>,
+}
+
+/// A session as its runner lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) uid: Uid,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) phase: SessionPhase,
+    pub(super) display: Display,
+    pub(super) tier: Tier,
+    pub(super) end: Option<End>,
+}
+
+/// Why a runner's state is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Implausible {
+    /// More sessions than its pod can hold.
+    #[error("the state lists {listed} sessions; a runner of {slots} slots has {most} at most")]
+    TooManySessions {
+        /// How many it lists.
+        listed: usize,
+        /// The slots of its pod.
+        slots: u32,
+        /// How many it may list ([`RunnerState::max_sessions`]).
+        most: usize,
+    },
+    /// A session is listed twice.
+    #[error("the state lists a session twice")]
+    ListedTwice,
+    /// A field cannot be what it says it is.
+    #[error("the state has a `{0}` that Kubernetes allows nowhere")]
+    Invalid(&'static str),
+}
+
+impl Report {
+    /// Checks the state of a runner whose pod has that many slots.
+    ///
+    /// # Errors
+    /// When no honest runner of that pod can be in this state. Numbers beyond the slots are no error, but lowered to them.
+    pub fn new(state: RunnerState, slots: u32) -> Result<Self, Implausible> {
+        let most = RunnerState::max_sessions(slots);
+        if state.sessions.len() > most {
+            return Err(Implausible::TooManySessions { listed: state.sessions.len(), slots, most });
+        }
+        if !is_identifier(&state.boot_id) {
+            return Err(Implausible::Invalid("bootId"));
+        }
+        let sessions = state.sessions.into_iter().map(Listed::new).collect::<Result<Vec<_>, _>>()?;
+        let index: HashMap<_, _> = sessions.iter().enumerate().map(|(at, listed)| (listed.uid.clone(), at)).collect();
+        if index.len() < sessions.len() {
+            return Err(Implausible::ListedTwice);
+        }
+        let slots = state.slots.min(slots);
+        let headless = state.hot.headless.min(slots);
+        Ok(Self {
+            boot_id: state.boot_id,
+            generation: state.generation,
+            engine: state.engine,
+            browser_version: state.browser_version.map(|version| shortened(&version, MAX_VERSION)),
+            playwright_version: shortened(&state.playwright_version, MAX_VERSION),
+            draining: state.draining,
+            slots,
+            free: state.free.min(slots),
+            spent: state.spent,
+            hot: Hot { headless, headful: state.hot.headful.min(slots - headless) },
+            warm: state.warm,
+            launch_error: state.launch_error.map(|error| shortened(&error, MAX_MESSAGE)),
+            sessions,
+            index,
+        })
+    }
+
+    /// The sessions that it lists, in its order.
+    pub(super) fn sessions(&self) -> &[Listed] {
+        &self.sessions
+    }
+
+    /// The session of that UID, if it is listed.
+    pub(super) fn session(&self, uid: &str) -> Option<&Listed> {
+        self.index.get(uid).map(|at| &self.sessions[*at])
+    }
+
+    /// How many sessions more it can list.
+    pub(super) fn room_in_list(&self) -> u32 {
+        let left = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+}
+
+impl Listed {
+    fn new(session: Session) -> Result<Self, Implausible> {
+        if !is_identifier(&session.uid) {
+            return Err(Implausible::Invalid("uid"));
+        }
+        if !names::is_label(&session.namespace) {
+            return Err(Implausible::Invalid("namespace"));
+        }
+        if !names::is_subdomain(&session.name) {
+            return Err(Implausible::Invalid("name"));
+        }
+        Ok(Self {
+            uid: session.uid,
+            namespace: session.namespace,
+            name: session.name,
+            phase: session.phase,
+            display: session.display,
+            tier: session.tier,
+            end: session.end.map(shortened_end),
+        })
+    }
+}
+
+/// An answer with its texts no longer than those of a state.
+pub(super) fn bounded(answer: BindAnswer) -> BindAnswer {
+    let session = Session { end: answer.session.end.map(shortened_end), ..answer.session };
+    BindAnswer {
+        browser_version: answer.browser_version.map(|version| shortened(&version, MAX_VERSION)),
+        playwright_version: shortened(&answer.playwright_version, MAX_VERSION),
+        session,
+        ..answer
+    }
+}
+
+fn shortened_end(end: End) -> End {
+    End { message: shortened(&end.message, MAX_MESSAGE), ..end }
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+/// Letters, digits and `-_.`: what a UID and a boot id are made of, and what means nothing else in a URL.
+fn is_identifier(text: &str) -> bool {
+    (1..=MAX_IDENTIFIER).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_runner_api::{EndReason, StartPage};
+
+    fn listed(uid: &str, namespace: &str, name: &str) -> Session {
+        Session {
+            uid: uid.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            phase: SessionPhase::Ready,
+            display: Display::Headless,
+            tier: Tier::Hot,
+            start_page: StartPage::None,
+            clients: 0,
+            end: None,
+        }
+    }
+
+    fn state(sessions: Vec<Session>) -> RunnerState {
+        RunnerState {
+            boot_id: "boot".into(),
+            generation: 1,
+            engine: None,
+            browser_version: None,
+            playwright_version: "1.62".into(),
+            draining: false,
+            slots: 1,
+            free: 1,
+            spent: false,
+            hot: Hot::default(),
+            warm: true,
+            launch_error: None,
+            sessions,
+        }
+    }
+
+    #[test]
+    fn a_report_lists_no_more_than_its_pod_can_hold() {
+        let sessions = |count: usize| (0..count).map(|at| listed(&format!("s-{at}"), "ns", "s")).collect::<Vec<_>>();
+        let most = RunnerState::max_sessions(1);
+        let report = Report::new(state(sessions(most)), 1).unwrap();
+        assert_eq!((report.sessions().len(), report.room_in_list()), (most, 0));
+        assert_eq!(report.session("s-3").unwrap().uid, "s-3");
+        assert_eq!(
+            Report::new(state(sessions(most + 1)), 1),
+            Err(Implausible::TooManySessions { listed: most + 1, slots: 1, most })
+        );
+        let twice = vec![listed("s", "ns", "a"), listed("s", "ns", "b")];
+        assert_eq!(Report::new(state(twice), 1), Err(Implausible::ListedTwice));
+    }
+
+    #[test]
+    fn a_report_has_only_names_that_may_stand_in_a_url() {
+        for bad in ["", "?x", "x/status", "..", "a/../b", "a#b", "a%2fb", "A", &"a".repeat(254)] {
+            assert_eq!(
+                Report::new(state(vec![listed("s", "ns", bad)]), 1),
+                Err(Implausible::Invalid("name")),
+                "{bad:?}"
+            );
+            let elsewhere = Report::new(state(vec![listed("s", bad, "s")]), 1);
+            assert_eq!(elsewhere, Err(Implausible::Invalid("namespace")), "{bad:?}");
+        }
+        assert!(Report::new(state(vec![listed("s", "a.b", "s")]), 1).is_err(), "a namespace has no dots");
+        for bad in ["", "a/b", "a?b", "ä", &"a".repeat(65)] {
+            assert_eq!(
+                Report::new(state(vec![listed(bad, "ns", "s")]), 1),
+                Err(Implausible::Invalid("uid")),
+                "{bad:?}"
+            );
+            let restarted = RunnerState { boot_id: bad.into(), ..state(Vec::new()) };
+            assert_eq!(Report::new(restarted, 1), Err(Implausible::Invalid("bootId")), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_lie_within_the_slots_and_texts_are_short() {
+        let large = RunnerState {
+            slots: u32::MAX,
+            free: u32::MAX,
+            hot: Hot { headless: u32::MAX, headful: u32::MAX },
+            launch_error: Some("x".repeat(1 << 20)),
+            browser_version: Some("v".repeat(1 << 20)),
+            playwright_version: "v".repeat(1 << 20),
+            ..state(vec![Session {
+                end: Some(End { reason: EndReason::BrowserCrashed, message: "x".repeat(1 << 20) }),
+                ..listed("s", "ns", "s")
+            }])
+        };
+        let report = Report::new(large, 3).unwrap();
+        assert_eq!((report.slots, report.free, report.hot), (3, 3, Hot { headless: 3, headful: 0 }));
+        let texts = [
+            report.launch_error.as_deref().unwrap(),
+            report.browser_version.as_deref().unwrap(),
+            &report.playwright_version,
+            &report.sessions()[0].end.as_ref().unwrap().message,
+        ];
+        assert!(texts.iter().all(|text| text.len() <= MAX_MESSAGE));
+        let smaller = Report::new(RunnerState { slots: 1, free: 3, ..state(Vec::new()) }, 3).unwrap();
+        assert_eq!((smaller.slots, smaller.free), (1, 1), "its own word counts where it is less");
+    }
+}

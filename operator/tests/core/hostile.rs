@@ -1,0 +1,454 @@
+//! Pods and runners that are not what they say. Each test holds what they must not be able to do to others.
+
+use super::fleet::{installation, on, session};
+use camofleet_crds::{
+    conditions,
+    v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec},
+};
+use camofleet_operator::core::{
+    Change, Core, Effect, Input, Key, Mono, Node, Now, ReadFailure, Report,
+    pods::{Fate, RunnerPod, SeenPod, Trouble, revision},
+};
+use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use std::{collections::BTreeMap, sync::Arc};
+
+const START: i64 = 60_000;
+
+fn at(millis: i64) -> Now {
+    let wall = Timestamp::from_second(1_800_000_000).unwrap() + SignedDuration::from_millis(millis);
+    Now { mono: Mono(millis), wall }
+}
+
+fn pool(namespace: &str, name: &str, replicas: i32) -> WorkerPool {
+    let mut pool = WorkerPool::new(name, WorkerPoolSpec { replicas: Some(replicas), ..WorkerPoolSpec::default() });
+    pool.metadata.namespace = Some(namespace.into());
+    pool.metadata.uid = Some(format!("{namespace}-{name}"));
+    pool.metadata.generation = Some(1);
+    pool.metadata.resource_version = Some("1".into());
+    pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
+    pool
+}
+
+/// A running pod whose controller is that pool.
+fn pod(pool: &WorkerPool, name: &str, ordinal: u32) -> RunnerPod {
+    let key = Key::of(pool);
+    RunnerPod {
+        uid: format!("uid-{}-{name}", key.namespace),
+        key: Key { namespace: key.namespace.clone(), name: name.into() },
+        pool: (key, pool.metadata.uid.clone().unwrap()),
+        ordinal,
+        revision: revision(pool, &installation()),
+        slots: 1,
+        keys: "{}".into(),
+        node: None,
+        address: Some([10, 0, 0, 1].into()),
+        version: 2,
+        created: at(0).wall,
+        killed_at: None,
+        fate: Fate::Running,
+    }
+}
+
+fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
+    let free = u32::from(sessions.is_empty());
+    RunnerState {
+        boot_id: "boot".into(),
+        generation,
+        engine: Some(EngineName::Firefox),
+        browser_version: None,
+        playwright_version: "1.62".into(),
+        draining: false,
+        slots: 1,
+        free,
+        spent: false,
+        hot: Hot { headless: free, headful: 0 },
+        warm: true,
+        launch_error: None,
+        sessions,
+    }
+}
+
+fn listed(uid: String, name: &str) -> Session {
+    Session {
+        uid,
+        namespace: "ns".into(),
+        name: name.into(),
+        phase: SessionPhase::Ready,
+        display: Display::Headless,
+        tier: Tier::Hot,
+        start_page: StartPage::None,
+        clients: 0,
+        end: None,
+    }
+}
+
+fn reports(pod: &RunnerPod, state: RunnerState) -> Input {
+    Input::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
+}
+
+fn asks(namespace: &str, name: &str, pool: &str) -> BrowserSession {
+    session(namespace, name, 60, on(namespace, pool))
+}
+
+fn new(session: BrowserSession) -> Input {
+    Input::Sessions(Change::Applied(Arc::new(session)))
+}
+
+/// An operator that leads from [`START`] on and knows these pools and pods.
+fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<Effect>) {
+    let mut core = Core::new(installation());
+    let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
+    let inputs = [
+        Input::Keys("{}".into()),
+        Input::Nodes(Change::All(vec![node])),
+        Input::Pools(Change::All(pools.iter().cloned().map(Arc::new).collect())),
+        Input::Pods(Change::All(pods.to_vec())),
+        Input::Sessions(Change::All(Vec::new())),
+        Input::Leads,
+    ];
+    let effects = core.step(inputs, at(START));
+    (core, effects)
+}
+
+/// Steps the core whenever it wants to be woken until then.
+fn pass(core: &mut Core, until: i64) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    while let Some(Mono(due)) = core.wake().filter(|due| due.0 <= until) {
+        effects.extend(core.step([], at(due)));
+    }
+    effects.extend(core.step([], at(until)));
+    effects
+}
+
+fn bound(effects: &[Effect]) -> Vec<&str> {
+    let bound = effects.iter().filter_map(|effect| match effect {
+        Effect::Bind { session, .. } => Some(session.as_str()),
+        _ => None,
+    });
+    bound.collect()
+}
+
+/// Namespaces of the pods that are created.
+fn created(effects: &[Effect]) -> Vec<&str> {
+    let created = effects.iter().filter_map(|effect| match effect {
+        Effect::CreatePod { pool, .. } => Some(pool.namespace.as_str()),
+        _ => None,
+    });
+    created.collect()
+}
+
+fn deleted(effects: &[Effect]) -> Vec<&str> {
+    let deleted = effects.iter().filter_map(|effect| match effect {
+        Effect::DeletePod { pod, .. } => Some(pod.as_str()),
+        _ => None,
+    });
+    deleted.collect()
+}
+
+fn seen(owner: serde_json::Value) -> SeenPod {
+    serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "ns", "name": "p", "uid": "u", "ownerReferences": [owner],
+            "labels": { "camofleet.dev/ordinal": "0", "camofleet.dev/revision": "r" },
+        },
+        "spec": { "containers": [{ "name": "runner", "args": ["--slots=3"] }] },
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_runner_s_controller_is_a_worker_pool_of_this_api_group() {
+    let owner = |api_version: &str, kind: &str, controller: bool| json!({ "apiVersion": api_version, "kind": kind, "name": "pool", "uid": "1", "controller": controller });
+    let read = RunnerPod::read(&seen(owner("camofleet.dev/v1alpha1", "WorkerPool", true))).unwrap();
+    assert_eq!(read.pool, (Key { namespace: "ns".into(), name: "pool".into() }, "1".into()));
+    assert_eq!(read.slots, 3);
+    let others = [
+        owner("nobody.example/v1", "WorkerPool", true),
+        owner("v1", "WorkerPool", true),
+        owner("camofleet.dev/v1alpha1", "BrowserSession", true),
+        owner("camofleet.dev/v1alpha1", "WorkerPool", false),
+    ];
+    for owner in others {
+        assert!(RunnerPod::read(&seen(owner.clone())).is_none(), "{owner}");
+    }
+}
+
+#[test]
+fn a_pod_is_a_runner_only_of_a_pool_that_is_known() {
+    let (good, absent) = (pool("ns", "good", 1), pool("ns", "absent", 1));
+    let former = WorkerPool { metadata: pool("ns", "good", 1).metadata, ..good.clone() };
+    let mut of_former = pod(&former, "of-former", 0);
+    of_former.pool.1 = "another-uid".into();
+    // The UID of a pool of another namespace, which can be read by all who may list pools.
+    let mut elsewhere = pod(&pool("evil", "good", 1), "elsewhere", 0);
+    elsewhere.pool.1 = good.metadata.uid.clone().unwrap();
+    let claims = [pod(&absent, "of-absent", 0), of_former, elsewhere];
+    let own = pod(&good, "own", 0);
+    let pods = [&claims[..], std::slice::from_ref(&own)].concat();
+    let (mut core, effects) = leader(std::slice::from_ref(&good), &pods, 4);
+    let followed: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Follow { .. })).collect();
+    assert!(matches!(followed[..], [Effect::Follow { pod, .. }] if *pod == own.uid), "{followed:?}");
+
+    // They say that they are busy, so that the pool's own runner would be one too many; and they have a slot to offer.
+    let mut effects = core.step([reports(&own, state(Vec::new(), 1))], at(START + 1));
+    for claim in &claims {
+        effects.extend(core.step([reports(claim, state(vec![listed("x-1".into(), "x")], 1))], at(START + 2)));
+    }
+    effects.extend(core.step([new(asks("ns", "first", "good")), new(asks("ns", "second", "good"))], at(START + 3)));
+    effects.extend(pass(&mut core, START + 20_000));
+    assert_eq!(deleted(&effects), Vec::<&str>::new());
+    assert_eq!(bound(&effects), ["first"], "one runner, one slot");
+
+    // The pool may come after its pods.
+    let effects = core.step([Input::Pools(Change::Applied(Arc::new(absent)))], at(START + 30_000));
+    let adopted = |effect: &Effect| matches!(effect, Effect::Follow { pod, .. } if *pod == claims[0].uid);
+    assert!(effects.iter().any(adopted), "{effects:?}");
+}
+
+#[test]
+fn pods_that_only_claim_to_be_runners_do_not_take_launches() {
+    let claims: Vec<_> = (0..8)
+        .map(|ordinal| RunnerPod {
+            fate: Fate::Pending(None),
+            ..pod(&pool("evil", "absent", 1), &format!("p{ordinal}"), ordinal)
+        })
+        .collect();
+    let (_, effects) = leader(&[pool("ns", "good", 1)], &claims, 2);
+    assert_eq!(created(&effects), ["ns"]);
+}
+
+/// As the API server, the scheduler and the kubelet answer, but for one namespace, whose pods come to be as `fate` says.
+fn launches(pools: &[WorkerPool], cpus: usize, seconds: i64, fate: impl Fn(&str) -> Fate) -> BTreeMap<String, i64> {
+    let (mut core, mut effects) = leader(pools, &[], cpus);
+    let (mut now, mut first) = (START, BTreeMap::new());
+    while now < START + seconds * 1000 {
+        let mut inputs = Vec::new();
+        for effect in std::mem::take(&mut effects) {
+            if let Effect::CreatePod { pool: key, pod: made } = effect {
+                let of = pools.iter().find(|pool| Key::of(*pool) == key).unwrap();
+                let (name, labels) = (made.metadata.name.unwrap(), made.metadata.labels.unwrap());
+                first.entry(key.namespace.clone()).or_insert((now - START) / 1000);
+                let ordinal = labels["camofleet.dev/ordinal"].parse().unwrap();
+                let fate = fate(&key.namespace);
+                let address = (fate == Fate::Running).then(|| [10, 0, 0, 1].into());
+                let made = RunnerPod { created: at(now).wall, fate, address, ..pod(of, &name, ordinal) };
+                inputs.push(Input::PodCreated { pool: key, name, answer: Ok(()) });
+                inputs.push(Input::Pods(Change::Applied(made.clone())));
+                if made.key.namespace != "evil" {
+                    inputs.push(reports(&made, state(Vec::new(), 1)));
+                }
+            }
+        }
+        now += 1000;
+        effects = core.step(inputs, at(now));
+    }
+    first
+}
+
+#[test]
+fn pods_that_wait_for_something_hold_up_no_other_pool() {
+    let pools = [pool("evil", "p", 8), pool("good", "p", 1)];
+    let fates = [
+        Fate::Pending(Some(Trouble::Gated)),
+        Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes".into()))),
+        Fate::Pending(Some(Trouble::Image("ErrImagePull".into()))),
+        // A volume that is not there, or an init container: the kubelet says nothing of it.
+        Fate::Pending(None),
+    ];
+    for stuck in fates {
+        let fate = |namespace: &str| if namespace == "evil" { stuck.clone() } else { Fate::Running };
+        assert_eq!(launches(&pools, 2, 30, fate).get("good"), Some(&0), "{stuck:?}");
+    }
+}
+
+#[test]
+fn a_pool_whose_runners_never_become_warm_holds_up_no_other_one() {
+    let evil = pool("evil", "p", 200);
+    // It has had all CPUs for a while when the other pool comes.
+    let (mut core, mut effects) = leader(std::slice::from_ref(&evil), &[], 4);
+    let (mut now, mut ordinals) = (START, 0);
+    for _ in 0..30 {
+        let mut inputs = Vec::new();
+        for effect in std::mem::take(&mut effects) {
+            if let Effect::CreatePod { pool, pod: made } = effect {
+                let name = made.metadata.name.unwrap();
+                let made = RunnerPod { created: at(now).wall, ..pod(&evil, &name, ordinals) };
+                ordinals += 1;
+                inputs.push(Input::PodCreated { pool, name, answer: Ok(()) });
+                inputs.push(Input::Pods(Change::Applied(made)));
+            }
+        }
+        now += 1000;
+        effects = core.step(inputs, at(now));
+    }
+    assert_eq!(ordinals, 4, "as many launch as there are CPUs");
+    let effects = core.step([Input::Pools(Change::Applied(Arc::new(pool("good", "p", 1))))], at(now));
+    assert_eq!(created(&effects), ["good"]);
+}
+
+#[test]
+fn a_pool_that_waits_for_its_turn_says_so() {
+    let (mut core, effects) = leader(&[pool("ns", "p", 3)], &[], 1);
+    assert_eq!(created(&effects).len(), 1);
+    let answer = |effects: &[Effect], millis: i64| {
+        let written = effects.iter().find_map(|effect| match effect {
+            Effect::PatchPool { pool, status } => Some((pool.clone(), status.clone())),
+            _ => None,
+        });
+        let (pool, status) = written.expect("its status is written");
+        let mut pool = WorkerPool::clone(&pool);
+        pool.metadata.resource_version = Some(millis.to_string());
+        pool.status = Some(*status);
+        Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
+    };
+    core.step([answer(&effects, START)], at(START + 1));
+    let effects = pass(&mut core, START + 1500);
+    let Input::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START + 1500) else { unreachable!() };
+    let conditions = &pool.status.as_ref().unwrap().conditions;
+    for kind in [conditions::READY, conditions::RECONCILING] {
+        let condition = conditions::get(conditions, kind).unwrap();
+        assert_eq!(condition.reason, conditions::pool::WAITING_TO_LAUNCH, "{kind}: {}", condition.message);
+    }
+}
+
+#[test]
+fn scheduling_begins_after_30_s_whatever_one_runner_does() {
+    let (evil, good) = (pool("evil", "p", 1), pool("good", "p", 1));
+    let (silent, heard) = (pod(&evil, "silent", 0), pod(&good, "heard", 0));
+    let (mut core, _) = leader(&[evil, good], &[silent.clone(), heard.clone()], 4);
+    // It neither reports nor fails to answer.
+    let asking = [reports(&heard, state(Vec::new(), 1)), new(asks("good", "s", "p")), new(asks("evil", "e", "p"))];
+    let mut effects = core.step(asking, at(START + 100));
+    effects.extend(pass(&mut core, START + 29_900));
+    assert_eq!(bound(&effects), Vec::<&str>::new(), "another leader may have bound it to the silent one");
+    let effects = pass(&mut core, START + 30_000);
+    assert_eq!(bound(&effects), ["s"], "and none is bound to the runner that has not reported");
+    let effects = pass(&mut core, START + 200_000);
+    assert_eq!(deleted(&effects), Vec::<&str>::new());
+    assert!(!created(&effects).contains(&"evil"), "it is not replaced");
+    // Once it has reported, it serves.
+    let effects = core.step([reports(&silent, state(Vec::new(), 1))], at(START + 201_000));
+    assert_eq!(bound(&effects), ["e"]);
+}
+
+#[test]
+fn a_runner_that_has_not_reported_is_not_taken_for_an_idle_one() {
+    let mut shrunk = pool("ns", "p", 0);
+    shrunk.spec.template.env = Vec::new();
+    let mut old = pod(&shrunk, "old", 0);
+    old.revision = "former".into();
+    let (mut core, mut effects) = leader(&[shrunk], std::slice::from_ref(&old), 4);
+    // It does not answer, so that nothing waits for it, and may have a session that a former leader bound.
+    effects.extend(core.step([Input::Silent { pod: old.uid.clone() }], at(START + 100)));
+    effects.extend(pass(&mut core, START + 200_000));
+    assert_eq!(deleted(&effects), Vec::<&str>::new(), "too many, of an old shape, and perhaps busy");
+    let effects = core.step([reports(&old, state(Vec::new(), 1))], at(START + 200_100));
+    assert_eq!(deleted(&effects), [old.uid.as_str()]);
+}
+
+#[test]
+fn an_older_bind_is_ended_once_its_runner_is_heard() {
+    let (first, second) = (pool("ns", "a", 1), pool("ns", "b", 1));
+    let (silent, heard) = (pod(&first, "silent", 0), pod(&second, "heard", 0));
+    let (mut core, _) = leader(&[first, second], &[silent.clone(), heard.clone()], 4);
+    let waiting = session("ns", "s", 60, BrowserSessionSpec::default());
+    let report = reports(&heard, state(Vec::new(), 1));
+    core.step([report, new(waiting)], at(START + 100));
+    let effects = pass(&mut core, START + 30_000);
+    assert_eq!(bound(&effects), ["s"]);
+    let taken = reports(&heard, state(vec![listed("s".into(), "s")], 2));
+    let mut effects = core.step([taken], at(START + 30_100));
+    let older = reports(&silent, state(vec![listed("s".into(), "s")], 1));
+    effects.extend(core.step([older.clone()], at(START + 30_200)));
+    let ends = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::End { .. })).count();
+    assert_eq!(ends(&effects), 0, "a former leader's write may still name it");
+    let written = effects.iter().find_map(|effect| match effect {
+        Effect::PatchSession { session, status, .. } => Some((session.clone(), status.clone())),
+        _ => None,
+    });
+    let (object, status) = written.expect("it is published");
+    let mut published = BrowserSession::clone(&object);
+    published.status = Some(*status);
+    published.metadata.resource_version = Some("9".into());
+    let patched = Input::SessionPatched { session: object, answer: Ok(Arc::new(published)) };
+    let effects = core.step([patched], at(START + 30_300));
+    let on_older = |effect: &Effect| matches!(effect, Effect::End { pod, .. } if *pod == silent.uid);
+    assert!(effects.iter().any(on_older), "{effects:?}");
+}
+
+fn reads(effects: &[Effect]) -> Vec<String> {
+    let reads = effects.iter().filter_map(|effect| match effect {
+        Effect::ReadSession { session, .. } => Some(session.clone()),
+        _ => None,
+    });
+    reads.collect()
+}
+
+#[test]
+fn what_a_runner_invents_costs_a_few_reads() {
+    let mut evil = pool("evil", "p", 1);
+    evil.spec.slots_per_runner = 32;
+    let liar = RunnerPod { slots: 32, ..pod(&evil, "liar", 0) };
+    let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
+    let mut count = 0;
+    for number in 0_u32..20 {
+        let now = START + i64::from(number) * 3000;
+        let invented = (0..60).map(|at| listed(format!("{number}-{at}"), "x")).collect();
+        core.step([reports(&liar, RunnerState { slots: 32, ..state(invented, u64::from(number) + 1) })], at(now));
+        let effects = pass(&mut core, now + 2900);
+        let asked = reads(&effects);
+        count += asked.len();
+        let answers = asked.into_iter().map(|session| Input::SessionRead { session, answer: Ok(None) });
+        core.step(answers.collect::<Vec<_>>(), at(now + 2950));
+    }
+    // Sixteen at once, and one every five seconds.
+    assert!((1..=16 + 12).contains(&count), "{count} reads for 1200 invented sessions in a minute");
+}
+
+#[test]
+fn an_orphan_is_read_once_when_the_answer_is_refused_and_forgotten_with_its_runner() {
+    let evil = pool("evil", "p", 1);
+    let liar = pod(&evil, "liar", 0);
+    let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
+    let lists = |core: &mut Core, generation: u64, now: i64| {
+        let invented = (0..3).map(|at| listed(format!("x-{at}"), "x")).collect();
+        core.step([reports(&liar, state(invented, generation))], at(now))
+    };
+    lists(&mut core, 1, START + 100);
+    let asked = reads(&pass(&mut core, START + 5_000));
+    assert_eq!(asked.len(), 3);
+    let [first, second, third] = &asked[..] else { unreachable!() };
+    core.step(
+        [
+            Input::SessionRead { session: first.clone(), answer: Err(ReadFailure::Refused) },
+            Input::SessionRead { session: second.clone(), answer: Ok(None) },
+            Input::SessionRead { session: third.clone(), answer: Err(ReadFailure::Transient) },
+        ],
+        at(START + 5_100),
+    );
+    lists(&mut core, 2, START + 5_200);
+    let again = reads(&pass(&mut core, START + 9_000));
+    assert!(!again.is_empty() && again.iter().all(|uid| uid == third), "{again:?}");
+    core.step([Input::Pods(Change::Gone(liar.clone()))], at(START + 9_100));
+    assert_eq!(reads(&pass(&mut core, START + 600_000)), Vec::<String>::new());
+}
+
+#[test]
+fn numbers_beyond_all_bounds_are_no_overflow() {
+    let evil = pool("evil", "p", 1);
+    let liar = pod(&evil, "liar", 0);
+    let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
+    let hot = Hot { headless: u32::MAX, headful: 1 };
+    let boundless = RunnerState { hot, free: u32::MAX, slots: u32::MAX, ..state(Vec::new(), u64::MAX) };
+    core.step([reports(&liar, boundless)], at(START + 100));
+    let effects = pass(&mut core, START + 5_000);
+    let slots = effects.iter().find_map(|effect| match effect {
+        Effect::PatchPool { status, .. } => Some(status.slots),
+        _ => None,
+    });
+    let slots = slots.map(|slots| (slots.total, slots.hot));
+    assert!(slots.is_none_or(|slots| slots == (1, 1)), "{slots:?}");
+}
