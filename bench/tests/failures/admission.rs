@@ -23,7 +23,7 @@ const POLICIES: [&str; 2] = ["camofleet-runner-pods", "camofleet-object-metadata
 
 /// Installs the policies, waits until Kubernetes has checked the types of their expressions, and finds no fault.
 async fn install_policies(harness: &Harness) -> Result<()> {
-    let chart = Chart::render(&harness.options.kubernetes, &[]).await?;
+    let chart = Chart::render(harness, &[]).await?;
     let mut installed = 0;
     for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
         for object in chart.of_kind(kind, |_| true) {

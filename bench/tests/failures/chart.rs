@@ -15,17 +15,24 @@ use tokio::process::Command;
 pub struct Chart(Vec<DynamicObject>);
 
 impl Chart {
-    /// Renders the chart without its CRDs, which the harness has installed. Each value is one of Helm's `--set`.
-    pub async fn render(kubernetes: &Kubernetes, values: &[&str]) -> Result<Self> {
+    /// Renders the chart as an install does, which asks the API server, but without its CRDs, which the harness has installed. Each
+    /// value is one of Helm's `--set`.
+    pub async fn render(harness: &Harness, values: &[&str]) -> Result<Self> {
+        let kubeconfig = harness.control_plane.kubeconfig(User::Admin);
+        let kubeconfig = kubeconfig.to_str().context("a path of UTF-8")?;
+        Self::template(harness, &["--dry-run=server", "--kubeconfig", kubeconfig], values).await
+    }
+
+    /// Renders the chart without a cluster, as for `kubectl apply`.
+    pub async fn print(harness: &Harness, values: &[&str]) -> Result<Self> {
+        Self::template(harness, &[], values).await
+    }
+
+    async fn template(harness: &Harness, flags: &[&str], values: &[&str]) -> Result<Self> {
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/camo-fleet");
-        let mut command = Command::new(kubernetes.program("helm"));
-        command.args(["template", "camo-fleet"]).arg(chart).args([
-            "--namespace",
-            NAMESPACE,
-            "--set",
-            "crds.install=false",
-        ]);
-        command.args(values.iter().flat_map(|value| ["--set", value]));
+        let mut command = Command::new(harness.options.kubernetes.program("helm"));
+        command.args(["template", "camo-fleet"]).arg(chart).args(["--namespace", NAMESPACE]).args(flags);
+        command.args(["--set", "crds.install=false"]).args(values.iter().flat_map(|value| ["--set", value]));
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("cannot run helm")?;
         ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
         let mut objects = Vec::new();

@@ -29,8 +29,7 @@ const APPLY: &str = "camofleet-apply-pools";
 const DELETE: &str = "camofleet-delete-pools";
 const ABANDON: &str = "camofleet-abandon-pools";
 /// What the chart's values have in these tests: pools without runners, but for one that serves other namespaces.
-const VALUES: [&str; 7] = [
-    "hooks.enabled=true",
+const VALUES: [&str; 6] = [
     "uninstall.drainTimeoutSeconds=1",
     "pools.headless.allowedNamespaces.from=All",
     "pools.live.replicas=0",
@@ -77,8 +76,9 @@ async fn apply_as_former_chart(harness: &Harness, name: &str) -> Result<()> {
 fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
     on_a_fleet("uninstall", async |harness| {
         let mut operator = leader(harness, "a").await?;
-        let kubernetes = harness.options.kubernetes.clone();
-        let chart = Chart::render(&kubernetes, &VALUES).await?;
+        let chart = Chart::render(harness, &VALUES).await?;
+        let printed = Chart::print(harness, &VALUES).await?.of_kind("Job", |_| true).count();
+        ensure!(printed == 0, "{printed} Jobs for whoever pipes `helm template` into `kubectl apply`");
         let pools = release_pools(harness);
 
         // What is there before: pools of the former chart, a copy of one of them, a user's pool with a name of the values, and
@@ -103,7 +103,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         // A rollback to the former chart, which knows no record, and an upgrade that no longer has a pool.
         apply_as_former_chart(harness, "live").await?;
         apply_as_former_chart(harness, "found").await?;
-        let upgraded = Chart::render(&kubernetes, &[&VALUES[..], &["pools.former=null"]].concat()).await?;
+        let upgraded = Chart::render(harness, &[&VALUES[..], &["pools.former=null"]].concat()).await?;
         upgraded.run_job(harness, APPLY).await?;
         let kept = present(harness).await?;
         let expected = ["again", "copy", "copy-of-former", "found", "headless", "live"];
@@ -148,7 +148,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
                 && !conditions::is_true(&conditions, STALLED))
         })
         .await?;
-        let all = Chart::render(&kubernetes, &[&VALUES[..], &["uninstall.deleteAllPools=true"]].concat()).await?;
+        let all = Chart::render(harness, &[&VALUES[..], &["uninstall.deleteAllPools=true"]].concat()).await?;
         all.run_job(harness, DELETE).await?;
         let left = Api::<WorkerPool>::all(harness.client.clone()).list(&ListParams::default()).await?.items;
         ensure!(left.is_empty(), "{} pools are left though all were to be deleted", left.len());
@@ -172,7 +172,7 @@ fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
 fn a_namespace_of_the_release_that_is_deleted_leaves_nothing_hanging() {
     on_a_fleet("release-namespace", async |harness| {
         // With the rights that the chart gives, not with all.
-        let chart = Chart::render(&harness.options.kubernetes, &[]).await?;
+        let chart = Chart::render(harness, &[]).await?;
         let bindings = Api::<ClusterRoleBinding>::all(harness.client.clone());
         ignore_absent(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
         chart.grant(&harness.client, "camofleet-operator").await?;
