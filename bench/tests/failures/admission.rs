@@ -248,6 +248,7 @@ where
     .await?;
     for (what, metadata, words) in [
         ("33 labels", json!({ "labels": labels(33) }), "33 labels are more than 32"),
+        ("513 annotations", json!({ "annotations": labels(513) }), "513 annotations are more than 512"),
         ("4097 bytes", json!({ "annotations": annotations(4097) }), "have 4097 bytes, more than 4096"),
         ("a long last-applied-configuration", applied(max_applied + 1), "use kubectl apply --server-side"),
     ] {
