@@ -25,6 +25,7 @@ const ABANDON_TIMEOUT: Duration = Duration::from_secs(15);
 /// A read of the operator's own namespace, and how often it is tried.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(2);
 const NAMESPACE_ATTEMPTS: usize = 3;
+const NAMESPACE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A `WorkerPool` that is not parsed: a pool written by another version must not stop the others.
 pub(crate) type AnyPool = DynamicObject;
@@ -71,15 +72,20 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     for _ in 0..NAMESPACE_ATTEMPTS {
         match timeout(NAMESPACE_TIMEOUT, api.get_metadata_opt(namespace)).await {
             Ok(Ok(found)) => return found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()),
+            // Before 1.33, Kubernetes may delete the operator's account first: 401 from then on.
+            Ok(Err(Error::Api(status))) if status.code < 429 => {
+                tracing::warn!(namespace, "could not read the operator's namespace: {}", status.message);
+                return false;
+            }
             Ok(Err(error)) => tracing::warn!(namespace, %error, "could not read the operator's namespace"),
             Err(_) => tracing::warn!(namespace, "the API server did not answer about the operator's namespace"),
         }
-        sleep(PASS_PERIOD / 2).await;
+        sleep(NAMESPACE_PAUSE).await;
     }
     false
 }
 
-/// Takes leave of every pool of the cluster: its conditions say that no operator serves it and why (`cause`), and its drain
+/// Abandons every pool of the cluster: its conditions say that no operator serves it and why (`cause`), and its drain
 /// finalizer is removed. An operator that is installed later takes the pool over, finalizer included. Passes are repeated
 /// until one finds no finalizer.
 ///
@@ -87,25 +93,29 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
 /// When pools are left with the finalizer after 15 s.
 pub async fn abandon_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
     let passes = async {
-        while abandon_pass(client, cause).await? {
+        loop {
+            match abandon_pass(client, cause).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => tracing::warn!("could not abandon the pools, trying again: {error:#}"),
+            }
             sleep(PASS_PERIOD).await;
         }
-        anyhow::Ok(())
     };
-    if let Ok(finished) = timeout(ABANDON_TIMEOUT, passes).await {
-        return finished;
+    if timeout(ABANDON_TIMEOUT, passes).await.is_ok() {
+        return Ok(());
     }
     bail!(
-        "pools still have the finalizer {FINALIZER} after {} s. Remove it from a pool that is deleted and does not go: {}",
+        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. Remove it from a pool that is deleted and does not go: {}",
         ABANDON_TIMEOUT.as_secs(),
         removal("NAME", "NAMESPACE")
     )
 }
 
-/// True when there were finalizers to remove.
-async fn abandon_pass(client: &Client, cause: &str) -> anyhow::Result<bool> {
+/// Returns how many pools had the finalizer.
+async fn abandon_pass(client: &Client, cause: &str) -> anyhow::Result<usize> {
     let held: Vec<_> = list_pools(client, None).await?.into_iter().filter(is_held).collect();
-    let found = !held.is_empty();
+    let found = held.len();
     stream::iter(held)
         .for_each_concurrent(WRITES, |pool| async move {
             let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());

@@ -1,5 +1,5 @@
 //! The chart's hook Jobs: applies the release's pools after an install, upgrade or rollback, because a release cannot hold a
-//! kind and its objects at once; drains and deletes them before an uninstall; and takes leave of the other pools after it.
+//! kind and its objects at once; and drains and deletes them before an uninstall.
 
 use crate::{
     finalizers::{AnyPool, list_pools, pools_api, remove_finalizer, unless_gone},

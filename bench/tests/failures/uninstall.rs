@@ -148,6 +148,18 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
                 && !conditions::is_true(&conditions, STALLED))
         })
         .await?;
+        upgraded.run_job(harness, APPLY).await?;
+        until("the release's pool has a runner and the finalizer", async || {
+            let pool = pools.get("headless").await?;
+            Ok(!pool.finalizers().is_empty() && pool.status.is_some_and(|status| status.slots.hot == 1))
+        })
+        .await?;
+
+        // An uninstall of a release whose operator does not run.
+        operator.stop().await?;
+        upgraded.run_job(harness, DELETE).await?;
+        let kept = present(harness).await?;
+        ensure!(names(kept.clone()) == ["again", "copy-of-former", "found"], "without an operator: {kept:?}");
         let all = Chart::render(harness, &[&VALUES[..], &["uninstall.deleteAllPools=true"]].concat()).await?;
         all.run_job(harness, DELETE).await?;
         let left = Api::<WorkerPool>::all(harness.client.clone()).list(&ListParams::default()).await?.items;

@@ -103,7 +103,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     if finalizers::is_terminating(&client, &namespace).await {
         let cause = format!("the operator's namespace {namespace} was deleted");
         if let Err(error) = finalizers::abandon_pools(&client, &cause).await {
-            tracing::error!("could not take leave of all pools: {error:#}");
+            tracing::error!("could not abandon all pools: {error:#}");
         }
     }
     ended
