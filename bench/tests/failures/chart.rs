@@ -1,7 +1,11 @@
 //! The chart on the harness: renders it with Helm, applies its objects, and runs its Jobs with the rights that it gives them.
 
 use anyhow::{Context, Result, ensure};
-use camofleet_bench::{binaries::Kubernetes, control_plane::read_config, harness::Harness, operator::NAMESPACE};
+use camofleet_bench::{
+    control_plane::{User, read_config},
+    harness::Harness,
+    operator::NAMESPACE,
+};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams, TypeMeta},
