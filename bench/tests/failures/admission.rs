@@ -1,4 +1,4 @@
-//! The chart's admission policies on a real API server: what they refuse, and that they hold up nobody else.
+//! The chart's admission policies on a real API server: the requests that they refuse, and those that they must accept.
 
 use crate::{
     chart::{Chart, api_of, apply, client_as},
@@ -21,7 +21,7 @@ const KEYS: &str = "camofleet.dev/public-keys";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const POLICIES: [&str; 2] = ["camofleet-runner-pods", "camofleet-object-metadata"];
 
-/// Installs the policies, waits until Kubernetes has checked the types of their expressions, and finds no fault.
+/// Installs the policies, and asserts that Kubernetes has checked the types of their expressions without a warning.
 async fn install_policies(harness: &Harness) -> Result<()> {
     let chart = Chart::render(harness, &[]).await?;
     let mut installed = 0;
@@ -45,7 +45,7 @@ async fn install_policies(harness: &Harness) -> Result<()> {
     Ok(())
 }
 
-/// The request was refused, by that policy and in those words.
+/// Asserts that the policy refused the request with a message that contains `words`.
 fn assert_refused<T: Debug>(what: &str, answer: kube::Result<T>, policy: &str, words: &str) -> Result<()> {
     match answer {
         Err(kube::Error::Api(status)) => {
@@ -72,17 +72,17 @@ fn pod(name: &str, metadata: &Value) -> Result<Pod> {
 fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
     on_a_fleet("runner-policy", async |harness| {
         install_policies(harness).await?;
-        // She may do anything that RBAC knows of.
+        // A cluster administrator: RBAC allows every request.
         let mallory = client_as(harness, "mallory", &["system:masters"], "mallory").await?;
         let pods = Api::<Pod>::namespaced(mallory.clone(), FLEET);
         let (create, merge) = (PostParams::default(), PatchParams::default());
         let runner_label = json!({ "labels": { "app.kubernetes.io/name": "camofleet-runner" } });
         let dry = PostParams { dry_run: true, ..PostParams::default() };
-        // A policy is in force some time after it was taken.
+        // The API server enforces a policy some time after its creation.
         until("the policy is in force", async || Ok(pods.create(&dry, &pod("early", &runner_label)?).await.is_err()))
             .await?;
 
-        // The operator, the scheduler, nodes and the garbage collector do their work.
+        // The operator, the scheduler and the nodes are not refused.
         let _operator = leader(harness, "a").await?;
         harness.hot_pool(FLEET, POOL, lasting_pool(2, 1)).await?;
         claim(harness, "claim", 2).await?;
@@ -119,7 +119,7 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
         ] {
             let patch = Patch::Merge(json!({ "metadata": metadata }));
             assert_refused(what, pods.patch(name, &merge, &patch).await, policy, words)?;
-            // The owner is the only one that Kubernetes does not let be changed by the status.
+            // An update of the status cannot change owners (kubernetes: pkg/registry/core/pod/strategy.go).
             if words != owner {
                 assert_refused(
                     &format!("{what}, by the status"),
@@ -129,13 +129,13 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
                 )?;
             }
         }
-        // What a binding is annotated with, its pod is.
+        // Kubernetes copies a binding's annotations to its pod.
         let mut binding: Binding = serde_json::from_value(json!({
             "metadata": { "name": "plain", "annotations": { KEYS: "{}" } },
             "target": { "apiVersion": "v1", "kind": "Node", "name": "simulated-9" },
         }))?;
         let bind = async |binding: &Binding| {
-            // Its answer is a Status and no Binding.
+            // The response is a Status, not a Binding.
             pods.create_subresource::<Binding, Value>("binding", "plain", &create, binding).await
         };
         assert_refused("keys by a binding", bind(&binding).await, policy, keys)?;
@@ -148,9 +148,9 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
         })
         .await?;
 
-        // What others may do with a runner, they may do still.
+        // Requests that other users may still make for a runner.
         let patch = Patch::Merge(json!({ "metadata": { "annotations": { "example.com/seen": "yes" } } }));
-        pods.patch(&runner, &merge, &patch).await.context("an annotation of another's")?;
+        pods.patch(&runner, &merge, &patch).await.context("an unrelated annotation")?;
         let collector = client_as(
             harness,
             "system:serviceaccount:kube-system:generic-garbage-collector",
@@ -160,7 +160,7 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
         .await?;
         let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": null } }));
         let collected = Api::<Pod>::namespaced(collector, FLEET);
-        collected.patch(&runner, &merge, &patch).await.context("the garbage collector takes an owner away")?;
+        collected.patch(&runner, &merge, &patch).await.context("the garbage collector removes an owner")?;
         pods.delete(&runner, &DeleteParams::default().grace_period(0)).await?;
         harness.api::<WorkerPool>(FLEET).delete(POOL, &DeleteParams::default().grace_period(0)).await?;
         harness.delete_sessions(FLEET).await?;
@@ -173,7 +173,7 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
     });
 }
 
-/// Annotations whose keys and values have that many bytes: mostly of two-byte letters.
+/// Annotations whose keys and values have that many bytes, most of them in two-byte characters.
 fn annotations(bytes: usize) -> Value {
     let key = "example.com/a";
     let rest = bytes - key.len();
@@ -194,7 +194,7 @@ where
 #[test]
 fn annotations_and_labels_of_our_kinds_are_bounded_and_larger_objects_go_on() {
     on_a_fleet("metadata-policy", async |harness| {
-        // Both kinds have objects that are larger already.
+        // An object of each kind exceeds the bounds before the policy is installed.
         let large = |bytes, count| json!({ "annotations": annotations(bytes), "labels": labels(count) });
         let (sessions, pools) = (harness.api::<BrowserSession>(FLEET), harness.api::<WorkerPool>(FLEET));
         harness.pool(FLEET, POOL, lasting_pool(1, 2)).await?;
@@ -214,7 +214,7 @@ fn annotations_and_labels_of_our_kinds_are_bounded_and_larger_objects_go_on() {
         .await
         .context("pools")?;
 
-        // The operator serves them, and ends them.
+        // The operator serves and deletes them.
         let _operator = leader(harness, "a").await?;
         harness.wait_for_hot(FLEET, POOL, 1).await?;
         until("the large session is Ready", async || Ok(sessions.get("large").await?.state() == SessionState::Ready))
@@ -225,8 +225,8 @@ fn annotations_and_labels_of_our_kinds_are_bounded_and_larger_objects_go_on() {
     });
 }
 
-/// Tries the bounds on a kind: `large` is an object that was there before the policy, with 200,000 bytes and 40 labels; `new` makes
-/// one without metadata; `max_applied` is what `kubectl apply` may remember, in bytes.
+/// Tests the bounds of a kind. `large` is an object that exceeded them before the policy was installed, with 200,000 bytes and 40
+/// labels; `new` returns one without metadata; `max_applied` is the bound on `last-applied-configuration`, in bytes.
 async fn bounded<K>(client: &Client, large: &str, spec: Value, max_applied: usize, new: impl Fn() -> K) -> Result<()>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug,
@@ -262,7 +262,7 @@ where
     assert_refused("growth", grown, policy, "have 4097 bytes")?;
     api.delete("new", &DeleteParams::default()).await?;
 
-    // The large one can be changed in all but its metadata, which can shrink and not grow.
+    // The spec of the large object can change; its metadata can shrink but not grow.
     let changed = api.patch(large, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await;
     changed.context("a change of the spec")?;
     let grown = merge(&api, large, &json!({ "annotations": { "example.com/b": "" } })).await;

@@ -1,4 +1,4 @@
-//! The chart on the harness: renders it with Helm, applies its objects, and runs its Jobs with the rights that it gives them.
+//! The chart on the harness: renders it with Helm, applies its objects, and runs its Jobs with the rights that it grants them.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
@@ -19,8 +19,8 @@ use tokio::process::Command;
 pub struct Chart(Vec<DynamicObject>);
 
 impl Chart {
-    /// Renders the chart as an install does, which asks the API server, but without its CRDs, which the harness has installed. Each
-    /// value is one of Helm's `--set`.
+    /// Renders the chart as an install does, with look-ups in the cluster, but without its CRDs, which the harness has installed.
+    /// Each value is an argument of Helm's `--set`.
     pub async fn render(harness: &Harness, values: &[&str]) -> Result<Self> {
         let kubeconfig = harness.control_plane.kubeconfig(User::Admin);
         let kubeconfig = kubeconfig.to_str().context("a path of UTF-8")?;
@@ -49,7 +49,7 @@ impl Chart {
         Ok(Self(objects))
     }
 
-    /// The objects of that kind whose names are as wanted.
+    /// The objects of a kind whose names `wanted` accepts.
     pub fn of_kind<'a>(
         &'a self,
         kind: &'a str,
@@ -98,7 +98,7 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<DynamicObj
     applied.with_context(|| format!("cannot apply {name}"))
 }
 
-/// The objects of the same kind and namespace.
+/// The API of the object's kind and namespace.
 pub fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>> {
     let types: &TypeMeta = object.types.as_ref().context("it has a kind")?;
     let kind = ApiResource::from_gvk(&types.try_into()?);
@@ -108,7 +108,7 @@ pub fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObje
     })
 }
 
-/// A client of the API server that acts as another user.
+/// A client that impersonates a user.
 pub async fn client_as(harness: &Harness, user: &str, groups: &[&str], name: &str) -> Result<Client> {
     let kubeconfig = harness.control_plane.kubeconfig_as(user, groups, name)?;
     Ok(Client::try_from(read_config(&kubeconfig).await?)?)

@@ -1,5 +1,5 @@
-//! The end of an operator: an uninstall, and the deletion of the release's namespace. Pools that nobody serves any more neither
-//! disappear nor hang.
+//! Uninstalling the release and deleting its namespace: other pools are not deleted, and no pool is left with a finalizer that only
+//! an operator would remove.
 
 use crate::{
     chart::Chart,
@@ -28,7 +28,7 @@ const FINALIZER: &str = "camofleet.dev/drain";
 const APPLY: &str = "camofleet-apply-pools";
 const DELETE: &str = "camofleet-delete-pools";
 const ABANDON: &str = "camofleet-abandon-pools";
-/// What the chart's values have in these tests: pools without runners, but for one that serves other namespaces.
+/// The chart's values in these tests: pools without runners, except one that serves other namespaces.
 const VALUES: [&str; 6] = [
     "uninstall.drainTimeoutSeconds=1",
     "pools.headless.allowedNamespaces.from=All",
@@ -49,7 +49,7 @@ async fn present(harness: &Harness) -> Result<Vec<(String, String)>> {
     Ok(stay.map(|pool| (pool.name_any(), pool.uid().unwrap_or_default())).collect())
 }
 
-/// Makes a pool as a user does who has saved another one: with its labels and annotations.
+/// Creates a pool from a saved one, with its labels and annotations, as `kubectl get -o yaml | kubectl apply` does.
 async fn copy(harness: &Harness, of: &WorkerPool, name: &str) -> Result<()> {
     let mut copied = WorkerPool::new(name, of.spec.clone());
     copied.spec.replicas = Some(0);
@@ -59,7 +59,7 @@ async fn copy(harness: &Harness, of: &WorkerPool, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Applies a pool as the chart of the version before did: without a record of the release.
+/// Applies a pool as the previous version of the chart did: without a record of the release.
 async fn apply_as_former_chart(harness: &Harness, name: &str) -> Result<()> {
     let pool = json!({
         "apiVersion": "camofleet.dev/v1alpha1", "kind": "WorkerPool",
@@ -78,11 +78,11 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         let mut operator = leader(harness, "a").await?;
         let chart = Chart::render(harness, &VALUES).await?;
         let printed = Chart::print(harness, &VALUES).await?.of_kind("Job", |_| true).count();
-        ensure!(printed == 0, "{printed} Jobs for whoever pipes `helm template` into `kubectl apply`");
+        ensure!(printed == 0, "helm template without a cluster renders {printed} Jobs");
         let pools = release_pools(harness);
 
-        // What is there before: pools of the former chart, a copy of one of them, a user's pool with a name of the values, and
-        // another team's.
+        // Present before: pools of the previous chart, a copy of one of them, a user's pool with a name of the values, and another
+        // team's pool.
         for name in ["former", "removed"] {
             apply_as_former_chart(harness, name).await?;
         }
@@ -94,13 +94,13 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         let expected = ["again", "copy-of-former", "former", "found", "headless", "live"];
         ensure!(names(present(harness).await?) == expected, "after the first: {:?}", present(harness).await?);
 
-        // Pools that are copied, and one that its user deletes and creates again from a file, record and all.
+        // A copy, and a pool that its user deletes and creates again from a file, record included.
         copy(harness, &pools.get("headless").await?, "copy").await?;
         let again = pools.get("again").await?;
         pools.delete("again", &DeleteParams::default()).await?;
         until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
         copy(harness, &again, "again").await?;
-        // A rollback to the former chart, which knows no record, and an upgrade that no longer has a pool.
+        // A rollback to the previous chart, which knows no record, and an upgrade whose values lack a pool.
         apply_as_former_chart(harness, "live").await?;
         apply_as_former_chart(harness, "found").await?;
         let upgraded = Chart::render(harness, &[&VALUES[..], &["pools.former=null"]].concat()).await?;
@@ -128,7 +128,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         let theirs = harness.api::<WorkerPool>(FLEET);
         ensure!(theirs.get("theirs").await?.metadata.deletion_timestamp.is_none(), "another team's pool was deleted");
 
-        // Without an operator, what stays can be deleted.
+        // The pools that stay can be deleted without an operator.
         operator.stop().await?;
         upgraded.run_job(harness, ABANDON).await?;
         assert_abandoned(&theirs.get("theirs").await?)?;
@@ -137,7 +137,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         pools.delete("copy", &DeleteParams::default()).await?;
         until("the copy is gone", async || Ok(pools.get_opt("copy").await?.is_none())).await?;
 
-        // An operator that comes later takes over what it finds.
+        // An operator that is installed later takes the pools over.
         operator.daemon.start_again()?;
         operator.wait_until_leading().await?;
         until("the pool is served again", async || {
@@ -168,13 +168,13 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
     });
 }
 
-/// The pool stays, can be deleted without an operator, and says that it has none.
+/// Asserts that the pool was not deleted, has no finalizer, and that its conditions name the missing operator.
 fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
     let name = pool.name_any();
     ensure!(pool.metadata.deletion_timestamp.is_none(), "pool {name} was deleted");
     ensure!(pool.finalizers().is_empty(), "pool {name} has the finalizers {:?}", pool.finalizers());
     let conditions = pool.status.as_ref().context("it has a status")?.conditions.as_slice();
-    let stalled = conditions::get(conditions, STALLED).context("it is said whether it is stalled")?;
+    let stalled = conditions::get(conditions, STALLED).context("it has the condition Stalled")?;
     ensure!(stalled.status == "True" && stalled.reason == reasons::NO_OPERATOR, "pool {name}: {stalled:?}");
     ensure!(stalled.message.contains("kubectl patch workerpool"), "pool {name}: {}", stalled.message);
     Ok(())
@@ -183,7 +183,7 @@ fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
 #[test]
 fn a_namespace_of_the_release_that_is_deleted_leaves_nothing_hanging() {
     on_a_fleet("release-namespace", async |harness| {
-        // With the rights that the chart gives, not with all.
+        // The operator has the rights that the chart grants, not all rights.
         let chart = Chart::render(harness, &[]).await?;
         let bindings = Api::<ClusterRoleBinding>::all(harness.client.clone());
         ignore_absent(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
