@@ -1,5 +1,5 @@
 //! Kubernetes without nodes: etcd, an API server, a scheduler, and of the controllers those that delete what nobody owns any
-//! more, on loopback and in a temporary folder.
+//! more and those that check admission policies, on loopback and in a temporary folder.
 
 use crate::{
     binaries::Kubernetes,
@@ -67,7 +67,7 @@ pub struct ControlPlane {
     pub api_server: Daemon,
     /// Puts pods on nodes.
     pub scheduler: Daemon,
-    /// Collects garbage, empties namespaces, and gives them their service account.
+    /// Collects garbage, empties namespaces, gives them their service account, and checks the types of admission policies.
     pub controller_manager: Daemon,
     /// The addresses that are its own.
     pub network: Network,
@@ -90,8 +90,13 @@ impl ControlPlane {
         let mut api_server = Daemon::start(api_server(kubernetes, path, network.host()))?;
         wait_for_api_server(path, &mut api_server).await?;
         let scheduler = Daemon::start(component(kubernetes, path, "kube-scheduler", &[]))?;
-        let controllers =
-            "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller".into();
+        let controllers = [
+            "garbage-collector-controller",
+            "namespace-controller",
+            "serviceaccount-controller",
+            "validatingadmissionpolicy-status-controller",
+        ];
+        let controllers = format!("--controllers={}", controllers.join(","));
         let controller_manager = Daemon::start(component(kubernetes, path, "kube-controller-manager", &[controllers]))?;
         Ok(Self { etcd, api_server, scheduler, controller_manager, network, folder })
     }
@@ -112,6 +117,24 @@ impl ControlPlane {
             "users": [{ "name": "proxy", "user": {} }],
             "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy", "namespace": "default" } }],
         });
+        let path = self.file(&format!("{name}.kubeconfig"));
+        fs::write(&path, kubeconfig.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A kubeconfig with which the admin acts as another user, with that user's rights only. A service account is in the groups of
+    /// service accounts; any other user is in those groups that are given.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_as(&self, user: &str, groups: &[&str], name: &str) -> Result<PathBuf> {
+        let admin = self.kubeconfig(User::Admin);
+        let text = fs::read_to_string(&admin).with_context(|| format!("cannot read {}", admin.display()))?;
+        let mut kubeconfig: serde_json::Value = serde_json::from_str(&text)?;
+        kubeconfig["users"][0]["user"]["as"] = user.into();
+        if !groups.is_empty() {
+            kubeconfig["users"][0]["user"]["as-groups"] = groups.into();
+        }
         let path = self.file(&format!("{name}.kubeconfig"));
         fs::write(&path, kubeconfig.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
@@ -291,8 +314,15 @@ fn kubeconfig_path(folder: &Path, user: User) -> PathBuf {
 }
 
 async fn config_of(folder: &Path, user: User) -> Result<Config> {
-    let path = kubeconfig_path(folder, user);
-    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    read_config(&kubeconfig_path(folder, user)).await
+}
+
+/// How the API server is reached by that kubeconfig.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn read_config(path: &Path) -> Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     config.with_context(|| format!("{} says nothing that can be used", path.display()))
 }

@@ -100,6 +100,8 @@ pub mod pool {
     pub const CANARY_FAILED: &str = "CanaryFailed";
     /// `Stalled` is true: a PodDisruptionBudget of the pool's name is somebody else's, so that the runners may be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";
+    /// `Ready` is unknown and `Stalled` is true: the operator was uninstalled or its namespace was deleted.
+    pub const NO_OPERATOR: &str = "NoOperator";
 }
 
 /// A condition's truth.

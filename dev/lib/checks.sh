@@ -111,6 +111,7 @@ all_values=(
   --set "gateway.sessionNamespaces={default}" --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
   --set ingress.enabled=true --set ingress.className=nginx --set ingress.tlsSecret=fleet-tls
   --set httpRoute.enabled=true --set "httpRoute.parentRefs[0].name=shared" --set serviceMonitor.enabled=true
+  --set hooks.enabled=true --set pools.headless.allowedNamespaces.from=All
   --set prometheusRule.enabled=true --set tracing.otlpEndpoint=http://otel-collector.example.test:4318 --set tracing.sampleRatio=0.1
 )
 wrong_values=(
@@ -118,6 +119,7 @@ wrong_values=(
   gateway.service.port=0 "gateway.sessionNamespaces={no such}" pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
   "networkPolicies.runnersMayNotReach={everything}" serviceMonitor.interval=often httpRoute.parentRefs=shared
   tracing.otlpEndpoint=https://x tracing.otlpEndpoint=http://user@x tracing.sampleRatio=2 prometheusRule.enabled=maybe
+  hooks.enabled=sometimes hooks.enabled=1 uninstall.deleteAllPools=mine admissionPolicies.enabled=maybe
   "publicUrl=http://a b" gateway.service.nodePort=30080 httpRoute.enabled=true
 )
 
@@ -139,6 +141,15 @@ check_chart() {
   [ "$crds" -gt 0 ]
   [ "$(grep -c '^kind: CustomResourceDefinition' "$folder/default.yaml")" = "$crds" ]
   [ "$(grep -c 'helm.sh/resource-policy: keep' "$folder/default.yaml")" = "$crds" ]
+  say "hooks are rendered only where Helm runs them, or on demand:"
+  [ "$(grep -c 'helm.sh/hook:' "$folder/default.yaml")" = 0 ]
+  "$helm" template camo-fleet charts/camo-fleet -n camo-fleet --set hooks.enabled=false >"$folder/none.yaml"
+  cmp "$folder/default.yaml" "$folder/none.yaml"
+  jobs_are "$folder/first.yaml" abandon-pools apply-pools delete-pools
+  "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${all_values[@]}" --set uninstall.deleteAllPools=true >"$folder/everything.yaml"
+  jobs_are "$folder/everything.yaml" apply-pools delete-pools
+  "$helm" --kubeconfig "$admin_kubeconfig" template camo-fleet charts/camo-fleet -n camo-fleet --dry-run=server >"$folder/found.yaml"
+  jobs_are "$folder/found.yaml" abandon-pools apply-pools delete-pools
   say "wrong values are refused:"
   for wrong in "${wrong_values[@]}"; do
     if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/refusal"; then say "accepted: $wrong"; return 1; fi
@@ -154,7 +165,15 @@ check_chart() {
     wait_for 60 "the kind in $file to have conditions" has_conditions "$file"
     k wait --for=condition=Established --timeout=60s -f "$file"
   done
-  k apply --server-side --force-conflicts --dry-run=server --validate=strict -f "$folder/default.yaml" -f "$folder/first.yaml"
+  k apply --server-side --force-conflicts --dry-run=server --validate=strict -f "$folder/default.yaml" -f "$folder/first.yaml" -f "$folder/everything.yaml"
+}
+
+# The hook Jobs in a file of rendered objects are those of these names, in this order.
+jobs_are() {
+  local file=$1 found
+  shift
+  found=$(grep -A 2 '^kind: Job$' "$file" | sed -n 's/^  name: camofleet-//p' | sort | tr '\n' ' ')
+  [ "$found" = "$* " ] || { say "$file has the Jobs $found, and should have $*"; return 1; }
 }
 
 has_conditions() { [ -n "$(k get -f "$1" -o 'jsonpath={.status.conditions}')" ]; }

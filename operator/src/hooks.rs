@@ -1,70 +1,169 @@
-//! What the chart's hook Jobs do around a release: its own pools after an install and an upgrade, since a release cannot
-//! hold a kind and its objects at once, and the end of all pools before an uninstall, since without an operator nobody
-//! takes their finalizers off.
+//! The chart's hook Jobs: applies the release's pools after an install, upgrade or rollback, because a release cannot hold a
+//! kind and its objects at once; and drains and deletes them before an uninstall.
 
-use crate::{core::FINALIZER, shell::LEASE};
+use crate::{
+    finalizers::{AnyPool, list_pools, pools_api, remove_finalizer, unless_gone},
+    shell::LEASE,
+};
 use anyhow::{Context, bail};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
 use k8s_openapi::{
     api::coordination::v1::Lease,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Api, Client, Error, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::CustomResourceExt,
     runtime::wait::{await_condition, conditions::is_crd_established},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Owner of the fields that the chart's values set.
 const FIELD_MANAGER: &str = "camofleet-chart";
-/// So long the API server may take to serve a kind that was just installed.
+/// Owner of the two annotations below. It is not [`FIELD_MANAGER`], so that an earlier chart, which knows nothing of them, does
+/// not remove them when it applies its pools after a rollback.
+const RECORD_MANAGER: &str = "camofleet-chart-record";
+/// Namespace and name of the release that applies the pool.
+const RELEASE_ANNOTATION: &str = "camofleet.dev/release";
+/// UID of the pool that the release created. A copy of that pool has the same annotation and another UID.
+const CREATED_ANNOTATION: &str = "camofleet.dev/created-uid";
+/// Labels of the pools of a release, as `_helpers.tpl` renders them.
+const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "camofleet-pool");
+const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// How long the API server may take to serve a kind that was just installed.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is waited for is looked at so often.
+/// Polling interval of a drain.
 const PERIOD: Duration = Duration::from_secs(1);
 /// A leader renews its Lease every two seconds. The rest is for clocks that differ.
 const LONGEST_SILENCE: SignedDuration = SignedDuration::from_secs(60);
-/// A working operator needs no longer for pools whose last session has ended.
+/// A working operator removes a pool whose last session has ended within this time.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Applies the pools, by their names, to the namespace, and deletes those that match the selector and are not among them: what
-/// an earlier revision of the release had. A pool that the API server refuses does not stop the others. They are JSON and no
-/// `WorkerPool`, which would drop unknown fields where the API server tells of them.
-pub async fn apply_pools(
-    client: Client,
-    namespace: &str,
-    selector: &str,
-    pools: &BTreeMap<String, Value>,
-) -> anyhow::Result<()> {
+/// A Helm release. Displayed as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Its namespace, which is that of its pools.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Display for Release {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Release {
+    /// Whether this release created the pool, by the record in the pool's annotations. A pool without a record was applied by a
+    /// chart that made none: then its field manager and its labels decide.
+    fn created(&self, pool: &impl ResourceExt) -> bool {
+        match pool.annotations().get(RELEASE_ANNOTATION) {
+            Some(release) => {
+                let created = pool.annotations().get(CREATED_ANNOTATION);
+                *release == self.to_string() && created.is_some() && created == pool.meta().uid.as_ref()
+            }
+            None => self.applied_without_record(pool),
+        }
+    }
+
+    fn applied_without_record(&self, pool: &impl ResourceExt) -> bool {
+        let has = |label: &str, value: &str| pool.labels().get(label).is_some_and(|found| found == value);
+        let applied = |entry: &ManagedFieldsEntry| {
+            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
+        };
+        has(NAME_LABEL.0, NAME_LABEL.1) && has(INSTANCE_LABEL, &self.name) && pool.managed_fields().iter().any(applied)
+    }
+
+    /// The record of a pool that the release applies, and that it created or found.
+    fn record(&self, created: Option<&str>) -> Value {
+        let mut annotations = json!({ RELEASE_ANNOTATION: self.to_string() });
+        if let Some(uid) = created {
+            annotations[CREATED_ANNOTATION] = json!(uid);
+        }
+        annotations
+    }
+}
+
+/// Applies the pools, by their names, to the release's namespace, and deletes those that an earlier revision of the release
+/// created and that are not among them. A pool that the API server refuses does not stop the others. They are JSON and not
+/// `WorkerPool`, which would drop unknown fields that the API server reports.
+///
+/// # Errors
+/// When a pool is refused, or the API server cannot be used.
+pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<String, Value>) -> anyhow::Result<()> {
     until_established(&client).await?;
-    let api: Api<WorkerPool> = Api::namespaced(client, namespace);
-    let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
+    let namespace = &release.namespace;
+    let api = pools_api(&client, Some(namespace));
     let mut refused = Vec::new();
     for (name, pool) in pools {
-        match api.patch(name, &params, &Patch::Apply(pool)).await {
-            Ok(_) => tracing::info!(namespace, name, "pool applied"),
+        match apply(&api, release, name, pool).await {
+            Ok(true) => tracing::info!(namespace, pool = name, "applied the pool"),
+            Ok(false) => {
+                tracing::warn!(
+                    namespace,
+                    pool = name,
+                    "applied the pool, which this release did not create: it stays when the release goes"
+                );
+            }
             Err(Error::Api(refusal)) => {
-                tracing::error!(namespace, name, "pool refused: {}", refusal.message);
+                tracing::error!(namespace, pool = name, "the API server refused the pool: {}", refusal.message);
                 refused.push(name.as_str());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot apply the pool {name}")),
         }
     }
-    let ours = api.list(&ListParams::default().labels(selector)).await.context("cannot list the release's pools")?;
-    for name in ours.iter().map(ResourceExt::name_any) {
+    let present = api.list_metadata(&ListParams::default()).await.context("cannot list the release's pools")?;
+    for pool in present.items.iter().filter(|pool| release.created(*pool)) {
+        let name = pool.name_any();
         if !pools.contains_key(&name) {
-            tracing::info!(namespace, name, "pool deleted: it is no longer in the chart's values");
-            delete(&api, &name).await?;
+            tracing::info!(namespace, pool = name, "deleted the pool: it is no longer in the chart's values");
+            delete(&api, pool).await?;
         }
     }
     if !refused.is_empty() {
-        bail!("refused: {}. Mend it in the chart's values, under `pools`, and upgrade again", refused.join(", "));
+        bail!(
+            "the API server refused {}. Correct them in the chart's values, under `pools`, and upgrade again",
+            refused.join(", ")
+        );
     }
     Ok(())
+}
+
+/// Applies a pool and records the release in it. Returns whether the release created it, now or earlier.
+async fn apply(api: &Api<AnyPool>, release: &Release, name: &str, pool: &Value) -> kube::Result<bool> {
+    let found = api.get_metadata_opt(name).await?;
+    let created = found.as_ref().is_none_or(|found| release.created(found));
+    // A pool that was found is recorded first: once applied, it would look like one that an earlier chart created.
+    if let Some(found) = &found
+        && !found.annotations().contains_key(RELEASE_ANNOTATION)
+    {
+        record(api, release, found, created).await?;
+    }
+    let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
+    let applied = api.patch(name, &params, &Patch::Apply(pool)).await?;
+    if found.is_none() {
+        record(api, release, &applied, created).await?;
+    }
+    Ok(created)
+}
+
+async fn record(api: &Api<AnyPool>, release: &Release, pool: &impl ResourceExt, created: bool) -> kube::Result<()> {
+    let uid = pool.uid().unwrap_or_default();
+    let annotations = release.record(created.then_some(uid.as_str()));
+    // The UID is a precondition: the patch fails when another pool has taken the name.
+    let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
+    let params = PatchParams { field_manager: Some(RECORD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_metadata(&pool.name_any(), &params, &Patch::Merge(patch)).await.map(drop)
 }
 
 async fn until_established(client: &Client) -> anyhow::Result<()> {
@@ -77,107 +176,221 @@ async fn until_established(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes all pools of the cluster and lets the operator drain them; `namespace` is the release's. Sessions that still run
-/// after `patience` are deleted. Where no operator is at work, its finalizers are taken off in its place, so that nothing
-/// hangs.
-pub async fn delete_pools(client: Client, namespace: &str, patience: Duration) -> anyhow::Result<()> {
-    if drained(&client, namespace, patience).await? {
+/// The pools that an uninstall deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Those that the release created.
+    Release,
+    /// All pools of the cluster.
+    Cluster,
+}
+
+/// Deletes pools before an uninstall and lets the operator drain them. Sessions on them that still run after `patience` are
+/// deleted. When no operator leads, their finalizers are removed in its place, so that nothing hangs.
+///
+/// # Errors
+/// When the API server refuses or cannot be used.
+pub async fn delete_pools(client: Client, release: &Release, extent: Extent, patience: Duration) -> anyhow::Result<()> {
+    let uninstall = Uninstall { client, release, extent };
+    uninstall.name_pools_that_stay().await?;
+    if uninstall.drained(patience).await? {
         return Ok(());
     }
-    delete_sessions(&client).await?;
-    if drained(&client, namespace, OPERATOR_PATIENCE).await? {
+    uninstall.delete_sessions().await?;
+    if uninstall.drained(OPERATOR_PATIENCE).await? {
         return Ok(());
     }
-    tracing::warn!("finalizers are taken off, and runners stop by themselves");
-    release_pools(&client).await
+    tracing::warn!("removing finalizers; runners stop at their drain deadline");
+    uninstall.remove_finalizers().await
 }
 
-/// Deletes the pools and waits until they are gone, but no longer than `patience`, and only while somebody drains them.
-async fn drained(client: &Client, namespace: &str, patience: Duration) -> anyhow::Result<bool> {
-    let deadline = Instant::now() + patience;
-    let mut told = None;
-    loop {
-        let pools = pools(client).await?;
-        if pools.is_empty() {
-            tracing::info!("no pool is left");
-            return Ok(true);
+struct Uninstall<'a> {
+    client: Client,
+    release: &'a Release,
+    extent: Extent,
+}
+
+impl Uninstall<'_> {
+    /// The pools to delete that are still there.
+    async fn pools(&self) -> anyhow::Result<Vec<AnyPool>> {
+        match self.extent {
+            Extent::Cluster => list_pools(&self.client, None).await,
+            Extent::Release => {
+                let mut pools = list_pools(&self.client, Some(&self.release.namespace)).await?;
+                pools.retain(|pool| self.release.created(pool));
+                Ok(pools)
+            }
         }
-        for pool in pools.iter().filter(|pool| pool.metadata.deletion_timestamp.is_none()) {
-            let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-            tracing::info!(namespace, name, "pool deleted: its sessions may go on until its drain deadline");
-            delete(&Api::<WorkerPool>::namespaced(client.clone(), &namespace), &name).await?;
+    }
+
+    async fn name_pools_that_stay(&self) -> anyhow::Result<()> {
+        if self.extent == Extent::Release {
+            for pool in list_pools(&self.client, Some(&self.release.namespace)).await? {
+                if !self.release.created(&pool) {
+                    let (namespace, pool) = (&self.release.namespace, pool.name_any());
+                    tracing::info!(namespace, pool, "kept the pool: this release did not create it");
+                }
+            }
         }
-        let sessions: i32 = pools.iter().filter_map(|pool| Some(pool.status.as_ref()?.slots.used)).sum();
-        if told.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
-            tracing::info!(pools = pools.len(), sessions, "draining");
+        Ok(())
+    }
+
+    /// Deletes the pools and waits until they are gone, but no longer than `patience`, and only while an operator leads.
+    async fn drained(&self, patience: Duration) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + patience;
+        let mut logged = None;
+        loop {
+            let pools = self.pools().await?;
+            if pools.is_empty() {
+                tracing::info!("no pool is left to delete");
+                return Ok(true);
+            }
+            for pool in pools.iter().filter(|pool| pool.metadata.deletion_timestamp.is_none()) {
+                let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+                tracing::info!(
+                    namespace,
+                    pool = name,
+                    "deleted the pool: its sessions may run until its drain deadline"
+                );
+                delete(&pools_api(&self.client, Some(&namespace)), pool).await?;
+            }
+            let sessions: i64 = pools.iter().filter_map(|pool| pool.data["status"]["slots"]["used"].as_i64()).sum();
+            if logged.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
+                tracing::info!(pools = pools.len(), sessions, "draining");
+            }
+            if !self.an_operator_leads().await? {
+                tracing::warn!("no operator leads, so nothing drains");
+                return Ok(false);
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!(seconds = patience.as_secs(), "the drain timeout passed");
+                return Ok(false);
+            }
+            sleep(PERIOD).await;
         }
-        if !an_operator_leads(client, namespace).await? {
-            tracing::warn!("no operator is at work, so nothing drains");
-            return Ok(false);
+    }
+
+    async fn an_operator_leads(&self) -> anyhow::Result<bool> {
+        let lease = Api::<Lease>::namespaced(self.client.clone(), &self.release.namespace).get_opt(LEASE).await;
+        let spec = lease.context("cannot read the operator's Lease")?.and_then(|lease| lease.spec).unwrap_or_default();
+        let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
+        let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < LONGEST_SILENCE);
+        Ok(held && renewed)
+    }
+
+    /// Deletes the sessions that run on the pools. With all pools of the cluster go all sessions that are not over.
+    async fn delete_sessions(&self) -> anyhow::Result<()> {
+        let pools = self.pools().await?;
+        let keys: BTreeSet<_> =
+            pools.iter().map(|pool| (pool.namespace().unwrap_or_default(), pool.name_any())).collect();
+        for session in self.sessions(&pools).await? {
+            let on_pool = session
+                .status
+                .as_ref()
+                .and_then(|status| status.pool.clone())
+                .is_some_and(|pool| keys.contains(&(session.pool_namespace().to_owned(), pool)));
+            if session.state() == SessionState::Finished || self.extent == Extent::Release && !on_pool {
+                continue;
+            }
+            let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
+            tracing::warn!(namespace, session = session.uid(), name, "deleted the session");
+            delete(&Api::<BrowserSession>::namespaced(self.client.clone(), &namespace), &session).await?;
         }
-        if Instant::now() >= deadline {
-            tracing::warn!(seconds = patience.as_secs(), "the time to drain is over");
-            return Ok(false);
+        Ok(())
+    }
+
+    /// The sessions that may run on the pools. The hook may read those of other namespaces only when the values have a pool that
+    /// is open to them; otherwise they end at the drain deadline of their runner.
+    async fn sessions(&self, pools: &[AnyPool]) -> anyhow::Result<Vec<BrowserSession>> {
+        let shared = pools
+            .iter()
+            .any(|pool| pool.data["spec"]["allowedNamespaces"]["from"].as_str().is_some_and(|from| from != "Same"));
+        if shared || self.extent == Extent::Cluster {
+            match Api::<BrowserSession>::all(self.client.clone()).list(&ListParams::default()).await {
+                Err(Error::Api(refusal)) if refusal.code == 403 && self.extent == Extent::Release => {
+                    tracing::warn!("sessions of other namespaces run until their drain deadline: {}", refusal.message);
+                }
+                sessions => return Ok(sessions.context("cannot list the sessions")?.items),
+            }
         }
-        sleep(PERIOD).await;
+        let api = Api::<BrowserSession>::namespaced(self.client.clone(), &self.release.namespace);
+        Ok(api.list(&ListParams::default()).await.context("cannot list the sessions")?.items)
+    }
+
+    async fn remove_finalizers(&self) -> anyhow::Result<()> {
+        for pool in self.pools().await? {
+            remove_finalizer(&self.client, &pool).await.with_context(|| {
+                let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+                format!("cannot remove the finalizer of the pool {namespace}/{name}")
+            })?;
+        }
+        Ok(())
     }
 }
 
-async fn an_operator_leads(client: &Client, namespace: &str) -> anyhow::Result<bool> {
-    let lease = Api::<Lease>::namespaced(client.clone(), namespace).get_opt(LEASE).await;
-    let spec = lease.context("cannot read the operator's Lease")?.and_then(|lease| lease.spec).unwrap_or_default();
-    let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
-    let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < LONGEST_SILENCE);
-    Ok(held && renewed)
-}
-
-async fn pools(client: &Client) -> anyhow::Result<Vec<WorkerPool>> {
-    match Api::<WorkerPool>::all(client.clone()).list(&ListParams::default()).await {
-        Ok(pools) => Ok(pools.items),
-        // The kind is gone, and all of it with it.
-        Err(Error::Api(refusal)) if refusal.is_not_found() => Ok(Vec::new()),
-        Err(error) => Err(error).context("cannot list the pools"),
-    }
-}
-
-async fn delete_sessions(client: &Client) -> anyhow::Result<()> {
-    let sessions = Api::<BrowserSession>::all(client.clone()).list(&ListParams::default()).await;
-    for session in sessions.context("cannot list the sessions")? {
-        if session.status.as_ref().is_some_and(|status| status.state == SessionState::Finished) {
-            continue;
-        }
-        let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
-        tracing::warn!(namespace, name, "session deleted");
-        delete(&Api::<BrowserSession>::namespaced(client.clone(), &namespace), &name).await?;
-    }
-    Ok(())
-}
-
-async fn release_pools(client: &Client) -> anyhow::Result<()> {
-    for pool in pools(client).await? {
-        let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-        let others: Vec<_> = pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        // Of this state of the object only: what somebody else adds meanwhile is not lost.
-        let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": others } });
-        let api: Api<WorkerPool> = Api::namespaced(client.clone(), &namespace);
-        unless_gone(api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await)
-            .with_context(|| format!("cannot take the finalizer off the pool {namespace}/{name}"))?;
-    }
-    Ok(())
-}
-
-async fn delete<K>(api: &Api<K>, name: &str) -> anyhow::Result<()>
+/// Deletes this object, and no other that has taken its name since.
+async fn delete<K>(api: &Api<K>, object: &impl ResourceExt) -> anyhow::Result<()>
 where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: Clone + fmt::Debug + serde::de::DeserializeOwned,
 {
-    unless_gone(api.delete(name, &DeleteParams::default()).await).with_context(|| format!("cannot delete {name}"))
+    let params = DeleteParams {
+        preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let name = object.name_any();
+    match api.delete(&name, &params).await {
+        // Another object has the name: the one to delete is gone.
+        Err(Error::Api(refusal)) if refusal.is_conflict() => Ok(()),
+        answer => unless_gone(answer).with_context(|| format!("cannot delete {name}")),
+    }
 }
 
-/// That an object is gone already is no failure here.
-fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(Error::Api(refusal)) if refusal.is_not_found() => Ok(()),
-        Err(error) => Err(error),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::api::{ApiResource, DynamicObject};
+
+    fn release() -> Release {
+        Release { namespace: "camo-fleet".to_owned(), name: "fleet".to_owned() }
+    }
+
+    /// A pool with that UID, those annotations, and fields of that manager.
+    fn pool(uid: &str, annotations: &[(&str, &str)], manager: &str) -> AnyPool {
+        let mut pool = DynamicObject::new("headless", &ApiResource::erase::<WorkerPool>(&()));
+        pool.metadata.uid = Some(uid.to_owned());
+        pool.metadata.annotations =
+            Some(annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
+        pool.metadata.labels = Some(BTreeMap::from([
+            (NAME_LABEL.0.to_owned(), NAME_LABEL.1.to_owned()),
+            (INSTANCE_LABEL.to_owned(), "fleet".to_owned()),
+        ]));
+        pool.metadata.managed_fields = Some(vec![ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            operation: Some("Apply".to_owned()),
+            ..ManagedFieldsEntry::default()
+        }]);
+        pool
+    }
+
+    #[test]
+    fn a_release_created_the_pool_whose_uid_it_recorded() {
+        let record = [(RELEASE_ANNOTATION, "camo-fleet/fleet"), (CREATED_ANNOTATION, "u-1")];
+        assert!(release().created(&pool("u-1", &record, FIELD_MANAGER)));
+        assert!(!release().created(&pool("u-2", &record, FIELD_MANAGER)), "a copy has another UID");
+        let found = [(RELEASE_ANNOTATION, "camo-fleet/fleet")];
+        assert!(!release().created(&pool("u-1", &found, FIELD_MANAGER)), "applied, and created by a user");
+        let other = [(RELEASE_ANNOTATION, "browsers/fleet"), (CREATED_ANNOTATION, "u-1")];
+        assert!(!release().created(&pool("u-1", &other, FIELD_MANAGER)), "another release");
+    }
+
+    #[test]
+    fn without_a_record_field_manager_and_labels_decide() {
+        assert!(release().created(&pool("u-1", &[], FIELD_MANAGER)));
+        assert!(!release().created(&pool("u-1", &[], "kubectl")), "a copy has another field manager");
+        let mut unlabelled = pool("u-1", &[], FIELD_MANAGER);
+        unlabelled.metadata.labels = None;
+        assert!(!release().created(&unlabelled));
+        let other = Release { name: "other".to_owned(), ..release() };
+        assert!(!other.created(&pool("u-1", &[], FIELD_MANAGER)), "another release");
     }
 }

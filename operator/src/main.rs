@@ -3,7 +3,8 @@
 use anyhow::Context;
 use camofleet_operator::{
     core::pods::Installation,
-    hooks,
+    finalizers::abandon_pools,
+    hooks::{self, Extent, Release},
     shell::{self, Options},
 };
 use camofleet_runner_api::traces::{ENDPOINTS, KeyValue, Tracer};
@@ -24,20 +25,28 @@ struct Cli {
 enum Command {
     /// Runs the operator until SIGTERM.
     Run(Run),
-    /// Applies the pools of a release, and deletes those that it had before.
+    /// Applies the pools of a release, and deletes those that an earlier revision of it created.
     ApplyPools(ApplyPools),
-    /// Drains and deletes all pools of the cluster, so that the operator can be uninstalled.
+    /// Drains and deletes the pools that a release created, so that the operator can be uninstalled.
     DeletePools(DeletePools),
+    /// Removes the operator's finalizer from all pools of the cluster after the operator was uninstalled.
+    AbandonPools,
+}
+
+#[derive(Debug, Args)]
+struct ReleaseFlags {
+    /// Namespace of the release.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// Name of the release.
+    #[arg(long)]
+    release: String,
 }
 
 #[derive(Debug, Args)]
 struct ApplyPools {
-    /// Namespace of the pools.
-    #[arg(long, env = "POD_NAMESPACE")]
-    namespace: String,
-    /// Labels of the release's pools: one that matches and is not given is deleted.
-    #[arg(long)]
-    selector: String,
+    #[command(flatten)]
+    release: ReleaseFlags,
     /// `WorkerPool` objects as JSON.
     #[arg(value_parser = named_object)]
     pools: Vec<(String, Value)>,
@@ -45,12 +54,14 @@ struct ApplyPools {
 
 #[derive(Debug, Args)]
 struct DeletePools {
-    /// Namespace of the release.
-    #[arg(long, env = "POD_NAMESPACE")]
-    namespace: String,
+    #[command(flatten)]
+    release: ReleaseFlags,
     /// How long sessions may go on, in seconds; the pools' own drain deadlines hold besides.
     #[arg(long)]
     timeout_seconds: u32,
+    /// Deletes all pools of the cluster, also those that the release did not create.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +81,12 @@ struct Run {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
     admin_listen: SocketAddr,
+}
+
+impl From<ReleaseFlags> for Release {
+    fn from(flags: ReleaseFlags) -> Self {
+        Self { namespace: flags.namespace, name: flags.release }
+    }
 }
 
 fn named_object(text: &str) -> Result<(String, Value), String> {
@@ -142,12 +159,14 @@ async fn obey(command: Command) -> anyhow::Result<()> {
         }
         Command::ApplyPools(flags) => {
             let pools = flags.pools.into_iter().collect();
-            hooks::apply_pools(client().await?, &flags.namespace, &flags.selector, &pools).await
+            hooks::apply_pools(client().await?, &flags.release.into(), &pools).await
         }
         Command::DeletePools(flags) => {
             let patience = Duration::from_secs(flags.timeout_seconds.into());
-            hooks::delete_pools(client().await?, &flags.namespace, patience).await
+            let extent = if flags.all { Extent::Cluster } else { Extent::Release };
+            hooks::delete_pools(client().await?, &flags.release.into(), extent, patience).await
         }
+        Command::AbandonPools => abandon_pools(&client().await?, "its operator was uninstalled").await,
     }
 }
 

@@ -1,8 +1,10 @@
 //! What stays whole while things fail: tests on a real API server, with the real operator and simulated runners. Each ends
 //! with the same account: no session lost, none published on two runners, nothing left behind.
 
+mod admission;
 mod api_errors;
 mod chaos;
+mod chart;
 mod clock;
 mod control_plane;
 mod fleet;
@@ -10,4 +12,5 @@ mod leaders;
 mod nodes;
 mod objects;
 mod runners;
+mod uninstall;
 mod upkeep;

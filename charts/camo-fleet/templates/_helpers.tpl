@@ -71,6 +71,18 @@ readinessProbe:
 {{- toJson $pools }}
 {{- end }}
 
+{{/*
+Whether the hooks are rendered: "true" or "false". Without a cluster, `lookup` finds nothing: then Helm does not run hooks, but prints
+them, and `kubectl apply` would run all Jobs at once.
+*/}}
+{{- define "camofleet.hooksEnabled" -}}
+{{- if eq (toString .Values.hooks.enabled) "auto" -}}
+{{- not (empty (lookup "v1" "Namespace" "" "kube-system")) -}}
+{{- else -}}
+{{- .Values.hooks.enabled -}}
+{{- end -}}
+{{- end }}
+
 {{/* camofleet.hookJob (dict "root" $ "name" "apply-pools" "deadline" 180 "args" (list …)): the spec of a Job of the operator's image */}}
 {{- define "camofleet.hookJob" -}}
 {{- $operator := dict "root" .root "component" "operator" "image" .root.Values.operator.image -}}

@@ -10,7 +10,10 @@ mod traces;
 mod watch;
 mod writes;
 
-use crate::core::{Core, Effect, Input, Load, pods::Installation};
+use crate::{
+    core::{Core, Effect, Input, Load, pods::Installation},
+    finalizers,
+};
 use allowance::Allowance;
 use anyhow::Context;
 use camofleet_runner_api::{keystore, token::Issuer, traces::Tracer};
@@ -88,7 +91,8 @@ struct Shell {
     warnings: Allowance,
 }
 
-/// Runs until `stop`, and then gives the lease back.
+/// Runs until `stop`, and then gives the lease back. When the release's namespace is being deleted, no operator will follow in
+/// it: then the finalizers are removed from all pools, so that neither the namespace nor a pool elsewhere waits for an operator.
 ///
 /// # Errors
 /// When the API server cannot be used at all, or the admin address cannot be had.
@@ -96,6 +100,24 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     let config =
         Config::infer().await.context("no configuration for the API server: run in a pod, or set KUBECONFIG")?;
     let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
+    let namespace = options.namespace.clone();
+    let ended = serve(options, config, client.clone(), stop).await;
+    // Also after a failure: in a namespace that is being deleted, a restarted operator gets neither its Lease nor its key.
+    if finalizers::is_terminating(&client, &namespace).await {
+        let cause = format!("the operator's namespace {namespace} was deleted");
+        if let Err(error) = finalizers::abandon_pools(&client, &cause).await {
+            tracing::error!("could not abandon all pools: {error:#}");
+        }
+    }
+    ended
+}
+
+async fn serve(
+    options: Options,
+    config: Config,
+    client: Client,
+    stop: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
     let (inputs, received) = mpsc::unbounded_channel();
     let watches = watch::start(&config, &options.namespace, &inputs).context("cannot watch the API server")?;
     let signer =

@@ -1,4 +1,4 @@
-//! The chart on a running fleet: an upgrade, an uninstall with sessions at work, and the install after it.
+//! The chart on a running fleet: an upgrade, uninstalls with sessions at work and with pools of others, and the install after it.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
@@ -9,7 +9,10 @@ use camofleet_e2e::{
     test_alone,
     wait::{poll, until, until_it},
 };
-use kube::api::PostParams;
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, PostParams},
+};
 use serde_json::json;
 use std::path::Path;
 use tokio::process::Command;
@@ -17,7 +20,8 @@ use tokio::process::Command;
 const RELEASE: &str = "camo-fleet";
 /// Every kind that the chart or the operator makes, but for pools.
 const KINDS: &str = "deployments,replicasets,jobs,pods,services,serviceaccounts,roles,rolebindings,clusterroles,\
-                     clusterrolebindings,poddisruptionbudgets,networkpolicies";
+                     clusterrolebindings,poddisruptionbudgets,networkpolicies,validatingadmissionpolicies,\
+                     validatingadmissionpolicybindings";
 /// And the names of the parts that have objects of them.
 const PARTS: &str = "app.kubernetes.io/name in (camofleet-operator, camofleet-gateway, camofleet-hooks, camofleet-runner, \
                      camofleet-runners)";
@@ -80,13 +84,30 @@ async fn a_life_of_a_release(space: &Space, values: &Path) -> Result<()> {
     // Whoever drops this, too, waits for no leader that is gone.
     output_of("dev/kubectl", &["delete", "lease/camofleet-operator", "-n", RELEASE_NAMESPACE]).await?;
     // Nobody takes finalizers off.
-    helm("install", values, &["--set", "operator.replicas=0,uninstall.drainTimeoutSeconds=0"]).await?;
+    let all = "uninstall.deleteAllPools=true";
+    helm("install", values, &["--set", "operator.replicas=0,uninstall.drainTimeoutSeconds=0", "--set", all]).await?;
     let pools = space.fleet.release::<WorkerPool>();
     let mut pool = WorkerPool::new("held", serde_json::from_value(json!({ "replicas": 0 }))?);
     pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".to_owned()]);
     pools.create(&PostParams::default(), &pool).await?;
     uninstall().await?;
-    nothing_is_left().await.context("uninstalled without an operator")
+    nothing_is_left().await.context("uninstalled without an operator")?;
+    a_pool_that_the_release_did_not_create_stays(space, values).await
+}
+
+/// And it can be deleted when its operator is gone.
+async fn a_pool_that_the_release_did_not_create_stays(space: &Space, values: &Path) -> Result<()> {
+    helm("install", values, &[]).await?;
+    let pools = space.fleet.release::<WorkerPool>();
+    let pool = WorkerPool::new("kept", serde_json::from_value(json!({ "replicas": 0 }))?);
+    pools.create(&PostParams::default(), &pool).await?;
+    until_it(&pools, "kept", "to have the operator's finalizer", |pool| !pool.finalizers().is_empty()).await?;
+    uninstall().await?;
+    let kept = pools.get("kept").await?;
+    ensure!(kept.metadata.deletion_timestamp.is_none(), "a pool that is not the release's was deleted");
+    ensure!(kept.finalizers().is_empty(), "a pool without an operator has {:?}", kept.finalizers());
+    pools.delete("kept", &DeleteParams::default()).await?;
+    nothing_is_left().await.context("uninstalled beside a pool of another's")
 }
 
 /// An upgrade that replaces the pods of operator and gateway, adds a pool, and takes it away again.
@@ -103,7 +124,7 @@ async fn an_upgrade_leaves_sessions_alone(space: &Space, values: &Path, live: &S
     ensure!(live.object().await?.status == before, "the session's status was touched");
     ensure!(pools.get("extra").await?.spec.replicas == Some(0), "the new pool is not as the values say");
 
-    helm("upgrade", values, &["--set", "uninstall.drainTimeoutSeconds=1"]).await?;
+    helm("upgrade", values, &["--set", "uninstall.drainTimeoutSeconds=1,uninstall.deleteAllPools=true"]).await?;
     until(&pools, "extra", "to be gone: it is not in the values any more", |pool| pool.is_none()).await?;
     ensure!(pools.get_opt("headless").await?.is_some(), "a pool that is not the release's was deleted");
     Ok(())

@@ -1,0 +1,193 @@
+//! Removes the drain finalizer from pools that no operator will drain, so that deleting such a pool or its namespace ends.
+
+use crate::core::FINALIZER;
+use anyhow::{Context, bail};
+use camofleet_crds::{
+    conditions::{self, READY, STALLED, Truth, pool as reasons},
+    v1alpha1::{WorkerPool, WorkerPoolStatus},
+};
+use futures::{StreamExt, stream};
+use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
+use kube::{
+    Api, Client, Error, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// Concurrent writes. A cluster has tens of pools, and the process has half a minute.
+const WRITES: usize = 16;
+/// Pause between two passes over the pools. A former leader's write that is still under way lands within it.
+const PASS_PERIOD: Duration = Duration::from_secs(1);
+/// All passes together. With the return of the lease it fits into a pod's default grace period of 30 s.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(15);
+/// A read of the operator's own namespace, and how often it is tried.
+const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(2);
+const NAMESPACE_ATTEMPTS: usize = 3;
+const NAMESPACE_PAUSE: Duration = Duration::from_millis(500);
+
+/// A `WorkerPool` that is not parsed: a pool written by another version must not stop the others.
+pub(crate) type AnyPool = DynamicObject;
+
+/// The pools of one namespace, or of all.
+pub(crate) fn pools_api(client: &Client, namespace: Option<&str>) -> Api<AnyPool> {
+    let kind = ApiResource::erase::<WorkerPool>(&());
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+        None => Api::all_with(client.clone(), &kind),
+    }
+}
+
+/// Lists pools. Once the kind is gone, so are all its objects.
+pub(crate) async fn list_pools(client: &Client, namespace: Option<&str>) -> anyhow::Result<Vec<AnyPool>> {
+    match pools_api(client, namespace).list(&ListParams::default()).await {
+        Ok(pools) => Ok(pools.items),
+        Err(Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error).context("cannot list the pools"),
+    }
+}
+
+/// Removes the drain finalizer from this version of the pool; a later version gives a conflict. An absent pool is no error.
+pub(crate) async fn remove_finalizer(client: &Client, pool: &AnyPool) -> kube::Result<()> {
+    let others: Vec<_> = pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+    let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": others } });
+    let api = pools_api(client, pool.namespace().as_deref());
+    unless_gone(api.patch(&pool.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
+}
+
+/// An object that is already gone is no error.
+pub(crate) fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the namespace is being deleted or is gone. False when the API server does not say: a restart of the operator is
+/// far more common than the end of its namespace.
+pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
+    let api = Api::<Namespace>::all(client.clone());
+    for _ in 0..NAMESPACE_ATTEMPTS {
+        match timeout(NAMESPACE_TIMEOUT, api.get_metadata_opt(namespace)).await {
+            Ok(Ok(found)) => return found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()),
+            // Before 1.33, Kubernetes may delete the operator's account first: 401 from then on.
+            Ok(Err(Error::Api(status))) if status.code < 429 => {
+                tracing::warn!(namespace, "could not read the operator's namespace: {}", status.message);
+                return false;
+            }
+            Ok(Err(error)) => tracing::warn!(namespace, %error, "could not read the operator's namespace"),
+            Err(_) => tracing::warn!(namespace, "the API server did not answer about the operator's namespace"),
+        }
+        sleep(NAMESPACE_PAUSE).await;
+    }
+    false
+}
+
+/// Abandons every pool of the cluster: its conditions say that no operator serves it and why (`cause`), and its drain
+/// finalizer is removed. An operator that is installed later takes the pool over, finalizer included. Passes are repeated
+/// until one finds no finalizer.
+///
+/// # Errors
+/// When pools are left with the finalizer after 15 s.
+pub async fn abandon_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
+    let passes = async {
+        loop {
+            match abandon_pass(client, cause).await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => tracing::warn!("could not abandon the pools, trying again: {error:#}"),
+            }
+            sleep(PASS_PERIOD).await;
+        }
+    };
+    if timeout(ABANDON_TIMEOUT, passes).await.is_ok() {
+        return Ok(());
+    }
+    bail!(
+        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. Remove it from a pool that is deleted and does not go: {}",
+        ABANDON_TIMEOUT.as_secs(),
+        removal("NAME", "NAMESPACE")
+    )
+}
+
+/// Returns how many pools had the finalizer.
+async fn abandon_pass(client: &Client, cause: &str) -> anyhow::Result<usize> {
+    let held: Vec<_> = list_pools(client, None).await?.into_iter().filter(is_held).collect();
+    let found = held.len();
+    stream::iter(held)
+        .for_each_concurrent(WRITES, |pool| async move {
+            let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+            match abandon(client, pool, cause).await {
+                Ok(()) => tracing::info!(namespace, pool = name, "removed the drain finalizer: {cause}"),
+                Err(error) => tracing::warn!(namespace, pool = name, %error, "could not remove the drain finalizer"),
+            }
+        })
+        .await;
+    Ok(found)
+}
+
+fn is_held(pool: &AnyPool) -> bool {
+    pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+}
+
+async fn abandon(client: &Client, mut pool: AnyPool, cause: &str) -> kube::Result<()> {
+    let api = pools_api(client, pool.namespace().as_deref());
+    let patch = Patch::Merge(abandoned(&pool, cause, Timestamp::now()));
+    match api.patch_status(&pool.name_any(), &PatchParams::default(), &patch).await {
+        Ok(patched) => pool = patched,
+        // The finalizer matters more than the words about it.
+        Err(error) => {
+            tracing::warn!(namespace = pool.namespace(), pool = pool.name_any(), %error, "could not set the pool's conditions");
+        }
+    }
+    remove_finalizer(client, &pool).await
+}
+
+/// A merge patch of the status of a pool that no operator serves.
+fn abandoned(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
+    let status: Option<WorkerPoolStatus> = serde_json::from_value(pool.data["status"].clone()).ok();
+    let mut conditions = status.map(|status| status.conditions).unwrap_or_default();
+    let message = format!(
+        "no operator serves this pool: {cause}. Install one to serve it again. If the pool is deleted and does not go, \
+         remove its finalizer: {}",
+        removal(&pool.name_any(), &pool.namespace().unwrap_or_default())
+    );
+    for (type_, truth) in [(READY, Truth::Unknown), (STALLED, Truth::True)] {
+        let generation = pool.metadata.generation;
+        conditions::set(&mut conditions, type_, truth, reasons::NO_OPERATOR, &message, generation, now);
+    }
+    json!({
+        "metadata": { "resourceVersion": pool.resource_version() },
+        "status": { "conditions": conditions },
+    })
+}
+
+/// The command that removes a pool's finalizers by hand; docs/operating.md has it, too.
+pub(crate) fn removal(name: &str, namespace: &str) -> String {
+    format!(r#"kubectl patch workerpool {name} -n {namespace} --type=merge -p '{{"metadata":{{"finalizers":null}}}}'"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_pool_says_so_and_how_to_delete_it() {
+        let kind = ApiResource::erase::<WorkerPool>(&());
+        let ready = json!({ "type": "Ready", "status": "True", "reason": "AsWished", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" });
+        let mut pool =
+            DynamicObject::new("headless", &kind).within("team-a").data(json!({ "status": { "conditions": [ready] } }));
+        pool.metadata.resource_version = Some("7".into());
+        let patch = abandoned(&pool, "it was uninstalled", Timestamp::from_second(1_800_000_000).unwrap());
+        assert_eq!(patch["metadata"], json!({ "resourceVersion": "7" }));
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        let of = |type_: &str| conditions.iter().find(|condition| condition["type"] == type_).unwrap();
+        assert_eq!(conditions.len(), 2);
+        assert_eq!((&of("Ready")["status"], &of("Stalled")["status"]), (&json!("Unknown"), &json!("True")));
+        let message = of("Stalled")["message"].as_str().unwrap();
+        assert!(message.contains("kubectl patch workerpool headless -n team-a --type=merge"), "{message}");
+    }
+}
