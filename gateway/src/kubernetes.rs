@@ -16,7 +16,7 @@ use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use camofleet_crds::{
     v1alpha1::{BrowserSession, WorkerPool},
-    watch::Pauses,
+    watch::{self as caches, Pauses, Trimmed},
 };
 use futures::{Stream, StreamExt};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -119,12 +119,12 @@ where
         Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     // Guarded: one object that this version cannot read must not keep the others from being seen.
-    let mut events = pin!(events(Api::<DeserializeGuard<C::Object>>::all(client), watcher::Config::default()));
+    let mut events = pin!(events(Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client), caches::config()));
     while let Some(event) = events.next().await {
         match event {
             Event::Init => cache.begin_list(),
             Event::InitDone => cache.end_list().into_iter().for_each(&changed),
-            Event::InitApply(object) | Event::Apply(object) => {
+            Event::InitApply(Trimmed(object)) | Event::Apply(Trimmed(object)) => {
                 let key = key_of(&object);
                 let is_news = match object.0 {
                     Ok(object) => cache.put(key.clone(), object),
@@ -143,7 +143,7 @@ where
                     changed(key);
                 }
             }
-            Event::Delete(object) => {
+            Event::Delete(Trimmed(object)) => {
                 let key = key_of(&object);
                 cache.remove(&key);
                 changed(key);

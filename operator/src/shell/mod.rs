@@ -5,6 +5,7 @@ mod allowance;
 mod clock;
 mod lease;
 mod metrics;
+mod pruned;
 mod runners;
 mod traces;
 mod watch;
@@ -22,6 +23,7 @@ use kube::{
 use lease::Leadership;
 pub use lease::NAME as LEASE;
 use metrics::Metrics;
+use pruned::PrunedFields;
 use runners::Runners;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{
@@ -75,6 +77,7 @@ struct Shell {
     runners: Runners,
     recorder: Recorder,
     metrics: Metrics,
+    pruned: PrunedFields,
     traces: Traces,
     inputs: UnboundedSender<Input>,
     urgent_writes: Semaphore,
@@ -106,6 +109,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         leadership: Leadership::default(),
         runners: Runners::new(signer, clock.clone()),
         metrics: Metrics::default(),
+        pruned: PrunedFields::default(),
         traces: Traces::new(options.tracer, clock.clone()),
         inputs: inputs.clone(),
         urgent_writes: Semaphore::new(URGENT_WRITES),
@@ -188,6 +192,7 @@ impl Shell {
             Effect::Observe(observation) => {
                 self.metrics.observe(&observation);
                 self.traces.observe(&observation);
+                self.pruned.observe(&observation);
             }
             Effect::Forget { pool } => self.metrics.forget(&pool),
             Effect::Bind { session, pod, address, request, starts } => {

@@ -6,7 +6,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     v1alpha1::{BrowserSession, WorkerPool},
-    watch::Pauses,
+    watch::{self as caches, Pauses, Trimmed},
 };
 use camofleet_runner_api::keystore::{self, PUBLIC_KEYS};
 use futures::StreamExt;
@@ -52,8 +52,8 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
     ]
     .map(|(kind, client)| listening(client.clone(), pulses.of(kind)));
     let mut tasks = JoinSet::new();
-    let all = watcher::Config::default();
-    let of_runners = watcher::Config::default().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
+    let all = caches::config();
+    let of_runners = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
     let of_keys = watcher::Config::default().fields(&format!("metadata.name={PUBLIC_KEYS}"));
     tasks.spawn(follow(
         Api::all(sessions),
@@ -155,7 +155,7 @@ pub(super) fn is_warm(read: usize) -> bool {
 }
 
 async fn follow<K, T>(
-    api: Api<DeserializeGuard<K>>,
+    api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
     read: watch::Sender<usize>,
     understand: impl Fn(K) -> Option<T>,
@@ -209,7 +209,7 @@ impl<T> Default for Known<T> {
 impl<T: Clone> Known<T> {
     fn take_in<K>(
         &mut self,
-        event: watcher::Event<DeserializeGuard<K>>,
+        event: watcher::Event<Trimmed<DeserializeGuard<K>>>,
         understand: impl Fn(K) -> Option<T>,
     ) -> Option<Change<T>>
     where
@@ -221,7 +221,7 @@ impl<T: Clone> Known<T> {
                 self.listed.clear();
                 None
             }
-            watcher::Event::InitApply(object) => {
+            watcher::Event::InitApply(Trimmed(object)) => {
                 let uid = uid_of(&object);
                 let (_, shown) = self.shown(object, understand);
                 self.listed.insert(uid, shown);
@@ -231,13 +231,13 @@ impl<T: Clone> Known<T> {
                 self.objects = std::mem::take(&mut self.listed);
                 Some(Change::All(self.objects.values().filter_map(|shown| shown.understood.clone()).collect()))
             }
-            watcher::Event::Apply(object) => {
+            watcher::Event::Apply(Trimmed(object)) => {
                 let uid = uid_of(&object);
                 let (news, shown) = self.shown(object, understand);
                 self.objects.insert(uid, shown);
                 news.map(Change::Applied)
             }
-            watcher::Event::Delete(object) => {
+            watcher::Event::Delete(Trimmed(object)) => {
                 let former = self.objects.remove(&uid_of(&object)).and_then(|shown| shown.understood);
                 object.0.ok().and_then(understand).or(former).map(Change::Gone)
             }
@@ -251,9 +251,7 @@ impl<T: Clone> Known<T> {
         K::DynamicType: Default,
     {
         match object.0 {
-            Ok(mut object) => {
-                // Half of an object's metadata, and nobody here reads it.
-                object.meta_mut().managed_fields = None;
+            Ok(object) => {
                 let understood = understand(object);
                 (understood.clone(), Shown { understood, reported: false })
             }
@@ -401,7 +399,7 @@ mod tests {
         assert_eq!([whole_cpus("2"), whole_cpus("1930m"), whole_cpus("500m"), whole_cpus("much")], [2, 1, 0, 0]);
     }
 
-    fn pool(uid: &str, engine: &str) -> DeserializeGuard<WorkerPool> {
+    fn pool(uid: &str, engine: &str) -> Trimmed<DeserializeGuard<WorkerPool>> {
         let pool = json!({
             "apiVersion": "camofleet.dev/v1alpha1", "kind": "WorkerPool",
             "metadata": { "namespace": "ns", "name": uid, "uid": uid }, "spec": { "engine": engine },
@@ -412,7 +410,7 @@ mod tests {
     /// What the core is told, as a word and the names of the pools.
     fn told(
         known: &mut Known<String>,
-        event: Event<DeserializeGuard<WorkerPool>>,
+        event: Event<Trimmed<DeserializeGuard<WorkerPool>>>,
     ) -> Option<(&'static str, Vec<String>)> {
         let change = known.take_in(event, |pool| Some(pool.name_any()))?;
         Some(match change {
@@ -425,7 +423,7 @@ mod tests {
         })
     }
 
-    fn list(known: &mut Known<String>, pools: Vec<DeserializeGuard<WorkerPool>>) -> Vec<String> {
+    fn list(known: &mut Known<String>, pools: Vec<Trimmed<DeserializeGuard<WorkerPool>>>) -> Vec<String> {
         told(known, Event::Init);
         for pool in pools {
             assert_eq!(told(known, Event::InitApply(pool)), None);
