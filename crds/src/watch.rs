@@ -182,7 +182,9 @@ mod tests {
         assert_eq!(serde_json::to_value(&session.metadata).unwrap(), expected);
         let Trimmed(pool) = serde_json::from_value::<Trimmed<WorkerPool>>(object("WorkerPool", &json!({}))).unwrap();
         assert_eq!(pool.metadata.finalizers.unwrap(), ["example.com/hold"], "it is written as a whole");
-        let Trimmed(namespace) = serde_json::from_value::<Trimmed<Namespace>>(object("Namespace", &json!({}))).unwrap();
+        let mut namespace = object("Namespace", &json!({}));
+        namespace["apiVersion"] = json!("v1");
+        let Trimmed(namespace) = serde_json::from_value::<Trimmed<Namespace>>(namespace).unwrap();
         assert_eq!(namespace.metadata.labels.map(|labels| labels.len()), Some(20_001), "selectors match them");
         assert_eq!(namespace.metadata.finalizers, None);
     }

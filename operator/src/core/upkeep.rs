@@ -184,6 +184,9 @@ impl Core {
     }
 
     pub(super) fn keys_changed(&mut self, keys: String) {
+        if self.keys.as_ref() == Some(&keys) {
+            return;
+        }
         self.keys = Some(keys);
         self.dirty.extend(self.runners.keys().cloned().map(Subject::Runner));
     }

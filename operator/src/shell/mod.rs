@@ -31,6 +31,7 @@ use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use traces::Traces;
 
@@ -98,8 +99,11 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
     let (inputs, received) = mpsc::unbounded_channel();
     let watches = watch::start(&config, &options.namespace, &inputs).context("cannot watch the API server")?;
-    let signer =
+    let (signer, publication) =
         keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
+    // Stops when this function returns.
+    let mut publishing = JoinSet::new();
+    publishing.spawn(publication.keep());
     let clock = Clock::start();
     let reporter =
         Reporter { controller: "camofleet.dev/operator".to_owned(), instance: Some(options.identity.clone()) };

@@ -77,6 +77,20 @@ pub struct Fleet {
     pub observed: Vec<Observation>,
     /// Pools of which nothing was to be measured any more.
     pub forgotten: Vec<Key>,
+    /// The API server drops `status.observedGeneration`, as one with older CRDs does, and a webhook takes annotations of pods and
+    /// finalizers of pools away.
+    pub prunes: bool,
+    /// Writes of statuses of sessions and of pools, of finalizers, and of annotations.
+    pub writes: Writes,
+}
+
+/// Counts of writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    pub sessions: usize,
+    pub pools: usize,
+    pub finalizers: usize,
+    pub annotations: usize,
 }
 
 impl Fleet {
@@ -108,6 +122,8 @@ impl Fleet {
             watch_is_faster: false,
             observed: Vec::new(),
             forgotten: Vec::new(),
+            prunes: false,
+            writes: Writes::default(),
         };
         fleet.another_leads();
         fleet
@@ -167,6 +183,22 @@ impl Fleet {
         self.version += 1;
         let pool = self.pools.get_mut(&key).unwrap();
         edit(&mut pool.spec);
+        pool.metadata.resource_version = Some(self.version.to_string());
+        let pool = Arc::new(pool.clone());
+        self.step([Input::Pools(Change::Applied(pool))]);
+    }
+
+    /// These public keys are published.
+    pub fn publish_keys(&mut self, keys: &str) {
+        self.step([Input::Keys(keys.into())]);
+    }
+
+    /// Somebody takes the pool's finalizers away.
+    pub fn take_finalizers(&mut self, namespace: &str, name: &str) {
+        let key = Key { namespace: namespace.into(), name: name.into() };
+        self.version += 1;
+        let pool = self.pools.get_mut(&key).unwrap();
+        pool.metadata.finalizers = None;
         pool.metadata.resource_version = Some(self.version.to_string());
         let pool = Arc::new(pool.clone());
         self.step([Input::Pools(Change::Applied(pool))]);
@@ -445,8 +477,12 @@ impl Fleet {
             }
             Effect::PatchSession { session, status, .. } => {
                 self.version += 1;
+                self.writes.sessions += 1;
                 let mut patched = BrowserSession::clone(&session);
                 patched.status = Some(*status);
+                if let Some(status) = patched.status.as_mut().filter(|_| self.prunes) {
+                    status.observed_generation = None;
+                }
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.sessions.insert(patched.metadata.uid.clone().unwrap(), patched.clone());
                 let patched = Arc::new(patched);
@@ -496,11 +532,35 @@ impl Fleet {
             }
             Effect::PatchPool { pool, status } => {
                 self.version += 1;
+                self.writes.pools += 1;
                 let mut patched = WorkerPool::clone(&pool);
                 patched.status = Some(*status);
+                if let Some(status) = patched.status.as_mut().filter(|_| self.prunes) {
+                    status.observed_generation = None;
+                }
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
                 vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+            }
+            Effect::FinalizePool { pool, finalizers } => {
+                self.version += 1;
+                self.writes.finalizers += 1;
+                let mut patched = WorkerPool::clone(&pool);
+                patched.metadata.finalizers = Some(if self.prunes { Vec::new() } else { finalizers });
+                patched.metadata.resource_version = Some(self.version.to_string());
+                self.pools.insert(Key::of(&patched), patched.clone());
+                vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+            }
+            Effect::AnnotatePod { pod, keys, .. } => {
+                self.version += 1;
+                self.writes.annotations += 1;
+                let patched = self.pods.get_mut(&pod).unwrap();
+                patched.version = self.version;
+                if !self.prunes {
+                    patched.keys = keys;
+                }
+                let applied = Input::Pods(Change::Applied(patched.clone()));
+                vec![applied, Input::PodAnnotated { pod, answer: Ok(()) }]
             }
             Effect::Observe(observation) => {
                 self.observed.push(observation);

@@ -4,6 +4,7 @@
 mod fleet;
 mod measured;
 mod pods;
+mod pruned;
 mod rollout;
 mod scaling;
 mod sharing;
