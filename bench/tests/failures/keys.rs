@@ -3,6 +3,7 @@
 use crate::fleet::{FLEET, POOL, assert_whole, claim, leader, on_a_fleet, until};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
+    control_plane::User,
     harness::{Harness, lasting_pool},
     operator::NAMESPACE,
 };
@@ -12,22 +13,29 @@ use camofleet_runner_api::{
 };
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, Pod, Secret},
+    api::{
+        core::v1::{ConfigMap, Pod, Secret},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    },
 };
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const ANNOTATION: &str = "camofleet.dev/public-keys";
+/// The chart with its defaults.
+const CHART: &str = include_str!("../../../charts/install.yaml");
 const ISSUERS: [Issuer; 2] = [Issuer::Operator, Issuer::Gateway];
 
 /// The gateway is its key store, as the gateway's process runs it.
 #[test]
 fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
     on_a_fleet("keys", async |harness| {
+        grant_what_the_chart_grants(harness).await?;
         // A gateway of the previous version: it publishes in the ConfigMap alone.
         let private = new_private_key();
         let key = public_half(&private)?;
@@ -87,8 +95,58 @@ fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
         let _gateway = tokio::spawn(publication.keep());
         published_while_runners_keep(harness, &trusted).await?;
-        assert_whole(harness).await
+        assert_whole(harness).await?;
+        operator_cannot_reach_the_gateways_keys(harness).await
     });
+}
+
+/// The operator has the rights of the chart, and no others.
+async fn grant_what_the_chart_grants(harness: &Harness) -> Result<()> {
+    let (client, params) = (&harness.client, PostParams::default());
+    let everything = Api::<ClusterRoleBinding>::all(client.clone());
+    everything.delete("camofleet-operator", &DeleteParams::default()).await?;
+    let documents = serde_yaml::Deserializer::from_str(CHART).map(Value::deserialize);
+    for document in documents.collect::<Result<Vec<_>, _>>()? {
+        if document["metadata"]["name"] != "camofleet-operator" {
+            continue;
+        }
+        match document["kind"].as_str() {
+            Some("ClusterRole") => {
+                Api::<ClusterRole>::all(client.clone()).create(&params, &serde_json::from_value(document)?).await?;
+            }
+            Some("ClusterRoleBinding") => {
+                everything.create(&params, &serde_json::from_value(document)?).await?;
+            }
+            Some("Role") => {
+                harness.api::<Role>(NAMESPACE).create(&params, &serde_json::from_value(document)?).await?;
+            }
+            Some("RoleBinding") => {
+                harness.api::<RoleBinding>(NAMESPACE).create(&params, &serde_json::from_value(document)?).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn operator_cannot_reach_the_gateways_keys(harness: &Harness) -> Result<()> {
+    let secrets = Api::<Secret>::namespaced(harness.control_plane.client(User::Operator).await?, NAMESPACE);
+    let named = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
+    let public = public_key_secret(Issuer::Gateway);
+    ensure!(secrets.list(&named(&public)).await?.items.len() == 1, "it does not see the gateway's public key");
+    let patch = Patch::Merge(json!({ "data": {} }));
+    let refused = [
+        ("read the private key", secrets.get("camofleet-gateway-key").await.map(drop)),
+        ("list the private key", secrets.list(&named("camofleet-gateway-key")).await.map(drop)),
+        ("list all Secrets", secrets.list(&ListParams::default()).await.map(drop)),
+        ("change the public key", secrets.patch(&public, &PatchParams::default(), &patch).await.map(drop)),
+        ("delete the public key", secrets.delete(&public, &DeleteParams::default()).await.map(drop)),
+    ];
+    for (what, answer) in refused {
+        let is_forbidden = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403);
+        ensure!(is_forbidden, "the operator may {what} of the gateway: {answer:?}");
+    }
+    Ok(())
 }
 
 /// Replicas before and after a change of the key run side by side.
