@@ -15,6 +15,9 @@ use k8s_openapi::{
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+/// Rounds of effects and answers without a pause, from which on there is no end to them.
+const MOST_ROUNDS: usize = 10_000;
+
 pub fn installation() -> Installation {
     Installation {
         runner_image: "image".into(),
@@ -439,7 +442,7 @@ impl Fleet {
     /// Steps, and has done what the core wants done, until it wants no more.
     fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
         let mut inputs: Vec<_> = inputs.into_iter().collect();
-        loop {
+        for _ in 0..MOST_ROUNDS {
             let effects = self.core.step(inputs, self.now());
             let shown = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
             self.most_shown = self.most_shown.max(effects.iter().filter(shown).count());
@@ -449,6 +452,7 @@ impl Fleet {
                 return;
             }
         }
+        panic!("it wants more and more done: {inputs:?}");
     }
 
     fn up(&self) -> usize {
