@@ -4,7 +4,7 @@ use crate::fleet::{FLEET, POOL, assert_whole, claim, leader, on_a_fleet, session
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     harness::{Harness, lasting_pool},
-    operator::{NAMESPACE, Operator},
+    operator::NAMESPACE,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool, WorkerPoolSpec};
 use k8s_openapi::{
@@ -20,6 +20,8 @@ const CRDS: [&str; 2] = ["browsersessions.camofleet.dev", "workerpools.camofleet
 const KINDS: [&str; 2] = ["BrowserSession", "WorkerPool"];
 /// Objects of each kind to which nothing happens.
 const RESTING: usize = 10;
+/// Writes that landed in part after which the pauses are long: about six of each object.
+const REPEATED: f64 = 60.0;
 /// Renewals of the leader's lease, which it makes every 2 s: the operator's own measure of time.
 const RENEWALS: usize = 10;
 const PRUNED: &str = "camofleet_operator_pruned_writes_total";
@@ -40,10 +42,12 @@ fn a_field_that_older_crds_lack_is_not_written_without_end_and_sessions_are_serv
             let empty = WorkerPoolSpec { replicas: Some(0), ..WorkerPoolSpec::default() };
             harness.pool(FLEET, &format!("empty-{index}"), empty).await?;
         }
-        // The first repetitions come fast; of each object there were six by then.
+        // The first repetitions come fast.
         for kind in KINDS {
-            until("the writes were found to land in part", async || Ok(pruned(&operator, kind).await? >= 6 * RESTING))
-                .await?;
+            until("the writes were found to land in part", async || {
+                Ok(operator.metrics().await?.sum(PRUNED, &[("kind", kind)]) >= REPEATED)
+            })
+            .await?;
         }
         let (status, words) = operator.readiness().await?;
         ensure!(status == 503, "it is ready: {status} {words}");
@@ -80,11 +84,6 @@ fn a_field_that_older_crds_lack_is_not_written_without_end_and_sessions_are_serv
         }
         assert_whole(harness).await
     });
-}
-
-async fn pruned(operator: &Operator, kind: &str) -> Result<usize> {
-    let count = operator.metrics().await?.sum(PRUNED, &[("kind", kind)]);
-    Ok(format!("{count}").parse()?)
 }
 
 async fn renewals(harness: &Harness) -> Result<()> {
