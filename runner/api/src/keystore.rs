@@ -320,6 +320,7 @@ impl TrustedKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice;
 
     fn key() -> PublicKey {
         Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap().public_key().clone()
@@ -333,12 +334,12 @@ mod tests {
             let published: Vec<_> = published.iter().map(|key| (*key).clone()).collect();
             wanted(&own, &own, &known, &published)
         };
-        assert_eq!(wanted(&[]), [own.clone()], "deleted or emptied");
-        assert_eq!(wanted(&[&foreign]), [own.clone()], "replaced");
+        assert_eq!(wanted(&[]), slice::from_ref(&own), "deleted or emptied");
+        assert_eq!(wanted(&[&foreign]), slice::from_ref(&own), "replaced");
         assert_eq!(wanted(&[&own, &old]), [own.clone(), old.clone()], "as it should be");
         assert_eq!(wanted(&[&old, &foreign]), [own.clone(), old.clone()]);
         assert_eq!(wanted(&[&old, &older, &oldest]), [own.clone(), old.clone(), older.clone()], "three at most");
-        assert_eq!(wanted(&[&own]), [own.clone()], "a key that was removed after a theft stays removed");
+        assert_eq!(wanted(&[&own]), slice::from_ref(&own), "a key that was removed after a theft stays removed");
     }
 
     #[test]
@@ -369,9 +370,9 @@ mod tests {
         assert_eq!(of(&trusted), [planted.clone(), of_secret.clone()]);
         let secret = Secret::holding("s", Issuer::Gateway, of_secret.as_str());
         trusted.secret_holds(Issuer::Gateway, keys_of_secret(&secret, Issuer::Gateway));
-        assert_eq!(of(&trusted), [of_secret.clone()]);
+        assert_eq!(of(&trusted), slice::from_ref(&of_secret));
         trusted.config_map_holds(config_map(&[&planted]));
-        assert_eq!(of(&trusted), [of_secret.clone()], "a line of the ConfigMap is not believed any more");
+        assert_eq!(of(&trusted), slice::from_ref(&of_secret), "a line of the ConfigMap is not believed any more");
         for emptied in [Secret::default(), Secret::holding("s", Issuer::Gateway, "no key\n")] {
             trusted.secret_holds(Issuer::Gateway, keys_of_secret(&emptied, Issuer::Gateway));
         }
