@@ -113,6 +113,16 @@ impl Operator {
         Ok(Metrics(answer.text().await?))
     }
 
+    /// What its readiness probe answers: the HTTP status and the words.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn readiness(&self) -> Result<(u16, String)> {
+        let answer = self.client.get(format!("http://{}/readyz", self.admin)).send().await;
+        let answer = answer.with_context(|| format!("operator {} does not say whether it is ready", self.identity))?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
     /// The memory and CPU time that it has used.
     ///
     /// # Errors

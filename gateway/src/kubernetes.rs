@@ -16,7 +16,7 @@ use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use camofleet_crds::{
     v1alpha1::{BrowserSession, WorkerPool},
-    watch::Pauses,
+    watch::{self as caches, Pauses, Trimmed},
 };
 use futures::{Stream, StreamExt};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -119,12 +119,12 @@ where
         Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     // Guarded: one object that this version cannot read must not keep the others from being seen.
-    let mut events = pin!(events(Api::<DeserializeGuard<C::Object>>::all(client), watcher::Config::default()));
+    let mut events = pin!(events(Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client), caches::config()));
     while let Some(event) = events.next().await {
         match event {
             Event::Init => cache.begin_list(),
             Event::InitDone => cache.end_list().into_iter().for_each(&changed),
-            Event::InitApply(object) | Event::Apply(object) => {
+            Event::InitApply(Trimmed(object)) | Event::Apply(Trimmed(object)) => {
                 let key = key_of(&object);
                 let is_news = match object.0 {
                     Ok(object) => cache.put(key.clone(), object),
@@ -143,7 +143,7 @@ where
                     changed(key);
                 }
             }
-            Event::Delete(object) => {
+            Event::Delete(Trimmed(object)) => {
                 let key = key_of(&object);
                 cache.remove(&key);
                 changed(key);
@@ -283,6 +283,72 @@ fn key_of(object: &impl ResourceExt) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::{convert::Infallible, future};
+
+    /// An API server with one object, which has a great deal of metadata.
+    fn api_server(kind: &'static str) -> Client {
+        let labels: BTreeMap<String, String> =
+            (0..20_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect();
+        let object = json!({
+            "apiVersion": "camofleet.dev/v1alpha1", "kind": kind, "spec": {},
+            "metadata": {
+                "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7", "labels": labels,
+                "annotations": { "note": "x".repeat(256 * 1024), "camofleet.dev/labels": "{}" },
+                "managedFields": [{ "manager": "m".repeat(100_000), "operation": "Update" }],
+            },
+        });
+        let list = json!({
+            "apiVersion": "camofleet.dev/v1alpha1", "kind": format!("{kind}List"),
+            "metadata": { "resourceVersion": "7" }, "items": [object],
+        });
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let list = list.to_string();
+            async move {
+                if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                    future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(Response::new(Body::from(list.into_bytes())))
+            }
+        });
+        Client::new(server, "ns")
+    }
+
+    async fn read<C: Cache>(cache: &C, kind: &'static str, is_read: impl Fn() -> bool)
+    where
+        C::Object: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
+        let reading = async {
+            while !is_read() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = follow(api_server(kind), cache, |_| {}) => unreachable!("it follows for ever"),
+            () = reading => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn caches_hold_an_object_without_the_metadata_that_is_not_read() {
+        let (sessions, pools, key) = (Sessions::default(), Pools::default(), Key::new("ns", "a").unwrap());
+        read(&sessions, "BrowserSession", || sessions.is_read()).await;
+        read(&pools, "WorkerPool", || pools.is_read()).await;
+        let session = serde_json::to_value(&sessions.get(&key).unwrap().0.object.metadata).unwrap();
+        let pool = serde_json::to_value(&pools.get(&key).unwrap().metadata).unwrap();
+        let expected = json!({
+            "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7",
+            "annotations": { "camofleet.dev/labels": "{}" },
+        });
+        assert_eq!([session, pool], [expected.clone(), expected] as [Value; 2]);
+    }
 
     #[test]
     fn tokens_are_random_and_fit_for_a_url() {

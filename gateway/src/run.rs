@@ -2,7 +2,10 @@
 
 use crate::{Gateway, admin, config::Config, kubernetes, serve};
 use anyhow::Context;
-use camofleet_runner_api::{keystore, token::Issuer};
+use camofleet_runner_api::{
+    keystore::{self, Publication},
+    token::Issuer,
+};
 use clap::Parser;
 use std::{
     io::{self, IsTerminal},
@@ -70,7 +73,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut told_to_go = pin!(told_to_go()?);
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
-    let (gateway, watching) = tokio::select! {
+    let (gateway, watching, publication) = tokio::select! {
         connected = connect(config.namespace.clone(), config.ui) => connected?,
         () = &mut told_to_go => return Ok(()),
     };
@@ -92,6 +95,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let gateway = Arc::clone(&gateway);
         async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.tokens).await }
     });
+    parts.spawn(publication.keep());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
     tokio::select! {
@@ -106,12 +110,13 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// The gateway, and a client of its own for the watches.
-async fn connect(namespace: String, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client)> {
+/// The gateway, a client of its own for the watches, and the publication of its public key.
+async fn connect(namespace: String, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client, Publication)> {
     let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
     let client = kube::Client::try_from(config.clone())?;
-    let signer = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
-    Ok((Arc::new(Gateway::new(client, namespace, signer, ui)), kube::Client::try_from(config)?))
+    let (signer, publication) = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
+    let watching = kube::Client::try_from(config)?;
+    Ok((Arc::new(Gateway::new(client, namespace, signer, ui)), watching, publication))
 }
 
 /// Ends in order: not ready any more; after a moment nothing is accepted and every client is told to connect again; when all

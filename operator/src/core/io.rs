@@ -353,7 +353,7 @@ pub enum Effect {
     },
 }
 
-/// What happened to a session, for those who count and measure.
+/// What happened to a session, or to a write, for those who count and measure.
 #[derive(Clone, Debug)]
 pub enum Observation {
     /// A slot was chosen for it.
@@ -391,6 +391,15 @@ pub enum Observation {
         reason: String,
         /// From its first sight until now, as above, where it never was Ready.
         started: Option<Interval>,
+    },
+    /// A write was accepted, and some fields are not as they were sent: the CRDs are of an older version, or a webhook changes them.
+    Pruned {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Which object.
+        object: Key,
+        /// Paths of the fields, such as `status.observedGeneration`. At least one.
+        fields: Vec<String>,
     },
 }
 

@@ -9,6 +9,7 @@ use super::{
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
+    status_write::{StatusWrite, observe_pruned},
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
@@ -46,9 +47,7 @@ impl Core {
         if version(object.as_ref()) < version(session.object.as_ref()) {
             return;
         }
-        if session.write == Pending::Refused {
-            session.write = Pending::Idle;
-        }
+        session.write.object_changed();
         self.replace_object(&uid, object);
         self.yield_to_what_is_published(&uid);
         self.dirty.insert(Subject::Session(uid));
@@ -73,8 +72,8 @@ impl Core {
         let stage = Session::published_stage(&object, self.now);
         let admitted = object.status.is_some();
         self.orphans.remove(&uid);
-        let session =
-            Session { object, stage: Stage::Waiting, created, seen, write: Pending::Idle, telling: false, admitted };
+        let write = StatusWrite::default();
+        let session = Session { object, stage: Stage::Waiting, created, seen, write, telling: false, admitted };
         self.sessions.insert(uid.clone(), session);
         self.set_stage(&uid, stage);
         // Its runner may have told of it before this object came.
@@ -473,7 +472,7 @@ impl Core {
     /// Writes its status, if that is not what it should be.
     fn publish(&mut self, uid: &Uid, wait: Option<&Wait>) {
         let session = &self.sessions[uid];
-        if !session.write.may_start(self.now.mono) {
+        if session.write.rests(self.now.mono) {
             return;
         }
         let place = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Place {
@@ -487,7 +486,8 @@ impl Core {
             spec: self.pool_of(runner).map(|pool| pool.object.as_ref()),
         });
         let wished = status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.now);
-        let Some(wished) = wished.filter(|wished| session.object.status.as_ref() != Some(wished)) else { return };
+        let stored = session.object.status.as_ref();
+        let Some(wished) = wished.filter(|wished| session.write.is_due(stored, wished, self.now.mono)) else { return };
         let (urgent, telling) = (wished.state != SessionState::Queued, wished.runner.is_some());
         if !urgent {
             // More would only wait in a line, and those of them that get a slot meanwhile with them.
@@ -497,10 +497,12 @@ impl Core {
             }
             self.showing.insert(uid.clone());
         }
-        self.effects.push(Effect::PatchSession { session: session.object.clone(), status: Box::new(wished), urgent });
+        let object = session.object.clone();
         if let Some(session) = self.sessions.get_mut(uid) {
-            (session.write, session.telling) = (session.write.started(), telling);
+            session.write.begin(wished.clone());
+            session.telling = telling;
         }
+        self.effects.push(Effect::PatchSession { session: object, status: Box::new(wished), urgent });
     }
 
     pub(super) fn session_patched(
@@ -517,7 +519,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {
-                (session.write, session.telling) = (Pending::Idle, false);
+                session.telling = false;
+                let fields = session.write.landed(object.status.as_ref(), uid, self.now.mono);
+                self.effects.extend(observe_pruned("BrowserSession", session.key(), fields));
                 // The watch may have been faster, with this change or with a later one.
                 if version(object.as_ref()) >= version(session.object.as_ref()) {
                     self.replace_object(uid, object.clone());
@@ -536,8 +540,9 @@ impl Core {
                 let key = session.key();
                 self.effects.push(Effect::ReadSession { key, session: uid.clone() });
             }
-            Err(WriteFailure::Refused(_)) => session.write = Pending::Refused,
-            Err(WriteFailure::Transient(_)) => session.write = session.write.failed(uid, self.now.mono),
+            Err(failure @ (WriteFailure::Refused(_) | WriteFailure::Transient(_))) => {
+                session.write.failed(&failure, uid, self.now.mono);
+            }
         }
         self.dirty.insert(Subject::Session(uid.clone()));
     }
@@ -556,13 +561,13 @@ impl Core {
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(Some(object)) => {
-                (session.write, session.telling) = (Pending::Idle, false);
+                (session.write, session.telling) = (StatusWrite::default(), false);
                 self.session_applied(object);
             }
             Ok(None) => return self.session_gone(uid),
             // The write that met a conflict is tried again, and meets the same one if nothing was learnt meanwhile.
             Err(ReadFailure::Refused | ReadFailure::Transient) => {
-                session.write = session.write.failed(uid, self.now.mono);
+                session.write.failed(&WriteFailure::Conflict, uid, self.now.mono);
             }
         }
         self.dirty.insert(Subject::Session(uid.clone()));

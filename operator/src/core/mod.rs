@@ -25,6 +25,7 @@ mod scaling;
 mod scheduling;
 mod sessions;
 mod status;
+mod status_write;
 mod time;
 mod timers;
 mod upkeep;

@@ -6,9 +6,10 @@ use super::{
     pods::{Installation, Shape},
     scaling::Scale,
     sessions::Pending,
+    status_write::StatusWrite,
     time::Mono,
 };
-use camofleet_crds::v1alpha1::{Disruption, EngineName, WorkerPool};
+use camofleet_crds::v1alpha1::{Disruption, EngineName, WorkerPool, WorkerPoolStatus};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -33,7 +34,12 @@ pub(super) struct Pool {
     pub(super) last: HashMap<u32, Uid>,
     /// How often in a row pods of the two shapes failed, by revision.
     failures: HashMap<String, Failures>,
-    pub(super) write: Pending,
+    /// The write of its status.
+    pub(super) write: StatusWrite<WorkerPoolStatus>,
+    /// The write of its finalizers.
+    pub(super) finalization: Pending,
+    /// Which of the two is under way: one at a time, because each names the version of the object.
+    pub(super) patch: Option<Patch>,
     /// When its status was written last.
     pub(super) written: Option<Mono>,
     /// When its disruption budget was last as it should be.
@@ -56,6 +62,14 @@ pub(super) struct Pool {
     pub(super) lacking: Option<Mono>,
     /// It lacks runners that it may not launch before others have launched theirs.
     pub(super) awaits_turn: bool,
+}
+
+/// A write of a pool that is under way.
+#[derive(Debug)]
+pub(super) enum Patch {
+    Status,
+    /// The finalizers that were sent.
+    Finalizers(Vec<String>),
 }
 
 /// A pod that was asked for.
@@ -90,7 +104,9 @@ impl Pool {
             creating: BTreeMap::new(),
             last: HashMap::new(),
             failures: HashMap::new(),
-            write: Pending::Idle,
+            write: StatusWrite::default(),
+            finalization: Pending::Idle,
+            patch: None,
             written: None,
             protected: None,
             protection: Pending::Idle,
@@ -109,7 +125,7 @@ impl Pool {
         self.creating.clear();
         self.failures.clear();
         self.serving = Shape::published(&self.object);
-        self.write = Pending::Idle;
+        (self.write, self.finalization, self.patch) = (StatusWrite::default(), Pending::Idle, None);
         self.protected = None;
         self.protection = Pending::Idle;
         self.unprotected = None;

@@ -8,11 +8,12 @@ use super::{
     launches::{Place, PoolLaunches},
     pods,
     pods::{Fate, Shape},
-    pools::{Creating, FINALIZER, Pool, Trouble},
+    pools::{Creating, FINALIZER, Patch, Pool, Trouble},
     runners::Runner,
     scaling::Need,
     sessions::Pending,
     status,
+    status_write::observe_pruned,
 };
 use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
 use std::{
@@ -54,8 +55,9 @@ impl Core {
                     }
                     pool.wish(Shape::wished(&object, &self.installation));
                 }
-                if pool.write == Pending::Refused {
-                    pool.write = Pending::Idle;
+                pool.write.object_changed();
+                if pool.finalization == Pending::Refused {
+                    pool.finalization = Pending::Idle;
                 }
                 pool.object = object;
                 // Its status is written every second while sessions come and go, and matters to nobody who waits.
@@ -165,7 +167,7 @@ impl Core {
         let now = self.now.mono;
         let Some(pool) = self.pools.get_mut(key) else { return };
         let finalizers = pool.object.metadata.finalizers.clone().unwrap_or_default();
-        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) && pool.write.may_start(now) {
+        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) && may_finalize(pool, now) {
             let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
             finalize(&mut self.effects, pool, finalizers);
         }
@@ -213,7 +215,7 @@ impl Core {
         let finalizers = pool.object.metadata.finalizers.clone().unwrap_or_default();
         if (empty || overdue)
             && finalizers.iter().any(|finalizer| finalizer == FINALIZER)
-            && pool.write.may_start(now.mono)
+            && may_finalize(pool, now.mono)
         {
             let finalizers = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
             finalize(&mut self.effects, pool, finalizers);
@@ -394,35 +396,54 @@ impl Core {
         let now = self.now;
         let Some(pool) = self.pools.get(key) else { return };
         let due = pool.written.is_none_or(|at| at.after(STATUS_PAUSE) <= now.mono);
-        if !due || !pool.write.may_start(now.mono) {
+        if !due || pool.patch.is_some() || pool.write.rests(now.mono) {
             return;
         }
         let runners: Vec<&Runner> = self.runners_of(pool).filter(|runner| runner.counts(now)).collect();
         let wished = status::of_pool(pool, &runners, self.queued_for(key), &self.installation, now);
-        if pool.object.status.as_ref() == Some(&wished) {
+        if !pool.write.is_due(pool.object.status.as_ref(), &wished, now.mono) {
             return;
         }
-        self.effects.push(Effect::PatchPool { pool: pool.object.clone(), status: Box::new(wished) });
+        let object = pool.object.clone();
         if let Some(pool) = self.pools.get_mut(key) {
-            pool.write = pool.write.started();
-            pool.written = Some(now.mono);
+            pool.write.begin(wished.clone());
+            (pool.patch, pool.written) = (Some(Patch::Status), Some(now.mono));
         }
+        self.effects.push(Effect::PatchPool { pool: object, status: Box::new(wished) });
     }
 
     pub(super) fn pool_patched(&mut self, key: &Key, answer: Result<Option<Arc<WorkerPool>>, WriteFailure>) {
         let now = self.now.mono;
         let Some(pool) = self.pools.get_mut(key) else { return };
-        match answer {
-            Ok(object) => {
-                pool.write = Pending::Idle;
-                if let Some(object) = object.filter(|object| object.metadata.uid == pool.object.metadata.uid) {
-                    self.pool_applied(object);
-                }
+        let object = match &answer {
+            Ok(object) => object.clone().filter(|object| object.metadata.uid == pool.object.metadata.uid),
+            Err(_) => None,
+        };
+        let mut fields = Vec::new();
+        match (pool.patch.take(), answer) {
+            (Some(Patch::Status), Ok(_)) => {
+                let stored = object.as_ref().unwrap_or(&pool.object).status.as_ref();
+                fields = pool.write.landed(stored, &key.name, now);
+            }
+            (Some(Patch::Finalizers(sent)), Ok(_)) => {
+                let stored = object.as_ref().unwrap_or(&pool.object).metadata.finalizers.as_deref();
+                pool.finalization = if stored.unwrap_or_default() == sent {
+                    Pending::Idle
+                } else {
+                    fields.push("metadata.finalizers".to_owned());
+                    pool.finalization.failed(&key.name, now)
+                };
             }
             // The watch brings what it conflicts with.
-            Err(WriteFailure::Conflict | WriteFailure::Transient(_)) => pool.write = pool.write.failed(&key.name, now),
-            Err(WriteFailure::Gone) => pool.write = Pending::Idle,
-            Err(WriteFailure::Refused(_)) => pool.write = Pending::Refused,
+            (Some(Patch::Status), Err(failure)) => pool.write.failed(&failure, &key.name, now),
+            (Some(Patch::Finalizers(_)), Err(WriteFailure::Refused(_))) => pool.finalization = Pending::Refused,
+            (Some(Patch::Finalizers(_)), Err(_)) => pool.finalization = pool.finalization.failed(&key.name, now),
+            // Of a write of an earlier term.
+            (None, _) => {}
+        }
+        self.effects.extend(observe_pruned("WorkerPool", key.clone(), fields));
+        if let Some(object) = object {
+            self.pool_applied(object);
         }
         self.dirty.insert(Subject::Pool(key.clone()));
     }
@@ -430,7 +451,7 @@ impl Core {
     fn alarm_of_pool(&self, key: &Key) -> Option<super::Mono> {
         let pool = self.pools.get(key)?;
         let now = self.now;
-        let mut alarms = vec![pool.write.wakes(), pool.protection.wakes()];
+        let mut alarms = vec![pool.write.wakes(), pool.finalization.wakes(), pool.protection.wakes()];
         alarms.push(pool.protected.map(|at| at.after(PROTECT_AGAIN)));
         alarms.push(pool.written.map(|at| at.after(STATUS_PAUSE)));
         alarms.extend(pool.pauses().map(Some));
@@ -452,8 +473,13 @@ impl Core {
     }
 }
 
+fn may_finalize(pool: &Pool, now: super::Mono) -> bool {
+    pool.patch.is_none() && pool.finalization.may_start(now)
+}
+
 fn finalize(effects: &mut Vec<Effect>, pool: &mut Pool, finalizers: Vec<String>) {
-    pool.write = pool.write.started();
+    pool.finalization = pool.finalization.started();
+    pool.patch = Some(Patch::Finalizers(finalizers.clone()));
     effects.push(Effect::FinalizePool { pool: pool.object.clone(), finalizers });
 }
 

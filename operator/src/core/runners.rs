@@ -8,7 +8,7 @@ use super::{
     time::{Mono, Now},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Hot, SessionPhase};
+use camofleet_runner_api::{Hot, SessionPhase, token::PublicKeys};
 use std::{collections::BTreeSet, time::Duration};
 
 /// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
@@ -113,6 +113,20 @@ impl Runner {
             self.lookups_paid = paid;
         }
         granted
+    }
+
+    /// The annotation with the public keys, when it has to be written. An issuer of which no key is published keeps those that the
+    /// runner has: without any, the runner would refuse all of that issuer's calls.
+    pub(super) fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
+        let published = published.filter(|published| *published != self.pod.keys)?;
+        let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
+        let wanted = match (parse(published), parse(&self.pod.keys)) {
+            (Ok(published), Ok(had)) => {
+                serde_json::to_string(&published.or_those_of(had)).expect("a map of strings serializes")
+            }
+            _ => published.to_owned(),
+        };
+        (wanted != self.pod.keys).then_some(wanted)
     }
 
     /// Whether it is on its way out.

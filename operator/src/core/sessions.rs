@@ -13,11 +13,12 @@
 use super::{
     io::{Key, Uid},
     report::{Listed, Report},
+    status_write::StatusWrite,
     time::{Interval, Mono, Now},
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    v1alpha1::{BrowserSession, Display, EngineName, SessionState, WorkerPool},
+    v1alpha1::{BrowserSession, BrowserSessionStatus, Display, EngineName, SessionState, WorkerPool},
 };
 use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, SessionPhase, Tier};
 use std::{sync::Arc, time::Duration};
@@ -34,7 +35,7 @@ pub(super) struct Session {
     pub(super) created: Mono,
     /// When this process first saw it, if it was untouched then: the start of what is measured.
     pub(super) seen: Option<Now>,
-    pub(super) write: Pending,
+    pub(super) write: StatusWrite<BrowserSessionStatus>,
     /// A write that names its runner is under way, or may have been done though it failed.
     pub(super) telling: bool,
     /// It may wait: it was not too many when it came.

@@ -52,7 +52,7 @@ pub(super) fn of_session(
     public_url: &str,
     now: Now,
 ) -> Option<BrowserSessionStatus> {
-    let former = session.object.status.clone().unwrap_or_default();
+    let former = session.write.known(session.object.status.as_ref()).cloned().unwrap_or_default();
     match &session.stage {
         Stage::Waiting => wait.map(|wait| queued(former, session, wait, now)),
         Stage::Binding { .. } => None,
@@ -214,7 +214,7 @@ pub(super) fn of_pool(
     now: Now,
 ) -> WorkerPoolStatus {
     let object = &pool.object;
-    let mut status = object.status.clone().unwrap_or_default();
+    let mut status = pool.write.known(object.status.as_ref()).cloned().unwrap_or_default();
     let desired = if pool.is_deleted() { 0 } else { pool.scale.desired };
     let takes = |runner: &&&Runner| runner.is_up() && !runner.goes() && !pool.tests(&runner.pod.revision);
     let serving: Vec<_> = runners.iter().filter(takes).collect();

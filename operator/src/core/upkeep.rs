@@ -2,11 +2,12 @@
 
 use super::{
     Change, Core, Effect, Key, Node, Subject, Uid, WriteFailure,
-    pods::{Fate, RunnerPod},
+    pods::{Fate, KEYS_ANNOTATION, RunnerPod},
     pools::Pool,
     report::Report,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Over, Pending, Session, Stage},
+    status_write::observe_pruned,
     time::Mono,
 };
 use camofleet_crds::conditions::{pool as reasons, session};
@@ -206,6 +207,9 @@ impl Core {
     }
 
     pub(super) fn keys_changed(&mut self, keys: String) {
+        if self.keys.as_ref() == Some(&keys) {
+            return;
+        }
         self.keys = Some(keys);
         self.dirty.extend(self.runners.keys().cloned().map(Subject::Runner));
     }
@@ -290,9 +294,11 @@ impl Core {
     }
 
     fn annotate_runner(&mut self, uid: &Uid) {
-        let Some(keys) = self.keys.clone() else { return };
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if runner.pod.keys != keys && runner.annotation.may_start(self.now.mono) && !runner.goes() {
+        if !runner.annotation.may_start(self.now.mono) || runner.goes() {
+            return;
+        }
+        if let Some(keys) = runner.wanted_keys(self.keys.as_deref()) {
             runner.annotation = runner.annotation.started();
             self.effects.push(Effect::AnnotatePod { key: runner.pod.key.clone(), pod: uid.clone(), keys });
         }
@@ -326,7 +332,14 @@ impl Core {
 
     pub(super) fn pod_annotated(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
+        // The answer's pod has been applied before: one without the keys would be annotated again and again.
+        let reverted = answer.is_ok() && runner.wanted_keys(self.keys.as_deref()).is_some();
+        if reverted {
+            let field = format!("metadata.annotations.{KEYS_ANNOTATION}");
+            self.effects.extend(observe_pruned("Pod", runner.pod.key.clone(), vec![field]));
+        }
         runner.annotation = match answer {
+            Ok(()) if reverted => runner.annotation.failed(uid, self.now.mono),
             Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => Pending::Idle,
             Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => runner.annotation.failed(uid, self.now.mono),
         };

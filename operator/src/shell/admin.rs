@@ -12,7 +12,8 @@ use tokio::{
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves `/healthz` (the process runs), `/readyz` (its caches are warm: it leads, or could at once) and `/metrics`.
+/// Serves `/healthz` (the process runs), `/readyz` (its caches are warm, so that it leads or could at once, and the API server keeps
+/// all fields that it writes) and `/metrics`.
 pub(super) async fn serve(
     listen: SocketAddr,
     shell: Arc<Shell>,
@@ -22,13 +23,18 @@ pub(super) async fn serve(
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for probes and metrics"))?;
     let (warm, pulses) = (watches.warm(), watches.pulses());
+    let pruned = shell.clone();
     let ready = move || {
         let read = *warm.borrow();
+        let trouble = if watch::is_warm(read) {
+            pruned.pruned.trouble()
+        } else {
+            Some(format!("{read} of the watches were read whole so far"))
+        };
         async move {
-            if watch::is_warm(read) {
-                (StatusCode::OK, "ok".to_owned())
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("{read} of the watches were read whole so far"))
+            match trouble {
+                None => (StatusCode::OK, "ok".to_owned()),
+                Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
             }
         }
     };

@@ -30,6 +30,7 @@ pub(super) struct Metrics {
     starts: Family<StartLabel, Counter>,
     ends: Family<EndLabel, Counter>,
     writes: Family<WriteLabel, Counter>,
+    pruned: Family<KindLabel, Counter>,
     calls: Histograms<CallLabel>,
 }
 
@@ -81,8 +82,9 @@ struct SlotLabel {
     state: &'static str,
 }
 
+/// A kind of Kubernetes objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WatchLabel {
+struct KindLabel {
     kind: &'static str,
 }
 
@@ -137,7 +139,8 @@ impl Default for Metrics {
             Family::new_with_constructor(coarse),
             Family::new_with_constructor(fine),
         );
-        let (starts, ends, writes) = (Family::default(), Family::default(), Family::default());
+        let (starts, ends) = (Family::default(), Family::default());
+        let (writes, pruned) = (Family::default(), Family::default());
         registry.register_with_unit(
             "session_phase",
             "Phases of a session's way to Ready",
@@ -154,7 +157,12 @@ impl Default for Metrics {
         registry.register("session_starts", "Sessions that became Ready, by pool and tier", Family::clone(&starts));
         registry.register("session_ends", "Sessions that are over, by reason", Family::clone(&ends));
         registry.register("writes", "Writes to the API server by kind and outcome", Family::clone(&writes));
-        Self { registry, phases, waits, starts, ends, writes, calls }
+        registry.register(
+            "pruned_writes",
+            "Writes of which the API server did not keep all fields, by kind",
+            Family::clone(&pruned),
+        );
+        Self { registry, phases, waits, starts, ends, writes, pruned, calls }
     }
 }
 
@@ -182,6 +190,9 @@ impl Metrics {
             }
             Observation::Ended { reason, .. } => {
                 self.ends.get_or_create(&EndLabel { reason: reason.clone() }).inc();
+            }
+            Observation::Pruned { kind, .. } => {
+                self.pruned.get_or_create(&KindLabel { kind }).inc();
             }
         }
     }
@@ -224,9 +235,9 @@ fn standing(load: Option<&Load>, pulses: &Pulses) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let leads = i64::from(load.is_some());
     registry.register("leader", "1 while this process leads", ConstGauge::new(leads));
-    let silences = Family::<WatchLabel, Seconds>::default();
+    let silences = Family::<KindLabel, Seconds>::default();
     for (kind, silence) in pulses.silences() {
-        silences.get_or_create(&WatchLabel { kind }).set(silence.as_secs_f64());
+        silences.get_or_create(&KindLabel { kind }).set(silence.as_secs_f64());
     }
     registry.register_with_unit(
         "watch_silence",

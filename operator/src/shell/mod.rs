@@ -5,6 +5,7 @@ mod allowance;
 mod clock;
 mod lease;
 mod metrics;
+mod pruned;
 mod runners;
 mod traces;
 mod watch;
@@ -25,6 +26,7 @@ use kube::{
 use lease::Leadership;
 pub use lease::NAME as LEASE;
 use metrics::Metrics;
+use pruned::PrunedFields;
 use runners::Runners;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{
@@ -32,6 +34,7 @@ use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
     oneshot,
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use traces::Traces;
 
@@ -80,6 +83,7 @@ struct Shell {
     runners: Runners,
     recorder: Recorder,
     metrics: Metrics,
+    pruned: PrunedFields,
     traces: Traces,
     inputs: UnboundedSender<Input>,
     reads: Semaphore,
@@ -120,8 +124,11 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let (inputs, received) = mpsc::unbounded_channel();
     let watches = watch::start(&config, &options.namespace, &inputs).context("cannot watch the API server")?;
-    let signer =
+    let (signer, publication) =
         keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
+    // Stops when this function returns.
+    let mut publishing = JoinSet::new();
+    publishing.spawn(publication.keep());
     let clock = Clock::start();
     let reporter =
         Reporter { controller: "camofleet.dev/operator".to_owned(), instance: Some(options.identity.clone()) };
@@ -131,6 +138,7 @@ async fn serve(
         leadership: Leadership::default(),
         runners: Runners::new(signer, clock.clone()),
         metrics: Metrics::default(),
+        pruned: PrunedFields::default(),
         traces: Traces::new(options.tracer, clock.clone()),
         inputs: inputs.clone(),
         reads: Semaphore::new(READS),
@@ -218,6 +226,7 @@ impl Shell {
             Effect::Observe(observation) => {
                 self.metrics.observe(&observation);
                 self.traces.observe(&observation);
+                self.pruned.observe(&observation);
             }
             Effect::Forget { pool } => self.metrics.forget(&pool),
             Effect::Bind { session, pod, address, request, starts } => {

@@ -72,6 +72,8 @@ impl Traces {
             | Observation::Ended { started: None, .. } => {}
             // The call's own span tells it.
             Observation::Bound { .. } => {}
+            // It is no part of a session's start.
+            Observation::Pruned { .. } => {}
         }
     }
 }

@@ -6,14 +6,17 @@ use crate::core::{
 };
 use camofleet_crds::{
     v1alpha1::{BrowserSession, WorkerPool},
-    watch::Pauses,
+    watch::{self as caches, Pauses, Trimmed},
 };
-use camofleet_runner_api::keystore::{self, PUBLIC_KEYS};
+use camofleet_runner_api::{
+    keystore::{self, PUBLIC_KEYS, TrustedKeys, public_key_secret},
+    token::Issuer,
+};
 use futures::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace as KubeNamespace, Node as KubeNode, NodeCondition},
+    api::core::v1::{ConfigMap, Namespace as KubeNamespace, Node as KubeNode, NodeCondition, Secret},
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{
@@ -42,19 +45,21 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
     let others = Client::try_from(config.clone())?;
     let (read, watched) = watch::channel(0);
     let pulses = Pulses::default();
-    let [sessions, pools, runners, nodes, namespaces, keys] = [
+    let [sessions, pools, runners, nodes, namespaces, config_map, operator_key, gateway_key] = [
         ("BrowserSession", &sessions),
         ("WorkerPool", &others),
         ("Pod", &others),
         ("Node", &others),
         ("Namespace", &others),
         ("ConfigMap", &others),
+        ("Secret/operator", &others),
+        ("Secret/gateway", &others),
     ]
     .map(|(kind, client)| listening(client.clone(), pulses.of(kind)));
     let mut tasks = JoinSet::new();
-    let all = watcher::Config::default();
-    let of_runners = watcher::Config::default().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
-    let of_keys = watcher::Config::default().fields(&format!("metadata.name={PUBLIC_KEYS}"));
+    let all = caches::config();
+    let of_runners = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
+    let named = |name: &str| caches::config().fields(&format!("metadata.name={name}"));
     tasks.spawn(follow(
         Api::all(sessions),
         all.clone(),
@@ -75,8 +80,16 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
     tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(inputs, Input::Nodes)));
     let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
     tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(inputs, Input::Namespaces)));
-    let published = |keys: ConfigMap| Some(published_keys(&keys));
-    tasks.spawn(follow(Api::namespaced(keys, namespace), of_keys, read, published, keys_sender(inputs)));
+    let keys = Keys { trusted: Arc::default(), inputs: inputs.clone() };
+    for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
+        let of_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
+        let sender = keys.sender(move |trusted, keys| trusted.secret_holds(issuer, keys));
+        let config = named(&public_key_secret(issuer));
+        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), of_secret, sender));
+    }
+    let of_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
+    let sender = keys.sender(TrustedKeys::config_map_holds);
+    tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, of_config_map, sender));
     Ok(Watches { _tasks: tasks, watched, pulses })
 }
 
@@ -87,7 +100,7 @@ pub(super) struct Watches {
     pulses: Pulses,
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 8;
 
 impl Watches {
     /// Whether everything was read once.
@@ -155,7 +168,7 @@ pub(super) fn is_warm(read: usize) -> bool {
 }
 
 async fn follow<K, T>(
-    api: Api<DeserializeGuard<K>>,
+    api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
     read: watch::Sender<usize>,
     understand: impl Fn(K) -> Option<T>,
@@ -209,7 +222,7 @@ impl<T> Default for Known<T> {
 impl<T: Clone> Known<T> {
     fn take_in<K>(
         &mut self,
-        event: watcher::Event<DeserializeGuard<K>>,
+        event: watcher::Event<Trimmed<DeserializeGuard<K>>>,
         understand: impl Fn(K) -> Option<T>,
     ) -> Option<Change<T>>
     where
@@ -221,7 +234,7 @@ impl<T: Clone> Known<T> {
                 self.listed.clear();
                 None
             }
-            watcher::Event::InitApply(object) => {
+            watcher::Event::InitApply(Trimmed(object)) => {
                 let uid = uid_of(&object);
                 let (_, shown) = self.shown(object, understand);
                 self.listed.insert(uid, shown);
@@ -231,13 +244,13 @@ impl<T: Clone> Known<T> {
                 self.objects = std::mem::take(&mut self.listed);
                 Some(Change::All(self.objects.values().filter_map(|shown| shown.understood.clone()).collect()))
             }
-            watcher::Event::Apply(object) => {
+            watcher::Event::Apply(Trimmed(object)) => {
                 let uid = uid_of(&object);
                 let (news, shown) = self.shown(object, understand);
                 self.objects.insert(uid, shown);
                 news.map(Change::Applied)
             }
-            watcher::Event::Delete(object) => {
+            watcher::Event::Delete(Trimmed(object)) => {
                 let former = self.objects.remove(&uid_of(&object)).and_then(|shown| shown.understood);
                 object.0.ok().and_then(understand).or(former).map(Change::Gone)
             }
@@ -251,9 +264,7 @@ impl<T: Clone> Known<T> {
         K::DynamicType: Default,
     {
         match object.0 {
-            Ok(mut object) => {
-                // Half of an object's metadata, and nobody here reads it.
-                object.meta_mut().managed_fields = None;
+            Ok(object) => {
                 let understood = understand(object);
                 (understood.clone(), Shown { understood, reported: false })
             }
@@ -296,22 +307,32 @@ fn sender<T: Send + 'static>(
     }
 }
 
-/// The public keys, as the annotation has them.
-fn published_keys(published: &ConfigMap) -> String {
-    serde_json::to_string(&keystore::public_keys(published)).expect("a map of strings serializes")
+/// The published public keys. They are watched in three places, and the core is told what follows from all of them.
+struct Keys {
+    trusted: Arc<Mutex<TrustedKeys>>,
+    inputs: UnboundedSender<Input>,
 }
 
-fn keys_sender(inputs: &UnboundedSender<Input>) -> impl FnMut(Change<String>) + Send + 'static {
-    let inputs = inputs.clone();
-    move |change| {
-        let keys = match change {
-            Change::All(all) => all.into_iter().next(),
-            Change::Applied(keys) => Some(keys),
-            // Runners go on with the keys that they have.
-            Change::Gone(_) => None,
-        };
-        if let Some(keys) = keys {
-            let _ = inputs.send(Input::Keys(keys));
+impl Keys {
+    /// Takes in what one place holds. A deletion changes nothing: runners keep the keys that they have until there are others.
+    fn sender<T: Send + 'static>(
+        &self,
+        holds: impl Fn(&mut TrustedKeys, T) + Send + 'static,
+    ) -> impl FnMut(Change<T>) + Send + 'static {
+        let (trusted, inputs) = (self.trusted.clone(), self.inputs.clone());
+        move |change| {
+            let keys = match change {
+                Change::All(all) => all.into_iter().next(),
+                Change::Applied(keys) => Some(keys),
+                Change::Gone(_) => None,
+            };
+            if let Some(keys) = keys {
+                let mut trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
+                holds(&mut trusted, keys);
+                let keys = serde_json::to_string(&trusted.keys()).expect("a map of strings serializes");
+                // Sent under the lock, so that an older state does not come after a newer one.
+                let _ = inputs.send(Input::Keys(keys));
+            }
         }
     }
 }
@@ -401,7 +422,49 @@ mod tests {
         assert_eq!([whole_cpus("2"), whole_cpus("1930m"), whole_cpus("500m"), whole_cpus("much")], [2, 1, 0, 0]);
     }
 
-    fn pool(uid: &str, engine: &str) -> DeserializeGuard<WorkerPool> {
+    #[tokio::test]
+    async fn a_cache_holds_an_object_without_the_metadata_that_is_not_read() {
+        let labels: BTreeMap<String, String> =
+            (0..20_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect();
+        let session = json!({
+            "apiVersion": "camofleet.dev/v1alpha1", "kind": "BrowserSession", "spec": {},
+            "metadata": {
+                "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7", "labels": labels,
+                "annotations": { "note": "x".repeat(256 * 1024) },
+                "managedFields": [{ "manager": "m".repeat(100_000), "operation": "Update" }],
+            },
+        });
+        let list = json!({
+            "apiVersion": "camofleet.dev/v1alpha1", "kind": "BrowserSessionList",
+            "metadata": { "resourceVersion": "7" }, "items": [session],
+        });
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let list = list.to_string();
+            async move {
+                if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(Response::new(Body::from(list.into_bytes())))
+            }
+        });
+        let (shown, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let following = follow(
+            Api::all(Client::new(server, "ns")),
+            caches::config(),
+            watch::channel(0).0,
+            |session: BrowserSession| Some(Arc::new(session)),
+            move |change| shown.send(change).unwrap(),
+        );
+        let change = tokio::select! {
+            () = following => unreachable!("it follows for ever"),
+            change = seen.recv() => change.unwrap(),
+        };
+        let Change::All(sessions) = change else { panic!("a list begins: {change:?}") };
+        let metadata = serde_json::to_value(&sessions[0].metadata).unwrap();
+        assert_eq!(metadata, json!({ "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7" }));
+    }
+
+    fn pool(uid: &str, engine: &str) -> Trimmed<DeserializeGuard<WorkerPool>> {
         let pool = json!({
             "apiVersion": "camofleet.dev/v1alpha1", "kind": "WorkerPool",
             "metadata": { "namespace": "ns", "name": uid, "uid": uid }, "spec": { "engine": engine },
@@ -412,7 +475,7 @@ mod tests {
     /// What the core is told, as a word and the names of the pools.
     fn told(
         known: &mut Known<String>,
-        event: Event<DeserializeGuard<WorkerPool>>,
+        event: Event<Trimmed<DeserializeGuard<WorkerPool>>>,
     ) -> Option<(&'static str, Vec<String>)> {
         let change = known.take_in(event, |pool| Some(pool.name_any()))?;
         Some(match change {
@@ -425,7 +488,7 @@ mod tests {
         })
     }
 
-    fn list(known: &mut Known<String>, pools: Vec<DeserializeGuard<WorkerPool>>) -> Vec<String> {
+    fn list(known: &mut Known<String>, pools: Vec<Trimmed<DeserializeGuard<WorkerPool>>>) -> Vec<String> {
         told(known, Event::Init);
         for pool in pools {
             assert_eq!(told(known, Event::InitApply(pool)), None);

@@ -6,7 +6,10 @@ use crate::core::{
     Input, Key, ReadFailure, Uid, WriteFailure,
     pods::{self, RunnerPod, SeenPod},
 };
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus};
+use camofleet_crds::{
+    v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},
+    watch::Trimmed,
+};
 use camofleet_runner_api::traces::{KeyValue, SpanKind};
 use k8s_openapi::{
     api::{
@@ -40,7 +43,7 @@ impl Shell {
         // Of those that are not the core begins only a few.
         let _turn = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
         let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
-        let api = self.namespaced::<BrowserSession>(&Key::of(session.as_ref()));
+        let api = self.namespaced::<Trimmed<BrowserSession>>(&Key::of(session.as_ref()));
         let name = session.name_any();
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let answer = self.write("browsersession_status", api.patch_status(&name, &params, &Patch::Merge(patch))).await;
@@ -54,7 +57,7 @@ impl Shell {
             let failure = answer.as_ref().err().map(|failure| failure.outcome().to_owned());
             span.end([KeyValue::new("camofleet.session.state", state)], failure);
         }
-        self.tell(Input::SessionPatched { session, answer: answer.map(Arc::new) });
+        self.tell(Input::SessionPatched { session, answer: answer.map(|Trimmed(session)| Arc::new(session)) });
     }
 
     pub(super) async fn read_session(&self, key: Key, session: Uid) {
@@ -76,8 +79,8 @@ impl Shell {
     {
         let _turn = self.reads.acquire().await;
         let (namespace, name) = (&key.namespace, &key.name);
-        match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<K>(key).get_opt(name)).await {
-            Ok(Ok(found)) => Ok(found),
+        match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<Trimmed<K>>(key).get_opt(name)).await {
+            Ok(Ok(found)) => Ok(found.map(|Trimmed(found)| found)),
             Ok(Err(error)) => {
                 tracing::warn!(namespace, name, %error, "failed to read an object");
                 let refused = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
@@ -135,10 +138,10 @@ impl Shell {
     }
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
-        let api = self.namespaced::<SeenPod>(&key);
+        let api = self.namespaced::<Trimmed<SeenPod>>(&key);
         let patch = json!({ "metadata": { "uid": pod, "annotations": { pods::KEYS_ANNOTATION: keys } } });
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
-        let answer = answer.map(|patched| {
+        let answer = answer.map(|Trimmed(patched)| {
             if let Some(pod) = RunnerPod::read(&patched) {
                 self.tell(Input::Pods(crate::core::Change::Applied(pod)));
             }
@@ -148,21 +151,21 @@ impl Shell {
 
     pub(super) async fn patch_pool(&self, pool: Arc<WorkerPool>, status: WorkerPoolStatus) {
         let key = Key::of(pool.as_ref());
-        let api = self.namespaced::<WorkerPool>(&key);
+        let api = self.namespaced::<Trimmed<WorkerPool>>(&key);
         let patch = status_patch(pool.as_ref(), pool.status.as_ref(), &status);
         let answer = self
             .write("workerpool_status", api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)))
             .await;
-        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|pool| Some(Arc::new(pool))) });
+        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
     pub(super) async fn finalize_pool(&self, pool: Arc<WorkerPool>, finalizers: Vec<String>) {
         let key = Key::of(pool.as_ref());
-        let api = self.namespaced::<WorkerPool>(&key);
+        let api = self.namespaced::<Trimmed<WorkerPool>>(&key);
         let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": finalizers } });
         let answer =
             self.write("workerpool_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
-        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|pool| Some(Arc::new(pool))) });
+        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
     /// Sees to the pool's disruption budget, as its owner wishes.

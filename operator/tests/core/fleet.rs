@@ -15,6 +15,9 @@ use k8s_openapi::{
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+/// Rounds of effects and answers without a pause, from which on there is no end to them.
+const MOST_ROUNDS: usize = 10_000;
+
 pub fn installation() -> Installation {
     Installation {
         runner_image: "image".into(),
@@ -77,6 +80,20 @@ pub struct Fleet {
     pub observed: Vec<Observation>,
     /// Pools of which nothing was to be measured any more.
     pub forgotten: Vec<Key>,
+    /// The API server drops `status.observedGeneration`, as one with older CRDs does, and a webhook takes annotations of pods and
+    /// finalizers of pools away.
+    pub prunes: bool,
+    /// Writes of statuses of sessions and of pools, of finalizers, and of annotations.
+    pub writes: Writes,
+}
+
+/// Counts of writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    pub sessions: usize,
+    pub pools: usize,
+    pub finalizers: usize,
+    pub annotations: usize,
 }
 
 impl Fleet {
@@ -108,6 +125,8 @@ impl Fleet {
             watch_is_faster: false,
             observed: Vec::new(),
             forgotten: Vec::new(),
+            prunes: false,
+            writes: Writes::default(),
         };
         fleet.another_leads();
         fleet
@@ -168,6 +187,22 @@ impl Fleet {
         self.version += 1;
         let pool = self.pools.get_mut(&key).unwrap();
         edit(&mut pool.spec);
+        pool.metadata.resource_version = Some(self.version.to_string());
+        let pool = Arc::new(pool.clone());
+        self.step([Input::Pools(Change::Applied(pool))]);
+    }
+
+    /// These public keys are published.
+    pub fn publish_keys(&mut self, keys: &str) {
+        self.step([Input::Keys(keys.into())]);
+    }
+
+    /// Somebody takes the pool's finalizers away.
+    pub fn take_finalizers(&mut self, namespace: &str, name: &str) {
+        let key = Key { namespace: namespace.into(), name: name.into() };
+        self.version += 1;
+        let pool = self.pools.get_mut(&key).unwrap();
+        pool.metadata.finalizers = None;
         pool.metadata.resource_version = Some(self.version.to_string());
         let pool = Arc::new(pool.clone());
         self.step([Input::Pools(Change::Applied(pool))]);
@@ -408,7 +443,7 @@ impl Fleet {
     /// Steps, and has done what the core wants done, until it wants no more.
     fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
         let mut inputs: Vec<_> = inputs.into_iter().collect();
-        loop {
+        for _ in 0..MOST_ROUNDS {
             let effects = self.core.step(inputs, self.now());
             let shown = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
             self.most_shown = self.most_shown.max(effects.iter().filter(shown).count());
@@ -418,6 +453,7 @@ impl Fleet {
                 return;
             }
         }
+        panic!("it wants more and more done: {inputs:?}");
     }
 
     fn up(&self) -> usize {
@@ -446,8 +482,12 @@ impl Fleet {
             }
             Effect::PatchSession { session, status, .. } => {
                 self.version += 1;
+                self.writes.sessions += 1;
                 let mut patched = BrowserSession::clone(&session);
                 patched.status = Some(*status);
+                if let Some(status) = patched.status.as_mut().filter(|_| self.prunes) {
+                    status.observed_generation = None;
+                }
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.sessions.insert(patched.metadata.uid.clone().unwrap(), patched.clone());
                 let patched = Arc::new(patched);
@@ -497,11 +537,35 @@ impl Fleet {
             }
             Effect::PatchPool { pool, status } => {
                 self.version += 1;
+                self.writes.pools += 1;
                 let mut patched = WorkerPool::clone(&pool);
                 patched.status = Some(*status);
+                if let Some(status) = patched.status.as_mut().filter(|_| self.prunes) {
+                    status.observed_generation = None;
+                }
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
                 vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+            }
+            Effect::FinalizePool { pool, finalizers } => {
+                self.version += 1;
+                self.writes.finalizers += 1;
+                let mut patched = WorkerPool::clone(&pool);
+                patched.metadata.finalizers = Some(if self.prunes { Vec::new() } else { finalizers });
+                patched.metadata.resource_version = Some(self.version.to_string());
+                self.pools.insert(Key::of(&patched), patched.clone());
+                vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+            }
+            Effect::AnnotatePod { pod, keys, .. } => {
+                self.version += 1;
+                self.writes.annotations += 1;
+                let patched = self.pods.get_mut(&pod).unwrap();
+                patched.version = self.version;
+                if !self.prunes {
+                    patched.keys = keys;
+                }
+                let applied = Input::Pods(Change::Applied(patched.clone()));
+                vec![applied, Input::PodAnnotated { pod, answer: Ok(()) }]
             }
             Effect::Observe(observation) => {
                 self.observed.push(observation);

@@ -5,6 +5,7 @@ mod fleet;
 mod hostile;
 mod measured;
 mod pods;
+mod pruned;
 mod rollout;
 mod scaling;
 mod sharing;

@@ -1,24 +1,40 @@
-//! Where signing keys live: the private half in a Secret of the release's namespace, made by whoever needs it first, the
-//! public halves of all issuers in one ConfigMap. No key is made by the chart, which would make it anew at each render.
+//! Stores signing keys in the release's namespace: the private half of an issuer's key in a Secret that is created when it is
+//! needed first, the public half in a Secret of its own that the issuer keeps published. The chart creates no keys, because it would
+//! create other ones at each render.
 
 use crate::token::{Issuer, PublicKey, PublicKeys, Signer, new_private_key};
 use k8s_openapi::{
-    ByteString,
+    ByteString, NamespaceResourceScope,
     api::core::v1::{ConfigMap, Secret},
 };
 use kube::{
-    Api, Client,
+    Api, Client, Resource, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
-use std::collections::BTreeMap;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-/// The ConfigMap with the public keys of every issuer: data key = issuer, value = one key a line, current first.
+/// The ConfigMap in which the previous version published the public keys of every issuer: data key = issuer, value = one key a line, current
+/// first. It is still written, so that a rollback finds it, and read for an issuer that has no Secret yet.
 pub const PUBLIC_KEYS: &str = "camofleet-public-keys";
 const PRIVATE_KEY: &str = "private-key";
-/// How many keys of an issuer stay published: the current one and those that running processes may still sign with.
+/// The data key of a Secret with public keys: one key a line, current first.
+const PUBLIC_KEY: &str = "public-keys";
+/// How many keys of an issuer are published and believed: the current one and those that running processes may still sign with.
 const KEYS_KEPT: usize = 3;
+/// Lines of an object that are looked at. More than one that is no key is a mistake, or an attack on the log.
+const LINES_READ: usize = 16;
+/// How often an issuer checks that its keys are published. A failed attempt is repeated at the next check, so this is the back-off too.
+const CHECK_EVERY: Duration = Duration::from_secs(20);
+/// Attempts of one check, when replicas write at the same time.
+const ATTEMPTS: u32 = 5;
 
-/// Why the signing key could not be had.
+/// The Secret in which an issuer publishes its public keys.
+pub fn public_key_secret(issuer: Issuer) -> String {
+    format!("camofleet-{}-public-key", issuer.as_str())
+}
+
+/// Why the signing key could not be had, or its public half not be published.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyStoreError {
     /// The API server refused or failed.
@@ -37,80 +53,340 @@ pub enum KeyStoreError {
     },
 }
 
-/// The issuer's signer, from the Secret `camofleet-<issuer>-key`. A key is made when there is none, and its public half is
-/// published.
-pub async fn signer(client: &Client, namespace: &str, issuer: Issuer) -> Result<Signer, KeyStoreError> {
-    let secret = format!("camofleet-{}-key", issuer.as_str());
-    let der = private_key(client, namespace, &secret).await?;
+/// The issuer's signer, from the Secret `camofleet-<issuer>-key`, and its publication, which has been made once. A key is created when
+/// there is none. Run [`Publication::keep`] for as long as the signer is used.
+pub async fn signer(client: &Client, namespace: &str, issuer: Issuer) -> Result<(Signer, Publication), KeyStoreError> {
+    let (secret, der) = (private_key_secret(issuer), private_key(client, namespace, issuer).await?);
     let signer = Signer::from_pkcs8(issuer, &der).map_err(|_| KeyStoreError::NoKey { secret })?;
-    publish(client, namespace, issuer, signer.public_key()).await?;
-    Ok(signer)
+    let mut publication = Publication {
+        secrets: Api::namespaced(client.clone(), namespace),
+        config_maps: Api::namespaced(client.clone(), namespace),
+        issuer,
+        own: signer.public_key().clone(),
+        known: Vec::new(),
+    };
+    publication.known = publication.published().await?;
+    publication.restore().await?;
+    Ok((signer, publication))
 }
 
-/// The published keys, as runners are to trust them. Lines that are no keys are left out, with a warning.
-pub fn public_keys(published: &ConfigMap) -> PublicKeys {
-    let mut keys = PublicKeys::default();
-    for issuer in [Issuer::Operator, Issuer::Gateway] {
-        let lines = published.data.as_ref().and_then(|data| data.get(issuer.as_str())).map_or("", String::as_str);
-        let parsed = lines.lines().filter_map(|line| {
-            PublicKey::parse(line)
-                .inspect_err(|error| tracing::warn!(%error, "ConfigMap {PUBLIC_KEYS} holds a bad line"))
-                .ok()
-        });
-        keys.0.insert(issuer, parsed.collect());
-    }
-    keys
+fn private_key_secret(issuer: Issuer) -> String {
+    format!("camofleet-{}-key", issuer.as_str())
 }
 
-async fn private_key(client: &Client, namespace: &str, name: &str) -> Result<Vec<u8>, KeyStoreError> {
+async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result<Vec<u8>, KeyStoreError> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
+    let name = private_key_secret(issuer);
     let failed = |source| KeyStoreError::Kube { what: format!("Secret {namespace}/{name}"), source: Box::new(source) };
-    let secret = match api.get_opt(name).await.map_err(failed)? {
+    let secret = match api.get_opt(&name).await.map_err(failed)? {
         Some(secret) => secret,
         None => {
             let made = Secret {
-                metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+                metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
                 data: Some(BTreeMap::from([(PRIVATE_KEY.to_owned(), ByteString(new_private_key()))])),
                 ..Secret::default()
             };
             match api.create(&PostParams::default(), &made).await {
                 Ok(secret) => secret,
                 // Another replica was faster: its key is ours too.
-                Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(name).await.map_err(failed)?,
+                Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(&name).await.map_err(failed)?,
                 Err(error) => return Err(failed(error)),
             }
         }
     };
     let key = secret.data.and_then(|mut data| data.remove(PRIVATE_KEY));
-    key.map(|bytes| bytes.0).ok_or_else(|| KeyStoreError::NoKey { secret: name.to_owned() })
+    key.map(|bytes| bytes.0).ok_or(KeyStoreError::NoKey { secret: name })
 }
 
-async fn publish(client: &Client, namespace: &str, issuer: Issuer, key: &PublicKey) -> Result<(), KeyStoreError> {
-    let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
-    let failed =
-        |source| KeyStoreError::Kube { what: format!("ConfigMap {namespace}/{PUBLIC_KEYS}"), source: Box::new(source) };
-    let empty = ConfigMap {
-        metadata: ObjectMeta { name: Some(PUBLIC_KEYS.to_owned()), ..ObjectMeta::default() },
-        ..ConfigMap::default()
-    };
-    let current = match api.get_opt(PUBLIC_KEYS).await.map_err(failed)? {
-        Some(current) => current,
-        None => match api.create(&PostParams::default(), &empty).await {
-            Ok(created) => created,
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                api.get(PUBLIC_KEYS).await.map_err(failed)?
+/// Keeps the public keys of an issuer published, in its Secret and for one version in the ConfigMap. Every replica of the issuer does
+/// so. They agree: each adds its own key and the current one, and nothing else.
+#[derive(Debug)]
+pub struct Publication {
+    secrets: Api<Secret>,
+    config_maps: Api<ConfigMap>,
+    issuer: Issuer,
+    /// The public half of the key that this process signs with.
+    own: PublicKey,
+    /// Keys that were published when this process started, or were current since. Others are removed.
+    known: Vec<PublicKey>,
+}
+
+impl Publication {
+    /// Restores what was deleted or altered, until this is dropped.
+    pub async fn keep(mut self) {
+        loop {
+            tokio::time::sleep(CHECK_EVERY).await;
+            if let Err(error) = self.restore().await {
+                let issuer = self.issuer.as_str();
+                tracing::error!(issuer, %error, "could not check the published public keys; repeated in 20 s");
             }
-            Err(error) => return Err(failed(error)),
-        },
-    };
-    let published = current.data.as_ref().and_then(|data| data.get(issuer.as_str())).map_or("", String::as_str);
-    if published.lines().next() == Some(key.as_str()) {
-        return Ok(());
+        }
     }
-    // Each issuer writes its own data key only, and its replicas hold the same key: no two writers disagree.
-    let older = published.lines().filter(|line| *line != key.as_str());
-    let lines: Vec<&str> = std::iter::once(key.as_str()).chain(older).take(KEYS_KEPT).collect();
-    let patch = serde_json::json!({ "data": { issuer.as_str(): lines.join("\n") } });
-    api.patch(PUBLIC_KEYS, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(failed)?;
-    Ok(())
+
+    /// Publishes the keys where they are not published as they should be.
+    async fn restore(&mut self) -> Result<(), KeyStoreError> {
+        let current = self.current().await?;
+        if !self.known.contains(&current) {
+            self.known.push(current.clone());
+        }
+        let (own, known) = (&self.own, &self.known);
+        let wanted = |published: &str| text_of(&wanted(&current, own, known, &keys_in(published, self.issuer)));
+        let (secret, issuer) = (public_key_secret(self.issuer), self.issuer);
+        if ensure(&self.secrets, &secret, issuer, wanted).await? {
+            tracing::info!(secret, "published the public keys, which were not there or altered");
+        }
+        if ensure(&self.config_maps, PUBLIC_KEYS, issuer, wanted).await? {
+            tracing::info!(
+                config_map = PUBLIC_KEYS,
+                data_key = issuer.as_str(),
+                "published the public keys for the previous version"
+            );
+        }
+        Ok(())
+    }
+
+    /// The public half of the stored key: that of this process, unless the key was changed since it started.
+    async fn current(&self) -> Result<PublicKey, KeyStoreError> {
+        let name = private_key_secret(self.issuer);
+        let stored = self.secrets.get_opt(&name).await;
+        let stored =
+            stored.map_err(|error| KeyStoreError::Kube { what: format!("Secret {name}"), source: Box::new(error) })?;
+        let der = stored.and_then(|secret| secret.data).and_then(|mut data| data.remove(PRIVATE_KEY));
+        let signer = der.and_then(|der| Signer::from_pkcs8(self.issuer, &der.0).ok());
+        // Without a readable one, the next process creates another: until then this one's is current.
+        Ok(signer.map_or_else(|| self.own.clone(), |signer| signer.public_key().clone()))
+    }
+
+    async fn published(&self) -> Result<Vec<PublicKey>, KeyStoreError> {
+        let name = public_key_secret(self.issuer);
+        let failed = |source| KeyStoreError::Kube { what: format!("Secret {name}"), source: Box::new(source) };
+        let secret = self.secrets.get_opt(&name).await.map_err(failed)?;
+        Ok(secret.map(|secret| keys_of_secret(&secret, self.issuer)).unwrap_or_default())
+    }
+}
+
+/// An object in which an issuer publishes its keys as text.
+trait KeyObject:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + Debug
+{
+    /// An object of that name with these keys and nothing else.
+    fn holding(name: &str, issuer: Issuer, keys: &str) -> Self;
+
+    /// The keys of the issuer.
+    fn keys(&self, issuer: Issuer) -> String;
+}
+
+impl KeyObject for Secret {
+    fn holding(name: &str, _: Issuer, keys: &str) -> Self {
+        Self {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            data: Some(BTreeMap::from([(PUBLIC_KEY.to_owned(), ByteString(keys.as_bytes().to_vec()))])),
+            ..Self::default()
+        }
+    }
+
+    fn keys(&self, _: Issuer) -> String {
+        let bytes = self.data.as_ref().and_then(|data| data.get(PUBLIC_KEY));
+        bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default()
+    }
+}
+
+impl KeyObject for ConfigMap {
+    fn holding(name: &str, issuer: Issuer, keys: &str) -> Self {
+        Self {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            data: Some(BTreeMap::from([(issuer.as_str().to_owned(), keys.to_owned())])),
+            ..Self::default()
+        }
+    }
+
+    fn keys(&self, issuer: Issuer) -> String {
+        self.data.as_ref().and_then(|data| data.get(issuer.as_str())).cloned().unwrap_or_default()
+    }
+}
+
+/// Has the object hold the wanted keys, given those that it holds. Returns whether it had to be written.
+async fn ensure<K: KeyObject>(
+    api: &Api<K>,
+    name: &str,
+    issuer: Issuer,
+    wanted: impl Fn(&str) -> String,
+) -> Result<bool, KeyStoreError> {
+    let failed = |source| {
+        let what = format!("{} {name} (if it is immutable, delete it)", K::kind(&()));
+        KeyStoreError::Kube { what, source: Box::new(source) }
+    };
+    let mut attempt = 1;
+    loop {
+        let there = api.get_opt(name).await.map_err(failed)?;
+        let published = there.as_ref().map(|object| object.keys(issuer));
+        let keys = wanted(published.as_deref().unwrap_or_default());
+        if published.as_ref() == Some(&keys) {
+            return Ok(false);
+        }
+        let mut object = K::holding(name, issuer, &keys);
+        let written = match there {
+            None => api.create(&PostParams::default(), &object).await,
+            Some(there) => {
+                object.meta_mut().resource_version = there.resource_version();
+                api.patch(name, &PatchParams::default(), &Patch::Merge(&object)).await
+            }
+        };
+        match written {
+            Ok(_) => return Ok(true),
+            // Another replica wrote it, or it was deleted meanwhile.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// The keys to publish where `published` are. The current key comes first. This process's own is another one while replicas that were
+/// started before a change of the key still run; both kinds of replicas know both keys, so that they agree. A key that was removed
+/// after a theft is not published again.
+fn wanted(current: &PublicKey, own: &PublicKey, known: &[PublicKey], published: &[PublicKey]) -> Vec<PublicKey> {
+    let older = published.iter().filter(|key| known.contains(key));
+    let mut wanted: Vec<PublicKey> = Vec::new();
+    for key in [current, own].into_iter().chain(older) {
+        if !wanted.contains(key) && wanted.len() < KEYS_KEPT {
+            wanted.push(key.clone());
+        }
+    }
+    wanted
+}
+
+fn text_of(keys: &[PublicKey]) -> String {
+    keys.iter().map(PublicKey::as_str).collect::<Vec<_>>().join("\n")
+}
+
+/// The keys in a text, current first, at most three. Lines that are no keys are left out, with a warning.
+fn keys_in(text: &str, issuer: Issuer) -> Vec<PublicKey> {
+    let lines = text.lines().take(LINES_READ).enumerate();
+    let keys = lines.filter_map(|(index, line)| match PublicKey::parse(line) {
+        Ok(key) => Some(key),
+        Err(_) => {
+            tracing::warn!(
+                issuer = issuer.as_str(),
+                line = index + 1,
+                "ignored a published line that is no public key"
+            );
+            None
+        }
+    });
+    keys.take(KEYS_KEPT).collect()
+}
+
+/// The keys that an issuer's Secret holds.
+pub fn keys_of_secret(secret: &Secret, issuer: Issuer) -> Vec<PublicKey> {
+    keys_in(&secret.keys(issuer), issuer)
+}
+
+/// The keys that the ConfigMap of the previous version holds.
+pub fn keys_of_config_map(config_map: &ConfigMap) -> PublicKeys {
+    let issuers = [Issuer::Operator, Issuer::Gateway];
+    PublicKeys(issuers.map(|issuer| (issuer, keys_in(&config_map.keys(issuer), issuer))).into())
+}
+
+/// Which published keys are to be trusted. An issuer's Secret counts alone, once it was seen: a line that somebody adds to the
+/// ConfigMap is trusted only for an issuer of the previous version, which has no Secret. What is deleted or emptied changes nothing, until
+/// there are keys again.
+#[derive(Debug, Default)]
+pub struct TrustedKeys {
+    secrets: BTreeMap<Issuer, Vec<PublicKey>>,
+    config_map: BTreeMap<Issuer, Vec<PublicKey>>,
+}
+
+impl TrustedKeys {
+    /// The issuer's Secret holds these keys.
+    pub fn secret_holds(&mut self, issuer: Issuer, keys: Vec<PublicKey>) {
+        if !keys.is_empty() {
+            self.secrets.insert(issuer, keys);
+        }
+    }
+
+    /// The ConfigMap holds these keys.
+    pub fn config_map_holds(&mut self, keys: PublicKeys) {
+        self.config_map.extend(keys.0.into_iter().filter(|(_, keys)| !keys.is_empty()));
+    }
+
+    /// The keys of both issuers. An issuer of which none was ever seen has an empty list.
+    pub fn keys(&self) -> PublicKeys {
+        let of = |issuer| self.secrets.get(&issuer).or_else(|| self.config_map.get(&issuer)).cloned();
+        let issuers = [Issuer::Operator, Issuer::Gateway];
+        PublicKeys(issuers.map(|issuer| (issuer, of(issuer).unwrap_or_default())).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::slice;
+
+    fn key() -> PublicKey {
+        Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap().public_key().clone()
+    }
+
+    #[test]
+    fn what_is_published_is_restored_and_unknown_keys_are_removed() {
+        let (own, old, older, oldest, foreign) = (key(), key(), key(), key(), key());
+        let known = [own.clone(), old.clone(), older.clone(), oldest.clone()];
+        let wanted = |published: &[&PublicKey]| {
+            let published: Vec<_> = published.iter().map(|key| (*key).clone()).collect();
+            wanted(&own, &own, &known, &published)
+        };
+        assert_eq!(wanted(&[]), slice::from_ref(&own), "deleted or emptied");
+        assert_eq!(wanted(&[&foreign]), slice::from_ref(&own), "replaced");
+        assert_eq!(wanted(&[&own, &old]), [own.clone(), old.clone()], "as it should be");
+        assert_eq!(wanted(&[&old, &foreign]), [own.clone(), old.clone()]);
+        assert_eq!(wanted(&[&old, &older, &oldest]), [own.clone(), old.clone(), older.clone()], "three at most");
+        assert_eq!(wanted(&[&own]), slice::from_ref(&own), "a key that was removed after a theft stays removed");
+    }
+
+    #[test]
+    fn replicas_of_two_keys_agree_while_a_key_is_changed() {
+        // The former replicas learn of the new key from the private Secret; the new ones found the old key published.
+        let (old, new) = (key(), key());
+        let known = [old.clone(), new.clone()];
+        for published in [vec![], vec![old.clone()], vec![new.clone()], vec![new.clone(), old.clone()]] {
+            let first = wanted(&new, &old, &known, &published);
+            assert_eq!(first, [new.clone(), old.clone()]);
+            assert_eq!(wanted(&new, &new, &known, &first), first, "the other one leaves it as it is");
+        }
+    }
+
+    #[test]
+    fn a_secret_counts_alone_and_what_is_deleted_changes_nothing() {
+        let (of_secret, planted, operators) = (key(), key(), key());
+        let config_map = |gateway: &[&PublicKey]| {
+            let text = gateway.iter().map(|key| key.as_str()).collect::<Vec<_>>().join("\n");
+            let data = [("operator".to_owned(), operators.as_str().to_owned()), ("gateway".to_owned(), text)];
+            keys_of_config_map(&ConfigMap { data: Some(data.into()), ..ConfigMap::default() })
+        };
+        let of = |trusted: &TrustedKeys| trusted.keys().0[&Issuer::Gateway].clone();
+        let mut trusted = TrustedKeys::default();
+        assert_eq!(of(&trusted), []);
+        // The gateway of the previous version.
+        trusted.config_map_holds(config_map(&[&planted, &of_secret]));
+        assert_eq!(of(&trusted), [planted.clone(), of_secret.clone()]);
+        let secret = Secret::holding("s", Issuer::Gateway, of_secret.as_str());
+        trusted.secret_holds(Issuer::Gateway, keys_of_secret(&secret, Issuer::Gateway));
+        assert_eq!(of(&trusted), slice::from_ref(&of_secret));
+        trusted.config_map_holds(config_map(&[&planted]));
+        assert_eq!(of(&trusted), slice::from_ref(&of_secret), "a line of the ConfigMap is not believed any more");
+        for emptied in [Secret::default(), Secret::holding("s", Issuer::Gateway, "no key\n")] {
+            trusted.secret_holds(Issuer::Gateway, keys_of_secret(&emptied, Issuer::Gateway));
+        }
+        trusted.config_map_holds(config_map(&[]));
+        assert_eq!(of(&trusted), [of_secret], "without keys there is nothing to change to");
+        assert_eq!(trusted.keys().0[&Issuer::Operator], [operators]);
+    }
+
+    #[test]
+    fn at_most_three_keys_of_an_issuer_are_believed() {
+        let keys: Vec<PublicKey> = (0..5).map(|_| key()).collect();
+        let text = format!("junk\n{}", text_of(&keys));
+        assert_eq!(keys_in(&text, Issuer::Gateway), keys[..3]);
+        let late = format!("{}{}", "junk\n".repeat(LINES_READ), keys[0].as_str());
+        assert_eq!(keys_in(&late, Issuer::Gateway), []);
+    }
 }

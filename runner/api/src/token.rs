@@ -257,6 +257,17 @@ pub struct InvalidPublicKey(String);
 pub struct PublicKeys(pub BTreeMap<Issuer, Vec<PublicKey>>);
 
 impl PublicKeys {
+    /// These keys, and of an issuer that has none here those of `former`.
+    pub fn or_those_of(mut self, former: Self) -> Self {
+        for (issuer, keys) in former.0 {
+            let own = self.0.entry(issuer).or_default();
+            if own.is_empty() {
+                *own = keys;
+            }
+        }
+        self
+    }
+
     /// Who calls, when the token was signed by one of these keys for the pod with this UID and is still good.
     ///
     /// # Errors

@@ -1,0 +1,138 @@
+//! The API server does not keep all that the operator writes, because its CRDs are older.
+
+use crate::fleet::{FLEET, POOL, assert_whole, claim, leader, on_a_fleet, session, until};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    harness::{Harness, lasting_pool},
+    operator::NAMESPACE,
+};
+use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool, WorkerPoolSpec};
+use k8s_openapi::{
+    api::coordination::v1::Lease, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+const CRDS: [&str; 2] = ["browsersessions.camofleet.dev", "workerpools.camofleet.dev"];
+const KINDS: [&str; 2] = ["BrowserSession", "WorkerPool"];
+/// Objects of each kind to which nothing happens.
+const RESTING: usize = 10;
+/// Writes that landed in part after which the pauses are long: about six of each object.
+const REPEATED: f64 = 60.0;
+/// Renewals of the leader's lease, which it makes every 2 s: the operator's own measure of time.
+const RENEWALS: usize = 10;
+const PRUNED: &str = "camofleet_operator_pruned_writes_total";
+
+#[test]
+fn a_field_that_older_crds_lack_is_not_written_without_end_and_sessions_are_served() {
+    on_a_fleet("pruned", async |harness| {
+        let mut former = Vec::new();
+        for name in CRDS {
+            former.push(drop_field(harness, name, "observedGeneration").await?);
+        }
+        until_pruned(harness).await?;
+        let operator = leader(harness, "a").await?;
+        harness.hot_pool(FLEET, POOL, lasting_pool(2, 4)).await?;
+        claim(harness, "served", 4).await?;
+        for index in 0..RESTING {
+            harness.claims().create(FLEET, &format!("waits-{index}"), session("nowhere")).await?;
+            let empty = WorkerPoolSpec { replicas: Some(0), ..WorkerPoolSpec::default() };
+            harness.pool(FLEET, &format!("empty-{index}"), empty).await?;
+        }
+        // The first repetitions come fast.
+        for kind in KINDS {
+            until("the writes were found to land in part", async || {
+                Ok(operator.metrics().await?.sum(PRUNED, &[("kind", kind)]) >= REPEATED)
+            })
+            .await?;
+        }
+        let (status, words) = operator.readiness().await?;
+        ensure!(status == 503, "it is ready: {status} {words}");
+        for kind in KINDS {
+            ensure!(words.contains(&format!("{kind} status.observedGeneration")), "it does not name {kind}: {words}");
+        }
+
+        let before = operator.metrics().await?.writes();
+        renewals(harness).await?;
+        let since = operator.metrics().await?.writes().since(&before);
+        // Of a session and of a pool without back-off there were some hundred and some twenty.
+        for (kind, objects) in [("browsersession_status", RESTING + 4), ("workerpool_status", RESTING + 1)] {
+            let writes = since.of_kind(kind);
+            ensure!(writes <= 6 * objects, "{writes} writes of {kind} of {objects} objects: {}", since.to_json());
+        }
+        claim(harness, "served-later", 2).await?;
+
+        // The CRDs of this version are applied.
+        for (name, versions) in CRDS.iter().zip(former) {
+            apply_versions(harness, name, versions).await?;
+        }
+        until("the whole status is there", async || {
+            let sessions = harness.api::<BrowserSession>(FLEET).list(&ListParams::default()).await?.items;
+            let pools = harness.api::<WorkerPool>(FLEET).list(&ListParams::default()).await?.items;
+            let of_sessions = sessions.iter().map(|session| session.status.as_ref()?.observed_generation);
+            let of_pools = pools.iter().map(|pool| pool.status.as_ref()?.observed_generation);
+            Ok(of_sessions.chain(of_pools).all(|generation| generation.is_some()))
+        })
+        .await?;
+        until("it is ready", async || Ok(operator.readiness().await?.0 == 200)).await?;
+        for index in 0..RESTING {
+            harness.claims().end(FLEET, &format!("waits-{index}")).await?;
+            harness.api::<WorkerPool>(FLEET).delete(&format!("empty-{index}"), &DeleteParams::default()).await?;
+        }
+        assert_whole(harness).await
+    });
+}
+
+async fn renewals(harness: &Harness) -> Result<()> {
+    let leases = harness.api::<Lease>(NAMESPACE);
+    let (mut version, mut seen) = (None, 0);
+    until("the leader has renewed its lease", async || {
+        let now = leases.get("camofleet-operator").await?.resource_version();
+        if version != now {
+            seen += usize::from(version.is_some());
+            version = now;
+        }
+        Ok(seen >= RENEWALS)
+    })
+    .await
+}
+
+/// Takes a field of the status out of the schema, as it was before there was such a field. Returns the versions of before.
+async fn drop_field(harness: &Harness, name: &str, field: &str) -> Result<Value> {
+    let crd = Api::<CustomResourceDefinition>::all(harness.client.clone()).get(name).await?;
+    let former = serde_json::to_value(&crd.spec.versions)?;
+    let mut versions = former.clone();
+    let fields = versions[0].pointer_mut("/schema/openAPIV3Schema/properties/status/properties");
+    let fields = fields.and_then(Value::as_object_mut).context("the status has fields")?;
+    fields.remove(field).context("the field is there")?;
+    apply_versions(harness, name, versions).await?;
+    Ok(former)
+}
+
+async fn apply_versions(harness: &Harness, name: &str, versions: Value) -> Result<()> {
+    let api = Api::<CustomResourceDefinition>::all(harness.client.clone());
+    let patch = Patch::Merge(json!({ "spec": { "versions": versions } }));
+    api.patch(name, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// A schema is in force a moment after it was taken.
+async fn until_pruned(harness: &Harness) -> Result<()> {
+    for kind in [ApiResource::erase::<BrowserSession>(&()), ApiResource::erase::<WorkerPool>(&())] {
+        let api = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &kind);
+        let probe = DynamicObject::new("probe", &kind).data(json!({ "spec": {} }));
+        api.create(&PostParams::default(), &probe).await?;
+        until("the older schema is in force", async || {
+            let patch = Patch::Merge(json!({ "status": { "observedGeneration": 1 } }));
+            let patched = api.patch_status("probe", &PatchParams::default(), &patch).await?;
+            Ok(patched.data["status"]["observedGeneration"].is_null())
+        })
+        .await?;
+        harness.sessions.give_up(FLEET, "probe");
+        api.delete("probe", &DeleteParams::default()).await?;
+    }
+    Ok(())
+}

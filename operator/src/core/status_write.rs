@@ -1,0 +1,230 @@
+//! Tracks the write of one object's status, and recognises when the API server keeps only a part of it: an older CRD prunes
+//! fields that it does not know, and a webhook may change others. Such a write succeeds, so that comparing the desired status with
+//! the stored one would repeat it without end.
+
+use super::{
+    io::{Effect, Key, Observation, WriteFailure},
+    sessions::Pending,
+    time::Mono,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Fields named in one report. One is enough to find the cause.
+const MOST_FIELDS: usize = 8;
+
+/// The write of a status of type `S`. At most one is under way.
+#[derive(Debug)]
+pub(super) struct StatusWrite<S> {
+    call: Pending,
+    /// What the write that is under way sent.
+    sent: Option<Box<S>>,
+    /// The last write, when it landed in part.
+    partial: Option<Box<Partial<S>>>,
+}
+
+/// A write that landed in part.
+#[derive(Debug)]
+struct Partial<S> {
+    sent: S,
+    stored: Option<S>,
+}
+
+impl<S> Default for StatusWrite<S> {
+    fn default() -> Self {
+        Self { call: Pending::Idle, sent: None, partial: None }
+    }
+}
+
+impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
+    /// The status to compute the next one from: the stored one, or what was sent, for as long as the object has the part of it that
+    /// was kept. Otherwise a pruned time would be set to another value at each attempt.
+    pub(super) fn known<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
+        self.partial_of(stored).map(|partial| &partial.sent).or(stored)
+    }
+
+    /// Whether `desired` is to be written now. What landed in part is repeated after a pause that grows to 30 s, because the CRDs may
+    /// have been updated; another desired status is written at once.
+    pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Mono) -> bool {
+        match self.partial_of(stored) {
+            Some(partial) if partial.sent != *desired => {
+                matches!(self.call, Pending::Idle | Pending::Pause { .. })
+            }
+            Some(_) => self.call.may_start(now),
+            None => stored != Some(desired) && self.call.may_start(now),
+        }
+    }
+
+    /// Whether nothing can be due, whatever is desired.
+    pub(super) fn rests(&self, now: Mono) -> bool {
+        self.partial.is_none() && !self.call.may_start(now)
+    }
+
+    /// The write of `desired` begins.
+    pub(super) fn begin(&mut self, desired: S) {
+        self.call = self.call.started();
+        self.sent = Some(Box::new(desired));
+    }
+
+    /// The write was accepted, and this is stored now. Returns the fields that are not as they were sent; none: all of it landed.
+    pub(super) fn landed(&mut self, stored: Option<&S>, subject: &str, now: Mono) -> Vec<String> {
+        let sent = self.sent.take();
+        let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
+        if fields.is_empty() {
+            (self.call, self.partial) = (Pending::Idle, None);
+        } else {
+            self.call = self.call.failed(subject, now);
+            self.partial = sent.map(|sent| Box::new(Partial { sent: *sent, stored: stored.cloned() }));
+        }
+        fields
+    }
+
+    /// The write did not land, or it is not known whether it did. After a refusal only a change of the object allows another one.
+    pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Mono) {
+        (self.sent, self.partial) = (None, None);
+        self.call = match failure {
+            WriteFailure::Refused(_) => Pending::Refused,
+            WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(subject, now),
+        };
+    }
+
+    /// The object has changed: what was refused may be accepted now.
+    pub(super) fn object_changed(&mut self) {
+        if self.call == Pending::Refused {
+            self.call = Pending::Idle;
+        }
+    }
+
+    /// When a write that was put off is due.
+    pub(super) fn wakes(&self) -> Option<Mono> {
+        self.call.wakes()
+    }
+
+    fn partial_of(&self, stored: Option<&S>) -> Option<&Partial<S>> {
+        self.partial.as_deref().filter(|partial| partial.stored.as_ref() == stored)
+    }
+}
+
+/// The report of a write after which these fields of the object are not as they were sent; none when there are no such fields.
+pub(super) fn observe_pruned(kind: &'static str, object: Key, fields: Vec<String>) -> Option<Effect> {
+    (!fields.is_empty()).then_some(Effect::Observe(Observation::Pruned { kind, object, fields }))
+}
+
+/// The fields in which two statuses differ, as paths. They are compared as JSON, in which times have the precision that is stored.
+fn differences<S: Serialize + PartialEq>(sent: &S, stored: Option<&S>) -> Vec<String> {
+    if stored == Some(sent) {
+        return Vec::new();
+    }
+    let json = |status: &S| serde_json::to_value(status).expect("a status is plain data");
+    let mut fields = Vec::new();
+    compare("status", &json(sent), &stored.map_or(Value::Null, json), &mut fields);
+    fields
+}
+
+fn compare(path: &str, sent: &Value, stored: &Value, fields: &mut Vec<String>) {
+    match (sent, stored) {
+        (Value::Object(sent), Value::Object(stored)) => {
+            for (name, value) in sent {
+                compare(&format!("{path}.{name}"), value, stored.get(name).unwrap_or(&Value::Null), fields);
+            }
+            for (name, value) in stored.iter().filter(|(name, _)| !sent.contains_key(*name)) {
+                compare(&format!("{path}.{name}"), &Value::Null, value, fields);
+            }
+        }
+        (Value::Array(sent), Value::Array(stored)) if sent.len() == stored.len() => {
+            for (sent, stored) in sent.iter().zip(stored) {
+                compare(&format!("{path}[]"), sent, stored, fields);
+            }
+        }
+        _ if sent == stored => {}
+        _ => {
+            let path = path.to_owned();
+            if fields.len() < MOST_FIELDS && !fields.contains(&path) {
+                fields.push(path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::{
+        conditions::{self, READY, Truth},
+        v1alpha1::{BrowserSessionStatus, LiveViewRef},
+    };
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
+
+    fn status() -> BrowserSessionStatus {
+        let mut status = BrowserSessionStatus {
+            observed_generation: Some(3),
+            ready_time: Some(MicroTime(Timestamp::from_nanosecond(1_800_000_000_123_456_789).unwrap())),
+            vnc: Some(LiveViewRef { url: "a".into(), ws_endpoint: "b".into() }),
+            ..BrowserSessionStatus::default()
+        };
+        conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "", Some(3), Timestamp::UNIX_EPOCH);
+        status
+    }
+
+    /// What the API server answers, without some fields.
+    fn stored(status: &BrowserSessionStatus, without: &[&str]) -> BrowserSessionStatus {
+        let mut json = serde_json::to_value(status).unwrap();
+        for path in without {
+            let (parent, field) = path.rsplit_once('/').unwrap();
+            json.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(field);
+        }
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn fields_that_are_not_kept_are_named() {
+        let sent = status();
+        for (without, expected) in [
+            (vec![], vec![]),
+            (vec!["/observedGeneration"], vec!["status.observedGeneration"]),
+            (vec!["/vnc"], vec!["status.vnc"]),
+            (vec!["/conditions/0/observedGeneration"], vec!["status.conditions[].observedGeneration"]),
+            (vec!["/readyTime", "/conditions"], vec!["status.conditions", "status.readyTime"]),
+        ] {
+            assert_eq!(differences(&sent, Some(&stored(&sent, &without))), expected, "without {without:?}");
+        }
+        assert_eq!(differences(&sent, None), ["status"]);
+        let more = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
+        assert_eq!(
+            differences(&sent, Some(&more)),
+            ["status.pool"],
+            "what was to be removed and stays is repeated as well"
+        );
+    }
+
+    #[test]
+    fn what_lands_in_part_is_repeated_after_growing_pauses_and_another_status_at_once() {
+        let mut write = StatusWrite::default();
+        let (sent, mut now) = (status(), 0);
+        let stored = stored(&sent, &["/observedGeneration", "/readyTime"]);
+        assert!(write.is_due(None, &sent, Mono(now)));
+        for _ in 0..12 {
+            write.begin(sent.clone());
+            assert!(!write.is_due(Some(&stored), &sent, Mono(now)), "one is under way");
+            assert_eq!(write.landed(Some(&stored), "s", Mono(now)), ["status.observedGeneration", "status.readyTime"]);
+            assert_eq!(write.known(Some(&stored)), Some(&sent));
+            let Mono(wakes) = write.wakes().unwrap();
+            assert!(wakes > now + 100 && !write.is_due(Some(&stored), &sent, Mono(wakes - 1)));
+            assert!(write.is_due(Some(&stored), &sent, Mono(wakes)));
+            now = wakes;
+        }
+        assert!(now > 100_000, "the pauses do not grow: {now} ms for 12 writes");
+        let other = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
+        assert!(write.is_due(Some(&stored), &other, Mono(now - 1)));
+        // Another writer's status is no part of what was sent.
+        assert_eq!(write.known(Some(&other)), Some(&other));
+        // A failure is followed by a pause, whatever is desired.
+        write.begin(other.clone());
+        write.failed(&WriteFailure::Transient("no answer".into()), "s", Mono(now));
+        assert!(!write.is_due(Some(&stored), &other, Mono(now)) && !write.is_due(Some(&stored), &sent, Mono(now)));
+        // And with newer CRDs it is over.
+        write.begin(sent.clone());
+        assert_eq!(write.landed(Some(&sent), "s", Mono(now)), Vec::<String>::new());
+        assert!(!write.is_due(Some(&sent), &sent, Mono(now)) && write.wakes().is_none());
+    }
+}
