@@ -225,6 +225,16 @@ fn annotations_and_labels_of_our_kinds_are_bounded_and_larger_objects_go_on() {
     });
 }
 
+fn finalizers(count: usize) -> Vec<String> {
+    (0..count).map(|index| format!("example.com/{index}")).collect()
+}
+
+fn owners(count: usize) -> Vec<Value> {
+    let owner =
+        |index| json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": format!("uid-{index}") });
+    (0..count).map(owner).collect()
+}
+
 /// Tests the bounds of a kind. `large` is an object that exceeded them before the policy was installed, with 200,000 bytes and 40
 /// labels; `new` returns one without metadata; `max_applied` is the bound on `last-applied-configuration`, in bytes.
 async fn bounded<K>(client: &Client, large: &str, spec: Value, max_applied: usize, new: impl Fn() -> K) -> Result<()>
@@ -248,6 +258,8 @@ where
     .await?;
     for (what, metadata, words) in [
         ("33 labels", json!({ "labels": labels(33) }), "33 labels are more than 32"),
+        ("17 finalizers", json!({ "finalizers": finalizers(17) }), "17 finalizers are more than 16"),
+        ("17 owners", json!({ "ownerReferences": owners(17) }), "17 owners are more than 16"),
         ("513 annotations", json!({ "annotations": labels(513) }), "513 annotations are more than 512"),
         ("4097 bytes", json!({ "annotations": annotations(4097) }), "have 4097 bytes, more than 4096"),
         ("a long last-applied-configuration", applied(max_applied + 1), "use kubectl apply --server-side"),

@@ -23,11 +23,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Labels of the REST API. They need not be what Kubernetes takes for labels, so they are JSON in this annotation.
 const LABELS: &str = "camofleet.dev/labels";
+/// Longest annotation with labels, in bytes of JSON. The chart's admission policy allows an object 4096 bytes of annotations.
+const MAX_LABELS: usize = 3072;
 /// A session that is asked for by REST waits so long for a slot, in seconds: as long as its caller does.
 pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
 
 /// The session that is asked for.
-pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> BrowserSession {
+///
+/// # Errors
+/// When its labels are too long to be kept with it.
+pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> Result<BrowserSession, InvalidField> {
     let display = match (asked.vnc, asked.headless) {
         (true, _) => Some(Display::LiveView),
         (false, Some(true)) => Some(Display::Headless),
@@ -48,9 +53,19 @@ pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> BrowserSe
     session.metadata.namespace = Some(namespace.to_owned());
     if let Some(labels) = asked.labels.filter(|labels| !labels.is_empty()) {
         let json = serde_json::to_string(&labels).expect("text serializes");
+        if json.len() > MAX_LABELS {
+            return Err(InvalidField {
+                loc: vec!["body".to_owned(), "labels".to_owned()],
+                msg: format!(
+                    "they take {} bytes as JSON, more than {MAX_LABELS}: shorten them or leave some out",
+                    json.len()
+                ),
+                type_: "too_long".to_owned(),
+            });
+        }
         session.metadata.annotations = Some([(LABELS.to_owned(), json)].into());
     }
-    session
+    Ok(session)
 }
 
 /// What was typed as a start URL, as a URL: a bare host gets `https://`. None when nothing was typed.
@@ -359,7 +374,7 @@ mod tests {
     fn display_is_two_booleans() {
         let display = |vnc, headless| {
             let asked = CreateSession { headless, vnc, ..CreateSession::default() };
-            requested("s", "ns", asked).spec.display
+            requested("s", "ns", asked).unwrap().spec.display
         };
         assert_eq!(display(false, None), None, "as the pool has it");
         assert_eq!(display(false, Some(true)), Some(Display::Headless));
@@ -413,8 +428,11 @@ mod tests {
         let given: BTreeMap<String, String> =
             [("Any thing/at all", "ä\n{}"), ("", "")].map(|(k, v)| (k.into(), v.into())).into();
         let asked = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };
-        assert_eq!(labels(&requested("s", "ns", asked)), given);
-        let none = requested("s", "ns", CreateSession { labels: Some(BTreeMap::new()), ..CreateSession::default() });
+        assert_eq!(labels(&requested("s", "ns", asked).unwrap()), given);
+        let with = |labels| requested("s", "ns", CreateSession { labels: Some(labels), ..CreateSession::default() });
+        let refused = with([("a".to_owned(), "x".repeat(MAX_LABELS))].into()).unwrap_err();
+        assert_eq!(refused.loc, ["body", "labels"]);
+        let none = with(BTreeMap::new()).unwrap();
         assert_eq!(none.metadata.annotations, None);
     }
 }

@@ -63,7 +63,7 @@ pub async fn create(
     there_is_a_pool(&gateway, &namespace, asked.worker.as_deref()).await?;
     let name = uuid::Uuid::new_v4().to_string();
     let key = Key::new(&namespace, &name).ok_or(Refusal::NoSuchName)?;
-    let object = convert::requested(&name, &namespace, asked);
+    let object = convert::requested(&name, &namespace, asked).map_err(|field| Refusal::Invalid(vec![field]))?;
     // In a task of its own, so that a session whose caller goes at any moment is ended and not forgotten.
     let caller = CancellationToken::new();
     let left = caller.clone();
