@@ -115,7 +115,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
         warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
     });
     let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
-    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks).await?;
+    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks)?;
     let core = Core::new(options.installation);
     let driving = tokio::spawn(drive(core, received, asked, shell.clone(), clock.clone()));
 
@@ -140,7 +140,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     tokio::select! {
         ((), ()) = async { tokio::join!(electing, stopping) } => {}
         ended = driving => ended.context("the operator's core failed")?,
-        ended = admin => ended.context("the admin listener failed")??,
+        ended = admin => ended.context("the admin listener failed")?,
     }
     Ok(())
 }
