@@ -108,7 +108,7 @@ check_argo() {
 # Every template of the chart is rendered with these.
 all_values=(
   --set "publicUrl=https://fleet.example.test" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080
-  --set "gateway.sessionNamespaces={default}" --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
+  --set "gateway.sessionNamespaces={default}" --set "gateway.trustedProxies={10.0.0.0/8,fd00::/8}" --set "networkPolicies.adminPeers[0].namespaceSelector.matchLabels.team=sre" --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
   --set ingress.enabled=true --set ingress.className=nginx --set ingress.tlsSecret=fleet-tls
   --set httpRoute.enabled=true --set "httpRoute.parentRefs[0].name=shared" --set serviceMonitor.enabled=true
   --set hooks.enabled=true --set pools.headless.allowedNamespaces.from=All
@@ -116,7 +116,7 @@ all_values=(
 )
 wrong_values=(
   publicUrl=ftp://x publicUrl=http://x/ image.pullPolicy=Sometimes operator.replcas=2 operator.replicas=-1 gateway.service.type=Magic
-  gateway.service.port=0 "gateway.sessionNamespaces={no such}" pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
+  gateway.service.port=0 "gateway.sessionNamespaces={no such}" "gateway.trustedProxies={10.0.0.1}" "gateway.trustedProxies={10.0.0.0/33}" "networkPolicies.adminPeers[0].ports=8081" networkPolicies.adminPeers=everybody pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
   "networkPolicies.runnersMayNotReach={everything}" serviceMonitor.interval=often httpRoute.parentRefs=shared
   tracing.otlpEndpoint=https://x tracing.otlpEndpoint=http://user@x tracing.sampleRatio=2 prometheusRule.enabled=maybe
   hooks.enabled=sometimes hooks.enabled=1 uninstall.deleteAllPools=mine admissionPolicies.enabled=maybe

@@ -7,9 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use camofleet_runtime::{
+    client_address::TrustedProxies,
+    server::{Limits, Server},
+};
 use http::{StatusCode, header::CONTENT_TYPE};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// `/healthz`, `/readyz` and `/metrics`.
 pub fn router(gateway: Arc<Gateway>) -> Router {
@@ -22,9 +27,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 
 /// Serves until the process ends, also while it drains.
 pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
-    if let Err(error) = axum::serve(listener, router(gateway)).await {
-        tracing::error!(%error, "the admin listener ended");
-    }
+    let server = Server::new("admin", Limits::PROBES, TrustedProxies::default());
+    server.serve(listener, router(gateway), CancellationToken::new(), TaskTracker::new()).await;
 }
 
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
@@ -35,7 +39,7 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    match gateway.metrics.text() {
+    match gateway.metrics.text(gateway.server.counts()) {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
         }

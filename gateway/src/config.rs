@@ -1,6 +1,7 @@
 //! What the gateway is told at its start. Everything is read and checked before a socket is opened.
 
 use clap::Parser;
+use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf};
 
 /// The gateway of Camo-fleet: authenticates clients, finds their sessions' runners and relays.
@@ -13,6 +14,9 @@ pub struct Config {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
     pub admin_listen: SocketAddr,
+    /// Networks of the proxies before the gateway, as CIDRs with commas between them: their X-Forwarded-For tells a client's address.
+    #[arg(long, env = "CAMOFLEET_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
     /// Folder with the UI's build.
     #[arg(long, env = "CAMOFLEET_UI", default_value = "/usr/share/camofleet/ui")]
     pub ui: PathBuf,
@@ -36,6 +40,15 @@ mod tests {
     fn the_ports_have_defaults() {
         let config = parse(&["--namespace", "camo-fleet", "--identity", "gateway-0"]).unwrap();
         assert_eq!((config.listen.port(), config.admin_listen.port()), (8080, 8081));
+    }
+
+    #[test]
+    fn proxies_are_networks() {
+        let config = |proxies: &str| parse(&["--namespace", "n", "--identity", "i", "--trusted-proxies", proxies]);
+        let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
+        assert_eq!(config("10.0.0.0/8,fd00::/8").unwrap().trusted_proxies, networks);
+        let error = config("10.0.0.0/8,proxy.example.org").unwrap_err();
+        assert!(error.to_string().contains("--trusted-proxies"), "{error}");
     }
 
     #[test]

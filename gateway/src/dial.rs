@@ -1,8 +1,9 @@
 //! The gateway's side towards a runner: one HTTP/1.1 connection for one WebSocket.
 
-use crate::{relay::Side, tcp};
+use crate::relay::Side;
 use axum::body::Bytes;
 use camofleet_runner_api::SessionReport;
+use camofleet_runtime::tcp;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
     header::{
@@ -206,7 +207,8 @@ fn picked<'a>(headers: &'a HeaderMap, names: &'a [HeaderName]) -> impl Iterator<
 /// The TCP connection below an upgraded HTTP connection, with what was read of it already.
 pub fn side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>();
-    let parts = parts.expect("both sides of the gateway are HTTP/1.1 over plain TCP (dial.rs, serve.rs)");
+    let parts = parts
+        .expect("both sides of the gateway are HTTP/1.1 over plain TCP (dial.rs, and the server of camofleet-runtime)");
     let (read, write) = parts.io.into_inner().into_split();
     Side { read: io::Cursor::new(parts.read_buf).chain(read), write }
 }

@@ -9,7 +9,7 @@ use crate::{
     metrics::Outcome,
     refusal::Refusal,
     relay::{Ending, WORD_OF_END},
-    rights::Right,
+    rights::{Right, Upgrading},
     sessions::Followed,
 };
 use axum::{
@@ -92,13 +92,13 @@ pub async fn ending(gateway: &Gateway, right: &Right, session: &mut Followed) ->
 /// of it.
 pub async fn between<Carried: Future<Output = Outcome>>(
     gateway: &Gateway,
-    client: OnUpgrade,
+    client: Upgrading,
     runner: OnUpgrade,
     carry: impl FnOnce(Upgraded, Upgraded) -> Carried,
 ) {
     let start = Instant::now();
     gateway.metrics.open.inc();
-    let outcome = match tokio::try_join!(client, runner) {
+    let outcome = match tokio::try_join!(client.upgrade, runner) {
         Ok((client, runner)) => {
             tracing::info!("connected");
             carry(client, runner).await

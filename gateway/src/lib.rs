@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Pure: [`auth`], [`session`], [`pulse`], [`rfb`], [`wire`]. State without IO: [`sessions`], [`pools`], [`feed`], [`metrics`].
-//! [`relay`] works on any two streams. IO: [`serve`], [`dial`], [`activity`], [`tcp`], [`kubernetes`], [`admin`], [`run`]. [`door`],
+//! [`relay`] works on any two streams. IO: [`serve`], [`dial`], [`activity`], [`kubernetes`], [`admin`], [`run`]. [`door`],
 //! [`rights`] and [`api`] put them together.
 
 pub mod activity;
@@ -33,14 +33,15 @@ pub mod run;
 pub mod serve;
 pub mod session;
 pub mod sessions;
-pub mod tcp;
 pub mod wire;
 
 use auth::StaticTokens;
 use camofleet_runner_api::token::{Issuer, PublicKeys, Signer};
+use camofleet_runtime::{client_address::TrustedProxies, server::Server};
 use feed::Feed;
 use metrics::Metrics;
 use pools::Pools;
+use serve::SoleAddress;
 use sessions::Sessions;
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
@@ -64,6 +65,10 @@ pub struct Gateway {
     pub signer: Signer,
     /// The keys that session tokens may be signed with.
     pub session_keys: PublicKeys,
+    /// Serves clients: what they can hold, and what they do hold.
+    pub server: Server,
+    /// Notices when no proxy is named before the gateway though there is one.
+    pub sole_address: SoleAddress,
     /// What is counted.
     pub metrics: Metrics,
     /// The UI's build.
@@ -92,6 +97,8 @@ impl Gateway {
             client,
             signer,
             ui,
+            server: serve::server(TrustedProxies::default()),
+            sole_address: SoleAddress::default(),
             metrics: Metrics::default(),
             patience: Duration::from_secs(60),
             leaving: CancellationToken::new(),

@@ -13,7 +13,7 @@ use crate::{
     refusal::Refusal,
     relay::{Ending, Side, WORD_OF_END},
     rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
-    rights::{Handshake, MayWatch, Right},
+    rights::{Handshake, MayWatch, Right, Upgrading},
     wire,
 };
 use axum::{
@@ -151,7 +151,7 @@ async fn watch(
     right: Right,
     found: Found,
     role: rfb::Role,
-    viewer: OnUpgrade,
+    viewer: Upgrading,
     display: OnUpgrade,
 ) {
     let Found { mut session, runner } = found;

@@ -1,11 +1,12 @@
 //! What is counted. Every label has a handful of values, written down here.
 
+use camofleet_runtime::server::Counts;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use std::{fmt, time::Duration};
+use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 /// What became of a connection that was asked for. The values of the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -76,9 +77,18 @@ pub struct Metrics {
     /// Connections that are relayed now.
     pub open: Gauge,
     outcomes: Family<ByOutcome, Counter>,
+    clients: Clients,
     /// Bytes that were relayed.
     pub traffic: Traffic,
     dial: Histogram,
+}
+
+/// The public listener's connections, as its server counts them.
+struct Clients {
+    connections: Gauge,
+    anonymous: Gauge,
+    shed: Counter,
+    refused: Counter,
 }
 
 /// Counts relayed bytes.
@@ -107,6 +117,24 @@ impl Default for Metrics {
         registry.register("connections_open", "Connections that are relayed now", open.clone());
         let outcomes = Family::default();
         registry.register("connections", "Connections that were asked for, by what became of them", outcomes.clone());
+        let clients = Clients {
+            connections: Gauge::default(),
+            anonymous: Gauge::default(),
+            shed: Counter::default(),
+            refused: Counter::default(),
+        };
+        registry.register(
+            "clients_open",
+            "Connections of clients, whether relayed or not",
+            clients.connections.clone(),
+        );
+        let help =
+            "Connections of clients without a valid credential, and such requests that came through trusted proxies";
+        registry.register("clients_anonymous", help, clients.anonymous.clone());
+        let help = "Those without a valid credential that were closed because there were too many";
+        registry.register("clients_shed", help, clients.shed.clone());
+        let help = "Connections that were closed at once because there were too many with a valid credential";
+        registry.register("clients_refused", help, clients.refused.clone());
         let bytes = Family::<ByDirection, Counter>::default();
         registry.register_with_unit("relayed", "Bytes that were relayed, by direction", Unit::Bytes, bytes.clone());
         let counter = |direction| bytes.get_or_create(&ByDirection { direction }).clone();
@@ -114,7 +142,7 @@ impl Default for Metrics {
         let dial = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]);
         let help = "From the dial of a runner to the head of its answer";
         registry.register_with_unit("dial", help, Unit::Seconds, dial.clone());
-        Self { registry, open, outcomes, traffic, dial }
+        Self { registry, open, outcomes, clients, traffic, dial }
     }
 }
 
@@ -129,8 +157,13 @@ impl Metrics {
         self.dial.observe(took.as_secs_f64());
     }
 
-    /// All of it, in OpenMetrics text.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    /// All of it, in OpenMetrics text, with what the public listener's server counts.
+    pub fn text(&self, served: Counts) -> Result<String, fmt::Error> {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.clients.connections.set(gauge(served.connections));
+        self.clients.anonymous.set(gauge(served.anonymous));
+        self.clients.shed.inner().store(served.shed, Ordering::Relaxed);
+        self.clients.refused.inner().store(served.refused, Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

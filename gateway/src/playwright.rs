@@ -6,7 +6,7 @@ use crate::{
     door,
     refusal::Refusal,
     relay::relay,
-    rights::{Handshake, MayConnect, Right},
+    rights::{Handshake, MayConnect, Right, Upgrading},
     sessions::Followed,
 };
 use axum::{
@@ -39,7 +39,7 @@ pub async fn playwright(
     }
 }
 
-async fn relay_both(gateway: Arc<Gateway>, right: Right, mut session: Followed, client: OnUpgrade, runner: OnUpgrade) {
+async fn relay_both(gateway: Arc<Gateway>, right: Right, mut session: Followed, client: Upgrading, runner: OnUpgrade) {
     door::between(&gateway, client, runner, |client, runner| {
         let ending = door::ending(&gateway, &right, &mut session);
         relay(dial::side(client), dial::side(runner), ending, &gateway.metrics.traffic)

@@ -10,8 +10,9 @@ use crate::{
 };
 use axum::extract::{FromRequestParts, Path};
 use camofleet_runner_api::token::Role as Scope;
+use camofleet_runtime::server::ConnectionHandle;
 use http::{
-    HeaderMap, HeaderValue, Method, Uri,
+    Extensions, HeaderMap, HeaderValue, Method, Uri,
     header::{CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY, UPGRADE},
     request::Parts,
 };
@@ -68,6 +69,7 @@ impl Right {
             .as_ref()
             .map(|tokens| authorize(tokens, &gateway.session_keys, credential.as_ref(), wanted));
         let grant = decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
+        accepted(&parts.extensions);
         let Target { session, worker } = Target::of(Names::of(parts, gateway).await?, gateway)?;
         Ok(Self { session, worker, grant })
     }
@@ -172,7 +174,16 @@ fn member(parts: &Parts, gateway: &Gateway, needed: Role) -> Result<Member, Refu
     let credential = credential(parts)?;
     let tokens = gateway.tokens.borrow();
     let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
-    admit(tokens, &gateway.session_keys, credential.as_ref(), needed).map_err(Refusal::Denied)
+    let member = admit(tokens, &gateway.session_keys, credential.as_ref(), needed).map_err(Refusal::Denied)?;
+    accepted(&parts.extensions);
+    Ok(member)
+}
+
+/// Exempts the connection of a request from what holds for unknown clients.
+pub(crate) fn accepted(request: &Extensions) {
+    if let Some(connection) = request.get::<ConnectionHandle>() {
+        connection.authenticated();
+    }
 }
 
 impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
@@ -227,7 +238,14 @@ pub struct Handshake {
     /// The request's headers.
     pub headers: HeaderMap,
     /// The client's connection.
-    pub connection: OnUpgrade,
+    pub connection: Upgrading,
+}
+
+/// A client's connection that becomes a WebSocket once the handshake was answered. It counts as open for as long as this is there.
+pub struct Upgrading {
+    /// The connection itself.
+    pub upgrade: OnUpgrade,
+    _place: Option<ConnectionHandle>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Handshake {
@@ -243,7 +261,10 @@ impl<S: Sync> FromRequestParts<S> for Handshake {
             && lists(CONNECTION, "upgrade")
             && parts.headers.contains_key(SEC_WEBSOCKET_KEY);
         match parts.extensions.remove::<OnUpgrade>() {
-            Some(connection) if asks => Ok(Self { headers: parts.headers.clone(), connection }),
+            Some(upgrade) if asks => {
+                let place = parts.extensions.get::<ConnectionHandle>().cloned();
+                Ok(Self { headers: parts.headers.clone(), connection: Upgrading { upgrade, _place: place } })
+            }
             _ => Err(Refusal::NotWebSocket),
         }
     }

@@ -6,7 +6,10 @@ use camofleet_runner_api::{
     keystore::{self, Publication},
     token::Issuer,
 };
+use camofleet_runtime::{client_address::TrustedProxies, server::listen};
 use clap::Parser;
+use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
     io::{self, IsTerminal},
     net::SocketAddr,
@@ -70,11 +73,12 @@ fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
     let mut told_to_go = pin!(told_to_go()?);
-    let listener = bind(config.listen).await?;
-    let admin_listener = bind(config.admin_listen).await?;
+    let listener = bind(config.listen)?;
+    let admin_listener = bind(config.admin_listen)?;
     let (gateway, watching, publication) = tokio::select! {
-        connected = connect(config.namespace.clone(), config.ui) => connected?,
+        connected = connect(config.namespace.clone(), config.ui, config.trusted_proxies) => connected?,
         () = &mut told_to_go => return Ok(()),
     };
 
@@ -106,17 +110,32 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+/// Raises the limit of open files as far as the process can by itself. Container runtimes start with 1024 for the sake of programs
+/// that use select(2); here that would be less than the connections that are served.
+fn raise_file_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "could not raise the limit of open files");
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}"))
 }
 
 /// The gateway, a client of its own for the watches, and the publication of its public key.
-async fn connect(namespace: String, ui: PathBuf) -> anyhow::Result<(Arc<Gateway>, kube::Client, Publication)> {
+async fn connect(
+    namespace: String,
+    ui: PathBuf,
+    proxies: Vec<IpNet>,
+) -> anyhow::Result<(Arc<Gateway>, kube::Client, Publication)> {
     let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
     let client = kube::Client::try_from(config.clone())?;
     let (signer, publication) = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
-    let watching = kube::Client::try_from(config)?;
-    Ok((Arc::new(Gateway::new(client, namespace, signer, ui)), watching, publication))
+    let mut gateway = Gateway::new(client, namespace, signer, ui);
+    gateway.server = serve::server(TrustedProxies::new(proxies));
+    Ok((Arc::new(gateway), kube::Client::try_from(config)?, publication))
 }
 
 /// Ends in order: not ready any more; after a moment nothing is accepted and every client is told to connect again; when all

@@ -8,7 +8,6 @@ use crate::{
     refusal::Refusal,
     rights::Names,
     session::Key,
-    tcp,
 };
 use axum::{
     Router,
@@ -17,24 +16,33 @@ use axum::{
     response::Response,
     routing::get,
 };
+use camofleet_runtime::{
+    client_address::TrustedProxies,
+    server::{ConnectionHandle, Limits, Server},
+};
 use http::{HeaderName, HeaderValue};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Instant, sleep},
-};
+use tokio::{net::TcpListener, time::Instant};
 use tracing::{Instrument, Span, field};
 
-/// How long a client may take to send the head of a request, also on a connection that is kept alive: longer than load balancers
-/// and ingresses keep theirs (60 s, AWS and nginx), for a request that meets the closing of its connection is a 502 there.
-const HEAD_DEADLINE: Duration = Duration::from_secs(75);
-/// Out of file descriptors, most likely: accepting again at once would spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+/// What clients can hold. Load balancers and ingresses keep an idle connection for 60 s (AWS, nginx), and a request that meets the
+/// closing of its connection is a 502 there: so a connection with an accepted credential is kept for longer.
+const LIMITS: Limits = Limits {
+    connections: 16_384,
+    anonymous: 1024,
+    anonymous_per_address: 128,
+    first_head: Duration::from_secs(10),
+    exchange: Duration::from_secs(60),
+    idle: Duration::from_secs(10),
+    authenticated_idle: Duration::from_secs(75),
+    keep_alive: true,
+};
+/// How many requests in a row have to come from one address until it is taken for a proxy's.
+const ALL_FROM_ONE: u32 = 200;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -50,41 +58,43 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// Serves until the gateway drains. Each connection is one of the gateway's tasks.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
-    let service = TowerToHyperService::new(router(Arc::clone(&gateway)));
-    while let Some(accepted) = gateway.draining.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((stream, _)) => {
-                gateway.tasks.spawn(serve_connection(Arc::clone(&gateway), stream, service.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
+/// The server of the public listener, behind these proxies.
+pub fn server(proxies: TrustedProxies) -> Server {
+    Server::new("public", LIMITS, proxies)
 }
 
-async fn serve_connection(gateway: Arc<Gateway>, stream: TcpStream, service: TowerToHyperService<Router>) {
-    if let Err(error) = tcp::prepare(&stream) {
-        return tracing::debug!(%error, "a client went at once");
-    }
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = gateway.draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection ended badly");
+/// Serves until the gateway drains. Each connection is one of the gateway's tasks.
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
+    let (draining, tasks) = (gateway.draining.clone(), gateway.tasks.clone());
+    gateway.server.serve(listener, router(Arc::clone(&gateway)), draining, tasks).await;
+}
+
+/// Notices when all requests come from one address: there is a proxy before the gateway then, most likely, which
+/// `gateway.trustedProxies` does not name, and all its clients are limited as one.
+#[derive(Debug, Default)]
+pub struct SoleAddress(Mutex<Origin>);
+
+#[derive(Debug, Default)]
+enum Origin {
+    #[default]
+    Unknown,
+    One(IpAddr, u32),
+    /// There are several, or it was reported.
+    Settled,
+}
+
+impl SoleAddress {
+    /// Counts a request. True once: when it is the last of the first 200, all of which came from this address.
+    fn is_sole(&self, client: IpAddr) -> bool {
+        let mut origin = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, is_sole) = match *origin {
+            Origin::Unknown => (Origin::One(client, 1), false),
+            Origin::One(first, count) if first == client && count + 1 == ALL_FROM_ONE => (Origin::Settled, true),
+            Origin::One(first, count) if first == client => (Origin::One(first, count + 1), false),
+            Origin::One(..) | Origin::Settled => (Origin::Settled, false),
+        };
+        *origin = next;
+        is_sole
     }
 }
 
@@ -94,6 +104,16 @@ async fn log_and_count(
     request: Request,
     next: Next,
 ) -> Response {
+    if let Some(connection) = request.extensions().get::<ConnectionHandle>()
+        && let client = connection.client_address()
+        && gateway.sole_address.is_sole(client)
+    {
+        tracing::warn!(
+            %client,
+            requests = ALL_FROM_ONE,
+            "all requests came from one address, so all clients share its limits: if it is a proxy's or a load balancer's, add its network to the chart's value gateway.trustedProxies"
+        );
+    }
     let id = request_id(&request);
     let key = names.ok().and_then(|Path(names)| names.session(&gateway));
     let span = tracing::info_span!(
@@ -154,4 +174,24 @@ fn request_id(request: &Request) -> HeaderValue {
         let id = uuid::Uuid::new_v4().simple().to_string();
         HeaderValue::from_str(&id).expect("hexadecimal digits are fit for a header")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sole_address_is_reported_once() {
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let reports = |requests: &[IpAddr]| {
+            let sole = SoleAddress::default();
+            requests.iter().filter(|client| sole.is_sole(**client)).count()
+        };
+        let first = vec![one; ALL_FROM_ONE as usize];
+        assert_eq!(reports(&first[1..]), 0, "one too few");
+        assert_eq!(reports(&first), 1);
+        assert_eq!(reports(&[&first[..], &first[..]].concat()), 1);
+        assert_eq!(reports(&[&[other][..], &first[..], &first[..]].concat()), 0, "there are two");
+        assert_eq!(reports(&[&first[1..], &[other][..], &first[..]].concat()), 0, "there are two");
+    }
 }

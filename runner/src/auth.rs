@@ -10,6 +10,7 @@ use camofleet_runner_api::{
     Refusal, RefusalReason,
     token::{Caller, PublicKeys, Role, TokenError},
 };
+use camofleet_runtime::server::ConnectionHandle;
 use std::{
     fs,
     path::{Path as FilePath, PathBuf},
@@ -52,6 +53,9 @@ impl Gate {
         if let Caller::Operator { epoch } = caller {
             self.highest_epoch.fetch_max(epoch, Ordering::AcqRel);
             self.term(epoch).check()?;
+        }
+        if let Some(connection) = parts.extensions.get::<ConnectionHandle>() {
+            connection.authenticated();
         }
         Ok(caller)
     }

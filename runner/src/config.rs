@@ -26,6 +26,9 @@ pub(crate) struct Flags {
     /// Address of the HTTP API.
     #[arg(long, env = "RUNNER_LISTEN", default_value = "0.0.0.0:8070")]
     listen: SocketAddr,
+    /// Address of /healthz and /readyz for the kubelet.
+    #[arg(long, env = "RUNNER_PROBE_LISTEN", default_value = "0.0.0.0:8071")]
+    probe_listen: SocketAddr,
     /// UID of this pod: the audience of the tokens that are good here.
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
@@ -107,6 +110,7 @@ impl FromStr for Screen {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
+    pub(crate) probe_listen: SocketAddr,
     pub(crate) pod_uid: String,
     pub(crate) keys_file: PathBuf,
     pub(crate) plan: Plan,
@@ -184,7 +188,14 @@ impl Flags {
             launcher: self.launcher,
             playwright_version,
         };
-        Ok(Settings { listen: self.listen, pod_uid: self.pod_uid, keys_file: self.keys_file, plan, browser })
+        Ok(Settings {
+            listen: self.listen,
+            probe_listen: self.probe_listen,
+            pod_uid: self.pod_uid,
+            keys_file: self.keys_file,
+            plan,
+            browser,
+        })
     }
 
     fn browser(&self) -> Result<(EngineName, PathBuf, Option<PathBuf>), BadSettings> {

@@ -55,11 +55,16 @@ impl IntoResponse for Refused {
     }
 }
 
-/// The routes, all but the probes behind a token.
+/// The kubelet's probes, which take no token.
+pub(crate) fn probes(runner: Runner) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(runner)
+}
+
+/// The API, behind a token, and for one version more the probes: pods whose shape was published by an operator that does not know
+/// of the probes' own port have them probed here.
 pub(crate) fn router(app: App) -> Router {
+    let probes = probes(app.runner.clone());
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
         .route("/v1/sessions", get(list))
         .route("/v1/events", get(events))
         .route("/v1/sessions/{uid}", put(bind).get(report).delete(end))
@@ -67,6 +72,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/sessions/{uid}/playwright", get(tunnel::playwright))
         .route("/v1/sessions/{uid}/vnc", get(tunnel::vnc))
         .with_state(app)
+        .merge(probes)
 }
 
 async fn ready(State(runner): State<Runner>) -> Response {

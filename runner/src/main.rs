@@ -17,29 +17,22 @@ mod traces;
 mod tunnel;
 
 use anyhow::Context;
-use axum::Router;
 use camofleet_runner_api::{
     HEAD_DEADLINE,
     traces::{KeyValue, Tracer},
 };
+use camofleet_runtime::{
+    client_address::TrustedProxies,
+    server::{Limits, Server, listen},
+};
 use clap::Parser;
 use config::{Flags, Settings};
 use driver::Driver;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use nix::sys::{
-    prctl::set_dumpable,
-    socket::{setsockopt, sockopt},
-};
-use std::{io::IsTerminal, pin::pin, process::ExitCode, sync::Arc, time::Duration};
+use nix::sys::prctl::set_dumpable;
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
-    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
@@ -48,15 +41,18 @@ use tracing_subscriber::EnvFilter;
 const BAD_USAGE: u8 = 64;
 /// How long answers that are under way may take when the runner ends.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections at once: whoever reaches the port can open them, and each takes memory and a file descriptor of the browsers'.
-const MAX_CONNECTIONS: usize = 1024;
-/// Out of file descriptors, most likely: accepting again at once would spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
-/// A peer that has been silent for so long is asked by the kernel whether it is there, and what was sent to it is given up
-/// after so long without an answer (tcp(7)).
-const KEEPALIVE_IDLE_SECONDS: u32 = 30;
-const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
-const UNANSWERED_MILLIS: u32 = 60_000;
+/// What callers can hold. Only gateway and operator have tokens, and they send one with the first request of each connection, so a
+/// few places are enough for those without. Each costs memory and a file descriptor, of which the browsers need most.
+const LIMITS: Limits = Limits {
+    connections: 1024,
+    anonymous: 128,
+    anonymous_per_address: 32,
+    first_head: HEAD_DEADLINE,
+    exchange: HEAD_DEADLINE,
+    idle: HEAD_DEADLINE,
+    authenticated_idle: Duration::from_secs(75),
+    keep_alive: true,
+};
 
 fn main() -> ExitCode {
     let flags = match Flags::try_parse() {
@@ -113,16 +109,23 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     set_dumpable(false).context("cannot close this process to others")?;
     let state_dir = &settings.browser.state_dir;
     stack::prepare(state_dir).with_context(|| format!("cannot clean the state directory {}", state_dir.display()))?;
-    let listener = TcpListener::bind(settings.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let listener = bind(settings.listen)?;
+    let probe_listener = bind(settings.probe_listen)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
 
     tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "runner starts");
     let (driver, runner) = Driver::new(settings.plan, settings.browser);
     let gate = Arc::new(auth::Gate::new(settings.pod_uid, settings.keys_file));
-    let router = http::router(http::App { gate, runner: runner.clone(), tracer });
-    let finished = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, router, finished.clone()));
+    let (finished, connections) = (CancellationToken::new(), TaskTracker::new());
+    let serve = |server: Server, listener, router| {
+        let (finished, connections) = (finished.clone(), connections.clone());
+        tokio::spawn(async move { server.serve(listener, router, finished, connections).await })
+    };
+    // No proxies are between a pod and those that call it.
+    let server = |name, limits| Server::new(name, limits, TrustedProxies::default());
+    let probes = serve(server("probes", Limits::PROBES), probe_listener, http::probes(runner.clone()));
+    let api = http::router(http::App { gate, runner: runner.clone(), tracer });
+    let api = serve(server("api", LIMITS), listener, api);
     tokio::spawn(async move {
         while terminate.recv().await.is_some() {
             tracing::info!("told to go: no more sessions are taken");
@@ -133,67 +136,13 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     driver.run().await;
     tracing::info!("nothing is left to do");
     finished.cancel();
-    match tokio::time::timeout(LAST_ANSWERS_TIMEOUT, server).await {
-        Ok(served) => served.context("the HTTP server failed"),
-        Err(_) => Ok(()),
-    }
-}
-
-/// Serves until it is finished, and then until what is under way is answered.
-async fn serve(listener: TcpListener, router: Router, finished: CancellationToken) {
-    let service = TowerToHyperService::new(router);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = TaskTracker::new();
-    let accept = async || {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        (listener.accept().await, place)
-    };
-    while let Some((accepted, place)) = finished.run_until_cancelled(accept()).await {
-        match accepted {
-            Ok((stream, _)) => {
-                let served = serve_connection(stream, service.clone(), finished.clone());
-                connections.spawn(async move {
-                    served.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
+    api.await.and(probes.await).context("the HTTP server failed")?;
     connections.close();
-    connections.wait().await;
+    // What is not answered by then is cut off.
+    tokio::time::timeout(LAST_ANSWERS_TIMEOUT, connections.wait()).await.ok();
+    Ok(())
 }
 
-async fn serve_connection(stream: TcpStream, service: TowerToHyperService<Router>, finished: CancellationToken) {
-    if let Err(error) = tune(&stream) {
-        return tracing::debug!(%error, "a caller went at once");
-    }
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = finished.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection ended badly");
-    }
-}
-
-/// Small messages go at once, and dead peers are noticed.
-fn tune(connection: &TcpStream) -> anyhow::Result<()> {
-    connection.set_nodelay(true)?;
-    setsockopt(connection, sockopt::KeepAlive, &true)?;
-    setsockopt(connection, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
-    setsockopt(connection, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
-    Ok(setsockopt(connection, sockopt::TcpUserTimeout, &UNANSWERED_MILLIS)?)
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}"))
 }

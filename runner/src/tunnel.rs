@@ -16,6 +16,7 @@ use axum::{
 };
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner, token::Role};
+use camofleet_runtime::server::ConnectionHandle;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -71,9 +72,11 @@ pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: 
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return passed_on(answer).await;
     }
+    let place = request.extensions().get::<ConnectionHandle>().cloned();
     let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
     tracing::info!(uid = hop.uid, "a client connects");
     tokio::spawn(async move {
+        let _place = place;
         if let Ok((client, server)) = tokio::try_join!(client, server) {
             let guest = Guest::arrive(runner, stack);
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
@@ -104,8 +107,10 @@ pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request
     }
     let server = UnixStream::connect(&doors.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
     tracing::info!(uid = hop.uid, role = ?hop.role, "a viewer connects");
+    let place = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
+        let _place = place;
         if let Ok(client) = client.await {
             pump(TokioIo::new(client), server, doors.closed, unwatched).await;
         }

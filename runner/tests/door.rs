@@ -6,16 +6,18 @@ mod support;
 
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
-    EndReason, PORT, Refusal, RefusalReason, SessionPhase, Tier,
+    EndReason, PORT, PROBE_PORT, Refusal, RefusalReason, SessionPhase, Tier,
     token::{Issuer, Role, Signer, new_private_key},
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::Method;
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::SystemTime};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::SystemTime};
 use support::{Bed, EPOCH, POD, launcher, request, runner_command, write_keys};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     process::Command,
+    task::JoinSet,
 };
 
 async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u16, Option<RefusalReason>) {
@@ -272,4 +274,50 @@ async fn the_launcher_hands_on_a_long_fingerprint_and_a_proxy() {
     assert_eq!(config["navigator.userAgent"], long);
     let proxy = told.iter().find(|entry| entry["method"] == "Browser.setBrowserProxy").unwrap();
     assert_eq!((&proxy["params"]["host"], &proxy["params"]["username"]), (&"proxy.test".into(), &"user".into()));
+}
+
+/// Holds as many connections to this port as are taken, from 50 addresses, and opens a new one for each that is closed.
+fn hold(address: SocketAddr, connections: u32) -> JoinSet<()> {
+    let mut holding = JoinSet::new();
+    for (last, _) in (2..52).flat_map(|last| (0..connections / 50).map(move |each| (last, each))) {
+        holding.spawn(async move {
+            loop {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+                if let Ok(mut stream) = socket.connect(address).await {
+                    stream.read_u8().await.ok();
+                }
+            }
+        });
+    }
+    holding
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_shut_neither_port() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    // The runner has as many files as a container gives it.
+    let mut bed = Bed::start_with(&["--node", "/bin/cat"], |command, _| {
+        let limited = std::mem::replace(command, Command::new("prlimit"));
+        command.arg("--nofile=1024:1024").arg(limited.as_std().get_program()).args(limited.as_std().get_args());
+        command.env_remove("CAMOUFOX_EXECUTABLE_PATH").env_remove("CAMOUFOX_INSTALL_DIR").kill_on_drop(true);
+    })
+    .await;
+    for attacked in [PORT, PROBE_PORT] {
+        let holding = hold((bed.address, attacked).into(), 1500);
+        for _ in 0..5 {
+            // As the gateway does it: a connection for each call, with a token.
+            let hop = bed.gateway.hop_token(POD, "none", Role::Connect, None);
+            assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&hop)).await, (200, None));
+            for path in ["healthz", "readyz"] {
+                let url = format!("http://{}:{PROBE_PORT}/{path}", bed.address);
+                assert_eq!(reqwest::get(url).await.unwrap().status(), 200, "{path} while {attacked} is held");
+            }
+            // Pods of a shape of before have theirs here.
+            assert_eq!(reqwest::get(bed.url("/healthz")).await.unwrap().status(), 200);
+        }
+        drop(holding);
+    }
+    assert!(bed.terminate().await.success());
 }

@@ -253,12 +253,12 @@ fn sessions_do_not_see_each_other() {
                 ensure!(refused, "a client inside the pod is answered {answers} at {address}{path}");
             }
         }
-        // Nothing of either pod can be reached from outside but the runner's one port.
+        // Nothing of either pod can be reached from outside but the runner's API and its probes.
         for pod in [&own_pod.uid, &runner.uid] {
             let server =
                 host::processes_of(pod).into_iter().find(host::is_playwright_server).context("no Playwright server")?;
             let ports = server.open_ports()?;
-            ensure!(ports == [8070], "in pod {pod} something listens on {ports:?}");
+            ensure!(ports == [8070, 8071], "in pod {pod} something listens on {ports:?}");
         }
         other.ready().await?;
         Ok(())

@@ -8,7 +8,7 @@ use crate::{
     Gateway,
     auth::{Denied, LOGIN_COOKIE},
     refusal::Refusal,
-    rights::{MaySee, Namespace, is_same_origin},
+    rights::{MaySee, Namespace, accepted, is_same_origin},
 };
 use axum::{Json, extract::State};
 use axum_extra::extract::{
@@ -16,7 +16,7 @@ use axum_extra::extract::{
     cookie::{Cookie, SameSite},
 };
 use http::{
-    HeaderMap,
+    Extensions, HeaderMap,
     header::{HeaderName, ORIGIN},
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -38,6 +38,7 @@ const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 pub async fn login(
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
+    extensions: Extensions,
     cookies: CookieJar,
     Checked(asked): Checked<Login>,
 ) -> Result<(CookieJar, Json<LoggedIn>), Refusal> {
@@ -46,6 +47,7 @@ pub async fn login(
     let expires = u64::try_from(ends.as_second()).unwrap_or_default();
     let known = gateway.tokens.borrow().as_ref().ok_or(Refusal::Starting)?.login(asked.token.trim(), expires);
     let (login, role) = known.ok_or(Refusal::Denied(Denied::UnknownToken))?;
+    accepted(&extensions);
     let mut cookie = cookie(gateway.signer.login(login), &headers);
     cookie.set_max_age(std::time::Duration::from_secs(LIFETIME.unsigned_abs().as_secs()).try_into().ok());
     Ok((cookies.add(cookie), Json(LoggedIn { role: Some(role) })))

@@ -229,7 +229,7 @@ impl Served {
 
     /// The metrics' text.
     pub fn metrics(&self) -> String {
-        self.gateway.metrics.text().unwrap()
+        self.gateway.metrics.text(self.gateway.server.counts()).unwrap()
     }
 }
 

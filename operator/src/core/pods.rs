@@ -14,7 +14,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc};
 
@@ -30,6 +30,9 @@ const CONTAINER: &str = "runner";
 const SLOTS_ARGUMENT: &str = "--slots=";
 /// The most slots that a pool's `slotsPerRunner` may ask for.
 const MAX_SLOTS: u32 = 32;
+/// Names of the container's ports.
+const API_PORT: &str = "http";
+const PROBE_PORT: &str = "probes";
 const KEYS_FOLDER: &str = "/etc/camofleet";
 /// What a runner may take after its drain deadline, to end browsers and have their ends acknowledged.
 const GRACE_AFTER_DRAIN_SECONDS: i32 = 15;
@@ -252,27 +255,49 @@ pub struct Shape {
     pub revision: String,
     /// A pool with that shape.
     pool: Arc<WorkerPool>,
+    /// Where its runners answer probes.
+    probes: Probes,
+}
+
+/// Where runners answer the kubelet's probes. A runner of an image that does not know of the probes' own port would never become
+/// ready there, so a shape that a runner came up in keeps the probes that it came up with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Probes {
+    /// On the port of the API: of a shape that was published before shapes named this.
+    #[default]
+    Api,
+    /// On a port of their own, which clients cannot fill.
+    Own,
+}
+
+/// A shape as it is published: a spec, of which an operator of the version before reads what it knows.
+#[derive(Serialize, Deserialize)]
+struct PublishedShape {
+    #[serde(flatten)]
+    spec: WorkerPoolSpec,
+    #[serde(default)]
+    probes: Probes,
 }
 
 impl Shape {
     /// What a pool's spec asks for.
     pub fn wished(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
-        Self { revision: revision(pool, installation), pool: pool.clone() }
+        Self { revision: revision(pool, installation), pool: pool.clone(), probes: Probes::Own }
     }
 
     /// What was published of a pool; none when that cannot be read.
     pub fn published(pool: &WorkerPool) -> Option<Self> {
         let serving = pool.status.as_ref()?.serving.as_ref()?;
-        let spec = serde_json::from_str(&serving.shape).ok()?;
+        let PublishedShape { spec, probes } = serde_json::from_str(&serving.shape).ok()?;
         let shaped = WorkerPool { metadata: pool.metadata.clone(), spec, status: None };
-        Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped) })
+        Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped), probes })
     }
 
     /// For the pool's status. What of the spec does not shape pods is left out, and the image is named.
     pub fn to_publish(&self, installation: &Installation) -> Serving {
         let spec = &self.pool.spec;
         let image = spec.template.image.clone().unwrap_or_else(|| installation.runner_image.clone());
-        let shape = WorkerPoolSpec {
+        let spec = WorkerPoolSpec {
             replicas: None,
             autoscaling: None,
             allowed_namespaces: AllowedNamespaces::default(),
@@ -281,6 +306,7 @@ impl Shape {
             rollout: Rollout { drain_timeout_seconds: spec.rollout.drain_timeout_seconds, ..Rollout::default() },
             ..spec.clone()
         };
+        let shape = PublishedShape { spec, probes: self.probes };
         let shape = serde_json::to_string(&shape).expect("a spec is plain data");
         Serving { revision: self.revision.clone(), shape }
     }
@@ -288,7 +314,11 @@ impl Shape {
 
 /// Hash of the shape of a pool's pods: pods of another shape are replaced.
 pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
-    let shape = Pod { spec: Some(pod_spec(pool, installation)), metadata: template_metadata(pool), ..Pod::default() };
+    let shape = Pod {
+        spec: Some(pod_spec(pool, installation, Probes::Own)),
+        metadata: template_metadata(pool),
+        ..Pod::default()
+    };
     short_hash(&[&serde_json::to_string(&shape).expect("a pod is plain data")])
 }
 
@@ -311,7 +341,7 @@ pub fn runner_pod(
     labels.insert(ORDINAL_LABEL.to_owned(), ordinal.to_string());
     labels.insert(REVISION_LABEL.to_owned(), shape.revision.clone());
     metadata.annotations.get_or_insert_default().insert(KEYS_ANNOTATION.to_owned(), keys.to_owned());
-    let mut spec = pod_spec(pool, installation);
+    let mut spec = pod_spec(pool, installation, shape.probes);
     if canary && let Some(container) = spec.containers.first_mut() {
         // By the environment: an image that does not know of it yet is not broken for that.
         container.env.get_or_insert_default().push(EnvVar {
@@ -372,7 +402,7 @@ pub fn pool_labels(pool: &WorkerPool) -> BTreeMap<String, String> {
 }
 
 /// A pod of the *restricted* Pod Security Standard with a read-only root, without a token for the API server.
-fn pod_spec(pool: &WorkerPool, installation: &Installation) -> PodSpec {
+fn pod_spec(pool: &WorkerPool, installation: &Installation, probes: Probes) -> PodSpec {
     let template = &pool.spec.template;
     let mut volumes = vec![memory_volume("shm"), disk_volume("run", "4Gi"), disk_volume("tmp", "1Gi"), keys_volume()];
     volumes.extend(template.volumes.iter().cloned());
@@ -395,12 +425,12 @@ fn pod_spec(pool: &WorkerPool, installation: &Installation) -> PodSpec {
         tolerations: (!template.tolerations.is_empty()).then(|| template.tolerations.clone()),
         affinity: template.affinity.clone(),
         volumes: Some(volumes),
-        containers: vec![container(pool, installation)],
+        containers: vec![container(pool, installation, probes)],
         ..PodSpec::default()
     }
 }
 
-fn container(pool: &WorkerPool, installation: &Installation) -> Container {
+fn container(pool: &WorkerPool, installation: &Installation, probes: Probes) -> Container {
     let template = &pool.spec.template;
     let mut mounts = vec![
         mount("shm", "/dev/shm"),
@@ -422,6 +452,10 @@ fn container(pool: &WorkerPool, installation: &Installation) -> Container {
         ..EnvVar::default()
     }));
     env.extend(template.env.iter().cloned());
+    let mut ports = vec![port(API_PORT, camofleet_runner_api::PORT)];
+    if probes == Probes::Own {
+        ports.push(port(PROBE_PORT, camofleet_runner_api::PROBE_PORT));
+    }
     Container {
         name: CONTAINER.to_owned(),
         image: Some(template.image.clone().unwrap_or_else(|| installation.runner_image.clone())),
@@ -429,13 +463,13 @@ fn container(pool: &WorkerPool, installation: &Installation) -> Container {
         // A runner that cannot start says why in its last lines.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         env: Some(env),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".to_owned()),
-            container_port: i32::from(camofleet_runner_api::PORT),
-            ..ContainerPort::default()
-        }]),
-        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
-        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
+        ports: Some(ports),
+        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz", probes) }),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            failure_threshold: Some(6),
+            ..probe("/healthz", probes)
+        }),
         resources: Some(template.resources.clone().unwrap_or_else(default_resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -476,11 +510,20 @@ fn default_resources() -> ResourceRequirements {
     ResourceRequirements { requests: Some(requests), ..ResourceRequirements::default() }
 }
 
-fn probe(path: &str) -> Probe {
+fn port(name: &str, number: u16) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number.into(), ..ContainerPort::default() }
+}
+
+/// By HTTP and not by a program in the container: that would be a process in each pod every 2 s, which the container runtime starts.
+fn probe(path: &str, probes: Probes) -> Probe {
+    let port = match probes {
+        Probes::Api => API_PORT,
+        Probes::Own => PROBE_PORT,
+    };
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::String("http".to_owned()),
+            port: IntOrString::String(port.to_owned()),
             ..HTTPGetAction::default()
         }),
         timeout_seconds: Some(3),

@@ -3,25 +3,29 @@
 use super::{LoadAsk, Shell, watch, watch::Watches};
 use anyhow::Context;
 use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, routing::get};
+use camofleet_runtime::{
+    client_address::TrustedProxies,
+    server::{self, Limits, Server},
+};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves `/healthz` (the process runs), `/readyz` (its caches are warm, so that it leads or could at once, and the API server keeps
 /// all fields that it writes) and `/metrics`.
-pub(super) async fn serve(
+pub(super) fn serve(
     listen: SocketAddr,
     shell: Arc<Shell>,
     watches: &Watches,
     load_asks: mpsc::Sender<LoadAsk>,
-) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+) -> anyhow::Result<JoinHandle<()>> {
     let listener =
-        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for probes and metrics"))?;
+        server::listen(listen).with_context(|| format!("cannot listen on {listen} for probes and metrics"))?;
     let (warm, pulses) = (watches.warm(), watches.pulses());
     let pruned = shell.clone();
     let ready = move || {
@@ -50,5 +54,6 @@ pub(super) async fn serve(
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
-    Ok(tokio::spawn(async move { axum::serve(listener, router).await }))
+    let server = Server::new("admin", Limits::PROBES, TrustedProxies::default());
+    Ok(tokio::spawn(async move { server.serve(listener, router, CancellationToken::new(), TaskTracker::new()).await }))
 }

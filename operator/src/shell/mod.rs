@@ -149,7 +149,7 @@ async fn serve(
         warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
     });
     let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
-    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks).await?;
+    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks)?;
     let core = Core::new(options.installation);
     let driving = tokio::spawn(drive(core, received, asked, shell.clone(), clock.clone()));
 
@@ -174,7 +174,7 @@ async fn serve(
     tokio::select! {
         ((), ()) = async { tokio::join!(electing, stopping) } => {}
         ended = driving => ended.context("the operator's core failed")?,
-        ended = admin => ended.context("the admin listener failed")??,
+        ended = admin => ended.context("the admin listener failed")?,
     }
     Ok(())
 }

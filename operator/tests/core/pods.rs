@@ -2,10 +2,13 @@
 
 use super::fleet::installation;
 use camofleet_crds::v1alpha1::{
-    Autoscaling, Disruption, Limits, Prewarm, Rollout, Screen, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
+    Autoscaling, Disruption, Limits, Prewarm, Rollout, Screen, Serving, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
 };
 use camofleet_operator::core::pods::{Installation, Shape, revision, runner_pod};
-use k8s_openapi::api::core::v1::EnvVar;
+use k8s_openapi::{
+    api::core::v1::{Container, EnvVar},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use std::sync::Arc;
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -61,6 +64,48 @@ fn a_shape_that_was_published_makes_the_same_pods() {
     let later = Installation { runner_image: "later".into(), ..installation() };
     let make = |shape: &Shape, installation| runner_pod(shape, installation, 0, None, "{}", false);
     assert_eq!(make(&published, &later), make(&shape, &installation()));
+    // An operator of the version before reads the spec.
+    let shape = pool.status.as_ref().unwrap().serving.as_ref().unwrap().shape.clone();
+    let read: WorkerPoolSpec = serde_json::from_str(&shape).unwrap();
+    assert_eq!((read.slots_per_runner, read.screen.width), (3, 800));
     pool.status.as_mut().unwrap().serving.as_mut().unwrap().shape = "{".into();
     assert!(Shape::published(&pool).is_none(), "what cannot be read is not there");
+}
+
+/// The shape of a default pool, as the version before published it (e72e65b).
+const FORMER_SHAPE: &str = r#"{"slotsPerRunner":1,"allowedNamespaces":{"from":"Same"},"limits":{"maxPriority":0},"engine":"Auto","screen":{"width":1280,"height":720},"sessionDefaults":{},"template":{"image":"former","metadata":{}},"rollout":{"maxUnavailable":1,"drainTimeoutSeconds":600},"disruption":"WhenIdle"}"#;
+
+#[test]
+fn a_shape_of_the_version_before_keeps_its_probes() {
+    let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
+    let serving = Serving { revision: "0123456789".into(), shape: FORMER_SHAPE.into() };
+    pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
+    let published = Shape::published(&pool).unwrap();
+    let made = |shape: &Shape| runner_pod(shape, &installation(), 0, None, "{}", false);
+    let container = made(&published).spec.unwrap().containers.remove(0);
+    assert_eq!(container.image.as_deref(), Some("former"));
+    assert_eq!(ports(container), (vec![8070], ["http"; 2].map(String::from)), "its image knows no other port");
+    // It stays so when it is published again, by a later leader.
+    let again = published.to_publish(&installation());
+    pool.status.as_mut().unwrap().serving = Some(again.clone());
+    let later = Shape::published(&pool).unwrap();
+    assert_eq!(made(&later), made(&published));
+    assert_eq!(again.revision, "0123456789");
+    // The shape that is wished for has the port of its own, and so another revision.
+    let wished = Shape::wished(&Arc::new(pool.clone()), &installation());
+    let container = made(&wished).spec.unwrap().containers.remove(0);
+    assert_eq!(ports(container), (vec![8070, 8071], ["probes"; 2].map(String::from)));
+    assert_ne!(wished.revision, published.revision);
+}
+
+/// The ports of a runner's container, and the names of those that are probed.
+fn ports(container: Container) -> (Vec<i32>, [String; 2]) {
+    let ports = container.ports.unwrap().into_iter().map(|port| port.container_port).collect();
+    let probed = [container.liveness_probe, container.readiness_probe].map(|probe| {
+        match probe.unwrap().http_get.unwrap().port {
+            IntOrString::String(name) => name,
+            IntOrString::Int(number) => number.to_string(),
+        }
+    });
+    (ports, probed)
 }

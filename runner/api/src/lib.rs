@@ -19,6 +19,10 @@ pub use types::*;
 pub const TRACEPARENT: &str = "traceparent";
 /// The port that a runner listens on, in every pod.
 pub const PORT: u16 = 8070;
-/// A runner closes a connection on which no whole head of a request came for so long. Clients forget theirs sooner: a request
-/// that meets the closing is lost, and it is not known whether it arrived.
+/// The port of a runner's `/healthz` and `/readyz`, in every pod. The kubelet has it for itself: clients that fill the other port
+/// cannot have a runner restarted.
+pub const PROBE_PORT: u16 = 8071;
+/// A runner closes a connection on which no whole head of a request came for this long. Clients drop theirs sooner: a request
+/// that meets the closing is lost, and it is not known whether it arrived. Connections that have carried an accepted token
+/// are kept for longer.
 pub const HEAD_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -7,7 +7,7 @@ pub mod rfb;
 
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, PORT, RunnerState, Session, SessionPhase,
+    BindAnswer, BindRequest, PORT, PROBE_PORT, RunnerState, Session, SessionPhase,
     client::{CallError, RunnerClient},
     token::{Issuer, PublicKeys, Role, Signer, new_private_key},
 };
@@ -78,7 +78,8 @@ impl Bed {
         write_keys(&dir.path().join("keys"), &[(Issuer::Operator, &operator), (Issuer::Gateway, &gateway)]);
         let mut command = runner_command();
         command
-            .args(["--listen", &format!("{address}:{PORT}"), "--pod-uid", POD])
+            .args(["--listen", &format!("{address}:{PORT}"), "--probe-listen", &format!("{address}:{PROBE_PORT}")])
+            .args(["--pod-uid", POD])
             .arg("--keys-file")
             .arg(dir.path().join("keys"))
             .arg("--state-dir")

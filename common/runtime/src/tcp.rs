@@ -1,16 +1,19 @@
-//! How the gateway's TCP connections behave, towards clients and runners alike.
+//! TCP settings of accepted and dialled connections.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, time::Duration};
 use tokio::net::TcpStream;
 
-/// A peer that acknowledges nothing for so long is dead. Keepalive asks in silence, the user time-out counts while data
-/// is on its way.
+/// A peer that has acknowledged nothing for this long is treated as dead: keepalive probes an idle connection, the user timeout
+/// covers one with unacknowledged data and one whose peer keeps its window shut (tcp(7)).
 const DEAD_AFTER: Duration = Duration::from_secs(45);
-/// How much may wait in the kernel unsent. More would only delay a Ping behind it, and cost memory for each connection.
+/// Bytes that may wait unsent in the kernel. More would delay a Ping behind them, and cost memory for each connection.
 const UNSENT: u32 = 256 << 10;
 
-/// Small messages at once, dead peers noticed.
+/// Sends small messages at once, and lets the kernel detect dead peers.
+///
+/// # Errors
+/// The peer has closed the connection already.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

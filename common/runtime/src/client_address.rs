@@ -1,0 +1,117 @@
+//! Finds the address of the client that sent a request, which behind a trusted proxy is not the connection's peer.
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The networks of proxies whose `X-Forwarded-For` is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// The proxies in these networks. An IPv4 network also covers its addresses as IPv4-mapped IPv6.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// Whether the address belongs to a trusted proxy.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// The address of the client that sent a request with these headers over a connection from `peer`: the peer's own, or, when
+    /// the peer is trusted, the last address in `X-Forwarded-For` that no trusted proxy has. Each proxy appends the address that it
+    /// saw, so the list is read from its end, and what stands before the first untrusted address is the client's own invention.
+    /// An entry that is no address ends the walk at the address after it.
+    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let lines = headers.get_all(FORWARDED_FOR).into_iter().rev();
+        let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+        let mut client = peer.to_canonical();
+        while self.contains(client) {
+            match entries.next().and_then(parse) {
+                Some(address) => client = address.to_canonical(),
+                None => break,
+            }
+        }
+        client
+    }
+}
+
+/// Reads one entry: an address, which some proxies write with the client's port or in brackets.
+fn parse(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?.trim();
+    let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
+    entry.parse().ok().or_else(bracketed).or_else(with_port)
+}
+
+/// What is limited as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one host can use (RFC 4291
+/// section 2.5.4). An IPv4-mapped address counts as its IPv4 address.
+pub fn limited_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("the test has addresses")
+    }
+
+    #[test]
+    fn the_last_untrusted_address_is_the_clients() {
+        let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("the test has networks"));
+        let trusted = TrustedProxies::new(networks.to_vec());
+        for (case, peer, lines, client) in [
+            ("the peer is no proxy", "192.0.2.1", &["198.51.100.7"][..], "192.0.2.1"),
+            ("an untrusted peer, mapped", "::ffff:192.0.2.1", &[], "192.0.2.1"),
+            ("one proxy", "10.0.0.1", &["198.51.100.7"], "198.51.100.7"),
+            ("one proxy, mapped", "::ffff:10.0.0.1", &["198.51.100.7"], "198.51.100.7"),
+            ("a chain of proxies", "10.0.0.1", &["198.51.100.7, 10.0.0.9 ,10.0.0.2"], "198.51.100.7"),
+            ("what the client wrote itself", "10.0.0.1", &["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
+            ("a client that claims to be a proxy", "10.0.0.1", &["10.0.0.3, 198.51.100.7"], "198.51.100.7"),
+            ("several lines", "10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.0.0.5", "10.0.0.2"], "198.51.100.7"),
+            ("no header", "10.0.0.1", &[], "10.0.0.1"),
+            ("an empty header", "10.0.0.1", &[""], "10.0.0.1"),
+            ("only proxies", "10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            ("garbage", "10.0.0.1", &["198.51.100.7, unknown, 10.0.0.2"], "10.0.0.2"),
+            ("garbage at the end", "10.0.0.1", &["198.51.100.7, "], "10.0.0.1"),
+            ("no text", "10.0.0.1", &["198.51.100.7, \u{ff}"], "10.0.0.1"),
+            ("a port", "10.0.0.1", &["198.51.100.7:4711"], "198.51.100.7"),
+            ("IPv6", "fd00::1", &["2001:db8::7"], "2001:db8::7"),
+            ("IPv6 in brackets", "fd00::1", &["[2001:db8::7]"], "2001:db8::7"),
+            ("IPv6 with a port", "fd00::1", &["[2001:db8::7]:4711"], "2001:db8::7"),
+            ("mapped in the header", "fd00::1", &["198.51.100.7, ::ffff:10.0.0.2"], "198.51.100.7"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line.as_bytes()).expect("the test has values"));
+            }
+            assert_eq!(trusted.client_address(ip(peer), &headers), ip(client), "{case}");
+        }
+        let nobody = TrustedProxies::default();
+        let headers = HeaderMap::from_iter([(FORWARDED_FOR, HeaderValue::from_static("198.51.100.7"))]);
+        assert_eq!(nobody.client_address(ip("10.0.0.1"), &headers), ip("10.0.0.1"));
+    }
+
+    #[test]
+    fn ipv6_is_limited_by_its_64() {
+        for (address, limited) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::1", "2001:db8:1:2::"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::"),
+        ] {
+            assert_eq!(limited_as(ip(address)), ip(limited), "{address}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One connection: what it is doing, until when it can, and whether one of its credentials was accepted.
+
+use super::{
+    Limits,
+    places::{Place, Places, Ticket},
+};
+use crate::client_address::TrustedProxies;
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    response::IntoResponse,
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    service::Service,
+};
+use hyper_util::service::TowerToHyperService;
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Why a connection was closed before its client or its server were done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Another one needed its place.
+    Shed,
+    /// The client was too slow.
+    Late,
+}
+
+/// A connection that is served.
+#[derive(Debug)]
+pub(super) struct Connection {
+    peer: IpAddr,
+    /// Whether the peer is a trusted proxy: then the credential of one request says nothing of the next.
+    is_proxy: bool,
+    proxies: TrustedProxies,
+    places: Arc<Places>,
+    /// Cancelled when the connection is given up.
+    shed: CancellationToken,
+    state: Mutex<State>,
+    _place: Place,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// When it began.
+    since: Instant,
+    /// Whether a credential was accepted: on this connection, or, of a proxy, for the request that is being answered.
+    authenticated: bool,
+    /// The place without an accepted credential: of the connection, or, of a proxy, of the request that is being answered.
+    ticket: Option<Ticket>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    FirstHead,
+    Exchange,
+    Idle,
+}
+
+/// The connection that a request came on. It is one of the request's extensions.
+///
+/// A connection counts as open for as long as a handle of it is there: what takes over an upgraded connection keeps one.
+#[derive(Clone, Debug)]
+pub struct ConnectionHandle {
+    connection: Arc<Connection>,
+    client: IpAddr,
+}
+
+impl ConnectionHandle {
+    /// The client's address: the peer's, or behind a trusted proxy the one that it tells.
+    pub fn client_address(&self) -> IpAddr {
+        self.client
+    }
+
+    /// Exempts the connection from deadlines and from being given up, since a credential of its client was accepted. On a
+    /// connection of a trusted proxy only the request is exempt that this handle came with, since the next one can be another client's.
+    pub fn authenticated(&self) {
+        let mut state = self.connection.state();
+        state.authenticated = true;
+        state.ticket = None;
+    }
+}
+
+impl Connection {
+    /// None when there is no place for it.
+    pub(super) fn open(places: &Arc<Places>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
+        let place = places.open()?;
+        let is_proxy = proxies.contains(peer);
+        let ticket = (!is_proxy).then(|| places.enrol(Some(peer)));
+        let shed = ticket.as_ref().map(|ticket| ticket.shed().clone()).unwrap_or_default();
+        let state = State { phase: Phase::FirstHead, since: Instant::now(), authenticated: false, ticket };
+        let places = Arc::clone(places);
+        Some(Arc::new(Self { peer, is_proxy, proxies, places, shed, state: Mutex::new(state), _place: place }))
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.places.limits
+    }
+
+    /// Serves what comes, for as long as the limits allow. After each time that it was looked at, the deadline is a function of
+    /// what the connection is doing then.
+    pub(super) async fn within_limits<T>(&self, mut http: Pin<&mut impl Future<Output = T>>) -> Result<T, Closed> {
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let served = poll_fn(|context| {
+            if let Poll::Ready(served) = http.as_mut().poll(context) {
+                return Poll::Ready(Ok(served));
+            }
+            let Some(deadline) = self.deadline() else { return Poll::Pending };
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            timer.as_mut().poll(context).map(|()| Err(Closed::Late))
+        });
+        tokio::select! {
+            served = served => served,
+            () = self.shed.cancelled() => Err(Closed::Shed),
+        }
+    }
+
+    /// Has the router answer a request. One that came through a proxy is answered with 429 when its place is given up.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+        router: Router,
+    ) -> impl Future<Output = Response<Answer>> + use<> {
+        let client = self.proxies.client_address(self.peer, request.headers());
+        let ticket = self.is_proxy.then(|| {
+            // A proxy's own requests, and those of which it does not tell the client, are not limited by its address.
+            self.places.enrol(Some(client).filter(|client| !self.proxies.contains(*client)))
+        });
+        let shed = ticket.as_ref().map(|ticket| ticket.shed().clone());
+        let exchange = Exchange::begin(Arc::clone(self), ticket);
+        request.extensions_mut().insert(ConnectionHandle { connection: Arc::clone(self), client });
+        async move {
+            let answered = TowerToHyperService::new(router).call(request);
+            let response = match shed {
+                None => answered.await,
+                Some(shed) => shed.run_until_cancelled(answered).await.unwrap_or_else(|| Ok(too_many())),
+            };
+            let response = response.unwrap_or_else(|impossible| match impossible {});
+            response.map(|body| Answer { body, _exchange: exchange })
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let state = self.state();
+        let limits = self.limits();
+        let limit = match (state.phase, state.authenticated) {
+            (Phase::FirstHead, _) => limits.first_head,
+            (Phase::Exchange, false) => limits.exchange,
+            (Phase::Exchange, true) => return None,
+            (Phase::Idle, authenticated) if authenticated || self.is_proxy => limits.authenticated_idle,
+            (Phase::Idle, _) => limits.idle,
+        };
+        Some(state.since + limit)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn too_many() -> Response<Body> {
+    let message = "too many requests without a valid token from this address are being answered; send the token, or retry later\n";
+    (StatusCode::TOO_MANY_REQUESTS, message).into_response()
+}
+
+/// The time from a request's head to the end of its response.
+#[derive(Debug)]
+struct Exchange(Arc<Connection>);
+
+impl Exchange {
+    fn begin(connection: Arc<Connection>, ticket: Option<Ticket>) -> Self {
+        let mut state = connection.state();
+        (state.phase, state.since) = (Phase::Exchange, Instant::now());
+        if connection.is_proxy {
+            state.ticket = ticket;
+        }
+        drop(state);
+        Self(connection)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.phase, state.since) = (Phase::Idle, Instant::now());
+        if self.0.is_proxy {
+            state.ticket = None;
+            state.authenticated = false;
+        }
+    }
+}
+
+/// The body of a response. The exchange is over when it was sent, or dropped.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Body,
+    _exchange: Exchange,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

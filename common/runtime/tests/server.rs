@@ -1,0 +1,417 @@
+//! The server over real sockets: what a client without an accepted credential can hold, and for how long.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use axum::{Extension, Router, body::Bytes, http::HeaderMap, http::StatusCode, response::IntoResponse, routing::any};
+use camofleet_runtime::{
+    client_address::TrustedProxies,
+    server::{ConnectionHandle, Counts, Limits, MAX_HEAD, Server, listen},
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use std::{mem::MaybeUninit, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Short, for tests that wait for a deadline.
+const SHORT: Duration = Duration::from_millis(100);
+/// No deadline passes while a test waits for something else.
+const LIMITS: Limits = Limits {
+    connections: 1000,
+    anonymous: 4,
+    anonymous_per_address: 1000,
+    first_head: Duration::from_secs(600),
+    exchange: Duration::from_secs(600),
+    idle: Duration::from_secs(600),
+    authenticated_idle: Duration::from_secs(600),
+    keep_alive: true,
+};
+const WITH_TOKEN: &str = "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n";
+const WITHOUT_TOKEN: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+struct Served {
+    server: Server,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    /// Requests for `/held` are answered by what is released here.
+    release: Arc<Semaphore>,
+}
+
+fn serve(limits: Limits) -> Served {
+    serve_behind(limits, &[])
+}
+
+fn serve_behind(limits: Limits, proxies: &[&str]) -> Served {
+    let accept = |handle: &ConnectionHandle, headers: &HeaderMap| {
+        let is_good = headers.get("authorization").is_some_and(|token| token == "good");
+        if is_good {
+            handle.authenticated();
+        }
+        is_good
+    };
+    let release = Arc::new(Semaphore::new(0));
+    let held = {
+        let release = Arc::clone(&release);
+        async move |Extension(handle): Extension<ConnectionHandle>, headers: HeaderMap| {
+            accept(&handle, &headers);
+            release.acquire().await.unwrap().forget();
+            "released"
+        }
+    };
+    let root = async move |Extension(handle): Extension<ConnectionHandle>, headers: HeaderMap, body: Bytes| {
+        let status = if accept(&handle, &headers) { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        (status, format!("{} sent {}", handle.client_address(), body.len()))
+    };
+    let upgrade = async move |Extension(handle): Extension<ConnectionHandle>, mut request: axum::extract::Request| {
+        accept(&handle, request.headers());
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>().unwrap();
+        tokio::spawn(async move {
+            let _place = handle;
+            let mut connection = TokioIo::new(upgrade.await.unwrap());
+            let (mut from, mut to) = tokio::io::split(&mut connection);
+            tokio::io::copy(&mut from, &mut to).await
+        });
+        (StatusCode::SWITCHING_PROTOCOLS, [("connection", "upgrade"), ("upgrade", "echo")]).into_response()
+    };
+    let router = Router::new().route("/", any(root)).route("/held", any(held)).route("/upgrade", any(upgrade));
+    let proxies = TrustedProxies::new(proxies.iter().map(|network| network.parse().unwrap()).collect());
+    let server = Server::new("test", limits, proxies);
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (serving, stopping, tracked) = (server.clone(), shutdown.clone(), tasks.clone());
+    tokio::spawn(async move { serving.serve(listener, router, stopping, tracked).await });
+    Served { server, address, shutdown, tasks, release }
+}
+
+impl Served {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// All of 127/8 is this host.
+    async fn connect_from(&self, address: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        socket.connect(self.address).await.unwrap()
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(Counts) -> bool) {
+        let wait = async {
+            while !reached(self.server.counts()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.server.counts()));
+    }
+
+    /// Opens connections that send this, one after the other, each once the one before was counted.
+    async fn open(&self, count: usize, sent: &str) -> Vec<TcpStream> {
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            let before = self.server.counts();
+            let mut stream = self.connect().await;
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            self.until("one more", |now| {
+                now.connections > before.connections || now.shed > before.shed || now.refused > before.refused
+            })
+            .await;
+            streams.push(stream);
+        }
+        streams
+    }
+}
+
+/// Sends a request, and reads the response: its status and its body.
+async fn ask(stream: &mut TcpStream, request: &str) -> (u16, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    answer(stream).await
+}
+
+async fn answer(stream: &mut TcpStream) -> (u16, String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+    let mut body = vec![0; length.parse().unwrap()];
+    timeout(PATIENCE, stream.read_exact(&mut body)).await.unwrap().unwrap();
+    (head["http/1.1 ".len()..][..3].parse().unwrap(), String::from_utf8(body).unwrap())
+}
+
+/// Waits until the server has closed the connection.
+async fn closed(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    match timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection is closed") {
+        Ok(_) => assert!(rest.is_empty(), "more than the end came: {}", String::from_utf8_lossy(&rest)),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
+/// Whether nothing came of the server, not even the end. Asks the kernel, since the runtime can have older news.
+fn is_open(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// A whole head of this many bytes.
+fn head_of(length: usize) -> String {
+    let frame = "GET / HTTP/1.1\r\nHost: x\r\nX-Long: \r\n\r\n";
+    frame.replace("X-Long: ", &format!("X-Long: {}", "a".repeat(length - frame.len())))
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_is_answered_with_431() {
+    let served = serve(LIMITS);
+    let mut stream = served.connect().await;
+    assert_eq!(ask(&mut stream, &head_of(MAX_HEAD)).await.0, 401, "the longest head");
+    assert_eq!(ask(&mut stream, &head_of(MAX_HEAD + 1)).await.0, 431);
+    closed(&mut stream).await;
+    // The same for one that never ends.
+    let mut stream = served.connect().await;
+    assert_eq!(ask(&mut stream, &head_of(MAX_HEAD + 4)[..MAX_HEAD]).await.0, 431);
+    closed(&mut stream).await;
+    served.until("no connection", |counts| counts.connections == 0).await;
+}
+
+#[tokio::test]
+async fn the_oldest_connection_without_a_credential_makes_way() {
+    let served = serve(LIMITS);
+    let mut authenticated = served.connect().await;
+    assert_eq!(ask(&mut authenticated, WITH_TOKEN).await.0, 200);
+    let mut silent = served.open(LIMITS.anonymous, "").await;
+    assert_eq!(served.server.counts(), Counts { connections: 5, anonymous: 4, shed: 0, refused: 0 });
+    let mut newcomer = served.connect().await;
+    assert_eq!(ask(&mut newcomer, WITHOUT_TOKEN).await.0, 401, "the newcomer is served");
+    closed(&mut silent[0]).await;
+    assert!(silent[1..].iter().all(is_open), "only the oldest was closed");
+    // However many come, those with a credential stay.
+    drop(served.open(20, "GET / HTT").await);
+    assert_eq!(ask(&mut authenticated, WITH_TOKEN).await.0, 200);
+    closed(&mut newcomer).await;
+    assert_eq!(served.server.counts().shed, 21);
+    drop((silent, authenticated));
+    served.until("nothing is left", |counts| counts.connections == 0 && counts.anonymous == 0).await;
+}
+
+#[tokio::test]
+async fn a_newcomer_is_refused_only_where_all_have_credentials() {
+    let served = serve(Limits { connections: 3, ..LIMITS });
+    let mut silent = served.open(1, "").await;
+    let mut authenticated = Vec::new();
+    for _ in 0..3 {
+        let mut stream = served.connect().await;
+        assert_eq!(ask(&mut stream, WITH_TOKEN).await.0, 200);
+        authenticated.push(stream);
+    }
+    closed(&mut silent[0]).await;
+    served.until("three", |counts| counts.connections == 3).await;
+    closed(&mut served.connect().await).await;
+    assert_eq!(served.server.counts(), Counts { connections: 3, anonymous: 0, shed: 1, refused: 1 });
+    for stream in &mut authenticated {
+        assert_eq!(ask(stream, WITH_TOKEN).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_address_over_its_limit_gives_up_its_own_oldest() {
+    let served = serve(Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS });
+    let mut other = served.connect_from("127.0.0.2").await;
+    served.until("the first", |counts| counts.anonymous == 1).await;
+    let mut own = served.open(3, "").await;
+    closed(&mut own[0]).await;
+    assert!(own[1..].iter().all(is_open));
+    // With a credential it has as many as it needs.
+    for stream in &mut own[1..] {
+        assert_eq!(ask(stream, WITH_TOKEN).await.0, 200);
+    }
+    let more = served.open(2, "").await;
+    assert!(own[1..].iter().chain(&more).all(is_open));
+    assert_eq!(ask(&mut other, WITHOUT_TOKEN).await.0, 401, "another address is not affected");
+    assert_eq!(served.server.counts(), Counts { connections: 5, anonymous: 3, shed: 1, refused: 0 });
+}
+
+#[tokio::test]
+async fn who_has_most_gives_up_first() {
+    let served = serve(LIMITS);
+    let first = served.connect_from("127.0.0.2").await;
+    served.until("the first", |counts| counts.anonymous == 1).await;
+    let mut many = served.open(3, "").await;
+    let mut newcomer = served.connect_from("127.0.0.3").await;
+    assert_eq!(ask(&mut newcomer, WITHOUT_TOKEN).await.0, 401);
+    closed(&mut many[0]).await;
+    assert!(is_open(&first) && many[1..].iter().all(is_open), "the oldest has only one");
+}
+
+#[tokio::test]
+async fn slow_clients_are_closed_at_their_deadline() {
+    let with_body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+    for (limits, sent) in [
+        (Limits { first_head: SHORT, ..LIMITS }, ""),
+        (Limits { first_head: SHORT, ..LIMITS }, "GET / HTTP/1.1\r\nHos"),
+        (Limits { exchange: SHORT, ..LIMITS }, with_body),
+        (Limits { exchange: SHORT, ..LIMITS }, "GET /held HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ] {
+        let served = serve(limits);
+        let mut stream = served.connect().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        closed(&mut stream).await;
+        served.until("it is counted no more", |counts| counts.connections == 0 && counts.anonymous == 0).await;
+        assert_eq!(served.server.counts().shed, 0, "it was not needed for another one");
+    }
+    let served = serve(Limits { idle: SHORT, ..LIMITS });
+    for next in ["", "GET / HTT"] {
+        let mut stream = served.connect().await;
+        assert_eq!(ask(&mut stream, WITHOUT_TOKEN).await.0, 401);
+        stream.write_all(next.as_bytes()).await.unwrap();
+        closed(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn an_accepted_credential_ends_the_deadlines() {
+    let served = serve(Limits { exchange: SHORT, idle: SHORT, ..LIMITS });
+    let mut authenticated = served.connect().await;
+    assert_eq!(ask(&mut authenticated, WITH_TOKEN).await.0, 200);
+    let mut held = served.connect().await;
+    held.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n").await.unwrap();
+    served.until("both have a credential", |counts| counts == Counts { connections: 2, ..Counts::default() }).await;
+    // Of two without one, which come later, the deadlines pass.
+    let mut idle = served.connect().await;
+    assert_eq!(ask(&mut idle, WITHOUT_TOKEN).await.0, 401);
+    closed(&mut idle).await;
+    let mut slow = served.connect().await;
+    slow.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    closed(&mut slow).await;
+    assert_eq!(ask(&mut authenticated, WITHOUT_TOKEN).await.0, 401, "also without one it is the same client's");
+    served.release.add_permits(1);
+    assert_eq!(answer(&mut held).await, (200, "released".to_owned()));
+    drop(authenticated);
+
+    let served = serve(Limits { authenticated_idle: SHORT, ..LIMITS });
+    let mut idle = served.connect().await;
+    assert_eq!(ask(&mut idle, WITH_TOKEN).await.0, 200);
+    closed(&mut idle).await;
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_counts_until_it_is_closed() {
+    let served = serve(Limits { exchange: SHORT, idle: SHORT, anonymous: 1, ..LIMITS });
+    let mut upgraded = served.connect().await;
+    let request =
+        "GET /upgrade HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    assert_eq!(ask(&mut upgraded, request).await.0, 101);
+    // Deadlines pass, and others need places.
+    let mut idle = served.connect().await;
+    assert_eq!(ask(&mut idle, WITHOUT_TOKEN).await.0, 401);
+    closed(&mut idle).await;
+    drop(served.open(3, "").await);
+    upgraded.write_all(b"hello").await.unwrap();
+    let mut echo = [0; 5];
+    upgraded.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"hello");
+    served.until("only it is left", |counts| counts.connections == 1 && counts.anonymous == 0).await;
+    drop(upgraded);
+    served.until("it is gone", |counts| counts.connections == 0).await;
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
+    let limits = Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS };
+    let served = serve_behind(limits, &["127.0.0.1/32"]);
+    let request = |path: &str, client: &str, token: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, {client}\r\n{token}\r\n")
+    };
+    let mut stream = served.connect().await;
+    let told = ask(&mut stream, &request("/", "192.0.2.1", "")).await;
+    assert_eq!(told, (401, "192.0.2.1 sent 0".to_owned()), "the proxy tells the client's address");
+
+    // The proxy's own connections are not limited, nor counted as clients'.
+    let idle = served.open(20, "").await;
+    assert_eq!(served.server.counts(), Counts { connections: 21, ..Counts::default() });
+    // Of what one client asks for the third has the first refused. Another client's, and those with a credential, are not counted.
+    let mut held = Vec::new();
+    for (client, token, counted) in [
+        ("192.0.2.1", "Authorization: good\r\n", 0),
+        ("192.0.2.1", "", 1),
+        ("192.0.2.1", "Authorization: good\r\n", 1),
+        ("192.0.2.2", "", 2),
+        ("192.0.2.1", "", 3),
+    ] {
+        let mut stream = served.connect().await;
+        stream.write_all(request("/held", client, token).as_bytes()).await.unwrap();
+        let open = 22 + held.len();
+        served.until("it is counted", |now| (now.connections, now.anonymous) == (open, counted)).await;
+        held.push(stream);
+    }
+    let refused = {
+        let mut third = served.connect().await;
+        third.write_all(request("/held", "192.0.2.1", "").as_bytes()).await.unwrap();
+        held.push(third);
+        answer(&mut held[1]).await
+    };
+    assert_eq!(refused.0, 429, "{}", refused.1);
+    assert_eq!(served.server.counts().shed, 1);
+    // The proxy keeps the connection, for whoever is next.
+    assert_eq!(ask(&mut held[1], &request("/", "192.0.2.2", "Authorization: good\r\n")).await.0, 200);
+    served.release.add_permits(5);
+    for at in [0, 2, 3, 4, 5] {
+        assert_eq!(answer(&mut held[at]).await.0, 200, "{at}");
+    }
+    assert!(idle.iter().all(is_open));
+    served.until("nothing is asked for", |now| now.anonymous == 0).await;
+    assert_eq!(served.server.counts().connections, 27);
+}
+
+#[tokio::test]
+async fn a_credential_behind_a_proxy_is_its_requests_and_no_others() {
+    let served = serve_behind(Limits { exchange: SHORT, ..LIMITS }, &["127.0.0.1/32"]);
+    let mut stream = served.connect().await;
+    assert_eq!(ask(&mut stream, WITH_TOKEN).await.0, 200);
+    stream.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_not_a_proxy_cannot_tell_another_address() {
+    let served = serve_behind(LIMITS, &["10.0.0.0/8"]);
+    let mut stream = served.connect().await;
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+    assert_eq!(ask(&mut stream, request).await, (401, "127.0.0.1 sent 0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_listener_of_probes_closes_after_one_request() {
+    let served = serve(Limits::PROBES);
+    let mut stream = served.connect().await;
+    assert_eq!(ask(&mut stream, WITHOUT_TOKEN).await.0, 401);
+    closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn at_the_shutdown_what_is_under_way_is_answered_and_the_rest_closed() {
+    let served = serve(LIMITS);
+    let mut idle = served.connect().await;
+    assert_eq!(ask(&mut idle, WITH_TOKEN).await.0, 200);
+    let mut held = served.connect().await;
+    held.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n").await.unwrap();
+    served.until("both have a credential", |counts| counts == Counts { connections: 2, ..Counts::default() }).await;
+    served.shutdown.cancel();
+    served.tasks.close();
+    closed(&mut idle).await;
+    served.release.add_permits(1);
+    assert_eq!(answer(&mut held).await.1, "released");
+    closed(&mut held).await;
+    timeout(PATIENCE, served.tasks.wait()).await.unwrap();
+    assert!(TcpStream::connect(served.address).await.is_err(), "nothing listens any more");
+}
