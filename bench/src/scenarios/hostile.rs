@@ -1,6 +1,6 @@
 //! Claims in one namespace while a tenant of another attacks the operator, and the same beside an idle burner of CPU time.
 
-use super::{FLEET, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, leader, make, on_a_cluster, settle, warm_up};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, on_a_cluster, settle, warm_up};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Figures},
@@ -238,13 +238,14 @@ impl Supervised {
     }
 
     fn look_after(&mut self) -> Result<()> {
-        match self.operator.usage() {
-            Ok(usage) => self.peak_memory = self.peak_memory.max(usage.peak_memory),
-            Err(_) => {
-                self.restarts += 1;
-                eprintln!("the operator has ended: {}", self.operator.daemon.last_words());
-                self.start_again()?;
-            }
+        if !self.operator.daemon.is_running() {
+            self.restarts += 1;
+            eprintln!("the operator has ended; at most it had {} MiB", self.peak_memory / 1024);
+            return self.start_again();
+        }
+        // One that is just ending uses nothing any more.
+        if let Ok(usage) = self.operator.usage() {
+            self.peak_memory = self.peak_memory.max(usage.peak_memory);
         }
         Ok(())
     }
@@ -262,9 +263,16 @@ impl Supervised {
         let ready = harness.sessions.await_ready(FLEET, WAITING);
         harness.claims().create(FLEET, WAITING, of_pool(POOL)).await?;
         self.start_again()?;
-        self.operator.wait_until_leading().await?;
+        let started = Instant::now();
+        while !self.operator.leads().await {
+            if started.elapsed() > LATE_PATIENCE {
+                return Ok(None);
+            }
+            self.look_after()?;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let leads = Instant::now();
-        let ready = self.during(tokio::time::timeout(LATE_PATIENCE.max(PATIENCE), ready)).await?;
+        let ready = self.during(tokio::time::timeout(LATE_PATIENCE, ready)).await?;
         let Ok(Ok(ready)) = ready else { return Ok(None) };
         let seen = harness.sessions.seen(FLEET, WAITING).context("it was made")?;
         let bindings = harness.simulator.record().bindings(&seen.uid);

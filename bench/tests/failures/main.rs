@@ -6,6 +6,7 @@ mod chaos;
 mod clock;
 mod control_plane;
 mod fleet;
+mod hostile;
 mod leaders;
 mod nodes;
 mod objects;
