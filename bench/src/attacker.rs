@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use kube::{
     Api, Client, Config,
     api::PostParams,
@@ -88,7 +88,7 @@ impl Pretender {
 
 /// The pool whose runners attack in that way.
 pub fn pool(attack: Attack) -> WorkerPool {
-    let spec = match attack {
+    let mut spec = match attack {
         Attack::NeverWarm => lasting_pool(NEVER_WARM, 1),
         Attack::DrippingRefusal
         | Attack::DrippingState
@@ -101,6 +101,8 @@ pub fn pool(attack: Attack) -> WorkerPool {
         | Attack::Redirect
         | Attack::HugeNumbers => lasting_pool(RUNNERS, SLOTS),
     };
+    // They ask for nothing of the nodes: what is short for others is to be the launches alone.
+    spec.template.resources = Some(ResourceRequirements::default());
     WorkerPool::new(attack.name(), spec)
 }
 

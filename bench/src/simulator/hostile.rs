@@ -136,12 +136,12 @@ pub(super) fn answer(attack: Attack, runner: &Arc<Runner>, request: &Request<Inc
         Attack::DrippingRefusal => Some(streamed(StatusCode::INTERNAL_SERVER_ERROR, dripping())),
         Attack::DrippingState => is_events.then(|| streamed(StatusCode::OK, dripping())),
         Attack::HugeRefusal => {
-            let chunks = stream::repeat(Bytes::from_static(&[b'x'; CHUNK])).take(HUGE_BODY / CHUNK);
+            let chunks = stream::repeat(chunk()).take(HUGE_BODY / CHUNK);
             Some(streamed(StatusCode::INTERNAL_SERVER_ERROR, chunks))
         }
         Attack::EndlessAnswer => (request.method() == Method::PUT).then(|| {
             let begin = stream::iter([Bytes::from_static(b"{\"bootId\":\"")]);
-            streamed(StatusCode::OK, begin.chain(stream::repeat(Bytes::from_static(&[b'x'; CHUNK]))))
+            streamed(StatusCode::OK, begin.chain(stream::repeat(chunk())))
         }),
         Attack::HeavyStates => is_events.then(|| streamed(StatusCode::OK, heavy_states(runner))),
         Attack::ManyStates => is_events.then(|| streamed(StatusCode::OK, many_states(runner))),
@@ -188,6 +188,10 @@ fn session(uid: String, namespace: &str, name: String) -> Session {
         clients: 0,
         end: None,
     }
+}
+
+fn chunk() -> Bytes {
+    vec![b'x'; CHUNK].into()
 }
 
 fn dripping() -> impl Stream<Item = Bytes> + Send + 'static {
