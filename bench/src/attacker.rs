@@ -17,11 +17,11 @@ use serde_json::json;
 use std::{future, path::Path, time::Duration};
 
 /// Hostile runners of each kind, but for [`Attack::NeverWarm`].
-const RUNNERS: usize = 2;
+pub const RUNNERS: usize = 2;
 /// Runners of the pool of [`Attack::NeverWarm`].
 pub const NEVER_WARM: usize = 200;
 /// Slots of each hostile runner: the most that a pool may have.
-const SLOTS: usize = 32;
+pub const SLOTS: usize = 32;
 /// Pods with a scheduling gate.
 pub const GATED: usize = 24;
 /// Sessions with as many annotations as the API server takes.
@@ -98,6 +98,7 @@ pub fn pool(attack: Attack) -> WorkerPool {
         | Attack::ManyStates
         | Attack::Orphans
         | Attack::OrphansInSlots
+        | Attack::BadNames
         | Attack::Redirect
         | Attack::HugeNumbers => lasting_pool(RUNNERS, SLOTS),
     };

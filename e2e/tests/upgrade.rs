@@ -48,8 +48,8 @@ fn an_upgrade_and_its_rollback_end_nothing() {
         let view = share(&space, &live.name, &json!({ "scope": "view" })).await?;
         let first = space.ready_session(on_full()).await?;
 
-        let arguments = upgrade_arguments()?;
-        let upgrade = helm(["upgrade", RELEASE, chart()?.as_str(), "--reset-values"], &arguments);
+        let (chart, arguments) = (chart()?, upgrade_arguments()?);
+        let upgrade = helm(["upgrade", RELEASE, chart.as_str(), "--reset-values"], &arguments);
         let second = changes(&space, &live, &mut client, &view, first, upgrade).await.context("upgrade")?;
         ensure!(live.runner().await? == runner, "after the upgrade the session is published on another runner");
 
@@ -141,7 +141,7 @@ async fn operators(fleet: &Fleet) -> Result<BTreeSet<String>> {
 /// Waits until a deployment has as many pods as it should, of its current shape, all available.
 async fn settled(fleet: &Fleet, name: &str) -> Result<()> {
     until_it(&fleet.release::<Deployment>(), name, "to be settled", |deployment| {
-        let wished = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let wished = deployment.spec.replicas.unwrap_or(1);
         deployment.status.as_ref().is_some_and(|status| {
             status.observed_generation == deployment.metadata.generation
                 && status.replicas == Some(wished)

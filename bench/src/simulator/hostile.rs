@@ -38,10 +38,12 @@ pub enum Attack {
     HeavyStates,
     /// Sends small states that all differ, as fast as they are read.
     ManyStates,
-    /// Lists [`ORPHANS`] sessions that do not exist in each state, others every second, under names of its own choice.
+    /// Lists [`ORPHANS`] sessions that do not exist in each state, others every second.
     Orphans,
     /// Lists as many sessions that do not exist as it has slots, always the same.
     OrphansInSlots,
+    /// The same, under names that change the meaning of a URL which they are put into without a check.
+    BadNames,
     /// Redirects every call to another host.
     Redirect,
     /// Publishes the largest numbers that its state can hold.
@@ -57,7 +59,7 @@ pub const HEAVY_SESSIONS: usize = 2500;
 /// The sessions in each state of [`Attack::Orphans`]: close to 1 MiB.
 pub const ORPHANS: usize = 4000;
 
-/// Names that change the meaning of a URL which they are put into without a check.
+/// What is no name of an object. The API server reads a list for the first, and another resource for the second.
 const BAD_NAMES: [&str; 5] = ["?x", "x/status", "../..", "%2e%2e", "UPPER"];
 const DRIP: Duration = Duration::from_secs(1);
 const CHUNK: usize = 1 << 16;
@@ -66,7 +68,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DrippingRefusal,
         Self::DrippingState,
         Self::HugeRefusal,
@@ -75,6 +77,7 @@ impl Attack {
         Self::ManyStates,
         Self::Orphans,
         Self::OrphansInSlots,
+        Self::BadNames,
         Self::Redirect,
         Self::HugeNumbers,
         Self::NeverWarm,
@@ -91,6 +94,7 @@ impl Attack {
             Self::ManyStates => "many-states",
             Self::Orphans => "orphans",
             Self::OrphansInSlots => "orphans-in-slots",
+            Self::BadNames => "bad-names",
             Self::Redirect => "redirect",
             Self::HugeNumbers => "huge-numbers",
             Self::NeverWarm => "never-warm",
@@ -146,7 +150,7 @@ pub(super) fn answer(attack: Attack, runner: &Arc<Runner>, request: &Request<Inc
         Attack::HeavyStates => is_events.then(|| streamed(StatusCode::OK, heavy_states(runner))),
         Attack::ManyStates => is_events.then(|| streamed(StatusCode::OK, many_states(runner))),
         Attack::Orphans => is_events.then(|| streamed(StatusCode::OK, states_with_orphans(runner))),
-        Attack::OrphansInSlots => None,
+        Attack::OrphansInSlots | Attack::BadNames => None,
         Attack::Redirect => Some(redirect(runner, request)),
         Attack::HugeNumbers => is_events.then(|| {
             let state = RunnerState {
@@ -167,13 +171,35 @@ pub(super) fn answer(attack: Attack, runner: &Arc<Runner>, request: &Request<Inc
     }
 }
 
-/// Sessions that no API server has, the first half of them under names that are no names.
-pub fn orphans(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
-    let name = |index: usize| match BAD_NAMES.get(index % BAD_NAMES.len()).filter(|_| index < count / 2) {
-        Some(name) => (*name).to_owned(),
-        None => format!("orphan-{index}"),
-    };
-    (0..count).map(|index| session(format!("{uid_prefix}-{index:06}"), namespace, name(index))).collect()
+/// Sessions that no API server has.
+fn orphans(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
+    let uid = |index| format!("{uid_prefix}-{index:06}");
+    (0..count).map(|index| session(uid(index), namespace, format!("orphan-{index}"))).collect()
+}
+
+/// The same, under names that are none.
+fn misnamed(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
+    let named = orphans(namespace, count, uid_prefix).into_iter().zip(BAD_NAMES.into_iter().cycle());
+    named.map(|(orphan, name)| Session { name: name.to_owned(), ..orphan }).collect()
+}
+
+/// What that attack lists beside the sessions that a runner has.
+pub(super) fn invented(attack: Attack, namespace: &str, slots: u32, pod_uid: &str) -> Vec<Session> {
+    let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+    match attack {
+        Attack::OrphansInSlots => orphans(namespace, slots, pod_uid),
+        Attack::BadNames => misnamed(namespace, slots, pod_uid),
+        Attack::DrippingRefusal
+        | Attack::DrippingState
+        | Attack::HugeRefusal
+        | Attack::EndlessAnswer
+        | Attack::HeavyStates
+        | Attack::ManyStates
+        | Attack::Orphans
+        | Attack::Redirect
+        | Attack::HugeNumbers
+        | Attack::NeverWarm => Vec::new(),
+    }
 }
 
 fn session(uid: String, namespace: &str, name: String) -> Session {
@@ -289,10 +315,12 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_orphans_have_names_that_are_none() {
-        let orphans = orphans("hostile", 10, "a");
-        let good = orphans.iter().filter(|session| session.name.starts_with("orphan-")).count();
-        assert_eq!((orphans.len(), good), (10, 5));
-        assert_eq!((orphans[0].name.as_str(), orphans[9].uid.as_str()), ("?x", "a-000009"));
+    fn orphans_are_as_many_as_slots_and_differ() {
+        let listed = |attack| invented(attack, "hostile", 7, "pod");
+        let names = |attack| listed(attack).into_iter().map(|session| session.name).collect::<Vec<_>>();
+        assert_eq!(names(Attack::OrphansInSlots)[6], "orphan-6");
+        assert_eq!(names(Attack::BadNames)[5..], ["?x", "x/status"]);
+        assert_eq!(listed(Attack::BadNames)[6].uid, "pod-000006");
+        assert!(listed(Attack::NeverWarm).is_empty());
     }
 }

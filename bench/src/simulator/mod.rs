@@ -10,7 +10,7 @@ mod record;
 mod runner;
 
 pub use chart::{Chart, Plan};
-pub use hostile::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS, orphans};
+pub use hostile::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS};
 pub use kubelet::Nodes;
 pub use record::{Binding, Record};
 pub use runner::{Behaviour, PodIdentity, Runner, World};

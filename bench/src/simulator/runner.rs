@@ -2,7 +2,7 @@
 
 use super::{
     chart::{Chart, Plan},
-    hostile::{Attack, Bystander, orphans},
+    hostile::{Attack, Bystander, invented},
     record::Record,
 };
 use camofleet_runner_api::{
@@ -187,10 +187,7 @@ impl Runner {
 
     /// From now on it attacks the operator in that way.
     pub fn attack(&self, attack: Attack) {
-        if attack == Attack::OrphansInSlots {
-            let slots = usize::try_from(self.plan.slots).unwrap_or(usize::MAX);
-            self.invent(orphans(&self.pod.namespace, slots, &self.pod.uid));
-        }
+        self.invent(invented(attack, &self.pod.namespace, self.plan.slots, &self.pod.uid));
         self.behave(Behaviour::Hostile(attack));
     }
 
