@@ -47,7 +47,7 @@ const HOSTILE: &str = "hostile";
 const LATE: &str = "late";
 /// Runners of either pool of the fleet.
 const RUNNERS: usize = 8;
-/// How long a session of the fleet lives: so long that half of the slots are free at the default rate.
+/// How long a session of the fleet lives: at the default rate a third of the slots is taken.
 const LIFE: Duration = Duration::from_secs(2);
 /// How long the attack program and the burner run before anything is measured.
 const BEGIN: Duration = Duration::from_secs(5);
