@@ -55,16 +55,7 @@ impl Comparison {
     /// The next run in that order. Of its figures the numbers count; those within an object are called `object.field`.
     pub fn add(&mut self, variant: Variant, figures: &Map<String, Value>) {
         let mut numbers = BTreeMap::new();
-        for (key, value) in figures {
-            match value {
-                Value::Object(fields) => {
-                    let within =
-                        fields.iter().filter_map(|(field, value)| Some((format!("{key}.{field}"), value.as_f64()?)));
-                    numbers.extend(within);
-                }
-                _ => numbers.extend(value.as_f64().map(|number| (key.clone(), number))),
-            }
-        }
+        collect_numbers("", figures, &mut numbers);
         self.runs.push((variant, numbers));
     }
 
@@ -135,6 +126,16 @@ impl Row {
     }
 }
 
+fn collect_numbers(prefix: &str, figures: &Map<String, Value>, numbers: &mut BTreeMap<String, f64>) {
+    for (key, value) in figures {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::Object(within) => collect_numbers(&format!("{key}."), within, numbers),
+            _ => numbers.extend(value.as_f64().map(|number| (key, number))),
+        }
+    }
+}
+
 fn range(values: &[f64]) -> String {
     let lowest = values.iter().copied().min_by(f64::total_cmp);
     let highest = values.iter().copied().max_by(f64::total_cmp);
@@ -148,7 +149,7 @@ mod tests {
     fn of_runs(values: &[f64]) -> Comparison {
         let mut comparison = Comparison::new("test", "before", "after");
         for (variant, value) in order(values.len() / 2).zip(values) {
-            let figures = json!({ "p50_ms": value, "cpu_percent": { "operator": 7.0 }, "writes": null });
+            let figures = json!({ "p50_ms": value, "cpu_percent": { "operator": 7.0 }, "writes": { "event": { "ok": 3 } }, "none": null });
             comparison.add(variant, figures.as_object().unwrap());
         }
         comparison
@@ -173,7 +174,8 @@ mod tests {
     fn figures_within_figures_count() {
         let comparison = of_runs(&[1.0, 1.0]);
         assert_eq!(comparison.row("cpu_percent.operator").a, [7.0]);
-        assert!(comparison.row("writes").a.is_empty());
-        assert_eq!(comparison.keys().count(), 2);
+        assert_eq!(comparison.row("writes.event.ok").a, [3.0]);
+        assert!(comparison.row("none").a.is_empty());
+        assert_eq!(comparison.keys().count(), 3);
     }
 }

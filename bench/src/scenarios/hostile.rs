@@ -7,6 +7,7 @@ use camofleet_bench::{
     cgroup::{ControlGroup, Limit},
     comparison::{Comparison, Variant, order},
     control_plane::User,
+    cpu::CpuWatch,
     daemon::{Daemon, Spec},
     figures::{milliseconds, number},
     harness::{Harness, Options, lasting_pool, of_pool},
@@ -106,8 +107,15 @@ impl Hostile {
             reason = "a float becomes the nearest integer"
         )]
         let count = (self.rate * f64::from(self.seconds)).round() as usize;
+        let (before, cpu) = (supervised.operator.metrics().await.ok(), CpuWatch::start(harness, &supervised.operator)?);
         let claims = make(harness, Arrivals::Random { rate: self.rate }, count, claim);
         let (claims, late) = supervised.during(async { tokio::join!(claims, late_pool(harness)) }).await?;
+        report.set("cpu_percent", cpu.percent(harness, &supervised.operator)?);
+        // Of an operator that was started again they would be those since then.
+        let after = supervised.operator.metrics().await.ok().filter(|_| supervised.restarts == 0);
+        if let (Some(before), Some(after)) = (before, after) {
+            report.set("writes", after.writes().since(&before.writes()).to_json());
+        }
         let mut figures = Figures::default();
         figures.add(&claims?);
         report.fleet(&figures);
