@@ -40,6 +40,8 @@ pub enum User {
     Admin,
     /// The operator's service account: its flow is that of any service account.
     Operator,
+    /// A user without any rights but those that [`crate::harness::Harness::admit_tenant`] grants in one namespace.
+    Tenant,
 }
 
 impl User {
@@ -47,6 +49,7 @@ impl User {
         match self {
             Self::Admin => "camofleet-bench",
             Self::Operator => "system:serviceaccount:camo-fleet:camofleet-operator",
+            Self::Tenant => "tenant",
         }
     }
 
@@ -54,6 +57,7 @@ impl User {
         match self {
             Self::Admin => "system:masters",
             Self::Operator => "system:serviceaccounts,system:serviceaccounts:camo-fleet",
+            Self::Tenant => "tenants",
         }
     }
 }
@@ -289,7 +293,7 @@ fn pem(what: &str, der: &[u8]) -> String {
 
 fn write_users(folder: &Path, host: IpAddr) -> Result<()> {
     let mut tokens = Vec::new();
-    for user in [User::Admin, User::Operator] {
+    for user in [User::Admin, User::Operator, User::Tenant] {
         let (name, token) = (user.name(), Uuid::new_v4().to_string());
         tokens.push(format!("{token},{name},{name},\"{}\"\n", user.groups()));
         let kubeconfig = serde_json::json!({
@@ -310,6 +314,7 @@ fn kubeconfig_path(folder: &Path, user: User) -> PathBuf {
     folder.join(match user {
         User::Admin => "admin.kubeconfig",
         User::Operator => "operator.kubeconfig",
+        User::Tenant => "tenant.kubeconfig",
     })
 }
 

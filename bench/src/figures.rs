@@ -41,6 +41,14 @@ impl FromIterator<Duration> for Samples {
     }
 }
 
+/// The value in the middle, or the mean of the two that are; none of none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (lower, upper) = (sorted.get(sorted.len().checked_sub(1)? / 2)?, sorted.get(sorted.len() / 2)?);
+    Some(f64::midpoint(*lower, *upper))
+}
+
 /// A time in milliseconds.
 pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
@@ -71,6 +79,13 @@ mod tests {
         let three = samples([3, 1, 2]);
         assert_eq!([0, 50, 67, 99].map(|percent| three.percentile(percent)), [1.0, 2.0, 3.0, 3.0].map(Some));
         assert_eq!(Samples::default().percentile(50), None);
+    }
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
     }
 
     #[test]

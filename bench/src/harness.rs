@@ -20,7 +20,7 @@ use camofleet_crds::{
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Pod, ServiceAccount},
-        rbac::v1::ClusterRoleBinding,
+        rbac::v1::{ClusterRoleBinding, RoleBinding},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time},
@@ -181,6 +181,19 @@ impl Harness {
     /// When the API server refuses it.
     pub async fn namespace(&self, name: &str) -> Result<()> {
         make_namespace(&self.client, name).await
+    }
+
+    /// Gives [`User::Tenant`] all rights in that namespace, and none elsewhere.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn admit_tenant(&self, namespace: &str) -> Result<()> {
+        let rights = json!({
+            "metadata": { "name": "tenant" },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "tenants" }],
+        });
+        create::<RoleBinding>(&self.api(namespace), &serde_json::from_value(rights)?).await
     }
 
     /// Makes a pool.

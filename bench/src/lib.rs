@@ -4,8 +4,11 @@
 
 pub mod account;
 pub mod arrivals;
+pub mod attacker;
 pub mod binaries;
+pub mod cgroup;
 pub mod collector;
+pub mod comparison;
 pub mod control_plane;
 pub mod cpu;
 pub mod daemon;

@@ -5,8 +5,9 @@
 mod cluster;
 mod scenarios;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, ensure};
 use camofleet_bench::{
+    attacker::{self, Victim},
     binaries::{Kubernetes, OperatorProgram},
     harness::{Harness, Options},
     machine,
@@ -14,9 +15,13 @@ use camofleet_bench::{
 };
 use clap::{Args, Parser, Subcommand};
 use cluster::ClusterScenario;
-use scenarios::Scenario;
+use scenarios::{Compare, Hostile, Scenario, failures, on_a_cluster};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
 
 /// Measures the operator on a real API server with simulated runners, or the fleet of dev/up with real browsers.
 #[derive(Debug, Parser)]
@@ -28,7 +33,8 @@ struct Cli {
     command: Command,
 }
 
-/// What is started for a scenario; `hot` and `cold` start nothing, and take none of these.
+/// What is started for a scenario; `hot` and `cold` start nothing, and take none of these. `compare` and `hostile` start it anew for
+/// each run.
 #[derive(Debug, Args)]
 struct Setup {
     /// The operator's program. Absent: this checkout's, built in release mode.
@@ -37,12 +43,13 @@ struct Setup {
     /// Folder with etcd and the programs of Kubernetes. Absent: those that dev/up uses, built where they are not there.
     #[arg(long, global = true)]
     kubernetes: Option<PathBuf>,
-    /// Simulated nodes.
-    #[arg(long, global = true, default_value_t = 10)]
-    nodes: usize,
-    /// CPUs of each node. The operator launches at most as many runners at once as there are.
-    #[arg(long, global = true, default_value_t = 64)]
-    cpus: usize,
+    /// Simulated nodes. Absent: 10, and 4 for `hostile`.
+    #[arg(long, global = true)]
+    nodes: Option<usize>,
+    /// CPUs of each node. The operator launches at most as many runners at once as there are. Absent: 64, and 4 for `hostile`,
+    /// which is to take all launches away from others.
+    #[arg(long, global = true)]
+    cpus: Option<usize>,
     /// How long a simulated browser takes to start. By default nothing, so that the operator alone is measured.
     #[arg(long, global = true, default_value_t = 0)]
     launch_milliseconds: u64,
@@ -52,8 +59,35 @@ struct Setup {
 enum Command {
     #[command(flatten)]
     Alone(Scenario),
+    /// One scenario with two programs of the operator, in turn: medians, ratios, and the spread of identical runs.
+    Compare(Compare),
+    /// Claims in one namespace while a tenant of another attacks the operator, against the same beside an idle burner.
+    Hostile(Hostile),
+    /// The attack program of `hostile`. It runs until it is killed.
+    #[command(hide = true)]
+    Attack(Attack),
     #[command(flatten)]
     OnCluster(ClusterScenario),
+}
+
+/// Whom the attack program attacks, and with which rights.
+#[derive(Debug, Args)]
+struct Attack {
+    /// How the API server is reached, as a tenant.
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// The tenant's namespace.
+    #[arg(long)]
+    namespace: String,
+    /// The second part of the addresses of hostile runners, 127.N.0.0/16.
+    #[arg(long)]
+    network: u8,
+    /// UID of a pool of another namespace, whose runners some pods claim to be.
+    #[arg(long)]
+    pool_uid: String,
+    /// The revision of that pool's runners.
+    #[arg(long)]
+    pool_revision: String,
 }
 
 fn main() -> ExitCode {
@@ -63,16 +97,7 @@ fn main() -> ExitCode {
         eprintln!("error: another TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    let measured = match command {
-        Command::OnCluster(scenario) => {
-            scenario.run();
-            Ok(())
-        }
-        Command::Alone(scenario) => tokio::runtime::Runtime::new()
-            .map_err(Into::into)
-            .and_then(|runtime| runtime.block_on(measure(setup, scenario))),
-    };
-    match measured {
+    match run(setup, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -81,35 +106,84 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(setup: Setup, command: Command) -> Result<()> {
+    let runtime = Runtime::new()?;
+    match command {
+        Command::OnCluster(scenario) => {
+            scenario.run();
+            Ok(())
+        }
+        Command::Alone(scenario) => runtime.block_on(measure(setup, scenario)),
+        Command::Compare(compare) => runtime.block_on(measure_both(setup, compare)),
+        Command::Hostile(hostile) => runtime.block_on(measure_under_attack(setup, hostile)),
+        Command::Attack(Attack { kubeconfig, namespace, network, pool_uid: uid, pool_revision: revision }) => {
+            runtime.block_on(attacker::run(&kubeconfig, &namespace, network, Victim { uid, revision }))
+        }
+    }
+}
+
 async fn measure(setup: Setup, scenario: Scenario) -> Result<()> {
+    let (options, machine) = (setup.options(None, MANY).await?, machine::describe());
+    eprintln!("starting the control plane");
+    let measured = async |harness: &mut Harness| {
+        let report = scenario.run(harness).await?;
+        Ok((report, harness.versions().await?))
+    };
+    let (report, versions) = on_a_cluster(options, &interruption()?, measured).await?;
+    report.print(machine, versions);
+    Ok(())
+}
+
+async fn measure_both(setup: Setup, compare: Compare) -> Result<()> {
+    ensure!(setup.operator.is_none(), "give --operator-a and --operator-b instead of --operator");
+    let operator = compare.operator_b().await?;
+    let (options, machine) = (setup.options(Some(operator), MANY).await?, machine::describe());
+    let (comparison, versions) = compare.run(options, &interruption()?).await?;
+    comparison.print(machine, versions);
+    Ok(())
+}
+
+async fn measure_under_attack(setup: Setup, hostile: Hostile) -> Result<()> {
+    let (options, machine) = (setup.options(None, FEW).await?, machine::describe());
+    let (comparison, versions) = hostile.run(options, &interruption()?).await?;
+    comparison.print(machine, versions);
+    let failures = failures(&comparison);
+    ensure!(failures.is_empty(), "not all holds that must:\n    {}", failures.join("\n    "));
+    Ok(())
+}
+
+/// Nodes that have room for whatever is launched.
+const MANY: Nodes = Nodes { count: 10, cpus: 64 };
+/// Nodes on which launches are scarce.
+const FEW: Nodes = Nodes { count: 4, cpus: 4 };
+
+impl Setup {
+    /// What the harness is made of: that operator, else the one that was named, else this checkout's.
+    async fn options(self, operator: Option<OperatorProgram>, nodes: Nodes) -> Result<Options> {
+        let kubernetes = Kubernetes::find(self.kubernetes).await?;
+        let operator = match operator {
+            Some(operator) => operator,
+            None => {
+                eprintln!("building the operator, if that was not done yet");
+                OperatorProgram::find(self.operator).await?
+            }
+        };
+        let nodes = Nodes { count: self.nodes.unwrap_or(nodes.count), cpus: self.cpus.unwrap_or(nodes.cpus) };
+        Ok(Options { kubernetes, operator, nodes, launch_time: Duration::from_millis(self.launch_milliseconds) })
+    }
+}
+
+/// Cancelled when this process is told to end.
+fn interruption() -> Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stopped = async {
+    let interrupted = CancellationToken::new();
+    let told = interrupted.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    tokio::pin!(stopped);
-    let starting = async {
-        let kubernetes = Kubernetes::find(setup.kubernetes).await?;
-        eprintln!("building the operator, if that was not done yet");
-        let operator = OperatorProgram::find(setup.operator).await?;
-        let machine = machine::describe();
-        eprintln!("starting the control plane");
-        let nodes = Nodes { count: setup.nodes, cpus: setup.cpus };
-        let launch_time = Duration::from_millis(setup.launch_milliseconds);
-        anyhow::Ok((machine, Harness::start(Options { kubernetes, operator, nodes, launch_time }).await?))
-    };
-    let (machine, mut harness) = tokio::select! {
-        started = starting => started?,
-        () = &mut stopped => bail!("interrupted"),
-    };
-    let outcome = tokio::select! {
-        outcome = scenario.run(&mut harness) => outcome,
-        () = &mut stopped => Err(anyhow::anyhow!("interrupted")),
-    };
-    let versions = harness.versions().await;
-    harness.stop().await.context("not all could be stopped")?;
-    outcome?.print(machine, versions?);
-    Ok(())
+        told.cancel();
+    });
+    Ok(interrupted)
 }

@@ -67,6 +67,7 @@ struct Passage {
     open: watch::Sender<bool>,
     watches: Mutex<CancellationToken>,
     faults: Mutex<Faults>,
+    calls: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Passage {
@@ -97,6 +98,7 @@ impl Proxy {
             open: watch::Sender::new(true),
             watches: Mutex::default(),
             faults: Mutex::new(Faults { share: 0.0, random: SmallRng::seed_from_u64(0), happened: BTreeMap::new() }),
+            calls: Mutex::default(),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&passage))).abort_handle();
         Ok(Arc::new(Self { passage, address, serving }))
@@ -116,6 +118,11 @@ impl Proxy {
     /// How often writes failed, by the way in which they did.
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
         lock(&self.passage.faults).happened.clone()
+    }
+
+    /// All calls that it was sent, in order: method, path and query, as in `GET /api/v1/pods?limit=500`.
+    pub fn calls(&self) -> Vec<String> {
+        lock(&self.passage.calls).clone()
     }
 
     /// Ends every watch that is open. Those who watched have to begin again.
@@ -165,6 +172,7 @@ async fn pass(passage: Arc<Passage>, request: Request<Incoming>) -> Result<Respo
         head.headers.remove(own);
     }
     head.version = http::Version::default();
+    lock(&passage.calls).push(format!("{} {}", head.method, head.uri));
     let watches = head.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
     let writes = head.method != Method::GET;
     let request = Request::from_parts(head, ClientBody::from(body));

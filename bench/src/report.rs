@@ -80,6 +80,11 @@ impl Report {
         self.set("writes_per_session", ratio(number(writes.of_kind(SESSION_WRITE)), number(sessions)));
     }
 
+    /// The figures, by their keys.
+    pub fn figures(&self) -> &Map<String, Value> {
+        &self.figures
+    }
+
     /// Prints it, with what it was measured on and what with.
     pub fn print(mut self, machine: Value, versions: Value) {
         println!(
@@ -105,7 +110,7 @@ impl Report {
     }
 }
 
-fn cell(figure: Option<f64>) -> String {
+pub(crate) fn cell(figure: Option<f64>) -> String {
     figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
 }
 
@@ -117,7 +122,7 @@ fn shown(value: &Value) -> String {
 }
 
 /// Figures with more digits than were measured are hard to read.
-fn rounded(value: Value) -> Value {
+pub(crate) fn rounded(value: Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() => {
             let thousandths = number.as_f64().map(|number| (number * 1000.0).round() / 1000.0);

@@ -27,7 +27,7 @@ check_shell() {
 check_clippy() {
   need_pinned_rust
   workspace_cargo clippy --locked --workspace --all-targets -- -D warnings
-  workspace_cargo clippy --locked --workspace --test e2e --test traces --test failures -- -D warnings
+  workspace_cargo clippy --locked --workspace --test e2e --test upgrade --test traces --test failures -- -D warnings
 }
 
 # The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
@@ -187,6 +187,41 @@ foreign_crds() {
   for kind in servicemonitors prometheusrules; do
     echo "$("${module[@]}" github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml"
   done
+}
+
+# Ten thousand sessions come and go while something fails every few seconds, and none is lost, doubled or leaked.
+check_chaos() { measure chaos; }
+
+# Claims of one namespace while a tenant of another attacks the operator: what must hold is said in the scenario.
+check_hostile() {
+  need_root
+  measure hostile
+}
+
+# A scenario of bench/, which fails when something does not hold that must.
+measure() {
+  build_kubernetes
+  workspace_cargo run --locked --release --package camofleet-bench -- "$@"
+}
+
+# An upgrade from the version before and the rollback to it, with sessions at work. The dev cluster is left with the current version.
+check_upgrade() {
+  has_previous || skip "this clone has no commit $previous_commit to upgrade from: git fetch --unshallow"
+  use_node
+  build_images # they are there: dev/up has made them
+  chart_arguments >"$dot_dev/upgrade-arguments"
+  trap restore_release EXIT
+  of_previous install_anew
+  KUBECONFIG=$dot_dev/kubeconfig CAMOFLEET_UPGRADE_ARGUMENTS=$dot_dev/upgrade-arguments workspace_cargo test --locked --workspace --test upgrade -- --nocapture
+  trap - EXIT
+  restore_release
+}
+
+# The chart of this checkout, with the examples, as dev/up leaves them.
+restore_release() {
+  install_chart
+  apply_examples
+  wait_for_session demo
 }
 
 # Links between pages of the repository lead to files that exist.

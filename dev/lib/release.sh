@@ -9,14 +9,21 @@ install_chart() {
   # the runners' namespace too: what the operator makes has to pass the restricted standard
   k label --overwrite namespace "$release_namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
   forget_interrupted_install
+  local arguments
+  mapfile -t arguments < <(chart_arguments)
   # take-ownership: of CRDs that were applied by hand
-  quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 --take-ownership \
-    --set publicUrl="$gateway_url" --set pools.headless=null --set pools.live=null --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
-    --set operator.image="${image_of[operator]}" --set gateway.image="${image_of[gateway]}" --set runner.image="${image_of[runner]}"
+  quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 --take-ownership "${arguments[@]}"
   local component
   for component in operator gateway; do
     k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { explain_pods; return 1; }
   done
+}
+
+# What the dev cluster gives the chart, one argument of Helm a line.
+chart_arguments() {
+  printf '%s\n' \
+    --set publicUrl="$gateway_url" --set pools.headless=null --set pools.live=null --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
+    --set operator.image="${image_of[operator]}" --set gateway.image="${image_of[gateway]}" --set runner.image="${image_of[runner]}"
 }
 
 # Helm refuses an upgrade while it believes that another runs: what an interrupted one leaves.

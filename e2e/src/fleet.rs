@@ -12,6 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::PathBuf,
 };
+use tokio::process::Command;
 
 /// The namespace that `dev/up` installs the chart into.
 pub const RELEASE_NAMESPACE: &str = "camo-fleet";
@@ -96,6 +97,17 @@ impl Fleet {
 /// A file of the checkout.
 pub fn in_checkout(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
+}
+
+/// Runs a program of the checkout, and hands over what it printed.
+///
+/// # Errors
+/// When it fails, with what it printed to standard error.
+pub async fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(in_checkout(program)).args(arguments).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {}\n{said}", arguments.join(" "), output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn dot_dev(name: &str) -> PathBuf {

@@ -12,7 +12,7 @@ use camofleet_bench::{
 use clap::Args;
 
 /// How many claims, and how often.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Burst {
     /// Claims at once.
     #[arg(long, default_value_t = 300)]

@@ -33,7 +33,7 @@ use std::{
 };
 
 /// How many sessions, and how often something fails.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Chaos {
     /// Sessions in all.
     #[arg(long, default_value_t = 10_000)]

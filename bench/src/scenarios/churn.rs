@@ -15,7 +15,7 @@ use futures::future::try_join_all;
 use std::time::{Duration, Instant};
 
 /// How many runners and claims there are at a time.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Churn {
     /// Runners of the pool, each good for one session.
     #[arg(long, default_value_t = 100)]

@@ -15,7 +15,7 @@ use futures::{TryStreamExt, stream};
 use std::time::{Duration, Instant};
 
 /// How long the queue is.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Drain {
     /// Sessions that wait.
     #[arg(long, default_value_t = 5000)]

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Who asks for how much.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Fairness {
     /// Sessions of the tenant that floods, which comes first.
     #[arg(long, default_value_t = 2000)]

@@ -11,7 +11,7 @@ use camofleet_bench::{
 use clap::Args;
 
 /// How many claims of each kind.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Floor {
     /// Claims, one after another, and then all at once.
     #[arg(long, default_value_t = 300)]

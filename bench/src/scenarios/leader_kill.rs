@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::{Duration, Instant};
 
 /// How many claims, and how often the leader is killed.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LeaderKill {
     /// Claims in all.
     #[arg(long, default_value_t = 300)]

@@ -3,18 +3,23 @@
 mod burst;
 mod chaos;
 mod churn;
+mod compare;
 mod drain;
 mod fairness;
 mod floor;
+mod hostile;
 mod leader_kill;
 mod scale;
 mod sequential;
 mod sustained;
 
-use anyhow::{Result, ensure};
+pub use compare::Compare;
+pub use hostile::{Hostile, failures};
+
+use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, Figures},
-    harness::{Claims, Harness},
+    harness::{Claims, Harness, Options},
     operator::Operator,
     report::Report,
 };
@@ -24,6 +29,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 /// The namespace of what is measured.
 const FLEET: &str = "fleet";
@@ -42,7 +48,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
 
 /// What is measured.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Scenario {
     /// What the API server itself takes: a create, a status patch, and the watch event of that.
     Floor(floor::Floor),
@@ -66,7 +72,41 @@ pub enum Scenario {
     Chaos(chaos::Chaos),
 }
 
+/// Runs on a cluster of its own, which is stopped whatever comes of it, and when it is interrupted.
+pub async fn on_a_cluster<T>(
+    options: Options,
+    interrupted: &CancellationToken,
+    run: impl AsyncFnOnce(&mut Harness) -> Result<T>,
+) -> Result<T> {
+    let mut harness = tokio::select! {
+        started = Harness::start(options) => started?,
+        () = interrupted.cancelled() => bail!("interrupted"),
+    };
+    let outcome = tokio::select! {
+        outcome = run(&mut harness) => outcome,
+        () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    harness.stop().await.context("not all could be stopped")?;
+    outcome
+}
+
 impl Scenario {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Floor(_) => "floor",
+            Self::Sequential(_) => "sequential",
+            Self::Burst(_) => "burst",
+            Self::Sustained(_) => "sustained",
+            Self::Drain(_) => "drain",
+            Self::Fairness(_) => "fairness",
+            Self::Scale(_) => "scale",
+            Self::Churn(_) => "churn",
+            Self::LeaderKill(_) => "leader-kill",
+            Self::Chaos(_) => "chaos",
+        }
+    }
+
     /// Measures it.
     pub async fn run(self, harness: &mut Harness) -> Result<Report> {
         match self {

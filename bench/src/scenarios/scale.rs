@@ -12,7 +12,7 @@ use clap::Args;
 use std::time::{Duration, Instant};
 
 /// How many of them.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Scale {
     /// Runners, each with four slots.
     #[arg(long, default_value_t = 1000)]

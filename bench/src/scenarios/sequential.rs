@@ -11,7 +11,7 @@ use camofleet_bench::{
 use clap::Args;
 
 /// How many claims.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Sequential {
     /// Claims.
     #[arg(long, default_value_t = 200)]

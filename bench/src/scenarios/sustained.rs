@@ -13,7 +13,7 @@ use clap::Args;
 use std::{future::Future, time::Duration};
 
 /// How many claims a second, and for how long.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Sustained {
     /// Claims a second.
     #[arg(long, default_value_t = 45.0)]

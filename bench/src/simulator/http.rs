@@ -1,6 +1,9 @@
 //! The runners' HTTP API.
 
-use super::runner::{Behaviour, Runner};
+use super::{
+    hostile,
+    runner::{Behaviour, Runner},
+};
 use bytes::Bytes;
 use camofleet_runner_api::{BindRequest, Refusal, RefusalReason, token::Caller};
 use futures::stream;
@@ -61,10 +64,16 @@ async fn serve_connection(stream: TcpStream, runner: Arc<Runner>) {
 
 async fn answer(runner: &Arc<Runner>, request: Request<Incoming>) -> Response<Body> {
     let behaviour = *runner.behaviour().borrow();
+    runner.note_call();
     match behaviour {
         Behaviour::Hangs => std::future::pending().await,
         Behaviour::Garbage => return plain(StatusCode::OK, "<html>It works!</html>"),
         Behaviour::Slow(time) => tokio::time::sleep(time).await,
+        Behaviour::Hostile(attack) => {
+            if let Some(answer) = hostile::answer(attack, runner, &request) {
+                return answer;
+            }
+        }
         Behaviour::Well | Behaviour::Forgets | Behaviour::Mute => {}
     }
     obey(runner, request).await.unwrap_or_else(|refusal| {

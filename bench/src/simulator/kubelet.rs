@@ -29,6 +29,8 @@ use tokio::sync::Semaphore;
 
 /// The annotation that the operator gives to runner pods.
 const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
+/// The label that says of which pool a runner pod is.
+pub(super) const POOL_LABEL: &str = "camofleet.dev/pool";
 /// Writes at once, of all nodes.
 const WRITES: usize = 16;
 const WRITE_AGAIN: Duration = Duration::from_millis(200);
@@ -95,9 +97,13 @@ impl Kubelet {
         Self { client, runners, launch_time, writes: Arc::new(Semaphore::new(WRITES)) }
     }
 
-    /// Follows the pods until it is dropped.
-    pub(super) async fn run(self, watching: Client) {
-        let events = watcher(Api::<SeenPod>::all(watching), watcher::Config::default()).backoff(Pauses::default());
+    /// Follows the pods, all or those of one namespace, until it is dropped.
+    pub(super) async fn run(self, watching: Client, namespace: Option<String>) {
+        let pods: Api<SeenPod> = match namespace {
+            Some(namespace) => Api::namespaced(watching, &namespace),
+            None => Api::all(watching),
+        };
+        let events = watcher(pods, watcher::Config::default()).backoff(Pauses::default());
         pin_mut!(events);
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {
@@ -117,7 +123,8 @@ impl Kubelet {
 
     fn see(&self, pod: &SeenPod) {
         let (Some(uid), Some(node)) = (pod.uid(), pod.spec.node_name.clone()) else { return };
-        if self.runners.is_dead(&node) {
+        let namespace = pod.namespace().unwrap_or_default();
+        if self.runners.is_dead(&node) || !self.runners.has(&namespace) {
             return;
         }
         let keys = || {
@@ -131,15 +138,18 @@ impl Kubelet {
             (None, false) => {
                 let args = pod.spec.containers.first().and_then(|container| container.args.as_deref());
                 let plan = read_plan(args.unwrap_or_default(), self.launch_time);
-                let identity =
-                    PodIdentity { uid, namespace: pod.namespace().unwrap_or_default(), name: pod.name_any(), node };
-                let runner = self.runners.start(identity, plan, keys());
+                let pool = pod.labels().get(POOL_LABEL).map(String::as_str).unwrap_or_default();
+                let attack = self.runners.attack_of(&namespace, pool);
+                let runner =
+                    self.runners.start(PodIdentity { uid, namespace, name: pod.name_any(), node }, plan, keys());
+                if let Some(attack) = attack {
+                    runner.attack(attack);
+                }
                 tokio::spawn(live(self.api(&runner.pod), Arc::clone(&self.writes), runner));
             }
             // Deleted before it ran.
             (None, true) => {
-                let (api, writes, name) =
-                    (self.api_in(&pod.namespace().unwrap_or_default()), Arc::clone(&self.writes), pod.name_any());
+                let (api, writes, name) = (self.api_in(&namespace), Arc::clone(&self.writes), pod.name_any());
                 tokio::spawn(async move { take_away(&api, &writes, &name, &uid).await });
             }
         }

@@ -3,12 +3,14 @@
 //! simulator of this machine.
 
 mod chart;
+mod hostile;
 mod http;
 mod kubelet;
 mod record;
 mod runner;
 
 pub use chart::{Chart, Plan};
+pub use hostile::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS};
 pub use kubelet::Nodes;
 pub use record::{Binding, Record};
 pub use runner::{Behaviour, PodIdentity, Runner, World};
@@ -19,7 +21,8 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use camofleet_runner_api::{PORT, token::PublicKeys};
-use kube::Client;
+use hostile::Bystander;
+use kube::{Client, Config};
 use kubelet::Kubelet;
 use runner::lock;
 use std::{
@@ -44,22 +47,62 @@ impl Simulator {
     /// When the nodes cannot be made, or no addresses are left for runners.
     pub async fn start(control_plane: &ControlPlane, nodes: Nodes, launch_time: Duration) -> Result<Self> {
         let config = control_plane.config(User::Admin).await?;
+        Self::run(config, control_plane.network.second(), Some(nodes), None, launch_time).await
+    }
+
+    /// Runs the pods of one namespace on the nodes of another simulator, which leaves that namespace alone
+    /// ([`Simulator::leave`]). The runners attack as the names of their pools say ([`Attack::name`]). `config` needs all
+    /// rights on the namespace's pods; `second` is the second part of the runners' addresses.
+    ///
+    /// # Errors
+    /// When its threads cannot be started.
+    pub async fn start_hostile(config: Config, second: u8, namespace: &str) -> Result<Self> {
+        let simulator = Self::run(config, second, None, Some(namespace.to_owned()), Duration::ZERO).await?;
+        simulator.make_hostile(namespace);
+        Ok(simulator)
+    }
+
+    async fn run(
+        config: Config,
+        second: u8,
+        nodes: Option<Nodes>,
+        namespace: Option<String>,
+        launch_time: Duration,
+    ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("cannot start the simulator's thread")?;
-        let simulator =
-            Self { runners: Arc::new(Runners::new(control_plane.network.second())), runtime: Some(runtime) };
+        let simulator = Self { runners: Arc::new(Runners::new(second)), runtime: Some(runtime) };
         let runners = Arc::clone(&simulator.runners);
         // A client's connections belong to the runtime that it is made on.
         let starting = async move {
             let client = Client::try_from(config.clone())?;
-            nodes.make(&client).await?;
+            if let Some(nodes) = nodes {
+                nodes.make(&client).await?;
+            }
+            let bystander = Bystander::start(second).await.context("no port is free for the bystander")?;
+            *lock(&runners.world.bystander) = Some(bystander);
             let kubelet = Kubelet::new(client, runners, launch_time);
-            tokio::spawn(kubelet.run(Client::try_from(config)?));
+            tokio::spawn(kubelet.run(Client::try_from(config)?, namespace));
             anyhow::Ok(())
         };
         let runtime = simulator.runtime.as_ref().context("it was just made")?;
         runtime.spawn(starting).await.context("the simulator failed")??;
         Ok(simulator)
+    }
+
+    /// Leaves the pods of that namespace to another simulator. To be called before there are any.
+    pub fn leave(&self, namespace: &str) {
+        lock(&self.runners.all).left.insert(namespace.to_owned());
+    }
+
+    /// Runners that start in that namespace from now on attack as the names of their pools say ([`Attack::name`]).
+    pub fn make_hostile(&self, namespace: &str) {
+        lock(&self.runners.all).hostile.insert(namespace.to_owned());
+    }
+
+    /// How many connections arrived at the host that [`Attack::Redirect`] redirects to.
+    pub fn redirected(&self) -> usize {
+        lock(&self.runners.world.bystander).as_ref().map_or(0, Bystander::connections)
     }
 
     /// Which runner held what.
@@ -122,6 +165,10 @@ struct All {
     by_pod: BTreeMap<String, Arc<Runner>>,
     latest_address: u16,
     dead_nodes: BTreeSet<String>,
+    /// Namespaces whose pods another simulator runs.
+    left: BTreeSet<String>,
+    /// Namespaces whose runners attack.
+    hostile: BTreeSet<String>,
 }
 
 impl Runners {
@@ -131,6 +178,17 @@ impl Runners {
 
     fn is_dead(&self, node: &str) -> bool {
         lock(&self.all).dead_nodes.contains(node)
+    }
+
+    /// Whether the pods of that namespace are run here.
+    fn has(&self, namespace: &str) -> bool {
+        !lock(&self.all).left.contains(namespace)
+    }
+
+    /// How a runner of that pool attacks, if it does.
+    fn attack_of(&self, namespace: &str, pool: &str) -> Option<Attack> {
+        let is_hostile = lock(&self.all).hostile.contains(namespace);
+        Attack::named(pool).filter(|_| is_hostile)
     }
 
     fn of_pod(&self, uid: &str) -> Option<Arc<Runner>> {

@@ -2,6 +2,7 @@
 
 use super::{
     chart::{Chart, Plan},
+    hostile::{Attack, Bystander, invented},
     record::Record,
 };
 use camofleet_runner_api::{
@@ -15,7 +16,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,6 +40,8 @@ pub enum Behaviour {
     Forgets,
     /// It answers calls, and its event stream says nothing.
     Mute,
+    /// It attacks the operator.
+    Hostile(Attack),
 }
 
 /// Which pod a runner is in.
@@ -70,6 +73,10 @@ pub struct Runner {
     /// Sessions that it tells of and has not.
     invented: Mutex<Vec<Session>>,
     connections: Mutex<CancellationToken>,
+    /// Calls that reached it.
+    calls: AtomicUsize,
+    /// States that it sent to attack.
+    hostile_states: AtomicUsize,
     /// Its node has power.
     powered: AtomicBool,
     gone: CancellationToken,
@@ -85,6 +92,8 @@ pub struct World {
     pub life: Mutex<Option<Duration>>,
     /// The `traceparent` of each call to bind, by session.
     pub traceparents: Mutex<BTreeMap<String, Vec<Option<String>>>>,
+    /// The host that redirects lead to, once it listens.
+    pub(super) bystander: Mutex<Option<Bystander>>,
 }
 
 /// One run of a runner's process.
@@ -117,6 +126,8 @@ impl Runner {
             behaviour: watch::Sender::new(Behaviour::Well),
             invented: Mutex::default(),
             connections: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            hostile_states: AtomicUsize::new(0),
             powered: AtomicBool::new(true),
             gone: CancellationToken::new(),
             world,
@@ -172,6 +183,34 @@ impl Runner {
     pub fn behave(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
         self.cut_connections();
+    }
+
+    /// From now on it attacks the operator in that way.
+    pub fn attack(&self, attack: Attack) {
+        self.invent(invented(attack, &self.pod.namespace, self.plan.slots, &self.pod.uid));
+        self.behave(Behaviour::Hostile(attack));
+    }
+
+    /// How many calls have reached it, whatever it answered.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How many states it has sent to attack.
+    pub fn hostile_states(&self) -> usize {
+        self.hostile_states.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_hostile_state(&self) {
+        self.hostile_states.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn bystander(&self) -> Option<Bystander> {
+        lock(&self.world.bystander).clone()
     }
 
     /// From now on it tells of these sessions, too, which it has not.

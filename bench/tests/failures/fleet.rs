@@ -28,13 +28,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs a test on a cluster of its own. Of one that fails the logs are kept.
 pub fn on_a_fleet(name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
+    on_nodes(Nodes { count: 10, cpus: 64 }, name, test);
+}
+
+/// The same on a cluster with those nodes.
+pub fn on_nodes(nodes: Nodes, name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
     let (kubernetes, operator) = programs();
-    let options = Options {
-        kubernetes: kubernetes.clone(),
-        operator: operator.clone(),
-        nodes: Nodes { count: 10, cpus: 64 },
-        launch_time: Duration::ZERO,
-    };
+    let options =
+        Options { kubernetes: kubernetes.clone(), operator: operator.clone(), nodes, launch_time: Duration::ZERO };
     let outcome = runtime().block_on(async {
         let mut harness = Harness::start(options).await?;
         harness.namespace(FLEET).await?;

@@ -8,6 +8,7 @@ mod chart;
 mod clock;
 mod control_plane;
 mod fleet;
+mod hostile;
 mod keys;
 mod leaders;
 mod nodes;

@@ -5,7 +5,7 @@ use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
 use camofleet_e2e::{
     Session, Space,
     clients::NodeClient,
-    fleet::{RELEASE_NAMESPACE, in_checkout},
+    fleet::{RELEASE_NAMESPACE, in_checkout, output_of},
     test_alone,
     wait::{poll, until, until_it},
 };
@@ -15,7 +15,6 @@ use kube::{
 };
 use serde_json::json;
 use std::path::Path;
-use tokio::process::Command;
 
 const RELEASE: &str = "camo-fleet";
 /// Every kind that the chart or the operator makes, but for pools.
@@ -25,13 +24,6 @@ const KINDS: &str = "deployments,replicasets,jobs,pods,services,serviceaccounts,
 /// And the names of the parts that have objects of them.
 const PARTS: &str = "app.kubernetes.io/name in (camofleet-operator, camofleet-gateway, camofleet-hooks, camofleet-runner, \
                      camofleet-runners)";
-
-async fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(in_checkout(program)).args(arguments).output().await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {}: {}\n{said}", arguments.join(" "), output.status);
-    Ok(String::from_utf8(output.stdout)?)
-}
 
 async fn helm(command: &str, values: &Path, more: &[&str]) -> Result<()> {
     let (chart, values) = (in_checkout("charts/camo-fleet"), values.to_str().context("a path of UTF-8")?.to_owned());

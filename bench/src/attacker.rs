@@ -1,0 +1,192 @@
+//! The attack program: a tenant that does to the fleet whatever its rights in one namespace permit. It creates pools whose
+//! runners are hostile, pods that only claim to be runners, and oversized sessions.
+
+use crate::{
+    harness::{lasting_pool, of_pool},
+    simulator::{Attack, Simulator},
+};
+use anyhow::{Context, Result};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use kube::{
+    Api, Client, Config,
+    api::PostParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::json;
+use std::{future, path::Path, time::Duration};
+
+/// Hostile runners of each kind, but for [`Attack::NeverWarm`].
+pub const RUNNERS: usize = 2;
+/// Runners of the pool of [`Attack::NeverWarm`].
+pub const NEVER_WARM: usize = 200;
+/// Slots of each hostile runner: the most that a pool may have.
+pub const SLOTS: usize = 32;
+/// Pods with a scheduling gate.
+pub const GATED: usize = 24;
+/// Sessions with as many annotations as the API server takes.
+pub const LARGE_SESSIONS: usize = 60;
+/// Sessions that are to be bound to a runner of [`Attack::EndlessAnswer`].
+const BAIT: usize = 8;
+/// The API server takes 256 KiB of annotations, keys included (apimachinery, `TotalAnnotationSizeLimitB`).
+const ANNOTATION: usize = 262_000;
+/// An API group that no server serves, so that the garbage collector cannot find out that the owner does not exist.
+const MADE_UP_GROUP: &str = "nobody.example/v1";
+const NO_UID: &str = "00000000-0000-4000-8000-000000000000";
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// The pool whose pods [`Pretender`]s claim to be of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// UID of the pool.
+    pub uid: String,
+    /// The revision that its runners have.
+    pub revision: String,
+}
+
+/// A pod that its creator labels as a runner of some pool.
+#[derive(Clone, Debug)]
+pub struct Pretender {
+    /// Name of the pod.
+    pub name: String,
+    /// How it attacks, once it runs.
+    pub attack: Attack,
+    /// The pool that it claims to be of, in another namespace; absent: a pool that does not exist.
+    pub victim: Option<Victim>,
+    /// Whether a scheduling gate keeps it from ever running.
+    pub gated: bool,
+}
+
+impl Pretender {
+    /// The pod, with the labels of a runner and an owner of the kind `WorkerPool` of an API group that does not exist.
+    pub fn pod(&self) -> Pod {
+        let (uid, revision) = match &self.victim {
+            Some(victim) => (victim.uid.as_str(), victim.revision.as_str()),
+            None => (NO_UID, "none"),
+        };
+        let gates = if self.gated { json!([{ "name": "nobody.example/never" }]) } else { json!([]) };
+        let pod = json!({
+            "metadata": {
+                "name": self.name,
+                "labels": {
+                    "app.kubernetes.io/name": "camofleet-runner", "camofleet.dev/pool": self.attack.name(),
+                    "camofleet.dev/ordinal": "0", "camofleet.dev/revision": revision,
+                },
+                "ownerReferences": [{
+                    "apiVersion": MADE_UP_GROUP, "kind": "WorkerPool", "name": "nobody", "uid": uid, "controller": true,
+                }],
+            },
+            "spec": {
+                "schedulingGates": gates,
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{ "name": "runner", "image": "simulated", "args": ["--slots=1", "--prewarm-headless=1"] }],
+            },
+        });
+        serde_json::from_value(pod).expect("it is a pod")
+    }
+}
+
+/// The pool whose runners attack in that way.
+pub fn pool(attack: Attack) -> WorkerPool {
+    let mut spec = match attack {
+        Attack::NeverWarm => lasting_pool(NEVER_WARM, 1),
+        Attack::DrippingRefusal
+        | Attack::DrippingState
+        | Attack::HugeRefusal
+        | Attack::EndlessAnswer
+        | Attack::HeavyStates
+        | Attack::ManyStates
+        | Attack::Orphans
+        | Attack::OrphansInSlots
+        | Attack::BadNames
+        | Attack::Redirect
+        | Attack::HugeNumbers => lasting_pool(RUNNERS, SLOTS),
+    };
+    // They ask for nothing of the nodes: what is short for others is to be the launches alone.
+    spec.template.resources = Some(ResourceRequirements::default());
+    WorkerPool::new(attack.name(), spec)
+}
+
+/// A session that waits for a pool that does not exist, with as many annotations as the API server takes.
+pub fn large_session(index: usize) -> BrowserSession {
+    let spec = BrowserSessionSpec { queue_timeout_seconds: 86400, ..of_pool("nobody") };
+    let mut session = BrowserSession::new(&format!("large-{index}"), spec);
+    session.metadata.annotations = Some([("attack".to_owned(), "x".repeat(ANNOTATION))].into());
+    session
+}
+
+/// Runs the whole attack until the process ends: as that user, in that namespace, with hostile runners on 127.`second`.0.0/16.
+///
+/// # Errors
+/// When it cannot begin.
+pub async fn run(kubeconfig: &Path, namespace: &str, second: u8, victim: Victim) -> Result<()> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).context("cannot read the kubeconfig")?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let client = Client::try_from(config.clone())?;
+    let _runners = Simulator::start_hostile(config, second, namespace).await?;
+    let (pools, pods, sessions): (Api<WorkerPool>, Api<Pod>, Api<BrowserSession>) = (
+        Api::namespaced(client.clone(), namespace),
+        Api::namespaced(client.clone(), namespace),
+        Api::namespaced(client, namespace),
+    );
+    // First of all what would take the places of the others' launches.
+    for pretender in pretenders(&victim) {
+        create(&pods, &pretender.pod()).await;
+    }
+    create(&pools, &pool(Attack::NeverWarm)).await;
+    for attack in Attack::ALL.into_iter().filter(|attack| *attack != Attack::NeverWarm) {
+        create(&pools, &pool(attack)).await;
+    }
+    for index in 0..BAIT {
+        let bait = of_pool(Attack::EndlessAnswer.name());
+        create(&sessions, &BrowserSession::new(&format!("bait-{index}"), bait)).await;
+    }
+    for index in 0..LARGE_SESSIONS {
+        create(&sessions, &large_session(index)).await;
+    }
+    future::pending().await
+}
+
+/// Pods that never run, and pods that run and are of no pool, or of one that is not theirs.
+fn pretenders(victim: &Victim) -> impl Iterator<Item = Pretender> {
+    let gated = (0..GATED).map(|index| Pretender {
+        name: format!("gated-{index}"),
+        attack: Attack::NeverWarm,
+        victim: None,
+        gated: true,
+    });
+    let of_victim = [Attack::OrphansInSlots, Attack::NeverWarm, Attack::DrippingRefusal].map(|attack| Pretender {
+        name: format!("of-victim-{}", attack.name()),
+        attack,
+        victim: Some(victim.clone()),
+        gated: false,
+    });
+    let of_nothing = Attack::ALL.map(|attack| Pretender {
+        name: format!("of-nothing-{}", attack.name()),
+        attack,
+        victim: None,
+        gated: false,
+    });
+    gated.chain(of_victim).chain(of_nothing)
+}
+
+/// Creates it, or gives up when the API server refuses: a fleet that forbids this attack still has to stand the others.
+async fn create<K>(api: &Api<K>, object: &K)
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    loop {
+        match api.create(&PostParams::default(), object).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.code < 429 => {
+                eprintln!("refused: {}", status.message);
+                return;
+            }
+            Err(error) => {
+                eprintln!("tried again: {error}");
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+}

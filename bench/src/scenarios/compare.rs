@@ -1,0 +1,62 @@
+//! One scenario with two programs of the operator in turn.
+
+use super::{Scenario, on_a_cluster};
+use anyhow::{Result, ensure};
+use camofleet_bench::{
+    binaries::OperatorProgram,
+    comparison::{Comparison, Variant, order},
+    harness::{Harness, Options},
+};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// Which operators, how often, and what is measured.
+#[derive(Clone, Debug, Args)]
+pub struct Compare {
+    /// The program of the operator that is compared with, such as the one of the version before.
+    #[arg(long)]
+    operator_a: PathBuf,
+    /// The program of the operator that is compared. Absent: this checkout's, built in release mode.
+    #[arg(long)]
+    operator_b: Option<PathBuf>,
+    /// Pairs of runs, one with each operator.
+    #[arg(long, default_value_t = 12)]
+    pairs: usize,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+impl Compare {
+    /// The operator that is compared.
+    ///
+    /// # Errors
+    /// When one of the two is not there.
+    pub async fn operator_b(&self) -> Result<OperatorProgram> {
+        OperatorProgram::find(self.operator_b.clone()).await
+    }
+
+    /// Runs with either operator in turn, each on a cluster of its own. `options` names the operator that is compared.
+    pub async fn run(self, options: Options, interrupted: &CancellationToken) -> Result<(Comparison, Value)> {
+        ensure!(self.pairs > 0, "--pairs must be at least 1");
+        let a = OperatorProgram::find(Some(self.operator_a.clone())).await?;
+        let b = options.operator.clone();
+        let [name_a, name_b] = [&a, &b].map(|program| program.path.display().to_string());
+        let mut comparison = Comparison::new(self.scenario.name(), &name_a, &name_b);
+        let mut versions = json!({});
+        for (index, variant) in order(self.pairs).enumerate() {
+            eprintln!("run {} of {}: {variant:?}", index + 1, self.pairs * 2);
+            let (operator, key) = match variant {
+                Variant::A => (a.clone(), "a"),
+                Variant::B => (b.clone(), "b"),
+            };
+            let scenario = self.scenario.clone();
+            let once = async |harness: &mut Harness| Ok((scenario.run(harness).await?, harness.versions().await?));
+            let (report, with) = on_a_cluster(Options { operator, ..options.clone() }, interrupted, once).await?;
+            comparison.add(variant, report.figures());
+            versions[key] = with;
+        }
+        Ok((comparison, versions))
+    }
+}
