@@ -2,13 +2,19 @@
 
 use anyhow::{Context, Result};
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The period in which a share of CPU time is given out, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
+
+/// How often a group is tried to be removed, and the pause between.
+const TRIES: usize = 20;
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a group's processes may use together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +67,16 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // A group with processes in it stays.
-        let _: io::Result<()> = fs::remove_dir(&self.folder);
+        // The kernel lets go of a process a moment after it has ended. A group that still has processes stays.
+        let removed = (0..TRIES).any(|_| {
+            fs::remove_dir(&self.folder).is_ok() || {
+                thread::sleep(TRY_AGAIN);
+                false
+            }
+        });
+        if !removed {
+            eprintln!("cannot remove the control group {}: it has processes", self.folder.display());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! An upgrade from the version before and the rollback to it, with sessions at work: nothing ends, and nothing waits longer than
 //! [`LONGEST_WAIT`]. `dev/test --long upgrade` installs the version before, and names the arguments of the upgrade.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
 use camofleet_e2e::{
     Fleet, Session, Space,
@@ -46,22 +46,34 @@ fn an_upgrade_and_its_rollback_end_nothing() {
         let mut client = NodeClient::connect(&space, &live).await?;
         client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
         let view = share(&space, &live.name, &json!({ "scope": "view" })).await?;
-        let first = space.ready_session(on_full()).await?;
 
         let (chart, arguments) = (chart()?, upgrade_arguments()?);
         let upgrade = helm(["upgrade", RELEASE, chart.as_str(), "--reset-values"], &arguments);
-        let second = changes(&space, &live, &mut client, &view, first, upgrade).await.context("upgrade")?;
+        changes(&space, &live, &mut client, &view, upgrade).await.context("upgrade")?;
         ensure!(live.runner().await? == runner, "after the upgrade the session is published on another runner");
 
         let rollback = helm(["rollback", RELEASE], &[]);
-        changes(&space, &live, &mut client, &view, second, rollback).await.context("rollback")?;
+        changes(&space, &live, &mut client, &view, rollback).await.context("rollback")?;
         ensure!(live.runner().await? == runner, "after the rollback the session is published on another runner");
         Ok(())
     });
 }
 
-fn on_full() -> serde_json::Value {
-    json!({ "poolRef": { "name": "full" }, "queueTimeoutSeconds": 3600 })
+/// Takes every slot of the pool `full`. Hands over the session that took the last one, and one that waits for it.
+async fn fill(space: &Space) -> Result<(Session, Session)> {
+    let mut occupant = None;
+    loop {
+        let on_full = json!({ "poolRef": { "name": "full" }, "queueTimeoutSeconds": 3600 });
+        let session = space.session(on_full).await?;
+        let settled = |session: &BrowserSession| {
+            matches!(session.state(), SessionState::Queued | SessionState::Ready | SessionState::Finished)
+        };
+        match (session.until("to be served or to wait", settled).await?.state(), occupant) {
+            (SessionState::Queued, Some(occupant)) => return Ok((occupant, session)),
+            (SessionState::Ready, _) => occupant = Some(session),
+            (state, _) => bail!("a session on a pool with a free slot is {state:?}"),
+        }
+    }
 }
 
 fn chart() -> Result<String> {
@@ -80,18 +92,16 @@ async fn helm<const N: usize>(command: [&str; N], more: &[String]) -> Result<()>
     output_of("dev/helm", &arguments).await.map(drop)
 }
 
-/// Lets the fleet change while a client drives the session, a viewer looks at it, and another session waits for the slot that
-/// `occupant` has, and which becomes free when the operator changes. Hands over the session that has got the slot.
+/// Lets the fleet change while a client drives the session, a viewer looks at it, and another session waits for a slot, which
+/// becomes free when the operator changes.
 async fn changes(
     space: &Space,
     live: &Session,
     client: &mut NodeClient,
     view: &str,
-    occupant: Session,
     change: impl Future<Output = Result<()>>,
-) -> Result<Session> {
-    let waiting = space.session(on_full()).await?;
-    waiting.until("to wait for a slot", |session| session.state() == SessionState::Queued).await?;
+) -> Result<()> {
+    let (occupant, waiting) = fill(space).await?;
     let former = operators(&space.fleet).await?;
     let over = CancellationToken::new();
     let changing = async {
@@ -130,7 +140,7 @@ async fn changes(
     ensure!(live.object().await?.state() == SessionState::Ready, "the live session is not Ready any more");
     let ended = ended(space).await?;
     ensure!(ended.is_empty(), "these sessions ended: {ended:?}");
-    Ok(waiting)
+    Ok(())
 }
 
 /// UIDs of the operator's pods that are to stay.
