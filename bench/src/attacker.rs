@@ -31,7 +31,7 @@ const BAIT: usize = 8;
 /// The API server takes 256 KiB of annotations, keys included (apimachinery, `TotalAnnotationSizeLimitB`).
 const ANNOTATION: usize = 262_000;
 /// An API group that no server serves, so that the garbage collector cannot find out that the owner does not exist.
-const MADE_UP_GROUP: &str = "nobody.example/v1";
+const MADE_UP_GROUP: &str = "unserved.example/v1";
 const NO_UID: &str = "00000000-0000-4000-8000-000000000000";
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -64,7 +64,7 @@ impl Pretender {
             Some(victim) => (victim.uid.as_str(), victim.revision.as_str()),
             None => (NO_UID, "none"),
         };
-        let gates = if self.gated { json!([{ "name": "nobody.example/never" }]) } else { json!([]) };
+        let gates = if self.gated { json!([{ "name": "unserved.example/never" }]) } else { json!([]) };
         let pod = json!({
             "metadata": {
                 "name": self.name,
@@ -73,7 +73,7 @@ impl Pretender {
                     "camofleet.dev/ordinal": "0", "camofleet.dev/revision": revision,
                 },
                 "ownerReferences": [{
-                    "apiVersion": MADE_UP_GROUP, "kind": "WorkerPool", "name": "nobody", "uid": uid, "controller": true,
+                    "apiVersion": MADE_UP_GROUP, "kind": "WorkerPool", "name": "absent", "uid": uid, "controller": true,
                 }],
             },
             "spec": {
@@ -109,7 +109,7 @@ pub fn pool(attack: Attack) -> WorkerPool {
 
 /// A session that waits for a pool that does not exist, with as many annotations as the API server takes.
 pub fn large_session(index: usize) -> BrowserSession {
-    let spec = BrowserSessionSpec { queue_timeout_seconds: 86400, ..of_pool("nobody") };
+    let spec = BrowserSessionSpec { queue_timeout_seconds: 86400, ..of_pool("absent") };
     let mut session = BrowserSession::new(&format!("large-{index}"), spec);
     session.metadata.annotations = Some([("attack".to_owned(), "x".repeat(ANNOTATION))].into());
     session

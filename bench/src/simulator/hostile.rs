@@ -230,7 +230,7 @@ fn dripping() -> impl Stream<Item = Bytes> + Send + 'static {
 fn heavy_states(runner: &Arc<Runner>) -> impl Stream<Item = Bytes> + Send + 'static {
     // Two that differ, so that each is news.
     let variants = [0, 1].map(|clients| {
-        let names = (0..HEAVY_SESSIONS).map(|index| (format!("heavy-{index:06}"), format!("nobody-{index}")));
+        let names = (0..HEAVY_SESSIONS).map(|index| (format!("heavy-{index:06}"), format!("invented-{index}")));
         let sessions = names.map(|(uid, name)| Session { clients, ..session(uid, &runner.pod.namespace, name) });
         RunnerState { sessions: sessions.collect(), ..runner.state() }
     });

@@ -59,7 +59,7 @@ fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
         delete_all(harness).await?;
         published_while_runners_keep(harness, &trusted).await?;
 
-        // Whoever may write ConfigMaps, and nothing else, adds a key.
+        // A user with the right to write ConfigMaps, and no other, adds a key.
         let planted = public_half(&new_private_key())?;
         let lines = format!("{}\n{}", planted.as_str(), key.as_str());
         let patch = Patch::Merge(json!({ "data": { "gateway": lines, "operator": planted.as_str() } }));
@@ -161,7 +161,7 @@ fn replicas_with_two_keys_do_not_undo_each_others_publication() {
         ensure!(keys_in_secret(harness, Issuer::Gateway).await? == both, "the former key is still in use");
         let replicas = [tokio::spawn(of_former.keep()), tokio::spawn(of_latter.keep())];
         let name = public_key_secret(Issuer::Gateway);
-        // Whoever restores it first, the other one leaves it so.
+        // Either replica may restore it first; the other one then leaves it as it is.
         for _ in 0..2 {
             overwrite(harness, Issuer::Gateway, "").await?;
             let emptied = version(harness, &name).await?;

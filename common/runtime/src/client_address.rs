@@ -97,9 +97,9 @@ mod tests {
             }
             assert_eq!(trusted.client_address(ip(peer), &headers), ip(client), "{case}");
         }
-        let nobody = TrustedProxies::default();
+        let none = TrustedProxies::default();
         let headers = HeaderMap::from_iter([(FORWARDED_FOR, HeaderValue::from_static("198.51.100.7"))]);
-        assert_eq!(nobody.client_address(ip("10.0.0.1"), &headers), ip("10.0.0.1"));
+        assert_eq!(none.client_address(ip("10.0.0.1"), &headers), ip("10.0.0.1"));
     }
 
     #[test]

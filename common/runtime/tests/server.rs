@@ -362,14 +362,14 @@ async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
     };
     assert_eq!(refused.0, 429, "{}", refused.1);
     assert_eq!(served.server.counts().shed, 1);
-    // The proxy keeps the connection, for whoever is next.
+    // The proxy keeps the connection for its next client.
     assert_eq!(ask(&mut held[1], &request("/", "192.0.2.2", "Authorization: good\r\n")).await.0, 200);
     served.release.add_permits(5);
     for at in [0, 2, 3, 4, 5] {
         assert_eq!(answer(&mut held[at]).await.0, 200, "{at}");
     }
     assert!(idle.iter().all(is_open));
-    served.until("nothing is asked for", |now| now.anonymous == 0).await;
+    served.until("no request is under way", |now| now.anonymous == 0).await;
     assert_eq!(served.server.counts().connections, 27);
 }
 

@@ -192,21 +192,7 @@ mod tests {
     }
 
     fn state(sessions: Vec<Session>) -> RunnerState {
-        RunnerState {
-            boot_id: "boot".into(),
-            generation: 1,
-            engine: None,
-            browser_version: None,
-            playwright_version: "1.62".into(),
-            draining: false,
-            slots: 1,
-            free: 1,
-            spent: false,
-            hot: Hot::default(),
-            warm: true,
-            launch_error: None,
-            sessions,
-        }
+        RunnerState { boot_id: "boot".into(), slots: 1, free: 1, sessions, ..RunnerState::default() }
     }
 
     #[test]

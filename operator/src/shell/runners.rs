@@ -283,25 +283,11 @@ impl Shell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_runner_api::{Hot, Refusal, RunnerState};
+    use camofleet_runner_api::{Refusal, RunnerState};
 
     /// Reports of one runner in which only the generation differs.
     fn report(generation: u64) -> Input {
-        let state = RunnerState {
-            boot_id: "boot".into(),
-            generation,
-            engine: None,
-            browser_version: None,
-            playwright_version: "1.62".into(),
-            draining: false,
-            slots: 1,
-            free: 1,
-            spent: false,
-            hot: Hot::default(),
-            warm: true,
-            launch_error: None,
-            sessions: Vec::new(),
-        };
+        let state = RunnerState { boot_id: "boot".into(), generation, slots: 1, ..RunnerState::default() };
         Input::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
     }
 

@@ -57,16 +57,12 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
         boot_id: "boot".into(),
         generation,
         engine: Some(EngineName::Firefox),
-        browser_version: None,
-        playwright_version: "1.62".into(),
-        draining: false,
         slots: 1,
         free,
-        spent: false,
         hot: Hot { headless: free, headful: 0 },
         warm: true,
-        launch_error: None,
         sessions,
+        ..RunnerState::default()
     }
 }
 
@@ -166,7 +162,7 @@ fn a_runner_s_controller_is_a_worker_pool_of_this_api_group() {
     assert_eq!(read.pool, (Key { namespace: "ns".into(), name: "pool".into() }, "1".into()));
     assert_eq!(read.slots, 3);
     let others = [
-        owner("nobody.example/v1", "WorkerPool", true),
+        owner("unserved.example/v1", "WorkerPool", true),
         owner("v1", "WorkerPool", true),
         owner("camofleet.dev/v1alpha1", "BrowserSession", true),
         owner("camofleet.dev/v1alpha1", "WorkerPool", false),

@@ -197,7 +197,6 @@ async fn read(mut response: Response) -> Result<Vec<u8>, CallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Hot;
     use camofleet_crds::v1alpha1::{Display, StartUrlWait};
     use std::sync::{
         Arc,
@@ -267,24 +266,6 @@ mod tests {
 
     fn head(status: &str) -> Vec<u8> {
         format!("HTTP/1.1 {status}\r\nconnection: close\r\n\r\n").into_bytes()
-    }
-
-    fn state(sessions: Vec<crate::Session>) -> RunnerState {
-        RunnerState {
-            boot_id: "boot".into(),
-            generation: 1,
-            engine: None,
-            browser_version: None,
-            playwright_version: "1.62".into(),
-            draining: false,
-            slots: 1,
-            free: 1,
-            spent: false,
-            hot: Hot::default(),
-            warm: true,
-            launch_error: None,
-            sessions,
-        }
     }
 
     fn request() -> BindRequest {
@@ -367,8 +348,7 @@ mod tests {
     #[tokio::test]
     async fn a_state_is_no_larger_than_the_runners_slots_allow() {
         let line = |words: usize| {
-            let mut state = state(Vec::new());
-            state.launch_error = Some("x".repeat(words));
+            let state = RunnerState { slots: 1, launch_error: Some("x".repeat(words)), ..RunnerState::default() };
             [head("200 OK"), serde_json::to_vec(&state).unwrap(), b"\n".to_vec()].concat()
         };
         let limit = RunnerState::max_bytes(1);

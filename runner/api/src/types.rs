@@ -4,7 +4,7 @@ use camofleet_crds::v1alpha1::{Display, EngineName, StartUrlWait};
 use serde::{Deserialize, Serialize};
 
 /// Everything that a runner knows of itself: the answer of `GET /v1/sessions`, and each line of `GET /v1/events`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerState {
     /// One run of one runner process. Another boot id in the same pod means that every session of the former is lost.

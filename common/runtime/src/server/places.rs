@@ -129,8 +129,8 @@ impl Places {
 }
 
 impl Table {
-    /// Gives up the oldest place of the address that has most of them, of several such the one that has the oldest. So whoever opens
-    /// many connections displaces their own before anybody else's. False when there is no place.
+    /// Gives up the oldest place of the address that has most of them, of several such the one that has the oldest. So a client that
+    /// opens many connections displaces its own before those of others. False when there is no place.
     fn shed_of_busiest(&mut self) -> bool {
         let order = |(_, ids): &(&Option<IpAddr>, &BTreeSet<u64>)| (ids.len(), Reverse(ids.first().copied()));
         match self.by_address.iter().max_by_key(order).map(|(address, _)| *address) {
