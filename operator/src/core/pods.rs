@@ -171,7 +171,10 @@ impl RunnerPod {
     /// of that name, is not.
     pub fn belongs_to(&self, pool: &WorkerPool) -> bool {
         let (key, uid) = &self.pool;
-        *key == Key::of(pool) && Some(uid) == pool.metadata.uid.as_ref()
+        let meta = &pool.metadata;
+        meta.uid.as_ref() == Some(uid)
+            && meta.name.as_ref() == Some(&key.name)
+            && meta.namespace.as_ref() == Some(&key.namespace)
     }
 
     /// Whether it ended for good.
