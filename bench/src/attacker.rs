@@ -53,7 +53,7 @@ pub struct Pretender {
     pub attack: Attack,
     /// The pool that it claims to be of, in another namespace; absent: a pool that does not exist.
     pub victim: Option<Victim>,
-    /// Whether a scheduling gate keeps it from ever running.
+    /// A scheduling gate keeps it from ever running.
     pub gated: bool,
 }
 

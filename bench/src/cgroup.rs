@@ -16,7 +16,7 @@ const PERIOD: u64 = 100_000;
 const TRIES: usize = 20;
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
-/// What a group's processes may use together.
+/// The limit that a group's processes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Hundredths of one core.

@@ -33,7 +33,7 @@ pub struct Comparison {
     runs: Vec<(Variant, BTreeMap<String, f64>)>,
 }
 
-/// What became of one figure.
+/// The comparison of one figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// All values of A, in order.

@@ -33,8 +33,8 @@ struct Cli {
     command: Command,
 }
 
-/// What is started for a scenario; `hot` and `cold` start nothing, and take none of these. `compare` and `hostile` start it anew for
-/// each run.
+/// Programs and nodes that a scenario starts. `hot` and `cold` start none and take none of these; `compare` and `hostile` start
+/// them again for each run.
 #[derive(Debug, Args)]
 struct Setup {
     /// The operator's program. Absent: this checkout's, built in release mode.
@@ -158,7 +158,7 @@ const MANY: Nodes = Nodes { count: 10, cpus: 64 };
 const FEW: Nodes = Nodes { count: 4, cpus: 4 };
 
 impl Setup {
-    /// What the harness is made of: that operator, else the one that was named, else this checkout's.
+    /// Programs of the harness: the given operator, else the one of the command line, else this checkout's.
     async fn options(self, operator: Option<OperatorProgram>, nodes: Nodes) -> Result<Options> {
         let kubernetes = Kubernetes::find(self.kubernetes).await?;
         let operator = match operator {
@@ -173,7 +173,7 @@ impl Setup {
     }
 }
 
-/// Cancelled when this process is told to end.
+/// Cancelled when this process receives a termination signal.
 fn interruption() -> Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let interrupted = CancellationToken::new();

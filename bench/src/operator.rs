@@ -113,7 +113,7 @@ impl Operator {
         Ok(Metrics(answer.text().await?))
     }
 
-    /// What its readiness probe answers: the HTTP status and the words.
+    /// The answer of its readiness probe: HTTP status and body.
     ///
     /// # Errors
     /// When it does not answer.

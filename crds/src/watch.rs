@@ -51,7 +51,7 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE)
 }
 
-/// An object whose metadata was trimmed while it was deserialized, so that caches hold only what is read. Whoever may create an
+/// An object whose metadata was trimmed while it was deserialized, so that caches hold only what is read. A user who may create an
 /// object may attach 256 KiB of annotations and any number of labels to it.
 ///
 /// Labels and annotations of `camofleet.dev/` and the label `app.kubernetes.io/name` are kept, up to 8 KiB of each, and of the owner

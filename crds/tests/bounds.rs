@@ -4,7 +4,7 @@ use camofleet_crds::v1alpha1::BrowserSession;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-/// Whoever may create a session chooses its spec, and the caches of operator and gateway hold all of it.
+/// The caches of operator and gateway hold a session's whole spec, which its creator chooses.
 #[test]
 fn strings_and_lists_of_a_sessions_spec_are_bounded() {
     let crd = serde_json::to_value(BrowserSession::crd()).expect("a CRD is plain data");

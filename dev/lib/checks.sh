@@ -211,7 +211,7 @@ check_upgrade() {
   build_images # they are there: dev/up has made them
   chart_arguments >"$dot_dev/upgrade-arguments"
   trap restore_release EXIT
-  of_previous install_anew
+  of_previous install_fresh
   KUBECONFIG=$dot_dev/kubeconfig CAMOFLEET_UPGRADE_ARGUMENTS=$dot_dev/upgrade-arguments workspace_cargo test --locked --workspace --test upgrade -- --nocapture
   trap - EXIT
   restore_release

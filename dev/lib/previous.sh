@@ -26,7 +26,7 @@ build_previous() {
 }
 
 # Installs the chart where none of another version was, but for what Helm keeps: the custom resource definitions.
-install_anew() {
+install_fresh() {
   build_images
   quietly "$helm" --kubeconfig "$admin_kubeconfig" uninstall camo-fleet --namespace "$release_namespace" --ignore-not-found --wait
   install_chart

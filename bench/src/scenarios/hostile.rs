@@ -58,7 +58,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The operator's limit of memory in the chart's values.
 const MEMORY_LIMIT: u64 = 512 << 20;
 
-/// What must hold under attack: p50 and p99 of claims against the control run, and the operator's memory in MiB.
+/// Bounds under attack: p50 and p99 of claims against the control run, and the operator's memory in MiB.
 const P50_RATIO: f64 = 2.0;
 const P99_RATIO: f64 = 5.0;
 const MEMORY_MB: f64 = 128.0;
@@ -135,7 +135,7 @@ impl Hostile {
     }
 }
 
-/// What does not hold of what must, each in a sentence.
+/// The bounds that were exceeded, one sentence each.
 pub fn failures(comparison: &Comparison) -> Vec<String> {
     let mut failures = Vec::new();
     let mut bound = |what: &str, found: Option<f64>, most: f64| match found {

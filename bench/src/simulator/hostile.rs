@@ -59,7 +59,7 @@ pub const HEAVY_SESSIONS: usize = 2500;
 /// The sessions in each state of [`Attack::Orphans`]: close to 1 MiB.
 pub const ORPHANS: usize = 4000;
 
-/// What is no name of an object. The API server reads a list for the first, and another resource for the second.
+/// Strings that are no names of objects. The API server reads a list for the first, and another resource for the second.
 const BAD_NAMES: [&str; 5] = ["?x", "x/status", "../..", "%2e%2e", "UPPER"];
 const DRIP: Duration = Duration::from_secs(1);
 const CHUNK: usize = 1 << 16;
@@ -183,7 +183,7 @@ fn misnamed(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
     named.map(|(orphan, name)| Session { name: name.to_owned(), ..orphan }).collect()
 }
 
-/// What that attack lists beside the sessions that a runner has.
+/// Invented sessions that the attack lists beside those that the runner has.
 pub(super) fn invented(attack: Attack, namespace: &str, slots: u32, pod_uid: &str) -> Vec<Session> {
     let slots = usize::try_from(slots).unwrap_or(usize::MAX);
     match attack {

@@ -114,7 +114,7 @@ async fn the_beginnings_of_heads_are_held_by_few_and_never_long() {
     assert_eq!(counts.anonymous, 1024);
     until(&served, "the others are closed", |counts| counts.connections == 1025).await;
 
-    // Who has a token kept the connection, and who comes anew is served.
+    // A client with a token kept its connection, and a new client is served.
     assert!(ask(&mut user, &mine).await.starts_with("HTTP/1.1 200"));
     let mut newcomer = connect_from([127, 0, 0, 4], served.address).await;
     assert!(ask(&mut newcomer, &mine).await.starts_with("HTTP/1.1 200"));

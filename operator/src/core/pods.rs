@@ -184,7 +184,7 @@ impl RunnerPod {
 }
 
 impl SeenSpec {
-    /// Slots by the arguments that [`runner_args`] made; as many as a pool may ask for where a pool's image changed them.
+    /// Slots by the arguments that [`runner_args`] made; the most that a pool may ask for when an admission webhook removed them.
     fn slots(&self) -> u32 {
         let runner = self.containers.iter().find(|container| container.name == CONTAINER);
         let arguments = runner.map_or(&[][..], |container| &container.args);

@@ -342,7 +342,9 @@ impl Core {
             }
         }
         for runner in self.runners.values() {
-            let (launching, overdue) = (runner.is_launching(self.now), runner.is_overdue(self.now));
+            // A former pool's runner makes CPUs busy, but does not count against the new pool of its name.
+            let overdue = runner.is_overdue(self.now) && self.pool_of(runner).is_some();
+            let launching = runner.is_launching(self.now);
             if launching || overdue {
                 let empty = || PoolLaunches { wanted: VecDeque::new(), launching: 0, overdue: 0 };
                 let pool = launches.entry(runner.pod.pool.0.clone()).or_insert_with(empty);

@@ -64,8 +64,8 @@ pub enum Implausible {
     /// A session is listed twice.
     #[error("the state lists a session twice")]
     ListedTwice,
-    /// A field cannot be what it says it is.
-    #[error("the state has a `{0}` that Kubernetes allows nowhere")]
+    /// A field is no name or identifier of its kind.
+    #[error("the state has an invalid `{0}`")]
     Invalid(&'static str),
 }
 

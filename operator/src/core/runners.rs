@@ -104,8 +104,8 @@ impl Runner {
         !self.accounted && self.pod.address.is_some() && !self.pod.is_over()
     }
 
-    /// Whether a session that it lists, and nobody knows, may be looked up now. Each lookup is a read of the API server, so a
-    /// runner that invents sessions gets only a few.
+    /// Takes one lookup of an unknown session that it lists, if it has one left. Each is a read of the API server, so a runner
+    /// that invents sessions gets only a few.
     pub(super) fn may_look_up(&mut self, now: Mono) -> bool {
         let paid = self.lookups_paid.max(now).after(LOOKUP_INTERVAL);
         let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUPS_AT_ONCE);

@@ -179,9 +179,9 @@ async fn serve(
     Ok(())
 }
 
-/// Gives the core what happened, and has done what it says. Of each runner it gets the newest report, before everything else, so that no
-/// report of a former term comes after the begin of the next one. How busy the fleet is it is asked only by whoever wants to know: to
-/// count all that waits at each step would cost each step.
+/// Steps the core with the events that arrived, and carries out its effects. The newest report of each runner comes before all
+/// other events, so that no report of an earlier term follows the start of the next one. The load is computed only on request,
+/// because counting all waiting sessions would slow each step.
 async fn drive(
     mut core: Core,
     mut received: UnboundedReceiver<Input>,

@@ -307,7 +307,7 @@ fn sender<T: Send + 'static>(
     }
 }
 
-/// The published public keys. They are watched in three places, and the core is told what follows from all of them.
+/// The published public keys. Three watches feed them, and the core receives the keys that all three together make trusted.
 struct Keys {
     trusted: Arc<Mutex<TrustedKeys>>,
     inputs: UnboundedSender<Input>,

@@ -91,7 +91,7 @@ fn a_shape_of_the_version_before_keeps_its_probes() {
     let later = Shape::published(&pool).unwrap();
     assert_eq!(made(&later), made(&published));
     assert_eq!(again.revision, "0123456789");
-    // The shape that is wished for has the port of its own, and so another revision.
+    // The desired shape has a probe port of its own, and so another revision.
     let wished = Shape::wished(&Arc::new(pool.clone()), &installation());
     let container = made(&wished).spec.unwrap().containers.remove(0);
     assert_eq!(ports(container), (vec![8070, 8071], ["probes"; 2].map(String::from)));

@@ -173,8 +173,8 @@ impl World {
         }
     }
 
-    /// Sessions of runners that nobody was told of. A runner whose pool is gone is none to a leader that never knew the pool: what it has
-    /// ends with its drain deadline.
+    /// Sessions on runners whose status does not name that runner. A draining runner whose pool is gone is exempt: a leader that
+    /// never knew the pool does not follow it, and its sessions end at its drain deadline.
     fn left_over(&self) -> Vec<String> {
         let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.as_ref());
         let runners = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) == owner || !runner.draining);
