@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use kube::{
-    Api, Client, Config,
-    api::PostParams,
+    Api, Client, Config, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
-use std::{future, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 /// Hostile runners of each kind, but for [`Attack::NeverWarm`].
 pub const RUNNERS: usize = 2;
@@ -34,6 +34,11 @@ const ANNOTATION: usize = 262_000;
 const MADE_UP_GROUP: &str = "unserved.example/v1";
 const NO_UID: &str = "00000000-0000-4000-8000-000000000000";
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// From one replaced object to the next of the same kind. Without a pause the API server of a machine with two cores is
+/// saturated, and claims wait for it rather than for the operator.
+const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a hostile runner attacks before it is killed.
+const RUNNER_LIFE: Duration = Duration::from_secs(12);
 
 /// The pool whose pods [`Pretender`]s claim to be of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,9 +134,11 @@ pub async fn run(kubeconfig: &Path, namespace: &str, second: u8, victim: Victim)
         Api::namespaced(client.clone(), namespace),
         Api::namespaced(client, namespace),
     );
-    // First of all what would take the places of the others' launches.
-    for pretender in pretenders(&victim) {
-        create(&pods, &pretender.pod()).await;
+    let pretenders: Vec<Pod> = pretenders(&victim).map(|pretender| pretender.pod()).collect();
+    let large: Vec<BrowserSession> = (0..LARGE_SESSIONS).map(large_session).collect();
+    // The pretenders come first, because they would take the launch budget from the other namespaces.
+    for pretender in &pretenders {
+        create(&pods, pretender).await;
     }
     create(&pools, &pool(Attack::NeverWarm)).await;
     for attack in Attack::ALL.into_iter().filter(|attack| *attack != Attack::NeverWarm) {
@@ -141,10 +148,40 @@ pub async fn run(kubeconfig: &Path, namespace: &str, second: u8, victim: Victim)
         let bait = of_pool(Attack::EndlessAnswer.name());
         create(&sessions, &BrowserSession::new(&format!("bait-{index}"), bait)).await;
     }
-    for index in 0..LARGE_SESSIONS {
-        create(&sessions, &large_session(index)).await;
+    for session in &large {
+        create(&sessions, session).await;
     }
-    future::pending().await
+    // The operator closes connections early and waits before it opens others, so the attacks above soon cost the attacker
+    // nothing. Replaced objects reach the operator as watch events, which it cannot slow down.
+    tokio::join!(replace_endlessly(&pods, &pretenders), replace_endlessly(&sessions, &large), kill_runners(&pods));
+    Ok(())
+}
+
+/// Deletes and creates each of the objects in turn, without end.
+async fn replace_endlessly<K>(api: &Api<K>, objects: &[K])
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let mut turn = tokio::time::interval(REPLACEMENT_INTERVAL);
+    for object in objects.iter().cycle() {
+        turn.tick().await;
+        if let Err(error) = api.delete(&object.name_any(), &DeleteParams::default().grace_period(0)).await {
+            eprintln!("not deleted: {error}");
+        }
+        create(api, object).await;
+    }
+}
+
+/// Kills the runners of one hostile pool after the other, without end, so that the operator replaces and calls new ones.
+async fn kill_runners(pods: &Api<Pod>) {
+    for attack in Attack::ALL.into_iter().cycle() {
+        tokio::time::sleep(RUNNER_LIFE / u32::try_from(Attack::ALL.len()).unwrap_or(u32::MAX)).await;
+        let of_pool = ListParams::default().labels(&format!("camofleet.dev/pool={}", attack.name()));
+        if let Err(error) = pods.delete_collection(&DeleteParams::default().grace_period(0), &of_pool).await {
+            eprintln!("not killed: {error}");
+        }
+    }
 }
 
 /// Pods that never run, and pods that run and are of no pool, or of one that is not theirs.
