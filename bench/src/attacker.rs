@@ -36,7 +36,7 @@ const NO_UID: &str = "00000000-0000-4000-8000-000000000000";
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// From one replaced object to the next of the same kind. Without a pause the API server of a machine with two cores is
 /// saturated, and claims wait for it rather than for the operator.
-const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(100);
+const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a hostile runner attacks before it is killed.
 const RUNNER_LIFE: Duration = Duration::from_secs(12);
 
