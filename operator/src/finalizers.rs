@@ -1,6 +1,6 @@
 //! Removes the drain finalizer from pools that no operator will drain, so that deleting such a pool or its namespace ends.
 
-use crate::core::FINALIZER;
+use crate::core::{FINALIZER, Key, finalizer_removal};
 use anyhow::{Context, bail};
 use camofleet_crds::{
     conditions::{self, READY, STALLED, Truth, pool as reasons},
@@ -21,7 +21,7 @@ const WRITES: usize = 16;
 /// Pause between two passes over the pools. A former leader's write that is still under way lands within it.
 const PASS_PERIOD: Duration = Duration::from_secs(1);
 /// All passes together. With the return of the lease it fits into a pod's default grace period of 30 s.
-const ABANDON_TIMEOUT: Duration = Duration::from_secs(15);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A read of the operator's own namespace, and how often it is tried.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(2);
 const NAMESPACE_ATTEMPTS: usize = 3;
@@ -49,7 +49,7 @@ pub(crate) async fn list_pools(client: &Client, namespace: Option<&str>) -> anyh
 }
 
 /// Removes the drain finalizer from this version of the pool; a later version gives a conflict. An absent pool is no error.
-pub(crate) async fn remove_finalizer(client: &Client, pool: &AnyPool) -> kube::Result<()> {
+async fn remove_finalizer(client: &Client, pool: &AnyPool) -> kube::Result<()> {
     let others: Vec<_> = pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
     let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": others } });
     let api = pools_api(client, pool.namespace().as_deref());
@@ -92,35 +92,58 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
 /// # Errors
 /// When pools are left with the finalizer after 15 s.
 pub async fn abandon_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
+    release_pools(async || list_pools(client, None).await, async |pool| abandon(client, pool, cause).await).await
+}
+
+/// Removes the drain finalizer from the listed pools and leaves their conditions alone. Passes are repeated as above: an
+/// operator that still leads writes to these pools, and each of its writes is a conflict.
+///
+/// # Errors
+/// When pools are left with the finalizer after 15 s.
+pub(crate) async fn remove_finalizers(
+    client: &Client,
+    list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
+) -> anyhow::Result<()> {
+    release_pools(list, async |pool| remove_finalizer(client, &pool).await).await
+}
+
+async fn release_pools(
+    list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
+    release: impl AsyncFn(AnyPool) -> kube::Result<()>,
+) -> anyhow::Result<()> {
     let passes = async {
         loop {
-            match abandon_pass(client, cause).await {
+            match release_pass(&list, &release).await {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) => tracing::warn!("could not abandon the pools, trying again: {error:#}"),
+                Err(error) => tracing::warn!("could not remove the finalizers of all pools, trying again: {error:#}"),
             }
             sleep(PASS_PERIOD).await;
         }
     };
-    if timeout(ABANDON_TIMEOUT, passes).await.is_ok() {
+    if timeout(RELEASE_TIMEOUT, passes).await.is_ok() {
         return Ok(());
     }
     bail!(
         "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. Remove it from a pool that is deleted and does not go: {}",
-        ABANDON_TIMEOUT.as_secs(),
-        removal("NAME", "NAMESPACE")
+        RELEASE_TIMEOUT.as_secs(),
+        finalizer_removal(&Key { namespace: "NAMESPACE".into(), name: "NAME".into() })
     )
 }
 
 /// Returns how many pools had the finalizer.
-async fn abandon_pass(client: &Client, cause: &str) -> anyhow::Result<usize> {
-    let held: Vec<_> = list_pools(client, None).await?.into_iter().filter(is_held).collect();
+async fn release_pass(
+    list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
+    release: impl AsyncFn(AnyPool) -> kube::Result<()>,
+) -> anyhow::Result<usize> {
+    let held: Vec<_> = list().await?.into_iter().filter(is_held).collect();
     let found = held.len();
+    let release = &release;
     stream::iter(held)
         .for_each_concurrent(WRITES, |pool| async move {
             let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-            match abandon(client, pool, cause).await {
-                Ok(()) => tracing::info!(namespace, pool = name, "removed the drain finalizer: {cause}"),
+            match release(pool).await {
+                Ok(()) => tracing::info!(namespace, pool = name, "removed the drain finalizer"),
                 Err(error) => tracing::warn!(namespace, pool = name, %error, "could not remove the drain finalizer"),
             }
         })
@@ -152,7 +175,7 @@ fn abandoned(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
     let message = format!(
         "no operator serves this pool: {cause}. Install one to serve it again. If the pool is deleted and does not go, \
          remove its finalizer: {}",
-        removal(&pool.name_any(), &pool.namespace().unwrap_or_default())
+        finalizer_removal(&Key::of(pool))
     );
     for (type_, truth) in [(READY, Truth::Unknown), (STALLED, Truth::True)] {
         let generation = pool.metadata.generation;
@@ -162,11 +185,6 @@ fn abandoned(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
         "metadata": { "resourceVersion": pool.resource_version() },
         "status": { "conditions": conditions },
     })
-}
-
-/// The command that removes a pool's finalizers by hand; docs/operating.md has it, too.
-pub(crate) fn removal(name: &str, namespace: &str) -> String {
-    format!(r#"kubectl patch workerpool {name} -n {namespace} --type=merge -p '{{"metadata":{{"finalizers":null}}}}'"#)
 }
 
 #[cfg(test)]

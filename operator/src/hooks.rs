@@ -2,7 +2,7 @@
 //! kind and its objects at once; and drains and deletes them before an uninstall.
 
 use crate::{
-    finalizers::{AnyPool, list_pools, pools_api, remove_finalizer, unless_gone},
+    finalizers::{AnyPool, list_pools, pools_api, remove_finalizers, unless_gone},
     shell::LEASE,
 };
 use anyhow::{Context, bail};
@@ -201,7 +201,7 @@ pub async fn delete_pools(client: Client, release: &Release, extent: Extent, pat
         return Ok(());
     }
     tracing::warn!("removing finalizers; runners stop at their drain deadline");
-    uninstall.remove_finalizers().await
+    remove_finalizers(&uninstall.client, async || uninstall.pools().await).await
 }
 
 struct Uninstall<'a> {
@@ -315,16 +315,6 @@ impl Uninstall<'_> {
         }
         let api = Api::<BrowserSession>::namespaced(self.client.clone(), &self.release.namespace);
         Ok(api.list(&ListParams::default()).await.context("cannot list the sessions")?.items)
-    }
-
-    async fn remove_finalizers(&self) -> anyhow::Result<()> {
-        for pool in self.pools().await? {
-            remove_finalizer(&self.client, &pool).await.with_context(|| {
-                let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-                format!("cannot remove the finalizer of the pool {namespace}/{name}")
-            })?;
-        }
-        Ok(())
     }
 }
 

@@ -69,6 +69,8 @@ pub enum Input {
     },
     /// The API server's answer to [`Effect::ReadSession`].
     SessionRead {
+        /// The name that was read.
+        key: Key,
         /// UID of the session that was looked for.
         session: Uid,
         /// The object of that name; none when there is none.

@@ -34,6 +34,31 @@ pub(super) struct PoolLaunches {
     pub(super) overdue: usize,
 }
 
+/// Why a pool's next launch waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For its turn: other launches have the CPUs.
+    Turn,
+    /// For its own runners, of which so many launch nothing.
+    OwnRunners { overdue: usize },
+}
+
+impl PoolLaunches {
+    fn may_launch(&self, places: usize) -> bool {
+        self.launching < places.saturating_sub(self.overdue).max(1)
+    }
+
+    /// Why a place that is still wanted after [`LaunchBudget::grant`] has no pod yet.
+    pub(super) fn waits(&self, cpus: usize) -> Option<Waits> {
+        let waits = if self.overdue == 0 || self.may_launch(cpus.max(1)) {
+            Waits::Turn
+        } else {
+            Waits::OwnRunners { overdue: self.overdue }
+        };
+        (!self.wanted.is_empty()).then_some(waits)
+    }
+}
+
 /// A place of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -67,8 +92,7 @@ impl LaunchBudget {
         let mut total: usize = in_namespaces.values().sum();
         let mut granted = Vec::new();
         while self.created.len() < CREATES_PER_SECOND {
-            let may_launch = |pool: &PoolLaunches| pool.launching < places.saturating_sub(pool.overdue).max(1);
-            let able = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && may_launch(pool));
+            let able = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && pool.may_launch(places));
             let next = able.min_by_key(|(key, pool)| {
                 let turn_of_namespace = self.namespaces.get(&key.namespace).copied().unwrap_or_default();
                 let turn_of_pool = self.pools.get(*key).copied().unwrap_or_default();
@@ -150,6 +174,14 @@ mod tests {
         assert_eq!(granted(&[("a", "p", 200, 0, 3)], 4), [1]);
         assert_eq!(granted(&[("a", "p", 200, 0, 90)], 4), [1], "one at a time is always tried");
         assert_eq!(granted(&[("a", "p", 200, 1, 90), ("a", "q", 9, 0, 0)], 4), [0, 3]);
+    }
+
+    #[test]
+    fn a_pool_waits_for_its_turn_or_for_its_own_runners() {
+        assert_eq!(pool(0, 4, 9).waits(4), None, "no place lacks a pod");
+        assert_eq!(pool(1, 4, 0).waits(4), Some(Waits::Turn));
+        assert_eq!(pool(1, 0, 2).waits(4), Some(Waits::Turn), "two more of its own could launch");
+        assert_eq!(pool(1, 2, 2).waits(4), Some(Waits::OwnRunners { overdue: 2 }));
     }
 
     #[test]

@@ -548,12 +548,18 @@ impl Core {
     }
 
     /// An uncached read came back: after a conflict, or about an orphan.
-    pub(super) fn session_read(&mut self, uid: &Uid, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) {
+    pub(super) fn session_read(
+        &mut self,
+        key: &Key,
+        uid: &Uid,
+        answer: Result<Option<Arc<BrowserSession>>, ReadFailure>,
+    ) {
         let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
-        if self.sessions.contains_key(uid) {
-            self.known_session_read(uid, answer);
-        } else {
-            self.orphan_read(uid, &answer);
+        match self.sessions.get(uid) {
+            // The session became known while it was read under the name that a runner gave it. That name proves nothing.
+            Some(session) if session.key() != *key => {}
+            Some(_) => self.known_session_read(uid, answer),
+            None => self.orphan_read(uid, &answer),
         }
     }
 

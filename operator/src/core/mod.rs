@@ -31,7 +31,7 @@ mod timers;
 mod upkeep;
 
 pub use io::*;
-pub use pools::FINALIZER;
+pub use pools::{FINALIZER, finalizer_removal};
 pub use report::{Implausible, Report};
 pub use time::{Interval, Mono, Now};
 
@@ -245,7 +245,7 @@ impl Core {
                 self.ends.remove(&(pod, session));
             }
             Input::SessionPatched { session, answer } => self.session_patched(&session, answer),
-            Input::SessionRead { session, answer } => self.session_read(&session, answer),
+            Input::SessionRead { key, session, answer } => self.session_read(&key, &session, answer),
             Input::PodRead { session, pod, answer } => self.pod_read(&session, &pod, answer),
             Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
             Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),

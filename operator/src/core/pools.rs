@@ -2,7 +2,8 @@
 
 use super::{
     admission::Audience,
-    io::Uid,
+    io::{Key, Uid},
+    launches::Waits,
     pods::{Installation, Shape},
     scaling::Scale,
     sessions::Pending,
@@ -18,6 +19,12 @@ use std::{
 
 /// Holds a pool until its sessions are gone or the drain deadline passed.
 pub const FINALIZER: &str = "camofleet.dev/drain";
+
+/// The command that removes a pool's finalizers where no operator runs; docs/operating.md has it, too.
+pub fn finalizer_removal(pool: &Key) -> String {
+    let Key { namespace, name } = pool;
+    format!(r#"kubectl patch workerpool {name} -n {namespace} --type=merge -p '{{"metadata":{{"finalizers":null}}}}'"#)
+}
 
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -61,7 +68,7 @@ pub(super) struct Pool {
     /// While it lacks runners: since when none came up.
     pub(super) lacking: Option<Mono>,
     /// It lacks runners that it may not launch before others have launched theirs.
-    pub(super) awaits_turn: bool,
+    pub(super) waits: Option<Waits>,
 }
 
 /// A write of a pool that is under way.
@@ -115,7 +122,7 @@ impl Pool {
             engine: None,
             disruption: None,
             lacking: None,
-            awaits_turn: false,
+            waits: None,
         }
     }
 
@@ -133,7 +140,7 @@ impl Pool {
         self.scale =
             Scale::resumed(&self.object.spec, self.object.status.as_ref().map(|status| status.desired_replicas));
         self.lacking = None;
-        self.awaits_turn = false;
+        self.waits = None;
     }
 
     /// One session more on a tenant's account, or one less.

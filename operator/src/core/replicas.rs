@@ -307,12 +307,18 @@ impl Core {
         let Some(keys) = self.keys.clone() else { return };
         let mut launches = self.launches_of_pools();
         if launches.values().all(|pool| pool.wanted.is_empty()) {
-            return self.note_who_waits(&launches);
+            for pool in self.pools.values_mut() {
+                pool.waits = None;
+            }
+            return;
         }
         let now = self.now.mono;
         let cpus = self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum();
         let granted = self.launches.grant(&mut launches, cpus, now);
-        self.note_who_waits(&launches);
+        // Published by the next write of the pool's status.
+        for (key, pool) in &mut self.pools {
+            pool.waits = launches.get(key).and_then(|launches| launches.waits(cpus));
+        }
         for (key, Place { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let replaces = pool.last.get(&ordinal).map(String::as_str);
@@ -370,13 +376,6 @@ impl Core {
             .collect();
         wanted.sort_unstable();
         wanted.into()
-    }
-
-    /// Pools that have to wait for their turn say so in their status, which the next look at them writes.
-    fn note_who_waits(&mut self, launches: &BTreeMap<Key, PoolLaunches>) {
-        for (key, pool) in &mut self.pools {
-            pool.awaits_turn = launches.get(key).is_some_and(|launches| !launches.wanted.is_empty());
-        }
     }
 
     pub(super) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {

@@ -40,6 +40,8 @@ pub(super) struct Runner {
     pub(super) was_warm: bool,
     /// When they were for the first time, as far as is known here.
     pub(super) warm_since: Option<Mono>,
+    /// Since when they are not. Absent: they are, or never were.
+    pub(super) cold_since: Option<Mono>,
     /// Sessions that are bound here or may be.
     pub(super) sessions: BTreeSet<Uid>,
     /// When it was made, on the monotonic clock.
@@ -82,6 +84,7 @@ impl Runner {
             leaving: false,
             was_warm: false,
             warm_since: None,
+            cold_since: None,
             sessions: BTreeSet::new(),
             created,
             followed: false,
@@ -213,10 +216,12 @@ impl Runner {
         }
     }
 
-    /// Whether it has run for longer than a launch takes and launched nothing.
+    /// Whether it has had no session and no hot browser for longer than a launch takes. Sessions that it invents do not excuse
+    /// it, nor does that it was warm once.
     pub(super) fn is_overdue(&self, now: Now) -> bool {
-        let launches = self.pod.fate == Fate::Running && !self.goes() && self.used() == 0;
-        launches && !self.was_warm && !self.has_launched() && self.has_run_for(now) >= LAUNCH_TIME
+        let launches = self.pod.fate == Fate::Running && !self.goes() && self.sessions.is_empty();
+        let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
+        launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIME
     }
 
     fn has_launched(&self) -> bool {

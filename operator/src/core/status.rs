@@ -3,8 +3,9 @@
 
 use super::{
     io::Key,
+    launches::Waits,
     pods::{self, Installation},
-    pools::Pool,
+    pools::{Pool, finalizer_removal},
     replicas,
     runners::Runner,
     sessions::{Bound, Over, Session, Stage},
@@ -250,7 +251,32 @@ pub(super) fn of_pool(
     let trouble = replicas::trouble_of(pool, runners, now);
     let canary = replicas::trouble_of_canary(pool, runners, now);
     let (doing, words) = if pool.is_deleted() {
-        (pools::DRAINING, format!("{} runners are to go when their sessions have ended", status.replicas))
+        (
+            pools::DRAINING,
+            format!(
+                "{} runners stop once their sessions have ended. If no operator runs, remove the pool's finalizer: {}",
+                status.replicas,
+                finalizer_removal(&Key::of(object.as_ref()))
+            ),
+        )
+    } else if let Some(waits) = pool.waits {
+        let ready = status.ready_replicas;
+        match waits {
+            Waits::Turn => (
+                pools::WAITING_TO_LAUNCH,
+                format!(
+                    "{ready} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of \
+                     all pools launch in turns"
+                ),
+            ),
+            Waits::OwnRunners { overdue } => (
+                pools::RUNNERS_STARTING,
+                format!(
+                    "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run without \
+                     a hot browser. Read their logs"
+                ),
+            ),
+        }
     } else if pool.is_testing() && desired > 0 {
         (
             pools::CANARY_STARTING,
@@ -262,15 +288,6 @@ pub(super) fn of_pool(
             format!(
                 "{} runners, {} wished for, {} of the current shape",
                 status.replicas, desired, status.updated_replicas
-            ),
-        )
-    } else if pool.awaits_turn {
-        (
-            pools::WAITING_TO_LAUNCH,
-            format!(
-                "{} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of all pools \
-                 launch in turns",
-                status.ready_replicas
             ),
         )
     } else {

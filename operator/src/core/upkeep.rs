@@ -140,6 +140,11 @@ impl Core {
         if first_warm {
             runner.warm_since = Some(self.now.mono);
         }
+        if state.warm {
+            runner.cold_since = None;
+        } else if was_warm {
+            runner.cold_since = Some(self.now.mono);
+        }
         let key = runner.pod.pool.0.clone();
         let revision = runner.pod.revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod.belongs_to(&pool.object)) {

@@ -247,8 +247,10 @@ impl<T: Clone> Known<T> {
             watcher::Event::Apply(Trimmed(object)) => {
                 let uid = uid_of(&object);
                 let (news, shown) = self.shown(object, understand);
-                self.objects.insert(uid, shown);
-                news.map(Change::Applied)
+                let is_ours = shown.understood.is_some();
+                let former = self.objects.insert(uid, shown).and_then(|shown| shown.understood);
+                // One that stopped being ours, such as a runner pod that lost its owner, is gone for the core.
+                news.map(Change::Applied).or_else(|| former.filter(|_| !is_ours).map(Change::Gone))
             }
             watcher::Event::Delete(Trimmed(object)) => {
                 let former = self.objects.remove(&uid_of(&object)).and_then(|shown| shown.understood);
@@ -507,5 +509,18 @@ mod tests {
         assert_eq!(told(&mut known, Event::Delete(pool("c", "Lynx"))), None);
         assert_eq!(told(&mut known, Event::Apply(pool("b", "Firefox"))), Some(("applied", vec!["b".into()])));
         assert_eq!(list(&mut known, Vec::new()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_object_that_stops_being_ours_is_gone() {
+        let mut known = Known::default();
+        let mut take_in = |event, is_ours: bool| {
+            let change = known.take_in(event, |pool: WorkerPool| is_ours.then(|| pool.name_any()));
+            change.map(|change| format!("{change:?}"))
+        };
+        assert_eq!(take_in(Event::Apply(pool("a", "Firefox")), true).unwrap(), r#"Applied("a")"#);
+        assert_eq!(take_in(Event::Apply(pool("a", "Firefox")), false).unwrap(), r#"Gone("a")"#);
+        assert_eq!(take_in(Event::Apply(pool("a", "Firefox")), false), None);
+        assert_eq!(take_in(Event::Delete(pool("a", "Firefox")), false), None);
     }
 }

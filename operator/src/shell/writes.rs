@@ -62,7 +62,7 @@ impl Shell {
 
     pub(super) async fn read_session(&self, key: Key, session: Uid) {
         let answer = self.read::<BrowserSession>(&key).await.map(|found| found.map(Arc::new));
-        self.tell(Input::SessionRead { session, answer });
+        self.tell(Input::SessionRead { key, session, answer });
     }
 
     pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {

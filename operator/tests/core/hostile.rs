@@ -10,7 +10,10 @@ use camofleet_operator::core::{
     pods::{Fate, RunnerPod, SeenPod, Trouble, revision},
 };
 use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -82,6 +85,11 @@ fn listed(uid: String, name: &str) -> Session {
 
 fn reports(pod: &RunnerPod, state: RunnerState) -> Input {
     Input::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
+}
+
+/// The answer to an uncached read of `ns/name`.
+fn read(name: &str, session: String, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) -> Input {
+    Input::SessionRead { key: Key { namespace: "ns".into(), name: name.into() }, session, answer }
 }
 
 fn asks(namespace: &str, name: &str, pool: &str) -> BrowserSession {
@@ -285,21 +293,59 @@ fn a_pool_whose_runners_never_become_warm_holds_up_no_other_one() {
     assert_eq!(created(&effects), ["good"]);
 }
 
+/// How many of 200 runners launch on 4 CPUs beside three that were warm until [`START`] and list those sessions, so late after it.
+/// `replaced`: they are of a deleted pool of the same name.
+fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -> Vec<Session>) -> usize {
+    let mut evil = pool("evil", "p", 3);
+    let pods: Vec<_> = (0..3).map(|ordinal| pod(&evil, &format!("cold-{ordinal}"), ordinal)).collect();
+    let (mut core, _) = leader(std::slice::from_ref(&evil), &pods, 4);
+    for warm in [true, false] {
+        let report = |pod: &RunnerPod| {
+            let state = state(lists(pod.ordinal), if warm { 1 } else { 2 });
+            reports(pod, RunnerState { hot: Hot::default(), warm, ..state })
+        };
+        core.step(pods.iter().map(report).collect::<Vec<_>>(), at(START + 100));
+    }
+    pass(&mut core, START + late);
+    if replaced {
+        core.step([Input::Pools(Change::Gone(Arc::new(evil.clone())))], at(START + late));
+        evil.metadata.uid = Some("another".into());
+    }
+    evil.spec.replicas = Some(200);
+    (evil.metadata.generation, evil.metadata.resource_version) = (Some(2), Some("2".into()));
+    created(&core.step([Input::Pools(Change::Applied(Arc::new(evil)))], at(START + late))).len()
+}
+
+#[test]
+fn neither_an_invented_session_nor_a_former_warmth_excuses_a_cold_runner() {
+    let invented = |ordinal| vec![listed(format!("invented-{ordinal}"), "x")];
+    assert_eq!(launches_beside_cold_runners(100_000, false, |_| Vec::new()), 4, "a launch may take 120 s");
+    assert_eq!(launches_beside_cold_runners(130_000, false, |_| Vec::new()), 1);
+    assert_eq!(launches_beside_cold_runners(130_000, false, invented), 1);
+}
+
+#[test]
+fn cold_runners_count_against_no_other_pool_of_the_same_name() {
+    assert_eq!(launches_beside_cold_runners(130_000, true, |_| Vec::new()), 4);
+}
+
+/// The status that is written, and the API server's answer to that.
+fn answer(effects: &[Effect], millis: i64) -> Input {
+    let written = effects.iter().find_map(|effect| match effect {
+        Effect::PatchPool { pool, status } => Some((pool.clone(), status.clone())),
+        _ => None,
+    });
+    let (pool, status) = written.expect("its status is written");
+    let mut pool = WorkerPool::clone(&pool);
+    pool.metadata.resource_version = Some(millis.to_string());
+    pool.status = Some(*status);
+    Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
+}
+
 #[test]
 fn a_pool_that_waits_for_its_turn_says_so() {
     let (mut core, effects) = leader(&[pool("ns", "p", 3)], &[], 1);
     assert_eq!(created(&effects).len(), 1);
-    let answer = |effects: &[Effect], millis: i64| {
-        let written = effects.iter().find_map(|effect| match effect {
-            Effect::PatchPool { pool, status } => Some((pool.clone(), status.clone())),
-            _ => None,
-        });
-        let (pool, status) = written.expect("its status is written");
-        let mut pool = WorkerPool::clone(&pool);
-        pool.metadata.resource_version = Some(millis.to_string());
-        pool.status = Some(*status);
-        Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
-    };
     core.step([answer(&effects, START)], at(START + 1));
     let effects = pass(&mut core, START + 1500);
     let Input::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START + 1500) else { unreachable!() };
@@ -308,6 +354,19 @@ fn a_pool_that_waits_for_its_turn_says_so() {
         let condition = conditions::get(conditions, kind).unwrap();
         assert_eq!(condition.reason, conditions::pool::WAITING_TO_LAUNCH, "{kind}: {}", condition.message);
     }
+}
+
+#[test]
+fn a_pool_that_is_deleted_names_the_command_for_the_case_that_no_operator_runs() {
+    let mut draining = pool("ns", "p", 1);
+    let runner = pod(&draining, "runner", 0);
+    draining.metadata.deletion_timestamp = Some(Time(at(START).wall));
+    let (mut core, mut effects) = leader(std::slice::from_ref(&draining), std::slice::from_ref(&runner), 4);
+    effects.extend(core.step([reports(&runner, state(vec![listed("s".into(), "s")], 1))], at(START + 100)));
+    let Input::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START) else { unreachable!() };
+    let condition = conditions::get(&pool.status.as_ref().unwrap().conditions, conditions::READY).unwrap();
+    assert_eq!(condition.reason, conditions::pool::DRAINING);
+    assert!(condition.message.contains("kubectl patch workerpool p -n ns --type=merge"), "{}", condition.message);
 }
 
 #[test]
@@ -397,7 +456,7 @@ fn what_a_runner_invents_costs_a_few_reads() {
         let effects = pass(&mut core, now + 2900);
         let asked = reads(&effects);
         count += asked.len();
-        let answers = asked.into_iter().map(|session| Input::SessionRead { session, answer: Ok(None) });
+        let answers = asked.into_iter().map(|session| read("x", session, Ok(None)));
         core.step(answers.collect::<Vec<_>>(), at(now + 2950));
     }
     // Sixteen at once, and one every five seconds.
@@ -419,9 +478,9 @@ fn an_orphan_is_read_once_when_the_answer_is_refused_and_forgotten_with_its_runn
     let [first, second, third] = &asked[..] else { unreachable!() };
     core.step(
         [
-            Input::SessionRead { session: first.clone(), answer: Err(ReadFailure::Refused) },
-            Input::SessionRead { session: second.clone(), answer: Ok(None) },
-            Input::SessionRead { session: third.clone(), answer: Err(ReadFailure::Transient) },
+            read("x", first.clone(), Err(ReadFailure::Refused)),
+            read("x", second.clone(), Ok(None)),
+            read("x", third.clone(), Err(ReadFailure::Transient)),
         ],
         at(START + 5_100),
     );
@@ -430,6 +489,22 @@ fn an_orphan_is_read_once_when_the_answer_is_refused_and_forgotten_with_its_runn
     assert!(!again.is_empty() && again.iter().all(|uid| uid == third), "{again:?}");
     core.step([Input::Pods(Change::Gone(liar.clone()))], at(START + 9_100));
     assert_eq!(reads(&pass(&mut core, START + 600_000)), Vec::<String>::new());
+}
+
+#[test]
+fn a_name_that_a_runner_invents_for_a_session_says_nothing_about_that_session() {
+    let evil = pool("evil", "p", 1);
+    let liar = pod(&evil, "liar", 0);
+    let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
+    core.step([reports(&liar, state(vec![listed("s-1".into(), "invented")], 1))], at(START + 100));
+    assert_eq!(reads(&pass(&mut core, START + 3_000)), ["s-1"]);
+    // The session arrives while it is looked up under the wrong name.
+    let mut session = asks("ns", "real", "absent");
+    session.metadata.uid = Some("s-1".into());
+    core.step([new(session)], at(START + 3_100));
+    core.step([read("invented", "s-1".into(), Ok(None))], at(START + 3_200));
+    let load = core.load(Mono(START + 3_300)).unwrap();
+    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1, "it was taken for deleted");
 }
 
 #[test]

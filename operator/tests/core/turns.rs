@@ -186,7 +186,8 @@ fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
     let asked = leader.pass(3_000);
     assert!(asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })), "it is a stranger: {asked:?}");
     let found = Arc::new(session(9));
-    let read = Input::SessionRead { session: "s-1".into(), answer: Ok(Some(found.clone())) };
+    let read =
+        Input::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
     // The list was read before the object was made.
     let effects = leader.step([read, Input::Sessions(Change::All(Vec::new()))]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "it was ended: {effects:?}");

@@ -232,7 +232,9 @@ impl World {
             Effect::ProtectPool { pool } => {
                 Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
             }
-            Effect::ReadSession { session, .. } => Input::SessionRead { session, answer: Err(ReadFailure::Transient) },
+            Effect::ReadSession { key, session } => {
+                Input::SessionRead { key, session, answer: Err(ReadFailure::Transient) }
+            }
             Effect::ReadPod { session, pod, .. } => {
                 Input::PodRead { session, pod, answer: Err(ReadFailure::Transient) }
             }
@@ -258,7 +260,7 @@ impl World {
                 Input::SessionPatched { answer: self.patch_session(&session, *status), session }
             }
             Effect::ReadSession { key, session } => {
-                Input::SessionRead { answer: Ok(self.sessions.get(&key.name).cloned()), session }
+                Input::SessionRead { answer: Ok(self.sessions.get(&key.name).cloned()), key, session }
             }
             Effect::ReadPod { pod, session, .. } => {
                 let found = self.runners.iter().any(|runner| runner.pod.uid == pod);
