@@ -6,10 +6,9 @@ use camofleet_runner_api::{
     keystore::{self, Publication},
     token::Issuer,
 };
-use camofleet_runtime::{client_address::TrustedProxies, server::listen};
+use camofleet_runtime::{client_address::TrustedProxies, files, server::listen};
 use clap::Parser;
 use ipnet::IpNet;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
     io::{self, IsTerminal},
     net::SocketAddr,
@@ -73,7 +72,9 @@ fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    raise_file_limit();
+    if let Err(error) = files::raise_limit(u64::MAX) {
+        tracing::warn!(%error, "could not raise the limit of open files");
+    }
     let mut told_to_go = pin!(told_to_go()?);
     let listener = bind(config.listen)?;
     let admin_listener = bind(config.admin_listen)?;
@@ -108,16 +109,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     drain(&gateway, LEAVE_ENDPOINTS).await;
     Ok(())
-}
-
-/// Raises the limit of open files as far as the process can by itself. Container runtimes start with 1024 for the sake of programs
-/// that use select(2); here that would be less than the connections that are served.
-fn raise_file_limit() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "could not raise the limit of open files");
-    }
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -4,7 +4,7 @@ use crate::{
     auth::{About, Anyone, Gate, Operator, OperatorOn},
     driver::{Published, Runner},
     traces::Request,
-    tunnel,
+    tunnel::{self, Tunnels},
 };
 use axum::{
     Json, Router,
@@ -31,6 +31,7 @@ pub(crate) struct App {
     pub(crate) runner: Runner,
     /// Where spans go, if anywhere.
     pub(crate) tracer: Option<Arc<Tracer>>,
+    pub(crate) tunnels: Arc<Tunnels>,
 }
 
 impl FromRef<App> for Runner {

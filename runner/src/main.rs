@@ -23,6 +23,7 @@ use camofleet_runner_api::{
 };
 use camofleet_runtime::{
     client_address::TrustedProxies,
+    files,
     server::{Limits, Server, listen},
 };
 use clap::Parser;
@@ -36,11 +37,19 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
+use tunnel::Tunnels;
 
 /// Exit code for a bad command line or environment (EX_USAGE of sysexits.h).
 const BAD_USAGE: u8 = 64;
 /// How long answers that are under way may take when the runner ends.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Open files of the runner: two for each tunnel, and the rest for pipes, logs and its own. Its browsers inherit the limit, and a
+/// larger one slows programs that close all files which they may have.
+const FILES: u64 = 4096;
+/// Open files that are not for tunnels.
+const OTHER_FILES: u64 = 512;
+/// Connections that no tunnel takes: they are the operator's, and those of the gateway's other calls.
+const RESERVED_CONNECTIONS: usize = 128;
 /// What callers can hold. Only gateway and operator have tokens, and they send one with the first request of each connection, so a
 /// few places are enough for those without. Each costs memory and a file descriptor, of which the browsers need most.
 const LIMITS: Limits = Limits {
@@ -114,7 +123,12 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
 
     tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "runner starts");
+    let slots = settings.plan.slots;
     let (driver, runner) = Driver::new(settings.plan, settings.browser);
+    let files = files::raise_limit(FILES).context("cannot raise the limit of open files")?;
+    let pairs = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
+    let limits = Limits { connections: pairs.min(LIMITS.connections), ..LIMITS };
+    let tunnels = Tunnels::new(limits.connections.saturating_sub(RESERVED_CONNECTIONS), slots);
     let gate = Arc::new(auth::Gate::new(settings.pod_uid, settings.keys_file));
     let (finished, connections) = (CancellationToken::new(), TaskTracker::new());
     let serve = |server: Server, listener, router| {
@@ -124,8 +138,8 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     // No proxies are between a pod and those that call it.
     let server = |name, limits| Server::new(name, limits, TrustedProxies::default());
     let probes = serve(server("probes", Limits::PROBES), probe_listener, http::probes(runner.clone()));
-    let api = http::router(http::App { gate, runner: runner.clone(), tracer });
-    let api = serve(server("api", LIMITS), listener, api);
+    let api = http::router(http::App { gate, runner: runner.clone(), tracer, tunnels: Arc::new(tunnels) });
+    let api = serve(server("api", limits), listener, api);
     tokio::spawn(async move {
         while terminate.recv().await.is_some() {
             tracing::info!("told to go: no more sessions are taken");

@@ -6,7 +6,7 @@ use crate::{
     auth::{Hop, forbidden},
     chart::{Event, Question, StackId},
     driver::{Door, Runner},
-    http::Refused,
+    http::{App, Refused},
 };
 use axum::{
     body::Body,
@@ -21,9 +21,11 @@ use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::{
+    collections::HashMap,
     io,
     path::Path,
     pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -55,8 +57,65 @@ const PASSED_ON: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
+/// The tunnels of each session. No session can take the connections that the others need.
+#[derive(Debug)]
+pub(crate) struct Tunnels {
+    /// Of one session, clients and viewers together.
+    most: usize,
+    open: Mutex<HashMap<String, usize>>,
+}
+
+/// One tunnel, until this is dropped.
+#[derive(Debug)]
+struct Tunnel {
+    tunnels: Arc<Tunnels>,
+    session: String,
+}
+
+impl Tunnels {
+    /// `all`: tunnels that the runner can hold; each of its slots has an equal share.
+    pub(crate) fn new(all: usize, slots: u32) -> Self {
+        let slots = usize::try_from(slots).unwrap_or(usize::MAX).max(1);
+        Self { most: (all / slots).max(1), open: Mutex::default() }
+    }
+
+    fn open(self: &Arc<Self>, session: &str) -> Result<Tunnel, Refusal> {
+        let mut open = self.table();
+        let count = open.entry(session.to_owned()).or_default();
+        if *count >= self.most {
+            let message = format!(
+                "session {session} has {} clients and viewers, as many as it may: close one before you connect another",
+                self.most
+            );
+            return Err(Refusal { reason: RefusalReason::TooManyConnections, message });
+        }
+        *count += 1;
+        Ok(Tunnel { tunnels: Arc::clone(self), session: session.to_owned() })
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let mut open = self.tunnels.table();
+        if let Some(count) = open.get_mut(&self.session) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.session);
+            }
+        }
+    }
+}
+
 /// Connects a Playwright client with the session's Playwright server.
-pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: Request) -> Result<Response, Refused> {
+pub(crate) async fn playwright(
+    hop: Hop,
+    State(App { runner, tunnels, .. }): State<App>,
+    request: Request,
+) -> Result<Response, Refused> {
     match hop.role {
         Role::Connect => {}
         Role::Control | Role::View => return Err(forbidden("driving the browser takes the role connect")),
@@ -64,6 +123,7 @@ pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: 
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
         return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
     }
+    let tunnel = tunnels.open(&hop.uid)?;
     let Door { stack, doors, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Question::Connect).await?;
     let answered = timeout(ANSWER_TIMEOUT, ask(&doors.playwright, &doors.ws_path, request.headers())).await;
     let mut answer = answered
@@ -76,7 +136,7 @@ pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: 
     let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
     tracing::info!(uid = hop.uid, "a client connects");
     tokio::spawn(async move {
-        let _place = place;
+        let _held = (place, tunnel);
         if let Ok((client, server)) = tokio::try_join!(client, server) {
             let guest = Guest::arrive(runner, stack);
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
@@ -89,7 +149,11 @@ pub(crate) async fn playwright(hop: Hop, State(runner): State<Runner>, request: 
 }
 
 /// Connects the gateway with the session's display: RFB, as it is. Who may do what there is told apart by the gateway.
-pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request) -> Result<Response, Refused> {
+pub(crate) async fn vnc(
+    hop: Hop,
+    State(App { runner, tunnels, .. }): State<App>,
+    request: Request,
+) -> Result<Response, Refused> {
     match hop.role {
         Role::Control | Role::View => {}
         Role::Connect => return Err(forbidden("looking at the display takes the role control or view")),
@@ -98,6 +162,7 @@ pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request
     else {
         return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
     };
+    let tunnel = tunnels.open(&hop.uid)?;
     let Door { display, doors, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Question::Watch).await?;
     match display {
         Display::LiveView => {}
@@ -110,7 +175,7 @@ pub(crate) async fn vnc(hop: Hop, State(runner): State<Runner>, request: Request
     let place = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        let _place = place;
+        let _held = (place, tunnel);
         if let Ok(client) = client.await {
             pump(TokioIo::new(client), server, doors.closed, unwatched).await;
         }
@@ -290,6 +355,19 @@ mod tests {
     use super::*;
     use futures::FutureExt;
     use tokio::io::{DuplexStream, duplex};
+
+    #[test]
+    fn each_session_has_its_share_of_tunnels() {
+        let tunnels = Arc::new(Tunnels::new(896, 32));
+        let held: Vec<_> = (0..28).map(|_| tunnels.open("a").unwrap()).collect();
+        let refusal = tunnels.open("a").unwrap_err();
+        assert_eq!((refusal.reason, refusal.reason.status()), (RefusalReason::TooManyConnections, 429));
+        assert!(tunnels.open("b").is_ok(), "another session has its own");
+        drop(held);
+        assert!(tunnels.open("a").is_ok());
+        assert!(tunnels.table().is_empty(), "sessions without tunnels are forgotten");
+        assert!(Arc::new(Tunnels::new(0, 1)).open("a").is_ok(), "there is always one");
+    }
 
     /// A tunnel through which data flows while its session ends, seen from its client.
     fn ending(said: &[u8], buffer: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {

@@ -304,22 +304,27 @@ async fn an_accepted_credential_ends_the_deadlines() {
     closed(&mut idle).await;
 }
 
+const UPGRADE: &str =
+    "GET /upgrade HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+
+async fn echoes(upgraded: &mut TcpStream) {
+    upgraded.write_all(b"hello").await.unwrap();
+    let mut echo = [0; 5];
+    upgraded.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"hello");
+}
+
 #[tokio::test]
 async fn an_upgraded_connection_counts_until_it_is_closed() {
     let served = serve(Limits { exchange: SHORT, idle: SHORT, anonymous: 1, ..LIMITS });
     let mut upgraded = served.connect().await;
-    let request =
-        "GET /upgrade HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
-    assert_eq!(ask(&mut upgraded, request).await.0, 101);
+    assert_eq!(ask(&mut upgraded, UPGRADE).await.0, 101);
     // Deadlines pass, and others need places.
     let mut idle = served.connect().await;
     assert_eq!(ask(&mut idle, WITHOUT_TOKEN).await.0, 401);
     closed(&mut idle).await;
     drop(served.open(3, "").await);
-    upgraded.write_all(b"hello").await.unwrap();
-    let mut echo = [0; 5];
-    upgraded.read_exact(&mut echo).await.unwrap();
-    assert_eq!(&echo, b"hello");
+    echoes(&mut upgraded).await;
     served.until("only it is left", |counts| counts.connections == 1 && counts.anonymous == 0).await;
     drop(upgraded);
     served.until("it is gone", |counts| counts.connections == 0).await;
@@ -371,6 +376,26 @@ async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
     assert!(idle.iter().all(is_open));
     served.until("no request is under way", |now| now.anonymous == 0).await;
     assert_eq!(served.server.counts().connections, 27);
+}
+
+#[tokio::test]
+async fn a_proxy_s_connections_that_answer_nothing_make_room_for_newcomers() {
+    let served = serve_behind(Limits { connections: 3, ..LIMITS }, &["127.0.0.0/8"]);
+    let mut upgraded = vec![served.connect().await];
+    assert_eq!(ask(&mut upgraded[0], UPGRADE).await.0, 101);
+    let [mut first, mut second] = [served.connect().await, served.connect().await];
+    assert_eq!(ask(&mut first, WITH_TOKEN).await.0, 200);
+    assert_eq!(ask(&mut second, WITHOUT_TOKEN).await.0, 401);
+    for mut given_up in [first, second] {
+        upgraded.push(served.connect().await);
+        assert_eq!(ask(upgraded.last_mut().unwrap(), UPGRADE).await.0, 101);
+        closed(&mut given_up).await;
+    }
+    closed(&mut served.connect().await).await;
+    assert_eq!(served.server.counts(), Counts { connections: 3, anonymous: 0, shed: 2, refused: 1 });
+    for upgraded in &mut upgraded {
+        echoes(upgraded).await;
+    }
 }
 
 #[tokio::test]

@@ -222,7 +222,9 @@ fn what_it_means(error: CallError) -> BindFailure {
             | RefusalReason::Unauthorized
             | RefusalReason::TokenUsed
             | RefusalReason::Forbidden
-            | RefusalReason::StaleEpoch => BindFailure::Unknown(refusal.message),
+            | RefusalReason::StaleEpoch
+            // Of tunnels, never of a bind.
+            | RefusalReason::TooManyConnections => BindFailure::Unknown(refusal.message),
         },
         CallError::Garbage(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
     }

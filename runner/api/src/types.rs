@@ -259,6 +259,8 @@ pub enum RefusalReason {
     TokenUsed,
     /// A leader of a higher epoch has called before.
     StaleEpoch,
+    /// The session has as many clients and viewers as it may.
+    TooManyConnections,
 }
 
 impl RefusalReason {
@@ -270,6 +272,7 @@ impl RefusalReason {
             Self::Forbidden | Self::StaleEpoch => 403,
             Self::UnknownSession => 404,
             Self::NoFreeSlot | Self::Draining | Self::WrongPhase => 409,
+            Self::TooManyConnections => 429,
         }
     }
 }

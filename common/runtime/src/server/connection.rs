@@ -2,7 +2,7 @@
 
 use super::{
     Limits,
-    places::{Place, Places, Ticket},
+    places::{Kind, Place, Places, Ticket},
 };
 use crate::client_address::TrustedProxies;
 use axum::{
@@ -57,8 +57,12 @@ struct State {
     since: Instant,
     /// Whether a credential was accepted: on this connection, or, of a proxy, for the request that is being answered.
     authenticated: bool,
-    /// The place without an accepted credential: of the connection, or, of a proxy, of the request that is being answered.
+    /// Another protocol was begun: the connection is no longer served here.
+    upgraded: bool,
+    /// While the connection can be given up.
     ticket: Option<Ticket>,
+    /// While the request that is being answered can be given up. Only a proxy's.
+    request: Option<Ticket>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +92,7 @@ impl ConnectionHandle {
     pub fn authenticated(&self) {
         let mut state = self.connection.state();
         state.authenticated = true;
-        state.ticket = None;
+        (state.ticket, state.request) = (None, None);
     }
 }
 
@@ -97,11 +101,23 @@ impl Connection {
     pub(super) fn open(places: &Arc<Places>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
         let place = places.open()?;
         let is_proxy = proxies.contains(peer);
-        let ticket = (!is_proxy).then(|| places.enrol(Some(peer)));
-        let shed = ticket.as_ref().map(|ticket| ticket.shed().clone()).unwrap_or_default();
-        let state = State { phase: Phase::FirstHead, since: Instant::now(), authenticated: false, ticket };
-        let places = Arc::clone(places);
-        Some(Arc::new(Self { peer, is_proxy, proxies, places, shed, state: Mutex::new(state), _place: place }))
+        let state = State {
+            phase: Phase::FirstHead,
+            since: Instant::now(),
+            authenticated: false,
+            upgraded: false,
+            ticket: None,
+            request: None,
+        };
+        let (places, shed) = (Arc::clone(places), CancellationToken::new());
+        let connection = Self { peer, is_proxy, proxies, places, shed, state: Mutex::new(state), _place: place };
+        connection.state().ticket = Some(connection.ticket());
+        Some(Arc::new(connection))
+    }
+
+    fn ticket(&self) -> Ticket {
+        let kind = if self.is_proxy { Kind::Proxy } else { Kind::Connection };
+        self.places.enrol(kind, Some(self.peer), self.shed.clone())
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -135,13 +151,15 @@ impl Connection {
         router: Router,
     ) -> impl Future<Output = Response<Answer>> + use<> {
         let client = self.proxies.client_address(self.peer, request.headers());
-        let ticket = self.is_proxy.then(|| {
+        let shed = self.is_proxy.then(CancellationToken::new);
+        let ticket = shed.clone().map(|shed| {
             // A proxy's own requests, and those of which it does not tell the client, are not limited by its address.
-            self.places.enrol(Some(client).filter(|client| !self.proxies.contains(*client)))
+            let address = Some(client).filter(|client| !self.proxies.contains(*client));
+            self.places.enrol(Kind::Request, address, shed)
         });
-        let shed = ticket.as_ref().map(|ticket| ticket.shed().clone());
         let exchange = Exchange::begin(Arc::clone(self), ticket);
-        request.extensions_mut().insert(ConnectionHandle { connection: Arc::clone(self), client });
+        let handle = ConnectionHandle { connection: Arc::clone(self), client };
+        request.extensions_mut().insert(handle.clone());
         async move {
             let answered = TowerToHyperService::new(router).call(request);
             let response = match shed {
@@ -149,6 +167,9 @@ impl Connection {
                 Some(shed) => shed.run_until_cancelled(answered).await.unwrap_or_else(|| Ok(too_many())),
             };
             let response = response.unwrap_or_else(|impossible| match impossible {});
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                handle.connection.state().upgraded = true;
+            }
             response.map(|body| Answer { body, _exchange: exchange })
         }
     }
@@ -184,9 +205,7 @@ impl Exchange {
     fn begin(connection: Arc<Connection>, ticket: Option<Ticket>) -> Self {
         let mut state = connection.state();
         (state.phase, state.since) = (Phase::Exchange, Instant::now());
-        if connection.is_proxy {
-            state.ticket = ticket;
-        }
+        state.request = ticket;
         drop(state);
         Self(connection)
     }
@@ -196,9 +215,11 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = self.0.state();
         (state.phase, state.since) = (Phase::Idle, Instant::now());
-        if self.0.is_proxy {
-            state.ticket = None;
+        state.request = None;
+        if self.0.is_proxy && !state.upgraded {
+            // It becomes the youngest of those that can be given up: another request has just been answered on it.
             state.authenticated = false;
+            state.ticket = Some(self.0.ticket());
         }
     }
 }

@@ -6,7 +6,9 @@
 //! A handler, or an extractor, that accepts a credential calls [`ConnectionHandle::authenticated`], and none of that applies any more.
 //!
 //! A *place* is a connection. Behind a trusted proxy one connection carries the requests of many clients, and what is counted in its
-//! stead is each request that is being answered, by the address of its client. The proxy's own connections are never given up.
+//! stead is each request that is being answered, by the address of its client. The proxy's own connections have no limit for each
+//! address. When all places are taken and no other connection can be given up, those are that answer no request with an accepted
+//! credential.
 
 mod connection;
 mod places;
@@ -53,9 +55,10 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// `authenticated_idle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once, upgraded ones included. Beyond that, newcomers are closed.
+    /// Connections at once, upgraded ones included. Beyond that, one that can be given up is, or else the newcomer is closed.
     pub connections: usize,
-    /// Places without an accepted credential at once. Beyond that, one is given up: the oldest of the address that has most.
+    /// Connections without an accepted credential at once, and as many requests behind trusted proxies. Beyond that, one is
+    /// given up: the oldest of the address that has most.
     pub anonymous: usize,
     /// Places without an accepted credential of one address (for IPv6, one /64) at once. Beyond that, its oldest is given up.
     pub anonymous_per_address: usize,

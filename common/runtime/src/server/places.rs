@@ -19,11 +19,11 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Counts {
     /// Open connections, upgraded ones included.
     pub connections: usize,
-    /// Places without an accepted credential.
+    /// Connections, and requests behind trusted proxies, without an accepted credential.
     pub anonymous: usize,
     /// Places that were given up for others.
     pub shed: u64,
-    /// Connections that were closed at once, because there was no place to give up.
+    /// Connections that were closed at once, because no other one could be given up.
     pub refused: u64,
 }
 
@@ -38,31 +38,52 @@ pub(super) struct Places {
 struct Table {
     counts: Counts,
     next: u64,
-    /// Places without an accepted credential, by numbers that grow.
-    anonymous: HashMap<u64, Anonymous>,
-    /// The same by what is limited as one client; None: of those that are not limited by address.
-    by_address: HashMap<Option<IpAddr>, BTreeSet<u64>>,
+    /// Connections without an accepted credential.
+    connections: Register,
+    /// Requests without an accepted credential on the connections of trusted proxies.
+    requests: Register,
+    /// Connections of trusted proxies on which no request with an accepted credential is being answered.
+    proxies: Register,
     /// When counts were last reported, and which.
     reported: Option<(Instant, u64)>,
 }
 
+/// What can be given up, by numbers that grow.
+#[derive(Debug, Default)]
+struct Register {
+    entries: HashMap<u64, Entry>,
+    /// The same by what is limited as one client; None: of those that are not limited by address.
+    by_address: HashMap<Option<IpAddr>, BTreeSet<u64>>,
+}
+
 #[derive(Debug)]
-struct Anonymous {
+struct Entry {
     /// What it is limited as, if by its address.
     address: Option<IpAddr>,
     shed: CancellationToken,
+}
+
+/// What a [`Ticket`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A connection without an accepted credential.
+    Connection,
+    /// A request without an accepted credential on a trusted proxy's connection.
+    Request,
+    /// A trusted proxy's connection on which no request with an accepted credential is being answered.
+    Proxy,
 }
 
 /// A connection that counts, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Place(Arc<Places>);
 
-/// A place without an accepted credential, until this is dropped.
+/// What can be given up for a newcomer, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
     places: Arc<Places>,
+    kind: Kind,
     id: u64,
-    shed: CancellationToken,
 }
 
 impl Places {
@@ -72,13 +93,13 @@ impl Places {
 
     pub(super) fn counts(&self) -> Counts {
         let table = self.table();
-        Counts { anonymous: table.anonymous.len(), ..table.counts }
+        table.counts()
     }
 
-    /// Counts a connection. None when all places are held by connections with an accepted credential.
+    /// Counts a connection. None when all of them have an accepted credential.
     pub(super) fn open(self: &Arc<Self>) -> Option<Place> {
         let mut table = self.table();
-        if table.counts.connections >= self.limits.connections && !table.shed_of_busiest() {
+        if table.counts.connections >= self.limits.connections && !table.shed_connection() {
             table.counts.refused += 1;
             return None;
         }
@@ -86,27 +107,32 @@ impl Places {
         Some(Place(Arc::clone(self)))
     }
 
-    /// Counts a place without an accepted credential, and gives up an older one when there are too many. `address`: of the client,
-    /// when it is limited.
-    pub(super) fn enrol(self: &Arc<Self>, address: Option<IpAddr>) -> Ticket {
+    /// Registers what can be given up, by cancelling `shed`, and gives up an older one when there are too many. `address`: of the
+    /// client, when it is limited.
+    pub(super) fn enrol(self: &Arc<Self>, kind: Kind, address: Option<IpAddr>, shed: CancellationToken) -> Ticket {
         let address = address.map(limited_as);
         let mut table = self.table();
-        let held = table.by_address.get(&address).map_or(0, BTreeSet::len);
-        if address.is_some() && held >= self.limits.anonymous_per_address {
-            table.shed_of(address);
-        } else if table.anonymous.len() >= self.limits.anonymous {
-            table.shed_of_busiest();
-        }
-        let (id, shed) = (table.next, CancellationToken::new());
+        let register = table.register(kind);
+        let held = register.by_address.get(&address).map_or(0, BTreeSet::len);
+        let is_shed = if kind == Kind::Proxy {
+            false
+        } else if address.is_some() && held >= self.limits.anonymous_per_address {
+            register.shed_of(address)
+        } else {
+            register.entries.len() >= self.limits.anonymous && register.shed_of_busiest()
+        };
+        table.counts.shed += u64::from(is_shed);
+        let id = table.next;
         table.next += 1;
-        table.anonymous.insert(id, Anonymous { address, shed: shed.clone() });
-        table.by_address.entry(address).or_default().insert(id);
-        Ticket { places: Arc::clone(self), id, shed }
+        let register = table.register(kind);
+        register.entries.insert(id, Entry { address, shed });
+        register.by_address.entry(address).or_default().insert(id);
+        Ticket { places: Arc::clone(self), kind, id }
     }
 
-    /// Gives up a place.
+    /// Gives up a connection.
     pub(super) fn shed(&self) {
-        self.table().shed_of_busiest();
+        self.table().shed_connection();
     }
 
     /// What was closed, when it is time to report that.
@@ -119,7 +145,7 @@ impl Places {
         };
         is_due.then(|| {
             table.reported = Some((Instant::now(), closed));
-            Counts { anonymous: table.anonymous.len(), ..table.counts }
+            table.counts()
         })
     }
 
@@ -129,8 +155,29 @@ impl Places {
 }
 
 impl Table {
-    /// Gives up the oldest place of the address that has most of them, of several such the one that has the oldest. So a client that
-    /// opens many connections displaces its own before those of others. False when there is no place.
+    fn counts(&self) -> Counts {
+        Counts { anonymous: self.connections.entries.len() + self.requests.entries.len(), ..self.counts }
+    }
+
+    fn register(&mut self, kind: Kind) -> &mut Register {
+        match kind {
+            Kind::Connection => &mut self.connections,
+            Kind::Request => &mut self.requests,
+            Kind::Proxy => &mut self.proxies,
+        }
+    }
+
+    /// Gives up a connection: one without an accepted credential, or else a proxy's that answers none. False when there is none.
+    fn shed_connection(&mut self) -> bool {
+        let is_shed = self.connections.shed_of_busiest() || self.proxies.shed_of_busiest();
+        self.counts.shed += u64::from(is_shed);
+        is_shed
+    }
+}
+
+impl Register {
+    /// Gives up the oldest entry of the address that has most of them, of several such the one that has the oldest. So a client that
+    /// opens many connections displaces its own before those of others. False when there is none.
     fn shed_of_busiest(&mut self) -> bool {
         let order = |(_, ids): &(&Option<IpAddr>, &BTreeSet<u64>)| (ids.len(), Reverse(ids.first().copied()));
         match self.by_address.iter().max_by_key(order).map(|(address, _)| *address) {
@@ -139,17 +186,16 @@ impl Table {
         }
     }
 
-    /// Gives up the oldest place of an address. False when there is none.
+    /// Gives up the oldest entry of an address. False when there is none.
     fn shed_of(&mut self, address: Option<IpAddr>) -> bool {
         let oldest = self.by_address.get(&address).and_then(|ids| ids.first()).copied();
         let Some(shed) = oldest.and_then(|id| self.remove(id)) else { return false };
         shed.cancel();
-        self.counts.shed += 1;
         true
     }
 
     fn remove(&mut self, id: u64) -> Option<CancellationToken> {
-        let Anonymous { address, shed } = self.anonymous.remove(&id)?;
+        let Entry { address, shed } = self.entries.remove(&id)?;
         if let Some(ids) = self.by_address.get_mut(&address) {
             ids.remove(&id);
             if ids.is_empty() {
@@ -166,15 +212,8 @@ impl Drop for Place {
     }
 }
 
-impl Ticket {
-    /// Cancelled when the place is given up.
-    pub(super) fn shed(&self) -> &CancellationToken {
-        &self.shed
-    }
-}
-
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.places.table().remove(self.id);
+        self.places.table().register(self.kind).remove(self.id);
     }
 }
