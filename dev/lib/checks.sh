@@ -27,7 +27,7 @@ check_shell() {
 check_clippy() {
   need_pinned_rust
   workspace_cargo clippy --locked --workspace --all-targets -- -D warnings
-  workspace_cargo clippy --locked --workspace --test e2e --test upgrade --test traces --test failures -- -D warnings
+  workspace_cargo clippy --locked --workspace --test e2e --test upgrade --test flood --test traces --test failures -- -D warnings
 }
 
 # The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
@@ -202,6 +202,12 @@ check_hostile() {
 measure() {
   build_kubernetes
   workspace_cargo run --locked --release --package camofleet-bench -- "$@"
+}
+
+# Silent connections to a runner and to the gateway for two minutes.
+check_flood() {
+  use_node
+  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test flood -- --nocapture
 }
 
 # An upgrade from the version before and the rollback to it, with sessions at work. The dev cluster is left with the current version.

@@ -1,0 +1,94 @@
+//! Silent connections to a runner and to the gateway for two minutes: nothing restarts, and the gateway connects clients to the
+//! session all the while. `dev/test --long flood` runs it.
+
+use anyhow::{Context, Result, ensure};
+use camofleet_e2e::{Space, clients::NodeClient, doors::open, fleet::RELEASE_NAMESPACE, test_alone};
+use camofleet_runner_api::{PORT, PROBE_PORT};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt, api::ListParams};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
+
+/// Connections to each listener.
+const SILENT: usize = 1500;
+const DURATION: Duration = Duration::from_secs(120);
+/// The longest that the gateway may take to connect a client. The requirement itself is a time, so unlike other tests this one
+/// measures it.
+const LONGEST_CALL: Duration = Duration::from_secs(1);
+/// Between two calls.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Between two attempts of a connection that was closed.
+const RECONNECT: Duration = Duration::from_millis(100);
+
+#[test]
+fn silent_connections_restart_nothing_and_hold_up_no_call() {
+    test_alone("flood", async |space: Space| {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        space.pool("pool", json!({})).await?;
+        let session = space.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
+        let (runner, url) = (session.runner().await?, session.ws_endpoint().await?);
+        let runner: SocketAddr = runner.address.parse().context("the runner's address")?;
+        ensure!(runner.port() == PORT, "the runner's API is at {runner}");
+        let gateway = url.split('/').nth(2).context("a URL with a host")?;
+        let gateway = tokio::net::lookup_host(gateway).await?.next().context("the gateway has an address")?;
+        let restarts = restarts(&space).await?;
+
+        let (mut silent, connected) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+        let targets = [runner, (runner.ip(), PROBE_PORT).into(), gateway];
+        for target in targets {
+            for _ in 0..SILENT {
+                silent.spawn(hold(target, Arc::clone(&connected)));
+            }
+        }
+        let token = space.fleet.admin_token()?;
+        let (began, mut calls) = (Instant::now(), 0);
+        while began.elapsed() < DURATION {
+            let asked = Instant::now();
+            drop(open(&url, &token).await?);
+            let took = asked.elapsed();
+            ensure!(took < LONGEST_CALL, "call {calls} took {took:?}");
+            calls += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+        ensure!(connected.load(Ordering::Relaxed) >= targets.len() * SILENT, "not all silent connections were made");
+        NodeClient::connect(&space, &session).await?.run("await page.goto('data:text/html,<title>x</title>')").await?;
+        silent.shutdown().await;
+        ensure!(self::restarts(&space).await? == restarts, "containers were restarted");
+        Ok(())
+    });
+}
+
+/// Holds a connection on which nothing is sent, and makes another one when it is closed.
+async fn hold(target: SocketAddr, connected: Arc<AtomicUsize>) {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(target).await {
+            connected.fetch_add(1, Ordering::Relaxed);
+            stream.read_u8().await.ok();
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+/// How often the containers of the fleet and of the test were restarted, by pod.
+async fn restarts(space: &Space) -> Result<BTreeMap<String, i32>> {
+    let fleet = Api::<Pod>::namespaced(space.fleet.client.clone(), RELEASE_NAMESPACE);
+    let mut pods = fleet.list(&ListParams::default()).await?.items;
+    pods.extend(space.runners().await?);
+    let count = |pod: Pod| {
+        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+        let restarts = statuses.into_iter().flatten().map(|status| status.restart_count).sum();
+        (pod.name_any(), restarts)
+    };
+    Ok(pods.into_iter().map(count).collect())
+}
