@@ -177,7 +177,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rejected_state_ends_the_stream() {
         let sent = Cell::new(0);
-        let states = endless(&sent, 0, || std::future::pending());
+        let states = endless(&sent, 0, std::future::pending);
         let states = stream::iter([Ok(state(1, 0))]).chain(states);
         assert_eq!(Pace::of(SLOTS).hand_on(states, |_| Err("no".to_owned())).await, "no");
     }
