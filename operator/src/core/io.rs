@@ -53,7 +53,7 @@ pub enum Input {
         /// What it answered.
         answer: Result<BindAnswer, BindFailure>,
     },
-    /// [`Effect::End`] was answered, or given up.
+    /// [`Effect::End`] was answered, or given up. It is repeated after a pause for as long as the runner lists the session.
     EndAnswered {
         /// UID of the session.
         session: Uid,

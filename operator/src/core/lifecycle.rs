@@ -5,7 +5,7 @@ use super::{
     admission::Objection,
     io::version,
     queue::Demand,
-    report::{self, Report},
+    report::{self, Listed, Report},
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
@@ -16,7 +16,7 @@ use camofleet_crds::{
     queue::Arrival,
     v1alpha1::{BrowserSession, SessionState, StartTier, WorkerPool, WorkerPoolSpec},
 };
-use camofleet_runner_api::{BindAnswer, SessionPhase};
+use camofleet_runner_api::{BindAnswer, RunnerState, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
 /// An orphan whose runner has caused all the lookups that it may is tried again after this time.
@@ -87,6 +87,7 @@ impl Core {
             .collect();
         for (pod, state) in listed {
             self.listed(&pod, &state, &uid);
+            self.dirty.insert(Subject::Unwanted(pod));
         }
     }
 
@@ -166,8 +167,47 @@ impl Core {
         else {
             return;
         };
-        if self.ends.insert((pod.clone(), session.clone())) {
+        let runner = &self.runners[pod];
+        let entry = runner.state.as_ref().and_then(|state| state.session(session));
+        let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
+        let most = RunnerState::max_sessions(runner.pod.slots);
+        if self.ends.start(pod, session, ended, most, self.now.mono) {
             self.effects.push(Effect::End { session: session.clone(), pod: pod.clone(), address });
+        }
+    }
+
+    pub(super) fn end_answered(&mut self, session: &Uid, pod: &Uid) {
+        self.ends.answered(pod, session, self.now.mono);
+        self.dirty.insert(Subject::Unwanted(pod.clone()));
+    }
+
+    /// Ends what a runner lists in its last report and should not have, as far as calls may be made now. The rest has its turn
+    /// when one is answered or a pause is over.
+    pub(super) fn end_unwanted(&mut self, pod: &Uid) {
+        let Some(runner) = self.runners.get(pod) else { return };
+        let lists = |uid: &Uid| runner.state.as_ref().is_some_and(|state| state.session(uid).is_some());
+        self.ends.forget_unlisted(pod, lists, self.now.mono);
+        let listed = runner.state.iter().flat_map(Report::sessions);
+        let unwanted = listed.filter(|entry| self.is_unwanted(pod, entry)).map(|entry| entry.uid.clone());
+        for uid in unwanted.collect::<Vec<_>>() {
+            self.end_on(pod, &uid);
+        }
+        self.timers.set(Subject::Unwanted(pod.clone()), self.ends.wakes(pod, self.now.mono));
+    }
+
+    /// Whether a runner should not have what it lists: the session was deleted, has finished or is published elsewhere.
+    fn is_unwanted(&self, pod: &Uid, entry: &Listed) -> bool {
+        match self.sessions.get(&entry.uid) {
+            None => self.deleted.contains_key(&entry.uid) && entry.phase != SessionPhase::Ending,
+            Some(session) => match &session.stage {
+                Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => {
+                    runner != pod && session.is_published_elsewhere(pod)
+                }
+                Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
+                // It is forgotten there once its end is published.
+                Stage::Over(_) => false,
+                Stage::Waiting => false,
+            },
         }
     }
 
@@ -175,8 +215,7 @@ impl Core {
     /// status. It is ended once the status names another runner, and not before: the dead leader's own write may still be
     /// on its way, and until this one's has landed it may win.
     fn end_copy(&mut self, pod: &Uid, uid: &Uid) {
-        let status = self.sessions[uid].object.status.as_ref();
-        if status.and_then(|status| status.runner.as_ref()).is_some_and(|published| published.uid != *pod) {
+        if self.sessions[uid].is_published_elsewhere(pod) {
             self.end_on(pod, uid);
         }
     }
@@ -197,11 +236,8 @@ impl Core {
     pub(super) fn listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
-            if self.deleted.contains_key(uid) {
-                if entry.phase != SessionPhase::Ending {
-                    self.end_on(pod, uid);
-                }
-            } else if self.term.is_some() && self.orphans.insert(pod, entry, self.now.mono) {
+            let unknown = !self.deleted.contains_key(uid);
+            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.now.mono) {
                 self.dirty.insert(Subject::Orphan(uid.clone()));
             }
             return;
@@ -234,14 +270,8 @@ impl Core {
                     }
                 }
             }
-            Stage::Binding { .. } | Stage::Bound(_) => self.end_copy(pod, uid),
-            // It is forgotten there once its end is published.
-            Stage::Over(_) => {}
-            Stage::Finished { .. } => {
-                if entry.phase != SessionPhase::Ending {
-                    self.end_on(pod, uid);
-                }
-            }
+            // What it should not have is ended by `end_unwanted`.
+            Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
         }
     }
 

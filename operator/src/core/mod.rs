@@ -4,13 +4,15 @@
 //! - `sessions`, `runners`, `pools`, `pods`: the things and their states.
 //! - `admission`: who may use a pool. `queue`: who waits. `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
 //!   `scaling`: how many runners a pool needs. `replicas`: what happens to a pool. `launches`: which pool launches its next runner.
-//! - `report`: what is believed of a runner's report. `orphans`: sessions that a runner reports and no object stands for.
+//! - `report`: what is believed of a runner's report. `orphans`: sessions that a runner reports and no object stands for. `ends`: how often
+//!   a runner is asked to end a session.
 //! - `status`: what is published, as a function of all that.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
 //! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).
 
 mod admission;
+mod ends;
 mod io;
 mod launches;
 mod lifecycle;
@@ -37,6 +39,7 @@ pub use time::{Interval, Mono, Now};
 
 use admission::Namespaces;
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
+use ends::Ends;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use launches::LaunchBudget;
 use orphans::Orphans;
@@ -83,8 +86,7 @@ pub struct Core {
     showing: BTreeSet<Uid>,
     to_show: BTreeSet<Uid>,
     launches: LaunchBudget,
-    /// Sessions that runners were asked to end, by pod and session.
-    ends: BTreeSet<(Uid, Uid)>,
+    ends: Ends,
     orphans: Orphans,
     timers: Timers<Subject>,
     dirty: BTreeSet<Subject>,
@@ -140,6 +142,8 @@ enum Subject {
     Pool(Key),
     /// A session that runners list and no object stands for.
     Orphan(Uid),
+    /// What a runner lists and should not have, by its pod.
+    Unwanted(Uid),
 }
 
 impl Core {
@@ -160,7 +164,7 @@ impl Core {
             showing: BTreeSet::new(),
             to_show: BTreeSet::new(),
             launches: LaunchBudget::default(),
-            ends: BTreeSet::new(),
+            ends: Ends::default(),
             orphans: Orphans::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
@@ -192,6 +196,7 @@ impl Core {
                 Subject::Runner(uid) => self.look_at_runner(&uid),
                 Subject::Pool(key) => self.look_at_pool(&key),
                 Subject::Orphan(uid) => self.look_up_orphan(&uid),
+                Subject::Unwanted(pod) => self.end_unwanted(&pod),
             }
         }
         self.launch_runners();
@@ -241,9 +246,7 @@ impl Core {
             Input::Runner { pod, report } => self.runner_told(&pod, report),
             Input::Silent { pod } => self.runner_silent(&pod),
             Input::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
-            Input::EndAnswered { session, pod } => {
-                self.ends.remove(&(pod, session));
-            }
+            Input::EndAnswered { session, pod } => self.end_answered(&session, &pod),
             Input::SessionPatched { session, answer } => self.session_patched(&session, answer),
             Input::SessionRead { key, session, answer } => self.session_read(&key, &session, answer),
             Input::PodRead { session, pod, answer } => self.pod_read(&session, &pod, answer),

@@ -151,6 +151,7 @@ impl Listed {
 pub(super) fn bounded(answer: BindAnswer) -> BindAnswer {
     let session = Session { end: answer.session.end.map(shortened_end), ..answer.session };
     BindAnswer {
+        boot_id: shortened(&answer.boot_id, MAX_IDENTIFIER),
         browser_version: answer.browser_version.map(|version| shortened(&version, MAX_VERSION)),
         playwright_version: shortened(&answer.playwright_version, MAX_VERSION),
         session,
@@ -258,5 +259,29 @@ mod tests {
         assert!(texts.iter().all(|text| text.len() <= MAX_MESSAGE));
         let smaller = Report::new(RunnerState { slots: 1, free: 3, ..state(Vec::new()) }, 3).unwrap();
         assert_eq!((smaller.slots, smaller.free), (1, 1), "its own word counts where it is less");
+    }
+
+    #[test]
+    fn what_is_kept_of_an_answer_is_short() {
+        let long = || "\u{e4}".repeat(30_000);
+        let answer = BindAnswer {
+            boot_id: long(),
+            generation: 1,
+            engine: EngineName::Firefox,
+            browser_version: Some(long()),
+            playwright_version: long(),
+            session: Session {
+                end: Some(End { reason: EndReason::BrowserCrashed, message: long() }),
+                ..listed("s", "ns", "s")
+            },
+        };
+        let answer = bounded(answer);
+        let texts = [
+            answer.boot_id,
+            answer.browser_version.unwrap(),
+            answer.playwright_version,
+            answer.session.end.unwrap().message,
+        ];
+        assert_eq!(texts.map(|text| text.chars().count()), [MAX_IDENTIFIER, MAX_VERSION, MAX_VERSION, MAX_MESSAGE]);
     }
 }

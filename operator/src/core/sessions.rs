@@ -242,6 +242,12 @@ impl Session {
         told || self.telling
     }
 
+    /// Whether its status names another runner than this one.
+    pub(super) fn is_published_elsewhere(&self, pod: &Uid) -> bool {
+        let published = self.object.status.as_ref().and_then(|status| status.runner.as_ref());
+        published.is_some_and(|published| published.uid != *pod)
+    }
+
     /// Whether its status ever said Ready.
     pub(super) fn was_ready(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.ready_time.is_some())

@@ -96,8 +96,9 @@ impl Core {
         let Some(runner) = self.runners.remove(uid) else { return };
         self.heard_of(uid);
         self.orphans.forget_runner(uid);
-        self.ends.retain(|(pod, _)| pod != uid);
+        self.ends.forget_runner(uid);
         self.timers.set(Subject::Runner(uid.clone()), None);
+        self.timers.set(Subject::Unwanted(uid.clone()), None);
         if self.term.is_some() {
             self.effects.push(Effect::Unfollow { pod: uid.clone() });
         }
@@ -163,6 +164,7 @@ impl Core {
         for entry in state.sessions() {
             self.listed(pod, &state, &entry.uid);
         }
+        self.dirty.insert(Subject::Unwanted(pod.clone()));
         self.miss_the_unlisted(pod, &state);
         self.heard_of(pod);
         if is_news {

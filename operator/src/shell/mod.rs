@@ -5,6 +5,7 @@ mod allowance;
 mod clock;
 mod lease;
 mod metrics;
+mod pace;
 mod pruned;
 mod runners;
 mod traces;

@@ -1,14 +1,13 @@
 //! Calls to runners.
 
-use super::{Shell, clock::Clock, lease::Leadership, traces::Begun};
+use super::{Shell, clock::Clock, lease::Leadership, pace::Pace, traces::Begun};
 use crate::core::{BindFailure, Input, Report, Uid};
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
-    client::{CallError, RunnerClient},
+    client::{CallError, EncodedState, RunnerClient},
     token::Signer,
     traces::{KeyValue, SpanKind},
 };
-use futures::StreamExt;
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -20,7 +19,7 @@ use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 /// How soon a runner that does not answer is tried again: at first often, since it may be starting.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A call that failed is answered after so long, so that its repetition is no storm.
+/// How long a call that failed counts as being under way. The core limits those, and so what is logged of a runner that fails.
 const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
 
 /// The runners' clients.
@@ -43,8 +42,8 @@ impl Tokens {
     }
 }
 
-/// The newest word of each runner that the core has not taken yet. A report is a whole state, so an older one is worth nothing
-/// beside it, and a runner that reports faster than the core takes costs no memory.
+/// The newest report of each runner that the core has not taken yet, and whether the runner has fallen silent since. A report is
+/// a whole state, so an older one is worth nothing beside it, and a runner that reports faster than the core takes costs no memory.
 #[derive(Default)]
 pub(super) struct Reports {
     followed: Mutex<Followed>,
@@ -56,7 +55,7 @@ struct Followed {
     /// Who follows each runner, by its pod. The number tells one who was told to stop, and has not yet, from the next one.
     tasks: HashMap<Uid, (u64, AbortHandle)>,
     begun: u64,
-    newest: HashMap<Uid, Input>,
+    newest: HashMap<Uid, Vec<Input>>,
 }
 
 impl Reports {
@@ -65,15 +64,19 @@ impl Reports {
         self.arrived.notified().await;
     }
 
-    /// All that has not been taken yet, at most one of each runner.
+    /// All that has not been taken yet: of each runner at most a report and then its silence.
     pub(super) fn take(&self) -> Vec<Input> {
-        self.lock().newest.drain().map(|(_, input)| input).collect()
+        self.lock().newest.drain().flat_map(|(_, inputs)| inputs).collect()
     }
 
     fn post(&self, number: u64, pod: &Uid, input: Input) {
         let mut followed = self.lock();
         if followed.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
-            followed.newest.insert(pod.clone(), input);
+            let newest = followed.newest.entry(pod.clone()).or_default();
+            // A silence ends with the next report. It does not undo the last one, which may tell how sessions ended.
+            let is_report = |input: &Input| matches!(input, Input::Runner { .. });
+            newest.retain(|former| is_report(former) && !is_report(&input));
+            newest.push(input);
             self.arrived.notify_one();
         }
     }
@@ -143,7 +146,7 @@ impl Follower {
         while let Some(epoch) = self.leadership.epoch() {
             let (cause, answered) = self.listen(epoch).await;
             tracing::debug!(pod = self.pod, cause, "a runner does not answer");
-            self.post(Input::Silent { pod: self.pod.clone() });
+            self.reports.post(self.number, &self.pod, Input::Silent { pod: self.pod.clone() });
             if answered {
                 pause = FIRST_PAUSE;
             }
@@ -159,53 +162,18 @@ impl Follower {
             Ok(states) => states,
             Err(error) => return (error.to_string(), answered),
         };
-        let mut states = std::pin::pin!(states);
-        while let Some(state) = states.next().await {
-            let state = match state {
-                Ok(state) => state,
-                Err(error) => return (error.to_string(), answered),
-            };
-            match Report::new(state, self.slots) {
-                Ok(report) => {
-                    self.pace.wait().await;
-                    answered = true;
-                    self.post(Input::Runner { pod: self.pod.clone(), report });
-                }
-                Err(error) => {
-                    tracing::warn!(pod = self.pod, %error, "rejected a runner's report");
-                    return (error.to_string(), answered);
-                }
-            }
-        }
-        ("it closed its event stream".to_owned(), answered)
-    }
-
-    fn post(&self, input: Input) {
-        self.reports.post(self.number, &self.pod, input);
-    }
-}
-
-/// How many reports of one runner the core takes: some at once, and then so many a second, both by its slots. What is beyond that
-/// waits in the connection, and the runner with it.
-#[derive(Debug)]
-struct Pace {
-    interval: Duration,
-    burst: Duration,
-    /// When the next report is due by the interval alone.
-    next: Instant,
-}
-
-impl Pace {
-    /// A session changes its runner's state half a dozen times in its life.
-    fn of(slots: u32) -> Self {
-        let interval = Duration::from_secs(1) / (2 + slots);
-        let burst = interval * (8 + 2 * slots);
-        Self { interval, burst, next: Instant::now() }
-    }
-
-    async fn wait(&mut self) {
-        self.next = self.next.max(Instant::now()) + self.interval;
-        tokio::time::sleep_until(self.next - self.burst).await;
+        let take = |state: EncodedState| {
+            let state = state.decode().map_err(|error| error.to_string())?;
+            let report = Report::new(state, self.slots).map_err(|error| {
+                tracing::warn!(pod = self.pod, %error, "rejected a runner's report");
+                error.to_string()
+            })?;
+            answered = true;
+            self.reports.post(self.number, &self.pod, Input::Runner { pod: self.pod.clone(), report });
+            Ok(())
+        };
+        let cause = self.pace.hand_on(states, take).await;
+        (cause, answered)
     }
 }
 
@@ -310,18 +278,21 @@ mod tests {
         assert!(reports.take().is_empty(), "of a follower that was told to stop");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_runner_is_heard_a_few_times_a_second() {
-        let begun = Instant::now();
-        let mut pace = Pace::of(1);
-        for _ in 0..10 {
-            pace.wait().await;
+    #[tokio::test]
+    async fn the_last_report_of_a_runner_that_falls_silent_comes_before_the_silence() {
+        let (reports, pod) = (Reports::default(), "pod".to_owned());
+        let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        reports.lock().tasks.insert(pod.clone(), (1, task));
+        let silent = || Input::Silent { pod: pod.clone() };
+        let taken = || format!("{:?}", reports.take());
+        for input in [report(1), report(2), silent(), silent()] {
+            reports.post(1, &pod, input);
         }
-        assert_eq!(begun.elapsed(), Duration::ZERO, "ten at once");
-        for _ in 0..30 {
-            pace.wait().await;
+        assert_eq!(taken(), format!("{:?}", [report(2), silent()]));
+        for input in [silent(), report(3)] {
+            reports.post(1, &pod, input);
         }
-        assert!(begun.elapsed().as_secs() >= 9, "and then three a second: {:?}", begun.elapsed());
+        assert_eq!(taken(), format!("{:?}", [report(3)]), "it answers again");
     }
 
     #[test]

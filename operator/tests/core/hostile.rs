@@ -523,3 +523,91 @@ fn numbers_beyond_all_bounds_are_no_overflow() {
     let slots = slots.map(|slots| (slots.total, slots.hot));
     assert!(slots.is_none_or(|slots| slots == (1, 1)), "{slots:?}");
 }
+
+fn ended(effects: &[Effect]) -> Vec<String> {
+    let ended = effects.iter().filter_map(|effect| match effect {
+        Effect::End { session, .. } => Some(session.clone()),
+        _ => None,
+    });
+    ended.collect()
+}
+
+const WIDE: u32 = 32;
+
+/// A leader that knows a runner of 32 slots, and that as many sessions as the runner can list were deleted; and their list.
+fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
+    let mut wide = pool("ns", "p", 1);
+    wide.spec.slots_per_runner = i32::try_from(WIDE).unwrap();
+    let runner = RunnerPod { slots: WIDE, ..pod(&wide, "wide", 0) };
+    let (mut core, _) = leader(&[wide], std::slice::from_ref(&runner), 4);
+    let names: Vec<_> = (0..RunnerState::max_sessions(WIDE)).map(|at| format!("s-{at}")).collect();
+    let gone = names.iter().map(|name| asks("ns", name, "p"));
+    let gone = gone.flat_map(|session| [new(session.clone()), Input::Sessions(Change::Gone(Arc::new(session)))]);
+    let effects = core.step(gone.collect::<Vec<_>>(), at(START));
+    assert_eq!(ended(&effects), Vec::<String>::new());
+    let over = |name: &String| Session { phase: SessionPhase::Ended, ..listed(name.clone(), name) };
+    let list = names.iter().map(over).collect();
+    (core, runner, list)
+}
+
+fn wide_report(runner: &RunnerPod, list: &[Session], generation: u64) -> Input {
+    reports(runner, RunnerState { slots: WIDE, ..state(list.to_vec(), generation) })
+}
+
+fn answers(runner: &RunnerPod, ended: &[String]) -> Vec<Input> {
+    let answer = |session: &String| Input::EndAnswered { session: session.clone(), pod: runner.uid.clone() };
+    ended.iter().map(answer).collect()
+}
+
+#[test]
+fn a_runner_whose_sessions_were_all_deleted_is_drained_as_fast_as_it_answers() {
+    let (mut core, runner, list) = wide_runner_of_deleted_sessions();
+    let mut all = Vec::new();
+    let mut under_way = ended(&core.step([wide_report(&runner, &list, 1)], at(START + 100)));
+    while !under_way.is_empty() {
+        assert!(under_way.len() <= 4, "{under_way:?} at once");
+        all.extend(under_way.clone());
+        // It reports nothing meanwhile.
+        under_way = ended(&core.step(answers(&runner, &under_way), at(START + 100)));
+    }
+    let listed: Vec<_> = list.iter().map(|session| session.uid.clone()).collect();
+    assert_eq!(all, listed);
+}
+
+#[test]
+fn a_runner_that_goes_on_listing_ended_sessions_is_called_less_and_less() {
+    let (mut core, runner, list) = wide_runner_of_deleted_sessions();
+    let (mut under_way, mut minutes) = (Vec::new(), Vec::new());
+    for minute in 0..3_i64 {
+        let mut calls = 0;
+        for millis in 0..60_000_i64 {
+            let now = at(START + 100 + minute * 60_000 + millis);
+            let mut inputs = answers(&runner, &under_way);
+            // More reports than it may send.
+            if millis % 10 == 0 {
+                let number = minute * 6000 + millis / 10;
+                inputs.push(wide_report(&runner, &list, u64::try_from(number).unwrap() + 1));
+            }
+            under_way = ended(&core.step(inputs, now));
+            calls += under_way.len();
+            assert!(under_way.len() <= 4);
+        }
+        minutes.push(calls / list.len());
+    }
+    // After 1, 3, 7, 15 and 31 s, and then every 30 s.
+    assert_eq!(minutes, [6, 2, 2]);
+}
+
+#[test]
+fn an_end_that_was_lost_is_repeated_without_another_report() {
+    let (mut core, runner, list) = wide_runner_of_deleted_sessions();
+    let effects = core.step([wide_report(&runner, &list[..1], 1)], at(START + 100));
+    assert_eq!(ended(&effects), ["s-0"]);
+    let mut effects = core.step(answers(&runner, &ended(&effects)), at(START + 200));
+    effects.extend(pass(&mut core, START + 1_199));
+    assert_eq!(ended(&effects), Vec::<String>::new());
+    assert_eq!(ended(&pass(&mut core, START + 1_200)), ["s-0"]);
+    // And not once it is gone.
+    core.step([Input::Pods(Change::Gone(runner.clone()))], at(START + 1_300));
+    assert_eq!(ended(&pass(&mut core, START + 100_000)), Vec::<String>::new());
+}

@@ -1,32 +1,51 @@
 //! The operator's client for runners.
 
-use crate::{BindAnswer, BindRequest, HEAD_DEADLINE, PORT, Refusal, RunnerState, TRACEPARENT};
+use crate::{BindAnswer, BindRequest, HEAD_DEADLINE, PORT, Refusal, RefusalReason, RunnerState, TRACEPARENT};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use reqwest::{Method, RequestBuilder, Response, redirect};
-use std::{io, net::IpAddr, time::Duration};
+use http::{
+    Method, Request, Response,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+    request,
+};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use std::{error::Error, fmt::Display, io, net::IpAddr, time::Duration};
 use tokio::io::AsyncRead;
 use tokio_util::{
     codec::{FramedRead, LinesCodec, LinesCodecError},
     io::StreamReader,
 };
 
-/// How long a call may take. A hot bind takes milliseconds; a runner that needs longer is busy or gone.
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a call may take, from the dial to the last byte of the answer. A hot bind takes milliseconds; a runner that needs
+/// longer is busy or gone.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A line of the event stream comes every 10 s at least; after twice that and a bit the stream is dead.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(25);
+/// How often an idle connection is probed for whether the runner's node is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// The largest answer to a call, and the largest refusal, in bytes. A runner's image is the pool owner's choice, so the operator
 /// reads no answer without a limit.
 const MAX_ANSWER: usize = 64 << 10;
+/// The largest head of an answer, in bytes. hyper's own limit is 400 KiB.
+const MAX_HEAD: usize = 16 << 10;
+/// The longest text of a runner that is handed on, in characters: it goes to logs and conditions.
+const MAX_TEXT: usize = 1024;
 
-/// Calls runners. Cheap to clone; connections are kept and shared.
+/// Calls runners. Cheap to clone; connections are kept and shared. It uses no proxy and follows no redirect: runners are pods,
+/// and a redirect would send the operator's request to an address of the runner's choice.
 #[derive(Clone, Debug)]
 pub struct RunnerClient {
-    calls: reqwest::Client,
-    /// Without a total time-out: an event stream lives as long as its runner.
-    streams: reqwest::Client,
+    http: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Why a call to a runner did not give what was asked for.
+/// Why a call to a runner did not give what was asked for. No text in it is longer than 1024 characters and a few words.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The runner answered, and refused.
@@ -40,34 +59,66 @@ pub enum CallError {
     Unreachable(String),
 }
 
-impl From<reqwest::Error> for CallError {
-    fn from(error: reqwest::Error) -> Self {
-        // reqwest's own words end before the cause ("error sending request"): the causes say what happened.
-        let mut words = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            words = format!("{words}: {error}");
-            cause = error.source();
-        }
-        if error.is_decode() && !error.is_timeout() { Self::Garbage(words) } else { Self::Unreachable(words) }
+impl CallError {
+    fn garbage(cause: impl Display) -> Self {
+        Self::Garbage(shortened(&cause.to_string()))
+    }
+
+    fn unreachable(cause: impl Display) -> Self {
+        Self::Unreachable(shortened(&cause.to_string()))
+    }
+
+    /// What failed between a request and the end of its answer.
+    fn broken(error: &(dyn Error + 'static)) -> Self {
+        // The outermost error does not name the cause ("client error (Connect)"), so the whole chain is written out.
+        let chain = || std::iter::successors(Some(error), |&error| error.source());
+        let text = chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let is_parse = |error: &(dyn Error + 'static)| error.downcast_ref().is_some_and(hyper::Error::is_parse);
+        if chain().any(is_parse) { Self::garbage(text) } else { Self::unreachable(text) }
+    }
+
+    fn silent(time: Duration) -> Self {
+        Self::Unreachable(format!("nothing was heard for {} s", time.as_secs()))
+    }
+}
+
+/// One state of an event stream as the runner sent it. Parsing is left to the reader, so that skipped states cost little.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedState(String);
+
+impl EncodedState {
+    /// Its length in bytes.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Parses it.
+    ///
+    /// # Errors
+    /// [`CallError::Garbage`] when it is no state.
+    pub fn decode(&self) -> Result<RunnerState, CallError> {
+        serde_json::from_str(&self.0).map_err(CallError::garbage)
+    }
+}
+
+impl From<&RunnerState> for EncodedState {
+    fn from(state: &RunnerState) -> Self {
+        Self(serde_json::to_string(state).expect("a state has no map with keys other than strings"))
     }
 }
 
 impl Default for RunnerClient {
     fn default() -> Self {
-        let builder = || {
-            // Runners are pods: a proxy that the environment names is not for them. A redirect would send the operator's
-            // request to an address of the runner's choice.
-            reqwest::Client::builder()
-                .no_proxy()
-                .redirect(redirect::Policy::none())
-                .connect_timeout(Duration::from_secs(2))
-                .pool_idle_timeout(HEAD_DEADLINE / 2)
-                .tcp_keepalive(Duration::from_secs(15))
-                .tcp_nodelay(true)
-        };
-        let built = "a client without TLS or proxy settings can always be built";
-        Self { calls: builder().timeout(CALL_TIMEOUT).build().expect(built), streams: builder().build().expect(built) }
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_keepalive(Some(TCP_KEEPALIVE));
+        connector.set_nodelay(true);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(HEAD_DEADLINE / 2)
+            .pool_timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_HEAD)
+            .build(connector);
+        Self { http }
     }
 }
 
@@ -85,19 +136,21 @@ impl RunnerClient {
         request: &BindRequest,
         traceparent: Option<&str>,
     ) -> Result<BindAnswer, CallError> {
-        let mut call = self.call(Method::PUT, address, token, &format!("/v1/sessions/{uid}")).json(request);
+        let body = serde_json::to_vec(request).expect("a request has no map with keys other than strings");
+        let mut call =
+            head(Method::PUT, address, &format!("/v1/sessions/{uid}"), token).header(CONTENT_TYPE, "application/json");
         if let Some(traceparent) = traceparent {
             call = call.header(TRACEPARENT, traceparent);
         }
-        let answer = read(accepted(call.send().await?).await?).await?;
-        serde_json::from_slice(&answer).map_err(|error| CallError::Garbage(error.to_string()))
+        let answer = self.call(call, body.into()).await?;
+        serde_json::from_slice(&answer).map_err(CallError::garbage)
     }
 
     /// Ends a session, or acknowledges that it ended. A session that is not there is as good as ended.
     pub async fn end(&self, address: IpAddr, token: &str, uid: &str) -> Result<(), CallError> {
-        let call = self.call(Method::DELETE, address, token, &format!("/v1/sessions/{uid}"));
-        match accepted(call.send().await?).await {
-            Err(CallError::Refused(Refusal { reason: crate::RefusalReason::UnknownSession, .. })) | Ok(_) => Ok(()),
+        let call = head(Method::DELETE, address, &format!("/v1/sessions/{uid}"), token);
+        match self.call(call, Bytes::new()).await {
+            Err(CallError::Refused(Refusal { reason: RefusalReason::UnknownSession, .. })) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -113,85 +166,93 @@ impl RunnerClient {
         address: IpAddr,
         token: &str,
         slots: u32,
-    ) -> Result<impl Stream<Item = Result<RunnerState, CallError>> + Send + use<>, CallError> {
-        let url = format!("http://{}/v1/events", authority(address));
+    ) -> Result<impl Stream<Item = Result<EncodedState, CallError>> + Send + use<>, CallError> {
         let opening = async {
-            let opened = accepted(self.streams.get(url).bearer_auth(token).send().await?).await?;
-            let bytes = opened.bytes_stream().map_err(io::Error::other);
+            let call = head(Method::GET, address, "/v1/events", token);
+            let opened = accepted(self.send(call, Bytes::new()).await?).await?;
+            let bytes = opened.into_body().into_data_stream().map_err(io::Error::other);
             let limit = RunnerState::max_bytes(slots);
             let mut states = States(FramedRead::new(StreamReader::new(bytes), LinesCodec::new_with_max_length(limit)));
-            let first =
-                states.next().await.unwrap_or_else(|| Err(CallError::Unreachable("it sent no state".into())))?;
+            let first = states.next().await.unwrap_or_else(|| Err(CallError::unreachable("it sent no state")))?;
             Ok::<_, CallError>((first, states))
         };
-        let opened = tokio::time::timeout(CALL_TIMEOUT, opening).await.map_err(|_| silent(CALL_TIMEOUT))?;
+        let opened = tokio::time::timeout(CALL_TIMEOUT, opening).await.map_err(|_| CallError::silent(CALL_TIMEOUT))?;
         let (first, states) = opened?;
         let later = stream::unfold(Some(states), |states| async {
             let mut states = states?;
             let next = tokio::time::timeout(EVENT_TIMEOUT, states.next()).await;
-            let state = next.unwrap_or_else(|_| Some(Err(silent(EVENT_TIMEOUT))))?;
+            let state = next.unwrap_or_else(|_| Some(Err(CallError::silent(EVENT_TIMEOUT))))?;
             let states = state.is_ok().then_some(states);
             Some((state, states))
         });
         Ok(stream::once(async { Ok(first) }).chain(later))
     }
 
-    fn call(&self, method: Method, address: IpAddr, token: &str, path: &str) -> RequestBuilder {
-        self.calls.request(method, format!("http://{}{path}", authority(address))).bearer_auth(token)
+    /// The body of an answer that is no refusal.
+    async fn call(&self, head: request::Builder, body: Bytes) -> Result<Bytes, CallError> {
+        let call = async { read(accepted(self.send(head, body).await?).await?).await };
+        let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
+        answer.unwrap_or_else(|_| {
+            Err(CallError::unreachable(format_args!("no whole answer came within {} s", CALL_TIMEOUT.as_secs())))
+        })
+    }
+
+    async fn send(&self, head: request::Builder, body: Bytes) -> Result<Response<Incoming>, CallError> {
+        let request = head.body(Full::new(body)).map_err(|error| CallError::broken(&error))?;
+        self.http.request(request).await.map_err(|error| CallError::broken(&error))
     }
 }
 
-fn authority(address: IpAddr) -> std::net::SocketAddr {
-    (address, PORT).into()
-}
-
-fn silent(time: Duration) -> CallError {
-    CallError::Unreachable(format!("nothing was heard for {} s", time.as_secs()))
+/// The head of a call.
+fn head(method: Method, address: IpAddr, path: &str, token: &str) -> request::Builder {
+    let authority = std::net::SocketAddr::from((address, PORT));
+    Request::builder()
+        .method(method)
+        .uri(format!("http://{authority}{path}"))
+        .header(AUTHORIZATION, format!("Bearer {token}"))
 }
 
 /// The lines of an event stream.
 struct States<R>(FramedRead<R, LinesCodec>);
 
 impl<R: AsyncRead + Unpin> States<R> {
-    async fn next(&mut self) -> Option<Result<RunnerState, CallError>> {
+    async fn next(&mut self) -> Option<Result<EncodedState, CallError>> {
         let line = self.0.next().await?;
         Some(match line {
-            Ok(line) => serde_json::from_str(&line).map_err(|error| CallError::Garbage(error.to_string())),
+            Ok(line) => Ok(EncodedState(line)),
             Err(LinesCodecError::MaxLineLengthExceeded) => {
-                Err(CallError::Garbage("a state is larger than a runner of its slots can have".to_owned()))
+                Err(CallError::garbage("a state is larger than a runner of its slots can have"))
             }
-            Err(LinesCodecError::Io(error)) => Err(CallError::Unreachable(error.to_string())),
+            Err(LinesCodecError::Io(error)) => Err(CallError::broken(&error)),
         })
     }
 }
 
-async fn accepted(response: Response) -> Result<Response, CallError> {
+async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, CallError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     let body = read(response).await?;
-    Err(match serde_json::from_slice(&body) {
-        Ok(refusal) => CallError::Refused(refusal),
-        Err(_) => {
-            let words: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-            CallError::Garbage(format!("{status}: {words}"))
-        }
+    Err(match serde_json::from_slice::<Refusal>(&body) {
+        Ok(refusal) => CallError::Refused(Refusal { message: shortened(&refusal.message), ..refusal }),
+        Err(_) => CallError::garbage(format_args!("{status}: {}", String::from_utf8_lossy(&body))),
     })
 }
 
-async fn read(mut response: Response) -> Result<Vec<u8>, CallError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(CallError::Garbage(format!(
-                "{}: an answer of more than {MAX_ANSWER} bytes",
-                response.status()
-            )));
+async fn read(response: Response<Incoming>) -> Result<Bytes, CallError> {
+    let status = response.status();
+    match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(CallError::garbage(format_args!("{status}: an answer of more than {MAX_ANSWER} bytes")))
         }
-        body.extend_from_slice(&chunk);
+        Err(error) => Err(CallError::broken(&*error)),
     }
-    Ok(body)
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
 }
 
 #[cfg(test)]
@@ -329,6 +390,62 @@ mod tests {
         assert!(matches!(error, CallError::Unreachable(_)), "{error}");
     }
 
+    /// hyper's own limit would let it through.
+    #[tokio::test]
+    async fn a_head_is_no_larger_than_16_kib() {
+        let answer = |bytes: usize| {
+            let (begin, end) = ("HTTP/1.1 204 No Content\r\nx: ", "\r\nconnection: close\r\n\r\n");
+            format!("{begin}{}{end}", "x".repeat(bytes - begin.len() - end.len())).into_bytes()
+        };
+        let good = runner(14, Answer::Whole(answer(MAX_HEAD - 1024))).await;
+        RunnerClient::default().end(good.address, "token", "uid").await.unwrap();
+        let large = runner(15, Answer::Stuck(answer(MAX_HEAD + 1024))).await;
+        for error in call_all(large.address).await {
+            assert!(matches!(&error, CallError::Garbage(text) if text.contains("too large")), "{error}");
+        }
+    }
+
+    /// It is cut between characters, and the client says so in no more than a few words of its own.
+    #[tokio::test]
+    async fn no_text_of_a_runner_is_longer_than_1024_characters() {
+        let long = "\u{e4}".repeat(30_000);
+        let answers = [
+            ("409 Conflict", serde_json::to_vec(&Refusal { reason: RefusalReason::WrongPhase, message: long.clone() })),
+            ("400 Bad Request", serde_json::to_vec(&serde_json::json!({ "reason": long, "message": "" }))),
+            (
+                "200 OK",
+                serde_json::to_vec(
+                    &serde_json::json!({ "session": { "uid": "", "namespace": "", "name": "", "phase": long } }),
+                ),
+            ),
+        ];
+        for (last, (status, body)) in (16..).zip(answers) {
+            let body = body.unwrap();
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
+            let runner = runner(last, Answer::Stuck([head.into_bytes(), body].concat())).await;
+            let client = RunnerClient::default();
+            let error = client.bind(runner.address, "token", "uid", &request(), None).await.unwrap_err();
+            let text = match &error {
+                CallError::Refused(refusal) => &refusal.message,
+                CallError::Garbage(text) | CallError::Unreachable(text) => text,
+            };
+            assert!(text.contains("\u{e4}\u{e4}"), "{error}");
+            assert_eq!(text.chars().count(), MAX_TEXT, "{error}");
+        }
+        let state = EncodedState(serde_json::json!({ "bootId": "", "engine": long }).to_string());
+        let error = state.decode().unwrap_err();
+        assert!(error.to_string().chars().count() < MAX_TEXT + 100, "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_error_names_its_cause() {
+        let nothing_listens = IpAddr::from([127, 83, 0, 19]);
+        for error in call_all(nothing_listens).await {
+            let text = error.to_string();
+            assert!(matches!(error, CallError::Unreachable(_)) && text.contains("Connection refused"), "{text}");
+        }
+    }
+
     #[tokio::test]
     async fn a_redirect_is_not_followed() {
         let elsewhere = runner(8, Answer::Whole(head("200 OK"))).await;
@@ -352,10 +469,16 @@ mod tests {
             [head("200 OK"), serde_json::to_vec(&state).unwrap(), b"\n".to_vec()].concat()
         };
         let limit = RunnerState::max_bytes(1);
-        let good = runner(12, Answer::Stuck(line(limit / 2))).await;
+        // Far more than a head may have, and close to the limit.
+        let good =
+            runner(12, Answer::Endless(head("200 OK"), line(limit - 1024)[head("200 OK").len()..].to_vec())).await;
         let client = RunnerClient::default();
         let mut states = std::pin::pin!(client.events(good.address, "token", 1).await.unwrap());
-        assert_eq!(states.next().await.unwrap().unwrap().slots, 1);
+        for _ in 0..3 {
+            let state = states.next().await.unwrap().unwrap();
+            assert!(state.size() > limit - 1024);
+            assert_eq!(state.decode().unwrap().slots, 1);
+        }
         let large = runner(13, Answer::Endless(line(limit), vec![b'x'; 4096])).await;
         let error = client.events(large.address, "token", 1).await.err().unwrap();
         assert!(matches!(&error, CallError::Garbage(words) if words.contains("larger than")), "{error}");

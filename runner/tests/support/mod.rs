@@ -148,7 +148,7 @@ impl Bed {
         let follow = async {
             let mut events = pin!(self.client.events(self.address, &self.token(), 32).await.unwrap());
             while let Some(state) = events.next().await {
-                let state = last.insert(state.unwrap());
+                let state = last.insert(state.unwrap().decode().unwrap());
                 if let Some(found) = found(state) {
                     return Some(found);
                 }
