@@ -251,6 +251,8 @@ pub(super) fn of_pool(
     let canary = replicas::trouble_of_canary(pool, runners, now);
     let (doing, words) = if pool.is_deleted() {
         (pools::DRAINING, format!("{} runners are to go when their sessions have ended", status.replicas))
+    } else if let Some(refusal) = pool.refusal() {
+        refusal
     } else if pool.is_testing() && desired > 0 {
         (
             pools::CANARY_STARTING,

@@ -298,7 +298,7 @@ fn a_pool_that_waits_for_its_turn_says_so() {
         let mut pool = WorkerPool::clone(&pool);
         pool.metadata.resource_version = Some(millis.to_string());
         pool.status = Some(*status);
-        Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
+        Input::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
     };
     core.step([answer(&effects, START)], at(START + 1));
     let effects = pass(&mut core, START + 1500);
