@@ -98,6 +98,9 @@ pub mod pool {
     /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Those of the former go on
     /// serving, and are replaced by their like.
     pub const CANARY_FAILED: &str = "CanaryFailed";
+    /// `Stalled` is true: the template is too large to be held in memory. No runner is made of it; those of the former shape go on
+    /// serving, and are replaced by their like.
+    pub const TEMPLATE_TOO_LARGE: &str = "TemplateTooLarge";
     /// `Stalled` is true: a PodDisruptionBudget of the pool's name is somebody else's, so that the runners may be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";
     /// `Ready` is unknown and `Stalled` is true: the operator was uninstalled or its namespace was deleted.

@@ -1,17 +1,24 @@
 //! The custom resources of Camo-fleet, group `camofleet.dev`: what users may ask for, what they are told, and the order in
 //! which the waiting are served. Everything here is data and pure functions.
 
+mod bounds;
 pub mod conditions;
 pub mod names;
 pub mod queue;
 pub mod v1alpha1;
 pub mod watch;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+
+/// The CRDs. Every string, list and map of a spec is bounded.
+pub fn definitions() -> [CustomResourceDefinition; 2] {
+    [v1alpha1::BrowserSession::crd(), v1alpha1::WorkerPool::crd()].map(bounds::bound_spec)
+}
 
 /// The CRDs as YAML, by file name: what `crdgen` writes to `crds/yaml` and the chart installs.
 pub fn manifests() -> Vec<(String, String)> {
-    [v1alpha1::BrowserSession::crd(), v1alpha1::WorkerPool::crd()]
+    definitions()
         .into_iter()
         .map(|crd| {
             let name = crd.metadata.name.clone().unwrap_or_default();

@@ -18,12 +18,13 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a page is read whole before it is
 /// parsed: kube's default of 500 could exceed the memory limit of the process.
 const PAGE_SIZE: u32 = 50;
-/// Labels and annotations are kept when they belong to this project.
-const OWN_PREFIX: &str = "camofleet.dev/";
-/// The label that selects runner pods.
-const NAME_LABEL: &str = "app.kubernetes.io/name";
-/// Bytes of keys and values that are kept of an object's labels, and as many of its annotations.
-const KEPT_BYTES: usize = 8 * 1024;
+/// The labels that are read: those of runner pods.
+const LABELS: [&str; 4] =
+    ["app.kubernetes.io/name", "camofleet.dev/ordinal", "camofleet.dev/pool", "camofleet.dev/revision"];
+/// The annotations that are read: a session's labels in the REST API, and the public keys of a runner pod.
+const ANNOTATIONS: [&str; 2] = ["camofleet.dev/labels", "camofleet.dev/public-keys"];
+/// The most bytes of a value that is kept. By name and not first come, first served: a user may attach more of them.
+const VALUE_BYTES: usize = 8 * 1024;
 /// Bytes of a controller reference that is kept. Names have at most 253 characters, but the API server does not check that here.
 const OWNER_BYTES: usize = 1024;
 
@@ -54,8 +55,7 @@ pub fn config() -> watcher::Config {
 /// An object whose metadata was trimmed while it was deserialized, so that caches hold only what is read. A user who may create an
 /// object may attach 256 KiB of annotations and any number of labels to it.
 ///
-/// Labels and annotations of `camofleet.dev/` and the label `app.kubernetes.io/name` are kept, up to 8 KiB of each, and of the owner
-/// references the controller's. The rest consists of names, numbers and times that the API server bounds. Two kinds keep more: a
+/// Of the labels and annotations those that are read are kept, up to 8 KiB of each, and of the owner references the controller's. The rest consists of names, numbers and times that the API server bounds. Two kinds keep more: a
 /// `WorkerPool` its finalizers, because the operator writes that list as a whole, and a `Namespace` its labels, because pools
 /// select by them.
 #[derive(Clone, Debug)]
@@ -106,9 +106,9 @@ fn trim(meta: &mut ObjectMeta, kind: &str) {
     meta.managed_fields = None;
     meta.generate_name = None;
     meta.self_link = None;
-    trim_map(&mut meta.annotations);
+    trim_map(&mut meta.annotations, &ANNOTATIONS);
     if kind != "Namespace" {
-        trim_map(&mut meta.labels);
+        trim_map(&mut meta.labels, &LABELS);
     }
     if kind != "WorkerPool" {
         meta.finalizers = None;
@@ -123,15 +123,9 @@ fn size_of(owner: &OwnerReference) -> usize {
     owner.api_version.len() + owner.kind.len() + owner.name.len() + owner.uid.len()
 }
 
-fn trim_map(map: &mut Option<BTreeMap<String, String>>) {
-    let mut left = KEPT_BYTES;
-    let kept = map.take().unwrap_or_default().into_iter().filter(|(key, value)| {
-        let is_own = key.starts_with(OWN_PREFIX) || key == NAME_LABEL;
-        let fits = is_own.then(|| left.checked_sub(key.len() + value.len())).flatten();
-        left = fits.unwrap_or(left);
-        fits.is_some()
-    });
-    let kept: BTreeMap<_, _> = kept.collect();
+fn trim_map(map: &mut Option<BTreeMap<String, String>>, read: &[&str]) {
+    let mut kept = map.take().unwrap_or_default();
+    kept.retain(|key, value| read.contains(&key.as_str()) && value.len() <= VALUE_BYTES);
     *map = (!kept.is_empty()).then_some(kept);
 }
 
@@ -139,7 +133,7 @@ fn trim_map(map: &mut Option<BTreeMap<String, String>>) {
 mod tests {
     use super::*;
     use crate::v1alpha1::{BrowserSession, WorkerPool};
-    use k8s_openapi::api::core::v1::Namespace;
+    use k8s_openapi::api::core::v1::{Namespace, Pod};
     use kube::core::DeserializeGuard;
     use serde_json::{Value, json};
 
@@ -198,16 +192,33 @@ mod tests {
     }
 
     #[test]
-    fn own_annotations_are_bounded_too() {
-        let own = |count: usize, size: usize| {
-            let map = (0..count).map(|index| (format!("{OWN_PREFIX}{index:04}"), "x".repeat(size))).collect();
-            let mut map = Some(map);
-            trim_map(&mut map);
+    fn what_is_read_is_kept_whatever_a_user_adds() {
+        let trimmed = |add: &[(&str, usize)]| {
+            let own = [("camofleet.dev/public-keys".to_owned(), "keys".to_owned())];
+            let added = add.iter().map(|(key, size)| ((*key).to_owned(), "x".repeat(*size)));
+            let mut map = Some(own.into_iter().chain(added).collect());
+            trim_map(&mut map, &ANNOTATIONS);
             map.unwrap_or_default()
         };
-        assert_eq!(own(1, 300_000).len(), 0);
-        let kept: usize = own(2000, 100).iter().map(|(key, value)| key.len() + value.len()).sum();
-        assert!(kept > KEPT_BYTES / 2 && kept <= KEPT_BYTES, "{kept} bytes");
-        assert_eq!(own(3, 100).len(), 3);
+        let keys = BTreeMap::from([("camofleet.dev/public-keys".to_owned(), "keys".to_owned())]);
+        // In front of it in the order of keys, and behind it.
+        assert_eq!(trimmed(&[("camofleet.dev/a", VALUE_BYTES), ("camofleet.dev/z", VALUE_BYTES)]), keys);
+        assert_eq!(trimmed(&[("camofleet.dev/labels", VALUE_BYTES + 1)]), keys);
+        assert_eq!(trimmed(&[("camofleet.dev/labels", VALUE_BYTES)]).len(), 2);
+        assert_eq!(trimmed(&[("camofleet.dev/public-keys", VALUE_BYTES + 1)]).len(), 0);
+    }
+
+    #[test]
+    fn the_labels_of_a_runner_pod_are_kept_whatever_a_user_adds() {
+        let mut pod = object("Pod", &json!({}));
+        pod["apiVersion"] = json!("v1");
+        for index in 0..2000 {
+            pod["metadata"]["labels"][format!("camofleet.dev/{index}")] = json!("x".repeat(63));
+        }
+        for label in LABELS {
+            pod["metadata"]["labels"][label] = json!("kept");
+        }
+        let Trimmed(pod) = serde_json::from_value::<Trimmed<Pod>>(pod).unwrap();
+        assert_eq!(pod.metadata.labels, Some(LABELS.map(|label| (label.to_owned(), "kept".to_owned())).into()));
     }
 }

@@ -1,23 +1,71 @@
 //! What users may put into an object is bounded by the schema.
 
-use camofleet_crds::v1alpha1::BrowserSession;
-use kube::CustomResourceExt;
 use serde_json::Value;
 
-/// The caches of operator and gateway hold a session's whole spec, which its creator chooses.
+/// The caches of operator and gateway hold specs, which the creators of the objects choose.
 #[test]
-fn strings_and_lists_of_a_sessions_spec_are_bounded() {
-    let crd = serde_json::to_value(BrowserSession::crd()).expect("a CRD is plain data");
-    let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("there is a spec");
-    let mut unbounded = Vec::new();
-    find_unbounded("spec", spec, &mut unbounded);
-    assert_eq!(unbounded, Vec::<String>::new());
+fn strings_lists_and_maps_of_every_spec_are_bounded() {
+    for definition in camofleet_crds::definitions() {
+        let crd = serde_json::to_value(definition).expect("a CRD is plain data");
+        let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("there is a spec");
+        let mut unbounded = Vec::new();
+        find_unbounded(crd["spec"]["names"]["kind"].as_str().unwrap(), spec, &mut unbounded);
+        assert_eq!(unbounded, Vec::<String>::new());
+    }
+}
+
+/// Bytes that a spec can have, without its template. That has a bound of its own, because those of its fields allow more together.
+#[test]
+fn a_spec_without_its_template_has_less_than_64_kib() {
+    for definition in camofleet_crds::definitions() {
+        let mut crd = serde_json::to_value(definition).expect("a CRD is plain data");
+        let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+        spec["properties"].as_object_mut().unwrap().remove("template");
+        let most = most_characters(spec);
+        assert!(most < 64 * 1024, "{most} characters");
+    }
+}
+
+/// Characters of the longest value as JSON without escapes.
+fn most_characters(schema: &Value) -> u64 {
+    let number = |bound: &str| schema[bound].as_u64().expect("everything is bounded");
+    match schema["type"].as_str() {
+        Some("object") if schema["additionalProperties"].is_object() => {
+            number("maxProperties") * (longest_key(schema) + 4 + most_characters(&schema["additionalProperties"]))
+        }
+        Some("object") => {
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            fields.map(|(name, field)| name.len() as u64 + 4 + most_characters(field)).sum()
+        }
+        Some("array") => number("maxItems") * (1 + most_characters(&schema["items"])),
+        Some("string") if schema["enum"].is_array() => 32,
+        Some("string") | None => 2 + number("maxLength"),
+        // A boolean, or an integer of 32 bits.
+        Some(_) => 11,
+    }
+}
+
+fn longest_key(map: &Value) -> u64 {
+    let rules = map["x-kubernetes-validations"].as_array().into_iter().flatten();
+    let bounds = rules.filter_map(|rule| rule["rule"].as_str()?.rsplit_once("key.size() <= ")?.1.strip_suffix(')'));
+    bounds.filter_map(|bound| bound.parse().ok()).min().expect("keys are bounded")
+}
+
+/// `kubectl apply` without `--server-side` keeps the object in an annotation, and all annotations have 256 KiB at most
+/// (apimachinery's `TotalAnnotationSizeLimitB`).
+#[test]
+fn a_definition_fits_into_an_annotation() {
+    for definition in camofleet_crds::definitions() {
+        let size = serde_json::to_string(&definition).expect("a CRD is plain data").len();
+        assert!(size < 240 * 1024, "{:?} has {size} bytes", definition.metadata.name);
+    }
 }
 
 fn find_unbounded(path: &str, schema: &Value, unbounded: &mut Vec<String>) {
     let bound = match schema["type"].as_str() {
         Some("string") if schema["enum"].is_array() => None,
         Some("string") => Some("maxLength"),
+        None if schema["x-kubernetes-int-or-string"] == true => Some("maxLength"),
         Some("array") => Some("maxItems"),
         Some("object") if schema["additionalProperties"].is_object() => Some("maxProperties"),
         _ => None,
@@ -25,6 +73,10 @@ fn find_unbounded(path: &str, schema: &Value, unbounded: &mut Vec<String>) {
     if bound.is_some_and(|bound| !schema[bound].is_number()) {
         unbounded.push(path.to_owned());
     }
+    if bound == Some("maxProperties") {
+        assert!(longest_key(schema) <= 317, "keys of {path}");
+    }
+    assert!(schema["x-kubernetes-preserve-unknown-fields"].is_null(), "{path} takes anything");
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         find_unbounded(&format!("{path}.{name}"), property, unbounded);
     }

@@ -1,7 +1,7 @@
 //! The pools of all namespaces as the watch tells them. Does no IO: whoever watches the API server feeds it.
 
 use crate::session::Key;
-use camofleet_crds::v1alpha1::{NamespacesFrom, WorkerPool};
+use camofleet_crds::v1alpha1::{NamespacesFrom, RunnerTemplate, WorkerPool};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -37,8 +37,13 @@ impl Pools {
         gone.chain(changed).cloned().collect()
     }
 
-    /// A pool is there. Whether that is news now: what a list brings is, when it ends.
-    pub fn put(&self, key: Key, pool: WorkerPool) -> bool {
+    /// A pool is there. Whether that is news now: what a list brings is, when it ends. How runner pods are made is not kept: it is the
+    /// largest part of a pool, and nothing here reads it.
+    pub fn put(&self, key: Key, mut pool: WorkerPool) -> bool {
+        pool.spec.template = RunnerTemplate::default();
+        if let Some(status) = &mut pool.status {
+            status.serving = None;
+        }
         let mut cache = self.cache();
         let Cache { known, listed, .. } = &mut *cache;
         if let Some(listed) = listed {
@@ -105,7 +110,7 @@ impl Pools {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::WorkerPoolSpec;
+    use camofleet_crds::v1alpha1::{Serving, WorkerPoolSpec, WorkerPoolStatus};
     use kube::api::ObjectMeta;
 
     fn key(name: &str) -> Key {
@@ -114,6 +119,18 @@ mod tests {
 
     fn pool(replicas: i32) -> WorkerPool {
         WorkerPool::new("pool", WorkerPoolSpec { replicas: Some(replicas), ..WorkerPoolSpec::default() })
+    }
+
+    #[test]
+    fn the_shape_of_runner_pods_is_not_kept() {
+        let (pools, mut pool) = (Pools::default(), pool(1));
+        pool.spec.template.image = Some("image".into());
+        let serving = Serving { revision: "revision".into(), shape: "shape".into() };
+        pool.status = Some(WorkerPoolStatus { queued: 3, serving: Some(serving), ..WorkerPoolStatus::default() });
+        pools.put(key("pool"), pool);
+        let kept = pools.get(&key("pool")).unwrap();
+        assert_eq!(kept.spec.template, RunnerTemplate::default());
+        assert_eq!(kept.status, Some(WorkerPoolStatus { queued: 3, ..WorkerPoolStatus::default() }));
     }
 
     #[test]

@@ -4,20 +4,24 @@ use crate::fleet::{
     FLEET, PATIENCE, POOL, all_ready, assert_whole, assert_whole_but, begin_claims, claim, leader, on_a_fleet, session,
     until,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
     harness::{Harness, lasting_pool},
 };
-use camofleet_crds::v1alpha1::{
-    AllowedNamespaces, BrowserSession, BrowserSessionSpec, NamespacesFrom, PoolRef, Rollout, WorkerPool, WorkerPoolSpec,
+use camofleet_crds::{
+    conditions,
+    v1alpha1::{
+        AllowedNamespaces, BrowserSession, BrowserSessionSpec, NamespacesFrom, PoolRef, Rollout, WorkerPool,
+        WorkerPoolSpec,
+    },
 };
 use k8s_openapi::{
     api::core::v1::{Namespace, Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
@@ -129,6 +133,78 @@ fn what_cannot_be_understood_does_not_stop_the_others() {
         let pods = harness.api::<Pod>(FLEET).list_metadata(&ListParams::default()).await?.items.len();
         ensure!(pods == 5, "{pods} runners of a pool of 5");
         Ok(())
+    });
+}
+
+/// The API server refuses fields that are too large, the operator refuses a template that is too large as a whole, and a pool from
+/// before there were bounds is still published and can still be deleted.
+#[test]
+fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
+    on_a_fleet("large-pools", async |harness| {
+        let pools = harness.api::<WorkerPool>(FLEET);
+        let text = |length: usize| "x".repeat(length);
+        let map = |entries: usize, value: &str| -> Value {
+            (0..entries).map(|index| (format!("example.com/{index:03}"), Value::from(value))).collect()
+        };
+        let term = |values: usize| json!({ "matchExpressions": [{ "key": "a", "operator": "In", "values": vec!["b"; values] }] });
+        let node_affinity = |values: usize| {
+            json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [term(values)] } } })
+        };
+        let with = |template: Value| -> Result<WorkerPool> {
+            let spec = json!({ "replicas": 1, "template": template });
+            Ok(WorkerPool::new("large", serde_json::from_value(spec)?))
+        };
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        for (field, fits, too_large) in [
+            ("env", json!([{ "name": "A", "value": text(4096) }]), json!([{ "name": "A", "value": text(4097) }])),
+            ("nodeSelector", map(32, "a"), map(33, "a")),
+            ("nodeSelector", json!({ text(317): "a" }), json!({ text(318): "a" })),
+            ("affinity", node_affinity(32), node_affinity(33)),
+            ("metadata", json!({ "annotations": map(1, &text(8192)) }), json!({ "annotations": map(1, &text(8193)) })),
+        ] {
+            pools.create(&dry, &with(json!({ field: fits }))?).await.with_context(|| format!("{field} that fits"))?;
+            let answer = pools.create(&dry, &with(json!({ field: too_large }))?).await;
+            let Err(kube::Error::Api(status)) = answer else { bail!("{field} was not refused: {answer:?}") };
+            ensure!(status.code == 422 && status.message.contains(&format!("spec.template.{field}")), "{status:?}");
+        }
+
+        // As the CRDs of before would have taken it.
+        let definitions = Api::<CustomResourceDefinition>::all(harness.client.clone());
+        let former = definitions.get("workerpools.camofleet.dev").await?.spec.versions;
+        open_schema(harness, "workerpools.camofleet.dev").await?;
+        let pool_kind = ApiResource::erase::<WorkerPool>(&());
+        let image = json!({ "image": "runner", "env": [{ "name": "A", "value": text(1_000_000) }], "nodeSelector": map(100, "a") });
+        poison(harness, &pool_kind, "of-before", json!({ "replicas": 1, "template": image })).await?;
+        let patch = Patch::Merge(json!({ "spec": { "versions": former } }));
+        definitions.patch("workerpools.camofleet.dev", &PatchParams::default(), &patch).await?;
+        until("the bounds are in force again", async || {
+            Ok(pools.create(&dry, &with(json!({ "nodeSelector": map(33, "a") }))?).await.is_err())
+        })
+        .await?;
+
+        let _operator = leader(harness, "a").await?;
+        // The type itself would drop the template.
+        let annotations = json!({ "metadata": { "annotations": map(5, &text(8000)) } });
+        poison(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
+        harness.hot_pool(FLEET, POOL, lasting_pool(1, 4)).await?;
+        claim(harness, "served", 4).await?;
+        for name in ["large", "of-before"] {
+            until("the pool is refused", async || {
+                let status = pools.get(name).await?.status.unwrap_or_default();
+                let stalled = conditions::get(&status.conditions, conditions::STALLED);
+                Ok(stalled.is_some_and(|it| it.status == "True" && it.reason == conditions::pool::TEMPLATE_TOO_LARGE))
+            })
+            .await?;
+        }
+        ensure!(harness.count_pods(FLEET).await? == 1, "a runner was made of a template that is too large");
+        // It gets a finalizer and loses it again, which are writes as well.
+        for name in ["large", "of-before"] {
+            until("the pool has its finalizer", async || Ok(!pools.get(name).await?.finalizers().is_empty())).await?;
+            pools.delete(name, &DeleteParams::default()).await?;
+            until("the pool is gone", async || Ok(pools.get_opt(name).await?.is_none())).await?;
+        }
+        assert_whole(harness).await
     });
 }
 

@@ -332,6 +332,10 @@ pub struct SessionDefaults {
     pub max_lifetime_seconds: Option<i32>,
 }
 
+/// The most bytes of a template as JSON, without its image. The bounds of its fields allow more together than the API server
+/// takes, and the operator holds every pool.
+pub const MAX_TEMPLATE_BYTES: usize = 32 * 1024;
+
 /// What of a runner pod may be shaped. The rest follows from the *restricted* Pod Security Standard.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -378,13 +382,17 @@ pub struct RunnerTemplate {
     #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RUNNER_') && e.name != 'POD_UID')")
         .message("environment variables RUNNER_* and POD_UID are set by the operator: use the pool's own fields instead"))]
     pub env: Vec<EnvVar>,
+    /// Bytes of a template that was larger than [`MAX_TEMPLATE_BYTES`] when it was read. Its other fields were dropped, so such an
+    /// object must not be written back.
+    #[serde(skip)]
+    pub too_large: Option<usize>,
 }
 
 // The many structs of volumes and affinities are read and written here once, by way of JSON: else each crate that reads a
 // pool would compile them for each of the forms that it reads.
 
 fn read_template<'de, D: Deserializer<'de>>(from: D) -> Result<RunnerTemplate, D::Error> {
-    template_of(Value::deserialize(from)?).map_err(de::Error::custom)
+    template_of(Value::deserialize(from)?).and_then(within_bounds).map_err(de::Error::custom)
 }
 
 fn write_template<S: Serializer>(template: &RunnerTemplate, to: S) -> Result<S::Ok, S::Error> {
@@ -393,6 +401,16 @@ fn write_template<S: Serializer>(template: &RunnerTemplate, to: S) -> Result<S::
 
 fn template_of(json: Value) -> serde_json::Result<RunnerTemplate> {
     serde_json::from_value(json)
+}
+
+/// The template, or a mark in its place. It is measured as it would be written, so that a shape that was published can be read again.
+fn within_bounds(template: RunnerTemplate) -> serde_json::Result<RunnerTemplate> {
+    let mut json = json_of(&template)?;
+    // A published shape names the image, which the spec may leave out; the schema bounds it.
+    json.as_object_mut().and_then(|fields| fields.remove("image"));
+    let bytes = json.to_string().len();
+    let too_large = (bytes > MAX_TEMPLATE_BYTES).then_some(bytes);
+    Ok(if too_large.is_some() { RunnerTemplate { too_large, ..RunnerTemplate::default() } } else { template })
 }
 
 fn json_of(template: &RunnerTemplate) -> serde_json::Result<Value> {
@@ -535,6 +553,24 @@ pub struct Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_that_is_too_large_is_not_held() {
+        let with = |image: &str, bytes: usize| {
+            let annotations: BTreeMap<String, String> =
+                (0..16).map(|index| (format!("example.com/{index:02}"), "x".repeat(bytes / 16))).collect();
+            serde_json::json!({ "image": image, "metadata": { "annotations": annotations } })
+        };
+        let read = |template: Value| {
+            let spec: WorkerPoolSpec = serde_json::from_value(serde_json::json!({ "template": template })).unwrap();
+            spec.template
+        };
+        let fits = read(with(&"i".repeat(512), MAX_TEMPLATE_BYTES - 512));
+        assert_eq!((fits.too_large, fits.metadata.annotations.len()), (None, 16));
+        let too_large = read(with("i", MAX_TEMPLATE_BYTES));
+        assert!(too_large.too_large.is_some_and(|bytes| bytes > MAX_TEMPLATE_BYTES), "{:?}", too_large.too_large);
+        assert_eq!(too_large, RunnerTemplate { too_large: too_large.too_large, ..RunnerTemplate::default() });
+    }
 
     #[test]
     fn so_many_runners_may_be_missing() {

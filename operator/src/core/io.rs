@@ -112,20 +112,22 @@ pub enum Input {
     PodAnnotated {
         /// UID of the pod.
         pod: Uid,
-        /// Whether it has the keys.
+        /// The keys that were sent. Others may be published by now.
+        keys: String,
+        /// Whether it was accepted. The pod of the answer comes before this, as news of the watch does.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::ProtectPool`].
     PoolProtected {
-        /// The pool.
-        pool: Key,
+        /// The pool, as it was when the effect was decided on: by now there may be another of its name.
+        pool: Arc<WorkerPool>,
         /// Whether its runners are protected now. Refused: a budget of that name is somebody else's.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to another effect on a pool.
     PoolPatched {
-        /// The pool.
-        pool: Key,
+        /// The pool, as above.
+        pool: Arc<WorkerPool>,
         /// The new object, when it is still there.
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     },
@@ -394,7 +396,8 @@ pub enum Observation {
         /// From its first sight until now, as above, where it never was Ready.
         started: Option<Interval>,
     },
-    /// A write was accepted, and some fields are not as they were sent: the CRDs are of an older version, or a webhook changes them.
+    /// The write of a status was accepted, and some fields are not as they were sent: the CRDs are of an older version, or a webhook
+    /// changes them. Only the operator writes a status, so that no tenant can cause this.
     Pruned {
         /// Kind of the object.
         kind: &'static str,
@@ -402,6 +405,16 @@ pub enum Observation {
         object: Key,
         /// Paths of the fields, such as `status.observedGeneration`. At least one.
         fields: Vec<String>,
+    },
+    /// The write of an object's metadata was accepted, and it is not as it was sent: a webhook changes it, or a user does at the same
+    /// time.
+    Reverted {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Which object.
+        object: Key,
+        /// Path of the field.
+        field: String,
     },
 }
 

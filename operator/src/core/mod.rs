@@ -253,7 +253,7 @@ impl Core {
             Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
             Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
             Input::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
-            Input::PodAnnotated { pod, answer } => self.pod_annotated(&pod, answer),
+            Input::PodAnnotated { pod, keys, answer } => self.pod_annotated(&pod, &keys, answer),
             Input::PoolProtected { pool, answer } => self.pool_protected(&pool, answer),
             Input::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
         }

@@ -2,7 +2,8 @@
 
 use super::io::{Key, Uid, version};
 use camofleet_crds::v1alpha1::{
-    AllowedNamespaces, Disruption, EngineChoice, Limits, Rollout, RunnerTemplate, Serving, WorkerPool, WorkerPoolSpec,
+    AllowedNamespaces, Disruption, EngineChoice, Limits, MAX_TEMPLATE_BYTES, Rollout, RunnerTemplate, Serving,
+    WorkerPool, WorkerPoolSpec,
 };
 use k8s_openapi::{
     api::core::v1::{
@@ -292,8 +293,20 @@ impl Shape {
     pub fn published(pool: &WorkerPool) -> Option<Self> {
         let serving = pool.status.as_ref()?.serving.as_ref()?;
         let PublishedShape { spec, probes } = serde_json::from_str(&serving.shape).ok()?;
+        if spec.template.too_large.is_some() {
+            return None;
+        }
         let shaped = WorkerPool { metadata: pool.metadata.clone(), spec, status: None };
         Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped), probes })
+    }
+
+    /// Why no pod can be made in this shape: its template was too large to be kept. None: pods can be made.
+    pub fn refusal(&self) -> Option<String> {
+        let bytes = self.pool.spec.template.too_large?;
+        Some(format!(
+            "spec.template has {bytes} bytes as JSON, and at most {MAX_TEMPLATE_BYTES} are allowed: shorten its environment, \
+             annotations, volumes or affinity. No runner is made of it, and those that are there go on serving"
+        ))
     }
 
     /// For the pool's status. What of the spec does not shape pods is left out, and the image is named.
@@ -322,7 +335,12 @@ pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
         metadata: template_metadata(pool),
         ..Pod::default()
     };
-    short_hash(&[&serde_json::to_string(&shape).expect("a pod is plain data")])
+    let shape = serde_json::to_string(&shape).expect("a pod is plain data");
+    match pool.spec.template.too_large {
+        // A template that was dropped is not the default one.
+        Some(bytes) => short_hash(&[&shape, &bytes.to_string()]),
+        None => short_hash(&[&shape]),
+    }
 }
 
 /// The pod for that place of the pool. Its name is a function of what it is for, so that making it twice makes one. A canary

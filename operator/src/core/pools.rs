@@ -10,7 +10,10 @@ use super::{
     status_write::StatusWrite,
     time::Mono,
 };
-use camofleet_crds::v1alpha1::{Disruption, EngineName, WorkerPool, WorkerPoolStatus};
+use camofleet_crds::{
+    conditions::pool as reasons,
+    v1alpha1::{Disruption, EngineName, WorkerPool, WorkerPoolStatus},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -171,6 +174,11 @@ impl Pool {
         left_of(self.object.spec.limits.max_sessions_per_tenant, running)
     }
 
+    /// Whether it is that object and not another one of its name, whatever the version.
+    pub(super) fn is(&self, object: &WorkerPool) -> bool {
+        self.object.metadata.uid == object.metadata.uid
+    }
+
     /// How many runners it is to have.
     pub(super) fn desired(&self) -> usize {
         usize::try_from(self.scale.desired).unwrap_or_default()
@@ -185,9 +193,19 @@ impl Pool {
         self.serving.as_ref().unwrap_or(&self.wished)
     }
 
+    /// Whether no runner can be made, because the only shape that is known is refused.
+    pub(super) fn makes_none(&self) -> bool {
+        self.makes().refusal().is_some()
+    }
+
     /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
     pub(super) fn is_testing(&self) -> bool {
-        self.wished.revision != self.makes().revision
+        self.wished.revision != self.makes().revision && self.wished.refusal().is_none()
+    }
+
+    /// Why no runner is made in the wished shape, for `Stalled`.
+    pub(super) fn refusal(&self) -> Option<Trouble> {
+        self.wished.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
     }
 
     /// Whether runners of that revision are the new shape's first, which take no sessions yet.

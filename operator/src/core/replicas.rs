@@ -2,7 +2,7 @@
 //! CPUs, and none with a session made to go before its time.
 
 use super::{
-    Change, Core, Effect, Key, Namespace, Subject, Uid, WriteFailure,
+    Change, Core, Effect, Key, Namespace, Observation, Subject, Uid, WriteFailure,
     admission::Audience,
     io::version,
     launches::{Place, PoolLaunches},
@@ -40,7 +40,7 @@ const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
 impl Core {
     pub(super) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
         let key = Key::of(object.as_ref());
-        let known = self.pools.get_mut(&key).filter(|known| known.object.metadata.uid == object.metadata.uid);
+        let known = self.pools.get_mut(&key).filter(|known| known.is(&object));
         match known {
             // An answer that was slower than the watch tells of a past.
             Some(pool) if version(object.as_ref()) < version(pool.object.as_ref()) => return,
@@ -178,9 +178,10 @@ impl Core {
         }
     }
 
-    pub(super) fn pool_protected(&mut self, key: &Key, answer: Result<(), WriteFailure>) {
+    pub(super) fn pool_protected(&mut self, protected: &WorkerPool, answer: Result<(), WriteFailure>) {
         let now = self.now.mono;
-        let Some(pool) = self.pools.get_mut(key) else { return };
+        let key = &Key::of(protected);
+        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(protected)) else { return };
         match answer {
             Ok(()) => {
                 // What was wished meanwhile is seen to next.
@@ -288,6 +289,7 @@ impl Core {
         occupied.extend(pool.creating.values().map(|creating| creating.ordinal));
         // The canary does not wait for those that drain.
         let wanted = (places + leaving).saturating_sub(occupied.len()).max(usize::from(lacks_canary));
+        let wanted = if pool.makes_none() { 0 } else { wanted };
         let free: Vec<u32> = (0..).filter(|ordinal| !occupied.contains(ordinal)).take(wanted).collect();
         pool.missing.retain(|ordinal, _| free.contains(ordinal));
         for ordinal in free {
@@ -413,11 +415,12 @@ impl Core {
         self.effects.push(Effect::PatchPool { pool: object, status: Box::new(wished) });
     }
 
-    pub(super) fn pool_patched(&mut self, key: &Key, answer: Result<Option<Arc<WorkerPool>>, WriteFailure>) {
+    pub(super) fn pool_patched(&mut self, written: &WorkerPool, answer: Result<Option<Arc<WorkerPool>>, WriteFailure>) {
         let now = self.now.mono;
-        let Some(pool) = self.pools.get_mut(key) else { return };
+        let key = &Key::of(written);
+        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(written)) else { return };
         let object = match &answer {
-            Ok(object) => object.clone().filter(|object| object.metadata.uid == pool.object.metadata.uid),
+            Ok(object) => object.clone().filter(|object| pool.is(object)),
             Err(_) => None,
         };
         let mut fields = Vec::new();
@@ -431,7 +434,9 @@ impl Core {
                 pool.finalization = if stored.unwrap_or_default() == sent {
                     Pending::Idle
                 } else {
-                    fields.push("metadata.finalizers".to_owned());
+                    let field = "metadata.finalizers".to_owned();
+                    let reverted = Observation::Reverted { kind: "WorkerPool", object: key.clone(), field };
+                    self.effects.push(Effect::Observe(reverted));
                     pool.finalization.failed(&key.name, now)
                 };
             }
@@ -526,6 +531,9 @@ impl Rollout {
 /// Runners of an old shape that are to go now: idle ones first, and only while no more are missing than may be; then those
 /// with sessions, which drain. None before the new shape is proven.
 fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
+    if pool.makes_none() {
+        return Vec::new();
+    }
     let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision && !runner.is_unheard();
     let (idle, busy): (Vec<&Runner>, Vec<&Runner>) = staying.iter().filter(old).partition(|runner| runner.is_idle());
     // Those that nobody would miss.
@@ -554,11 +562,16 @@ pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> O
         let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
         Some((reasons::NO_PROGRESS, words.to_owned()))
     };
-    pool.trouble(&pool.makes().revision).or_else(|| trouble_among(&serving)).or_else(silence)
+    let refusal = if pool.makes_none() { pool.refusal() } else { None };
+    let failed = || pool.trouble(&pool.makes().revision);
+    refusal.or_else(failed).or_else(|| trouble_among(&serving)).or_else(silence)
 }
 
-/// What keeps the canary from loading a page, for `Stalled`.
+/// What keeps the canary from loading a page, or from being made, for `Stalled`.
 pub(super) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<Trouble> {
+    if let Some(refusal) = pool.refusal() {
+        return Some(refusal);
+    }
     let canaries: Vec<_> = runners.iter().copied().filter(|runner| pool.tests(&runner.pod.revision)).collect();
     let silence = || {
         let silent = canaries.iter().find(|canary| canary.created.after(PROGRESS_DEADLINE) <= now.mono)?;

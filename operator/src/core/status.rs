@@ -259,6 +259,8 @@ pub(super) fn of_pool(
                 finalizer_removal(&Key::of(object.as_ref()))
             ),
         )
+    } else if let Some(refusal) = pool.refusal() {
+        refusal
     } else if let Some(waits) = pool.waits {
         let ready = status.ready_replicas;
         match waits {

@@ -1,13 +1,12 @@
 //! What happens to a runner.
 
 use super::{
-    Change, Core, Effect, Key, Node, Subject, Uid, WriteFailure,
+    Change, Core, Effect, Key, Node, Observation, Subject, Uid, WriteFailure,
     pods::{Fate, KEYS_ANNOTATION, RunnerPod},
     pools::Pool,
     report::Report,
     runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     sessions::{Over, Pending, Session, Stage},
-    status_write::observe_pruned,
     time::Mono,
 };
 use camofleet_crds::conditions::{pool as reasons, session};
@@ -337,13 +336,15 @@ impl Core {
         self.dirty.insert(Subject::Runner(uid.clone()));
     }
 
-    pub(super) fn pod_annotated(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+    pub(super) fn pod_annotated(&mut self, uid: &Uid, sent: &str, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        // The answer's pod has been applied before: one without the keys would be annotated again and again.
-        let reverted = answer.is_ok() && runner.wanted_keys(self.keys.as_deref()).is_some();
+        // The answer's pod has been applied before: one without the keys would be annotated again and again. It is compared with what
+        // was sent, because other keys may have been published meanwhile.
+        let reverted = answer.is_ok() && runner.pod.keys != sent;
         if reverted {
             let field = format!("metadata.annotations.{KEYS_ANNOTATION}");
-            self.effects.extend(observe_pruned("Pod", runner.pod.key.clone(), vec![field]));
+            let object = runner.pod.key.clone();
+            self.effects.push(Effect::Observe(Observation::Reverted { kind: "Pod", object, field }));
         }
         runner.annotation = match answer {
             Ok(()) if reverted => runner.annotation.failed(uid, self.now.mono),

@@ -191,7 +191,7 @@ impl Metrics {
             Observation::Ended { reason, .. } => {
                 self.ends.get_or_create(&EndLabel { reason: reason.clone() }).inc();
             }
-            Observation::Pruned { kind, .. } => {
+            Observation::Pruned { kind, .. } | Observation::Reverted { kind, .. } => {
                 self.pruned.get_or_create(&KindLabel { kind }).inc();
             }
         }

@@ -11,45 +11,60 @@ use std::{
 /// time is over: the CRDs were updated, or no object has the field any more.
 const FORGET_AFTER: Duration = Duration::from_secs(90);
 
-/// The fields by kind, each with the time of the last report.
+/// What the API server does not keep.
 #[derive(Debug, Default)]
-pub(super) struct PrunedFields(Mutex<BTreeMap<(&'static str, String), Instant>>);
+pub(super) struct PrunedFields {
+    /// Fields of a status. The CRDs are older, so the readiness probe fails.
+    pruned: Fields,
+    /// Fields of metadata, which others may write: they do not decide whether the operator is ready.
+    reverted: Fields,
+}
+
+/// Fields by kind, each with the time of the last report.
+#[derive(Debug, Default)]
+struct Fields(Mutex<BTreeMap<(&'static str, String), Instant>>);
 
 impl PrunedFields {
     /// Takes the fields of an observation in, and logs those that are new.
     pub(super) fn observe(&self, observation: &Observation) {
-        let Observation::Pruned { kind, object, fields } = observation else { return };
-        let now = Instant::now();
-        for field in fields {
-            if self.report(kind, field, now) {
-                tracing::warn!(
-                    kind,
-                    namespace = object.namespace,
-                    name = object.name,
-                    field,
-                    "the API server did not keep a field that was written: apply the CRDs of this version, or find the webhook that \
-                     changes it"
-                );
+        match observation {
+            Observation::Pruned { kind, object, fields } => {
+                for field in fields.iter().filter(|field| self.pruned.report(kind, field, Instant::now())) {
+                    tracing::warn!(
+                        kind,
+                        namespace = object.namespace,
+                        name = object.name,
+                        field,
+                        "the API server did not keep a field that was written: apply the CRDs of this version, or find the webhook \
+                         that changes it"
+                    );
+                }
             }
+            Observation::Reverted { kind, object, field } => {
+                if self.reverted.report(kind, field, Instant::now()) {
+                    tracing::warn!(
+                        kind,
+                        namespace = object.namespace,
+                        name = object.name,
+                        field,
+                        "a field that was written was changed back: find the webhook or the user that changes it"
+                    );
+                }
+            }
+            Observation::Chosen { .. }
+            | Observation::Bound { .. }
+            | Observation::Ready { .. }
+            | Observation::Ended { .. } => {}
         }
     }
 
-    /// Whether the field was not known before.
-    fn report(&self, kind: &'static str, field: &str, now: Instant) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, last| now.duration_since(*last) < FORGET_AFTER);
-        known.insert((kind, field.to_owned()), now).is_none()
-    }
-
-    /// What is wrong and what to do, for the readiness probe; none when every field is kept.
+    /// What is wrong and what to do, for the readiness probe; none when every field of a status is kept.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble_at(Instant::now())
     }
 
     fn trouble_at(&self, now: Instant) -> Option<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = known.iter().filter(|(_, last)| now.duration_since(**last) < FORGET_AFTER);
-        let fields: Vec<String> = current.map(|((kind, field), _)| format!("{kind} {field}")).collect();
+        let fields = self.pruned.current(now);
         (!fields.is_empty()).then(|| {
             format!(
                 "the API server does not keep these fields: {}. Apply the CRDs of this version, or find the webhook that changes them; \
@@ -60,21 +75,48 @@ impl PrunedFields {
     }
 }
 
+impl Fields {
+    /// Whether the field was not known before.
+    fn report(&self, kind: &'static str, field: &str, now: Instant) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, last| now.duration_since(*last) < FORGET_AFTER);
+        known.insert((kind, field.to_owned()), now).is_none()
+    }
+
+    /// The fields that were reported of late, with their kinds.
+    fn current(&self, now: Instant) -> Vec<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = known.iter().filter(|(_, last)| now.duration_since(**last) < FORGET_AFTER);
+        current.map(|((kind, field), _)| format!("{kind} {field}")).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Key;
 
     #[test]
     fn a_field_is_reported_once_and_forgotten_when_it_does_not_come_again() {
         let (pruned, start) = (PrunedFields::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(pruned.trouble_at(start), None);
-        assert!(pruned.report("BrowserSession", "status.observedGeneration", start));
-        assert!(!pruned.report("BrowserSession", "status.observedGeneration", at(60)));
-        assert!(pruned.report("WorkerPool", "status.observedGeneration", at(60)));
+        assert!(pruned.pruned.report("BrowserSession", "status.observedGeneration", start));
+        assert!(!pruned.pruned.report("BrowserSession", "status.observedGeneration", at(60)));
+        assert!(pruned.pruned.report("WorkerPool", "status.observedGeneration", at(60)));
         let trouble = pruned.trouble_at(at(149)).unwrap();
         assert!(trouble.contains("BrowserSession status.observedGeneration, WorkerPool status.observedGeneration"));
         assert_eq!(pruned.trouble_at(at(150)), None);
-        assert!(pruned.report("BrowserSession", "status.observedGeneration", at(200)), "it is news again");
+        assert!(pruned.pruned.report("BrowserSession", "status.observedGeneration", at(200)), "it is news again");
+    }
+
+    #[test]
+    fn metadata_that_others_change_does_not_make_it_unready() {
+        let (pruned, object) = (PrunedFields::default(), Key { namespace: "own".to_owned(), name: "a".to_owned() });
+        let field = "metadata.annotations.camofleet.dev/public-keys".to_owned();
+        pruned.observe(&Observation::Reverted { kind: "Pod", object: object.clone(), field });
+        assert_eq!((pruned.reverted.current(Instant::now()).len(), pruned.trouble()), (1, None));
+        pruned.observe(&Observation::Pruned { kind: "WorkerPool", object, fields: vec!["status.queued".to_owned()] });
+        assert!(pruned.trouble().is_some_and(|trouble| trouble.contains("WorkerPool status.queued. ")));
     }
 }

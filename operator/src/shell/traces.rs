@@ -73,7 +73,7 @@ impl Traces {
             // The call's own span tells it.
             Observation::Bound { .. } => {}
             // It is no part of a session's start.
-            Observation::Pruned { .. } => {}
+            Observation::Pruned { .. } | Observation::Reverted { .. } => {}
         }
     }
 }

@@ -139,14 +139,14 @@ impl Shell {
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
         let api = self.namespaced::<Trimmed<SeenPod>>(&key);
-        let patch = json!({ "metadata": { "uid": pod, "annotations": { pods::KEYS_ANNOTATION: keys } } });
+        let patch = json!({ "metadata": { "uid": pod, "annotations": { pods::KEYS_ANNOTATION: &keys } } });
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         let answer = answer.map(|Trimmed(patched)| {
             if let Some(pod) = RunnerPod::read(&patched) {
                 self.tell(Input::Pods(crate::core::Change::Applied(pod)));
             }
         });
-        self.tell(Input::PodAnnotated { pod, answer });
+        self.tell(Input::PodAnnotated { pod, keys, answer });
     }
 
     pub(super) async fn patch_pool(&self, pool: Arc<WorkerPool>, status: WorkerPoolStatus) {
@@ -156,7 +156,7 @@ impl Shell {
         let answer = self
             .write("workerpool_status", api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)))
             .await;
-        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
+        self.tell(Input::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
     pub(super) async fn finalize_pool(&self, pool: Arc<WorkerPool>, finalizers: Vec<String>) {
@@ -165,7 +165,7 @@ impl Shell {
         let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": finalizers } });
         let answer =
             self.write("workerpool_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
-        self.tell(Input::PoolPatched { pool: key, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
+        self.tell(Input::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
     /// Sees to the pool's disruption budget, as its owner wishes.
@@ -179,7 +179,7 @@ impl Shell {
             let (namespace, pool) = (&key.namespace, &key.name);
             tracing::warn!(namespace, pool, ?failure, "cannot see to the pool's disruption budget; tried again");
         }
-        self.tell(Input::PoolProtected { pool: key, answer });
+        self.tell(Input::PoolProtected { pool, answer });
     }
 
     /// A disruption budget that forbids the eviction of every healthy runner: what drains, drains by the operator. The

@@ -13,7 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
 };
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, iter, net::IpAddr, sync::Arc};
 
 /// Rounds of effects and answers without a pause, from which on there is no end to them.
 const MOST_ROUNDS: usize = 10_000;
@@ -195,6 +195,14 @@ impl Fleet {
     /// These public keys are published.
     pub fn publish_keys(&mut self, keys: &str) {
         self.step([Input::Keys(keys.into())]);
+    }
+
+    /// Other public keys are published before the API server has answered to what was written of the first.
+    pub fn publish_keys_twice(&mut self, first: &str, second: &str) {
+        let effects = self.core.step([Input::Keys(first.into())], self.now());
+        let answers = effects.into_iter().flat_map(|effect| self.carry_out(effect));
+        let inputs: Vec<_> = iter::once(Input::Keys(second.into())).chain(answers).collect();
+        self.step(inputs);
     }
 
     /// Somebody takes the pool's finalizers away.
@@ -545,7 +553,7 @@ impl Fleet {
                 }
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
-                vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+                vec![Input::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
             }
             Effect::FinalizePool { pool, finalizers } => {
                 self.version += 1;
@@ -554,7 +562,7 @@ impl Fleet {
                 patched.metadata.finalizers = Some(if self.prunes { Vec::new() } else { finalizers });
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
-                vec![Input::PoolPatched { pool: Key::of(&patched), answer: Ok(Some(Arc::new(patched))) }]
+                vec![Input::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
             }
             Effect::AnnotatePod { pod, keys, .. } => {
                 self.version += 1;
@@ -562,10 +570,10 @@ impl Fleet {
                 let patched = self.pods.get_mut(&pod).unwrap();
                 patched.version = self.version;
                 if !self.prunes {
-                    patched.keys = keys;
+                    patched.keys.clone_from(&keys);
                 }
                 let applied = Input::Pods(Change::Applied(patched.clone()));
-                vec![applied, Input::PodAnnotated { pod, answer: Ok(()) }]
+                vec![applied, Input::PodAnnotated { pod, keys, answer: Ok(()) }]
             }
             Effect::Observe(observation) => {
                 self.observed.push(observation);

@@ -339,7 +339,7 @@ fn answer(effects: &[Effect], millis: i64) -> Input {
     let mut pool = WorkerPool::clone(&pool);
     pool.metadata.resource_version = Some(millis.to_string());
     pool.status = Some(*status);
-    Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
+    Input::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
 }
 
 #[test]

@@ -17,6 +17,14 @@ fn pruned(fleet: &Fleet) -> BTreeSet<(&str, &str)> {
     observed.flat_map(|(kind, fields)| fields.iter().map(move |field| (kind, field.as_str()))).collect()
 }
 
+fn reverted(fleet: &Fleet) -> BTreeSet<(&str, &str)> {
+    let observed = fleet.observed.iter().filter_map(|observation| match observation {
+        Observation::Reverted { kind, field, .. } => Some((*kind, field.as_str())),
+        _ => None,
+    });
+    observed.collect()
+}
+
 fn since(fleet: &Fleet, before: Writes) -> Writes {
     let now = fleet.writes;
     Writes {
@@ -102,14 +110,25 @@ fn finalizers_and_annotations_that_a_webhook_takes_away_are_written_at_growing_i
         assert!(count > 2 && count < REPEATED, "{count} writes of {what}");
     }
     assert_eq!(fleet.pool_status("own", "p").slots.used, 1, "the status does not wait for the finalizer");
-    assert!(pruned(&fleet).contains(&("WorkerPool", "metadata.finalizers")));
-    assert!(pruned(&fleet).contains(&("Pod", "metadata.annotations.camofleet.dev/public-keys")));
+    let expected = [("WorkerPool", "metadata.finalizers"), ("Pod", "metadata.annotations.camofleet.dev/public-keys")];
+    assert_eq!(reverted(&fleet), expected.into());
     fleet.prunes = false;
     fleet.pass(31_000);
     assert_eq!(fleet.pods().next().unwrap().keys, r#"{"gateway":["another"]}"#);
     let before = fleet.writes;
     fleet.pass(MINUTES);
     assert_eq!((since(&fleet, before).finalizers, since(&fleet, before).annotations), (0, 0));
+}
+
+#[test]
+fn keys_that_change_while_a_runner_is_given_others_are_written_at_once() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "p", 1, WorkerPoolSpec::default());
+    fleet.pass(2000);
+    let before = fleet.writes;
+    fleet.publish_keys_twice(r#"{"gateway":["first"]}"#, r#"{"gateway":["second"]}"#);
+    assert_eq!(fleet.pods().next().unwrap().keys, r#"{"gateway":["second"]}"#);
+    assert_eq!((since(&fleet, before).annotations, reverted(&fleet)), (2, BTreeSet::new()));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::fleet::{Fleet, on, session};
 use camofleet_crds::{
-    conditions::{self, STALLED, pool as reasons},
-    v1alpha1::{Autoscaling, BrowserSession, Rollout, SessionState, WorkerPoolSpec},
+    conditions::{self, READY, STALLED, pool as reasons},
+    v1alpha1::{Autoscaling, BrowserSession, Rollout, RunnerTemplate, SessionState, WorkerPoolSpec},
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -97,6 +97,58 @@ fn a_shape_that_fails_its_test_stops_there_and_the_former_serves() {
     let (wished, serving) = shapes(&fleet);
     assert_eq!((fleet.revisions(), serving), (vec![wished.as_deref().unwrap(); 3], wished.clone()));
     assert_eq!(stalled(&fleet), None);
+}
+
+/// What a pool is read as whose template was too large to be kept.
+fn too_large(spec: &mut WorkerPoolSpec) {
+    spec.template = RunnerTemplate { too_large: Some(1_400_000), ..RunnerTemplate::default() };
+}
+
+#[test]
+fn of_a_template_that_is_too_large_no_runner_is_made_and_the_former_shape_serves() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 2, lasting(1));
+    fleet.pass(2_000);
+    let (former, _) = shapes(&fleet);
+    fleet.edit("own", "pool", too_large);
+    fleet.pass(30_000);
+    assert_eq!((stalled(&fleet).as_deref(), fleet.removed.len()), (Some(reasons::TEMPLATE_TOO_LARGE), 0));
+    let conditions = fleet.pool_status("own", "pool").conditions;
+    let message = &conditions::get(&conditions, STALLED).unwrap().message;
+    assert!(message.contains("spec.template has 1400000 bytes") && message.contains("at most 32768"), "{message}");
+    assert_eq!(conditions::get(&conditions, READY).unwrap().status, "True");
+    // One that ends is replaced by its like, by another leader too.
+    fleet.another_leads();
+    fleet.die("own/pool/0");
+    fleet.pass(30_000);
+    assert_eq!((fleet.revisions(), fleet.canaries.len()), (vec![former.as_deref().unwrap(); 2], 0));
+    // What it has sessions for is served, and what else the spec says counts.
+    fleet.edit("own", "pool", |spec| spec.replicas = Some(3));
+    fleet.pass(30_000);
+    assert_eq!(fleet.revisions(), vec![former.as_deref().unwrap(); 3]);
+    fleet.edit("own", "pool", |spec| spec.template = RunnerTemplate::default());
+    fleet.pass(30_000);
+    assert_eq!((shapes(&fleet), stalled(&fleet)), ((former.clone(), former), None));
+}
+
+#[test]
+fn a_pool_whose_first_template_is_too_large_has_no_runner() {
+    let mut fleet = Fleet::new();
+    let mut spec = lasting(1);
+    too_large(&mut spec);
+    fleet.pool("own", "pool", 0, spec);
+    fleet.pass(2_000);
+    assert_eq!(
+        stalled(&fleet).as_deref(),
+        Some(reasons::TEMPLATE_TOO_LARGE),
+        "it is told before runners are wished for"
+    );
+    fleet.edit("own", "pool", |spec| spec.replicas = Some(2));
+    fleet.pass(700_000);
+    assert_eq!((fleet.runners(), stalled(&fleet).as_deref()), (0, Some(reasons::TEMPLATE_TOO_LARGE)));
+    fleet.edit("own", "pool", |spec| spec.template = RunnerTemplate::default());
+    fleet.pass(30_000);
+    assert_eq!((fleet.runners(), stalled(&fleet)), (2, None));
 }
 
 #[test]

@@ -329,7 +329,7 @@ fn with_status(pool: &WorkerPool, status: WorkerPoolStatus, version: &str) -> In
     let mut pool = pool.clone();
     pool.status = Some(status);
     pool.metadata.resource_version = Some(version.into());
-    Input::PoolPatched { pool: Key::of(&pool), answer: Ok(Some(Arc::new(pool))) }
+    Input::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
         told(&[]),
     ]);
     let mut effects = leader.pool_writes_land(effects);
-    let protected = |leader: &Leader, answer| Input::PoolProtected { pool: Key::of(&leader.pool), answer };
+    let protected = |leader: &Leader, answer| Input::PoolProtected { pool: Arc::new(leader.pool.clone()), answer };
     for tries in 1..=8 {
         assert!(protects(&effects), "it was not tried again after {} times: {effects:?}", tries - 1);
         let refused = protected(&leader, Err(WriteFailure::Refused("it is somebody else's".into())));
@@ -386,6 +386,52 @@ fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
     assert!(!protects(&leader.pass_while_pool_writes_land(500_000)), "it was tried again though all is well");
     assert_eq!(stalled(&leader).status, "False");
     assert!(protects(&leader.pass_while_pool_writes_land(200_000)), "it is not seen to any more");
+}
+
+/// The pool was deleted, and another one has its name.
+fn recreated(leader: &mut Leader) -> Vec<Effect> {
+    let former = Arc::new(leader.pool.clone());
+    leader.pool.metadata.uid = Some("pool-2".into());
+    leader.pool.metadata.resource_version = Some("7".into());
+    let pool = Arc::new(leader.pool.clone());
+    leader.step([Input::Pools(Change::Gone(former)), Input::Pools(Change::Applied(pool))])
+}
+
+#[test]
+fn an_answer_about_a_former_pool_of_the_same_name_does_not_count_for_the_new_one() {
+    let mut leader = Leader::new();
+    let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
+    let (pools, pods) = (Input::Pools(Change::All(vec![pool])), Input::Pods(Change::All(vec![pod])));
+    let effects = leader.step([Input::Keys("{}".into()), pools, pods, Input::Leads, told(&[])]);
+    let (former, status) = published_pool(&effects).expect("its status is written");
+    assert!(protects(&effects));
+    let effects = recreated(&mut leader);
+    let (new, new_status) = published_pool(&effects).expect("the status of the new one is written");
+    assert_eq!((new.metadata.uid.as_deref(), protects(&effects)), (Some("pool-2"), true));
+
+    let late = Input::PoolProtected { pool: former.clone(), answer: Ok(()) };
+    let effects = leader.step([with_status(&former, status, "5"), late]);
+    let observed = effects.iter().find(|effect| matches!(effect, Effect::Observe(_)));
+    assert!(observed.is_none() && published_pool(&effects).is_none(), "it was taken for the new one's: {effects:?}");
+    // And the new one's own answers count.
+    let lost = || Err(WriteFailure::Transient("no answer".into()));
+    let effects =
+        leader.step([with_status(&new, new_status, "8"), Input::PoolProtected { pool: new.clone(), answer: lost() }]);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Observe(_))), "{effects:?}");
+    assert!(protects(&leader.pass_while_pool_writes_land(2_000)), "the former's budget was taken for its own");
+}
+
+#[test]
+fn runners_of_a_pool_whose_template_became_too_large_stay() {
+    let mut leader = Leader::new();
+    let pod = leader.pod();
+    leader.pool.spec.template.too_large = Some(1_400_000);
+    let (pool, pods) = (Arc::new(leader.pool.clone()), Input::Pods(Change::All(vec![pod])));
+    let mut effects =
+        leader.step([Input::Keys("{}".into()), Input::Pools(Change::All(vec![pool])), pods, Input::Leads, told(&[])]);
+    effects.extend(leader.pass_while_pool_writes_land(60_000));
+    let changes = |effect: &&Effect| matches!(effect, Effect::DeletePod { .. } | Effect::CreatePod { .. });
+    assert_eq!(effects.iter().filter(changes).count(), 0, "{effects:?}");
 }
 
 #[test]

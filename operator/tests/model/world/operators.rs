@@ -3,7 +3,7 @@
 use super::{Luck, Operator, Sabotage, World, api::Kind, installation, runners::Runner};
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Input, Key, ReadFailure, Report, WriteFailure, pods::Fate,
+    BindFailure, Change, Core, Effect, Input, ReadFailure, Report, WriteFailure, pods::Fate,
 };
 use camofleet_runner_api::RunnerState;
 use std::{
@@ -225,13 +225,11 @@ impl World {
                 Input::PodCreated { pool, name: pod.metadata.name.unwrap(), answer: Err(transient()) }
             }
             Effect::DeletePod { pod, .. } => Input::PodDeleted { pod, answer: Err(transient()) },
-            Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Err(transient()) },
+            Effect::AnnotatePod { pod, keys, .. } => Input::PodAnnotated { pod, keys, answer: Err(transient()) },
             Effect::PatchPool { pool, .. } | Effect::FinalizePool { pool, .. } => {
-                Input::PoolPatched { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
+                Input::PoolPatched { pool, answer: Err(transient()) }
             }
-            Effect::ProtectPool { pool } => {
-                Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Err(transient()) }
-            }
+            Effect::ProtectPool { pool } => Input::PoolProtected { pool, answer: Err(transient()) },
             Effect::ReadSession { key, session } => {
                 Input::SessionRead { key, session, answer: Err(ReadFailure::Transient) }
             }
@@ -275,15 +273,14 @@ impl World {
                 Input::PodCreated { pool, name, answer: Ok(()) }
             }
             Effect::DeletePod { pod, .. } => Input::PodDeleted { answer: self.delete_pod(&pod), pod },
-            Effect::AnnotatePod { pod, .. } => Input::PodAnnotated { pod, answer: Ok(()) },
-            Effect::ProtectPool { pool } => Input::PoolProtected { pool: Key::of(pool.as_ref()), answer: Ok(()) },
-            Effect::PatchPool { pool, status } => Input::PoolPatched {
-                pool: Key::of(pool.as_ref()),
-                answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)),
-            },
+            Effect::AnnotatePod { pod, keys, .. } => Input::PodAnnotated { pod, keys, answer: Ok(()) },
+            Effect::ProtectPool { pool } => Input::PoolProtected { pool, answer: Ok(()) },
+            Effect::PatchPool { pool, status } => {
+                Input::PoolPatched { answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)), pool }
+            }
             Effect::FinalizePool { pool, finalizers } => Input::PoolPatched {
-                pool: Key::of(pool.as_ref()),
                 answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
+                pool,
             },
             Effect::Follow { .. }
             | Effect::Unfollow { .. }
