@@ -188,9 +188,19 @@ async fn a_login_is_bounded_though_it_takes_no_token() {
 #[tokio::test]
 async fn a_proxy_that_is_not_named_is_reported_once() {
     let proxies = TrustedProxies::new(vec!["127.0.0.1/32".parse().unwrap()]);
-    let served = serve_gateway_with(|gateway| gateway.server = serve::server(proxies)).await;
-    // The named proxy is behind another one, which is not.
+    let served = serve_gateway_with(|gateway| {
+        gateway.sole_address = serve::SoleAddress::new(proxies.clone());
+        gateway.server = serve::server(proxies);
+    })
+    .await;
+    // A client whose address is known does not hide a proxy for good.
+    served.ask_plainly("/view/ns/s", &[("host", "gateway"), ("x-forwarded-for", "192.0.2.1")]).await;
+    // The named proxy is behind another one, which is not. Its own health checks are no run.
     let headers = [("host", "gateway"), ("x-forwarded-for", "192.0.2.1, 198.51.100.77")];
+    for _ in 0..210 {
+        served.ask_plainly("/view/ns/s", &[("host", "gateway")]).await;
+    }
+    assert!(!logged().contains("gateway.trustedProxies"));
     for _ in 0..210 {
         served.ask_plainly("/view/ns/s", &headers).await;
     }
