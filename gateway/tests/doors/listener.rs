@@ -195,19 +195,16 @@ async fn a_proxy_that_is_not_named_is_reported_once() {
     .await;
     // A client whose address is known does not hide a proxy for good.
     served.ask_plainly("/view/ns/s", &[("host", "gateway"), ("x-forwarded-for", "192.0.2.1")]).await;
-    // The named proxy is behind another one, which is not. Its own health checks are no run.
+    // The named proxy is behind another one, which is not. Health checks of its own come between.
     let headers = [("host", "gateway"), ("x-forwarded-for", "192.0.2.1, 198.51.100.77")];
     for _ in 0..210 {
+        served.ask_plainly("/view/ns/s", &headers).await;
         served.ask_plainly("/view/ns/s", &[("host", "gateway")]).await;
     }
-    assert!(!logged().contains("gateway.trustedProxies"));
-    for _ in 0..210 {
-        served.ask_plainly("/view/ns/s", &headers).await;
-    }
     let logged = logged();
-    let reports: Vec<_> = logged.lines().filter(|line| line.contains("gateway.trustedProxies")).collect();
-    assert_eq!(reports.len(), 1, "{reports:?}");
-    assert!(reports[0].contains("198.51.100.77"), "{}", reports[0]);
+    // Gateways of other tests log here too.
+    let is_report = |line: &&str| line.contains("gateway.trustedProxies") && line.contains("198.51.100.77");
+    assert_eq!(logged.lines().filter(is_report).count(), 1);
 }
 
 #[tokio::test]
