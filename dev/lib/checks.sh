@@ -108,7 +108,9 @@ check_argo() {
 # Every template of the chart is rendered with these.
 all_values=(
   --set "publicUrl=https://fleet.example.test" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080
-  --set "gateway.sessionNamespaces={default}" --set "gateway.trustedProxies={10.0.0.0/8,fd00::/8}" --set "networkPolicies.adminPeers[0].namespaceSelector.matchLabels.team=sre" --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
+  --set "gateway.sessionNamespaces={default}" --set "gateway.trustedProxies={10.0.0.0/8,fd00::/8}" --set "networkPolicies.adminPeers[0].namespaceSelector.matchLabels.team=sre"
+  --set "networkPolicies.adminPeers[1].ipBlock.cidr=192.0.2.0/24" --set "networkPolicies.adminPeers[1].ipBlock.except={192.0.2.128/25}" --set "networkPolicies.adminPeers[2].ipBlock.cidr=2001:db8::/32"
+  --set operator.replicas=2 --set "image.pullSecrets={registry}" --set "networkPolicies.poolNamespaces={default}"
   --set ingress.enabled=true --set ingress.className=nginx --set ingress.tlsSecret=fleet-tls
   --set httpRoute.enabled=true --set "httpRoute.parentRefs[0].name=shared" --set serviceMonitor.enabled=true
   --set hooks.enabled=true --set pools.headless.allowedNamespaces.from=All
@@ -116,7 +118,11 @@ all_values=(
 )
 wrong_values=(
   publicUrl=ftp://x publicUrl=http://x/ image.pullPolicy=Sometimes operator.replcas=2 operator.replicas=-1 gateway.service.type=Magic
-  gateway.service.port=0 "gateway.sessionNamespaces={no such}" "gateway.trustedProxies={10.0.0.1}" "gateway.trustedProxies={10.0.0.0/33}" "networkPolicies.adminPeers[0].ports=8081" networkPolicies.adminPeers=everybody pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
+  gateway.service.port=0 "gateway.sessionNamespaces={no such}" "gateway.trustedProxies={10.0.0.1}" "gateway.trustedProxies={10.0.0.0/33}"
+  "gateway.trustedProxies={10.0.0.256/32}" "gateway.trustedProxies={999.0.0.0/8}" "gateway.trustedProxies={010.0.0.0/8}" "gateway.trustedProxies={10.0.0/24}" "gateway.trustedProxies={fd00::/129}" "gateway.trustedProxies={fd000::/16}" "gateway.trustedProxies={::ffff:10.0.0.256/128}"
+  "networkPolicies.adminPeers[0].ports=8081" networkPolicies.adminPeers=everybody "networkPolicies.adminPeers[0].ipBlock.cidr=192.0.2.1" "networkPolicies.adminPeers[0].ipBlock.except={192.0.2.0/25}"
+  "networkPolicies.adminPeers[0].ipBlock.cidr=192.0.2.0/24,networkPolicies.adminPeers[0].ipBlock.except={192.0.2.0/33}" "networkPolicies.adminPeers[0].ipBlock.cidr=192.0.2.0/24,networkPolicies.adminPeers[0].podSelector.matchLabels.a=b"
+  pools.Bad_Name.replicas=1 pools.headless=2 uninstall.drainTimeoutSeconds=soon
   "networkPolicies.runnersMayNotReach={everything}" serviceMonitor.interval=often httpRoute.parentRefs=shared
   tracing.otlpEndpoint=https://x tracing.otlpEndpoint=http://user@x tracing.sampleRatio=2 prometheusRule.enabled=maybe
   hooks.enabled=sometimes hooks.enabled=1 uninstall.deleteAllPools=mine admissionPolicies.enabled=maybe
@@ -150,6 +156,10 @@ check_chart() {
   jobs_are "$folder/everything.yaml" apply-pools delete-pools
   "$helm" --kubeconfig "$admin_kubeconfig" template camo-fleet charts/camo-fleet -n camo-fleet --dry-run=server >"$folder/found.yaml"
   jobs_are "$folder/found.yaml" abandon-pools apply-pools delete-pools
+  say "the Job that deletes pools reaches sessions of all namespaces only when a pool is open to other namespaces:"
+  "$helm" template camo-fleet charts/camo-fleet -n camo-fleet --set hooks.enabled=true --set pools.headless.allowedNamespaces.from=Same >"$folder/own.yaml"
+  [ "$(cluster_roles "$folder/own.yaml" | grep -c delete-pools)" = 0 ]
+  [ "$(cluster_roles "$folder/first.yaml" | grep -c delete-pools)" = 1 ]
   say "wrong values are refused:"
   for wrong in "${wrong_values[@]}"; do
     if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/refusal"; then say "accepted: $wrong"; return 1; fi
@@ -175,6 +185,9 @@ jobs_are() {
   found=$(grep -A 2 '^kind: Job$' "$file" | sed -n 's/^  name: camofleet-//p' | sort | tr '\n' ' ')
   [ "$found" = "$* " ] || { say "$file has the Jobs $found, and should have $*"; return 1; }
 }
+
+# The names of the ClusterRoles in a file of rendered objects.
+cluster_roles() { grep -A 2 '^kind: ClusterRole$' "$1" | sed -n 's/^  name: //p'; }
 
 has_conditions() { [ -n "$(k get -f "$1" -o 'jsonpath={.status.conditions}')" ]; }
 

@@ -67,7 +67,7 @@ pub struct Gateway {
     pub session_keys: PublicKeys,
     /// Serves clients: what they can hold, and what they do hold.
     pub server: Server,
-    /// Notices when no proxy is named before the gateway though there is one.
+    /// Detects a proxy before the gateway that is not among the trusted ones.
     pub sole_address: SoleAddress,
     /// What is counted.
     pub metrics: Metrics,

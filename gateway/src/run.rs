@@ -125,7 +125,9 @@ async fn connect(
     let client = kube::Client::try_from(config.clone())?;
     let (signer, publication) = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
     let mut gateway = Gateway::new(client, namespace, signer, ui);
-    gateway.server = serve::server(TrustedProxies::new(proxies));
+    let proxies = TrustedProxies::new(proxies);
+    gateway.sole_address = serve::SoleAddress::new(proxies.clone());
+    gateway.server = serve::server(proxies);
     Ok((Arc::new(gateway), kube::Client::try_from(config)?, publication))
 }
 

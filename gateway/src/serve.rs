@@ -41,7 +41,7 @@ const LIMITS: Limits = Limits {
     authenticated_idle: Duration::from_secs(75),
     keep_alive: true,
 };
-/// How many requests in a row have to come from one address until it is taken for a proxy's.
+/// How many requests in a row have to come from one address until it is reported as a proxy's.
 const ALL_FROM_ONE: u32 = 200;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -69,31 +69,41 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     gateway.server.serve(listener, router(Arc::clone(&gateway)), draining, tasks).await;
 }
 
-/// Notices when all requests come from one address: there is a proxy before the gateway then, most likely, which
-/// `gateway.trustedProxies` does not name, and all its clients are limited as one.
+/// Detects a proxy before the gateway that `gateway.trustedProxies` does not name: a long run of requests comes from one address,
+/// which all clients of the proxy share with its limits.
 #[derive(Debug, Default)]
-pub struct SoleAddress(Mutex<Origin>);
+pub struct SoleAddress {
+    proxies: TrustedProxies,
+    run: Mutex<Run>,
+}
 
+/// The latest requests that came from one address without another's between them.
 #[derive(Debug, Default)]
-enum Origin {
-    #[default]
-    Unknown,
-    One(IpAddr, u32),
-    /// There are several, or it was reported.
-    Settled,
+struct Run {
+    client: Option<IpAddr>,
+    requests: u32,
+    is_reported: bool,
 }
 
 impl SoleAddress {
-    /// Counts a request. True once: when it is the last of the first 200, all of which came from this address.
+    /// Expects clients behind these proxies. Requests of the proxies themselves, such as health checks, are not counted, because
+    /// their addresses have no limit.
+    pub fn new(proxies: TrustedProxies) -> Self {
+        Self { proxies, run: Mutex::default() }
+    }
+
+    /// Counts a request. True once per process: when it completes the first run of 200 requests from one address.
     fn is_sole(&self, client: IpAddr) -> bool {
-        let mut origin = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, is_sole) = match *origin {
-            Origin::Unknown => (Origin::One(client, 1), false),
-            Origin::One(first, count) if first == client && count + 1 == ALL_FROM_ONE => (Origin::Settled, true),
-            Origin::One(first, count) if first == client => (Origin::One(first, count + 1), false),
-            Origin::One(..) | Origin::Settled => (Origin::Settled, false),
-        };
-        *origin = next;
+        if self.proxies.contains(client) {
+            return false;
+        }
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if run.client != Some(client) {
+            (run.client, run.requests) = (Some(client), 0);
+        }
+        run.requests = run.requests.saturating_add(1);
+        let is_sole = run.requests == ALL_FROM_ONE && !run.is_reported;
+        run.is_reported |= is_sole;
         is_sole
     }
 }
@@ -111,7 +121,7 @@ async fn log_and_count(
         tracing::warn!(
             %client,
             requests = ALL_FROM_ONE,
-            "all requests came from one address, so all clients share its limits: if it is a proxy's or a load balancer's, add its network to the chart's value gateway.trustedProxies"
+            "received a long run of requests from one address: if it is a proxy's or a load balancer's, all its clients share one limit, so add it to the chart's value gateway.trustedProxies"
         );
     }
     let id = request_id(&request);
@@ -184,14 +194,19 @@ mod tests {
     fn a_sole_address_is_reported_once() {
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let reports = |requests: &[IpAddr]| {
-            let sole = SoleAddress::default();
+            let sole = SoleAddress::new(TrustedProxies::new(vec![IpAddr::from([10, 0, 0, 1]).into()]));
             requests.iter().filter(|client| sole.is_sole(**client)).count()
         };
-        let first = vec![one; ALL_FROM_ONE as usize];
-        assert_eq!(reports(&first[1..]), 0, "one too few");
-        assert_eq!(reports(&first), 1);
-        assert_eq!(reports(&[&first[..], &first[..]].concat()), 1);
-        assert_eq!(reports(&[&[other][..], &first[..], &first[..]].concat()), 0, "there are two");
-        assert_eq!(reports(&[&first[1..], &[other][..], &first[..]].concat()), 0, "there are two");
+        let run = vec![one; ALL_FROM_ONE as usize];
+        assert_eq!(reports(&run[1..]), 0, "one too few");
+        assert_eq!(reports(&run), 1);
+        assert_eq!(reports(&[&run[..], &run[..]].concat()), 1, "a longer run");
+        assert_eq!(reports(&[&run[1..], &[other][..], &run[1..]].concat()), 0, "two runs, one too few in each");
+        assert_eq!(reports(&[&[other, one, other][..], &run[..]].concat()), 1, "a run after requests of several");
+        assert_eq!(reports(&[&run[..], &[other][..], &run[..]].concat()), 1, "a second run");
+        assert_eq!(reports(&[one, other].repeat(ALL_FROM_ONE as usize)), 0, "two that take turns");
+        let proxy = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(reports(&vec![proxy; ALL_FROM_ONE as usize]), 0, "a trusted proxy's health checks");
+        assert_eq!(reports(&[proxy, one].repeat(ALL_FROM_ONE as usize)), 1, "a sole address between health checks");
     }
 }

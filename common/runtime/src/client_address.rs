@@ -1,7 +1,7 @@
 //! Finds the address of the client that sent a request, which behind a trusted proxy is not the connection's peer.
 
 use http::{HeaderMap, HeaderName};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -11,9 +11,10 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// The proxies in these networks. An IPv4 network also covers its addresses as IPv4-mapped IPv6.
+    /// The proxies in these networks. An IPv4 network also covers its addresses as IPv4-mapped IPv6, and it can be given as a
+    /// network of these (`::ffff:10.0.0.0/104` is `10.0.0.0/8`).
     pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
+        Self(networks.into_iter().map(canonical).collect())
     }
 
     /// Whether the address belongs to a trusted proxy.
@@ -37,6 +38,17 @@ impl TrustedProxies {
             }
         }
         client
+    }
+}
+
+/// The IPv4 network of an IPv4-mapped one, because addresses are compared in their canonical form. Other networks stay as they are.
+fn canonical(network: IpNet) -> IpNet {
+    // The first 96 bits of an IPv4-mapped address are the mapping (RFC 4291 section 2.5.5.2).
+    let prefix = network.prefix_len().checked_sub(96);
+    let ipv4 = |network: Ipv6Net| Ipv4Net::new(network.addr().to_ipv4_mapped()?, prefix?).ok();
+    match network {
+        IpNet::V4(_) => network,
+        IpNet::V6(mapped) => ipv4(mapped).map_or(network, IpNet::V4),
     }
 }
 
@@ -100,6 +112,27 @@ mod tests {
         let none = TrustedProxies::default();
         let headers = HeaderMap::from_iter([(FORWARDED_FOR, HeaderValue::from_static("198.51.100.7"))]);
         assert_eq!(none.client_address(ip("10.0.0.1"), &headers), ip("10.0.0.1"));
+    }
+
+    #[test]
+    fn an_ipv4_mapped_network_is_its_ipv4_network() {
+        for (network, address, is_trusted) in [
+            ("::ffff:10.0.0.0/104", "10.255.0.1", true),
+            ("::ffff:10.0.0.0/104", "::ffff:10.255.0.1", true),
+            ("::ffff:10.0.0.0/104", "11.0.0.1", false),
+            ("::ffff:a00:1/128", "10.0.0.1", true),
+            ("::ffff:a00:1/128", "10.0.0.2", false),
+            ("::ffff:0:0/96", "192.0.2.1", true),
+            ("::ffff:0:0/96", "2001:db8::1", false),
+            // wider than all of IPv4, so IPv6
+            ("::ffff:0:0/95", "192.0.2.1", false),
+            ("::ffff:0:0/95", "::fffe:0:1", true),
+            ("::/96", "192.0.2.1", false),
+            ("::/96", "::1", true),
+        ] {
+            let proxies = TrustedProxies::new(vec![network.parse().expect("the test has networks")]);
+            assert_eq!(proxies.contains(ip(address)), is_trusted, "{address} in {network}");
+        }
     }
 
     #[test]
