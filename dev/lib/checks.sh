@@ -217,7 +217,7 @@ measure() {
   workspace_cargo run --locked --release --package camofleet-bench -- "$@"
 }
 
-# Silent connections to a runner and to the gateway for two minutes.
+# Silent connections to a runner for two minutes.
 check_flood() {
   use_node
   KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test flood -- --nocapture

@@ -1,9 +1,9 @@
-//! Silent connections to a runner and to the gateway for two minutes: nothing restarts, and the gateway connects clients to the
-//! session all the while. `dev/test --long flood` runs it.
+//! Silent connections to a runner for two minutes: nothing restarts, and the gateway connects clients to the session all the
+//! while. `dev/test --long flood` runs it.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_e2e::{Space, clients::NodeClient, doors::open, fleet::RELEASE_NAMESPACE, test_alone};
-use camofleet_runner_api::{PORT, PROBE_PORT};
+use camofleet_runner_api::PORT;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
 
-/// Connections to each listener.
+/// Connections at once.
 const SILENT: usize = 1500;
 const DURATION: Duration = Duration::from_secs(120);
 /// The longest that the gateway may take to connect a client. The requirement itself is a time, so unlike other tests this one
@@ -27,8 +27,9 @@ const DURATION: Duration = Duration::from_secs(120);
 const LONGEST_CALL: Duration = Duration::from_secs(1);
 /// Between two calls.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Between two attempts of a connection that was closed.
-const RECONNECT: Duration = Duration::from_millis(100);
+/// From the end of a connection to the next attempt. The runner closes most of them for the newest; without a pause this would
+/// measure how many connections the machine can make.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 #[test]
 fn silent_connections_restart_nothing_and_hold_up_no_call() {
@@ -40,16 +41,11 @@ fn silent_connections_restart_nothing_and_hold_up_no_call() {
         let (runner, url) = (session.runner().await?, session.ws_endpoint().await?);
         let runner: SocketAddr = runner.address.parse().context("the runner's address")?;
         ensure!(runner.port() == PORT, "the runner's API is at {runner}");
-        let gateway = url.split('/').nth(2).context("a URL with a host")?;
-        let gateway = tokio::net::lookup_host(gateway).await?.next().context("the gateway has an address")?;
         let restarts = restarts(&space).await?;
 
         let (mut silent, connected) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
-        let targets = [runner, (runner.ip(), PROBE_PORT).into(), gateway];
-        for target in targets {
-            for _ in 0..SILENT {
-                silent.spawn(hold(target, Arc::clone(&connected)));
-            }
+        for _ in 0..SILENT {
+            silent.spawn(hold(runner, Arc::clone(&connected)));
         }
         let token = space.fleet.admin_token()?;
         let (began, mut calls) = (Instant::now(), 0);
@@ -61,7 +57,7 @@ fn silent_connections_restart_nothing_and_hold_up_no_call() {
             calls += 1;
             tokio::time::sleep(PAUSE).await;
         }
-        ensure!(connected.load(Ordering::Relaxed) >= targets.len() * SILENT, "not all silent connections were made");
+        ensure!(connected.load(Ordering::Relaxed) >= SILENT, "not all silent connections were made");
         NodeClient::connect(&space, &session).await?.run("await page.goto('data:text/html,<title>x</title>')").await?;
         silent.shutdown().await;
         ensure!(self::restarts(&space).await? == restarts, "containers were restarted");
@@ -70,9 +66,9 @@ fn silent_connections_restart_nothing_and_hold_up_no_call() {
 }
 
 /// Holds a connection on which nothing is sent, and makes another one when it is closed.
-async fn hold(target: SocketAddr, connected: Arc<AtomicUsize>) {
+async fn hold(runner: SocketAddr, connected: Arc<AtomicUsize>) {
     loop {
-        if let Ok(mut stream) = TcpStream::connect(target).await {
+        if let Ok(mut stream) = TcpStream::connect(runner).await {
             connected.fetch_add(1, Ordering::Relaxed);
             stream.read_u8().await.ok();
         }
