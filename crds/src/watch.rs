@@ -55,9 +55,9 @@ pub fn config() -> watcher::Config {
 /// An object whose metadata was trimmed while it was deserialized, so that caches hold only what is read. A user who may create an
 /// object may attach 256 KiB of annotations and any number of labels to it.
 ///
-/// Of the labels and annotations those that are read are kept, up to 8 KiB of each, and of the owner references the controller's. The rest consists of names, numbers and times that the API server bounds. Two kinds keep more: a
-/// `WorkerPool` its finalizers, because the operator writes that list as a whole, and a `Namespace` its labels, because pools
-/// select by them.
+/// The labels and annotations that are read are kept, up to 8 KiB of each, and the owner reference of the controller. The rest
+/// consists of names, numbers and times that the API server bounds. Two kinds keep more: a `WorkerPool` its finalizers, because the
+/// operator writes that list as a whole, and a `Namespace` its labels, because pools select by them.
 #[derive(Clone, Debug)]
 pub struct Trimmed<K>(pub K);
 

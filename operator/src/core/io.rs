@@ -114,7 +114,7 @@ pub enum Input {
         pod: Uid,
         /// The keys that were sent. Others may be published by now.
         keys: String,
-        /// Whether it was accepted. The pod of the answer comes before this, as news of the watch does.
+        /// Whether the API server accepted it. The pod in its answer is handed over first, like a watch event.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::ProtectPool`].

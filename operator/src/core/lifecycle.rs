@@ -195,7 +195,7 @@ impl Core {
         self.timers.set(Subject::Unwanted(pod.clone()), self.ends.wakes(pod, self.now.mono));
     }
 
-    /// Whether a runner should not have what it lists: the session was deleted, has finished or is published elsewhere.
+    /// A runner must not keep a session that was deleted, has finished, or is published on another runner.
     fn is_unwanted(&self, pod: &Uid, entry: &Listed) -> bool {
         match self.sessions.get(&entry.uid) {
             None => self.deleted.contains_key(&entry.uid) && entry.phase != SessionPhase::Ending,

@@ -142,7 +142,7 @@ enum Subject {
     Pool(Key),
     /// A session that runners list and no object stands for.
     Orphan(Uid),
-    /// What a runner lists and should not have, by its pod.
+    /// Sessions that a runner lists and must not keep, by its pod.
     Unwanted(Uid),
 }
 

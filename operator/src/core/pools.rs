@@ -174,7 +174,7 @@ impl Pool {
         left_of(self.object.spec.limits.max_sessions_per_tenant, running)
     }
 
-    /// Whether it is that object and not another one of its name, whatever the version.
+    /// Compares UIDs: another version is the same pool, another pool of the same name is not.
     pub(super) fn is(&self, object: &WorkerPool) -> bool {
         self.object.metadata.uid == object.metadata.uid
     }
@@ -193,7 +193,7 @@ impl Pool {
         self.serving.as_ref().unwrap_or(&self.wished)
     }
 
-    /// Whether no runner can be made, because the only shape that is known is refused.
+    /// The only known shape is refused, so no runner can be created.
     pub(super) fn makes_none(&self) -> bool {
         self.makes().refusal().is_some()
     }

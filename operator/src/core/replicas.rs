@@ -567,7 +567,7 @@ pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> O
     refusal.or_else(failed).or_else(|| trouble_among(&serving)).or_else(silence)
 }
 
-/// What keeps the canary from loading a page, or from being made, for `Stalled`.
+/// The reason for `Stalled` when the canary cannot be created or cannot load a page.
 pub(super) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<Trouble> {
     if let Some(refusal) = pool.refusal() {
         return Some(refusal);

@@ -141,7 +141,7 @@ fn a_pool_whose_first_template_is_too_large_has_no_runner() {
     assert_eq!(
         stalled(&fleet).as_deref(),
         Some(reasons::TEMPLATE_TOO_LARGE),
-        "it is told before runners are wished for"
+        "the refusal is published before any runner is needed"
     );
     fleet.edit("own", "pool", |spec| spec.replicas = Some(2));
     fleet.pass(700_000);

@@ -48,7 +48,7 @@ struct Table {
     reported: Option<(Instant, u64)>,
 }
 
-/// What can be given up, by numbers that grow.
+/// Connections or requests that can be given up, by increasing numbers.
 #[derive(Debug, Default)]
 struct Register {
     entries: HashMap<u64, Entry>,
@@ -63,7 +63,7 @@ struct Entry {
     shed: CancellationToken,
 }
 
-/// What a [`Ticket`] is for.
+/// The subject of a [`Ticket`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A connection without an accepted credential.
@@ -78,7 +78,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Place(Arc<Places>);
 
-/// What can be given up for a newcomer, until this is dropped.
+/// A connection or request that can be given up for a newcomer, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
     places: Arc<Places>,
