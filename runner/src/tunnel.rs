@@ -60,7 +60,7 @@ const PASSED_ON: [HeaderName; 6] = [
 /// The tunnels of each session. No session can take the connections that the others need.
 #[derive(Debug)]
 pub(crate) struct Tunnels {
-    /// Of one session, clients and viewers together.
+    /// The most tunnels of one session, clients and viewers together.
     most: usize,
     open: Mutex<HashMap<String, usize>>,
 }

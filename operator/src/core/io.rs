@@ -114,7 +114,7 @@ pub enum Input {
         pod: Uid,
         /// The keys that were sent. Others may be published by now.
         keys: String,
-        /// Whether the API server accepted it. The pod in its answer is handed over first, like a watch event.
+        /// Accepted by the API server, or not. The pod in its answer is handed over first, like a watch event.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::ProtectPool`].
@@ -397,7 +397,7 @@ pub enum Observation {
         started: Option<Interval>,
     },
     /// The write of a status was accepted, and some fields are not as they were sent: the CRDs are of an older version, or a webhook
-    /// changes them. Only the operator writes a status, so that no tenant can cause this.
+    /// changes them. The fields are compared with the answer to the same write, so another writer of the status cannot cause this.
     Pruned {
         /// Kind of the object.
         kind: &'static str,

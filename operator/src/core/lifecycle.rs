@@ -204,9 +204,8 @@ impl Core {
                     runner != pod && session.is_published_elsewhere(pod)
                 }
                 Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
-                // It is forgotten there once its end is published.
-                Stage::Over(_) => false,
-                Stage::Waiting => false,
+                // The runner may forget a session that is over once its end is published.
+                Stage::Over(_) | Stage::Waiting => false,
             },
         }
     }

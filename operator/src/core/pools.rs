@@ -70,7 +70,7 @@ pub(super) struct Pool {
     pub(super) scale: Scale,
     /// While it lacks runners: since when none came up.
     pub(super) lacking: Option<Mono>,
-    /// It lacks runners that it may not launch before others have launched theirs.
+    /// Why its next launch waits. Absent: no place lacks a pod, or the next launch has begun.
     pub(super) waits: Option<Waits>,
 }
 

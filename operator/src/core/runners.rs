@@ -216,8 +216,8 @@ impl Runner {
         }
     }
 
-    /// Whether it has had no session and no hot browser for longer than a launch takes. Sessions that it invents do not excuse
-    /// it, nor does that it was warm once.
+    /// A runner is overdue when it has had neither a session of ours nor a hot browser for longer than a launch takes. Sessions that
+    /// it invents make no difference, and neither does having been warm before.
     pub(super) fn is_overdue(&self, now: Now) -> bool {
         let launches = self.pod.fate == Fate::Running && !self.goes() && self.sessions.is_empty();
         let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));

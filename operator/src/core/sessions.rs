@@ -242,7 +242,7 @@ impl Session {
         told || self.telling
     }
 
-    /// Whether its status names another runner than this one.
+    /// Its status names a runner, and not the one in this pod.
     pub(super) fn is_published_elsewhere(&self, pod: &Uid) -> bool {
         let published = self.object.status.as_ref().and_then(|status| status.runner.as_ref());
         published.is_some_and(|published| published.uid != *pod)

@@ -191,7 +191,9 @@ impl Metrics {
             Observation::Ended { reason, .. } => {
                 self.ends.get_or_create(&EndLabel { reason: reason.clone() }).inc();
             }
-            Observation::Pruned { kind, .. } | Observation::Reverted { kind, .. } => {
+            // Users can change metadata back, and the alert on this counter is for those who install the CRDs.
+            Observation::Reverted { .. } => {}
+            Observation::Pruned { kind, .. } => {
                 self.pruned.get_or_create(&KindLabel { kind }).inc();
             }
         }

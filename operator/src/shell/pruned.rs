@@ -11,7 +11,7 @@ use std::{
 /// time is over: the CRDs were updated, or no object has the field any more.
 const FORGET_AFTER: Duration = Duration::from_secs(90);
 
-/// What the API server does not keep.
+/// Fields that the API server did not keep when they were written.
 #[derive(Debug, Default)]
 pub(super) struct PrunedFields {
     /// Fields of a status. The CRDs are older, so the readiness probe fails.
@@ -58,7 +58,7 @@ impl PrunedFields {
         }
     }
 
-    /// What is wrong and what to do, for the readiness probe; none when every field of a status is kept.
+    /// The readiness probe's message: the fields and what to do. None when every field of a status is kept.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble_at(Instant::now())
     }
@@ -76,7 +76,7 @@ impl PrunedFields {
 }
 
 impl Fields {
-    /// Whether the field was not known before.
+    /// Records a field. True when it was not recorded before.
     fn report(&self, kind: &'static str, field: &str, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, last| now.duration_since(*last) < FORGET_AFTER);

@@ -99,7 +99,7 @@ fn a_shape_that_fails_its_test_stops_there_and_the_former_serves() {
     assert_eq!(stalled(&fleet), None);
 }
 
-/// What a pool is read as whose template was too large to be kept.
+/// A pool as it is read when its template was too large to be kept.
 fn too_large(spec: &mut WorkerPoolSpec) {
     spec.template = RunnerTemplate { too_large: Some(1_400_000), ..RunnerTemplate::default() };
 }

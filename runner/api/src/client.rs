@@ -68,7 +68,7 @@ impl CallError {
         Self::Unreachable(shortened(&cause.to_string()))
     }
 
-    /// What failed between a request and the end of its answer.
+    /// A failure between a request and the end of its answer.
     fn broken(error: &(dyn Error + 'static)) -> Self {
         // The outermost error does not name the cause ("client error (Connect)"), so the whole chain is written out.
         let chain = || std::iter::successors(Some(error), |&error| error.source());

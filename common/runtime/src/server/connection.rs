@@ -57,8 +57,6 @@ struct State {
     since: Instant,
     /// Whether a credential was accepted: on this connection, or, of a proxy, for the request that is being answered.
     authenticated: bool,
-    /// Another protocol was begun: the connection is no longer served here.
-    upgraded: bool,
     /// While the connection can be given up.
     ticket: Option<Ticket>,
     /// While the request that is being answered can be given up. Only a proxy's.
@@ -70,6 +68,8 @@ enum Phase {
     FirstHead,
     Exchange,
     Idle,
+    /// Another protocol has begun, and the connection is no longer served here.
+    Upgraded,
 }
 
 /// The connection that a request came on. It is one of the request's extensions.
@@ -101,14 +101,8 @@ impl Connection {
     pub(super) fn open(places: &Arc<Places>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
         let place = places.open()?;
         let is_proxy = proxies.contains(peer);
-        let state = State {
-            phase: Phase::FirstHead,
-            since: Instant::now(),
-            authenticated: false,
-            upgraded: false,
-            ticket: None,
-            request: None,
-        };
+        let state =
+            State { phase: Phase::FirstHead, since: Instant::now(), authenticated: false, ticket: None, request: None };
         let (places, shed) = (Arc::clone(places), CancellationToken::new());
         let connection = Self { peer, is_proxy, proxies, places, shed, state: Mutex::new(state), _place: place };
         connection.state().ticket = Some(connection.ticket());
@@ -168,7 +162,7 @@ impl Connection {
             };
             let response = response.unwrap_or_else(|impossible| match impossible {});
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                handle.connection.state().upgraded = true;
+                handle.connection.state().phase = Phase::Upgraded;
             }
             response.map(|body| Answer { body, _exchange: exchange })
         }
@@ -180,7 +174,7 @@ impl Connection {
         let limit = match (state.phase, state.authenticated) {
             (Phase::FirstHead, _) => limits.first_head,
             (Phase::Exchange, false) => limits.exchange,
-            (Phase::Exchange, true) => return None,
+            (Phase::Exchange, true) | (Phase::Upgraded, _) => return None,
             (Phase::Idle, authenticated) if authenticated || self.is_proxy => limits.authenticated_idle,
             (Phase::Idle, _) => limits.idle,
         };
@@ -214,9 +208,12 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        (state.phase, state.since) = (Phase::Idle, Instant::now());
         state.request = None;
-        if self.0.is_proxy && !state.upgraded {
+        if state.phase == Phase::Upgraded {
+            return;
+        }
+        (state.phase, state.since) = (Phase::Idle, Instant::now());
+        if self.0.is_proxy {
             // It becomes the youngest of those that can be given up: another request has just been answered on it.
             state.authenticated = false;
             state.ticket = Some(self.0.ticket());
