@@ -3,7 +3,7 @@
 
 use crate::{
     finalizers::{AnyPool, list_pools, pools_api, remove_finalizers, unless_gone},
-    shell::LEASE,
+    io::LEASE,
 };
 use anyhow::{Context, bail};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};

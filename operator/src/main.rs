@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use camofleet_operator::{
-    core::pods::Installation,
+    core::runner::pod::Installation,
     finalizers::abandon_pools,
     hooks::{self, Extent, Release},
-    shell::{self, Options},
+    io::{self, Options},
 };
 use camofleet_runner_api::traces::{ENDPOINTS, KeyValue, Tracer};
 use clap::{Args, Parser, Subcommand};
@@ -151,7 +151,7 @@ async fn obey(command: Command) -> anyhow::Result<()> {
                 admin_listen: flags.admin_listen,
                 tracer: tracer.clone(),
             };
-            let ended = shell::run(options, stop()?).await;
+            let ended = io::run(options, stop()?).await;
             if let Some(tracer) = tracer {
                 tracer.finish();
             }

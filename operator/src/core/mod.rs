@@ -1,53 +1,43 @@
 //! What the operator decides: a state machine without IO. It is told what happened ([`Input`]) and says what is to be done
 //! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
 //!
-//! - `sessions`, `runners`, `pools`, `pods`: the things and their states.
-//! - `admission`: who may use a pool. `queue`: who waits. `scheduling`: who gets which slot. `lifecycle`: what happens to a session. `upkeep`: what happens to a runner.
-//!   `scaling`: how many runners a pool needs. `replicas`: what happens to a pool. `launches`: which pool launches its next runner.
-//! - `report`: what is believed of a runner's report. `orphans`: sessions that a runner reports and no object stands for. `ends`: how often
-//!   a runner is asked to end a session.
-//! - `status`: what is published, as a function of all that.
+//! - `session`, `runner`, `pool`: the things, their states, and what happens to them.
+//! - `scheduler`: who may use a pool, who waits, and who gets which slot.
+//! - `orphans`: sessions that a runner reports and no object stands for. `ends`: how often a runner is asked to end a session.
+//! - `status`: what is published, as a function of all that. `status_write`: its writes.
+//! - `messages`: what the core is told, and what it wants done.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
 //! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).
 
-mod admission;
+mod clock;
 mod ends;
-mod io;
-mod launches;
-mod lifecycle;
+mod messages;
 mod orphans;
-pub mod pods;
-mod pools;
-mod queue;
-mod replicas;
-mod report;
-mod runners;
-mod scaling;
-mod scheduling;
-mod sessions;
+mod pool;
+pub mod runner;
+mod scheduler;
+mod session;
 mod status;
 mod status_write;
-mod time;
 mod timers;
-mod upkeep;
 
-pub use io::*;
-pub use pools::{FINALIZER, finalizer_removal};
-pub use report::{Implausible, Report};
-pub use time::{Interval, Mono, Now};
+pub use clock::{Interval, Mono, Now};
+pub use messages::*;
+pub use pool::state::{FINALIZER, finalizer_removal};
+pub use runner::report::{Implausible, Report};
 
-use admission::Namespaces;
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
 use ends::Ends;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use launches::LaunchBudget;
 use orphans::Orphans;
-use pods::{Installation, RunnerPod};
-use pools::Pool;
-use queue::Queue;
-use runners::Runner;
-use sessions::Session;
+use pool::launches::LaunchBudget;
+use pool::state::Pool;
+use runner::pod::{Installation, RunnerPod};
+use runner::state::Runner;
+use scheduler::admission::Namespaces;
+use scheduler::queue::Queue;
+use session::state::Session;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,

@@ -1,11 +1,11 @@
 //! Sessions that runners list and no known object stands for. The object may be on its way here, or may have been deleted while
 //! no operator led; a read past the cache tells. What a runner invents costs no more than a few reads.
 
-use super::{
-    io::{Key, Uid},
-    report::{Listed, Report},
-    sessions::Pending,
-    time::Mono,
+use crate::core::{
+    clock::Mono,
+    messages::{Key, Uid},
+    runner::report::{Listed, Report},
+    session::state::Pending,
 };
 use std::{
     collections::{BTreeSet, HashMap},

@@ -1,15 +1,19 @@
 //! The statuses that are published, as functions of what is known. Each starts from the status that stands there, so that
 //! two that differ in nothing but the time at which they were computed are equal, and nothing is written.
 
-use super::{
-    io::Key,
-    launches::Waits,
-    pods::{self, Installation},
-    pools::{Pool, finalizer_removal},
-    replicas,
-    runners::Runner,
-    sessions::{Bound, Over, Session, Stage},
-    time::Now,
+use crate::core::{
+    clock::Now,
+    messages::Key,
+    pool::{
+        launches::Waits,
+        reconcile,
+        state::{Pool, finalizer_removal},
+    },
+    runner::{
+        pod::{self, Installation},
+        state::Runner,
+    },
+    session::state::{Bound, Over, Session, Stage},
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, RECONCILING, SCHEDULED, STALLED, Truth, pool as pools, session as reasons},
@@ -243,13 +247,13 @@ pub(super) fn of_pool(
     {
         status.serving = Some(shape.to_publish(installation));
     }
-    let labels = pods::pool_labels(object);
+    let labels = pod::pool_labels(object);
     status.selector = Some(labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
 
     let ready = status.ready_replicas >= desired && !pool.is_deleted();
     let settled = status.replicas == desired && status.updated_replicas == desired && ready;
-    let trouble = replicas::trouble_of(pool, runners, now);
-    let canary = replicas::trouble_of_canary(pool, runners, now);
+    let trouble = reconcile::trouble_of(pool, runners, now);
+    let canary = reconcile::trouble_of_canary(pool, runners, now);
     let (doing, words) = if pool.is_deleted() {
         (
             pools::DRAINING,

@@ -2,10 +2,10 @@
 //! fields that it does not know, and a webhook may change others. Such a write succeeds, so that comparing the desired status with
 //! the stored one would repeat it without end.
 
-use super::{
-    io::{Effect, Key, Observation, WriteFailure},
-    sessions::Pending,
-    time::Mono,
+use crate::core::{
+    clock::Mono,
+    messages::{Effect, Key, Observation, WriteFailure},
+    session::state::Pending,
 };
 use serde::Serialize;
 use serde_json::Value;

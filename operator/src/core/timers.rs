@@ -1,6 +1,6 @@
 //! One alarm for each thing that wants to be looked at later.
 
-use super::time::Mono;
+use crate::core::clock::Mono;
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,

@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
-    pods::{Fate, Installation, RunnerPod, Trouble, revision},
+    runner::pod::{Fate, Installation, RunnerPod, Trouble, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{

@@ -7,7 +7,7 @@ use camofleet_crds::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Node, Now, ReadFailure, Report,
-    pods::{Fate, RunnerPod, SeenPod, Trouble, revision},
+    runner::pod::{Fate, RunnerPod, SeenPod, Trouble, revision},
 };
 use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{

@@ -9,7 +9,7 @@ use camofleet_crds::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Now, Report, WriteFailure,
-    pods::{Fate, Installation, RunnerPod, revision},
+    runner::pod::{Fate, Installation, RunnerPod, revision},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{

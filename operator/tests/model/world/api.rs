@@ -11,7 +11,7 @@ use camofleet_crds::v1alpha1::{
 };
 use camofleet_operator::core::{
     Change, Input, WriteFailure,
-    pods::{Fate, RunnerPod},
+    runner::pod::{Fate, RunnerPod},
 };
 use k8s_openapi::{
     api::core::v1::{EnvVar, Pod},

@@ -1,7 +1,7 @@
 //! Checks what a runner reports about itself before anything is decided by it. A runner's image is its pool owner's choice, so
 //! its word is taken only within what its pod can hold.
 
-use super::io::Uid;
+use crate::core::messages::Uid;
 use camofleet_crds::{
     names,
     v1alpha1::{Display, EngineName},
@@ -20,32 +20,32 @@ const MAX_IDENTIFIER: usize = 64;
 /// numbers lie within its slots. Only what decisions need is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    pub(super) boot_id: String,
-    pub(super) generation: u64,
-    pub(super) engine: Option<EngineName>,
-    pub(super) browser_version: Option<String>,
-    pub(super) playwright_version: String,
-    pub(super) draining: bool,
-    pub(super) slots: u32,
-    pub(super) free: u32,
-    pub(super) spent: bool,
-    pub(super) hot: Hot,
-    pub(super) warm: bool,
-    pub(super) launch_error: Option<String>,
+    pub(in crate::core) boot_id: String,
+    pub(in crate::core) generation: u64,
+    pub(in crate::core) engine: Option<EngineName>,
+    pub(in crate::core) browser_version: Option<String>,
+    pub(in crate::core) playwright_version: String,
+    pub(in crate::core) draining: bool,
+    pub(in crate::core) slots: u32,
+    pub(in crate::core) free: u32,
+    pub(in crate::core) spent: bool,
+    pub(in crate::core) hot: Hot,
+    pub(in crate::core) warm: bool,
+    pub(in crate::core) launch_error: Option<String>,
     sessions: Vec<Listed>,
     index: HashMap<Uid, usize>,
 }
 
 /// A session as its runner lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) uid: Uid,
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) phase: SessionPhase,
-    pub(super) display: Display,
-    pub(super) tier: Tier,
-    pub(super) end: Option<End>,
+pub(in crate::core) struct Listed {
+    pub(in crate::core) uid: Uid,
+    pub(in crate::core) namespace: String,
+    pub(in crate::core) name: String,
+    pub(in crate::core) phase: SessionPhase,
+    pub(in crate::core) display: Display,
+    pub(in crate::core) tier: Tier,
+    pub(in crate::core) end: Option<End>,
 }
 
 /// Why a runner's state is not believed.
@@ -108,17 +108,17 @@ impl Report {
     }
 
     /// The sessions that it lists, in its order.
-    pub(super) fn sessions(&self) -> &[Listed] {
+    pub(in crate::core) fn sessions(&self) -> &[Listed] {
         &self.sessions
     }
 
     /// The session of that UID, if it is listed.
-    pub(super) fn session(&self, uid: &str) -> Option<&Listed> {
+    pub(in crate::core) fn session(&self, uid: &str) -> Option<&Listed> {
         self.index.get(uid).map(|at| &self.sessions[*at])
     }
 
     /// How many sessions more it can list.
-    pub(super) fn room_in_list(&self) -> u32 {
+    pub(in crate::core) fn room_in_list(&self) -> u32 {
         let left = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
         u32::try_from(left).unwrap_or(u32::MAX)
     }
@@ -148,7 +148,7 @@ impl Listed {
 }
 
 /// An answer with its texts no longer than those of a state.
-pub(super) fn bounded(answer: BindAnswer) -> BindAnswer {
+pub(in crate::core) fn bounded(answer: BindAnswer) -> BindAnswer {
     let session = Session { end: answer.session.end.map(shortened_end), ..answer.session };
     BindAnswer {
         boot_id: shortened(&answer.boot_id, MAX_IDENTIFIER),

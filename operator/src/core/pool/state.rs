@@ -1,14 +1,13 @@
 //! A pool as the leader sees it.
 
-use super::{
-    admission::Audience,
-    io::{Key, Uid},
-    launches::Waits,
-    pods::{Installation, Shape},
-    scaling::Scale,
-    sessions::Pending,
+use crate::core::{
+    clock::Mono,
+    messages::{Key, Uid},
+    pool::{autoscaling::Scale, launches::Waits},
+    runner::pod::{Installation, Shape},
+    scheduler::admission::Audience,
+    session::state::Pending,
     status_write::StatusWrite,
-    time::Mono,
 };
 use camofleet_crds::{
     conditions::pool as reasons,
@@ -30,53 +29,53 @@ pub fn finalizer_removal(pool: &Key) -> String {
 }
 
 #[derive(Debug)]
-pub(super) struct Pool {
-    pub(super) object: Arc<WorkerPool>,
+pub(in crate::core) struct Pool {
+    pub(in crate::core) object: Arc<WorkerPool>,
     /// The shape that its spec asks for.
-    pub(super) wished: Shape,
+    pub(in crate::core) wished: Shape,
     /// The latest shape in which a runner came up.
-    pub(super) serving: Option<Shape>,
+    pub(in crate::core) serving: Option<Shape>,
     /// Places without a pod, and since when.
-    pub(super) missing: BTreeMap<u32, Mono>,
+    pub(in crate::core) missing: BTreeMap<u32, Mono>,
     /// Pods that were asked for and not seen yet, by name.
-    pub(super) creating: BTreeMap<String, Creating>,
+    pub(in crate::core) creating: BTreeMap<String, Creating>,
     /// The last pod that was seen in each place.
-    pub(super) last: HashMap<u32, Uid>,
+    pub(in crate::core) last: HashMap<u32, Uid>,
     /// How often in a row pods of the two shapes failed, by revision.
     failures: HashMap<String, Failures>,
     /// The write of its status.
-    pub(super) write: StatusWrite<WorkerPoolStatus>,
+    pub(in crate::core) write: StatusWrite<WorkerPoolStatus>,
     /// The write of its finalizers.
-    pub(super) finalization: Pending,
+    pub(in crate::core) finalization: Pending,
     /// Which of the two is under way: one at a time, because each names the version of the object.
-    pub(super) patch: Option<Patch>,
+    pub(in crate::core) patch: Option<Patch>,
     /// When its status was written last.
-    pub(super) written: Option<Mono>,
+    pub(in crate::core) written: Option<Mono>,
     /// When its disruption budget was last as it should be.
-    pub(super) protected: Option<Mono>,
+    pub(in crate::core) protected: Option<Mono>,
     /// The write of its disruption budget.
-    pub(super) protection: Pending,
+    pub(in crate::core) protection: Pending,
     /// Why it has no disruption budget.
-    pub(super) unprotected: Option<String>,
+    pub(in crate::core) unprotected: Option<String>,
     /// Which namespaces it is for.
-    pub(super) audience: Audience,
+    pub(in crate::core) audience: Audience,
     /// Sessions on its runners, by tenant: nobody is listed with none.
-    pub(super) running: BTreeMap<String, u32>,
+    pub(in crate::core) running: BTreeMap<String, u32>,
     /// The engine that its runners were last heard to run, of the shape that they are made in.
-    pub(super) engine: Option<EngineName>,
+    pub(in crate::core) engine: Option<EngineName>,
     /// What was asked for when its disruption budget was last seen to.
-    pub(super) disruption: Option<Disruption>,
+    pub(in crate::core) disruption: Option<Disruption>,
     /// How many runners it is to have.
-    pub(super) scale: Scale,
+    pub(in crate::core) scale: Scale,
     /// While it lacks runners: since when none came up.
-    pub(super) lacking: Option<Mono>,
+    pub(in crate::core) lacking: Option<Mono>,
     /// Why its next launch waits. Absent: no place lacks a pod, or the next launch has begun.
-    pub(super) waits: Option<Waits>,
+    pub(in crate::core) waits: Option<Waits>,
 }
 
 /// A write of a pool that is under way.
 #[derive(Debug)]
-pub(super) enum Patch {
+pub(in crate::core) enum Patch {
     Status,
     /// The finalizers that were sent.
     Finalizers(Vec<String>),
@@ -84,10 +83,10 @@ pub(super) enum Patch {
 
 /// A pod that was asked for.
 #[derive(Debug)]
-pub(super) struct Creating {
-    pub(super) ordinal: u32,
-    pub(super) revision: String,
-    pub(super) since: Mono,
+pub(in crate::core) struct Creating {
+    pub(in crate::core) ordinal: u32,
+    pub(in crate::core) revision: String,
+    pub(in crate::core) since: Mono,
 }
 
 /// Pods of one shape that failed in a row.
@@ -100,10 +99,10 @@ struct Failures {
 }
 
 /// What keeps runners from coming up: reason and message, for `Stalled`.
-pub(super) type Trouble = (&'static str, String);
+pub(in crate::core) type Trouble = (&'static str, String);
 
 impl Pool {
-    pub(super) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
+    pub(in crate::core) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
         Self {
             wished: Shape::wished(&object, installation),
             serving: Shape::published(&object),
@@ -130,7 +129,7 @@ impl Pool {
     }
 
     /// What was under way in another term is not this one's.
-    pub(super) fn begin_term(&mut self) {
+    pub(in crate::core) fn begin_term(&mut self) {
         self.missing.clear();
         self.creating.clear();
         self.failures.clear();
@@ -147,7 +146,7 @@ impl Pool {
     }
 
     /// One session more on a tenant's account, or one less.
-    pub(super) fn count(&mut self, tenant: &str, more: bool) {
+    pub(in crate::core) fn count(&mut self, tenant: &str, more: bool) {
         if more {
             *self.running.entry(tenant.to_owned()).or_default() += 1;
         } else if let Some(count) = self.running.get_mut(tenant) {
@@ -159,62 +158,62 @@ impl Pool {
     }
 
     /// Whether it has that engine. What `Auto` found is known from the first runner that spoke.
-    pub(super) fn may_run(&self, engine: EngineName) -> bool {
+    pub(in crate::core) fn may_run(&self, engine: EngineName) -> bool {
         self.engine.map_or_else(|| engine.is_served_by(self.object.spec.engine), |known| known == engine)
     }
 
     /// How many sessions more its limits let it have.
-    pub(super) fn may_add(&self) -> u32 {
+    pub(in crate::core) fn may_add(&self) -> u32 {
         left_of(self.object.spec.limits.max_sessions, self.running.values().sum())
     }
 
     /// How many more of that tenant.
-    pub(super) fn may_add_for(&self, tenant: &str) -> u32 {
+    pub(in crate::core) fn may_add_for(&self, tenant: &str) -> u32 {
         let running = self.running.get(tenant).copied().unwrap_or_default();
         left_of(self.object.spec.limits.max_sessions_per_tenant, running)
     }
 
     /// Compares UIDs: another version is the same pool, another pool of the same name is not.
-    pub(super) fn is(&self, object: &WorkerPool) -> bool {
+    pub(in crate::core) fn is(&self, object: &WorkerPool) -> bool {
         self.object.metadata.uid == object.metadata.uid
     }
 
     /// How many runners it is to have.
-    pub(super) fn desired(&self) -> usize {
+    pub(in crate::core) fn desired(&self) -> usize {
         usize::try_from(self.scale.desired).unwrap_or_default()
     }
 
-    pub(super) fn is_deleted(&self) -> bool {
+    pub(in crate::core) fn is_deleted(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
     }
 
     /// The shape that runners are made in.
-    pub(super) fn makes(&self) -> &Shape {
+    pub(in crate::core) fn makes(&self) -> &Shape {
         self.serving.as_ref().unwrap_or(&self.wished)
     }
 
     /// The only known shape is refused, so no runner can be created.
-    pub(super) fn makes_none(&self) -> bool {
+    pub(in crate::core) fn makes_none(&self) -> bool {
         self.makes().refusal().is_some()
     }
 
     /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
-    pub(super) fn is_testing(&self) -> bool {
+    pub(in crate::core) fn is_testing(&self) -> bool {
         self.wished.revision != self.makes().revision && self.wished.refusal().is_none()
     }
 
     /// Why no runner is made in the wished shape, for `Stalled`.
-    pub(super) fn refusal(&self) -> Option<Trouble> {
+    pub(in crate::core) fn refusal(&self) -> Option<Trouble> {
         self.wished.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
     }
 
     /// Whether runners of that revision are the new shape's first, which take no sessions yet.
-    pub(super) fn tests(&self, revision: &str) -> bool {
+    pub(in crate::core) fn tests(&self, revision: &str) -> bool {
         self.is_testing() && self.wished.revision == revision
     }
 
     /// The owner wishes another shape, or the same as before.
-    pub(super) fn wish(&mut self, shape: Shape) {
+    pub(in crate::core) fn wish(&mut self, shape: Shape) {
         if self.serving.is_none() && self.wished.revision != shape.revision {
             self.engine = None;
         }
@@ -224,7 +223,7 @@ impl Pool {
     }
 
     /// A pod of that shape failed, or could not be made: the next one waits twice as long, 5 minutes at most.
-    pub(super) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
+    pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
         if revision != self.wished.revision && revision != self.makes().revision {
             return;
         }
@@ -235,7 +234,7 @@ impl Pool {
     }
 
     /// A runner of that shape came up: what failed before is over, and what was new is proven.
-    pub(super) fn came_up(&mut self, revision: &str) {
+    pub(in crate::core) fn came_up(&mut self, revision: &str) {
         self.failures.remove(revision);
         if revision == self.wished.revision {
             self.serving = Some(self.wished.clone());
@@ -243,22 +242,22 @@ impl Pool {
     }
 
     /// Until when no pod of that shape is made.
-    pub(super) fn pause_until(&self, revision: &str) -> Option<Mono> {
+    pub(in crate::core) fn pause_until(&self, revision: &str) -> Option<Mono> {
         self.failures.get(revision).map(|failures| failures.pause_until)
     }
 
     /// Why the latest pod of that shape failed, when none came up since.
-    pub(super) fn trouble(&self, revision: &str) -> Option<Trouble> {
+    pub(in crate::core) fn trouble(&self, revision: &str) -> Option<Trouble> {
         self.failures.get(revision).map(|failures| failures.cause.clone())
     }
 
     /// When pods may be made again.
-    pub(super) fn pauses(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn pauses(&self) -> impl Iterator<Item = Mono> {
         self.failures.values().map(|failures| failures.pause_until)
     }
 
     /// Whether the runners that it makes fail.
-    pub(super) fn is_failing(&self) -> bool {
+    pub(in crate::core) fn is_failing(&self) -> bool {
         self.failures.contains_key(&self.makes().revision)
     }
 }

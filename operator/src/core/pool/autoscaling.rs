@@ -1,20 +1,22 @@
 //! How many runners an autoscaled pool should have: up at once with demand, down once demand was lower for a while.
 
-use super::{Core, Subject, io::Key, pools::Pool, queue::Demand, runners::Runner, time::Mono};
+use crate::core::{
+    Core, Subject, clock::Mono, messages::Key, pool::state::Pool, runner::state::Runner, scheduler::queue::Demand,
+};
 use camofleet_crds::v1alpha1::{Autoscaling, WorkerPoolSpec};
 use std::{collections::BTreeMap, time::Duration};
 
 /// What a pool's runners are needed for, and what they have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Need {
+pub(in crate::core) struct Need {
     /// Runners that have sessions, or can take no more: those that drain or are spent keep their place until they are gone.
-    pub(super) kept: u32,
+    pub(in crate::core) kept: u32,
     /// Slots that are free on them.
-    pub(super) free: u32,
+    pub(in crate::core) free: u32,
     /// Sessions that wait for the pool and that its limits would let in.
-    pub(super) waiting: u32,
+    pub(in crate::core) waiting: u32,
     /// Sessions that its limits would let in at all.
-    pub(super) allowed: u32,
+    pub(in crate::core) allowed: u32,
 }
 
 impl Need {
@@ -30,8 +32,8 @@ impl Need {
 
 /// How many runners a pool is to have now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scale {
-    pub(super) desired: i32,
+pub(in crate::core) struct Scale {
+    pub(in crate::core) desired: i32,
     /// Since when fewer would have done, and how many would have at most.
     fewer: Option<(Mono, i32)>,
 }
@@ -39,7 +41,7 @@ pub(super) struct Scale {
 impl Scale {
     /// As it was when this operator came to the pool: what was published last, so that nothing is removed before it was
     /// too much for as long as the pool says.
-    pub(super) fn resumed(spec: &WorkerPoolSpec, published: Option<i32>) -> Self {
+    pub(in crate::core) fn resumed(spec: &WorkerPoolSpec, published: Option<i32>) -> Self {
         let desired = match &spec.autoscaling {
             Some(wish) => {
                 published.unwrap_or_default().clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
@@ -49,7 +51,7 @@ impl Scale {
         Self { desired, fewer: None }
     }
 
-    pub(super) fn follow(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
+    pub(in crate::core) fn follow(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
         let Some(wish) = &spec.autoscaling else {
             *self = Self { desired: spec.fixed_replicas(), fewer: None };
             return;
@@ -71,7 +73,7 @@ impl Scale {
     }
 
     /// When there may be fewer.
-    pub(super) fn wakes(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
+    pub(in crate::core) fn wakes(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
         let (since, _) = self.fewer?;
         spec.autoscaling.as_ref().map(|wish| since.after(delay_of(wish)))
     }
@@ -83,7 +85,7 @@ fn delay_of(wish: &Autoscaling) -> Duration {
 
 impl Core {
     /// What the runners of that pool are needed for.
-    pub(super) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
+    pub(in crate::core) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
         let mut by_tenant = BTreeMap::<&str, u32>::new();
         for (demand, lane) in self.queue.lanes() {
             if self.takes(key, pool, demand) {
@@ -126,13 +128,13 @@ impl Core {
     }
 
     /// A session begins or ceases to wait: the pools that it may mean are looked at.
-    pub(super) fn demand_changed(&mut self, demand: &Demand) {
+    pub(in crate::core) fn demand_changed(&mut self, demand: &Demand) {
         let meant = self.pools.keys().filter(|key| self.means(demand, key));
         self.dirty.extend(meant.cloned().map(Subject::Pool).collect::<Vec<_>>());
     }
 
     /// Who may use which pool may have changed, and with it what each is needed for.
-    pub(super) fn admission_changed(&mut self) {
+    pub(in crate::core) fn admission_changed(&mut self) {
         self.dirty.insert(Subject::Queue);
         self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
     }

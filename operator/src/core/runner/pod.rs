@@ -1,6 +1,6 @@
 //! Runner pods: what is read from one, and how one is made for a pool.
 
-use super::io::{Key, Uid, version};
+use crate::core::messages::{Key, Uid, version};
 use camofleet_crds::v1alpha1::{
     AllowedNamespaces, Disruption, EngineChoice, Limits, MAX_TEMPLATE_BYTES, Rollout, RunnerTemplate, Serving,
     WorkerPool, WorkerPoolSpec,

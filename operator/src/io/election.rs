@@ -4,8 +4,8 @@
 //! last renewal that it knows of, which leaves 5 s in which nobody leads and nobody's clock has to be trusted; both try
 //! again every 2 s.
 
-use super::clock::Clock;
 use crate::core::Input;
+use crate::io::clock::Clock;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,

@@ -1,9 +1,8 @@
 //! What the core is told, and what it wants done. Between the two there is no IO.
 
-use super::{
-    pods::RunnerPod,
-    report::Report,
-    time::{Interval, Mono},
+use crate::core::{
+    clock::{Interval, Mono},
+    runner::{pod::RunnerPod, report::Report},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, StartTier, WorkerPool, WorkerPoolStatus};
 use camofleet_runner_api::{BindAnswer, BindRequest};
@@ -163,7 +162,7 @@ impl Key {
 
 /// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
 /// (KEP-5504), and what is not a number is taken as new.
-pub(super) fn version(object: &impl kube::Resource) -> u64 {
+pub(in crate::core) fn version(object: &impl kube::Resource) -> u64 {
     object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }
 

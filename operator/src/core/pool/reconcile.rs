@@ -1,17 +1,20 @@
 //! What happens to a pool: its pods are kept at as many as wished, of the current shape, none launching in excess of the
 //! CPUs, and none with a session made to go before its time.
 
-use super::{
+use crate::core::{
     Change, Core, Effect, Key, Namespace, Observation, Subject, Uid, WriteFailure,
-    admission::Audience,
-    io::version,
-    launches::{Place, PoolLaunches},
-    pods,
-    pods::{Fate, Shape},
-    pools::{Creating, FINALIZER, Patch, Pool, Trouble},
-    runners::Runner,
-    scaling::Need,
-    sessions::Pending,
+    messages::version,
+    pool::{
+        autoscaling::Need,
+        launches::{Place, PoolLaunches},
+        state::{Creating, FINALIZER, Patch, Pool, Trouble},
+    },
+    runner::{
+        pod::{self, Fate, Shape},
+        state::Runner,
+    },
+    scheduler::admission::Audience,
+    session::state::Pending,
     status,
     status_write::observe_pruned,
 };
@@ -38,7 +41,7 @@ const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Core {
-    pub(super) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
+    pub(in crate::core) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
         let key = Key::of(object.as_ref());
         let known = self.pools.get_mut(&key).filter(|known| known.is(&object));
         match known {
@@ -91,7 +94,7 @@ impl Core {
         }
     }
 
-    pub(super) fn pool_gone(&mut self, key: &Key) {
+    pub(in crate::core) fn pool_gone(&mut self, key: &Key) {
         if self.pools.remove(key).is_some() {
             self.timers.set(Subject::Pool(key.clone()), None);
             self.pool_matters(key);
@@ -108,7 +111,7 @@ impl Core {
         self.dirty.extend(waiting.into_iter().map(Subject::Session));
     }
 
-    pub(super) fn namespace_changed(&mut self, change: Change<Namespace>) {
+    pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) {
         let changed = match change {
             Change::All(all) => {
                 self.namespaces = all.into_iter().map(|namespace| (namespace.name, namespace.labels)).collect();
@@ -132,7 +135,7 @@ impl Core {
     }
 
     /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
-    pub(super) fn look_at_pool(&mut self, key: &Key) {
+    pub(in crate::core) fn look_at_pool(&mut self, key: &Key) {
         let now = self.now.mono;
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.creating.retain(|_, creating| now.since(creating.since) < CREATE_PATIENCE);
@@ -178,7 +181,7 @@ impl Core {
         }
     }
 
-    pub(super) fn pool_protected(&mut self, protected: &WorkerPool, answer: Result<(), WriteFailure>) {
+    pub(in crate::core) fn pool_protected(&mut self, protected: &WorkerPool, answer: Result<(), WriteFailure>) {
         let now = self.now.mono;
         let key = &Key::of(protected);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(protected)) else { return };
@@ -305,7 +308,7 @@ impl Core {
     }
 
     /// Creates pods for places that lack one, as far as the launch budget allows.
-    pub(super) fn launch_runners(&mut self) {
+    pub(in crate::core) fn launch_runners(&mut self) {
         let Some(keys) = self.keys.clone() else { return };
         let mut launches = self.launches_of_pools();
         if launches.values().all(|pool| pool.wanted.is_empty()) {
@@ -325,7 +328,7 @@ impl Core {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let replaces = pool.last.get(&ordinal).map(String::as_str);
             let shape = if canary { &pool.wished } else { pool.makes() };
-            let pod = pods::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
+            let pod = pod::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let creating = Creating { ordinal, revision: shape.revision.clone(), since: now };
             pool.missing.remove(&ordinal);
             pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), creating);
@@ -380,7 +383,7 @@ impl Core {
         wanted.into()
     }
 
-    pub(super) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
+    pub(in crate::core) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
         let now = self.now.mono;
         let Some(pool) = self.pools.get_mut(key) else { return };
         if let Err(failure) = answer
@@ -415,7 +418,11 @@ impl Core {
         self.effects.push(Effect::PatchPool { pool: object, status: Box::new(wished) });
     }
 
-    pub(super) fn pool_patched(&mut self, written: &WorkerPool, answer: Result<Option<Arc<WorkerPool>>, WriteFailure>) {
+    pub(in crate::core) fn pool_patched(
+        &mut self,
+        written: &WorkerPool,
+        answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
+    ) {
         let now = self.now.mono;
         let key = &Key::of(written);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(written)) else { return };
@@ -454,7 +461,7 @@ impl Core {
         self.dirty.insert(Subject::Pool(key.clone()));
     }
 
-    fn alarm_of_pool(&self, key: &Key) -> Option<super::Mono> {
+    fn alarm_of_pool(&self, key: &Key) -> Option<crate::core::Mono> {
         let pool = self.pools.get(key)?;
         let now = self.now;
         let mut alarms = vec![pool.write.wakes(), pool.finalization.wakes(), pool.protection.wakes()];
@@ -479,7 +486,7 @@ impl Core {
     }
 }
 
-fn may_finalize(pool: &Pool, now: super::Mono) -> bool {
+fn may_finalize(pool: &Pool, now: crate::core::Mono) -> bool {
     pool.patch.is_none() && pool.finalization.may_start(now)
 }
 
@@ -490,7 +497,7 @@ fn finalize(effects: &mut Vec<Effect>, pool: &mut Pool, finalizers: Vec<String>)
 }
 
 /// When a pool that is being deleted is let go in any case.
-fn deadline_of(pool: &WorkerPool, now: super::Now) -> Option<super::Mono> {
+fn deadline_of(pool: &WorkerPool, now: crate::core::Now) -> Option<crate::core::Mono> {
     let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
     let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());
     Some(deleted.after(drain).after(FINALIZER_PATIENCE))
@@ -513,7 +520,7 @@ impl Rollout {
         let tests = pool.is_testing() && desired > 0;
         let changes = tests || desired > 0 && staying.iter().any(|runner| runner.pod.revision != *makes);
         let has_no_room = |runner: &&Runner| {
-            let unschedulable = matches!(runner.pod.fate, Fate::Pending(Some(pods::Trouble::Unschedulable(_))));
+            let unschedulable = matches!(runner.pod.fate, Fate::Pending(Some(pod::Trouble::Unschedulable(_))));
             unschedulable && pool.tests(&runner.pod.revision)
         };
         let may_miss = pool.object.spec.rollout.max_unavailable_of(desired) > 0;
@@ -555,7 +562,7 @@ fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
 }
 
 /// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
-pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<Trouble> {
+pub(in crate::core) fn trouble_of(pool: &Pool, runners: &[&Runner], now: crate::core::Now) -> Option<Trouble> {
     let serving: Vec<_> = runners.iter().copied().filter(|runner| !pool.tests(&runner.pod.revision)).collect();
     let silence = || {
         pool.lacking.filter(|since| since.after(PROGRESS_DEADLINE) <= now.mono)?;
@@ -568,7 +575,7 @@ pub(super) fn trouble_of(pool: &Pool, runners: &[&Runner], now: super::Now) -> O
 }
 
 /// The reason for `Stalled` when the canary cannot be created or cannot load a page.
-pub(super) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: super::Now) -> Option<Trouble> {
+pub(in crate::core) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: crate::core::Now) -> Option<Trouble> {
     if let Some(refusal) = pool.refusal() {
         return Some(refusal);
     }
@@ -591,11 +598,11 @@ pub(super) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: super::No
 /// What these runners say themselves, or their pods.
 fn trouble_among(runners: &[&Runner]) -> Option<Trouble> {
     let pending = runners.iter().find_map(|runner| match &runner.pod.fate {
-        Fate::Pending(Some(pods::Trouble::Image(words))) => Some((
+        Fate::Pending(Some(pod::Trouble::Image(words))) => Some((
             reasons::IMAGE_ERROR,
             format!("pod {}: {words}; correct template.image or its pull secrets", runner.pod.key.name),
         )),
-        Fate::Pending(Some(pods::Trouble::Unschedulable(words))) => Some((
+        Fate::Pending(Some(pod::Trouble::Unschedulable(words))) => Some((
             reasons::UNSCHEDULABLE,
             format!(
                 "pod {}: {words}; add nodes, or change the template's resources, nodeSelector or tolerations",
@@ -603,7 +610,7 @@ fn trouble_among(runners: &[&Runner]) -> Option<Trouble> {
             ),
         )),
         // What set the gate removes it when the pod's turn has come.
-        Fate::Pending(Some(pods::Trouble::Gated) | None) | Fate::Running | Fate::Over { .. } => None,
+        Fate::Pending(Some(pod::Trouble::Gated) | None) | Fate::Running | Fate::Over { .. } => None,
     });
     let browsers = || {
         runners.iter().filter_map(|runner| runner.state.as_ref()).find_map(|state| {

@@ -1,6 +1,8 @@
 //! Who may use a pool, by its owner's word, and what it says to those who may not.
 
-use super::{Core, io::Key, pools::Pool, queue::Demand, sessions::Over, status::Wait};
+use crate::core::{
+    Core, messages::Key, pool::state::Pool, scheduler::queue::Demand, session::state::Over, status::Wait,
+};
 use camofleet_crds::{
     conditions::session as reasons,
     queue::Arrival,
@@ -10,11 +12,11 @@ use kube::core::{Selector, SelectorExt};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels of namespaces, by name.
-pub(super) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
+pub(in crate::core) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Why a pool does not take what is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Objection {
+pub(in crate::core) enum Objection {
     /// It is being deleted.
     Deleted,
     /// It is not for that namespace.
@@ -32,7 +34,7 @@ pub(super) enum Objection {
 impl Objection {
     /// What a session that named the pool is told: that it waits for somebody to change something, or, where it asks for
     /// more than the pool's limits give, that it is refused.
-    pub(super) fn words_to(self, demand: &Demand, pool: &Key) -> Result<Wait, Over> {
+    pub(in crate::core) fn words_to(self, demand: &Demand, pool: &Key) -> Result<Wait, Over> {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
             Self::Deleted => {
@@ -76,7 +78,7 @@ impl Objection {
 
 /// Which namespaces a pool is for.
 #[derive(Debug)]
-pub(super) enum Audience {
+pub(in crate::core) enum Audience {
     Same,
     All,
     Labelled(Selector),
@@ -85,7 +87,7 @@ pub(super) enum Audience {
 }
 
 impl Audience {
-    pub(super) fn of(pool: &WorkerPool) -> Self {
+    pub(in crate::core) fn of(pool: &WorkerPool) -> Self {
         let allowed = &pool.spec.allowed_namespaces;
         match allowed.from {
             NamespacesFrom::Same => Self::Same,
@@ -107,7 +109,7 @@ impl Audience {
 
 impl Core {
     /// Why that pool does not take that; none: it will, once there is room.
-    pub(super) fn objection(&self, key: &Key, pool: &Pool, demand: &Demand) -> Option<Objection> {
+    pub(in crate::core) fn objection(&self, key: &Key, pool: &Pool, demand: &Demand) -> Option<Objection> {
         let limits = &pool.object.spec.limits;
         // First: what becomes of it is nobody's business for whom it is not.
         if demand.namespace != key.namespace && !pool.audience.has(&demand.namespace, &self.namespaces) {
@@ -130,21 +132,21 @@ impl Core {
     }
 
     /// Whether the session would go there, and the pool would have it.
-    pub(super) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
+    pub(in crate::core) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
         self.means(demand, key) && self.objection(key, pool, demand).is_none()
     }
 
-    pub(super) fn means(&self, demand: &Demand, key: &Key) -> bool {
+    pub(in crate::core) fn means(&self, demand: &Demand, key: &Key) -> bool {
         demand.means(key, &self.installation.namespace)
     }
 
     /// The pools that would take what is asked for, once they have room.
-    pub(super) fn pools_for<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = (&'a Key, &'a Pool)> {
+    pub(in crate::core) fn pools_for<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = (&'a Key, &'a Pool)> {
         self.pools.iter().filter(|(key, pool)| self.takes(key, pool, demand))
     }
 
     /// How many wait who may be served by that pool.
-    pub(super) fn queued_for(&self, key: &Key) -> usize {
+    pub(in crate::core) fn queued_for(&self, key: &Key) -> usize {
         self.pools.get(key).map_or(0, |pool| self.lanes_for(key, pool).map(BTreeSet::len).sum())
     }
 
@@ -156,7 +158,7 @@ impl Core {
 
     /// Whether as many wait already, or came before it, as the queues of all pools that would take it let: then the session is
     /// refused.
-    pub(super) fn is_one_too_many(&self, demand: &Demand, arrival: &Arrival) -> Option<Over> {
+    pub(in crate::core) fn is_one_too_many(&self, demand: &Demand, arrival: &Arrival) -> Option<Over> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let most = usize::try_from(pool.object.spec.limits.max_queued?).unwrap_or_default();

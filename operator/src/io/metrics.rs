@@ -1,8 +1,8 @@
 //! What can be measured of the operator. Labels are constants, but for the names of pools, which admins make: what was told of a
 //! pool goes with it, and what a session asks for is told in classes.
 
-use super::watch::Pulses;
 use crate::core::{Interval, Key, Load, Observation};
+use crate::io::watch::Pulses;
 use camofleet_crds::v1alpha1::{Slots, StartTier};
 use prometheus_client::{
     encoding::{

@@ -1,12 +1,11 @@
 //! Who gets which slot.
 
-use super::{
+use crate::core::{
     Core, Effect, Key, Observation, Subject, Uid,
-    admission::Objection,
-    pools::Pool,
-    queue::Demand,
-    runners::Room,
-    sessions::{Over, Pending, Session, Stage},
+    pool::state::Pool,
+    runner::state::Room,
+    scheduler::{admission::Objection, queue::Demand},
+    session::state::{Over, Pending, Session, Stage},
     status::Wait,
 };
 use camofleet_crds::{
@@ -102,7 +101,7 @@ struct Lane<'a> {
 
 impl Core {
     /// Gives free slots to those who wait, each to whose turn it is. One that cannot be placed does not block the others.
-    pub(super) fn choose(&mut self) {
+    pub(in crate::core) fn choose(&mut self) {
         if !self.may_choose() || self.queue.is_empty() {
             return;
         }
@@ -171,7 +170,7 @@ impl Core {
     }
 
     /// How many sessions each node has.
-    pub(super) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
+    pub(in crate::core) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
         let mut count = HashMap::new();
         for runner in self.runners.values() {
             if let Some(node) = &runner.pod.node {
@@ -213,7 +212,7 @@ impl Core {
     }
 
     /// What is due for a session without a slot: to be refused, to be told why it waits, or nothing yet.
-    pub(super) fn why_it_waits(&self, session: &Session) -> Result<Wait, Over> {
+    pub(in crate::core) fn why_it_waits(&self, session: &Session) -> Result<Wait, Over> {
         let demand = Demand::of(&session.object);
         let Some(key) = &demand.pool else { return Ok(self.why_no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
@@ -263,7 +262,7 @@ impl Core {
     }
 
     /// Puts a session into a stage, with everything that follows from being in it.
-    pub(super) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
+    pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(session) = self.sessions.get_mut(uid) else { return };
         let (left, waited) = (session.runner().cloned(), session.waits());
         session.stage = stage;
@@ -291,7 +290,7 @@ impl Core {
     }
 
     /// The ledger's entry: a session is on that runner, on its tenant's account, or it is there no more.
-    pub(super) fn book(&mut self, session: &BrowserSession, runner: &Uid, here: bool) {
+    pub(in crate::core) fn book(&mut self, session: &BrowserSession, runner: &Uid, here: bool) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(runner) else { return };
         let changes = if here { runner.sessions.insert(uid.clone()) } else { runner.sessions.remove(uid) };

@@ -1,6 +1,9 @@
 //! Probes and metrics.
 
-use super::{LoadAsk, Shell, watch, watch::Watches};
+use crate::io::{
+    LoadAsk, Shell,
+    watch::{self, Watches},
+};
 use anyhow::Context;
 use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, routing::get};
 use camofleet_runtime::{

@@ -1,7 +1,7 @@
 //! Decides which pools launch their next runners. Browsers that launch at once only make each other late, so no more runners launch
 //! than the nodes have CPUs; and no pool may keep the others from their turn.
 
-use super::{io::Key, time::Mono};
+use crate::core::{clock::Mono, messages::Key};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -12,7 +12,7 @@ const CREATES_PER_SECOND: usize = 20;
 
 /// The launches that the cluster can bear, and whose turn the next one is.
 #[derive(Debug, Default)]
-pub(super) struct LaunchBudget {
+pub(in crate::core) struct LaunchBudget {
     /// When pods were created, in the last second.
     created: VecDeque<Mono>,
     /// Grows with each grant.
@@ -24,19 +24,19 @@ pub(super) struct LaunchBudget {
 
 /// One pool's launches.
 #[derive(Debug)]
-pub(super) struct PoolLaunches {
+pub(in crate::core) struct PoolLaunches {
     /// Places that need a pod, in the order in which they are to get one.
-    pub(super) wanted: VecDeque<Place>,
+    pub(in crate::core) wanted: VecDeque<Place>,
     /// Runners that launch now, pods that are being created included.
-    pub(super) launching: usize,
+    pub(in crate::core) launching: usize,
     /// Runners that had the time of a launch and launched nothing. They use up the pool's own launches, so that a pool whose runners never
     /// become warm holds one place and not all.
-    pub(super) overdue: usize,
+    pub(in crate::core) overdue: usize,
 }
 
 /// Why a pool's next launch waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
+pub(in crate::core) enum Waits {
     /// For its turn: other launches have the CPUs.
     Turn,
     /// For its own runners, of which so many launch nothing.
@@ -49,7 +49,7 @@ impl PoolLaunches {
     }
 
     /// Why a place that is still wanted after [`LaunchBudget::grant`] has no pod yet.
-    pub(super) fn waits(&self, cpus: usize) -> Option<Waits> {
+    pub(in crate::core) fn waits(&self, cpus: usize) -> Option<Waits> {
         let waits = if self.overdue == 0 || self.may_launch(cpus.max(1)) {
             Waits::Turn
         } else {
@@ -61,12 +61,12 @@ impl PoolLaunches {
 
 /// A place of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(in crate::core) struct Place {
     /// Since when it has no pod.
-    pub(super) since: Mono,
-    pub(super) ordinal: u32,
+    pub(in crate::core) since: Mono,
+    pub(in crate::core) ordinal: u32,
     /// Its pod is to test a new shape.
-    pub(super) canary: bool,
+    pub(in crate::core) canary: bool,
 }
 
 impl LaunchBudget {
@@ -75,7 +75,7 @@ impl LaunchBudget {
     /// The next launch is that of the namespace with fewest launches, and in it of the pool with fewest; of equals, of the one
     /// whose latest turn is longest ago. A namespace in which nothing launches does not wait for the others' launches to end: it may
     /// begin one more than there are CPUs, as long as there are no more than twice as many.
-    pub(super) fn grant(
+    pub(in crate::core) fn grant(
         &mut self,
         pools: &mut BTreeMap<Key, PoolLaunches>,
         cpus: usize,

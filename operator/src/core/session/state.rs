@@ -10,11 +10,11 @@
 //! What is published is a function of the stage (`status.rs`). What is published binds: a session whose status names a
 //! runner is never moved to another.
 
-use super::{
-    io::{Key, Uid},
-    report::{Listed, Report},
+use crate::core::{
+    clock::{Interval, Mono, Now},
+    messages::{Key, Uid},
+    runner::report::{Listed, Report},
     status_write::StatusWrite,
-    time::{Interval, Mono, Now},
 };
 use camofleet_crds::{
     conditions::session as reasons,
@@ -28,22 +28,22 @@ const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
 
 /// A session as the leader sees it.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) object: Arc<BrowserSession>,
-    pub(super) stage: Stage,
+pub(in crate::core) struct Session {
+    pub(in crate::core) object: Arc<BrowserSession>,
+    pub(in crate::core) stage: Stage,
     /// When it was created, on the monotonic clock.
-    pub(super) created: Mono,
+    pub(in crate::core) created: Mono,
     /// When this process first saw it, if it was untouched then: the start of what is measured.
-    pub(super) seen: Option<Now>,
-    pub(super) write: StatusWrite<BrowserSessionStatus>,
+    pub(in crate::core) seen: Option<Now>,
+    pub(in crate::core) write: StatusWrite<BrowserSessionStatus>,
     /// A write that names its runner is under way, or may have been done though it failed.
-    pub(super) telling: bool,
+    pub(in crate::core) telling: bool,
     /// It may wait: it was not too many when it came.
-    pub(super) admitted: bool,
+    pub(in crate::core) admitted: bool,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Stage {
+pub(in crate::core) enum Stage {
     /// It has no slot.
     Waiting,
     /// A slot was chosen, and nobody knows yet whether the runner took it.
@@ -57,20 +57,20 @@ pub(super) enum Stage {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Bound {
-    pub(super) runner: Uid,
+pub(in crate::core) struct Bound {
+    pub(in crate::core) runner: Uid,
     /// What the runner told. None: only the status says so (after a restart), and the runner has not spoken yet.
-    pub(super) facts: Option<Facts>,
+    pub(in crate::core) facts: Option<Facts>,
     /// The first of the runner's states in which its absence means that it is gone: boot id and generation. None: any.
-    pub(super) listed_from: Option<(String, u64)>,
+    pub(in crate::core) listed_from: Option<(String, u64)>,
     /// Generation of the spec that the runner was sent.
-    pub(super) sent_generation: i64,
-    pub(super) call: Pending,
+    pub(in crate::core) sent_generation: i64,
+    pub(in crate::core) call: Pending,
 }
 
 impl Bound {
     /// Whether a state that does not list it means that it is gone.
-    pub(super) fn is_missed_by(&self, state: &Report) -> bool {
+    pub(in crate::core) fn is_missed_by(&self, state: &Report) -> bool {
         self.listed_from
             .as_ref()
             .is_none_or(|(boot_id, generation)| *boot_id != state.boot_id || *generation <= state.generation)
@@ -79,17 +79,17 @@ impl Bound {
 
 /// What a runner told of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
-    pub(super) phase: SessionPhase,
-    pub(super) tier: Tier,
-    pub(super) display: Display,
-    pub(super) engine: Option<EngineName>,
-    pub(super) browser_version: Option<String>,
-    pub(super) playwright_version: String,
+pub(in crate::core) struct Facts {
+    pub(in crate::core) phase: SessionPhase,
+    pub(in crate::core) tier: Tier,
+    pub(in crate::core) display: Display,
+    pub(in crate::core) engine: Option<EngineName>,
+    pub(in crate::core) browser_version: Option<String>,
+    pub(in crate::core) playwright_version: String,
 }
 
 impl Facts {
-    pub(super) fn answered(answer: &BindAnswer) -> Self {
+    pub(in crate::core) fn answered(answer: &BindAnswer) -> Self {
         Self {
             phase: answer.session.phase,
             tier: answer.session.tier,
@@ -100,7 +100,7 @@ impl Facts {
         }
     }
 
-    pub(super) fn listed(session: &Listed, state: &Report) -> Self {
+    pub(in crate::core) fn listed(session: &Listed, state: &Report) -> Self {
         Self {
             phase: session.phase,
             tier: session.tier,
@@ -114,14 +114,14 @@ impl Facts {
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Over {
-    pub(super) reason: &'static str,
-    pub(super) message: String,
+pub(in crate::core) struct Over {
+    pub(in crate::core) reason: &'static str,
+    pub(in crate::core) message: String,
 }
 
 impl Over {
     /// What a runner reported.
-    pub(super) fn reported(end: Option<&camofleet_runner_api::End>) -> Self {
+    pub(in crate::core) fn reported(end: Option<&camofleet_runner_api::End>) -> Self {
         let Some(end) = end else {
             return Self {
                 reason: reasons::RUNNER_LOST,
@@ -141,14 +141,14 @@ impl Over {
     }
 
     /// Whether something went wrong, rather than that its time was up.
-    pub(super) fn is_failure(&self) -> bool {
+    pub(in crate::core) fn is_failure(&self) -> bool {
         !matches!(self.reason, reasons::IDLE_TIMEOUT | reasons::LIFETIME_EXCEEDED | reasons::RUNNER_DRAINED)
     }
 }
 
 /// A call of which at most one is under way, and which is repeated with growing pauses until it was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Pending {
+pub(in crate::core) enum Pending {
     /// None is wanted, or it may be made now.
     #[default]
     Idle,
@@ -161,7 +161,7 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    pub(super) fn may_start(self, now: Mono) -> bool {
+    pub(in crate::core) fn may_start(self, now: Mono) -> bool {
         match self {
             Self::Idle => true,
             Self::InFlight { .. } | Self::Refused => false,
@@ -169,7 +169,7 @@ impl Pending {
         }
     }
 
-    pub(super) fn started(self) -> Self {
+    pub(in crate::core) fn started(self) -> Self {
         match self {
             Self::Pause { failures, .. } | Self::InFlight { failures } => Self::InFlight { failures },
             Self::Idle | Self::Refused => Self::InFlight { failures: 0 },
@@ -177,7 +177,7 @@ impl Pending {
     }
 
     /// After a failure: the pause doubles from 100 ms to 30 s, and each subject's is a little different.
-    pub(super) fn failed(self, subject: &str, now: Mono) -> Self {
+    pub(in crate::core) fn failed(self, subject: &str, now: Mono) -> Self {
         let failures = match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
             Self::Idle | Self::Refused => 1,
@@ -189,14 +189,14 @@ impl Pending {
     }
 
     /// How often it failed in a row.
-    pub(super) fn failures(self) -> u32 {
+    pub(in crate::core) fn failures(self) -> u32 {
         match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures,
             Self::Idle | Self::Refused => 0,
         }
     }
 
-    pub(super) fn wakes(self) -> Option<Mono> {
+    pub(in crate::core) fn wakes(self) -> Option<Mono> {
         match self {
             Self::Pause { until, .. } => Some(until),
             Self::Idle | Self::InFlight { .. } | Self::Refused => None,
@@ -205,31 +205,31 @@ impl Pending {
 }
 
 impl Session {
-    pub(super) fn key(&self) -> Key {
+    pub(in crate::core) fn key(&self) -> Key {
         Key::of(self.object.as_ref())
     }
 
-    pub(super) fn waits(&self) -> bool {
+    pub(in crate::core) fn waits(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
     }
 
     /// When it has waited for so long that it is worth being published. Not from `creationTimestamp`, which has whole
     /// seconds, where the session was seen fresh.
-    pub(super) fn shown_from(&self) -> Mono {
+    pub(in crate::core) fn shown_from(&self) -> Mono {
         self.seen.map_or(self.created, |seen| seen.mono).after(SHOW_QUEUED_AFTER)
     }
 
     /// The time since it was first seen here, if it was untouched then.
-    pub(super) fn since_seen(&self, now: Now) -> Option<Interval> {
+    pub(in crate::core) fn since_seen(&self, now: Now) -> Option<Interval> {
         self.seen.map(|from| Interval { from, to: now })
     }
 
-    pub(super) fn generation(&self) -> i64 {
+    pub(in crate::core) fn generation(&self) -> i64 {
         self.object.metadata.generation.unwrap_or_default()
     }
 
     /// The runner that it has, or may have.
-    pub(super) fn runner(&self) -> Option<&Uid> {
+    pub(in crate::core) fn runner(&self) -> Option<&Uid> {
         match &self.stage {
             Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
             Stage::Waiting | Stage::Over(_) | Stage::Finished { .. } => None,
@@ -237,24 +237,24 @@ impl Session {
     }
 
     /// The runner that users were told, or may be being told just now.
-    pub(super) fn is_published(&self) -> bool {
+    pub(in crate::core) fn is_published(&self) -> bool {
         let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
         told || self.telling
     }
 
     /// Its status names a runner, and not the one in this pod.
-    pub(super) fn is_published_elsewhere(&self, pod: &Uid) -> bool {
+    pub(in crate::core) fn is_published_elsewhere(&self, pod: &Uid) -> bool {
         let published = self.object.status.as_ref().and_then(|status| status.runner.as_ref());
         published.is_some_and(|published| published.uid != *pod)
     }
 
     /// Whether its status ever said Ready.
-    pub(super) fn was_ready(&self) -> bool {
+    pub(in crate::core) fn was_ready(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.ready_time.is_some())
     }
 
     /// The stage that the object alone tells, as after a start.
-    pub(super) fn published_stage(object: &BrowserSession, now: Now) -> Stage {
+    pub(in crate::core) fn published_stage(object: &BrowserSession, now: Now) -> Stage {
         let Some(status) = &object.status else { return Stage::Waiting };
         if status.state == SessionState::Finished {
             let at = status.finished_time.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
@@ -273,7 +273,7 @@ impl Session {
     }
 
     /// What the runner of that pool is asked for.
-    pub(super) fn request(&self, pool: &WorkerPool) -> BindRequest {
+    pub(in crate::core) fn request(&self, pool: &WorkerPool) -> BindRequest {
         let key = self.key();
         let seconds = |seconds: i32| u32::try_from(seconds).unwrap_or_default();
         BindRequest {

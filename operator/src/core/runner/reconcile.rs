@@ -1,13 +1,15 @@
 //! What happens to a runner.
 
-use super::{
+use crate::core::{
     Change, Core, Effect, Key, Node, Observation, Subject, Uid, WriteFailure,
-    pods::{Fate, KEYS_ANNOTATION, RunnerPod},
-    pools::Pool,
-    report::Report,
-    runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
-    sessions::{Over, Pending, Session, Stage},
-    time::Mono,
+    clock::Mono,
+    pool::state::Pool,
+    runner::{
+        pod::{Fate, KEYS_ANNOTATION, RunnerPod},
+        report::Report,
+        state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
+    },
+    session::state::{Over, Pending, Session, Stage},
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
@@ -18,20 +20,20 @@ const UNREACHABLE: Duration = Duration::from_secs(300);
 const LIVED: Duration = Duration::from_secs(30);
 
 impl Core {
-    pub(super) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
+    pub(in crate::core) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
         self.pools.get(&runner.pod.pool.0).filter(|pool| runner.pod.belongs_to(&pool.object))
     }
 
-    pub(super) fn runners_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Runner> {
+    pub(in crate::core) fn runners_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Runner> {
         self.runners.values().filter(move |runner| runner.pod.belongs_to(&pool.object))
     }
 
-    pub(super) fn is_cordoned(&self, runner: &Runner) -> bool {
+    pub(in crate::core) fn is_cordoned(&self, runner: &Runner) -> bool {
         let node = runner.pod.node.as_ref().and_then(|node| self.nodes.get(node));
         node.is_some_and(|node| node.cordoned)
     }
 
-    pub(super) fn pod_applied(&mut self, pod: RunnerPod) {
+    pub(in crate::core) fn pod_applied(&mut self, pod: RunnerPod) {
         let (uid, pool) = (pod.uid.clone(), pod.pool.clone());
         // An answer may be slower than the watch, and tell of a past or of what is gone.
         let known = self.runners.get(&uid).map(|runner| runner.pod.version);
@@ -65,7 +67,7 @@ impl Core {
     }
 
     /// Takes pods for runners that came before the pool that they claim.
-    pub(super) fn adopt_claimants(&mut self, key: &Key) {
+    pub(in crate::core) fn adopt_claimants(&mut self, key: &Key) {
         let Some(pool) = self.pools.get(key) else { return };
         let its = self.claimants.values().filter(|pod| pod.belongs_to(&pool.object));
         let its: Vec<_> = its.map(|pod| pod.uid.clone()).collect();
@@ -76,7 +78,7 @@ impl Core {
         }
     }
 
-    pub(super) fn pod_gone(&mut self, uid: &Uid) {
+    pub(in crate::core) fn pod_gone(&mut self, uid: &Uid) {
         self.claimants.remove(uid);
         if !self.runners.contains_key(uid) {
             return;
@@ -113,7 +115,7 @@ impl Core {
         }
     }
 
-    pub(super) fn runner_told(&mut self, pod: &Uid, state: Report) {
+    pub(in crate::core) fn runner_told(&mut self, pod: &Uid, state: Report) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if let Some(former) = &runner.state {
             if former.boot_id == state.boot_id && former.generation > state.generation {
@@ -202,7 +204,7 @@ impl Core {
         }
     }
 
-    pub(super) fn runner_silent(&mut self, pod: &Uid) {
+    pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if runner.link == Link::Up || runner.link == Link::Unknown {
             runner.link = Link::Silent { since: self.now.mono };
@@ -212,7 +214,7 @@ impl Core {
         self.dirty.insert(Subject::Pool(self.runners[pod].pod.pool.0.clone()));
     }
 
-    pub(super) fn keys_changed(&mut self, keys: String) {
+    pub(in crate::core) fn keys_changed(&mut self, keys: String) {
         if self.keys.as_ref() == Some(&keys) {
             return;
         }
@@ -220,7 +222,7 @@ impl Core {
         self.dirty.extend(self.runners.keys().cloned().map(Subject::Runner));
     }
 
-    pub(super) fn node_changed(&mut self, change: Change<Node>) {
+    pub(in crate::core) fn node_changed(&mut self, change: Change<Node>) {
         match change {
             Change::All(all) => self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect(),
             Change::Applied(node) => {
@@ -237,7 +239,7 @@ impl Core {
         self.dirty.insert(Subject::Queue);
     }
 
-    pub(super) fn look_at_runner(&mut self, uid: &Uid) {
+    pub(in crate::core) fn look_at_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
         if let Some(over) = end_of(runner) {
             return self.runner_ended(uid, &over);
@@ -311,7 +313,7 @@ impl Core {
     }
 
     /// Deletes a runner's pod. With sessions it drains: they live until they end or the drain deadline passes.
-    pub(super) fn remove(&mut self, uid: &Uid, why: &'static str) {
+    pub(in crate::core) fn remove(&mut self, uid: &Uid, why: &'static str) {
         let now = self.now.mono;
         let removable = |runner: &&mut Runner| !runner.leaving && runner.removal.may_start(now);
         let Some(runner) = self.runners.get_mut(uid).filter(removable) else { return };
@@ -320,7 +322,7 @@ impl Core {
         self.effects.push(Effect::DeletePod { key: runner.pod.key.clone(), pod: uid.clone(), why });
     }
 
-    pub(super) fn pod_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+    pub(in crate::core) fn pod_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         match answer {
             // It drains; the watch tells when it is gone.
@@ -336,7 +338,7 @@ impl Core {
         self.dirty.insert(Subject::Runner(uid.clone()));
     }
 
-    pub(super) fn pod_annotated(&mut self, uid: &Uid, sent: &str, answer: Result<(), WriteFailure>) {
+    pub(in crate::core) fn pod_annotated(&mut self, uid: &Uid, sent: &str, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         // The answer's pod has been applied before: one without the keys would be annotated again and again. It is compared with what
         // was sent, because other keys may have been published meanwhile.

@@ -1,13 +1,14 @@
 //! What happens to a session.
 
-use super::{
+use crate::core::{
     BindFailure, Core, Effect, Key, Observation, ReadFailure, Subject, Uid, WriteFailure,
-    admission::Objection,
-    io::version,
-    queue::Demand,
-    report::{self, Listed, Report},
-    runners::{Link, Runner, SHOW_UNREACHABLE_AFTER},
-    sessions::{Bound, Facts, Over, Pending, Session, Stage},
+    messages::version,
+    runner::{
+        report::{self, Listed, Report},
+        state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
+    },
+    scheduler::{admission::Objection, queue::Demand},
+    session::state::{Bound, Facts, Over, Pending, Session, Stage},
     status::{self, Place, Wait},
     status_write::{StatusWrite, observe_pruned},
 };
@@ -31,7 +32,7 @@ const DELETED: &str = "Deleted";
 const DELETED_MEMORY: Duration = Duration::from_secs(600);
 
 impl Core {
-    pub(super) fn session_applied(&mut self, object: Arc<BrowserSession>) {
+    pub(in crate::core) fn session_applied(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
         // What only waits for somebody's finalizer is not to be served any more.
         if object.metadata.deletion_timestamp.is_some() {
@@ -64,7 +65,7 @@ impl Core {
         }
     }
 
-    pub(super) fn add_session(&mut self, object: Arc<BrowserSession>) {
+    pub(in crate::core) fn add_session(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
         let created =
             object.metadata.creation_timestamp.as_ref().map_or(self.now.mono, |time| self.now.mono_of(time.0));
@@ -113,7 +114,7 @@ impl Core {
         }
     }
 
-    pub(super) fn session_gone(&mut self, uid: &Uid) {
+    pub(in crate::core) fn session_gone(&mut self, uid: &Uid) {
         let Some(session) = self.sessions.remove(uid) else { return };
         self.observe_deletion(&session);
         if session.waits() {
@@ -146,7 +147,7 @@ impl Core {
     }
 
     /// Remembers for a while that a session or a pod was deleted.
-    pub(super) fn remember_deleted(&mut self, uid: &Uid) {
+    pub(in crate::core) fn remember_deleted(&mut self, uid: &Uid) {
         self.deleted.retain(|_, at| self.now.mono.since(*at) < DELETED_MEMORY);
         self.deleted.insert(uid.clone(), self.now.mono);
     }
@@ -158,7 +159,7 @@ impl Core {
         }
     }
 
-    pub(super) fn end_on(&mut self, pod: &Uid, session: &Uid) {
+    pub(in crate::core) fn end_on(&mut self, pod: &Uid, session: &Uid) {
         if self.term.is_none() {
             return;
         }
@@ -176,14 +177,14 @@ impl Core {
         }
     }
 
-    pub(super) fn end_answered(&mut self, session: &Uid, pod: &Uid) {
+    pub(in crate::core) fn end_answered(&mut self, session: &Uid, pod: &Uid) {
         self.ends.answered(pod, session, self.now.mono);
         self.dirty.insert(Subject::Unwanted(pod.clone()));
     }
 
     /// Ends what a runner lists in its last report and should not have, as far as calls may be made now. The rest has its turn
     /// when one is answered or a pause is over.
-    pub(super) fn end_unwanted(&mut self, pod: &Uid) {
+    pub(in crate::core) fn end_unwanted(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get(pod) else { return };
         let lists = |uid: &Uid| runner.state.as_ref().is_some_and(|state| state.session(uid).is_some());
         self.ends.forget_unlisted(pod, lists, self.now.mono);
@@ -232,7 +233,7 @@ impl Core {
     }
 
     /// A runner lists this session.
-    pub(super) fn listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
+    pub(in crate::core) fn listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             let unknown = !self.deleted.contains_key(uid);
@@ -302,7 +303,7 @@ impl Core {
         self.set_stage(uid, Stage::Bound(bound));
     }
 
-    pub(super) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
+    pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
         if self.term.is_none() {
             return;
         }
@@ -365,7 +366,7 @@ impl Core {
     }
 
     /// Everything that is due for a session.
-    pub(super) fn look_at_session(&mut self, uid: &Uid) {
+    pub(in crate::core) fn look_at_session(&mut self, uid: &Uid) {
         if !self.sessions.contains_key(uid) {
             return;
         }
@@ -476,7 +477,7 @@ impl Core {
         Ok((self.now.mono >= session.shown_from()).then_some(wait))
     }
 
-    fn alarm_of(&self, uid: &Uid) -> Option<super::Mono> {
+    fn alarm_of(&self, uid: &Uid) -> Option<crate::core::Mono> {
         let session = &self.sessions[uid];
         let stage = match &session.stage {
             Stage::Waiting => {
@@ -534,7 +535,7 @@ impl Core {
         self.effects.push(Effect::PatchSession { session: object, status: Box::new(wished), urgent });
     }
 
-    pub(super) fn session_patched(
+    pub(in crate::core) fn session_patched(
         &mut self,
         decided_on: &BrowserSession,
         answer: Result<Arc<BrowserSession>, WriteFailure>,
@@ -577,7 +578,7 @@ impl Core {
     }
 
     /// An uncached read came back: after a conflict, or about an orphan.
-    pub(super) fn session_read(
+    pub(in crate::core) fn session_read(
         &mut self,
         key: &Key,
         uid: &Uid,
@@ -625,7 +626,7 @@ impl Core {
         self.dirty.insert(Subject::Orphan(uid.clone()));
     }
 
-    pub(super) fn pod_read(&mut self, uid: &Uid, pod: &Uid, answer: Result<bool, ReadFailure>) {
+    pub(in crate::core) fn pod_read(&mut self, uid: &Uid, pod: &Uid, answer: Result<bool, ReadFailure>) {
         let known = self.runners.contains_key(pod);
         let Some(session) = self.sessions.get_mut(uid) else { return };
         let Stage::Bound(bound) = &mut session.stage else { return };
@@ -641,7 +642,7 @@ impl Core {
         self.dirty.insert(Subject::Session(uid.clone()));
     }
 
-    pub(super) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+    pub(in crate::core) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
         let Some(session) = self.sessions.get_mut(uid) else { return };
         let Stage::Finished { at, delete } = session.stage else { return };
         let delete = match answer {
@@ -656,7 +657,7 @@ impl Core {
     }
 
     /// Asks the API server about an orphan, when that is due and its runner may cause one more read.
-    pub(super) fn look_up_orphan(&mut self, uid: &Uid) {
+    pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
         let now = self.now.mono;
         let Some(orphan) = self.orphans.get_mut(uid) else { return };
         let Some(due) = orphan.due() else { return };

@@ -1,34 +1,34 @@
 //! The shell around the core: it watches, calls and writes, and decides nothing.
 
 mod admin;
-mod allowance;
+mod api_writes;
 mod clock;
-mod lease;
+mod election;
 mod metrics;
 mod pace;
 mod pruned;
-mod runners;
+mod rate_limit;
+mod runner_calls;
 mod traces;
 mod watch;
-mod writes;
 
 use crate::{
-    core::{Core, Effect, Input, Load, pods::Installation},
+    core::{Core, Effect, Input, Load, runner::pod::Installation},
     finalizers,
 };
-use allowance::Allowance;
 use anyhow::Context;
 use camofleet_runner_api::{keystore, token::Issuer, traces::Tracer};
 use clock::Clock;
+use election::Leadership;
+pub use election::NAME as LEASE;
 use kube::{
     Client, Config,
     runtime::events::{Recorder, Reporter},
 };
-use lease::Leadership;
-pub use lease::NAME as LEASE;
 use metrics::Metrics;
 use pruned::PrunedFields;
-use runners::Runners;
+use rate_limit::Allowance;
+use runner_calls::Runners;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{
     Semaphore,
@@ -165,7 +165,7 @@ async fn serve(
         if warmed {
             let leadership = shell.leadership.clone();
             let (namespace, identity) = (&options.namespace, &options.identity);
-            lease::run(client, namespace, identity, clock, leadership, inputs, stopped.cancelled()).await;
+            election::run(client, namespace, identity, clock, leadership, inputs, stopped.cancelled()).await;
         }
     };
     let stopping = async {

@@ -1,7 +1,7 @@
 //! Calls to runners.
 
-use super::{Shell, clock::Clock, lease::Leadership, pace::Pace, traces::Begun};
 use crate::core::{BindFailure, Input, Report, Uid};
+use crate::io::{Shell, clock::Clock, election::Leadership, pace::Pace, traces::Begun};
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
     client::{CallError, EncodedState, RunnerClient},

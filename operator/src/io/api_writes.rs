@@ -1,11 +1,11 @@
 //! Reads and writes of the API server. Each has a time limit, is made only while this process is sure to lead, and names
 //! the object that it was decided on by resourceVersion or UID.
 
-use super::Shell;
 use crate::core::{
     Input, Key, ReadFailure, Uid, WriteFailure,
-    pods::{self, RunnerPod, SeenPod},
+    runner::pod::{self, RunnerPod, SeenPod},
 };
+use crate::io::Shell;
 use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},
     watch::Trimmed,
@@ -139,7 +139,7 @@ impl Shell {
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
         let api = self.namespaced::<Trimmed<SeenPod>>(&key);
-        let patch = json!({ "metadata": { "uid": pod, "annotations": { pods::KEYS_ANNOTATION: &keys } } });
+        let patch = json!({ "metadata": { "uid": pod, "annotations": { pod::KEYS_ANNOTATION: &keys } } });
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         let answer = answer.map(|Trimmed(patched)| {
             if let Some(pod) = RunnerPod::read(&patched) {
@@ -188,14 +188,14 @@ impl Shell {
         let budget = PodDisruptionBudget {
             metadata: ObjectMeta {
                 name: Some(key.name.clone()),
-                labels: Some(pods::pool_labels(pool)),
+                labels: Some(pod::pool_labels(pool)),
                 owner_references: Some(pool.controller_owner_ref(&()).into_iter().collect()),
                 ..ObjectMeta::default()
             },
             spec: Some(PodDisruptionBudgetSpec {
                 min_available: Some(IntOrString::Int(i32::MAX)),
                 selector: Some(LabelSelector {
-                    match_labels: Some(pods::pool_labels(pool)),
+                    match_labels: Some(pod::pool_labels(pool)),
                     ..LabelSelector::default()
                 }),
                 unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),

@@ -7,8 +7,8 @@
 //! └── publish          each write of the status on the way
 //! ```
 
-use super::{clock::Clock, metrics::word_of};
 use crate::core::{Interval, Key, Observation};
+use crate::io::{clock::Clock, metrics::word_of};
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_runner_api::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use k8s_openapi::jiff::Timestamp;

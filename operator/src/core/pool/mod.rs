@@ -1,0 +1,6 @@
+//! Pools: their state, what happens to them, how many runners they need, and which of them launches its next one.
+
+pub(in crate::core) mod autoscaling;
+pub(in crate::core) mod launches;
+pub(in crate::core) mod reconcile;
+pub(in crate::core) mod state;

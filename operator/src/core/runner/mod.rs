@@ -1,0 +1,6 @@
+//! Runners: their pods, their state, what is believed of their reports, and what happens to them.
+
+pub mod pod;
+pub(in crate::core) mod reconcile;
+pub(in crate::core) mod report;
+pub(in crate::core) mod state;

@@ -1,0 +1,4 @@
+//! Sessions: their state, and what happens to them.
+
+pub(in crate::core) mod reconcile;
+pub(in crate::core) mod state;
