@@ -4,13 +4,15 @@
 
 use crate::{
     Gateway,
-    api::invalid_fields,
     auth::{Role, StaticTokens},
-    feed::Changed,
-    pools::Pools,
-    refusal::Refusal,
-    session::{Key, Session},
-    sessions::Sessions,
+    cache::{
+        changes::Changed,
+        pools::Pools,
+        session::{Key, Session},
+        sessions::Sessions,
+    },
+    error::Refusal,
+    rest::invalid_fields,
 };
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

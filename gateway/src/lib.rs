@@ -2,47 +2,33 @@
 //! session's runner and relays. It is stateless: any number of replicas can run, and each knows the sessions by a watch.
 //!
 //! ```text
-//! client ── serve ── rights: who, and may they ── door ── sessions: which one, Ready? ── dial ── runner
-//!                                                   └──────────── relay: bytes both ways ─────────┘
+//! client ── server ── auth: who, and may they ── proxy::upstream ── cache: which one, Ready? ── proxy::runner_client ── runner
+//!                                                     └──────────── proxy::relay: bytes both ways ─────────────────────┘
 //! ```
 //!
-//! Pure: [`auth`], [`session`], [`pulse`], [`rfb`], [`wire`]. State without IO: [`sessions`], [`pools`], [`feed`], [`metrics`].
-//! [`relay`] works on any two streams. IO: [`serve`], [`dial`], [`activity`], [`kubernetes`], [`admin`], [`run`]. [`door`],
-//! [`rights`] and [`api`] put them together.
+//! [`auth`]: credentials, and what they permit. [`cache`]: sessions and pools, as a watch tells them. [`proxy`]: connections into sessions.
+//! [`rfb`]: the live view's protocol. [`rest`]: the REST API. [`server`]: the listeners. [`kubernetes`]: the API server. [`app`]: the process.
 
-pub mod activity;
-pub mod admin;
-pub mod api;
+pub mod app;
 pub mod auth;
+pub mod cache;
 pub mod config;
-pub mod dial;
-pub mod door;
-pub mod feed;
+pub mod error;
 pub mod kubernetes;
-pub mod live_view;
 pub mod metrics;
-pub mod pages;
-pub mod playwright;
-pub mod pools;
-pub mod pulse;
-pub mod refusal;
-pub mod relay;
+pub mod proxy;
+pub mod rest;
 pub mod rfb;
-pub mod rights;
-pub mod run;
-pub mod serve;
-pub mod session;
-pub mod sessions;
-pub mod wire;
+pub mod server;
 
-use auth::StaticTokens;
+use crate::auth::StaticTokens;
+use crate::cache::changes::Feed;
+use crate::cache::pools::Pools;
+use crate::cache::sessions::Sessions;
+use crate::metrics::Metrics;
+use crate::server::listener::{self, SoleAddress};
 use camofleet_runner_api::token::{Issuer, PublicKeys, Signer};
 use camofleet_runtime::{client_address::TrustedProxies, server::Server};
-use feed::Feed;
-use metrics::Metrics;
-use pools::Pools;
-use serve::SoleAddress;
-use sessions::Sessions;
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -97,7 +83,7 @@ impl Gateway {
             client,
             signer,
             ui,
-            server: serve::server(TrustedProxies::default()),
+            server: listener::server(TrustedProxies::default()),
             sole_address: SoleAddress::default(),
             metrics: Metrics::default(),
             patience: Duration::from_secs(60),

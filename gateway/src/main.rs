@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    camofleet_gateway::run::main()
+    camofleet_gateway::app::main()
 }

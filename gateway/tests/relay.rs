@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use camofleet_gateway::{
+    cache::session::Finish,
+    cache::sessions::Over,
     metrics::{Outcome, Traffic},
-    relay::{Ending, Side, relay},
-    session::Finish,
-    sessions::Over,
+    proxy::relay::{Ending, Side, relay},
 };
 use futures::{SinkExt, StreamExt};
 use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! What a viewer says, less what its role may not. Pure.
 
-use super::{
+use crate::rfb::{
     NO_SECURITY, RfbError, Role, SHARED, VERSION, encodings,
     message::{MAX_ENCODINGS, Message},
 };

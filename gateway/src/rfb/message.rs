@@ -1,6 +1,6 @@
 //! What a viewer can say after the handshake: the messages that are known, how long each is, and who may say it. Pure.
 
-use super::Role;
+use crate::rfb::Role;
 
 /// The most encodings that one `SetEncodings` may list. noVNC lists about 25, TigerVNC's viewer about 40.
 pub const MAX_ENCODINGS: u16 = 128;

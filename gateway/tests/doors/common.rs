@@ -5,8 +5,8 @@ use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessio
 use camofleet_gateway::{
     Gateway,
     auth::StaticTokens,
-    serve,
-    session::{Key, Session, Standing},
+    cache::session::{Key, Session, Standing},
+    server::listener,
 };
 use camofleet_runner_api::token::{Issuer, PublicKeys, Signer, new_private_key};
 use futures::future::BoxFuture;
@@ -103,7 +103,7 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let gateway = Arc::new(gateway);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve::serve(Arc::clone(&gateway), listener));
+    tokio::spawn(listener::serve(Arc::clone(&gateway), listener));
     Served { gateway, address, keys, unwatched, lookups }
 }
 

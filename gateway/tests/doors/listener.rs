@@ -1,7 +1,7 @@
 //! The public listener: what clients can hold before one of their credentials was accepted, and which credentials that are.
 
 use crate::common::{ADMIN, Runner, Served, VIEWER, logged, serve_gateway, serve_gateway_with};
-use camofleet_gateway::{admin, serve};
+use camofleet_gateway::{server::admin, server::listener};
 use camofleet_runner_api::token::{Role, SessionToken};
 use camofleet_runtime::{
     client_address::TrustedProxies,
@@ -189,8 +189,8 @@ async fn a_login_is_bounded_though_it_takes_no_token() {
 async fn a_proxy_that_is_not_named_is_reported_once() {
     let proxies = TrustedProxies::new(vec!["127.0.0.1/32".parse().unwrap()]);
     let served = serve_gateway_with(|gateway| {
-        gateway.sole_address = serve::SoleAddress::new(proxies.clone());
-        gateway.server = serve::server(proxies);
+        gateway.sole_address = listener::SoleAddress::new(proxies.clone());
+        gateway.server = listener::server(proxies);
     })
     .await;
     // A client whose address is known does not hide a proxy for good.

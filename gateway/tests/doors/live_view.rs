@@ -1,7 +1,7 @@
 //! The live view's door, its page, and the tokens that are given for it: against a runner whose display the test plays.
 
 use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
-use camofleet_gateway::session::{Finish, Standing};
+use camofleet_gateway::cache::session::{Finish, Standing};
 use camofleet_runner_api::token::{Caller, Role, SessionToken};
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, StatusCode};

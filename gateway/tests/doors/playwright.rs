@@ -3,9 +3,9 @@
 use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, logged, ready, serve_gateway, serve_gateway_with};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
+    app,
     auth::StaticTokens,
-    run,
-    session::{Finish, Standing},
+    cache::session::{Finish, Standing},
 };
 use camofleet_runner_api::token::{Caller, Role};
 use futures::{SinkExt, StreamExt};
@@ -140,7 +140,7 @@ async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
     assert_eq!(served.gateway.not_ready(), None);
     let draining = tokio::spawn({
         let gateway = Arc::clone(&served.gateway);
-        async move { run::drain(&gateway, Duration::ZERO).await }
+        async move { app::drain(&gateway, Duration::ZERO).await }
     });
     assert_eq!(closed(client.next().await), (1001, "the gateway is going away; connect again".into()));
     // The answer to the Close, as a client of Playwright gives it.
@@ -164,7 +164,7 @@ async fn who_waits_for_a_session_when_the_gateway_drains_is_told_to_come_again()
         while served.gateway.tasks.is_empty() {
             tokio::task::yield_now().await;
         }
-        run::drain(&served.gateway, Duration::ZERO).await;
+        app::drain(&served.gateway, Duration::ZERO).await;
     };
     let ((status, headers, body), ()) = tokio::join!(refused, drained);
     assert_eq!(

@@ -10,10 +10,10 @@ use camofleet_crds::{
     },
 };
 use camofleet_gateway::{
-    api,
     auth::StaticTokens,
-    feed::Changed,
-    session::{Finish, Key, Session, Standing},
+    cache::changes::Changed,
+    cache::session::{Finish, Key, Session, Standing},
+    rest,
 };
 use camofleet_runner_api::token::{Role, SessionToken};
 use k8s_openapi::{
@@ -363,7 +363,7 @@ async fn the_document_tells_what_is_served() {
     let served = serve_gateway().await;
     let (status, document) = get(&served, "/api/openapi.json").await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(document, serde_json::to_value(api::document()).unwrap());
+    assert_eq!(document, serde_json::to_value(rest::document()).unwrap());
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
     let uis = include_str!("../../../ui/openapi.json");
     assert!(

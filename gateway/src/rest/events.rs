@@ -5,17 +5,22 @@
 //! was away for too long, or comes to another replica, is told `reset` again. When nothing happens, `alive` is said every 15 s, by which
 //! a page tells a stream that is dead from one on which there is no news.
 
-use super::{
+use crate::rest::{
     convert,
     documents::{Everything, Gone, Problem},
     sessions, workers,
 };
 use crate::{
-    Gateway, activity,
-    auth::Member,
-    feed::{Changed, Position},
-    rights::{MaySee, Namespace, revoked},
-    session::Key,
+    Gateway,
+    auth::{
+        Member,
+        extract::{MaySee, Namespace, revoked},
+    },
+    cache::{
+        activity,
+        changes::{Changed, Position},
+        session::Key,
+    },
 };
 use axum::{
     extract::State,

@@ -1,6 +1,6 @@
 //! The pools of all namespaces as the watch tells them. Does no IO: whoever watches the API server feeds it.
 
-use crate::session::Key;
+use crate::cache::session::Key;
 use camofleet_crds::v1alpha1::{NamespacesFrom, RunnerTemplate, WorkerPool};
 use std::{
     collections::{BTreeMap, BTreeSet},

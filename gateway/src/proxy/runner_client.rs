@@ -1,6 +1,6 @@
 //! The gateway's side towards a runner: one HTTP/1.1 connection for one WebSocket.
 
-use crate::relay::Side;
+use crate::proxy::relay::Side;
 use axum::body::Bytes;
 use camofleet_runner_api::SessionReport;
 use camofleet_runtime::tcp;

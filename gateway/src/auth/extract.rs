@@ -4,9 +4,9 @@
 use crate::{
     Gateway,
     auth::{Credential, Grant, Member, Role, StaticTokens, admit, authorize, presented},
-    live_view::Offer,
-    refusal::Refusal,
-    session::Key,
+    cache::session::Key,
+    error::Refusal,
+    proxy::live_view::Offer,
 };
 use axum::extract::{FromRequestParts, Path};
 use camofleet_runner_api::token::Role as Scope;

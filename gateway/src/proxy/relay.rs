@@ -14,10 +14,12 @@
 //!   HTTP's 401) when its token was taken out of the Secret.
 
 use crate::{
+    cache::sessions::Over,
     metrics::{Outcome, Traffic},
-    pulse::{Beat, Heard, Pulse},
-    sessions::Over,
-    wire,
+    proxy::{
+        close_frame,
+        keepalive::{Beat, Heard, Pulse},
+    },
 };
 use camofleet_runner_api::frames::{FrameError, FrameScanner};
 use futures::{
@@ -263,7 +265,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
 
     async fn ping(&mut self) -> io::Result<()> {
         self.between_frames = false;
-        send(&mut self.client, &wire::PING).await?;
+        send(&mut self.client, &close_frame::PING).await?;
         self.between_frames = true;
         self.pulse.asked(Instant::now());
         Ok(())
@@ -272,7 +274,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     /// Says farewell, if a frame fits in, and that no more will come.
     async fn finish(&mut self, farewell: Option<Farewell>) {
         if let Some(Farewell { code, reason }) = farewell.filter(|_| self.between_frames) {
-            let _ = send(&mut self.client, &wire::close(code, &reason)).await;
+            let _ = send(&mut self.client, &close_frame::close(code, &reason)).await;
         }
         let _ = timeout(LINGER, self.client.shutdown()).await;
     }

@@ -1,12 +1,12 @@
 //! Pools, which the REST API calls workers.
 
-use super::{
+use crate::rest::{
     convert,
     documents::{FleetHealth, Health, Namespaces, Problem, Worker},
 };
 use crate::{
     Gateway,
-    rights::{MaySee, Namespace},
+    auth::extract::{MaySee, Namespace},
 };
 use axum::{Json, extract::State};
 use std::sync::Arc;

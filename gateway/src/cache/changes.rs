@@ -3,7 +3,7 @@
 //! It keeps *which* objects changed, not how: a reader is told how each stands when it is read. So a reader that is slow skips
 //! states and never falls behind by more than there are objects; one that was away for too long begins anew.
 
-use crate::session::Key;
+use crate::cache::session::Key;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},

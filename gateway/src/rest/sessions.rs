@@ -1,18 +1,25 @@
 //! Sessions: made, shown, kept alive and ended.
 
-use super::{
+use crate::rest::{
     body::Checked,
     convert::{self, Shown, is_in_pool, worker_of},
     documents::{CreateSession, Deleted, InvalidRequest, Problem, Session, SessionPath, Status},
     tokens,
 };
 use crate::{
-    Gateway, activity,
-    dial::{self, DialError},
-    door, kubernetes, playwright,
-    refusal::Refusal,
-    rights::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
-    session::{self, Key},
+    Gateway,
+    auth::extract::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
+    cache::{
+        activity,
+        session::{self, Key},
+    },
+    error::Refusal,
+    kubernetes,
+    proxy::{
+        playwright,
+        runner_client::{self, DialError},
+        upstream,
+    },
 };
 use axum::{Json, extract::State, response::Response};
 use camofleet_crds::v1alpha1::WorkerPool;
@@ -121,19 +128,19 @@ pub async fn touch(
     let session = known(&gateway, &target).await?;
     match &session.standing {
         session::Standing::Finished(finish) => {
-            return Err(Refusal::Over(crate::sessions::Over::Finished(finish.clone())));
+            return Err(Refusal::Over(crate::cache::sessions::Over::Finished(finish.clone())));
         }
         // Its idle time does not run yet.
         session::Standing::Waiting(_) => {}
         session::Standing::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
-            if let Err(error) = dial::touch(&runner.address, session.uid(), &token).await {
+            if let Err(error) = runner_client::touch(&runner.address, session.uid(), &token).await {
                 let refusal = match error {
                     refused @ DialError::Refused(_) => Refusal::RunnerRefused(refused.to_string()),
                     other => Refusal::RunnerUnreachable(other.to_string()),
                 };
                 return Err(match gateway.sessions.follow(&target.session) {
-                    Some(mut session) => door::over_or(&mut session, refusal).await,
+                    Some(mut session) => upstream::over_or(&mut session, refusal).await,
                     None => refusal,
                 });
             }
@@ -201,7 +208,11 @@ pub(super) fn shown(gateway: &Gateway, key: &Key) -> Option<Session> {
     Some(document(gateway, &session, activity.as_ref()))
 }
 
-fn document(gateway: &Gateway, session: &session::Session, activity: Option<&crate::sessions::Activity>) -> Session {
+fn document(
+    gateway: &Gateway,
+    session: &session::Session,
+    activity: Option<&crate::cache::sessions::Activity>,
+) -> Session {
     let pool = pool_of(gateway, session);
     let view_token = session.has_live_view().then(|| tokens::view_token(gateway, session.uid()));
     let (pool, view_token) = (pool.as_deref(), view_token.as_deref());

@@ -2,15 +2,19 @@
 
 use crate::{
     Gateway,
-    api::is_in_pool,
-    auth::Denied,
-    dial::{self, Answer, Service},
+    auth::{
+        Denied,
+        extract::{Right, Upgrading},
+    },
+    cache::sessions::Followed,
+    error::Refusal,
     kubernetes,
     metrics::Outcome,
-    refusal::Refusal,
-    relay::{Ending, WORD_OF_END},
-    rights::{Right, Upgrading},
-    sessions::Followed,
+    proxy::{
+        relay::{Ending, WORD_OF_END},
+        runner_client::{self, Answer, Service},
+    },
+    rest::is_in_pool,
 };
 use axum::{
     body::Body,
@@ -161,7 +165,7 @@ async fn ask_runner(
     let once = right.grant.session_token().and_then(|token| token.once.as_deref());
     let token = gateway.signer.hop_token(&runner.uid, &uid, right.grant.scope, once);
     let start = Instant::now();
-    let answer = dial::upgrade(&runner.address, &uid, service, &token, client).await;
+    let answer = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
     let answer = answer.map_err(|error| Refusal::RunnerUnreachable(error.to_string()))?;
     gateway.metrics.dialled(start.elapsed());
     Ok(answer)

@@ -6,15 +6,17 @@
 
 use crate::{
     Gateway,
-    dial::{self, Service},
-    door::{self, Found},
+    auth::extract::{Handshake, MayWatch, Right, Upgrading},
+    error::Refusal,
     metrics::{Outcome, Traffic},
-    pulse::{Beat, Heard, Pulse},
-    refusal::Refusal,
-    relay::{Ending, Side, WORD_OF_END},
+    proxy::{
+        close_frame,
+        keepalive::{Beat, Heard, Pulse},
+        relay::{Ending, Side, WORD_OF_END},
+        runner_client::{self, Service},
+        upstream::{self, Found},
+    },
     rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
-    rights::{Handshake, MayWatch, Right, Upgrading},
-    wire,
 };
 use axum::{
     extract::State,
@@ -112,7 +114,7 @@ pub async fn vnc(
     handshake: Result<Handshake, Refusal>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, Refusal> {
-    let mut found = door::find(&gateway, &right).await?;
+    let mut found = upstream::find(&gateway, &right).await?;
     tracing::Span::current().record("session", found.session.uid());
     if !found.session.has_live_view() {
         return Err(Refusal::NoLiveView);
@@ -121,7 +123,7 @@ pub async fn vnc(
     let handshake = handshake?;
     let role = if right.grant.scope == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
     let response = switching(&handshake.headers, right.grant.scope);
-    match door::enter(&gateway, &right, &mut found, Service::Display, &handshake.headers).await? {
+    match upstream::enter(&gateway, &right, &mut found, Service::Display, &handshake.headers).await? {
         Ok(opened) => {
             let watched = watch(Arc::clone(&gateway), right, found, role, handshake.connection, opened.connection);
             gateway.tasks.spawn(watched.in_current_span());
@@ -156,14 +158,14 @@ async fn watch(
 ) {
     let Found { mut session, runner } = found;
     let gateway = &gateway;
-    door::between(gateway, viewer, display, |viewer, display| async move {
+    upstream::between(gateway, viewer, display, |viewer, display| async move {
         let config = WebSocketConfig::default()
             .max_message_size(Some(LONGEST_MESSAGE))
             .max_frame_size(Some(LONGEST_MESSAGE))
             .read_buffer_size(READ_BUFFER);
         let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
         let touch = Touch { gateway, uid: session.uid(), runner: &runner, scope: right.grant.scope };
-        relay(viewer, dial::side(display), role, door::ending(gateway, &right, &mut session), touch).await
+        relay(viewer, runner_client::side(display), role, upstream::ending(gateway, &right, &mut session), touch).await
     })
     .await;
 }
@@ -186,7 +188,7 @@ impl Touch<'_> {
         let (address, uid) = (self.runner.address.clone(), self.uid.clone());
         self.gateway.tasks.spawn(
             async move {
-                if let Err(error) = dial::touch(&address, &uid, &token).await {
+                if let Err(error) = runner_client::touch(&address, &uid, &token).await {
                     tracing::warn!(%error, "the runner was not told of a controller's activity");
                 }
             }
@@ -256,7 +258,7 @@ where
         let mut viewer = to_viewer.reunite(from_viewer).expect("they are two halves of one");
         let goodbye = async {
             if let Some((code, reason)) = farewell {
-                let frame = CloseFrame { code: code.into(), reason: wire::fitting(&reason).into() };
+                let frame = CloseFrame { code: code.into(), reason: close_frame::fitting(&reason).into() };
                 let _ = viewer.send(Message::Close(Some(frame))).await;
             }
             // Where the viewer said goodbye first, reading on is what sends it ours.

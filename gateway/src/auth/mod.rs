@@ -2,6 +2,8 @@
 //! signed, which gives one scope of one session. In place of a static token a browser has a login, which is good for as long as
 //! that token is. Pure: the tokens that are good and what came go in, a grant comes out.
 
+pub mod extract;
+
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, digest},

@@ -2,11 +2,10 @@
 //! What only the operator of the cluster may know goes to the log.
 
 use crate::{
-    api::documents::{InvalidField, InvalidRequest, Problem},
     auth::{Denied, Role},
+    cache::{session::Key, sessions::Over},
     metrics::Outcome,
-    session::Key,
-    sessions::Over,
+    rest::documents::{InvalidField, InvalidRequest, Problem},
 };
 use axum::{
     Json,

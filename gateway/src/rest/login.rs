@@ -1,14 +1,16 @@
 //! Logins of browsers: a token, typed once, becomes a cookie that no script can read.
 
-use super::{
+use crate::rest::{
     body::Checked,
     documents::{InvalidRequest, LoggedIn, Login, Problem},
 };
 use crate::{
     Gateway,
-    auth::{Denied, LOGIN_COOKIE},
-    refusal::Refusal,
-    rights::{MaySee, Namespace, accepted, is_same_origin},
+    auth::{
+        Denied, LOGIN_COOKIE,
+        extract::{MaySee, Namespace, accepted, is_same_origin},
+    },
+    error::Refusal,
 };
 use axum::{Json, extract::State};
 use axum_extra::extract::{

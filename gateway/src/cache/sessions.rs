@@ -1,7 +1,7 @@
 //! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to follow one
 //! of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
 
-use crate::session::{Finish, Key, Session, Standing};
+use crate::cache::session::{Finish, Key, Session, Standing};
 use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef, SessionState};
 use camofleet_runner_api::StartPage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};

@@ -2,12 +2,14 @@
 //! the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
 
 use crate::{
-    Gateway, api, live_view,
+    Gateway,
+    auth::extract::Names,
+    cache::session::Key,
+    error::Refusal,
     metrics::{Metrics, Outcome},
-    pages, playwright,
-    refusal::Refusal,
-    rights::Names,
-    session::Key,
+    proxy::{live_view, playwright},
+    rest,
+    server::static_files,
 };
 use axum::{
     Router,
@@ -51,8 +53,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/ws/{namespace}/{name}", get(playwright::playwright))
         .route("/vnc/{namespace}/{name}", get(live_view::vnc))
-        .merge(api::router())
-        .merge(pages::router(&gateway.ui))
+        .merge(rest::router())
+        .merge(static_files::router(&gateway.ui))
         .fallback(async || Refusal::NoSuchName)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)

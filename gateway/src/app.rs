@@ -1,6 +1,11 @@
 //! The process: reads its configuration, starts everything, and ends it in order.
 
-use crate::{Gateway, admin, config::Config, kubernetes, serve};
+use crate::{
+    Gateway,
+    config::Config,
+    kubernetes,
+    server::{admin, listener},
+};
 use anyhow::Context;
 use camofleet_runner_api::{
     keystore::{self, Publication},
@@ -85,7 +90,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut parts = JoinSet::new();
     parts.spawn(admin::serve(Arc::clone(&gateway), admin_listener));
-    parts.spawn(serve::serve(Arc::clone(&gateway), listener));
+    parts.spawn(listener::serve(Arc::clone(&gateway), listener));
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
@@ -126,8 +131,8 @@ async fn connect(
     let (signer, publication) = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
     let mut gateway = Gateway::new(client, namespace, signer, ui);
     let proxies = TrustedProxies::new(proxies);
-    gateway.sole_address = serve::SoleAddress::new(proxies.clone());
-    gateway.server = serve::server(proxies);
+    gateway.sole_address = listener::SoleAddress::new(proxies.clone());
+    gateway.server = listener::server(proxies);
     Ok((Arc::new(gateway), kube::Client::try_from(config)?, publication))
 }
 

@@ -2,10 +2,13 @@
 //! pages. Only asked when somebody looks, and not again for a while.
 
 use crate::{
-    Gateway, dial,
-    feed::Changed,
-    session::{Key, Session},
-    sessions::Activity,
+    Gateway,
+    cache::{
+        changes::Changed,
+        session::{Key, Session},
+        sessions::Activity,
+    },
+    proxy::runner_client,
 };
 use camofleet_crds::v1alpha1::RunnerRef;
 use camofleet_runner_api::token::Role as Scope;
@@ -35,7 +38,7 @@ pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
 async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef) {
     let uid = session.uid();
     let token = gateway.signer.hop_token(&runner.uid, uid, Scope::View, None);
-    let report = match dial::report(&runner.address, uid, &token).await {
+    let report = match runner_client::report(&runner.address, uid, &token).await {
         Ok(report) => report,
         Err(error) => return tracing::debug!(session = uid, %error, "its runner does not tell of it"),
     };

@@ -1,10 +1,10 @@
 //! The mapping between the documents of the REST API and the custom resources. Pure.
 
-use super::documents::{
+use crate::cache::{session, sessions::Activity};
+use crate::rest::documents::{
     Condition, CreateSession, Health, InvalidField, PageEvent, Session, Slots, StartPage, StartPageState, Status, Vnc,
     Worker, WorkerDetail,
 };
-use crate::{session, sessions::Activity};
 use camofleet_crds::{
     conditions::{self, READY, STALLED, session as reasons},
     queue,

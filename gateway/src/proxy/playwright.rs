@@ -2,12 +2,14 @@
 
 use crate::{
     Gateway,
-    dial::{self, Service},
-    door,
-    refusal::Refusal,
-    relay::relay,
-    rights::{Handshake, MayConnect, Right, Upgrading},
-    sessions::Followed,
+    auth::extract::{Handshake, MayConnect, Right, Upgrading},
+    cache::sessions::Followed,
+    error::Refusal,
+    proxy::{
+        relay::relay,
+        runner_client::{self, Service},
+        upstream,
+    },
 };
 use axum::{
     extract::State,
@@ -24,9 +26,9 @@ pub async fn playwright(
     handshake: Handshake,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, Refusal> {
-    let mut found = door::find(&gateway, &right).await?;
+    let mut found = upstream::find(&gateway, &right).await?;
     tracing::Span::current().record("session", found.session.uid());
-    match door::enter(&gateway, &right, &mut found, Service::Playwright, &handshake.headers).await? {
+    match upstream::enter(&gateway, &right, &mut found, Service::Playwright, &handshake.headers).await? {
         Ok(opened) => {
             let relayed =
                 relay_both(Arc::clone(&gateway), right, found.session, handshake.connection, opened.connection);
@@ -40,9 +42,9 @@ pub async fn playwright(
 }
 
 async fn relay_both(gateway: Arc<Gateway>, right: Right, mut session: Followed, client: Upgrading, runner: OnUpgrade) {
-    door::between(&gateway, client, runner, |client, runner| {
-        let ending = door::ending(&gateway, &right, &mut session);
-        relay(dial::side(client), dial::side(runner), ending, &gateway.metrics.traffic)
+    upstream::between(&gateway, client, runner, |client, runner| {
+        let ending = upstream::ending(&gateway, &right, &mut session);
+        relay(runner_client::side(client), runner_client::side(runner), ending, &gateway.metrics.traffic)
     })
     .await;
 }

@@ -1,14 +1,14 @@
 //! Access to one session for somebody else, for a time.
 
-use super::{
+use crate::rest::{
     body::Checked,
     documents::{InvalidRequest, Problem, SessionPath, Share, Shared},
     sessions,
 };
 use crate::{
     Gateway,
-    refusal::Refusal,
-    rights::{MayManage, Target},
+    auth::extract::{MayManage, Target},
+    error::Refusal,
 };
 use aws_lc_rs::rand;
 use axum::{Json, extract::State, response::IntoResponse};

@@ -1,8 +1,8 @@
 //! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is told at once,
 //! each with its field.
 
-use super::documents::InvalidField;
-use crate::refusal::Refusal;
+use crate::error::Refusal;
+use crate::rest::documents::InvalidField;
 use axum::{
     Json,
     extract::{FromRequest, Request, rejection::JsonRejection},
@@ -39,7 +39,7 @@ macro_rules! documents {
     };
 }
 
-documents!(super::documents::CreateSession, super::documents::Share, super::documents::Login);
+documents!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
 
 /// A body that is as its schema says.
 pub struct Checked<T>(pub T);
@@ -120,7 +120,7 @@ fn invalid_body(msg: String, type_: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::documents::{CreateSession, Login, Share};
+    use crate::rest::documents::{CreateSession, Login, Share};
 
     fn wrong<T: Document>(body: Value) -> Vec<String> {
         match check::<T>(&body) {

@@ -1,0 +1,9 @@
+//! Connections into sessions: finds the session's runner, dials it, and relays bytes both ways.
+
+pub mod close_frame;
+pub mod keepalive;
+pub mod live_view;
+pub mod playwright;
+pub mod relay;
+pub mod runner_client;
+pub mod upstream;
