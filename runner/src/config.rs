@@ -1,6 +1,6 @@
 //! The runner's settings: parsed from flags and environment, and checked before anything is started.
 
-use crate::chart::{Kind, Plan};
+use crate::core::{Kind, Plan};
 use camofleet_crds::v1alpha1::EngineName;
 use camofleet_runner_api::Hot;
 use clap::{Parser, ValueEnum};

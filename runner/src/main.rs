@@ -1,21 +1,18 @@
 //! Supervises the displays, Playwright servers and browsers of one pod, for the operator and the gateway.
 //!
-//! `chart` decides, without clock or IO. `driver` is the one task that owns a chart; `stack`, `display`, `process` and `lines` carry
-//! out what it decides; `http`, `auth` and `tunnel` are the door to the outside; `traces` tells of sessions' starts.
+//! `core` decides, without clock or IO. `supervisor` carries it out: its `driver` is the one task that owns a core, and makes the
+//! processes of displays, Playwright servers and browsers. `http` is what operator and gateway call; `traces` tells of sessions' starts.
 #![forbid(unsafe_code)]
 
-mod auth;
-mod chart;
 mod config;
-mod display;
-mod driver;
+mod core;
 mod http;
-mod lines;
-mod process;
-mod stack;
+mod supervisor;
 mod traces;
-mod tunnel;
 
+use crate::config::{Flags, Settings};
+use crate::http::tunnel::Tunnels;
+use crate::supervisor::driver::Driver;
 use anyhow::Context;
 use camofleet_runner_api::{
     HEAD_DEADLINE,
@@ -27,8 +24,6 @@ use camofleet_runtime::{
     server::{Limits, Server, listen},
 };
 use clap::Parser;
-use config::{Flags, Settings};
-use driver::Driver;
 use nix::sys::prctl::set_dumpable;
 use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
@@ -37,7 +32,6 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
-use tunnel::Tunnels;
 
 /// Exit code for a bad command line or environment (EX_USAGE of sysexits.h).
 const BAD_USAGE: u8 = 64;
@@ -117,7 +111,8 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     // Browsers run under the same uid, and have no business in this process's memory.
     set_dumpable(false).context("cannot close this process to others")?;
     let state_dir = &settings.browser.state_dir;
-    stack::prepare(state_dir).with_context(|| format!("cannot clean the state directory {}", state_dir.display()))?;
+    supervisor::stack::prepare(state_dir)
+        .with_context(|| format!("cannot clean the state directory {}", state_dir.display()))?;
     let listener = bind(settings.listen)?;
     let probe_listener = bind(settings.probe_listen)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -129,7 +124,7 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     let pairs = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
     let limits = Limits { connections: pairs.min(LIMITS.connections), ..LIMITS };
     let tunnels = Tunnels::new(limits.connections.saturating_sub(RESERVED_CONNECTIONS), slots);
-    let gate = Arc::new(auth::Gate::new(settings.pod_uid, settings.keys_file));
+    let gate = Arc::new(http::auth::Gate::new(settings.pod_uid, settings.keys_file));
     let (finished, connections) = (CancellationToken::new(), TaskTracker::new());
     let serve = |server: Server, listener, router| {
         let (finished, connections) = (finished.clone(), connections.clone());
@@ -137,13 +132,14 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     };
     // No proxies are between a pod and those that call it.
     let server = |name, limits| Server::new(name, limits, TrustedProxies::default());
-    let probes = serve(server("probes", Limits::PROBES), probe_listener, http::probes(runner.clone()));
-    let api = http::router(http::App { gate, runner: runner.clone(), tracer, tunnels: Arc::new(tunnels) });
+    let probes = serve(server("probes", Limits::PROBES), probe_listener, http::server::probes(runner.clone()));
+    let api =
+        http::server::router(http::server::App { gate, runner: runner.clone(), tracer, tunnels: Arc::new(tunnels) });
     let api = serve(server("api", limits), listener, api);
     tokio::spawn(async move {
         while terminate.recv().await.is_some() {
             tracing::info!("told to go: no more sessions are taken");
-            runner.report(chart::Event::Drain);
+            runner.report(core::Event::Drain);
         }
     });
 

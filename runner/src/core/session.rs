@@ -15,7 +15,7 @@
 //!             Ended ────► DELETE: leaves the list (at once, when it ended because of one)
 //! ```
 
-use super::StackId;
+use crate::core::StackId;
 use camofleet_runner_api::{BindRequest, End, SessionPhase, StartPage, Tier};
 use std::time::{Duration, Instant};
 

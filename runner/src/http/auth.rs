@@ -1,7 +1,7 @@
 //! Who calls. A handler gets its session's UID only from one of the extractors below, each of which has checked the token:
 //! none can forget to.
 
-use crate::http::{App, Refused};
+use crate::http::server::{App, Refused};
 use axum::{
     extract::{FromRequestParts, Path},
     http::{header::AUTHORIZATION, request::Parts},

@@ -1,10 +1,12 @@
 //! The HTTP API: each handler takes what its extractors proved, asks the driver, and puts the answer into words.
 
 use crate::{
-    auth::{About, Anyone, Gate, Operator, OperatorOn},
-    driver::{Published, Runner},
+    http::{
+        auth::{About, Anyone, Gate, Operator, OperatorOn},
+        tunnel::{self, Tunnels},
+    },
+    supervisor::driver::{Published, Runner},
     traces::Request,
-    tunnel::{self, Tunnels},
 };
 use axum::{
     Json, Router,

@@ -2,10 +2,10 @@
 //! follows, and publishes what the runner then is.
 
 use crate::{
-    auth::Term,
-    chart::{Chart, Effect, Event, Plan, Question, StackId},
     config::BrowserSettings,
-    stack::{Command, Doors, Stack},
+    core::{Chart, Effect, Event, Plan, Question, StackId},
+    http::auth::Term,
+    supervisor::stack::{Command, Doors, Stack},
     traces::{Request, Starts},
 };
 use camofleet_crds::v1alpha1::Display;

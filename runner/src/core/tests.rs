@@ -3,7 +3,7 @@
 
 #![allow(clippy::unchecked_time_subtraction, reason = "these times are long after the clock's beginning")]
 
-use super::*;
+use crate::core::*;
 use api::{RunnerState, SessionPhase};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};

@@ -3,7 +3,7 @@
 //! Only what was spawned here is waited for: a `waitpid(-1)` beside tokio's own would take its exit codes. What leaves the
 //! group (Firefox's crash helper does) keeps the mark in its environment, and is reaped by the init process.
 
-use crate::lines::Lines;
+use crate::supervisor::lines::Lines;
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill, killpg},

@@ -1,6 +1,6 @@
 //! What is due, what there is room for, and what that leaves: done after each event and each question.
 
-use super::{
+use crate::core::{
     ACKNOWLEDGE_TIMEOUT, Chart, Effect, FRESH, HUNG, Kind, LAUNCH_TIMEOUT, PING_INTERVAL, Phase, Proof, Session, Stack,
     StackId, StackState,
 };

@@ -3,10 +3,12 @@
 //! side without one too, so that the server sees an abnormal closure and the client may come back.
 
 use crate::{
-    auth::{Hop, forbidden},
-    chart::{Event, Question, StackId},
-    driver::{Door, Runner},
-    http::{App, Refused},
+    core::{Event, Question, StackId},
+    http::{
+        auth::{Hop, forbidden},
+        server::{App, Refused},
+    },
+    supervisor::driver::{Door, Runner},
 };
 use axum::{
     body::Body,

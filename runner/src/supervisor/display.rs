@@ -2,8 +2,10 @@
 
 use crate::{
     config::Screen,
-    lines::Lines,
-    process::{Mark, Process},
+    supervisor::{
+        lines::Lines,
+        process::{Mark, Process},
+    },
 };
 use nix::unistd::gethostname;
 use std::{

@@ -2,11 +2,13 @@
 //! them one after the other, passes commands and reports on, and takes all of it down at the end, however it ends.
 
 use crate::{
-    chart::{Event, Kind, StackId},
     config::{BrowserSettings, Screen},
-    display,
-    lines::Lines,
-    process::{Mark, Process, describe_exit, remove_directory, with_last_words},
+    core::{Event, Kind, StackId},
+    supervisor::{
+        display,
+        lines::Lines,
+        process::{Mark, Process, describe_exit, remove_directory, with_last_words},
+    },
 };
 use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,5 @@
+//! The HTTP API for operator and gateway, and the tunnels into sessions.
+
+pub(crate) mod auth;
+pub(crate) mod server;
+pub(crate) mod tunnel;

@@ -1,0 +1,7 @@
+//! Carries out what the core decides: makes, watches and ends the processes of displays, Playwright servers and browsers.
+
+pub(crate) mod display;
+pub(crate) mod driver;
+pub(crate) mod lines;
+pub(crate) mod process;
+pub(crate) mod stack;
