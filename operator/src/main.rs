@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use camofleet_operator::{
-    core::runner::pod::Installation,
+    core::runner::pod_build::Installation,
     finalizers::abandon_pools,
     hooks::{self, Extent, Release},
     io::{self, Options},

@@ -1,7 +1,7 @@
 //! Paces the calls by which sessions are ended on runners. A runner's image is its pool owner's choice: one that answers each
 //! call and lists the session all the same must not make the operator repeat it at the speed of the network.
 
-use crate::core::{clock::Mono, messages::Uid};
+use crate::core::{clock::Mono, ids::Uid};
 use std::{collections::HashMap, time::Duration};
 
 /// Calls to one runner that are under way at once. An honest runner answers in milliseconds, so that this limits only others.

@@ -2,15 +2,13 @@
 
 use crate::core::{
     clock::{Interval, Mono},
-    runner::{pod::RunnerPod, report::Report},
+    ids::{Key, Uid},
+    runner::{pod_read::RunnerPod, report::Report},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, StartTier, WorkerPool, WorkerPoolStatus};
 use camofleet_runner_api::{BindAnswer, BindRequest};
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
-
-/// UID of an object.
-pub type Uid = String;
 
 /// Something that happened outside.
 #[derive(Clone, Debug)]
@@ -141,29 +139,6 @@ pub enum Change<T> {
     Applied(T),
     /// Gone.
     Gone(T),
-}
-
-/// Namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// The namespace.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
-}
-
-impl Key {
-    /// The key of an object.
-    pub fn of(object: &impl kube::Resource) -> Self {
-        let meta = object.meta();
-        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
-    }
-}
-
-/// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
-/// (KEP-5504), and what is not a number is taken as new.
-pub(in crate::core) fn version(object: &impl kube::Resource) -> u64 {
-    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// What of a node matters here.

@@ -3,9 +3,9 @@
 
 use crate::core::{
     clock::Mono,
-    messages::{Key, Uid},
+    ids::{Key, Uid},
+    retry::Pending,
     runner::report::{Listed, Report},
-    session::state::Pending,
 };
 use std::{
     collections::{BTreeSet, HashMap},

@@ -4,8 +4,9 @@
 
 use crate::core::{
     clock::Mono,
-    messages::{Effect, Key, Observation, WriteFailure},
-    session::state::Pending,
+    ids::Key,
+    messages::{Effect, Observation, WriteFailure},
+    retry::Pending,
 };
 use serde::Serialize;
 use serde_json::Value;

@@ -3,7 +3,10 @@
 
 use crate::core::{
     Input, Key, ReadFailure, Uid, WriteFailure,
-    runner::pod::{self, RunnerPod, SeenPod},
+    runner::{
+        pod_build,
+        pod_read::{KEYS_ANNOTATION, RunnerPod, SeenPod},
+    },
 };
 use crate::io::Shell;
 use camofleet_crds::{
@@ -139,7 +142,7 @@ impl Shell {
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
         let api = self.namespaced::<Trimmed<SeenPod>>(&key);
-        let patch = json!({ "metadata": { "uid": pod, "annotations": { pod::KEYS_ANNOTATION: &keys } } });
+        let patch = json!({ "metadata": { "uid": pod, "annotations": { KEYS_ANNOTATION: &keys } } });
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         let answer = answer.map(|Trimmed(patched)| {
             if let Some(pod) = RunnerPod::read(&patched) {
@@ -188,14 +191,14 @@ impl Shell {
         let budget = PodDisruptionBudget {
             metadata: ObjectMeta {
                 name: Some(key.name.clone()),
-                labels: Some(pod::pool_labels(pool)),
+                labels: Some(pod_build::pool_labels(pool)),
                 owner_references: Some(pool.controller_owner_ref(&()).into_iter().collect()),
                 ..ObjectMeta::default()
             },
             spec: Some(PodDisruptionBudgetSpec {
                 min_available: Some(IntOrString::Int(i32::MAX)),
                 selector: Some(LabelSelector {
-                    match_labels: Some(pod::pool_labels(pool)),
+                    match_labels: Some(pod_build::pool_labels(pool)),
                     ..LabelSelector::default()
                 }),
                 unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),

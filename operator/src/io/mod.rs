@@ -13,7 +13,7 @@ mod traces;
 mod watch;
 
 use crate::{
-    core::{Core, Effect, Input, Load, runner::pod::Installation},
+    core::{Core, Effect, Input, Load, runner::pod_build::Installation},
     finalizers,
 };
 use anyhow::Context;

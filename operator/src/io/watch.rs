@@ -2,7 +2,7 @@
 
 use crate::core::{
     Change, Input, Namespace, Node, Uid,
-    runner::pod::{RUNNER_LABEL, RunnerPod, SeenPod},
+    runner::pod_read::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
 use camofleet_crds::{
     v1alpha1::{BrowserSession, WorkerPool},

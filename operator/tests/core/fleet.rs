@@ -6,7 +6,8 @@ use camofleet_crds::v1alpha1::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
-    runner::pod::{Fate, Installation, RunnerPod, Trouble, revision},
+    runner::pod_build::{Installation, revision},
+    runner::pod_read::{Fate, RunnerPod, Trouble},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{

@@ -7,7 +7,8 @@ use camofleet_crds::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Node, Now, ReadFailure, Report,
-    runner::pod::{Fate, RunnerPod, SeenPod, Trouble, revision},
+    runner::pod_build::revision,
+    runner::pod_read::{Fate, RunnerPod, SeenPod, Trouble},
 };
 use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{

@@ -4,7 +4,7 @@ use super::fleet::installation;
 use camofleet_crds::v1alpha1::{
     Autoscaling, Disruption, Limits, Prewarm, Rollout, Screen, Serving, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
 };
-use camofleet_operator::core::runner::pod::{Installation, Shape, revision, runner_pod};
+use camofleet_operator::core::runner::pod_build::{Installation, Shape, revision, runner_pod};
 use k8s_openapi::{
     api::core::v1::{Container, EnvVar},
     apimachinery::pkg::util::intstr::IntOrString,

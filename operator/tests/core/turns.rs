@@ -9,7 +9,8 @@ use camofleet_crds::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Now, Report, WriteFailure,
-    runner::pod::{Fate, Installation, RunnerPod, revision},
+    runner::pod_build::{Installation, revision},
+    runner::pod_read::{Fate, RunnerPod},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{

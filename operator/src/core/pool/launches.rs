@@ -1,7 +1,7 @@
 //! Decides which pools launch their next runners. Browsers that launch at once only make each other late, so no more runners launch
 //! than the nodes have CPUs; and no pool may keep the others from their turn.
 
-use crate::core::{clock::Mono, messages::Key};
+use crate::core::{clock::Mono, ids::Key};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,

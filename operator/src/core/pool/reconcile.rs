@@ -2,20 +2,23 @@
 //! CPUs, and none with a session made to go before its time.
 
 use crate::core::{
-    Change, Core, Effect, Key, Namespace, Observation, Subject, Uid, WriteFailure,
-    messages::version,
+    coordinator::{Core, Subject},
+    ids::{Key, Uid, version},
+    messages::{Change, Effect, Namespace, Observation, WriteFailure},
     pool::{
-        autoscaling::Need,
+        diagnosis::PROGRESS_DEADLINE,
         launches::{Place, PoolLaunches},
-        state::{Creating, FINALIZER, Patch, Pool, Trouble},
+        namespace_policy::Audience,
+        rollout::{Rollout, outdated},
+        scale::Need,
+        state::{Creating, FINALIZER, Patch, Pool},
+        status,
     },
+    retry::Pending,
     runner::{
-        pod::{self, Fate, Shape},
+        pod_build::{self, Shape},
         state::Runner,
     },
-    scheduler::admission::Audience,
-    session::state::Pending,
-    status,
     status_write::observe_pruned,
 };
 use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
@@ -35,8 +38,6 @@ const PROTECT_AGAIN: Duration = Duration::from_secs(600);
 const BUDGET_PATIENCE: u32 = 5;
 /// A pod that was made and is not seen for so long was lost on the way.
 const CREATE_PATIENCE: Duration = Duration::from_secs(30);
-/// A pool that lacks runners and has got none for so long needs somebody's help; as with Deployments.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 /// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
 const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -328,7 +329,7 @@ impl Core {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let replaces = pool.last.get(&ordinal).map(String::as_str);
             let shape = if canary { &pool.wished } else { pool.makes() };
-            let pod = pod::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
+            let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let creating = Creating { ordinal, revision: shape.revision.clone(), since: now };
             pool.missing.remove(&ordinal);
             pool.creating.insert(pod.metadata.name.clone().unwrap_or_default(), creating);
@@ -501,122 +502,4 @@ fn deadline_of(pool: &WorkerPool, now: crate::core::Now) -> Option<crate::core::
     let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
     let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());
     Some(deleted.after(drain).after(FINALIZER_PATIENCE))
-}
-
-/// How far a pool is from having the shape that is wished for.
-struct Rollout {
-    /// Pods that it is to have now: one more than desired while runners of different shapes are there or to come.
-    places: usize,
-    /// One of them tests a new shape.
-    tests: bool,
-    /// No node has room for one more, and one may be missing: another gives its place to it.
-    makes_way: bool,
-}
-
-impl Rollout {
-    fn of<'a>(pool: &Pool, runners: impl Iterator<Item = &'a Runner>) -> Self {
-        let (desired, makes) = (pool.desired(), &pool.makes().revision);
-        let staying: Vec<_> = runners.filter(|runner| !runner.goes()).collect();
-        let tests = pool.is_testing() && desired > 0;
-        let changes = tests || desired > 0 && staying.iter().any(|runner| runner.pod.revision != *makes);
-        let has_no_room = |runner: &&Runner| {
-            let unschedulable = matches!(runner.pod.fate, Fate::Pending(Some(pod::Trouble::Unschedulable(_))));
-            unschedulable && pool.tests(&runner.pod.revision)
-        };
-        let may_miss = pool.object.spec.rollout.max_unavailable_of(desired) > 0;
-        // One that ended had room, and would have it anew each time.
-        let makes_way = tests
-            && may_miss
-            && match pool.trouble(&pool.wished.revision) {
-                Some((reason, _)) => reason == reasons::POD_REFUSED,
-                None => staying.iter().any(has_no_room),
-            };
-        Self { places: desired + usize::from(changes && !makes_way), tests, makes_way }
-    }
-}
-
-/// Runners of an old shape that are to go now: idle ones first, and only while no more are missing than may be; then those
-/// with sessions, which drain. None before the new shape is proven.
-fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
-    if pool.makes_none() {
-        return Vec::new();
-    }
-    let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision && !runner.is_unheard();
-    let (idle, busy): (Vec<&Runner>, Vec<&Runner>) = staying.iter().filter(old).partition(|runner| runner.is_idle());
-    // Those that nobody would miss.
-    let (mut leaving, up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.is_useless());
-    let in_place = staying.iter().chain(going).filter(|runner| runner.is_in_place()).count();
-    let most = pool.object.spec.rollout.max_unavailable_of(pool.desired());
-    let may_go = (in_place + most).saturating_sub(pool.desired());
-    leaving.extend(up.iter().take(may_go));
-    if up.len() <= may_go {
-        // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
-        let loses_nothing =
-            |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
-        let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
-        let (at_once, others): (Vec<&Runner>, Vec<&Runner>) = busy.into_iter().partition(loses_nothing);
-        leaving.extend(at_once);
-        leaving.extend(others.into_iter().take(may_go.saturating_sub(up.len() + lost)));
-    }
-    leaving.into_iter().map(|runner| runner.pod.uid.clone()).collect()
-}
-
-/// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
-pub(in crate::core) fn trouble_of(pool: &Pool, runners: &[&Runner], now: crate::core::Now) -> Option<Trouble> {
-    let serving: Vec<_> = runners.iter().copied().filter(|runner| !pool.tests(&runner.pod.revision)).collect();
-    let silence = || {
-        pool.lacking.filter(|since| since.after(PROGRESS_DEADLINE) <= now.mono)?;
-        let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
-        Some((reasons::NO_PROGRESS, words.to_owned()))
-    };
-    let refusal = if pool.makes_none() { pool.refusal() } else { None };
-    let failed = || pool.trouble(&pool.makes().revision);
-    refusal.or_else(failed).or_else(|| trouble_among(&serving)).or_else(silence)
-}
-
-/// The reason for `Stalled` when the canary cannot be created or cannot load a page.
-pub(in crate::core) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: crate::core::Now) -> Option<Trouble> {
-    if let Some(refusal) = pool.refusal() {
-        return Some(refusal);
-    }
-    let canaries: Vec<_> = runners.iter().copied().filter(|runner| pool.tests(&runner.pod.revision)).collect();
-    let silence = || {
-        let silent = canaries.iter().find(|canary| canary.created.after(PROGRESS_DEADLINE) <= now.mono)?;
-        let words =
-            format!("pod {} has not loaded a page in 10 minutes: look at its events and logs", silent.pod.key.name);
-        Some((reasons::NO_PROGRESS, words))
-    };
-    let failed = if pool.is_testing() { pool.trouble(&pool.wished.revision) } else { None };
-    let (_, words) = failed.or_else(|| trouble_among(&canaries)).or_else(silence)?;
-    let words = format!(
-        "the first runner of the new shape does not come up: {words}. Runners of the former shape go on serving: correct the pool, \
-         or set it back"
-    );
-    Some((reasons::CANARY_FAILED, words))
-}
-
-/// What these runners say themselves, or their pods.
-fn trouble_among(runners: &[&Runner]) -> Option<Trouble> {
-    let pending = runners.iter().find_map(|runner| match &runner.pod.fate {
-        Fate::Pending(Some(pod::Trouble::Image(words))) => Some((
-            reasons::IMAGE_ERROR,
-            format!("pod {}: {words}; correct template.image or its pull secrets", runner.pod.key.name),
-        )),
-        Fate::Pending(Some(pod::Trouble::Unschedulable(words))) => Some((
-            reasons::UNSCHEDULABLE,
-            format!(
-                "pod {}: {words}; add nodes, or change the template's resources, nodeSelector or tolerations",
-                runner.pod.key.name
-            ),
-        )),
-        // What set the gate removes it when the pod's turn has come.
-        Fate::Pending(Some(pod::Trouble::Gated) | None) | Fate::Running | Fate::Over { .. } => None,
-    });
-    let browsers = || {
-        runners.iter().filter_map(|runner| runner.state.as_ref()).find_map(|state| {
-            let error = state.launch_error.as_ref().filter(|_| state.hot.headless + state.hot.headful == 0)?;
-            Some((reasons::BROWSERS_FAILING, error.clone()))
-        })
-    };
-    pending.or_else(browsers)
 }

@@ -2,11 +2,10 @@
 
 use crate::core::{
     clock::Mono,
-    messages::{Key, Uid},
-    pool::{autoscaling::Scale, launches::Waits},
-    runner::pod::{Installation, Shape},
-    scheduler::admission::Audience,
-    session::state::Pending,
+    ids::{Key, Uid},
+    pool::{launches::Waits, namespace_policy::Audience, scale::Scale},
+    retry::Pending,
+    runner::pod_build::{Installation, Shape},
     status_write::StatusWrite,
 };
 use camofleet_crds::{

@@ -1,6 +1,7 @@
 //! Runners: their pods, their state, what is believed of their reports, and what happens to them.
 
-pub mod pod;
+pub mod pod_build;
+pub mod pod_read;
 pub(in crate::core) mod reconcile;
 pub(in crate::core) mod report;
 pub(in crate::core) mod state;

@@ -1,15 +1,18 @@
 //! What happens to a runner.
 
 use crate::core::{
-    Change, Core, Effect, Key, Node, Observation, Subject, Uid, WriteFailure,
     clock::Mono,
+    coordinator::{Core, Subject},
+    ids::{Key, Uid},
+    messages::{Change, Effect, Node, Observation, WriteFailure},
     pool::state::Pool,
+    retry::Pending,
     runner::{
-        pod::{Fate, KEYS_ANNOTATION, RunnerPod},
+        pod_read::{Fate, KEYS_ANNOTATION, RunnerPod},
         report::Report,
         state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     },
-    session::state::{Over, Pending, Session, Stage},
+    session::state::{Over, Session, Stage},
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;

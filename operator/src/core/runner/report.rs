@@ -1,7 +1,7 @@
 //! Checks what a runner reports about itself before anything is decided by it. A runner's image is its pool owner's choice, so
 //! its word is taken only within what its pod can hold.
 
-use crate::core::messages::Uid;
+use crate::core::ids::Uid;
 use camofleet_crds::{
     names,
     v1alpha1::{Display, EngineName},

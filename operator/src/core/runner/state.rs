@@ -2,12 +2,12 @@
 
 use crate::core::{
     clock::{Mono, Now},
-    messages::Uid,
+    ids::Uid,
+    retry::Pending,
     runner::{
-        pod::{Fate, RunnerPod},
+        pod_read::{Fate, RunnerPod},
         report::Report,
     },
-    session::state::Pending,
 };
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{Hot, SessionPhase, token::PublicKeys};

@@ -1,18 +1,14 @@
 //! Who may use a pool, by its owner's word, and what it says to those who may not.
 
 use crate::core::{
-    Core, messages::Key, pool::state::Pool, scheduler::queue::Demand, session::state::Over, status::Wait,
+    coordinator::Core,
+    ids::Key,
+    pool::state::Pool,
+    scheduler::queue::Demand,
+    session::{state::Over, status::Wait},
 };
-use camofleet_crds::{
-    conditions::session as reasons,
-    queue::Arrival,
-    v1alpha1::{EngineName, NamespacesFrom, WorkerPool},
-};
-use kube::core::{Selector, SelectorExt};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Labels of namespaces, by name.
-pub(in crate::core) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
+use camofleet_crds::{conditions::session as reasons, queue::Arrival, v1alpha1::EngineName};
+use std::collections::BTreeSet;
 
 /// Why a pool does not take what is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,37 +68,6 @@ impl Objection {
                     demand.max_lifetime_seconds.unwrap_or_default()
                 ),
             }),
-        }
-    }
-}
-
-/// Which namespaces a pool is for.
-#[derive(Debug)]
-pub(in crate::core) enum Audience {
-    Same,
-    All,
-    Labelled(Selector),
-    /// Its selector is none that can be matched by.
-    Nobody,
-}
-
-impl Audience {
-    pub(in crate::core) fn of(pool: &WorkerPool) -> Self {
-        let allowed = &pool.spec.allowed_namespaces;
-        match allowed.from {
-            NamespacesFrom::Same => Self::Same,
-            NamespacesFrom::All => Self::All,
-            NamespacesFrom::Selector => {
-                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::Nobody, Self::Labelled)
-            }
-        }
-    }
-
-    fn has(&self, namespace: &str, namespaces: &Namespaces) -> bool {
-        match self {
-            Self::Same | Self::Nobody => false,
-            Self::All => true,
-            Self::Labelled(selector) => namespaces.get(namespace).is_some_and(|labels| selector.matches(labels)),
         }
     }
 }

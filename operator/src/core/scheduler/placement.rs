@@ -1,12 +1,17 @@
 //! Who gets which slot.
 
 use crate::core::{
-    Core, Effect, Key, Observation, Subject, Uid,
+    coordinator::{Core, Subject},
+    ids::{Key, Uid},
+    messages::{Effect, Observation},
     pool::state::Pool,
+    retry::Pending,
     runner::state::Room,
     scheduler::{admission::Objection, queue::Demand},
-    session::state::{Over, Pending, Session, Stage},
-    status::Wait,
+    session::{
+        state::{Over, Session, Stage},
+        status::Wait,
+    },
 };
 use camofleet_crds::{
     conditions::session as reasons,

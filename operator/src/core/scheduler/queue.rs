@@ -1,6 +1,6 @@
 //! Who waits, in lanes.
 
-use crate::core::messages::{Key, Uid};
+use crate::core::ids::{Key, Uid};
 use camofleet_crds::{
     queue::Arrival,
     v1alpha1::{BrowserSession, EngineName},

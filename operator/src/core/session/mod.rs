@@ -2,3 +2,4 @@
 
 pub(in crate::core) mod reconcile;
 pub(in crate::core) mod state;
+pub(in crate::core) mod status;

@@ -1,15 +1,19 @@
 //! What happens to a session.
 
 use crate::core::{
-    BindFailure, Core, Effect, Key, Observation, ReadFailure, Subject, Uid, WriteFailure,
-    messages::version,
+    coordinator::{Core, Subject},
+    ids::{Key, Uid, version},
+    messages::{BindFailure, Effect, Observation, ReadFailure, WriteFailure},
+    retry::Pending,
     runner::{
         report::{self, Listed, Report},
         state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     },
     scheduler::{admission::Objection, queue::Demand},
-    session::state::{Bound, Facts, Over, Pending, Session, Stage},
-    status::{self, Place, Wait},
+    session::{
+        state::{Bound, Facts, Over, Session, Stage},
+        status::{self, Place, Wait},
+    },
     status_write::{StatusWrite, observe_pruned},
 };
 use camofleet_crds::{

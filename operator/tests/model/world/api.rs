@@ -11,7 +11,7 @@ use camofleet_crds::v1alpha1::{
 };
 use camofleet_operator::core::{
     Change, Input, WriteFailure,
-    runner::pod::{Fate, RunnerPod},
+    runner::pod_read::{Fate, RunnerPod},
 };
 use k8s_openapi::{
     api::core::v1::{EnvVar, Pod},

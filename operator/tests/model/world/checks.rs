@@ -2,7 +2,7 @@
 
 use super::{Contact, Luck, SHORT_TTL, World, installation, runners::Runner};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
-use camofleet_operator::core::runner::pod;
+use camofleet_operator::core::runner::pod_build;
 use camofleet_runner_api::SessionPhase;
 use k8s_openapi::jiff::SignedDuration;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl World {
             return stays.into_iter().chain(alone.then(|| "an empty pool is not let go".to_owned())).collect();
         };
         let pool = self.pool.as_ref().expect("it wishes for something");
-        let current = pod::revision(pool, &installation());
+        let current = pod_build::revision(pool, &installation());
         let mut wrong = Vec::new();
         if staying.len() > wished || self.runners.len() < wished {
             let count = self.runners.len();

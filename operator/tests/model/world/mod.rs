@@ -11,7 +11,7 @@ mod runners;
 
 use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
-use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now, runner::pod::Installation};
+use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now, runner::pod_build::Installation};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use runners::Contact;
 use runners::Runner;

@@ -3,7 +3,7 @@
 use super::{Luck, Operator, Sabotage, World, api::Kind, installation, runners::Runner};
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Input, ReadFailure, Report, WriteFailure, runner::pod::Fate,
+    BindFailure, Change, Core, Effect, Input, ReadFailure, Report, WriteFailure, runner::pod_read::Fate,
 };
 use camofleet_runner_api::RunnerState;
 use std::{

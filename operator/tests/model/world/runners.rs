@@ -4,7 +4,7 @@ use super::World;
 use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
 use camofleet_operator::core::{
     BindFailure, Input, Report,
-    runner::pod::{Fate, RunnerPod},
+    runner::pod_read::{Fate, RunnerPod},
 };
 use camofleet_runner_api::{
     BindAnswer, BindRequest, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,

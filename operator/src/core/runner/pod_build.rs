@@ -1,243 +1,31 @@
-//! Runner pods: what is read from one, and how one is made for a pool.
+//! Runner pods: how one is made for a pool.
 
-use crate::core::messages::{Key, Uid, version};
+use crate::core::runner::pod_read::{
+    CONTAINER, KEYS_ANNOTATION, ORDINAL_LABEL, POOL_LABEL, REVISION_LABEL, RUNNER_LABEL, SLOTS_ARGUMENT,
+};
 use camofleet_crds::v1alpha1::{
     AllowedNamespaces, Disruption, EngineChoice, Limits, MAX_TEMPLATE_BYTES, Rollout, RunnerTemplate, Serving,
     WorkerPool, WorkerPoolSpec,
 };
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, ContainerState, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
-        EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod, PodCondition,
-        PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+        Capabilities, Container, ContainerPort, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+        EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe,
+        ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
-    jiff::Timestamp,
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
-/// Label with the name of the pool.
-pub const POOL_LABEL: &str = "camofleet.dev/pool";
-/// Label and value that every runner pod has.
-pub const RUNNER_LABEL: (&str, &str) = ("app.kubernetes.io/name", "camofleet-runner");
-/// Annotation with the public keys, which the runner sees as a file.
-pub const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
-const ORDINAL_LABEL: &str = "camofleet.dev/ordinal";
-const REVISION_LABEL: &str = "camofleet.dev/revision";
-const CONTAINER: &str = "runner";
-const SLOTS_ARGUMENT: &str = "--slots=";
-/// The most slots that a pool's `slotsPerRunner` may ask for.
-const MAX_SLOTS: u32 = 32;
 /// Names of the container's ports.
 const API_PORT: &str = "http";
 const PROBE_PORT: &str = "probes";
 const KEYS_FOLDER: &str = "/etc/camofleet";
 /// What a runner may take after its drain deadline, to end browsers and have their ends acknowledged.
 const GRACE_AFTER_DRAIN_SECONDS: i32 = 15;
-
-/// What of a runner pod matters here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunnerPod {
-    /// Its UID.
-    pub uid: Uid,
-    /// Its namespace and name.
-    pub key: Key,
-    /// The pool that it was made for, and that pool's UID.
-    pub pool: (Key, Uid),
-    /// Which of the pool's runners it is.
-    pub ordinal: u32,
-    /// Hash of the shape that it was made in.
-    pub revision: String,
-    /// Sessions that it serves at once, by its container's arguments: they cannot change once the pod is there.
-    pub slots: u32,
-    /// The public keys that it was told.
-    pub keys: String,
-    /// The node that it runs on.
-    pub node: Option<String>,
-    /// Its address, once it has one.
-    pub address: Option<IpAddr>,
-    /// The API server's version of it.
-    pub version: u64,
-    /// When it was made.
-    pub created: Timestamp,
-    /// When it will be killed, if it was deleted.
-    pub killed_at: Option<Timestamp>,
-    /// How it fares.
-    pub fate: Fate,
-}
-
-/// How a pod fares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Its container does not run yet.
-    Pending(Option<Trouble>),
-    /// Its container runs.
-    Running,
-    /// Its container ended, for good.
-    Over {
-        /// How, for people.
-        words: String,
-        /// Whether it was killed for memory.
-        out_of_memory: bool,
-    },
-}
-
-/// Why a pod does not start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The scheduler does not look at it before its scheduling gates are removed.
-    Gated,
-    /// No node takes it.
-    Unschedulable(String),
-    /// Its image cannot be pulled or its container cannot be made.
-    Image(String),
-}
-
-/// A [`Pod`] without what nobody here reads, which is most of it.
-#[derive(Clone, Debug, Deserialize, Resource)]
-#[resource(inherit = Pod)]
-pub struct SeenPod {
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: SeenSpec,
-    #[serde(default)]
-    status: SeenStatus,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SeenSpec {
-    node_name: Option<String>,
-    #[serde(default)]
-    containers: Vec<SeenArguments>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct SeenArguments {
-    name: String,
-    #[serde(default)]
-    args: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SeenStatus {
-    phase: String,
-    reason: Option<String>,
-    message: Option<String>,
-    #[serde(rename = "podIP")]
-    pod_ip: Option<String>,
-    conditions: Vec<PodCondition>,
-    container_statuses: Vec<SeenContainer>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct SeenContainer {
-    name: String,
-    #[serde(default)]
-    state: ContainerState,
-}
-
-impl RunnerPod {
-    /// Reads a pod; none when its controller is not a `WorkerPool` of this API group. Whether there is such a pool is the core's to
-    /// know ([`RunnerPod::belongs_to`]): until then it is a pod that claims to be a runner.
-    pub fn read(pod: &SeenPod) -> Option<Self> {
-        let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
-        let (group, _version) = owner.api_version.split_once('/')?;
-        if group != WorkerPool::group(&()) || owner.kind != WorkerPool::kind(&()) {
-            return None;
-        }
-        let namespace = pod.namespace()?;
-        Some(Self {
-            uid: pod.uid()?,
-            key: Key { namespace: namespace.clone(), name: pod.name_any() },
-            pool: (Key { namespace, name: owner.name.clone() }, owner.uid.clone()),
-            ordinal: pod.labels().get(ORDINAL_LABEL)?.parse().ok()?,
-            revision: pod.labels().get(REVISION_LABEL)?.clone(),
-            slots: pod.spec.slots(),
-            keys: pod.annotations().get(KEYS_ANNOTATION).cloned().unwrap_or_default(),
-            node: pod.spec.node_name.clone(),
-            address: pod.status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()),
-            version: version(pod),
-            created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
-            killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
-            fate: Fate::read(&pod.status),
-        })
-    }
-
-    /// Whether its controller is this pool: by namespace, name and UID, so that a pod of another namespace, or of a former pool
-    /// of that name, is not.
-    pub fn belongs_to(&self, pool: &WorkerPool) -> bool {
-        let (key, uid) = &self.pool;
-        let meta = &pool.metadata;
-        meta.uid.as_ref() == Some(uid)
-            && meta.name.as_ref() == Some(&key.name)
-            && meta.namespace.as_ref() == Some(&key.namespace)
-    }
-
-    /// Whether it ended for good.
-    pub fn is_over(&self) -> bool {
-        matches!(self.fate, Fate::Over { .. })
-    }
-}
-
-impl SeenSpec {
-    /// Slots by the arguments that [`runner_args`] made; the most that a pool may ask for when an admission webhook removed them.
-    fn slots(&self) -> u32 {
-        let runner = self.containers.iter().find(|container| container.name == CONTAINER);
-        let arguments = runner.map_or(&[][..], |container| &container.args);
-        let slots = arguments.iter().find_map(|argument| argument.strip_prefix(SLOTS_ARGUMENT)?.parse().ok());
-        slots.unwrap_or(MAX_SLOTS).min(MAX_SLOTS)
-    }
-}
-
-impl Fate {
-    fn read(status: &SeenStatus) -> Self {
-        let container = status.container_statuses.iter().find(|container| container.name == CONTAINER);
-        let state = container.map(|container| &container.state);
-        match status.phase.as_str() {
-            "Failed" | "Succeeded" => Self::over(status.message.as_deref().or(status.reason.as_deref()), state),
-            "Running" => Self::Running,
-            _ => Self::Pending(Self::trouble(&status.conditions, state)),
-        }
-    }
-
-    fn over(pod_says: Option<&str>, state: Option<&ContainerState>) -> Self {
-        let ended = state.and_then(|state| state.terminated.as_ref());
-        let reason = ended.and_then(|ended| ended.reason.as_deref());
-        let words = match (ended, pod_says) {
-            (Some(ended), _) => {
-                let reason = reason.unwrap_or("no reason given");
-                let last_words =
-                    ended.message.as_deref().map(|message| format!(": {}", message.trim())).unwrap_or_default();
-                format!("its container ended with exit code {} ({reason}){last_words}", ended.exit_code)
-            }
-            (None, Some(says)) => says.to_owned(),
-            (None, None) => "its pod ended, and nothing says why".to_owned(),
-        };
-        Self::Over { words, out_of_memory: reason == Some("OOMKilled") }
-    }
-
-    fn trouble(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<Trouble> {
-        if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
-            let reason = waiting.reason.as_deref().unwrap_or_default();
-            let told = waiting.message.as_deref().unwrap_or_default();
-            // kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go name these.
-            let image = reason.contains("Image")
-                || matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError");
-            return image.then(|| Trouble::Image(format!("{reason}: {told}")));
-        }
-        let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
-        match scheduled.reason.as_deref().filter(|_| scheduled.status == "False") {
-            Some("SchedulingGated") => Some(Trouble::Gated),
-            Some("Unschedulable") => Some(Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default())),
-            Some(_) | None => None,
-        }
-    }
-}
 
 /// What all runner pods get from the operator's installation.
 #[derive(Clone, Debug)]

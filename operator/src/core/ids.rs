@@ -1,0 +1,27 @@
+//! What objects are known by.
+
+/// UID of an object.
+pub type Uid = String;
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn of(object: &impl kube::Resource) -> Self {
+        let meta = object.meta();
+        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+    }
+}
+
+/// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
+/// (KEP-5504), and what is not a number is taken as new.
+pub(in crate::core) fn version(object: &impl kube::Resource) -> u64 {
+    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,39 @@
+//! Which namespaces a pool is for.
+
+use camofleet_crds::v1alpha1::{NamespacesFrom, WorkerPool};
+use kube::core::{Selector, SelectorExt};
+use std::collections::BTreeMap;
+
+/// Labels of namespaces, by name.
+pub(in crate::core) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Which namespaces a pool is for.
+#[derive(Debug)]
+pub(in crate::core) enum Audience {
+    Same,
+    All,
+    Labelled(Selector),
+    /// Its selector is none that can be matched by.
+    Nobody,
+}
+
+impl Audience {
+    pub(in crate::core) fn of(pool: &WorkerPool) -> Self {
+        let allowed = &pool.spec.allowed_namespaces;
+        match allowed.from {
+            NamespacesFrom::Same => Self::Same,
+            NamespacesFrom::All => Self::All,
+            NamespacesFrom::Selector => {
+                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::Nobody, Self::Labelled)
+            }
+        }
+    }
+
+    pub(in crate::core) fn has(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+        match self {
+            Self::Same | Self::Nobody => false,
+            Self::All => true,
+            Self::Labelled(selector) => namespaces.get(namespace).is_some_and(|labels| selector.matches(labels)),
+        }
+    }
+}
