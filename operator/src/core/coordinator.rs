@@ -2,20 +2,20 @@
 
 use crate::core::{
     clock::{Mono, Now},
-    ends::Ends,
+    cluster::Cluster,
     ids::{Key, Uid},
-    messages::{Change, Effect, Input, Node, Wake},
+    messages::{Change, Effect, Input, Wake},
     orphans::Orphans,
-    pool::{launches::LaunchBudget, namespace_policy::Namespaces, state::Pool},
-    runner::{pod_build::Installation, pod_read::RunnerPod, state::Runner},
-    scheduler::queue::Queue,
-    session::state::Session,
-    timers::Timers,
+    outbox::{Outbox, Subject},
+    pool::{launches::LaunchBudget, state::Pool},
+    runner::{pod_build::Installation, pod_read::RunnerPod, state::Runners},
+    session::state::Sessions,
+    tombstones::Tombstones,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -33,30 +33,14 @@ pub struct Core {
     pub(in crate::core) installation: Installation,
     /// Present while this process leads.
     pub(in crate::core) term: Option<Term>,
-    pub(in crate::core) sessions: HashMap<Uid, Session>,
-    /// Sessions and pods whose deletion was seen: what a runner still has of them is ended without asking, and what a slow
-    /// answer says of them is not believed.
-    pub(in crate::core) deleted: HashMap<Uid, Mono>,
+    pub(in crate::core) sessions: Sessions,
+    pub(in crate::core) tombstones: Tombstones,
     pub(in crate::core) pools: BTreeMap<Key, Pool>,
-    /// Pods whose controller is a pool that is known, or was when they were first seen.
-    pub(in crate::core) runners: BTreeMap<Uid, Runner>,
-    /// Pods that claim to be runners of a pool that is not known. Nothing is decided by them.
-    pub(in crate::core) claimants: BTreeMap<Uid, RunnerPod>,
-    pub(in crate::core) nodes: BTreeMap<String, Node>,
-    pub(in crate::core) namespaces: Namespaces,
-    pub(in crate::core) keys: Option<String>,
-    /// Sessions without a slot.
-    pub(in crate::core) queue: Queue,
-    /// Sessions whose `Queued` is being written, and those whose is still to be.
-    pub(in crate::core) showing: BTreeSet<Uid>,
-    pub(in crate::core) to_show: BTreeSet<Uid>,
+    pub(in crate::core) runners: Runners,
+    pub(in crate::core) cluster: Cluster,
     pub(in crate::core) launches: LaunchBudget,
-    pub(in crate::core) ends: Ends,
     pub(in crate::core) orphans: Orphans,
-    pub(in crate::core) timers: Timers<Subject>,
-    pub(in crate::core) dirty: BTreeSet<Subject>,
-    pub(in crate::core) effects: Vec<Effect>,
-    pub(in crate::core) now: Now,
+    pub(in crate::core) outbox: Outbox,
 }
 
 /// One time of leading.
@@ -97,64 +81,37 @@ pub struct Waiting {
     pub longest: Duration,
 }
 
-/// Something that is looked at as a whole when anything about it changed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::core) enum Subject {
-    /// Whatever waits for a slot.
-    Queue,
-    Session(Uid),
-    Runner(Uid),
-    Pool(Key),
-    /// A session that runners list and no object stands for.
-    Orphan(Uid),
-    /// Sessions that a runner lists and must not keep, by its pod.
-    Unwanted(Uid),
-}
-
 impl Core {
     /// A follower that knows nothing yet.
     pub fn new(installation: Installation) -> Self {
         Self {
             installation,
             term: None,
-            sessions: HashMap::new(),
-            deleted: HashMap::new(),
+            sessions: Sessions::default(),
+            tombstones: Tombstones::default(),
             pools: BTreeMap::new(),
-            runners: BTreeMap::new(),
-            claimants: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            namespaces: Namespaces::new(),
-            keys: None,
-            queue: Queue::default(),
-            showing: BTreeSet::new(),
-            to_show: BTreeSet::new(),
+            runners: Runners::default(),
+            cluster: Cluster::default(),
             launches: LaunchBudget::default(),
-            ends: Ends::default(),
             orphans: Orphans::default(),
-            timers: Timers::default(),
-            dirty: BTreeSet::new(),
-            effects: Vec::new(),
-            now: Now { mono: Mono::default(), wall: Timestamp::MIN },
+            outbox: Outbox::default(),
         }
     }
 
     /// Takes in what happened and says what is to be done.
     pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Now) -> Vec<Effect> {
-        self.now = now;
+        self.outbox.begin(now);
         for input in inputs {
             self.take_in(input);
         }
-        while let Some(subject) = self.timers.pop_due(now.mono) {
-            self.dirty.insert(subject);
-        }
+        self.outbox.enqueue_due();
         if self.term.is_none() {
-            self.dirty.clear();
-            return std::mem::take(&mut self.effects);
+            self.outbox.drop_pending();
+            return self.outbox.take_effects();
         }
         self.limit_the_wait_for_runners();
-        // The queue comes first in the order of subjects: sessions are given slots before any is found to have waited too
-        // long. What is touched by looking at one thing is looked at in the same step.
-        while let Some(subject) = self.dirty.pop_first() {
+        // What is touched by looking at one thing is looked at in the same step.
+        while let Some(subject) = self.outbox.next() {
             match subject {
                 Subject::Queue => self.choose(),
                 Subject::Session(uid) => self.look_at_session(&uid),
@@ -165,27 +122,27 @@ impl Core {
             }
         }
         self.launch_runners();
-        std::mem::take(&mut self.effects)
+        self.outbox.take_effects()
     }
 
     /// When it wants to be stepped though nothing happened.
     pub fn wake(&self) -> Wake {
-        self.timers.next()
+        self.outbox.wake()
     }
 
     /// How busy the fleet is, as its leader knows it; a follower does not.
     pub fn load(&self, now: Mono) -> Option<Load> {
         self.term.as_ref()?;
-        let waiting = self.queue.lanes().filter_map(|(demand, lane)| {
+        let waiting = self.sessions.queue().lanes().filter_map(|(demand, lane)| {
             let first = self.sessions.get(lane.first()?.uid())?;
             Some(Waiting {
                 pool: demand.pool.clone().filter(|named| self.pools.contains_key(named)),
                 priority: demand.priority.0,
                 sessions: lane.len(),
-                longest: now.since(first.created),
+                longest: now.since(first.created()),
             })
         });
-        let published = |pool: &Pool| pool.object.status.as_ref().map(|status| status.slots);
+        let published = |pool: &Pool| pool.object().status.as_ref().map(|status| status.slots);
         let slots = self.pools.iter().filter_map(|(key, pool)| Some((key.clone(), published(pool)?)));
         Some(Load { waiting: waiting.collect(), slots: slots.collect() })
     }
@@ -226,35 +183,29 @@ impl Core {
 
     /// Begins to lead: believes the objects, and waits for the runners.
     fn lead(&mut self) {
-        let awaited = self.runners.values().filter(|runner| runner.pod.address.is_some() && !runner.pod.is_over());
-        let awaited = awaited.map(|runner| runner.pod.uid.clone()).collect();
-        self.term = Some(Term { awaited, since: self.now });
-        self.timers.set(Subject::Queue, Some(self.now.mono.after(LONGEST_WAIT_FOR_RUNNERS)));
-        self.ends.clear();
+        let awaited = self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_over());
+        let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
+        self.term = Some(Term { awaited, since: self.outbox.now() });
+        self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(LONGEST_WAIT_FOR_RUNNERS)));
         self.orphans.clear();
-        self.showing.clear();
-        self.to_show.clear();
-        for runner in self.runners.values_mut() {
-            *runner = Runner::new(runner.pod.clone(), self.now);
-        }
+        self.runners.begin_term(self.outbox.now());
         for pool in self.pools.values_mut() {
             pool.begin_term();
         }
-        self.queue.clear();
-        for (_, session) in std::mem::take(&mut self.sessions) {
-            self.add_session(session.object);
+        for object in self.sessions.take_objects() {
+            self.add_session(object);
         }
-        self.dirty.extend(self.runners.keys().cloned().map(Subject::Runner));
-        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
-        self.dirty.insert(Subject::Queue);
+        self.outbox.enqueue_all(self.runners.uids().cloned().map(Subject::Runner));
+        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
+        self.outbox.enqueue(Subject::Queue);
     }
 
     /// Leads no longer: whatever is under way elsewhere is somebody else's.
     fn follow(&mut self) {
         self.term = None;
-        self.timers = Timers::default();
-        for uid in self.runners.keys() {
-            self.effects.push(Effect::Unfollow { pod: uid.clone() });
+        self.outbox.drop_timers();
+        for uid in self.runners.uids() {
+            self.outbox.send(Effect::Unfollow { pod: uid.clone() });
         }
     }
 
@@ -276,7 +227,7 @@ impl Core {
     fn limit_the_wait_for_runners(&mut self) {
         if let Some(term) = &mut self.term
             && !term.awaited.is_empty()
-            && term.since.mono.after(LONGEST_WAIT_FOR_RUNNERS) <= self.now.mono
+            && term.since.mono.after(LONGEST_WAIT_FOR_RUNNERS) <= self.outbox.mono()
         {
             term.awaited.clear();
             self.begin_to_choose();
@@ -285,14 +236,14 @@ impl Core {
 
     /// Sessions that waited for this may be served, or have waited too long.
     fn begin_to_choose(&mut self) {
-        self.dirty.insert(Subject::Queue);
-        self.dirty.extend(self.queue.waiting(|_| true).into_iter().map(Subject::Session));
-        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
+        self.outbox.enqueue(Subject::Queue);
+        self.outbox.enqueue_all(self.sessions.queue().waiting(|_| true).into_iter().map(Subject::Session));
+        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
     }
 
     fn replace_sessions(&mut self, all: Vec<Arc<BrowserSession>>) {
         let present: BTreeSet<_> = all.iter().filter_map(|session| session.metadata.uid.clone()).collect();
-        let gone: Vec<_> = self.sessions.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
+        let gone: Vec<_> = self.sessions.uids().filter(|uid| !present.contains(*uid)).cloned().collect();
         for uid in &gone {
             self.session_gone(uid);
         }
@@ -314,8 +265,8 @@ impl Core {
 
     fn replace_pods(&mut self, all: Vec<RunnerPod>) {
         let present: BTreeSet<_> = all.iter().map(|pod| pod.uid.clone()).collect();
-        self.claimants.retain(|uid, _| present.contains(uid));
-        let gone: Vec<_> = self.runners.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
+        self.runners.retain_claimants(|uid| present.contains(uid));
+        let gone: Vec<_> = self.runners.uids().filter(|uid| !present.contains(*uid)).cloned().collect();
         for uid in &gone {
             self.pod_gone(uid);
         }

@@ -11,11 +11,12 @@
 //! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).
 
 mod clock;
+mod cluster;
 mod coordinator;
-mod ends;
 mod ids;
 mod messages;
 mod orphans;
+mod outbox;
 mod pool;
 mod retry;
 pub mod runner;
@@ -23,6 +24,7 @@ mod scheduler;
 mod session;
 mod status_write;
 mod timers;
+mod tombstones;
 
 pub use clock::{Interval, Mono, Now};
 pub use coordinator::{Core, Load, Waiting};

@@ -27,25 +27,14 @@ pub(super) struct Orphans {
 
 /// One unknown session.
 #[derive(Debug)]
-pub(super) struct Orphan {
+struct Orphan {
     /// The name that its runner gives it.
-    pub(super) key: Key,
+    key: Key,
     /// The pod of the runner that listed it first.
-    pub(super) runner: Uid,
+    runner: Uid,
     since: Mono,
     /// The read of the API server. Refused: the API server will not answer it, and asking again is no use.
-    pub(super) lookup: Pending,
-}
-
-impl Orphan {
-    /// When it is to be looked up; none while that is under way, or was refused.
-    pub(super) fn due(&self) -> Option<Mono> {
-        match self.lookup {
-            Pending::Idle => Some(self.since.after(PATIENCE)),
-            Pending::Pause { until, .. } => Some(until),
-            Pending::InFlight { .. } | Pending::Refused => None,
-        }
-    }
+    lookup: Pending,
 }
 
 impl Orphans {
@@ -62,8 +51,40 @@ impl Orphans {
         true
     }
 
-    pub(super) fn get_mut(&mut self, uid: &Uid) -> Option<&mut Orphan> {
-        self.orphans.get_mut(uid)
+    pub(super) fn contains(&self, uid: &Uid) -> bool {
+        self.orphans.contains_key(uid)
+    }
+
+    /// The pod of its runner, and when it has to be looked up. None: it is not followed, or its lookup is under way or was refused.
+    pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Mono)> {
+        let orphan = self.orphans.get(uid)?;
+        let at = match orphan.lookup {
+            Pending::Idle => orphan.since.after(PATIENCE),
+            Pending::Pause { until, .. } => until,
+            Pending::InFlight { .. } | Pending::Refused => return None,
+        };
+        Some((&orphan.runner, at))
+    }
+
+    /// Begins the lookup; returns the name to look up.
+    pub(super) fn begin_lookup(&mut self, uid: &Uid) -> Option<Key> {
+        let orphan = self.orphans.get_mut(uid)?;
+        orphan.lookup = orphan.lookup.started();
+        Some(orphan.key.clone())
+    }
+
+    /// The lookup did not settle it, and is repeated after a pause.
+    pub(super) fn lookup_failed(&mut self, uid: &Uid, now: Mono) {
+        if let Some(orphan) = self.orphans.get_mut(uid) {
+            orphan.lookup = orphan.lookup.failed(uid, now);
+        }
+    }
+
+    /// The API server will not answer the lookup: it is not repeated.
+    pub(super) fn lookup_refused(&mut self, uid: &Uid) {
+        if let Some(orphan) = self.orphans.get_mut(uid) {
+            orphan.lookup = Pending::Refused;
+        }
     }
 
     /// Its object came, or there is none. True: it was followed.
@@ -97,5 +118,68 @@ impl Orphans {
 
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::v1alpha1::Display;
+    use camofleet_runner_api::{RunnerState, Session, SessionPhase, StartPage, Tier};
+
+    fn report(uids: &[&str]) -> Report {
+        let session = |uid: &&str| Session {
+            uid: (*uid).to_owned(),
+            namespace: "ns".into(),
+            name: (*uid).to_owned(),
+            phase: SessionPhase::Ready,
+            display: Display::Headless,
+            tier: Tier::Hot,
+            start_page: StartPage::None,
+            clients: 0,
+            end: None,
+        };
+        let sessions = uids.iter().map(session).collect();
+        let state = RunnerState { boot_id: "boot".into(), slots: 32, sessions, ..RunnerState::default() };
+        Report::new(state, 32).unwrap()
+    }
+
+    fn insert(orphans: &mut Orphans, runner: &str, uid: &str, now: i64) -> bool {
+        orphans.insert(&runner.to_owned(), report(&[uid]).session(uid).unwrap(), Mono(now))
+    }
+
+    fn due(orphans: &Orphans, uid: &str) -> Option<(String, i64)> {
+        orphans.due(&uid.to_owned()).map(|(runner, Mono(at))| (runner.clone(), at))
+    }
+
+    #[test]
+    fn an_orphan_is_looked_up_after_two_seconds_and_again_after_pauses() {
+        let (mut orphans, uid) = (Orphans::default(), "s".to_owned());
+        assert!(insert(&mut orphans, "a", "s", 0));
+        assert!(!insert(&mut orphans, "b", "s", 1), "another runner lists it, too");
+        assert_eq!(due(&orphans, "s"), Some(("a".into(), 2000)));
+        assert_eq!(orphans.begin_lookup(&uid), Some(Key { namespace: "ns".into(), name: "s".into() }));
+        assert_eq!(due(&orphans, "s"), None, "the lookup is under way");
+        orphans.lookup_failed(&uid, Mono(2000));
+        assert!(due(&orphans, "s").unwrap().1 > 2100);
+        orphans.lookup_refused(&uid);
+        assert_eq!(due(&orphans, "s"), None);
+        assert!(orphans.remove(&uid) && !orphans.remove(&uid));
+        assert_eq!(orphans.begin_lookup(&uid), None);
+    }
+
+    #[test]
+    fn a_runner_has_sixteen_until_it_lists_them_no_more() {
+        let mut orphans = Orphans::default();
+        let uids: Vec<_> = (0..20).map(|at| format!("s-{at:02}")).collect();
+        let followed = uids.iter().filter(|uid| insert(&mut orphans, "a", uid, 0)).count();
+        assert_eq!(followed, MAX_PER_RUNNER);
+        assert!(insert(&mut orphans, "b", "t", 0), "each runner has its own");
+        orphans.keep_listed(&"a".to_owned(), &report(&["s-03", "s-19"]));
+        let left: Vec<_> = uids.iter().filter(|uid| orphans.contains(uid)).collect();
+        assert_eq!(left, ["s-03"]);
+        assert!(insert(&mut orphans, "a", "s-19", 0));
+        orphans.forget_runner(&"a".to_owned());
+        assert!(!orphans.contains(&uids[3]) && !orphans.contains(&uids[19]) && orphans.contains(&"t".to_owned()));
     }
 }

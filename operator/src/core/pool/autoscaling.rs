@@ -1,8 +1,9 @@
 //! What an autoscaled pool's runners are needed for.
 
 use crate::core::{
-    coordinator::{Core, Subject},
+    coordinator::Core,
     ids::Key,
+    outbox::Subject,
     pool::{scale::Need, state::Pool},
     runner::state::Runner,
     scheduler::queue::Demand,
@@ -13,7 +14,7 @@ impl Core {
     /// What the runners of that pool are needed for.
     pub(in crate::core) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
         let mut by_tenant = BTreeMap::<&str, u32>::new();
-        for (demand, lane) in self.queue.lanes() {
+        for (demand, lane) in self.sessions.queue().lanes() {
             if self.takes(key, pool, demand) {
                 let waiting = u32::try_from(lane.len()).unwrap_or(u32::MAX);
                 *by_tenant.entry(&demand.tenant).or_default() += self.share_of(key, demand, waiting);
@@ -23,11 +24,12 @@ impl Core {
         let of_tenants = by_tenant.iter().map(|(tenant, waiting)| (*waiting).min(pool.may_add_for(tenant)));
         let waiting = of_tenants.fold(0_u32, u32::saturating_add);
         let mut need = Need { kept: 0, free: 0, waiting, allowed: pool.may_add() };
-        let slots = u32::try_from(pool.object.spec.slots_per_runner).unwrap_or(1);
+        let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
         // A canary comes on top, and what goes without a session is no reason for more.
-        let counts =
-            |runner: &&Runner| runner.counts(self.now) && !pool.tests(&runner.pod.revision) && !runner.is_going_idle();
-        for runner in self.runners_of(pool).filter(counts) {
+        let counts = |runner: &&Runner| {
+            runner.counts(self.outbox.now()) && !pool.shapes.tests(&runner.pod().revision) && !runner.is_going_idle()
+        };
+        for runner in self.runners.of(pool.object()).filter(counts) {
             if let Some(free) = runner.keeps(slots) {
                 need.kept += 1;
                 need.free += free;
@@ -44,10 +46,13 @@ impl Core {
         }
         let before = self.pools_for(demand).take_while(|(other, _)| *other != key);
         // One whose runners do not come up is no help.
-        let room = before.filter(|(_, pool)| !pool.is_failing()).map(|(_, pool)| {
-            let most =
-                pool.object.spec.autoscaling.map_or(0, |wish| wish.max_replicas * pool.object.spec.slots_per_runner);
-            let left = u32::try_from(most).unwrap_or_default().saturating_sub(pool.running.values().sum());
+        let room = before.filter(|(_, pool)| !pool.shapes.is_failing()).map(|(_, pool)| {
+            let most = pool
+                .object()
+                .spec
+                .autoscaling
+                .map_or(0, |wish| wish.max_replicas * pool.object().spec.slots_per_runner);
+            let left = u32::try_from(most).unwrap_or_default().saturating_sub(pool.sessions());
             left.min(pool.may_add_for(&demand.tenant)).min(pool.may_add())
         });
         waiting.saturating_sub(room.fold(0, u32::saturating_add))
@@ -56,12 +61,12 @@ impl Core {
     /// A session begins or ceases to wait: the pools that it may mean are looked at.
     pub(in crate::core) fn demand_changed(&mut self, demand: &Demand) {
         let meant = self.pools.keys().filter(|key| self.means(demand, key));
-        self.dirty.extend(meant.cloned().map(Subject::Pool).collect::<Vec<_>>());
+        self.outbox.enqueue_all(meant.cloned().map(Subject::Pool).collect::<Vec<_>>());
     }
 
     /// Who may use which pool may have changed, and with it what each is needed for.
     pub(in crate::core) fn admission_changed(&mut self) {
-        self.dirty.insert(Subject::Queue);
-        self.dirty.extend(self.pools.keys().cloned().map(Subject::Pool));
+        self.outbox.enqueue(Subject::Queue);
+        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
     }
 }

@@ -1,8 +1,8 @@
-//! What keeps a pool's runners from coming up.
+//! What keeps a pool's runners from coming up: chains of named checks. The first check that applies gives reason and message.
 
 use crate::core::{
     clock::Now,
-    pool::state::{Pool, Trouble},
+    pool::{shapes::Trouble, state::Pool},
     runner::{
         pod_read::{self, Fate},
         state::Runner,
@@ -14,33 +14,42 @@ use std::time::Duration;
 /// A pool that lacks runners and has got none for so long needs somebody's help; as with Deployments.
 pub(in crate::core) const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
+/// A pool, and those of its runners that a check looks at.
+struct Subject<'a> {
+    pool: &'a Pool,
+    runners: Vec<&'a Runner>,
+    now: Now,
+}
+
+type Check = fn(&Subject) -> Option<Trouble>;
+
+/// Checks of the shape in which the pool makes its runners.
+const CURRENT_SHAPE: [Check; 5] = [
+    no_shape_is_accepted,
+    pods_of_the_current_shape_fail,
+    a_pod_does_not_start,
+    browsers_do_not_launch,
+    no_runner_comes_up,
+];
+
+/// Checks of a new shape, of which one runner has to load a page before others follow.
+const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, browsers_do_not_launch, the_canary_is_late];
+
 /// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
 pub(in crate::core) fn trouble_of(pool: &Pool, runners: &[&Runner], now: Now) -> Option<Trouble> {
-    let serving: Vec<_> = runners.iter().copied().filter(|runner| !pool.tests(&runner.pod.revision)).collect();
-    let silence = || {
-        pool.lacking.filter(|since| since.after(PROGRESS_DEADLINE) <= now.mono)?;
-        let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
-        Some((reasons::NO_PROGRESS, words.to_owned()))
-    };
-    let refusal = if pool.makes_none() { pool.refusal() } else { None };
-    let failed = || pool.trouble(&pool.makes().revision);
-    refusal.or_else(failed).or_else(|| trouble_among(&serving)).or_else(silence)
+    let current = |runner: &&Runner| !pool.shapes.tests(&runner.pod().revision);
+    let runners = runners.iter().copied().filter(current).collect();
+    first(&CURRENT_SHAPE, &Subject { pool, runners, now })
 }
 
 /// The reason for `Stalled` when the canary cannot be created or cannot load a page.
 pub(in crate::core) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: Now) -> Option<Trouble> {
-    if let Some(refusal) = pool.refusal() {
+    if let Some(refusal) = pool.shapes.refusal() {
         return Some(refusal);
     }
-    let canaries: Vec<_> = runners.iter().copied().filter(|runner| pool.tests(&runner.pod.revision)).collect();
-    let silence = || {
-        let silent = canaries.iter().find(|canary| canary.created.after(PROGRESS_DEADLINE) <= now.mono)?;
-        let words =
-            format!("pod {} has not loaded a page in 10 minutes: look at its events and logs", silent.pod.key.name);
-        Some((reasons::NO_PROGRESS, words))
-    };
-    let failed = if pool.is_testing() { pool.trouble(&pool.wished.revision) } else { None };
-    let (_, words) = failed.or_else(|| trouble_among(&canaries)).or_else(silence)?;
+    let canary = |runner: &&Runner| pool.shapes.tests(&runner.pod().revision);
+    let runners = runners.iter().copied().filter(canary).collect();
+    let (_, words) = first(&CANARY, &Subject { pool, runners, now })?;
     let words = format!(
         "the first runner of the new shape does not come up: {words}. Runners of the former shape go on serving: correct the pool, \
          or set it back"
@@ -48,28 +57,66 @@ pub(in crate::core) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: 
     Some((reasons::CANARY_FAILED, words))
 }
 
-/// What these runners say themselves, or their pods.
-fn trouble_among(runners: &[&Runner]) -> Option<Trouble> {
-    let pending = runners.iter().find_map(|runner| match &runner.pod.fate {
+fn first(checks: &[Check], subject: &Subject) -> Option<Trouble> {
+    checks.iter().find_map(|check| check(subject))
+}
+
+/// The only known template is too large.
+fn no_shape_is_accepted(subject: &Subject) -> Option<Trouble> {
+    let shapes = &subject.pool.shapes;
+    shapes.refusal().filter(|_| shapes.makes_none())
+}
+
+/// Pods cannot be created, or end before their browsers were hot.
+fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<Trouble> {
+    let shapes = &subject.pool.shapes;
+    shapes.trouble(&shapes.makes().revision)
+}
+
+/// As above, of the shape that is tested.
+fn canaries_fail(subject: &Subject) -> Option<Trouble> {
+    let shapes = &subject.pool.shapes;
+    shapes.trouble(&shapes.wished().revision).filter(|_| shapes.is_testing())
+}
+
+/// A pod's image cannot be pulled, or no node takes the pod.
+fn a_pod_does_not_start(subject: &Subject) -> Option<Trouble> {
+    subject.runners.iter().find_map(|runner| match &runner.pod().fate {
         Fate::Pending(Some(pod_read::Trouble::Image(words))) => Some((
             reasons::IMAGE_ERROR,
-            format!("pod {}: {words}; correct template.image or its pull secrets", runner.pod.key.name),
+            format!("pod {}: {words}; correct template.image or its pull secrets", runner.pod().key.name),
         )),
         Fate::Pending(Some(pod_read::Trouble::Unschedulable(words))) => Some((
             reasons::UNSCHEDULABLE,
             format!(
                 "pod {}: {words}; add nodes, or change the template's resources, nodeSelector or tolerations",
-                runner.pod.key.name
+                runner.pod().key.name
             ),
         )),
         // What set the gate removes it when the pod's turn has come.
         Fate::Pending(Some(pod_read::Trouble::Gated) | None) | Fate::Running | Fate::Over { .. } => None,
-    });
-    let browsers = || {
-        runners.iter().filter_map(|runner| runner.state.as_ref()).find_map(|state| {
-            let error = state.launch_error.as_ref().filter(|_| state.hot.headless + state.hot.headful == 0)?;
-            Some((reasons::BROWSERS_FAILING, error.clone()))
-        })
-    };
-    pending.or_else(browsers)
+    })
+}
+
+/// A runner reports that its browsers do not launch, and has no hot one left.
+fn browsers_do_not_launch(subject: &Subject) -> Option<Trouble> {
+    subject.runners.iter().filter_map(|runner| runner.report()).find_map(|report| {
+        let error = report.launch_error.as_ref().filter(|_| report.hot.headless + report.hot.headful == 0)?;
+        Some((reasons::BROWSERS_FAILING, error.clone()))
+    })
+}
+
+/// The pool lacks runners, and none has come up for [`PROGRESS_DEADLINE`].
+fn no_runner_comes_up(subject: &Subject) -> Option<Trouble> {
+    subject.pool.lacking_since().filter(|since| since.after(PROGRESS_DEADLINE) <= subject.now.mono)?;
+    let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
+    Some((reasons::NO_PROGRESS, words.to_owned()))
+}
+
+/// A canary has not loaded a page for [`PROGRESS_DEADLINE`].
+fn the_canary_is_late(subject: &Subject) -> Option<Trouble> {
+    let is_late = |canary: &&&Runner| canary.created().after(PROGRESS_DEADLINE) <= subject.now.mono;
+    let late = subject.runners.iter().find(is_late)?;
+    let words = format!("pod {} has not loaded a page in 10 minutes: look at its events and logs", late.pod().key.name);
+    Some((reasons::NO_PROGRESS, words))
 }

@@ -22,19 +22,19 @@ pub(in crate::core) struct Rollout {
 
 impl Rollout {
     pub(in crate::core) fn of<'a>(pool: &Pool, runners: impl Iterator<Item = &'a Runner>) -> Self {
-        let (desired, makes) = (pool.desired(), &pool.makes().revision);
+        let (desired, makes) = (pool.desired(), &pool.shapes.makes().revision);
         let staying: Vec<_> = runners.filter(|runner| !runner.goes()).collect();
-        let tests = pool.is_testing() && desired > 0;
-        let changes = tests || desired > 0 && staying.iter().any(|runner| runner.pod.revision != *makes);
+        let tests = pool.shapes.is_testing() && desired > 0;
+        let changes = tests || desired > 0 && staying.iter().any(|runner| runner.pod().revision != *makes);
         let has_no_room = |runner: &&Runner| {
-            let unschedulable = matches!(runner.pod.fate, Fate::Pending(Some(pod_read::Trouble::Unschedulable(_))));
-            unschedulable && pool.tests(&runner.pod.revision)
+            let unschedulable = matches!(runner.pod().fate, Fate::Pending(Some(pod_read::Trouble::Unschedulable(_))));
+            unschedulable && pool.shapes.tests(&runner.pod().revision)
         };
-        let may_miss = pool.object.spec.rollout.max_unavailable_of(desired) > 0;
+        let may_miss = pool.object().spec.rollout.max_unavailable_of(desired) > 0;
         // One that ended had room, and would have it anew each time.
         let makes_way = tests
             && may_miss
-            && match pool.trouble(&pool.wished.revision) {
+            && match pool.shapes.trouble(&pool.shapes.wished().revision) {
                 Some((reason, _)) => reason == reasons::POD_REFUSED,
                 None => staying.iter().any(has_no_room),
             };
@@ -45,25 +45,25 @@ impl Rollout {
 /// Runners of an old shape that are to go now: idle ones first, and only while no more are missing than may be; then those
 /// with sessions, which drain. None before the new shape is proven.
 pub(in crate::core) fn outdated(pool: &Pool, staying: &[&Runner], going: &[&Runner]) -> Vec<Uid> {
-    if pool.makes_none() {
+    if pool.shapes.makes_none() {
         return Vec::new();
     }
-    let old = |runner: &&&Runner| runner.pod.revision != pool.makes().revision && !runner.is_unheard();
+    let old = |runner: &&&Runner| runner.pod().revision != pool.shapes.makes().revision && !runner.is_unheard();
     let (idle, busy): (Vec<&Runner>, Vec<&Runner>) = staying.iter().filter(old).partition(|runner| runner.is_idle());
     // Those that nobody would miss.
     let (mut leaving, up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.is_useless());
     let in_place = staying.iter().chain(going).filter(|runner| runner.is_in_place()).count();
-    let most = pool.object.spec.rollout.max_unavailable_of(pool.desired());
+    let most = pool.object().spec.rollout.max_unavailable_of(pool.desired());
     let may_go = (in_place + most).saturating_sub(pool.desired());
     leaving.extend(up.iter().take(may_go));
     if up.len() <= may_go {
         // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
         let loses_nothing =
-            |runner: &&Runner| runner.is_spent() || runner.state.as_ref().is_some_and(|state| state.slots == 1);
+            |runner: &&Runner| runner.is_spent() || runner.report().is_some_and(|state| state.slots == 1);
         let lost = going.iter().filter(|runner| runner.is_in_place() && !loses_nothing(runner)).count();
         let (at_once, others): (Vec<&Runner>, Vec<&Runner>) = busy.into_iter().partition(loses_nothing);
         leaving.extend(at_once);
         leaving.extend(others.into_iter().take(may_go.saturating_sub(up.len() + lost)));
     }
-    leaving.into_iter().map(|runner| runner.pod.uid.clone()).collect()
+    leaving.into_iter().map(|runner| runner.pod().uid.clone()).collect()
 }

@@ -2,21 +2,20 @@
 
 use crate::core::{
     clock::Mono,
-    ids::{Key, Uid},
-    pool::{launches::Waits, namespace_policy::Audience, scale::Scale},
-    retry::Pending,
+    ids::Key,
+    pool::{
+        budget::Budget,
+        launches::Waits,
+        namespace_policy::{Audience, Namespaces},
+        places::Places,
+        scale::{Need, Scale},
+        shapes::Shapes,
+        writes::PoolWrites,
+    },
     runner::pod_build::{Installation, Shape},
-    status_write::StatusWrite,
 };
-use camofleet_crds::{
-    conditions::pool as reasons,
-    v1alpha1::{Disruption, EngineName, WorkerPool, WorkerPoolStatus},
-};
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use camofleet_crds::v1alpha1::{EngineName, WorkerPool};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Holds a pool until its sessions are gone or the drain deadline passed.
 pub const FINALIZER: &str = "camofleet.dev/drain";
@@ -29,119 +28,136 @@ pub fn finalizer_removal(pool: &Key) -> String {
 
 #[derive(Debug)]
 pub(in crate::core) struct Pool {
-    pub(in crate::core) object: Arc<WorkerPool>,
-    /// The shape that its spec asks for.
-    pub(in crate::core) wished: Shape,
-    /// The latest shape in which a runner came up.
-    pub(in crate::core) serving: Option<Shape>,
-    /// Places without a pod, and since when.
-    pub(in crate::core) missing: BTreeMap<u32, Mono>,
-    /// Pods that were asked for and not seen yet, by name.
-    pub(in crate::core) creating: BTreeMap<String, Creating>,
-    /// The last pod that was seen in each place.
-    pub(in crate::core) last: HashMap<u32, Uid>,
-    /// How often in a row pods of the two shapes failed, by revision.
-    failures: HashMap<String, Failures>,
-    /// The write of its status.
-    pub(in crate::core) write: StatusWrite<WorkerPoolStatus>,
-    /// The write of its finalizers.
-    pub(in crate::core) finalization: Pending,
-    /// Which of the two is under way: one at a time, because each names the version of the object.
-    pub(in crate::core) patch: Option<Patch>,
-    /// When its status was written last.
-    pub(in crate::core) written: Option<Mono>,
-    /// When its disruption budget was last as it should be.
-    pub(in crate::core) protected: Option<Mono>,
-    /// The write of its disruption budget.
-    pub(in crate::core) protection: Pending,
-    /// Why it has no disruption budget.
-    pub(in crate::core) unprotected: Option<String>,
+    object: Arc<WorkerPool>,
+    pub(in crate::core) shapes: Shapes,
+    pub(in crate::core) places: Places,
+    pub(in crate::core) writes: PoolWrites,
+    pub(in crate::core) budget: Budget,
     /// Which namespaces it is for.
-    pub(in crate::core) audience: Audience,
+    audience: Audience,
     /// Sessions on its runners, by tenant: nobody is listed with none.
-    pub(in crate::core) running: BTreeMap<String, u32>,
+    running: BTreeMap<String, u32>,
     /// The engine that its runners were last heard to run, of the shape that they are made in.
-    pub(in crate::core) engine: Option<EngineName>,
-    /// What was asked for when its disruption budget was last seen to.
-    pub(in crate::core) disruption: Option<Disruption>,
-    /// How many runners it is to have.
-    pub(in crate::core) scale: Scale,
+    engine: Option<EngineName>,
+    scale: Scale,
+    progress: Progress,
+}
+
+/// How a pool comes to its runners.
+#[derive(Debug, Default)]
+struct Progress {
     /// While it lacks runners: since when none came up.
-    pub(in crate::core) lacking: Option<Mono>,
+    lacking: Option<Mono>,
     /// Why its next launch waits. Absent: no place lacks a pod, or the next launch has begun.
-    pub(in crate::core) waits: Option<Waits>,
+    waits: Option<Waits>,
 }
-
-/// A write of a pool that is under way.
-#[derive(Debug)]
-pub(in crate::core) enum Patch {
-    Status,
-    /// The finalizers that were sent.
-    Finalizers(Vec<String>),
-}
-
-/// A pod that was asked for.
-#[derive(Debug)]
-pub(in crate::core) struct Creating {
-    pub(in crate::core) ordinal: u32,
-    pub(in crate::core) revision: String,
-    pub(in crate::core) since: Mono,
-}
-
-/// Pods of one shape that failed in a row.
-#[derive(Debug)]
-struct Failures {
-    count: u32,
-    /// No pod is made before then.
-    pause_until: Mono,
-    cause: Trouble,
-}
-
-/// What keeps runners from coming up: reason and message, for `Stalled`.
-pub(in crate::core) type Trouble = (&'static str, String);
 
 impl Pool {
     pub(in crate::core) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
         Self {
-            wished: Shape::wished(&object, installation),
-            serving: Shape::published(&object),
+            shapes: Shapes::new(&object, installation),
+            places: Places::default(),
+            writes: PoolWrites::default(),
+            budget: Budget::default(),
             audience: Audience::of(&object),
-            scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
-            object,
-            missing: BTreeMap::new(),
-            creating: BTreeMap::new(),
-            last: HashMap::new(),
-            failures: HashMap::new(),
-            write: StatusWrite::default(),
-            finalization: Pending::Idle,
-            patch: None,
-            written: None,
-            protected: None,
-            protection: Pending::Idle,
-            unprotected: None,
             running: BTreeMap::new(),
             engine: None,
-            disruption: None,
-            lacking: None,
-            waits: None,
+            scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
+            progress: Progress::default(),
+            object,
         }
     }
 
     /// What was under way in another term is not this one's.
     pub(in crate::core) fn begin_term(&mut self) {
-        self.missing.clear();
-        self.creating.clear();
-        self.failures.clear();
-        self.serving = Shape::published(&self.object);
-        (self.write, self.finalization, self.patch) = (StatusWrite::default(), Pending::Idle, None);
-        self.protected = None;
-        self.protection = Pending::Idle;
-        self.unprotected = None;
+        self.places.begin_term();
+        self.shapes.begin_term(&self.object);
+        self.writes.begin_term();
+        self.budget.begin_term();
         self.running.clear();
         self.scale =
             Scale::resumed(&self.object.spec, self.object.status.as_ref().map(|status| status.desired_replicas));
-        self.lacking = None;
-        self.waits = None;
+        self.progress = Progress::default();
+    }
+
+    pub(in crate::core) fn object(&self) -> &Arc<WorkerPool> {
+        &self.object
+    }
+
+    /// Takes another version of its object. False: only its status has changed, or its metadata.
+    pub(in crate::core) fn replace_object(&mut self, object: Arc<WorkerPool>, installation: &Installation) -> bool {
+        // Its pods' shape depends on the spec alone, and costs more to hash than to compare.
+        let matters = self.object.spec != object.spec
+            || self.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
+        if matters {
+            self.audience = Audience::of(&object);
+            self.budget.ask_for(object.spec.disruption);
+            if self.shapes.wish(Shape::wished(&object, installation)) {
+                self.engine = None;
+            }
+        }
+        self.writes.object_changed();
+        self.object = object;
+        matters
+    }
+
+    /// Whether its owner lets sessions of that namespace use it.
+    pub(in crate::core) fn is_for(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+        self.object.metadata.namespace.as_deref() == Some(namespace) || self.audience.has(namespace, namespaces)
+    }
+
+    /// Sessions on its runners, by tenant. A tenant without sessions is not listed.
+    pub(in crate::core) fn running(&self) -> &BTreeMap<String, u32> {
+        &self.running
+    }
+
+    /// All sessions on its runners.
+    pub(in crate::core) fn sessions(&self) -> u32 {
+        self.running.values().sum()
+    }
+
+    /// Sessions of a tenant on its runners.
+    pub(in crate::core) fn sessions_of(&self, tenant: &str) -> u32 {
+        self.running.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// A runner of that shape reported its engine. True: it was not known that new runners of the pool run it.
+    pub(in crate::core) fn learn_engine(&mut self, engine: Option<EngineName>, revision: &str) -> bool {
+        let news = engine.is_some() && self.engine != engine && self.shapes.makes().revision == revision;
+        if news {
+            self.engine = engine;
+        }
+        news
+    }
+
+    /// Follows its spec and what is needed of it; `serving` runners have their place.
+    pub(in crate::core) fn follow(&mut self, need: Need, serving: usize, now: Mono) {
+        self.scale.follow(&self.object.spec, need, now);
+        self.progress.lacking = (serving < self.desired()).then(|| self.progress.lacking.unwrap_or(now));
+    }
+
+    /// When its scale may change without anything else happening.
+    pub(in crate::core) fn scale_wakes(&self) -> Option<Mono> {
+        self.scale.wakes(&self.object.spec)
+    }
+
+    /// A runner became warm: the pool makes progress.
+    pub(in crate::core) fn progressed(&mut self, now: Mono) {
+        self.progress.lacking = self.progress.lacking.map(|_| now);
+    }
+
+    /// While it lacks runners: since when none came up.
+    pub(in crate::core) fn lacking_since(&self) -> Option<Mono> {
+        self.progress.lacking
+    }
+
+    /// Why its next launch waits. None: no place lacks a pod, or the next launch has begun.
+    pub(in crate::core) fn waits(&self) -> Option<Waits> {
+        self.progress.waits
+    }
+
+    pub(in crate::core) fn set_waits(&mut self, waits: Option<Waits>) {
+        self.progress.waits = waits;
     }
 
     /// One session more on a tenant's account, or one less.
@@ -163,13 +179,12 @@ impl Pool {
 
     /// How many sessions more its limits let it have.
     pub(in crate::core) fn may_add(&self) -> u32 {
-        left_of(self.object.spec.limits.max_sessions, self.running.values().sum())
+        left_of(self.object.spec.limits.max_sessions, self.sessions())
     }
 
     /// How many more of that tenant.
     pub(in crate::core) fn may_add_for(&self, tenant: &str) -> u32 {
-        let running = self.running.get(tenant).copied().unwrap_or_default();
-        left_of(self.object.spec.limits.max_sessions_per_tenant, running)
+        left_of(self.object.spec.limits.max_sessions_per_tenant, self.sessions_of(tenant))
     }
 
     /// Compares UIDs: another version is the same pool, another pool of the same name is not.
@@ -184,80 +199,6 @@ impl Pool {
 
     pub(in crate::core) fn is_deleted(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
-    }
-
-    /// The shape that runners are made in.
-    pub(in crate::core) fn makes(&self) -> &Shape {
-        self.serving.as_ref().unwrap_or(&self.wished)
-    }
-
-    /// The only known shape is refused, so no runner can be created.
-    pub(in crate::core) fn makes_none(&self) -> bool {
-        self.makes().refusal().is_some()
-    }
-
-    /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
-    pub(in crate::core) fn is_testing(&self) -> bool {
-        self.wished.revision != self.makes().revision && self.wished.refusal().is_none()
-    }
-
-    /// Why no runner is made in the wished shape, for `Stalled`.
-    pub(in crate::core) fn refusal(&self) -> Option<Trouble> {
-        self.wished.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
-    }
-
-    /// Whether runners of that revision are the new shape's first, which take no sessions yet.
-    pub(in crate::core) fn tests(&self, revision: &str) -> bool {
-        self.is_testing() && self.wished.revision == revision
-    }
-
-    /// The owner wishes another shape, or the same as before.
-    pub(in crate::core) fn wish(&mut self, shape: Shape) {
-        if self.serving.is_none() && self.wished.revision != shape.revision {
-            self.engine = None;
-        }
-        self.wished = shape;
-        let (wished, makes) = (self.wished.revision.clone(), self.makes().revision.clone());
-        self.failures.retain(|revision, _| *revision == wished || *revision == makes);
-    }
-
-    /// A pod of that shape failed, or could not be made: the next one waits twice as long, 5 minutes at most.
-    pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
-        if revision != self.wished.revision && revision != self.makes().revision {
-            return;
-        }
-        let count = self.failures.get(revision).map_or(0, |failures| failures.count);
-        let pause = Duration::from_secs(1 << count.min(9)).min(Duration::from_secs(300));
-        let failures = Failures { count: count.saturating_add(1), pause_until: now.after(pause), cause };
-        self.failures.insert(revision.to_owned(), failures);
-    }
-
-    /// A runner of that shape came up: what failed before is over, and what was new is proven.
-    pub(in crate::core) fn came_up(&mut self, revision: &str) {
-        self.failures.remove(revision);
-        if revision == self.wished.revision {
-            self.serving = Some(self.wished.clone());
-        }
-    }
-
-    /// Until when no pod of that shape is made.
-    pub(in crate::core) fn pause_until(&self, revision: &str) -> Option<Mono> {
-        self.failures.get(revision).map(|failures| failures.pause_until)
-    }
-
-    /// Why the latest pod of that shape failed, when none came up since.
-    pub(in crate::core) fn trouble(&self, revision: &str) -> Option<Trouble> {
-        self.failures.get(revision).map(|failures| failures.cause.clone())
-    }
-
-    /// When pods may be made again.
-    pub(in crate::core) fn pauses(&self) -> impl Iterator<Item = Mono> {
-        self.failures.values().map(|failures| failures.pause_until)
-    }
-
-    /// Whether the runners that it makes fail.
-    pub(in crate::core) fn is_failing(&self) -> bool {
-        self.failures.contains_key(&self.makes().revision)
     }
 }
 

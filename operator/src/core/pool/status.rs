@@ -6,6 +6,7 @@ use crate::core::{
     pool::{
         diagnosis,
         launches::Waits,
+        shapes::Trouble,
         state::{Pool, finalizer_removal},
     },
     runner::{
@@ -26,123 +27,165 @@ pub(super) fn of_pool(
     installation: &Installation,
     now: Now,
 ) -> WorkerPoolStatus {
-    let object = &pool.object;
-    let mut status = pool.write.known(object.status.as_ref()).cloned().unwrap_or_default();
-    let desired = if pool.is_deleted() { 0 } else { pool.scale.desired };
-    let takes = |runner: &&&Runner| runner.is_up() && !runner.goes() && !pool.tests(&runner.pod.revision);
-    let serving: Vec<_> = runners.iter().filter(takes).collect();
-    let states = || serving.iter().filter_map(|runner| runner.state.as_ref());
+    let object = pool.object();
+    let mut status = pool.writes.status().known(object.status.as_ref()).cloned().unwrap_or_default();
+    let replicas = Replicas::of(pool, runners);
     status.observed_generation = object.metadata.generation;
-    status.replicas = count(runners.len());
-    status.desired_replicas = desired;
-    status.ready_replicas = count(runners.iter().filter(|runner| runner.serves()).count());
-    status.updated_replicas =
-        count(runners.iter().filter(|runner| runner.pod.revision == pool.wished.revision).count());
-    status.slots = Slots {
-        total: states().map(|state| small(state.slots)).sum(),
-        used: count(serving.iter().map(|runner| runner.used()).sum()),
-        hot: states().map(|state| small((state.hot.headless + state.hot.headful).min(state.free))).sum(),
-        starting: states()
-            .filter(|state| !state.warm)
-            .map(|state| small(state.free.saturating_sub(state.hot.headless + state.hot.headful)))
-            .sum(),
-    };
+    status.replicas = replicas.all;
+    status.desired_replicas = replicas.desired;
+    status.ready_replicas = replicas.ready;
+    status.updated_replicas = replicas.updated;
+    status.slots = slots_of(pool, runners);
     status.queued = count(queued);
-    status.revision = Some(pool.wished.revision.clone());
+    status.revision = Some(pool.shapes.wished().revision.clone());
     // What is there already costs more to write out than to compare.
-    if let Some(shape) = &pool.serving
+    if let Some(shape) = pool.shapes.serving()
         && status.serving.as_ref().is_none_or(|published| published.revision != shape.revision)
     {
         status.serving = Some(shape.to_publish(installation));
     }
     let labels = pod_build::pool_labels(object);
     status.selector = Some(labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
-
-    let ready = status.ready_replicas >= desired && !pool.is_deleted();
-    let settled = status.replicas == desired && status.updated_replicas == desired && ready;
-    let trouble = diagnosis::trouble_of(pool, runners, now);
-    let canary = diagnosis::trouble_of_canary(pool, runners, now);
-    let (doing, words) = if pool.is_deleted() {
-        (
-            pools::DRAINING,
-            format!(
-                "{} runners stop once their sessions have ended. If no operator runs, remove the pool's finalizer: {}",
-                status.replicas,
-                finalizer_removal(&Key::of(object.as_ref()))
-            ),
-        )
-    } else if let Some(refusal) = pool.refusal() {
-        refusal
-    } else if let Some(waits) = pool.waits {
-        let ready = status.ready_replicas;
-        match waits {
-            Waits::Turn => (
-                pools::WAITING_TO_LAUNCH,
-                format!(
-                    "{ready} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of \
-                     all pools launch in turns"
-                ),
-            ),
-            Waits::OwnRunners { overdue } => (
-                pools::RUNNERS_STARTING,
-                format!(
-                    "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run without \
-                     a hot browser. Read their logs"
-                ),
-            ),
-        }
-    } else if pool.is_testing() && desired > 0 {
-        (
-            pools::CANARY_STARTING,
-            "a first runner of the new shape is to load a page before the others follow".to_owned(),
-        )
-    } else if status.replicas > desired || status.replicas == desired && status.updated_replicas < desired {
-        (
-            pools::RUNNERS_LEAVING,
-            format!(
-                "{} runners, {} wished for, {} of the current shape",
-                status.replicas, desired, status.updated_replicas
-            ),
-        )
-    } else {
-        (pools::RUNNERS_STARTING, format!("{} of {desired} runners are ready", status.ready_replicas))
-    };
-    let mut set = |type_, truth: bool, reason: &str, message: &str| {
-        conditions::set(
-            &mut status.conditions,
-            type_,
-            truth.into(),
-            reason,
-            message,
-            object.metadata.generation,
-            now.wall,
-        );
-    };
-    let as_wished = format!("all {desired} runners are ready");
-    if ready {
-        // The column that people look at shows this reason.
-        match &canary {
-            Some((reason, _)) => set(READY, true, reason, &format!("{as_wished}, of the former shape: see Stalled")),
-            None => set(READY, true, pools::AS_WISHED, &as_wished),
-        }
-    } else {
-        let (reason, words) =
-            trouble.as_ref().map_or((doing, words.as_str()), |(reason, words)| (*reason, words.as_str()));
-        set(READY, false, reason, words);
-    }
-    if settled {
-        set(RECONCILING, false, pools::AS_WISHED, "");
-    } else {
-        set(RECONCILING, true, doing, &words);
-    }
-    match (&trouble, &canary, &pool.unprotected) {
-        (Some((reason, words)), _, _) if !ready => set(STALLED, true, reason, words),
-        // Its runners serve, and yet somebody has to see to it.
-        (_, Some((reason, words)), _) => set(STALLED, true, reason, words),
-        (_, _, Some(words)) => set(STALLED, true, pools::BUDGET_TAKEN, words),
-        (_, _, None) => set(STALLED, false, pools::AS_WISHED, ""),
+    for (type_, truth, (reason, message)) in conditions_of(pool, runners, replicas, now) {
+        let generation = object.metadata.generation;
+        conditions::set(&mut status.conditions, type_, truth.into(), reason, &message, generation, now.wall);
     }
     status
+}
+
+/// How many runners a pool has.
+#[derive(Clone, Copy)]
+struct Replicas {
+    desired: i32,
+    all: i32,
+    /// Those that take sessions or serve them.
+    ready: i32,
+    /// Those of the shape that the spec asks for.
+    updated: i32,
+}
+
+impl Replicas {
+    fn of(pool: &Pool, runners: &[&Runner]) -> Self {
+        let is_updated = |runner: &&&Runner| runner.pod().revision == pool.shapes.wished().revision;
+        Self {
+            desired: if pool.is_deleted() { 0 } else { count(pool.desired()) },
+            all: count(runners.len()),
+            ready: count(runners.iter().filter(|runner| runner.serves()).count()),
+            updated: count(runners.iter().filter(is_updated).count()),
+        }
+    }
+
+    fn are_ready(self, pool: &Pool) -> bool {
+        self.ready >= self.desired && !pool.is_deleted()
+    }
+
+    fn are_settled(self, pool: &Pool) -> bool {
+        self.all == self.desired && self.updated == self.desired && self.are_ready(pool)
+    }
+}
+
+/// The slots of the runners that take sessions.
+fn slots_of(pool: &Pool, runners: &[&Runner]) -> Slots {
+    let takes = |runner: &&&Runner| runner.is_up() && !runner.goes() && !pool.shapes.tests(&runner.pod().revision);
+    let serving: Vec<_> = runners.iter().filter(takes).collect();
+    let reports = || serving.iter().filter_map(|runner| runner.report());
+    Slots {
+        total: reports().map(|report| small(report.slots)).sum(),
+        used: count(serving.iter().map(|runner| runner.used()).sum()),
+        hot: reports().map(|report| small((report.hot.headless + report.hot.headful).min(report.free))).sum(),
+        starting: reports()
+            .filter(|report| !report.warm)
+            .map(|report| small(report.free.saturating_sub(report.hot.headless + report.hot.headful)))
+            .sum(),
+    }
+}
+
+/// The conditions: type, truth, and reason with message.
+fn conditions_of(pool: &Pool, runners: &[&Runner], replicas: Replicas, now: Now) -> [(&'static str, bool, Trouble); 3] {
+    let trouble = diagnosis::trouble_of(pool, runners, now);
+    let canary = diagnosis::trouble_of_canary(pool, runners, now);
+    let activity = || {
+        let first = ACTIVITIES.iter().find_map(|activity| activity(pool, replicas));
+        first.unwrap_or_else(|| runners_starting(replicas))
+    };
+    let all_ready = format!("all {} runners are ready", replicas.desired);
+    let is_ready = replicas.are_ready(pool);
+    // The column that people look at shows this reason.
+    let ready = match (&canary, &trouble) {
+        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, of the former shape: see Stalled")),
+        (None, _) if is_ready => (pools::AS_WISHED, all_ready),
+        (_, Some(trouble)) => trouble.clone(),
+        (_, None) => activity(),
+    };
+    let is_settled = replicas.are_settled(pool);
+    let reconciling = if is_settled { (pools::AS_WISHED, String::new()) } else { activity() };
+    // A canary's trouble and a missing budget have to be seen to although the runners serve.
+    let budget_taken = pool.budget.refusal().map(|words| (pools::BUDGET_TAKEN, words.to_owned()));
+    let stalled = trouble.filter(|_| !is_ready).or(canary).or(budget_taken);
+    [
+        (READY, is_ready, ready),
+        (RECONCILING, !is_settled, reconciling),
+        (STALLED, stalled.is_some(), stalled.unwrap_or((pools::AS_WISHED, String::new()))),
+    ]
+}
+
+type Activity = fn(&Pool, Replicas) -> Option<Trouble>;
+
+/// What a pool is doing that is not settled: the first that applies.
+const ACTIVITIES: [Activity; 5] = [draining, template_refused, waiting_to_launch, canary_starting, runners_leaving];
+
+/// The pool is being deleted.
+fn draining(pool: &Pool, replicas: Replicas) -> Option<Trouble> {
+    let words = || {
+        let removal = finalizer_removal(&Key::of(pool.object().as_ref()));
+        let all = replicas.all;
+        format!(
+            "{all} runners stop once their sessions have ended. If no operator runs, remove the pool's finalizer: {removal}"
+        )
+    };
+    pool.is_deleted().then(|| (pools::DRAINING, words()))
+}
+
+/// No runner is made in the shape that the spec asks for.
+fn template_refused(pool: &Pool, _: Replicas) -> Option<Trouble> {
+    pool.shapes.refusal()
+}
+
+/// The next launch waits for its turn, or for the pool's own runners.
+fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> Option<Trouble> {
+    Some(match pool.waits()? {
+        Waits::Turn => (
+            pools::WAITING_TO_LAUNCH,
+            format!(
+                "{ready} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of \
+                 all pools launch in turns"
+            ),
+        ),
+        Waits::OwnRunners { overdue } => (
+            pools::RUNNERS_STARTING,
+            format!(
+                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run without \
+                 a hot browser. Read their logs"
+            ),
+        ),
+    })
+}
+
+/// A new shape is tested.
+fn canary_starting(pool: &Pool, replicas: Replicas) -> Option<Trouble> {
+    let words = "a first runner of the new shape is to load a page before the others follow";
+    (pool.shapes.is_testing() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, words.to_owned()))
+}
+
+/// There are too many runners, or some of a former shape.
+fn runners_leaving(_: &Pool, Replicas { desired, all, updated, .. }: Replicas) -> Option<Trouble> {
+    let words = || format!("{all} runners, {desired} wished for, {updated} of the current shape");
+    (all > desired || all == desired && updated < desired).then(|| (pools::RUNNERS_LEAVING, words()))
+}
+
+/// What is left: runners are missing or not ready.
+fn runners_starting(Replicas { ready, desired, .. }: Replicas) -> Trouble {
+    (pools::RUNNERS_STARTING, format!("{ready} of {desired} runners are ready"))
 }
 
 fn count(number: usize) -> i32 {

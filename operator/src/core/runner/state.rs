@@ -5,13 +5,19 @@ use crate::core::{
     ids::Uid,
     retry::Pending,
     runner::{
+        ends::Ends,
         pod_read::{Fate, RunnerPod},
         report::Report,
     },
 };
-use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Hot, SessionPhase, token::PublicKeys};
-use std::{collections::BTreeSet, time::Duration};
+use camofleet_crds::v1alpha1::{Display, WorkerPool};
+use camofleet_runner_api::{Hot, RunnerState, SessionPhase, token::PublicKeys};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    ops::Index,
+    time::Duration,
+};
 
 /// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -19,6 +25,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 pub(in crate::core) const SHOW_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
 /// A runner that is not warm after so long is broken rather than busy launching.
 const LAUNCH_TIME: Duration = Duration::from_secs(120);
+/// A runner that ends by itself so soon after its browsers were hot has failed as one has where they never were.
+const LIVED: Duration = Duration::from_secs(30);
 /// From a pod's creation to the start of its container, when nothing holds it up. A pod that takes longer waits for a volume, an
 /// image or an init container, and makes no CPU busy.
 const START_TIME: Duration = Duration::from_secs(5);
@@ -28,38 +36,51 @@ const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(in crate::core) struct Runner {
-    pub(in crate::core) pod: RunnerPod,
-    pub(in crate::core) link: Link,
+    pod: RunnerPod,
+    link: Link,
     /// What it reported last, even if it does not answer now.
-    pub(in crate::core) state: Option<Report>,
+    state: Option<Report>,
     /// Every session that it may have is known: it has reported to this leader, or was created in its term.
-    pub(in crate::core) accounted: bool,
+    accounted: bool,
     /// It said no since it last told its state, or that does not tell of what it took: what is known of its room is not true.
-    pub(in crate::core) refused: bool,
+    refused: bool,
     /// It was told to go.
-    pub(in crate::core) leaving: bool,
+    leaving: bool,
     /// Its browsers were all hot once.
-    pub(in crate::core) was_warm: bool,
+    was_warm: bool,
     /// When they were for the first time, as far as is known here.
-    pub(in crate::core) warm_since: Option<Mono>,
+    warm_since: Option<Mono>,
     /// Since when they are not. Absent: they are, or never were.
-    pub(in crate::core) cold_since: Option<Mono>,
+    cold_since: Option<Mono>,
     /// Sessions that are bound here or may be.
-    pub(in crate::core) sessions: BTreeSet<Uid>,
+    sessions: BTreeSet<Uid>,
     /// When it was made, on the monotonic clock.
-    pub(in crate::core) created: Mono,
+    created: Mono,
     /// When its container was first seen to run. The creation, where that was before this process knew the pod.
     running_since: Option<Mono>,
     /// When the lookups of unknown sessions that it caused are paid for, at one every [`LOOKUP_INTERVAL`].
     lookups_paid: Mono,
     /// Its events are followed.
-    pub(in crate::core) followed: bool,
+    followed: bool,
     /// The write of its annotation.
-    pub(in crate::core) annotation: Pending,
+    annotation: Pending,
     /// Its deletion, while it is wanted and not done.
-    pub(in crate::core) removal: Pending,
+    removal: Pending,
     /// Its early end was counted as a failure of its pool.
-    pub(in crate::core) mourned: bool,
+    mourned: bool,
+    /// The calls by which its sessions are ended.
+    ends: Ends,
+}
+
+/// What a report changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::core) struct Heard {
+    /// It differs from the last one, or the runner was not known to answer.
+    pub(in crate::core) is_news: bool,
+    /// Its browsers are all hot for the first time.
+    pub(in crate::core) first_warm: bool,
+    /// They are all hot, and were not by the last report.
+    pub(in crate::core) becomes_warm: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +114,141 @@ impl Runner {
             annotation: Pending::Idle,
             removal: Pending::Idle,
             mourned: false,
+            ends: Ends::default(),
         }
+    }
+
+    pub(in crate::core) fn pod(&self) -> &RunnerPod {
+        &self.pod
+    }
+
+    pub(in crate::core) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// What it reported last, even if it does not answer now.
+    pub(in crate::core) fn report(&self) -> Option<&Report> {
+        self.state.as_ref()
+    }
+
+    /// When its pod was created, on the monotonic clock.
+    pub(in crate::core) fn created(&self) -> Mono {
+        self.created
+    }
+
+    /// Sessions that are bound here or may be.
+    pub(in crate::core) fn sessions(&self) -> &BTreeSet<Uid> {
+        &self.sessions
+    }
+
+    /// A session is bound here, or may be. False: that is known.
+    pub(in crate::core) fn assign(&mut self, session: &Uid) -> bool {
+        self.sessions.insert(session.clone())
+    }
+
+    /// A session is here no more. False: it was not here.
+    pub(in crate::core) fn unassign(&mut self, session: &Uid) -> bool {
+        self.sessions.remove(session)
+    }
+
+    /// Its pod was created in this term: it has no session of a former leader.
+    pub(in crate::core) fn mark_accounted(&mut self) {
+        self.accounted = true;
+    }
+
+    /// It refused a session, or forgot one that it had taken: it gets none before its next report.
+    pub(in crate::core) fn mark_refused(&mut self) {
+        self.refused = true;
+    }
+
+    /// Takes its report.
+    pub(in crate::core) fn heard(&mut self, report: &Report, now: Mono) -> Heard {
+        let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
+        // It reports every 10 s that it is there: of a thousand runners that is a hundred times a second.
+        let is_news = self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.accounted;
+        (self.link, self.refused, self.accounted) = (Link::Up, false, true);
+        let first_warm = report.warm && !self.was_warm;
+        self.was_warm |= report.warm;
+        if first_warm {
+            self.warm_since = Some(now);
+        }
+        if report.warm {
+            self.cold_since = None;
+        } else if was_warm {
+            self.cold_since = Some(now);
+        }
+        self.state = Some(report.clone());
+        Heard { is_news, first_warm, becomes_warm: report.warm && !was_warm }
+    }
+
+    /// It does not answer.
+    pub(in crate::core) fn silent(&mut self, now: Mono) {
+        if !matches!(self.link, Link::Silent { .. }) {
+            self.link = Link::Silent { since: now };
+        }
+    }
+
+    /// Its events are followed from now on. Returns the address; none: they are followed already, or it has no address yet.
+    pub(in crate::core) fn follow(&mut self) -> Option<IpAddr> {
+        let address = self.pod.address.filter(|_| !self.followed)?;
+        self.followed = true;
+        Some(address)
+    }
+
+    /// Begins the write of its annotation, when that is due. Returns the annotation's new value.
+    pub(in crate::core) fn begin_annotation(&mut self, published: Option<&str>, now: Mono) -> Option<String> {
+        if !self.annotation.may_start(now) || self.goes() {
+            return None;
+        }
+        let keys = self.wanted_keys(published)?;
+        self.annotation = self.annotation.started();
+        Some(keys)
+    }
+
+    pub(in crate::core) fn annotation_settled(&mut self) {
+        self.annotation = Pending::Idle;
+    }
+
+    pub(in crate::core) fn annotation_failed(&mut self, now: Mono) {
+        self.annotation = self.annotation.failed(&self.pod.uid, now);
+    }
+
+    /// Begins the deletion of its pod. False: it leaves already, or the deletion failed just now.
+    pub(in crate::core) fn begin_removal(&mut self, now: Mono) -> bool {
+        let begins = !self.leaving && self.removal.may_start(now);
+        if begins {
+            self.leaving = true;
+            self.removal = self.removal.started();
+        }
+        begins
+    }
+
+    pub(in crate::core) fn removal_failed(&mut self, now: Mono) {
+        self.leaving = false;
+        self.removal = self.removal.failed(&self.pod.uid, now);
+    }
+
+    /// Whether its deletion was decided here.
+    pub(in crate::core) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// When its deletion, if that failed, may be repeated.
+    pub(in crate::core) fn removal_wakes(&self) -> Option<Mono> {
+        self.removal.wakes()
+    }
+
+    /// When a write of its pod that failed may be repeated.
+    pub(in crate::core) fn writes_wake(&self) -> impl Iterator<Item = Mono> {
+        [self.annotation.wakes(), self.removal.wakes()].into_iter().flatten()
+    }
+
+    /// Whether its end is a failure of its pool that was not counted before: it ended by itself, and hardly lived.
+    pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
+        let hardly_lived = self.warm_since.is_none_or(|since| now.since(since) < LIVED);
+        let failed = hardly_lived && self.pod.killed_at.is_none() && !self.mourned;
+        self.mourned = true;
+        failed
     }
 
     /// Takes a later version of its pod.
@@ -120,9 +275,35 @@ impl Runner {
         granted
     }
 
+    /// Begins the call that ends a session, or has its end forgotten. Returns the address to call; none when it must not be called
+    /// now.
+    pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Mono) -> Option<IpAddr> {
+        let address = self.pod.address.filter(|_| !self.pod.is_over())?;
+        let entry = self.state.as_ref().and_then(|state| state.session(session));
+        let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
+        let most = RunnerState::max_sessions(self.pod.slots);
+        self.ends.start(session, ended, most, now).then_some(address)
+    }
+
+    /// Such a call was answered, or given up.
+    pub(in crate::core) fn end_answered(&mut self, session: &Uid, now: Mono) {
+        self.ends.answered(session, now);
+    }
+
+    /// Forgets the calls for sessions that it does not list any more.
+    pub(in crate::core) fn forget_ends(&mut self, now: Mono) {
+        let state = self.state.as_ref();
+        self.ends.forget_unlisted(|uid| state.is_some_and(|state| state.session(uid).is_some()), now);
+    }
+
+    /// When such a call may be repeated.
+    pub(in crate::core) fn ends_wake(&self, now: Mono) -> Option<Mono> {
+        self.ends.wakes(now)
+    }
+
     /// The annotation with the public keys, when it has to be written. An issuer of which no key is published keeps those that the
     /// runner has: without any, the runner would refuse all of that issuer's calls.
-    pub(in crate::core) fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
+    fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
         let published = published.filter(|published| *published != self.pod.keys)?;
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
         let wanted = match (parse(published), parse(&self.pod.keys)) {
@@ -159,6 +340,11 @@ impl Runner {
     /// Whether it answers.
     pub(in crate::core) fn is_up(&self) -> bool {
         self.link == Link::Up
+    }
+
+    /// Whether its last report has that session.
+    pub(in crate::core) fn lists(&self, session: &Uid) -> bool {
+        self.state.as_ref().is_some_and(|state| state.session(session).is_some())
     }
 
     /// Whether it has all the hot browsers that it is to have.
@@ -290,5 +476,239 @@ impl Room {
         } else if *other > self.free {
             *other = self.free;
         }
+    }
+}
+
+/// All runners, and the pods that claim to be some.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Runners {
+    /// Pods whose controller is a pool that is known, or was when they were first seen.
+    by_pod: BTreeMap<Uid, Runner>,
+    /// Pods that claim to be runners of a pool that is not known. Nothing is decided by them.
+    claimants: BTreeMap<Uid, RunnerPod>,
+}
+
+impl Runners {
+    /// Keeps a pod until its pool is known.
+    pub(in crate::core) fn claim(&mut self, pod: RunnerPod) {
+        self.claimants.insert(pod.uid.clone(), pod);
+    }
+
+    /// Takes the pods that claimed to be this pool's.
+    pub(in crate::core) fn take_claimants(&mut self, pool: &WorkerPool) -> Vec<RunnerPod> {
+        let claimants = std::mem::take(&mut self.claimants);
+        let (theirs, others) = claimants.into_iter().partition(|(_, pod)| pod.belongs_to(pool));
+        self.claimants = others;
+        BTreeMap::into_values(theirs).collect()
+    }
+
+    pub(in crate::core) fn retain_claimants(&mut self, keep: impl Fn(&Uid) -> bool) {
+        self.claimants.retain(|uid, _| keep(uid));
+    }
+
+    pub(in crate::core) fn remove_claimant(&mut self, pod: &Uid) {
+        self.claimants.remove(pod);
+    }
+
+    pub(in crate::core) fn insert(&mut self, runner: Runner) {
+        self.by_pod.insert(runner.pod.uid.clone(), runner);
+    }
+
+    pub(in crate::core) fn remove(&mut self, pod: &Uid) -> Option<Runner> {
+        self.by_pod.remove(pod)
+    }
+
+    /// A new leader has heard none of them.
+    pub(in crate::core) fn begin_term(&mut self, now: Now) {
+        for runner in self.by_pod.values_mut() {
+            *runner = Runner::new(runner.pod.clone(), now);
+        }
+    }
+
+    pub(in crate::core) fn contains(&self, pod: &Uid) -> bool {
+        self.by_pod.contains_key(pod)
+    }
+
+    pub(in crate::core) fn get(&self, pod: &Uid) -> Option<&Runner> {
+        self.by_pod.get(pod)
+    }
+
+    pub(in crate::core) fn get_mut(&mut self, pod: &Uid) -> Option<&mut Runner> {
+        self.by_pod.get_mut(pod)
+    }
+
+    pub(in crate::core) fn uids(&self) -> impl Iterator<Item = &Uid> {
+        self.by_pod.keys()
+    }
+
+    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = &Runner> {
+        self.by_pod.values()
+    }
+
+    /// The runners of a pool.
+    pub(in crate::core) fn of<'a>(&'a self, pool: &'a WorkerPool) -> impl Iterator<Item = &'a Runner> {
+        self.by_pod.values().filter(move |runner| runner.pod.belongs_to(pool))
+    }
+
+    /// The runners that list a session in their last report.
+    pub(in crate::core) fn listing<'a>(&'a self, session: &'a Uid) -> impl Iterator<Item = &'a Runner> {
+        self.by_pod.values().filter(|runner| runner.lists(session))
+    }
+
+    /// How many sessions each node has.
+    pub(in crate::core) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
+        let mut count = HashMap::new();
+        for runner in self.by_pod.values() {
+            if let Some(node) = &runner.pod.node {
+                *count.entry(node).or_default() += runner.sessions.len();
+            }
+        }
+        count
+    }
+}
+
+impl Index<&Uid> for Runners {
+    type Output = Runner;
+
+    fn index(&self, pod: &Uid) -> &Runner {
+        &self.by_pod[pod]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::Key;
+    use camofleet_crds::v1alpha1::WorkerPoolSpec;
+    use camofleet_runner_api::RunnerState;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn at(millis: i64) -> Now {
+        Now { mono: Mono(millis), wall: Timestamp::from_millisecond(millis).unwrap() }
+    }
+
+    fn key(name: &str) -> Key {
+        Key { namespace: "ns".into(), name: name.into() }
+    }
+
+    fn pod(uid: &str, pool: &str, node: Option<&str>) -> RunnerPod {
+        RunnerPod {
+            uid: uid.into(),
+            key: key(uid),
+            pool: (key(pool), format!("uid-of-{pool}")),
+            ordinal: 0,
+            revision: "r".into(),
+            slots: 2,
+            keys: "{}".into(),
+            node: node.map(str::to_owned),
+            address: Some([10, 0, 0, 1].into()),
+            version: 1,
+            created: Timestamp::UNIX_EPOCH,
+            killed_at: None,
+            fate: Fate::Running,
+        }
+    }
+
+    fn pool(name: &str) -> WorkerPool {
+        let mut pool = WorkerPool::new(name, WorkerPoolSpec::default());
+        pool.metadata.namespace = Some("ns".into());
+        pool.metadata.uid = Some(format!("uid-of-{name}"));
+        pool
+    }
+
+    fn report(generation: u64, warm: bool) -> Report {
+        let hot = Hot { headless: if warm { 2 } else { 0 }, headful: 0 };
+        let state =
+            RunnerState { boot_id: "boot".into(), generation, slots: 2, free: 2, warm, hot, ..RunnerState::default() };
+        Report::new(state, 2).unwrap()
+    }
+
+    #[test]
+    fn a_report_is_news_when_something_changed() {
+        let mut runner = Runner::new(pod("a", "p", None), at(0));
+        assert!(runner.is_unheard() && !runner.is_up());
+        let heard = |is_news, first_warm, becomes_warm| Heard { is_news, first_warm, becomes_warm };
+        assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(true, false, false));
+        assert!(!runner.is_unheard() && runner.is_up());
+        assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(false, false, false));
+        assert_eq!(runner.heard(&report(2, true), Mono(0)), heard(true, true, true));
+        assert_eq!(runner.heard(&report(3, false), Mono(0)), heard(true, false, false));
+        assert_eq!(runner.heard(&report(4, true), Mono(0)), heard(true, false, true));
+        runner.silent(Mono(5));
+        runner.silent(Mono(9));
+        assert_eq!(*runner.link(), Link::Silent { since: Mono(5) });
+        assert_eq!(runner.heard(&report(4, true), Mono(9)), heard(true, false, false), "it answers again");
+        runner.mark_refused();
+        assert_eq!(runner.room(2, |_| None), None);
+        assert!(runner.heard(&report(4, true), Mono(9)).is_news, "its room is known again");
+        assert_eq!(runner.room(2, |_| None).map(|room| room.free), Some(2));
+    }
+
+    #[test]
+    fn a_pod_is_deleted_once_and_again_after_a_failure() {
+        let mut runner = Runner::new(pod("a", "p", None), at(0));
+        assert!(runner.begin_removal(Mono(0)) && !runner.begin_removal(Mono(0)) && runner.is_leaving());
+        runner.removal_failed(Mono(0));
+        assert!(!runner.is_leaving() && !runner.begin_removal(Mono(0)));
+        let again = runner.removal_wakes().unwrap();
+        assert!(runner.begin_removal(again));
+    }
+
+    #[test]
+    fn an_early_end_is_a_failure_once() {
+        let mut early = Runner::new(pod("a", "p", None), at(0));
+        early.heard(&report(1, true), Mono(0));
+        assert!(early.record_failure(Mono(29_999)) && !early.record_failure(Mono(29_999)));
+        let mut late = Runner::new(pod("b", "p", None), at(0));
+        late.heard(&report(1, true), Mono(0));
+        assert!(!late.record_failure(Mono(30_000)));
+        let killed = RunnerPod { killed_at: Some(Timestamp::UNIX_EPOCH), ..pod("c", "p", None) };
+        assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "somebody deleted it");
+    }
+
+    #[test]
+    fn a_runner_is_followed_and_annotated_once() {
+        let mut runner = Runner::new(pod("a", "p", None), at(0));
+        assert!(runner.follow().is_some() && runner.follow().is_none());
+        assert_eq!(runner.begin_annotation(None, Mono(0)), None, "no keys are published");
+        assert_eq!(runner.begin_annotation(Some("{}"), Mono(0)), None, "it has them");
+        assert!(runner.begin_annotation(Some("new"), Mono(0)).is_some());
+        assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is under way");
+        runner.annotation_failed(Mono(0));
+        let again = runner.writes_wake().next().unwrap();
+        assert!(runner.begin_annotation(Some("new"), again).is_some());
+    }
+
+    #[test]
+    fn a_pod_that_claims_a_pool_waits_for_it() {
+        let mut runners = Runners::default();
+        for (uid, pool) in [("a", "p"), ("b", "q"), ("c", "p"), ("d", "p")] {
+            runners.claim(pod(uid, pool, None));
+        }
+        runners.remove_claimant(&"c".to_owned());
+        runners.retain_claimants(|uid| uid != "d");
+        let taken = |runners: &mut Runners, name| -> Vec<Uid> {
+            runners.take_claimants(&pool(name)).into_iter().map(|pod| pod.uid).collect()
+        };
+        assert_eq!(taken(&mut runners, "p"), ["a"]);
+        assert_eq!(taken(&mut runners, "p"), [""; 0]);
+        assert_eq!(taken(&mut runners, "q"), ["b"]);
+    }
+
+    #[test]
+    fn sessions_are_counted_by_node_and_runners_found_by_pool() {
+        let mut runners = Runners::default();
+        for (uid, name, node) in [("a", "p", "n1"), ("b", "q", "n1"), ("c", "p", "n2")] {
+            runners.insert(Runner::new(pod(uid, name, Some(node)), at(0)));
+        }
+        let assign = |runners: &mut Runners, pod: &str, session: &str| {
+            runners.get_mut(&pod.to_owned()).unwrap().assign(&session.to_owned())
+        };
+        assert!(assign(&mut runners, "a", "s") && !assign(&mut runners, "a", "s") && assign(&mut runners, "b", "t"));
+        assert_eq!(runners.sessions_on_nodes(), HashMap::from([(&"n1".to_owned(), 2), (&"n2".to_owned(), 0)]));
+        let of = |name| runners.of(&pool(name)).map(|runner| runner.pod().uid.clone()).collect::<Vec<_>>();
+        assert_eq!((of("p"), of("q"), of("r")), (vec!["a".into(), "c".into()], vec!["b".into()], Vec::<Uid>::new()));
+        runners.begin_term(at(1));
+        assert!(runners[&"a".to_owned()].sessions().is_empty(), "a new leader has heard none of them");
     }
 }

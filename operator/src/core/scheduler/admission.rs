@@ -74,10 +74,10 @@ impl Objection {
 
 impl Core {
     /// Why that pool does not take that; none: it will, once there is room.
-    pub(in crate::core) fn objection(&self, key: &Key, pool: &Pool, demand: &Demand) -> Option<Objection> {
-        let limits = &pool.object.spec.limits;
+    pub(in crate::core) fn objection(&self, pool: &Pool, demand: &Demand) -> Option<Objection> {
+        let limits = &pool.object().spec.limits;
         // First: what becomes of it is nobody's business for whom it is not.
-        if demand.namespace != key.namespace && !pool.audience.has(&demand.namespace, &self.namespaces) {
+        if !pool.is_for(&demand.namespace, self.cluster.namespaces()) {
             return Some(Objection::Namespace);
         }
         if pool.is_deleted() {
@@ -98,7 +98,7 @@ impl Core {
 
     /// Whether the session would go there, and the pool would have it.
     pub(in crate::core) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
-        self.means(demand, key) && self.objection(key, pool, demand).is_none()
+        self.means(demand, key) && self.objection(pool, demand).is_none()
     }
 
     pub(in crate::core) fn means(&self, demand: &Demand, key: &Key) -> bool {
@@ -116,7 +116,7 @@ impl Core {
     }
 
     fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<Arrival>> {
-        let lanes = self.queue.lanes();
+        let lanes = self.sessions.queue().lanes();
         let here = lanes.filter(move |(demand, _)| self.takes(key, pool, demand));
         here.map(|(_, lane)| lane)
     }
@@ -126,8 +126,8 @@ impl Core {
     pub(in crate::core) fn is_one_too_many(&self, demand: &Demand, arrival: &Arrival) -> Option<Over> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
-            let most = usize::try_from(pool.object.spec.limits.max_queued?).unwrap_or_default();
-            let counts = |other: &&Arrival| *other < arrival || self.sessions[other.uid()].admitted;
+            let most = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
+            let counts = |other: &&Arrival| *other < arrival || self.sessions[other.uid()].is_admitted();
             let others = self.lanes_for(key, pool).flatten().filter(|other| *other != arrival);
             if others.filter(counts).take(most).count() < most {
                 return None;

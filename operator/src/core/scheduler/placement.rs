@@ -1,7 +1,7 @@
 //! Who gets which slot.
 
 use crate::core::{
-    coordinator::{Core, Subject},
+    coordinator::Core,
     ids::{Key, Uid},
     messages::{Effect, Observation},
     pool::state::Pool,
@@ -16,7 +16,7 @@ use crate::core::{
 use camofleet_crds::{
     conditions::session as reasons,
     queue::{Arrival, Turn},
-    v1alpha1::{BrowserSession, Display, EngineName, WorkerPool},
+    v1alpha1::{Display, EngineName, WorkerPool},
 };
 use std::{
     cmp::Reverse,
@@ -107,22 +107,22 @@ struct Lane<'a> {
 impl Core {
     /// Gives free slots to those who wait, each to whose turn it is. One that cannot be placed does not block the others.
     pub(in crate::core) fn choose(&mut self) {
-        if !self.may_choose() || self.queue.is_empty() {
+        if !self.may_choose() || self.sessions.queue().is_empty() {
             return;
         }
         let chosen = self.choices();
         for (uid, runner) in chosen {
-            let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod.pool.0.clone());
-            self.effects.push(Effect::Observe(Observation::Chosen {
+            let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod().pool.0.clone());
+            self.outbox.send(Effect::Observe(Observation::Chosen {
                 session: uid.clone(),
                 pool,
-                priority: session.object.spec.priority,
-                waited: session.since_seen(self.now),
+                priority: session.object().spec.priority,
+                waited: session.since_seen(self.outbox.now()),
             }));
-            let since = self.now.mono;
+            let since = self.outbox.mono();
             if let Some(session) = self.sessions.get_mut(&uid) {
                 // Whoever had a slot once may wait for another.
-                session.admitted = true;
+                session.admit();
             }
             self.set_stage(&uid, Stage::Binding { runner, since, call: Pending::Idle });
         }
@@ -131,7 +131,7 @@ impl Core {
     /// Sessions and the runners that they are to have.
     fn choices(&self) -> Vec<(Uid, Uid)> {
         let mut open = self.open_pools();
-        let lanes = self.queue.lanes().map(|(demand, waiting)| {
+        let lanes = self.sessions.queue().lanes().map(|(demand, waiting)| {
             let pools = self.pools_for(demand).map(|(key, _)| key).filter(|key| open.contains_key(key)).collect();
             Lane { demand, waiting: waiting.iter().peekable(), pools }
         });
@@ -163,52 +163,43 @@ impl Core {
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[arrival.uid()];
-            let suits = |key: &Key| open[key].suits(lane.demand.engine, session.object.display_in(open[key].pool));
+            let suits = |key: &Key| open[key].suits(lane.demand.engine, session.object().display_in(open[key].pool));
             // Of equals the first by name.
             let best = first.into_iter().reduce(|best, other| if suits(other) > suits(best) { other } else { best });
             let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return chosen };
-            let display = session.object.display_in(pool.pool);
+            let display = session.object().display_in(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
                 chosen.push((arrival.uid().to_owned(), runner.clone()));
             }
         }
     }
 
-    /// How many sessions each node has.
-    pub(in crate::core) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
-        let mut count = HashMap::new();
-        for runner in self.runners.values() {
-            if let Some(node) = &runner.pod.node {
-                *count.entry(node).or_default() += runner.sessions.len();
-            }
-        }
-        count
-    }
-
     fn open_pools(&self) -> BTreeMap<&Key, Open<'_>> {
         let mut open = BTreeMap::<&Key, Open>::new();
-        let on_nodes = self.sessions_on_nodes();
-        for (uid, runner) in &self.runners {
-            let Some((key, pool)) = self.pools.get_key_value(&runner.pod.pool.0) else { continue };
-            let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.tests(&runner.pod.revision);
-            if closed || !runner.pod.belongs_to(&pool.object) {
+        let on_nodes = self.runners.sessions_on_nodes();
+        for runner in self.runners.iter() {
+            let uid = &runner.pod().uid;
+            let Some((key, pool)) = self.pools.get_key_value(&runner.pod().pool.0) else { continue };
+            let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.tests(&runner.pod().revision);
+            if closed || !runner.pod().belongs_to(pool.object()) {
                 continue;
             }
-            let display_of = |uid: &Uid| self.sessions.get(uid).map(|session| session.object.display_in(&pool.object));
-            let slots = u32::try_from(pool.object.spec.slots_per_runner).unwrap_or(1);
+            let display_of =
+                |uid: &Uid| self.sessions.get(uid).map(|session| session.object().display_in(pool.object()));
+            let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
             let Some(room) = runner.room(slots, display_of) else { continue };
             let runner = OpenRunner {
                 uid,
                 room,
-                engine: runner.state.as_ref().and_then(|state| state.engine),
-                current: pool.makes().revision == runner.pod.revision,
-                neighbours: runner.pod.node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
+                engine: runner.report().and_then(|state| state.engine),
+                current: pool.shapes.makes().revision == runner.pod().revision,
+                neighbours: runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
             };
             let open = open.entry(key).or_insert_with(|| Open {
-                pool: &pool.object,
+                pool: pool.object(),
                 runners: Vec::new(),
-                running: pool.running.values().sum(),
-                had: &pool.running,
+                running: pool.sessions(),
+                had: pool.running(),
                 given: HashMap::new(),
             });
             open.runners.push(runner);
@@ -218,7 +209,7 @@ impl Core {
 
     /// What is due for a session without a slot: to be refused, to be told why it waits, or nothing yet.
     pub(in crate::core) fn why_it_waits(&self, session: &Session) -> Result<Wait, Over> {
-        let demand = Demand::of(&session.object);
+        let demand = Demand::of(session.object());
         let Some(key) = &demand.pool else { return Ok(self.why_no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
         let Some(pool) = self.pools.get(key) else {
@@ -230,7 +221,7 @@ impl Core {
                 Objection::Namespace.words_to(&demand, key)
             };
         };
-        if let Some(objection) = self.objection(key, pool, &demand) {
+        if let Some(objection) = self.objection(pool, &demand) {
             return objection.words_to(&demand, key);
         }
         Ok(why_it_has_no_room(pool, &demand))
@@ -250,7 +241,7 @@ impl Core {
             (None, _) => {
                 // What the pools of its own namespace have against it can be helped here.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
-                let mut objections = own.filter_map(|(key, pool)| Some((self.objection(key, pool, demand)?, key)));
+                let mut objections = own.filter_map(|(key, pool)| Some((self.objection(pool, demand)?, key)));
                 let words = objections.next().map(|(objection, key)| match objection.words_to(demand, key) {
                     Ok(wait) => wait.message,
                     Err(over) => over.message,
@@ -265,58 +256,17 @@ impl Core {
             }
         }
     }
-
-    /// Puts a session into a stage, with everything that follows from being in it.
-    pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
-        let Some(session) = self.sessions.get_mut(uid) else { return };
-        let (left, waited) = (session.runner().cloned(), session.waits());
-        session.stage = stage;
-        let (entered, waits) = (session.runner().cloned(), session.waits());
-        let object = session.object.clone();
-        if waits {
-            self.queue.insert(&object);
-            self.dirty.insert(Subject::Queue);
-        } else if waited {
-            self.queue.remove(&object);
-            self.to_show.remove(uid);
-        }
-        if waits || waited {
-            self.demand_changed(&Demand::of(&object));
-        }
-        if left != entered {
-            if let Some(runner) = left {
-                self.book(&object, &runner, false);
-            }
-            if let Some(runner) = entered {
-                self.book(&object, &runner, true);
-            }
-        }
-        self.dirty.insert(Subject::Session(uid.clone()));
-    }
-
-    /// The ledger's entry: a session is on that runner, on its tenant's account, or it is there no more.
-    pub(in crate::core) fn book(&mut self, session: &BrowserSession, runner: &Uid, here: bool) {
-        let Some(uid) = &session.metadata.uid else { return };
-        let Some(runner) = self.runners.get_mut(runner) else { return };
-        let changes = if here { runner.sessions.insert(uid.clone()) } else { runner.sessions.remove(uid) };
-        let key = &runner.pod.pool.0;
-        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changes && runner.pod.belongs_to(&pool.object)) {
-            pool.count(session.tenant(), here);
-        }
-        self.dirty.insert(Subject::Runner(runner.pod.uid.clone()));
-        self.dirty.insert(Subject::Pool(key.clone()));
-    }
 }
 
 fn why_it_has_no_room(pool: &Pool, demand: &Demand) -> Wait {
-    let name = pool.object.metadata.name.as_deref().unwrap_or_default();
+    let name = pool.object().metadata.name.as_deref().unwrap_or_default();
     let tenant = &demand.tenant;
-    let (running, of_tenant) = (pool.running.values().sum(), pool.running.get(tenant).copied().unwrap_or_default());
-    if let Some(wait) = limit_reached(&pool.object, running, of_tenant, tenant) {
+    let (running, of_tenant) = (pool.sessions(), pool.sessions_of(tenant));
+    if let Some(wait) = limit_reached(pool.object(), running, of_tenant, tenant) {
         return wait;
     }
     let full = |message| Wait::new(reasons::NO_CAPACITY, message);
-    if pool.object.spec.autoscaling.is_none() && pool.scale.desired == 0 {
+    if pool.object().spec.autoscaling.is_none() && pool.desired() == 0 {
         full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
     } else {
         full(format!("every slot of WorkerPool {name} is taken or not ready yet"))

@@ -72,10 +72,6 @@ impl Queue {
         }
     }
 
-    pub(in crate::core) fn clear(&mut self) {
-        self.lanes.clear();
-    }
-
     pub(in crate::core) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }

@@ -1,5 +1,8 @@
 //! Sessions: their state, and what happens to them.
 
+pub(in crate::core) mod answers;
+pub(in crate::core) mod queued_writes;
 pub(in crate::core) mod reconcile;
 pub(in crate::core) mod state;
 pub(in crate::core) mod status;
+pub(in crate::core) mod unwanted;

@@ -13,8 +13,11 @@
 use crate::core::{
     clock::{Interval, Mono, Now},
     ids::{Key, Uid},
+    messages::WriteFailure,
     retry::Pending,
     runner::report::{Listed, Report},
+    scheduler::queue::{Demand, Queue},
+    session::queued_writes::QueuedWrites,
     status_write::StatusWrite,
 };
 use camofleet_crds::{
@@ -22,7 +25,7 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionStatus, Display, EngineName, SessionState, WorkerPool},
 };
 use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, SessionPhase, Tier};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::Index, sync::Arc, time::Duration};
 
 /// `Queued` is published only of those who waited so long: a hot session never was.
 const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
@@ -30,17 +33,17 @@ const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
 /// A session as the leader sees it.
 #[derive(Debug)]
 pub(in crate::core) struct Session {
-    pub(in crate::core) object: Arc<BrowserSession>,
-    pub(in crate::core) stage: Stage,
+    object: Arc<BrowserSession>,
+    stage: Stage,
     /// When it was created, on the monotonic clock.
-    pub(in crate::core) created: Mono,
+    created: Mono,
     /// When this process first saw it, if it was untouched then: the start of what is measured.
-    pub(in crate::core) seen: Option<Now>,
-    pub(in crate::core) write: StatusWrite<BrowserSessionStatus>,
+    seen: Option<Now>,
+    write: StatusWrite<BrowserSessionStatus>,
     /// A write that names its runner is under way, or may have been done though it failed.
-    pub(in crate::core) telling: bool,
+    telling: bool,
     /// It may wait: it was not too many when it came.
-    pub(in crate::core) admitted: bool,
+    admitted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +151,103 @@ impl Over {
 }
 
 impl Session {
+    /// A session that has no slot yet, whatever its status says ([`Session::published_stage`]).
+    fn new(object: Arc<BrowserSession>, now: Now) -> Self {
+        let created = object.metadata.creation_timestamp.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
+        Self {
+            seen: object.status.is_none().then_some(now),
+            admitted: object.status.is_some(),
+            object,
+            stage: Stage::Waiting,
+            created,
+            write: StatusWrite::default(),
+            telling: false,
+        }
+    }
+
+    pub(in crate::core) fn object(&self) -> &Arc<BrowserSession> {
+        &self.object
+    }
+
+    pub(in crate::core) fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// When it was created, on the monotonic clock.
+    pub(in crate::core) fn created(&self) -> Mono {
+        self.created
+    }
+
+    /// The write of its status.
+    pub(in crate::core) fn write(&self) -> &StatusWrite<BrowserSessionStatus> {
+        &self.write
+    }
+
+    /// Whether it may wait, because it was not too many when it came.
+    pub(in crate::core) fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// From now on it may wait, however many do.
+    pub(in crate::core) fn admit(&mut self) {
+        self.admitted = true;
+    }
+
+    /// The write of this status begins.
+    pub(in crate::core) fn begin_write(&mut self, status: BrowserSessionStatus) {
+        self.telling = status.runner.is_some();
+        self.write.begin(status);
+    }
+
+    /// The write was accepted, and this is stored now. Returns the fields that are not as they were sent.
+    pub(in crate::core) fn write_landed(
+        &mut self,
+        uid: &Uid,
+        stored: Option<&BrowserSessionStatus>,
+        now: Mono,
+    ) -> Vec<String> {
+        self.telling = false;
+        self.write.landed(stored, uid, now)
+    }
+
+    pub(in crate::core) fn write_failed(&mut self, uid: &Uid, failure: &WriteFailure, now: Mono) {
+        self.write.failed(failure, uid, now);
+    }
+
+    /// What is stored was read: no write is under way.
+    pub(in crate::core) fn write_settled(&mut self) {
+        (self.write, self.telling) = (StatusWrite::default(), false);
+    }
+
+    /// The call that its stage wants is under way: to its runner, or to have it deleted.
+    pub(in crate::core) fn call_started(&mut self) {
+        if let Some(call) = self.call_mut() {
+            *call = call.started();
+        }
+    }
+
+    /// That call failed, and is repeated after a pause.
+    pub(in crate::core) fn call_failed(&mut self, uid: &Uid, now: Mono) {
+        if let Some(call) = self.call_mut() {
+            *call = call.failed(uid, now);
+        }
+    }
+
+    /// That call was answered, and none is wanted.
+    pub(in crate::core) fn call_settled(&mut self) {
+        if let Some(call) = self.call_mut() {
+            *call = Pending::Idle;
+        }
+    }
+
+    fn call_mut(&mut self) -> Option<&mut Pending> {
+        match &mut self.stage {
+            Stage::Binding { call, .. } | Stage::Bound(Bound { call, .. }) => Some(call),
+            Stage::Finished { delete, .. } => Some(delete),
+            Stage::Waiting | Stage::Over(_) => None,
+        }
+    }
+
     pub(in crate::core) fn key(&self) -> Key {
         Key::of(self.object.as_ref())
     }
@@ -228,5 +328,198 @@ impl Session {
             start_url: self.object.spec.start_url.clone(),
             start_url_wait: self.object.spec.start_url_wait,
         }
+    }
+}
+
+/// All sessions, and the queue of those without a slot: a session is in the queue exactly while it waits.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Sessions {
+    by_uid: HashMap<Uid, Session>,
+    queue: Queue,
+    queued_writes: QueuedWrites,
+}
+
+/// What a session's change of stage means for others.
+#[derive(Debug)]
+pub(in crate::core) struct StageChange {
+    pub(in crate::core) object: Arc<BrowserSession>,
+    /// The pod of the runner that it had, or may have had, and of the one that it has now.
+    pub(in crate::core) left: Option<Uid>,
+    pub(in crate::core) entered: Option<Uid>,
+    /// Whether it waited for a slot, and whether it does now.
+    pub(in crate::core) waited: bool,
+    pub(in crate::core) waits: bool,
+}
+
+impl Sessions {
+    /// Adds a session that has no slot yet. It takes the place of the one with its UID.
+    pub(in crate::core) fn add(&mut self, uid: &Uid, object: Arc<BrowserSession>, now: Now) {
+        self.remove(uid);
+        self.queue.insert(&object);
+        self.by_uid.insert(uid.clone(), Session::new(object, now));
+    }
+
+    pub(in crate::core) fn remove(&mut self, uid: &Uid) -> Option<Session> {
+        let session = self.by_uid.remove(uid)?;
+        if session.waits() {
+            self.queue.remove(&session.object);
+            self.queued_writes.withdraw(uid);
+        }
+        Some(session)
+    }
+
+    /// Takes another version of its object. True: it waits, and not for the same as before.
+    pub(in crate::core) fn replace_object(&mut self, uid: &Uid, object: Arc<BrowserSession>) -> bool {
+        let Some(session) = self.by_uid.get_mut(uid) else { return false };
+        session.write.object_changed();
+        let former = std::mem::replace(&mut session.object, object);
+        let changes = session.waits() && Demand::of(&former) != Demand::of(&session.object);
+        if changes {
+            self.queue.remove(&former);
+            self.queue.insert(&session.object);
+        }
+        changes
+    }
+
+    pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) -> Option<StageChange> {
+        let session = self.by_uid.get_mut(uid)?;
+        let (left, waited) = (session.runner().cloned(), session.waits());
+        session.stage = stage;
+        let (entered, waits) = (session.runner().cloned(), session.waits());
+        let object = session.object.clone();
+        if waits {
+            self.queue.insert(&object);
+        } else if waited {
+            self.queue.remove(&object);
+            self.queued_writes.withdraw(uid);
+        }
+        Some(StageChange { object, left, entered, waited, waits })
+    }
+
+    /// Begins the write of a session's `Queued`. False: too many are under way, and [`Sessions::finish_write`] returns it later.
+    pub(in crate::core) fn begin_queued_write(&mut self, uid: &Uid) -> bool {
+        self.queued_writes.begin(uid)
+    }
+
+    /// The write of a session's status has finished. Returns a session whose `Queued` may be written now.
+    pub(in crate::core) fn finish_write(&mut self, uid: &Uid) -> Option<Uid> {
+        self.queued_writes.finish(uid)
+    }
+
+    /// Removes all sessions, and returns their objects.
+    pub(in crate::core) fn take_objects(&mut self) -> Vec<Arc<BrowserSession>> {
+        let Self { by_uid, .. } = std::mem::take(self);
+        by_uid.into_values().map(|session| session.object).collect()
+    }
+
+    pub(in crate::core) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    pub(in crate::core) fn contains(&self, uid: &Uid) -> bool {
+        self.by_uid.contains_key(uid)
+    }
+
+    pub(in crate::core) fn get(&self, uid: &str) -> Option<&Session> {
+        self.by_uid.get(uid)
+    }
+
+    pub(in crate::core) fn get_mut(&mut self, uid: &Uid) -> Option<&mut Session> {
+        self.by_uid.get_mut(uid)
+    }
+
+    pub(in crate::core) fn uids(&self) -> impl Iterator<Item = &Uid> {
+        self.by_uid.keys()
+    }
+
+    pub(in crate::core) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.by_uid.values()
+    }
+}
+
+impl<Q: AsRef<str> + ?Sized> Index<&Q> for Sessions {
+    type Output = Session;
+
+    fn index(&self, uid: &Q) -> &Session {
+        &self.by_uid[uid.as_ref()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::v1alpha1::{BrowserSessionSpec, RunnerRef};
+    use k8s_openapi::jiff::Timestamp;
+
+    const NOW: Now = Now { mono: Mono(0), wall: Timestamp::UNIX_EPOCH };
+
+    fn object(priority: i32) -> Arc<BrowserSession> {
+        let mut object = BrowserSession::new("s", BrowserSessionSpec { priority, ..BrowserSessionSpec::default() });
+        object.metadata.uid = Some("u".into());
+        Arc::new(object)
+    }
+
+    fn waiting(sessions: &Sessions) -> Vec<(i32, usize)> {
+        sessions.queue().lanes().map(|(demand, lane)| (demand.priority.0, lane.len())).collect()
+    }
+
+    fn binding() -> Stage {
+        Stage::Binding { runner: "r".into(), since: Mono(0), call: Pending::Idle }
+    }
+
+    #[test]
+    fn a_session_is_queued_exactly_while_it_waits() {
+        let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
+        sessions.add(&uid, object(1), NOW);
+        sessions.add(&uid, object(2), NOW);
+        assert_eq!(waiting(&sessions), [(2, 1)]);
+        assert!(sessions.replace_object(&uid, object(3)) && !sessions.replace_object(&uid, object(3)));
+        assert_eq!(waiting(&sessions), [(3, 1)]);
+        let change = sessions.set_stage(&uid, binding()).unwrap();
+        assert_eq!((change.left, change.entered, change.waited, change.waits), (None, Some("r".into()), true, false));
+        assert_eq!(waiting(&sessions), []);
+        assert!(!sessions.replace_object(&uid, object(4)), "it does not wait");
+        let change = sessions.set_stage(&uid, Stage::Waiting).unwrap();
+        assert_eq!((change.left, change.entered, change.waited, change.waits), (Some("r".into()), None, false, true));
+        assert_eq!(waiting(&sessions), [(4, 1)]);
+        assert!(sessions.remove(&uid).is_some() && sessions.remove(&uid).is_none());
+        assert_eq!(waiting(&sessions), []);
+        assert!(sessions.set_stage(&uid, binding()).is_none());
+    }
+
+    #[test]
+    fn a_call_is_made_once_at_a_time_and_pauses_after_a_failure() {
+        let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
+        sessions.add(&uid, object(0), NOW);
+        sessions.set_stage(&uid, binding());
+        let call = |sessions: &Sessions| match sessions[&uid].stage() {
+            Stage::Binding { call, .. } => *call,
+            other => panic!("{other:?}"),
+        };
+        let session = |sessions: &mut Sessions, verb: &dyn Fn(&mut Session)| verb(sessions.get_mut(&uid).unwrap());
+        session(&mut sessions, &Session::call_started);
+        assert!(!call(&sessions).may_start(Mono(i64::MAX)));
+        session(&mut sessions, &|session| session.call_failed(&"u".to_owned(), Mono(0)));
+        assert!(!call(&sessions).may_start(Mono(0)) && call(&sessions).may_start(Mono(30_000)));
+        session(&mut sessions, &Session::call_settled);
+        assert!(call(&sessions).may_start(Mono(0)));
+    }
+
+    #[test]
+    fn what_may_have_been_published_counts_as_published() {
+        let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
+        sessions.add(&uid, object(0), NOW);
+        let runner = RunnerRef { name: "r".into(), uid: "r".into(), address: String::new() };
+        let status = BrowserSessionStatus { runner: Some(runner), ..BrowserSessionStatus::default() };
+        let session = sessions.get_mut(&uid).unwrap();
+        assert!(!session.is_published());
+        session.begin_write(status.clone());
+        session.write_failed(&uid, &WriteFailure::Transient(String::new()), Mono(0));
+        assert!(session.is_published(), "the write may have been done though it failed");
+        session.write_settled();
+        assert!(!session.is_published());
+        session.begin_write(status.clone());
+        assert_eq!(session.write_landed(&uid, Some(&status), Mono(0)), Vec::<String>::new());
+        assert!(!session.is_published(), "from here on the object tells");
     }
 }

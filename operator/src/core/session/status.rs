@@ -45,8 +45,8 @@ pub(super) fn of_session(
     public_url: &str,
     now: Now,
 ) -> Option<BrowserSessionStatus> {
-    let former = session.write.known(session.object.status.as_ref()).cloned().unwrap_or_default();
-    match &session.stage {
+    let former = session.write().known(session.object().status.as_ref()).cloned().unwrap_or_default();
+    match session.stage() {
         Stage::Waiting => wait.map(|wait| queued(former, session, wait, now)),
         Stage::Binding { .. } => None,
         Stage::Finished { .. } => seen_again(former, session),
@@ -63,7 +63,7 @@ pub(super) fn of_session(
             let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
             status.pool = Some(place.pool.name.clone());
-            let elsewhere = session.object.metadata.namespace.as_ref() != Some(&place.pool.namespace);
+            let elsewhere = session.object().metadata.namespace.as_ref() != Some(&place.pool.namespace);
             status.pool_namespace = elsewhere.then(|| place.pool.namespace.clone());
             status.runner = Some(RunnerRef {
                 name: place.runner.name.clone(),
@@ -80,7 +80,8 @@ pub(super) fn of_session(
             let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
             // The runner keeps the life that it was sent, whatever the pool's defaults are by now.
             if let Some(pool) = place.spec.filter(|_| status.deadline_time.is_none() || resent) {
-                let life = Duration::from_secs(u64::try_from(session.object.max_lifetime_in(pool)).unwrap_or_default());
+                let life =
+                    Duration::from_secs(u64::try_from(session.object().max_lifetime_in(pool)).unwrap_or_default());
                 status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
             }
             let mut note = Conditions::new(&mut status, Some(bound.sent_generation), now);
@@ -103,7 +104,7 @@ pub(super) fn of_session(
                     }
                     status.state = SessionState::Ready;
                     status.ready_time.get_or_insert(MicroTime(now.wall));
-                    let key = Key::of(session.object.as_ref());
+                    let key = Key::of(session.object().as_ref());
                     status.ws_endpoint = Some(ws_endpoint(public_url, "ws", &key));
                     status.vnc = (facts.display == Display::LiveView).then(|| LiveViewRef {
                         url: format!("{public_url}/view/{}/{}", key.namespace, key.name),
@@ -119,7 +120,7 @@ pub(super) fn of_session(
 
 /// A spec that is changed when all is over changes nothing; that it was seen is told, or `kubectl wait` would wait for that.
 fn seen_again(mut status: BrowserSessionStatus, session: &Session) -> Option<BrowserSessionStatus> {
-    let generation = session.object.metadata.generation;
+    let generation = session.object().metadata.generation;
     (status.observed_generation != generation).then(|| {
         status.observed_generation = generation;
         for condition in &mut status.conditions {
@@ -145,9 +146,9 @@ fn unreachable(place: &Place) -> String {
 }
 
 fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now: Now) -> BrowserSessionStatus {
-    status.observed_generation = session.object.metadata.generation;
+    status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Queued;
-    let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
+    let mut note = Conditions::new(&mut status, session.object().metadata.generation, now);
     note.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
     note.set(READY, Truth::False, wait.reason, &wait.message);
     note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
@@ -156,17 +157,17 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now:
 }
 
 fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, now: Now) -> BrowserSessionStatus {
-    status.observed_generation = session.object.metadata.generation;
+    status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Finished;
     status.ws_endpoint = None;
     status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
-    let mut note = Conditions::new(&mut status, session.object.metadata.generation, now);
+    let mut note = Conditions::new(&mut status, session.object().metadata.generation, now);
     note.set(READY, Truth::False, over.reason, &over.message);
     note.set(FINISHED, Truth::True, over.reason, &over.message);
     note.set(STALLED, over.is_failure().into(), over.reason, if over.is_failure() { &over.message } else { "" });
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
-        Conditions::new(&mut status, session.object.metadata.generation, now).set(
+        Conditions::new(&mut status, session.object().metadata.generation, now).set(
             SCHEDULED,
             Truth::False,
             over.reason,

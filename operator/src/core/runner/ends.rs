@@ -10,14 +10,14 @@ const AT_ONCE: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The sessions that each runner was asked to end. One is remembered for as long as its runner lists it, and at least until its
+/// The sessions that one runner was asked to end. One is remembered for as long as its runner lists it, and at least until its
 /// pause is over, so that a runner cannot shorten the pause by leaving the session out of one report.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    by_pod: HashMap<Uid, HashMap<Uid, End>>,
+    by_session: HashMap<Uid, End>,
 }
 
-/// One session on one runner.
+/// The end of one session.
 #[derive(Clone, Copy, Debug)]
 struct End {
     /// The runner listed it as ended when it was called last: all that is left is to have it forgotten.
@@ -31,13 +31,12 @@ struct End {
 impl Ends {
     /// Begins a call, if one may be made now; `ended` says whether the runner lists the session as ended. A session that has
     /// ended since the last call does not wait for its pause, because an honest runner is called twice: to end it and to
-    /// forget it. `most` is how many sessions of the runner are remembered; a further one has to wait for room.
-    pub(super) fn start(&mut self, pod: &Uid, session: &Uid, ended: bool, most: usize, now: Mono) -> bool {
-        let of_pod = self.by_pod.entry(pod.clone()).or_default();
-        let under_way = of_pod.values().filter(|end| end.rests_until.is_none()).count();
-        let former = of_pod.get(session).copied();
+    /// forget it. `most` is how many sessions are remembered; a further one has to wait for room.
+    pub(super) fn start(&mut self, session: &Uid, ended: bool, most: usize, now: Mono) -> bool {
+        let under_way = self.by_session.values().filter(|end| end.rests_until.is_none()).count();
+        let former = self.by_session.get(session).copied();
         let may_start = match former {
-            None => of_pod.len() < most,
+            None => self.by_session.len() < most,
             Some(End { rests_until: None, .. }) => false,
             Some(End { rests_until: Some(until), ended: before, .. }) => until <= now || (ended && !before),
         };
@@ -46,40 +45,26 @@ impl Ends {
         }
         let (before, calls) = former.map_or((false, 0), |end| (end.ended, end.calls));
         let end = End { ended: ended || before, calls: calls.saturating_add(1), rests_until: None };
-        of_pod.insert(session.clone(), end);
+        self.by_session.insert(session.clone(), end);
         true
     }
 
     /// A call was answered, or given up.
-    pub(super) fn answered(&mut self, pod: &Uid, session: &Uid, now: Mono) {
-        if let Some(end) = self.by_pod.get_mut(pod).and_then(|of_pod| of_pod.get_mut(session)) {
+    pub(super) fn answered(&mut self, session: &Uid, now: Mono) {
+        if let Some(end) = self.by_session.get_mut(session) {
             let doubled = FIRST_PAUSE * (1 << end.calls.saturating_sub(1).min(5));
             end.rests_until = Some(now.after(doubled.min(LONGEST_PAUSE)));
         }
     }
 
-    /// Forgets the sessions of a runner whose pause is over, unless it still lists them.
-    pub(super) fn forget_unlisted(&mut self, pod: &Uid, lists: impl Fn(&Uid) -> bool, now: Mono) {
-        let Some(of_pod) = self.by_pod.get_mut(pod) else { return };
-        of_pod.retain(|session, end| end.rests_until.is_none_or(|until| until > now) || lists(session));
-        if of_pod.is_empty() {
-            self.by_pod.remove(pod);
-        }
+    /// Forgets the sessions whose pause is over, unless the runner still lists them.
+    pub(super) fn forget_unlisted(&mut self, lists: impl Fn(&Uid) -> bool, now: Mono) {
+        self.by_session.retain(|session, end| end.rests_until.is_none_or(|until| until > now) || lists(session));
     }
 
-    /// When the next pause of a runner's sessions is over.
-    pub(super) fn wakes(&self, pod: &Uid, now: Mono) -> Option<Mono> {
-        let rests = self.by_pod.get(pod)?.values().filter_map(|end| end.rests_until);
-        rests.filter(|until| *until > now).min()
-    }
-
-    /// Its pod is gone.
-    pub(super) fn forget_runner(&mut self, pod: &Uid) {
-        self.by_pod.remove(pod);
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// When the next pause is over.
+    pub(super) fn wakes(&self, now: Mono) -> Option<Mono> {
+        self.by_session.values().filter_map(|end| end.rests_until).filter(|until| *until > now).min()
     }
 }
 
@@ -93,17 +78,13 @@ mod tests {
         Mono(millis)
     }
 
-    fn pod() -> Uid {
-        "pod".to_owned()
-    }
-
     fn session(number: usize) -> Uid {
         format!("s-{number}")
     }
 
     /// The sessions that are called, of those that the runner lists as ended.
     fn start_all(ends: &mut Ends, listed: impl IntoIterator<Item = usize>, now: Mono) -> Vec<usize> {
-        listed.into_iter().filter(|number| ends.start(&pod(), &session(*number), true, MOST, now)).collect()
+        listed.into_iter().filter(|number| ends.start(&session(*number), true, MOST, now)).collect()
     }
 
     #[test]
@@ -111,9 +92,8 @@ mod tests {
         let mut ends = Ends::default();
         assert_eq!(start_all(&mut ends, 0..10, at(0)), [0, 1, 2, 3]);
         assert_eq!(start_all(&mut ends, 0..10, at(60_000)), [0; 0], "however long they take");
-        assert!(ends.start(&"another".to_owned(), &session(0), true, MOST, at(0)), "each runner has its own");
-        ends.answered(&pod(), &session(1), at(10));
-        ends.answered(&pod(), &session(3), at(10));
+        ends.answered(&session(1), at(10));
+        ends.answered(&session(3), at(10));
         assert_eq!(start_all(&mut ends, 0..10, at(10)), [4, 5]);
     }
 
@@ -123,10 +103,10 @@ mod tests {
         let (mut now, mut pauses) = (0, Vec::new());
         for _ in 0..8 {
             assert_eq!(start_all(&mut ends, [0], at(now)), [0]);
-            ends.answered(&pod(), &session(0), at(now));
-            let next = ends.wakes(&pod(), at(now)).unwrap();
+            ends.answered(&session(0), at(now));
+            let next = ends.wakes(at(now)).unwrap();
             assert_eq!(start_all(&mut ends, [0], at(next.0 - 1)), [0; 0]);
-            ends.forget_unlisted(&pod(), |_| true, next);
+            ends.forget_unlisted(|_| true, next);
             pauses.push((next.0 - now) / 1000);
             now = next.0;
         }
@@ -136,13 +116,13 @@ mod tests {
     #[test]
     fn a_session_that_has_ended_by_the_call_is_forgotten_at_once() {
         let mut ends = Ends::default();
-        let call = |ends: &mut Ends, ended, now| ends.start(&pod(), &session(0), ended, MOST, at(now));
+        let call = |ends: &mut Ends, ended, now| ends.start(&session(0), ended, MOST, at(now));
         assert!(call(&mut ends, false, 0));
         assert!(!call(&mut ends, true, 1), "the first call is under way");
-        ends.answered(&pod(), &session(0), at(2));
+        ends.answered(&session(0), at(2));
         assert!(!call(&mut ends, false, 3));
         assert!(call(&mut ends, true, 4));
-        ends.answered(&pod(), &session(0), at(5));
+        ends.answered(&session(0), at(5));
         // A runner that takes it back and ends it again wins nothing.
         for now in 6..2005 {
             assert!(!call(&mut ends, now % 2 == 0, now), "{now}");
@@ -158,9 +138,9 @@ mod tests {
             let first = report * MOST;
             let listed: Vec<_> = (first..first + MOST).collect();
             let uids: Vec<_> = listed.iter().map(|number| session(*number)).collect();
-            ends.forget_unlisted(&pod(), |uid| uids.contains(uid), now);
+            ends.forget_unlisted(|uid| uids.contains(uid), now);
             for number in start_all(&mut ends, listed, now) {
-                ends.answered(&pod(), &session(number), now);
+                ends.answered(&session(number), now);
                 calls += 1;
             }
         }
@@ -168,22 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_remembered_of_what_is_not_listed_and_of_runners_that_are_gone() {
+    fn a_session_that_is_not_listed_any_more_is_forgotten_after_its_pause() {
         let mut ends = Ends::default();
         start_all(&mut ends, [0, 1, 2], at(0));
-        ends.answered(&pod(), &session(0), at(0));
-        ends.answered(&pod(), &session(1), at(0));
-        let remembered = |ends: &Ends| ends.by_pod.get(&pod()).map_or(0, HashMap::len);
-        ends.forget_unlisted(&pod(), |_| false, at(999));
-        assert_eq!(remembered(&ends), 3);
-        ends.forget_unlisted(&pod(), |uid| *uid == session(1), at(1000));
-        assert_eq!(remembered(&ends), 2, "one is listed, and one is under way");
-        ends.answered(&pod(), &session(2), at(1000));
-        ends.forget_unlisted(&pod(), |_| false, at(2000));
-        assert!(ends.by_pod.is_empty());
-        start_all(&mut ends, [0], at(3000));
-        ends.forget_runner(&pod());
-        ends.answered(&pod(), &session(0), at(3000));
-        assert!(ends.by_pod.is_empty());
+        ends.answered(&session(0), at(0));
+        ends.answered(&session(1), at(0));
+        ends.forget_unlisted(|_| false, at(999));
+        assert_eq!(ends.by_session.len(), 3);
+        ends.forget_unlisted(|uid| *uid == session(1), at(1000));
+        assert_eq!(ends.by_session.len(), 2, "one is listed, and one is under way");
+        ends.answered(&session(2), at(1000));
+        ends.forget_unlisted(|_| false, at(2000));
+        assert!(ends.by_session.is_empty());
     }
 }

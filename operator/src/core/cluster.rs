@@ -1,0 +1,148 @@
+//! What the operator knows of the cluster besides its own kinds: nodes, namespaces, and the public keys that runners trust.
+
+use crate::core::{
+    messages::{Change, Namespace, Node},
+    pool::namespace_policy::Namespaces,
+};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+pub(in crate::core) struct Cluster {
+    nodes: BTreeMap<String, Node>,
+    namespaces: Namespaces,
+    keys: Option<String>,
+}
+
+/// The namespaces whose labels a change altered.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::core) enum Relabelled {
+    /// None, or none that can have waiting sessions.
+    None,
+    One(String),
+    /// Any: the namespaces were listed.
+    Any,
+}
+
+impl Relabelled {
+    pub(in crate::core) fn has(&self, namespace: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(name) => name == namespace,
+            Self::Any => true,
+        }
+    }
+}
+
+impl Cluster {
+    /// Takes a change of nodes. False: nothing that matters here has changed.
+    pub(in crate::core) fn node_changed(&mut self, change: Change<Node>) -> bool {
+        match change {
+            Change::All(all) => self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect(),
+            Change::Applied(node) => {
+                if self.nodes.get(&node.name) == Some(&node) {
+                    return false;
+                }
+                self.nodes.insert(node.name.clone(), node);
+            }
+            Change::Gone(node) => {
+                self.nodes.remove(&node.name);
+            }
+        }
+        true
+    }
+
+    /// Takes a change of namespaces.
+    pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) -> Relabelled {
+        match change {
+            Change::All(all) => {
+                self.namespaces = all.into_iter().map(|namespace| (namespace.name, namespace.labels)).collect();
+                Relabelled::Any
+            }
+            Change::Applied(namespace) => {
+                let former = self.namespaces.insert(namespace.name.clone(), namespace.labels.clone());
+                if former.as_ref() == Some(&namespace.labels) {
+                    return Relabelled::None;
+                }
+                Relabelled::One(namespace.name)
+            }
+            Change::Gone(namespace) => {
+                self.namespaces.remove(&namespace.name);
+                Relabelled::None
+            }
+        }
+    }
+
+    /// Takes the keys that are published now. False: they are the same as before.
+    pub(in crate::core) fn keys_changed(&mut self, keys: String) -> bool {
+        let changed = self.keys.as_ref() != Some(&keys);
+        self.keys = Some(keys);
+        changed
+    }
+
+    pub(in crate::core) fn is_cordoned(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.cordoned)
+    }
+
+    /// Whole CPUs of the nodes on which runners can launch.
+    pub(in crate::core) fn launch_cpus(&self) -> usize {
+        self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum()
+    }
+
+    pub(in crate::core) fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The public keys, as the annotation of runner pods has them. None: they are not known yet.
+    pub(in crate::core) fn keys(&self) -> Option<&str> {
+        self.keys.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, ready: bool, cordoned: bool, cpus: usize) -> Node {
+        Node { name: name.into(), ready, cordoned, cpus }
+    }
+
+    fn namespace(name: &str, team: &str) -> Namespace {
+        Namespace { name: name.into(), labels: [("team".to_owned(), team.to_owned())].into() }
+    }
+
+    #[test]
+    fn runners_launch_on_nodes_that_are_ready_and_not_cordoned() {
+        let mut cluster = Cluster::default();
+        assert_eq!(cluster.launch_cpus(), 0);
+        let nodes = vec![node("a", true, false, 4), node("b", true, true, 8), node("c", false, false, 16)];
+        assert!(cluster.node_changed(Change::All(nodes)));
+        assert_eq!((cluster.launch_cpus(), cluster.is_cordoned("b"), cluster.is_cordoned("a")), (4, true, false));
+        assert!(!cluster.node_changed(Change::Applied(node("b", true, true, 8))), "it is the same");
+        assert!(cluster.node_changed(Change::Applied(node("b", true, false, 8))));
+        assert_eq!(cluster.launch_cpus(), 12);
+        assert!(cluster.node_changed(Change::Gone(node("b", true, false, 8))));
+        assert_eq!((cluster.launch_cpus(), cluster.is_cordoned("b")), (4, false));
+    }
+
+    #[test]
+    fn only_other_labels_are_a_change_of_a_namespace() {
+        let mut cluster = Cluster::default();
+        assert_eq!(cluster.namespace_changed(Change::All(vec![namespace("a", "x")])), Relabelled::Any);
+        assert_eq!(cluster.namespace_changed(Change::Applied(namespace("a", "x"))), Relabelled::None);
+        let changed = cluster.namespace_changed(Change::Applied(namespace("a", "y")));
+        assert!(changed.has("a") && !changed.has("b"));
+        assert_eq!(cluster.namespaces()["a"]["team"], "y");
+        assert_eq!(cluster.namespace_changed(Change::Gone(namespace("a", "y"))), Relabelled::None);
+        assert!(cluster.namespaces().is_empty());
+    }
+
+    #[test]
+    fn keys_change_when_they_are_others() {
+        let mut cluster = Cluster::default();
+        assert_eq!(cluster.keys(), None);
+        assert!(
+            cluster.keys_changed("a".into()) && !cluster.keys_changed("a".into()) && cluster.keys_changed("b".into())
+        );
+        assert_eq!(cluster.keys(), Some("b"));
+    }
+}

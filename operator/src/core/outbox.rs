@@ -1,0 +1,174 @@
+//! Collects what a step decides: effects for the I/O layer, subjects that have to be reconciled, and when to reconcile one again.
+
+use crate::core::{
+    clock::{Mono, Now},
+    ids::{Key, Uid},
+    messages::{Effect, Wake},
+    timers::Timers,
+};
+use k8s_openapi::jiff::Timestamp;
+use std::collections::BTreeSet;
+
+/// Something that is reconciled as a whole when anything about it changed. The order is the order of reconciliation: sessions are
+/// assigned before any is found to have waited too long.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::core) enum Subject {
+    /// The sessions that wait for a slot.
+    Queue,
+    Session(Uid),
+    Runner(Uid),
+    Pool(Key),
+    /// A session that runners list without a known object.
+    Orphan(Uid),
+    /// Sessions that a runner lists and must not keep, by the UID of its pod.
+    Unwanted(Uid),
+}
+
+/// One step's decisions, and the timers that outlast it.
+#[derive(Debug)]
+pub(in crate::core) struct Outbox {
+    now: Now,
+    effects: Vec<Effect>,
+    pending: BTreeSet<Subject>,
+    timers: Timers<Subject>,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            now: Now { mono: Mono::default(), wall: Timestamp::MIN },
+            effects: Vec::new(),
+            pending: BTreeSet::new(),
+            timers: Timers::default(),
+        }
+    }
+}
+
+impl Outbox {
+    /// Begins a step at this time.
+    pub(in crate::core) fn begin(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// The time of the step.
+    pub(in crate::core) fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The time of the step on the monotonic clock.
+    pub(in crate::core) fn mono(&self) -> Mono {
+        self.now.mono
+    }
+
+    pub(in crate::core) fn send(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(in crate::core) fn send_all(&mut self, effects: impl IntoIterator<Item = Effect>) {
+        self.effects.extend(effects);
+    }
+
+    /// Has a subject reconciled in this step.
+    pub(in crate::core) fn enqueue(&mut self, subject: Subject) {
+        self.pending.insert(subject);
+    }
+
+    pub(in crate::core) fn enqueue_all(&mut self, subjects: impl IntoIterator<Item = Subject>) {
+        self.pending.extend(subjects);
+    }
+
+    /// Has a subject reconciled at that time, and not at the time that was set before. None: no timer.
+    pub(in crate::core) fn requeue_at(&mut self, subject: Subject, at: Option<Mono>) {
+        self.timers.set(subject, at);
+    }
+
+    /// Enqueues the subjects whose timers are due.
+    pub(in crate::core) fn enqueue_due(&mut self) {
+        while let Some(subject) = self.timers.pop_due(self.now.mono) {
+            self.pending.insert(subject);
+        }
+    }
+
+    /// The next subject to reconcile.
+    pub(in crate::core) fn next(&mut self) -> Option<Subject> {
+        self.pending.pop_first()
+    }
+
+    /// Drops what is enqueued: a follower reconciles nothing.
+    pub(in crate::core) fn drop_pending(&mut self) {
+        self.pending.clear();
+    }
+
+    pub(in crate::core) fn drop_timers(&mut self) {
+        self.timers = Timers::default();
+    }
+
+    /// Ends the step.
+    pub(in crate::core) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When the next timer is due.
+    pub(in crate::core) fn wake(&self) -> Wake {
+        self.timers.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Now {
+        Now { mono: Mono(millis), wall: Timestamp::UNIX_EPOCH }
+    }
+
+    fn drain(outbox: &mut Outbox) -> Vec<Subject> {
+        std::iter::from_fn(|| outbox.next()).collect()
+    }
+
+    #[test]
+    fn subjects_are_reconciled_once_and_the_queue_first() {
+        let mut outbox = Outbox::default();
+        let session = |uid: &str| Subject::Session(uid.to_owned());
+        outbox.enqueue_all([session("b"), session("a"), Subject::Queue, session("b")]);
+        assert_eq!(drain(&mut outbox), [Subject::Queue, session("a"), session("b")]);
+        outbox.enqueue(session("a"));
+        outbox.drop_pending();
+        assert_eq!(drain(&mut outbox), []);
+    }
+
+    #[test]
+    fn a_timer_replaces_the_former_one_of_its_subject() {
+        let mut outbox = Outbox::default();
+        let runner = || Subject::Runner("r".to_owned());
+        outbox.begin(at(0));
+        outbox.requeue_at(runner(), Some(Mono(5)));
+        outbox.requeue_at(runner(), Some(Mono(20)));
+        outbox.requeue_at(Subject::Queue, Some(Mono(10)));
+        assert_eq!(outbox.wake(), Some(Mono(10)));
+        for (now, due) in [(9, vec![]), (10, vec![Subject::Queue]), (25, vec![runner()]), (30, vec![])] {
+            outbox.begin(at(now));
+            outbox.enqueue_due();
+            assert_eq!(drain(&mut outbox), due, "at {now}");
+        }
+        outbox.requeue_at(runner(), Some(Mono(40)));
+        outbox.requeue_at(runner(), None);
+        outbox.requeue_at(Subject::Queue, Some(Mono(40)));
+        outbox.drop_timers();
+        assert_eq!(outbox.wake(), None);
+    }
+
+    #[test]
+    fn effects_leave_in_the_order_in_which_they_were_sent() {
+        let mut outbox = Outbox::default();
+        let unfollow = |pod: &str| Effect::Unfollow { pod: pod.to_owned() };
+        outbox.send(unfollow("b"));
+        outbox.send_all([unfollow("a")]);
+        let pods = |effects: Vec<Effect>| -> Vec<Uid> {
+            let pod = |effect| if let Effect::Unfollow { pod } = effect { pod } else { panic!("{effect:?}") };
+            effects.into_iter().map(pod).collect()
+        };
+        assert_eq!(pods(outbox.take_effects()), ["b", "a"]);
+        assert_eq!(pods(outbox.take_effects()), [""; 0]);
+    }
+}

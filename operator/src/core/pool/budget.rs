@@ -1,0 +1,118 @@
+//! The disruption budget of a pool's runners: when it is written, and why there is none.
+
+use crate::core::{clock::Mono, messages::WriteFailure, retry::Pending};
+use camofleet_crds::v1alpha1::Disruption;
+use std::time::Duration;
+
+/// The disruption budget is written again after so long, in case somebody took it away.
+const WRITE_AGAIN: Duration = Duration::from_secs(600);
+/// Refusals in a row, after about 6 s, from which on a disruption budget is somebody else's for good: that of a former pool
+/// of the same name is collected by then.
+const PATIENCE: u32 = 5;
+
+#[derive(Debug, Default)]
+pub(in crate::core) struct Budget {
+    /// When it was last as it should be.
+    written: Option<Mono>,
+    call: Pending,
+    /// What was asked for by the last write.
+    disruption: Option<Disruption>,
+    /// Why there is none.
+    refusal: Option<String>,
+}
+
+impl Budget {
+    /// A new leader writes it again.
+    pub(in crate::core) fn begin_term(&mut self) {
+        *self = Self { disruption: self.disruption, ..Self::default() };
+    }
+
+    /// The pool asks for this: another budget is written at once.
+    pub(in crate::core) fn ask_for(&mut self, disruption: Disruption) {
+        if self.disruption != Some(disruption) {
+            self.written = None;
+        }
+    }
+
+    /// Begins the write, when it is due.
+    pub(in crate::core) fn begin(&mut self, disruption: Disruption, now: Mono) -> bool {
+        let begins = self.written.is_none_or(|at| at.after(WRITE_AGAIN) <= now) && self.call.may_start(now);
+        if begins {
+            self.call = self.call.started();
+            self.disruption = Some(disruption);
+        }
+        begins
+    }
+
+    /// The write was answered; the pool asks for `disruption` now.
+    pub(in crate::core) fn answered(
+        &mut self,
+        answer: Result<(), WriteFailure>,
+        disruption: Disruption,
+        pool: &str,
+        now: Mono,
+    ) {
+        match answer {
+            Ok(()) => {
+                // What was asked for meanwhile is written next.
+                self.written = (self.disruption == Some(disruption)).then_some(now);
+                (self.call, self.refusal) = (Pending::Idle, None);
+            }
+            Err(failure) => {
+                self.call = self.call.failed(pool, now);
+                if let WriteFailure::Refused(words) = failure
+                    && self.call.failures() >= PATIENCE
+                {
+                    self.refusal = Some(words);
+                }
+            }
+        }
+    }
+
+    /// Why the runners have no budget.
+    pub(in crate::core) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// When it may be due again.
+    pub(in crate::core) fn wakes(&self) -> impl Iterator<Item = Mono> {
+        [self.call.wakes(), self.written.map(|at| at.after(WRITE_AGAIN))].into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Disruption = Disruption::WhenIdle;
+
+    #[test]
+    fn it_is_written_again_after_ten_minutes_and_at_once_when_another_is_asked_for() {
+        let mut budget = Budget::default();
+        assert!(budget.begin(ASKED, Mono(0)) && !budget.begin(ASKED, Mono(0)));
+        budget.answered(Ok(()), ASKED, "p", Mono(0));
+        budget.ask_for(ASKED);
+        assert!(!budget.begin(ASKED, Mono(599_999)));
+        assert_eq!(budget.wakes().collect::<Vec<_>>(), [Mono(600_000)]);
+        assert!(budget.begin(ASKED, Mono(600_000)));
+        budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
+        assert!(budget.begin(Disruption::Always, Mono(600_000)), "another was asked for meanwhile");
+        budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
+        budget.ask_for(ASKED);
+        assert!(budget.begin(ASKED, Mono(600_001)));
+    }
+
+    #[test]
+    fn only_several_refusals_in_a_row_mean_that_there_is_none() {
+        let (mut budget, mut now) = (Budget::default(), Mono(0));
+        for refusals in 1..=PATIENCE {
+            assert!(budget.begin(ASKED, now));
+            budget.answered(Err(WriteFailure::Refused("it is another's".into())), ASKED, "p", now);
+            assert_eq!(budget.refusal().is_some(), refusals == PATIENCE, "after {refusals}");
+            now = budget.wakes().next().unwrap();
+        }
+        assert!(budget.begin(ASKED, now));
+        budget.answered(Ok(()), ASKED, "p", now);
+        assert_eq!(budget.refusal(), None);
+    }
+}

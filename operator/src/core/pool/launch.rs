@@ -1,0 +1,112 @@
+//! Creates runner pods for the places that lack one.
+
+use crate::core::{
+    coordinator::Core,
+    ids::Key,
+    messages::{Effect, WriteFailure},
+    outbox::Subject,
+    pool::{
+        launches::{Place, PoolLaunches},
+        state::Pool,
+    },
+    runner::{pod_build, state::Runner},
+};
+use camofleet_crds::conditions::pool as reasons;
+use std::collections::{BTreeMap, VecDeque};
+
+impl Core {
+    pub(in crate::core) fn lacks_canary(&self, pool: &Pool) -> bool {
+        let stays = |runner: &Runner| runner.counts(self.outbox.now()) && !runner.goes();
+        let is_there =
+            || self.runners.of(pool.object()).any(|runner| stays(runner) && pool.shapes.tests(&runner.pod().revision));
+        let is_coming = || pool.places.revisions_creating().any(|revision| pool.shapes.tests(revision));
+        pool.shapes.is_testing() && pool.desired() > 0 && !is_there() && !is_coming()
+    }
+
+    /// Creates pods for places that lack one, as far as the launch budget allows.
+    pub(in crate::core) fn launch_runners(&mut self) {
+        let Some(keys) = self.cluster.keys().map(str::to_owned) else { return };
+        let mut launches = self.launches_of_pools();
+        if launches.values().all(|pool| pool.wanted.is_empty()) {
+            for pool in self.pools.values_mut() {
+                pool.set_waits(None);
+            }
+            return;
+        }
+        let now = self.outbox.mono();
+        let cpus = self.cluster.launch_cpus();
+        let granted = self.launches.grant(&mut launches, cpus, now);
+        // Published by the next write of the pool's status.
+        for (key, pool) in &mut self.pools {
+            pool.set_waits(launches.get(key).and_then(|launches| launches.waits(cpus)));
+        }
+        for (key, Place { ordinal, canary, .. }) in granted {
+            let Some(pool) = self.pools.get_mut(&key) else { continue };
+            let shape = if canary { pool.shapes.wished() } else { pool.shapes.makes() };
+            let replaces = pool.places.last(ordinal);
+            let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            pool.places.begin_create(ordinal, name, &shape.revision, now);
+            self.outbox.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
+            let alarm = self.alarm_of_pool(&key);
+            self.outbox.requeue_at(Subject::Pool(key), alarm);
+        }
+    }
+
+    /// What each pool launches and wants to launch. Pools that do neither are left out.
+    fn launches_of_pools(&self) -> BTreeMap<Key, PoolLaunches> {
+        let wanting = self.pools.values().any(|pool| pool.places.lacks_pods());
+        let mut launches = BTreeMap::new();
+        if !wanting {
+            return launches;
+        }
+        for (key, pool) in &self.pools {
+            let wanted = self.wanted_places(pool);
+            let launching = pool.places.creating();
+            if !wanted.is_empty() || launching > 0 {
+                launches.insert(key.clone(), PoolLaunches { wanted, launching, overdue: 0 });
+            }
+        }
+        for runner in self.runners.iter() {
+            // A former pool's runner makes CPUs busy, but does not count against the new pool of its name.
+            let overdue = runner.is_overdue(self.outbox.now()) && self.pool_of(runner).is_some();
+            let launching = runner.is_launching(self.outbox.now());
+            if launching || overdue {
+                let empty = || PoolLaunches { wanted: VecDeque::new(), launching: 0, overdue: 0 };
+                let pool = launches.entry(runner.pod().pool.0.clone()).or_insert_with(empty);
+                pool.launching += usize::from(launching);
+                pool.overdue += usize::from(overdue);
+            }
+        }
+        launches
+    }
+
+    /// The places of a pool that lack a pod and do not pause after a failure, those that have lacked it longest first.
+    fn wanted_places(&self, pool: &Pool) -> VecDeque<Place> {
+        let mut wanted: Vec<_> = pool
+            .places
+            .missing(self.lacks_canary(pool))
+            .filter(|place| {
+                let shape = if place.canary { pool.shapes.wished() } else { pool.shapes.makes() };
+                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.outbox.mono())
+            })
+            .collect();
+        wanted.sort_unstable();
+        wanted.into()
+    }
+
+    pub(in crate::core) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
+        let now = self.outbox.mono();
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        if let Err(failure) = answer
+            && let Some(revision) = pool.places.create_failed(name)
+        {
+            let words = match failure {
+                WriteFailure::Refused(words) | WriteFailure::Transient(words) => words,
+                WriteFailure::Conflict | WriteFailure::Gone => "the namespace is going".to_owned(),
+            };
+            pool.shapes.failed(&revision, (reasons::POD_REFUSED, words), now);
+        }
+        self.outbox.enqueue(Subject::Pool(key.clone()));
+    }
+}

@@ -1,0 +1,187 @@
+//! The shapes of a pool's pods: the one that its spec asks for, the latest in which a runner came up, and what failed in each.
+
+use crate::core::{
+    clock::Mono,
+    runner::pod_build::{Installation, Shape},
+};
+use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+/// What keeps runners from coming up: reason and message, for `Stalled`.
+pub(in crate::core) type Trouble = (&'static str, String);
+
+#[derive(Debug)]
+pub(in crate::core) struct Shapes {
+    /// The shape that its spec asks for.
+    wished: Shape,
+    /// The latest shape in which a runner came up.
+    serving: Option<Shape>,
+    /// How often in a row pods of the two shapes failed, by revision.
+    failures: HashMap<String, Failures>,
+}
+
+/// Pods of one shape that failed in a row.
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    /// No pod is made before then.
+    pause_until: Mono,
+    cause: Trouble,
+}
+
+impl Shapes {
+    pub(in crate::core) fn new(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
+        Self { wished: Shape::wished(pool, installation), serving: Shape::published(pool), failures: HashMap::new() }
+    }
+
+    /// Only what is published is known to a new leader.
+    pub(in crate::core) fn begin_term(&mut self, pool: &WorkerPool) {
+        self.failures.clear();
+        self.serving = Shape::published(pool);
+    }
+
+    /// The shape that its spec asks for.
+    pub(in crate::core) fn wished(&self) -> &Shape {
+        &self.wished
+    }
+
+    /// The latest shape in which a runner came up.
+    pub(in crate::core) fn serving(&self) -> Option<&Shape> {
+        self.serving.as_ref()
+    }
+
+    /// The shape that runners are made in.
+    pub(in crate::core) fn makes(&self) -> &Shape {
+        self.serving.as_ref().unwrap_or(&self.wished)
+    }
+
+    /// The only known shape is refused, so no runner can be created.
+    pub(in crate::core) fn makes_none(&self) -> bool {
+        self.makes().refusal().is_some()
+    }
+
+    /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
+    pub(in crate::core) fn is_testing(&self) -> bool {
+        self.wished.revision != self.makes().revision && self.wished.refusal().is_none()
+    }
+
+    /// Why no runner is made in the wished shape, for `Stalled`.
+    pub(in crate::core) fn refusal(&self) -> Option<Trouble> {
+        self.wished.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
+    }
+
+    /// Whether runners of that revision are the new shape's first, which take no sessions yet.
+    pub(in crate::core) fn tests(&self, revision: &str) -> bool {
+        self.is_testing() && self.wished.revision == revision
+    }
+
+    /// The owner wishes another shape, or the same as before.
+    ///
+    /// False: the shape that runners are made in is the same.
+    pub(in crate::core) fn wish(&mut self, shape: Shape) -> bool {
+        let changes = self.serving.is_none() && self.wished.revision != shape.revision;
+        self.wished = shape;
+        let (wished, makes) = (self.wished.revision.clone(), self.makes().revision.clone());
+        self.failures.retain(|revision, _| *revision == wished || *revision == makes);
+        changes
+    }
+
+    /// A pod of that shape failed, or could not be made: the next one waits twice as long, 5 minutes at most.
+    pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
+        if revision != self.wished.revision && revision != self.makes().revision {
+            return;
+        }
+        let count = self.failures.get(revision).map_or(0, |failures| failures.count);
+        let pause = Duration::from_secs(1 << count.min(9)).min(Duration::from_secs(300));
+        let failures = Failures { count: count.saturating_add(1), pause_until: now.after(pause), cause };
+        self.failures.insert(revision.to_owned(), failures);
+    }
+
+    /// A runner of that shape came up: what failed before is over, and what was new is proven.
+    pub(in crate::core) fn came_up(&mut self, revision: &str) {
+        self.failures.remove(revision);
+        if revision == self.wished.revision {
+            self.serving = Some(self.wished.clone());
+        }
+    }
+
+    /// Until when no pod of that shape is made.
+    pub(in crate::core) fn pause_until(&self, revision: &str) -> Option<Mono> {
+        self.failures.get(revision).map(|failures| failures.pause_until)
+    }
+
+    /// Why the latest pod of that shape failed, when none came up since.
+    pub(in crate::core) fn trouble(&self, revision: &str) -> Option<Trouble> {
+        self.failures.get(revision).map(|failures| failures.cause.clone())
+    }
+
+    /// When pods may be made again.
+    pub(in crate::core) fn pauses(&self) -> impl Iterator<Item = Mono> {
+        self.failures.values().map(|failures| failures.pause_until)
+    }
+
+    /// Whether the runners that it makes fail.
+    pub(in crate::core) fn is_failing(&self) -> bool {
+        self.failures.contains_key(&self.makes().revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::v1alpha1::WorkerPoolSpec;
+
+    fn installation() -> Installation {
+        Installation {
+            runner_image: "runner:1".into(),
+            public_url: "http://fleet".into(),
+            namespace: "fleet".into(),
+            runner_environment: Vec::new(),
+        }
+    }
+
+    fn shape(slots: i32) -> Shape {
+        let spec = WorkerPoolSpec { slots_per_runner: slots, ..WorkerPoolSpec::default() };
+        Shape::wished(&Arc::new(WorkerPool::new("p", spec)), &installation())
+    }
+
+    fn shapes() -> Shapes {
+        Shapes { wished: shape(1), serving: None, failures: HashMap::new() }
+    }
+
+    #[test]
+    fn a_new_shape_is_tested_before_runners_are_made_in_it() {
+        let (first, second) = (shape(1).revision, shape(2).revision);
+        let mut shapes = shapes();
+        assert!(!shapes.is_testing(), "the only shape is not tested");
+        assert!(shapes.wish(shape(2)), "no runner came up in the first one");
+        shapes.came_up(&second);
+        assert!(!shapes.wish(shape(1)) && shapes.is_testing());
+        assert_eq!(
+            (shapes.makes().revision.as_str(), shapes.tests(&first), shapes.tests(&second)),
+            (&*second, true, false)
+        );
+        shapes.came_up(&first);
+        assert!(!shapes.is_testing());
+        assert_eq!(shapes.makes().revision, first);
+    }
+
+    #[test]
+    fn a_shape_whose_pods_fail_pauses_longer_each_time_until_one_comes_up() {
+        let mut shapes = shapes();
+        let revision = shape(1).revision;
+        let trouble = || (reasons::RUNNERS_FAILING, "exit code 1".to_owned());
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            shapes.failed(&revision, trouble(), Mono(0));
+            pauses.push(shapes.pause_until(&revision).unwrap().0 / 1000);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        assert!(shapes.is_failing());
+        assert_eq!(shapes.trouble(&revision), Some(trouble()));
+        shapes.failed("former", trouble(), Mono(0));
+        assert_eq!((shapes.pauses().count(), shapes.trouble("former")), (1, None), "of other shapes nothing is kept");
+        shapes.came_up(&revision);
+        assert!(!shapes.is_failing() && shapes.pauses().next().is_none());
+    }
+}

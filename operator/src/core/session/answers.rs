@@ -1,0 +1,267 @@
+//! Answers of the API server and of runners about sessions.
+
+use crate::core::{
+    coordinator::Core,
+    ids::{Key, Uid, version},
+    messages::{BindFailure, Effect, Observation, ReadFailure, WriteFailure},
+    outbox::Subject,
+    retry::Pending,
+    runner::{report, state::Runner},
+    session::state::{Bound, Facts, Over, Stage},
+    status_write::observe_pruned,
+};
+use camofleet_crds::{
+    conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
+    v1alpha1::{BrowserSession, SessionState, StartTier},
+};
+use camofleet_runner_api::{BindAnswer, SessionPhase};
+use std::{sync::Arc, time::Duration};
+
+/// An orphan whose runner has caused all the lookups that it may is tried again after this time.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+
+impl Core {
+    pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
+        if self.term.is_none() {
+            return;
+        }
+        if !self.sessions.contains(uid) {
+            // Deleted while the call was under way: the runner may have it all the same.
+            self.end_on(pod, uid);
+            return;
+        }
+        let answer = answer.map(report::bounded);
+        // What a former run of the runner took went with it.
+        let boot_id = self.runners.get(pod).and_then(|runner| runner.report()).map(|state| &state.boot_id);
+        let answer = match (answer, boot_id) {
+            (Ok(answer), Some(boot_id)) if answer.boot_id != *boot_id => {
+                Err(BindFailure::Unknown("it was started anew".to_owned()))
+            }
+            (answer, _) => answer,
+        };
+        let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage().clone());
+        match (stage, answer) {
+            (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
+                self.runner_has(pod, uid, Facts::answered(&answer), (&answer.boot_id, answer.generation));
+                self.settle_if_ended(uid, &answer);
+            }
+            (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
+                if let Some(runner) = self.runners.get_mut(pod) {
+                    runner.mark_refused();
+                }
+                self.set_stage(uid, Stage::Waiting);
+            }
+            (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(words))) if runner == *pod => {
+                self.set_stage(uid, Stage::Over(Over { reason: reasons::LAUNCH_FAILED, message: words }));
+            }
+            (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
+            // A call that took new time-outs to a session that is there already.
+            (Stage::Bound(bound), Ok(answer)) if bound.runner == *pod => {
+                // Its list may have told of a later phase already.
+                let facts = bound.facts.clone().unwrap_or_else(|| Facts::answered(&answer));
+                let bound = Bound { facts: Some(facts), sent_generation: generation, call: Pending::Idle, ..bound };
+                self.set_stage(uid, Stage::Bound(bound));
+                self.settle_if_ended(uid, &answer);
+            }
+            (Stage::Bound(bound), Err(_)) if bound.runner == *pod => self.call_failed(uid),
+            // An answer to a call for something that was given up since: the runner's own list will tell.
+            (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
+            (Stage::Over(_) | Stage::Finished { .. }, _)
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
+        }
+    }
+
+    fn settle_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
+        if answer.session.phase == SessionPhase::Ended {
+            self.set_stage(uid, Stage::Over(Over::reported(answer.session.end.as_ref())));
+        }
+    }
+
+    pub(in crate::core) fn session_patched(
+        &mut self,
+        decided_on: &BrowserSession,
+        answer: Result<Arc<BrowserSession>, WriteFailure>,
+    ) {
+        let Some(uid) = &decided_on.metadata.uid else { return };
+        if let Some(next) = self.sessions.finish_write(uid) {
+            self.outbox.enqueue(Subject::Session(next));
+        }
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        match answer {
+            Ok(object) => {
+                let fields = session.write_landed(uid, object.status.as_ref(), self.outbox.mono());
+                self.outbox.send_all(observe_pruned("BrowserSession", session.key(), fields));
+                // The watch may have been faster, with this change or with a later one.
+                if version(object.as_ref()) >= version(session.object().as_ref()) {
+                    self.replace_object(uid, object.clone());
+                }
+                self.tell_what_changed(uid, decided_on, &object);
+                self.yield_to_what_is_published(uid);
+                self.end_copies(uid);
+                let known = matches!(self.sessions[uid].stage(), Stage::Finished { .. });
+                if object.state() == SessionState::Finished && !known {
+                    self.set_stage(uid, Stage::Finished { at: self.outbox.mono(), delete: Pending::Idle });
+                    self.end_wherever_listed(uid);
+                }
+            }
+            // Somebody was faster: what they wrote has to be seen before anything is decided.
+            Err(WriteFailure::Conflict | WriteFailure::Gone) => {
+                let key = session.key();
+                self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
+            }
+            Err(failure @ (WriteFailure::Refused(_) | WriteFailure::Transient(_))) => {
+                session.write_failed(uid, &failure, self.outbox.mono());
+            }
+        }
+        self.outbox.enqueue(Subject::Session(uid.clone()));
+    }
+
+    /// An uncached read came back: after a conflict, or about an orphan.
+    pub(in crate::core) fn session_read(
+        &mut self,
+        key: &Key,
+        uid: &Uid,
+        answer: Result<Option<Arc<BrowserSession>>, ReadFailure>,
+    ) {
+        let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
+        match self.sessions.get(uid) {
+            // The session became known while it was read under the name that a runner gave it. That name proves nothing.
+            Some(session) if session.key() != *key => {}
+            Some(_) => self.known_session_read(uid, answer),
+            None => self.orphan_read(uid, &answer),
+        }
+    }
+
+    fn known_session_read(&mut self, uid: &Uid, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) {
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        match answer {
+            Ok(Some(object)) => {
+                session.write_settled();
+                self.session_applied(object);
+            }
+            Ok(None) => return self.session_gone(uid),
+            // The write that met a conflict is tried again, and meets the same one if nothing was learnt meanwhile.
+            Err(ReadFailure::Refused | ReadFailure::Transient) => {
+                session.write_failed(uid, &WriteFailure::Conflict, self.outbox.mono());
+            }
+        }
+        self.outbox.enqueue(Subject::Session(uid.clone()));
+    }
+
+    fn orphan_read(&mut self, uid: &Uid, answer: &Result<Option<Arc<BrowserSession>>, ReadFailure>) {
+        if !self.orphans.contains(uid) {
+            return;
+        }
+        match answer {
+            // That something is there is learnt from the watch alone: an answer may come before a list that is older than
+            // the object, and after its deletion.
+            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.mono()),
+            // Whether there is such a session cannot be found out, so it is left alone.
+            Err(ReadFailure::Refused) => self.orphans.lookup_refused(uid),
+            Ok(None) => {
+                self.orphans.remove(uid);
+                self.tombstones.insert(uid, self.outbox.mono());
+                self.end_wherever_listed(uid);
+            }
+        }
+        self.outbox.enqueue(Subject::Orphan(uid.clone()));
+    }
+
+    pub(in crate::core) fn pod_read(&mut self, uid: &Uid, pod: &Uid, answer: Result<bool, ReadFailure>) {
+        let known = self.runners.contains(pod);
+        let Some(session) = self.sessions.get_mut(uid) else { return };
+        if !matches!(session.stage(), Stage::Bound(bound) if bound.runner == *pod) {
+            return;
+        }
+        if known {
+            session.call_settled();
+        } else {
+            // It is asked for again, until the watch brings it or it is gone.
+            session.call_failed(uid, self.outbox.mono());
+        }
+        if answer == Ok(false) && !known {
+            let message = "its pod was deleted while no operator looked".to_owned();
+            self.set_stage(uid, Stage::Over(Over { reason: reasons::RUNNER_LOST, message }));
+        }
+        self.outbox.enqueue(Subject::Session(uid.clone()));
+    }
+
+    pub(in crate::core) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
+        let Some(session) = self.sessions.get(uid) else { return };
+        match answer {
+            // The watch tells when it is gone.
+            Ok(()) | Err(WriteFailure::Gone) => {}
+            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+                if matches!(session.stage(), Stage::Finished { .. }) {
+                    self.call_failed(uid);
+                }
+            }
+        }
+    }
+
+    /// Events for people, and measures, of what a write made known.
+    fn tell_what_changed(&mut self, uid: &Uid, former: &BrowserSession, object: &Arc<BrowserSession>) {
+        let conditions_of = |object: &BrowserSession| {
+            object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
+        };
+        let (before, after) = (conditions_of(former), conditions_of(object));
+        let became = |type_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_);
+        for type_ in [SCHEDULED, READY, FINISHED] {
+            // A hot session is both at once, and one event says so.
+            let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
+            if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
+                let fails = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
+                self.outbox.send(Effect::Tell {
+                    session: object.clone(),
+                    normal: !fails,
+                    // A reason of an event says what happened: Scheduled, Ready, or why it finished.
+                    reason: if type_ == FINISHED { condition.reason.clone() } else { type_.to_owned() },
+                    note: if condition.message.is_empty() {
+                        condition.reason.clone()
+                    } else {
+                        condition.message.clone()
+                    },
+                });
+            }
+        }
+        let session = &self.sessions[uid];
+        let started = session.since_seen(self.outbox.now());
+        let became_ready = conditions::is_true(&after, READY) && former.state() != SessionState::Ready;
+        if let (true, Some(status)) = (became_ready, &object.status) {
+            let pool = status.pool.as_ref().map(|name| {
+                let namespace = status.pool_namespace.as_ref().or(object.metadata.namespace.as_ref());
+                Key { namespace: namespace.cloned().unwrap_or_default(), name: name.clone() }
+            });
+            self.outbox.send(Effect::Observe(Observation::Ready {
+                session: object.clone(),
+                pool: pool.filter(|key| self.pools.contains_key(key)),
+                tier: status.start_tier.unwrap_or(StartTier::Cold),
+                started,
+            }));
+        }
+        // The watch may have been faster than this answer: what was published says it, and not the stage.
+        if let Some(finished) = conditions::get(&after, FINISHED).filter(|_| became(FINISHED)) {
+            let started = started.filter(|_| !session.was_ready());
+            let (session, reason) = (object.clone(), finished.reason.clone());
+            self.outbox.send(Effect::Observe(Observation::Ended { session, reason, started }));
+        }
+    }
+
+    /// Asks the API server about an orphan, when that is due and its runner may cause one more read.
+    pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
+        let now = self.outbox.mono();
+        let Some((runner, due)) = self.orphans.due(uid) else { return };
+        let may_look_up = |runner: &mut Runner| runner.may_look_up(now);
+        let next = if due > now {
+            due
+        } else if self.runners.get_mut(runner).is_some_and(may_look_up) {
+            if let Some(key) = self.orphans.begin_lookup(uid) {
+                self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
+            }
+            return;
+        } else {
+            now.after(LOOK_UP_AGAIN)
+        };
+        self.outbox.requeue_at(Subject::Orphan(uid.clone()), Some(next));
+    }
+}

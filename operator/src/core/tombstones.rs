@@ -1,0 +1,40 @@
+//! Remembers for a while which sessions and pods were deleted: what a runner still has of them is ended without a read of the API
+//! server, and an answer that was slower than the watch does not bring them back.
+
+use crate::core::{clock::Mono, ids::Uid};
+use std::{collections::HashMap, time::Duration};
+
+/// How long a deletion is remembered.
+const MEMORY: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Default)]
+pub(in crate::core) struct Tombstones {
+    deleted: HashMap<Uid, Mono>,
+}
+
+impl Tombstones {
+    pub(in crate::core) fn insert(&mut self, uid: &Uid, now: Mono) {
+        self.deleted.retain(|_, at| now.since(*at) < MEMORY);
+        self.deleted.insert(uid.clone(), now);
+    }
+
+    pub(in crate::core) fn contains(&self, uid: &Uid) -> bool {
+        self.deleted.contains_key(uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_is_remembered_for_ten_minutes() {
+        let mut tombstones = Tombstones::default();
+        let (first, second) = ("first".to_owned(), "second".to_owned());
+        tombstones.insert(&first, Mono(0));
+        tombstones.insert(&second, Mono(599_999));
+        assert!(tombstones.contains(&first) && tombstones.contains(&second));
+        tombstones.insert(&second, Mono(600_000));
+        assert!(!tombstones.contains(&first) && tombstones.contains(&second));
+    }
+}
