@@ -53,6 +53,15 @@ once() {
   exec {lock}>&-
 }
 
+# one_at_a_time NAME COMMAND…: of all callers with that name one works and the others wait.
+one_at_a_time() {
+  local lock
+  exec {lock}>"$cache/$1.lock"
+  flock "$lock"
+  "${@:2}"
+  exec {lock}>&-
+}
+
 # quietly COMMAND…: shows what the command printed only if it failed.
 quietly() {
   local log status=0

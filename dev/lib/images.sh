@@ -94,10 +94,10 @@ image_name() {
 }
 
 # Needs the cluster's containerd. Sets image_of[component].
-build_images() {
-  local component missing=() lock
-  exec {lock}>"$cache/images.lock"
-  flock "$lock"
+build_images() { one_at_a_time images build_missing_images; }
+
+build_missing_images() {
+  local component missing=()
   declare -gA image_of
   make_base_archive # the images' names depend on it
   for component in "${components[@]}"; do
@@ -113,7 +113,6 @@ build_images() {
       import_image "${image_of[$component]}"
     done
   fi
-  exec {lock}>&-
 }
 
 cluster_has_image() { cri images ls -q "name==$1" | grep -q .; }

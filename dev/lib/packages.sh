@@ -7,11 +7,20 @@ compile_packages=(gcc libc6-dev make pkg-config ca-certificates)
 python_packages=(python3 python3-venv)
 
 apt_install() {
-  local package missing=()
+  if [ -n "$(missing_packages "$@")" ]; then one_at_a_time packages install_packages "$@"; fi
+}
+
+missing_packages() {
+  local package
   for package in "$@"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || say "$package"
   done
-  [ "${#missing[@]}" -gt 0 ] || return 0
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages "$@")
+  [ "${#missing[@]}" -gt 0 ] || return 0 # another part of dev/test has installed them meanwhile
   say "    apt-get install ${missing[*]}"
   # an interrupted run may have left packages unpacked
   with_no_services quietly dpkg --configure -a

@@ -56,7 +56,9 @@ use_node() {
 }
 
 # node_packages FOLDER: what its package-lock.json lists, if that is not there yet.
-node_packages() {
+node_packages() { one_at_a_time npm install_node_packages "$1"; }
+
+install_node_packages() {
   local stamp=$1/node_modules/.package-lock.json
   [ "$stamp" -nt "$1/package-lock.json" ] || quietly npm --prefix "$1" ci --no-audit --no-fund
 }
