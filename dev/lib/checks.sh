@@ -55,7 +55,7 @@ cargo_deny() {
 # Outside the checkout, so that its pinned compiler does not matter; its objects are not worth keeping. Not optimised: that
 # takes minutes more, and it runs for seconds.
 install_cargo_deny() {
-  (cd / && CARGO_TARGET_DIR=$1.target CARGO_PROFILE_DEV_DEBUG=0 quietly cargo install --debug --locked --version "$cargo_deny_version" --root "$1" cargo-deny)
+  (cd / && CARGO_TARGET_DIR=$1.target CARGO_PROFILE_DEV_DEBUG=0 CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 quietly cargo install --debug --locked --version "$cargo_deny_version" --root "$1" cargo-deny)
   rm -rf "$1.target"
 }
 

@@ -24,7 +24,8 @@ in_netns() { nsenter --net="/run/netns/$netns" "$@"; }
 k() { "$kubectl" --kubeconfig "$admin_kubeconfig" "$@"; }
 cri() { ctr --address "$state/containerd/containerd.sock" --namespace k8s.io "$@"; }
 
-# One script at a time starts or stops the cluster. Daemons must not inherit the lock, see daemon().
+# One script at a time starts or stops the cluster. Daemons must not inherit the lock, nor the output of a step (7 to 9): see
+# daemon().
 lock_cluster() {
   exec {cluster_lock}>/run/camofleet.lock
   flock -n "$cluster_lock" || { say "    another script starts or stops the cluster: waiting for it"; flock "$cluster_lock"; }
@@ -149,7 +150,7 @@ YAML
 daemon() {
   local name=$1
   shift
-  setsid nsenter --net="/run/netns/$netns" "$@" >"$state/log/$name.log" 2>&1 </dev/null {cluster_lock}>&- &
+  setsid nsenter --net="/run/netns/$netns" "$@" >"$state/log/$name.log" 2>&1 </dev/null {cluster_lock}>&- 7>&- 8>&- 9>&- &
   echo $! >"$state/$name.pid"
 }
 

@@ -18,14 +18,16 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 need_root() { [ "$(id -u)" = 0 ] || die "run this as root: it makes a network namespace, mounts and cgroups"; }
 
-# step WHAT COMMAND…: says what is done, and how long it took. Whatever the command prints goes below, indented.
+# step WHAT COMMAND…: prints what is done, what is going on meanwhile (progress.sh), and how long it took.
 # The command runs in this shell (it may set variables); it must not be called where errexit is off (if, ||, &&).
 step() {
   local what=$1 started=$EPOCHREALTIME
   shift
   say "==> $what"
   current_step=$what
+  begin_progress last_line_of_step 10
   "$@"
+  end_progress
   current_step=
   say "    $(seconds_since "$started") s"
 }
@@ -44,6 +46,7 @@ once() {
   mkdir -p "$(dirname "$path")"
   local lock
   exec {lock}>"$path.lock"
+  note "waiting for another script that makes ${path##*/}"
   flock "$lock"
   if [ ! -e "$path" ]; then
     rm -rf "$path.part"
@@ -62,13 +65,14 @@ one_at_a_time() {
   exec {lock}>&-
 }
 
-# quietly COMMAND…: shows what the command printed only if it failed.
+# quietly COMMAND…: shows what the command printed only if it failed. In a step its last line is the progress.
 quietly() {
-  local log status=0
-  log=$(mktemp)
+  local log=$progress_log status=0
+  [ -n "$log" ] || log=$(mktemp)
   "$@" >"$log" 2>&1 || status=$?
-  [ "$status" = 0 ] || { cat "$log" >&2; say "failed ($status): $*" >&2; }
-  rm -f "$log"
+  # without the states of a bar that is redrawn
+  [ "$status" = 0 ] || { sed 's/.*\r//' "$log" >&2; say "failed ($status): $*" >&2; }
+  if [ "$log" = "$progress_log" ]; then : >"$log"; else rm -f "$log"; fi
   return "$status"
 }
 
@@ -76,6 +80,7 @@ quietly() {
 wait_for() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
+  note "waiting for $what"
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$deadline" ] || { say "error: waited in vain for: $what" >&2; return 1; }
     sleep 0.1

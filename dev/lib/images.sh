@@ -27,7 +27,7 @@ build_pause() {
 # Registries are not asked: it is the same on every machine, and one that has no way to them works too.
 make_base_archive() {
   apt_install "${image_packages[@]}"
-  once "$base_archive" quietly mmdebstrap --quiet --format=tar --variant=minbase "$debian_release"
+  once "$base_archive" quietly mmdebstrap --format=tar --variant=minbase "$debian_release"
 }
 
 build_base() {
@@ -44,7 +44,7 @@ build_artifacts() {
   local component profile=${CAMOFLEET_PROFILE:-dev} built
   built=$CARGO_TARGET_DIR/${profile/#dev/debug}
   # of the whole workspace, as in dev/test: another selection would have other features, and dependencies be built again
-  workspace_cargo build --locked --workspace --profile "$profile" "${components[@]/#/--bin=camofleet-}"
+  cargo_quietly build --locked --workspace --profile "$profile" "${components[@]/#/--bin=camofleet-}"
   rm -rf "$artifacts"
   mkdir -p "$artifacts/bin" "$artifacts/launcher"
   for component in "${components[@]}"; do
@@ -72,7 +72,7 @@ install_launcher_modules() {
   local PATH=$cache/node-$node_version/bin:$PATH
   mkdir -p "$1"
   cp "$repo"/runner/launcher/package*.json "$1"
-  quietly npm --prefix "$1" ci --omit=dev --no-audit --no-fund
+  quietly npm --prefix "$1" ci --omit=dev --no-audit --no-fund --loglevel=http
 }
 
 # hashes_of FILE…: of artifacts and all below them.
@@ -122,6 +122,7 @@ cluster_has_image() { cri images ls -q "name==$1" | grep -q .; }
 import_image() {
   if cluster_has_image "$1"; then return; fi
   rm -f "$oci_layout/index.json"
+  note "giving containerd $1"
   skopeo --insecure-policy copy --quiet --dest-oci-accept-uncompressed-layers \
     "containers-storage:[overlay@$cache/buildah+$cache/buildah-run]$1" "oci:$oci_layout:$1"
   # shellcheck disable=SC2046 # a list

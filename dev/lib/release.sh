@@ -15,6 +15,7 @@ install_chart() {
   quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 --take-ownership "${arguments[@]}"
   local component
   for component in operator gateway; do
+    note "waiting for the new pods of $component"
     k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { explain_pods; return 1; }
   done
 }
@@ -60,6 +61,7 @@ session_condition() {
 
 wait_for_session() {
   local name=$1 deadline=$((SECONDS + 180))
+  note "waiting for the session $name to be Ready"
   until [ "$(session_condition "$name" Ready)" = True ]; do
     if [ "$SECONDS" -ge "$deadline" ] || [ "$(session_condition "$name" Finished)" = True ]; then
       say "error: the session $name is not Ready"
@@ -86,8 +88,7 @@ explain_pods() {
 
 install_client() {
   use_node
-  local stamp=$repo/examples/node_modules/.package-lock.json
-  [ "$stamp" -nt "$repo/examples/package-lock.json" ] || quietly npm --prefix "$repo/examples" ci --no-audit --no-fund
+  node_packages "$repo/examples"
 }
 
 session_endpoint() { k -n "$release_namespace" get browsersession "$1" -o 'jsonpath={.status.wsEndpoint}'; }

@@ -24,6 +24,9 @@ workspace_cargo() {
   (cd "$repo" && cargo "$@")
 }
 
+# Likewise, where nothing but the progress is wanted of the output.
+cargo_quietly() { CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 quietly workspace_cargo "$@"; }
+
 use_go() {
   local have
   have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=go0
@@ -40,7 +43,7 @@ install_go() {
   apt_install golang-go ca-certificates
   local module
   module=golang.org/toolchain@v0.0.1-go$go_version.linux-$(dpkg --print-architecture)
-  quietly env -C / GOTOOLCHAIN=local GOFLAGS=-modcacherw GOMODCACHE="$cache/go-modules" go mod download "$module"
+  quietly env -C / GOTOOLCHAIN=local GOFLAGS=-modcacherw GOMODCACHE="$cache/go-modules" go mod download -x "$module"
   cp -r "$cache/go-modules/$module" "$1"
   chmod -R u+w "$1"
   chmod +x "$1"/bin/* "$1"/pkg/tool/*/*
@@ -60,7 +63,7 @@ node_packages() { one_at_a_time npm install_node_packages "$1"; }
 
 install_node_packages() {
   local stamp=$1/node_modules/.package-lock.json
-  [ "$stamp" -nt "$1/package-lock.json" ] || quietly npm --prefix "$1" ci --no-audit --no-fund
+  [ "$stamp" -nt "$1/package-lock.json" ] || quietly npm --prefix "$1" ci --no-audit --no-fund --loglevel=http
 }
 
 # The wheel holds a whole Node with npm; npm's own links do not survive packing and are made again.
@@ -84,4 +87,10 @@ python_venv() {
   # not the interpreter of some version manager, which may lack venv: Debian's
   /usr/bin/python3 -m venv "$folder"
   quietly "$folder/bin/pip" install --disable-pip-version-check "$@"
+}
+
+# As the benchmark asks cargo for the operator: another selection of packages would be compiled again.
+build_benchmark() {
+  cargo_quietly build --locked --release --package camofleet-bench
+  cargo_quietly build --locked --release --package camofleet-operator
 }
