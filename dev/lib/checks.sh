@@ -20,8 +20,15 @@ check_format() {
 
 # SC1090, SC1091, SC2034, SC2154: the files of lib/ read each other's variables.
 check_shell() {
+  local commands command summary
   apt_install shellcheck
-  shellcheck --exclude=SC1090,SC1091,SC2034,SC2154 --severity=style dev/up dev/down dev/cluster dev/test dev/kubectl dev/kubernetes-bin dev/helm dev/install-yaml dev/lib/*.sh .ci/run
+  mapfile -t commands < <(find dev -maxdepth 1 -type f)
+  shellcheck --exclude=SC1090,SC1091,SC2034,SC2154 --severity=style "${commands[@]}" dev/lib/*.sh .ci/run
+  for command in "${commands[@]}"; do
+    summary=$(summary_of "$command")
+    # dev/help prints it
+    [[ $summary == *. && ${#summary} -le 100 ]] || { say "$command: the second line must say what it does, in a sentence of at most 100 characters"; return 1; }
+  done
 }
 
 check_clippy() {

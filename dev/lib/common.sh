@@ -87,5 +87,8 @@ wait_for() {
   done
 }
 
+# What dev/help prints for a command: the first line of its comment.
+summary_of() { sed -n '2s/^# //p' "$1"; }
+
 # newer_or_same HAVE WANT: compares dotted versions.
 newer_or_same() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }
