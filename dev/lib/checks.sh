@@ -73,6 +73,17 @@ use_browsers() {
   node_packages "$repo/runner/launcher"
 }
 
+# All programs and tests are compiled, so that parts that run beside each other do not wait for cargo.
+check_build() {
+  export CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100
+  workspace_cargo build --locked --workspace "${components[@]/#/--bin=camofleet-}"
+  workspace_cargo test --locked --workspace --no-run
+  workspace_cargo test --locked --workspace --no-run --test traces --test failures --test e2e
+}
+
+# The dev cluster, for the parts that need it.
+check_up() { "$repo/dev/up"; }
+
 check_unit() {
   use_browsers
   workspace_cargo test --locked --workspace
