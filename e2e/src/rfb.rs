@@ -2,8 +2,8 @@
 
 use crate::{Session, Space, doors, tokens::Key};
 use anyhow::{Context, Result, ensure};
+use camofleet_auth::token::Role;
 use camofleet_crds::v1alpha1::RunnerRef;
-use camofleet_runner_api::token::Role;
 use futures::{SinkExt, StreamExt};
 use reqwest::{
     StatusCode,

@@ -6,14 +6,12 @@ use crate::{
     wait::{poll, until, until_it},
 };
 use anyhow::{Context, Result, anyhow, ensure};
+use camofleet_auth::token::{Issuer, Role};
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, RECONCILING},
     v1alpha1::{BrowserSession, BrowserSessionSpec, RunnerRef, SessionState, WorkerPool, WorkerPoolSpec},
 };
-use camofleet_runner_api::{
-    PORT, RunnerState,
-    token::{Issuer, Role},
-};
+use camofleet_runner_api::{PORT, RunnerState};
 use k8s_openapi::{
     api::core::v1::{Event, Namespace, Pod, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::Condition,

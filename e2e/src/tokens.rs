@@ -4,7 +4,7 @@ use crate::Fleet;
 use anyhow::{Context, Result};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use camofleet_runner_api::token::{Issuer, Signer};
+use camofleet_auth::token::{Issuer, Signer};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,7 +26,7 @@ impl Key {
 
     /// A key that nobody trusts.
     pub fn of_a_stranger(issuer: Issuer) -> Self {
-        Self { issuer, der: camofleet_runner_api::token::new_private_key() }
+        Self { issuer, der: camofleet_auth::token::new_private_key() }
     }
 
     /// Signs tokens as the issuer does.

@@ -7,7 +7,7 @@ use crate::{
     server::{admin, listener},
 };
 use anyhow::Context;
-use camofleet_runner_api::{
+use camofleet_auth::{
     keystore::{self, Publication},
     token::Issuer,
 };

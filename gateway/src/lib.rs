@@ -27,7 +27,7 @@ use crate::cache::pools::Pools;
 use crate::cache::sessions::Sessions;
 use crate::metrics::Metrics;
 use crate::server::listener::{self, SoleAddress};
-use camofleet_runner_api::token::{Issuer, PublicKeys, Signer};
+use camofleet_auth::token::{Issuer, PublicKeys, Signer};
 use camofleet_runtime::{client_address::TrustedProxies, server::Server};
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;

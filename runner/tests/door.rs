@@ -4,11 +4,9 @@
 
 mod support;
 
+use camofleet_auth::token::{Issuer, Role, Signer, new_private_key};
 use camofleet_crds::v1alpha1::{Display, EngineName};
-use camofleet_runner_api::{
-    EndReason, PORT, PROBE_PORT, Refusal, RefusalReason, SessionPhase, Tier,
-    token::{Issuer, Role, Signer, new_private_key},
-};
+use camofleet_runner_api::{EndReason, PORT, PROBE_PORT, Refusal, RefusalReason, SessionPhase, Tier};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::Method;
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::SystemTime};

@@ -4,9 +4,10 @@
 
 mod support;
 
+use camofleet_auth::token::Role;
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
-    BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError, token::Role,
+    BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError,
 };
 use nix::sys::signal::Signal;
 use serde_json::json;

@@ -5,7 +5,8 @@ use super::{
     runner::{Behaviour, Runner},
 };
 use bytes::Bytes;
-use camofleet_runner_api::{BindRequest, Refusal, RefusalReason, token::Caller};
+use camofleet_auth::token::Caller;
+use camofleet_runner_api::{BindRequest, Refusal, RefusalReason};
 use futures::stream;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};

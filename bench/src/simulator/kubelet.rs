@@ -7,8 +7,9 @@ use super::{
     runner::{PodIdentity, Runner},
 };
 use anyhow::{Context, Result};
+use camofleet_auth::token::PublicKeys;
 use camofleet_crds::watch::Pauses;
-use camofleet_runner_api::{Hot, token::PublicKeys};
+use camofleet_runner_api::Hot;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::{
     api::core::v1::{Container, Node, Pod},

@@ -20,7 +20,8 @@ use crate::{
     network::listen,
 };
 use anyhow::{Context, Result};
-use camofleet_runner_api::{PORT, token::PublicKeys};
+use camofleet_auth::token::PublicKeys;
+use camofleet_runner_api::PORT;
 use hostile::Bystander;
 use kube::{Client, Config};
 use kubelet::Kubelet;

@@ -5,10 +5,10 @@ use super::{
     hostile::{Attack, Bystander, invented},
     record::Record,
 };
+use camofleet_auth::token::{Caller, PublicKeys};
 use camofleet_runner_api::{
     BindAnswer, BindRequest, EndReason, Refusal, RefusalReason, RunnerState, Session, SessionPhase, SessionReport,
     TRACEPARENT,
-    token::{Caller, PublicKeys},
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::{

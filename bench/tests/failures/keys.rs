@@ -2,14 +2,14 @@
 
 use crate::fleet::{FLEET, POOL, assert_whole, claim, leader, on_a_fleet, until};
 use anyhow::{Context, Result, ensure};
+use camofleet_auth::{
+    keystore::{self, PUBLIC_KEYS, keys_of_secret, public_key_secret},
+    token::{Issuer, PublicKey, PublicKeys, Signer, new_private_key},
+};
 use camofleet_bench::{
     control_plane::User,
     harness::{Harness, lasting_pool},
     operator::NAMESPACE,
-};
-use camofleet_runner_api::{
-    keystore::{self, PUBLIC_KEYS, keys_of_secret, public_key_secret},
-    token::{Issuer, PublicKey, PublicKeys, Signer, new_private_key},
 };
 use k8s_openapi::{
     ByteString,

@@ -1,6 +1,7 @@
 //! What stock Playwright clients can do in a session.
 
 use anyhow::{Result, ensure};
+use camofleet_auth::token::Issuer;
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::{
     Session, Space,
@@ -12,7 +13,6 @@ use camofleet_e2e::{
     tokens::Key,
     wait::poll,
 };
-use camofleet_runner_api::token::Issuer;
 use serde_json::json;
 
 /// The colour of the start page and of the site's form (`src/form.html`).

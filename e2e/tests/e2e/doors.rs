@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use camofleet_auth::token::{Issuer, Role};
 use camofleet_crds::v1alpha1::RunnerRef;
 use camofleet_e2e::{
     Session, Space,
@@ -13,7 +14,6 @@ use camofleet_e2e::{
     tokens::{Key, from_now},
     wait::poll,
 };
-use camofleet_runner_api::token::{Issuer, Role};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{
     ResourceExt,

@@ -9,7 +9,7 @@ use crate::{
     proxy::live_view::Offer,
 };
 use axum::extract::{FromRequestParts, Path};
-use camofleet_runner_api::token::Role as Scope;
+use camofleet_auth::token::Role as Scope;
 use camofleet_runtime::server::ConnectionHandle;
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Uri,

@@ -11,7 +11,7 @@ use aws_lc_rs::{
 use axum::extract::Query;
 use axum_extra::extract::CookieJar;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use camofleet_runner_api::token::{Login, PublicKeys, Role as Scope, SessionToken, TokenError};
+use camofleet_auth::token::{Login, PublicKeys, Role as Scope, SessionToken, TokenError};
 use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -297,7 +297,7 @@ fn denied(error: &TokenError) -> Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_runner_api::token::{Issuer, Signer, new_private_key};
+    use camofleet_auth::token::{Issuer, Signer, new_private_key};
     use std::time::{SystemTime, UNIX_EPOCH};
 
     fn tokens(data: &[(&str, &str)]) -> StaticTokens {

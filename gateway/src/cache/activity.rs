@@ -10,8 +10,8 @@ use crate::{
     },
     proxy::runner_client,
 };
+use camofleet_auth::token::Role as Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
-use camofleet_runner_api::token::Role as Scope;
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::{Duration, Instant};

@@ -23,8 +23,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
+use camofleet_auth::token::Role as Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
-use camofleet_runner_api::token::Role as Scope;
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use http::{
     HeaderMap, HeaderValue, StatusCode,

@@ -2,7 +2,7 @@
 //! bounds are the OpenAPI document, and what comes in is checked against them.
 
 use crate::auth::Role;
-use camofleet_runner_api::token;
+use camofleet_auth::token;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

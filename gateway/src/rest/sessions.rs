@@ -22,8 +22,8 @@ use crate::{
     },
 };
 use axum::{Json, extract::State, response::Response};
+use camofleet_auth::token::Role as Scope;
 use camofleet_crds::v1alpha1::WorkerPool;
-use camofleet_runner_api::token::Role as Scope;
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;

@@ -13,7 +13,7 @@ use crate::{
 use aws_lc_rs::rand;
 use axum::{Json, extract::State, response::IntoResponse};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use camofleet_runner_api::token::{Role, SessionToken};
+use camofleet_auth::token::{Role, SessionToken};
 use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;

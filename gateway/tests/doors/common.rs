@@ -1,6 +1,7 @@
 //! A gateway on a real port, runners that really upgrade, and an API server that knows what the test says.
 
 use axum::body::Bytes;
+use camofleet_auth::token::{Issuer, PublicKeys, Signer, new_private_key};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewRef, RunnerRef};
 use camofleet_gateway::{
     Gateway,
@@ -8,7 +9,6 @@ use camofleet_gateway::{
     cache::session::{Key, Session, Standing},
     server::listener,
 };
-use camofleet_runner_api::token::{Issuer, PublicKeys, Signer, new_private_key};
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};

@@ -1,8 +1,8 @@
 //! The public listener: what clients can hold before one of their credentials was accepted, and which credentials that are.
 
 use crate::common::{ADMIN, Runner, Served, VIEWER, logged, serve_gateway, serve_gateway_with};
+use camofleet_auth::token::{Role, SessionToken};
 use camofleet_gateway::{server::admin, server::listener};
-use camofleet_runner_api::token::{Role, SessionToken};
 use camofleet_runtime::{
     client_address::TrustedProxies,
     server::{Counts, MAX_HEAD},

@@ -1,8 +1,8 @@
 //! The live view's door, its page, and the tokens that are given for it: against a runner whose display the test plays.
 
 use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
+use camofleet_auth::token::{Caller, Role, SessionToken};
 use camofleet_gateway::cache::session::{Finish, Standing};
-use camofleet_runner_api::token::{Caller, Role, SessionToken};
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};

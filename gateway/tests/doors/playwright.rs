@@ -1,13 +1,13 @@
 //! The way of a Playwright client.
 
 use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, logged, ready, serve_gateway, serve_gateway_with};
+use camofleet_auth::token::{Caller, Role};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     app,
     auth::StaticTokens,
     cache::session::{Finish, Standing},
 };
-use camofleet_runner_api::token::{Caller, Role};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
 use std::{

@@ -2,6 +2,7 @@
 //! end-to-end tests, with a real API server.
 
 use crate::common::{ADMIN, Runner, Served, VIEWER, key, ready, serve_gateway};
+use camofleet_auth::token::{Role, SessionToken};
 use camofleet_crds::{
     conditions::{self, READY, Truth},
     v1alpha1::{
@@ -15,7 +16,6 @@ use camofleet_gateway::{
     cache::session::{Finish, Key, Session, Standing},
     rest,
 };
-use camofleet_runner_api::token::{Role, SessionToken};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
     jiff::Timestamp,

@@ -17,7 +17,8 @@ use crate::{
     finalizers,
 };
 use anyhow::Context;
-use camofleet_runner_api::{keystore, token::Issuer, traces::Tracer};
+use camofleet_auth::{keystore, token::Issuer};
+use camofleet_runner_api::traces::Tracer;
 use clock::Clock;
 use election::Leadership;
 pub use election::NAME as LEASE;

@@ -2,10 +2,10 @@
 
 use crate::core::{BindFailure, Input, Report, Uid};
 use crate::io::{Shell, clock::Clock, election::Leadership, pace::Pace, traces::Begun};
+use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
     client::{CallError, EncodedState, RunnerClient},
-    token::Signer,
     traces::{KeyValue, SpanKind},
 };
 use std::{

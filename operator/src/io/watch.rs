@@ -4,13 +4,13 @@ use crate::core::{
     Change, Input, Namespace, Node, Uid,
     runner::pod_read::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
+use camofleet_auth::{
+    keystore::{self, PUBLIC_KEYS, TrustedKeys, public_key_secret},
+    token::Issuer,
+};
 use camofleet_crds::{
     v1alpha1::{BrowserSession, WorkerPool},
     watch::{self as caches, Pauses, Trimmed},
-};
-use camofleet_runner_api::{
-    keystore::{self, PUBLIC_KEYS, TrustedKeys, public_key_secret},
-    token::Issuer,
 };
 use futures::StreamExt;
 use http::Request;

@@ -6,10 +6,8 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::{header::AUTHORIZATION, request::Parts},
 };
-use camofleet_runner_api::{
-    Refusal, RefusalReason,
-    token::{Caller, PublicKeys, Role, TokenError},
-};
+use camofleet_auth::token::{Caller, PublicKeys, Role, TokenError};
+use camofleet_runner_api::{Refusal, RefusalReason};
 use camofleet_runtime::server::ConnectionHandle;
 use std::{
     fs,

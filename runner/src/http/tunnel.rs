@@ -16,8 +16,9 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
+use camofleet_auth::token::Role;
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner, token::Role};
+use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner};
 use camofleet_runtime::server::ConnectionHandle;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;

@@ -5,11 +5,11 @@
 
 pub mod rfb;
 
+use camofleet_auth::token::{Issuer, PublicKeys, Role, Signer, new_private_key};
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
     BindAnswer, BindRequest, PORT, PROBE_PORT, RunnerState, Session, SessionPhase,
     client::{CallError, RunnerClient},
-    token::{Issuer, PublicKeys, Role, Signer, new_private_key},
 };
 use futures::StreamExt;
 use std::{

@@ -5,8 +5,8 @@
 
 use crate::report;
 use anyhow::{Context, Result};
+use camofleet_auth::token::{Issuer, Role};
 use camofleet_e2e::{Space, clients::NodeClient, tokens::Key};
-use camofleet_runner_api::token::{Issuer, Role};
 use serde::Deserialize;
 use serde_json::json;
 

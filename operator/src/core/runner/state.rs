@@ -10,8 +10,9 @@ use crate::core::{
         report::Report,
     },
 };
+use camofleet_auth::token::PublicKeys;
 use camofleet_crds::v1alpha1::{Display, WorkerPool};
-use camofleet_runner_api::{Hot, RunnerState, SessionPhase, token::PublicKeys};
+use camofleet_runner_api::{Hot, RunnerState, SessionPhase};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
