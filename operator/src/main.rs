@@ -7,7 +7,7 @@ use camofleet_operator::{
     hooks::{self, Extent, Release},
     io::{self, Options},
 };
-use camofleet_runner_api::traces::{ENDPOINTS, KeyValue, Tracer};
+use camofleet_runtime::traces::{ENDPOINTS, KeyValue, Tracer};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};

@@ -14,10 +14,8 @@ use crate::config::{Flags, Settings};
 use crate::http::tunnel::Tunnels;
 use crate::supervisor::driver::Driver;
 use anyhow::Context;
-use camofleet_runner_api::{
-    HEAD_DEADLINE,
-    traces::{KeyValue, Tracer},
-};
+use camofleet_runner_api::HEAD_DEADLINE;
+use camofleet_runtime::traces::{KeyValue, Tracer};
 use camofleet_runtime::{
     client_address::TrustedProxies,
     files,

@@ -7,10 +7,8 @@
 //!     └── start page            until it is loaded
 //! ```
 
-use camofleet_runner_api::{
-    RefusalReason, RunnerState, Session, SessionPhase, StartPage, Tier,
-    traces::{KeyValue, Place, Span, SpanKind, Tracer},
-};
+use camofleet_runner_api::{RefusalReason, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 /// A request to bind a session that is traced.

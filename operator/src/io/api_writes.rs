@@ -13,7 +13,7 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},
     watch::Trimmed,
 };
-use camofleet_runner_api::traces::{KeyValue, SpanKind};
+use camofleet_runtime::traces::{KeyValue, SpanKind};
 use k8s_openapi::{
     api::{
         core::v1::Pod,

@@ -18,7 +18,7 @@ use crate::{
 };
 use anyhow::Context;
 use camofleet_auth::{keystore, token::Issuer};
-use camofleet_runner_api::traces::Tracer;
+use camofleet_runtime::traces::Tracer;
 use clock::Clock;
 use election::Leadership;
 pub use election::NAME as LEASE;

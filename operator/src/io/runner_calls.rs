@@ -6,8 +6,8 @@ use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
     BindRequest, RefusalReason,
     client::{CallError, EncodedState, RunnerClient},
-    traces::{KeyValue, SpanKind},
 };
+use camofleet_runtime::traces::{KeyValue, SpanKind};
 use std::{
     collections::HashMap,
     net::IpAddr,

@@ -10,7 +10,7 @@
 use crate::core::{Interval, Key, Observation};
 use crate::io::{clock::Clock, metrics::word_of};
 use camofleet_crds::v1alpha1::BrowserSession;
-use camofleet_runner_api::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;

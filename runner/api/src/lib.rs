@@ -1,13 +1,11 @@
-//! What a runner says and takes over HTTP: the types of its API, the operator's client for it, the traces of
-//! sessions' starts, and the scanner with which relays follow WebSocket frames.
+//! What a runner says and takes over HTTP: the types of its API, the operator's client for it, and the scanner with which relays
+//! follow WebSocket frames.
 //!
 //! The runner publishes one document, [`RunnerState`]: the whole truth about its slots and sessions, with a number that
 //! grows with every change. A reader that misses some of them lacks nothing, so there is no replay and there are no gaps.
 
 pub mod client;
 pub mod frames;
-#[cfg(feature = "traces")]
-pub mod traces;
 mod types;
 
 pub use types::*;

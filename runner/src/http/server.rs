@@ -16,9 +16,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use camofleet_runner_api::{
-    BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT, traces::Tracer,
-};
+use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT};
+use camofleet_runtime::traces::Tracer;
 use futures::stream;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};

@@ -1,8 +1,8 @@
-//! The trace of a session's start: spans that are made when they are over, and sent by OTLP where the environment asks for it.
+//! Exports spans by OTLP when the environment asks for it. A span is created when it ends.
 //!
-//! A session's trace has the session's UID as its id, and the root span has the UID's second half: whoever knows the session
-//! knows both, so a later leader goes on with the trace of the one before it. The API of OpenTelemetry chooses ids itself, so
-//! spans are made here as the data that its SDK exports.
+//! A trace follows one object: its id is the object's UID, and the id of its root span is the UID's second half. Each process that
+//! knows the object derives both, so a process that takes over continues the trace of its predecessor. OpenTelemetry's API always
+//! chooses ids itself, so this module builds the data that the SDK exports.
 
 use opentelemetry::{
     InstrumentationScope, Key,
@@ -38,9 +38,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// The root of a session's trace. None: its UID is no UUID.
-    pub fn root_of(session: &str) -> Option<Self> {
-        let digits: String = session.chars().filter(|digit| *digit != '-').collect();
+    /// The root of the trace of the object with this UID. None: the UID is no UUID.
+    pub fn root_of(uid: &str) -> Option<Self> {
+        let digits: String = uid.chars().filter(|digit| *digit != '-').collect();
         let trace = TraceId::from_hex(&digits).ok().filter(|_| digits.len() == 32)?;
         let span = SpanId::from_bytes(*trace.to_bytes().last_chunk()?);
         (span != SpanId::INVALID).then_some(Self { trace, span })
@@ -51,7 +51,8 @@ impl Place {
         Self { span: RandomIdGenerator::default().new_span_id(), ..self }
     }
 
-    /// Reads the value of [`TRACEPARENT`](crate::TRACEPARENT). None: it is not of the form of version 00, or the trace is not recorded.
+    /// Reads the value of a `traceparent` header (W3C Trace Context). None: it is not of the form of version 00, or the trace is not
+    /// recorded.
     pub fn read(header: &str) -> Option<Self> {
         let of_digits = header.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         let mut parts = header.split('-');
@@ -148,14 +149,15 @@ impl Tracer {
         Ok(Some(Self { processor, sampler, scope: InstrumentationScope::builder(service).build() }))
     }
 
-    /// The root of a session's trace, if that is one of those that are recorded.
-    pub fn root_of(&self, session: &str) -> Option<Place> {
-        let root = Place::root_of(session)?;
+    /// The root of the trace of the object with this UID, if that trace is recorded.
+    pub fn root_of(&self, uid: &str) -> Option<Place> {
+        let root = Place::root_of(uid)?;
         // The sampler takes the second half for a random number, and there a UUID says which kind of UUID it is.
         let mut bytes = root.trace.to_bytes();
         bytes.rotate_left(8);
         let trace = TraceId::from_bytes(bytes);
-        let sampled = self.sampler.should_sample(None, trace, "session.start", &SpanKind::Internal, &[], &[]);
+        // The samplers that the environment can choose do not read the name.
+        let sampled = self.sampler.should_sample(None, trace, "", &SpanKind::Internal, &[], &[]);
         (sampled.decision == SamplingDecision::RecordAndSample).then_some(root)
     }
 
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_named_by_the_session() {
+    fn a_trace_is_named_by_the_uid_of_its_object() {
         let root = Place::root_of(UID).expect("it is a UUID");
         assert_eq!(root.header(), "00-0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b-9a3b5c6d7e8f9a0b-01");
         let below = root.below();
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_sessions_are_traced_as_the_sampler_is_told() {
+    fn as_many_objects_are_traced_as_the_sampler_is_told() {
         let half = tracer(Sampler::TraceIdRatioBased(0.5));
         // UUIDs of version 4, of which the first eight bits are counted through.
         let uids = (0..=255_u8).map(|first| format!("{first:02x}2f6a5e-7c1d-4e8f-9a3b-5c6d7e8f9a0b"));
