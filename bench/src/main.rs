@@ -13,15 +13,12 @@ use camofleet_bench::{
     machine,
     simulator::Nodes,
 };
+use camofleet_runtime::{signals, tls};
 use clap::{Args, Parser, Subcommand};
 use cluster::ClusterScenario;
 use scenarios::{Compare, Hostile, Scenario, failures, on_a_cluster};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Runtime;
 
 /// Measures the operator on a real API server with simulated runners, or the fleet of dev/up with real browsers.
 #[derive(Debug, Parser)]
@@ -92,9 +89,8 @@ struct Attack {
 
 fn main() -> ExitCode {
     let Cli { setup, command } = Cli::parse();
-    // Chosen on purpose and first, or the first TLS connection would find none or two.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        eprintln!("error: another TLS provider is installed already");
+    if let Err(error) = tls::install_provider() {
+        eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }
     match run(setup, command) {
@@ -129,7 +125,7 @@ async fn measure(setup: Setup, scenario: Scenario) -> Result<()> {
         let report = scenario.run(harness).await?;
         Ok((report, harness.versions().await?))
     };
-    let (report, versions) = on_a_cluster(options, &interruption()?, measured).await?;
+    let (report, versions) = on_a_cluster(options, &signals::shutdown()?, measured).await?;
     report.print(machine, versions);
     Ok(())
 }
@@ -138,14 +134,14 @@ async fn measure_both(setup: Setup, compare: Compare) -> Result<()> {
     ensure!(setup.operator.is_none(), "give --operator-a and --operator-b instead of --operator");
     let operator = compare.operator_b().await?;
     let (options, machine) = (setup.options(Some(operator), MANY).await?, machine::describe());
-    let (comparison, versions) = compare.run(options, &interruption()?).await?;
+    let (comparison, versions) = compare.run(options, &signals::shutdown()?).await?;
     comparison.print(machine, versions);
     Ok(())
 }
 
 async fn measure_under_attack(setup: Setup, hostile: Hostile) -> Result<()> {
     let (options, machine) = (setup.options(None, FEW).await?, machine::describe());
-    let (comparison, versions) = hostile.run(options, &interruption()?).await?;
+    let (comparison, versions) = hostile.run(options, &signals::shutdown()?).await?;
     comparison.print(machine, versions);
     let failures = failures(&comparison);
     ensure!(failures.is_empty(), "not all holds that must:\n    {}", failures.join("\n    "));
@@ -171,19 +167,4 @@ impl Setup {
         let nodes = Nodes { count: self.nodes.unwrap_or(nodes.count), cpus: self.cpus.unwrap_or(nodes.cpus) };
         Ok(Options { kubernetes, operator, nodes, launch_time: Duration::from_millis(self.launch_milliseconds) })
     }
-}
-
-/// Cancelled when this process receives a termination signal.
-fn interruption() -> Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let interrupted = CancellationToken::new();
-    let told = interrupted.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        told.cancel();
-    });
-    Ok(interrupted)
 }

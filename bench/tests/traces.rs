@@ -12,6 +12,7 @@ use camofleet_bench::{
     simulator::Nodes,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
+use camofleet_runtime::tls;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -47,7 +48,7 @@ fn only<'a>(trace: &'a [Told], name: &str) -> &'a Told {
 
 #[tokio::test]
 async fn one_trace_from_the_create_to_ready() {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
+    tls::install_provider().unwrap();
     let options = Options {
         kubernetes: Kubernetes::find(None).await.unwrap(),
         operator: OperatorProgram::for_tests().await.unwrap(),

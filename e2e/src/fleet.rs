@@ -1,6 +1,7 @@
 //! The installed fleet: where it is, and what it is made of.
 
 use anyhow::{Context, Result, ensure};
+use camofleet_runtime::tls;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Config, ResourceExt,
@@ -31,7 +32,7 @@ impl Fleet {
     /// When there is no such file, or it is none.
     pub async fn find() -> Result<Self> {
         // The second of two in one process: the provider is there.
-        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        tls::install_provider().ok();
         let path = env::var_os("KUBECONFIG").map_or_else(|| dot_dev("kubeconfig"), PathBuf::from);
         let kubeconfig = Kubeconfig::read_from(&path)
             .with_context(|| format!("cannot read {}: run dev/up, or set KUBECONFIG", path.display()))?;

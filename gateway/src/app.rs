@@ -11,25 +11,14 @@ use camofleet_auth::{
     keystore::{self, Publication},
     token::Issuer,
 };
-use camofleet_runtime::{client_address::TrustedProxies, files, server::listen};
+use camofleet_runtime::{client_address::TrustedProxies, files, logging, server::listen, signals, tls};
 use clap::Parser;
 use ipnet::IpNet;
-use std::{
-    io::{self, IsTerminal},
-    net::SocketAddr,
-    path::PathBuf,
-    pin::pin,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tracing_subscriber::EnvFilter;
 
 /// `EX_USAGE` of sysexits.h: what the process was told makes no sense, and starting it again will not help.
 const USAGE: u8 = 64;
@@ -48,11 +37,11 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(error) = log_to_stderr() {
+    if let Err(error) = logging::init() {
         eprintln!("error: RUST_LOG cannot be understood: {error}");
         return ExitCode::from(USAGE);
     }
-    rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nothing was installed before");
+    tls::install_provider().expect("nothing was installed before");
     let runtime = tokio::runtime::Runtime::new().expect("the system gives threads and epoll, or nothing works");
     match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,29 +52,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// JSON unless a person looks. `RUST_LOG` is as tracing-subscriber documents it.
-fn log_to_stderr() -> Result<(), tracing_subscriber::filter::ParseError> {
-    let directives = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
-    let filter = EnvFilter::try_new(directives.as_deref().unwrap_or("info"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if std::io::stderr().is_terminal() {
-        logs.init();
-    } else {
-        logs.json().with_span_list(false).init();
-    }
-    Ok(())
-}
-
 async fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = files::raise_limit(u64::MAX) {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
-    let mut told_to_go = pin!(told_to_go()?);
-    let listener = bind(config.listen)?;
-    let admin_listener = bind(config.admin_listen)?;
+    let shutdown = signals::shutdown()?;
+    let listener = listen(config.listen)?;
+    let admin_listener = listen(config.admin_listen)?;
     let (gateway, watching, publication) = tokio::select! {
         connected = connect(config.namespace.clone(), config.ui, config.trusted_proxies) => connected?,
-        () = &mut told_to_go => return Ok(()),
+        () = shutdown.cancelled() => return Ok(()),
     };
 
     let mut parts = JoinSet::new();
@@ -109,15 +85,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
     tokio::select! {
-        () = told_to_go => {}
+        () = shutdown.cancelled() => {}
         Some(ended) = parts.join_next() => anyhow::bail!("a part of the gateway ended by itself: {ended:?}"),
     }
     drain(&gateway, LEAVE_ENDPOINTS).await;
     Ok(())
-}
-
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| format!("cannot listen on {address}"))
 }
 
 /// The gateway, a client of its own for the watches, and the publication of its public key.
@@ -148,15 +120,4 @@ pub async fn drain(gateway: &Gateway, leave_endpoints: Duration) {
         tracing::warn!(left = gateway.tasks.len(), "connections did not end in time and are cut");
     }
     tracing::info!("gone");
-}
-
-/// Waits for SIGTERM or SIGINT.
-fn told_to_go() -> io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -7,11 +7,13 @@ use camofleet_operator::{
     hooks::{self, Extent, Release},
     io::{self, Options},
 };
-use camofleet_runtime::traces::{ENDPOINTS, KeyValue, Tracer};
+use camofleet_runtime::{
+    logging, signals, tls,
+    traces::{ENDPOINTS, KeyValue, Tracer},
+};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
-use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 /// Schedules browser sessions onto runner pods.
 #[derive(Debug, Parser)]
@@ -109,10 +111,11 @@ fn public_url(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
-    log();
-    // Chosen on purpose and first, or the first TLS connection would find none or two.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::error!("another TLS provider is installed already");
+    if let Err(error) = logging::init() {
+        tracing::warn!(%error, "ignored RUST_LOG, which is invalid");
+    }
+    if let Err(error) = tls::install_provider() {
+        tracing::error!(%error, "cannot start");
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Runtime::new() {
@@ -151,7 +154,7 @@ async fn obey(command: Command) -> anyhow::Result<()> {
                 admin_listen: flags.admin_listen,
                 tracer: tracer.clone(),
             };
-            let ended = io::run(options, stop()?).await;
+            let ended = io::run(options, signals::shutdown()?.cancelled_owned()).await;
             if let Some(tracer) = tracer {
                 tracer.finish();
             }
@@ -172,25 +175,4 @@ async fn obey(command: Command) -> anyhow::Result<()> {
 
 async fn client() -> anyhow::Result<kube::Client> {
     kube::Client::try_default().await.context("cannot find out how to reach the API server")
-}
-
-/// Ends at SIGTERM or SIGINT.
-fn stop() -> anyhow::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        logs.init();
-    } else {
-        logs.json().flatten_event(true).init();
-    }
 }

@@ -15,21 +15,17 @@ use crate::http::tunnel::Tunnels;
 use crate::supervisor::driver::Driver;
 use anyhow::Context;
 use camofleet_runner_api::HEAD_DEADLINE;
-use camofleet_runtime::traces::{KeyValue, Tracer};
 use camofleet_runtime::{
     client_address::TrustedProxies,
-    files,
+    files, logging,
     server::{Limits, Server, listen},
+    signals,
+    traces::{KeyValue, Tracer},
 };
 use clap::Parser;
 use nix::sys::prctl::set_dumpable;
-use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing_subscriber::EnvFilter;
 
 /// Exit code for a bad command line or environment (EX_USAGE of sysexits.h).
 const BAD_USAGE: u8 = 64;
@@ -72,7 +68,9 @@ fn main() -> ExitCode {
             return BAD_USAGE.into();
         }
     };
-    log();
+    if let Err(error) = logging::init() {
+        tracing::warn!(%error, "ignored RUST_LOG, which is invalid");
+    }
     let tracer = tracer(&settings.pod_uid);
     let ended = run(settings, tracer.clone());
     if let Some(tracer) = tracer {
@@ -85,12 +83,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() { subscriber.init() } else { subscriber.json().init() }
 }
 
 /// What traces are sent by. A runner serves its sessions whether they are traced or not.
@@ -111,9 +103,9 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     let state_dir = &settings.browser.state_dir;
     supervisor::stack::prepare(state_dir)
         .with_context(|| format!("cannot clean the state directory {}", state_dir.display()))?;
-    let listener = bind(settings.listen)?;
-    let probe_listener = bind(settings.probe_listen)?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let listener = listen(settings.listen)?;
+    let probe_listener = listen(settings.probe_listen)?;
+    let shutdown = signals::shutdown().context("cannot handle signals")?;
 
     tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "runner starts");
     let slots = settings.plan.slots;
@@ -135,10 +127,8 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
         http::server::router(http::server::App { gate, runner: runner.clone(), tracer, tunnels: Arc::new(tunnels) });
     let api = serve(server("api", limits), listener, api);
     tokio::spawn(async move {
-        while terminate.recv().await.is_some() {
-            tracing::info!("told to go: no more sessions are taken");
-            runner.report(core::Event::Drain);
-        }
+        shutdown.cancelled().await;
+        runner.report(core::Event::Drain);
     });
 
     driver.run().await;
@@ -149,8 +139,4 @@ async fn run(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<
     // What is not answered by then is cut off.
     tokio::time::timeout(LAST_ANSWERS_TIMEOUT, connections.wait()).await.ok();
     Ok(())
-}
-
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| format!("cannot listen on {address}"))
 }

@@ -9,6 +9,7 @@ use camofleet_bench::{
     simulator::Nodes,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec};
+use camofleet_runtime::tls;
 use std::{
     fs,
     future::Future,
@@ -55,7 +56,7 @@ pub fn on_nodes(nodes: Nodes, name: &str, test: impl AsyncFnOnce(&mut Harness) -
 pub fn programs() -> &'static (Kubernetes, OperatorProgram) {
     static PROGRAMS: OnceLock<(Kubernetes, OperatorProgram)> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
-        rustls::crypto::aws_lc_rs::default_provider().install_default().expect("no other TLS provider is there");
+        tls::install_provider().expect("no other TLS provider is there");
         let finding = async { anyhow::Ok((Kubernetes::find(None).await?, OperatorProgram::for_tests().await?)) };
         runtime().block_on(finding).expect("the programs are there or can be built")
     })

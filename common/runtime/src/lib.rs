@@ -1,11 +1,17 @@
 //! What the operator, the gateway and the runner share as processes. It knows nothing of browsers, sessions or Kubernetes.
 //!
-//! [`server`] serves HTTP/1.1 to clients that it does not trust yet, [`client_address`] finds a client's address behind proxies,
-//! [`tcp`] sets up connections, [`files`] raises the limit of open files, and `traces` exports spans.
+//! [`server`] serves HTTP/1.1 to clients that it does not trust yet, [`admin`] serves probes and metrics, [`client_address`] finds a
+//! client's address behind proxies, and [`tcp`] sets up connections. [`logging`], `traces` and `tls` are set up once, at the start
+//! of the process; [`signals`] tells when to end it, and [`files`] raises the limit of open files.
 
+pub mod admin;
 pub mod client_address;
 pub mod files;
+pub mod logging;
 pub mod server;
+pub mod signals;
 pub mod tcp;
+#[cfg(feature = "kube")]
+pub mod tls;
 #[cfg(feature = "traces")]
 pub mod traces;

@@ -17,7 +17,7 @@ use axum::{
     routing::{get, post, put},
 };
 use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT};
-use camofleet_runtime::traces::Tracer;
+use camofleet_runtime::{admin, traces::Tracer};
 use futures::stream;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
@@ -59,7 +59,7 @@ impl IntoResponse for Refused {
 
 /// The kubelet's probes, which take no token.
 pub(crate) fn probes(runner: Runner) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(runner)
+    admin::probes(move || not_ready(&runner))
 }
 
 /// The API, behind a token, and for one version more the probes: pods whose shape was published by an operator that does not know
@@ -77,15 +77,13 @@ pub(crate) fn router(app: App) -> Router {
         .merge(probes)
 }
 
-async fn ready(State(runner): State<Runner>) -> Response {
+fn not_ready(runner: &Runner) -> Option<String> {
     let published = runner.published();
     let published = published.borrow();
     match (published.ready, &published.state.launch_error) {
-        (true, _) => "ok\n".into_response(),
-        (false, Some(error)) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("browsers cannot be launched: {error}\n")).into_response()
-        }
-        (false, None) => (StatusCode::SERVICE_UNAVAILABLE, "no sessions are taken, and none is here\n").into_response(),
+        (true, _) => None,
+        (false, Some(error)) => Some(format!("browsers cannot be launched: {error}")),
+        (false, None) => Some("no sessions are taken, and none is here".to_owned()),
     }
 }
 

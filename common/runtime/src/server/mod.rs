@@ -40,11 +40,23 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// overflows the queue, and a client whose SYN is dropped tries again after 1 s at the earliest (RFC 6298).
 const BACKLOG: u32 = 4096;
 
+/// An address cannot be listened on: it is not this machine's, or in use.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
 /// Listens on an address, with a queue that is long enough for a flood of newcomers.
 ///
 /// # Errors
-/// The address is not this machine's, or in use.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// See [`ListenError`].
+pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    bind(address).map_err(|source| ListenError { address, source })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

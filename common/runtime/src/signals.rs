@@ -1,0 +1,24 @@
+//! Signals that ask the process to end.
+
+use std::io;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that the first SIGTERM or SIGINT cancels. From this call on neither ends the process by itself.
+///
+/// # Errors
+/// The system does not let the process handle a signal.
+pub fn shutdown() -> io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let received = CancellationToken::new();
+    let shutdown = received.clone();
+    tokio::spawn(async move {
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal, "received shutdown signal");
+        received.cancel();
+    });
+    Ok(shutdown)
+}
