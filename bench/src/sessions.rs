@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 use camofleet_crds::{
     conditions::FINISHED,
     v1alpha1::{BrowserSession, SessionState},
-    watch::Pauses,
 };
+use camofleet_runtime::watch::Pauses;
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, Client, Resource, ResourceExt,

@@ -5,8 +5,8 @@ mod bounds;
 pub mod conditions;
 pub mod names;
 pub mod queue;
+pub mod trimmed;
 pub mod v1alpha1;
-pub mod watch;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

@@ -17,9 +17,10 @@ use crate::{
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use camofleet_crds::{
+    trimmed::Trimmed,
     v1alpha1::{BrowserSession, WorkerPool},
-    watch::{self as caches, Pauses, Trimmed},
 };
+use camofleet_runtime::watch::{self as caches, Pauses};
 use futures::{Stream, StreamExt};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{

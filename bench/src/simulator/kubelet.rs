@@ -8,8 +8,8 @@ use super::{
 };
 use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;
-use camofleet_crds::watch::Pauses;
 use camofleet_runner_api::Hot;
+use camofleet_runtime::watch::Pauses;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::{
     api::core::v1::{Container, Node, Pod},

@@ -1,7 +1,7 @@
 //! What the operator, the gateway and the runner share as processes. It knows nothing of browsers, sessions or Kubernetes.
 //!
 //! [`server`] serves HTTP/1.1 to clients that it does not trust yet, [`admin`] serves probes and metrics, [`client_address`] finds a
-//! client's address behind proxies, and [`tcp`] sets up connections. [`logging`], `traces` and `tls` are set up once, at the start
+//! client's address behind proxies, [`tcp`] sets up connections, and `watch` follows the API server's objects. [`logging`], `traces` and `tls` are set up once, at the start
 //! of the process; [`signals`] tells when to end it, and [`files`] raises the limit of open files.
 
 pub mod admin;
@@ -15,3 +15,5 @@ pub mod tcp;
 pub mod tls;
 #[cfg(feature = "traces")]
 pub mod traces;
+#[cfg(feature = "kube")]
+pub mod watch;

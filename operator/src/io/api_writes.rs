@@ -10,8 +10,8 @@ use crate::core::{
 };
 use crate::io::Shell;
 use camofleet_crds::{
+    trimmed::Trimmed,
     v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},
-    watch::Trimmed,
 };
 use camofleet_runtime::traces::{KeyValue, SpanKind};
 use k8s_openapi::{

@@ -9,9 +9,10 @@ use camofleet_auth::{
     token::Issuer,
 };
 use camofleet_crds::{
+    trimmed::Trimmed,
     v1alpha1::{BrowserSession, WorkerPool},
-    watch::{self as caches, Pauses, Trimmed},
 };
+use camofleet_runtime::watch::{self as caches, Pauses};
 use futures::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;

@@ -1,23 +1,10 @@
-//! What the watch caches of operator and gateway have in common: how a broken watch is retried, and how much of an object's
-//! metadata is kept.
+//! How much of an object's metadata the watch caches of operator and gateway keep.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{
-    Resource,
-    api::ObjectMeta,
-    runtime::{
-        utils::Backoff,
-        watcher::{self, DefaultBackoff},
-    },
-};
+use kube::{Resource, api::ObjectMeta};
 use serde::{Deserialize, Deserializer};
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap};
 
-/// A watch that was broken begins again after so long at most.
-const LONGEST: Duration = Duration::from_secs(5);
-/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a page is read whole before it is
-/// parsed: kube's default of 500 could exceed the memory limit of the process.
-const PAGE_SIZE: u32 = 50;
 /// The labels that are read: those of runner pods.
 const LABELS: [&str; 4] =
     ["app.kubernetes.io/name", "camofleet.dev/ordinal", "camofleet.dev/pool", "camofleet.dev/revision"];
@@ -27,30 +14,6 @@ const ANNOTATIONS: [&str; 2] = ["camofleet.dev/labels", "camofleet.dev/public-ke
 const VALUE_BYTES: usize = 8 * 1024;
 /// Bytes of a controller reference that is kept. Names have at most 253 characters, but the API server does not check that here.
 const OWNER_BYTES: usize = 1024;
-
-/// The pauses of a watch after failures: kube's own, which grow from 0.8 s, but not up to 30 s. Sessions wait until an API server
-/// that is back is heard, and these are a few watches, not one of each node.
-#[derive(Default)]
-pub struct Pauses(DefaultBackoff);
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|pause| pause.min(LONGEST))
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0.reset();
-    }
-}
-
-/// The configuration with which every watch starts: the memory that a list takes is bounded.
-pub fn config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE_SIZE)
-}
 
 /// An object whose metadata was trimmed while it was deserialized, so that caches hold only what is read. A user who may create an
 /// object may attach 256 KiB of annotations and any number of labels to it.
@@ -136,12 +99,6 @@ mod tests {
     use k8s_openapi::api::core::v1::{Namespace, Pod};
     use kube::core::DeserializeGuard;
     use serde_json::{Value, json};
-
-    #[test]
-    fn pauses_grow_but_not_far() {
-        let pauses: Vec<_> = Pauses::default().take(20).collect();
-        assert!(pauses[0] < LONGEST && pauses[19] == LONGEST, "{pauses:?}");
-    }
 
     fn object(kind: &str, spec: &Value) -> Value {
         let labels: BTreeMap<String, String> =
