@@ -1,7 +1,7 @@
 //! How much of an object's metadata the watch caches of operator and gateway keep.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{Resource, api::ObjectMeta};
+use kube::{Resource, api::ObjectMeta, core::DeserializeGuard};
 use serde::{Deserialize, Deserializer};
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -33,6 +33,12 @@ where
         let kind = K::kind(&K::DynamicType::default()).into_owned();
         trim(object.meta_mut(), &kind);
         Ok(Self(object))
+    }
+}
+
+impl<K> From<Trimmed<DeserializeGuard<K>>> for DeserializeGuard<K> {
+    fn from(Trimmed(object): Trimmed<Self>) -> Self {
+        object
     }
 }
 
@@ -97,7 +103,6 @@ mod tests {
     use super::*;
     use crate::v1alpha1::{BrowserSession, WorkerPool};
     use k8s_openapi::api::core::v1::{Namespace, Pod};
-    use kube::core::DeserializeGuard;
     use serde_json::{Value, json};
 
     fn object(kind: &str, spec: &Value) -> Value {

@@ -7,6 +7,7 @@ use crate::core::{
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, StartTier, WorkerPool, WorkerPoolStatus};
 use camofleet_runner_api::{BindAnswer, BindRequest};
+pub use camofleet_runtime::watch::Change;
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -128,17 +129,6 @@ pub enum Input {
         /// The new object, when it is still there.
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     },
-}
-
-/// News from a watch.
-#[derive(Clone, Debug)]
-pub enum Change<T> {
-    /// All that there is; what is not among them is gone.
-    All(Vec<T>),
-    /// New or changed.
-    Applied(T),
-    /// Gone.
-    Gone(T),
 }
 
 /// What of a node matters here.

@@ -1,7 +1,7 @@
 //! The watches: everything that the core is told of the cluster.
 
 use crate::core::{
-    Change, Input, Namespace, Node, Uid,
+    Change, Input, Namespace, Node,
     runner::pod_read::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
 use camofleet_auth::{
@@ -12,8 +12,7 @@ use camofleet_crds::{
     trimmed::Trimmed,
     v1alpha1::{BrowserSession, WorkerPool},
 };
-use camofleet_runtime::watch::{self as caches, Pauses};
-use futures::StreamExt;
+use camofleet_runtime::watch as caches;
 use http::Request;
 use http_body_util::BodyExt;
 use k8s_openapi::{
@@ -21,16 +20,13 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{
-    Api, Client, Config, Resource, ResourceExt,
-    api::ObjectMeta,
-    client::Body,
-    core::{DeserializeGuard, error_boundary::InvalidObject},
-    runtime::{WatchStreamExt, watcher},
+    Api, Client, Config, Resource, ResourceExt, api::ObjectMeta, client::Body, core::DeserializeGuard, runtime::watcher,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt::Debug,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -168,6 +164,7 @@ pub(super) fn is_warm(read: usize) -> bool {
     read >= KINDS
 }
 
+/// Follows the objects, and counts their first complete list in `read`.
 async fn follow<K, T>(
     api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
@@ -176,127 +173,18 @@ async fn follow<K, T>(
     mut tell: impl FnMut(Change<T>),
 ) where
     K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
-    K::DynamicType: Default + Clone + Eq + std::hash::Hash,
+    K::DynamicType: Default + Clone + Eq + Hash,
     T: Clone,
 {
-    let mut known = Known::default();
     let mut first = true;
-    let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                if let Some(change) = known.take_in(event, &understand) {
-                    let listed = matches!(change, Change::All(_));
-                    tell(change);
-                    if listed && std::mem::take(&mut first) {
-                        read.send_modify(|read| *read += 1);
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "a watch was broken and goes on after a pause"),
+    let changed = move |change| {
+        let listed = matches!(change, Change::All(_));
+        tell(change);
+        if listed && std::mem::take(&mut first) {
+            read.send_modify(|read| *read += 1);
         }
-    }
-}
-
-/// What a watch has shown, by UID, and what was last understood of each. An object that cannot be understood, as one that a
-/// later version wrote, does not stop the others, and stands for what it was before: it has not gone.
-struct Known<T> {
-    objects: HashMap<Uid, Shown<T>>,
-    /// A list that is being read.
-    listed: HashMap<Uid, Shown<T>>,
-}
-
-#[derive(Clone)]
-struct Shown<T> {
-    /// None: it never was understood, or is none of ours.
-    understood: Option<T>,
-    /// It was told of that it cannot be understood.
-    reported: bool,
-}
-
-impl<T> Default for Known<T> {
-    fn default() -> Self {
-        Self { objects: HashMap::new(), listed: HashMap::new() }
-    }
-}
-
-impl<T: Clone> Known<T> {
-    fn take_in<K>(
-        &mut self,
-        event: watcher::Event<Trimmed<DeserializeGuard<K>>>,
-        understand: impl Fn(K) -> Option<T>,
-    ) -> Option<Change<T>>
-    where
-        K: Resource,
-        K::DynamicType: Default,
-    {
-        match event {
-            watcher::Event::Init => {
-                self.listed.clear();
-                None
-            }
-            watcher::Event::InitApply(Trimmed(object)) => {
-                let uid = uid_of(&object);
-                let (_, shown) = self.shown(object, understand);
-                self.listed.insert(uid, shown);
-                None
-            }
-            watcher::Event::InitDone => {
-                self.objects = std::mem::take(&mut self.listed);
-                Some(Change::All(self.objects.values().filter_map(|shown| shown.understood.clone()).collect()))
-            }
-            watcher::Event::Apply(Trimmed(object)) => {
-                let uid = uid_of(&object);
-                let (news, shown) = self.shown(object, understand);
-                let is_ours = shown.understood.is_some();
-                let former = self.objects.insert(uid, shown).and_then(|shown| shown.understood);
-                // One that stopped being ours, such as a runner pod that lost its owner, is gone for the core.
-                news.map(Change::Applied).or_else(|| former.filter(|_| !is_ours).map(Change::Gone))
-            }
-            watcher::Event::Delete(Trimmed(object)) => {
-                let former = self.objects.remove(&uid_of(&object)).and_then(|shown| shown.understood);
-                object.0.ok().and_then(understand).or(former).map(Change::Gone)
-            }
-        }
-    }
-
-    /// What is new in an object, and what it stands for from now on.
-    fn shown<K>(&self, object: DeserializeGuard<K>, understand: impl Fn(K) -> Option<T>) -> (Option<T>, Shown<T>)
-    where
-        K: Resource,
-        K::DynamicType: Default,
-    {
-        match object.0 {
-            Ok(object) => {
-                let understood = understand(object);
-                (understood.clone(), Shown { understood, reported: false })
-            }
-            Err(InvalidObject { error, metadata }) => {
-                let uid = metadata.uid.unwrap_or_default();
-                let former = self.objects.get(&uid);
-                let understood = former.and_then(|shown| shown.understood.clone());
-                if !former.is_some_and(|shown| shown.reported) {
-                    let kind = K::kind(&K::DynamicType::default()).into_owned();
-                    let (namespace, name) = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
-                    let treated_as =
-                        if understood.is_some() { "it counts as what it was before" } else { "it is left alone" };
-                    tracing::error!(
-                        kind,
-                        namespace,
-                        name,
-                        error,
-                        treated_as,
-                        "an object cannot be understood: correct it, delete it, or run the operator's version that knows it"
-                    );
-                }
-                (None, Shown { understood, reported: true })
-            }
-        }
-    }
-}
-
-fn uid_of(object: &impl Resource) -> Uid {
-    object.meta().uid.clone().unwrap_or_default()
+    };
+    caches::follow(api, config, understand, changed).await;
 }
 
 fn sender<T: Send + 'static>(
@@ -401,7 +289,6 @@ mod tests {
         convert::Infallible,
         sync::atomic::{AtomicUsize, Ordering},
     };
-    use watcher::Event;
 
     #[tokio::test]
     async fn a_watch_is_heard_by_all_that_comes_but_refusals() {
@@ -465,63 +352,5 @@ mod tests {
         let Change::All(sessions) = change else { panic!("a list begins: {change:?}") };
         let metadata = serde_json::to_value(&sessions[0].metadata).unwrap();
         assert_eq!(metadata, json!({ "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7" }));
-    }
-
-    fn pool(uid: &str, engine: &str) -> Trimmed<DeserializeGuard<WorkerPool>> {
-        let pool = json!({
-            "apiVersion": "camofleet.dev/v1alpha1", "kind": "WorkerPool",
-            "metadata": { "namespace": "ns", "name": uid, "uid": uid }, "spec": { "engine": engine },
-        });
-        serde_json::from_value(pool).unwrap()
-    }
-
-    /// What the core is told, as a word and the names of the pools.
-    fn told(
-        known: &mut Known<String>,
-        event: Event<Trimmed<DeserializeGuard<WorkerPool>>>,
-    ) -> Option<(&'static str, Vec<String>)> {
-        let change = known.take_in(event, |pool| Some(pool.name_any()))?;
-        Some(match change {
-            Change::All(mut all) => {
-                all.sort();
-                ("all", all)
-            }
-            Change::Applied(pool) => ("applied", vec![pool]),
-            Change::Gone(pool) => ("gone", vec![pool]),
-        })
-    }
-
-    fn list(known: &mut Known<String>, pools: Vec<Trimmed<DeserializeGuard<WorkerPool>>>) -> Vec<String> {
-        told(known, Event::Init);
-        for pool in pools {
-            assert_eq!(told(known, Event::InitApply(pool)), None);
-        }
-        told(known, Event::InitDone).unwrap().1
-    }
-
-    #[test]
-    fn what_cannot_be_understood_is_not_gone_until_it_is_deleted() {
-        let mut known = Known::default();
-        assert_eq!(list(&mut known, vec![pool("a", "Firefox"), pool("b", "Firefox"), pool("c", "Lynx")]), ["a", "b"]);
-        assert_eq!(told(&mut known, Event::Apply(pool("a", "Lynx"))), None);
-        assert_eq!(list(&mut known, vec![pool("a", "Lynx"), pool("b", "Lynx"), pool("c", "Lynx")]), ["a", "b"]);
-        assert!(known.objects.values().all(|shown| shown.reported), "each was reported, and is not again");
-        assert_eq!(told(&mut known, Event::Delete(pool("a", "Lynx"))), Some(("gone", vec!["a".into()])));
-        assert_eq!(told(&mut known, Event::Delete(pool("c", "Lynx"))), None);
-        assert_eq!(told(&mut known, Event::Apply(pool("b", "Firefox"))), Some(("applied", vec!["b".into()])));
-        assert_eq!(list(&mut known, Vec::new()), Vec::<String>::new());
-    }
-
-    #[test]
-    fn an_object_that_stops_being_ours_is_gone() {
-        let mut known = Known::default();
-        let mut take_in = |event, is_ours: bool| {
-            let change = known.take_in(event, |pool: WorkerPool| is_ours.then(|| pool.name_any()));
-            change.map(|change| format!("{change:?}"))
-        };
-        assert_eq!(take_in(Event::Apply(pool("a", "Firefox")), true).unwrap(), r#"Applied("a")"#);
-        assert_eq!(take_in(Event::Apply(pool("a", "Firefox")), false).unwrap(), r#"Gone("a")"#);
-        assert_eq!(take_in(Event::Apply(pool("a", "Firefox")), false), None);
-        assert_eq!(take_in(Event::Delete(pool("a", "Firefox")), false), None);
     }
 }
