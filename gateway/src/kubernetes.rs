@@ -7,7 +7,7 @@ use crate::{
     auth::{Role, StaticTokens},
     cache::{
         changes::Changed,
-        pools::Pools,
+        pools::{Pools, without_shape},
         session::{Key, Session},
         sessions::Sessions,
     },
@@ -20,21 +20,18 @@ use camofleet_crds::{
     trimmed::Trimmed,
     v1alpha1::{BrowserSession, WorkerPool},
 };
-use camofleet_runtime::watch::{self as caches, Pauses};
-use futures::{Stream, StreamExt};
+use camofleet_runtime::watch::{self, Change};
+use futures::StreamExt;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
-    core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt::Debug, pin::pin, time::Duration};
-use tokio::{sync::watch, time::timeout};
+use std::{collections::BTreeMap, fmt::Debug, pin::pin, sync::Arc, time::Duration};
+use tokio::{sync::watch::Sender, time::timeout};
 
 /// The Secret with the static tokens, in the release's namespace.
 pub const TOKENS: &str = "camofleet-tokens";
@@ -46,34 +43,28 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a watch keeps up to date.
 trait Cache {
     type Object;
-    /// A list begins. What is known stays until it ends.
-    fn begin_list(&self);
-    /// The list is complete: what it lacks is gone. Says what changed by that.
-    fn end_list(&self) -> Vec<Key>;
+    /// The part of an object that is kept.
+    fn kept(object: Self::Object) -> Self::Object;
+    /// Takes the complete list. Says what changed by it.
+    fn replace_all(&self, objects: Vec<(Key, Arc<Self::Object>)>) -> Vec<Key>;
     /// Whether that is news.
-    fn put(&self, key: Key, object: Self::Object) -> bool;
-    /// It is there, and this version cannot read it. Whether it is known from before, and counts as what it was.
-    fn keep(&self, key: &Key, uid: &str) -> bool;
+    fn put(&self, key: Key, object: Arc<Self::Object>) -> bool;
     fn remove(&self, key: &Key);
 }
 
 impl Cache for Sessions {
     type Object = BrowserSession;
 
-    fn begin_list(&self) {
-        self.begin_list();
+    fn kept(object: BrowserSession) -> BrowserSession {
+        object
     }
 
-    fn end_list(&self) -> Vec<Key> {
-        self.end_list()
+    fn replace_all(&self, objects: Vec<(Key, Arc<BrowserSession>)>) -> Vec<Key> {
+        self.replace_all(objects.into_iter().map(|(key, object)| (key, Session::of(object))).collect())
     }
 
-    fn put(&self, key: Key, object: BrowserSession) -> bool {
+    fn put(&self, key: Key, object: Arc<BrowserSession>) -> bool {
         self.put(key, Session::of(object))
-    }
-
-    fn keep(&self, key: &Key, uid: &str) -> bool {
-        self.keep(key, uid)
     }
 
     fn remove(&self, key: &Key) {
@@ -84,20 +75,16 @@ impl Cache for Sessions {
 impl Cache for Pools {
     type Object = WorkerPool;
 
-    fn begin_list(&self) {
-        self.begin_list();
+    fn kept(object: WorkerPool) -> WorkerPool {
+        without_shape(object)
     }
 
-    fn end_list(&self) -> Vec<Key> {
-        self.end_list()
+    fn replace_all(&self, objects: Vec<(Key, Arc<WorkerPool>)>) -> Vec<Key> {
+        self.replace_all(objects)
     }
 
-    fn put(&self, key: Key, object: WorkerPool) -> bool {
+    fn put(&self, key: Key, object: Arc<WorkerPool>) -> bool {
         self.put(key, object)
-    }
-
-    fn keep(&self, key: &Key, uid: &str) -> bool {
-        self.keep(key, uid)
     }
 
     fn remove(&self, key: &Key) {
@@ -122,37 +109,25 @@ where
         Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     // Guarded: one object that this version cannot read must not keep the others from being seen.
-    let mut events = pin!(events(Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client), caches::config()));
-    while let Some(event) = events.next().await {
-        match event {
-            Event::Init => cache.begin_list(),
-            Event::InitDone => cache.end_list().into_iter().for_each(&changed),
-            Event::InitApply(Trimmed(object)) | Event::Apply(Trimmed(object)) => {
-                let key = key_of(&object);
-                let is_news = match object.0 {
-                    Ok(object) => cache.put(key.clone(), object),
-                    Err(InvalidObject { error, metadata }) => {
-                        let is_known = cache.keep(&key, metadata.uid.as_deref().unwrap_or_default());
-                        let treated_as = if is_known { "it counts as what it was before" } else { "it is left out" };
-                        let kind = C::Object::kind(&());
-                        tracing::error!(%kind, %key, error, treated_as, "this gateway cannot read an object");
-                        if !is_known {
-                            cache.remove(&key);
-                        }
-                        !is_known
-                    }
-                };
-                if is_news {
-                    changed(key);
-                }
-            }
-            Event::Delete(Trimmed(object)) => {
-                let key = key_of(&object);
-                cache.remove(&key);
+    let api = Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client);
+    let apply = |change: Change<Arc<C::Object>>| match change {
+        Change::All(objects) => {
+            let objects = objects.into_iter().map(|object| (key_of(object.as_ref()), object)).collect();
+            cache.replace_all(objects).into_iter().for_each(&changed);
+        }
+        Change::Applied(object) => {
+            let key = key_of(object.as_ref());
+            if cache.put(key.clone(), object) {
                 changed(key);
             }
         }
-    }
+        Change::Gone(object) => {
+            let key = key_of(object.as_ref());
+            cache.remove(&key);
+            changed(key);
+        }
+    };
+    watch::follow(api, watch::config(), |object| Some(Arc::new(C::kept(object))), apply).await;
 }
 
 /// Asks the API server itself for the session that has this name now, if there is one.
@@ -211,10 +186,10 @@ async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, 
 }
 
 /// Keeps the static tokens as the Secret has them, for ever, and makes the Secret when it is not there.
-pub async fn follow_tokens(client: Client, namespace: &str, tokens: &watch::Sender<Option<StaticTokens>>) {
+pub async fn follow_tokens(client: Client, namespace: &str, tokens: &Sender<Option<StaticTokens>>) {
     let api = Api::<Secret>::namespaced(client, namespace);
     let only_ours = watcher::Config::default().fields(&format!("metadata.name={TOKENS}"));
-    let mut events = pin!(events(api.clone(), only_ours));
+    let mut events = pin!(watch::events(api.clone(), only_ours));
     let mut listed = None;
     while let Some(event) = events.next().await {
         match event {
@@ -231,7 +206,7 @@ pub async fn follow_tokens(client: Client, namespace: &str, tokens: &watch::Send
     }
 }
 
-fn publish(tokens: &watch::Sender<Option<StaticTokens>>, secret: &Secret) {
+fn publish(tokens: &Sender<Option<StaticTokens>>, secret: &Secret) {
     let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let read = StaticTokens::parse(data);
     if read.is_empty() {
@@ -243,7 +218,7 @@ fn publish(tokens: &watch::Sender<Option<StaticTokens>>, secret: &Secret) {
 }
 
 /// Makes the Secret with one new token for each role. The watch tells of it, and of another replica's that was faster.
-async fn make_tokens(api: &Api<Secret>, tokens: &watch::Sender<Option<StaticTokens>>) {
+async fn make_tokens(api: &Api<Secret>, tokens: &Sender<Option<StaticTokens>>) {
     // What was good before the Secret went is good no more.
     tokens.send_if_modified(|known| known.as_mut().is_some_and(|known| !std::mem::take(known).is_empty()));
     let data = Role::ALL.map(|role| (role.as_str().to_owned(), ByteString(new_token().into_bytes())));
@@ -267,16 +242,6 @@ fn new_token() -> String {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// The events of a watch without its errors, which are logged; it begins again after each, by itself and not too fast.
-fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    watcher(api, config).backoff(Pauses::default()).filter_map(|event| async {
-        event.inspect_err(|error| tracing::warn!(%error, kind = %K::kind(&()), "a watch broke and begins again")).ok()
-    })
 }
 
 fn key_of(object: &impl ResourceExt) -> Key {

@@ -262,6 +262,23 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_understood_is_not_what_had_its_name_before() {
+        let mut known = Known::default();
+        let named = |uid: &str, data| {
+            let mut object = object(uid, data);
+            let metadata = match &mut object.0 {
+                Ok(object) => &mut object.metadata,
+                Err(error) => &mut error.metadata,
+            };
+            metadata.name = Some("same".into());
+            object
+        };
+        let (readable, unreadable) = (json!({ "key": "text" }), json!({ "key": 1 }));
+        assert_eq!(list(&mut known, vec![named("a", readable)]), ["same"]);
+        assert_eq!(list(&mut known, vec![named("b", unreadable)]), Vec::<String>::new());
+    }
+
+    #[test]
     fn an_object_that_stops_being_ours_is_gone() {
         let mut known = Known::default();
         let mut take_in = |event: Event<Guarded>, is_ours: bool| {

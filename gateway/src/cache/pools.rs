@@ -15,57 +15,36 @@ pub struct Pools(Mutex<Cache>);
 #[derive(Default)]
 struct Cache {
     known: BTreeMap<Key, Arc<WorkerPool>>,
-    /// While a list is read: what it holds so far.
-    listed: Option<BTreeMap<Key, Arc<WorkerPool>>>,
     read: bool,
 }
 
-impl Pools {
-    /// A list begins. What is known stays until it ends.
-    pub fn begin_list(&self) {
-        self.cache().listed = Some(BTreeMap::new());
+/// The pool without the shape of its runner pods: it is the largest part of a pool, and the gateway does not read it.
+pub fn without_shape(mut pool: WorkerPool) -> WorkerPool {
+    pool.spec.template = RunnerTemplate::default();
+    if let Some(status) = &mut pool.status {
+        status.serving = None;
     }
+    pool
+}
 
-    /// The list is complete. Says what changed by it.
-    pub fn end_list(&self) -> Vec<Key> {
+impl Pools {
+    /// Takes the complete list of pools: one that is not in it is gone. Returns what changed.
+    pub fn replace_all(&self, pools: Vec<(Key, Arc<WorkerPool>)>) -> Vec<Key> {
         let mut cache = self.cache();
-        let listed = cache.listed.take().unwrap_or_default();
-        let former = mem::replace(&mut cache.known, listed);
+        let former = mem::replace(&mut cache.known, pools.into_iter().collect());
         cache.read = true;
         let gone = former.keys().filter(|key| !cache.known.contains_key(*key));
         let changed = cache.known.iter().filter(|(key, pool)| former.get(*key) != Some(*pool)).map(|(key, _)| key);
         gone.chain(changed).cloned().collect()
     }
 
-    /// A pool is there. Whether that is news now: what a list brings is, when it ends. How runner pods are made is not kept: it is the
-    /// largest part of a pool, and nothing here reads it.
-    pub fn put(&self, key: Key, mut pool: WorkerPool) -> bool {
-        pool.spec.template = RunnerTemplate::default();
-        if let Some(status) = &mut pool.status {
-            status.serving = None;
-        }
-        let mut cache = self.cache();
-        let Cache { known, listed, .. } = &mut *cache;
-        if let Some(listed) = listed {
-            listed.insert(key, Arc::new(pool));
-            return false;
-        }
-        let is_news = known.get(&key).is_none_or(|former| **former != pool);
-        known.insert(key, Arc::new(pool));
+    /// A pool is there. Whether that is news.
+    pub fn put(&self, key: Key, pool: impl Into<Arc<WorkerPool>>) -> bool {
+        let pool = pool.into();
+        let known = &mut self.cache().known;
+        let is_news = known.get(&key) != Some(&pool);
+        known.insert(key, pool);
         is_news
-    }
-
-    /// A pool is there that cannot be read. Whether it is known from before: then it counts as what it was.
-    pub fn keep(&self, key: &Key, uid: &str) -> bool {
-        let mut cache = self.cache();
-        let Cache { known, listed, .. } = &mut *cache;
-        let Some(former) = known.get(key).filter(|former| former.metadata.uid.as_deref() == Some(uid)) else {
-            return false;
-        };
-        if let Some(listed) = listed {
-            listed.insert(key.clone(), Arc::clone(former));
-        }
-        true
     }
 
     /// A pool was deleted.
@@ -111,7 +90,6 @@ impl Pools {
 mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::{Serving, WorkerPoolSpec, WorkerPoolStatus};
-    use kube::api::ObjectMeta;
 
     fn key(name: &str) -> Key {
         Key::new("ns", name).unwrap()
@@ -127,29 +105,24 @@ mod tests {
         pool.spec.template.image = Some("image".into());
         let serving = Serving { revision: "revision".into(), shape: "shape".into() };
         pool.status = Some(WorkerPoolStatus { queued: 3, serving: Some(serving), ..WorkerPoolStatus::default() });
-        pools.put(key("pool"), pool);
+        pools.put(key("pool"), without_shape(pool));
         let kept = pools.get(&key("pool")).unwrap();
         assert_eq!(kept.spec.template, RunnerTemplate::default());
         assert_eq!(kept.status, Some(WorkerPoolStatus { queued: 3, ..WorkerPoolStatus::default() }));
     }
 
     #[test]
-    fn a_list_takes_the_place_of_what_was_known_once_it_is_complete() {
-        let pools = Pools::default();
-        let kept = WorkerPool { metadata: ObjectMeta { uid: Some("uid".into()), ..ObjectMeta::default() }, ..pool(1) };
-        for (name, pool) in [("same", pool(1)), ("changed", pool(1)), ("gone", pool(1)), ("kept", kept)] {
-            assert!(pools.put(key(name), pool));
+    fn a_list_takes_the_place_of_what_was_known() {
+        let (pools, pool) = (Pools::default(), |replicas| Arc::new(pool(replicas)));
+        for name in ["same", "changed", "gone"] {
+            assert!(pools.put(key(name), pool(1)));
         }
         assert!(!pools.put(key("same"), pool(1)));
-        pools.begin_list();
-        pools.put(key("same"), pool(1));
-        assert!(!pools.put(key("changed"), pool(2)), "it is told when the list ends");
-        pools.put(key("new"), pool(1));
-        assert!(pools.keep(&key("kept"), "uid") && !pools.keep(&key("gone"), "uid"));
         assert!(pools.get(&key("gone")).is_some() && pools.get(&key("new")).is_none() && !pools.is_read());
-        assert_eq!(pools.end_list(), [key("gone"), key("changed"), key("new")]);
+        let listed = [("same", 1), ("changed", 2), ("new", 1)].map(|(name, replicas)| (key(name), pool(replicas)));
+        assert_eq!(pools.replace_all(listed.to_vec()), [key("gone"), key("changed"), key("new")]);
         assert!(pools.get(&key("gone")).is_none() && pools.is_read());
-        assert_eq!(pools.in_namespace("ns").len(), 4);
+        assert_eq!(pools.in_namespace("ns").len(), 3);
         assert_eq!(pools.in_namespace("other").len(), 0);
     }
 }

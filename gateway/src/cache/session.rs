@@ -77,8 +77,9 @@ impl fmt::Display for Finish {
 
 impl Session {
     /// Reads an object as the API server gives it.
-    pub fn of(object: BrowserSession) -> Self {
-        Self { standing: Standing::of(&object), object: Arc::new(object) }
+    pub fn of(object: impl Into<Arc<BrowserSession>>) -> Self {
+        let object = object.into();
+        Self { standing: Standing::of(&object), object }
     }
 
     /// UID of the `BrowserSession`.

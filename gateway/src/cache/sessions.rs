@@ -16,17 +16,10 @@ use tokio::sync::watch;
 /// The cache. Each session has a channel of its own, so an event wakes those who follow that session and nobody else.
 #[derive(Default)]
 pub struct Sessions {
-    cache: Mutex<Cache>,
+    known: Mutex<HashMap<Key, Known>>,
     /// Sends after each session that is new in the cache.
     arrivals: watch::Sender<()>,
     read: watch::Sender<bool>,
-}
-
-#[derive(Default)]
-struct Cache {
-    known: HashMap<Key, Known>,
-    /// While a list is read: what it holds so far.
-    listed: Option<HashSet<Key>>,
 }
 
 struct Known {
@@ -64,27 +57,27 @@ impl Activity {
 }
 
 impl Sessions {
-    /// A list begins. What is known stays until the list ends.
-    pub fn begin_list(&self) {
-        self.cache().listed = Some(HashSet::new());
-    }
-
-    /// The list is complete: what it lacks is gone. Says what that is.
-    pub fn end_list(&self) -> Vec<Key> {
-        let mut cache = self.cache();
-        let listed = cache.listed.take().unwrap_or_default();
-        let gone = cache.known.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
+    /// Takes the complete list of sessions: one that is not in it is gone. Returns what changed.
+    pub fn replace_all(&self, sessions: Vec<(Key, Session)>) -> Vec<Key> {
+        let mut known = self.known();
+        let listed: HashSet<Key> = sessions.iter().map(|(key, _)| key.clone()).collect();
+        let mut changed: Vec<Key> = known.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
+        for (key, session) in sessions {
+            if self.put_into(&mut known, key.clone(), session) {
+                changed.push(key);
+            }
+        }
         self.read.send_replace(true);
-        gone
+        changed
     }
 
     /// A session is there. Whether that is news.
     pub fn put(&self, key: Key, session: Session) -> bool {
-        let mut cache = self.cache();
-        if let Some(listed) = &mut cache.listed {
-            listed.insert(key.clone());
-        }
-        match cache.known.entry(key) {
+        self.put_into(&mut self.known(), key, session)
+    }
+
+    fn put_into(&self, known: &mut HashMap<Key, Known>, key: Key, session: Session) -> bool {
+        match known.entry(key) {
             Entry::Occupied(known) if known.get().session.borrow().uid() == session.uid() => {
                 return known.get().session.send_if_modified(|former| {
                     let changed = *former != session;
@@ -100,19 +93,9 @@ impl Sessions {
         true
     }
 
-    /// A session is there that cannot be read. Whether it is known from before: then it counts as what it was.
-    pub fn keep(&self, key: &Key, uid: &str) -> bool {
-        let mut cache = self.cache();
-        let is_known = cache.known.get(key).is_some_and(|known| known.session.borrow().uid() == uid);
-        if let Some(listed) = cache.listed.as_mut().filter(|_| is_known) {
-            listed.insert(key.clone());
-        }
-        is_known
-    }
-
     /// A session was deleted.
     pub fn remove(&self, key: &Key) {
-        self.cache().known.remove(key);
+        self.known().remove(key);
     }
 
     /// Whether a whole list was read once.
@@ -122,34 +105,34 @@ impl Sessions {
 
     /// Follows the session that has this name now.
     pub fn follow(&self, key: &Key) -> Option<Followed> {
-        self.cache().known.get(key).map(|known| Followed(known.session.subscribe()))
+        self.known().get(key).map(|known| Followed(known.session.subscribe()))
     }
 
     /// The session that has this name now, and what its runner last said.
     pub fn get(&self, key: &Key) -> Option<(Session, Option<Activity>)> {
-        self.cache().known.get(key).map(|known| (known.session.borrow().clone(), known.activity.clone()))
+        self.known().get(key).map(|known| (known.session.borrow().clone(), known.activity.clone()))
     }
 
     /// Every session's object, in no order.
     pub fn objects(&self) -> Vec<Arc<BrowserSession>> {
-        self.cache().known.values().map(|known| Arc::clone(&known.session.borrow().object)).collect()
+        self.known().values().map(|known| Arc::clone(&known.session.borrow().object)).collect()
     }
 
     /// The names of a namespace's sessions, in no order.
     pub fn keys_in(&self, namespace: &str) -> Vec<Key> {
-        self.cache().known.keys().filter(|key| key.namespace() == namespace).cloned().collect()
+        self.known().keys().filter(|key| key.namespace() == namespace).cloned().collect()
     }
 
     /// The namespaces that have sessions.
     pub fn namespaces(&self) -> BTreeSet<String> {
-        self.cache().known.keys().map(|key| key.namespace().to_owned()).collect()
+        self.known().keys().map(|key| key.namespace().to_owned()).collect()
     }
 
     /// The session, if its runner can be asked for its activity, and was not for so long. By this it counts as asked, whether the
     /// runner answers or not.
     pub fn due(&self, key: &Key, age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
-        let mut cache = self.cache();
-        let known = cache.known.get_mut(key)?;
+        let mut known = self.known();
+        let known = known.get_mut(key)?;
         let session = known.session.borrow().clone();
         let Standing::Ready(runner) = session.standing.clone() else { return None };
         if known.asked.is_some_and(|asked| now.duration_since(asked) < age) {
@@ -161,8 +144,8 @@ impl Sessions {
 
     /// A runner said this of the session with this UID. Whether that is news.
     pub fn hear(&self, key: &Key, uid: &str, activity: Activity) -> bool {
-        let mut cache = self.cache();
-        let Some(known) = cache.known.get_mut(key).filter(|known| known.session.borrow().uid() == uid) else {
+        let mut known = self.known();
+        let Some(known) = known.get_mut(key).filter(|known| known.session.borrow().uid() == uid) else {
             return false;
         };
         let is_news = known.activity.as_ref().is_none_or(|former| !former.says_the_same(&activity));
@@ -181,9 +164,9 @@ impl Sessions {
         }
     }
 
-    fn cache(&self) -> MutexGuard<'_, Cache> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
         // Every change is complete before anything can panic.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -326,11 +309,10 @@ mod tests {
         let mut missed = sessions.follow(&key("missed")).unwrap();
         sessions.remove(&key("deleted"));
         assert_eq!(deleted.over().await, Over::Deleted);
-        sessions.begin_list();
-        sessions.put(key("kept"), session("kept", Standing::Ready(runner())));
         assert!(sessions.follow(&key("missed")).is_some(), "nothing is gone before the list is complete");
         assert!(!sessions.is_read());
-        assert_eq!(sessions.end_list(), [key("missed")]);
+        let listed = (key("kept"), session("kept", Standing::Ready(runner())));
+        assert_eq!(sessions.replace_all(vec![listed]), [key("missed")]);
         assert!(sessions.is_read());
         assert_eq!(missed.over().await, Over::Deleted);
         assert!(sessions.follow(&key("kept")).is_some());
@@ -402,15 +384,11 @@ mod tests {
     }
 
     #[test]
-    fn what_says_the_same_is_no_news_and_what_cannot_be_read_is_kept() {
+    fn what_says_the_same_is_no_news() {
         let sessions = Sessions::default();
         assert!(sessions.put(key("a"), session("1", waiting())));
-        sessions.begin_list();
         assert!(!sessions.put(key("a"), session("1", waiting())));
-        assert_eq!(sessions.end_list(), []);
-        sessions.begin_list();
-        assert!(sessions.keep(&key("a"), "1") && !sessions.keep(&key("a"), "2") && !sessions.keep(&key("b"), "1"));
-        assert_eq!(sessions.end_list(), []);
+        assert_eq!(sessions.replace_all(vec![(key("a"), session("1", waiting()))]), []);
         assert_eq!(sessions.follow(&key("a")).unwrap().uid(), "1");
     }
 }

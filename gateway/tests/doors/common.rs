@@ -96,10 +96,8 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.tokens.send_replace(Some(tokens));
-    gateway.sessions.begin_list();
-    gateway.sessions.end_list();
-    gateway.pools.begin_list();
-    gateway.pools.end_list();
+    gateway.sessions.replace_all(Vec::new());
+    gateway.pools.replace_all(Vec::new());
     let gateway = Arc::new(gateway);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
