@@ -2,9 +2,10 @@
 //!
 //! [`server`] serves HTTP/1.1 to clients that it does not trust yet, [`admin`] serves probes and metrics, [`client_address`] finds a
 //! client's address behind proxies, [`tcp`] sets up connections, and `watch` follows the API server's objects. [`logging`], `traces` and `tls` are set up once, at the start
-//! of the process; [`signals`] tells when to end it, and [`files`] raises the limit of open files.
+//! of the process; [`signals`] tells when to end it, [`files`] raises the limit of open files, and [`backoff`] paces retries.
 
 pub mod admin;
+pub mod backoff;
 pub mod client_address;
 pub mod files;
 pub mod logging;

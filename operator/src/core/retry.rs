@@ -1,7 +1,11 @@
 //! Calls that are repeated until they were answered.
 
 use crate::core::clock::Mono;
+use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::Duration;
+
+/// The pauses of a call that fails.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// A call of which at most one is under way, and which is repeated with growing pauses until it was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,13 +37,13 @@ impl Pending {
         }
     }
 
-    /// After a failure: the pause doubles from 100 ms to 30 s, and each subject's is a little different.
+    /// After a failure: each subject's pause is a little different.
     pub(in crate::core) fn failed(self, subject: &str, now: Mono) -> Self {
         let failures = match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
             Self::Idle | Self::Refused => 1,
         };
-        let pause = Duration::from_millis(100 << failures.min(9)).min(Duration::from_secs(30));
+        let pause = BACKOFF.after(failures);
         let jitter =
             subject.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
         Self::Pause { until: now.after(pause.mul_f64(0.75 + f64::from(jitter) / 1024.0)), failures }

@@ -7,7 +7,10 @@ use camofleet_runner_api::{
     BindRequest, RefusalReason,
     client::{CallError, EncodedState, RunnerClient},
 };
-use camofleet_runtime::traces::{KeyValue, SpanKind};
+use camofleet_runtime::{
+    backoff::ExponentialBackoff,
+    traces::{KeyValue, SpanKind},
+};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -17,8 +20,7 @@ use std::{
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 /// How soon a runner that does not answer is tried again: at first often, since it may be starting.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
 /// How long a call that failed counts as being under way. The core limits those, and so what is logged of a runner that fails.
 const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
 
@@ -141,17 +143,14 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut failures: u32 = 0;
         // The core stops it when it leads no longer; until it did, the clock decides.
         while let Some(epoch) = self.leadership.epoch() {
             let (cause, answered) = self.listen(epoch).await;
             tracing::debug!(pod = self.pod, cause, "a runner does not answer");
             self.reports.post(self.number, &self.pod, Input::Silent { pod: self.pod.clone() });
-            if answered {
-                pause = FIRST_PAUSE;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            failures = if answered { 1 } else { failures.saturating_add(1) };
+            tokio::time::sleep(BACKOFF.after(failures)).await;
         }
     }
 

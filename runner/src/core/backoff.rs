@@ -1,10 +1,10 @@
 //! How long prewarming waits after a browser that nobody had yet failed: its launch, or it right after its launch.
 
+use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::{Duration, Instant};
 
-/// After a first failure the next browser is launched after so long, then after twice as long, up to the maximum.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// How long after failures the next browser is launched.
+const PAUSES: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// A browser that has run for so long shows that they can live: a failure after it is a first one again. A launch that
 /// succeeds shows less, since what is ready may die at its first page.
 const LIVED: Duration = Duration::from_secs(30);
@@ -18,8 +18,8 @@ pub(super) struct Backoff {
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     at: Instant,
-    /// What was waited before the launch that followed.
-    pause: Duration,
+    /// How many there were in a row, this one included.
+    count: u32,
     /// Whether a browser was ready since.
     launched: bool,
     /// Whether one that was launched since has lived.
@@ -30,8 +30,8 @@ impl Backoff {
     /// A browser failed.
     pub(super) fn failed(&mut self, now: Instant) {
         let in_a_row = self.last.filter(|failure| !failure.lived);
-        let pause = in_a_row.map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LAST_PAUSE));
-        self.last = Some(Failure { at: now, pause, launched: false, lived: false });
+        let count = in_a_row.map_or(0, |failure| failure.count).saturating_add(1);
+        self.last = Some(Failure { at: now, count, launched: false, lived: false });
     }
 
     /// A browser is ready.
@@ -55,6 +55,6 @@ impl Backoff {
 
     /// Before this moment nothing is prewarmed.
     pub(super) fn until(&self) -> Option<Instant> {
-        self.last.map(|failure| failure.at + failure.pause)
+        self.last.map(|failure| failure.at + PAUSES.after(failure.count))
     }
 }

@@ -5,7 +5,11 @@ use crate::core::{
     runner::pod_build::{Installation, Shape},
 };
 use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
+use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, sync::Arc, time::Duration};
+
+/// The pauses before the next pod of a shape whose pods fail.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// What keeps runners from coming up: reason and message, for `Stalled`.
 pub(in crate::core) type Trouble = (&'static str, String);
@@ -86,14 +90,13 @@ impl Shapes {
         changes
     }
 
-    /// A pod of that shape failed, or could not be made: the next one waits twice as long, 5 minutes at most.
+    /// A pod of that shape failed, or could not be made: the next one waits twice as long.
     pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
         if revision != self.wished.revision && revision != self.makes().revision {
             return;
         }
-        let count = self.failures.get(revision).map_or(0, |failures| failures.count);
-        let pause = Duration::from_secs(1 << count.min(9)).min(Duration::from_secs(300));
-        let failures = Failures { count: count.saturating_add(1), pause_until: now.after(pause), cause };
+        let count = self.failures.get(revision).map_or(0, |failures| failures.count).saturating_add(1);
+        let failures = Failures { count, pause_until: now.after(BACKOFF.after(count)), cause };
         self.failures.insert(revision.to_owned(), failures);
     }
 

@@ -2,13 +2,13 @@
 //! call and lists the session all the same must not make the operator repeat it at the speed of the network.
 
 use crate::core::{clock::Mono, ids::Uid};
+use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, time::Duration};
 
 /// Calls to one runner that are under way at once. An honest runner answers in milliseconds, so that this limits only others.
 const AT_ONCE: usize = 4;
-/// A session that is still listed after a call is ended again after this time; it doubles with each call up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a session that is still listed after a call is left alone before it is ended again.
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// The sessions that one runner was asked to end. One is remembered for as long as its runner lists it, and at least until its
 /// pause is over, so that a runner cannot shorten the pause by leaving the session out of one report.
@@ -52,8 +52,7 @@ impl Ends {
     /// A call was answered, or given up.
     pub(super) fn answered(&mut self, session: &Uid, now: Mono) {
         if let Some(end) = self.by_session.get_mut(session) {
-            let doubled = FIRST_PAUSE * (1 << end.calls.saturating_sub(1).min(5));
-            end.rests_until = Some(now.after(doubled.min(LONGEST_PAUSE)));
+            end.rests_until = Some(now.after(BACKOFF.after(end.calls)));
         }
     }
 
