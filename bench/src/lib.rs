@@ -7,7 +7,6 @@ pub mod arrivals;
 pub mod attacker;
 pub mod binaries;
 pub mod cgroup;
-pub mod collector;
 pub mod comparison;
 pub mod control_plane;
 pub mod cpu;

@@ -5,7 +5,6 @@
 
 use camofleet_bench::{
     binaries::{Kubernetes, OperatorProgram},
-    collector::{Collector, Told},
     control_plane::User,
     harness::{Harness, Options, lasting_pool, of_pool},
     operator::Operator,
@@ -13,6 +12,7 @@ use camofleet_bench::{
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
 use camofleet_runtime::tls;
+use camofleet_testkit::collector::{Collector, only};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -38,12 +38,6 @@ async fn until(what: &str, found: impl AsyncFn() -> bool) {
 
 fn trace_of(uid: &str) -> String {
     uid.replace('-', "")
-}
-
-fn only<'a>(trace: &'a [Told], name: &str) -> &'a Told {
-    let named: Vec<_> = trace.iter().filter(|span| span.name == name).collect();
-    let [span] = named[..] else { panic!("not one {name}: {trace:#?}") };
-    span
 }
 
 #[tokio::test]

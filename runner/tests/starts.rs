@@ -4,9 +4,9 @@
 
 mod support;
 
-use camofleet_bench::collector::{Collector, Told};
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{BindRequest, SessionPhase, StartPage, Tier};
+use camofleet_testkit::collector::{Collector, only};
 use support::{Bed, request};
 
 const TRACE: &str = "0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b";
@@ -18,12 +18,6 @@ async fn start(collector: &Collector, flags: &[&str]) -> Bed {
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "100");
     })
     .await
-}
-
-fn only<'a>(trace: &'a [Told], name: &str) -> &'a Told {
-    let named: Vec<_> = trace.iter().filter(|span| span.name == name).collect();
-    let [span] = named[..] else { panic!("not one {name}: {trace:#?}") };
-    span
 }
 
 #[tokio::test]

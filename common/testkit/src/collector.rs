@@ -132,6 +132,16 @@ impl Told {
     }
 }
 
+/// The span of that name.
+///
+/// # Panics
+/// The trace has none of that name, or several.
+pub fn only<'a>(trace: &'a [Told], name: &str) -> &'a Told {
+    let named: Vec<_> = trace.iter().filter(|span| span.name == name).collect();
+    let [span] = named[..] else { panic!("not one {name}: {trace:#?}") };
+    span
+}
+
 fn read(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
     let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
         Some(Value::StringValue(text)) => text,
