@@ -8,7 +8,7 @@ use camofleet_bench::{
     report::Report,
 };
 use camofleet_crds::v1alpha1::StartTier;
-use camofleet_e2e::{clients::FIREFOX, metrics::Metrics};
+use camofleet_e2e::{clients::FIREFOX, metrics};
 use clap::Args;
 
 /// How many.
@@ -95,6 +95,6 @@ impl Hot {
 
 /// Statuses of sessions that the operator has written: none is on its way while the pool is as it was.
 async fn writes(bench: &Bench) -> Result<f64> {
-    let metrics = Metrics::of(&bench.space.fleet.operator().await?).await?;
+    let metrics = metrics::of(&bench.space.fleet.operator().await?).await?;
     Ok(metrics.sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]))
 }

@@ -43,10 +43,10 @@ impl Burst {
             eprintln!("round {} of {}", round + 1, self.rounds);
             warm_up(harness).await?;
             settle(&operator).await?;
-            let (before, watch) = (operator.metrics().await?.writes(), CpuWatch::start(harness, &operator)?);
+            let (before, watch) = (operator.writes().await?, CpuWatch::start(harness, &operator)?);
             fleet.merge(&measured(harness, FLEET, Arrivals::AllAtOnce, self.claims, claim).await?);
             report.set("cpu_percent", watch.percent(harness, &operator)?);
-            writes = writes.and(operator.metrics().await?.writes().since(&before));
+            writes = writes.and(operator.writes().await?.since(&before));
             harness.wait_for_hot(FLEET, POOL, i32::try_from(runners * SLOTS_PER_RUNNER)?).await?;
         }
         operator.stop().await?;

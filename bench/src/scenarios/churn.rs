@@ -55,9 +55,9 @@ impl Churn {
         };
         let writes = async {
             tokio::time::sleep_until(begin.into()).await;
-            let (before, watch) = (operator.metrics().await?.writes(), CpuWatch::start(harness, &operator)?);
+            let (before, watch) = (operator.writes().await?, CpuWatch::start(harness, &operator)?);
             tokio::time::sleep_until(end.into()).await;
-            let after = operator.metrics().await?.writes();
+            let after = operator.writes().await?;
             anyhow::Ok((after.since(&before), watch.percent(harness, &operator)?))
         };
         let loops = try_join_all((0..self.outstanding).map(|_| one_after_another()));

@@ -47,7 +47,7 @@ impl Drain {
         let fillers = harness.simulator.runners();
 
         eprintln!("{} sessions wait", self.sessions);
-        let before = operator.metrics().await?.writes();
+        let before = operator.writes().await?;
         let claims = harness.claims();
         let names = (0..self.sessions).map(|index| format!("queued-{index}"));
         stream::iter(names.map(Ok::<_, anyhow::Error>))
@@ -87,7 +87,7 @@ impl Drain {
         report.set("cpu_percent", cpu_percent);
         report.set("peak_memory_mb", operator.usage()?.peak_memory / 1024);
         report.set("doubled", harness.simulator.record().doubled().len());
-        report.writes(&operator.metrics().await?.writes().since(&before), self.sessions);
+        report.writes(&operator.writes().await?.since(&before), self.sessions);
         operator.stop().await?;
         Ok(report)
     }

@@ -107,14 +107,14 @@ impl Hostile {
             reason = "a float becomes the nearest integer"
         )]
         let count = (self.rate * f64::from(self.seconds)).round() as usize;
-        let (before, cpu) = (supervised.operator.metrics().await.ok(), CpuWatch::start(harness, &supervised.operator)?);
+        let (before, cpu) = (supervised.operator.writes().await.ok(), CpuWatch::start(harness, &supervised.operator)?);
         let claims = make(harness, Arrivals::Random { rate: self.rate }, count, claim);
         let (claims, late) = supervised.during(async { tokio::join!(claims, late_pool(harness)) }).await?;
         report.set("cpu_percent", cpu.percent(harness, &supervised.operator)?);
         // Of an operator that was started again they would be those since then.
-        let after = supervised.operator.metrics().await.ok().filter(|_| supervised.restarts == 0);
+        let after = supervised.operator.writes().await.ok().filter(|_| supervised.restarts == 0);
         if let (Some(before), Some(after)) = (before, after) {
-            report.set("writes", after.writes().since(&before.writes()).to_json());
+            report.set("writes", after.since(&before).to_json());
         }
         let mut figures = Figures::default();
         figures.add(&claims?);

@@ -170,10 +170,10 @@ async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
 /// Waits until the operator has written all that it still had to, such as events.
 async fn settle(operator: &Operator) -> Result<()> {
     let began = Instant::now();
-    let mut writes = operator.metrics().await?.writes();
+    let mut writes = operator.writes().await?;
     loop {
         tokio::time::sleep(SETTLE).await;
-        let now = operator.metrics().await?.writes();
+        let now = operator.writes().await?;
         if now == writes {
             return Ok(());
         }

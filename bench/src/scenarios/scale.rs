@@ -44,11 +44,11 @@ impl Scale {
         harness.hot_pool(FLEET, SPARE, lasting_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER)).await?;
 
         eprintln!("{sessions} sessions");
-        let before = operator.metrics().await?.writes();
+        let before = operator.writes().await?;
         let mut figures = Figures::default();
         figures.add(&make(harness, Arrivals::AllAtOnce, sessions, claim).await?);
         report.fleet(&figures);
-        report.writes(&operator.metrics().await?.writes().since(&before), sessions);
+        report.writes(&operator.writes().await?.since(&before), sessions);
 
         report.set("busy_memory_mb", operator.usage()?.memory / 1024);
         let ready = Instant::now();

@@ -34,10 +34,10 @@ impl Sequential {
         harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
         warm_up(harness).await?;
         settle(&operator).await?;
-        let (before, watch) = (operator.metrics().await?.writes(), CpuWatch::start(harness, &operator)?);
+        let (before, watch) = (operator.writes().await?, CpuWatch::start(harness, &operator)?);
         let fleet = measured(harness, FLEET, Arrivals::OneAfterAnother, self.claims, claim).await?;
         report.set("cpu_percent", watch.percent(harness, &operator)?);
-        let writes = operator.metrics().await?.writes().since(&before);
+        let writes = operator.writes().await?.since(&before);
         operator.stop().await?;
 
         eprintln!("the floor again");

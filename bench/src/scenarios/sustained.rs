@@ -63,7 +63,7 @@ impl Sustained {
         warm_up(harness).await?;
         wait_until_gone(harness).await?;
         settle(&operator).await?;
-        let (before, used) = (operator.metrics().await?.writes(), operator.usage()?);
+        let (before, used) = (operator.writes().await?, operator.usage()?);
         let mut fleet = Figures::default();
         let watch = CpuWatch::start(harness, &operator)?;
         let run = make(harness, arrivals, claims, claim).await?;
@@ -71,8 +71,7 @@ impl Sustained {
         let queued = harness.sessions.count(FLEET, |seen| seen.was_queued);
         wait_until_gone(harness).await?;
         fleet.add(&run);
-        let (writes, cpu) =
-            (operator.metrics().await?.writes().since(&before), operator.usage()?.cpu.saturating_sub(used.cpu));
+        let (writes, cpu) = (operator.writes().await?.since(&before), operator.usage()?.cpu.saturating_sub(used.cpu));
 
         report.fleet(&fleet);
         report.against(&fleet, &bare);

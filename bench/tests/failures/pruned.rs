@@ -55,9 +55,9 @@ fn a_field_that_older_crds_lack_is_not_written_without_end_and_sessions_are_serv
             ensure!(words.contains(&format!("{kind} status.observedGeneration")), "it does not name {kind}: {words}");
         }
 
-        let before = operator.metrics().await?.writes();
+        let before = operator.writes().await?;
         renewals(harness).await?;
-        let since = operator.metrics().await?.writes().since(&before);
+        let since = operator.writes().await?.since(&before);
         // Of a session and of a pool without back-off there were some hundred and some twenty.
         for (kind, objects) in [("browsersession_status", RESTING + 4), ("workerpool_status", RESTING + 1)] {
             let writes = since.of_kind(kind);

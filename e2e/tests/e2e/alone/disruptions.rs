@@ -11,8 +11,7 @@ use camofleet_e2e::{
     doors::share,
     fleet::in_checkout,
     history::History,
-    host,
-    metrics::Metrics,
+    host, metrics,
     rfb::{GREEN, Viewer},
     rounds, test_alone, test_of_gateways, test_of_operator,
     wait::{poll, until, until_it},
@@ -163,7 +162,7 @@ async fn two_leaders(space: &Space) -> Result<()> {
         taken_over.and(ready).with_context(|| format!("round {round}"))?;
 
         poll("the leader that slept to know that it leads no longer", async || {
-            let leads = Metrics::of(&leader).await?.sum("camofleet_operator_leader", &[]);
+            let leads = metrics::of(&leader).await?.sum("camofleet_operator_leader", &[]);
             ensure!(leads == 0.0, "it believes that it leads");
             Ok(())
         })

@@ -6,8 +6,7 @@ use camofleet_e2e::{
     Space,
     history::History,
     host::{self, is_browser},
-    metrics::Metrics,
-    test_alone,
+    metrics, test_alone,
     wait::poll,
 };
 use nix::sys::signal::Signal;
@@ -21,7 +20,7 @@ fn one_write_to_ready_and_two_in_a_life() {
         let operator = space.fleet.operator().await?;
         let writes = async || {
             Ok::<_, anyhow::Error>(
-                Metrics::of(&operator)
+                metrics::of(&operator)
                     .await?
                     .sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]),
             )
