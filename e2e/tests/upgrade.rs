@@ -8,7 +8,7 @@ use camofleet_e2e::{
     clients::NodeClient,
     doors::share,
     fleet::{RELEASE_NAMESPACE, in_checkout, output_of},
-    rfb::{GREEN, Viewer},
+    rfb::{self, GREEN},
     test_alone,
     wait::{poll, until_it},
 };
@@ -222,7 +222,7 @@ async fn drives(client: &mut NodeClient, over: &CancellationToken) -> Result<Dur
 async fn looks(space: &Space, live: &Session, token: &str, over: &CancellationToken) -> Result<Duration> {
     let mut waits = Waits::begin();
     while !over.is_cancelled() {
-        let Ok(Ok((mut viewer, _))) = timeout(LONGEST_WAIT, Viewer::at_gateway(space, live, token)).await else {
+        let Ok(Ok((mut viewer, _))) = timeout(LONGEST_WAIT, rfb::at_gateway(space, live, token)).await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };

@@ -9,13 +9,14 @@ use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
     BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError,
 };
+use camofleet_testkit::rfb::Viewer;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
 };
-use support::{Bed, POD, kill, launcher, request, rfb};
+use support::{Bed, POD, kill, launcher, request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
@@ -113,13 +114,14 @@ async fn a_viewer_sees_the_page(bed: &Bed) {
         stream.read_u8().await.unwrap();
         silent.push(stream);
     }
-    let (mut stream, head) = bed.upgrade("seen", Role::View, headers).await;
+    let (stream, head) = bed.upgrade("seen", Role::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let size = rfb::greet(&mut stream).await;
-    assert_eq!(size, (1280, 720));
+    let mut viewer = Viewer::begin(stream).await.unwrap();
+    assert_eq!(viewer.security_types(), [1], "no password is asked for: the gateway is the door");
+    assert_eq!(viewer.size(), (1280, 720));
     // The window fills the screen, so the page is at its middle and at its lower right.
     loop {
-        let picture = rfb::look(&mut stream, size).await;
+        let picture = viewer.picture().await.unwrap();
         if picture.colour(640, 400) == [0, 128, 0] && picture.colour(1270, 710) == [0, 128, 0] {
             break;
         }
@@ -236,10 +238,10 @@ async fn displays_that_start_at_once_are_two() {
     for (uid, _, colour) in pages {
         bed.until_phase(uid, SessionPhase::Ready).await;
         bed.until("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
-        let (mut stream, head) = bed.upgrade(uid, Role::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
+        let (stream, head) = bed.upgrade(uid, Role::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let size = rfb::greet(&mut stream).await;
-        while rfb::look(&mut stream, size).await.colour(640, 400) != colour {}
+        let mut viewer = Viewer::begin(stream).await.unwrap();
+        while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
     // Killed, and so without a chance to take their files with them.
     for xvnc in bed.processes("Xvnc").await {

@@ -1,4 +1,6 @@
-//! Fixtures that tests of several crates share. [`collector`] receives traces, and [`metrics`] reads metrics.
+//! Fixtures that tests of several crates share. [`collector`] receives traces, [`metrics`] reads metrics, and [`rfb`]
+//! views displays.
 
 pub mod collector;
 pub mod metrics;
+pub mod rfb;

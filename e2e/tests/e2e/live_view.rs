@@ -5,7 +5,7 @@ use camofleet_e2e::{
     Space,
     clients::NodeClient,
     doors::{FITTING_CLIENT, knock, share, watch},
-    rfb::{GREEN, Viewer},
+    rfb::{self, GREEN},
     test,
     wait::poll,
 };
@@ -26,9 +26,9 @@ fn the_live_view() {
 
         let control = share(&space, &session.name, &json!({ "scope": "control" })).await?;
         let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
-        let (mut controller, granted) = Viewer::at_gateway(&space, &session, &control).await?;
+        let (mut controller, granted) = rfb::at_gateway(&space, &session, &control).await?;
         ensure!(granted == "camofleet.control", "a control token was granted {granted}");
-        let (mut viewer, granted) = Viewer::at_gateway(&space, &session, &view).await?;
+        let (mut viewer, granted) = rfb::at_gateway(&space, &session, &view).await?;
         ensure!(granted == "camofleet.view", "a view token was granted {granted}");
         poll("the viewer to see the page", async || {
             let share = viewer.picture().await?.share_of(GREEN);
@@ -84,8 +84,8 @@ fn a_viewer_that_does_not_read() {
         space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
         let session = space.ready_session(json!({ "startUrl": PAGE })).await?;
         let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
-        let (mut slow, _) = Viewer::at_gateway(&space, &session, &view).await?;
-        let (mut other, _) = Viewer::at_gateway(&space, &session, &view).await?;
+        let (mut slow, _) = rfb::at_gateway(&space, &session, &view).await?;
+        let (mut other, _) = rfb::at_gateway(&space, &session, &view).await?;
         let mut dropped = false;
         poll("the one that does not read to be dropped", async || {
             dropped = dropped || slow.ask_for_all().await.is_err();

@@ -3,8 +3,6 @@
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
-pub mod rfb;
-
 use camofleet_auth::token::{Issuer, PublicKeys, Role, Signer, new_private_key};
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{

@@ -14,9 +14,10 @@ use camofleet_e2e::{
     clients::{FIREFOX, NodeClient},
     doors::share,
     host::{self, Process, processes_of},
-    rfb::Viewer,
+    rfb,
     wait::poll,
 };
+use camofleet_testkit::rfb::Viewer;
 use kube::ResourceExt;
 use nix::{
     sys::signal::{Signal, killpg},
@@ -74,7 +75,7 @@ async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
     )?;
 
     let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
-    let (mut ours, _) = Viewer::at_gateway(space, session, &view).await?;
+    let (mut ours, _) = rfb::at_gateway(space, session, &view).await?;
     let mut theirs = poll("websockify to listen", async || at_websockify(&at).await).await?;
     let (mut gateway_ms, mut runner_ms, mut websockify_ms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -97,7 +98,7 @@ async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
 async fn memory(space: &Space, session: &Session) -> Result<()> {
     let _client = NodeClient::connect(space, session).await?;
     let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
-    let (mut viewer, _) = Viewer::at_gateway(space, session, &view).await?;
+    let (mut viewer, _) = rfb::at_gateway(space, session, &view).await?;
     viewer.picture().await?;
     let ours = memory_mib(&processes_of(&session.runner().await?.uid))?;
 
@@ -192,7 +193,7 @@ fn stat(pid: i32) -> Result<Vec<String>> {
 async fn at_websockify(address: &str) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
     let mut request = format!("ws://{address}/").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("binary"));
-    Viewer::over(connect_async(request).await?.0).await
+    rfb::over(connect_async(request).await?.0).await
 }
 
 fn free_port() -> Result<u16> {

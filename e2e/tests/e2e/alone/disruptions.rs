@@ -12,10 +12,11 @@ use camofleet_e2e::{
     fleet::in_checkout,
     history::History,
     host, metrics,
-    rfb::{GREEN, Viewer},
+    rfb::{self, GREEN},
     rounds, test_alone, test_of_gateways, test_of_operator,
     wait::{poll, until, until_it},
 };
+use camofleet_testkit::rfb::Viewer;
 use futures::future::try_join_all;
 use k8s_openapi::{
     api::{
@@ -268,7 +269,7 @@ async fn gather_crowd(
         ensure!(titles == json!(vec!["Green"; CLIENTS_AND_VIEWERS]), "the clients find {titles}");
         let look = async |_| {
             poll("a viewer to see the page", async || {
-                let (mut viewer, _) = Viewer::at_gateway(space, session, view).await?;
+                let (mut viewer, _) = rfb::at_gateway(space, session, view).await?;
                 let share = viewer.picture().await?.share_of(GREEN);
                 ensure!(share > 0.6, "only {share} of the display has the page's colour");
                 Ok(viewer)
