@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use camofleet_e2e::{Space, clients::NodeClient, doors::open, fleet::RELEASE_NAMESPACE, test_alone};
 use camofleet_runner_api::PORT;
+use camofleet_runtime::files;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -34,8 +34,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 #[test]
 fn silent_connections_restart_nothing_and_hold_up_no_call() {
     test_alone("flood", async |space: Space| {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        files::raise_limit(u64::MAX)?;
         space.pool("pool", json!({})).await?;
         let session = space.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
         let (runner, url) = (session.runner().await?, session.ws_endpoint().await?);

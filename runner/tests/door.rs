@@ -4,16 +4,17 @@
 
 mod support;
 
-use camofleet_auth::token::{Issuer, Role, Signer, new_private_key};
+use camofleet_auth::token::{Issuer, Role};
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{EndReason, PORT, PROBE_PORT, Refusal, RefusalReason, SessionPhase, Tier};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use camofleet_runtime::files;
+use camofleet_testkit::{http::connect_from, keys::signer};
 use reqwest::Method;
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::SystemTime};
 use support::{Bed, EPOCH, POD, launcher, request, runner_command, write_keys};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     process::Command,
     task::JoinSet,
 };
@@ -48,8 +49,8 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
     // Nothing that is launched here is ever ready: `cat` waits for more.
     let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
     let operator = bed.operator.operator_token(POD, EPOCH, SystemTime::now());
-    let stranger = Signer::from_pkcs8(Issuer::Operator, &new_private_key()).unwrap();
-    let forged = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
+    let stranger = signer(Issuer::Operator);
+    let forged = signer(Issuer::Gateway);
     for (method, path) in CALLS {
         let unauthorized = (401, Some(RefusalReason::Unauthorized));
         for token in [
@@ -140,7 +141,7 @@ async fn a_leader_whose_term_ends_while_its_request_arrives_is_fenced_off() {
 #[tokio::test]
 async fn rotated_keys_are_read_without_a_restart() {
     let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
-    let next = Signer::from_pkcs8(Issuer::Operator, &new_private_key()).unwrap();
+    let next = signer(Issuer::Operator);
     let token = next.operator_token(POD, EPOCH, SystemTime::now());
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token)).await.0, 401);
     write_keys(&bed.keys_file(), &[(Issuer::Operator, &next)]);
@@ -280,9 +281,7 @@ fn hold(address: SocketAddr, connections: u32) -> JoinSet<()> {
     for (last, _) in (2..52).flat_map(|last| (0..connections / 50).map(move |each| (last, each))) {
         holding.spawn(async move {
             loop {
-                let socket = TcpSocket::new_v4().unwrap();
-                socket.bind(([127, 0, 0, last], 0).into()).unwrap();
-                if let Ok(mut stream) = socket.connect(address).await {
+                if let Ok(mut stream) = connect_from([127, 0, 0, last].into(), address).await {
                     stream.read_u8().await.ok();
                 }
             }
@@ -293,8 +292,7 @@ fn hold(address: SocketAddr, connections: u32) -> JoinSet<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_shut_neither_port() {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    files::raise_limit(u64::MAX).unwrap();
     // The runner has as many files as a container gives it.
     let mut bed = Bed::start_with(&["--node", "/bin/cat"], |command, _| {
         let limited = std::mem::replace(command, Command::new("prlimit"));

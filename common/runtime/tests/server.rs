@@ -7,13 +7,13 @@ use camofleet_runtime::{
     client_address::TrustedProxies,
     server::{ConnectionHandle, Counts, Limits, MAX_HEAD, Server, listen},
 };
+use camofleet_testkit::http::{self, is_open};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use std::{mem::MaybeUninit, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     sync::Semaphore,
     time::timeout,
 };
@@ -98,11 +98,8 @@ impl Served {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// All of 127/8 is this host.
-    async fn connect_from(&self, address: &str) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
-        socket.connect(self.address).await.unwrap()
+    async fn connect_from(&self, client: &str) -> TcpStream {
+        http::connect_from(client.parse().unwrap(), self.address).await.unwrap()
     }
 
     async fn until(&self, what: &str, reached: impl Fn(Counts) -> bool) {
@@ -138,15 +135,8 @@ async fn ask(stream: &mut TcpStream, request: &str) -> (u16, String) {
 }
 
 async fn answer(stream: &mut TcpStream) -> (u16, String) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
-    }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-    let mut body = vec![0; length.parse().unwrap()];
-    timeout(PATIENCE, stream.read_exact(&mut body)).await.unwrap().unwrap();
-    (head["http/1.1 ".len()..][..3].parse().unwrap(), String::from_utf8(body).unwrap())
+    let response = http::read_response(stream).await.unwrap();
+    (response.status(), response.body)
 }
 
 /// Waits until the server has closed the connection.
@@ -156,12 +146,6 @@ async fn closed(stream: &mut TcpStream) {
         Ok(_) => assert!(rest.is_empty(), "more than the end came: {}", String::from_utf8_lossy(&rest)),
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
-}
-
-/// Whether nothing came of the server, not even the end. Asks the kernel, since the runtime can have older news.
-fn is_open(stream: &TcpStream) -> bool {
-    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
-    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// A whole head of this many bytes.

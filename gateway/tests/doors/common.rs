@@ -1,13 +1,17 @@
 //! A gateway on a real port, runners that really upgrade, and an API server that knows what the test says.
 
 use axum::body::Bytes;
-use camofleet_auth::token::{Issuer, PublicKeys, Signer, new_private_key};
+use camofleet_auth::token::{Issuer, PublicKeys};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewRef, RunnerRef};
 use camofleet_gateway::{
     Gateway,
     auth::StaticTokens,
     cache::session::{Key, Session, Standing},
     server::listener,
+};
+use camofleet_testkit::{
+    http::read_head,
+    keys::{public_keys, signer},
 };
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -23,7 +27,7 @@ use std::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
@@ -89,8 +93,8 @@ pub async fn serve_gateway() -> Served {
 
 pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     LazyLock::force(&LOG);
-    let signer = Signer::from_pkcs8(Issuer::Gateway, &new_private_key()).unwrap();
-    let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+    let signer = signer(Issuer::Gateway);
+    let keys = public_keys(&[(Issuer::Gateway, &signer)]);
     let (unwatched, lookups) = (Arc::default(), Arc::default());
     let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer, ui());
     change(&mut gateway);
@@ -274,10 +278,7 @@ impl Runner {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
-                }
+                read_head(&mut stream).await.unwrap();
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });

@@ -5,31 +5,19 @@ use camofleet_auth::token::{Role, SessionToken};
 use camofleet_gateway::{server::admin, server::listener};
 use camofleet_runtime::{
     client_address::TrustedProxies,
+    files,
     server::{Counts, MAX_HEAD},
 };
-use nix::{
-    errno::Errno,
-    sys::{
-        resource::{Resource, getrlimit, setrlimit},
-        socket::{MsgFlags, recv},
-    },
-};
-use std::{net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use camofleet_testkit::http::{self, is_open};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ATTACKERS: usize = 1300;
-
-/// A connection from an address of this host: all of 127/8 is.
-async fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((client, 0).into()).unwrap();
-    socket.connect(server).await.unwrap()
-}
 
 async fn until(served: &Served, what: &str, reached: impl Fn(Counts) -> bool) -> Counts {
     let counts = || served.gateway.server.counts();
@@ -42,33 +30,19 @@ async fn until(served: &Served, what: &str, reached: impl Fn(Counts) -> bool) ->
     counts()
 }
 
-/// Sends a request, and reads the head of the response.
+/// Sends a request, and returns the head of the response.
 async fn ask(stream: &mut TcpStream, request: &str) -> String {
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
-    }
-    let head = String::from_utf8(head).unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-    timeout(PATIENCE, stream.read_exact(&mut vec![0; length.parse().unwrap()])).await.unwrap().unwrap();
-    head
+    http::ask(stream, request).await.unwrap().head
 }
 
-/// Whether nothing came of the server, not even the end. Asks the kernel, since the runtime can have older news.
-fn is_open(stream: &TcpStream) -> bool {
-    recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) == Err(Errno::EAGAIN)
-}
-
-/// This process is the attacker, too.
-fn allow_many_files() {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+async fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
+    http::connect_from(client.into(), server).await.unwrap()
 }
 
 #[tokio::test]
 async fn the_beginnings_of_heads_are_held_by_few_and_never_long() {
-    allow_many_files();
+    // This process is the attacker, too.
+    files::raise_limit(u64::MAX).unwrap();
     let served = serve_gateway().await;
     let mut user = connect_from([127, 0, 0, 2], served.address).await;
     let mine = format!("GET /api/login HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {ADMIN}\r\n\r\n");
@@ -209,7 +183,8 @@ async fn a_proxy_that_is_not_named_is_reported_once() {
 
 #[tokio::test]
 async fn probes_and_metrics_survive_those_that_hold_their_port() {
-    allow_many_files();
+    // This process is the attacker, too.
+    files::raise_limit(u64::MAX).unwrap();
     let served = serve_gateway().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -3,6 +3,7 @@
 use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
 use camofleet_auth::token::{Caller, Role, SessionToken};
 use camofleet_gateway::cache::session::{Finish, Standing};
+use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
@@ -41,11 +42,7 @@ impl Runner {
         let (sender, requests) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
-                }
-                let head = String::from_utf8(head).unwrap();
+                let head = read_head(&mut stream).await.unwrap();
                 let to_display = head.starts_with("GET ");
                 let answer: &[u8] = if to_display {
                     b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: rfb\r\n\r\n"

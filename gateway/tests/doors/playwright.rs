@@ -8,6 +8,7 @@ use camofleet_gateway::{
     auth::StaticTokens,
     cache::session::{Finish, Standing},
 };
+use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
 use std::{
@@ -89,11 +90,7 @@ async fn what_a_runner_says_with_its_handshake_is_not_lost() {
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let head = read_head(&mut stream).await.unwrap().to_lowercase();
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
     let mut frames = [0; 6];

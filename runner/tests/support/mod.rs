@@ -3,11 +3,15 @@
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
-use camofleet_auth::token::{Issuer, PublicKeys, Role, Signer, new_private_key};
+use camofleet_auth::token::{Issuer, Role, Signer};
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
     BindAnswer, BindRequest, PORT, PROBE_PORT, RunnerState, Session, SessionPhase,
     client::{CallError, RunnerClient},
+};
+use camofleet_testkit::{
+    http::read_head,
+    keys::{public_keys, signer},
 };
 use futures::StreamExt;
 use std::{
@@ -21,7 +25,7 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     process::{Child, ChildStdout, Command},
     time::timeout,
@@ -70,8 +74,7 @@ impl Bed {
         // All of 127/8 is this host, so each runner has an address of its own on the port that runners have.
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let address = IpAddr::V4(Ipv4Addr::new(127, 64 | high, low, NEXT.fetch_add(1, Ordering::Relaxed)));
-        let [operator, gateway] =
-            [Issuer::Operator, Issuer::Gateway].map(|issuer| Signer::from_pkcs8(issuer, &new_private_key()).unwrap());
+        let [operator, gateway] = [Issuer::Operator, Issuer::Gateway].map(signer);
         let dir = tempfile::Builder::new().prefix("camofleet-").tempdir().unwrap();
         write_keys(&dir.path().join("keys"), &[(Issuer::Operator, &operator), (Issuer::Gateway, &gateway)]);
         let mut command = runner_command();
@@ -204,11 +207,8 @@ impl Bed {
         let mut stream = TcpStream::connect((self.address, PORT)).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
-        }
-        (stream, String::from_utf8(head).unwrap())
+        let head = read_head(&mut stream).await.unwrap();
+        (stream, head)
     }
 
     /// Ids of processes of this runner's sessions whose command line contains this.
@@ -259,11 +259,7 @@ impl Bed {
 }
 
 pub fn write_keys(file: &Path, signers: &[(Issuer, &Signer)]) {
-    let mut keys = PublicKeys::default();
-    for (issuer, signer) in signers {
-        keys.0.entry(*issuer).or_default().push(signer.public_key().clone());
-    }
-    fs::write(file, serde_json::to_vec(&keys).unwrap()).unwrap();
+    fs::write(file, serde_json::to_vec(&public_keys(signers)).unwrap()).unwrap();
 }
 
 pub fn request(display: Display) -> BindRequest {
