@@ -1,12 +1,13 @@
 //! A leader of many pools, whose runners do what they are asked.
 
+use crate::support::installation;
 use camofleet_crds::v1alpha1::{
     BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, PoolRef, WorkerPool, WorkerPoolSpec,
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
-    runner::pod_build::{Installation, revision},
+    runner::pod_build::revision,
     runner::pod_read::{Fate, RunnerPod, Trouble},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -18,15 +19,6 @@ use std::{collections::BTreeMap, iter, net::IpAddr, sync::Arc};
 
 /// Rounds of effects and answers without a pause, from which on there is no end to them.
 const MOST_ROUNDS: usize = 10_000;
-
-pub fn installation() -> Installation {
-    Installation {
-        runner_image: "image".into(),
-        public_url: "http://gateway".into(),
-        namespace: "release".into(),
-        runner_environment: Vec::new(),
-    }
-}
 
 /// A session of that namespace, which came in that second.
 pub fn session(namespace: &str, uid: &str, second: i64, spec: BrowserSessionSpec) -> BrowserSession {

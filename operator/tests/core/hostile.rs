@@ -1,6 +1,7 @@
 //! Pods and runners that are not what they say. Each test holds what they must not be able to do to others.
 
-use super::fleet::{installation, on, session};
+use super::fleet::{on, session};
+use crate::support::installation;
 use camofleet_crds::{
     conditions,
     v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec},

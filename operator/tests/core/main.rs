@@ -9,4 +9,6 @@ mod pruned;
 mod rollout;
 mod scaling;
 mod sharing;
+#[path = "../support/mod.rs"]
+mod support;
 mod turns;

@@ -1,6 +1,6 @@
 //! How runner pods are made.
 
-use super::fleet::installation;
+use crate::support::installation;
 use camofleet_crds::v1alpha1::{
     Autoscaling, Disruption, Limits, Prewarm, Rollout, Screen, Serving, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
 };

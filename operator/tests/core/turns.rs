@@ -1,5 +1,6 @@
 //! One pool with one runner.
 
+use crate::support::installation;
 use camofleet_crds::{
     conditions,
     v1alpha1::{
@@ -9,7 +10,7 @@ use camofleet_crds::{
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Input, Key, Mono, Now, Report, WriteFailure,
-    runner::pod_build::{Installation, revision},
+    runner::pod_build::revision,
     runner::pod_read::{Fate, RunnerPod},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
@@ -120,15 +121,6 @@ impl Leader {
 
 fn start() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
-}
-
-fn installation() -> Installation {
-    Installation {
-        runner_image: "image".into(),
-        public_url: "http://gateway".into(),
-        namespace: "release".into(),
-        runner_environment: Vec::new(),
-    }
 }
 
 fn session(version: u64) -> BrowserSession {

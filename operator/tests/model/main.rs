@@ -6,6 +6,9 @@
 #[allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
 mod world;
 
+#[path = "../support/mod.rs"]
+mod support;
+
 use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},

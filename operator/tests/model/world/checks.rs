@@ -1,6 +1,7 @@
 //! What must hold: at each moment, and when everything has come to rest.
 
-use super::{Contact, Luck, SHORT_TTL, World, installation, runners::Runner};
+use super::{Contact, Luck, SHORT_TTL, World, runners::Runner};
+use crate::support::installation;
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_operator::core::runner::pod_build;
 use camofleet_runner_api::SessionPhase;

@@ -11,7 +11,7 @@ mod runners;
 
 use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
-use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now, runner::pod_build::Installation};
+use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use runners::Contact;
 use runners::Runner;
@@ -163,14 +163,5 @@ impl World {
     fn next_version(&mut self) -> u64 {
         self.version += 1;
         self.version
-    }
-}
-
-fn installation() -> Installation {
-    Installation {
-        runner_image: "image".into(),
-        public_url: "http://gateway".into(),
-        namespace: "release".into(),
-        runner_environment: Vec::new(),
     }
 }

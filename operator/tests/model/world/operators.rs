@@ -1,6 +1,7 @@
 //! Operator processes: who leads, what each is told and when, and how its calls fare.
 
-use super::{Luck, Operator, Sabotage, World, api::Kind, installation, runners::Runner};
+use super::{Luck, Operator, Sabotage, World, api::Kind, runners::Runner};
+use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
     BindFailure, Change, Core, Effect, Input, ReadFailure, Report, WriteFailure, runner::pod_read::Fate,

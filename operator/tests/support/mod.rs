@@ -1,0 +1,13 @@
+//! Fixtures that several test programs of the operator share.
+
+use camofleet_operator::core::runner::pod::Installation;
+
+/// An installation without traces.
+pub fn installation() -> Installation {
+    Installation {
+        runner_image: "image".into(),
+        public_url: "http://gateway".into(),
+        namespace: "release".into(),
+        runner_environment: Vec::new(),
+    }
+}
