@@ -1,6 +1,6 @@
 //! Fixtures that several test programs of the operator share.
 
-use camofleet_operator::core::runner::pod::Installation;
+use camofleet_operator::core::runner::pod_build::Installation;
 
 /// An installation without traces.
 pub fn installation() -> Installation {
