@@ -1,7 +1,8 @@
 //! Probes and metrics.
 
+use crate::core::Load;
 use crate::io::{
-    LoadAsk, Shell,
+    shell::Shell,
     watch::{self, Watches},
 };
 use axum::http::StatusCode;
@@ -11,6 +12,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+
+/// Asks the core how busy the fleet is. None: this process does not lead.
+pub(super) type LoadAsk = oneshot::Sender<Option<Load>>;
 
 /// Serves `/healthz` (the process runs), `/readyz` (its caches are warm, so that it leads or could at once, and the API server keeps
 /// all fields that it writes) and `/metrics`.

@@ -8,7 +8,7 @@ use crate::core::{
         pod_read::{KEYS_ANNOTATION, RunnerPod, SeenPod},
     },
 };
-use crate::io::Shell;
+use crate::io::shell::Shell;
 use camofleet_crds::{
     trimmed::Trimmed,
     v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},

@@ -1,201 +1,14 @@
-//! Calls to runners.
+//! Calls to runners, measured and traced.
 
-use crate::core::{BindFailure, Input, Report, Uid};
-use crate::io::{Shell, clock::Clock, election::Leadership, pace::Pace, traces::Begun};
-use camofleet_auth::token::Signer;
-use camofleet_runner_api::{
-    BindRequest, RefusalReason,
-    client::{CallError, EncodedState, RunnerClient},
-};
-use camofleet_runtime::{
-    backoff::ExponentialBackoff,
-    traces::{KeyValue, SpanKind},
-};
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-use tokio::{sync::Notify, task::AbortHandle, time::Instant};
+use crate::core::{BindFailure, Input, Uid};
+use crate::io::{shell::Shell, traces::Begun};
+use camofleet_runner_api::BindRequest;
+use camofleet_runtime::traces::{KeyValue, SpanKind};
+use std::{net::IpAddr, time::Duration};
+use tokio::time::Instant;
 
-/// How soon a runner that does not answer is tried again: at first often, since it may be starting.
-const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
 /// How long a call that failed counts as being under way. The core limits those, and so what is logged of a runner that fails.
 const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
-
-/// The runners' clients.
-pub(super) struct Runners {
-    client: RunnerClient,
-    tokens: Tokens,
-    reports: Arc<Reports>,
-}
-
-/// What calls to runners carry.
-#[derive(Clone)]
-struct Tokens {
-    signer: Arc<Signer>,
-    clock: Clock,
-}
-
-impl Tokens {
-    fn of(&self, pod: &Uid, epoch: u64) -> String {
-        self.signer.operator_token(pod, epoch, self.clock.now().wall.into())
-    }
-}
-
-/// The newest report of each runner that the core has not taken yet, and whether the runner has fallen silent since. A report is
-/// a whole state, so an older one is worth nothing beside it, and a runner that reports faster than the core takes costs no memory.
-#[derive(Default)]
-pub(super) struct Reports {
-    followed: Mutex<Followed>,
-    arrived: Notify,
-}
-
-#[derive(Default)]
-struct Followed {
-    /// Who follows each runner, by its pod. The number tells one who was told to stop, and has not yet, from the next one.
-    tasks: HashMap<Uid, (u64, AbortHandle)>,
-    begun: u64,
-    newest: HashMap<Uid, Vec<Input>>,
-}
-
-impl Reports {
-    /// Returns once a runner has sent word. It may have been taken since.
-    pub(super) async fn arrived(&self) {
-        self.arrived.notified().await;
-    }
-
-    /// All that has not been taken yet: of each runner at most a report and then its silence.
-    pub(super) fn take(&self) -> Vec<Input> {
-        self.lock().newest.drain().flat_map(|(_, inputs)| inputs).collect()
-    }
-
-    fn post(&self, number: u64, pod: &Uid, input: Input) {
-        let mut followed = self.lock();
-        if followed.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
-            let newest = followed.newest.entry(pod.clone()).or_default();
-            // A silence ends with the next report. It does not undo the last one, which may tell how sessions ended.
-            let is_report = |input: &Input| matches!(input, Input::Runner { .. });
-            newest.retain(|former| is_report(former) && !is_report(&input));
-            newest.push(input);
-            self.arrived.notify_one();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Followed> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Runners {
-    pub(super) fn new(signer: Signer, clock: Clock) -> Self {
-        let tokens = Tokens { signer: Arc::new(signer), clock };
-        Self { client: RunnerClient::default(), tokens, reports: Arc::default() }
-    }
-
-    /// What the followed runners reported.
-    pub(super) fn reports(&self) -> Arc<Reports> {
-        self.reports.clone()
-    }
-
-    /// Begins to follow a runner. What a former follower of it has not handed over is dropped.
-    pub(super) fn follow(&self, pod: Uid, address: IpAddr, slots: u32, leadership: Leadership) {
-        self.unfollow(&pod);
-        let mut followed = self.reports.lock();
-        followed.begun += 1;
-        let follower = Follower {
-            client: self.client.clone(),
-            tokens: self.tokens.clone(),
-            leadership,
-            reports: self.reports.clone(),
-            number: followed.begun,
-            pod: pod.clone(),
-            address,
-            slots,
-            pace: Pace::of(slots),
-        };
-        let task = (follower.number, tokio::spawn(follower.run()).abort_handle());
-        followed.tasks.insert(pod, task);
-    }
-
-    pub(super) fn unfollow(&self, pod: &Uid) {
-        let mut followed = self.reports.lock();
-        followed.newest.remove(pod);
-        if let Some((_, task)) = followed.tasks.remove(pod) {
-            task.abort();
-        }
-    }
-}
-
-/// Follows one runner.
-struct Follower {
-    client: RunnerClient,
-    tokens: Tokens,
-    leadership: Leadership,
-    reports: Arc<Reports>,
-    number: u64,
-    pod: Uid,
-    address: IpAddr,
-    slots: u32,
-    pace: Pace,
-}
-
-impl Follower {
-    async fn run(mut self) {
-        let mut failures: u32 = 0;
-        // The core stops it when it leads no longer; until it did, the clock decides.
-        while let Some(epoch) = self.leadership.epoch() {
-            let (cause, answered) = self.listen(epoch).await;
-            tracing::debug!(pod = self.pod, cause, "a runner does not answer");
-            self.reports.post(self.number, &self.pod, Input::Silent { pod: self.pod.clone() });
-            failures = if answered { 1 } else { failures.saturating_add(1) };
-            tokio::time::sleep(BACKOFF.after(failures)).await;
-        }
-    }
-
-    /// Hands on what the runner reports until it ends; why it did, and whether there was anything.
-    async fn listen(&mut self, epoch: u64) -> (String, bool) {
-        let mut answered = false;
-        let states = match self.client.events(self.address, &self.tokens.of(&self.pod, epoch), self.slots).await {
-            Ok(states) => states,
-            Err(error) => return (error.to_string(), answered),
-        };
-        let take = |state: EncodedState| {
-            let state = state.decode().map_err(|error| error.to_string())?;
-            let report = Report::new(state, self.slots).map_err(|error| {
-                tracing::warn!(pod = self.pod, %error, "rejected a runner's report");
-                error.to_string()
-            })?;
-            answered = true;
-            self.reports.post(self.number, &self.pod, Input::Runner { pod: self.pod.clone(), report });
-            Ok(())
-        };
-        let cause = self.pace.hand_on(states, take).await;
-        (cause, answered)
-    }
-}
-
-/// Why a session was not bound, or may have been.
-fn what_it_means(error: CallError) -> BindFailure {
-    match error {
-        CallError::Refused(refusal) => match refusal.reason {
-            RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
-            RefusalReason::Invalid => BindFailure::Invalid(refusal.message),
-            // It was bound before and has ended: the runner's list tells of what.
-            RefusalReason::WrongPhase
-            // Keys or terms that have not got there yet: the session may have been bound before.
-            | RefusalReason::UnknownSession
-            | RefusalReason::Unauthorized
-            | RefusalReason::TokenUsed
-            | RefusalReason::Forbidden
-            | RefusalReason::StaleEpoch
-            // Of tunnels, never of a bind.
-            | RefusalReason::TooManyConnections => BindFailure::Unknown(refusal.message),
-        },
-        CallError::Garbage(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
-    }
-}
 
 impl Shell {
     /// Has a runner take a session. It is part of the session's trace when the session is on its way to Ready.
@@ -205,11 +18,7 @@ impl Shell {
         let header = span.as_ref().map(Begun::header);
         let answer = match self.leadership.epoch() {
             None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
-            Some(epoch) => {
-                let token = self.runners.tokens.of(&pod, epoch);
-                let call = self.runners.client.bind(address, &token, &session, &request, header.as_deref());
-                call.await.map_err(what_it_means)
-            }
+            Some(epoch) => self.runners.bind(&session, &pod, (address, epoch), &request, header.as_deref()).await,
         };
         let outcome = match &answer {
             Ok(_) => "ok",
@@ -231,9 +40,8 @@ impl Shell {
 
     pub(super) async fn end(&self, session: Uid, pod: Uid, address: IpAddr) {
         if let Some(epoch) = self.leadership.epoch() {
-            let token = self.runners.tokens.of(&pod, epoch);
             let began = Instant::now();
-            match self.runners.client.end(address, &token, &session).await {
+            match self.runners.end(&session, &pod, (address, epoch)).await {
                 Ok(()) => {
                     self.metrics.called("end", "ok", began.elapsed());
                     tracing::debug!(session, pod, "ended or acknowledged");
@@ -246,61 +54,5 @@ impl Shell {
             }
         }
         self.tell(Input::EndAnswered { session, pod });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use camofleet_runner_api::{Refusal, RunnerState};
-
-    /// Reports of one runner in which only the generation differs.
-    fn report(generation: u64) -> Input {
-        let state = RunnerState { boot_id: "boot".into(), generation, slots: 1, ..RunnerState::default() };
-        Input::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
-    }
-
-    #[tokio::test]
-    async fn only_the_newest_report_of_a_runner_is_kept_and_none_of_a_former_follower() {
-        let (reports, pod) = (Reports::default(), "pod".to_owned());
-        let task = || tokio::spawn(std::future::pending::<()>()).abort_handle();
-        reports.lock().tasks.insert(pod.clone(), (1, task()));
-        for generation in 0..1000 {
-            reports.post(1, &pod, report(generation));
-        }
-        reports.arrived().await;
-        let taken = reports.take();
-        assert_eq!(format!("{taken:?}"), format!("{:?}", [report(999)]));
-        assert!(reports.take().is_empty());
-        reports.lock().tasks.insert(pod.clone(), (2, task()));
-        reports.post(1, &pod, report(1000));
-        assert!(reports.take().is_empty(), "of a follower that was told to stop");
-    }
-
-    #[tokio::test]
-    async fn the_last_report_of_a_runner_that_falls_silent_comes_before_the_silence() {
-        let (reports, pod) = (Reports::default(), "pod".to_owned());
-        let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
-        reports.lock().tasks.insert(pod.clone(), (1, task));
-        let silent = || Input::Silent { pod: pod.clone() };
-        let taken = || format!("{:?}", reports.take());
-        for input in [report(1), report(2), silent(), silent()] {
-            reports.post(1, &pod, input);
-        }
-        assert_eq!(taken(), format!("{:?}", [report(2), silent()]));
-        for input in [silent(), report(3)] {
-            reports.post(1, &pod, input);
-        }
-        assert_eq!(taken(), format!("{:?}", [report(3)]), "it answers again");
-    }
-
-    #[test]
-    fn a_session_that_has_ended_on_its_runner_did_not_fail_to_launch() {
-        let meaning = |reason| what_it_means(CallError::Refused(Refusal { reason, message: "words".to_owned() }));
-        let unknown = BindFailure::Unknown("words".to_owned());
-        assert_eq!(meaning(RefusalReason::WrongPhase), unknown);
-        assert_eq!(meaning(RefusalReason::StaleEpoch), unknown);
-        assert_eq!(meaning(RefusalReason::Draining), BindFailure::Refused);
-        assert_eq!(meaning(RefusalReason::Invalid), BindFailure::Invalid("words".to_owned()));
     }
 }
