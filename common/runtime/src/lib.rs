@@ -1,8 +1,9 @@
-//! What the operator, the gateway and the runner share as processes. It knows nothing of browsers, sessions or Kubernetes.
+//! The process-level code of the operator, the gateway and the runner. It has no types of browsers, sessions or pools.
 //!
 //! [`server`] serves HTTP/1.1 to clients that it does not trust yet, [`admin`] serves probes and metrics, [`client_address`] finds a
-//! client's address behind proxies, [`tcp`] sets up connections, and `watch` follows the API server's objects. [`logging`], `traces` and `tls` are set up once, at the start
-//! of the process; [`signals`] tells when to end it, [`files`] raises the limit of open files, and [`backoff`] paces retries.
+//! client's address behind proxies, [`tcp`] sets up connections, and `watch` follows objects of the API server. [`logging`], `traces`
+//! and `tls` are set up once, at the start of the process; [`signals`] ends it, [`files`] raises the limit of open files, and
+//! [`backoff`] paces retries.
 
 pub mod admin;
 pub mod backoff;

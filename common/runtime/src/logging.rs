@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-/// What is logged when `RUST_LOG` selects nothing.
+/// The filter that applies when `RUST_LOG` is unset or empty.
 const DEFAULT_FILTER: &str = "info";
 
 /// Logs from now on what `RUST_LOG` selects, or `info` when it is unset or empty. The fields of an event are keys of its JSON object;

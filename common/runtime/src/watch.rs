@@ -104,7 +104,7 @@ struct Known<T> {
 struct Shown<T> {
     /// None: no version of the object could be read, or it does not concern the caller.
     understood: Option<T>,
-    /// Whether it was logged that the object cannot be read.
+    /// An error was logged because the object cannot be read.
     reported: bool,
 }
 
@@ -150,7 +150,7 @@ impl<T: Clone> Known<T> {
         }
     }
 
-    /// What is new in an object, and what it counts as from now on.
+    /// Reads an object. Returns what is new in it, and its entry from now on.
     fn shown<O, K>(&self, object: O, understand: impl Fn(K) -> Option<T>) -> (Option<T>, Shown<T>)
     where
         O: Resource + Into<DeserializeGuard<K>>,

@@ -46,7 +46,7 @@ pub async fn connect_from(client: Ipv4Addr, server: SocketAddr) -> io::Result<Tc
     socket.connect(server).await
 }
 
-/// Whether nothing came of the server, not even the end. Asks the kernel, since the runtime can have older news.
+/// The connection is open and the server has sent nothing. The kernel answers, because the runtime may not have seen an end yet.
 pub fn is_open(stream: &TcpStream) -> bool {
     let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)

@@ -9,7 +9,7 @@ pub struct Metrics(String);
 /// One sample of a metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
-    /// What follows the name: the labels in braces, if there are any, and the value.
+    /// The text after the name: the labels in braces, if there are any, and the value.
     text: &'a str,
 }
 
@@ -32,7 +32,7 @@ impl Metrics {
         self.samples(name).filter(|sample| sample.has(labels)).filter_map(Sample::value::<f64>).sum()
     }
 
-    /// Whether there is a sample of that name that has all these labels.
+    /// There is a sample of that name with all these labels.
     pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.samples(name).any(|sample| sample.has(labels))
     }

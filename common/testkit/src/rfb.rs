@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const PIXEL_FORMAT: [u8; 16] = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0];
 const BYTES_PER_PIXEL: usize = 4;
 
-/// What a display shows.
+/// The pixels of a display.
 pub struct Picture {
     /// Width in pixels.
     pub width: u16,
@@ -33,7 +33,7 @@ impl Picture {
     }
 }
 
-/// Somebody before a display.
+/// A client that looks at a display and types.
 pub struct Viewer<D> {
     display: D,
     security_types: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What the core is told, and what it wants done. Between the two there is no IO.
+//! The events that the core receives, and the effects that it returns. Between the two there is no IO.
 
 use crate::core::{
     clock::{Interval, Mono},

@@ -2,10 +2,10 @@
 //! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
 //!
 //! - `session`, `runner`, `pool`: the things, their states, and what happens to them.
-//! - `scheduler`: who may use a pool, who waits, and who gets which slot.
+//! - `scheduler`: which sessions a pool accepts, the queue, and the assignment of slots.
 //! - `orphans`: sessions that a runner reports and no object stands for. `ends`: how often a runner is asked to end a session.
 //! - `status`: what is published, as a function of all that. `status_write`: its writes.
-//! - `messages`: what the core is told, and what it wants done.
+//! - `messages`: the events that the core receives and the effects that it returns.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
 //! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).

@@ -9,7 +9,7 @@ use std::{
 /// From the file that imports to the file that defines, with the names.
 pub type Edges<'a> = BTreeMap<(&'a Path, &'a Path), BTreeSet<&'a str>>;
 
-/// What a path leads to.
+/// The target of a path.
 enum Target<'a> {
     Module(ModuleId),
     /// `module` defines it, or re-exports it from another crate.
@@ -76,8 +76,8 @@ impl Modules {
         Some(Target::Module(at))
     }
 
-    /// What the name means in the module. `is_last`: nothing follows it in the path, so that of a module and a function of
-    /// that name the function is meant.
+    /// Resolves a name in the module. With `is_last`, nothing follows the name in the path: of a module and a function with
+    /// that name, it means the function.
     fn look_up<'a>(
         &'a self,
         id: ModuleId,

@@ -4,10 +4,10 @@ use crate::core::{clock::Mono, messages::WriteFailure, retry::Pending};
 use camofleet_crds::v1alpha1::Disruption;
 use std::time::Duration;
 
-/// The disruption budget is written again after so long, in case somebody took it away.
+/// Interval after which the disruption budget is written again, in case it was deleted or changed.
 const WRITE_AGAIN: Duration = Duration::from_secs(600);
-/// Refusals in a row, after about 6 s, from which on a disruption budget is somebody else's for good: that of a former pool
-/// of the same name is collected by then.
+/// Refusals in a row after which a budget of that name is taken to belong to another owner. They take about 6 s: by then the garbage
+/// collector has deleted the budget of a former pool of the same name.
 const PATIENCE: u32 = 5;
 
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(in crate::core) struct Budget {
     call: Pending,
     /// What was asked for by the last write.
     disruption: Option<Disruption>,
-    /// Why there is none.
+    /// The reason why there is none.
     refusal: Option<String>,
 }
 
@@ -69,7 +69,7 @@ impl Budget {
         }
     }
 
-    /// Why the runners have no budget.
+    /// The reason why the runners have no budget.
     pub(in crate::core) fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
     }

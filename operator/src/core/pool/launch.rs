@@ -83,6 +83,10 @@ impl Core {
 
     /// The places of a pool that lack a pod and do not pause after a failure, those that have lacked it longest first.
     fn wanted_places(&self, pool: &Pool) -> VecDeque<Place> {
+        // Most pools lack none, and the search for a canary looks at all runners.
+        if !pool.places.lacks_pods() {
+            return VecDeque::new();
+        }
         let mut wanted: Vec<_> = pool
             .places
             .missing(self.lacks_canary(pool))

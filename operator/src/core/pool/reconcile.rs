@@ -1,5 +1,5 @@
-//! What happens to a pool: its pods are kept at as many as wished, of the current shape, none launching in excess of the
-//! CPUs, and none with a session made to go before its time.
+//! Reconciles a pool: keeps the desired number of runner pods in the current shape, removes surplus and outdated ones without ending
+//! sessions early, and publishes its status.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -34,7 +34,7 @@ impl Core {
             Some(pool) if version(object.as_ref()) < version(pool.object().as_ref()) => return,
             Some(pool) => {
                 let matters = pool.replace_object(object, &self.installation);
-                // Its status is written every second while sessions come and go, and matters to nobody who waits.
+                // The operator itself writes the status every second while sessions come and go. No waiting session depends on it.
                 if !matters {
                     self.outbox.enqueue(Subject::Pool(key));
                     return;
@@ -203,7 +203,7 @@ impl Core {
             self.runners.of(pool.object()).filter(|runner| runner.counts(now) && runner.goes()).collect();
         let draining = going.iter().filter(|runner| !runner.is_going_idle()).count();
         let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.makes_way {
-            // Those that go are among the desired, and nobody asked for those that serve to be given up.
+            // Draining runners count towards the desired number, so that no runner with a session is removed in their place.
             let excess = (staying.len() + draining).saturating_sub(room);
             staying
                 .iter()

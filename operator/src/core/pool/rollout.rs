@@ -10,7 +10,7 @@ use crate::core::{
 };
 use camofleet_crds::conditions::pool as reasons;
 
-/// How far a pool is from having the shape that is wished for.
+/// The progress of a pool towards the shape that its spec asks for.
 pub(in crate::core) struct Rollout {
     /// Pods that it is to have now: one more than desired while runners of different shapes are there or to come.
     pub(in crate::core) places: usize,
@@ -31,7 +31,7 @@ impl Rollout {
             unschedulable && pool.shapes.tests(&runner.pod().revision)
         };
         let may_miss = pool.object().spec.rollout.max_unavailable_of(desired) > 0;
-        // One that ended had room, and would have it anew each time.
+        // A canary that ended had room on a node, and its successor would have room again.
         let makes_way = tests
             && may_miss
             && match pool.shapes.trouble(&pool.shapes.wished().revision) {

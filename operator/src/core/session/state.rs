@@ -488,6 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_waits_no_longer_has_no_queued_to_write() {
+        let mut sessions = Sessions::default();
+        let uid = |number: usize| format!("s-{number}");
+        for number in 0..20 {
+            let mut object = (*object(0)).clone();
+            object.metadata.uid = Some(uid(number));
+            sessions.add(&uid(number), Arc::new(object), NOW);
+        }
+        let under_way = (0..20).take_while(|number| sessions.begin_queued_write(&uid(*number))).count();
+        assert!(under_way < 18, "all are under way");
+        for number in under_way + 1..20 {
+            sessions.begin_queued_write(&uid(number));
+        }
+        // One of those whose turn comes gets a slot, the others but the last are deleted.
+        sessions.set_stage(&uid(under_way), binding());
+        for number in under_way + 1..19 {
+            sessions.remove(&uid(number));
+        }
+        assert_eq!([sessions.finish_write(&uid(0)), sessions.finish_write(&uid(1))], [Some(uid(19)), None]);
+    }
+
+    #[test]
     fn a_call_is_made_once_at_a_time_and_pauses_after_a_failure() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(0), NOW);
