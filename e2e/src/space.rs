@@ -11,7 +11,7 @@ use camofleet_crds::{
     conditions::{self, FINISHED, READY, RECONCILING},
     v1alpha1::{BrowserSession, BrowserSessionSpec, RunnerRef, SessionState, WorkerPool, WorkerPoolSpec},
 };
-use camofleet_runner_api::{PORT, RunnerState};
+use camofleet_runner_api::{PORT, RunnerState, StartPage};
 use k8s_openapi::{
     api::core::v1::{Event, Namespace, Pod, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::Condition,
@@ -228,10 +228,22 @@ impl Space {
         Ok(Session { api, uid: made.uid().context("a created object has a UID")?, name })
     }
 
-    /// Makes a session and waits until it is Ready.
+    /// Creates a session and waits until it is Ready and its start page, if it has one, is loaded: Ready does not wait for
+    /// the page, so a client that connects at once may still find the blank one.
     pub async fn ready_session(&self, spec: Value) -> Result<Session> {
+        let has_start_page = spec.get("startUrl").is_some();
         let session = self.session(spec).await?;
         session.ready().await?;
+        if has_start_page {
+            poll("the start page to load", async || {
+                let reports: Vec<_> =
+                    self.runner_states().await?.into_values().flat_map(|runner| runner.sessions).collect();
+                let page = reports.into_iter().find(|report| report.uid == session.uid).map(|report| report.start_page);
+                ensure!(page == Some(StartPage::Loaded), "the runners report {page:?}");
+                Ok(())
+            })
+            .await?;
+        }
         Ok(session)
     }
 
