@@ -79,7 +79,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
-        async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.tokens).await }
+        async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.auth).await }
     });
     parts.spawn(publication.keep());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");

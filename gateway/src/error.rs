@@ -2,7 +2,7 @@
 //! What only the operator of the cluster may know goes to the log.
 
 use crate::{
-    auth::{Denied, Role},
+    auth::principal::{Action, Denied},
     cache::{session::Key, sessions::Over},
     metrics::Outcome,
     rest::documents::{InvalidField, InvalidRequest, Problem},
@@ -102,13 +102,15 @@ fn denied_words(denied: Denied) -> String {
         Denied::UnknownToken => "the token is not valid".to_owned(),
         Denied::Expired => "the token has expired: ask for a new one".to_owned(),
         Denied::Used => "the token was good for one connection, and was used before: ask for a new one".to_owned(),
-        Denied::NotFor(scopes) => {
+        Denied::Scope(scopes) => {
             let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
             format!("the token may not do this: it takes one with the scope {}, or an admin's", scopes.join(" or "))
         }
         Denied::OtherSession => "the token is for another session".to_owned(),
-        Denied::Needs(Role::Viewer) => "the token may not do this: it takes an admin's or a viewer's".to_owned(),
-        Denied::Needs(Role::Admin) => "the token may not do this: it takes an admin's".to_owned(),
+        Denied::Action(Action::Read) => "the token may not do this: it takes an admin's or a viewer's".to_owned(),
+        Denied::Action(Action::Manage | Action::Session(_)) => {
+            "the token may not do this: it takes an admin's".to_owned()
+        }
     }
 }
 
@@ -119,7 +121,7 @@ impl Refusal {
             Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::Needs(_))
+            Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
             | Self::Origin
             | Self::ForeignPage
             | Self::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -147,7 +149,7 @@ impl Refusal {
             Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
                 Outcome::Unauthorized
             }
-            Self::Denied(Denied::NotFor(_) | Denied::OtherSession | Denied::Needs(_))
+            Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
             | Self::Origin
             | Self::ForeignPage
             | Self::Forbidden(_) => Outcome::Forbidden,

@@ -1,10 +1,13 @@
 //! What the gateway asks of the API server: sessions and pools by watch, one session by name, the Secret with the static tokens; and
-//! that sessions be made and deleted. Thin: what it reads goes into [`Sessions`](crate::sessions), [`Pools`](crate::pools) and
-//! [`StaticTokens`], where the decisions are.
+//! that sessions be made and deleted. Thin: what it reads goes into [`Sessions`], [`Pools`] and [`StaticTokens`], where the
+//! decisions are.
 
 use crate::{
     Gateway,
-    auth::{Role, StaticTokens},
+    auth::{
+        authenticator::Authenticator,
+        tokens::{Role, StaticTokens},
+    },
     cache::{
         changes::Changed,
         pools::{Pools, without_shape},
@@ -31,7 +34,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, fmt::Debug, pin::pin, sync::Arc, time::Duration};
-use tokio::{sync::watch::Sender, time::timeout};
+use tokio::time::timeout;
 
 /// The Secret with the static tokens, in the release's namespace.
 pub const TOKENS: &str = "camofleet-tokens";
@@ -186,7 +189,7 @@ async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, 
 }
 
 /// Keeps the static tokens as the Secret has them, for ever, and makes the Secret when it is not there.
-pub async fn follow_tokens(client: Client, namespace: &str, tokens: &Sender<Option<StaticTokens>>) {
+pub async fn follow_tokens(client: Client, namespace: &str, auth: &Authenticator) {
     let api = Api::<Secret>::namespaced(client, namespace);
     let only_ours = watcher::Config::default().fields(&format!("metadata.name={TOKENS}"));
     let mut events = pin!(watch::events(api.clone(), only_ours));
@@ -196,17 +199,17 @@ pub async fn follow_tokens(client: Client, namespace: &str, tokens: &Sender<Opti
             Event::Init => listed = None,
             Event::InitApply(secret) => listed = Some(secret),
             Event::InitDone => match listed.take() {
-                Some(secret) => publish(tokens, &secret),
-                None => make_tokens(&api, tokens).await,
+                Some(secret) => publish(auth, &secret),
+                None => make_tokens(&api, auth).await,
             },
-            Event::Apply(secret) => publish(tokens, &secret),
+            Event::Apply(secret) => publish(auth, &secret),
             // Whoever deletes it wants other tokens.
-            Event::Delete(_) => make_tokens(&api, tokens).await,
+            Event::Delete(_) => make_tokens(&api, auth).await,
         }
     }
 }
 
-fn publish(tokens: &Sender<Option<StaticTokens>>, secret: &Secret) {
+fn publish(auth: &Authenticator, secret: &Secret) {
     let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let read = StaticTokens::parse(data);
     if read.is_empty() {
@@ -214,13 +217,15 @@ fn publish(tokens: &Sender<Option<StaticTokens>>, secret: &Secret) {
     } else {
         tracing::info!(tokens = ?read, "read Secret {TOKENS}");
     }
-    tokens.send_replace(Some(read));
+    auth.set_tokens(Some(read));
 }
 
 /// Makes the Secret with one new token for each role. The watch tells of it, and of another replica's that was faster.
-async fn make_tokens(api: &Api<Secret>, tokens: &Sender<Option<StaticTokens>>) {
-    // What was good before the Secret went is good no more.
-    tokens.send_if_modified(|known| known.as_mut().is_some_and(|known| !std::mem::take(known).is_empty()));
+async fn make_tokens(api: &Api<Secret>, auth: &Authenticator) {
+    // The deletion of the Secret revokes its tokens.
+    if auth.is_ready() {
+        auth.set_tokens(Some(StaticTokens::default()));
+    }
     let data = Role::ALL.map(|role| (role.as_str().to_owned(), ByteString(new_token().into_bytes())));
     let secret = Secret {
         metadata: ObjectMeta { name: Some(TOKENS.to_owned()), ..ObjectMeta::default() },

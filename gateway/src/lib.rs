@@ -21,7 +21,7 @@ pub mod rest;
 pub mod rfb;
 pub mod server;
 
-use crate::auth::StaticTokens;
+use crate::auth::authenticator::Authenticator;
 use crate::cache::changes::Feed;
 use crate::cache::pools::Pools;
 use crate::cache::sessions::Sessions;
@@ -30,7 +30,6 @@ use crate::server::listener::{self, SoleAddress};
 use camofleet_auth::token::{Issuer, PublicKeys, Signer};
 use camofleet_runtime::{client_address::TrustedProxies, server::Server};
 use std::{path::PathBuf, time::Duration};
-use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What every request needs.
@@ -43,14 +42,12 @@ pub struct Gateway {
     pub pools: Pools,
     /// What changed of both.
     pub feed: Feed,
-    /// The static tokens; None before they were read.
-    pub tokens: watch::Sender<Option<StaticTokens>>,
+    /// Authenticates clients.
+    pub auth: Authenticator,
     /// For single questions to the API server.
     pub client: kube::Client,
     /// Signs hop tokens and session tokens.
     pub signer: Signer,
-    /// The keys that session tokens may be signed with.
-    pub session_keys: PublicKeys,
     /// Serves clients: what they can hold, and what they do hold.
     pub server: Server,
     /// Detects a proxy before the gateway that is not among the trusted ones.
@@ -72,14 +69,13 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that knows nothing yet.
     pub fn new(client: kube::Client, namespace: String, signer: Signer, ui: PathBuf) -> Self {
-        let session_keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+        let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         Self {
             namespace,
-            session_keys,
             sessions: Sessions::default(),
             pools: Pools::default(),
             feed: Feed::default(),
-            tokens: watch::Sender::default(),
+            auth: Authenticator::new(keys),
             client,
             signer,
             ui,
@@ -101,7 +97,7 @@ impl Gateway {
             Some("the sessions were not read yet")
         } else if !self.pools.is_read() {
             Some("the pools were not read yet")
-        } else if self.tokens.borrow().is_none() {
+        } else if !self.auth.is_ready() {
             Some("the tokens were not read yet")
         } else {
             None

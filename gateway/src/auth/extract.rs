@@ -1,12 +1,15 @@
-//! Extractors that stand for a right: who has one in the signature of a handler was allowed to ask for it, and no handler
-//! can forget to check, because there is no other way to a session's name.
+//! Extractors that authorize requests. A handler with one of them in its signature runs only for clients that are allowed its
+//! action. No handler can skip the check, because only these extractors yield the name of a session.
 
 use crate::{
     Gateway,
-    auth::{Credential, Grant, Member, Role, StaticTokens, admit, authorize, presented},
+    auth::{
+        credential::Credential,
+        principal::{Action, Principal},
+        subprotocol::Offer,
+    },
     cache::session::Key,
     error::Refusal,
-    proxy::live_view::Offer,
 };
 use axum::extract::{FromRequestParts, Path};
 use camofleet_auth::token::Role as Scope;
@@ -18,83 +21,77 @@ use http::{
 };
 use hyper::upgrade::OnUpgrade;
 use serde::Deserialize;
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
-/// What somebody may do with the session of this name.
-pub struct Right {
-    /// The session.
-    pub session: Key,
-    /// The pool that it is looked for in, when the path says one.
-    pub worker: Option<String>,
-    /// What, and by which token.
-    pub grant: Grant,
+/// Permission to connect to a session, carried from the extractor to the connection.
+pub struct SessionAccess {
+    session: Key,
+    worker: Option<String>,
+    principal: Principal,
+    scope: Scope,
 }
 
-/// The right to drive a session.
-pub struct MayConnect(pub Right);
+/// Permission to drive a session.
+pub struct MayConnect(pub SessionAccess);
 
-/// The right to look at a session's display, or more.
-pub struct MayWatch(pub Right);
+/// Permission to watch a session's display, and to type into it when the scope is [`Scope::Control`].
+pub struct MayWatch(pub SessionAccess);
 
-/// The right to see what there is: a viewer's, or more.
+/// Permission to list and read sessions and pools.
 pub struct MaySee<T> {
-    /// What was asked for.
+    /// The object or namespace that the path names.
     pub target: T,
-    /// Who asks.
-    pub who: Member,
+    /// The client.
+    pub principal: Principal,
 }
 
-/// The right to make, change and end sessions, and to give others access to them: an admin's.
+/// Permission to create, touch and delete sessions, and to issue tokens for them.
 pub struct MayManage<T>(pub T);
 
-impl Right {
-    /// Waits until the token that it came from does not give it any more.
-    pub async fn revoked(&self, gateway: &Gateway) {
-        revoked(gateway, self.grant.expires(), |tokens| tokens.honour(&self.grant)).await;
+impl SessionAccess {
+    /// Name of the session.
+    pub fn session(&self) -> &Key {
+        &self.session
     }
 
-    /// Asks for the first of `wanted` that the credential is good for.
-    async fn of(
+    /// The pool that the path names, if it names one.
+    pub fn worker(&self) -> Option<&str> {
+        self.worker.as_deref()
+    }
+
+    /// The scope that was granted.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Whether the permission is for the session with this UID.
+    pub fn is_for(&self, uid: &str) -> bool {
+        self.principal.is_for(uid)
+    }
+
+    /// Id of the client's session token when that allows a single connection.
+    pub fn single_use_id(&self) -> Option<&str> {
+        self.principal.single_use_id()
+    }
+
+    /// Waits until the client's credential no longer permits the connection.
+    pub async fn revoked(&self, gateway: &Gateway) {
+        gateway.auth.revoked(&self.principal, |now| now.allows(Action::Session(self.scope))).await;
+    }
+
+    /// Grants the first of the scopes in `wanted` that the credential permits.
+    async fn grant(
         parts: &mut Parts,
         gateway: &Arc<Gateway>,
         credential: Option<Credential>,
         wanted: &'static [Scope],
     ) -> Result<Self, Refusal> {
-        let decision = gateway
-            .tokens
-            .borrow()
-            .as_ref()
-            .map(|tokens| authorize(tokens, &gateway.session_keys, credential.as_ref(), wanted));
-        let grant = decision.ok_or(Refusal::Starting)?.map_err(Refusal::Denied)?;
+        let principal = gateway.auth.authenticate(credential.as_ref())?;
+        let scope = principal.first_scope(wanted).map_err(Refusal::Denied)?;
         accepted(&parts.extensions);
         let Target { session, worker } = Target::of(Names::of(parts, gateway).await?, gateway)?;
-        Ok(Self { session, worker, grant })
+        Ok(Self { session, worker, principal, scope })
     }
-}
-
-/// Waits until that moment, in seconds since 1970-01-01 UTC, or until the static tokens do not give it any more.
-pub(crate) async fn revoked(gateway: &Gateway, expires: Option<u64>, stands: impl Fn(&StaticTokens) -> bool) {
-    let over = async {
-        match expires {
-            Some(moment) => tokio::time::sleep(until(moment)).await,
-            None => std::future::pending().await,
-        }
-    };
-    let mut tokens = gateway.tokens.subscribe();
-    let taken = tokens.wait_for(|tokens| !tokens.as_ref().is_some_and(&stands));
-    tokio::select! {
-        () = over => {}
-        taken = taken => drop(taken.expect("the sender lives in the gateway")),
-    }
-}
-
-/// How long it is until that moment, in seconds since 1970-01-01 UTC.
-fn until(moment: u64) -> Duration {
-    let moment = UNIX_EPOCH + Duration::from_secs(moment);
-    moment.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 /// The parameters of a path, as they came. A path without a namespace means the gateway's own.
@@ -149,10 +146,10 @@ impl FromNames for Target {
     }
 }
 
-/// What the request shows. A browser adds its cookie also to what another site made it send: what changes anything, and every
-/// socket, must come from a page of the gateway's own.
+/// The request's credential. Browsers send the login cookie also with requests that a page of another host caused. With a cookie,
+/// therefore, only a page of this host may change anything or open a socket.
 fn credential(parts: &Parts) -> Result<Option<Credential>, Refusal> {
-    let credential = presented(&parts.headers, &parts.uri);
+    let credential = Credential::of(&parts.headers, &parts.uri);
     let only_reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
     match credential {
         Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(Refusal::ForeignPage),
@@ -170,13 +167,12 @@ pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
     }
 }
 
-fn member(parts: &Parts, gateway: &Gateway, needed: Role) -> Result<Member, Refusal> {
-    let credential = credential(parts)?;
-    let tokens = gateway.tokens.borrow();
-    let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
-    let member = admit(tokens, &gateway.session_keys, credential.as_ref(), needed).map_err(Refusal::Denied)?;
+/// The client, if it is allowed this action.
+fn authorize(parts: &Parts, gateway: &Gateway, action: Action) -> Result<Principal, Refusal> {
+    let principal = gateway.auth.authenticate(credential(parts)?.as_ref())?;
+    principal.require(action).map_err(Refusal::Denied)?;
     accepted(&parts.extensions);
-    Ok(member)
+    Ok(principal)
 }
 
 /// Exempts the connection of a request from what holds for unknown clients.
@@ -190,8 +186,8 @@ impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let who = member(parts, gateway, Role::Viewer)?;
-        Ok(Self { target: T::of(Names::of(parts, gateway).await?, gateway)?, who })
+        let principal = authorize(parts, gateway, Action::Read)?;
+        Ok(Self { target: T::of(Names::of(parts, gateway).await?, gateway)?, principal })
     }
 }
 
@@ -199,7 +195,7 @@ impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MayManage<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        member(parts, gateway, Role::Admin)?;
+        authorize(parts, gateway, Action::Manage)?;
         Ok(Self(T::of(Names::of(parts, gateway).await?, gateway)?))
     }
 }
@@ -208,28 +204,28 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        // A cookie is for pages, and pages do not drive browsers.
-        let token = presented(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
-        let right = Right::of(parts, gateway, token, &[Scope::Connect]).await?;
-        // A page that got hold of a token, or that a user was led to, cannot leave this header out.
+        // Cookies are ignored: pages have them, and pages do not drive browsers.
+        let token = Credential::of(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
+        let access = SessionAccess::grant(parts, gateway, token, &[Scope::Connect]).await?;
+        // A page that got hold of a token cannot omit this header.
         if parts.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);
         }
-        Ok(Self(right))
+        Ok(Self(access))
     }
 }
 
 impl FromRequestParts<Arc<Gateway>> for MayWatch {
     type Rejection = Refusal;
 
-    /// Any page may ask that has a token to show; with a cookie, the gateway's own.
+    /// With a token, any page may watch; with a cookie, only the gateway's own.
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
         let offer = Offer::of(&parts.headers);
-        let credential = match offer.token.clone() {
-            Some(token) => Some(Credential::Token(token)),
+        let credential = match offer.token() {
+            Some(token) => Some(Credential::Token(token.to_owned())),
             None => credential(parts)?,
         };
-        Right::of(parts, gateway, credential, offer.wanted()).await.map(Self)
+        SessionAccess::grant(parts, gateway, credential, offer.wanted()).await.map(Self)
     }
 }
 

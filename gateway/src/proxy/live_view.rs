@@ -6,7 +6,10 @@
 
 use crate::{
     Gateway,
-    auth::extract::{Handshake, MayWatch, Right, Upgrading},
+    auth::{
+        extract::{Handshake, MayWatch, SessionAccess, Upgrading},
+        subprotocol::Offer,
+    },
     error::Refusal,
     metrics::{Outcome, Traffic},
     proxy::{
@@ -59,73 +62,24 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// A controller's activity is told to the runner this often.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Subprotocols of the live view (`Sec-WebSocket-Protocol`): what is asked for, and which of it was granted.
-const CONTROL: &str = "camofleet.control";
-const VIEW: &str = "camofleet.view";
-/// A page cannot set headers, and a URL is logged by proxies: the token comes as a subprotocol with this before it.
-const BEARER: &str = "camofleet.bearer.";
-/// What plain RFB clients offer.
-const BINARY: &str = "binary";
-
-/// What the viewer offered as subprotocols.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Offer {
-    /// The token in it.
-    pub token: Option<String>,
-    control: bool,
-    view: bool,
-    binary: bool,
-}
-
-impl Offer {
-    /// Reads the headers of a handshake.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let mut offer = Self::default();
-        let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
-        for protocol in values.flat_map(|value| value.split(',')).map(str::trim) {
-            match protocol {
-                CONTROL => offer.control = true,
-                VIEW => offer.view = true,
-                BINARY => offer.binary = true,
-                other => offer.token = other.strip_prefix(BEARER).map(str::to_owned).or(offer.token),
-            }
-        }
-        offer
-    }
-
-    /// What is asked for: the first of it that the token is good for is granted. Who only says `view` wants no more.
-    pub fn wanted(&self) -> &'static [Scope] {
-        if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
-    }
-
-    /// Which of the offered protocols says what was granted.
-    fn answer(&self, granted: Scope) -> Option<&'static str> {
-        match granted {
-            Scope::Control if self.control => Some(CONTROL),
-            Scope::View if self.view => Some(VIEW),
-            _ => self.binary.then_some(BINARY),
-        }
-    }
-}
-
 /// Finds the session, waits until it is Ready, connects with its display, and relays.
 pub async fn vnc(
-    MayWatch(right): MayWatch,
+    MayWatch(access): MayWatch,
     handshake: Result<Handshake, Refusal>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, Refusal> {
-    let mut found = upstream::find(&gateway, &right).await?;
+    let mut found = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", found.session.uid());
     if !found.session.has_live_view() {
         return Err(Refusal::NoLiveView);
     }
     // Last: a page learns by a plain request what its WebSocket was refused for.
     let handshake = handshake?;
-    let role = if right.grant.scope == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
-    let response = switching(&handshake.headers, right.grant.scope);
-    match upstream::enter(&gateway, &right, &mut found, Service::Display, &handshake.headers).await? {
+    let role = if access.scope() == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
+    let response = switching(&handshake.headers, access.scope());
+    match upstream::enter(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
         Ok(opened) => {
-            let watched = watch(Arc::clone(&gateway), right, found, role, handshake.connection, opened.connection);
+            let watched = watch(Arc::clone(&gateway), access, found, role, handshake.connection, opened.connection);
             gateway.tasks.spawn(watched.in_current_span());
             Ok(response)
         }
@@ -150,7 +104,7 @@ fn switching(headers: &HeaderMap, granted: Scope) -> Response {
 
 async fn watch(
     gateway: Arc<Gateway>,
-    right: Right,
+    access: SessionAccess,
     found: Found,
     role: rfb::Role,
     viewer: Upgrading,
@@ -164,8 +118,8 @@ async fn watch(
             .max_frame_size(Some(LONGEST_MESSAGE))
             .read_buffer_size(READ_BUFFER);
         let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
-        let touch = Touch { gateway, uid: session.uid(), runner: &runner, scope: right.grant.scope };
-        relay(viewer, runner_client::side(display), role, upstream::ending(gateway, &right, &mut session), touch).await
+        let touch = Touch { gateway, uid: session.uid(), runner: &runner, scope: access.scope() };
+        relay(viewer, runner_client::side(display), role, upstream::ending(gateway, &access, &mut session), touch).await
     })
     .await;
 }

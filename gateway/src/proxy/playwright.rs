@@ -2,7 +2,7 @@
 
 use crate::{
     Gateway,
-    auth::extract::{Handshake, MayConnect, Right, Upgrading},
+    auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
     cache::sessions::Followed,
     error::Refusal,
     proxy::{
@@ -22,16 +22,16 @@ use tracing::Instrument;
 
 /// Finds the session, waits until it is Ready, dials its runner, and relays.
 pub async fn playwright(
-    MayConnect(right): MayConnect,
+    MayConnect(access): MayConnect,
     handshake: Handshake,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, Refusal> {
-    let mut found = upstream::find(&gateway, &right).await?;
+    let mut found = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", found.session.uid());
-    match upstream::enter(&gateway, &right, &mut found, Service::Playwright, &handshake.headers).await? {
+    match upstream::enter(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {
         Ok(opened) => {
             let relayed =
-                relay_both(Arc::clone(&gateway), right, found.session, handshake.connection, opened.connection);
+                relay_both(Arc::clone(&gateway), access, found.session, handshake.connection, opened.connection);
             gateway.tasks.spawn(relayed.in_current_span());
             let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
             response.headers_mut().extend(opened.headers);
@@ -41,9 +41,15 @@ pub async fn playwright(
     }
 }
 
-async fn relay_both(gateway: Arc<Gateway>, right: Right, mut session: Followed, client: Upgrading, runner: OnUpgrade) {
+async fn relay_both(
+    gateway: Arc<Gateway>,
+    access: SessionAccess,
+    mut session: Followed,
+    client: Upgrading,
+    runner: OnUpgrade,
+) {
     upstream::between(&gateway, client, runner, |client, runner| {
-        let ending = upstream::ending(&gateway, &right, &mut session);
+        let ending = upstream::ending(&gateway, &access, &mut session);
         relay(runner_client::side(client), runner_client::side(runner), ending, &gateway.metrics.traffic)
     })
     .await;

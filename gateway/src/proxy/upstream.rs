@@ -3,8 +3,8 @@
 use crate::{
     Gateway,
     auth::{
-        Denied,
-        extract::{Right, Upgrading},
+        extract::{SessionAccess, Upgrading},
+        principal::Denied,
     },
     cache::sessions::Followed,
     error::Refusal,
@@ -43,13 +43,13 @@ pub struct Opened {
     pub connection: OnUpgrade,
 }
 
-/// The session of that name which the right is for, when it is Ready before the client's patience ends.
-pub async fn find(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {
-    let found = gateway.unless_draining(ready_session(gateway, right)).await?;
-    if right.worker.as_deref().is_none_or(|worker| is_in_pool(&found.session.session().object, worker)) {
+/// The session of that name that the client may connect to, when it is Ready before the client's patience ends.
+pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Refusal> {
+    let found = gateway.unless_draining(ready_session(gateway, access)).await?;
+    if access.worker().is_none_or(|worker| is_in_pool(&found.session.session().object, worker)) {
         Ok(found)
     } else {
-        Err(Refusal::NoSession(right.session.clone()))
+        Err(Refusal::NoSession(access.session().clone()))
     }
 }
 
@@ -57,13 +57,13 @@ pub async fn find(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {
 /// What the runner refuses to the client, and not to the gateway, is the response to the client.
 pub async fn enter(
     gateway: &Gateway,
-    right: &Right,
+    access: &SessionAccess,
     found: &mut Found,
     service: Service,
     client: &HeaderMap,
 ) -> Result<Result<Opened, Response>, Refusal> {
     let session = &mut found.session;
-    match gateway.unless_draining(ask_runner(gateway, right, session, &found.runner, service, client)).await {
+    match gateway.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
         Ok(Answer::Upgraded { headers, connection }) => Ok(Ok(Opened { headers, connection })),
         Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
             tracing::debug!(%status, "the token was used before");
@@ -84,11 +84,11 @@ pub async fn enter(
 }
 
 /// Waits for what ends a connection from the gateway's side.
-pub async fn ending(gateway: &Gateway, right: &Right, session: &mut Followed) -> Ending {
+pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Followed) -> Ending {
     tokio::select! {
         over = session.over() => Ending::Session(over),
         () = gateway.draining.cancelled() => Ending::Drain,
-        () = right.revoked(gateway) => Ending::Revoked,
+        () = access.revoked(gateway) => Ending::Revoked,
     }
 }
 
@@ -117,12 +117,12 @@ pub async fn between<Carried: Future<Output = Outcome>>(
     tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
-async fn ready_session(gateway: &Gateway, right: &Right) -> Result<Found, Refusal> {
+async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Refusal> {
     let deadline = Instant::now() + gateway.patience;
-    let key = &right.session;
+    let key = access.session();
     // This replica's watch may lag behind a create, of a session that is new or that is made again under its name. So who
     // is not known, or known to be over, is asked for once at the API server itself.
-    let known = gateway.sessions.follow(key).filter(|session| right.grant.is_for(&session.uid()));
+    let known = gateway.sessions.follow(key).filter(|session| access.is_for(&session.uid()));
     let over = match known {
         None => None,
         Some(session) => {
@@ -136,7 +136,7 @@ async fn ready_session(gateway: &Gateway, right: &Right) -> Result<Found, Refusa
     let now = kubernetes::get(&gateway.client, key).await?.and_then(|object| object.uid());
     let next = match (now, over) {
         (Some(now), Some((uid, refusal))) if now == uid => return Err(refusal),
-        (Some(now), _) if !right.grant.is_for(&now) => return Err(Refusal::Denied(Denied::OtherSession)),
+        (Some(now), _) if !access.is_for(&now) => return Err(Refusal::Denied(Denied::OtherSession)),
         (Some(now), _) => now,
         (None, Some((_, refusal))) => return Err(refusal),
         (None, None) => return Err(Refusal::NoSession(key.clone())),
@@ -155,15 +155,14 @@ async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, Ref
 
 async fn ask_runner(
     gateway: &Gateway,
-    right: &Right,
+    access: &SessionAccess,
     session: &Followed,
     runner: &RunnerRef,
     service: Service,
     client: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let uid = session.uid();
-    let once = right.grant.session_token().and_then(|token| token.once.as_deref());
-    let token = gateway.signer.hop_token(&runner.uid, &uid, right.grant.scope, once);
+    let token = gateway.signer.hop_token(&runner.uid, &uid, access.scope(), access.single_use_id());
     let start = Instant::now();
     let answer = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
     let answer = answer.map_err(|error| Refusal::RunnerUnreachable(error.to_string()))?;

@@ -1,7 +1,7 @@
 //! The documents of the REST API, in the shapes of the original Camo-fleet, with what was added to them. Their fields and
 //! bounds are the OpenAPI document, and what comes in is checked against them.
 
-use crate::auth::Role;
+use crate::auth::tokens::Role;
 use camofleet_auth::token;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -164,7 +164,7 @@ pub enum StartPageState {
     Failed,
 }
 
-/// The names in the path of a session. `rights::Names` reads them.
+/// The names in the path of a session. `auth::extract::Names` reads them.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "they are only told of")]

@@ -13,8 +13,8 @@ use crate::rest::{
 use crate::{
     Gateway,
     auth::{
-        Member,
-        extract::{MaySee, Namespace, revoked},
+        extract::{MaySee, Namespace},
+        principal::Principal,
     },
     cache::{
         activity,
@@ -55,13 +55,13 @@ const LAST_EVENT_ID: &str = "last-event-id";
     )
 )]
 pub async fn events(
-    MaySee { target: Namespace(namespace), who }: MaySee<Namespace>,
+    MaySee { target: Namespace(namespace), principal }: MaySee<Namespace>,
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
 ) -> Response {
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let position = last.and_then(|id| gateway.feed.position(id));
-    let reader = Reader { gateway, namespace, who, position, look: Instant::now() };
+    let reader = Reader { gateway, namespace, principal, position, look: Instant::now() };
     let batches = stream::unfold(reader, |mut reader| async {
         let events = reader.next().await?;
         Some((stream::iter(events), reader))
@@ -76,7 +76,7 @@ pub async fn events(
 struct Reader {
     gateway: Arc<Gateway>,
     namespace: String,
-    who: Member,
+    principal: Principal,
     /// None: it has to be told everything.
     position: Option<Position>,
     /// When runners are asked next.
@@ -143,7 +143,8 @@ impl Reader {
     }
 
     async fn revoked(&self) {
-        revoked(&self.gateway, self.who.expires(), |tokens| self.who.stands(tokens)).await;
+        // A token that was given another role ends the stream, too: the client connects again with that role.
+        self.gateway.auth.revoked(&self.principal, |now| now.role() == self.principal.role()).await;
     }
 }
 

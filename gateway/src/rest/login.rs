@@ -7,7 +7,7 @@ use crate::rest::{
 use crate::{
     Gateway,
     auth::{
-        Denied, LOGIN_COOKIE,
+        credential::LOGIN_COOKIE,
         extract::{MaySee, Namespace, accepted, is_same_origin},
     },
     error::Refusal,
@@ -47,8 +47,7 @@ pub async fn login(
     only_own_pages(&headers)?;
     let ends = Timestamp::now() + LIFETIME;
     let expires = u64::try_from(ends.as_second()).unwrap_or_default();
-    let known = gateway.tokens.borrow().as_ref().ok_or(Refusal::Starting)?.login(asked.token.trim(), expires);
-    let (login, role) = known.ok_or(Refusal::Denied(Denied::UnknownToken))?;
+    let (login, role) = gateway.auth.login(asked.token.trim(), expires)?;
     accepted(&extensions);
     let mut cookie = cookie(gateway.signer.login(login), &headers);
     cookie.set_max_age(std::time::Duration::from_secs(LIFETIME.unsigned_abs().as_secs()).try_into().ok());
@@ -60,8 +59,8 @@ pub async fn login(
     get, path = "/login", tag = "login",
     responses((status = 200, body = LoggedIn), (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem))
 )]
-pub async fn who(MaySee { who, .. }: MaySee<Namespace>) -> Json<LoggedIn> {
-    Json(LoggedIn { role: Some(who.role) })
+pub async fn who(MaySee { principal, .. }: MaySee<Namespace>) -> Json<LoggedIn> {
+    Json(LoggedIn { role: principal.role() })
 }
 
 /// Takes the cookie back.

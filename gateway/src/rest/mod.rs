@@ -69,7 +69,7 @@ impl Modify for Doors {
         let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
         components.add_security_scheme("bearer", bearer);
         components.add_security_scheme("query", key(ApiKey::Query, "token"));
-        components.add_security_scheme("cookie", key(ApiKey::Cookie, crate::auth::LOGIN_COOKIE));
+        components.add_security_scheme("cookie", key(ApiKey::Cookie, crate::auth::credential::LOGIN_COOKIE));
     }
 }
 

@@ -5,7 +5,7 @@ use camofleet_auth::token::{Issuer, PublicKeys};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewRef, RunnerRef};
 use camofleet_gateway::{
     Gateway,
-    auth::StaticTokens,
+    auth::tokens::StaticTokens,
     cache::session::{Key, Session, Standing},
     server::listener,
 };
@@ -99,7 +99,7 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer, ui());
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
-    gateway.tokens.send_replace(Some(tokens));
+    gateway.auth.set_tokens(Some(tokens));
     gateway.sessions.replace_all(Vec::new());
     gateway.pools.replace_all(Vec::new());
     let gateway = Arc::new(gateway);

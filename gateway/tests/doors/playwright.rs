@@ -5,7 +5,7 @@ use camofleet_auth::token::{Caller, Role};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     app,
-    auth::StaticTokens,
+    auth::tokens::StaticTokens,
     cache::session::{Finish, Standing},
 };
 use camofleet_testkit::http::read_head;
@@ -292,13 +292,13 @@ async fn a_token_that_is_taken_out_closes_its_connections_and_no_others() {
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
     let both = StaticTokens::parse([("admin", format!("{ADMIN}\nother").as_bytes())]);
-    served.gateway.tokens.send_replace(Some(both));
+    served.gateway.auth.set_tokens(Some(both));
     let mut client = served.connect("demo").await.unwrap();
     let mut arrived = runner.arrival().await;
     let mut other = served.connect_with("demo", "other").await.unwrap();
     let mut other_arrived = runner.arrival().await;
 
-    served.gateway.tokens.send_replace(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
+    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
     assert_eq!(closed(client.next().await), (4401, "the token is not valid any more".into()));
     // The session's pages wait for a client with a good token, as they do for one that was lost.
     let end = arrived.socket.next().await.unwrap().unwrap_err();
@@ -425,9 +425,9 @@ async fn tokens_follow_their_secret() {
     served.tell("over", "uid-1", finished());
     assert_eq!(served.refusal("over").await.0, StatusCode::GONE);
     let others = StaticTokens::parse([("admin", b"another".as_slice())]);
-    served.gateway.tokens.send_replace(Some(others));
+    served.gateway.auth.set_tokens(Some(others));
     assert_eq!(served.refusal("over").await.0, StatusCode::UNAUTHORIZED);
-    served.gateway.tokens.send_replace(None);
+    served.gateway.auth.set_tokens(None);
     assert_eq!(served.refusal("over").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 

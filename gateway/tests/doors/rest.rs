@@ -11,7 +11,7 @@ use camofleet_crds::{
     },
 };
 use camofleet_gateway::{
-    auth::StaticTokens,
+    auth::tokens::StaticTokens,
     cache::changes::Changed,
     cache::session::{Finish, Key, Session, Standing},
     rest,
@@ -171,7 +171,7 @@ async fn a_login_is_for_the_pages_of_this_host() {
         StatusCode::NOT_FOUND
     );
 
-    served.gateway.tokens.send_replace(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
+    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
     assert_eq!(ask(Method::GET, "/api/sessions", None).await, StatusCode::UNAUTHORIZED, "its token was taken out");
     let out = request(&served, &Method::POST, "/api/logout")
         .header("origin", &own)
@@ -353,7 +353,7 @@ async fn events_tell_everything_and_then_what_changes() {
         assert_eq!(Events::open(&served, Some(stranger)).await.next().await.unwrap().0, "reset");
     }
 
-    served.gateway.tokens.send_replace(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
+    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
     let ended = tokio::time::timeout(Duration::from_secs(30), async { while events.next().await.is_some() {} }).await;
     ended.expect("the stream goes on though its token was taken out");
 }

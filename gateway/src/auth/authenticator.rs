@@ -1,0 +1,81 @@
+//! Authenticates requests against the static tokens that are valid now, and the keys of session tokens and logins.
+
+use crate::{
+    auth::{
+        credential::Credential,
+        principal::{Denied, Principal},
+        tokens::{Role, StaticTokens},
+    },
+    error::Refusal,
+};
+use camofleet_auth::token::{Login, PublicKeys};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// Authenticates clients.
+pub struct Authenticator {
+    /// None before the Secret was read.
+    tokens: watch::Sender<Option<StaticTokens>>,
+    keys: PublicKeys,
+}
+
+impl Authenticator {
+    /// Knows no static tokens yet. `keys`: those that sign session tokens and logins.
+    pub fn new(keys: PublicKeys) -> Self {
+        Self { tokens: watch::Sender::default(), keys }
+    }
+
+    /// Whether the static tokens were read. Before, nothing is authenticated.
+    pub fn is_ready(&self) -> bool {
+        self.tokens.borrow().is_some()
+    }
+
+    /// Replaces the static tokens. None: they are not known.
+    pub fn set_tokens(&self, tokens: Option<StaticTokens>) {
+        self.tokens.send_replace(tokens);
+    }
+
+    /// Identifies the holder of a credential.
+    ///
+    /// # Errors
+    /// When there is none, it is not valid, or the static tokens were not read yet.
+    pub fn authenticate(&self, credential: Option<&Credential>) -> Result<Principal, Refusal> {
+        let tokens = self.tokens.borrow();
+        let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
+        Principal::authenticate(tokens, &self.keys, credential).map_err(Refusal::Denied)
+    }
+
+    /// A login for the holder of a static token, and the token's role. `expires` is in seconds since 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// When the token is not valid, or the static tokens were not read yet.
+    pub fn login(&self, token: &str, expires: u64) -> Result<(Login, Role), Refusal> {
+        let tokens = self.tokens.borrow();
+        let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
+        tokens.login(token, expires).ok_or(Refusal::Denied(Denied::UnknownToken))
+    }
+
+    /// Waits until the credential has expired, its static token is no longer valid, or `holds` is false for the principal with the
+    /// role that its token has by then.
+    pub async fn revoked(&self, principal: &Principal, holds: impl Fn(&Principal) -> bool) {
+        let expired = async {
+            match principal.expires() {
+                Some(moment) => tokio::time::sleep(until(moment)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let is_valid = |tokens: &StaticTokens| principal.renewed(tokens).is_some_and(|now| holds(&now));
+        let mut tokens = self.tokens.subscribe();
+        let revoked = tokens.wait_for(|tokens| !tokens.as_ref().is_some_and(is_valid));
+        tokio::select! {
+            () = expired => {}
+            revoked = revoked => drop(revoked.expect("the sender lives in self")),
+        }
+    }
+}
+
+/// How long it is until this moment, in seconds since 1970-01-01 UTC. Zero when it has passed.
+fn until(moment: u64) -> Duration {
+    let moment = UNIX_EPOCH + Duration::from_secs(moment);
+    moment.duration_since(SystemTime::now()).unwrap_or_default()
+}

@@ -1,0 +1,71 @@
+//! Reads the credential of a request: a token, or the cookie of a login.
+
+use axum::extract::Query;
+use axum_extra::extract::CookieJar;
+use http::{HeaderMap, Uri, header::AUTHORIZATION};
+use serde::Deserialize;
+
+/// The cookie with a browser's login.
+pub const LOGIN_COOKIE: &str = "camofleet_login";
+
+/// The credential of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A token that the client sent on purpose.
+    Token(String),
+    /// A login. Browsers add it to every request to this host, including those that a page of another host caused.
+    Cookie(String),
+}
+
+impl Credential {
+    /// The token of a request, else its login cookie.
+    pub fn of(headers: &HeaderMap, uri: &Uri) -> Option<Self> {
+        let cookie = || CookieJar::from_headers(headers).get(LOGIN_COOKIE).map(|cookie| cookie.value().to_owned());
+        token(headers, uri).map(Self::Token).or_else(|| cookie().map(Self::Cookie))
+    }
+}
+
+/// The token of a request: `Authorization: Bearer` (RFC 6750), else `?token=` for clients that cannot set headers.
+fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    #[derive(Deserialize)]
+    struct InQuery {
+        token: Option<String>,
+    }
+    let bearer = || {
+        let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    };
+    bearer().or_else(|| Query::<InQuery>::try_from_uri(uri).ok()?.0.token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_taken_from_the_header_else_from_the_query() {
+        let taken = |header: Option<&str>, uri: &str| {
+            let headers = header.map(|value| (AUTHORIZATION, value.parse().unwrap())).into_iter().collect();
+            token(&headers, &uri.parse().unwrap())
+        };
+        assert_eq!(taken(Some("Bearer abc"), "/ws/a/b?token=other").as_deref(), Some("abc"));
+        assert_eq!(taken(Some("bearer  abc"), "/ws/a/b").as_deref(), Some("abc"));
+        assert_eq!(taken(None, "/ws/a/b?x=1&token=a%2Bb").as_deref(), Some("a+b"));
+        assert_eq!(taken(Some("Basic abc"), "/ws/a/b?token=q").as_deref(), Some("q"));
+        assert_eq!(taken(Some("Bearer"), "/ws/a/b"), None);
+        assert_eq!(taken(None, "/ws/a/b?token=a&token=b"), None, "two tokens are none");
+    }
+
+    #[test]
+    fn a_cookie_counts_when_no_token_is_shown() {
+        let shown = |headers: &[(&str, &str)], uri: &str| {
+            let pairs = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            Credential::of(&pairs.collect(), &uri.parse().unwrap())
+        };
+        let cookie = ("cookie", "other=1; camofleet_login=abc");
+        assert_eq!(shown(&[cookie], "/api/sessions"), Some(Credential::Cookie("abc".into())));
+        assert_eq!(shown(&[cookie], "/api/sessions?token=t"), Some(Credential::Token("t".into())));
+        assert_eq!(shown(&[cookie, ("authorization", "Bearer t")], "/"), Some(Credential::Token("t".into())));
+        assert_eq!(shown(&[("cookie", "other=1")], "/"), None);
+    }
+}

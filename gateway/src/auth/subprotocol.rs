@@ -1,0 +1,59 @@
+//! Negotiates the WebSocket subprotocol of the live view (`Sec-WebSocket-Protocol`), which carries a token and the scope that the
+//! viewer asks for.
+
+use camofleet_auth::token::Role as Scope;
+use http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};
+
+/// The viewer asks for control, or was granted it.
+const CONTROL: &str = "camofleet.control";
+/// The viewer asks to watch only, or was granted no more.
+const VIEW: &str = "camofleet.view";
+/// Prefix of the token. It is sent as a subprotocol because pages cannot set headers, and proxies log URLs.
+const BEARER: &str = "camofleet.bearer.";
+/// Offered by plain RFB clients.
+const BINARY: &str = "binary";
+
+/// The subprotocols that a viewer offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    token: Option<String>,
+    control: bool,
+    view: bool,
+    binary: bool,
+}
+
+impl Offer {
+    /// Reads the headers of a handshake.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut offer = Self::default();
+        let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+        for protocol in values.flat_map(|value| value.split(',')).map(str::trim) {
+            match protocol {
+                CONTROL => offer.control = true,
+                VIEW => offer.view = true,
+                BINARY => offer.binary = true,
+                other => offer.token = other.strip_prefix(BEARER).map(str::to_owned).or(offer.token),
+            }
+        }
+        offer
+    }
+
+    /// The token that was sent as a subprotocol.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// The scopes that the viewer asks for, the preferred one first. A viewer that offers only `camofleet.view` asks for no more.
+    pub fn wanted(&self) -> &'static [Scope] {
+        if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
+    }
+
+    /// The offered protocol that names the granted scope, else `binary` when it was offered.
+    pub fn answer(&self, granted: Scope) -> Option<&'static str> {
+        match granted {
+            Scope::Control if self.control => Some(CONTROL),
+            Scope::View if self.view => Some(VIEW),
+            _ => self.binary.then_some(BINARY),
+        }
+    }
+}
