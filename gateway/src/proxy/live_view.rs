@@ -17,7 +17,7 @@ use crate::{
         keepalive::{Beat, Heard, Pulse},
         relay::{Ending, Side, WORD_OF_END},
         runner_client::{self, Service},
-        upstream::{self, Found},
+        upstream::{self, Found, Upstream},
     },
     rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
 };
@@ -78,12 +78,12 @@ pub async fn vnc(
     let role = if access.scope() == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
     let response = switching(&handshake.headers, access.scope());
     match upstream::enter(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
-        Ok(opened) => {
-            let watched = watch(Arc::clone(&gateway), access, found, role, handshake.connection, opened.connection);
+        Upstream::Opened { connection, .. } => {
+            let watched = watch(Arc::clone(&gateway), access, found, role, handshake.connection, connection);
             gateway.tasks.spawn(watched.in_current_span());
             Ok(response)
         }
-        Err(refused) => Ok(refused),
+        Upstream::Rejected(response) => Ok(response),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     proxy::{
         relay::relay,
         runner_client::{self, Service},
-        upstream,
+        upstream::{self, Upstream},
     },
 };
 use axum::{
@@ -29,15 +29,14 @@ pub async fn playwright(
     let mut found = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", found.session.uid());
     match upstream::enter(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {
-        Ok(opened) => {
-            let relayed =
-                relay_both(Arc::clone(&gateway), access, found.session, handshake.connection, opened.connection);
+        Upstream::Opened { headers, connection } => {
+            let relayed = relay_both(Arc::clone(&gateway), access, found.session, handshake.connection, connection);
             gateway.tasks.spawn(relayed.in_current_span());
             let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-            response.headers_mut().extend(opened.headers);
+            response.headers_mut().extend(headers);
             Ok(response)
         }
-        Err(response) => Ok(response),
+        Upstream::Rejected(response) => Ok(response),
     }
 }
 

@@ -35,12 +35,17 @@ pub struct Found {
     pub runner: RunnerRef,
 }
 
-/// A way in, which the runner has opened.
-pub struct Opened {
-    /// What of the runner's answer is for the client.
-    pub headers: HeaderMap,
-    /// The connection to the session's service.
-    pub connection: OnUpgrade,
+/// The runner's answer to a client's handshake.
+pub enum Upstream {
+    /// The runner accepted it.
+    Opened {
+        /// Headers of the runner's 101 that are for the client.
+        headers: HeaderMap,
+        /// The connection to the session's service.
+        connection: OnUpgrade,
+    },
+    /// The runner rejected the client, not the gateway: for example 428 for another minor of Playwright. Holds the response to pass on.
+    Rejected(Response),
 }
 
 /// The session of that name that the client may connect to, when it is Ready before the client's patience ends.
@@ -54,17 +59,19 @@ pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Re
 }
 
 /// Dials the runner for one of the session's services. The client's headers go with it as far as the service needs them.
-/// What the runner refuses to the client, and not to the gateway, is the response to the client.
+///
+/// # Errors
+/// When the gateway drains, the session is over, or the runner is unreachable or rejects the gateway.
 pub async fn enter(
     gateway: &Gateway,
     access: &SessionAccess,
     found: &mut Found,
     service: Service,
     client: &HeaderMap,
-) -> Result<Result<Opened, Response>, Refusal> {
+) -> Result<Upstream, Refusal> {
     let session = &mut found.session;
     match gateway.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
-        Ok(Answer::Upgraded { headers, connection }) => Ok(Ok(Opened { headers, connection })),
+        Ok(Answer::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
         Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
             tracing::debug!(%status, "the token was used before");
             Err(Refusal::Denied(Denied::Used))
@@ -77,7 +84,9 @@ pub async fn enter(
         Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
             Err(over_or(session, Refusal::RunnerRefused(runner_words(status, &body))).await)
         }
-        Ok(Answer::Plain { status, content_type, body }) => Ok(Err(passed_on(status, content_type, body.into()))),
+        Ok(Answer::Plain { status, content_type, body }) => {
+            Ok(Upstream::Rejected(passed_on(status, content_type, body.into())))
+        }
         Err(Refusal::Draining) => Err(Refusal::Draining),
         Err(refusal) => Err(over_or(session, refusal).await),
     }
