@@ -49,10 +49,10 @@ pub enum Refusal {
     Forbidden(String),
     /// There is no pool of that name.
     #[error("Worker not found: there is no pool `{0}`")]
-    NoWorker(String),
+    NoPool(String),
     /// There is no pool at all.
     #[error("No workers configured: there is no pool in this namespace; make a WorkerPool")]
-    NoWorkers,
+    NoPools,
     /// A session that was asked for did not become Ready, and is ended.
     #[error("the session did not become ready, and is ended: {0}")]
     NotStarted(String),
@@ -126,7 +126,7 @@ impl Refusal {
             | Self::ForeignPage
             | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
-            Self::NoSession(_) | Self::NoSuchName | Self::NoWorker(_) => StatusCode::NOT_FOUND,
+            Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Over(_) => StatusCode::GONE,
             Self::NoLiveView => StatusCode::CONFLICT,
@@ -134,7 +134,7 @@ impl Refusal {
             Self::Unreadable(..) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady(_)
             | Self::NotStarted(_)
-            | Self::NoWorkers
+            | Self::NoPools
             | Self::Starting
             | Self::Draining
             | Self::ApiServer(_)
@@ -156,9 +156,9 @@ impl Refusal {
             Self::NotWebSocket => Outcome::NotWebSocket,
             Self::NoLiveView => Outcome::NoLiveView,
             Self::BadBody(..) | Self::Invalid(_) => Outcome::BadRequest,
-            Self::NoSession(_) | Self::NoSuchName | Self::NoWorker(_) => Outcome::NotFound,
+            Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => Outcome::NotFound,
             Self::Over(_) => Outcome::Gone,
-            Self::NotReady(_) | Self::NotStarted(_) | Self::NoWorkers | Self::Starting => Outcome::NotReady,
+            Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::Starting => Outcome::NotReady,
             Self::Draining => Outcome::Draining,
             Self::ApiServer(_) | Self::ApiServerSilent | Self::Unreadable(..) => Outcome::ApiServer,
             Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// Permission to connect to a session, carried from the extractor to the connection.
 pub struct SessionAccess {
     session: Key,
-    worker: Option<String>,
+    pool: Option<String>,
     principal: Principal,
     scope: Scope,
 }
@@ -54,9 +54,9 @@ impl SessionAccess {
         &self.session
     }
 
-    /// The pool that the path names, if it names one.
-    pub fn worker(&self) -> Option<&str> {
-        self.worker.as_deref()
+    /// Name of the pool that the path names. None: any.
+    pub fn pool(&self) -> Option<&str> {
+        self.pool.as_deref()
     }
 
     /// The scope that was granted.
@@ -89,19 +89,24 @@ impl SessionAccess {
         let principal = gateway.auth.authenticate(credential.as_ref())?;
         let scope = principal.first_scope(wanted).map_err(Refusal::Denied)?;
         accepted(&parts.extensions);
-        let Target { session, worker } = Target::of(Names::of(parts, gateway).await?, gateway)?;
-        Ok(Self { session, worker, principal, scope })
+        let Target { session, pool } = Target::of(Names::of(parts, gateway).await?, gateway)?;
+        Ok(Self { session, pool, principal, scope })
     }
 }
 
-/// The parameters of a path, as they came. A path without a namespace means the gateway's own.
+/// Parameters of a path. A path without a namespace means the gateway's own. The REST API calls the pool `worker` and the session's
+/// name `id`, as the original Camo-fleet does.
 #[derive(Deserialize)]
 pub struct Names {
     namespace: Option<String>,
-    worker: Option<String>,
+    #[serde(alias = "worker")]
+    pool: Option<String>,
     #[serde(alias = "id")]
     name: Option<String>,
 }
+
+/// Stands for any pool in a path.
+pub const ANY_POOL: &str = "-";
 
 impl Names {
     async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
@@ -124,12 +129,12 @@ pub trait FromNames: Sized {
 /// The sessions and pools of one namespace.
 pub struct Namespace(pub String);
 
-/// A session, and the pool that it is looked for in, when the path says one.
+/// A session, and the pool in which the path expects it.
 pub struct Target {
     /// The session.
     pub session: Key,
-    /// Name of the pool.
-    pub worker: Option<String>,
+    /// Name of the pool. None: any.
+    pub pool: Option<String>,
 }
 
 impl FromNames for Namespace {
@@ -142,7 +147,7 @@ impl FromNames for Namespace {
 impl FromNames for Target {
     fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal> {
         let session = names.session(gateway).ok_or(Refusal::NoSuchName)?;
-        Ok(Self { session, worker: names.worker })
+        Ok(Self { session, pool: names.pool.filter(|pool| pool != ANY_POOL) })
     }
 }
 

@@ -87,6 +87,17 @@ impl Session {
         self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
+    /// The pool that serves it, else the one that its spec names. None when it has neither.
+    pub fn pool(&self) -> Option<Key> {
+        Key::new(self.object.pool_namespace(), pool_name(&self.object))
+    }
+
+    /// Whether it may be found under this pool's name. None stands for any pool. A session that has no pool yet is found under any.
+    pub fn is_in_pool(&self, pool: Option<&str>) -> bool {
+        let own = pool_name(&self.object);
+        pool.is_none_or(|pool| pool == own || own.is_empty())
+    }
+
     /// Whether it may still wait for a slot.
     pub fn may_wait(&self) -> bool {
         matches!(self.standing, Standing::Waiting(SessionState::Pending | SessionState::Queued))
@@ -96,6 +107,12 @@ impl Session {
     pub fn has_live_view(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.vnc.is_some())
     }
+}
+
+/// Name of the pool that serves a session, else of the one that its spec names, else empty.
+pub fn pool_name(session: &BrowserSession) -> &str {
+    let serving = session.status.as_ref().and_then(|status| status.pool.as_deref());
+    serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
 }
 
 impl Standing {
@@ -122,7 +139,7 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::{BrowserSessionSpec, BrowserSessionStatus};
+    use camofleet_crds::v1alpha1::{BrowserSessionSpec, BrowserSessionStatus, PoolRef};
     use k8s_openapi::jiff::Timestamp;
 
     fn standing(conditions: &[(&str, Truth, &str)], runner: bool) -> Standing {
@@ -154,6 +171,30 @@ mod tests {
         assert_eq!(standing(&over, true), finished);
         let bare = BrowserSession::new("s", BrowserSessionSpec::default());
         assert_eq!(Session::of(bare).standing, Standing::Waiting(SessionState::Pending));
+    }
+
+    #[test]
+    fn a_session_is_in_the_pool_that_serves_it_else_in_the_one_that_it_names() {
+        let session = |named: Option<&str>, serving: Option<&str>| {
+            let pool_ref = named.map(|name| PoolRef { name: name.into(), namespace: None });
+            let spec = BrowserSessionSpec { pool_ref, ..BrowserSessionSpec::default() };
+            let mut object = BrowserSession::new("s", spec);
+            object.metadata.namespace = Some("ns".into());
+            object.status =
+                Some(BrowserSessionStatus { pool: serving.map(str::to_owned), ..BrowserSessionStatus::default() });
+            Session::of(object)
+        };
+        for (named, serving, pool) in [
+            (None, Some("a"), Some("a")),
+            (Some("a"), None, Some("a")),
+            (Some("b"), Some("a"), Some("a")),
+            (None, None, None),
+        ] {
+            let session = session(named, serving);
+            assert_eq!(session.pool(), pool.and_then(|pool| Key::new("ns", pool)));
+            assert!(session.is_in_pool(None) && session.is_in_pool(Some("a")));
+            assert_eq!(session.is_in_pool(Some("b")), pool.is_none(), "one without a pool is found in any");
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::{
         relay::{Ending, WORD_OF_END},
         runner_client::{self, Answer, Service},
     },
-    rest::is_in_pool,
 };
 use axum::{
     body::Body,
@@ -51,7 +50,7 @@ pub enum Upstream {
 /// The session of that name that the client may connect to, when it is Ready before the client's patience ends.
 pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Refusal> {
     let found = gateway.unless_draining(ready_session(gateway, access)).await?;
-    if access.worker().is_none_or(|worker| is_in_pool(&found.session.session().object, worker)) {
+    if found.session.session().is_in_pool(access.pool()) {
         Ok(found)
     } else {
         Err(Refusal::NoSession(access.session().clone()))

@@ -1,16 +1,21 @@
 //! The mapping between the documents of the REST API and the custom resources. Pure.
 
-use crate::cache::{session, sessions::Activity};
-use crate::rest::documents::{
-    Condition, CreateSession, Health, InvalidField, PageEvent, Session, Slots, StartPage, StartPageState, Status, Vnc,
-    Worker, WorkerDetail,
+use crate::{
+    cache::{
+        session::{self, pool_name},
+        sessions::Activity,
+    },
+    rest::{
+        compat,
+        documents::{CreateSession, InvalidField, PageEvent, Session, StartPage, StartPageState, Vnc},
+    },
 };
 use camofleet_crds::{
-    conditions::{self, READY, STALLED, session as reasons},
+    conditions::{self, READY, session as reasons},
     queue,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, Display, EngineChoice, EngineName, PoolRef, SessionState, StartTier,
-        StartUrlWait, WorkerPool,
+        BrowserSession, BrowserSessionSpec, Display, EngineName, PoolRef, SessionState, StartTier, StartUrlWait,
+        WorkerPool,
     },
 };
 use camofleet_runner_api as runner;
@@ -33,15 +38,9 @@ pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
 /// # Errors
 /// When its labels are too long to be kept with it.
 pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> Result<BrowserSession, InvalidField> {
-    let display = match (asked.vnc, asked.headless) {
-        (true, _) => Some(Display::LiveView),
-        (false, Some(true)) => Some(Display::Headless),
-        (false, Some(false)) => Some(Display::Headful),
-        (false, None) => None,
-    };
     let spec = BrowserSessionSpec {
         pool_ref: asked.worker.map(|name| PoolRef { name, namespace: None }),
-        display,
+        display: compat::display(asked.vnc, asked.headless),
         idle_timeout_seconds: asked.idle_ttl_seconds,
         max_lifetime_seconds: asked.max_lifetime_seconds,
         queue_timeout_seconds: QUEUE_TIMEOUT_SECONDS,
@@ -89,32 +88,6 @@ fn has_scheme(typed: &str) -> bool {
     is_word && (port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The field of a request that the API server means by that field of a `BrowserSession`.
-pub fn field_of_request(path: &str) -> &str {
-    match path {
-        "spec.poolRef" | "spec.poolRef.name" => "worker",
-        "spec.display" => "headless",
-        "spec.idleTimeoutSeconds" => "idle_ttl_seconds",
-        "spec.maxLifetimeSeconds" => "max_lifetime_seconds",
-        "spec.startUrl" => "start_url",
-        "spec.startUrlWait" => "start_url_wait",
-        "metadata.annotations" => "labels",
-        other => other,
-    }
-}
-
-/// What the API server found wrong with a session, in terms of the request that it was made of.
-pub fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes
-        .map(|cause| InvalidField {
-            loc: vec!["body".to_owned(), field_of_request(&cause.field).to_owned()],
-            msg: cause.message.clone(),
-            type_: cause.reason.clone(),
-        })
-        .collect()
-}
-
 /// How a session is shown to those who may look at it.
 pub struct Shown<'a> {
     /// The session.
@@ -129,12 +102,6 @@ pub struct Shown<'a> {
     pub queue_position: Option<u32>,
     /// The gateway's namespace, which need not be said in paths.
     pub own_namespace: &'a str,
-}
-
-/// The name of the pool that serves a session, else of the one that was asked for, else nothing.
-pub fn worker_of(session: &BrowserSession) -> &str {
-    let serving = session.status.as_ref().and_then(|status| status.pool.as_deref());
-    serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
 }
 
 /// How many are served before this session by the pool that it names, by the sessions of all namespaces; none when it names none
@@ -155,7 +122,7 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
     for other in all {
         match other.state() {
             SessionState::Starting | SessionState::Ready
-                if worker_of(other) == name && other.pool_namespace() == namespace =>
+                if pool_name(other) == name && other.pool_namespace() == namespace =>
             {
                 *running.entry(other.tenant().to_owned()).or_default() += 1;
             }
@@ -170,19 +137,12 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
     u32::try_from(at).ok()
 }
 
-/// Whether the session is to be found in the pool of that name. `-` stands for whichever it is in, and a session that has none yet is
-/// found in any.
-pub fn is_in_pool(session: &BrowserSession, worker: &str) -> bool {
-    let its = worker_of(session);
-    worker == its || worker == "-" || its.is_empty()
-}
-
 impl Shown<'_> {
     /// As a document.
     pub fn document(&self) -> Session {
         let object = &*self.session.object;
         let status = object.status.clone().unwrap_or_default();
-        let worker = worker_of(object);
+        let pool = pool_name(object);
         let (namespace, id) = (object.namespace().unwrap_or_default(), object.name_any());
         let created_at = object.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
         let ready_at = at(status.ready_time.as_ref());
@@ -194,12 +154,10 @@ impl Shown<'_> {
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
         let idle_at = ready_at.filter(|_| is_live).and(idle_after).and_then(|ttl| last_seen_at.checked_add(ttl).ok());
         let condition = conditions::get(&status.conditions, READY);
-        let base =
-            if namespace == self.own_namespace { "/api".to_owned() } else { format!("/api/namespaces/{namespace}") };
         Session {
-            ws_endpoint: format!("{base}/sessions/{}/{id}/ws", if worker.is_empty() { "-" } else { worker }),
-            worker: worker.to_owned(),
-            status: seed_status(object),
+            ws_endpoint: compat::ws_endpoint(&namespace, self.own_namespace, pool, &id),
+            worker: pool.to_owned(),
+            status: compat::status(object),
             state: status.state.as_str().to_owned(),
             reason: condition.map(|condition| condition.reason.clone()),
             message: condition.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()),
@@ -237,15 +195,6 @@ impl Shown<'_> {
 
 fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
     time.map(|time| time.0)
-}
-
-fn seed_status(object: &BrowserSession) -> Status {
-    match object.state() {
-        SessionState::Finished => Status::Dead,
-        _ if object.metadata.deletion_timestamp.is_some() => Status::Terminating,
-        SessionState::Ready => Status::Ready,
-        SessionState::Pending | SessionState::Queued | SessionState::Starting => Status::Init,
-    }
 }
 
 fn engine_word(engine: EngineName) -> &'static str {
@@ -289,54 +238,6 @@ impl From<&runner::StartPage> for StartPage {
             runner::StartPage::Failed { message } => (StartPageState::Failed, Some(message.clone())),
         };
         Self { state, message }
-    }
-}
-
-/// A pool as a document.
-pub fn worker(pool: &WorkerPool) -> Worker {
-    let status = pool.status.clone().unwrap_or_default();
-    let healthy = conditions::is_true(&status.conditions, READY);
-    let conditions: Vec<_> = status
-        .conditions
-        .into_iter()
-        .map(|it| Condition { type_: it.type_, status: it.status, reason: it.reason, message: it.message })
-        .collect();
-    let check = |it: &Condition| {
-        let told = it.type_ == READY || it.type_ == STALLED;
-        told.then(|| (it.type_.clone(), format!("{}: {}", it.reason, it.message)))
-    };
-    Worker {
-        name: pool.name_any(),
-        namespace: pool.namespace().unwrap_or_default(),
-        healthy,
-        detail: WorkerDetail {
-            status: if healthy { Health::Ok } else { Health::Degraded },
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            checks: conditions.iter().filter_map(check).collect(),
-        },
-        supports_vnc: true,
-        default_display: match pool.spec.session_defaults.display.unwrap_or_default() {
-            Display::Headless => "Headless",
-            Display::Headful => "Headful",
-            Display::LiveView => "LiveView",
-        }
-        .to_owned(),
-        engine: match pool.spec.engine {
-            EngineChoice::Auto => "Auto",
-            EngineChoice::Camoufox => "Camoufox",
-            EngineChoice::Firefox => "Firefox",
-        }
-        .to_owned(),
-        desired_replicas: status.desired_replicas,
-        ready_replicas: status.ready_replicas,
-        slots: Slots {
-            total: status.slots.total,
-            used: status.slots.used,
-            hot: status.slots.hot,
-            starting: status.slots.starting,
-        },
-        queued: status.queued,
-        conditions,
     }
 }
 

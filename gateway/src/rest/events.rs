@@ -6,7 +6,7 @@
 //! a page tells a stream that is dead from one on which there is no news.
 
 use crate::rest::{
-    convert,
+    compat,
     documents::{Everything, Gone, Problem},
     sessions, workers,
 };
@@ -135,7 +135,7 @@ impl Reader {
                 None => event("session-gone", &gone(key)),
             }),
             Changed::Pool(key) if key.namespace() == self.namespace => Some(match gateway.pools.get(key) {
-                Some(pool) => event("worker", &convert::worker(&pool)),
+                Some(pool) => event("worker", &compat::worker(&pool)),
                 None => event("worker-gone", &gone(key)),
             }),
             Changed::Session(_) | Changed::Pool(_) => None,

@@ -5,6 +5,7 @@
 //! pools are the watch's, and what is made or ended is an object at the API server.
 
 mod body;
+mod compat;
 mod convert;
 pub mod documents;
 mod events;
@@ -13,7 +14,7 @@ mod sessions;
 mod tokens;
 mod workers;
 
-pub(crate) use convert::{invalid_fields, is_in_pool};
+pub(crate) use compat::invalid_fields;
 
 use crate::Gateway;
 use axum::{

@@ -2,7 +2,7 @@
 
 use crate::rest::{
     body::Checked,
-    convert::{self, Shown, is_in_pool, worker_of},
+    convert::{self, Shown},
     documents::{CreateSession, Deleted, InvalidRequest, Problem, Session, SessionPath, Status},
     tokens,
 };
@@ -221,8 +221,7 @@ fn document(
 
 /// The pool that serves it, or that it names.
 fn pool_of(gateway: &Gateway, session: &session::Session) -> Option<Arc<WorkerPool>> {
-    let key = Key::new(session.object.pool_namespace(), worker_of(&session.object))?;
-    gateway.pools.get(&key)
+    gateway.pools.get(&session.pool()?)
 }
 
 /// The session that is asked for, as the watch told of it, else as the API server has it.
@@ -242,7 +241,7 @@ pub(super) async fn now(gateway: &Gateway, target: &Target) -> Result<session::S
 
 /// The session, unless it is looked for in a pool that is not its own.
 fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Session, Refusal> {
-    if target.worker.as_deref().is_none_or(|worker| is_in_pool(&session.object, worker)) {
+    if session.is_in_pool(target.pool.as_deref()) {
         Ok(session)
     } else {
         Err(Refusal::NoSession(target.session.clone()))
@@ -252,13 +251,13 @@ fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Se
 /// Refuses at once what could only time out.
 async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), Refusal> {
     let Some(name) = name else {
-        return if gateway.pools.are_there_for(namespace) { Ok(()) } else { Err(Refusal::NoWorkers) };
+        return if gateway.pools.are_there_for(namespace) { Ok(()) } else { Err(Refusal::NoPools) };
     };
-    let no_worker = || Refusal::NoWorker(name.to_owned());
-    let key = Key::new(namespace, name).ok_or_else(no_worker)?;
+    let no_pool = || Refusal::NoPool(name.to_owned());
+    let key = Key::new(namespace, name).ok_or_else(no_pool)?;
     let known = gateway.pools.get(&key).is_some();
     // The watch may lag behind its making.
-    if known || kubernetes::pool_is_there(&gateway.client, &key).await? { Ok(()) } else { Err(no_worker()) }
+    if known || kubernetes::pool_is_there(&gateway.client, &key).await? { Ok(()) } else { Err(no_pool()) }
 }
 
 /// Makes the session and waits until it is Ready. What does not become so is ended.

@@ -1,7 +1,7 @@
 //! Pools, which the REST API calls workers.
 
 use crate::rest::{
-    convert,
+    compat,
     documents::{FleetHealth, Health, Namespaces, Problem, Worker},
 };
 use crate::{
@@ -62,5 +62,5 @@ pub async fn namespaces(_: MaySee<Namespace>, State(gateway): State<Arc<Gateway>
 
 /// Every pool of a namespace as a document, by name.
 pub(super) fn all(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
-    gateway.pools.in_namespace(namespace).iter().map(|pool| convert::worker(pool)).collect()
+    gateway.pools.in_namespace(namespace).iter().map(|pool| compat::worker(pool)).collect()
 }
