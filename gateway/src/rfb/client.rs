@@ -1,8 +1,9 @@
 //! What a viewer says, less what its role may not. Pure.
 
 use crate::rfb::{
-    NO_SECURITY, RfbError, Role, SHARED, VERSION, encodings,
-    message::{MAX_ENCODINGS, Message},
+    encodings,
+    message::{MAX_ENCODINGS, Message, Role},
+    protocol::{NO_SECURITY, RfbError, SHARED, VERSION},
 };
 use std::mem;
 

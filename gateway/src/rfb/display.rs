@@ -1,8 +1,8 @@
 //! What the display says. Pure.
 
-use crate::rfb::{NO_SECURITY, RfbError, VERSION};
+use crate::rfb::protocol::{NO_SECURITY, RfbError, VERSION};
 
-/// What a display of ours says before `ServerInit`, to a viewer that says what [`super::ClientFilter`] lets through: its
+/// What a display of ours says before `ServerInit`, to a viewer that says what [`ClientFilter`](crate::rfb::ClientFilter) lets through: its
 /// version, one security type (section 7.1.2), and `SecurityResult` OK (section 7.1.3). A constant, whatever the viewer.
 const GREETING: [u8; 18] = {
     let mut greeting = [0; 18];

@@ -6,7 +6,7 @@
 //! byte), `ExtendedDesktopSize` (-308, resizing; the plain `DesktopSize` still tells of a new size), xvp (-309), gii
 //! (-305), QEMU's audio (-259) and whatever may be invented.
 
-use crate::rfb::Role;
+use crate::rfb::message::Role;
 
 /// The pseudo-encoding that agrees on the extended clipboard.
 const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();

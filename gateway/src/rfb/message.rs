@@ -1,13 +1,20 @@
 //! What a viewer can say after the handshake: the messages that are known, how long each is, and who may say it. Pure.
 
-use crate::rfb::Role;
-
 /// The most encodings that one `SetEncodings` may list. noVNC lists about 25, TigerVNC's viewer about 40.
 pub const MAX_ENCODINGS: u16 = 128;
 /// The longest text or clipboard data of one message, in bytes: more than Xvnc itself takes (its `MaxCutText`) is refused.
 pub const MAX_CUT_TEXT: u32 = 256 << 10;
 /// The longest payload of a fence, in bytes, by its specification.
 pub const MAX_FENCE: u8 = 64;
+
+/// What somebody before a live view may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Look.
+    View,
+    /// Look, type, point, and exchange clipboards.
+    Control,
+}
 
 /// A message of a viewer, as far as its length, its permission and its meaning for idleness depend on its contents. From
 /// RFC 6143 section 7.5, and for the extensions from the community's `rfbproto.rst`.

@@ -18,37 +18,9 @@ mod client;
 mod display;
 mod encodings;
 pub mod message;
+mod protocol;
 
 pub use client::ClientFilter;
 pub use display::DisplayCheck;
-pub use message::MessageError;
-
-/// What somebody before a live view may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Look.
-    View,
-    /// Look, type, point, and exchange clipboards.
-    Control,
-}
-
-/// `ProtocolVersion` (section 7.1.1), the same from both sides.
-const VERSION: &[u8] = b"RFB 003.008\n";
-/// The security type None (section 7.2.1).
-const NO_SECURITY: u8 = 1;
-/// The shared flag of `ClientInit` (section 7.3.1): other viewers stay.
-const SHARED: u8 = 1;
-
-/// Bytes that may not pass. Nothing can be said of what follows: end the connection. The words fit into a Close frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RfbError {
-    /// The viewer's handshake is another one than the display's.
-    #[error("the live view speaks RFB 3.8 with security type None only; this viewer began otherwise")]
-    ClientHandshake,
-    /// The display's handshake is not what our runners' displays say.
-    #[error("the session's display did not greet with RFB 3.8 and security type None")]
-    DisplayHandshake,
-    /// What the viewer said after the handshake.
-    #[error(transparent)]
-    Message(#[from] MessageError),
-}
+pub use message::{MessageError, Role};
+pub use protocol::RfbError;
