@@ -5,7 +5,6 @@ use crate::{
     auth::principal::{Action, Denied},
     cache::{session::Key, sessions::Over},
     metrics::Outcome,
-    rest::documents::{InvalidField, InvalidRequest, Problem},
 };
 use axum::{
     Json,
@@ -16,6 +15,9 @@ use http::{
     HeaderValue, StatusCode,
     header::{RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
 };
+use serde::Serialize;
+use utoipa::ToSchema;
+
 /// Seconds after which another attempt makes sense.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
@@ -207,4 +209,30 @@ impl IntoResponse for Refusal {
         }
         response
     }
+}
+
+/// Body of every answer of 400 and above but 422.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Problem {
+    /// What was wrong, where, and what to do.
+    pub detail: String,
+}
+
+/// Body of a 422: what of the request is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InvalidRequest {
+    /// One for each field that is wrong.
+    pub detail: Vec<InvalidField>,
+}
+
+/// A field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InvalidField {
+    /// Where it is: `body`, then the names of fields and the numbers of items down to it.
+    pub loc: Vec<String>,
+    /// What is wrong with it.
+    pub msg: String,
+    /// The rule that it breaks.
+    #[serde(rename = "type")]
+    pub type_: String,
 }

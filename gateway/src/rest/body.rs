@@ -1,8 +1,7 @@
 //! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is told at once,
 //! each with its field.
 
-use crate::error::Refusal;
-use crate::rest::documents::InvalidField;
+use crate::error::{InvalidField, Refusal};
 use axum::{
     Json,
     extract::{FromRequest, Request, rejection::JsonRejection},

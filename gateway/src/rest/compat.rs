@@ -3,7 +3,8 @@
 
 use crate::{
     auth::extract::ANY_POOL,
-    rest::documents::{Condition, Health, InvalidField, Slots, Status, Worker, WorkerDetail},
+    error::InvalidField,
+    rest::documents::{Condition, Health, Slots, Status, Worker, WorkerDetail},
 };
 use camofleet_crds::{
     conditions::{self, READY, STALLED},

@@ -5,9 +5,10 @@ use crate::{
         session::{self, pool_name},
         sessions::Activity,
     },
+    error::InvalidField,
     rest::{
         compat,
-        documents::{CreateSession, InvalidField, PageEvent, Session, StartPage, StartPageState, Vnc},
+        documents::{CreateSession, PageEvent, Session, StartPage, StartPageState, Vnc},
     },
 };
 use camofleet_crds::{

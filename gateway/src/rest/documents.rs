@@ -351,32 +351,6 @@ pub struct LoggedIn {
     pub role: Option<Role>,
 }
 
-/// Body of every answer of 400 and above but 422.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Problem {
-    /// What was wrong, where, and what to do.
-    pub detail: String,
-}
-
-/// Body of a 422: what of the request is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct InvalidRequest {
-    /// One for each field that is wrong.
-    pub detail: Vec<InvalidField>,
-}
-
-/// A field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct InvalidField {
-    /// Where it is: `body`, then the names of fields and the numbers of items down to it.
-    pub loc: Vec<String>,
-    /// What is wrong with it.
-    pub msg: String,
-    /// The rule that it breaks.
-    #[serde(rename = "type")]
-    pub type_: String,
-}
-
 /// Everything there is: the event `reset`, with which a stream begins.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Everything {

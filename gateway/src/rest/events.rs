@@ -5,11 +5,6 @@
 //! was away for too long, or comes to another replica, is told `reset` again. When nothing happens, `alive` is said every 15 s, by which
 //! a page tells a stream that is dead from one on which there is no news.
 
-use crate::rest::{
-    compat,
-    documents::{Everything, Gone, Problem},
-    sessions, workers,
-};
 use crate::{
     Gateway,
     auth::{
@@ -20,6 +15,12 @@ use crate::{
         activity,
         changes::{Changed, Position},
         session::Key,
+    },
+    error::Problem,
+    rest::{
+        compat,
+        documents::{Everything, Gone},
+        sessions, workers,
     },
 };
 use axum::{

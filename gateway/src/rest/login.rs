@@ -1,16 +1,16 @@
 //! Logins of browsers: a token, typed once, becomes a cookie that no script can read.
 
-use crate::rest::{
-    body::Checked,
-    documents::{InvalidRequest, LoggedIn, Login, Problem},
-};
 use crate::{
     Gateway,
     auth::{
         credential::LOGIN_COOKIE,
         extract::{MaySee, Namespace, accepted, is_same_origin},
     },
-    error::Refusal,
+    error::{InvalidRequest, Problem, Refusal},
+    rest::{
+        body::Checked,
+        documents::{LoggedIn, Login},
+    },
 };
 use axum::{Json, extract::State};
 use axum_extra::extract::{

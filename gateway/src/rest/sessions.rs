@@ -1,11 +1,5 @@
 //! Sessions: made, shown, kept alive and ended.
 
-use crate::rest::{
-    body::Checked,
-    convert::{self, Shown},
-    documents::{CreateSession, Deleted, InvalidRequest, Problem, Session, SessionPath, Status},
-    tokens,
-};
 use crate::{
     Gateway,
     auth::extract::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
@@ -13,12 +7,18 @@ use crate::{
         activity,
         session::{self, Key},
     },
-    error::Refusal,
+    error::{InvalidRequest, Problem, Refusal},
     kubernetes,
     proxy::{
         playwright,
         runner_client::{self, DialError},
         upstream,
+    },
+    rest::{
+        body::Checked,
+        convert::{self, Shown},
+        documents::{CreateSession, Deleted, Session, SessionPath, Status},
+        tokens,
     },
 };
 use axum::{Json, extract::State, response::Response};

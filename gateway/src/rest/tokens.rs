@@ -1,14 +1,14 @@
 //! Access to one session for somebody else, for a time.
 
-use crate::rest::{
-    body::Checked,
-    documents::{InvalidRequest, Problem, SessionPath, Share, Shared},
-    sessions,
-};
 use crate::{
     Gateway,
     auth::extract::{MayManage, Target},
-    error::Refusal,
+    error::{InvalidRequest, Problem, Refusal},
+    rest::{
+        body::Checked,
+        documents::{SessionPath, Share, Shared},
+        sessions,
+    },
 };
 use aws_lc_rs::rand;
 use axum::{Json, extract::State, response::IntoResponse};

@@ -1,12 +1,13 @@
 //! Pools, which the REST API calls workers.
 
-use crate::rest::{
-    compat,
-    documents::{FleetHealth, Health, Namespaces, Problem, Worker},
-};
 use crate::{
     Gateway,
     auth::extract::{MaySee, Namespace},
+    error::Problem,
+    rest::{
+        compat,
+        documents::{FleetHealth, Health, Namespaces, Worker},
+    },
 };
 use axum::{Json, extract::State};
 use std::sync::Arc;
