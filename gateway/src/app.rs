@@ -70,12 +70,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
-        async move { kubernetes::follow_sessions(watching, &gateway).await }
+        async move { kubernetes::follow_sessions(watching, &gateway.sessions, &gateway.feed).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
-        async move { kubernetes::follow_pools(watching, &gateway).await }
+        async move { kubernetes::follow_pools(watching, &gateway.pools, &gateway.feed).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);

@@ -3,19 +3,17 @@
 //! decisions are.
 
 use crate::{
-    Gateway,
     auth::{
         authenticator::Authenticator,
         tokens::{Role, StaticTokens},
     },
     cache::{
-        changes::Changed,
+        changes::{Changed, Feed},
         pools::{Pools, without_shape},
         session::{Key, Session},
         sessions::Sessions,
     },
     error::Refusal,
-    rest::invalid_fields,
 };
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -97,13 +95,13 @@ impl Cache for Pools {
 
 /// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many requests on one
 /// HTTP/2 connection, one was seen to starve.
-pub async fn follow_sessions(client: Client, gateway: &Gateway) {
-    follow(client, &gateway.sessions, |key| gateway.feed.record(Changed::Session(key))).await;
+pub async fn follow_sessions(client: Client, sessions: &Sessions, feed: &Feed) {
+    follow(client, sessions, |key| feed.record(Changed::Session(key))).await;
 }
 
 /// Keeps the cache of pools up to date, for ever. `client` as above.
-pub async fn follow_pools(client: Client, gateway: &Gateway) {
-    follow(client, &gateway.pools, |key| gateway.feed.record(Changed::Pool(key))).await;
+pub async fn follow_pools(client: Client, pools: &Pools, feed: &Feed) {
+    follow(client, pools, |key| feed.record(Changed::Pool(key))).await;
 }
 
 async fn follow<C: Cache>(client: Client, cache: &C, changed: impl Fn(Key))
@@ -149,13 +147,12 @@ pub async fn pool_is_there(client: &Client, key: &Key) -> Result<bool, Refusal> 
     Ok(in_time(api.get_metadata_opt(key.name())).await?.is_some())
 }
 
-/// Makes a session, and gives its UID.
+/// Creates a session, and returns its UID.
 pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Result<String, Refusal> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
     match in_time(api.create(&PostParams::default(), session)).await {
         Ok(made) => Ok(made.uid().unwrap_or_default()),
         Err(Refusal::ApiServer(error)) => Err(match *error {
-            kube::Error::Api(status) if status.is_invalid() => Refusal::Invalid(invalid_fields(&status)),
             // Its own rights, a quota, or an admission policy.
             kube::Error::Api(status) if status.is_forbidden() => Refusal::Forbidden(status.message),
             other => Refusal::ApiServer(Box::new(other)),

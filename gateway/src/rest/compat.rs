@@ -3,7 +3,7 @@
 
 use crate::{
     auth::extract::ANY_POOL,
-    error::InvalidField,
+    error::{InvalidField, Refusal},
     rest::documents::{Condition, Health, Slots, Status, Worker, WorkerDetail},
 };
 use camofleet_crds::{
@@ -52,8 +52,19 @@ fn field_of_request(path: &str) -> &str {
     }
 }
 
-/// The fields that the API server rejected in a session, as fields of the request that the session was created from.
-pub fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
+/// Translates the API server's rejection of a session into fields of the request that the session was created from. Other errors
+/// stay as they are.
+pub fn in_terms_of_request(error: Refusal) -> Refusal {
+    match error {
+        Refusal::ApiServer(error) => match *error {
+            kube::Error::Api(status) if status.is_invalid() => Refusal::Invalid(invalid_fields(&status)),
+            other => Refusal::ApiServer(Box::new(other)),
+        },
+        other => other,
+    }
+}
+
+fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     causes
         .map(|cause| InvalidField {

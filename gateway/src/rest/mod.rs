@@ -14,8 +14,6 @@ mod sessions;
 mod tokens;
 mod workers;
 
-pub(crate) use compat::invalid_fields;
-
 use crate::Gateway;
 use axum::{
     Router,

@@ -16,6 +16,7 @@ use crate::{
     },
     rest::{
         body::Checked,
+        compat,
         convert::{self, Shown},
         documents::{CreateSession, Deleted, Session, SessionPath, Status},
         tokens,
@@ -274,7 +275,7 @@ async fn make(
                 // Nobody else knows its name.
                 unmake(gateway, key, None).await;
             }
-            return Err(refusal);
+            return Err(compat::in_terms_of_request(refusal));
         }
     };
     tracing::info!(session = uid, "made a session");
