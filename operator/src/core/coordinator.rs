@@ -4,7 +4,7 @@ use crate::core::{
     clock::{Mono, Now},
     cluster::Cluster,
     ids::{Key, Uid},
-    messages::{Change, Effect, Input, Wake},
+    messages::{Change, Effect, Event, Wake},
     orphans::Orphans,
     outbox::{Outbox, Subject},
     pool::{launches::LaunchBudget, state::Pool},
@@ -99,24 +99,24 @@ impl Core {
     }
 
     /// Takes in what happened and says what is to be done.
-    pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Now) -> Vec<Effect> {
+    pub fn step(&mut self, events: impl IntoIterator<Item = Event>, now: Now) -> Vec<Effect> {
         self.outbox.begin(now);
-        for input in inputs {
-            self.take_in(input);
+        for event in events {
+            self.handle(event);
         }
         self.outbox.enqueue_due();
         if self.term.is_none() {
             self.outbox.drop_pending();
             return self.outbox.take_effects();
         }
-        self.limit_the_wait_for_runners();
+        self.stop_waiting_for_runners();
         // What is touched by looking at one thing is looked at in the same step.
         while let Some(subject) = self.outbox.next() {
             match subject {
-                Subject::Queue => self.choose(),
-                Subject::Session(uid) => self.look_at_session(&uid),
-                Subject::Runner(uid) => self.look_at_runner(&uid),
-                Subject::Pool(key) => self.look_at_pool(&key),
+                Subject::Queue => self.schedule(),
+                Subject::Session(uid) => self.reconcile_session(&uid),
+                Subject::Runner(uid) => self.reconcile_runner(&uid),
+                Subject::Pool(key) => self.reconcile_pool(&key),
                 Subject::Orphan(uid) => self.look_up_orphan(&uid),
                 Subject::Unwanted(pod) => self.end_unwanted(&pod),
             }
@@ -147,37 +147,37 @@ impl Core {
         Some(Load { waiting: waiting.collect(), slots: slots.collect() })
     }
 
-    fn take_in(&mut self, input: Input) {
-        match input {
-            Input::Sessions(Change::All(all)) => self.replace_sessions(all),
-            Input::Sessions(Change::Applied(session)) => self.session_applied(session),
-            Input::Sessions(Change::Gone(session)) => {
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Sessions(Change::All(all)) => self.replace_sessions(all),
+            Event::Sessions(Change::Applied(session)) => self.session_applied(session),
+            Event::Sessions(Change::Gone(session)) => {
                 self.session_gone(&session.metadata.uid.clone().unwrap_or_default());
             }
-            Input::Pools(Change::All(all)) => self.replace_pools(all),
-            Input::Pools(Change::Applied(pool)) => self.pool_applied(pool),
-            Input::Pools(Change::Gone(pool)) => self.pool_gone(&Key::of(pool.as_ref())),
-            Input::Pods(Change::All(all)) => self.replace_pods(all),
-            Input::Pods(Change::Applied(pod)) => self.pod_applied(pod),
-            Input::Pods(Change::Gone(pod)) => self.pod_gone(&pod.uid),
-            Input::Nodes(change) => self.node_changed(change),
-            Input::Namespaces(change) => self.namespace_changed(change),
-            Input::Keys(keys) => self.keys_changed(keys),
-            Input::Leads => self.lead(),
-            Input::Follows => self.follow(),
-            Input::Runner { pod, report } => self.runner_told(&pod, report),
-            Input::Silent { pod } => self.runner_silent(&pod),
-            Input::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
-            Input::EndAnswered { session, pod } => self.end_answered(&session, &pod),
-            Input::SessionPatched { session, answer } => self.session_patched(&session, answer),
-            Input::SessionRead { key, session, answer } => self.session_read(&key, &session, answer),
-            Input::PodRead { session, pod, answer } => self.pod_read(&session, &pod, answer),
-            Input::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
-            Input::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
-            Input::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
-            Input::PodAnnotated { pod, keys, answer } => self.pod_annotated(&pod, &keys, answer),
-            Input::PoolProtected { pool, answer } => self.pool_protected(&pool, answer),
-            Input::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
+            Event::Pools(Change::All(all)) => self.replace_pools(all),
+            Event::Pools(Change::Applied(pool)) => self.pool_applied(pool),
+            Event::Pools(Change::Gone(pool)) => self.pool_gone(&Key::of(pool.as_ref())),
+            Event::Pods(Change::All(all)) => self.replace_pods(all),
+            Event::Pods(Change::Applied(pod)) => self.pod_applied(pod),
+            Event::Pods(Change::Gone(pod)) => self.pod_gone(&pod.uid),
+            Event::Nodes(change) => self.node_changed(change),
+            Event::Namespaces(change) => self.namespace_changed(change),
+            Event::Keys(keys) => self.keys_changed(keys),
+            Event::Leads => self.lead(),
+            Event::Follows => self.follow(),
+            Event::Runner { pod, report } => self.runner_reported(&pod, report),
+            Event::Silent { pod } => self.runner_silent(&pod),
+            Event::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
+            Event::EndAnswered { session, pod } => self.end_answered(&session, &pod),
+            Event::SessionPatched { session, answer } => self.session_patched(&session, answer),
+            Event::SessionRead { key, session, answer } => self.session_read(&key, &session, answer),
+            Event::PodRead { session, pod, answer } => self.pod_read(&session, &pod, answer),
+            Event::SessionDeleted { session, answer } => self.session_deleted(&session, answer),
+            Event::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
+            Event::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
+            Event::PodAnnotated { pod, keys, answer } => self.pod_annotated(&pod, &keys, answer),
+            Event::PoolProtected { pool, answer } => self.pool_protected(&pool, answer),
+            Event::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
         }
     }
 
@@ -211,31 +211,31 @@ impl Core {
 
     /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has
     /// reported what it has, has failed to answer, or has had [`LONGEST_WAIT_FOR_RUNNERS`] to do either.
-    pub(in crate::core) fn may_choose(&self) -> bool {
+    pub(in crate::core) fn may_schedule(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }
 
-    pub(in crate::core) fn heard_of(&mut self, pod: &Uid) {
+    pub(in crate::core) fn runner_accounted(&mut self, pod: &Uid) {
         if let Some(term) = &mut self.term
             && term.awaited.remove(pod)
             && term.awaited.is_empty()
         {
-            self.begin_to_choose();
+            self.start_scheduling();
         }
     }
 
-    fn limit_the_wait_for_runners(&mut self) {
+    fn stop_waiting_for_runners(&mut self) {
         if let Some(term) = &mut self.term
             && !term.awaited.is_empty()
             && term.since.mono.after(LONGEST_WAIT_FOR_RUNNERS) <= self.outbox.mono()
         {
             term.awaited.clear();
-            self.begin_to_choose();
+            self.start_scheduling();
         }
     }
 
     /// Sessions that waited for this may be served, or have waited too long.
-    fn begin_to_choose(&mut self) {
+    fn start_scheduling(&mut self) {
         self.outbox.enqueue(Subject::Queue);
         self.outbox.enqueue_all(self.sessions.queue().waiting(|_| true).into_iter().map(Subject::Session));
         self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));

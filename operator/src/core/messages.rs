@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 /// Something that happened outside.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub enum Event {
     /// A watch's news of sessions.
     Sessions(Change<Arc<BrowserSession>>),
     /// A watch's news of pools.
@@ -302,7 +302,7 @@ pub enum Effect {
         pool: Arc<WorkerPool>,
     },
     /// Tell people what happened to a session. Never waited for.
-    Tell {
+    PublishEvent {
         /// The session.
         session: Arc<BrowserSession>,
         /// False: something is wrong.
@@ -325,7 +325,7 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub enum Observation {
     /// A slot was chosen for it.
-    Chosen {
+    Assigned {
         /// UID of the session.
         session: Uid,
         /// The slot's pool.

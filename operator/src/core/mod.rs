@@ -1,4 +1,4 @@
-//! What the operator decides: a state machine without IO. It is told what happened ([`Input`]) and says what is to be done
+//! What the operator decides: a state machine without IO. It is told what happened ([`Event`]) and says what is to be done
 //! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
 //!
 //! - `session`, `runner`, `pool`: the things, their states, and what happens to them.
@@ -8,7 +8,7 @@
 //! - `messages`: the events that the core receives and the effects that it returns.
 //!
 //! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
-//! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_choose`]).
+//! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_schedule`]).
 
 mod clock;
 mod cluster;

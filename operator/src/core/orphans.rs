@@ -4,8 +4,8 @@
 use crate::core::{
     clock::Mono,
     ids::{Key, Uid},
-    retry::Pending,
-    runner::report::{Listed, Report},
+    retry::RetryState,
+    runner::report::{ListedSession, Report},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -34,19 +34,19 @@ struct Orphan {
     runner: Uid,
     since: Mono,
     /// The read of the API server. Refused: the API server will not answer it, and asking again is no use.
-    lookup: Pending,
+    lookup: RetryState,
 }
 
 impl Orphans {
     /// Begins to follow a session that a runner lists. False: it is followed already, or this runner has too many.
-    pub(super) fn insert(&mut self, runner: &Uid, listed: &Listed, now: Mono) -> bool {
+    pub(super) fn insert(&mut self, runner: &Uid, listed: &ListedSession, now: Mono) -> bool {
         let of_runner = self.by_runner.entry(runner.clone()).or_default();
         if self.orphans.contains_key(&listed.uid) || of_runner.len() >= MAX_PER_RUNNER {
             return false;
         }
         of_runner.insert(listed.uid.clone());
         let key = Key { namespace: listed.namespace.clone(), name: listed.name.clone() };
-        let orphan = Orphan { key, runner: runner.clone(), since: now, lookup: Pending::Idle };
+        let orphan = Orphan { key, runner: runner.clone(), since: now, lookup: RetryState::Idle };
         self.orphans.insert(listed.uid.clone(), orphan);
         true
     }
@@ -59,9 +59,9 @@ impl Orphans {
     pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Mono)> {
         let orphan = self.orphans.get(uid)?;
         let at = match orphan.lookup {
-            Pending::Idle => orphan.since.after(PATIENCE),
-            Pending::Pause { until, .. } => until,
-            Pending::InFlight { .. } | Pending::Refused => return None,
+            RetryState::Idle => orphan.since.after(PATIENCE),
+            RetryState::Pause { until, .. } => until,
+            RetryState::InFlight { .. } | RetryState::Refused => return None,
         };
         Some((&orphan.runner, at))
     }
@@ -83,7 +83,7 @@ impl Orphans {
     /// The API server will not answer the lookup: it is not repeated.
     pub(super) fn lookup_refused(&mut self, uid: &Uid) {
         if let Some(orphan) = self.orphans.get_mut(uid) {
-            orphan.lookup = Pending::Refused;
+            orphan.lookup = RetryState::Refused;
         }
     }
 

@@ -9,7 +9,7 @@ const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_milli
 
 /// A call of which at most one is under way, and which is repeated with growing pauses until it was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::core) enum Pending {
+pub(in crate::core) enum RetryState {
     /// None is wanted, or it may be made now.
     #[default]
     Idle,
@@ -21,7 +21,7 @@ pub(in crate::core) enum Pending {
     Refused,
 }
 
-impl Pending {
+impl RetryState {
     pub(in crate::core) fn may_start(self, now: Mono) -> bool {
         match self {
             Self::Idle => true,

@@ -6,7 +6,7 @@ use crate::core::{
     clock::Mono,
     ids::Key,
     messages::{Effect, Observation, WriteFailure},
-    retry::Pending,
+    retry::RetryState,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -17,7 +17,7 @@ const MOST_FIELDS: usize = 8;
 /// The write of a status of type `S`. At most one is under way.
 #[derive(Debug)]
 pub(super) struct StatusWrite<S> {
-    call: Pending,
+    call: RetryState,
     /// What the write that is under way sent.
     sent: Option<Box<S>>,
     /// The last write, when it landed in part.
@@ -33,7 +33,7 @@ struct Partial<S> {
 
 impl<S> Default for StatusWrite<S> {
     fn default() -> Self {
-        Self { call: Pending::Idle, sent: None, partial: None }
+        Self { call: RetryState::Idle, sent: None, partial: None }
     }
 }
 
@@ -49,7 +49,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Mono) -> bool {
         match self.partial_of(stored) {
             Some(partial) if partial.sent != *desired => {
-                matches!(self.call, Pending::Idle | Pending::Pause { .. })
+                matches!(self.call, RetryState::Idle | RetryState::Pause { .. })
             }
             Some(_) => self.call.may_start(now),
             None => stored != Some(desired) && self.call.may_start(now),
@@ -72,7 +72,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         let sent = self.sent.take();
         let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
         if fields.is_empty() {
-            (self.call, self.partial) = (Pending::Idle, None);
+            (self.call, self.partial) = (RetryState::Idle, None);
         } else {
             self.call = self.call.failed(subject, now);
             self.partial = sent.map(|sent| Box::new(Partial { sent: *sent, stored: stored.cloned() }));
@@ -84,15 +84,15 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Mono) {
         (self.sent, self.partial) = (None, None);
         self.call = match failure {
-            WriteFailure::Refused(_) => Pending::Refused,
+            WriteFailure::Refused(_) => RetryState::Refused,
             WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(subject, now),
         };
     }
 
     /// The object has changed: what was refused may be accepted now.
     pub(super) fn object_changed(&mut self) {
-        if self.call == Pending::Refused {
-            self.call = Pending::Idle;
+        if self.call == RetryState::Refused {
+            self.call = RetryState::Idle;
         }
     }
 

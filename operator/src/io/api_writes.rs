@@ -2,7 +2,7 @@
 //! the object that it was decided on by resourceVersion or UID.
 
 use crate::core::{
-    Input, Key, ReadFailure, Uid, WriteFailure,
+    Event, Key, ReadFailure, Uid, WriteFailure,
     runner::{
         pod_build,
         pod_read::{KEYS_ANNOTATION, RunnerPod, SeenPod},
@@ -24,7 +24,7 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
-    runtime::events::{Event, EventType},
+    runtime::events::{Event as KubernetesEvent, EventType},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -60,18 +60,18 @@ impl Shell {
             let failure = answer.as_ref().err().map(|failure| failure.outcome().to_owned());
             span.end([KeyValue::new("camofleet.session.state", state)], failure);
         }
-        self.tell(Input::SessionPatched { session, answer: answer.map(|Trimmed(session)| Arc::new(session)) });
+        self.send(Event::SessionPatched { session, answer: answer.map(|Trimmed(session)| Arc::new(session)) });
     }
 
     pub(super) async fn read_session(&self, key: Key, session: Uid) {
         let answer = self.read::<BrowserSession>(&key).await.map(|found| found.map(Arc::new));
-        self.tell(Input::SessionRead { key, session, answer });
+        self.send(Event::SessionRead { key, session, answer });
     }
 
     pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {
         let found = self.read::<SeenPod>(&key).await;
         let answer = found.map(|found| found.is_some_and(|found| found.uid().as_ref() == Some(&pod)));
-        self.tell(Input::PodRead { session, pod, answer });
+        self.send(Event::PodRead { session, pod, answer });
     }
 
     /// Reads past every cache, once.
@@ -101,7 +101,7 @@ impl Shell {
         let params = only(&session);
         let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(session, namespace = key.namespace, name = key.name, ?answer, "deleted after its TTL");
-        self.tell(Input::SessionDeleted { session, answer });
+        self.send(Event::SessionDeleted { session, answer });
     }
 
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
@@ -129,7 +129,7 @@ impl Shell {
                 tracing::warn!(namespace = pool.namespace, pool = pool.name, name, ?failure, "cannot make a runner");
             }
         }
-        self.tell(Input::PodCreated { pool, name, answer: made });
+        self.send(Event::PodCreated { pool, name, answer: made });
     }
 
     pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
@@ -137,7 +137,7 @@ impl Shell {
         let params = only(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(namespace = key.namespace, name = key.name, why, ?answer, "deleted a runner");
-        self.tell(Input::PodDeleted { pod, answer });
+        self.send(Event::PodDeleted { pod, answer });
     }
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
@@ -146,10 +146,10 @@ impl Shell {
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         let answer = answer.map(|Trimmed(patched)| {
             if let Some(pod) = RunnerPod::read(&patched) {
-                self.tell(Input::Pods(crate::core::Change::Applied(pod)));
+                self.send(Event::Pods(crate::core::Change::Applied(pod)));
             }
         });
-        self.tell(Input::PodAnnotated { pod, keys, answer });
+        self.send(Event::PodAnnotated { pod, keys, answer });
     }
 
     pub(super) async fn patch_pool(&self, pool: Arc<WorkerPool>, status: WorkerPoolStatus) {
@@ -159,7 +159,7 @@ impl Shell {
         let answer = self
             .write("workerpool_status", api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)))
             .await;
-        self.tell(Input::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
+        self.send(Event::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
     pub(super) async fn finalize_pool(&self, pool: Arc<WorkerPool>, finalizers: Vec<String>) {
@@ -168,7 +168,7 @@ impl Shell {
         let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": finalizers } });
         let answer =
             self.write("workerpool_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
-        self.tell(Input::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
+        self.send(Event::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
     /// Sees to the pool's disruption budget, as its owner wishes.
@@ -182,7 +182,7 @@ impl Shell {
             let (namespace, pool) = (&key.namespace, &key.name);
             tracing::warn!(namespace, pool, ?failure, "cannot see to the pool's disruption budget; tried again");
         }
-        self.tell(Input::PoolProtected { pool, answer });
+        self.send(Event::PoolProtected { pool, answer });
     }
 
     /// A disruption budget that forbids the eviction of every healthy runner: what drains, drains by the operator. The
@@ -247,7 +247,7 @@ impl Shell {
             self.metrics.wrote("event", "omitted");
             return;
         }
-        let event = Event {
+        let event = KubernetesEvent {
             type_: if normal { EventType::Normal } else { EventType::Warning },
             reason,
             note: Some(note),
@@ -318,9 +318,9 @@ fn is_like(there: &RunnerPod, wanted: &Pod) -> bool {
 
 /// A merge patch (RFC 7396) of the whole status: what is not in the new one is taken away. It lands only on the version
 /// that it was decided on, so it cannot land on a re-created object.
-fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former: Option<&S>, wished: &S) -> Value {
+fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former: Option<&S>, desired: &S) -> Value {
     let json = |status: &S| serde_json::to_value(status).expect("a status is plain data");
-    let mut status = json(wished);
+    let mut status = json(desired);
     if let (Value::Object(status), Some(Value::Object(former))) = (&mut status, former.map(json)) {
         for (field, _) in former {
             status.entry(field).or_insert(Value::Null);
@@ -382,9 +382,9 @@ mod tests {
         session.metadata.resource_version = Some("7".into());
         let former =
             BrowserSessionStatus { ws_endpoint: Some("ws://x".into()), pool: Some("p".into()), ..Default::default() };
-        let wished =
+        let desired =
             BrowserSessionStatus { pool: Some("p".into()), state: SessionState::Finished, ..Default::default() };
-        let patch = status_patch(&session, Some(&former), &wished);
+        let patch = status_patch(&session, Some(&former), &desired);
         assert_eq!(
             patch,
             json!({ "metadata": { "resourceVersion": "7" }, "status": { "state": "Finished", "pool": "p", "wsEndpoint": null } })

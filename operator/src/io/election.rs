@@ -4,7 +4,7 @@
 //! last renewal that it knows of, which leaves 5 s in which nobody leads and nobody's clock has to be trusted; both try
 //! again every 2 s.
 
-use crate::core::Input;
+use crate::core::Event;
 use crate::io::clock::Clock;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -85,7 +85,7 @@ pub(super) async fn run(
     identity: &str,
     clock: Clock,
     leadership: Leadership,
-    inputs: UnboundedSender<Input>,
+    events: UnboundedSender<Event>,
     stop: impl Future<Output = ()>,
 ) {
     let mut election = Election {
@@ -99,21 +99,21 @@ pub(super) async fn run(
     let mut announced = false;
     loop {
         // A term that lapsed is over, whatever the next round brings: what was under way in it has been given up.
-        announced = election.announce(announced, &leadership, &inputs);
+        announced = election.announce(announced, &leadership, &events);
         // A round that hangs must not outlive the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "cannot read or write Lease {NAME}"),
             Err(_) => tracing::warn!("no answer about Lease {NAME}"),
         }
-        announced = election.announce(announced, &leadership, &inputs);
+        announced = election.announce(announced, &leadership, &events);
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = &mut stop => break,
         }
     }
     leadership.set(None);
-    let _ = inputs.send(Input::Follows);
+    let _ = events.send(Event::Follows);
     if election.term.is_some() {
         match tokio::time::timeout(RETRY, election.release()).await {
             Ok(Ok(())) => tracing::info!("gave the lease back"),
@@ -135,17 +135,17 @@ struct Election {
 
 impl Election {
     /// Tells everyone whether this process leads now; `announced` is what they were told last.
-    fn announce(&mut self, announced: bool, leadership: &Leadership, inputs: &UnboundedSender<Input>) -> bool {
+    fn announce(&mut self, announced: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
         self.term = self.term.filter(|term| Instant::now() < term.until);
         leadership.set(self.term);
         match (announced, self.term) {
             (false, Some(term)) => {
                 tracing::info!(epoch = term.epoch, "leads");
-                let _ = inputs.send(Input::Leads);
+                let _ = events.send(Event::Leads);
             }
             (true, None) => {
                 tracing::warn!("leads no longer");
-                let _ = inputs.send(Input::Follows);
+                let _ = events.send(Event::Follows);
             }
             (true, Some(_)) | (false, None) => {}
         }

@@ -115,7 +115,7 @@ impl QueueLabel {
 }
 
 /// How a start is called in labels and attributes.
-pub(super) fn word_of(tier: StartTier) -> &'static str {
+pub(super) fn label(tier: StartTier) -> &'static str {
     match tier {
         StartTier::Hot => "hot",
         StartTier::Cold => "cold",
@@ -125,7 +125,7 @@ pub(super) fn word_of(tier: StartTier) -> &'static str {
 impl StartLabel {
     fn new(pool: Option<&Key>, tier: StartTier) -> Self {
         let (pool_namespace, pool) = pool.map(|key| (key.namespace.clone(), key.name.clone())).unwrap_or_default();
-        Self { pool_namespace, pool, tier: word_of(tier) }
+        Self { pool_namespace, pool, tier: label(tier) }
     }
 }
 
@@ -170,7 +170,7 @@ impl Metrics {
     /// Counts and times what happened to a session.
     pub(super) fn observe(&self, observation: &Observation) {
         match observation {
-            Observation::Chosen { pool, priority, waited, .. } => {
+            Observation::Assigned { pool, priority, waited, .. } => {
                 if let Some(waited) = waited.map(Interval::length) {
                     self.phase("queued", waited);
                     let label = QueueLabel::new(Some(pool), class_of(*priority));
@@ -365,7 +365,7 @@ mod tests {
         for (name, priority, tier) in [("a", 0, StartTier::Hot), ("a", 50, StartTier::Cold), ("b", 0, StartTier::Hot)] {
             let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
             let (waited, pool) = (Some(interval(20)), pool(name));
-            metrics.observe(&Observation::Chosen { session: "u".into(), pool: pool.clone(), priority, waited });
+            metrics.observe(&Observation::Assigned { session: "u".into(), pool: pool.clone(), priority, waited });
             metrics.observe(&Observation::Ready { session, pool: Some(pool), tier, started: waited });
         }
         let of = |name: &str| {
@@ -394,7 +394,7 @@ mod tests {
         let metrics = Metrics::default();
         for priority in -1..=1001 {
             let (session, waited) = ("u".to_owned(), Some(interval(1)));
-            metrics.observe(&Observation::Chosen { session, pool: pool("a"), priority, waited });
+            metrics.observe(&Observation::Assigned { session, pool: pool("a"), priority, waited });
         }
         let counted = told(&metrics, None, "queue_wait_seconds_count");
         let of = |class: &str, count: u32| {

@@ -51,7 +51,7 @@ impl PrunedFields {
                     );
                 }
             }
-            Observation::Chosen { .. }
+            Observation::Assigned { .. }
             | Observation::Bound { .. }
             | Observation::Ready { .. }
             | Observation::Ended { .. } => {}

@@ -6,13 +6,13 @@ use std::{
 };
 
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct RateLimiter {
     per_second: f64,
     most: f64,
     left: Mutex<(f64, Instant)>,
 }
 
-impl Allowance {
+impl RateLimiter {
     pub(super) fn new(per_second: f64, most: f64) -> Self {
         Self { per_second, most, left: Mutex::new((most, Instant::now())) }
     }
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn some_at_once_and_then_so_many_a_second() {
-        let allowance = Allowance::new(10.0, 3.0);
+        let allowance = RateLimiter::new(10.0, 3.0);
         let start = Instant::now();
         let granted = |millis| (0..100).filter(|_| allowance.take_at(start + Duration::from_millis(millis))).count();
         assert_eq!([granted(0), granted(50), granted(210), granted(10_000)], [3, 0, 2, 3]);

@@ -1,7 +1,7 @@
 //! Runs the operator: starts the watches, the election and the admin listener, and steps the core.
 
 use crate::{
-    core::{Core, Input, runner::pod_build::Installation},
+    core::{Core, Event, runner::pod_build::Installation},
     finalizers,
     io::{
         admin::{self, LoadAsk},
@@ -71,8 +71,8 @@ async fn serve(
     client: Client,
     stop: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let (inputs, received) = mpsc::unbounded_channel();
-    let watches = watch::start(&config, &options.namespace, &inputs).context("cannot watch the API server")?;
+    let (events, received) = mpsc::unbounded_channel();
+    let watches = watch::start(&config, &options.namespace, &events).context("cannot watch the API server")?;
     let (signer, publication) =
         keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
     // Stops when this function returns.
@@ -84,7 +84,7 @@ async fn serve(
         &options.identity,
         Runners::new(signer, clock.clone()),
         Traces::new(options.tracer, clock.clone()),
-        inputs.clone(),
+        events.clone(),
     ));
     let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
     let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks)?;
@@ -102,7 +102,7 @@ async fn serve(
         if warmed {
             let leadership = shell.leadership.clone();
             let (namespace, identity) = (&options.namespace, &options.identity);
-            election::run(client, namespace, identity, clock, leadership, inputs, stopped.cancelled()).await;
+            election::run(client, namespace, identity, clock, leadership, events, stopped.cancelled()).await;
         }
     };
     let stopping = async {
@@ -122,7 +122,7 @@ async fn serve(
 /// because counting all waiting sessions would slow each step.
 async fn drive(
     mut core: Core,
-    mut received: UnboundedReceiver<Input>,
+    mut received: UnboundedReceiver<Event>,
     mut asked: mpsc::Receiver<LoadAsk>,
     shell: Arc<Shell>,
     clock: Clock,
@@ -141,8 +141,8 @@ async fn drive(
             () = reports.arrived() => {}
             () = tokio::time::sleep(sleep) => {}
         }
-        let inputs = reports.take().into_iter().chain(batch.drain(..));
-        for effect in core.step(inputs, clock.now()) {
+        let events = reports.take().into_iter().chain(batch.drain(..));
+        for effect in core.step(events, clock.now()) {
             shell.clone().carry_out(effect);
         }
     }

@@ -1,6 +1,6 @@
 //! Calls to runners, measured and traced.
 
-use crate::core::{BindFailure, Input, Uid};
+use crate::core::{BindFailure, Event, Uid};
 use crate::io::{shell::Shell, traces::Begun};
 use camofleet_runner_api::BindRequest;
 use camofleet_runtime::traces::{KeyValue, SpanKind};
@@ -35,7 +35,7 @@ impl Shell {
             Ok(_) => tracing::debug!(session, pod, "bound"),
             Err(failure) => tracing::warn!(session, pod, ?failure, "cannot bind"),
         }
-        self.tell(Input::BindAnswered { session, pod, answer });
+        self.send(Event::BindAnswered { session, pod, answer });
     }
 
     pub(super) async fn end(&self, session: Uid, pod: Uid, address: IpAddr) {
@@ -53,6 +53,6 @@ impl Shell {
                 }
             }
         }
-        self.tell(Input::EndAnswered { session, pod });
+        self.send(Event::EndAnswered { session, pod });
     }
 }

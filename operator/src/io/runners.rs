@@ -1,6 +1,6 @@
 //! Runners: their clients, and the reports of those that are followed.
 
-use crate::core::{BindFailure, Input, Report, Uid};
+use crate::core::{BindFailure, Event, Report, Uid};
 use crate::io::{clock::Clock, election::Leadership, pace::Pace};
 use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
@@ -52,7 +52,7 @@ struct Followed {
     /// Who follows each runner, by its pod. The number tells one who was told to stop, and has not yet, from the next one.
     tasks: HashMap<Uid, (u64, AbortHandle)>,
     begun: u64,
-    newest: HashMap<Uid, Vec<Input>>,
+    newest: HashMap<Uid, Vec<Event>>,
 }
 
 impl Reports {
@@ -62,18 +62,18 @@ impl Reports {
     }
 
     /// All that has not been taken yet: of each runner at most a report and then its silence.
-    pub(super) fn take(&self) -> Vec<Input> {
-        self.lock().newest.drain().flat_map(|(_, inputs)| inputs).collect()
+    pub(super) fn take(&self) -> Vec<Event> {
+        self.lock().newest.drain().flat_map(|(_, events)| events).collect()
     }
 
-    fn post(&self, number: u64, pod: &Uid, input: Input) {
+    fn post(&self, number: u64, pod: &Uid, event: Event) {
         let mut followed = self.lock();
         if followed.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
             let newest = followed.newest.entry(pod.clone()).or_default();
             // A silence ends with the next report. It does not undo the last one, which may tell how sessions ended.
-            let is_report = |input: &Input| matches!(input, Input::Runner { .. });
-            newest.retain(|former| is_report(former) && !is_report(&input));
-            newest.push(input);
+            let is_report = |event: &Event| matches!(event, Event::Runner { .. });
+            newest.retain(|former| is_report(former) && !is_report(&event));
+            newest.push(event);
             self.arrived.notify_one();
         }
     }
@@ -161,7 +161,7 @@ impl Follower {
         while let Some(epoch) = self.leadership.epoch() {
             let (cause, answered) = self.listen(epoch).await;
             tracing::debug!(pod = self.pod, cause, "a runner does not answer");
-            self.reports.post(self.number, &self.pod, Input::Silent { pod: self.pod.clone() });
+            self.reports.post(self.number, &self.pod, Event::Silent { pod: self.pod.clone() });
             failures = if answered { 1 } else { failures.saturating_add(1) };
             tokio::time::sleep(BACKOFF.after(failures)).await;
         }
@@ -181,7 +181,7 @@ impl Follower {
                 error.to_string()
             })?;
             answered = true;
-            self.reports.post(self.number, &self.pod, Input::Runner { pod: self.pod.clone(), report });
+            self.reports.post(self.number, &self.pod, Event::Runner { pod: self.pod.clone(), report });
             Ok(())
         };
         let cause = self.pace.hand_on(states, take).await;
@@ -216,9 +216,9 @@ mod tests {
     use camofleet_runner_api::{Refusal, RunnerState};
 
     /// Reports of one runner in which only the generation differs.
-    fn report(generation: u64) -> Input {
+    fn report(generation: u64) -> Event {
         let state = RunnerState { boot_id: "boot".into(), generation, slots: 1, ..RunnerState::default() };
-        Input::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
+        Event::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
     }
 
     #[tokio::test]
@@ -243,14 +243,14 @@ mod tests {
         let (reports, pod) = (Reports::default(), "pod".to_owned());
         let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
         reports.lock().tasks.insert(pod.clone(), (1, task));
-        let silent = || Input::Silent { pod: pod.clone() };
+        let silent = || Event::Silent { pod: pod.clone() };
         let taken = || format!("{:?}", reports.take());
-        for input in [report(1), report(2), silent(), silent()] {
-            reports.post(1, &pod, input);
+        for event in [report(1), report(2), silent(), silent()] {
+            reports.post(1, &pod, event);
         }
         assert_eq!(taken(), format!("{:?}", [report(2), silent()]));
-        for input in [silent(), report(3)] {
-            reports.post(1, &pod, input);
+        for event in [silent(), report(3)] {
+            reports.post(1, &pod, event);
         }
         assert_eq!(taken(), format!("{:?}", [report(3)]), "it answers again");
     }

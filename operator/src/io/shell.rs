@@ -1,8 +1,8 @@
 //! Carries out the core's effects. What they need, and how many of each kind are under way at once.
 
-use crate::core::{Effect, Input};
+use crate::core::{Effect, Event};
 use crate::io::{
-    election::Leadership, metrics::Metrics, pruned::PrunedFields, rate_limit::Allowance, runners::Runners,
+    election::Leadership, metrics::Metrics, pruned::PrunedFields, rate_limit::RateLimiter, runners::Runners,
     traces::Traces,
 };
 use kube::{
@@ -35,14 +35,14 @@ pub(super) struct Shell {
     pub(super) metrics: Metrics,
     pub(super) pruned: PrunedFields,
     pub(super) traces: Traces,
-    pub(super) inputs: UnboundedSender<Input>,
+    pub(super) events: UnboundedSender<Event>,
     pub(super) reads: Semaphore,
     pub(super) urgent_writes: Semaphore,
     pub(super) pod_creates: Semaphore,
     pub(super) event_writes: Semaphore,
     /// Events of what goes well, and of what does not.
-    pub(super) normal_events: Allowance,
-    pub(super) warnings: Allowance,
+    pub(super) normal_events: RateLimiter,
+    pub(super) warnings: RateLimiter,
 }
 
 impl Shell {
@@ -52,7 +52,7 @@ impl Shell {
         identity: &str,
         runners: Runners,
         traces: Traces,
-        inputs: UnboundedSender<Input>,
+        events: UnboundedSender<Event>,
     ) -> Self {
         let reporter =
             Reporter { controller: "camofleet.dev/operator".to_owned(), instance: Some(identity.to_owned()) };
@@ -64,19 +64,19 @@ impl Shell {
             metrics: Metrics::default(),
             pruned: PrunedFields::default(),
             traces,
-            inputs,
+            events,
             reads: Semaphore::new(READS),
             urgent_writes: Semaphore::new(URGENT_WRITES),
             pod_creates: Semaphore::new(POD_CREATES),
             event_writes: Semaphore::new(EVENT_WRITES),
-            normal_events: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
-            warnings: Allowance::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
+            normal_events: RateLimiter::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
+            warnings: RateLimiter::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
         }
     }
 
-    pub(super) fn tell(&self, input: Input) {
+    pub(super) fn send(&self, event: Event) {
         // Nobody listens any more only when the process stops.
-        let _ = self.inputs.send(input);
+        let _ = self.events.send(event);
     }
 
     /// Begins what an effect asks for; its answer comes back as an input.
@@ -128,7 +128,7 @@ impl Shell {
             Effect::ProtectPool { pool } => {
                 tokio::spawn(async move { self.protect_pool(pool).await });
             }
-            Effect::Tell { session, normal, reason, note } => {
+            Effect::PublishEvent { session, normal, reason, note } => {
                 tokio::spawn(async move { self.publish_event(session, normal, reason, note).await });
             }
         }

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::core::{Interval, Key, Observation};
-use crate::io::{clock::Clock, metrics::word_of};
+use crate::io::{clock::Clock, metrics::label};
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use k8s_openapi::jiff::Timestamp;
@@ -52,14 +52,14 @@ impl Traces {
     pub(super) fn observe(&self, observation: &Observation) {
         let Some(tracer) = &self.tracer else { return };
         match observation {
-            Observation::Chosen { session, pool, priority, waited: Some(waited) } => {
+            Observation::Assigned { session, pool, priority, waited: Some(waited) } => {
                 let Some(root) = tracer.root_of(session) else { return };
                 let attributes =
                     of_pool(Some(pool)).chain([KeyValue::new("camofleet.session.priority", i64::from(*priority))]);
                 tracer.tell(span(root.below(), Some(root), "queue", *waited, attributes));
             }
             Observation::Ready { session, pool, tier, started: Some(started) } => {
-                let tier = KeyValue::new("camofleet.session.start_tier", word_of(*tier));
+                let tier = KeyValue::new("camofleet.session.start_tier", label(*tier));
                 let attributes = of_pool(pool.as_ref()).chain([tier]);
                 tell_root(tracer, session, *started, attributes, None);
             }
@@ -67,7 +67,7 @@ impl Traces {
                 tell_root(tracer, session, *started, [], Some(reason.clone()));
             }
             // Those were not seen whole here.
-            Observation::Chosen { waited: None, .. }
+            Observation::Assigned { waited: None, .. }
             | Observation::Ready { started: None, .. }
             | Observation::Ended { started: None, .. } => {}
             // The call's own span tells it.

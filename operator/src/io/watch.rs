@@ -1,7 +1,7 @@
 //! The watches: everything that the core is told of the cluster.
 
 use crate::core::{
-    Change, Input, Namespace, Node,
+    Change, Event, Namespace, Node,
     runner::pod_read::{RUNNER_LABEL, RunnerPod, SeenPod},
 };
 use camofleet_auth::{
@@ -36,7 +36,7 @@ use tokio::{
 };
 
 /// Follows sessions, pools, runner pods, nodes, namespaces and the public keys. The receiver says how many of them were read whole.
-pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<Input>) -> Result<Watches, kube::Error> {
+pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<Event>) -> Result<Watches, kube::Error> {
     // A watch shares its HTTP/2 connection with nothing that is written: behind a hundred creates it would starve.
     let sessions = Client::try_from(config.clone())?;
     let others = Client::try_from(config.clone())?;
@@ -62,22 +62,22 @@ pub(super) fn start(config: &Config, namespace: &str, inputs: &UnboundedSender<I
         all.clone(),
         read.clone(),
         |session: BrowserSession| Some(Arc::new(session)),
-        sender(inputs, Input::Sessions),
+        sender(events, Event::Sessions),
     ));
     tasks.spawn(follow(
         Api::all(pools),
         all.clone(),
         read.clone(),
         |pool: WorkerPool| Some(Arc::new(pool)),
-        sender(inputs, Input::Pools),
+        sender(events, Event::Pools),
     ));
     let runner = |pod: SeenPod| RunnerPod::read(&pod);
-    tasks.spawn(follow(Api::all(runners), of_runners, read.clone(), runner, sender(inputs, Input::Pods)));
+    tasks.spawn(follow(Api::all(runners), of_runners, read.clone(), runner, sender(events, Event::Pods)));
     let node = |node: SeenNode| Some(read_node(&node));
-    tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(inputs, Input::Nodes)));
+    tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
     let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
-    tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(inputs, Input::Namespaces)));
-    let keys = Keys { trusted: Arc::default(), inputs: inputs.clone() };
+    tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
+    let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
         let of_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
         let sender = keys.sender(move |trusted, keys| trusted.secret_holds(issuer, keys));
@@ -188,20 +188,20 @@ async fn follow<K, T>(
 }
 
 fn sender<T: Send + 'static>(
-    inputs: &UnboundedSender<Input>,
-    input: impl Fn(Change<T>) -> Input + Send + 'static,
+    events: &UnboundedSender<Event>,
+    event: impl Fn(Change<T>) -> Event + Send + 'static,
 ) -> impl FnMut(Change<T>) + Send + 'static {
-    let inputs = inputs.clone();
+    let events = events.clone();
     move |change| {
         // Nobody listens any more only when the process stops.
-        let _ = inputs.send(input(change));
+        let _ = events.send(event(change));
     }
 }
 
 /// The published public keys. Three watches feed them, and the core receives the keys that all three together make trusted.
 struct Keys {
     trusted: Arc<Mutex<TrustedKeys>>,
-    inputs: UnboundedSender<Input>,
+    events: UnboundedSender<Event>,
 }
 
 impl Keys {
@@ -210,7 +210,7 @@ impl Keys {
         &self,
         holds: impl Fn(&mut TrustedKeys, T) + Send + 'static,
     ) -> impl FnMut(Change<T>) + Send + 'static {
-        let (trusted, inputs) = (self.trusted.clone(), self.inputs.clone());
+        let (trusted, events) = (self.trusted.clone(), self.events.clone());
         move |change| {
             let keys = match change {
                 Change::All(all) => all.into_iter().next(),
@@ -222,7 +222,7 @@ impl Keys {
                 holds(&mut trusted, keys);
                 let keys = serde_json::to_string(&trusted.keys()).expect("a map of strings serializes");
                 // Sent under the lock, so that an older state does not come after a newer one.
-                let _ = inputs.send(Input::Keys(keys));
+                let _ = events.send(Event::Keys(keys));
             }
         }
     }

@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
+    Change, Core, Effect, Event, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{Fate, RunnerPod, Trouble},
 };
@@ -135,11 +135,11 @@ impl Fleet {
         pool.metadata.resource_version = Some("1".into());
         pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
         self.pools.insert(Key::of(&pool), pool.clone());
-        let mut inputs = vec![Input::Pools(Change::Applied(Arc::new(pool.clone())))];
+        let mut inputs = vec![Event::Pools(Change::Applied(Arc::new(pool.clone())))];
         for ordinal in 0..runners {
             let pod = self.runner(&pool, ordinal);
             self.pods.insert(pod.uid.clone(), pod.clone());
-            inputs.push(Input::Pods(Change::Applied(pod)));
+            inputs.push(Event::Pods(Change::Applied(pod)));
         }
         self.step(inputs);
         let spoken = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
@@ -182,19 +182,19 @@ impl Fleet {
         edit(&mut pool.spec);
         pool.metadata.resource_version = Some(self.version.to_string());
         let pool = Arc::new(pool.clone());
-        self.step([Input::Pools(Change::Applied(pool))]);
+        self.step([Event::Pools(Change::Applied(pool))]);
     }
 
     /// These public keys are published.
     pub fn publish_keys(&mut self, keys: &str) {
-        self.step([Input::Keys(keys.into())]);
+        self.step([Event::Keys(keys.into())]);
     }
 
     /// Other public keys are published before the API server has answered to what was written of the first.
     pub fn publish_keys_twice(&mut self, first: &str, second: &str) {
-        let effects = self.core.step([Input::Keys(first.into())], self.now());
+        let effects = self.core.step([Event::Keys(first.into())], self.now());
         let answers = effects.into_iter().flat_map(|effect| self.carry_out(effect));
-        let inputs: Vec<_> = iter::once(Input::Keys(second.into())).chain(answers).collect();
+        let inputs: Vec<_> = iter::once(Event::Keys(second.into())).chain(answers).collect();
         self.step(inputs);
     }
 
@@ -206,12 +206,12 @@ impl Fleet {
         pool.metadata.finalizers = None;
         pool.metadata.resource_version = Some(self.version.to_string());
         let pool = Arc::new(pool.clone());
-        self.step([Input::Pools(Change::Applied(pool))]);
+        self.step([Event::Pools(Change::Applied(pool))]);
     }
 
     pub fn label(&mut self, namespace: &str, labels: &[(&str, &str)]) {
         let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        self.step([Input::Namespaces(Change::Applied(Namespace { name: namespace.into(), labels }))]);
+        self.step([Event::Namespaces(Change::Applied(Namespace { name: namespace.into(), labels }))]);
     }
 
     /// Users make these, all at once.
@@ -219,7 +219,7 @@ impl Fleet {
         let mut inputs = Vec::new();
         for session in sessions {
             self.sessions.insert(session.metadata.uid.clone().unwrap(), session.clone());
-            inputs.push(Input::Sessions(Change::Applied(Arc::new(session))));
+            inputs.push(Event::Sessions(Change::Applied(Arc::new(session))));
         }
         self.step(inputs);
     }
@@ -232,13 +232,13 @@ impl Fleet {
         session.metadata.generation = session.metadata.generation.map(|generation| generation + 1);
         session.metadata.resource_version = Some(self.version.to_string());
         let session = Arc::new(session.clone());
-        self.step([Input::Sessions(Change::Applied(session))]);
+        self.step([Event::Sessions(Change::Applied(session))]);
     }
 
     /// The user deletes it, and its runner has a hot browser again.
     pub fn end(&mut self, uid: &str) {
         let session = self.sessions.remove(uid).unwrap();
-        self.step([Input::Sessions(Change::Gone(Arc::new(session)))]);
+        self.step([Event::Sessions(Change::Gone(Arc::new(session)))]);
         if let Some((pod, generation)) = self.holding(uid) {
             let state = state(Vec::new(), generation + 1);
             self.runners.insert(pod.clone(), state.clone());
@@ -253,7 +253,7 @@ impl Fleet {
             RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
         self.runners.insert(pod.clone(), state.clone());
         let session = self.sessions.remove(uid).unwrap();
-        self.step([Input::Sessions(Change::Gone(Arc::new(session))), reported(&pod, &state)]);
+        self.step([Event::Sessions(Change::Gone(Arc::new(session))), reported(&pod, &state)]);
     }
 
     /// A runner says that it has that session, Ready.
@@ -342,7 +342,7 @@ impl Fleet {
         for pod in std::mem::take(&mut self.going) {
             self.runners.remove(&pod);
             let gone = self.pods.remove(&pod).unwrap();
-            self.step([Input::Pods(Change::Gone(gone))]);
+            self.step([Event::Pods(Change::Gone(gone))]);
         }
     }
 
@@ -363,14 +363,14 @@ impl Fleet {
 
     /// The container of that pod ends by itself.
     pub fn die(&mut self, uid: &str) {
-        self.fare(uid, Fate::Over { words: "its container ended with exit code 1".into(), out_of_memory: false });
+        self.fare(uid, Fate::Outcome { words: "its container ended with exit code 1".into(), out_of_memory: false });
     }
 
     fn fare(&mut self, uid: &str, fate: Fate) {
         let pod = self.pods.get_mut(uid).unwrap();
         (pod.version, pod.fate) = (pod.version + 1, fate);
         let pod = pod.clone();
-        self.step([Input::Pods(Change::Applied(pod))]);
+        self.step([Event::Pods(Change::Applied(pod))]);
     }
 
     /// Revisions of the runners that are there and stay, sorted.
@@ -405,12 +405,12 @@ impl Fleet {
         let told = self.runners.iter().map(|(pod, state)| reported(pod, state));
         let node = Node { name: "node".into(), ready: true, cordoned: false, cpus: 64 };
         let mut inputs = vec![
-            Input::Keys("{}".into()),
-            Input::Nodes(Change::All(vec![node])),
-            Input::Pools(Change::All(pools)),
-            Input::Pods(Change::All(pods)),
-            Input::Sessions(Change::All(sessions)),
-            Input::Leads,
+            Event::Keys("{}".into()),
+            Event::Nodes(Change::All(vec![node])),
+            Event::Pools(Change::All(pools)),
+            Event::Pods(Change::All(pods)),
+            Event::Sessions(Change::All(sessions)),
+            Event::Leads,
         ];
         inputs.extend(told);
         self.step(inputs);
@@ -427,14 +427,14 @@ impl Fleet {
 
     /// Another leads from now on.
     pub fn follow(&mut self) {
-        self.step([Input::Follows]);
+        self.step([Event::Follows]);
     }
 
     /// A pool is gone.
     pub fn remove_pool(&mut self, namespace: &str, name: &str) {
         let key = Key { namespace: namespace.into(), name: name.into() };
         let pool = self.pools.remove(&key).unwrap();
-        self.step([Input::Pools(Change::Gone(Arc::new(pool)))]);
+        self.step([Event::Pools(Change::Gone(Arc::new(pool)))]);
     }
 
     fn now(&self) -> Now {
@@ -442,7 +442,7 @@ impl Fleet {
     }
 
     /// Steps, and has done what the core wants done, until it wants no more.
-    fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
+    fn step(&mut self, inputs: impl IntoIterator<Item = Event>) {
         let mut inputs: Vec<_> = inputs.into_iter().collect();
         for _ in 0..MOST_ROUNDS {
             let effects = self.core.step(inputs, self.now());
@@ -463,7 +463,7 @@ impl Fleet {
         self.runners.iter().filter(|(pod, state)| is_up(state) && !removed(pod)).count()
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Vec<Input> {
+    fn carry_out(&mut self, effect: Effect) -> Vec<Event> {
         match effect {
             Effect::Bind { session: uid, pod, request, .. } => {
                 let generation = self.runners[&pod].generation + 1;
@@ -479,7 +479,7 @@ impl Fleet {
                     playwright_version: state.playwright_version.clone(),
                     session,
                 };
-                vec![Input::BindAnswered { session: uid, pod, answer: Ok(answer) }]
+                vec![Event::BindAnswered { session: uid, pod, answer: Ok(answer) }]
             }
             Effect::PatchSession { session, status, .. } => {
                 self.version += 1;
@@ -492,8 +492,8 @@ impl Fleet {
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.sessions.insert(patched.metadata.uid.clone().unwrap(), patched.clone());
                 let patched = Arc::new(patched);
-                let seen = self.watch_is_faster.then(|| Input::Sessions(Change::Applied(patched.clone())));
-                seen.into_iter().chain([Input::SessionPatched { session, answer: Ok(patched) }]).collect()
+                let seen = self.watch_is_faster.then(|| Event::Sessions(Change::Applied(patched.clone())));
+                seen.into_iter().chain([Event::SessionPatched { session, answer: Ok(patched) }]).collect()
             }
             Effect::CreatePod { pool, pod } => {
                 let (name, labels) = (pod.metadata.name.unwrap(), pod.metadata.labels.unwrap());
@@ -502,7 +502,7 @@ impl Fleet {
                 let is_canary = env.iter().any(|variable| variable.name == "RUNNER_PROVE");
                 if is_canary && self.canaries_refused {
                     let answer = Err(WriteFailure::Refused("exceeded quota".into()));
-                    return vec![Input::PodCreated { pool, name, answer }];
+                    return vec![Event::PodCreated { pool, name, answer }];
                 }
                 let made = RunnerPod {
                     key: Key { namespace: pool.namespace.clone(), name: name.clone() },
@@ -518,21 +518,21 @@ impl Fleet {
                     (state.warm, state.hot) = (false, Hot::default());
                     state.launch_error = Some("no such browser".into());
                 }
-                let created = Input::PodCreated { pool, name, answer: Ok(()) };
+                let created = Event::PodCreated { pool, name, answer: Ok(()) };
                 let told = reported(&made.uid, &self.runners[&made.uid]);
-                vec![created, Input::Pods(Change::Applied(made)), told]
+                vec![created, Event::Pods(Change::Applied(made)), told]
             }
             Effect::DeletePod { pod, .. } => {
                 let has = |state: &RunnerState| state.sessions.iter().any(|it| self.sessions.contains_key(&it.uid));
                 let serves = self.runners.get(&pod).is_some_and(has);
                 self.removed.push((pod.clone(), serves));
-                let deleted = Input::PodDeleted { pod: pod.clone(), answer: Ok(()) };
+                let deleted = Event::PodDeleted { pod: pod.clone(), answer: Ok(()) };
                 if !serves {
                     self.going.push(pod);
                 }
                 vec![deleted]
             }
-            Effect::Tell { session, reason, .. } => {
+            Effect::PublishEvent { session, reason, .. } => {
                 self.events.push((session.metadata.uid.clone().unwrap(), reason));
                 Vec::new()
             }
@@ -546,7 +546,7 @@ impl Fleet {
                 }
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
-                vec![Input::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
+                vec![Event::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
             }
             Effect::FinalizePool { pool, finalizers } => {
                 self.version += 1;
@@ -555,7 +555,7 @@ impl Fleet {
                 patched.metadata.finalizers = Some(if self.prunes { Vec::new() } else { finalizers });
                 patched.metadata.resource_version = Some(self.version.to_string());
                 self.pools.insert(Key::of(&patched), patched.clone());
-                vec![Input::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
+                vec![Event::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
             }
             Effect::AnnotatePod { pod, keys, .. } => {
                 self.version += 1;
@@ -565,8 +565,8 @@ impl Fleet {
                 if !self.prunes {
                     patched.keys.clone_from(&keys);
                 }
-                let applied = Input::Pods(Change::Applied(patched.clone()));
-                vec![applied, Input::PodAnnotated { pod, keys, answer: Ok(()) }]
+                let applied = Event::Pods(Change::Applied(patched.clone()));
+                vec![applied, Event::PodAnnotated { pod, keys, answer: Ok(()) }]
             }
             Effect::Observe(observation) => {
                 self.observed.push(observation);
@@ -596,8 +596,8 @@ fn ready_session(namespace: &str, name: &str, uid: &str, display: Display) -> Se
 }
 
 /// What a runner reports.
-fn reported(pod: &str, state: &RunnerState) -> Input {
-    Input::Runner { pod: pod.to_owned(), report: Report::new(state.clone(), state.slots).unwrap() }
+fn reported(pod: &str, state: &RunnerState) -> Event {
+    Event::Runner { pod: pod.to_owned(), report: Report::new(state.clone(), state.slots).unwrap() }
 }
 
 /// A runner of one slot.

@@ -7,7 +7,7 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Mono, Node, Now, ReadFailure, Report,
+    Change, Core, Effect, Event, Key, Mono, Node, Now, ReadFailure, Report,
     runner::pod_build::revision,
     runner::pod_read::{Fate, RunnerPod, SeenPod, Trouble},
 };
@@ -85,21 +85,21 @@ fn listed(uid: String, name: &str) -> Session {
     }
 }
 
-fn reports(pod: &RunnerPod, state: RunnerState) -> Input {
-    Input::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
+fn reports(pod: &RunnerPod, state: RunnerState) -> Event {
+    Event::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
 }
 
 /// The answer to an uncached read of `ns/name`.
-fn read(name: &str, session: String, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) -> Input {
-    Input::SessionRead { key: Key { namespace: "ns".into(), name: name.into() }, session, answer }
+fn read(name: &str, session: String, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) -> Event {
+    Event::SessionRead { key: Key { namespace: "ns".into(), name: name.into() }, session, answer }
 }
 
 fn asks(namespace: &str, name: &str, pool: &str) -> BrowserSession {
     session(namespace, name, 60, on(namespace, pool))
 }
 
-fn new(session: BrowserSession) -> Input {
-    Input::Sessions(Change::Applied(Arc::new(session)))
+fn new(session: BrowserSession) -> Event {
+    Event::Sessions(Change::Applied(Arc::new(session)))
 }
 
 /// An operator that leads from [`START`] on and knows these pools and pods.
@@ -107,12 +107,12 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
     let mut core = Core::new(installation());
     let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
     let inputs = [
-        Input::Keys("{}".into()),
-        Input::Nodes(Change::All(vec![node])),
-        Input::Pools(Change::All(pools.iter().cloned().map(Arc::new).collect())),
-        Input::Pods(Change::All(pods.to_vec())),
-        Input::Sessions(Change::All(Vec::new())),
-        Input::Leads,
+        Event::Keys("{}".into()),
+        Event::Nodes(Change::All(vec![node])),
+        Event::Pools(Change::All(pools.iter().cloned().map(Arc::new).collect())),
+        Event::Pods(Change::All(pods.to_vec())),
+        Event::Sessions(Change::All(Vec::new())),
+        Event::Leads,
     ];
     let effects = core.step(inputs, at(START));
     (core, effects)
@@ -209,7 +209,7 @@ fn a_pod_is_a_runner_only_of_a_pool_that_is_known() {
     assert_eq!(bound(&effects), ["first"], "one runner, one slot");
 
     // The pool may come after its pods.
-    let effects = core.step([Input::Pools(Change::Applied(Arc::new(absent)))], at(START + 30_000));
+    let effects = core.step([Event::Pools(Change::Applied(Arc::new(absent)))], at(START + 30_000));
     let adopted = |effect: &Effect| matches!(effect, Effect::Follow { pod, .. } if *pod == claims[0].uid);
     assert!(effects.iter().any(adopted), "{effects:?}");
 }
@@ -241,8 +241,8 @@ fn launches(pools: &[WorkerPool], cpus: usize, seconds: i64, fate: impl Fn(&str)
                 let fate = fate(&key.namespace);
                 let address = (fate == Fate::Running).then(|| [10, 0, 0, 1].into());
                 let made = RunnerPod { created: at(now).wall, fate, address, ..pod(of, &name, ordinal) };
-                inputs.push(Input::PodCreated { pool: key, name, answer: Ok(()) });
-                inputs.push(Input::Pods(Change::Applied(made.clone())));
+                inputs.push(Event::PodCreated { pool: key, name, answer: Ok(()) });
+                inputs.push(Event::Pods(Change::Applied(made.clone())));
                 if made.key.namespace != "evil" {
                     inputs.push(reports(&made, state(Vec::new(), 1)));
                 }
@@ -283,15 +283,15 @@ fn a_pool_whose_runners_never_become_warm_holds_up_no_other_one() {
                 let name = made.metadata.name.unwrap();
                 let made = RunnerPod { created: at(now).wall, ..pod(&evil, &name, ordinals) };
                 ordinals += 1;
-                inputs.push(Input::PodCreated { pool, name, answer: Ok(()) });
-                inputs.push(Input::Pods(Change::Applied(made)));
+                inputs.push(Event::PodCreated { pool, name, answer: Ok(()) });
+                inputs.push(Event::Pods(Change::Applied(made)));
             }
         }
         now += 1000;
         effects = core.step(inputs, at(now));
     }
     assert_eq!(ordinals, 4, "as many launch as there are CPUs");
-    let effects = core.step([Input::Pools(Change::Applied(Arc::new(pool("good", "p", 1))))], at(now));
+    let effects = core.step([Event::Pools(Change::Applied(Arc::new(pool("good", "p", 1))))], at(now));
     assert_eq!(created(&effects), ["good"]);
 }
 
@@ -310,12 +310,12 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
     }
     pass(&mut core, START + late);
     if replaced {
-        core.step([Input::Pools(Change::Gone(Arc::new(evil.clone())))], at(START + late));
+        core.step([Event::Pools(Change::Gone(Arc::new(evil.clone())))], at(START + late));
         evil.metadata.uid = Some("another".into());
     }
     evil.spec.replicas = Some(200);
     (evil.metadata.generation, evil.metadata.resource_version) = (Some(2), Some("2".into()));
-    created(&core.step([Input::Pools(Change::Applied(Arc::new(evil)))], at(START + late))).len()
+    created(&core.step([Event::Pools(Change::Applied(Arc::new(evil)))], at(START + late))).len()
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn cold_runners_count_against_no_other_pool_of_the_same_name() {
 }
 
 /// The status that is written, and the API server's answer to that.
-fn answer(effects: &[Effect], millis: i64) -> Input {
+fn answer(effects: &[Effect], millis: i64) -> Event {
     let written = effects.iter().find_map(|effect| match effect {
         Effect::PatchPool { pool, status } => Some((pool.clone(), status.clone())),
         _ => None,
@@ -341,7 +341,7 @@ fn answer(effects: &[Effect], millis: i64) -> Input {
     let mut pool = WorkerPool::clone(&pool);
     pool.metadata.resource_version = Some(millis.to_string());
     pool.status = Some(*status);
-    Input::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
+    Event::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn a_pool_that_waits_for_its_turn_says_so() {
     assert_eq!(created(&effects).len(), 1);
     core.step([answer(&effects, START)], at(START + 1));
     let effects = pass(&mut core, START + 1500);
-    let Input::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START + 1500) else { unreachable!() };
+    let Event::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START + 1500) else { unreachable!() };
     let conditions = &pool.status.as_ref().unwrap().conditions;
     for kind in [conditions::READY, conditions::RECONCILING] {
         let condition = conditions::get(conditions, kind).unwrap();
@@ -365,7 +365,7 @@ fn a_pool_that_is_deleted_names_the_command_for_the_case_that_no_operator_runs()
     draining.metadata.deletion_timestamp = Some(Time(at(START).wall));
     let (mut core, mut effects) = leader(std::slice::from_ref(&draining), std::slice::from_ref(&runner), 4);
     effects.extend(core.step([reports(&runner, state(vec![listed("s".into(), "s")], 1))], at(START + 100)));
-    let Input::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START) else { unreachable!() };
+    let Event::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START) else { unreachable!() };
     let condition = conditions::get(&pool.status.as_ref().unwrap().conditions, conditions::READY).unwrap();
     assert_eq!(condition.reason, conditions::pool::DRAINING);
     assert!(condition.message.contains("kubectl patch workerpool p -n ns --type=merge"), "{}", condition.message);
@@ -399,7 +399,7 @@ fn a_runner_that_has_not_reported_is_not_taken_for_an_idle_one() {
     old.revision = "former".into();
     let (mut core, mut effects) = leader(&[shrunk], std::slice::from_ref(&old), 4);
     // It does not answer, so that nothing waits for it, and may have a session that a former leader bound.
-    effects.extend(core.step([Input::Silent { pod: old.uid.clone() }], at(START + 100)));
+    effects.extend(core.step([Event::Silent { pod: old.uid.clone() }], at(START + 100)));
     effects.extend(pass(&mut core, START + 200_000));
     assert_eq!(deleted(&effects), Vec::<&str>::new(), "too many, of an old shape, and perhaps busy");
     let effects = core.step([reports(&old, state(Vec::new(), 1))], at(START + 200_100));
@@ -430,7 +430,7 @@ fn an_older_bind_is_ended_once_its_runner_is_heard() {
     let mut published = BrowserSession::clone(&object);
     published.status = Some(*status);
     published.metadata.resource_version = Some("9".into());
-    let patched = Input::SessionPatched { session: object, answer: Ok(Arc::new(published)) };
+    let patched = Event::SessionPatched { session: object, answer: Ok(Arc::new(published)) };
     let effects = core.step([patched], at(START + 30_300));
     let on_older = |effect: &Effect| matches!(effect, Effect::End { pod, .. } if *pod == silent.uid);
     assert!(effects.iter().any(on_older), "{effects:?}");
@@ -489,7 +489,7 @@ fn an_orphan_is_read_once_when_the_answer_is_refused_and_forgotten_with_its_runn
     lists(&mut core, 2, START + 5_200);
     let again = reads(&pass(&mut core, START + 9_000));
     assert!(!again.is_empty() && again.iter().all(|uid| uid == third), "{again:?}");
-    core.step([Input::Pods(Change::Gone(liar.clone()))], at(START + 9_100));
+    core.step([Event::Pods(Change::Gone(liar.clone()))], at(START + 9_100));
     assert_eq!(reads(&pass(&mut core, START + 600_000)), Vec::<String>::new());
 }
 
@@ -544,7 +544,7 @@ fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
     let (mut core, _) = leader(&[wide], std::slice::from_ref(&runner), 4);
     let names: Vec<_> = (0..RunnerState::max_sessions(WIDE)).map(|at| format!("s-{at}")).collect();
     let gone = names.iter().map(|name| asks("ns", name, "p"));
-    let gone = gone.flat_map(|session| [new(session.clone()), Input::Sessions(Change::Gone(Arc::new(session)))]);
+    let gone = gone.flat_map(|session| [new(session.clone()), Event::Sessions(Change::Gone(Arc::new(session)))]);
     let effects = core.step(gone.collect::<Vec<_>>(), at(START));
     assert_eq!(ended(&effects), Vec::<String>::new());
     let over = |name: &String| Session { phase: SessionPhase::Ended, ..listed(name.clone(), name) };
@@ -552,12 +552,12 @@ fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
     (core, runner, list)
 }
 
-fn wide_report(runner: &RunnerPod, list: &[Session], generation: u64) -> Input {
+fn wide_report(runner: &RunnerPod, list: &[Session], generation: u64) -> Event {
     reports(runner, RunnerState { slots: WIDE, ..state(list.to_vec(), generation) })
 }
 
-fn answers(runner: &RunnerPod, ended: &[String]) -> Vec<Input> {
-    let answer = |session: &String| Input::EndAnswered { session: session.clone(), pod: runner.uid.clone() };
+fn answers(runner: &RunnerPod, ended: &[String]) -> Vec<Event> {
+    let answer = |session: &String| Event::EndAnswered { session: session.clone(), pod: runner.uid.clone() };
     ended.iter().map(answer).collect()
 }
 
@@ -610,6 +610,6 @@ fn an_end_that_was_lost_is_repeated_without_another_report() {
     assert_eq!(ended(&effects), Vec::<String>::new());
     assert_eq!(ended(&pass(&mut core, START + 1_200)), ["s-0"]);
     // And not once it is gone.
-    core.step([Input::Pods(Change::Gone(runner.clone()))], at(START + 1_300));
+    core.step([Event::Pods(Change::Gone(runner.clone()))], at(START + 1_300));
     assert_eq!(ended(&pass(&mut core, START + 100_000)), Vec::<String>::new());
 }

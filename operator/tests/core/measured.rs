@@ -30,7 +30,7 @@ fn a_session_is_measured_from_its_first_sight() {
     // It was Ready, so its start has been told.
     let Observation::Ended { reason, started: None, .. } = ended else { panic!("{ended:?}") };
     assert_eq!(reason, "Deleted");
-    let Observation::Chosen { session, pool, priority, waited: Some(waited) } = chosen else { panic!("{chosen:?}") };
+    let Observation::Assigned { session, pool, priority, waited: Some(waited) } = chosen else { panic!("{chosen:?}") };
     assert_eq!((session.as_str(), pool, *priority), ("second", &key("pool"), 5));
     assert_eq!(waited.length(), Duration::from_secs(2));
     assert!(matches!(bound, Observation::Bound { took: Duration::ZERO }), "{bound:?}");

@@ -18,7 +18,7 @@ fn traced() -> Installation {
 }
 
 fn endpoints(pool: &WorkerPool, installation: &Installation) -> Vec<String> {
-    let pod = runner_pod(&Shape::wished(&Arc::new(pool.clone()), installation), installation, 0, None, "{}", false);
+    let pod = runner_pod(&Shape::of(&Arc::new(pool.clone()), installation), installation, 0, None, "{}", false);
     let environment = pod.spec.unwrap().containers.remove(0).env.unwrap();
     let named = environment.into_iter().filter(|variable| variable.name == ENDPOINT);
     named.map(|variable| variable.value.unwrap()).collect()
@@ -54,7 +54,7 @@ fn a_shape_that_was_published_makes_the_same_pods() {
     spec.limits = Limits { max_sessions: Some(1), ..Limits::default() };
     spec.autoscaling =
         Some(Autoscaling { min_replicas: 0, max_replicas: 1, buffer_slots: 0, scale_down_delay_seconds: 0 });
-    let shape = Shape::wished(&Arc::new(pool.clone()), &installation());
+    let shape = Shape::of(&Arc::new(pool.clone()), &installation());
     let serving = shape.to_publish(&installation());
     assert!(!serving.shape.contains("maxReplicas") && !serving.shape.contains("maxSessions"), "{}", serving.shape);
     pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
@@ -92,7 +92,7 @@ fn a_shape_of_the_version_before_keeps_its_probes() {
     assert_eq!(made(&later), made(&published));
     assert_eq!(again.revision, "0123456789");
     // The desired shape has a probe port of its own, and so another revision.
-    let wished = Shape::wished(&Arc::new(pool.clone()), &installation());
+    let wished = Shape::of(&Arc::new(pool.clone()), &installation());
     let container = made(&wished).spec.unwrap().containers.remove(0);
     assert_eq!(ports(container), (vec![8070, 8071], ["probes"; 2].map(String::from)));
     assert_ne!(wished.revision, published.revision);

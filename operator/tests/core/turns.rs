@@ -9,7 +9,7 @@ use camofleet_crds::{
     },
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Input, Key, Mono, Now, Report, WriteFailure,
+    Change, Core, Effect, Event, Key, Mono, Now, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{Fate, RunnerPod},
 };
@@ -44,15 +44,15 @@ impl Leader {
     fn leads(mut self) -> Self {
         let (pool, pod) = (Arc::new(self.pool.clone()), self.pod());
         self.step([
-            Input::Keys("{}".into()),
-            Input::Pools(Change::All(vec![pool])),
-            Input::Pods(Change::All(vec![pod])),
-            Input::Leads,
+            Event::Keys("{}".into()),
+            Event::Pools(Change::All(vec![pool])),
+            Event::Pods(Change::All(vec![pod])),
+            Event::Leads,
         ]);
         self
     }
 
-    fn step(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+    fn step(&mut self, inputs: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         let now = self.now();
         self.core.step(inputs, now)
     }
@@ -76,7 +76,7 @@ impl Leader {
             if let Effect::PatchPool { pool, status } = &effects[at] {
                 let version = u64::try_from(self.millis).unwrap();
                 let answer = with_status(pool, status.as_ref().clone(), &version.to_string());
-                if let Input::PoolPatched { answer: Ok(Some(pool)), .. } = &answer {
+                if let Event::PoolPatched { answer: Ok(Some(pool)), .. } = &answer {
                     self.pool = WorkerPool::clone(pool);
                 }
                 let more = self.step([answer]);
@@ -134,12 +134,12 @@ fn session(version: u64) -> BrowserSession {
 }
 
 /// The runner's word: it has these sessions, all Ready.
-fn told(sessions: &[&str]) -> Input {
+fn told(sessions: &[&str]) -> Event {
     reported(state_with(sessions))
 }
 
-fn reported(state: RunnerState) -> Input {
-    Input::Runner { pod: POD.into(), report: Report::new(state, 2).unwrap() }
+fn reported(state: RunnerState) -> Event {
+    Event::Runner { pod: POD.into(), report: Report::new(state, 2).unwrap() }
 }
 
 fn state_with(sessions: &[&str]) -> RunnerState {
@@ -180,11 +180,11 @@ fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
     assert!(asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })), "it is a stranger: {asked:?}");
     let found = Arc::new(session(9));
     let read =
-        Input::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
+        Event::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
     // The list was read before the object was made.
-    let effects = leader.step([read, Input::Sessions(Change::All(Vec::new()))]);
+    let effects = leader.step([read, Event::Sessions(Change::All(Vec::new()))]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "it was ended: {effects:?}");
-    let effects = leader.step([Input::Sessions(Change::Applied(found))]);
+    let effects = leader.step([Event::Sessions(Change::Applied(found))]);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "it was not adopted: {effects:?}");
 }
 
@@ -193,7 +193,7 @@ fn is_patch(effect: &Effect) -> bool {
 }
 
 /// The runner took the session.
-fn bound() -> Input {
+fn bound() -> Event {
     let state = state_with(&["s-1"]);
     let answer = BindAnswer {
         boot_id: state.boot_id.clone(),
@@ -203,11 +203,11 @@ fn bound() -> Input {
         playwright_version: state.playwright_version.clone(),
         session: state.sessions[0].clone(),
     };
-    Input::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) }
+    Event::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) }
 }
 
 /// The runner that took it does not have it any more.
-fn forgot() -> Input {
+fn forgot() -> Event {
     reported(RunnerState { generation: 7, ..state_with(&[]) })
 }
 
@@ -219,7 +219,7 @@ fn is_bind(effect: &Effect) -> bool {
 fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
     let mut leader = Leader::new().leads();
     let full = RunnerState { free: 0, ..state_with(&[]) };
-    leader.step([reported(full), Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    leader.step([reported(full), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
     let queued = leader.pass(300);
     assert!(queued.iter().any(is_patch), "that it waits is not told: {queued:?}");
     assert!(leader.step([told(&[])]).iter().any(is_bind), "it is not bound");
@@ -234,7 +234,7 @@ fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
 #[test]
 fn what_a_runner_loses_while_users_are_being_told_of_it_is_over() {
     let mut leader = Leader::new().leads();
-    let new = Input::Sessions(Change::Applied(Arc::new(session(9))));
+    let new = Event::Sessions(Change::Applied(Arc::new(session(9))));
     assert!(leader.step([told(&[]), new]).iter().any(is_bind), "it is not bound");
     let effects = leader.step([bound()]);
     let Some(Effect::PatchSession { session, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
@@ -243,7 +243,7 @@ fn what_a_runner_loses_while_users_are_being_told_of_it_is_over() {
     let lost = leader.step([forgot()]);
     assert!(!lost.iter().any(is_bind), "it is moved though it may be published: {lost:?}");
     let failed = WriteFailure::Transient("no answer".into());
-    leader.step([Input::SessionPatched { session: session.clone(), answer: Err(failed) }]);
+    leader.step([Event::SessionPatched { session: session.clone(), answer: Err(failed) }]);
     let effects = leader.pass(1_000);
     let Some(Effect::PatchSession { status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
         panic!("nobody is told: {effects:?}")
@@ -255,7 +255,7 @@ fn what_a_runner_loses_while_users_are_being_told_of_it_is_over() {
 #[test]
 fn a_session_that_a_former_leader_bound_is_published_once() {
     let mut leader = Leader::new().leads();
-    let effects = leader.step([told(&["s-1"]), Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    let effects = leader.step([told(&["s-1"]), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "not adopted: {effects:?}");
     assert!(!effects.iter().any(is_patch), "published before the runner has its time-outs: {effects:?}");
     let effects = leader.step([bound()]);
@@ -266,8 +266,8 @@ fn a_session_that_a_former_leader_bound_is_published_once() {
     published.status = Some(status.as_ref().clone());
     published.metadata.resource_version = Some("10".into());
     let published = Arc::new(published);
-    let patched = Input::SessionPatched { session: session.clone(), answer: Ok(published.clone()) };
-    let mut effects = leader.step([patched, told(&["s-1"]), Input::Sessions(Change::Applied(published.clone()))]);
+    let patched = Event::SessionPatched { session: session.clone(), answer: Ok(published.clone()) };
+    let mut effects = leader.step([patched, told(&["s-1"]), Event::Sessions(Change::Applied(published.clone()))]);
     effects.extend(leader.pass(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
 
@@ -275,7 +275,7 @@ fn a_session_that_a_former_leader_bound_is_published_once() {
     let mut next = Leader::new();
     next.millis = leader.millis;
     let mut next = next.leads();
-    let mut effects = next.step([Input::Sessions(Change::All(vec![published]))]);
+    let mut effects = next.step([Event::Sessions(Change::All(vec![published]))]);
     effects.extend(next.step([told(&["s-1"])]));
     effects.extend(next.pass(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
@@ -288,9 +288,9 @@ fn a_runner_whose_deletion_meets_a_conflict_is_not_gone() {
     leader.pool.spec.replicas = Some(0);
     (leader.pool.metadata.generation, leader.pool.metadata.resource_version) = (Some(2), Some("3".into()));
     let is_delete = |effect: &Effect| matches!(effect, Effect::DeletePod { .. });
-    let effects = leader.step([Input::Pools(Change::Applied(Arc::new(leader.pool.clone())))]);
+    let effects = leader.step([Event::Pools(Change::Applied(Arc::new(leader.pool.clone())))]);
     assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
-    let conflict = Input::PodDeleted { pod: POD.into(), answer: Err(WriteFailure::Conflict) };
+    let conflict = Event::PodDeleted { pod: POD.into(), answer: Err(WriteFailure::Conflict) };
     let effects = leader.step([conflict]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })), "it is forgotten: {effects:?}");
     let effects = leader.pass(1_000);
@@ -304,9 +304,9 @@ fn what_could_not_be_deleted_is_deleted_later() {
     over.spec.ttl_seconds_after_finished = 0;
     over.status = Some(BrowserSessionStatus { state: SessionState::Finished, ..BrowserSessionStatus::default() });
     let is_delete = |effect: &Effect| matches!(effect, Effect::DeleteSession { .. });
-    let effects = leader.step([Input::Sessions(Change::Applied(Arc::new(over)))]);
+    let effects = leader.step([Event::Sessions(Change::Applied(Arc::new(over)))]);
     assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
-    leader.step([Input::SessionDeleted { session: "s-1".into(), answer: Err(WriteFailure::Conflict) }]);
+    leader.step([Event::SessionDeleted { session: "s-1".into(), answer: Err(WriteFailure::Conflict) }]);
     let effects = leader.pass(1_000);
     assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
 }
@@ -318,11 +318,11 @@ fn published_pool(effects: &[Effect]) -> Option<(Arc<WorkerPool>, WorkerPoolStat
     })
 }
 
-fn with_status(pool: &WorkerPool, status: WorkerPoolStatus, version: &str) -> Input {
+fn with_status(pool: &WorkerPool, status: WorkerPoolStatus, version: &str) -> Event {
     let mut pool = pool.clone();
     pool.status = Some(status);
     pool.metadata.resource_version = Some(version.into());
-    Input::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
+    Event::PoolPatched { pool: Arc::new(pool.clone()), answer: Ok(Some(Arc::new(pool))) }
 }
 
 #[test]
@@ -330,8 +330,8 @@ fn a_pool_that_makes_a_runner_is_published_in_time() {
     let mut leader = Leader::new();
     leader.pool.spec.replicas = Some(2);
     let pod = leader.pod();
-    let (pool, first) = (Arc::new(leader.pool.clone()), Input::Pods(Change::All(vec![pod])));
-    let effects = leader.step([Input::Keys("{}".into()), Input::Pools(Change::All(vec![pool])), first, Input::Leads]);
+    let (pool, first) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
+    let effects = leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), first, Event::Leads]);
     let (pool, status) = published_pool(&effects).expect("its status is written");
     leader.step([with_status(&pool, status, "3")]);
     // Once the first one is warm, the other may be made; that the first one is warm is published a second after the last.
@@ -350,14 +350,14 @@ fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
     let mut leader = Leader::new();
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
     let effects = leader.step([
-        Input::Keys("{}".into()),
-        Input::Pools(Change::All(vec![pool])),
-        Input::Pods(Change::All(vec![pod])),
-        Input::Leads,
+        Event::Keys("{}".into()),
+        Event::Pools(Change::All(vec![pool])),
+        Event::Pods(Change::All(vec![pod])),
+        Event::Leads,
         told(&[]),
     ]);
     let mut effects = leader.pool_writes_land(effects);
-    let protected = |leader: &Leader, answer| Input::PoolProtected { pool: Arc::new(leader.pool.clone()), answer };
+    let protected = |leader: &Leader, answer| Event::PoolProtected { pool: Arc::new(leader.pool.clone()), answer };
     for tries in 1..=8 {
         assert!(protects(&effects), "it was not tried again after {} times: {effects:?}", tries - 1);
         let refused = protected(&leader, Err(WriteFailure::Refused("it is somebody else's".into())));
@@ -387,29 +387,29 @@ fn recreated(leader: &mut Leader) -> Vec<Effect> {
     leader.pool.metadata.uid = Some("pool-2".into());
     leader.pool.metadata.resource_version = Some("7".into());
     let pool = Arc::new(leader.pool.clone());
-    leader.step([Input::Pools(Change::Gone(former)), Input::Pools(Change::Applied(pool))])
+    leader.step([Event::Pools(Change::Gone(former)), Event::Pools(Change::Applied(pool))])
 }
 
 #[test]
 fn an_answer_about_a_former_pool_of_the_same_name_does_not_count_for_the_new_one() {
     let mut leader = Leader::new();
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
-    let (pools, pods) = (Input::Pools(Change::All(vec![pool])), Input::Pods(Change::All(vec![pod])));
-    let effects = leader.step([Input::Keys("{}".into()), pools, pods, Input::Leads, told(&[])]);
+    let (pools, pods) = (Event::Pools(Change::All(vec![pool])), Event::Pods(Change::All(vec![pod])));
+    let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::Leads, told(&[])]);
     let (former, status) = published_pool(&effects).expect("its status is written");
     assert!(protects(&effects));
     let effects = recreated(&mut leader);
     let (new, new_status) = published_pool(&effects).expect("the status of the new one is written");
     assert_eq!((new.metadata.uid.as_deref(), protects(&effects)), (Some("pool-2"), true));
 
-    let late = Input::PoolProtected { pool: former.clone(), answer: Ok(()) };
+    let late = Event::PoolProtected { pool: former.clone(), answer: Ok(()) };
     let effects = leader.step([with_status(&former, status, "5"), late]);
     let observed = effects.iter().find(|effect| matches!(effect, Effect::Observe(_)));
     assert!(observed.is_none() && published_pool(&effects).is_none(), "it was taken for the new one's: {effects:?}");
     // And the new one's own answers count.
     let lost = || Err(WriteFailure::Transient("no answer".into()));
     let effects =
-        leader.step([with_status(&new, new_status, "8"), Input::PoolProtected { pool: new.clone(), answer: lost() }]);
+        leader.step([with_status(&new, new_status, "8"), Event::PoolProtected { pool: new.clone(), answer: lost() }]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Observe(_))), "{effects:?}");
     assert!(protects(&leader.pass_while_pool_writes_land(2_000)), "the former's budget was taken for its own");
 }
@@ -419,9 +419,9 @@ fn runners_of_a_pool_whose_template_became_too_large_stay() {
     let mut leader = Leader::new();
     let pod = leader.pod();
     leader.pool.spec.template.too_large = Some(1_400_000);
-    let (pool, pods) = (Arc::new(leader.pool.clone()), Input::Pods(Change::All(vec![pod])));
+    let (pool, pods) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
     let mut effects =
-        leader.step([Input::Keys("{}".into()), Input::Pools(Change::All(vec![pool])), pods, Input::Leads, told(&[])]);
+        leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), pods, Event::Leads, told(&[])]);
     effects.extend(leader.pass_while_pool_writes_land(60_000));
     let changes = |effect: &&Effect| matches!(effect, Effect::DeletePod { .. } | Effect::CreatePod { .. });
     assert_eq!(effects.iter().filter(changes).count(), 0, "{effects:?}");
@@ -434,11 +434,11 @@ fn the_load_is_the_leaders_alone() {
     leader.pool.status.as_mut().unwrap().slots.hot = 2;
     assert_eq!(leader.core.load(leader.now().mono), None);
     let mut leader = leader.leads();
-    leader.step([Input::Sessions(Change::Applied(Arc::new(session(9))))]);
+    leader.step([Event::Sessions(Change::Applied(Arc::new(session(9))))]);
     let load = leader.core.load(leader.now().mono).expect("it leads");
     let [(pool, slots)] = load.slots.as_slice() else { panic!("not one pool: {load:?}") };
     assert_eq!((pool, slots.hot), (&Key::of(&leader.pool), 2));
     assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1);
-    leader.step([Input::Follows]);
+    leader.step([Event::Follows]);
     assert_eq!(leader.core.load(leader.now().mono), None);
 }

@@ -53,7 +53,7 @@ enum Happening {
         luck: Luck,
     },
     /// A runner's stream brings its state.
-    Tell {
+    PublishEvent {
         runner: usize,
         operator: usize,
     },
@@ -114,7 +114,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn set_update() -> impl Strategy<Value = Wish> {
     prop_oneof![
         3 => (0..=REPLICAS).prop_map(Wish::Replicas),
         2 => Just(Wish::AnotherShape),
@@ -141,7 +141,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         16 => (operator(), 0..4_usize).prop_map(|(operator, kind)| Happening::Relist { operator, kind }),
         28 => operator().prop_map(|operator| Happening::Step { operator }),
         40 => (operator(), 0..64_usize, luck()).prop_map(|(operator, which, luck)| Happening::Call { operator, which, luck }),
-        28 => (runner(), operator()).prop_map(|(runner, operator)| Happening::Tell { runner, operator }),
+        28 => (runner(), operator()).prop_map(|(runner, operator)| Happening::PublishEvent { runner, operator }),
         36 => (runner(), event()).prop_map(|(runner, what)| Happening::Runner { runner, what }),
         4 => operator().prop_map(|operator| Happening::Elect { operator }),
         2 => Just(Happening::Blink),
@@ -167,8 +167,8 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Relist { operator, kind } => world.relist(operator, kind),
         Happening::Step { operator } => world.step(operator),
         Happening::Call { operator, which, luck } => world.carry_out(operator, which, luck),
-        Happening::Tell { .. } | Happening::Runner { .. } if world.runners.is_empty() => {}
-        Happening::Tell { runner, operator } => world.tell_runner(runner % world.runners.len(), operator),
+        Happening::PublishEvent { .. } | Happening::Runner { .. } if world.runners.is_empty() => {}
+        Happening::PublishEvent { runner, operator } => world.tell_runner(runner % world.runners.len(), operator),
         Happening::Runner { runner, what } => happen_to(world, runner % world.runners.len(), what),
         Happening::Elect { operator } => world.elect(operator),
         Happening::Blink => world.blink(),

@@ -27,10 +27,12 @@ impl Core {
         let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
         // A canary comes on top, and what goes without a session is no reason for more.
         let counts = |runner: &&Runner| {
-            runner.counts(self.outbox.now()) && !pool.shapes.tests(&runner.pod().revision) && !runner.is_going_idle()
+            runner.occupies_ordinal(self.outbox.now())
+                && !pool.shapes.is_canary(&runner.pod().revision)
+                && !runner.is_terminating_idle()
         };
         for runner in self.runners.of(pool.object()).filter(counts) {
-            if let Some(free) = runner.keeps(slots) {
+            if let Some(free) = runner.kept_capacity(slots) {
                 need.kept += 1;
                 need.free += free;
             }

@@ -1,6 +1,6 @@
 //! The disruption budget of a pool's runners: when it is written, and why there is none.
 
-use crate::core::{clock::Mono, messages::WriteFailure, retry::Pending};
+use crate::core::{clock::Mono, messages::WriteFailure, retry::RetryState};
 use camofleet_crds::v1alpha1::Disruption;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const PATIENCE: u32 = 5;
 pub(in crate::core) struct Budget {
     /// When it was last as it should be.
     written: Option<Mono>,
-    call: Pending,
+    call: RetryState,
     /// What was asked for by the last write.
     disruption: Option<Disruption>,
     /// The reason why there is none.
@@ -28,7 +28,7 @@ impl Budget {
     }
 
     /// The pool asks for this: another budget is written at once.
-    pub(in crate::core) fn ask_for(&mut self, disruption: Disruption) {
+    pub(in crate::core) fn set_disruption(&mut self, disruption: Disruption) {
         if self.disruption != Some(disruption) {
             self.written = None;
         }
@@ -56,7 +56,7 @@ impl Budget {
             Ok(()) => {
                 // What was asked for meanwhile is written next.
                 self.written = (self.disruption == Some(disruption)).then_some(now);
-                (self.call, self.refusal) = (Pending::Idle, None);
+                (self.call, self.refusal) = (RetryState::Idle, None);
             }
             Err(failure) => {
                 self.call = self.call.failed(pool, now);
@@ -91,14 +91,14 @@ mod tests {
         let mut budget = Budget::default();
         assert!(budget.begin(ASKED, Mono(0)) && !budget.begin(ASKED, Mono(0)));
         budget.answered(Ok(()), ASKED, "p", Mono(0));
-        budget.ask_for(ASKED);
+        budget.set_disruption(ASKED);
         assert!(!budget.begin(ASKED, Mono(599_999)));
         assert_eq!(budget.wakes().collect::<Vec<_>>(), [Mono(600_000)]);
         assert!(budget.begin(ASKED, Mono(600_000)));
         budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
         assert!(budget.begin(Disruption::Always, Mono(600_000)), "another was asked for meanwhile");
         budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
-        budget.ask_for(ASKED);
+        budget.set_disruption(ASKED);
         assert!(budget.begin(ASKED, Mono(600_001)));
     }
 

@@ -37,7 +37,7 @@ const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, browsers_do_not
 
 /// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
 pub(in crate::core) fn trouble_of(pool: &Pool, runners: &[&Runner], now: Now) -> Option<Trouble> {
-    let current = |runner: &&Runner| !pool.shapes.tests(&runner.pod().revision);
+    let current = |runner: &&Runner| !pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(current).collect();
     first(&CURRENT_SHAPE, &Subject { pool, runners, now })
 }
@@ -47,7 +47,7 @@ pub(in crate::core) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: 
     if let Some(refusal) = pool.shapes.refusal() {
         return Some(refusal);
     }
-    let canary = |runner: &&Runner| pool.shapes.tests(&runner.pod().revision);
+    let canary = |runner: &&Runner| pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(canary).collect();
     let (_, words) = first(&CANARY, &Subject { pool, runners, now })?;
     let words = format!(
@@ -64,19 +64,19 @@ fn first(checks: &[Check], subject: &Subject) -> Option<Trouble> {
 /// The only known template is too large.
 fn no_shape_is_accepted(subject: &Subject) -> Option<Trouble> {
     let shapes = &subject.pool.shapes;
-    shapes.refusal().filter(|_| shapes.makes_none())
+    shapes.refusal().filter(|_| shapes.has_no_valid_shape())
 }
 
 /// Pods cannot be created, or end before their browsers were hot.
 fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<Trouble> {
     let shapes = &subject.pool.shapes;
-    shapes.trouble(&shapes.makes().revision)
+    shapes.trouble(&shapes.current().revision)
 }
 
 /// As above, of the shape that is tested.
 fn canaries_fail(subject: &Subject) -> Option<Trouble> {
     let shapes = &subject.pool.shapes;
-    shapes.trouble(&shapes.wished().revision).filter(|_| shapes.is_testing())
+    shapes.trouble(&shapes.update().revision).filter(|_| shapes.is_rolling_out())
 }
 
 /// A pod's image cannot be pulled, or no node takes the pod.
@@ -94,7 +94,7 @@ fn a_pod_does_not_start(subject: &Subject) -> Option<Trouble> {
             ),
         )),
         // What set the gate removes it when the pod's turn has come.
-        Fate::Pending(Some(pod_read::Trouble::Gated) | None) | Fate::Running | Fate::Over { .. } => None,
+        Fate::Pending(Some(pod_read::Trouble::Gated) | None) | Fate::Running | Fate::Outcome { .. } => None,
     })
 }
 

@@ -16,11 +16,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 impl Core {
     pub(in crate::core) fn lacks_canary(&self, pool: &Pool) -> bool {
-        let stays = |runner: &Runner| runner.counts(self.outbox.now()) && !runner.goes();
-        let is_there =
-            || self.runners.of(pool.object()).any(|runner| stays(runner) && pool.shapes.tests(&runner.pod().revision));
-        let is_coming = || pool.places.revisions_creating().any(|revision| pool.shapes.tests(revision));
-        pool.shapes.is_testing() && pool.desired() > 0 && !is_there() && !is_coming()
+        let stays = |runner: &Runner| runner.occupies_ordinal(self.outbox.now()) && !runner.is_terminating();
+        let is_there = || {
+            self.runners.of(pool.object()).any(|runner| stays(runner) && pool.shapes.is_canary(&runner.pod().revision))
+        };
+        let is_coming = || pool.places.revisions_creating().any(|revision| pool.shapes.is_canary(revision));
+        pool.shapes.is_rolling_out() && pool.desired() > 0 && !is_there() && !is_coming()
     }
 
     /// Creates pods for places that lack one, as far as the launch budget allows.
@@ -42,7 +43,7 @@ impl Core {
         }
         for (key, Place { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
-            let shape = if canary { pool.shapes.wished() } else { pool.shapes.makes() };
+            let shape = if canary { pool.shapes.update() } else { pool.shapes.current() };
             let replaces = pool.places.last(ordinal);
             let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let name = pod.metadata.name.clone().unwrap_or_default();
@@ -91,7 +92,7 @@ impl Core {
             .places
             .missing(self.lacks_canary(pool))
             .filter(|place| {
-                let shape = if place.canary { pool.shapes.wished() } else { pool.shapes.makes() };
+                let shape = if place.canary { pool.shapes.update() } else { pool.shapes.current() };
                 pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.outbox.mono())
             })
             .collect();

@@ -36,7 +36,7 @@ pub(in crate::core) struct PoolLaunches {
 
 /// Why a pool's next launch waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::core) enum Waits {
+pub(in crate::core) enum LaunchWait {
     /// For its turn: other launches have the CPUs.
     Turn,
     /// For its own runners, of which so many launch nothing.
@@ -49,11 +49,11 @@ impl PoolLaunches {
     }
 
     /// Why a place that is still wanted after [`LaunchBudget::grant`] has no pod yet.
-    pub(in crate::core) fn waits(&self, cpus: usize) -> Option<Waits> {
+    pub(in crate::core) fn waits(&self, cpus: usize) -> Option<LaunchWait> {
         let waits = if self.overdue == 0 || self.may_launch(cpus.max(1)) {
-            Waits::Turn
+            LaunchWait::Turn
         } else {
-            Waits::OwnRunners { overdue: self.overdue }
+            LaunchWait::OwnRunners { overdue: self.overdue }
         };
         (!self.wanted.is_empty()).then_some(waits)
     }
@@ -179,9 +179,9 @@ mod tests {
     #[test]
     fn a_pool_waits_for_its_turn_or_for_its_own_runners() {
         assert_eq!(pool(0, 4, 9).waits(4), None, "no place lacks a pod");
-        assert_eq!(pool(1, 4, 0).waits(4), Some(Waits::Turn));
-        assert_eq!(pool(1, 0, 2).waits(4), Some(Waits::Turn), "two more of its own could launch");
-        assert_eq!(pool(1, 2, 2).waits(4), Some(Waits::OwnRunners { overdue: 2 }));
+        assert_eq!(pool(1, 4, 0).waits(4), Some(LaunchWait::Turn));
+        assert_eq!(pool(1, 0, 2).waits(4), Some(LaunchWait::Turn), "two more of its own could launch");
+        assert_eq!(pool(1, 2, 2).waits(4), Some(LaunchWait::OwnRunners { overdue: 2 }));
     }
 
     #[test]

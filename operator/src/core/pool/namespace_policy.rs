@@ -9,7 +9,7 @@ pub(in crate::core) type Namespaces = BTreeMap<String, BTreeMap<String, String>>
 
 /// Which namespaces a pool is for.
 #[derive(Debug)]
-pub(in crate::core) enum Audience {
+pub(in crate::core) enum NamespacePolicy {
     Same,
     All,
     Labelled(Selector),
@@ -17,7 +17,7 @@ pub(in crate::core) enum Audience {
     Nobody,
 }
 
-impl Audience {
+impl NamespacePolicy {
     pub(in crate::core) fn of(pool: &WorkerPool) -> Self {
         let allowed = &pool.spec.allowed_namespaces;
         match allowed.from {

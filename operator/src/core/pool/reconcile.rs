@@ -39,7 +39,7 @@ impl Core {
                     self.outbox.enqueue(Subject::Pool(key));
                     return;
                 }
-                self.trust_what_serves(&key);
+                self.adopt_running_shape(&key);
             }
             None => {
                 let mut pool = Pool::new(object, &self.installation);
@@ -51,32 +51,32 @@ impl Core {
                 self.adopt_claimants(&key);
             }
         }
-        self.pool_matters(&key);
+        self.pool_changed(&key);
     }
 
     /// A shape in which a runner is up needs no test: so it is when a change is taken back half-way.
-    fn trust_what_serves(&mut self, key: &Key) {
+    fn adopt_running_shape(&mut self, key: &Key) {
         let pool = &self.pools[key];
-        let wished = pool.shapes.wished().revision.clone();
+        let desired = pool.shapes.update().revision.clone();
         let serves = self
             .runners
             .of(pool.object())
-            .any(|runner| runner.pod().revision == wished && runner.is_warm() && !runner.goes());
+            .any(|runner| runner.pod().revision == desired && runner.is_warm() && !runner.is_terminating());
         if let Some(pool) = self.pools.get_mut(key).filter(|_| serves) {
-            pool.shapes.came_up(&wished);
+            pool.shapes.came_up(&desired);
         }
     }
 
     pub(in crate::core) fn pool_gone(&mut self, key: &Key) {
         if self.pools.remove(key).is_some() {
             self.outbox.requeue_at(Subject::Pool(key.clone()), None);
-            self.pool_matters(key);
+            self.pool_changed(key);
             self.outbox.send(Effect::Forget { pool: key.clone() });
         }
     }
 
     /// Those who wait for it may get slots now, or other words for why they do not.
-    fn pool_matters(&mut self, key: &Key) {
+    fn pool_changed(&mut self, key: &Key) {
         self.admission_changed();
         self.outbox.enqueue(Subject::Pool(key.clone()));
         let installation = &self.installation.namespace;
@@ -95,20 +95,20 @@ impl Core {
     }
 
     /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
-    pub(in crate::core) fn look_at_pool(&mut self, key: &Key) {
+    pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.places.give_up_lost(now);
         if pool.is_deleted() {
-            self.let_pool_go(key);
+            self.release_deleted_pool(key);
         } else {
             self.finalize_and_protect(key);
             // Before every runner has said what it has, none is known to be idle.
-            if self.may_choose() {
-                self.take_stock(key);
-                self.replace_and_remove(key);
+            if self.may_schedule() {
+                self.update_scale(key);
+                self.remove_runners(key);
             }
-            self.find_missing(key);
+            self.find_missing_pods(key);
         }
         self.publish_pool(key);
         let alarm = self.alarm_of_pool(key);
@@ -116,7 +116,7 @@ impl Core {
     }
 
     /// How many runners it is to have, and whether it lacks some.
-    fn take_stock(&mut self, key: &Key) {
+    fn update_scale(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let pool = &self.pools[key];
         let need = pool.object().spec.autoscaling.map_or_else(Need::default, |_| self.need_of(key, pool));
@@ -147,11 +147,14 @@ impl Core {
     }
 
     /// Removes the runners of a pool that is being deleted, and the finalizer when they are gone or have had their time.
-    fn let_pool_go(&mut self, key: &Key) {
+    fn release_deleted_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
-        let runners: Vec<_> =
-            self.runners.of(pool.object()).map(|runner| (runner.pod().uid.clone(), runner.counts(now))).collect();
+        let runners: Vec<_> = self
+            .runners
+            .of(pool.object())
+            .map(|runner| (runner.pod().uid.clone(), runner.occupies_ordinal(now)))
+            .collect();
         for (uid, _) in &runners {
             self.remove(uid, "its pool is being deleted");
         }
@@ -168,11 +171,14 @@ impl Core {
 
     /// Removes runners that have served their time, are on a node that is to be empty, are too many, or of an old shape. One that has
     /// not reported to this leader may have sessions, and is left alone.
-    fn replace_and_remove(&mut self, key: &Key) {
+    fn remove_runners(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
-        let mut staying: Vec<&Runner> =
-            self.runners.of(pool.object()).filter(|runner| runner.counts(now) && !runner.goes()).collect();
+        let mut staying: Vec<&Runner> = self
+            .runners
+            .of(pool.object())
+            .filter(|runner| runner.occupies_ordinal(now) && !runner.is_terminating())
+            .collect();
         let mut leaving: Vec<(Uid, &'static str)> = Vec::new();
         staying.retain(|runner| {
             let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
@@ -188,20 +194,23 @@ impl Core {
             leaving.push((runner.pod().uid.clone(), why));
             false
         });
-        let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.counts(now)));
+        let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)));
         // The canary is one more than the pool is to have.
-        staying.retain(|runner| !rollout.tests || !pool.shapes.tests(&runner.pod().revision));
+        staying.retain(|runner| !rollout.has_canary || !pool.shapes.is_canary(&runner.pod().revision));
         // Too many: first those that are of least use, with a session last; and so that nodes become empty.
         let on_nodes = self.runners.sessions_on_nodes();
         let neighbours = |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
         staying.sort_by_key(|runner| {
-            let current = runner.pod().revision == pool.shapes.makes().revision;
+            let current = runner.pod().revision == pool.shapes.current().revision;
             (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod().ordinal))
         });
-        let room = rollout.places - usize::from(rollout.tests);
-        let going: Vec<&Runner> =
-            self.runners.of(pool.object()).filter(|runner| runner.counts(now) && runner.goes()).collect();
-        let draining = going.iter().filter(|runner| !runner.is_going_idle()).count();
+        let room = rollout.places - usize::from(rollout.has_canary);
+        let going: Vec<&Runner> = self
+            .runners
+            .of(pool.object())
+            .filter(|runner| runner.occupies_ordinal(now) && runner.is_terminating())
+            .collect();
+        let draining = going.iter().filter(|runner| !runner.is_terminating_idle()).count();
         let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.makes_way {
             // Draining runners count towards the desired number, so that no runner with a session is removed in their place.
             let excess = (staying.len() + draining).saturating_sub(room);
@@ -225,20 +234,20 @@ impl Core {
     }
 
     /// Finds the places that have no pod. Every pod that is not terminal has one.
-    fn find_missing(&mut self, key: &Key) {
+    fn find_missing_pods(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
-        let counted = || self.runners.of(pool.object()).filter(|runner| runner.counts(now));
+        let counted = || self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now));
         let places = Rollout::of(pool, counted()).places;
         let lacks_canary = self.lacks_canary(pool);
         // Who follows on one that goes without a session does not wait for its end, but takes another place.
-        let leaving = counted().filter(|runner| runner.is_going_idle()).count();
+        let leaving = counted().filter(|runner| runner.is_terminating_idle()).count();
         let occupied: Vec<u32> = counted().map(|runner| runner.pod().ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let taken = occupied.len() + pool.places.creating();
         // The canary does not wait for those that drain.
         let wanted = (places + leaving).saturating_sub(taken).max(usize::from(lacks_canary));
-        let wanted = if pool.shapes.makes_none() { 0 } else { wanted };
+        let wanted = if pool.shapes.has_no_valid_shape() { 0 } else { wanted };
         pool.places.want(wanted, &occupied, now.mono);
     }
 
@@ -248,16 +257,17 @@ impl Core {
         if pool.writes.status_rests(now.mono) {
             return;
         }
-        let runners: Vec<&Runner> = self.runners.of(pool.object()).filter(|runner| runner.counts(now)).collect();
-        let wished = status::of_pool(pool, &runners, self.queued_for(key), &self.installation, now);
-        if !pool.writes.status().is_due(pool.object().status.as_ref(), &wished, now.mono) {
+        let runners: Vec<&Runner> =
+            self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)).collect();
+        let desired = status::of_pool(pool, &runners, self.queued_for(key), &self.installation, now);
+        if !pool.writes.status().is_due(pool.object().status.as_ref(), &desired, now.mono) {
             return;
         }
         let object = pool.object().clone();
         if let Some(pool) = self.pools.get_mut(key) {
-            pool.writes.begin_status(wished.clone(), now.mono);
+            pool.writes.begin_status(desired.clone(), now.mono);
         }
-        self.outbox.send(Effect::PatchPool { pool: object, status: Box::new(wished) });
+        self.outbox.send(Effect::PatchPool { pool: object, status: Box::new(desired) });
     }
 
     pub(in crate::core) fn pool_patched(
@@ -309,7 +319,7 @@ impl Core {
         alarms.extend(
             self.runners
                 .of(pool.object())
-                .filter(|runner| pool.shapes.tests(&runner.pod().revision))
+                .filter(|runner| pool.shapes.is_canary(&runner.pod().revision))
                 .map(|canary| Some(canary.created().after(PROGRESS_DEADLINE))),
         );
         // Others may have come up meanwhile, or launch for too long to hold these back; and one that is stuck is replaced.

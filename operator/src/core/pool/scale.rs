@@ -19,12 +19,12 @@ pub(in crate::core) struct Need {
 
 impl Need {
     /// The runners that have room for that and for the buffer.
-    fn replicas(self, wish: &Autoscaling, slots_per_runner: i32) -> i32 {
-        let buffer = u32::try_from(wish.buffer_slots).unwrap_or_default();
+    fn replicas(self, autoscaling: &Autoscaling, slots_per_runner: i32) -> i32 {
+        let buffer = u32::try_from(autoscaling.buffer_slots).unwrap_or_default();
         let slots = self.waiting.saturating_add(buffer).min(self.allowed).saturating_sub(self.free);
         let idle = slots.div_ceil(u32::try_from(slots_per_runner).unwrap_or(1).max(1));
         let runners = i32::try_from(self.kept.saturating_add(idle)).unwrap_or(i32::MAX);
-        runners.clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
+        runners.clamp(autoscaling.min_replicas, autoscaling.max_replicas.max(autoscaling.min_replicas))
     }
 }
 
@@ -41,44 +41,44 @@ impl Scale {
     /// too much for as long as the pool says.
     pub(in crate::core) fn resumed(spec: &WorkerPoolSpec, published: Option<i32>) -> Self {
         let desired = match &spec.autoscaling {
-            Some(wish) => {
-                published.unwrap_or_default().clamp(wish.min_replicas, wish.max_replicas.max(wish.min_replicas))
-            }
+            Some(autoscaling) => published
+                .unwrap_or_default()
+                .clamp(autoscaling.min_replicas, autoscaling.max_replicas.max(autoscaling.min_replicas)),
             None => spec.fixed_replicas(),
         };
         Self { desired, fewer: None }
     }
 
     pub(in crate::core) fn follow(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
-        let Some(wish) = &spec.autoscaling else {
+        let Some(autoscaling) = &spec.autoscaling else {
             *self = Self { desired: spec.fixed_replicas(), fewer: None };
             return;
         };
-        let wished = need.replicas(wish, spec.slots_per_runner);
-        if wished >= self.desired {
-            *self = Self { desired: wished, fewer: None };
+        let needed = need.replicas(autoscaling, spec.slots_per_runner);
+        if needed >= self.desired {
+            *self = Self { desired: needed, fewer: None };
             return;
         }
         // More than the pool may have now is not waited for.
-        self.desired = self.desired.min(wish.max_replicas);
-        let (since, most) = self.fewer.unwrap_or((now, wished));
-        let most = most.max(wished);
+        self.desired = self.desired.min(autoscaling.max_replicas);
+        let (since, most) = self.fewer.unwrap_or((now, needed));
+        let most = most.max(needed);
         self.fewer = Some((since, most));
-        if since.after(delay_of(wish)) <= now {
+        if since.after(delay_of(autoscaling)) <= now {
             // What would have done is what did at the busiest moment; from here on it is looked at anew.
-            *self = Self { desired: most, fewer: (wished < most).then_some((now, wished)) };
+            *self = Self { desired: most, fewer: (needed < most).then_some((now, needed)) };
         }
     }
 
     /// When there may be fewer.
     pub(in crate::core) fn wakes(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
         let (since, _) = self.fewer?;
-        spec.autoscaling.as_ref().map(|wish| since.after(delay_of(wish)))
+        spec.autoscaling.as_ref().map(|autoscaling| since.after(delay_of(autoscaling)))
     }
 }
 
-fn delay_of(wish: &Autoscaling) -> Duration {
-    Duration::from_secs(u64::try_from(wish.scale_down_delay_seconds).unwrap_or_default())
+fn delay_of(autoscaling: &Autoscaling) -> Duration {
+    Duration::from_secs(u64::try_from(autoscaling.scale_down_delay_seconds).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -106,8 +106,8 @@ mod tests {
         assert_eq!(after(&mut scale, &spec, 1, 1, 0), 2, "one runner that is full, and one with two slots to spare");
         assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
         assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
-        let wish = spec.autoscaling.unwrap();
-        let need = |free, waiting, allowed| Need { kept: 1, free, waiting, allowed }.replicas(&wish, 2);
+        let autoscaling = spec.autoscaling.unwrap();
+        let need = |free, waiting, allowed| Need { kept: 1, free, waiting, allowed }.replicas(&autoscaling, 2);
         assert_eq!(
             [need(1, 0, 99), need(1, 1, 99), need(0, 9, 1), need(0, 0, 0)],
             [2, 2, 2, 1],

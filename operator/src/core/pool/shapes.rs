@@ -17,9 +17,9 @@ pub(in crate::core) type Trouble = (&'static str, String);
 #[derive(Debug)]
 pub(in crate::core) struct Shapes {
     /// The shape that its spec asks for.
-    wished: Shape,
+    update: Shape,
     /// The latest shape in which a runner came up.
-    serving: Option<Shape>,
+    proven: Option<Shape>,
     /// How often in a row pods of the two shapes failed, by revision.
     failures: HashMap<String, Failures>,
 }
@@ -35,64 +35,64 @@ struct Failures {
 
 impl Shapes {
     pub(in crate::core) fn new(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
-        Self { wished: Shape::wished(pool, installation), serving: Shape::published(pool), failures: HashMap::new() }
+        Self { update: Shape::of(pool, installation), proven: Shape::published(pool), failures: HashMap::new() }
     }
 
     /// Only what is published is known to a new leader.
     pub(in crate::core) fn begin_term(&mut self, pool: &WorkerPool) {
         self.failures.clear();
-        self.serving = Shape::published(pool);
+        self.proven = Shape::published(pool);
     }
 
     /// The shape that its spec asks for.
-    pub(in crate::core) fn wished(&self) -> &Shape {
-        &self.wished
+    pub(in crate::core) fn update(&self) -> &Shape {
+        &self.update
     }
 
     /// The latest shape in which a runner came up.
-    pub(in crate::core) fn serving(&self) -> Option<&Shape> {
-        self.serving.as_ref()
+    pub(in crate::core) fn proven(&self) -> Option<&Shape> {
+        self.proven.as_ref()
     }
 
     /// The shape that runners are made in.
-    pub(in crate::core) fn makes(&self) -> &Shape {
-        self.serving.as_ref().unwrap_or(&self.wished)
+    pub(in crate::core) fn current(&self) -> &Shape {
+        self.proven.as_ref().unwrap_or(&self.update)
     }
 
     /// The only known shape is refused, so no runner can be created.
-    pub(in crate::core) fn makes_none(&self) -> bool {
-        self.makes().refusal().is_some()
+    pub(in crate::core) fn has_no_valid_shape(&self) -> bool {
+        self.current().refusal().is_some()
     }
 
     /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
-    pub(in crate::core) fn is_testing(&self) -> bool {
-        self.wished.revision != self.makes().revision && self.wished.refusal().is_none()
+    pub(in crate::core) fn is_rolling_out(&self) -> bool {
+        self.update.revision != self.current().revision && self.update.refusal().is_none()
     }
 
     /// Why no runner is made in the wished shape, for `Stalled`.
     pub(in crate::core) fn refusal(&self) -> Option<Trouble> {
-        self.wished.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
+        self.update.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
     }
 
     /// Whether runners of that revision are the new shape's first, which take no sessions yet.
-    pub(in crate::core) fn tests(&self, revision: &str) -> bool {
-        self.is_testing() && self.wished.revision == revision
+    pub(in crate::core) fn is_canary(&self, revision: &str) -> bool {
+        self.is_rolling_out() && self.update.revision == revision
     }
 
     /// The owner wishes another shape, or the same as before.
     ///
     /// False: the shape that runners are made in is the same.
-    pub(in crate::core) fn wish(&mut self, shape: Shape) -> bool {
-        let changes = self.serving.is_none() && self.wished.revision != shape.revision;
-        self.wished = shape;
-        let (wished, makes) = (self.wished.revision.clone(), self.makes().revision.clone());
-        self.failures.retain(|revision, _| *revision == wished || *revision == makes);
+    pub(in crate::core) fn set_update(&mut self, shape: Shape) -> bool {
+        let changes = self.proven.is_none() && self.update.revision != shape.revision;
+        self.update = shape;
+        let (update, current) = (self.update.revision.clone(), self.current().revision.clone());
+        self.failures.retain(|revision, _| *revision == update || *revision == current);
         changes
     }
 
     /// A pod of that shape failed, or could not be made: the next one waits twice as long.
     pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
-        if revision != self.wished.revision && revision != self.makes().revision {
+        if revision != self.update.revision && revision != self.current().revision {
             return;
         }
         let count = self.failures.get(revision).map_or(0, |failures| failures.count).saturating_add(1);
@@ -103,8 +103,8 @@ impl Shapes {
     /// A runner of that shape came up: what failed before is over, and what was new is proven.
     pub(in crate::core) fn came_up(&mut self, revision: &str) {
         self.failures.remove(revision);
-        if revision == self.wished.revision {
-            self.serving = Some(self.wished.clone());
+        if revision == self.update.revision {
+            self.proven = Some(self.update.clone());
         }
     }
 
@@ -125,7 +125,7 @@ impl Shapes {
 
     /// Whether the runners that it makes fail.
     pub(in crate::core) fn is_failing(&self) -> bool {
-        self.failures.contains_key(&self.makes().revision)
+        self.failures.contains_key(&self.current().revision)
     }
 }
 
@@ -145,28 +145,28 @@ mod tests {
 
     fn shape(slots: i32) -> Shape {
         let spec = WorkerPoolSpec { slots_per_runner: slots, ..WorkerPoolSpec::default() };
-        Shape::wished(&Arc::new(WorkerPool::new("p", spec)), &installation())
+        Shape::of(&Arc::new(WorkerPool::new("p", spec)), &installation())
     }
 
     fn shapes() -> Shapes {
-        Shapes { wished: shape(1), serving: None, failures: HashMap::new() }
+        Shapes { update: shape(1), proven: None, failures: HashMap::new() }
     }
 
     #[test]
     fn a_new_shape_is_tested_before_runners_are_made_in_it() {
         let (first, second) = (shape(1).revision, shape(2).revision);
         let mut shapes = shapes();
-        assert!(!shapes.is_testing(), "the only shape is not tested");
-        assert!(shapes.wish(shape(2)), "no runner came up in the first one");
+        assert!(!shapes.is_rolling_out(), "the only shape is not tested");
+        assert!(shapes.set_update(shape(2)), "no runner came up in the first one");
         shapes.came_up(&second);
-        assert!(!shapes.wish(shape(1)) && shapes.is_testing());
+        assert!(!shapes.set_update(shape(1)) && shapes.is_rolling_out());
         assert_eq!(
-            (shapes.makes().revision.as_str(), shapes.tests(&first), shapes.tests(&second)),
+            (shapes.current().revision.as_str(), shapes.is_canary(&first), shapes.is_canary(&second)),
             (&*second, true, false)
         );
         shapes.came_up(&first);
-        assert!(!shapes.is_testing());
-        assert_eq!(shapes.makes().revision, first);
+        assert!(!shapes.is_rolling_out());
+        assert_eq!(shapes.current().revision, first);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use crate::core::{
     ids::Key,
     pool::{
         budget::Budget,
-        launches::Waits,
-        namespace_policy::{Audience, Namespaces},
+        launches::LaunchWait,
+        namespace_policy::{NamespacePolicy, Namespaces},
         places::Places,
         scale::{Need, Scale},
         shapes::Shapes,
@@ -34,7 +34,7 @@ pub(in crate::core) struct Pool {
     pub(in crate::core) writes: PoolWrites,
     pub(in crate::core) budget: Budget,
     /// Which namespaces it is for.
-    audience: Audience,
+    audience: NamespacePolicy,
     /// Sessions on its runners, by tenant: nobody is listed with none.
     running: BTreeMap<String, u32>,
     /// The engine that its runners were last heard to run, of the shape that they are made in.
@@ -49,7 +49,7 @@ struct Progress {
     /// While it lacks runners: since when none came up.
     lacking: Option<Mono>,
     /// Why its next launch waits. Absent: no place lacks a pod, or the next launch has begun.
-    waits: Option<Waits>,
+    waits: Option<LaunchWait>,
 }
 
 impl Pool {
@@ -59,7 +59,7 @@ impl Pool {
             places: Places::default(),
             writes: PoolWrites::default(),
             budget: Budget::default(),
-            audience: Audience::of(&object),
+            audience: NamespacePolicy::of(&object),
             running: BTreeMap::new(),
             engine: None,
             scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
@@ -90,9 +90,9 @@ impl Pool {
         let matters = self.object.spec != object.spec
             || self.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
         if matters {
-            self.audience = Audience::of(&object);
-            self.budget.ask_for(object.spec.disruption);
-            if self.shapes.wish(Shape::wished(&object, installation)) {
+            self.audience = NamespacePolicy::of(&object);
+            self.budget.set_disruption(object.spec.disruption);
+            if self.shapes.set_update(Shape::of(&object, installation)) {
                 self.engine = None;
             }
         }
@@ -123,14 +123,14 @@ impl Pool {
 
     /// A runner of that shape reported its engine. True: it was not known that new runners of the pool run it.
     pub(in crate::core) fn learn_engine(&mut self, engine: Option<EngineName>, revision: &str) -> bool {
-        let news = engine.is_some() && self.engine != engine && self.shapes.makes().revision == revision;
+        let news = engine.is_some() && self.engine != engine && self.shapes.current().revision == revision;
         if news {
             self.engine = engine;
         }
         news
     }
 
-    /// Follows its spec and what is needed of it; `serving` runners have their place.
+    /// Follows its spec and what is needed of it; `proven` runners have their place.
     pub(in crate::core) fn follow(&mut self, need: Need, serving: usize, now: Mono) {
         self.scale.follow(&self.object.spec, need, now);
         self.progress.lacking = (serving < self.desired()).then(|| self.progress.lacking.unwrap_or(now));
@@ -152,11 +152,11 @@ impl Pool {
     }
 
     /// Why its next launch waits. None: no place lacks a pod, or the next launch has begun.
-    pub(in crate::core) fn waits(&self) -> Option<Waits> {
+    pub(in crate::core) fn waits(&self) -> Option<LaunchWait> {
         self.progress.waits
     }
 
-    pub(in crate::core) fn set_waits(&mut self, waits: Option<Waits>) {
+    pub(in crate::core) fn set_waits(&mut self, waits: Option<LaunchWait>) {
         self.progress.waits = waits;
     }
 

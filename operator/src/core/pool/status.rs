@@ -5,7 +5,7 @@ use crate::core::{
     ids::Key,
     pool::{
         diagnosis,
-        launches::Waits,
+        launches::LaunchWait,
         shapes::Trouble,
         state::{Pool, finalizer_removal},
     },
@@ -37,9 +37,9 @@ pub(super) fn of_pool(
     status.updated_replicas = replicas.updated;
     status.slots = slots_of(pool, runners);
     status.queued = count(queued);
-    status.revision = Some(pool.shapes.wished().revision.clone());
+    status.revision = Some(pool.shapes.update().revision.clone());
     // What is there already costs more to write out than to compare.
-    if let Some(shape) = pool.shapes.serving()
+    if let Some(shape) = pool.shapes.proven()
         && status.serving.as_ref().is_none_or(|published| published.revision != shape.revision)
     {
         status.serving = Some(shape.to_publish(installation));
@@ -66,7 +66,7 @@ struct Replicas {
 
 impl Replicas {
     fn of(pool: &Pool, runners: &[&Runner]) -> Self {
-        let is_updated = |runner: &&&Runner| runner.pod().revision == pool.shapes.wished().revision;
+        let is_updated = |runner: &&&Runner| runner.pod().revision == pool.shapes.update().revision;
         Self {
             desired: if pool.is_deleted() { 0 } else { count(pool.desired()) },
             all: count(runners.len()),
@@ -86,7 +86,9 @@ impl Replicas {
 
 /// The slots of the runners that take sessions.
 fn slots_of(pool: &Pool, runners: &[&Runner]) -> Slots {
-    let takes = |runner: &&&Runner| runner.is_up() && !runner.goes() && !pool.shapes.tests(&runner.pod().revision);
+    let takes = |runner: &&&Runner| {
+        runner.is_up() && !runner.is_terminating() && !pool.shapes.is_canary(&runner.pod().revision)
+    };
     let serving: Vec<_> = runners.iter().filter(takes).collect();
     let reports = || serving.iter().filter_map(|runner| runner.report());
     Slots {
@@ -154,14 +156,14 @@ fn template_refused(pool: &Pool, _: Replicas) -> Option<Trouble> {
 /// The next launch waits for its turn, or for the pool's own runners.
 fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> Option<Trouble> {
     Some(match pool.waits()? {
-        Waits::Turn => (
+        LaunchWait::Turn => (
             pools::WAITING_TO_LAUNCH,
             format!(
                 "{ready} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of \
                  all pools launch in turns"
             ),
         ),
-        Waits::OwnRunners { overdue } => (
+        LaunchWait::OwnRunners { overdue } => (
             pools::RUNNERS_STARTING,
             format!(
                 "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run without \
@@ -174,7 +176,7 @@ fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> 
 /// A new shape is tested.
 fn canary_starting(pool: &Pool, replicas: Replicas) -> Option<Trouble> {
     let words = "a first runner of the new shape is to load a page before the others follow";
-    (pool.shapes.is_testing() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, words.to_owned()))
+    (pool.shapes.is_rolling_out() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, words.to_owned()))
 }
 
 /// There are too many runners, or some of a former shape.

@@ -1,6 +1,6 @@
 //! The writes of a pool: its status and its finalizers. One is under way at a time, because each names the version of the object.
 
-use crate::core::{clock::Mono, messages::WriteFailure, retry::Pending, status_write::StatusWrite};
+use crate::core::{clock::Mono, messages::WriteFailure, retry::RetryState, status_write::StatusWrite};
 use camofleet_crds::v1alpha1::WorkerPoolStatus;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(in crate::core) struct PoolWrites {
     status: StatusWrite<WorkerPoolStatus>,
-    finalization: Pending,
+    finalization: RetryState,
     under_way: Option<Patch>,
     /// When the status was written last.
     written: Option<Mono>,
@@ -44,8 +44,8 @@ impl PoolWrites {
     /// The object has changed: what was refused may be accepted now.
     pub(in crate::core) fn object_changed(&mut self) {
         self.status.object_changed();
-        if self.finalization == Pending::Refused {
-            self.finalization = Pending::Idle;
+        if self.finalization == RetryState::Refused {
+            self.finalization = RetryState::Idle;
         }
     }
 
@@ -87,7 +87,7 @@ impl PoolWrites {
             Some(Patch::Status) => Landed::Status { pruned: self.status.landed(status, pool, now) },
             Some(Patch::Finalizers(sent)) => {
                 let reverted = finalizers != sent;
-                self.finalization = if reverted { self.finalization.failed(pool, now) } else { Pending::Idle };
+                self.finalization = if reverted { self.finalization.failed(pool, now) } else { RetryState::Idle };
                 Landed::Finalizers { reverted }
             }
             None => Landed::Unknown,
@@ -98,7 +98,7 @@ impl PoolWrites {
     pub(in crate::core) fn failed(&mut self, failure: &WriteFailure, pool: &str, now: Mono) {
         match (self.under_way.take(), failure) {
             (Some(Patch::Status), failure) => self.status.failed(failure, pool, now),
-            (Some(Patch::Finalizers(_)), WriteFailure::Refused(_)) => self.finalization = Pending::Refused,
+            (Some(Patch::Finalizers(_)), WriteFailure::Refused(_)) => self.finalization = RetryState::Refused,
             (Some(Patch::Finalizers(_)), _) => self.finalization = self.finalization.failed(pool, now),
             (None, _) => {}
         }

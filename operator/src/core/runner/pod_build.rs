@@ -73,7 +73,7 @@ struct PublishedShape {
 
 impl Shape {
     /// What a pool's spec asks for.
-    pub fn wished(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
+    pub fn of(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
         Self { revision: revision(pool, installation), pool: pool.clone(), probes: Probes::Own }
     }
 

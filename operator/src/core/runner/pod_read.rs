@@ -62,7 +62,7 @@ pub enum Fate {
     /// Its container runs.
     Running,
     /// Its container ended, for good.
-    Over {
+    Outcome {
         /// How, for people.
         words: String,
         /// Whether it was killed for memory.
@@ -165,7 +165,7 @@ impl RunnerPod {
 
     /// Whether it ended for good.
     pub fn is_over(&self) -> bool {
-        matches!(self.fate, Fate::Over { .. })
+        matches!(self.fate, Fate::Outcome { .. })
     }
 }
 
@@ -203,7 +203,7 @@ impl Fate {
             (None, Some(says)) => says.to_owned(),
             (None, None) => "its pod ended, and nothing says why".to_owned(),
         };
-        Self::Over { words, out_of_memory: reason == Some("OOMKilled") }
+        Self::Outcome { words, out_of_memory: reason == Some("OOMKilled") }
     }
 
     fn trouble(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<Trouble> {

@@ -7,13 +7,13 @@ use crate::core::{
     messages::{Change, Effect, Node, Observation, WriteFailure},
     outbox::Subject,
     pool::state::Pool,
-    retry::Pending,
+    retry::RetryState,
     runner::{
         pod_read::{Fate, KEYS_ANNOTATION, RunnerPod},
         report::Report,
         state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
     },
-    session::state::{Over, Session, Stage},
+    session::state::{Outcome, Session, Stage},
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Core {
                 self.runners.insert(runner);
                 let here = self.sessions.iter().filter(|session| session.runner() == Some(&uid));
                 for session in here.map(|session| session.object().clone()).collect::<Vec<_>>() {
-                    self.book(&session, &uid, true);
+                    self.assign(&session, &uid);
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Core {
         }
         self.tombstones.insert(uid, self.outbox.mono());
         let runner = &self.runners[uid];
-        let over = end_of(runner).unwrap_or_else(|| Over {
+        let over = end_of(runner).unwrap_or_else(|| Outcome {
             reason: session::RUNNER_LOST,
             message: format!("pod {} was deleted", runner.pod().key.name),
         });
@@ -88,7 +88,7 @@ impl Core {
 
     fn forget_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.remove(uid) else { return };
-        self.heard_of(uid);
+        self.runner_accounted(uid);
         self.orphans.forget_runner(uid);
         self.outbox.requeue_at(Subject::Runner(uid.clone()), None);
         self.outbox.requeue_at(Subject::Unwanted(uid.clone()), None);
@@ -99,15 +99,15 @@ impl Core {
     }
 
     /// The runner's process is no more: what users were told of is over, what they were not told of goes to another stage.
-    fn lose_sessions(&mut self, pod: &Uid, over: &Over, untold: &Stage) {
+    fn lose_sessions(&mut self, pod: &Uid, over: &Outcome, untold: &Stage) {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions().clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Over(over.clone()) } else { untold.clone() });
+            self.set_stage(&uid, if lost { Stage::Outcome(over.clone()) } else { untold.clone() });
         }
     }
 
-    pub(in crate::core) fn runner_told(&mut self, pod: &Uid, state: Report) {
+    pub(in crate::core) fn runner_reported(&mut self, pod: &Uid, state: Report) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if let Some(former) = runner.report() {
             if former.boot_id == state.boot_id && former.generation > state.generation {
@@ -116,8 +116,8 @@ impl Core {
             if former.boot_id != state.boot_id {
                 let message = format!("the runner process in pod {} was started anew", runner.pod().key.name);
                 // What was asked of the former process may still reach this one: it is asked again there.
-                let asked = Stage::Binding { runner: pod.clone(), since: self.outbox.mono(), call: Pending::Idle };
-                self.lose_sessions(pod, &Over { reason: session::RUNNER_LOST, message }, &asked);
+                let asked = Stage::Binding { runner: pod.clone(), since: self.outbox.mono(), call: RetryState::Idle };
+                self.lose_sessions(pod, &Outcome { reason: session::RUNNER_LOST, message }, &asked);
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
@@ -140,8 +140,8 @@ impl Core {
             self.listed(pod, &state, &entry.uid);
         }
         self.outbox.enqueue(Subject::Unwanted(pod.clone()));
-        self.miss_the_unlisted(pod, &state);
-        self.heard_of(pod);
+        self.lose_unlisted_sessions(pod, &state);
+        self.runner_accounted(pod);
         if heard.is_news {
             self.outbox.enqueue(Subject::Runner(pod.clone()));
             self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
@@ -159,13 +159,13 @@ impl Core {
 
     /// A session that the runner had and does not list any more is over, though nobody can say why; one of which users were
     /// not told waits for another slot, and the runner is given none before it tells more: it may forget that one, too.
-    fn miss_the_unlisted(&mut self, pod: &Uid, state: &Report) {
+    fn lose_unlisted_sessions(&mut self, pod: &Uid, state: &Report) {
         for uid in self.runners[pod].sessions().clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
             match session.stage() {
                 Stage::Bound(bound) if bound.is_missed_by(state) && session.is_published() => {
                     let message = format!("runner {} does not have it any more", self.runners[pod].pod().key.name);
-                    self.set_stage(&uid, Stage::Over(Over { reason: session::RUNNER_LOST, message }));
+                    self.set_stage(&uid, Stage::Outcome(Outcome { reason: session::RUNNER_LOST, message }));
                 }
                 Stage::Bound(bound) if bound.is_missed_by(state) => {
                     if let Some(runner) = self.runners.get_mut(pod) {
@@ -173,7 +173,11 @@ impl Core {
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
-                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
+                Stage::Waiting
+                | Stage::Binding { .. }
+                | Stage::Bound(_)
+                | Stage::Outcome(_)
+                | Stage::Finished { .. } => {}
             }
         }
     }
@@ -181,7 +185,7 @@ impl Core {
     pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         runner.silent(self.outbox.mono());
-        self.heard_of(pod);
+        self.runner_accounted(pod);
         self.outbox.enqueue(Subject::Runner(pod.clone()));
         self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
     }
@@ -201,7 +205,7 @@ impl Core {
         self.outbox.enqueue(Subject::Queue);
     }
 
-    pub(in crate::core) fn look_at_runner(&mut self, uid: &Uid) {
+    pub(in crate::core) fn reconcile_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
         if let Some(over) = end_of(runner) {
             return self.runner_ended(uid, &over);
@@ -218,8 +222,8 @@ impl Core {
             if runner.is_stuck(self.outbox.now()) {
                 // Its node does not answer either, and nobody will ever say that the pod is gone.
                 let message = format!("pod {} should be gone and does not answer", runner.pod().key.name);
-                self.lose_sessions(uid, &Over { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
-            } else if gone <= self.outbox.mono() && !runner.goes() {
+                self.lose_sessions(uid, &Outcome { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
+            } else if gone <= self.outbox.mono() && !runner.is_terminating() {
                 self.remove(uid, "it does not answer");
             }
             let stuck = self.runners[uid].stuck_from(self.outbox.now());
@@ -234,9 +238,9 @@ impl Core {
         self.outbox.requeue_at(Subject::Runner(uid.clone()), next);
     }
 
-    fn runner_ended(&mut self, uid: &Uid, over: &Over) {
+    fn runner_ended(&mut self, uid: &Uid, over: &Outcome) {
         self.lose_sessions(uid, over, &Stage::Waiting);
-        self.heard_of(uid);
+        self.runner_accounted(uid);
         let now = self.outbox.mono();
         let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_leaving()) else { return };
         let failed = runner.record_failure(now);
@@ -308,8 +312,8 @@ impl Core {
 }
 
 /// What the end of a runner's container means for its sessions.
-fn end_of(runner: &Runner) -> Option<Over> {
-    let Fate::Over { words, out_of_memory } = &runner.pod().fate else { return None };
+fn end_of(runner: &Runner) -> Option<Outcome> {
+    let Fate::Outcome { words, out_of_memory } = &runner.pod().fate else { return None };
     let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
-    Some(Over { reason, message: format!("pod {} ended: {words}", runner.pod().key.name) })
+    Some(Outcome { reason, message: format!("pod {} ended: {words}", runner.pod().key.name) })
 }

@@ -32,13 +32,13 @@ pub struct Report {
     pub(in crate::core) hot: Hot,
     pub(in crate::core) warm: bool,
     pub(in crate::core) launch_error: Option<String>,
-    sessions: Vec<Listed>,
+    sessions: Vec<ListedSession>,
     index: HashMap<Uid, usize>,
 }
 
 /// A session as its runner lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Listed {
+pub(in crate::core) struct ListedSession {
     pub(in crate::core) uid: Uid,
     pub(in crate::core) namespace: String,
     pub(in crate::core) name: String,
@@ -82,7 +82,7 @@ impl Report {
         if !is_identifier(&state.boot_id) {
             return Err(Implausible::Invalid("bootId"));
         }
-        let sessions = state.sessions.into_iter().map(Listed::new).collect::<Result<Vec<_>, _>>()?;
+        let sessions = state.sessions.into_iter().map(ListedSession::new).collect::<Result<Vec<_>, _>>()?;
         let index: HashMap<_, _> = sessions.iter().enumerate().map(|(at, listed)| (listed.uid.clone(), at)).collect();
         if index.len() < sessions.len() {
             return Err(Implausible::ListedTwice);
@@ -108,12 +108,12 @@ impl Report {
     }
 
     /// The sessions that it lists, in its order.
-    pub(in crate::core) fn sessions(&self) -> &[Listed] {
+    pub(in crate::core) fn sessions(&self) -> &[ListedSession] {
         &self.sessions
     }
 
     /// The session of that UID, if it is listed.
-    pub(in crate::core) fn session(&self, uid: &str) -> Option<&Listed> {
+    pub(in crate::core) fn session(&self, uid: &str) -> Option<&ListedSession> {
         self.index.get(uid).map(|at| &self.sessions[*at])
     }
 
@@ -124,7 +124,7 @@ impl Report {
     }
 }
 
-impl Listed {
+impl ListedSession {
     fn new(session: Session) -> Result<Self, Implausible> {
         if !is_identifier(&session.uid) {
             return Err(Implausible::Invalid("uid"));

@@ -3,7 +3,7 @@
 use crate::core::{
     clock::{Mono, Now},
     ids::Uid,
-    retry::Pending,
+    retry::RetryState,
     runner::{
         ends::Ends,
         pod_read::{Fate, RunnerPod},
@@ -64,18 +64,18 @@ pub(in crate::core) struct Runner {
     /// Its events are followed.
     followed: bool,
     /// The write of its annotation.
-    annotation: Pending,
+    annotation: RetryState,
     /// Its deletion, while it is wanted and not done.
-    removal: Pending,
+    removal: RetryState,
     /// Its early end was counted as a failure of its pool.
-    mourned: bool,
+    failure_recorded: bool,
     /// The calls by which its sessions are ended.
     ends: Ends,
 }
 
 /// What a report changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Heard {
+pub(in crate::core) struct ReportChange {
     /// It differs from the last one, or the runner was not known to answer.
     pub(in crate::core) is_news: bool,
     /// Its browsers are all hot for the first time.
@@ -112,9 +112,9 @@ impl Runner {
             sessions: BTreeSet::new(),
             created,
             followed: false,
-            annotation: Pending::Idle,
-            removal: Pending::Idle,
-            mourned: false,
+            annotation: RetryState::Idle,
+            removal: RetryState::Idle,
+            failure_recorded: false,
             ends: Ends::default(),
         }
     }
@@ -163,7 +163,7 @@ impl Runner {
     }
 
     /// Takes its report.
-    pub(in crate::core) fn heard(&mut self, report: &Report, now: Mono) -> Heard {
+    pub(in crate::core) fn heard(&mut self, report: &Report, now: Mono) -> ReportChange {
         let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
         // It reports every 10 s that it is there: of a thousand runners that is a hundred times a second.
         let is_news = self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.accounted;
@@ -179,7 +179,7 @@ impl Runner {
             self.cold_since = Some(now);
         }
         self.state = Some(report.clone());
-        Heard { is_news, first_warm, becomes_warm: report.warm && !was_warm }
+        ReportChange { is_news, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
     /// It does not answer.
@@ -198,7 +198,7 @@ impl Runner {
 
     /// Begins the write of its annotation, when that is due. Returns the annotation's new value.
     pub(in crate::core) fn begin_annotation(&mut self, published: Option<&str>, now: Mono) -> Option<String> {
-        if !self.annotation.may_start(now) || self.goes() {
+        if !self.annotation.may_start(now) || self.is_terminating() {
             return None;
         }
         let keys = self.wanted_keys(published)?;
@@ -207,7 +207,7 @@ impl Runner {
     }
 
     pub(in crate::core) fn annotation_settled(&mut self) {
-        self.annotation = Pending::Idle;
+        self.annotation = RetryState::Idle;
     }
 
     pub(in crate::core) fn annotation_failed(&mut self, now: Mono) {
@@ -247,8 +247,8 @@ impl Runner {
     /// Whether its end is a failure of its pool that was not counted before: it ended by itself, and hardly lived.
     pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
         let hardly_lived = self.warm_since.is_none_or(|since| now.since(since) < LIVED);
-        let failed = hardly_lived && self.pod.killed_at.is_none() && !self.mourned;
-        self.mourned = true;
+        let failed = hardly_lived && self.pod.killed_at.is_none() && !self.failure_recorded;
+        self.failure_recorded = true;
         failed
     }
 
@@ -317,12 +317,12 @@ impl Runner {
     }
 
     /// Whether it is on its way out.
-    pub(in crate::core) fn goes(&self) -> bool {
+    pub(in crate::core) fn is_terminating(&self) -> bool {
         self.leaving || self.pod.killed_at.is_some() || self.pod.is_over()
     }
 
     /// Whether it takes a place in its pool.
-    pub(in crate::core) fn counts(&self, now: Now) -> bool {
+    pub(in crate::core) fn occupies_ordinal(&self, now: Now) -> bool {
         !self.pod.is_over() && !self.is_stuck(now)
     }
 
@@ -355,8 +355,8 @@ impl Runner {
 
     /// For how many sessions more it can be counted on, of a runner with so many slots, where it cannot be counted as an idle one.
     /// What drains, is spent or does not answer takes none.
-    pub(in crate::core) fn keeps(&self, slots: u32) -> Option<u32> {
-        let lost = self.goes() || matches!(self.link, Link::Silent { .. });
+    pub(in crate::core) fn kept_capacity(&self, slots: u32) -> Option<u32> {
+        let lost = self.is_terminating() || matches!(self.link, Link::Silent { .. });
         match self.state.as_ref().filter(|_| !lost) {
             Some(state) if state.draining || state.spent => Some(0),
             Some(state) => {
@@ -369,17 +369,17 @@ impl Runner {
 
     /// Whether it takes sessions or serves them.
     pub(in crate::core) fn serves(&self) -> bool {
-        self.is_up() && !self.goes() && (self.is_warm() || self.used() > 0)
+        self.is_up() && !self.is_terminating() && (self.is_warm() || self.used() > 0)
     }
 
     /// Whether it has its place: one that drains does for as long as its sessions live.
     pub(in crate::core) fn is_in_place(&self) -> bool {
-        self.serves() || self.goes() && self.used() > 0
+        self.serves() || self.is_terminating() && self.used() > 0
     }
 
     /// Whether it goes, and is known to have no session: nobody has to wait for it.
-    pub(in crate::core) fn is_going_idle(&self) -> bool {
-        self.goes() && self.is_idle() && self.state.is_some()
+    pub(in crate::core) fn is_terminating_idle(&self) -> bool {
+        self.is_terminating() && self.is_idle() && self.state.is_some()
     }
 
     /// Whether it never came up, or came up once and launches no browser any more.
@@ -398,17 +398,17 @@ impl Runner {
     /// Whether it makes the CPUs busy with launching, or is about to.
     pub(in crate::core) fn is_launching(&self, now: Now) -> bool {
         match self.pod.fate {
-            _ if self.goes() => false,
+            _ if self.is_terminating() => false,
             Fate::Pending(None) => now.mono.since(self.created) < START_TIME,
             Fate::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIME,
-            Fate::Pending(Some(_)) | Fate::Over { .. } => false,
+            Fate::Pending(Some(_)) | Fate::Outcome { .. } => false,
         }
     }
 
     /// A runner is overdue when it has had neither a session of ours nor a hot browser for longer than a launch takes. Sessions that
     /// it invents make no difference, and neither does having been warm before.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
-        let launches = self.pod.fate == Fate::Running && !self.goes() && self.sessions.is_empty();
+        let launches = self.pod.fate == Fate::Running && !self.is_terminating() && self.sessions.is_empty();
         let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
         launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIME
     }
@@ -436,7 +436,7 @@ impl Runner {
     /// What more it would take: its own word, but no more than its slots and its list can hold, less what it was sent and has not
     /// reported yet.
     pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
-        if !self.is_up() || self.refused || self.goes() || self.is_unheard() {
+        if !self.is_up() || self.refused || self.is_terminating() || self.is_unheard() {
             return None;
         }
         let state = self.state.as_ref().filter(|state| !state.draining)?;
@@ -628,7 +628,7 @@ mod tests {
     fn a_report_is_news_when_something_changed() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
         assert!(runner.is_unheard() && !runner.is_up());
-        let heard = |is_news, first_warm, becomes_warm| Heard { is_news, first_warm, becomes_warm };
+        let heard = |is_news, first_warm, becomes_warm| ReportChange { is_news, first_warm, becomes_warm };
         assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(true, false, false));
         assert!(!runner.is_unheard() && runner.is_up());
         assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(false, false, false));

@@ -5,14 +5,14 @@ use crate::core::{
     ids::Key,
     pool::state::Pool,
     scheduler::queue::Demand,
-    session::{state::Over, status::Wait},
+    session::{state::Outcome, status::WaitReason},
 };
 use camofleet_crds::{conditions::session as reasons, queue::Arrival, v1alpha1::EngineName};
 use std::collections::BTreeSet;
 
 /// Why a pool does not take what is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::core) enum Objection {
+pub(in crate::core) enum Rejection {
     /// It is being deleted.
     Deleted,
     /// It is not for that namespace.
@@ -27,16 +27,17 @@ pub(in crate::core) enum Objection {
     Lifetime { most: i32 },
 }
 
-impl Objection {
+impl Rejection {
     /// What a session that named the pool is told: that it waits for somebody to change something, or, where it asks for
     /// more than the pool's limits give, that it is refused.
-    pub(in crate::core) fn words_to(self, demand: &Demand, pool: &Key) -> Result<Wait, Over> {
+    pub(in crate::core) fn words_to(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
-            Self::Deleted => {
-                Ok(Wait::new(reasons::NO_MATCHING_POOL, format!("WorkerPool {name} is being deleted: name another")))
-            }
-            Self::Namespace => Ok(Wait::new(
+            Self::Deleted => Ok(WaitReason::new(
+                reasons::NO_MATCHING_POOL,
+                format!("WorkerPool {name} is being deleted: name another"),
+            )),
+            Self::Namespace => Ok(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}: have its \
@@ -44,24 +45,24 @@ impl Objection {
                     pool.namespace
                 ),
             )),
-            Self::Tenant => Ok(Wait::new(
+            Self::Tenant => Ok(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "tenant {tenant} is not among `limits.allowedTenants` of WorkerPool {name}: leave `tenant` out, or have it added"
                 ),
             )),
-            Self::Engine(engine) => Ok(Wait::new(
+            Self::Engine(engine) => Ok(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
                 format!("WorkerPool {name} does not run {engine:?}: name another pool, or leave `engine` out"),
             )),
-            Self::Priority { most } => Err(Over {
+            Self::Priority { most } => Err(Outcome {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
                     "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}: ask for less",
                     demand.priority.0
                 ),
             }),
-            Self::Lifetime { most } => Err(Over {
+            Self::Lifetime { most } => Err(Outcome {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
                     "maxLifetimeSeconds {} is above {most}, the limit of WorkerPool {name}: ask for less",
@@ -74,31 +75,31 @@ impl Objection {
 
 impl Core {
     /// Why that pool does not take that; none: it will, once there is room.
-    pub(in crate::core) fn objection(&self, pool: &Pool, demand: &Demand) -> Option<Objection> {
+    pub(in crate::core) fn rejection(&self, pool: &Pool, demand: &Demand) -> Option<Rejection> {
         let limits = &pool.object().spec.limits;
         // First: what becomes of it is nobody's business for whom it is not.
         if !pool.is_for(&demand.namespace, self.cluster.namespaces()) {
-            return Some(Objection::Namespace);
+            return Some(Rejection::Namespace);
         }
         if pool.is_deleted() {
-            return Some(Objection::Deleted);
+            return Some(Rejection::Deleted);
         }
         if demand.tenant != demand.namespace && !limits.allowed_tenants.contains(&demand.tenant) {
-            return Some(Objection::Tenant);
+            return Some(Rejection::Tenant);
         }
         if let Some(engine) = demand.engine.filter(|engine| !pool.may_run(*engine)) {
-            return Some(Objection::Engine(engine));
+            return Some(Rejection::Engine(engine));
         }
         if demand.priority.0 > limits.max_priority {
-            return Some(Objection::Priority { most: limits.max_priority });
+            return Some(Rejection::Priority { most: limits.max_priority });
         }
         let asked = demand.max_lifetime_seconds.unwrap_or_default();
-        limits.max_lifetime_seconds.filter(|most| asked > *most).map(|most| Objection::Lifetime { most })
+        limits.max_lifetime_seconds.filter(|most| asked > *most).map(|most| Rejection::Lifetime { most })
     }
 
     /// Whether the session would go there, and the pool would have it.
     pub(in crate::core) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
-        self.means(demand, key) && self.objection(pool, demand).is_none()
+        self.means(demand, key) && self.rejection(pool, demand).is_none()
     }
 
     pub(in crate::core) fn means(&self, demand: &Demand, key: &Key) -> bool {
@@ -123,7 +124,7 @@ impl Core {
 
     /// Whether as many wait already, or came before it, as the queues of all pools that would take it let: then the session is
     /// refused.
-    pub(in crate::core) fn is_one_too_many(&self, demand: &Demand, arrival: &Arrival) -> Option<Over> {
+    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<Outcome> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let most = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
@@ -134,7 +135,7 @@ impl Core {
             }
             full = Some((key, most));
         }
-        full.map(|(key, most)| Over {
+        full.map(|(key, most)| Outcome {
             reason: reasons::QUEUE_FULL,
             message: format!(
                 "{most} sessions wait for WorkerPool {} already, which is its `limits.maxQueued`: try again later",

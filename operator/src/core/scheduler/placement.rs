@@ -5,12 +5,12 @@ use crate::core::{
     ids::{Key, Uid},
     messages::{Effect, Observation},
     pool::state::Pool,
-    retry::Pending,
+    retry::RetryState,
     runner::state::Room,
-    scheduler::{admission::Objection, queue::Demand},
+    scheduler::{admission::Rejection, queue::Demand},
     session::{
-        state::{Over, Session, Stage},
-        status::Wait,
+        state::{Outcome, Session, Stage},
+        status::WaitReason,
     },
 };
 use camofleet_crds::{
@@ -106,14 +106,14 @@ struct Lane<'a> {
 
 impl Core {
     /// Gives free slots to those who wait, each to whose turn it is. One that cannot be placed does not block the others.
-    pub(in crate::core) fn choose(&mut self) {
-        if !self.may_choose() || self.sessions.queue().is_empty() {
+    pub(in crate::core) fn schedule(&mut self) {
+        if !self.may_schedule() || self.sessions.queue().is_empty() {
             return;
         }
-        let chosen = self.choices();
+        let chosen = self.assignments();
         for (uid, runner) in chosen {
             let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod().pool.0.clone());
-            self.outbox.send(Effect::Observe(Observation::Chosen {
+            self.outbox.send(Effect::Observe(Observation::Assigned {
                 session: uid.clone(),
                 pool,
                 priority: session.object().spec.priority,
@@ -124,12 +124,12 @@ impl Core {
                 // Whoever had a slot once may wait for another.
                 session.admit();
             }
-            self.set_stage(&uid, Stage::Binding { runner, since, call: Pending::Idle });
+            self.set_stage(&uid, Stage::Binding { runner, since, call: RetryState::Idle });
         }
     }
 
     /// Sessions and the runners that they are to have.
-    fn choices(&self) -> Vec<(Uid, Uid)> {
+    fn assignments(&self) -> Vec<(Uid, Uid)> {
         let mut open = self.open_pools();
         let lanes = self.sessions.queue().lanes().map(|(demand, waiting)| {
             let pools = self.pools_for(demand).map(|(key, _)| key).filter(|key| open.contains_key(key)).collect();
@@ -180,7 +180,7 @@ impl Core {
         for runner in self.runners.iter() {
             let uid = &runner.pod().uid;
             let Some((key, pool)) = self.pools.get_key_value(&runner.pod().pool.0) else { continue };
-            let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.tests(&runner.pod().revision);
+            let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.is_canary(&runner.pod().revision);
             if closed || !runner.pod().belongs_to(pool.object()) {
                 continue;
             }
@@ -192,7 +192,7 @@ impl Core {
                 uid,
                 room,
                 engine: runner.report().and_then(|state| state.engine),
-                current: pool.shapes.makes().revision == runner.pod().revision,
+                current: pool.shapes.current().revision == runner.pod().revision,
                 neighbours: runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
             };
             let open = open.entry(key).or_insert_with(|| Open {
@@ -208,31 +208,31 @@ impl Core {
     }
 
     /// What is due for a session without a slot: to be refused, to be told why it waits, or nothing yet.
-    pub(in crate::core) fn why_it_waits(&self, session: &Session) -> Result<Wait, Over> {
+    pub(in crate::core) fn wait_reason(&self, session: &Session) -> Result<WaitReason, Outcome> {
         let demand = Demand::of(session.object());
-        let Some(key) = &demand.pool else { return Ok(self.why_no_pool_serves(&demand)) };
+        let Some(key) = &demand.pool else { return Ok(self.no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
         let Some(pool) = self.pools.get(key) else {
             // Of other namespaces is not told which pools there are.
             return if *at == demand.namespace {
                 let words = format!("there is no WorkerPool {name} in namespace {at}: create it, or name another");
-                Ok(Wait::new(reasons::NO_MATCHING_POOL, words))
+                Ok(WaitReason::new(reasons::NO_MATCHING_POOL, words))
             } else {
-                Objection::Namespace.words_to(&demand, key)
+                Rejection::Namespace.words_to(&demand, key)
             };
         };
-        if let Some(objection) = self.objection(pool, &demand) {
+        if let Some(objection) = self.rejection(pool, &demand) {
             return objection.words_to(&demand, key);
         }
-        Ok(why_it_has_no_room(pool, &demand))
+        Ok(no_capacity_reason(pool, &demand))
     }
 
-    fn why_no_pool_serves(&self, demand: &Demand) -> Wait {
+    fn no_pool_serves(&self, demand: &Demand) -> WaitReason {
         let namespace = &demand.namespace;
         let mut able = self.pools_for(demand);
         match (able.next(), able.next()) {
-            (Some((_, pool)), None) => why_it_has_no_room(pool, demand),
-            (Some(_), Some(_)) => Wait::new(
+            (Some((_, pool)), None) => no_capacity_reason(pool, demand),
+            (Some(_), Some(_)) => WaitReason::new(
                 reasons::NO_CAPACITY,
                 format!(
                     "every slot that would do, of the pools that namespace {namespace} may use, is taken or not ready yet"
@@ -241,12 +241,12 @@ impl Core {
             (None, _) => {
                 // What the pools of its own namespace have against it can be helped here.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
-                let mut objections = own.filter_map(|(key, pool)| Some((self.objection(pool, demand)?, key)));
+                let mut objections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
                 let words = objections.next().map(|(objection, key)| match objection.words_to(demand, key) {
                     Ok(wait) => wait.message,
                     Err(over) => over.message,
                 });
-                Wait::new(
+                WaitReason::new(
                     reasons::NO_MATCHING_POOL,
                     format!(
                         "no WorkerPool that namespace {namespace} may use can serve this session: {}",
@@ -258,14 +258,14 @@ impl Core {
     }
 }
 
-fn why_it_has_no_room(pool: &Pool, demand: &Demand) -> Wait {
+fn no_capacity_reason(pool: &Pool, demand: &Demand) -> WaitReason {
     let name = pool.object().metadata.name.as_deref().unwrap_or_default();
     let tenant = &demand.tenant;
     let (running, of_tenant) = (pool.sessions(), pool.sessions_of(tenant));
     if let Some(wait) = limit_reached(pool.object(), running, of_tenant, tenant) {
         return wait;
     }
-    let full = |message| Wait::new(reasons::NO_CAPACITY, message);
+    let full = |message| WaitReason::new(reasons::NO_CAPACITY, message);
     if pool.object().spec.autoscaling.is_none() && pool.desired() == 0 {
         full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
     } else {
@@ -274,18 +274,18 @@ fn why_it_has_no_room(pool: &Pool, demand: &Demand) -> Wait {
 }
 
 /// The limit of the pool that keeps a session waiting when so many run, and so many of its tenant.
-fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) -> Option<Wait> {
+fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) -> Option<WaitReason> {
     let limits = &pool.spec.limits;
     let name = pool.metadata.name.as_deref().unwrap_or_default();
     let reached = |limit: Option<i32>, count: u32| limit.filter(|limit| i64::from(count) >= i64::from(*limit));
     if let Some(most) = reached(limits.max_sessions, running) {
-        return Some(Wait::new(
+        return Some(WaitReason::new(
             reasons::POOL_LIMIT_REACHED,
             format!("WorkerPool {name} has its {most} sessions (`limits.maxSessions`)"),
         ));
     }
     reached(limits.max_sessions_per_tenant, of_tenant).map(|most| {
-        Wait::new(
+        WaitReason::new(
             reasons::TENANT_LIMIT_REACHED,
             format!(
                 "tenant {tenant} has its {most} sessions on WorkerPool {name} (`limits.maxSessionsPerTenant`): end one"

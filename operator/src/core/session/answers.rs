@@ -5,9 +5,9 @@ use crate::core::{
     ids::{Key, Uid, version},
     messages::{BindFailure, Effect, Observation, ReadFailure, WriteFailure},
     outbox::Subject,
-    retry::Pending,
+    retry::RetryState,
     runner::{report, state::Runner},
-    session::state::{Bound, Facts, Over, Stage},
+    session::state::{Bound, Outcome, SessionReport, Stage},
     status_write::observe_pruned,
 };
 use camofleet_crds::{
@@ -42,7 +42,7 @@ impl Core {
         let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage().clone());
         match (stage, answer) {
             (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
-                self.runner_has(pod, uid, Facts::answered(&answer), (&answer.boot_id, answer.generation));
+                self.runner_has(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
                 self.settle_if_ended(uid, &answer);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
@@ -52,28 +52,29 @@ impl Core {
                 self.set_stage(uid, Stage::Waiting);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(words))) if runner == *pod => {
-                self.set_stage(uid, Stage::Over(Over { reason: reasons::LAUNCH_FAILED, message: words }));
+                self.set_stage(uid, Stage::Outcome(Outcome { reason: reasons::LAUNCH_FAILED, message: words }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
             // A call that took new time-outs to a session that is there already.
             (Stage::Bound(bound), Ok(answer)) if bound.runner == *pod => {
                 // Its list may have told of a later phase already.
-                let facts = bound.facts.clone().unwrap_or_else(|| Facts::answered(&answer));
-                let bound = Bound { facts: Some(facts), sent_generation: generation, call: Pending::Idle, ..bound };
+                let report = bound.report.clone().unwrap_or_else(|| SessionReport::answered(&answer));
+                let bound =
+                    Bound { report: Some(report), sent_generation: generation, call: RetryState::Idle, ..bound };
                 self.set_stage(uid, Stage::Bound(bound));
                 self.settle_if_ended(uid, &answer);
             }
             (Stage::Bound(bound), Err(_)) if bound.runner == *pod => self.call_failed(uid),
             // An answer to a call for something that was given up since: the runner's own list will tell.
             (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
-            (Stage::Over(_) | Stage::Finished { .. }, _)
+            (Stage::Outcome(_) | Stage::Finished { .. }, _)
             | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
         }
     }
 
     fn settle_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
         if answer.session.phase == SessionPhase::Ended {
-            self.set_stage(uid, Stage::Over(Over::reported(answer.session.end.as_ref())));
+            self.set_stage(uid, Stage::Outcome(Outcome::reported(answer.session.end.as_ref())));
         }
     }
 
@@ -95,12 +96,12 @@ impl Core {
                 if version(object.as_ref()) >= version(session.object().as_ref()) {
                     self.replace_object(uid, object.clone());
                 }
-                self.tell_what_changed(uid, decided_on, &object);
-                self.yield_to_what_is_published(uid);
+                self.announce_changes(uid, decided_on, &object);
+                self.adopt_published_stage(uid);
                 self.end_copies(uid);
                 let known = matches!(self.sessions[uid].stage(), Stage::Finished { .. });
                 if object.state() == SessionState::Finished && !known {
-                    self.set_stage(uid, Stage::Finished { at: self.outbox.mono(), delete: Pending::Idle });
+                    self.set_stage(uid, Stage::Finished { at: self.outbox.mono(), delete: RetryState::Idle });
                     self.end_wherever_listed(uid);
                 }
             }
@@ -181,7 +182,7 @@ impl Core {
         }
         if answer == Ok(false) && !known {
             let message = "its pod was deleted while no operator looked".to_owned();
-            self.set_stage(uid, Stage::Over(Over { reason: reasons::RUNNER_LOST, message }));
+            self.set_stage(uid, Stage::Outcome(Outcome { reason: reasons::RUNNER_LOST, message }));
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
@@ -200,7 +201,7 @@ impl Core {
     }
 
     /// Events for people, and measures, of what a write made known.
-    fn tell_what_changed(&mut self, uid: &Uid, former: &BrowserSession, object: &Arc<BrowserSession>) {
+    fn announce_changes(&mut self, uid: &Uid, former: &BrowserSession, object: &Arc<BrowserSession>) {
         let conditions_of = |object: &BrowserSession| {
             object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
         };
@@ -211,7 +212,7 @@ impl Core {
             let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
             if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
                 let fails = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
-                self.outbox.send(Effect::Tell {
+                self.outbox.send(Effect::PublishEvent {
                     session: object.clone(),
                     normal: !fails,
                     // A reason of an event says what happened: Scheduled, Ready, or why it finished.

@@ -5,15 +5,15 @@ use crate::core::{
     ids::{Key, Uid, version},
     messages::{Effect, Observation},
     outbox::Subject,
-    retry::Pending,
+    retry::RetryState,
     runner::{
         report::Report,
         state::{Link, SHOW_UNREACHABLE_AFTER},
     },
-    scheduler::{admission::Objection, queue::Demand},
+    scheduler::{admission::Rejection, queue::Demand},
     session::{
-        state::{Bound, Facts, Over, Session, Stage},
-        status::{self, Place, Wait},
+        state::{Bound, Outcome, Session, SessionReport, Stage},
+        status::{self, Place, WaitReason},
     },
 };
 use camofleet_crds::{
@@ -47,7 +47,7 @@ impl Core {
             return;
         }
         self.replace_object(&uid, object);
-        self.yield_to_what_is_published(&uid);
+        self.adopt_published_stage(&uid);
         self.outbox.enqueue(Subject::Session(uid));
     }
 
@@ -75,7 +75,7 @@ impl Core {
     }
 
     /// Another leader may have published something else than this one was about to: what is published holds.
-    pub(in crate::core) fn yield_to_what_is_published(&mut self, uid: &Uid) {
+    pub(in crate::core) fn adopt_published_stage(&mut self, uid: &Uid) {
         let session = &self.sessions[uid];
         let published = Session::published_stage(session.object(), self.outbox.now());
         let yields = match (&published, session.stage()) {
@@ -83,8 +83,8 @@ impl Core {
             (Stage::Finished { .. }, _) => true,
             (Stage::Bound(told), Stage::Waiting | Stage::Binding { .. }) => session.runner() != Some(&told.runner),
             (Stage::Bound(told), Stage::Bound(own)) => told.runner != own.runner,
-            (Stage::Bound(_), Stage::Over(_) | Stage::Finished { .. })
-            | (Stage::Waiting | Stage::Binding { .. } | Stage::Over(_), _) => false,
+            (Stage::Bound(_), Stage::Outcome(_) | Stage::Finished { .. })
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Outcome(_), _) => false,
         };
         if !yields {
             return;
@@ -107,25 +107,38 @@ impl Core {
         }
         if change.left != change.entered {
             if let Some(runner) = change.left {
-                self.book(&change.object, &runner, false);
+                self.unassign(&change.object, &runner);
             }
             if let Some(runner) = change.entered {
-                self.book(&change.object, &runner, true);
+                self.assign(&change.object, &runner);
             }
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
 
-    /// The ledger's entry: a session is on that runner, on its tenant's account, or it is there no more.
-    pub(in crate::core) fn book(&mut self, session: &BrowserSession, runner: &Uid, here: bool) {
+    /// Counts a session on a runner and for its tenant.
+    pub(in crate::core) fn assign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
-        let Some(runner) = self.runners.get_mut(runner) else { return };
-        let changes = if here { runner.assign(uid) } else { runner.unassign(uid) };
-        let key = &runner.pod().pool.0;
-        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changes && runner.pod().belongs_to(pool.object())) {
-            pool.count(session.tenant(), here);
+        let Some(runner) = self.runners.get_mut(pod) else { return };
+        let changed = runner.assign(uid);
+        self.count_for_tenant(session, pod, changed, true);
+    }
+
+    /// Takes a session off a runner, and off its tenant's account.
+    pub(in crate::core) fn unassign(&mut self, session: &BrowserSession, pod: &Uid) {
+        let Some(uid) = &session.metadata.uid else { return };
+        let Some(runner) = self.runners.get_mut(pod) else { return };
+        let changed = runner.unassign(uid);
+        self.count_for_tenant(session, pod, changed, false);
+    }
+
+    fn count_for_tenant(&mut self, session: &BrowserSession, pod: &Uid, changed: bool, more: bool) {
+        let pod = self.runners[pod].pod();
+        let key = &pod.pool.0;
+        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changed && pod.belongs_to(pool.object())) {
+            pool.count(session.tenant(), more);
         }
-        self.outbox.enqueue(Subject::Runner(runner.pod().uid.clone()));
+        self.outbox.enqueue(Subject::Runner(pod.uid.clone()));
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
@@ -137,7 +150,7 @@ impl Core {
         }
         self.tombstones.insert(uid, self.outbox.mono());
         if let Some(pod) = session.runner() {
-            self.book(session.object(), pod, false);
+            self.unassign(session.object(), pod);
             self.end_on(pod, uid);
         }
         self.end_wherever_listed(uid);
@@ -149,7 +162,7 @@ impl Core {
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
-            Stage::Over(over) => over.reason,
+            Stage::Outcome(over) => over.reason,
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
@@ -172,33 +185,33 @@ impl Core {
         match session.stage() {
             // It ended before anybody was told of it.
             Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_on(pod, session) => {
-                self.set_stage(uid, Stage::Over(Over::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Outcome(Outcome::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
-                self.set_stage(uid, Stage::Over(Over::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Outcome(Outcome::reported(entry.end.as_ref())));
             }
             Stage::Waiting if self.may_be_on(pod, session) => {
-                self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
+                self.runner_has(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
             // No leader gave it to that runner.
             Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
-                self.runner_has(pod, uid, Facts::listed(entry, state), (&state.boot_id, state.generation));
+                self.runner_has(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
-                    let over = Over::reported(entry.end.as_ref());
-                    self.set_stage(uid, Stage::Over(over));
+                    let over = Outcome::reported(entry.end.as_ref());
+                    self.set_stage(uid, Stage::Outcome(over));
                 } else {
-                    let facts = Facts::listed(entry, state);
-                    if bound.facts.as_ref() != Some(&facts) {
-                        let bound = Bound { facts: Some(facts), ..bound.clone() };
+                    let report = SessionReport::listed(entry, state);
+                    if bound.report.as_ref() != Some(&report) {
+                        let bound = Bound { report: Some(report), ..bound.clone() };
                         self.set_stage(uid, Stage::Bound(bound));
                     }
                 }
             }
             // What it should not have is ended by `end_unwanted`.
-            Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
+            Stage::Binding { .. } | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -210,7 +223,7 @@ impl Core {
         let Some(pool) = self.pool_of(runner) else {
             return key.namespace == demand.namespace && self.means(&demand, key);
         };
-        let refused = matches!(self.objection(pool, &demand), Some(Objection::Namespace | Objection::Tenant));
+        let refused = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
         self.means(&demand, key) && !refused
     }
 
@@ -218,38 +231,38 @@ impl Core {
         &mut self,
         pod: &Uid,
         uid: &Uid,
-        facts: Facts,
+        report: SessionReport,
         (boot_id, generation): (&str, u64),
     ) {
         let session = &self.sessions[uid];
         let (since, sent_generation) = match session.stage() {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
             // Adopted: nobody knows which time-outs it was sent, so they are sent again.
-            Stage::Waiting | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => (None, 0),
+            Stage::Waiting | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
             self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.mono().since(since) }));
         }
         let listed_from = Some((boot_id.to_owned(), generation));
         let bound =
-            Bound { runner: pod.clone(), facts: Some(facts), listed_from, sent_generation, call: Pending::Idle };
+            Bound { runner: pod.clone(), report: Some(report), listed_from, sent_generation, call: RetryState::Idle };
         self.set_stage(uid, Stage::Bound(bound));
     }
 
     /// Everything that is due for a session.
-    pub(in crate::core) fn look_at_session(&mut self, uid: &Uid) {
+    pub(in crate::core) fn reconcile_session(&mut self, uid: &Uid) {
         if !self.sessions.contains(uid) {
             return;
         }
-        self.call_for(uid);
-        let wait = self.waited(uid);
+        self.make_due_call(uid);
+        let wait = self.reconcile_waiting(uid);
         self.publish(uid, wait.as_ref());
         let alarm = self.alarm_of(uid);
         self.outbox.requeue_at(Subject::Session(uid.clone()), alarm);
     }
 
     /// Makes the call that its stage wants: to the runner, or to have it deleted.
-    fn call_for(&mut self, uid: &Uid) {
+    fn make_due_call(&mut self, uid: &Uid) {
         let now = self.outbox.mono();
         let session = &self.sessions[uid];
         let generation = session.generation();
@@ -260,7 +273,7 @@ impl Core {
                 }
             }
             Stage::Bound(bound)
-                if bound.sent_generation != generation && bound.facts.is_some() && bound.call.may_start(now) =>
+                if bound.sent_generation != generation && bound.report.is_some() && bound.call.may_start(now) =>
             {
                 if self.bind_on(&bound.runner, uid, false) {
                     self.call_started(uid);
@@ -280,7 +293,7 @@ impl Core {
                 self.outbox.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Over(_) | Stage::Finished { .. } => {}
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -316,9 +329,9 @@ impl Core {
     }
 
     /// Of one that waits: ends it when it is refused or has waited too long, or says why it waits once that is worth saying.
-    fn waited(&mut self, uid: &Uid) -> Option<Wait> {
+    fn reconcile_waiting(&mut self, uid: &Uid) -> Option<WaitReason> {
         let session = &self.sessions[uid];
-        if !session.waits() || !self.may_choose() {
+        if !session.waits() || !self.may_schedule() {
             return None;
         }
         match self.wait_of(session) {
@@ -331,15 +344,15 @@ impl Core {
                 wait
             }
             Err(over) => {
-                self.set_stage(uid, Stage::Over(over));
+                self.set_stage(uid, Stage::Outcome(over));
                 None
             }
         }
     }
 
-    fn wait_of(&self, session: &Session) -> Result<Option<Wait>, Over> {
-        let wait = self.why_it_waits(session)?;
-        let one_too_many = || self.is_one_too_many(&Demand::of(session.object()), &Arrival::of(session.object()));
+    fn wait_of(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
+        let wait = self.wait_reason(session)?;
+        let one_too_many = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
         if let Some(over) = (!session.is_admitted()).then(one_too_many).flatten() {
             return Err(over);
         }
@@ -347,7 +360,7 @@ impl Core {
         let limit = seconds(session.object().spec.queue_timeout_seconds);
         if waited >= limit {
             let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
-            return Err(Over { reason: reasons::QUEUE_TIMEOUT, message });
+            return Err(Outcome { reason: reasons::QUEUE_TIMEOUT, message });
         }
         Ok((self.outbox.mono() >= session.shown_from()).then_some(wait))
     }
@@ -359,15 +372,15 @@ impl Core {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
                 let (show, end) = (session.shown_from(), session.created().after(limit));
                 let again = if show > self.outbox.mono() { show } else { self.outbox.mono().after(LOOK_AGAIN) };
-                // Nobody is timed out before slots may be given out: `heard_of` looks again then.
-                self.may_choose().then_some(again.min(end))
+                // Nobody is timed out before slots may be given out: `runner_accounted` looks again then.
+                self.may_schedule().then_some(again.min(end))
             }
             Stage::Binding { call, .. } => call.wakes(),
             Stage::Bound(bound) => bound.call.wakes(),
-            Stage::Over(_) => None,
+            Stage::Outcome(_) => None,
             Stage::Finished { at, delete } => match delete {
-                Pending::Idle => Some(at.after(self.ttl(uid))),
-                Pending::InFlight { .. } | Pending::Pause { .. } | Pending::Refused => delete.wakes(),
+                RetryState::Idle => Some(at.after(self.ttl(uid))),
+                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.wakes(),
             },
         };
         // All that was due has been done: what is not later than now wakes for nothing, and must not hide what is.
@@ -375,7 +388,7 @@ impl Core {
     }
 
     /// Writes its status, if that is not what it should be.
-    fn publish(&mut self, uid: &Uid, wait: Option<&Wait>) {
+    fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
         if session.write().rests(self.outbox.mono()) {
             return;
@@ -390,21 +403,22 @@ impl Core {
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
-        let wished =
+        let desired =
             status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.outbox.now());
         let stored = session.object().status.as_ref();
-        let Some(wished) = wished.filter(|wished| session.write().is_due(stored, wished, self.outbox.mono())) else {
+        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.mono()))
+        else {
             return;
         };
-        let urgent = wished.state != SessionState::Queued;
+        let urgent = desired.state != SessionState::Queued;
         let object = session.object().clone();
         if !urgent && !self.sessions.begin_queued_write(uid) {
             return;
         }
         if let Some(session) = self.sessions.get_mut(uid) {
-            session.begin_write(wished.clone());
+            session.begin_write(desired.clone());
         }
-        self.outbox.send(Effect::PatchSession { session: object, status: Box::new(wished), urgent });
+        self.outbox.send(Effect::PatchSession { session: object, status: Box::new(desired), urgent });
     }
 }
 

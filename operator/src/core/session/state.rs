@@ -14,8 +14,8 @@ use crate::core::{
     clock::{Interval, Mono, Now},
     ids::{Key, Uid},
     messages::WriteFailure,
-    retry::Pending,
-    runner::report::{Listed, Report},
+    retry::RetryState,
+    runner::report::{ListedSession, Report},
     scheduler::queue::{Demand, Queue},
     session::queued_writes::QueuedWrites,
     status_write::StatusWrite,
@@ -41,7 +41,7 @@ pub(in crate::core) struct Session {
     seen: Option<Now>,
     write: StatusWrite<BrowserSessionStatus>,
     /// A write that names its runner is under way, or may have been done though it failed.
-    telling: bool,
+    publishing: bool,
     /// It may wait: it was not too many when it came.
     admitted: bool,
 }
@@ -51,25 +51,25 @@ pub(in crate::core) enum Stage {
     /// It has no slot.
     Waiting,
     /// A slot was chosen, and nobody knows yet whether the runner took it.
-    Binding { runner: Uid, since: Mono, call: Pending },
+    Binding { runner: Uid, since: Mono, call: RetryState },
     /// The runner has it, or is believed to.
     Bound(Bound),
     /// It is over, which is not published yet.
-    Over(Over),
+    Outcome(Outcome),
     /// It is over, and everybody may know.
-    Finished { at: Mono, delete: Pending },
+    Finished { at: Mono, delete: RetryState },
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::core) struct Bound {
     pub(in crate::core) runner: Uid,
     /// What the runner told. None: only the status says so (after a restart), and the runner has not spoken yet.
-    pub(in crate::core) facts: Option<Facts>,
+    pub(in crate::core) report: Option<SessionReport>,
     /// The first of the runner's states in which its absence means that it is gone: boot id and generation. None: any.
     pub(in crate::core) listed_from: Option<(String, u64)>,
     /// Generation of the spec that the runner was sent.
     pub(in crate::core) sent_generation: i64,
-    pub(in crate::core) call: Pending,
+    pub(in crate::core) call: RetryState,
 }
 
 impl Bound {
@@ -83,7 +83,7 @@ impl Bound {
 
 /// What a runner told of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Facts {
+pub(in crate::core) struct SessionReport {
     pub(in crate::core) phase: SessionPhase,
     pub(in crate::core) tier: Tier,
     pub(in crate::core) display: Display,
@@ -92,7 +92,7 @@ pub(in crate::core) struct Facts {
     pub(in crate::core) playwright_version: String,
 }
 
-impl Facts {
+impl SessionReport {
     pub(in crate::core) fn answered(answer: &BindAnswer) -> Self {
         Self {
             phase: answer.session.phase,
@@ -104,7 +104,7 @@ impl Facts {
         }
     }
 
-    pub(in crate::core) fn listed(session: &Listed, state: &Report) -> Self {
+    pub(in crate::core) fn listed(session: &ListedSession, state: &Report) -> Self {
         Self {
             phase: session.phase,
             tier: session.tier,
@@ -118,12 +118,12 @@ impl Facts {
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Over {
+pub(in crate::core) struct Outcome {
     pub(in crate::core) reason: &'static str,
     pub(in crate::core) message: String,
 }
 
-impl Over {
+impl Outcome {
     /// What a runner reported.
     pub(in crate::core) fn reported(end: Option<&camofleet_runner_api::End>) -> Self {
         let Some(end) = end else {
@@ -161,7 +161,7 @@ impl Session {
             stage: Stage::Waiting,
             created,
             write: StatusWrite::default(),
-            telling: false,
+            publishing: false,
         }
     }
 
@@ -195,7 +195,7 @@ impl Session {
 
     /// The write of this status begins.
     pub(in crate::core) fn begin_write(&mut self, status: BrowserSessionStatus) {
-        self.telling = status.runner.is_some();
+        self.publishing = status.runner.is_some();
         self.write.begin(status);
     }
 
@@ -206,7 +206,7 @@ impl Session {
         stored: Option<&BrowserSessionStatus>,
         now: Mono,
     ) -> Vec<String> {
-        self.telling = false;
+        self.publishing = false;
         self.write.landed(stored, uid, now)
     }
 
@@ -216,7 +216,7 @@ impl Session {
 
     /// What is stored was read: no write is under way.
     pub(in crate::core) fn write_settled(&mut self) {
-        (self.write, self.telling) = (StatusWrite::default(), false);
+        (self.write, self.publishing) = (StatusWrite::default(), false);
     }
 
     /// The call that its stage wants is under way: to its runner, or to have it deleted.
@@ -236,15 +236,15 @@ impl Session {
     /// That call was answered, and none is wanted.
     pub(in crate::core) fn call_settled(&mut self) {
         if let Some(call) = self.call_mut() {
-            *call = Pending::Idle;
+            *call = RetryState::Idle;
         }
     }
 
-    fn call_mut(&mut self) -> Option<&mut Pending> {
+    fn call_mut(&mut self) -> Option<&mut RetryState> {
         match &mut self.stage {
             Stage::Binding { call, .. } | Stage::Bound(Bound { call, .. }) => Some(call),
             Stage::Finished { delete, .. } => Some(delete),
-            Stage::Waiting | Stage::Over(_) => None,
+            Stage::Waiting | Stage::Outcome(_) => None,
         }
     }
 
@@ -275,14 +275,14 @@ impl Session {
     pub(in crate::core) fn runner(&self) -> Option<&Uid> {
         match &self.stage {
             Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
-            Stage::Waiting | Stage::Over(_) | Stage::Finished { .. } => None,
+            Stage::Waiting | Stage::Outcome(_) | Stage::Finished { .. } => None,
         }
     }
 
     /// The runner that users were told, or may be being told just now.
     pub(in crate::core) fn is_published(&self) -> bool {
         let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
-        told || self.telling
+        told || self.publishing
     }
 
     /// Its status names a runner, and not the one in this pod.
@@ -301,15 +301,15 @@ impl Session {
         let Some(status) = &object.status else { return Stage::Waiting };
         if status.state == SessionState::Finished {
             let at = status.finished_time.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
-            return Stage::Finished { at, delete: Pending::Idle };
+            return Stage::Finished { at, delete: RetryState::Idle };
         }
         match &status.runner {
             Some(runner) => Stage::Bound(Bound {
                 runner: runner.uid.clone(),
-                facts: None,
+                report: None,
                 listed_from: None,
                 sent_generation: status.observed_generation.unwrap_or_default(),
-                call: Pending::Idle,
+                call: RetryState::Idle,
             }),
             None => Stage::Waiting,
         }
@@ -464,7 +464,7 @@ mod tests {
     }
 
     fn binding() -> Stage {
-        Stage::Binding { runner: "r".into(), since: Mono(0), call: Pending::Idle }
+        Stage::Binding { runner: "r".into(), since: Mono(0), call: RetryState::Idle }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::core::{
     clock::Now,
     ids::Key,
-    session::state::{Bound, Over, Session, Stage},
+    session::state::{Bound, Outcome, Session, Stage},
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, STALLED, Truth, session as reasons},
@@ -26,12 +26,12 @@ pub(super) struct Place<'a> {
 
 /// Why a session waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Wait {
+pub(in crate::core) struct WaitReason {
     pub(in crate::core) reason: &'static str,
     pub(in crate::core) message: String,
 }
 
-impl Wait {
+impl WaitReason {
     pub(in crate::core) fn new(reason: &'static str, message: String) -> Self {
         Self { reason, message }
     }
@@ -41,7 +41,7 @@ impl Wait {
 pub(super) fn of_session(
     session: &Session,
     place: Option<&Place>,
-    wait: Option<&Wait>,
+    wait: Option<&WaitReason>,
     public_url: &str,
     now: Now,
 ) -> Option<BrowserSessionStatus> {
@@ -52,11 +52,11 @@ pub(super) fn of_session(
         Stage::Finished { .. } => seen_again(former, session),
         Stage::Bound(bound) => {
             let place = place?;
-            let Some(facts) = bound.facts.as_ref() else { return unheard(former, bound, place, now) };
+            let Some(report) = bound.report.as_ref() else { return unheard(former, bound, place, now) };
             // Adopted: it is published once the runner has the time-outs of this generation. And what ends is published
             // when it has ended, not as Ready first.
             let was_ready = former.state == SessionState::Ready;
-            if bound.sent_generation == 0 || (facts.phase > SessionPhase::Ready && !was_ready) {
+            if bound.sent_generation == 0 || (report.phase > SessionPhase::Ready && !was_ready) {
                 return None;
             }
             let mut status = former;
@@ -70,10 +70,10 @@ pub(super) fn of_session(
                 uid: bound.runner.clone(),
                 address: place.address.map(|ip| std::net::SocketAddr::from((ip, PORT)).to_string()).unwrap_or_default(),
             });
-            status.engine = facts.engine;
-            status.browser_version.clone_from(&facts.browser_version);
-            status.playwright_version = Some(facts.playwright_version.clone());
-            status.start_tier = Some(match facts.tier {
+            status.engine = report.engine;
+            status.browser_version.clone_from(&report.browser_version);
+            status.playwright_version = Some(report.playwright_version.clone());
+            status.start_tier = Some(match report.tier {
                 Tier::Hot => StartTier::Hot,
                 Tier::Cold => StartTier::Cold,
             });
@@ -88,7 +88,7 @@ pub(super) fn of_session(
             note.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", place.runner.name));
             note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
             note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
-            match facts.phase {
+            match report.phase {
                 SessionPhase::Starting => {
                     note.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
                     status.state = SessionState::Starting;
@@ -106,7 +106,7 @@ pub(super) fn of_session(
                     status.ready_time.get_or_insert(MicroTime(now.wall));
                     let key = Key::of(session.object().as_ref());
                     status.ws_endpoint = Some(ws_endpoint(public_url, "ws", &key));
-                    status.vnc = (facts.display == Display::LiveView).then(|| LiveViewRef {
+                    status.vnc = (report.display == Display::LiveView).then(|| LiveViewRef {
                         url: format!("{public_url}/view/{}/{}", key.namespace, key.name),
                         ws_endpoint: ws_endpoint(public_url, "vnc", &key),
                     });
@@ -114,7 +114,7 @@ pub(super) fn of_session(
             }
             Some(status)
         }
-        Stage::Over(over) => Some(finished(former, session, over, now)),
+        Stage::Outcome(over) => Some(finished(former, session, over, now)),
     }
 }
 
@@ -145,7 +145,7 @@ fn unreachable(place: &Place) -> String {
     format!("runner {} does not answer; the browser may be alive and well", place.runner.name)
 }
 
-fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now: Now) -> BrowserSessionStatus {
+fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Queued;
     let mut note = Conditions::new(&mut status, session.object().metadata.generation, now);
@@ -156,7 +156,7 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &Wait, now:
     status
 }
 
-fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Over, now: Now) -> BrowserSessionStatus {
+fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Outcome, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Finished;
     status.ws_endpoint = None;

@@ -5,7 +5,7 @@ use crate::core::{
     ids::Uid,
     messages::Effect,
     outbox::Subject,
-    runner::report::{Listed, Report},
+    runner::report::{ListedSession, Report},
     session::state::{Bound, Stage},
 };
 use camofleet_runner_api::SessionPhase;
@@ -52,7 +52,7 @@ impl Core {
     }
 
     /// A runner must not keep a session that was deleted, has finished, or is published on another runner.
-    fn is_unwanted(&self, pod: &Uid, entry: &Listed) -> bool {
+    fn is_unwanted(&self, pod: &Uid, entry: &ListedSession) -> bool {
         match self.sessions.get(&entry.uid) {
             None => self.tombstones.contains(&entry.uid) && entry.phase != SessionPhase::Ending,
             Some(session) => match session.stage() {
@@ -61,7 +61,7 @@ impl Core {
                 }
                 Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
                 // The runner may forget a session that is over once its end is published.
-                Stage::Over(_) | Stage::Waiting => false,
+                Stage::Outcome(_) | Stage::Waiting => false,
             },
         }
     }

@@ -10,7 +10,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPool, WorkerPoolSpec,
 };
 use camofleet_operator::core::{
-    Change, Input, WriteFailure,
+    Change, Event, WriteFailure,
     runner::pod_read::{Fate, RunnerPod},
 };
 use k8s_openapi::{
@@ -35,16 +35,16 @@ impl Kind {
 
 impl World {
     /// All that there is of a kind, as a list has it.
-    pub(super) fn list(&self, kind: Kind) -> Input {
+    pub(super) fn list(&self, kind: Kind) -> Event {
         match kind {
-            Kind::Sessions => Input::Sessions(Change::All(self.sessions.values().cloned().collect())),
-            Kind::Pools => Input::Pools(Change::All(self.pool.iter().cloned().collect())),
-            Kind::Pods => Input::Pods(Change::All(self.runners.iter().map(|runner| runner.pod.clone()).collect())),
-            Kind::Nodes => Input::Nodes(Change::All(self.nodes.clone())),
+            Kind::Sessions => Event::Sessions(Change::All(self.sessions.values().cloned().collect())),
+            Kind::Pools => Event::Pools(Change::All(self.pool.iter().cloned().collect())),
+            Kind::Pods => Event::Pods(Change::All(self.runners.iter().map(|runner| runner.pod.clone()).collect())),
+            Kind::Nodes => Event::Nodes(Change::All(self.nodes.clone())),
         }
     }
 
-    fn publish(&mut self, kind: Kind, news: Input) {
+    fn publish(&mut self, kind: Kind, news: Event) {
         self.news[kind as usize].push(news);
     }
 
@@ -84,7 +84,7 @@ impl World {
     pub fn delete(&mut self, name: &str) {
         if let Some(session) = self.sessions.remove(name) {
             self.version += 1;
-            self.publish(Kind::Sessions, Input::Sessions(Change::Gone(session)));
+            self.publish(Kind::Sessions, Event::Sessions(Change::Gone(session)));
         }
     }
 
@@ -101,7 +101,7 @@ impl World {
         session.metadata.resource_version = Some(self.next_version().to_string());
         let session = Arc::new(session);
         self.sessions.insert(session.metadata.name.clone().unwrap(), session.clone());
-        self.publish(Kind::Sessions, Input::Sessions(Change::Applied(session.clone())));
+        self.publish(Kind::Sessions, Event::Sessions(Change::Applied(session.clone())));
         session
     }
 
@@ -189,10 +189,10 @@ impl World {
         let held = pool.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
         if pool.metadata.deletion_timestamp.is_some() && !held {
             self.pool = None;
-            self.publish(Kind::Pools, Input::Pools(Change::Gone(pool.clone())));
+            self.publish(Kind::Pools, Event::Pools(Change::Gone(pool.clone())));
         } else {
             self.pool = Some(pool.clone());
-            self.publish(Kind::Pools, Input::Pools(Change::Applied(pool.clone())));
+            self.publish(Kind::Pools, Event::Pools(Change::Applied(pool.clone())));
         }
         pool
     }
@@ -226,7 +226,7 @@ impl World {
     pub fn cordon(&mut self, node: usize, cordoned: bool) {
         let at = node % self.nodes.len();
         self.nodes[at].cordoned = cordoned;
-        self.publish(Kind::Nodes, Input::Nodes(Change::Applied(self.nodes[at].clone())));
+        self.publish(Kind::Nodes, Event::Nodes(Change::Applied(self.nodes[at].clone())));
     }
 
     // Pods
@@ -256,7 +256,7 @@ impl World {
 
     fn publish_pod(&mut self, at: usize) {
         self.runners[at].pod.version = self.next_version();
-        self.publish(Kind::Pods, Input::Pods(Change::Applied(self.runners[at].pod.clone())));
+        self.publish(Kind::Pods, Event::Pods(Change::Applied(self.runners[at].pod.clone())));
     }
 
     /// The kubelet starts its container. One that no node took waits until a node does.
@@ -279,7 +279,7 @@ impl World {
             return;
         }
         runner.die();
-        runner.pod.fate = Fate::Over { words: "its container ended with exit code 1".into(), out_of_memory: false };
+        runner.pod.fate = Fate::Outcome { words: "its container ended with exit code 1".into(), out_of_memory: false };
         self.publish_pod(at);
     }
 
@@ -304,6 +304,6 @@ impl World {
     pub fn kill_pod(&mut self, at: usize) {
         let runner = self.runners.remove(at);
         self.version += 1;
-        self.publish(Kind::Pods, Input::Pods(Change::Gone(runner.pod)));
+        self.publish(Kind::Pods, Event::Pods(Change::Gone(runner.pod)));
     }
 }

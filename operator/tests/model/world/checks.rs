@@ -49,7 +49,7 @@ impl World {
         }
         // Many failures have a long pause after them.
         for _ in 0..60 {
-            if self.wished().is_none_or(|wished| self.runners.len() >= wished) {
+            if self.update().is_none_or(|wished| self.runners.len() >= wished) {
                 break;
             }
             self.settle_for(leader, 10_000);
@@ -86,7 +86,7 @@ impl World {
 
     /// How many runners there should be, if there is a pool that is to stay: of one that is autoscaled those that have sessions
     /// or take no more, and room for its buffer.
-    fn wished(&self) -> Option<usize> {
+    fn update(&self) -> Option<usize> {
         let pool = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none())?;
         let wished = match &pool.spec.autoscaling {
             None => pool.spec.fixed_replicas(),
@@ -194,7 +194,7 @@ impl World {
     fn wrong_with_runners(&self) -> Vec<String> {
         // One that drains keeps its place until it is gone, and one too many with a session drains.
         let staying: Vec<_> = self.runners.iter().filter(|runner| !runner.draining).collect();
-        let Some(wished) = self.wished() else {
+        let Some(wished) = self.update() else {
             let alone = self.pool.is_some() && self.runners.iter().all(|runner| runner.sessions.is_empty());
             let stays = (!staying.is_empty()).then(|| format!("{} runners stay without a pool", staying.len()));
             return stays.into_iter().chain(alone.then(|| "an empty pool is not let go".to_owned())).collect();

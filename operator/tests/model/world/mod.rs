@@ -11,7 +11,7 @@ mod runners;
 
 use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
-use camofleet_operator::core::{Core, Effect, Input, Mono, Node, Now};
+use camofleet_operator::core::{Core, Effect, Event, Mono, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use runners::Contact;
 use runners::Runner;
@@ -87,8 +87,8 @@ pub struct Operator {
     /// How much of the API server's news of each kind it was told.
     told: [usize; Kind::ALL.len()],
     /// Lists that were read anew, since the watch had lost its place, and have not been told yet.
-    lists: [Option<Input>; Kind::ALL.len()],
-    inbox: Vec<Input>,
+    lists: [Option<Event>; Kind::ALL.len()],
+    inbox: Vec<Event>,
     /// Calls under way, each with the epoch that it was made in.
     calls: Vec<(Effect, u64)>,
     follows: BTreeSet<String>,
@@ -110,7 +110,7 @@ pub struct World {
     pool: Option<Arc<WorkerPool>>,
     nodes: Vec<Node>,
     /// The API server's news, by kind.
-    news: [Vec<Input>; Kind::ALL.len()],
+    news: [Vec<Event>; Kind::ALL.len()],
     pub runners: Vec<Runner>,
     pub operators: Vec<Operator>,
     epoch: u64,

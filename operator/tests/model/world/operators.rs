@@ -4,7 +4,7 @@ use super::{Luck, Operator, Sabotage, World, api::Kind, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Input, ReadFailure, Report, WriteFailure, runner::pod_read::Fate,
+    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::Fate,
 };
 use camofleet_runner_api::RunnerState;
 use std::{
@@ -40,7 +40,7 @@ impl World {
         for kind in Kind::ALL {
             operator.receive(self.list(kind));
         }
-        operator.receive(Input::Keys("{}".into()));
+        operator.receive(Event::Keys("{}".into()));
         operator
     }
 
@@ -60,7 +60,7 @@ impl World {
     fn begin_term(&mut self, index: usize) {
         if let Some(former) = self.leader {
             // One that is paused learns of it when it wakes.
-            self.operators[former].inbox.push(Input::Follows);
+            self.operators[former].inbox.push(Event::Follows);
         }
         self.epoch = self.next_version();
         self.leader = Some(index);
@@ -68,7 +68,7 @@ impl World {
         operator.epoch = self.epoch;
         operator.pods_before = operator.pods.clone();
         operator.heard.clear();
-        operator.inbox.push(Input::Leads);
+        operator.inbox.push(Event::Leads);
     }
 
     pub fn restart(&mut self, index: usize) {
@@ -95,8 +95,8 @@ impl World {
         let kind = Kind::ALL[kind % Kind::ALL.len()];
         let operator = &mut self.operators[index];
         match (operator.lists[kind as usize].take(), self.sabotage) {
-            (Some(Input::Sessions(Change::All(all))), Sabotage::ListsOnlyAdd) => {
-                operator.inbox.extend(all.into_iter().map(|session| Input::Sessions(Change::Applied(session))));
+            (Some(Event::Sessions(Change::All(all))), Sabotage::ListsOnlyAdd) => {
+                operator.inbox.extend(all.into_iter().map(|session| Event::Sessions(Change::Applied(session))));
             }
             (Some(list), _) => operator.receive(list),
             (None, _) => {}
@@ -107,10 +107,10 @@ impl World {
         *told += new.len();
         for input in new {
             let input = match (self.sabotage, input) {
-                (Sabotage::KeyedByName, Input::Sessions(Change::Gone(gone))) => {
+                (Sabotage::KeyedByName, Event::Sessions(Change::Gone(gone))) => {
                     // The deletion hits whatever stands under the name now.
                     let now = self.sessions.get(gone.metadata.name.as_ref().unwrap()).unwrap_or(gone);
-                    Input::Sessions(Change::Gone(now.clone()))
+                    Event::Sessions(Change::Gone(now.clone()))
                 }
                 _ => input.clone(),
             };
@@ -133,15 +133,15 @@ impl World {
             return;
         }
         let mut inputs = std::mem::take(&mut operator.inbox);
-        if inputs.iter().any(|input| matches!(input, Input::Leads)) {
+        if inputs.iter().any(|input| matches!(input, Event::Leads)) {
             let unheard = runners.into_iter().filter(|(pod, _)| !operator.heard.contains(pod));
             match sabotage {
-                Sabotage::NoRebuild => inputs.extend(unheard.map(|(pod, _)| Input::Silent { pod })),
+                Sabotage::NoRebuild => inputs.extend(unheard.map(|(pod, _)| Event::Silent { pod })),
                 Sabotage::OfferUnheard | Sabotage::RemoveUnheard => inputs.extend(unheard.map(|(pod, state)| {
                     let spent = sabotage == Sabotage::RemoveUnheard;
                     let state = RunnerState { spent, free: if spent { 0 } else { state.slots }, ..state };
                     let report = Report::new(state, u32::MAX).unwrap();
-                    Input::Runner { pod, report }
+                    Event::Runner { pod, report }
                 })),
                 _ => {}
             }
@@ -178,7 +178,7 @@ impl World {
                 Effect::Unfollow { pod } => {
                     operator.follows.remove(&pod);
                 }
-                Effect::Tell { .. } | Effect::Observe(_) | Effect::Forget { .. } => {}
+                Effect::PublishEvent { .. } | Effect::Observe(_) | Effect::Forget { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
@@ -204,7 +204,7 @@ impl World {
             }
             Luck::Done => self.execute(effect, epoch),
         };
-        if let (Sabotage::LostMeansRefused, Input::BindAnswered { answer, .. }) = (self.sabotage, &mut answer)
+        if let (Sabotage::LostMeansRefused, Event::BindAnswered { answer, .. }) = (self.sabotage, &mut answer)
             && matches!(answer, Err(BindFailure::Unknown(_)))
         {
             *answer = Err(BindFailure::Refused);
@@ -213,79 +213,79 @@ impl World {
     }
 
     /// What the operator is told of a call whose answer, or itself, was lost.
-    fn lost(effect: &Effect) -> Input {
+    fn lost(effect: &Effect) -> Event {
         let transient = || WriteFailure::Transient("lost".into());
         match effect.clone() {
             Effect::Bind { session, pod, .. } => {
-                Input::BindAnswered { session, pod, answer: Err(BindFailure::Unknown("lost".into())) }
+                Event::BindAnswered { session, pod, answer: Err(BindFailure::Unknown("lost".into())) }
             }
-            Effect::End { session, pod, .. } => Input::EndAnswered { session, pod },
-            Effect::PatchSession { session, .. } => Input::SessionPatched { session, answer: Err(transient()) },
-            Effect::DeleteSession { session, .. } => Input::SessionDeleted { session, answer: Err(transient()) },
+            Effect::End { session, pod, .. } => Event::EndAnswered { session, pod },
+            Effect::PatchSession { session, .. } => Event::SessionPatched { session, answer: Err(transient()) },
+            Effect::DeleteSession { session, .. } => Event::SessionDeleted { session, answer: Err(transient()) },
             Effect::CreatePod { pool, pod } => {
-                Input::PodCreated { pool, name: pod.metadata.name.unwrap(), answer: Err(transient()) }
+                Event::PodCreated { pool, name: pod.metadata.name.unwrap(), answer: Err(transient()) }
             }
-            Effect::DeletePod { pod, .. } => Input::PodDeleted { pod, answer: Err(transient()) },
-            Effect::AnnotatePod { pod, keys, .. } => Input::PodAnnotated { pod, keys, answer: Err(transient()) },
+            Effect::DeletePod { pod, .. } => Event::PodDeleted { pod, answer: Err(transient()) },
+            Effect::AnnotatePod { pod, keys, .. } => Event::PodAnnotated { pod, keys, answer: Err(transient()) },
             Effect::PatchPool { pool, .. } | Effect::FinalizePool { pool, .. } => {
-                Input::PoolPatched { pool, answer: Err(transient()) }
+                Event::PoolPatched { pool, answer: Err(transient()) }
             }
-            Effect::ProtectPool { pool } => Input::PoolProtected { pool, answer: Err(transient()) },
+            Effect::ProtectPool { pool } => Event::PoolProtected { pool, answer: Err(transient()) },
             Effect::ReadSession { key, session } => {
-                Input::SessionRead { key, session, answer: Err(ReadFailure::Transient) }
+                Event::SessionRead { key, session, answer: Err(ReadFailure::Transient) }
             }
             Effect::ReadPod { session, pod, .. } => {
-                Input::PodRead { session, pod, answer: Err(ReadFailure::Transient) }
+                Event::PodRead { session, pod, answer: Err(ReadFailure::Transient) }
             }
             Effect::Follow { .. }
             | Effect::Unfollow { .. }
-            | Effect::Tell { .. }
+            | Effect::PublishEvent { .. }
             | Effect::Observe(_)
             | Effect::Forget { .. } => unreachable!("carried out at once"),
         }
     }
 
-    fn execute(&mut self, effect: Effect, epoch: u64) -> Input {
+    fn execute(&mut self, effect: Effect, epoch: u64) -> Event {
         match effect {
             Effect::Bind { session, pod, request, .. } => {
                 let answer = self.bind(&session, &pod, &request, epoch);
-                Input::BindAnswered { session, pod, answer }
+                Event::BindAnswered { session, pod, answer }
             }
             Effect::End { session, pod, .. } => {
                 self.end(&session, &pod, epoch);
-                Input::EndAnswered { session, pod }
+                Event::EndAnswered { session, pod }
             }
             Effect::PatchSession { session, status, .. } => {
-                Input::SessionPatched { answer: self.patch_session(&session, *status), session }
+                Event::SessionPatched { answer: self.patch_session(&session, *status), session }
             }
             Effect::ReadSession { key, session } => {
-                Input::SessionRead { answer: Ok(self.sessions.get(&key.name).cloned()), key, session }
+                Event::SessionRead { answer: Ok(self.sessions.get(&key.name).cloned()), key, session }
             }
             Effect::ReadPod { pod, session, .. } => {
                 let found = self.runners.iter().any(|runner| runner.pod.uid == pod);
-                Input::PodRead { session, pod, answer: Ok(found) }
+                Event::PodRead { session, pod, answer: Ok(found) }
             }
             Effect::DeleteSession { key, session } => {
-                Input::SessionDeleted { answer: self.delete_this(&key.name, &session), session }
+                Event::SessionDeleted { answer: self.delete_this(&key.name, &session), session }
             }
             Effect::CreatePod { pool, pod } => {
                 let name = pod.metadata.name.clone().unwrap();
                 self.create_pod(*pod);
-                Input::PodCreated { pool, name, answer: Ok(()) }
+                Event::PodCreated { pool, name, answer: Ok(()) }
             }
-            Effect::DeletePod { pod, .. } => Input::PodDeleted { answer: self.delete_pod(&pod), pod },
-            Effect::AnnotatePod { pod, keys, .. } => Input::PodAnnotated { pod, keys, answer: Ok(()) },
-            Effect::ProtectPool { pool } => Input::PoolProtected { pool, answer: Ok(()) },
+            Effect::DeletePod { pod, .. } => Event::PodDeleted { answer: self.delete_pod(&pod), pod },
+            Effect::AnnotatePod { pod, keys, .. } => Event::PodAnnotated { pod, keys, answer: Ok(()) },
+            Effect::ProtectPool { pool } => Event::PoolProtected { pool, answer: Ok(()) },
             Effect::PatchPool { pool, status } => {
-                Input::PoolPatched { answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)), pool }
+                Event::PoolPatched { answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)), pool }
             }
-            Effect::FinalizePool { pool, finalizers } => Input::PoolPatched {
+            Effect::FinalizePool { pool, finalizers } => Event::PoolPatched {
                 answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
                 pool,
             },
             Effect::Follow { .. }
             | Effect::Unfollow { .. }
-            | Effect::Tell { .. }
+            | Effect::PublishEvent { .. }
             | Effect::Observe(_)
             | Effect::Forget { .. } => unreachable!("carried out at once"),
         }
@@ -294,10 +294,10 @@ impl World {
 
 impl Operator {
     /// News come in, and it is noted which runners it can know by now.
-    fn receive(&mut self, news: Input) {
+    fn receive(&mut self, news: Event) {
         let pods = match &news {
-            Input::Pods(Change::All(pods)) => pods.as_slice(),
-            Input::Pods(Change::Applied(pod)) => std::slice::from_ref(pod),
+            Event::Pods(Change::All(pods)) => pods.as_slice(),
+            Event::Pods(Change::Applied(pod)) => std::slice::from_ref(pod),
             _ => &[],
         };
         self.pods.extend(pods.iter().filter(|pod| pod.address.is_some()).map(|pod| pod.uid.clone()));

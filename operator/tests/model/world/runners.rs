@@ -3,7 +3,7 @@
 use super::World;
 use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
 use camofleet_operator::core::{
-    BindFailure, Input, Report,
+    BindFailure, Event, Report,
     runner::pod_read::{Fate, RunnerPod},
 };
 use camofleet_runner_api::{
@@ -207,9 +207,9 @@ impl World {
             runner.highest_epoch = operator.epoch;
             let report = Report::new(runner.state(), runner.pod.slots).expect("what it reports is plausible");
             operator.heard.insert(pod.clone());
-            operator.inbox.push(Input::Runner { pod, report });
+            operator.inbox.push(Event::Runner { pod, report });
         } else if runner.contact != Contact::Hanging {
-            operator.inbox.push(Input::Silent { pod });
+            operator.inbox.push(Event::Silent { pod });
         }
     }
 
