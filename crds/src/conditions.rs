@@ -70,8 +70,12 @@ pub mod session {
 
 /// Reasons of a pool's conditions.
 pub mod pool {
-    /// `Ready` is true: all runners are there and warm. `Reconciling` and `Stalled` are false for the same reason.
-    pub const AS_WISHED: &str = "AsWished";
+    /// `Ready` is true: all desired runners are warm or serve sessions.
+    pub const ALL_RUNNERS_READY: &str = "AllRunnersReady";
+    /// `Reconciling` is false: the pool has exactly the desired runners, all of the current shape.
+    pub const RECONCILED: &str = "Reconciled";
+    /// `Stalled` is false: nothing needs a person's attention.
+    pub const NOT_STALLED: &str = "NotStalled";
     /// `Ready` is false, `Reconciling` is true: runners are being started.
     pub const RUNNERS_STARTING: &str = "RunnersStarting";
     /// `Ready` is false, `Reconciling` is true: as many runners of all pools launch as the nodes have CPUs, and this pool's next one has

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn an_abandoned_pool_says_so_and_how_to_delete_it() {
         let kind = ApiResource::erase::<WorkerPool>(&());
-        let ready = json!({ "type": "Ready", "status": "True", "reason": "AsWished", "message": "",
+        let ready = json!({ "type": "Ready", "status": "True", "reason": "AllRunnersReady", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z" });
         let mut pool =
             DynamicObject::new("headless", &kind).within("team-a").data(json!({ "status": { "conditions": [ready] } }));

@@ -115,19 +115,19 @@ fn conditions_of(pool: &Pool, runners: &[&Runner], replicas: Replicas, now: Now)
     // The column that people look at shows this reason.
     let ready = match (&canary, &trouble) {
         (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, of the former shape: see Stalled")),
-        (None, _) if is_ready => (pools::AS_WISHED, all_ready),
+        (None, _) if is_ready => (pools::ALL_RUNNERS_READY, all_ready),
         (_, Some(trouble)) => trouble.clone(),
         (_, None) => activity(),
     };
     let is_settled = replicas.are_settled(pool);
-    let reconciling = if is_settled { (pools::AS_WISHED, String::new()) } else { activity() };
+    let reconciling = if is_settled { (pools::RECONCILED, String::new()) } else { activity() };
     // A canary's trouble and a missing budget have to be seen to although the runners serve.
     let budget_taken = pool.budget.refusal().map(|words| (pools::BUDGET_TAKEN, words.to_owned()));
     let stalled = trouble.filter(|_| !is_ready).or(canary).or(budget_taken);
     [
         (READY, is_ready, ready),
         (RECONCILING, !is_settled, reconciling),
-        (STALLED, stalled.is_some(), stalled.unwrap_or((pools::AS_WISHED, String::new()))),
+        (STALLED, stalled.is_some(), stalled.unwrap_or((pools::NOT_STALLED, String::new()))),
     ]
 }
 
