@@ -22,7 +22,7 @@ const CAMOUFOX_INSTALL_DIR: &str = "/opt/camoufox";
 /// Supervises the browsers of one pod.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "camofleet-runner", version)]
-pub(crate) struct Flags {
+pub struct Flags {
     /// Address of the HTTP API.
     #[arg(long, env = "RUNNER_LISTEN", default_value = "0.0.0.0:8070")]
     listen: SocketAddr,
@@ -106,9 +106,9 @@ impl FromStr for Screen {
     }
 }
 
-/// What was checked and holds: the executables are there, the numbers fit together.
+/// Settings that were checked: the executables exist, and the numbers fit together.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) probe_listen: SocketAddr,
     pub(crate) pod_uid: String,
@@ -132,29 +132,51 @@ pub(crate) struct BrowserSettings {
     pub(crate) playwright_version: String,
 }
 
-/// Why the runner cannot start as it was told to.
+/// Why a runner cannot start with these flags.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BadSettings {
+pub enum BadSettings {
+    /// The pod's UID is empty.
     #[error("--pod-uid (POD_UID) is empty: give the pod's UID, the audience of the tokens that are good here")]
     NoPodUid,
+    /// There are fewer slots than browsers to prewarm.
     #[error(
         "{headless} headless and {headful} headful browsers do not fit into {slots} slots: lower --prewarm-headless or \
          --prewarm-headful, or raise --slots"
     )]
-    TooManyPrewarmed { headless: u32, headful: u32, slots: u32 },
+    TooManyPrewarmed {
+        /// Hot browsers without a display.
+        headless: u32,
+        /// Hot browsers on a display.
+        headful: u32,
+        /// Sessions at once.
+        slots: u32,
+    },
+    /// The state directory is relative, or so long that sockets in it would have no valid address.
     #[error(
         "--state-dir {0} must be an absolute path of at most {MAX_STATE_DIR} bytes, so that the sockets in it have valid addresses"
     )]
     StateDir(PathBuf),
+    /// The engine's executable is missing.
     #[error("no executable {engine} at {path}: install it, or name it with --{flag}")]
-    NoBrowser { engine: &'static str, path: PathBuf, flag: &'static str },
+    NoBrowser {
+        /// Name of the engine.
+        engine: &'static str,
+        /// Where its executable should be.
+        path: PathBuf,
+        /// The flag that names another place.
+        flag: &'static str,
+    },
+    /// The launcher has no Playwright.
     #[error("no Playwright beside {0}: run `npm ci` in the launcher's directory, or name the launcher with --launcher")]
     NoPlaywright(PathBuf),
 }
 
 impl Flags {
-    /// Checks what the flags say against each other and against the file system.
-    pub(crate) fn check(self) -> Result<Settings, BadSettings> {
+    /// Checks the flags against each other and against the file system.
+    ///
+    /// # Errors
+    /// When they do not fit together, or a file that they need is missing.
+    pub fn check(self) -> Result<Settings, BadSettings> {
         if self.pod_uid.is_empty() {
             return Err(BadSettings::NoPodUid);
         }
