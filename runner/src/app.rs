@@ -3,7 +3,7 @@
 use crate::{
     config::Settings,
     core::Event,
-    http::{self, auth::Gate, server::App, tunnel::Tunnels},
+    http::{self, auth::Gate, state::App, tunnels::Tunnels},
     supervisor::{driver::Driver, stack},
 };
 use anyhow::Context;

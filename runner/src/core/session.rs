@@ -1,4 +1,4 @@
-//! One session: its phases, what each of them holds, and what may be asked in which.
+//! One session: its phases, and what each of them holds.
 //!
 //! ```text
 //!            PUT granted
@@ -15,23 +15,24 @@
 //!             Ended ────► DELETE: leaves the list (at once, when it ended because of one)
 //! ```
 
-use crate::core::StackId;
-use camofleet_runner_api::{BindRequest, End, SessionPhase, StartPage, Tier};
+use crate::core::{plan::Kind, stack::StackId};
+use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+use camofleet_runner_api::{self as api, BindRequest, End, EndReason, SessionPhase, StartPage, Tier};
 use std::time::{Duration, Instant};
 
 /// A session, from the `PUT` that was granted until it leaves the list.
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
-    pub(super) request: BindRequest,
-    pub(super) tier: Tier,
-    pub(super) start_page: StartPage,
-    pub(super) bound: Instant,
-    pub(super) phase: Phase,
+pub(super) struct Session {
+    request: BindRequest,
+    tier: Tier,
+    start_page: StartPage,
+    bound: Instant,
+    phase: Phase,
 }
 
 /// Where a session stands, with exactly what it has there.
 #[derive(Clone, Debug)]
-pub(crate) enum Phase {
+enum Phase {
     /// Its browser is being launched, or waits for room to be.
     Starting { stack: Option<StackId> },
     /// Clients may connect.
@@ -43,8 +44,105 @@ pub(crate) enum Phase {
 }
 
 impl Session {
+    /// A session that is granted now, and has no browser yet.
+    pub(super) fn new(request: BindRequest, tier: Tier, now: Instant) -> Self {
+        let start_page = match (&request.start_url, request.start_url_wait) {
+            (Some(_), StartUrlWait::DomContentLoaded | StartUrlWait::Load) => StartPage::Loading,
+            (Some(_), StartUrlWait::None) | (None, _) => StartPage::None,
+        };
+        Self { request, tier, start_page, bound: now, phase: Phase::Starting { stack: None } }
+    }
+
+    /// Takes over the time-outs of a repeated request.
+    pub(super) fn set_timeouts(&mut self, request: &BindRequest) {
+        self.request.idle_timeout_seconds = request.idle_timeout_seconds;
+        self.request.max_lifetime_seconds = request.max_lifetime_seconds;
+    }
+
+    /// Gives it a browser, which may still be launching.
+    pub(super) fn assign(&mut self, stack: StackId) {
+        self.phase = Phase::Starting { stack: Some(stack) };
+    }
+
+    /// Its browser is ready. Returns the page to open.
+    pub(super) fn become_ready(&mut self, now: Instant) -> Option<(String, StartUrlWait)> {
+        let Phase::Starting { stack: Some(stack) } = self.phase else { return None };
+        self.phase = Phase::Ready { stack, active: now, clients: 0 };
+        match self.start_page {
+            StartPage::Loading => Some((self.request.start_url.clone()?, self.request.start_url_wait)),
+            StartPage::None | StartPage::Loaded | StartPage::Failed { .. } => None,
+        }
+    }
+
+    /// Its start page was loaded or failed to.
+    pub(super) fn page_tried(&mut self, error: Option<String>) {
+        self.start_page = error.map_or(StartPage::Loaded, |message| StartPage::Failed { message });
+    }
+
+    pub(super) fn client_joined(&mut self, now: Instant) {
+        if let Phase::Ready { active, clients, .. } = &mut self.phase {
+            *active = now;
+            *clients += 1;
+        }
+    }
+
+    pub(super) fn client_left(&mut self) {
+        if let Phase::Ready { clients, .. } = &mut self.phase {
+            *clients = clients.saturating_sub(1);
+        }
+    }
+
+    /// Counts it as active. Only one that is ready can be idle.
+    pub(super) fn touch(&mut self, now: Instant) {
+        if let Phase::Ready { active, .. } = &mut self.phase {
+            *active = now;
+        }
+    }
+
+    /// Its browser failed, and is being taken down.
+    pub(super) fn broke(&mut self, end: End) {
+        if let Phase::Starting { stack: Some(stack) } | Phase::Ready { stack, .. } = self.phase {
+            self.phase = Phase::Ending { stack, end, acknowledged: false };
+        }
+    }
+
+    /// Takes a live session on its way to the end. Returns the browser to take down; none when it has none, or is ending anyway.
+    pub(super) fn end(&mut self, end: End, now: Instant) -> Option<StackId> {
+        match self.phase {
+            Phase::Starting { stack: None } => {
+                self.phase = Phase::Ended { end, at: now };
+                None
+            }
+            Phase::Starting { stack: Some(stack) } | Phase::Ready { stack, .. } => {
+                self.phase = Phase::Ending { stack, end, acknowledged: false };
+                Some(stack)
+            }
+            Phase::Ending { .. } | Phase::Ended { .. } => None,
+        }
+    }
+
+    /// Nothing of its browser is left. Returns whether it leaves the list by that.
+    pub(super) fn stack_gone(&mut self, now: Instant) -> bool {
+        let Phase::Ending { end, acknowledged, .. } = &self.phase else { return false };
+        let acknowledged = *acknowledged;
+        self.phase = Phase::Ended { end: end.clone(), at: now };
+        acknowledged
+    }
+
+    /// No caller will ask how this session, which is ending or ended, ended. Returns whether it leaves the list by that.
+    pub(super) fn acknowledge(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Ending { acknowledged, .. } => {
+                *acknowledged = true;
+                false
+            }
+            Phase::Ended { .. } => true,
+            Phase::Starting { .. } | Phase::Ready { .. } => false,
+        }
+    }
+
     /// The phase's name, as it is published.
-    pub(crate) fn phase(&self) -> SessionPhase {
+    pub(super) fn phase(&self) -> SessionPhase {
         match self.phase {
             Phase::Starting { .. } => SessionPhase::Starting,
             Phase::Ready { .. } => SessionPhase::Ready,
@@ -70,6 +168,24 @@ impl Session {
         }
     }
 
+    /// Whether it has no browser yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        match self.phase {
+            Phase::Starting { stack: None } => true,
+            Phase::Starting { stack: Some(_) } | Phase::Ready { .. } | Phase::Ending { .. } | Phase::Ended { .. } => {
+                false
+            }
+        }
+    }
+
+    pub(super) fn display(&self) -> Display {
+        self.request.display
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.request.display.into()
+    }
+
     /// When it ends whatever happens. Nothing ends twice.
     pub(super) fn lifetime_deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -87,52 +203,56 @@ impl Session {
             Phase::Starting { .. } | Phase::Ending { .. } | Phase::Ended { .. } => None,
         }
     }
-}
 
-/// What can be asked of a session that is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Question {
-    /// A repeated `PUT`, which takes over the time-outs.
-    Bind,
-    /// `DELETE`.
-    End,
-    /// Count as active.
-    Touch,
-    /// Connect to its Playwright server.
-    Connect,
-    /// Connect to its display.
-    Watch,
-}
+    /// Why its time is over.
+    pub(super) fn timed_out(&self, now: Instant) -> Option<End> {
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if due(self.lifetime_deadline()) {
+            let message = format!("{} s passed", self.request.max_lifetime_seconds);
+            Some(End { reason: EndReason::LifetimeExceeded, message })
+        } else if due(self.idle_deadline()) {
+            let message = format!("no activity for {} s", self.request.idle_timeout_seconds);
+            Some(End { reason: EndReason::IdleTimeout, message })
+        } else {
+            None
+        }
+    }
 
-/// What follows from a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is done.
-    Do,
-    /// It is so already: the answer is yes, and nothing changes.
-    AlreadySo,
-    /// It cannot be done: why, as the end of a sentence about the session.
-    No(&'static str),
-}
+    /// When it ended.
+    pub(super) fn ended_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Ended { at, .. } => Some(at),
+            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Ending { .. } => None,
+        }
+    }
 
-/// What may be asked in which phase.
-pub(crate) fn verdict(phase: SessionPhase, question: Question) -> Verdict {
-    use Question::{Bind, Connect, End, Touch, Watch};
-    use SessionPhase::{Ended, Ending, Ready, Starting};
-    match (phase, question) {
-        // A new leader, or one that did not hear the answer, asks again; how long a session lasts may have changed since.
-        (Starting | Ready, Bind) => Verdict::Do,
-        (Ending | Ended, Bind) => Verdict::AlreadySo,
-        // While it ends, a DELETE says that nobody will ask how it ended: it then leaves the list by itself.
-        (Starting | Ready | Ending, End) => Verdict::Do,
-        // The acknowledgement.
-        (Ended, End) => Verdict::Do,
-        (Ready, Touch) => Verdict::Do,
-        // Its idle time does not run yet.
-        (Starting, Touch) => Verdict::AlreadySo,
-        (Ending | Ended, Touch) => Verdict::No("has ended"),
-        (Starting, Connect | Watch) => Verdict::No("is still starting: wait until it is Ready"),
-        (Ready, Connect | Watch) => Verdict::Do,
-        (Ending | Ended, Connect | Watch) => Verdict::No("has ended"),
+    /// As it is published, under that UID.
+    pub(super) fn describe(&self, uid: &str) -> api::Session {
+        let (clients, end) = match &self.phase {
+            Phase::Starting { .. } => (0, None),
+            Phase::Ready { clients, .. } => (*clients, None),
+            Phase::Ending { end, .. } | Phase::Ended { end, .. } => (0, Some(end.clone())),
+        };
+        api::Session {
+            uid: uid.to_owned(),
+            namespace: self.request.namespace.clone(),
+            name: self.request.name.clone(),
+            phase: self.phase(),
+            display: self.request.display,
+            tier: self.tier,
+            start_page: self.start_page.clone(),
+            clients,
+            end,
+        }
+    }
+
+    /// As it is published, with how long it has been idle.
+    pub(super) fn report(&self, uid: &str, now: Instant) -> api::SessionReport {
+        let idle = match self.phase {
+            Phase::Ready { active, .. } => Some(now.saturating_duration_since(active)),
+            Phase::Starting { .. } | Phase::Ending { .. } | Phase::Ended { .. } => None,
+        };
+        let idle_milliseconds = idle.map(|idle| idle.as_millis().try_into().unwrap_or(u64::MAX));
+        api::SessionReport { session: self.describe(uid), idle_milliseconds }
     }
 }

@@ -1,5 +1,9 @@
 //! The HTTP API for operator and gateway, and the tunnels into sessions.
 
 pub(crate) mod auth;
+mod error;
+mod extract;
 pub(crate) mod server;
-pub(crate) mod tunnel;
+pub(crate) mod state;
+mod tunnel;
+pub(crate) mod tunnels;

@@ -2,8 +2,10 @@
 
 use crate::{
     http::{
-        auth::{About, Anyone, Gate, Operator, OperatorOn},
-        tunnel::{self, Tunnels},
+        error::Refused,
+        extract::{About, Anyone, Operator, OperatorOn},
+        state::App,
+        tunnel,
     },
     supervisor::driver::{Published, Runner},
     traces::Request,
@@ -11,51 +13,19 @@ use crate::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{FromRef, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT};
-use camofleet_runtime::{admin, traces::Tracer};
+use camofleet_runtime::admin;
 use futures::stream;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 /// How often a reader of events hears the state again when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// What every handler may use.
-#[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) runner: Runner,
-    /// Where spans go, if anywhere.
-    pub(crate) tracer: Option<Arc<Tracer>>,
-    pub(crate) tunnels: Arc<Tunnels>,
-}
-
-impl FromRef<App> for Runner {
-    fn from_ref(app: &App) -> Self {
-        app.runner.clone()
-    }
-}
-
-/// A refusal as a response.
-pub(crate) struct Refused(Refusal);
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self(refusal)
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self.0)).into_response()
-    }
-}
 
 /// The kubelet's probes, which take no token.
 pub(crate) fn probes(runner: Runner) -> Router {

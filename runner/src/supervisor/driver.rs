@@ -3,13 +3,12 @@
 
 use crate::{
     config::BrowserSettings,
-    core::{Chart, Effect, Event, Plan, Question, StackId},
-    http::auth::Term,
+    core::{Chart, Effect, Event, Plan, Question, StackId, Term},
     supervisor::stack::{Command, Doors, Stack},
     traces::{Request, Starts},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{BindAnswer, BindRequest, Hot, Refusal, RefusalReason, RunnerState, SessionReport};
+use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport};
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -118,18 +117,10 @@ impl Driver {
     pub(crate) fn new(plan: Plan, settings: BrowserSettings) -> (Self, Runner) {
         let state = RunnerState {
             boot_id: uuid::Uuid::new_v4().to_string(),
-            generation: 0,
             engine: Some(settings.engine),
-            browser_version: None,
             playwright_version: settings.playwright_version.clone(),
-            draining: false,
             slots: plan.slots,
-            free: 0,
-            spent: false,
-            hot: Hot::default(),
-            warm: false,
-            launch_error: None,
-            sessions: Vec::new(),
+            ..RunnerState::default()
         };
         let reports = unbounded_channel();
         let (asks_in, asks) = unbounded_channel();
@@ -269,8 +260,7 @@ impl Driver {
     fn publish(&self) {
         let ready = self.chart.is_ready();
         self.published.send_if_modified(|published| {
-            let mut state = published.state.clone();
-            self.chart.describe(self.settled, &mut state);
+            let mut state = self.chart.describe(&published.state, self.settled);
             let changed = state != published.state || ready != published.ready;
             if changed {
                 log_changes(&published.state, &state);

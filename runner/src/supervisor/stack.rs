@@ -98,7 +98,7 @@ impl Stack {
         settings: &Arc<BrowserSettings>,
         reports: UnboundedSender<Event>,
     ) -> Self {
-        let dir = settings.state_dir.join(format!("{DIRECTORY_PREFIX}{}", id.0));
+        let dir = settings.state_dir.join(format!("{DIRECTORY_PREFIX}{}", id.number()));
         let doors = Doors {
             playwright: dir.join(PLAYWRIGHT_SOCKET),
             ws_path: format!("/{}", uuid::Uuid::new_v4().simple()),
@@ -107,7 +107,7 @@ impl Stack {
         };
         let (commands, inbox) = unbounded_channel();
         let end = CancellationToken::new();
-        let mark = Mark(format!("{boot_id}.{}", id.0));
+        let mark = Mark(format!("{boot_id}.{}", id.number()));
         let browser = Arc::new(OnceLock::new());
         let task = Task {
             id,
@@ -211,7 +211,7 @@ impl Task {
             Err(message) = self.live(inbox) => Some(message),
         };
         if let Some(message) = broke {
-            tracing::warn!(stack = self.id.0, %message, "a browser broke");
+            tracing::warn!(stack = self.id.number(), %message, "a browser broke");
             self.report(Event::Broke { stack: self.id, message });
         }
         self.take_down().await;
@@ -248,7 +248,10 @@ impl Task {
             match line {
                 Some(line) => match serde_json::from_str(&line) {
                     Ok(event) => self.hear(event).await?,
-                    Err(_) => tracing::warn!(stack = self.id.0, line, "the launcher said what is not of its protocol"),
+                    Err(_) => {
+                        let stack = self.id.number();
+                        tracing::warn!(stack, line, "the launcher said what is not of its protocol");
+                    }
                 },
                 None => return Err(ended(self.parts.launcher.as_mut()).await),
             }

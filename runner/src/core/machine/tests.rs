@@ -3,10 +3,17 @@
 
 #![allow(clippy::unchecked_time_subtraction, reason = "these times are long after the clock's beginning")]
 
-use crate::core::*;
-use api::{RunnerState, SessionPhase};
+use super::*;
+use crate::core::{
+    sessions::ACKNOWLEDGE_TIMEOUT,
+    stack::{FRESH, HUNG},
+};
+use camofleet_runner_api::{Hot, SessionPhase, StartPage};
 use proptest::prelude::*;
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -67,6 +74,7 @@ struct World {
     chart: Chart,
     now: Instant,
     stacks: BTreeMap<StackId, Sim>,
+    kinds: BTreeMap<StackId, Kind>,
     /// The session (uid, and the how manyth of that name) that each stack was ever given to.
     given: HashMap<StackId, (String, u32)>,
     incarnation: HashMap<String, u32>,
@@ -80,6 +88,7 @@ impl World {
             chart: Chart::new(plan),
             now: Instant::now(),
             stacks: BTreeMap::new(),
+            kinds: BTreeMap::new(),
             given: HashMap::new(),
             incarnation: HashMap::new(),
             opened: HashSet::new(),
@@ -90,23 +99,7 @@ impl World {
     }
 
     fn state(&self) -> RunnerState {
-        let mut state = RunnerState {
-            boot_id: String::new(),
-            generation: 0,
-            engine: None,
-            browser_version: None,
-            playwright_version: String::new(),
-            draining: false,
-            slots: 0,
-            free: 0,
-            spent: false,
-            hot: Hot::default(),
-            warm: false,
-            launch_error: None,
-            sessions: Vec::new(),
-        };
-        self.chart.describe(self.now, &mut state);
-        state
+        self.chart.describe(&RunnerState::default(), self.now)
     }
 
     fn happens(&mut self, event: Event) {
@@ -117,7 +110,8 @@ impl World {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Launch { stack, .. } => {
+                Effect::Launch { stack, kind } => {
+                    self.kinds.insert(stack, kind);
                     assert_eq!(self.stacks.insert(stack, Sim::Launching), None, "a name given twice");
                 }
                 Effect::End { stack } => {
@@ -126,7 +120,7 @@ impl World {
                 }
                 Effect::Ping { stack } => {
                     assert_eq!(self.stacks[&stack], Sim::Running);
-                    assert!(self.chart.is_unowned(stack), "a session's browser is not to be disturbed");
+                    assert!(!self.is_in_use(stack), "a session's browser is not to be disturbed");
                 }
                 Effect::Open { stack, .. } => {
                     assert_eq!(self.stacks[&stack], Sim::Running);
@@ -135,6 +129,11 @@ impl World {
             }
         }
         self.check();
+    }
+
+    fn is_in_use(&self, stack: StackId) -> bool {
+        let held = self.chart.sessions.iter().any(|(_, session)| session.stack() == Some(stack));
+        held || self.chart.proof.tried_by() == Some(stack)
     }
 
     fn nth(&self, nth: usize, sim: Sim) -> Option<StackId> {
@@ -195,12 +194,13 @@ impl World {
 
     fn bind(&mut self, uid: &str, request: BindRequest) {
         let before = self.chart.session(uid);
-        let (free, served, draining) = (self.chart.free(), self.chart.served, self.chart.told_to_go.is_some());
+        let (free, served, draining) =
+            (self.chart.free(), self.chart.sessions.served(), self.chart.told_to_go.is_some());
         let (answer, effects) = self.chart.bind(uid, request, self.now);
         match (before, answer) {
             (Some(before), answer) => {
                 assert_eq!(answer, Ok(()), "a repeated PUT is answered");
-                assert_eq!(self.chart.served, served, "a repeated PUT takes nothing");
+                assert_eq!(self.chart.sessions.served(), served, "a repeated PUT takes nothing");
                 assert_eq!(
                     self.chart.session(uid).map(|after| (after.tier, after.name)),
                     Some((before.tier, before.name))
@@ -209,7 +209,7 @@ impl World {
             (None, Ok(())) => {
                 assert!(free > 0 && !draining, "granted without room");
                 *self.incarnation.entry(uid.to_owned()).or_default() += 1;
-                assert_eq!(self.chart.served, served + 1);
+                assert_eq!(self.chart.sessions.served(), served + 1);
             }
             (None, Err(refusal)) => {
                 assert_eq!(free, 0, "refused with room: {refusal}");
@@ -253,12 +253,12 @@ impl World {
         assert!(self.stacks.len() <= plan.slots as usize, "more browsers than slots");
         assert!(live <= plan.slots as usize, "more sessions than slots");
         assert!(launching <= plan.launches as usize, "too many launches at once");
-        assert!(plan.sessions == 0 || self.chart.served <= plan.sessions, "more sessions than in all");
-        assert_eq!(state.spent, plan.sessions > 0 && self.chart.served == plan.sessions);
+        assert!(plan.sessions == 0 || self.chart.sessions.served() <= plan.sessions, "more sessions than in all");
+        assert_eq!(state.spent, plan.sessions > 0 && self.chart.sessions.served() == plan.sessions);
         assert!(!(state.spent || state.draining) || state.free == 0);
         assert!(state.free as usize + live <= plan.slots as usize);
         assert!(state.hot.headless + state.hot.headful <= state.free, "hot browsers that nobody can have");
-        assert!(!state.warm || self.chart.wanted().is_none() && self.chart.proof == Proof::Given);
+        assert!(!state.warm || self.chart.wanted().is_none() && self.chart.proof.is_given());
         self.check_ownership();
         self.check_that_nothing_waits_in_vain(launching);
         for session in &state.sessions {
@@ -271,10 +271,10 @@ impl World {
 
     fn check_ownership(&mut self) {
         let mut held = HashSet::new();
-        for (uid, session) in &self.chart.sessions {
+        for (uid, session) in self.chart.sessions.iter() {
             let Some(stack) = session.stack() else { continue };
             assert!(held.insert(stack), "one browser for two sessions");
-            let owner = (uid.clone(), self.incarnation[uid]);
+            let owner = (uid.to_owned(), self.incarnation[uid]);
             assert_eq!(*self.given.entry(stack).or_insert_with(|| owner.clone()), owner, "a browser was used again");
             let expected = match self.stacks[&stack] {
                 Sim::Launching => SessionPhase::Starting,
@@ -283,6 +283,8 @@ impl World {
             };
             assert_eq!(session.phase(), expected);
         }
+        let mut hot = self.chart.hot_stacks();
+        assert!(hot.all(|stack| !self.is_in_use(stack)), "a browser in use is offered to other sessions");
         for stack in self.given.keys().filter(|stack| !held.contains(*stack)) {
             assert!(!self.stacks.contains_key(stack), "a browser outlived its session");
         }
@@ -294,7 +296,7 @@ impl World {
         let for_sessions = self.chart.sessions.iter().filter_map(|(_, session)| session.stack());
         let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == Sim::Launching).count();
         let turn = for_sessions < plan.launches as usize;
-        assert!(!place || !turn || self.chart.claims().is_empty(), "a session waits although there is room");
+        assert!(!place || !turn || !self.chart.sessions.is_one_waiting(), "a session waits although there is room");
         let room = place && launching < plan.launches as usize;
         let paused = self.chart.backoff.until().is_some_and(|until| until > self.now);
         assert!(!room || paused || self.chart.wanted().is_none(), "no browser is prewarmed although there is room");
@@ -377,7 +379,7 @@ fn world_to_prove() -> World {
 #[test]
 fn a_runner_is_warm_only_after_a_browser_of_it_has_loaded_a_page() {
     let mut world = world_to_prove();
-    assert_eq!(world.chart.stacks.values().map(|stack| stack.kind).collect::<Vec<_>>(), [Kind::Headful]);
+    assert_eq!(world.kinds.values().copied().collect::<Vec<_>>(), [Kind::Headful]);
     world.take(Step::Launched { nth: 0 });
     assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, Hot::default(), false));
     world.take(Step::Page { nth: 0, loaded: false });
@@ -431,7 +433,7 @@ fn a_session_does_not_wait_behind_a_launch_for_nobody() {
     let mut world = World::new(plan);
     world.take(Step::Launched { nth: 0 });
     world.bind("hot", request(Display::Headless, 60, 600, false));
-    let prewarmed = world.chart.stacks.last_key_value().map(|(id, stack)| (*id, stack.kind));
+    let prewarmed = world.kinds.last_key_value().map(|(id, kind)| (*id, *kind));
     world.bind("other kind", request(Display::LiveView, 60, 600, false));
     let (prewarmed, kind) = prewarmed.unwrap();
     assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, Sim::Ending));
@@ -563,18 +565,4 @@ fn a_runner_that_was_told_to_go_lets_sessions_end_and_waits_for_the_acknowledgem
         assert!(world.chart.end(uid, world.now).0.is_ok());
     }
     assert!(world.chart.is_finished(world.now));
-}
-
-#[test]
-fn what_may_be_asked_depends_on_the_phase() {
-    use SessionPhase::{Ended, Ending, Ready, Starting};
-    let refused = |question| {
-        let refuses = |phase: &SessionPhase| matches!(verdict(*phase, question), Verdict::No(_));
-        [Starting, Ready, Ending, Ended].into_iter().filter(refuses).collect::<Vec<_>>()
-    };
-    assert_eq!(refused(Question::Bind), []);
-    assert_eq!(refused(Question::End), []);
-    assert_eq!(refused(Question::Touch), [Ending, Ended]);
-    assert_eq!(refused(Question::Connect), [Starting, Ending, Ended]);
-    assert_eq!(refused(Question::Watch), [Starting, Ending, Ended]);
 }

@@ -1,0 +1,488 @@
+//! The state machine of a runner: it takes what happens and what is asked, and routes it to sessions and stacks.
+//!
+//! There are never more stacks than slots. A stack that no session holds is hot, or on the way there. More of those than
+//! there are free slots are ended, so a session that no hot browser suits displaces one.
+
+#[cfg(test)]
+mod tests;
+
+use crate::core::{
+    backoff::Backoff,
+    messages::{Effect, Event},
+    plan::{Kind, Plan},
+    proof::Proof,
+    question::{Question, Verdict, verdict},
+    session::Session,
+    sessions::Sessions,
+    stack::{LAUNCH_TIMEOUT, Overdue, Purpose, StackId, Stacks},
+};
+use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+use camofleet_runner_api::{
+    self as api, BindRequest, End, EndReason, Refusal, RefusalReason, RunnerState, SessionReport, Tier,
+};
+use std::time::Instant;
+
+/// What a browser is to load to prove that it can.
+const PROOF_PAGE: &str = "data:text/html,<title>proof</title>";
+
+/// The state of a runner: one value, changed by one driver.
+#[derive(Debug)]
+pub struct Chart {
+    plan: Plan,
+    sessions: Sessions,
+    stacks: Stacks,
+    /// When the runner was told to go.
+    told_to_go: Option<Instant>,
+    browser_version: Option<String>,
+    launch_error: Option<String>,
+    backoff: Backoff,
+    proof: Proof,
+    effects: Vec<Effect>,
+}
+
+impl Chart {
+    /// A runner that has not begun: [`Event::Tick`] makes it launch.
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            sessions: Sessions::default(),
+            stacks: Stacks::default(),
+            told_to_go: None,
+            browser_version: None,
+            launch_error: None,
+            backoff: Backoff::default(),
+            proof: Proof::new(plan.prove),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        self.see_what_lives(now);
+        match event {
+            Event::Launched { stack, version } => self.launched(stack, version, now),
+            Event::Broke { stack, message } => self.broke(stack, &message, now),
+            Event::Gone { stack } => self.gone(stack, now),
+            Event::Answered { stack } => self.stacks.answered(stack, now),
+            Event::StartPage { stack, error } => {
+                if self.proof.tried_by() == Some(stack) {
+                    self.proof_tried(stack, error, now);
+                } else {
+                    self.sessions.page_tried(stack, error);
+                }
+            }
+            Event::Joined { stack } => self.sessions.client_joined(stack, now),
+            Event::Left { stack } => self.sessions.client_left(stack),
+            Event::Active { stack } => self.sessions.client_acted(stack, now),
+            // Told twice, the first time counts.
+            Event::Drain => self.told_to_go = self.told_to_go.or(Some(now)),
+            Event::Tick => {}
+        }
+        self.settle(now)
+    }
+
+    /// Binds a session, or takes over the time-outs of one that is here. What it then is stands in [`Chart::session`].
+    pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
+        let answer = match self.sessions.get(uid).map(|session| verdict(session.phase(), Question::Bind)) {
+            None => self.grant(uid, request, now),
+            Some(Verdict::Do) => {
+                self.sessions.set_timeouts(uid, &request);
+                Ok(())
+            }
+            Some(Verdict::AlreadySo) => Ok(()),
+            Some(Verdict::No(why)) => Err(wrong_phase(uid, why)),
+        };
+        (answer, self.settle(now))
+    }
+
+    /// Begins to end a session, or forgets one that ended.
+    pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
+        self.see_what_lives(now);
+        let answer = self.allowed(uid, Question::End).map(drop);
+        if answer.is_ok() {
+            let end = End { reason: EndReason::Deleted, message: "the session was deleted".to_owned() };
+            self.end_session(uid, end, now);
+            self.sessions.acknowledge(uid);
+        }
+        (answer, self.settle(now))
+    }
+
+    /// Counts a session as active.
+    ///
+    /// # Errors
+    /// When it is not here, or has ended.
+    pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+        self.allowed(uid, Question::Touch)?;
+        self.sessions.touch(uid, now);
+        Ok(())
+    }
+
+    /// The stack to connect to, and how the session is shown.
+    ///
+    /// # Errors
+    /// When the session is not here, or not ready.
+    pub fn door(&self, uid: &str, question: Question) -> Result<(StackId, Display), Refusal> {
+        let session = self.allowed(uid, question)?;
+        let stack = session.stack().expect("a session that may be connected to is ready, and so has a stack");
+        Ok((stack, session.display()))
+    }
+
+    /// The earliest time after `now` at which [`Event::Tick`] changes anything. What was due by `now` is done, or waits for
+    /// something else than time.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let sessions =
+            self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
+        let runner = [
+            self.backoff.until().filter(|_| self.wanted().is_some() || self.proof.owed().is_some()),
+            self.drain_deadline().filter(|_| self.sessions.has_live()),
+            self.acknowledge_deadline(),
+        ];
+        let deadlines = sessions.chain(runner).flatten().chain(self.stacks.deadlines());
+        deadlines.filter(|deadline| *deadline > now).min()
+    }
+
+    /// Whether the runner was told to go and has nothing left to do.
+    pub fn is_finished(&self, now: Instant) -> bool {
+        self.told_to_go.is_some()
+            && self.stacks.is_empty()
+            && (self.sessions.is_empty() || self.acknowledge_deadline().is_some_and(|deadline| deadline <= now))
+    }
+
+    /// Whether it serves sessions, or is fit to. A runner whose prewarmed browsers fail would fail the session's too. One that
+    /// is spent stays ready: that it takes no more is said by its state, and a pod that is about to go well is no alarm.
+    pub fn is_ready(&self) -> bool {
+        self.sessions.has_live() || (self.told_to_go.is_none() && !self.backoff.is_failing())
+    }
+
+    /// What is published of it after `former`, whose identity and generation it has.
+    pub fn describe(&self, former: &RunnerState, now: Instant) -> RunnerState {
+        RunnerState {
+            boot_id: former.boot_id.clone(),
+            generation: former.generation,
+            engine: former.engine,
+            playwright_version: former.playwright_version.clone(),
+            browser_version: self.browser_version.clone(),
+            draining: self.told_to_go.is_some(),
+            slots: self.plan.slots,
+            free: self.free(),
+            spent: self.is_spent(),
+            hot: self.stacks.hot(now),
+            warm: self.is_warm(now),
+            launch_error: self.launch_error.clone(),
+            sessions: self.sessions.iter().map(|(uid, session)| session.describe(uid)).collect(),
+        }
+    }
+
+    /// A session as it is published.
+    pub fn session(&self, uid: &str) -> Option<api::Session> {
+        self.sessions.get(uid).map(|session| session.describe(uid))
+    }
+
+    /// A session with how long it has been idle.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, Refusal> {
+        self.sessions.get(uid).map(|session| session.report(uid, now)).ok_or_else(|| unknown(uid))
+    }
+
+    /// Browsers that run and that no session has.
+    pub fn hot_stacks(&self) -> impl Iterator<Item = StackId> {
+        self.stacks.running_unassigned()
+    }
+
+    fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), Refusal> {
+        let refuse = |reason, message: String| Err(Refusal { reason, message });
+        if self.told_to_go.is_some() {
+            return refuse(
+                RefusalReason::Draining,
+                "this runner was told to go and takes no session: choose another".into(),
+            );
+        }
+        if self.is_spent() {
+            let served = self.sessions.served();
+            let words = format!("this runner served {served} sessions, as many as it may: choose another");
+            return refuse(RefusalReason::NoFreeSlot, words);
+        }
+        if self.free() == 0 {
+            let words = format!("all {} slots of this runner are taken: choose another", self.plan.slots);
+            return refuse(RefusalReason::NoFreeSlot, words);
+        }
+        let hot = self.stacks.hottest(request.display.into(), now);
+        let tier = if hot.is_some() { Tier::Hot } else { Tier::Cold };
+        self.sessions.add(uid, Session::new(request, tier, now));
+        if let Some(stack) = hot {
+            self.give(uid, stack, now);
+        }
+        Ok(())
+    }
+
+    /// Gives a stack that nobody has to a session that has none.
+    fn give(&mut self, uid: &str, stack: StackId, now: Instant) {
+        self.stacks.assign(stack);
+        self.sessions.assign(uid, stack);
+        if self.stacks.is_running(stack) {
+            self.become_ready(stack, now);
+        }
+    }
+
+    fn become_ready(&mut self, stack: StackId, now: Instant) {
+        if let Some((url, wait)) = self.sessions.become_ready(stack, now) {
+            self.effects.push(Effect::Open { stack, url, wait });
+        }
+    }
+
+    fn launched(&mut self, id: StackId, version: String, now: Instant) {
+        self.browser_version = Some(version);
+        if self.stacks.launched(id, now) {
+            self.launch_error = None;
+            self.backoff.launched();
+            if self.proof.tried_by() == Some(id) {
+                let page = PROOF_PAGE.to_owned();
+                self.effects.push(Effect::Open { stack: id, url: page, wait: StartUrlWait::Load });
+            }
+            self.become_ready(id, now);
+        }
+    }
+
+    fn broke(&mut self, id: StackId, message: &str, now: Instant) {
+        let Some(reason) = self.stacks.broke(id) else { return };
+        let proves = self.proof.tried_by() == Some(id);
+        if reason == EndReason::LaunchFailed || proves {
+            self.launch_error = Some(message.to_owned());
+        }
+        if proves {
+            self.proof.retry();
+        }
+        if !self.sessions.broke(id, End { reason, message: message.to_owned() }) {
+            self.backoff.failed(now);
+        }
+    }
+
+    /// The page that proves it was loaded, or was not. The browser has done its work either way.
+    fn proof_tried(&mut self, id: StackId, error: Option<String>, now: Instant) {
+        match error {
+            None => {
+                self.proof.succeed();
+                self.end_stack(id);
+            }
+            Some(error) => {
+                self.broke(id, &format!("the browser was launched and could not load a page: {error}"), now);
+                self.effects.push(Effect::End { stack: id });
+            }
+        }
+    }
+
+    /// Before anything is taken down: a browser that has lived ends a row of failures, whatever becomes of it now.
+    fn see_what_lives(&mut self, now: Instant) {
+        for since in self.stacks.running_since() {
+            self.backoff.runs(since, now);
+        }
+    }
+
+    fn gone(&mut self, id: StackId, now: Instant) {
+        // Its task always says first what broke, unless it was told to end. Should it not, nothing may hang on it.
+        self.broke(id, "the browser's supervision ended", now);
+        self.stacks.remove(id);
+        self.sessions.stack_gone(id, now);
+    }
+
+    fn end_session(&mut self, uid: &str, end: End, now: Instant) {
+        if let Some(stack) = self.sessions.end(uid, end, now) {
+            self.end_stack(stack);
+        }
+    }
+
+    fn end_stack(&mut self, id: StackId) {
+        if self.stacks.end(id) {
+            self.effects.push(Effect::End { stack: id });
+        }
+    }
+
+    fn allowed(&self, uid: &str, question: Question) -> Result<&Session, Refusal> {
+        let session = self.sessions.get(uid).ok_or_else(|| unknown(uid))?;
+        match verdict(session.phase(), question) {
+            Verdict::Do | Verdict::AlreadySo => Ok(session),
+            Verdict::No(why) => Err(wrong_phase(uid, why)),
+        }
+    }
+
+    /// Does what is due, then what there is room for: claims first, in order of arrival, then hot browsers.
+    fn settle(&mut self, now: Instant) -> Vec<Effect> {
+        self.end_overdue_sessions(now);
+        self.end_overdue_stacks(now);
+        self.serve_claims(now);
+        let ended_proof = self.end_proof_in_the_way();
+        if self.end_surplus(now) || ended_proof {
+            // What was ended while it was launched leaves its turn to another.
+            self.serve_claims(now);
+        }
+        self.prove(now);
+        self.prewarm(now);
+        self.ping(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    fn end_overdue_sessions(&mut self, now: Instant) {
+        let drained = self.drain_deadline().is_some_and(|deadline| deadline <= now).then(|| {
+            let seconds = self.plan.drain_timeout.as_secs();
+            let message = format!("the runner was told to go, and {seconds} s passed");
+            End { reason: EndReason::RunnerDrained, message }
+        });
+        let ends = self.sessions.iter().filter_map(|(uid, session)| {
+            let end = session.timed_out(now).or_else(|| drained.clone())?;
+            Some((uid.to_owned(), end))
+        });
+        for (uid, end) in ends.collect::<Vec<_>>() {
+            self.end_session(&uid, end, now);
+        }
+    }
+
+    fn end_overdue_stacks(&mut self, now: Instant) {
+        let seconds = LAUNCH_TIMEOUT.as_secs();
+        for (id, overdue) in self.stacks.overdue(now) {
+            match overdue {
+                Overdue::Launch => {
+                    self.broke(id, &format!("the browser was not ready after {seconds} s"), now);
+                    self.effects.push(Effect::End { stack: id });
+                }
+                Overdue::Page => self.proof_tried(id, Some(format!("nothing came of it in {seconds} s")), now),
+                Overdue::Answer => self.end_stack(id),
+            }
+        }
+    }
+
+    fn serve_claims(&mut self, now: Instant) {
+        for (uid, kind) in self.sessions.waiting() {
+            // A prewarm that is under way is sooner ready than a launch that begins now.
+            let ready_or_soon = self.stacks.hottest(kind, now).or_else(|| self.stacks.launching_of(kind));
+            let Some(stack) = ready_or_soon.or_else(|| self.launch_for_claim(kind, now)) else { continue };
+            self.give(&uid, stack, now);
+        }
+    }
+
+    /// Ends hot browsers for which there is no free slot. Says whether there were any.
+    fn end_surplus(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while self.stacks.count_unassigned() > self.free() as usize {
+            let Some(id) = self.stacks.least_useful(self.plan.prewarm, now) else { break };
+            self.end_stack(id);
+            any = true;
+        }
+        any
+    }
+
+    /// A session that waits goes before the proof, which is tried again later; and a runner that goes owes none. Says whether
+    /// one was ended.
+    fn end_proof_in_the_way(&mut self) -> bool {
+        let in_the_way = self.told_to_go.is_some() || self.sessions.is_one_waiting();
+        let Some(stack) = self.proof.tried_by().filter(|_| in_the_way) else { return false };
+        self.proof.retry();
+        self.end_stack(stack);
+        true
+    }
+
+    /// Whether nothing keeps browsers that nobody waits for from being launched.
+    fn has_leisure(&self, now: Instant) -> bool {
+        !self.sessions.is_one_waiting() && self.backoff.until().is_none_or(|until| until <= now)
+    }
+
+    /// Before hot browsers, one that shows that they are worth something.
+    fn prove(&mut self, now: Instant) {
+        if let Some(kind) = self.proof.owed()
+            && self.told_to_go.is_none()
+            && self.has_leisure(now)
+            && let Some(stack) = self.launch(kind, Purpose::Proof, now)
+        {
+            self.proof.begin(stack);
+        }
+    }
+
+    fn prewarm(&mut self, now: Instant) {
+        if !self.has_leisure(now) {
+            return;
+        }
+        while let Some(kind) = self.wanted() {
+            if self.launch(kind, Purpose::Prewarm, now).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The kind of hot browser that is lacking most.
+    fn wanted(&self) -> Option<Kind> {
+        if self.stacks.count_unassigned() >= self.free() as usize {
+            return None;
+        }
+        let lacking = |kind: Kind| kind.of(self.plan.prewarm).saturating_sub(self.stacks.unassigned_of(kind));
+        [Kind::Headful, Kind::Headless].into_iter().filter(|kind| lacking(*kind) > 0).max_by_key(|kind| lacking(*kind))
+    }
+
+    /// Launches for a session. It does not wait behind what is launched for nobody yet: the youngest of those, of the other
+    /// kind, leaves it its turn.
+    fn launch_for_claim(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
+        if self.has_room() && !self.has_turn() {
+            self.end_stack(self.stacks.youngest_launching()?);
+        }
+        self.launch(kind, Purpose::Session, now)
+    }
+
+    fn has_room(&self) -> bool {
+        self.stacks.len() < self.plan.slots as usize
+    }
+
+    fn has_turn(&self) -> bool {
+        self.stacks.count_launching() < self.plan.launches as usize
+    }
+
+    fn launch(&mut self, kind: Kind, purpose: Purpose, now: Instant) -> Option<StackId> {
+        if !self.has_room() || !self.has_turn() {
+            return None;
+        }
+        let stack = self.stacks.launch(kind, purpose, now);
+        self.effects.push(Effect::Launch { stack, kind });
+        Some(stack)
+    }
+
+    fn ping(&mut self, now: Instant) {
+        self.effects.extend(self.stacks.ping(now).into_iter().map(|stack| Effect::Ping { stack }));
+    }
+
+    /// How many sessions would be granted now.
+    fn free(&self) -> u32 {
+        if self.told_to_go.is_some() {
+            return 0;
+        }
+        let free = self.plan.slots.saturating_sub(self.sessions.count_live());
+        match self.plan.sessions {
+            0 => free,
+            total => free.min(total.saturating_sub(self.sessions.served())),
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.plan.sessions > 0 && self.sessions.served() >= self.plan.sessions
+    }
+
+    fn is_warm(&self, now: Instant) -> bool {
+        self.proof.is_given() && self.wanted().is_none() && self.stacks.are_fresh(now)
+    }
+
+    /// When live sessions end because the runner was told to go.
+    fn drain_deadline(&self) -> Option<Instant> {
+        self.told_to_go.map(|told| told + self.plan.drain_timeout)
+    }
+
+    /// When the runner stops waiting for acknowledgements; only once nothing runs any more.
+    fn acknowledge_deadline(&self) -> Option<Instant> {
+        self.sessions.acknowledge_deadline(self.told_to_go?)
+    }
+}
+
+fn unknown(uid: &str) -> Refusal {
+    Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") }
+}
+
+fn wrong_phase(uid: &str, why: &str) -> Refusal {
+    Refusal { reason: RefusalReason::WrongPhase, message: format!("session {uid} {why}") }
+}

@@ -1,0 +1,160 @@
+//! The sessions of a runner, found by UID or by the browser that they hold.
+
+use crate::core::{plan::Kind, session::Session, stack::StackId};
+use camofleet_crds::v1alpha1::StartUrlWait;
+use camofleet_runner_api::{BindRequest, End};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// How long a drained runner waits for the operator to read how its sessions ended.
+pub(super) const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// All sessions that are listed, and how many there have been.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    /// In order of arrival, which is the order in which they are served.
+    list: VecDeque<(String, Session)>,
+    served: u32,
+}
+
+impl Sessions {
+    pub(super) fn add(&mut self, uid: &str, session: Session) {
+        self.served += 1;
+        self.list.push_back((uid.to_owned(), session));
+    }
+
+    /// Takes over the time-outs of a repeated request.
+    pub(super) fn set_timeouts(&mut self, uid: &str, request: &BindRequest) {
+        if let Some(session) = self.named(uid) {
+            session.set_timeouts(request);
+        }
+    }
+
+    /// Gives a session a browser, which may still be launching.
+    pub(super) fn assign(&mut self, uid: &str, stack: StackId) {
+        if let Some(session) = self.named(uid) {
+            session.assign(stack);
+        }
+    }
+
+    /// A browser is ready, and so is its session, if it has one. Returns the page to open.
+    pub(super) fn become_ready(&mut self, stack: StackId, now: Instant) -> Option<(String, StartUrlWait)> {
+        self.holder(stack)?.become_ready(now)
+    }
+
+    /// A start page was loaded or failed to.
+    pub(super) fn page_tried(&mut self, stack: StackId, error: Option<String>) {
+        if let Some(session) = self.holder(stack) {
+            session.page_tried(error);
+        }
+    }
+
+    pub(super) fn client_joined(&mut self, stack: StackId, now: Instant) {
+        if let Some(session) = self.holder(stack) {
+            session.client_joined(now);
+        }
+    }
+
+    pub(super) fn client_left(&mut self, stack: StackId) {
+        if let Some(session) = self.holder(stack) {
+            session.client_left();
+        }
+    }
+
+    pub(super) fn client_acted(&mut self, stack: StackId, now: Instant) {
+        if let Some(session) = self.holder(stack) {
+            session.touch(now);
+        }
+    }
+
+    pub(super) fn touch(&mut self, uid: &str, now: Instant) {
+        if let Some(session) = self.named(uid) {
+            session.touch(now);
+        }
+    }
+
+    /// A browser failed, and ends its session by that. Returns whether it had one.
+    pub(super) fn broke(&mut self, stack: StackId, end: End) -> bool {
+        let session = self.holder(stack);
+        let had_one = session.is_some();
+        if let Some(session) = session {
+            session.broke(end);
+        }
+        had_one
+    }
+
+    /// Begins to end a session. Returns the browser to take down.
+    pub(super) fn end(&mut self, uid: &str, end: End, now: Instant) -> Option<StackId> {
+        self.named(uid)?.end(end, now)
+    }
+
+    /// Nothing of a browser is left.
+    pub(super) fn stack_gone(&mut self, stack: StackId, now: Instant) {
+        let holder = self.list.iter().position(|(_, session)| session.stack() == Some(stack));
+        if let Some(at) = holder
+            && self.list[at].1.stack_gone(now)
+        {
+            self.list.remove(at);
+        }
+    }
+
+    /// No caller will ask how a session, which is ending or ended, ended.
+    pub(super) fn acknowledge(&mut self, uid: &str) {
+        self.list.retain_mut(|(other, session)| other != uid || !session.acknowledge());
+    }
+
+    pub(super) fn get(&self, uid: &str) -> Option<&Session> {
+        self.list.iter().find(|(other, _)| other == uid).map(|(_, session)| session)
+    }
+
+    /// All of them with their UIDs, in order of arrival.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Session)> {
+        self.list.iter().map(|(uid, session)| (uid.as_str(), session))
+    }
+
+    /// How many the runner has taken, those that have left the list included.
+    pub(super) fn served(&self) -> u32 {
+        self.served
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn has_live(&self) -> bool {
+        self.list.iter().any(|(_, session)| session.is_live())
+    }
+
+    /// How many hold a slot.
+    pub(super) fn count_live(&self) -> u32 {
+        let live = self.list.iter().filter(|(_, session)| session.is_live()).count();
+        u32::try_from(live).unwrap_or(u32::MAX)
+    }
+
+    /// Those that have no browser yet, in order of arrival.
+    pub(super) fn waiting(&self) -> Vec<(String, Kind)> {
+        let waiting = self.list.iter().filter(|(_, session)| session.is_waiting());
+        waiting.map(|(uid, session)| (uid.clone(), session.kind())).collect()
+    }
+
+    pub(super) fn is_one_waiting(&self) -> bool {
+        self.list.iter().any(|(_, session)| session.is_waiting())
+    }
+
+    /// When a runner that has been draining since then stops waiting for acknowledgements; none while a session is live.
+    pub(super) fn acknowledge_deadline(&self, draining_since: Instant) -> Option<Instant> {
+        let ended = self.list.iter().map(|(_, session)| session.ended_at());
+        let latest = ended.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        Some(latest.max(draining_since) + ACKNOWLEDGE_TIMEOUT)
+    }
+
+    fn named(&mut self, uid: &str) -> Option<&mut Session> {
+        self.list.iter_mut().find(|(other, _)| other == uid).map(|(_, session)| session)
+    }
+
+    fn holder(&mut self, stack: StackId) -> Option<&mut Session> {
+        self.list.iter_mut().find(|(_, session)| session.stack() == Some(stack)).map(|(_, session)| session)
+    }
+}
