@@ -1,6 +1,6 @@
 //! Supervises the displays, Playwright servers and browsers of one pod, for the operator and the gateway.
 //!
-//! `core` decides, without clock or IO. `supervisor` carries it out: its `driver` is the one task that owns a core, and makes the
+//! `core` decides, without clock or I/O. `supervisor` carries it out: its `driver` is the one task that owns a core, and makes the
 //! processes of displays, Playwright servers and browsers. `http` is what operator and gateway call; `traces` reports sessions' starts.
 #![forbid(unsafe_code)]
 

@@ -1,15 +1,15 @@
-//! How long prewarming waits after a browser that nobody had yet failed: its launch, or it right after its launch.
+//! How long prewarming waits after a browser failed that had no session: at its launch, or soon after.
 
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::{Duration, Instant};
 
 /// How long after failures the next browser is launched.
 const PAUSES: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// A browser that has run for so long shows that they can live: a failure after it is a first one again. A launch that
-/// succeeds shows less, since what is ready may die at its first page.
+/// Once a browser has run for this long, the next failure is a first one again. A launch that succeeds shows less, since the browser may
+/// crash at its first page.
 const LIVED: Duration = Duration::from_secs(30);
 
-/// The failures in a row, until a browser that was launched after them has lived.
+/// The failures in a row, until a browser that was launched after them has run long enough.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     last: Option<Failure>,

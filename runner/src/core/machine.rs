@@ -1,4 +1,4 @@
-//! The state machine of a runner: it takes what happens and what is asked, and routes it to sessions and stacks.
+//! The state machine of a runner: routes events and calls to its sessions and stacks.
 //!
 //! There are never more stacks than slots. A stack that no session holds is hot, or on the way there. More of those than
 //! there are free slots are ended, so a session that no hot browser suits displaces one.
@@ -7,11 +7,11 @@
 mod tests;
 
 use crate::core::{
+    action::{Action, Verdict, verdict},
     backoff::Backoff,
     messages::{Effect, Event},
     plan::{Kind, Plan},
     proof::Proof,
-    question::{Question, Verdict, verdict},
     session::Session,
     sessions::Sessions,
     stack::{LAUNCH_TIMEOUT, Overdue, Purpose, StackId, Stacks},
@@ -22,17 +22,17 @@ use camofleet_runner_api::{
 };
 use std::time::Instant;
 
-/// What a browser is to load to prove that it can.
+/// The page that a browser loads as a proof.
 const PROOF_PAGE: &str = "data:text/html,<title>proof</title>";
 
 /// The state of a runner: one value, changed by one driver.
 #[derive(Debug)]
-pub struct Chart {
+pub struct Machine {
     plan: Plan,
     sessions: Sessions,
     stacks: Stacks,
-    /// When the runner was told to go.
-    told_to_go: Option<Instant>,
+    /// When the runner was told to end.
+    draining_since: Option<Instant>,
     browser_version: Option<String>,
     launch_error: Option<String>,
     backoff: Backoff,
@@ -40,14 +40,14 @@ pub struct Chart {
     effects: Vec<Effect>,
 }
 
-impl Chart {
-    /// A runner that has not begun: [`Event::Tick`] makes it launch.
+impl Machine {
+    /// A runner that has launched nothing yet: it begins with the first [`Event::Tick`].
     pub fn new(plan: Plan) -> Self {
         Self {
             plan,
             sessions: Sessions::default(),
             stacks: Stacks::default(),
-            told_to_go: None,
+            draining_since: None,
             browser_version: None,
             launch_error: None,
             backoff: Backoff::default(),
@@ -56,9 +56,9 @@ impl Chart {
         }
     }
 
-    /// Takes in what happened.
-    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
-        self.see_what_lives(now);
+    /// Handles an event. The driver carries out the effects, in this order.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        self.note_survivors(now);
         match event {
             Event::Launched { stack, version } => self.launched(stack, version, now),
             Event::Broke { stack, message } => self.broke(stack, &message, now),
@@ -74,31 +74,31 @@ impl Chart {
             Event::Joined { stack } => self.sessions.client_joined(stack, now),
             Event::Left { stack } => self.sessions.client_left(stack),
             Event::Active { stack } => self.sessions.client_acted(stack, now),
-            // Told twice, the first time counts.
-            Event::Drain => self.told_to_go = self.told_to_go.or(Some(now)),
+            // Of two signals the first counts.
+            Event::Drain => self.draining_since = self.draining_since.or(Some(now)),
             Event::Tick => {}
         }
         self.settle(now)
     }
 
-    /// Binds a session, or takes over the time-outs of one that is here. What it then is stands in [`Chart::session`].
+    /// Binds a session, or takes over the time-outs of one that is here. [`Machine::session`] then describes it.
     pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
-        let answer = match self.sessions.get(uid).map(|session| verdict(session.phase(), Question::Bind)) {
+        let answer = match self.sessions.get(uid).map(|session| verdict(session.phase(), Action::Bind)) {
             None => self.grant(uid, request, now),
-            Some(Verdict::Do) => {
+            Some(Verdict::Allowed) => {
                 self.sessions.set_timeouts(uid, &request);
                 Ok(())
             }
-            Some(Verdict::AlreadySo) => Ok(()),
-            Some(Verdict::No(why)) => Err(wrong_phase(uid, why)),
+            Some(Verdict::NoChange) => Ok(()),
+            Some(Verdict::Denied(why)) => Err(wrong_phase(uid, why)),
         };
         (answer, self.settle(now))
     }
 
     /// Begins to end a session, or forgets one that ended.
     pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
-        self.see_what_lives(now);
-        let answer = self.allowed(uid, Question::End).map(drop);
+        self.note_survivors(now);
+        let answer = self.allowed(uid, Action::End).map(drop);
         if answer.is_ok() {
             let end = End { reason: EndReason::Deleted, message: "the session was deleted".to_owned() };
             self.end_session(uid, end, now);
@@ -112,23 +112,22 @@ impl Chart {
     /// # Errors
     /// When it is not here, or has ended.
     pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
-        self.allowed(uid, Question::Touch)?;
+        self.allowed(uid, Action::Touch)?;
         self.sessions.touch(uid, now);
         Ok(())
     }
 
-    /// The stack to connect to, and how the session is shown.
+    /// The stack to connect to for that action, and the session's display.
     ///
     /// # Errors
     /// When the session is not here, or not ready.
-    pub fn door(&self, uid: &str, question: Question) -> Result<(StackId, Display), Refusal> {
-        let session = self.allowed(uid, question)?;
+    pub fn enter(&self, uid: &str, action: Action) -> Result<(StackId, Display), Refusal> {
+        let session = self.allowed(uid, action)?;
         let stack = session.stack().expect("a session that may be connected to is ready, and so has a stack");
         Ok((stack, session.display()))
     }
 
-    /// The earliest time after `now` at which [`Event::Tick`] changes anything. What was due by `now` is done, or waits for
-    /// something else than time.
+    /// The earliest time after `now` at which [`Event::Tick`] changes anything. What was due by `now` is done, or waits for an event.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let sessions =
             self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
@@ -141,20 +140,20 @@ impl Chart {
         deadlines.filter(|deadline| *deadline > now).min()
     }
 
-    /// Whether the runner was told to go and has nothing left to do.
+    /// Whether the runner was told to end and has nothing left to do.
     pub fn is_finished(&self, now: Instant) -> bool {
-        self.told_to_go.is_some()
+        self.draining_since.is_some()
             && self.stacks.is_empty()
             && (self.sessions.is_empty() || self.acknowledge_deadline().is_some_and(|deadline| deadline <= now))
     }
 
-    /// Whether it serves sessions, or is fit to. A runner whose prewarmed browsers fail would fail the session's too. One that
-    /// is spent stays ready: that it takes no more is said by its state, and a pod that is about to go well is no alarm.
+    /// Whether it serves sessions, or could. A runner whose prewarmed browsers fail would fail the session's too. One that is spent stays
+    /// ready: its state says that it takes no more sessions, and a pod that is about to end as planned must raise no alarm.
     pub fn is_ready(&self) -> bool {
-        self.sessions.has_live() || (self.told_to_go.is_none() && !self.backoff.is_failing())
+        self.sessions.has_live() || (self.draining_since.is_none() && !self.backoff.is_failing())
     }
 
-    /// What is published of it after `former`, whose identity and generation it has.
+    /// The state to publish after `former`, with its generation and with what it says of the process.
     pub fn describe(&self, former: &RunnerState, now: Instant) -> RunnerState {
         RunnerState {
             boot_id: former.boot_id.clone(),
@@ -162,7 +161,7 @@ impl Chart {
             engine: former.engine,
             playwright_version: former.playwright_version.clone(),
             browser_version: self.browser_version.clone(),
-            draining: self.told_to_go.is_some(),
+            draining: self.draining_since.is_some(),
             slots: self.plan.slots,
             free: self.free(),
             spent: self.is_spent(),
@@ -186,14 +185,14 @@ impl Chart {
         self.sessions.get(uid).map(|session| session.report(uid, now)).ok_or_else(|| unknown(uid))
     }
 
-    /// Browsers that run and that no session has.
+    /// Browsers that run and that a session can still get.
     pub fn hot_stacks(&self) -> impl Iterator<Item = StackId> {
         self.stacks.running_unassigned()
     }
 
     fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), Refusal> {
         let refuse = |reason, message: String| Err(Refusal { reason, message });
-        if self.told_to_go.is_some() {
+        if self.draining_since.is_some() {
             return refuse(
                 RefusalReason::Draining,
                 "this runner was told to go and takes no session: choose another".into(),
@@ -212,13 +211,13 @@ impl Chart {
         let tier = if hot.is_some() { Tier::Hot } else { Tier::Cold };
         self.sessions.add(uid, Session::new(request, tier, now));
         if let Some(stack) = hot {
-            self.give(uid, stack, now);
+            self.assign(uid, stack, now);
         }
         Ok(())
     }
 
-    /// Gives a stack that nobody has to a session that has none.
-    fn give(&mut self, uid: &str, stack: StackId, now: Instant) {
+    /// Assigns a free stack to a session that has none.
+    fn assign(&mut self, uid: &str, stack: StackId, now: Instant) {
         self.stacks.assign(stack);
         self.sessions.assign(uid, stack);
         if self.stacks.is_running(stack) {
@@ -259,7 +258,7 @@ impl Chart {
         }
     }
 
-    /// The page that proves it was loaded, or was not. The browser has done its work either way.
+    /// The page that is the proof was loaded or failed to. Either way its browser has served its purpose.
     fn proof_tried(&mut self, id: StackId, error: Option<String>, now: Instant) {
         match error {
             None => {
@@ -273,15 +272,15 @@ impl Chart {
         }
     }
 
-    /// Before anything is taken down: a browser that has lived ends a row of failures, whatever becomes of it now.
-    fn see_what_lives(&mut self, now: Instant) {
+    /// A browser that has run long enough ends a row of failures. This is noted before anything is taken down.
+    fn note_survivors(&mut self, now: Instant) {
         for since in self.stacks.running_since() {
             self.backoff.runs(since, now);
         }
     }
 
     fn gone(&mut self, id: StackId, now: Instant) {
-        // Its task always says first what broke, unless it was told to end. Should it not, nothing may hang on it.
+        // The driver reports a failure before, unless the stack was told to end. Should it not, no session may wait for the stack.
         self.broke(id, "the browser's supervision ended", now);
         self.stacks.remove(id);
         self.sessions.stack_gone(id, now);
@@ -299,23 +298,23 @@ impl Chart {
         }
     }
 
-    fn allowed(&self, uid: &str, question: Question) -> Result<&Session, Refusal> {
+    fn allowed(&self, uid: &str, action: Action) -> Result<&Session, Refusal> {
         let session = self.sessions.get(uid).ok_or_else(|| unknown(uid))?;
-        match verdict(session.phase(), question) {
-            Verdict::Do | Verdict::AlreadySo => Ok(session),
-            Verdict::No(why) => Err(wrong_phase(uid, why)),
+        match verdict(session.phase(), action) {
+            Verdict::Allowed | Verdict::NoChange => Ok(session),
+            Verdict::Denied(why) => Err(wrong_phase(uid, why)),
         }
     }
 
-    /// Does what is due, then what there is room for: claims first, in order of arrival, then hot browsers.
+    /// Does what is due, then what there is room for: sessions first, in order of arrival, then hot browsers.
     fn settle(&mut self, now: Instant) -> Vec<Effect> {
         self.end_overdue_sessions(now);
         self.end_overdue_stacks(now);
-        self.serve_claims(now);
+        self.serve_waiting(now);
         let ended_proof = self.end_proof_in_the_way();
         if self.end_surplus(now) || ended_proof {
-            // What was ended while it was launched leaves its turn to another.
-            self.serve_claims(now);
+            // A launch that was ended leaves its turn to another.
+            self.serve_waiting(now);
         }
         self.prove(now);
         self.prewarm(now);
@@ -352,16 +351,16 @@ impl Chart {
         }
     }
 
-    fn serve_claims(&mut self, now: Instant) {
+    fn serve_waiting(&mut self, now: Instant) {
         for (uid, kind) in self.sessions.waiting() {
-            // A prewarm that is under way is sooner ready than a launch that begins now.
+            // A prewarm that is under way is ready sooner than a launch that begins now.
             let ready_or_soon = self.stacks.hottest(kind, now).or_else(|| self.stacks.launching_of(kind));
-            let Some(stack) = ready_or_soon.or_else(|| self.launch_for_claim(kind, now)) else { continue };
-            self.give(&uid, stack, now);
+            let Some(stack) = ready_or_soon.or_else(|| self.launch_for_session(kind, now)) else { continue };
+            self.assign(&uid, stack, now);
         }
     }
 
-    /// Ends hot browsers for which there is no free slot. Says whether there were any.
+    /// Ends hot browsers for which there is no free slot. Returns whether there were any.
     fn end_surplus(&mut self, now: Instant) -> bool {
         let mut any = false;
         while self.stacks.count_unassigned() > self.free() as usize {
@@ -372,26 +371,26 @@ impl Chart {
         any
     }
 
-    /// A session that waits goes before the proof, which is tried again later; and a runner that goes owes none. Says whether
-    /// one was ended.
+    /// A session that waits goes before the proof, which is tried again later; and a runner that ends owes none. Returns whether a proof
+    /// was ended.
     fn end_proof_in_the_way(&mut self) -> bool {
-        let in_the_way = self.told_to_go.is_some() || self.sessions.is_one_waiting();
+        let in_the_way = self.draining_since.is_some() || self.sessions.is_one_waiting();
         let Some(stack) = self.proof.tried_by().filter(|_| in_the_way) else { return false };
         self.proof.retry();
         self.end_stack(stack);
         true
     }
 
-    /// Whether nothing keeps browsers that nobody waits for from being launched.
-    fn has_leisure(&self, now: Instant) -> bool {
+    /// Whether browsers may be launched that no session waits for.
+    fn may_prewarm(&self, now: Instant) -> bool {
         !self.sessions.is_one_waiting() && self.backoff.until().is_none_or(|until| until <= now)
     }
 
-    /// Before hot browsers, one that shows that they are worth something.
+    /// Launches the browser that has to load a page before any hot browser is worth launching.
     fn prove(&mut self, now: Instant) {
         if let Some(kind) = self.proof.owed()
-            && self.told_to_go.is_none()
-            && self.has_leisure(now)
+            && self.draining_since.is_none()
+            && self.may_prewarm(now)
             && let Some(stack) = self.launch(kind, Purpose::Proof, now)
         {
             self.proof.begin(stack);
@@ -399,7 +398,7 @@ impl Chart {
     }
 
     fn prewarm(&mut self, now: Instant) {
-        if !self.has_leisure(now) {
+        if !self.may_prewarm(now) {
             return;
         }
         while let Some(kind) = self.wanted() {
@@ -409,18 +408,17 @@ impl Chart {
         }
     }
 
-    /// The kind of hot browser that is lacking most.
+    /// The kind of hot browser of which most are missing.
     fn wanted(&self) -> Option<Kind> {
         if self.stacks.count_unassigned() >= self.free() as usize {
             return None;
         }
-        let lacking = |kind: Kind| kind.of(self.plan.prewarm).saturating_sub(self.stacks.unassigned_of(kind));
-        [Kind::Headful, Kind::Headless].into_iter().filter(|kind| lacking(*kind) > 0).max_by_key(|kind| lacking(*kind))
+        let missing = |kind: Kind| kind.of(self.plan.prewarm).saturating_sub(self.stacks.unassigned_of(kind));
+        [Kind::Headful, Kind::Headless].into_iter().filter(|kind| missing(*kind) > 0).max_by_key(|kind| missing(*kind))
     }
 
-    /// Launches for a session. It does not wait behind what is launched for nobody yet: the youngest of those, of the other
-    /// kind, leaves it its turn.
-    fn launch_for_claim(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
+    /// Launches for a session. It does not wait for prewarms: the youngest, which is of the other kind, gives up its turn.
+    fn launch_for_session(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
         if self.has_room() && !self.has_turn() {
             self.end_stack(self.stacks.youngest_launching()?);
         }
@@ -450,7 +448,7 @@ impl Chart {
 
     /// How many sessions would be granted now.
     fn free(&self) -> u32 {
-        if self.told_to_go.is_some() {
+        if self.draining_since.is_some() {
             return 0;
         }
         let free = self.plan.slots.saturating_sub(self.sessions.count_live());
@@ -468,14 +466,14 @@ impl Chart {
         self.proof.is_given() && self.wanted().is_none() && self.stacks.are_fresh(now)
     }
 
-    /// When live sessions end because the runner was told to go.
+    /// When live sessions end because the runner does.
     fn drain_deadline(&self) -> Option<Instant> {
-        self.told_to_go.map(|told| told + self.plan.drain_timeout)
+        self.draining_since.map(|since| since + self.plan.drain_timeout)
     }
 
-    /// When the runner stops waiting for acknowledgements; only once nothing runs any more.
+    /// When the runner stops waiting for acknowledgements; none while a session is live.
     fn acknowledge_deadline(&self) -> Option<Instant> {
-        self.sessions.acknowledge_deadline(self.told_to_go?)
+        self.sessions.acknowledge_deadline(self.draining_since?)
     }
 }
 

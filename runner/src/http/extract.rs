@@ -14,7 +14,6 @@ use axum::{
 };
 use camofleet_runner_api::{
     Refusal, RefusalReason,
-    token::{Caller, Role},
 };
 
 const OPERATORS_CALL: &str = "this call is the operator's";

@@ -3,13 +3,13 @@
 //! side without one too, so that the server sees an abnormal closure and the client may come back.
 
 use crate::{
-    core::{Event, Question, StackId},
+    core::{Action, Event, StackId},
     http::{
         error::{Refused, forbidden},
         extract::Hop,
         state::App,
     },
-    supervisor::driver::{Door, Runner},
+    supervisor::driver::{Access, Runner},
 };
 use axum::{
     body::Body,
@@ -73,8 +73,8 @@ pub(crate) async fn playwright(
         return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
     }
     let tunnel = tunnels.open(&hop.uid)?;
-    let Door { stack, doors, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Question::Connect).await?;
-    let answered = timeout(ANSWER_TIMEOUT, ask(&doors.playwright, &doors.ws_path, request.headers())).await;
+    let Access { stack, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::Connect).await?;
+    let answered = timeout(ANSWER_TIMEOUT, ask(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
     let mut answer = answered
         .unwrap_or_else(|_| Err("it does not answer".into()))
         .map_err(|error| unreachable(&hop.uid, &*error))?;
@@ -89,7 +89,7 @@ pub(crate) async fn playwright(
         if let Ok((client, server)) = tokio::try_join!(client, server) {
             let guest = Guest::arrive(runner, stack);
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            pump(client, server, doors.closed, |sender, receiver| watched(sender, receiver, guest)).await;
+            pump(client, server, endpoints.closed, |sender, receiver| watched(sender, receiver, guest)).await;
         }
         tracing::info!(uid = hop.uid, "a client left");
     });
@@ -112,21 +112,21 @@ pub(crate) async fn vnc(
         return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
     };
     let tunnel = tunnels.open(&hop.uid)?;
-    let Door { display, doors, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Question::Watch).await?;
+    let Access { display, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::Watch).await?;
     match display {
         Display::LiveView => {}
         Display::Headless | Display::Headful => {
             return Err(invalid("the session has no live view: its display is not LiveView"));
         }
     }
-    let server = UnixStream::connect(&doors.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
+    let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
     tracing::info!(uid = hop.uid, role = ?hop.role, "a viewer connects");
     let place = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let _held = (place, tunnel);
         if let Ok(client) = client.await {
-            pump(TokioIo::new(client), server, doors.closed, unwatched).await;
+            pump(TokioIo::new(client), server, endpoints.closed, unwatched).await;
         }
         tracing::info!(uid = hop.uid, "a viewer left");
     });

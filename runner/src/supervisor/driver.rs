@@ -1,10 +1,10 @@
-//! The one task that owns the chart: it takes in what browsers do and what the API asks, in this order, carries out what
-//! follows, and publishes what the runner then is.
+//! The one task that owns the core: it handles events of browsers and calls of the API, in this order, carries out the effects, and
+//! publishes the runner's state.
 
 use crate::{
     config::BrowserSettings,
-    core::{Chart, Effect, Event, Plan, Question, StackId, Term},
-    supervisor::stack::{Command, Doors, Stack},
+    core::{Action, Effect, Event, Machine, Plan, StackId, Term},
+    supervisor::stack::{Command, Endpoints, Stack},
     traces::{Request, Starts},
 };
 use camofleet_crds::v1alpha1::Display;
@@ -23,11 +23,11 @@ pub(crate) struct Published {
     pub(crate) ready: bool,
 }
 
-/// A way into a session that is ready.
-pub(crate) struct Door {
+/// Access to a session that is ready.
+pub(crate) struct Access {
     pub(crate) stack: StackId,
     pub(crate) display: Display,
-    pub(crate) doors: Doors,
+    pub(crate) endpoints: Endpoints,
 }
 
 enum Ask {
@@ -35,7 +35,7 @@ enum Ask {
     End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
     Report { uid: String, reply: Reply<SessionReport> },
-    Enter { uid: String, once: Option<String>, question: Question, reply: Reply<Door> },
+    Enter { uid: String, once: Option<String>, action: Action, reply: Reply<Access> },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -75,9 +75,9 @@ impl Runner {
         self.ask(|reply| Ask::Report { uid, reply }).await
     }
 
-    /// The way into a session, for the one who wants to do that. `once`: a token's id, which opens it one time.
-    pub(crate) async fn enter(&self, uid: String, once: Option<String>, question: Question) -> Result<Door, Refusal> {
-        self.ask(|reply| Ask::Enter { uid, once, question, reply }).await
+    /// Access to a session for that action. `once`: the id of a token that is valid for one connection.
+    pub(crate) async fn enter(&self, uid: String, once: Option<String>, action: Action) -> Result<Access, Refusal> {
+        self.ask(|reply| Ask::Enter { uid, once, action, reply }).await
     }
 
     /// Says what happened.
@@ -99,10 +99,10 @@ impl Runner {
     }
 }
 
-/// Owns the chart and the stacks.
+/// Owns the core and the stacks.
 pub(crate) struct Driver {
-    chart: Chart,
-    /// When the chart last did what was due.
+    machine: Machine,
+    /// When the core last did what was due.
     settled: Instant,
     stacks: HashMap<StackId, Stack>,
     settings: Arc<BrowserSettings>,
@@ -127,7 +127,7 @@ impl Driver {
         let (publisher, published) = watch::channel(Published { state, ready: false });
         let runner = Runner { asks: asks_in, reports: reports.0.clone(), published };
         let driver = Self {
-            chart: Chart::new(plan),
+            machine: Machine::new(plan),
             settled: Instant::now(),
             stacks: HashMap::new(),
             settings: Arc::new(settings),
@@ -142,8 +142,8 @@ impl Driver {
     /// Runs until the runner was told to go and has nothing left to do.
     pub(crate) async fn run(mut self) {
         self.happens(Event::Tick);
-        while !self.chart.is_finished(self.settled) {
-            let deadline = self.chart.next_deadline(self.settled);
+        while !self.machine.is_finished(self.settled) {
+            let deadline = self.machine.next_deadline(self.settled);
             tokio::select! {
                 biased;
                 Some(event) = self.reports.1.recv() => self.happens(event),
@@ -158,7 +158,7 @@ impl Driver {
         if let Event::Gone { stack } = event {
             self.stacks.remove(&stack);
         }
-        let effects = self.chart.on(event, self.settled);
+        let effects = self.machine.handle(event, self.settled);
         self.carry_out(effects);
     }
 
@@ -182,48 +182,48 @@ impl Driver {
             }
             // These settle nothing, and what was due by now is not forgotten over them.
             Ask::Touch { uid, reply } => {
-                let answer = self.chart.touch(&uid, self.settled);
+                let answer = self.machine.touch(&uid, self.settled);
                 self.happens(Event::Tick);
                 reply.send(answer).ok();
             }
             Ask::Report { uid, reply } => {
                 self.happens(Event::Tick);
-                reply.send(self.chart.report(&uid, self.settled)).ok();
+                reply.send(self.machine.report(&uid, self.settled)).ok();
             }
-            Ask::Enter { uid, once, question, reply } => {
+            Ask::Enter { uid, once, action, reply } => {
                 self.happens(Event::Tick);
-                reply.send(self.enter(&uid, once, question)).ok();
+                reply.send(self.enter(&uid, once, action)).ok();
             }
         }
     }
 
     fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
-        self.bury_the_dead();
-        let (answer, effects) = self.chart.bind(uid, request, self.settled);
+        self.reap_exited();
+        let (answer, effects) = self.machine.bind(uid, request, self.settled);
         self.carry_out(effects);
         answer.map(|()| self.bind_answer(uid))
     }
 
     fn end(&mut self, uid: &str) -> Result<(), Refusal> {
-        let (answer, effects) = self.chart.end(uid, self.settled);
+        let (answer, effects) = self.machine.end(uid, self.settled);
         self.carry_out(effects);
         answer
     }
 
-    fn enter(&mut self, uid: &str, once: Option<String>, question: Question) -> Result<Door, Refusal> {
-        let (id, display) = self.chart.door(uid, question)?;
+    fn enter(&mut self, uid: &str, once: Option<String>, action: Action) -> Result<Access, Refusal> {
+        let (id, display) = self.machine.enter(uid, action)?;
         let stack = self.stacks.get_mut(&id).expect("a session that is ready has its stack");
         if once.is_some_and(|token| !stack.used_tokens.insert(token)) {
             let message = "the token was good for one connection, and was used before".to_owned();
             return Err(Refusal { reason: RefusalReason::TokenUsed, message });
         }
-        Ok(Door { stack: id, display, doors: stack.doors.clone() })
+        Ok(Access { stack: id, display, endpoints: stack.endpoints.clone() })
     }
 
-    /// Looks whether the browsers that could be handed out now still live.
-    fn bury_the_dead(&mut self) {
+    /// Reports browsers that exited since they were last heard of, so that none of them is handed out.
+    fn reap_exited(&mut self) {
         let died = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_died);
-        for stack in self.chart.hot_stacks().filter(died).collect::<Vec<_>>() {
+        for stack in self.machine.hot_stacks().filter(died).collect::<Vec<_>>() {
             self.stacks[&stack].end();
             self.happens(Event::Broke { stack, message: "the browser died".to_owned() });
         }
@@ -258,9 +258,9 @@ impl Driver {
 
     /// Publishes what the runner is, when that has changed, under a new generation.
     fn publish(&self) {
-        let ready = self.chart.is_ready();
+        let ready = self.machine.is_ready();
         self.published.send_if_modified(|published| {
-            let mut state = self.chart.describe(&published.state, self.settled);
+            let mut state = self.machine.describe(&published.state, self.settled);
             let changed = state != published.state || ready != published.ready;
             if changed {
                 log_changes(&published.state, &state);
@@ -279,7 +279,7 @@ impl Driver {
             engine: self.settings.engine,
             browser_version: state.browser_version,
             playwright_version: state.playwright_version,
-            session: self.chart.session(uid).expect("a session that was bound, or was here before, is listed"),
+            session: self.machine.session(uid).expect("a session that was bound, or was here before, is listed"),
         }
     }
 }

@@ -45,9 +45,9 @@ const LONGEST_EVENT: usize = 64 << 10;
 /// V8's young generation at its smallest saves a third of Node's memory; its ceiling is for messages, which may be 256 MB.
 const NODE_FLAGS: [&str; 2] = ["--max-semi-space-size=1", "--max-old-space-size=1024"];
 
-/// Where clients of a stack are let in.
+/// Where clients of a stack connect.
 #[derive(Clone, Debug)]
-pub(crate) struct Doors {
+pub(crate) struct Endpoints {
     pub(crate) playwright: PathBuf,
     /// The one path that the Playwright server serves, known to nobody else.
     pub(crate) ws_path: String,
@@ -80,7 +80,7 @@ impl Command {
 
 /// A stack that was launched, as its driver holds it.
 pub(crate) struct Stack {
-    pub(crate) doors: Doors,
+    pub(crate) endpoints: Endpoints,
     /// Ids of the tokens that were good for one connection, and have had it. A stack serves one session.
     pub(crate) used_tokens: HashSet<String>,
     commands: UnboundedSender<Command>,
@@ -99,7 +99,7 @@ impl Stack {
         reports: UnboundedSender<Event>,
     ) -> Self {
         let dir = settings.state_dir.join(format!("{DIRECTORY_PREFIX}{}", id.number()));
-        let doors = Doors {
+        let endpoints = Endpoints {
             playwright: dir.join(PLAYWRIGHT_SOCKET),
             ws_path: format!("/{}", uuid::Uuid::new_v4().simple()),
             vnc: dir.join(display::VNC_SOCKET),
@@ -116,12 +116,12 @@ impl Stack {
             mark: mark.clone(),
             browser: browser.clone(),
             settings: settings.clone(),
-            doors: doors.clone(),
+            endpoints: endpoints.clone(),
             reports,
             parts: Parts::default(),
         };
         tokio::spawn(task.run(inbox, end.clone()));
-        Self { doors, used_tokens: HashSet::new(), commands, end, mark, browser }
+        Self { endpoints, used_tokens: HashSet::new(), commands, end, mark, browser }
     }
 
     /// Tells it something. One that is ending does not hear it.
@@ -161,7 +161,7 @@ struct Task {
     /// The browser's process, once it was launched.
     browser: Arc<OnceLock<i32>>,
     settings: Arc<BrowserSettings>,
-    doors: Doors,
+    endpoints: Endpoints,
     reports: UnboundedSender<Event>,
     parts: Parts,
 }
@@ -215,7 +215,7 @@ impl Task {
             self.report(Event::Broke { stack: self.id, message });
         }
         self.take_down().await;
-        self.doors.closed.cancel();
+        self.endpoints.closed.cancel();
         self.report(Event::Gone { stack: self.id });
     }
 
@@ -323,7 +323,7 @@ impl Task {
             engine: self.settings.engine,
             executable: &self.settings.executable,
             dir: &self.dir,
-            ws_path: &self.doors.ws_path,
+            ws_path: &self.endpoints.ws_path,
             headless: self.kind == Kind::Headless,
             screen: self.settings.screen,
             grace_ms: RECONNECT_GRACE.as_millis(),

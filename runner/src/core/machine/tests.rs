@@ -71,7 +71,7 @@ enum Sim {
 }
 
 struct World {
-    chart: Chart,
+    machine: Machine,
     now: Instant,
     stacks: BTreeMap<StackId, Sim>,
     kinds: BTreeMap<StackId, Kind>,
@@ -85,7 +85,7 @@ struct World {
 impl World {
     fn new(plan: Plan) -> Self {
         let mut world = Self {
-            chart: Chart::new(plan),
+            machine: Machine::new(plan),
             now: Instant::now(),
             stacks: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -99,11 +99,11 @@ impl World {
     }
 
     fn state(&self) -> RunnerState {
-        self.chart.describe(&RunnerState::default(), self.now)
+        self.machine.describe(&RunnerState::default(), self.now)
     }
 
     fn happens(&mut self, event: Event) {
-        let effects = self.chart.on(event, self.now);
+        let effects = self.machine.handle(event, self.now);
         self.carry_out(effects);
     }
 
@@ -132,8 +132,8 @@ impl World {
     }
 
     fn is_in_use(&self, stack: StackId) -> bool {
-        let held = self.chart.sessions.iter().any(|(_, session)| session.stack() == Some(stack));
-        held || self.chart.proof.tried_by() == Some(stack)
+        let held = self.machine.sessions.iter().any(|(_, session)| session.stack() == Some(stack));
+        held || self.machine.proof.tried_by() == Some(stack)
     }
 
     fn nth(&self, nth: usize, sim: Sim) -> Option<StackId> {
@@ -147,12 +147,12 @@ impl World {
                 self.bind(&format!("s{uid}"), request(display, idle, lifetime, page));
             }
             Step::End { uid } => {
-                let known = self.chart.session(&format!("s{uid}")).is_some();
-                let (answer, effects) = self.chart.end(&format!("s{uid}"), self.now);
+                let known = self.machine.session(&format!("s{uid}")).is_some();
+                let (answer, effects) = self.machine.end(&format!("s{uid}"), self.now);
                 assert_eq!(answer.is_ok(), known);
                 self.carry_out(effects);
             }
-            Step::Touch { uid } => drop(self.chart.touch(&format!("s{uid}"), self.now)),
+            Step::Touch { uid } => drop(self.machine.touch(&format!("s{uid}"), self.now)),
             Step::Launched { nth } => {
                 let Some(stack) = self.nth(nth, Sim::Launching) else { return };
                 self.stacks.insert(stack, Sim::Running);
@@ -193,28 +193,28 @@ impl World {
     }
 
     fn bind(&mut self, uid: &str, request: BindRequest) {
-        let before = self.chart.session(uid);
+        let before = self.machine.session(uid);
         let (free, served, draining) =
-            (self.chart.free(), self.chart.sessions.served(), self.chart.told_to_go.is_some());
-        let (answer, effects) = self.chart.bind(uid, request, self.now);
+            (self.machine.free(), self.machine.sessions.served(), self.machine.draining_since.is_some());
+        let (answer, effects) = self.machine.bind(uid, request, self.now);
         match (before, answer) {
             (Some(before), answer) => {
                 assert_eq!(answer, Ok(()), "a repeated PUT is answered");
-                assert_eq!(self.chart.sessions.served(), served, "a repeated PUT takes nothing");
+                assert_eq!(self.machine.sessions.served(), served, "a repeated PUT takes nothing");
                 assert_eq!(
-                    self.chart.session(uid).map(|after| (after.tier, after.name)),
+                    self.machine.session(uid).map(|after| (after.tier, after.name)),
                     Some((before.tier, before.name))
                 );
             }
             (None, Ok(())) => {
                 assert!(free > 0 && !draining, "granted without room");
                 *self.incarnation.entry(uid.to_owned()).or_default() += 1;
-                assert_eq!(self.chart.sessions.served(), served + 1);
+                assert_eq!(self.machine.sessions.served(), served + 1);
             }
             (None, Err(refusal)) => {
                 assert_eq!(free, 0, "refused with room: {refusal}");
                 assert_eq!(refusal.reason == RefusalReason::Draining, draining);
-                assert!(self.chart.session(uid).is_none());
+                assert!(self.machine.session(uid).is_none());
             }
         }
         self.carry_out(effects);
@@ -224,11 +224,11 @@ impl World {
     fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
-            let deadline = self.chart.next_deadline(self.now).filter(|deadline| *deadline <= end);
+            let deadline = self.machine.next_deadline(self.now).filter(|deadline| *deadline <= end);
             let before = self.state();
             let quiet = deadline.map_or(end, |deadline| deadline - Duration::from_nanos(1)).max(self.now);
             self.now = quiet;
-            assert_eq!(self.chart.on(Event::Tick, quiet), [], "something was due before the deadline");
+            assert_eq!(self.machine.handle(Event::Tick, quiet), [], "something was due before the deadline");
             assert_eq!(before, self.state(), "something changed before the deadline");
             if let Some(deadline) = deadline {
                 self.now = deadline;
@@ -246,19 +246,19 @@ impl World {
     }
 
     fn check(&mut self) {
-        let plan = self.chart.plan;
+        let plan = self.machine.plan;
         let state = self.state();
         let live = state.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count();
         let launching = self.stacks.values().filter(|sim| **sim == Sim::Launching).count();
         assert!(self.stacks.len() <= plan.slots as usize, "more browsers than slots");
         assert!(live <= plan.slots as usize, "more sessions than slots");
         assert!(launching <= plan.launches as usize, "too many launches at once");
-        assert!(plan.sessions == 0 || self.chart.sessions.served() <= plan.sessions, "more sessions than in all");
-        assert_eq!(state.spent, plan.sessions > 0 && self.chart.sessions.served() == plan.sessions);
+        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than in all");
+        assert_eq!(state.spent, plan.sessions > 0 && self.machine.sessions.served() == plan.sessions);
         assert!(!(state.spent || state.draining) || state.free == 0);
         assert!(state.free as usize + live <= plan.slots as usize);
         assert!(state.hot.headless + state.hot.headful <= state.free, "hot browsers that nobody can have");
-        assert!(!state.warm || self.chart.wanted().is_none() && self.chart.proof.is_given());
+        assert!(!state.warm || self.machine.wanted().is_none() && self.machine.proof.is_given());
         self.check_ownership();
         self.check_that_nothing_waits_in_vain(launching);
         for session in &state.sessions {
@@ -271,7 +271,7 @@ impl World {
 
     fn check_ownership(&mut self) {
         let mut held = HashSet::new();
-        for (uid, session) in self.chart.sessions.iter() {
+        for (uid, session) in self.machine.sessions.iter() {
             let Some(stack) = session.stack() else { continue };
             assert!(held.insert(stack), "one browser for two sessions");
             let owner = (uid.to_owned(), self.incarnation[uid]);
@@ -283,7 +283,7 @@ impl World {
             };
             assert_eq!(session.phase(), expected);
         }
-        let mut hot = self.chart.hot_stacks();
+        let mut hot = self.machine.hot_stacks();
         assert!(hot.all(|stack| !self.is_in_use(stack)), "a browser in use is offered to other sessions");
         for stack in self.given.keys().filter(|stack| !held.contains(*stack)) {
             assert!(!self.stacks.contains_key(stack), "a browser outlived its session");
@@ -291,16 +291,16 @@ impl World {
     }
 
     fn check_that_nothing_waits_in_vain(&self, launching: usize) {
-        let plan = self.chart.plan;
+        let plan = self.machine.plan;
         let place = self.stacks.len() < plan.slots as usize;
-        let for_sessions = self.chart.sessions.iter().filter_map(|(_, session)| session.stack());
+        let for_sessions = self.machine.sessions.iter().filter_map(|(_, session)| session.stack());
         let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == Sim::Launching).count();
         let turn = for_sessions < plan.launches as usize;
-        assert!(!place || !turn || !self.chart.sessions.is_one_waiting(), "a session waits although there is room");
+        assert!(!place || !turn || !self.machine.sessions.is_one_waiting(), "a session waits although there is room");
         let room = place && launching < plan.launches as usize;
-        let paused = self.chart.backoff.until().is_some_and(|until| until > self.now);
-        assert!(!room || paused || self.chart.wanted().is_none(), "no browser is prewarmed although there is room");
-        assert!(self.chart.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
+        let paused = self.machine.backoff.until().is_some_and(|until| until > self.now);
+        assert!(!room || paused || self.machine.wanted().is_none(), "no browser is prewarmed although there is room");
+        assert!(self.machine.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
     }
 
     /// Told to go, with a shell that does its part, the runner comes to its end.
@@ -315,7 +315,7 @@ impl World {
         let state = self.state();
         assert!(state.sessions.iter().all(|session| session.phase == SessionPhase::Ended));
         self.wait(ACKNOWLEDGE_TIMEOUT);
-        assert!(self.chart.is_finished(self.now));
+        assert!(self.machine.is_finished(self.now));
     }
 }
 
@@ -363,7 +363,7 @@ fn a_hot_browser_makes_a_session_ready_at_once_and_opens_its_page() {
     let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
     assert!(world.state().warm);
     world.bind("s", request(Display::Headless, 60, 600, true));
-    let session = world.chart.session("s").unwrap();
+    let session = world.machine.session("s").unwrap();
     assert_eq!((session.phase, session.tier, session.start_page), (SessionPhase::Ready, Tier::Hot, StartPage::Loading));
     assert_eq!(world.opened.len(), 1);
     assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
@@ -405,7 +405,7 @@ fn a_proof_that_hangs_failed_and_a_session_does_not_wait_for_it() {
     world.bind("s", request(Display::Headless, 60, 600, false));
     world.take(Step::Gone { nth: 0 });
     world.take(Step::Launched { nth: 0 });
-    assert_eq!(world.chart.session("s").unwrap().phase, SessionPhase::Ready);
+    assert_eq!(world.machine.session("s").unwrap().phase, SessionPhase::Ready);
     assert!(!world.state().warm, "it owes the proof still");
 }
 
@@ -416,7 +416,7 @@ fn a_session_of_another_kind_displaces_a_hot_browser_and_waits_until_it_is_gone(
     assert_eq!(world.nth(0, Sim::Launching), None, "the room is not free yet");
     world.take(Step::Gone { nth: 0 });
     world.take(Step::Launched { nth: 0 });
-    let session = world.chart.session("s").unwrap();
+    let session = world.machine.session("s").unwrap();
     assert_eq!((session.phase, session.tier), (SessionPhase::Ready, Tier::Cold));
 }
 
@@ -438,7 +438,7 @@ fn a_session_does_not_wait_behind_a_launch_for_nobody() {
     let (prewarmed, kind) = prewarmed.unwrap();
     assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, Sim::Ending));
     world.take(Step::Launched { nth: 0 });
-    assert_eq!(world.chart.session("other kind").unwrap().phase, SessionPhase::Ready);
+    assert_eq!(world.machine.session("other kind").unwrap().phase, SessionPhase::Ready);
     // Then it is launched again.
     world.take(Step::Gone { nth: 0 });
     world.take(Step::Launched { nth: 0 });
@@ -449,7 +449,7 @@ fn a_session_does_not_wait_behind_a_launch_for_nobody() {
     world.bind("same kind", request(Display::Headless, 60, 600, false));
     assert_eq!(world.stacks.len(), 1);
     world.take(Step::Launched { nth: 0 });
-    assert_eq!(world.chart.session("same kind").unwrap().phase, SessionPhase::Ready);
+    assert_eq!(world.machine.session("same kind").unwrap().phase, SessionPhase::Ready);
 }
 
 #[test]
@@ -479,13 +479,13 @@ fn a_launch_that_fails_is_retried_after_a_growing_pause() {
         assert_eq!(world.stacks.values().collect::<Vec<_>>(), [&Sim::Launching]);
         world.take(Step::Broke { nth: 0 });
         world.take(Step::Gone { nth: 0 });
-        assert!(!world.chart.is_ready() && world.state().launch_error.is_some());
+        assert!(!world.machine.is_ready() && world.state().launch_error.is_some());
         world.wait(Duration::from_secs(pause) - Duration::from_millis(1));
         assert!(world.stacks.is_empty());
         world.wait(Duration::from_millis(1));
     }
     world.take(Step::Launched { nth: 0 });
-    assert!(world.chart.is_ready() && world.state().launch_error.is_none());
+    assert!(world.machine.is_ready() && world.state().launch_error.is_none());
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn hot_browsers_that_die_early_in_a_row_are_replaced_after_growing_pauses_and_a_
         assert!(world.stacks.is_empty(), "after {lived} s alive it is replaced in less than {pause} s");
         world.wait(Duration::from_millis(1));
         world.take(Step::Launched { nth: 0 });
-        assert!(world.chart.is_ready() && world.state().warm);
+        assert!(world.machine.is_ready() && world.state().warm);
     };
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         dies_and_is_replaced_after(1, pause);
@@ -518,13 +518,13 @@ fn idle_time_runs_from_the_last_activity_and_lifetime_from_the_bind() {
     world.bind("busy", request(Display::Headless, 30, 100, false));
     for _ in 0..4 {
         world.wait(Duration::from_secs(20));
-        let idle = |uid| world.chart.report(uid, world.now).unwrap().idle_milliseconds;
+        let idle = |uid| world.machine.report(uid, world.now).unwrap().idle_milliseconds;
         assert_eq!(idle("busy"), Some(20_000));
-        world.chart.touch("busy", world.now).unwrap();
-        assert_eq!(world.chart.report("busy", world.now).unwrap().idle_milliseconds, Some(0));
+        world.machine.touch("busy", world.now).unwrap();
+        assert_eq!(world.machine.report("busy", world.now).unwrap().idle_milliseconds, Some(0));
     }
-    assert_eq!(world.chart.report("idle", world.now).unwrap().idle_milliseconds, None, "it is over");
-    let reason = |world: &World, uid: &str| world.chart.session(uid).unwrap().end.map(|end| end.reason);
+    assert_eq!(world.machine.report("idle", world.now).unwrap().idle_milliseconds, None, "it is over");
+    let reason = |world: &World, uid: &str| world.machine.session(uid).unwrap().end.map(|end| end.reason);
     assert_eq!(reason(&world, "idle"), Some(EndReason::IdleTimeout));
     assert_eq!(reason(&world, "busy"), None);
     world.wait(Duration::from_secs(20));
@@ -538,11 +538,11 @@ fn how_a_session_ended_is_listed_until_it_is_acknowledged() {
     world.take(Step::Broke { nth: 1 });
     world.bind("deleted", request(Display::Headless, 30, 600, false));
     world.take(Step::Gone { nth: 0 });
-    let session = world.chart.session("crashed").map(|session| (session.phase, session.end.unwrap().reason));
+    let session = world.machine.session("crashed").map(|session| (session.phase, session.end.unwrap().reason));
     assert_eq!(session, Some((SessionPhase::Ended, EndReason::BrowserCrashed)));
-    assert!(world.chart.end("crashed", world.now).0.is_ok());
-    assert!(world.chart.session("crashed").is_none());
-    assert_eq!(world.chart.end("crashed", world.now).0.unwrap_err().reason, RefusalReason::UnknownSession);
+    assert!(world.machine.end("crashed", world.now).0.is_ok());
+    assert!(world.machine.session("crashed").is_none());
+    assert_eq!(world.machine.end("crashed", world.now).0.unwrap_err().reason, RefusalReason::UnknownSession);
 }
 
 #[test]
@@ -552,17 +552,17 @@ fn a_runner_that_was_told_to_go_lets_sessions_end_and_waits_for_the_acknowledgem
     world.bind("stays", request(Display::Headless, 300, 600, false));
     world.happens(Event::Drain);
     assert_eq!(world.stacks.values().filter(|sim| **sim == Sim::Ending).count(), 1, "the hot browser is of no use now");
-    assert!(world.chart.is_ready(), "it still serves");
+    assert!(world.machine.is_ready(), "it still serves");
     world.wait(Duration::from_secs(60));
-    let reason = |world: &World, uid: &str| world.chart.session(uid).unwrap().end.unwrap().reason;
+    let reason = |world: &World, uid: &str| world.machine.session(uid).unwrap().end.unwrap().reason;
     assert_eq!(reason(&world, "ends"), EndReason::IdleTimeout);
     assert_eq!(reason(&world, "stays"), EndReason::RunnerDrained);
     for _ in 0..3 {
         world.take(Step::Gone { nth: 0 });
     }
-    assert!(!world.chart.is_finished(world.now));
+    assert!(!world.machine.is_finished(world.now));
     for uid in ["ends", "stays"] {
-        assert!(world.chart.end(uid, world.now).0.is_ok());
+        assert!(world.machine.end(uid, world.now).0.is_ok());
     }
-    assert!(world.chart.is_finished(world.now));
+    assert!(world.machine.is_finished(world.now));
 }
