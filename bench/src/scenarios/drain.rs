@@ -66,7 +66,7 @@ impl Drain {
         let (began, watch) = (Instant::now(), CpuWatch::start(harness, &operator)?);
         for runner in fillers {
             for session in runner.state().sessions {
-                runner.end_by_itself(&session.uid)?;
+                runner.crash(&session.uid)?;
             }
         }
         let ended = |seen: &camofleet_bench::sessions::Seen| seen.finished.is_some() || seen.gone;

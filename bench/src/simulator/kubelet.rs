@@ -3,13 +3,15 @@
 
 use super::{
     Runners,
-    chart::Plan,
+    browsers::Browsers,
     runner::{PodIdentity, Runner},
 };
 use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;
+use camofleet_runner::core::{Kind, Plan};
 use camofleet_runner_api::Hot;
 use camofleet_runtime::watch::Pauses;
+use clap::ValueEnum;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::{
     api::core::v1::{Container, Node, Pod},
@@ -30,6 +32,8 @@ use tokio::sync::Semaphore;
 
 /// The annotation that the operator gives to runner pods.
 const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
+/// The environment variable that the operator gives to a canary.
+const PROVE_VARIABLE: &str = "RUNNER_PROVE";
 /// The label that says of which pool a runner pod is.
 pub(super) const POOL_LABEL: &str = "camofleet.dev/pool";
 /// Writes at once, of all nodes.
@@ -137,12 +141,13 @@ impl Kubelet {
             (Some(runner), true) => runner.drain(),
             (Some(runner), false) => runner.trust(keys()),
             (None, false) => {
-                let args = pod.spec.containers.first().and_then(|container| container.args.as_deref());
-                let plan = read_plan(args.unwrap_or_default(), self.launch_time);
+                let container = pod.spec.containers.first().cloned().unwrap_or_default();
+                let fault = self.runners.fault_of(container.image.as_deref().unwrap_or_default());
+                let (plan, browsers) = (read_plan(&container), Browsers::new(self.launch_time, fault));
                 let pool = pod.labels().get(POOL_LABEL).map(String::as_str).unwrap_or_default();
                 let attack = self.runners.attack_of(&namespace, pool);
-                let runner =
-                    self.runners.start(PodIdentity { uid, namespace, name: pod.name_any(), node }, plan, keys());
+                let identity = PodIdentity { uid, namespace, name: pod.name_any(), node };
+                let runner = self.runners.start(identity, plan, browsers, keys());
                 if let Some(attack) = attack {
                     runner.attack(attack);
                 }
@@ -165,18 +170,23 @@ impl Kubelet {
     }
 }
 
-/// What the operator's arguments say of a runner.
-fn read_plan(args: &[String], launch_time: Duration) -> Plan {
+/// The configuration that the operator gave to a runner.
+fn read_plan(container: &Container) -> Plan {
+    let args = container.args.as_deref().unwrap_or_default();
     let number = |name: &str| -> u32 {
         let value = args.iter().find_map(|arg| arg.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='));
         value.and_then(|value| value.parse().ok()).unwrap_or_default()
     };
+    let prove = container.env.iter().flatten().find(|variable| variable.name == PROVE_VARIABLE);
+    let slots = number("slots").max(1);
     Plan {
-        slots: number("slots").max(1),
+        slots,
         sessions: number("sessions"),
         prewarm: Hot { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
+        prove: prove.and_then(|variable| Kind::from_str(variable.value.as_deref()?, false).ok()),
+        // Simulated browsers need no processors to launch.
+        launches: slots,
         drain_timeout: Duration::from_secs(number("drain-timeout-seconds").into()),
-        launch_time,
     }
 }
 
@@ -239,19 +249,24 @@ async fn write<F: Future<Output = kube::Result<()>>>(turns: &Semaphore, call: im
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::EnvVar;
 
     #[test]
     fn a_runners_arguments_are_read() {
         let args =
             ["--slots=4", "--sessions=0", "--prewarm-headless=3", "--prewarm-headful=1", "--drain-timeout-seconds=60"];
-        let plan = read_plan(&args.map(str::to_owned), Duration::ZERO);
+        let mut container = Container { args: Some(args.map(str::to_owned).into()), ..Container::default() };
         let expected = Plan {
             slots: 4,
             sessions: 0,
             prewarm: Hot { headless: 3, headful: 1 },
+            prove: None,
+            launches: 4,
             drain_timeout: Duration::from_secs(60),
-            launch_time: Duration::ZERO,
         };
-        assert_eq!(plan, expected);
+        assert_eq!(read_plan(&container), expected);
+        let prove = EnvVar { name: PROVE_VARIABLE.to_owned(), value: Some("headful".to_owned()), ..EnvVar::default() };
+        container.env = Some(vec![prove]);
+        assert_eq!(read_plan(&container), Plan { prove: Some(Kind::Headful), ..expected });
     }
 }

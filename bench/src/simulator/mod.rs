@@ -1,15 +1,16 @@
 //! Nodes and runners that are simulated by this process, on threads of their own: pods that the real scheduler binds get
-//! addresses 127.N.x.y, where the real API of runners is served, without a browser behind it. N is another one for each
-//! simulator of this machine.
+//! addresses 127.N.x.y, where the real API of runners is served. Behind it the core of the real runner drives simulated browsers.
+//! N is another one for each simulator of this machine.
 
-mod chart;
+mod browsers;
 mod hostile;
 mod http;
 mod kubelet;
+mod process;
 mod record;
 mod runner;
 
-pub use chart::{Chart, Plan};
+pub use browsers::Fault;
 pub use hostile::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS};
 pub use kubelet::Nodes;
 pub use record::{Binding, Record};
@@ -20,7 +21,9 @@ use crate::{
     network::listen,
 };
 use anyhow::{Context, Result};
+use browsers::Browsers;
 use camofleet_auth::token::PublicKeys;
+use camofleet_runner::core::Plan;
 use camofleet_runner_api::PORT;
 use hostile::Bystander;
 use kube::{Client, Config};
@@ -106,12 +109,17 @@ impl Simulator {
         lock(&self.runners.world.bystander).as_ref().map_or(0, Bystander::connections)
     }
 
+    /// Sets what is wrong with the browsers of runners of that image that start from now on.
+    pub fn set_fault(&self, image: &str, fault: Fault) {
+        lock(&self.runners.world.faults).insert(image.to_owned(), fault);
+    }
+
     /// Which runner held what.
     pub fn record(&self) -> &Record {
         &self.runners.world.record
     }
 
-    /// Sessions that are bound from now on end by themselves after so long, or not at all.
+    /// Sessions that are bound from now on end by their idle time-out after this time, or as their objects say.
     pub fn let_sessions_live(&self, life: Option<Duration>) {
         *lock(&self.runners.world.life) = life;
     }
@@ -192,15 +200,20 @@ impl Runners {
         Attack::named(pool).filter(|_| is_hostile)
     }
 
+    /// What is wrong with the browsers of that image.
+    fn fault_of(&self, image: &str) -> Fault {
+        lock(&self.world.faults).get(image).copied().unwrap_or_default()
+    }
+
     fn of_pod(&self, uid: &str) -> Option<Arc<Runner>> {
         lock(&self.all).by_pod.get(uid).cloned()
     }
 
     /// Starts a runner. On the runtime of the simulator.
-    fn start(&self, pod: PodIdentity, plan: Plan, keys: PublicKeys) -> Arc<Runner> {
+    fn start(&self, pod: PodIdentity, plan: Plan, browsers: Browsers, keys: PublicKeys) -> Arc<Runner> {
         let mut all = lock(&self.all);
         let (address, listener) = all.listen_somewhere(self.second);
-        let runner = Arc::new(Runner::new(pod, address, plan, keys, Arc::clone(&self.world)));
+        let runner = Arc::new(Runner::new(pod, address, plan, browsers, keys, Arc::clone(&self.world)));
         all.by_pod.insert(runner.pod.uid.clone(), Arc::clone(&runner));
         tokio::spawn(http::serve(listener, Arc::clone(&runner)));
         runner

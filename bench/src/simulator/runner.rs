@@ -1,14 +1,15 @@
-//! One simulated runner: its chart, who may ask it, and what it publishes.
+//! One simulated runner: its process, which callers it admits, and how it answers.
 
 use super::{
-    chart::{Chart, Plan},
+    browsers::{Browsers, Fault},
     hostile::{Attack, Bystander, invented},
+    process::Process,
     record::Record,
 };
 use camofleet_auth::token::{Caller, PublicKeys};
+use camofleet_runner::core::{Plan, Term};
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, EndReason, Refusal, RefusalReason, RunnerState, Session, SessionPhase, SessionReport,
-    TRACEPARENT,
+    BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, Session, SessionReport, TRACEPARENT,
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::{
@@ -22,7 +23,6 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// How a runner answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,8 +64,7 @@ pub struct Runner {
     pub pod: PodIdentity,
     /// Its address.
     pub address: IpAddr,
-    plan: Plan,
-    run: Mutex<Run>,
+    process: Mutex<Process>,
     changed: watch::Sender<u64>,
     timer: Notify,
     keys: Mutex<PublicKeys>,
@@ -92,34 +91,26 @@ pub struct World {
     pub life: Mutex<Option<Duration>>,
     /// The `traceparent` of each call to bind, by session.
     pub traceparents: Mutex<BTreeMap<String, Vec<Option<String>>>>,
+    /// What is wrong with the browsers of runners that start from now on, by image.
+    pub(super) faults: Mutex<BTreeMap<String, Fault>>,
     /// The host that redirects lead to, once it listens.
     pub(super) bystander: Mutex<Option<Bystander>>,
 }
 
-/// One run of a runner's process.
-#[derive(Debug)]
-struct Run {
-    chart: Chart,
-    state: RunnerState,
-    highest_epoch: u64,
-}
-
-impl Run {
-    fn new(plan: Plan) -> Self {
-        let chart = Chart::new(plan, Instant::now());
-        let state = RunnerState { boot_id: Uuid::new_v4().to_string(), ..chart.describe() };
-        Self { chart, state, highest_epoch: 0 }
-    }
-}
-
 impl Runner {
     /// A runner in that pod, which trusts these keys.
-    pub(super) fn new(pod: PodIdentity, address: IpAddr, plan: Plan, keys: PublicKeys, world: Arc<World>) -> Self {
+    pub(super) fn new(
+        pod: PodIdentity,
+        address: IpAddr,
+        plan: Plan,
+        browsers: Browsers,
+        keys: PublicKeys,
+        world: Arc<World>,
+    ) -> Self {
         Self {
             pod,
             address,
-            plan,
-            run: Mutex::new(Run::new(plan)),
+            process: Mutex::new(Process::start(plan, browsers, Instant::now())),
             changed: watch::Sender::new(0),
             timer: Notify::new(),
             keys: Mutex::new(keys),
@@ -138,10 +129,10 @@ impl Runner {
     pub(super) async fn live(&self) {
         while !self.gone.is_cancelled() {
             let (deadline, finished) = {
-                let (mut run, now) = (self.run(), Instant::now());
-                run.chart.advance(now);
-                self.publish(&mut run, now);
-                (run.chart.next_deadline(), run.chart.is_finished(now))
+                let (mut process, now) = (self.process(), Instant::now());
+                process.advance(now);
+                self.publish(&mut process, now);
+                (process.next_deadline(now), process.is_finished(now))
             };
             if finished {
                 break;
@@ -170,11 +161,11 @@ impl Runner {
 
     /// Its process is another one, in the same pod, with another boot id: what it held is lost.
     pub fn restart(&self) {
-        let (mut run, now) = (self.run(), Instant::now());
-        *run = Run::new(self.plan);
+        let (mut process, now) = (self.process(), Instant::now());
+        process.restart(now);
         self.world.record.gone(&self.pod.uid, now);
-        self.changed.send_replace(run.state.generation);
-        drop(run);
+        self.changed.send_replace(process.state().generation);
+        drop(process);
         self.timer.notify_one();
         self.cut_connections();
     }
@@ -187,7 +178,8 @@ impl Runner {
 
     /// From now on it attacks the operator in that way.
     pub fn attack(&self, attack: Attack) {
-        self.invent(invented(attack, &self.pod.namespace, self.plan.slots, &self.pod.uid));
+        let slots = self.process().slots();
+        self.invent(invented(attack, &self.pod.namespace, slots, &self.pod.uid));
         self.behave(Behaviour::Hostile(attack));
     }
 
@@ -242,29 +234,39 @@ impl Runner {
         std::mem::take(&mut *connections).cancel();
     }
 
-    /// A session's browser ends by itself.
+    /// The browser of a session crashes.
     ///
     /// # Errors
-    /// When the session is not here.
-    pub fn end_by_itself(&self, uid: &str) -> Result<(), Refusal> {
-        self.ask(|chart, now| chart.end_by_itself(uid, EndReason::BrowserCrashed, now))
+    /// When the session is not here, or not ready.
+    pub fn crash(&self, uid: &str) -> Result<(), Refusal> {
+        self.ask(|process, now| process.crash(uid, now))
+    }
+
+    /// Sets what is wrong with its browsers from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        self.process().set_fault(fault);
+    }
+
+    /// How many launches of browsers its process has begun.
+    pub fn launches(&self) -> usize {
+        self.process().launches()
     }
 
     /// Tells it to go, as SIGTERM does.
     pub(super) fn drain(&self) {
         if self.is_powered() {
-            self.ask(Chart::drain);
+            self.ask(Process::drain);
         }
     }
 
     /// The sessions that it has, those that have ended and are still listed among them.
     pub fn sessions(&self) -> Vec<Session> {
-        self.run().state.sessions.clone()
+        self.process().state().sessions.clone()
     }
 
     /// What it tells of itself.
     pub fn state(&self) -> RunnerState {
-        let mut state = self.run().state.clone();
+        let mut state = self.process().state().clone();
         state.sessions.extend(lock(&self.invented).iter().cloned());
         match *self.behaviour.borrow() {
             Behaviour::Forgets => RunnerState { free: state.slots, sessions: Vec::new(), ..state },
@@ -298,9 +300,7 @@ impl Runner {
         let token = token.ok_or_else(|| unauthorized("`Authorization: Bearer <token>` is missing".to_owned()))?;
         let caller = lock(&self.keys).verify(token, &self.pod.uid).map_err(|error| unauthorized(error.to_string()))?;
         if let Caller::Operator { epoch } = caller {
-            let mut run = self.run();
-            run.highest_epoch = run.highest_epoch.max(epoch);
-            check_term(&run, epoch)?;
+            self.term(epoch).check()?;
         }
         Ok(caller)
     }
@@ -312,16 +312,17 @@ impl Runner {
 
     pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
         let life = *lock(&self.world.life);
-        let (mut run, now) = (self.run(), Instant::now());
+        let (mut process, now) = (self.process(), Instant::now());
         // A leader of a later term may have called while the body was read.
-        check_term(&run, epoch)?;
-        let new = run.chart.bind(uid, request, life, now)?;
-        if new {
+        process.term(epoch).check()?;
+        let answer = process.bind(uid, request, life, now);
+        if answer == Ok(true) {
             self.world.record.bound(uid, &self.pod.uid, now);
         }
-        self.publish(&mut run, now);
+        self.publish(&mut process, now);
         self.timer.notify_one();
-        let state = &run.state;
+        answer?;
+        let state = process.state();
         let session = state.session(uid).cloned();
         Ok(BindAnswer {
             boot_id: state.boot_id.clone(),
@@ -334,57 +335,41 @@ impl Runner {
     }
 
     pub(super) fn end(&self, epoch: u64, uid: &str) -> Result<(), Refusal> {
-        check_term(&self.run(), epoch)?;
-        self.ask(|chart, now| chart.end(uid, now))
+        self.term(epoch).check()?;
+        self.ask(|process, now| process.end(uid, now))
     }
 
     pub(super) fn touch(&self, uid: &str) -> Result<(), Refusal> {
-        self.ask(|chart, now| chart.touch(uid, now))
+        self.ask(|process, now| process.touch(uid, now))
     }
 
     pub(super) fn report(&self, uid: &str) -> Result<SessionReport, Refusal> {
-        self.run().chart.report(uid, Instant::now())
+        self.process().report(uid, Instant::now())
     }
 
-    fn ask<T>(&self, question: impl FnOnce(&mut Chart, Instant) -> T) -> T {
-        let (mut run, now) = (self.run(), Instant::now());
-        let answer = question(&mut run.chart, now);
-        self.publish(&mut run, now);
+    fn ask<T>(&self, call: impl FnOnce(&mut Process, Instant) -> T) -> T {
+        let (mut process, now) = (self.process(), Instant::now());
+        let answer = call(&mut process, now);
+        self.publish(&mut process, now);
         self.timer.notify_one();
         answer
     }
 
-    fn publish(&self, run: &mut Run, now: Instant) {
-        let (boot_id, generation) = (run.state.boot_id.clone(), run.state.generation);
-        let state = RunnerState { boot_id, generation, ..run.chart.describe() };
-        if state == run.state {
-            return;
+    fn publish(&self, process: &mut Process, now: Instant) {
+        let Some(left) = process.publish(now) else { return };
+        for uid in left {
+            self.world.record.ended(&uid, &self.pod.uid, now);
         }
-        for former in run.state.sessions.iter().filter(|session| is_live(session)) {
-            if !state.session(&former.uid).is_some_and(is_live) {
-                self.world.record.ended(&former.uid, &self.pod.uid, now);
-            }
-        }
-        run.state = RunnerState { generation: generation + 1, ..state };
-        self.changed.send_replace(run.state.generation);
+        self.changed.send_replace(process.state().generation);
     }
 
-    fn run(&self) -> MutexGuard<'_, Run> {
-        lock(&self.run)
+    fn term(&self, epoch: u64) -> Term {
+        self.process().term(epoch)
     }
-}
 
-fn is_live(session: &Session) -> bool {
-    session.phase < SessionPhase::Ended
-}
-
-fn check_term(run: &Run, epoch: u64) -> Result<(), Refusal> {
-    if epoch >= run.highest_epoch {
-        return Ok(());
+    fn process(&self) -> MutexGuard<'_, Process> {
+        lock(&self.process)
     }
-    let message =
-        format!("a leader of epoch {} has called before, and this is one of epoch {epoch}", run.highest_epoch);
-    Err(Refusal { reason: RefusalReason::StaleEpoch, message })
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -32,7 +32,7 @@ fn writes_that_fail_in_every_way_and_watches_that_end_lose_nothing() {
                 claims.end(FLEET, &format!("claim-{index}")).await?;
                 let seen = harness.sessions.seen(FLEET, &format!("claim-{}", index + 20)).context("it was made")?;
                 let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
-                runner.context("it was bound")?.end_by_itself(&seen.uid)?;
+                runner.context("it was bound")?.crash(&seen.uid)?;
             }
             all_ready(&begin_claims(harness, "more", 20, Arrivals::Random { rate: 20.0 }).await?)
         };

@@ -95,7 +95,7 @@ fn waits() -> BrowserSessionSpec {
 fn crash(harness: &Harness, name: &str) -> Result<()> {
     let seen = harness.sessions.seen(FLEET, name).context("it was made")?;
     let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
-    runner.context("it was bound")?.end_by_itself(&seen.uid)?;
+    runner.context("it was bound")?.crash(&seen.uid)?;
     Ok(())
 }
 

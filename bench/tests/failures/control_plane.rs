@@ -98,7 +98,7 @@ fn crash(harness: &Harness, count: usize) -> Result<BTreeSet<String>> {
     for index in 0..count {
         let seen = harness.sessions.seen(FLEET, &format!("early-{index}")).context("it was made")?;
         let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
-        runner.context("it was bound")?.end_by_itself(&seen.uid)?;
+        runner.context("it was bound")?.crash(&seen.uid)?;
         crashed.insert(seen.uid);
     }
     Ok(crashed)

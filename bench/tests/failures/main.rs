@@ -3,6 +3,7 @@
 
 mod admission;
 mod api_errors;
+mod browsers;
 mod chaos;
 mod chart;
 mod clock;

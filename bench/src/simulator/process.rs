@@ -1,0 +1,447 @@
+//! One run of a simulated runner's process: the real runner's core, which drives simulated browsers. It has no clock and no socket:
+//! calls come in with the time at which they are made.
+
+use super::browsers::{Browsers, Fault};
+use camofleet_crds::v1alpha1::EngineName;
+use camofleet_runner::core::{Action, Effect, Epochs, Event, Machine, Plan, Term};
+use camofleet_runner_api::{BindRequest, Refusal, RunnerState, Session, SessionPhase, SessionReport};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+/// The version that a simulated runner reports.
+const PLAYWRIGHT_VERSION: &str = "1.62";
+
+/// A run of a runner's process, with its own boot id.
+#[derive(Debug)]
+pub(super) struct Process {
+    plan: Plan,
+    machine: Machine,
+    browsers: Browsers,
+    epochs: Epochs,
+    /// As it was published last.
+    state: RunnerState,
+    /// How long a session lasts whose client does nothing, by UID.
+    lives: BTreeMap<String, Duration>,
+}
+
+impl Process {
+    /// A process that starts now.
+    pub(super) fn start(plan: Plan, browsers: Browsers, now: Instant) -> Self {
+        let state = RunnerState {
+            boot_id: Uuid::new_v4().to_string(),
+            engine: Some(EngineName::Firefox),
+            playwright_version: PLAYWRIGHT_VERSION.to_owned(),
+            ..RunnerState::default()
+        };
+        let (machine, epochs) = (Machine::new(plan), Epochs::default());
+        let mut process = Self { plan, machine, browsers, epochs, state, lives: BTreeMap::new() };
+        process.handle(Event::Tick, now);
+        process.publish(now);
+        process
+    }
+
+    /// Another process in the same pod: what this one held is lost.
+    pub(super) fn restart(&mut self, now: Instant) {
+        *self = Self::start(self.plan, self.browsers.anew(), now);
+    }
+
+    /// As it was published last.
+    pub(super) fn state(&self) -> &RunnerState {
+        &self.state
+    }
+
+    /// Sessions at once.
+    pub(super) fn slots(&self) -> u32 {
+        self.plan.slots
+    }
+
+    /// How many launches of browsers have begun.
+    pub(super) fn launches(&self) -> usize {
+        self.browsers.launches()
+    }
+
+    /// The term of a leader that calls with this epoch.
+    pub(super) fn term(&self, epoch: u64) -> Term {
+        self.epochs.term(epoch)
+    }
+
+    /// Sets what is wrong with its browsers from now on.
+    pub(super) fn set_fault(&mut self, fault: Fault) {
+        self.browsers.set_fault(fault);
+    }
+
+    /// Binds a session, or takes over the time-outs of one that is here. With a `life`, a new session's client does nothing, and the
+    /// session ends by its idle time-out after that time. Returns whether it is new.
+    pub(super) fn bind(
+        &mut self,
+        uid: &str,
+        request: BindRequest,
+        life: Option<Duration>,
+        now: Instant,
+    ) -> Result<bool, Refusal> {
+        let is_new = self.machine.session(uid).is_none();
+        let life = if is_new { life } else { self.lives.get(uid).copied() };
+        let request = match life {
+            Some(life) => BindRequest { idle_timeout_seconds: whole_seconds(life), ..request },
+            None => request,
+        };
+        let (answer, effects) = self.machine.bind(uid, request, now);
+        if let (Ok(()), Some(life)) = (&answer, life) {
+            self.lives.insert(uid.to_owned(), life);
+        }
+        self.carry_out(effects, now);
+        answer.map(|()| is_new)
+    }
+
+    /// Begins to end a session, or forgets one that ended.
+    pub(super) fn end(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+        let (answer, effects) = self.machine.end(uid, now);
+        self.carry_out(effects, now);
+        answer
+    }
+
+    /// Counts a session as active.
+    pub(super) fn touch(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+        let answer = self.machine.touch(uid, now);
+        self.handle(Event::Tick, now);
+        answer
+    }
+
+    /// A session with how long it has been idle.
+    pub(super) fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, Refusal> {
+        self.machine.report(uid, now)
+    }
+
+    /// The browser of a session that is ready crashes.
+    pub(super) fn crash(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+        let (stack, _) = self.machine.enter(uid, Action::Connect)?;
+        for event in self.browsers.crash(stack) {
+            self.handle(event, now);
+        }
+        Ok(())
+    }
+
+    /// Takes no more sessions, and ends when those that are here have ended or the drain time-out has passed.
+    pub(super) fn drain(&mut self, now: Instant) {
+        self.handle(Event::Drain, now);
+    }
+
+    /// Does what is due.
+    pub(super) fn advance(&mut self, now: Instant) {
+        while let Some(launched) = self.browsers.next_launched(now) {
+            self.handle(launched, now);
+        }
+        self.handle(Event::Tick, now);
+    }
+
+    /// The earliest time after `now` at which [`Process::advance`] has something to do.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        self.machine.next_deadline(now).into_iter().chain(self.browsers.next_deadline()).min()
+    }
+
+    /// Whether it was told to end and has nothing left to do.
+    pub(super) fn is_finished(&self, now: Instant) -> bool {
+        self.machine.is_finished(now)
+    }
+
+    /// Publishes the state, when it has changed, under a new generation. Returns the sessions that have left their slots since.
+    pub(super) fn publish(&mut self, now: Instant) -> Option<Vec<String>> {
+        let former = &self.state;
+        let state = self.machine.describe(former, now);
+        if state == *former {
+            return None;
+        }
+        let has_left = |session: &&Session| is_live(session) && !state.session(&session.uid).is_some_and(is_live);
+        let left: Vec<_> = former.sessions.iter().filter(has_left).map(|session| session.uid.clone()).collect();
+        self.lives.retain(|uid, _| state.session(uid).is_some_and(is_live));
+        for session in state.sessions.iter().filter(|session| session.phase == SessionPhase::Ready) {
+            let is_newly_ready = former.session(&session.uid).is_none_or(|former| former.phase < SessionPhase::Ready);
+            if let Some(life) = self.lives.get(&session.uid).filter(|_| is_newly_ready) {
+                // The core counts whole seconds. What a life lacks of them counts as idle time before the session was ready.
+                let lacking = Duration::from_secs(whole_seconds(*life).into()).saturating_sub(*life);
+                let active = now.checked_sub(lacking).unwrap_or(now);
+                self.machine.touch(&session.uid, active).expect("a session that is ready can be touched");
+            }
+        }
+        self.state = RunnerState { generation: former.generation + 1, ..state };
+        Some(left)
+    }
+
+    fn handle(&mut self, event: Event, now: Instant) {
+        let effects = self.machine.handle(event, now);
+        self.carry_out(effects, now);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, now: Instant) {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            if let Some(event) = self.browsers.carry_out(effect, now) {
+                effects.extend(self.machine.handle(event, now));
+            }
+        }
+    }
+}
+
+/// An idle time-out that is not shorter than this life, in seconds, at least 1.
+fn whole_seconds(life: Duration) -> u32 {
+    u32::try_from(life.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
+}
+
+/// Whether a session holds a slot.
+fn is_live(session: &Session) -> bool {
+    session.phase < SessionPhase::Ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+    use camofleet_runner::core::Kind;
+    use camofleet_runner_api::{EndReason, Hot, RefusalReason, Tier};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LAUNCH_TIME: Duration = Duration::from_secs(3);
+
+    fn plan() -> Plan {
+        Plan {
+            slots: 2,
+            sessions: 0,
+            prewarm: Hot { headless: 2, headful: 0 },
+            prove: None,
+            launches: 2,
+            drain_timeout: 10 * SECOND,
+        }
+    }
+
+    fn request() -> BindRequest {
+        BindRequest {
+            namespace: "ns".into(),
+            name: "s".into(),
+            display: Display::Headless,
+            idle_timeout_seconds: 300,
+            max_lifetime_seconds: 3600,
+            start_url: None,
+            start_url_wait: StartUrlWait::Load,
+        }
+    }
+
+    fn cold(plan: Plan, fault: Fault) -> (Process, Instant) {
+        let start = Instant::now();
+        (Process::start(plan, Browsers::new(LAUNCH_TIME, fault), start), start)
+    }
+
+    fn warm(plan: Plan) -> (Process, Instant) {
+        let (mut process, start) = cold(plan, Fault::None);
+        assert!(!process.state.warm);
+        let now = start + LAUNCH_TIME;
+        assert!(at(&mut process, now).warm);
+        (process, now)
+    }
+
+    /// The state after all that was due by then.
+    fn at(process: &mut Process, now: Instant) -> &RunnerState {
+        process.advance(now);
+        process.publish(now);
+        process.state()
+    }
+
+    /// The state once everything was done, deadline by deadline, that is due by then.
+    fn until(process: &mut Process, mut now: Instant, end: Instant) -> &RunnerState {
+        while let Some(deadline) = process.next_deadline(now).filter(|deadline| *deadline <= end) {
+            now = deadline;
+            at(process, now);
+        }
+        at(process, end)
+    }
+
+    fn phase(process: &Process, uid: &str) -> Option<SessionPhase> {
+        process.machine.session(uid).map(|session| session.phase)
+    }
+
+    fn end_reason(process: &Process, uid: &str) -> Option<EndReason> {
+        process.machine.session(uid)?.end.map(|end| end.reason)
+    }
+
+    #[test]
+    fn a_hot_browser_is_bound_at_once_and_a_full_runner_refuses() {
+        let (mut process, now) = warm(plan());
+        for uid in ["a", "b"] {
+            assert_eq!(process.bind(uid, request(), None, now), Ok(true));
+            assert_eq!(phase(&process, uid), Some(SessionPhase::Ready));
+        }
+        let state = at(&mut process, now);
+        assert_eq!((state.free, state.hot), (0, Hot::default()));
+        assert_eq!(process.bind("c", request(), None, now).unwrap_err().reason, RefusalReason::NoFreeSlot);
+        assert_eq!(process.bind("a", request(), None, now), Ok(false), "a repeated call finds it");
+    }
+
+    #[test]
+    fn a_cold_session_is_ready_when_its_browser_is() {
+        let (mut process, start) = cold(plan(), Fault::None);
+        process.bind("a", request(), None, start).unwrap();
+        assert_eq!(process.machine.session("a").unwrap().tier, Tier::Cold);
+        assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
+        assert_eq!(process.next_deadline(start), Some(start + LAUNCH_TIME));
+        process.advance(start + LAUNCH_TIME);
+        assert_eq!(phase(&process, "a"), Some(SessionPhase::Ready));
+    }
+
+    #[test]
+    fn a_slot_is_filled_again_when_its_session_is_over() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", request(), None, now).unwrap();
+        process.end("a", now).unwrap();
+        assert_eq!(process.end("a", now).unwrap_err().reason, RefusalReason::UnknownSession);
+        let state = at(&mut process, now);
+        assert_eq!((state.hot.headless, state.warm), (1, false));
+        assert_eq!(at(&mut process, now + LAUNCH_TIME).hot.headless, 2);
+    }
+
+    #[test]
+    fn a_session_ends_by_itself_after_its_life_and_is_listed_until_it_is_acknowledged() {
+        for life in [Duration::from_millis(200), SECOND, Duration::from_millis(2500)] {
+            let (mut process, now) = warm(plan());
+            process.bind("a", request(), Some(life), now).unwrap();
+            assert_eq!(process.publish(now), Some(Vec::new()));
+            let end = now + life;
+            assert_eq!(process.next_deadline(now), Some(end));
+            process.advance(end);
+            assert_eq!(process.publish(end), Some(vec!["a".to_owned()]));
+            assert_eq!(end_reason(&process, "a"), Some(EndReason::IdleTimeout));
+            assert_eq!(process.state().free, 2);
+            assert_eq!(process.bind("a", request(), None, end), Ok(false), "the caller learns how it ended");
+            process.end("a", end).unwrap();
+            assert_eq!(phase(&process, "a"), None);
+        }
+    }
+
+    #[test]
+    fn a_session_that_a_new_leader_adopts_keeps_its_life() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", request(), Some(SECOND), now).unwrap();
+        process.publish(now);
+        assert_eq!(process.bind("a", request(), None, now + SECOND / 2), Ok(false));
+        process.advance(now + SECOND);
+        assert_eq!(end_reason(&process, "a"), Some(EndReason::IdleTimeout));
+    }
+
+    #[test]
+    fn a_touch_puts_the_idle_end_off_but_not_the_life_end() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", BindRequest { max_lifetime_seconds: 400, ..request() }, None, now).unwrap();
+        process.touch("a", now + 200 * SECOND).unwrap();
+        process.advance(now + 399 * SECOND);
+        assert_eq!(phase(&process, "a"), Some(SessionPhase::Ready));
+        process.advance(now + 400 * SECOND);
+        assert_eq!(end_reason(&process, "a"), Some(EndReason::LifetimeExceeded));
+    }
+
+    #[test]
+    fn a_spent_runner_takes_nothing_and_launches_nothing() {
+        let spent = Plan { slots: 1, sessions: 1, prewarm: Hot { headless: 1, headful: 0 }, ..plan() };
+        let (mut process, now) = warm(spent);
+        process.bind("a", request(), None, now).unwrap();
+        process.end("a", now).unwrap();
+        let state = at(&mut process, now);
+        assert!(state.spent && state.warm);
+        assert_eq!((state.free, state.hot), (0, Hot::default()));
+        assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, RefusalReason::NoFreeSlot);
+    }
+
+    #[test]
+    fn another_kind_displaces_a_hot_browser() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", BindRequest { display: Display::LiveView, ..request() }, None, now).unwrap();
+        assert_eq!(at(&mut process, now).hot, Hot { headless: 1, headful: 0 });
+    }
+
+    #[test]
+    fn a_drained_runner_lets_its_sessions_live_until_the_deadline() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", request(), None, now).unwrap();
+        process.drain(now);
+        assert!(!process.is_finished(now));
+        assert_eq!(at(&mut process, now).hot, Hot::default());
+        assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, RefusalReason::Draining);
+        assert_eq!(process.next_deadline(now), Some(now + 10 * SECOND));
+        process.advance(now + 10 * SECOND);
+        assert_eq!(end_reason(&process, "a"), Some(EndReason::RunnerDrained));
+        assert!(!process.is_finished(now + 10 * SECOND), "the operator has not read the end yet");
+        assert!(process.is_finished(now + 18 * SECOND));
+        process.end("a", now + 11 * SECOND).unwrap();
+        assert!(process.is_finished(now + 11 * SECOND));
+    }
+
+    #[test]
+    fn without_a_launch_time_all_is_hot_at_once() {
+        let now = Instant::now();
+        let mut process = Process::start(plan(), Browsers::new(Duration::ZERO, Fault::None), now);
+        for uid in ["a", "b"] {
+            process.bind(uid, request(), None, now).unwrap();
+            process.end(uid, now).unwrap();
+            assert_eq!(at(&mut process, now).hot.headless, 2);
+        }
+    }
+
+    #[test]
+    fn a_crash_ends_a_session_and_another_process_has_none() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", request(), None, now).unwrap();
+        process.crash("a", now).unwrap();
+        assert_eq!(end_reason(&process, "a"), Some(EndReason::BrowserCrashed));
+        let former = at(&mut process, now).boot_id.clone();
+        process.restart(now);
+        assert!(process.state().boot_id != former && process.state().sessions.is_empty());
+    }
+
+    #[test]
+    fn a_canary_is_not_warm_before_a_browser_loads_a_page() {
+        let (mut process, start) = cold(Plan { prove: Some(Kind::Headful), ..plan() }, Fault::LoadsNoPage);
+        let now = start + 60 * SECOND;
+        let state = until(&mut process, start, now);
+        assert!(
+            !state.warm && state.launch_error.as_ref().is_some_and(|words| words.contains("could not load a page"))
+        );
+        process.set_fault(Fault::None);
+        let state = until(&mut process, now, now + 60 * SECOND);
+        assert!(state.warm && state.launch_error.is_none());
+    }
+
+    #[test]
+    fn a_hot_browser_that_hangs_is_not_handed_out_and_is_replaced() {
+        let (mut process, now) = warm(plan());
+        process.set_fault(Fault::Hangs);
+        assert_eq!(until(&mut process, now, now + 10 * SECOND).hot.headless, 2);
+        let state = until(&mut process, now + 10 * SECOND, now + 11 * SECOND);
+        assert_eq!((state.hot, state.warm), (Hot::default(), false), "two pings of each are open");
+        until(&mut process, now + 11 * SECOND, now + 21 * SECOND);
+        process.set_fault(Fault::None);
+        let state = until(&mut process, now + 21 * SECOND, now + 21 * SECOND + LAUNCH_TIME);
+        assert_eq!((state.hot.headless, state.warm), (2, true));
+    }
+
+    #[test]
+    fn a_session_whose_launch_hangs_fails() {
+        let (mut process, start) = cold(plan(), Fault::LaunchHangs);
+        process.bind("a", request(), None, start).unwrap();
+        until(&mut process, start, start + 74 * SECOND);
+        assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
+        until(&mut process, start + 74 * SECOND, start + 75 * SECOND);
+        assert_eq!(end_reason(&process, "a"), Some(EndReason::LaunchFailed));
+        assert_eq!(process.state().free, 2);
+    }
+
+    #[test]
+    fn a_session_whose_browser_hangs_ends_when_it_is_idle() {
+        let (mut process, now) = warm(plan());
+        process.bind("a", request(), None, now).unwrap();
+        process.set_fault(Fault::Hangs);
+        until(&mut process, now, now + 299 * SECOND);
+        assert_eq!(phase(&process, "a"), Some(SessionPhase::Ready), "its client may be at work");
+        until(&mut process, now + 299 * SECOND, now + 300 * SECOND);
+        assert_eq!(end_reason(&process, "a"), Some(EndReason::IdleTimeout));
+    }
+}

@@ -1,0 +1,109 @@
+//! Browsers that fail, in runners that answer as they should.
+
+use crate::fleet::{FLEET, PATIENCE, POOL, assert_whole, assert_whole_but, claim, leader, on_a_fleet, session, until};
+use anyhow::{Context, Result, ensure};
+use camofleet_bench::{
+    harness::{Harness, lasting_pool},
+    sessions::Seen,
+    simulator::{Fault, Runner},
+};
+use camofleet_crds::{
+    conditions::{self, STALLED, pool::CANARY_FAILED, session::LAUNCH_FAILED},
+    v1alpha1::{WorkerPool, WorkerPoolStatus},
+};
+use futures::future::try_join_all;
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use std::sync::Arc;
+
+const BROKEN: &str = "broken";
+const FIXED: &str = "fixed";
+/// Launches of the canary after which its proof has failed again.
+const FURTHER_LAUNCHES: usize = 2;
+
+#[test]
+fn a_canary_that_cannot_load_a_page_never_takes_over_its_pool() {
+    on_a_fleet("canary", async |harness| {
+        let harness = &*harness;
+        let _operator = leader(harness, "a").await?;
+        harness.simulator.set_fault(BROKEN, Fault::LoadsNoPage);
+        // One slot each: with more, other browsers are hot during the proof, and the operator reports no failure while one is.
+        harness.hot_pool(FLEET, POOL, lasting_pool(4, 1)).await?;
+        claim(harness, "before", 2).await?;
+        let former = serving(&status(harness).await?)?;
+
+        set_image(harness, BROKEN).await?;
+        until("the canary's failure is published", async || {
+            let status = status(harness).await?;
+            let stalled = conditions::get(&status.conditions, STALLED);
+            Ok(stalled.is_some_and(|stalled| {
+                stalled.reason == CANARY_FAILED && stalled.message.contains("could not load a page")
+            }))
+        })
+        .await?;
+        let canary = {
+            let failing =
+                harness.simulator.runners().into_iter().filter(|runner| runner.state().launch_error.is_some());
+            failing.collect::<Vec<Arc<Runner>>>().pop().context("the canary fails")?
+        };
+        let launches = canary.launches() + FURTHER_LAUNCHES;
+        claim(harness, "meanwhile", 1).await?;
+        until("its proof has failed again", async || Ok(canary.launches() >= launches)).await?;
+        let broken = status(harness).await?;
+        ensure!(serving(&broken)? == former, "a shape that cannot load a page serves");
+        ensure!(broken.updated_replicas <= 1, "{} runners have the broken shape", broken.updated_replicas);
+        ensure!(canary.sessions().is_empty(), "the canary was given a session");
+
+        set_image(harness, FIXED).await?;
+        until("the fixed shape serves", async || {
+            let status = status(harness).await?;
+            let revision = serving(&status)?;
+            Ok(revision != former && Some(revision) == status.revision && status.updated_replicas >= 1)
+        })
+        .await?;
+        let ends = ["before-0", "before-1", "meanwhile-0"];
+        try_join_all(ends.map(|name| async move { harness.claims().end(FLEET, name).await })).await?;
+        assert_whole(harness).await
+    });
+}
+
+#[test]
+fn hot_browsers_that_hang_are_replaced_and_a_session_whose_launch_hangs_ends() {
+    on_a_fleet("hung", async |harness| {
+        let _operator = leader(harness, "a").await?;
+        harness.hot_pool(FLEET, POOL, lasting_pool(1, 3)).await?;
+        claim(harness, "early", 1).await?;
+        let runner = harness.simulator.runners().pop().context("the pool has a runner")?;
+        runner.set_fault(Fault::Hangs);
+        until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
+
+        runner.set_fault(Fault::LaunchHangs);
+        harness.claims().create(FLEET, "stuck", session(POOL)).await?;
+        let is_failed = |seen: &Seen| seen.reason.as_deref() == Some(LAUNCH_FAILED);
+        harness.sessions.wait_for(1, FLEET, "failed", PATIENCE, is_failed).await?;
+
+        runner.set_fault(Fault::None);
+        harness.wait_for_hot(FLEET, POOL, 2).await?;
+        claim(harness, "late", 2).await?;
+        assert_whole_but(harness, FLEET, |session, reason| reason == LAUNCH_FAILED && session.name_any() == "stuck")
+            .await
+    });
+}
+
+async fn status(harness: &Harness) -> Result<WorkerPoolStatus> {
+    Ok(harness.api::<WorkerPool>(FLEET).get(POOL).await?.status.unwrap_or_default())
+}
+
+/// The revision in which runners are made.
+fn serving(status: &WorkerPoolStatus) -> Result<String> {
+    Ok(status.serving.as_ref().context("runners have come up")?.revision.clone())
+}
+
+async fn set_image(harness: &Harness, image: &str) -> Result<()> {
+    let patch = Patch::Merge(json!({ "spec": { "template": { "image": image } } }));
+    harness.api::<WorkerPool>(FLEET).patch(POOL, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
