@@ -2,9 +2,9 @@
 //! The nodes' heartbeats are left out, and so is the controller that would miss them.
 
 use super::{
-    Runners,
     browsers::Browsers,
     runner::{PodIdentity, Runner},
+    runners::Runners,
 };
 use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;

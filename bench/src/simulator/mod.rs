@@ -2,6 +2,7 @@
 //! addresses 127.N.x.y, where the real API of runners is served. Behind it the core of the real runner drives simulated browsers.
 //! N is another one for each simulator of this machine.
 
+mod attack;
 mod browsers;
 mod hostile;
 mod http;
@@ -9,32 +10,22 @@ mod kubelet;
 mod process;
 mod record;
 mod runner;
+mod runners;
 
+pub use attack::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS};
 pub use browsers::Fault;
-pub use hostile::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS};
 pub use kubelet::Nodes;
 pub use record::{Binding, Record};
 pub use runner::{Behaviour, PodIdentity, Runner, World};
 
-use crate::{
-    control_plane::{ControlPlane, User},
-    network::listen,
-};
+use crate::control_plane::{ControlPlane, User};
 use anyhow::{Context, Result};
-use browsers::Browsers;
-use camofleet_auth::token::PublicKeys;
-use camofleet_runner::core::Plan;
-use camofleet_runner_api::PORT;
-use hostile::Bystander;
+use attack::Bystander;
 use kube::{Client, Config};
 use kubelet::Kubelet;
 use runner::lock;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, TcpListener},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use runners::Runners;
+use std::{sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 
 /// The simulated part of the cluster. It is gone when this is dropped.
@@ -84,7 +75,7 @@ impl Simulator {
                 nodes.make(&client).await?;
             }
             let bystander = Bystander::start(second).await.context("no port is free for the bystander")?;
-            *lock(&runners.world.bystander) = Some(bystander);
+            *lock(&runners.world().bystander) = Some(bystander);
             let kubelet = Kubelet::new(client, runners, launch_time);
             tokio::spawn(kubelet.run(Client::try_from(config)?, namespace));
             anyhow::Ok(())
@@ -96,37 +87,37 @@ impl Simulator {
 
     /// Leaves the pods of that namespace to another simulator. To be called before there are any.
     pub fn leave(&self, namespace: &str) {
-        lock(&self.runners.all).left.insert(namespace.to_owned());
+        self.runners.leave(namespace);
     }
 
     /// Runners that start in that namespace from now on attack as the names of their pools say ([`Attack::name`]).
     pub fn make_hostile(&self, namespace: &str) {
-        lock(&self.runners.all).hostile.insert(namespace.to_owned());
+        self.runners.make_hostile(namespace);
     }
 
     /// How many connections arrived at the host that [`Attack::Redirect`] redirects to.
     pub fn redirected(&self) -> usize {
-        lock(&self.runners.world.bystander).as_ref().map_or(0, Bystander::connections)
+        lock(&self.runners.world().bystander).as_ref().map_or(0, Bystander::connections)
     }
 
     /// Sets what is wrong with the browsers of runners of that image that start from now on.
     pub fn set_fault(&self, image: &str, fault: Fault) {
-        lock(&self.runners.world.faults).insert(image.to_owned(), fault);
+        lock(&self.runners.world().faults).insert(image.to_owned(), fault);
     }
 
     /// Which runner held what.
     pub fn record(&self) -> &Record {
-        &self.runners.world.record
+        &self.runners.world().record
     }
 
     /// Sessions that are bound from now on end by their idle time-out after this time, or as their objects say.
     pub fn let_sessions_live(&self, life: Option<Duration>) {
-        *lock(&self.runners.world.life) = life;
+        *lock(&self.runners.world().life) = life;
     }
 
     /// The `traceparent` of each call to bind that session.
     pub fn traceparents(&self, session: &str) -> Vec<Option<String>> {
-        lock(&self.runners.world.traceparents).get(session).cloned().unwrap_or_default()
+        lock(&self.runners.world().traceparents).get(session).cloned().unwrap_or_default()
     }
 
     /// The runner in the pod with that UID.
@@ -136,18 +127,13 @@ impl Simulator {
 
     /// All runners there are.
     pub fn runners(&self) -> Vec<Arc<Runner>> {
-        lock(&self.runners.all).by_pod.values().cloned().collect()
+        self.runners.all()
     }
 
     /// A node loses its power: what ran there is lost and answers nobody, and nobody tells the API server. Says which
     /// runners those were.
     pub fn lose_node(&self, name: &str) -> Vec<Arc<Runner>> {
-        lock(&self.runners.all).dead_nodes.insert(name.to_owned());
-        let lost: Vec<_> = self.runners().into_iter().filter(|runner| runner.pod.node == name).collect();
-        for runner in &lost {
-            runner.lose_power();
-        }
-        lost
+        self.runners.lose_node(name)
     }
 }
 
@@ -156,94 +142,6 @@ impl Drop for Simulator {
         // To wait for its threads is not allowed on another runtime's.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
-        }
-    }
-}
-
-/// The simulated runners, by pod.
-#[derive(Debug)]
-pub(crate) struct Runners {
-    all: Mutex<All>,
-    /// The second part of the runners' addresses.
-    second: u8,
-    world: Arc<World>,
-}
-
-#[derive(Debug, Default)]
-struct All {
-    by_pod: BTreeMap<String, Arc<Runner>>,
-    latest_address: u16,
-    dead_nodes: BTreeSet<String>,
-    /// Namespaces whose pods another simulator runs.
-    left: BTreeSet<String>,
-    /// Namespaces whose runners attack.
-    hostile: BTreeSet<String>,
-}
-
-impl Runners {
-    fn new(second: u8) -> Self {
-        Self { all: Mutex::default(), second, world: Arc::default() }
-    }
-
-    fn is_dead(&self, node: &str) -> bool {
-        lock(&self.all).dead_nodes.contains(node)
-    }
-
-    /// Whether the pods of that namespace are run here.
-    fn has(&self, namespace: &str) -> bool {
-        !lock(&self.all).left.contains(namespace)
-    }
-
-    /// How a runner of that pool attacks, if it does.
-    fn attack_of(&self, namespace: &str, pool: &str) -> Option<Attack> {
-        let is_hostile = lock(&self.all).hostile.contains(namespace);
-        Attack::named(pool).filter(|_| is_hostile)
-    }
-
-    /// What is wrong with the browsers of that image.
-    fn fault_of(&self, image: &str) -> Fault {
-        lock(&self.world.faults).get(image).copied().unwrap_or_default()
-    }
-
-    fn of_pod(&self, uid: &str) -> Option<Arc<Runner>> {
-        lock(&self.all).by_pod.get(uid).cloned()
-    }
-
-    /// Starts a runner. On the runtime of the simulator.
-    fn start(&self, pod: PodIdentity, plan: Plan, browsers: Browsers, keys: PublicKeys) -> Arc<Runner> {
-        let mut all = lock(&self.all);
-        let (address, listener) = all.listen_somewhere(self.second);
-        let runner = Arc::new(Runner::new(pod, address, plan, browsers, keys, Arc::clone(&self.world)));
-        all.by_pod.insert(runner.pod.uid.clone(), Arc::clone(&runner));
-        tokio::spawn(http::serve(listener, Arc::clone(&runner)));
-        runner
-    }
-
-    fn remove(&self, pod_uid: &str) {
-        if let Some(runner) = lock(&self.all).by_pod.remove(pod_uid) {
-            runner.kill();
-        }
-    }
-
-    fn keep_only(&self, pod_uids: &BTreeSet<String>) {
-        let gone: Vec<_> = lock(&self.all).by_pod.keys().filter(|uid| !pod_uids.contains(*uid)).cloned().collect();
-        for uid in gone {
-            self.remove(&uid);
-        }
-    }
-}
-
-impl All {
-    /// The next address of the network that nobody has: one that was given back rests as long as can be. The first 256 are
-    /// not for runners.
-    fn listen_somewhere(&mut self, second: u8) -> (IpAddr, TcpListener) {
-        loop {
-            self.latest_address = self.latest_address.wrapping_add(1).max(256);
-            let [high, low] = self.latest_address.to_be_bytes();
-            let address = IpAddr::from([127, second, high, low]);
-            if let Ok(listener) = listen(address, PORT) {
-                return (address, listener);
-            }
         }
     }
 }

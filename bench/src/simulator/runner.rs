@@ -1,8 +1,8 @@
 //! One simulated runner: its process, which callers it admits, and how it answers.
 
 use super::{
+    attack::{Attack, Bystander, invented},
     browsers::{Browsers, Fault},
-    hostile::{Attack, Bystander, invented},
     process::Process,
     record::Record,
 };
