@@ -7,8 +7,9 @@ use super::{
     runner::{PodIdentity, Runner, World, lock},
 };
 use crate::network::listen;
+use camofleet_auth::token::PublicKeys;
 use camofleet_runner::core::Plan;
-use camofleet_runner_api::{PORT, token::PublicKeys};
+use camofleet_runner_api::PORT;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, TcpListener},

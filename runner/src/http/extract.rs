@@ -12,9 +12,7 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
-use camofleet_runner_api::{
-    Refusal, RefusalReason,
-};
+use camofleet_runner_api::{Refusal, RefusalReason};
 
 const OPERATORS_CALL: &str = "this call is the operator's";
 
