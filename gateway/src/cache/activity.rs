@@ -1,54 +1,25 @@
-//! Asks runners for what sessions' status does not say: when somebody last did something in them, and what became of their start
-//! pages. Only asked when somebody looks, and not again for a while.
+//! The activity of a session, which its runner knows and its status does not hold.
 
-use crate::{
-    Gateway,
-    cache::{
-        changes::Changed,
-        session::{Key, Session},
-        sessions::Activity,
-    },
-    proxy::runner_client,
-};
-use camofleet_auth::token::Role as Scope;
-use camofleet_crds::v1alpha1::RunnerRef;
-use futures::{StreamExt, stream};
+use camofleet_runner_api::StartPage;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use std::time::{Duration, Instant};
-use tokio::time::timeout;
 
-/// So many runners are asked at once.
-const AT_ONCE: usize = 32;
-/// Whoever waits for it waits no longer: what is not known by then is not said.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Brings up to date what is known of these sessions, where it is older than that. What is news goes to the feed.
-pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
-    let now = Instant::now();
-    let due = |key: &Key| gateway.sessions.due(key, age, now).map(|(session, runner)| (key.clone(), session, runner));
-    let asking =
-        stream::iter(keys.iter().filter_map(due)).for_each_concurrent(AT_ONCE, |(key, session, runner)| async move {
-            ask(gateway, &key, &session, &runner).await;
-        });
-    if timeout(PATIENCE, asking).await.is_err() {
-        tracing::debug!("not every runner told of its sessions in time");
-    }
+/// What a runner reports of a session beyond its published status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// When a client was last active in it.
+    pub last: Timestamp,
+    /// The state of its start page.
+    pub start_page: StartPage,
+    /// Number of connected clients.
+    pub clients: u32,
 }
 
-async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef) {
-    let uid = session.uid();
-    let token = gateway.signer.hop_token(&runner.uid, uid, Scope::View, None);
-    let report = match runner_client::report(&runner.address, uid, &token).await {
-        Ok(report) => report,
-        Err(error) => return tracing::debug!(session = uid, %error, "its runner does not tell of it"),
-    };
-    let idle = SignedDuration::from_millis(report.idle_milliseconds.unwrap_or_default().try_into().unwrap_or_default());
-    let activity = Activity {
-        last: Timestamp::now().checked_sub(idle).unwrap_or(Timestamp::MIN),
-        start_page: report.session.start_page,
-        clients: report.session.clients,
-    };
-    if gateway.sessions.hear(key, uid, activity) {
-        gateway.feed.record(Changed::Session(key.clone()));
+impl Activity {
+    /// Whether both reports are the same. The time of the last activity may differ by less than a second, because it is computed
+    /// from an age.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.last.duration_since(other.last).abs() < SignedDuration::from_secs(1)
+            && self.start_page == other.start_page
+            && self.clients == other.clients
     }
 }

@@ -1,10 +1,11 @@
 //! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to follow one
 //! of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
 
-use crate::cache::session::{Finish, Key, Session, Standing};
+use crate::cache::{
+    activity::Activity,
+    session::{Finish, Key, Session, Standing},
+};
 use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef, SessionState};
-use camofleet_runner_api::StartPage;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     fmt,
@@ -32,27 +33,6 @@ struct Known {
 impl Known {
     fn new(session: Session) -> Self {
         Self { session: watch::Sender::new(session), activity: None, asked: None }
-    }
-}
-
-/// What a session's runner knows of it and its status does not say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Activity {
-    /// When somebody last did something in it.
-    pub last: Timestamp,
-    /// What became of its start page.
-    pub start_page: StartPage,
-    /// Clients that are connected.
-    pub clients: u32,
-}
-
-impl Activity {
-    /// Whether it says the same. The moment of the last activity is computed from its age, and so is never twice the same to the
-    /// millisecond.
-    fn says_the_same(&self, other: &Self) -> bool {
-        self.last.duration_since(other.last).abs() < SignedDuration::from_secs(1)
-            && self.start_page == other.start_page
-            && self.clients == other.clients
     }
 }
 
@@ -252,6 +232,8 @@ impl Followed {
 mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec};
+    use camofleet_runner_api::StartPage;
+    use k8s_openapi::jiff::Timestamp;
     use std::sync::Arc;
 
     fn key(name: &str) -> Key {

@@ -2,8 +2,8 @@
 
 use crate::{
     cache::{
+        activity::Activity,
         session::{self, pool_name},
-        sessions::Activity,
     },
     error::InvalidField,
     rest::{

@@ -12,13 +12,12 @@ use crate::{
         principal::Principal,
     },
     cache::{
-        activity,
         changes::{Changed, Position},
         session::Key,
     },
     error::Problem,
     rest::{
-        compat,
+        activity, compat,
         documents::{Everything, Gone},
         sessions, workers,
     },

@@ -4,6 +4,7 @@
 //! It speaks of one namespace: the gateway's own, or under `/api/namespaces/{namespace}` any other. It holds nothing: sessions and
 //! pools are the watch's, and what is made or ended is an object at the API server.
 
+mod activity;
 mod body;
 mod compat;
 mod convert;

@@ -4,8 +4,9 @@ use crate::{
     Gateway,
     auth::extract::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
     cache::{
-        activity,
+        activity::Activity,
         session::{self, Key},
+        sessions::Over,
     },
     error::{InvalidRequest, Problem, Refusal},
     kubernetes,
@@ -15,6 +16,7 @@ use crate::{
         upstream,
     },
     rest::{
+        activity,
         body::Checked,
         compat,
         convert::{self, Shown},
@@ -129,7 +131,7 @@ pub async fn touch(
     let session = known(&gateway, &target).await?;
     match &session.standing {
         session::Standing::Finished(finish) => {
-            return Err(Refusal::Over(crate::cache::sessions::Over::Finished(finish.clone())));
+            return Err(Refusal::Over(Over::Finished(finish.clone())));
         }
         // Its idle time does not run yet.
         session::Standing::Waiting(_) => {}
@@ -209,11 +211,7 @@ pub(super) fn shown(gateway: &Gateway, key: &Key) -> Option<Session> {
     Some(document(gateway, &session, activity.as_ref()))
 }
 
-fn document(
-    gateway: &Gateway,
-    session: &session::Session,
-    activity: Option<&crate::cache::sessions::Activity>,
-) -> Session {
+fn document(gateway: &Gateway, session: &session::Session, activity: Option<&Activity>) -> Session {
     let pool = pool_of(gateway, session);
     let view_token = session.has_live_view().then(|| tokens::view_token(gateway, session.uid()));
     let (pool, view_token) = (pool.as_deref(), view_token.as_deref());
