@@ -1,10 +1,10 @@
 //! The process: reads its configuration, starts everything, and ends it in order.
 
 use crate::{
-    Gateway,
     config::Config,
     kubernetes,
-    server::{admin, listener},
+    server::{admin, clients::Clients, listener},
+    state::Gateway,
 };
 use anyhow::Context;
 use camofleet_auth::{
@@ -14,19 +14,14 @@ use camofleet_auth::{
 use camofleet_runtime::{client_address::TrustedProxies, files, logging, server::listen, signals, tls};
 use clap::Parser;
 use ipnet::IpNet;
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
-use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
 
 /// `EX_USAGE` of sysexits.h: what the process was told makes no sense, and starting it again will not help.
 const USAGE: u8 = 64;
 /// Between "not ready" and "no longer accepting": the time in which the cluster stops sending clients here. They are told to
 /// connect again only after it, so that they come to another replica.
 const LEAVE_ENDPOINTS: Duration = Duration::from_secs(3);
-/// How long the connections may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs the gateway until SIGTERM.
 pub fn main() -> ExitCode {
@@ -60,13 +55,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = listen(config.listen)?;
     let admin_listener = listen(config.admin_listen)?;
     let (gateway, watching, publication) = tokio::select! {
-        connected = connect(config.namespace.clone(), config.ui, config.trusted_proxies) => connected?,
+        connected = connect(config.namespace.clone(), config.trusted_proxies) => connected?,
         () = shutdown.cancelled() => return Ok(()),
     };
 
     let mut parts = JoinSet::new();
     parts.spawn(admin::serve(Arc::clone(&gateway), admin_listener));
-    parts.spawn(listener::serve(Arc::clone(&gateway), listener));
+    parts.spawn(listener::serve(Arc::clone(&gateway), listener, config.ui));
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
@@ -88,36 +83,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
         () = shutdown.cancelled() => {}
         Some(ended) = parts.join_next() => anyhow::bail!("a part of the gateway ended by itself: {ended:?}"),
     }
-    drain(&gateway, LEAVE_ENDPOINTS).await;
+    gateway.shutdown.drain(LEAVE_ENDPOINTS).await;
     Ok(())
 }
 
 /// The gateway, a client of its own for the watches, and the publication of its public key.
-async fn connect(
-    namespace: String,
-    ui: PathBuf,
-    proxies: Vec<IpNet>,
-) -> anyhow::Result<(Arc<Gateway>, kube::Client, Publication)> {
+async fn connect(namespace: String, proxies: Vec<IpNet>) -> anyhow::Result<(Arc<Gateway>, kube::Client, Publication)> {
     let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
     let client = kube::Client::try_from(config.clone())?;
     let (signer, publication) = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
-    let mut gateway = Gateway::new(client, namespace, signer, ui);
-    let proxies = TrustedProxies::new(proxies);
-    gateway.sole_address = listener::SoleAddress::new(proxies.clone());
-    gateway.server = listener::server(proxies);
+    let mut gateway = Gateway::new(client, namespace, signer);
+    gateway.clients = Clients::new(TrustedProxies::new(proxies));
     Ok((Arc::new(gateway), kube::Client::try_from(config)?, publication))
-}
-
-/// Ends in order: not ready any more; after a moment nothing is accepted and every client is told to connect again; when all
-/// of them are gone, or after 10 s, it is done.
-pub async fn drain(gateway: &Gateway, leave_endpoints: Duration) {
-    tracing::info!("told to go: not ready any more");
-    gateway.leaving.cancel();
-    sleep(leave_endpoints).await;
-    gateway.draining.cancel();
-    gateway.tasks.close();
-    if timeout(DRAIN, gateway.tasks.wait()).await.is_err() {
-        tracing::warn!(left = gateway.tasks.len(), "connections did not end in time and are cut");
-    }
-    tracing::info!("gone");
 }

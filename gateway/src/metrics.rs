@@ -74,12 +74,10 @@ enum Direction {
 /// The gateway's metrics.
 pub struct Metrics {
     registry: Registry,
-    /// Connections that are relayed now.
-    pub open: Gauge,
+    open: Gauge,
     outcomes: Family<ByOutcome, Counter>,
     clients: Clients,
-    /// Bytes that were relayed.
-    pub traffic: Traffic,
+    traffic: Traffic,
     dial: Histogram,
 }
 
@@ -150,6 +148,22 @@ impl Metrics {
     /// A connection that was asked for came to this.
     pub fn count(&self, outcome: Outcome) {
         self.outcomes.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// A connection is relayed from now on.
+    pub fn opened(&self) {
+        self.open.inc();
+    }
+
+    /// A connection is no longer relayed, and ended like this.
+    pub fn closed(&self, outcome: Outcome) {
+        self.open.dec();
+        self.count(outcome);
+    }
+
+    /// Counts relayed bytes.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// A runner answered after so long.

@@ -2,7 +2,6 @@
 //! action. No handler can skip the check, because only these extractors yield the name of a session.
 
 use crate::{
-    Gateway,
     auth::{
         credential::Credential,
         principal::{Action, Principal},
@@ -10,6 +9,7 @@ use crate::{
     },
     cache::session::Key,
     error::Refusal,
+    state::Gateway,
 };
 use axum::extract::{FromRequestParts, Path};
 use camofleet_auth::token::Role as Scope;

@@ -5,7 +5,6 @@
 //! the session, looking does not.
 
 use crate::{
-    Gateway,
     auth::{
         extract::{Handshake, MayWatch, SessionAccess, Upgrading},
         subprotocol::Offer,
@@ -20,6 +19,7 @@ use crate::{
         upstream::{self, Found, Upstream},
     },
     rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
+    state::Gateway,
 };
 use axum::{
     extract::State,
@@ -80,7 +80,7 @@ pub async fn vnc(
     match upstream::enter(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
         Upstream::Opened { connection, .. } => {
             let watched = watch(Arc::clone(&gateway), access, found, role, handshake.connection, connection);
-            gateway.tasks.spawn(watched.in_current_span());
+            gateway.shutdown.spawn(watched.in_current_span());
             Ok(response)
         }
         Upstream::Rejected(response) => Ok(response),
@@ -134,13 +134,13 @@ struct Touch<'a> {
 
 impl Touch<'_> {
     fn traffic(&self) -> &Traffic {
-        &self.gateway.metrics.traffic
+        self.gateway.metrics.traffic()
     }
 
     fn tell(&self) {
         let token = self.gateway.signer.hop_token(&self.runner.uid, &self.uid, self.scope, None);
         let (address, uid) = (self.runner.address.clone(), self.uid.clone());
-        self.gateway.tasks.spawn(
+        self.gateway.shutdown.spawn(
             async move {
                 if let Err(error) = runner_client::touch(&address, &uid, &token).await {
                     tracing::warn!(%error, "the runner was not told of a controller's activity");

@@ -1,7 +1,6 @@
 //! `GET /ws/{namespace}/{name}`: the way of a Playwright client to its session.
 
 use crate::{
-    Gateway,
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
     cache::sessions::Followed,
     error::Refusal,
@@ -10,6 +9,7 @@ use crate::{
         runner_client::{self, Service},
         upstream::{self, Upstream},
     },
+    state::Gateway,
 };
 use axum::{
     extract::State,
@@ -31,7 +31,7 @@ pub async fn playwright(
     match upstream::enter(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {
         Upstream::Opened { headers, connection } => {
             let relayed = relay_both(Arc::clone(&gateway), access, found.session, handshake.connection, connection);
-            gateway.tasks.spawn(relayed.in_current_span());
+            gateway.shutdown.spawn(relayed.in_current_span());
             let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
             response.headers_mut().extend(headers);
             Ok(response)
@@ -49,7 +49,7 @@ async fn relay_both(
 ) {
     upstream::between(&gateway, client, runner, |client, runner| {
         let ending = upstream::ending(&gateway, &access, &mut session);
-        relay(runner_client::side(client), runner_client::side(runner), ending, &gateway.metrics.traffic)
+        relay(runner_client::side(client), runner_client::side(runner), ending, gateway.metrics.traffic())
     })
     .await;
 }

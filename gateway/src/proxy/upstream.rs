@@ -1,7 +1,6 @@
 //! The way to a session that all doors share: which one, is it Ready, and what does its runner say.
 
 use crate::{
-    Gateway,
     auth::{
         extract::{SessionAccess, Upgrading},
         principal::Denied,
@@ -14,6 +13,7 @@ use crate::{
         relay::{Ending, WORD_OF_END},
         runner_client::{self, Answer, Service},
     },
+    state::Gateway,
 };
 use axum::{
     body::Body,
@@ -49,7 +49,7 @@ pub enum Upstream {
 
 /// The session of that name that the client may connect to, when it is Ready before the client's patience ends.
 pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Refusal> {
-    let found = gateway.unless_draining(ready_session(gateway, access)).await?;
+    let found = gateway.shutdown.unless_draining(ready_session(gateway, access)).await?;
     if found.session.session().is_in_pool(access.pool()) {
         Ok(found)
     } else {
@@ -69,7 +69,7 @@ pub async fn enter(
     client: &HeaderMap,
 ) -> Result<Upstream, Refusal> {
     let session = &mut found.session;
-    match gateway.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
+    match gateway.shutdown.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
         Ok(Answer::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
         Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
             tracing::debug!(%status, "the token was used before");
@@ -95,7 +95,7 @@ pub async fn enter(
 pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Followed) -> Ending {
     tokio::select! {
         over = session.over() => Ending::Session(over),
-        () = gateway.draining.cancelled() => Ending::Drain,
+        () = gateway.shutdown.draining() => Ending::Drain,
         () = access.revoked(gateway) => Ending::Revoked,
     }
 }
@@ -109,7 +109,7 @@ pub async fn between<Carried: Future<Output = Outcome>>(
     carry: impl FnOnce(Upgraded, Upgraded) -> Carried,
 ) {
     let start = Instant::now();
-    gateway.metrics.open.inc();
+    gateway.metrics.opened();
     let outcome = match tokio::try_join!(client.upgrade, runner) {
         Ok((client, runner)) => {
             tracing::info!("connected");
@@ -120,8 +120,7 @@ pub async fn between<Carried: Future<Output = Outcome>>(
             Outcome::ClientLeft
         }
     };
-    gateway.metrics.open.dec();
-    gateway.metrics.count(outcome);
+    gateway.metrics.closed(outcome);
     tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
@@ -198,15 +197,4 @@ fn passed_on(status: StatusCode, content_type: Option<HeaderValue>, body: Body) 
     }
     response.extensions_mut().insert(Outcome::RunnerRefused);
     response
-}
-
-impl Gateway {
-    /// What comes of the work, unless the gateway has to go before.
-    async fn unless_draining<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-        tokio::select! {
-            biased;
-            () = self.draining.cancelled() => Err(Refusal::Draining),
-            done = work => done,
-        }
-    }
 }

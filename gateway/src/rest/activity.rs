@@ -2,16 +2,16 @@
 //! and each runner no more often than the caller asks for.
 
 use crate::{
-    Gateway,
     cache::{
         activity::Activity,
         changes::Changed,
         session::{Key, Session},
     },
     proxy::runner_client,
+    state::Gateway,
 };
 use camofleet_crds::v1alpha1::RunnerRef;
-use camofleet_runner_api::token::Role as Scope;
+use camofleet_auth::token::Role as Scope;
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::{Duration, Instant};

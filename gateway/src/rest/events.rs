@@ -6,7 +6,6 @@
 //! a page tells a stream that is dead from one on which there is no news.
 
 use crate::{
-    Gateway,
     auth::{
         extract::{MaySee, Namespace},
         principal::Principal,
@@ -19,8 +18,9 @@ use crate::{
     rest::{
         activity, compat,
         documents::{Everything, Gone},
-        sessions, workers,
+        lookup, workers,
     },
+    state::Gateway,
 };
 use axum::{
     extract::State,
@@ -91,14 +91,14 @@ impl Reader {
             let gateway = Arc::clone(&self.gateway);
             tokio::select! {
                 biased;
-                () = gateway.draining.cancelled() => return None,
+                () = gateway.shutdown.draining() => return None,
                 () = self.revoked() => return None,
                 () = sleep_until(self.look) => {
                     self.look = Instant::now() + LOOK;
                     // Beside the stream: what comes of it is in the feed, and a silent runner holds nothing up.
                     let keys = gateway.sessions.keys_in(&self.namespace);
                     let asking = Arc::clone(&gateway);
-                    gateway.tasks.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });
+                    gateway.shutdown.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });
                     continue;
                 }
                 () = gateway.feed.more_than(position) => {}
@@ -122,7 +122,7 @@ impl Reader {
         let position = gateway.feed.now();
         self.position = Some(position);
         let everything =
-            Everything { sessions: sessions::all(gateway, namespace), workers: workers::all(gateway, namespace) };
+            Everything { sessions: lookup::all(gateway, namespace), workers: workers::all(gateway, namespace) };
         event("reset", &everything).id(gateway.feed.id(position))
     }
 
@@ -130,7 +130,7 @@ impl Reader {
         let gateway = &self.gateway;
         let gone = |key: &Key| Gone { id: key.name().to_owned() };
         match changed {
-            Changed::Session(key) if key.namespace() == self.namespace => Some(match sessions::shown(gateway, key) {
+            Changed::Session(key) if key.namespace() == self.namespace => Some(match lookup::shown(gateway, key) {
                 Some(session) => event("session", &session),
                 None => event("session-gone", &gone(key)),
             }),

@@ -1,7 +1,6 @@
 //! Logins of browsers: a token, typed once, becomes a cookie that no script can read.
 
 use crate::{
-    Gateway,
     auth::{
         credential::LOGIN_COOKIE,
         extract::{MaySee, Namespace, accepted, is_same_origin},
@@ -11,6 +10,7 @@ use crate::{
         body::Checked,
         documents::{LoggedIn, Login},
     },
+    state::Gateway,
 };
 use axum::{Json, extract::State};
 use axum_extra::extract::{

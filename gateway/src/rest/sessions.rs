@@ -1,10 +1,8 @@
 //! Sessions: made, shown, kept alive and ended.
 
 use crate::{
-    Gateway,
     auth::extract::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
     cache::{
-        activity::Activity,
         session::{self, Key},
         sessions::Over,
     },
@@ -18,15 +16,14 @@ use crate::{
     rest::{
         activity,
         body::Checked,
-        compat,
-        convert::{self, Shown},
+        compat, convert,
         documents::{CreateSession, Deleted, Session, SessionPath, Status},
-        tokens,
+        lookup,
     },
+    state::Gateway,
 };
 use axum::{Json, extract::State, response::Response};
 use camofleet_auth::token::Role as Scope;
-use camofleet_crds::v1alpha1::WorkerPool;
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -51,7 +48,7 @@ pub async fn list(
 ) -> Json<Vec<Session>> {
     let keys = gateway.sessions.keys_in(&namespace);
     activity::refresh(&gateway, &keys, AGE_IN_LIST).await;
-    Json(all(&gateway, &namespace))
+    Json(lookup::all(&gateway, &namespace))
 }
 
 /// Makes a session, and waits until clients can connect.
@@ -77,7 +74,7 @@ pub async fn create(
     // In a task of its own, so that a session whose caller goes at any moment is ended and not forgotten.
     let caller = CancellationToken::new();
     let left = caller.clone();
-    let made = gateway.tasks.spawn(
+    let made = gateway.shutdown.spawn(
         {
             let gateway = Arc::clone(&gateway);
             async move { make(&gateway, &key, &object, &left).await }
@@ -86,7 +83,7 @@ pub async fn create(
     );
     let _gone = caller.drop_guard();
     let session = made.await.map_err(|_| Refusal::Draining)??;
-    Ok((StatusCode::CREATED, Json(document(&gateway, &session, None))))
+    Ok((StatusCode::CREATED, Json(lookup::document(&gateway, &session, None))))
 }
 
 /// A session.
@@ -103,11 +100,12 @@ pub async fn get(
     MaySee { target, .. }: MaySee<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Session>, Refusal> {
-    let session = known(&gateway, &target).await?;
+    let session = lookup::known(&gateway, &target).await?;
     activity::refresh(&gateway, std::slice::from_ref(&target.session), AGE_OF_ONE).await;
-    let mut shown = shown(&gateway, &target.session).unwrap_or_else(|| document(&gateway, &session, None));
+    let mut shown =
+        lookup::shown(&gateway, &target.session).unwrap_or_else(|| lookup::document(&gateway, &session, None));
     if session.may_wait() {
-        let pool = pool_of(&gateway, &session);
+        let pool = lookup::pool_of(&gateway, &session);
         shown.queue_position =
             pool.and_then(|pool| convert::queue_position(&pool, &session.object, &gateway.sessions.objects()));
     }
@@ -128,7 +126,7 @@ pub async fn touch(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Session>, Refusal> {
-    let session = known(&gateway, &target).await?;
+    let session = lookup::known(&gateway, &target).await?;
     match &session.standing {
         session::Standing::Finished(finish) => {
             return Err(Refusal::Over(Over::Finished(finish.clone())));
@@ -150,7 +148,7 @@ pub async fn touch(
             activity::refresh(&gateway, std::slice::from_ref(&target.session), Duration::ZERO).await;
         }
     }
-    Ok(Json(shown(&gateway, &target.session).unwrap_or_else(|| document(&gateway, &session, None))))
+    Ok(Json(lookup::shown(&gateway, &target.session).unwrap_or_else(|| lookup::document(&gateway, &session, None))))
 }
 
 /// Ends a session.
@@ -168,8 +166,8 @@ pub async fn delete(
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Deleted>, Refusal> {
     // The API server itself: a watch that lags would end the former session of this name, which is over, and not this one.
-    let session = match now(&gateway, &target).await {
-        Err(Refusal::Unreadable(..)) => known(&gateway, &target).await?,
+    let session = match lookup::now(&gateway, &target).await {
+        Err(Refusal::Unreadable(..)) => lookup::known(&gateway, &target).await?,
         read => read?,
     };
     kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
@@ -195,56 +193,6 @@ pub async fn connect(
     gateway: State<Arc<Gateway>>,
 ) -> Result<Response, Refusal> {
     playwright::playwright(right, handshake, gateway).await
-}
-
-/// Every session of a namespace as a document, the oldest first.
-pub(super) fn all(gateway: &Gateway, namespace: &str) -> Vec<Session> {
-    let keys = gateway.sessions.keys_in(namespace);
-    let mut sessions: Vec<_> = keys.iter().filter_map(|key| shown(gateway, key)).collect();
-    sessions.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
-    sessions
-}
-
-/// A session that the watch told of, as a document.
-pub(super) fn shown(gateway: &Gateway, key: &Key) -> Option<Session> {
-    let (session, activity) = gateway.sessions.get(key)?;
-    Some(document(gateway, &session, activity.as_ref()))
-}
-
-fn document(gateway: &Gateway, session: &session::Session, activity: Option<&Activity>) -> Session {
-    let pool = pool_of(gateway, session);
-    let view_token = session.has_live_view().then(|| tokens::view_token(gateway, session.uid()));
-    let (pool, view_token) = (pool.as_deref(), view_token.as_deref());
-    Shown { session, activity, pool, view_token, queue_position: None, own_namespace: &gateway.namespace }.document()
-}
-
-/// The pool that serves it, or that it names.
-fn pool_of(gateway: &Gateway, session: &session::Session) -> Option<Arc<WorkerPool>> {
-    gateway.pools.get(&session.pool()?)
-}
-
-/// The session that is asked for, as the watch told of it, else as the API server has it.
-async fn known(gateway: &Gateway, target: &Target) -> Result<session::Session, Refusal> {
-    match gateway.sessions.get(&target.session) {
-        Some((session, _)) => of_its_pool(session, target),
-        None => now(gateway, target).await,
-    }
-}
-
-/// The session that is asked for, as the API server has it.
-pub(super) async fn now(gateway: &Gateway, target: &Target) -> Result<session::Session, Refusal> {
-    let object = kubernetes::get(&gateway.client, &target.session).await?;
-    let object = object.ok_or_else(|| Refusal::NoSession(target.session.clone()))?;
-    of_its_pool(session::Session::of(object), target)
-}
-
-/// The session, unless it is looked for in a pool that is not its own.
-fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Session, Refusal> {
-    if session.is_in_pool(target.pool.as_deref()) {
-        Ok(session)
-    } else {
-        Err(Refusal::NoSession(target.session.clone()))
-    }
 }
 
 /// Refuses at once what could only time out.
@@ -280,7 +228,7 @@ async fn make(
     let ready = tokio::select! {
         ready = ready(gateway, key, &uid) => ready,
         () = left.cancelled() => Err(Refusal::NotStarted("its caller left".to_owned())),
-        () = gateway.draining.cancelled() => Err(Refusal::Draining),
+        () = gateway.shutdown.draining() => Err(Refusal::Draining),
     };
     if let Err(refusal) = &ready {
         tracing::info!(session = uid, why = %refusal, "the session is ended before it began");

@@ -1,14 +1,14 @@
 //! Access to one session for somebody else, for a time.
 
 use crate::{
-    Gateway,
     auth::extract::{MayManage, Target},
     error::{InvalidRequest, Problem, Refusal},
     rest::{
         body::Checked,
         documents::{SessionPath, Share, Shared},
-        sessions,
+        lookup,
     },
+    state::Gateway,
 };
 use aws_lc_rs::rand;
 use axum::{Json, extract::State, response::IntoResponse};
@@ -34,7 +34,7 @@ pub async fn share(
     Checked(asked): Checked<Share>,
 ) -> Result<impl IntoResponse, Refusal> {
     // The API server itself: a watch that lags would mint for the former session of this name.
-    let session = sessions::now(&gateway, &target).await?;
+    let session = lookup::now(&gateway, &target).await?;
     let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("now is a time")
         + SignedDuration::from_secs(asked.ttl_seconds.into());
     let token = gateway.signer.session_token(SessionToken {
@@ -54,17 +54,4 @@ fn token_id() -> String {
     let mut bytes = [0; 12];
     rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// How long, in seconds, the token lasts at least with which a document says that its session can be watched.
-const VIEW_TTL: u64 = 3600;
-/// Its end is a multiple of this, in seconds, so that the same session is told with the same token for a while: a page that shows
-/// it need not load it anew.
-const VIEW_STEP: u64 = 900;
-
-/// A token for looking at the session with this UID, told to somebody who may look at all.
-pub fn view_token(gateway: &Gateway, uid: &str) -> String {
-    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-    let expires = (now + VIEW_TTL).div_ceil(VIEW_STEP) * VIEW_STEP;
-    gateway.signer.session_token(SessionToken { session: uid.to_owned(), scope: Role::View, expires, once: None })
 }

@@ -1,13 +1,13 @@
 //! Pools, which the REST API calls workers.
 
 use crate::{
-    Gateway,
     auth::extract::{MaySee, Namespace},
     error::Problem,
     rest::{
         compat,
         documents::{FleetHealth, Health, Namespaces, Worker},
     },
+    state::Gateway,
 };
 use axum::{Json, extract::State};
 use std::sync::Arc;

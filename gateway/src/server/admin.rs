@@ -1,6 +1,6 @@
 //! The listener for the cluster: probes and metrics.
 
-use crate::Gateway;
+use crate::state::Gateway;
 use camofleet_runtime::admin;
 use http::StatusCode;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     let probed = Arc::clone(&gateway);
     let not_ready = move || probed.not_ready().map(str::to_owned);
     let metrics = move || {
-        let text = gateway.metrics.text(gateway.server.counts());
+        let text = gateway.metrics.text(gateway.clients.counts());
         async { text.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())) }
     };
     admin::serve(listener, admin::router(not_ready, metrics)).await;

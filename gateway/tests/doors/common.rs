@@ -96,7 +96,7 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let signer = signer(Issuer::Gateway);
     let keys = public_keys(&[(Issuer::Gateway, &signer)]);
     let (unwatched, lookups) = (Arc::default(), Arc::default());
-    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer, ui());
+    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer);
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.auth.set_tokens(Some(tokens));
@@ -105,7 +105,7 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
     let gateway = Arc::new(gateway);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(listener::serve(Arc::clone(&gateway), listener));
+    tokio::spawn(listener::serve(Arc::clone(&gateway), listener, ui()));
     Served { gateway, address, keys, unwatched, lookups }
 }
 
@@ -231,7 +231,7 @@ impl Served {
 
     /// The metrics' text.
     pub fn metrics(&self) -> String {
-        self.gateway.metrics.text(self.gateway.server.counts()).unwrap()
+        self.gateway.metrics.text(self.gateway.clients.counts()).unwrap()
     }
 }
 

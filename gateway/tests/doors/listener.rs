@@ -2,7 +2,7 @@
 
 use crate::common::{ADMIN, Runner, Served, VIEWER, logged, serve_gateway, serve_gateway_with};
 use camofleet_auth::token::{Role, SessionToken};
-use camofleet_gateway::{server::admin, server::listener};
+use camofleet_gateway::server::{admin, clients::Clients};
 use camofleet_runtime::{
     client_address::TrustedProxies,
     files,
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ATTACKERS: usize = 1300;
 
 async fn until(served: &Served, what: &str, reached: impl Fn(Counts) -> bool) -> Counts {
-    let counts = || served.gateway.server.counts();
+    let counts = || served.gateway.clients.counts();
     let wait = async {
         while !reached(counts()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -103,7 +103,7 @@ async fn every_kind_of_credential_frees_its_connection() {
     served.tell("s", "u1", runner.ready());
     let connect = async || TcpStream::connect(served.address).await.unwrap();
     let get = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: gateway\r\n{headers}\r\n");
-    let anonymous = || served.gateway.server.counts().anonymous;
+    let anonymous = || served.gateway.clients.counts().anonymous;
 
     let mut stream = connect().await;
     for refused in ["", "Authorization: Bearer wrong\r\n", "Cookie: camofleet_login=wrong\r\n"] {
@@ -136,14 +136,14 @@ async fn every_kind_of_credential_frees_its_connection() {
         assert_eq!(anonymous(), 0, "{accepted}");
         streams.push(stream);
     }
-    assert_eq!(served.gateway.server.counts().connections, 4);
+    assert_eq!(served.gateway.clients.counts().connections, 4);
     drop(streams);
     until(&served, "all are gone", |counts| counts.connections == 0).await;
 
     // A session token, and what it is exchanged for: a WebSocket, which counts until it is closed.
     let token = SessionToken { session: "u1".into(), scope: Role::Connect, expires: u64::MAX / 2, once: None };
     let client = served.connect_with("s", &served.gateway.signer.session_token(token)).await.unwrap();
-    assert_eq!(served.gateway.server.counts(), Counts { connections: 1, ..Counts::default() });
+    assert_eq!(served.gateway.clients.counts(), Counts { connections: 1, ..Counts::default() });
     drop(client);
     until(&served, "it is gone", |counts| counts.connections == 0).await;
 }
@@ -163,8 +163,7 @@ async fn a_login_is_bounded_though_it_takes_no_token() {
 async fn a_proxy_that_is_not_named_is_reported_once() {
     let proxies = TrustedProxies::new(vec!["127.0.0.1/32".parse().unwrap()]);
     let served = serve_gateway_with(|gateway| {
-        gateway.sole_address = listener::SoleAddress::new(proxies.clone());
-        gateway.server = listener::server(proxies);
+        gateway.clients = Clients::new(proxies);
     })
     .await;
     // A client whose address is known does not hide a proxy for good.

@@ -9,7 +9,8 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -225,7 +226,8 @@ async fn a_display_that_is_lost_and_a_gateway_that_goes_are_told_apart() {
     assert_eq!(closed(viewer.next().await).0, 1011);
     let (mut viewer, _) = watch(&served, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
-    served.gateway.draining.cancel();
+    let gateway = Arc::clone(&served.gateway);
+    tokio::spawn(async move { gateway.shutdown.drain(Duration::ZERO).await });
     assert_eq!(closed(viewer.next().await).0, 1001);
 }
 

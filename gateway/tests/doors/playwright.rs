@@ -4,7 +4,6 @@ use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, logged, ready, 
 use camofleet_auth::token::{Caller, Role};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
-    app,
     auth::tokens::StaticTokens,
     cache::session::{Finish, Standing},
 };
@@ -137,7 +136,7 @@ async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
     assert_eq!(served.gateway.not_ready(), None);
     let draining = tokio::spawn({
         let gateway = Arc::clone(&served.gateway);
-        async move { app::drain(&gateway, Duration::ZERO).await }
+        async move { gateway.shutdown.drain(Duration::ZERO).await }
     });
     assert_eq!(closed(client.next().await), (1001, "the gateway is going away; connect again".into()));
     // The answer to the Close, as a client of Playwright gives it.
@@ -146,7 +145,7 @@ async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
     draining.await.unwrap();
     assert_eq!(served.gateway.not_ready(), Some("going away"));
-    assert!(served.gateway.tasks.is_empty());
+    assert!(served.gateway.shutdown.tasks().is_empty());
     assert!(matches!(served.connect("demo").await, Err(Error::Io(_))), "nothing is accepted any more");
     assert!(served.metrics().contains(r#"connections_total{outcome="Drained"} 1"#), "{}", served.metrics());
 }
@@ -158,10 +157,10 @@ async fn who_waits_for_a_session_when_the_gateway_drains_is_told_to_come_again()
     let refused = served.ask("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
     let drained = async {
         // Its connection is a task of the gateway from its acceptance on.
-        while served.gateway.tasks.is_empty() {
+        while served.gateway.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
-        app::drain(&served.gateway, Duration::ZERO).await;
+        served.gateway.shutdown.drain(Duration::ZERO).await;
     };
     let ((status, headers, body), ()) = tokio::join!(refused, drained);
     assert_eq!(
@@ -213,7 +212,7 @@ async fn a_session_that_still_starts_is_waited_for() {
     served.tell("demo", "uid-1", waiting());
     let connecting = served.connect("demo");
     let becoming_ready = async {
-        while served.gateway.tasks.is_empty() {
+        while served.gateway.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
         served.tell("demo", "uid-1", runner.ready());
@@ -231,7 +230,7 @@ async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
     served.make("fresh", "uid-1");
     let connecting = served.connect("fresh");
     let watch = async {
-        while served.gateway.tasks.is_empty() {
+        while served.gateway.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
         served.tell("fresh", "uid-1", runner.ready());

@@ -1,0 +1,97 @@
+//! The routes of the REST API, and the OpenAPI document that is made from them.
+
+use crate::{
+    auth::credential::LOGIN_COOKIE,
+    rest::{documents, events, login, sessions, tokens, workers},
+    state::Gateway,
+};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{MethodRouter, get},
+};
+use bytes::Bytes;
+use http::{
+    HeaderValue,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use std::sync::Arc;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        self, Server,
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+        server::{ServerBuilder, ServerVariableBuilder},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// Bodies of requests are some lines.
+const LARGEST_BODY: usize = 64 << 10;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Camo-fleet",
+        description = "Browser sessions of a fleet, its pools, and what changes. Send a token of the fleet as `Authorization: Bearer`, as `?token=`, or log in for a cookie."
+    ),
+    components(schemas(documents::Everything, documents::Gone)),
+    security(("bearer" = []), ("query" = []), ("cookie" = [])),
+    modifiers(&Doors)
+)]
+struct Documented;
+
+struct Doors;
+
+impl Modify for Doors {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let any_namespace = ServerBuilder::new()
+            .url("/api/namespaces/{namespace}")
+            .description(Some("The sessions and pools of any namespace"))
+            .parameter("namespace", ServerVariableBuilder::new().default_value("default"));
+        let own =
+            ServerBuilder::new().url("/api").description(Some("The sessions and pools of the gateway's own namespace"));
+        document.servers = Some::<Vec<Server>>(vec![own.build(), any_namespace.build()]);
+        let components = document.components.get_or_insert_default();
+        let key = |key: fn(ApiKeyValue) -> ApiKey, name: &str| SecurityScheme::ApiKey(key(ApiKeyValue::new(name)));
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        components.add_security_scheme("bearer", bearer);
+        components.add_security_scheme("query", key(ApiKey::Query, "token"));
+        components.add_security_scheme("cookie", key(ApiKey::Cookie, LOGIN_COOKIE));
+    }
+}
+
+/// All calls: under `/api`, under `/api/namespaces/{namespace}`, and without either for those who come through a proxy that strips
+/// the prefix.
+pub fn router() -> Router<Arc<Gateway>> {
+    let (calls, document) = calls().split_for_parts();
+    let document = Bytes::from(document.to_json().expect("the document is JSON"));
+    let served: MethodRouter<Arc<Gateway>> = get(([(CONTENT_TYPE, "application/json")], document));
+    let calls = calls
+        .route("/openapi.json", served)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        // Sessions hold tokens, and change.
+        .layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    Router::new().nest("/api", calls.clone()).nest("/api/namespaces/{namespace}", calls.clone()).merge(calls)
+}
+
+/// The OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    calls().into_openapi()
+}
+
+fn calls() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::with_openapi(Documented::openapi())
+        .routes(routes!(sessions::list, sessions::create))
+        .routes(routes!(sessions::get, sessions::delete))
+        .routes(routes!(sessions::touch))
+        .routes(routes!(sessions::connect))
+        .routes(routes!(tokens::share))
+        .routes(routes!(workers::list))
+        .routes(routes!(workers::health))
+        .routes(routes!(workers::namespaces))
+        .routes(routes!(events::events))
+        .routes(routes!(login::login, login::who))
+        .routes(routes!(login::logout))
+}

@@ -1,0 +1,76 @@
+//! What the handlers of all requests share.
+
+use crate::{
+    auth::authenticator::Authenticator,
+    cache::{changes::Feed, pools::Pools, sessions::Sessions},
+    metrics::Metrics,
+    server::clients::Clients,
+    shutdown::Shutdown,
+};
+use camofleet_auth::token::{Issuer, PublicKeys, Signer};
+use camofleet_runtime::client_address::TrustedProxies;
+use std::time::Duration;
+
+/// How long a client waits for its session to become Ready.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The state of one replica.
+pub struct Gateway {
+    /// Namespace of the release. The REST API uses it for paths without a namespace.
+    pub namespace: String,
+    /// The sessions of all namespaces.
+    pub sessions: Sessions,
+    /// The pools of all namespaces.
+    pub pools: Pools,
+    /// The changes of both.
+    pub feed: Feed,
+    /// Authenticates clients.
+    pub auth: Authenticator,
+    /// Signs hop tokens, session tokens and logins.
+    pub signer: Signer,
+    /// Single requests to the API server.
+    pub client: kube::Client,
+    /// The clients of the public listener.
+    pub clients: Clients,
+    /// Counters and gauges.
+    pub metrics: Metrics,
+    /// How long a client waits for its session to become Ready.
+    pub patience: Duration,
+    /// The orderly end of the process.
+    pub shutdown: Shutdown,
+}
+
+impl Gateway {
+    /// Knows no sessions, pools and static tokens yet, and trusts no proxies.
+    pub fn new(client: kube::Client, namespace: String, signer: Signer) -> Self {
+        let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
+        Self {
+            namespace,
+            sessions: Sessions::default(),
+            pools: Pools::default(),
+            feed: Feed::default(),
+            auth: Authenticator::new(keys),
+            signer,
+            client,
+            clients: Clients::new(TrustedProxies::default()),
+            metrics: Metrics::default(),
+            patience: PATIENCE,
+            shutdown: Shutdown::default(),
+        }
+    }
+
+    /// Why the gateway is not ready. None when it is.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        if self.shutdown.is_leaving() {
+            Some("going away")
+        } else if !self.sessions.is_read() {
+            Some("the sessions were not read yet")
+        } else if !self.pools.is_read() {
+            Some("the pools were not read yet")
+        } else if !self.auth.is_ready() {
+            Some("the tokens were not read yet")
+        } else {
+            None
+        }
+    }
+}
