@@ -1,7 +1,7 @@
-//! When a client is asked for a sign of life, and when it is given up. Pure: the caller brings the clock.
+//! Decides when a client is pinged, and when it is lost. Pure: the caller brings the clock.
 //!
-//! Load balancers cut connections that are silent (often after 60 s), and an idle Playwright client says nothing at all.
-//! So a Ping goes to the client when nothing was sent or nothing was heard for a while; its Pong is the sign of life.
+//! Load balancers close connections that are silent (often after 60 s), and an idle Playwright client sends nothing at all. A client
+//! is therefore pinged when nothing was sent to it or received from it for a while, and its Pong shows that it is alive.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -9,89 +9,89 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// After so long without a byte in either direction, the client is pinged.
+/// A client is pinged when there was no byte in one direction for this long.
 pub const QUIET: Duration = Duration::from_secs(20);
-/// So long a client may leave a Ping unanswered. With [`QUIET`] before it, 60 s without a sign make a client lost.
+/// A client that sends nothing for this long after a Ping is lost: 60 s after its last byte, with [`QUIET`] before it.
 pub const ANSWER: Duration = Duration::from_secs(40);
 
-/// The state of one client's connection.
+/// The keepalive of one client's connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Pulse {
+pub struct Keepalive {
     /// When bytes were last sent to the client.
     sent: Instant,
-    /// When bytes last came from the client.
-    heard: Instant,
-    /// When the Ping was sent that nothing was heard since.
-    asked: Option<Instant>,
+    /// When bytes were last received from the client.
+    received: Instant,
+    /// When the Ping was sent since which nothing was received.
+    pinged: Option<Instant>,
 }
 
-/// What is to be done.
+/// Whether a Ping is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beat {
-    /// Nothing before that moment.
-    Wait(Instant),
-    /// Send a Ping, as soon as one fits between two frames.
-    Ask,
-    /// The client is lost.
-    GiveUp,
+pub enum Ping {
+    /// Not before this time.
+    NotBefore(Instant),
+    /// Now, or as soon as it fits between two frames.
+    Due,
+    /// The last one was not answered: the client is lost.
+    Unanswered,
 }
 
-impl Pulse {
-    /// A connection that was made now.
+impl Keepalive {
+    /// Begins with a connection that was made now.
     pub fn new(now: Instant) -> Self {
-        Self { sent: now, heard: now, asked: None }
+        Self { sent: now, received: now, pinged: None }
     }
 
-    /// Bytes were sent to the client.
+    /// Records that bytes were sent to the client.
     pub fn sent(&mut self, now: Instant) {
         self.sent = now;
     }
 
-    /// A Ping was sent.
-    pub fn asked(&mut self, now: Instant) {
+    /// Records that a Ping was sent.
+    pub fn pinged(&mut self, now: Instant) {
         self.sent = now;
-        self.asked = Some(now);
+        self.pinged = Some(now);
     }
 
-    /// Bytes came from the client, the last of them at that moment.
-    pub fn heard(&mut self, at: Instant) {
-        self.heard = self.heard.max(at);
-        self.asked = self.asked.filter(|asked| *asked > at);
+    /// Records that bytes were received from the client, the last of them at this time.
+    pub fn received(&mut self, at: Instant) {
+        self.received = self.received.max(at);
+        self.pinged = self.pinged.filter(|pinged| *pinged > at);
     }
 
-    /// What is to be done now.
-    pub fn beat(&self, now: Instant) -> Beat {
-        let (due, then) = match self.asked {
-            // An answer wakes nobody, so it is looked for when the next Ping would be due after it.
-            Some(asked) if now < asked + QUIET => (asked + QUIET, Beat::Ask),
-            Some(asked) => (asked + ANSWER, Beat::GiveUp),
-            None => (self.sent.min(self.heard) + QUIET, Beat::Ask),
+    /// Whether a Ping is due now.
+    pub fn next_ping(&self, now: Instant) -> Ping {
+        let (due, then) = match self.pinged {
+            // An answer wakes no task, so the next look is when another Ping would be due after it.
+            Some(pinged) if now < pinged + QUIET => (pinged + QUIET, Ping::Due),
+            Some(pinged) => (pinged + ANSWER, Ping::Unanswered),
+            None => (self.sent.min(self.received) + QUIET, Ping::Due),
         };
-        if now < due { Beat::Wait(due) } else { then }
+        if now < due { Ping::NotBefore(due) } else { then }
     }
 }
 
-/// When the client was last heard, told by one direction to the other.
-pub struct Heard {
+/// When the last byte was received from a client. The task that reads from the client shares it with the task that pings.
+pub struct LastSeen {
     start: Instant,
-    /// Nanoseconds since `start`. In a coarser unit a Pong could seem to have come before its Ping.
+    /// Nanoseconds since `start`. In a coarser unit a Pong could seem to be older than its Ping.
     last: AtomicU64,
 }
 
-impl Heard {
-    /// Of a connection that was made now.
+impl LastSeen {
+    /// Begins with a connection that was made now.
     pub fn new(now: Instant) -> Self {
         Self { start: now, last: AtomicU64::new(0) }
     }
 
-    /// Bytes came from the client.
-    pub fn mark(&self, now: Instant) {
+    /// Records that bytes were received.
+    pub fn update(&self, now: Instant) {
         let nanos = u64::try_from((now - self.start).as_nanos()).unwrap_or(u64::MAX);
         self.last.store(nanos, Ordering::Relaxed);
     }
 
-    /// When the last of them came.
-    pub fn at(&self) -> Instant {
+    /// When the last of them was received.
+    pub fn get(&self) -> Instant {
         self.start + Duration::from_nanos(self.last.load(Ordering::Relaxed))
     }
 }
@@ -105,56 +105,56 @@ mod tests {
     #[test]
     fn a_silent_connection_is_pinged_after_20_s_and_lost_after_60() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
-        assert_eq!(pulse.beat(start + 19 * SECOND), Beat::Wait(start + 20 * SECOND));
-        assert_eq!(pulse.beat(start + 20 * SECOND), Beat::Ask);
-        pulse.asked(start + 20 * SECOND);
-        assert_eq!(pulse.beat(start + 59 * SECOND), Beat::Wait(start + 60 * SECOND));
-        assert_eq!(pulse.beat(start + 60 * SECOND), Beat::GiveUp);
+        let mut keepalive = Keepalive::new(start);
+        assert_eq!(keepalive.next_ping(start + 19 * SECOND), Ping::NotBefore(start + 20 * SECOND));
+        assert_eq!(keepalive.next_ping(start + 20 * SECOND), Ping::Due);
+        keepalive.pinged(start + 20 * SECOND);
+        assert_eq!(keepalive.next_ping(start + 59 * SECOND), Ping::NotBefore(start + 60 * SECOND));
+        assert_eq!(keepalive.next_ping(start + 60 * SECOND), Ping::Unanswered);
     }
 
     #[test]
     fn an_answer_starts_the_time_anew() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
-        pulse.asked(start + 20 * SECOND);
-        pulse.heard(start + 21 * SECOND);
-        assert_eq!(pulse.beat(start + 22 * SECOND), Beat::Wait(start + 40 * SECOND));
+        let mut keepalive = Keepalive::new(start);
+        keepalive.pinged(start + 20 * SECOND);
+        keepalive.received(start + 21 * SECOND);
+        assert_eq!(keepalive.next_ping(start + 22 * SECOND), Ping::NotBefore(start + 40 * SECOND));
     }
 
     #[test]
     fn an_answer_within_the_millisecond_of_the_ping_is_one() {
         let start = Instant::now();
-        let (heard, mut pulse) = (Heard::new(start), Pulse::new(start));
-        let asked = start + 20 * SECOND + Duration::from_micros(312);
-        pulse.asked(asked);
-        heard.mark(asked + Duration::from_micros(187));
-        pulse.heard(heard.at());
-        assert_eq!(pulse.beat(start + 61 * SECOND), Beat::Ask, "it answered, and is asked again");
+        let (last_seen, mut keepalive) = (LastSeen::new(start), Keepalive::new(start));
+        let pinged = start + 20 * SECOND + Duration::from_micros(312);
+        keepalive.pinged(pinged);
+        last_seen.update(pinged + Duration::from_micros(187));
+        keepalive.received(last_seen.get());
+        assert_eq!(keepalive.next_ping(start + 61 * SECOND), Ping::Due, "it answered, and is asked again");
     }
 
     #[test]
     fn what_was_heard_before_the_ping_is_no_answer() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
-        pulse.asked(start + 20 * SECOND);
-        pulse.heard(start + 19 * SECOND);
-        assert_eq!(pulse.beat(start + 60 * SECOND), Beat::GiveUp);
+        let mut keepalive = Keepalive::new(start);
+        keepalive.pinged(start + 20 * SECOND);
+        keepalive.received(start + 19 * SECOND);
+        assert_eq!(keepalive.next_ping(start + 60 * SECOND), Ping::Unanswered);
     }
 
     #[test]
     fn one_direction_at_work_does_not_stand_for_the_other() {
         let start = Instant::now();
-        let (mut streaming, mut typing) = (Pulse::new(start), Pulse::new(start));
+        let (mut streaming, mut typing) = (Keepalive::new(start), Keepalive::new(start));
         for second in 1..=20 {
             streaming.sent(start + second * SECOND);
-            typing.heard(start + second * SECOND);
+            typing.received(start + second * SECOND);
         }
         assert_eq!(
-            streaming.beat(start + 20 * SECOND),
-            Beat::Ask,
+            streaming.next_ping(start + 20 * SECOND),
+            Ping::Due,
             "a client that only listens must show that it is there"
         );
-        assert_eq!(typing.beat(start + 20 * SECOND), Beat::Ask, "a load balancer may look at one direction only");
+        assert_eq!(typing.next_ping(start + 20 * SECOND), Ping::Due, "a load balancer may look at one direction only");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     metrics::{Outcome, Traffic},
     proxy::{
         close_frame,
-        keepalive::{Beat, Heard, Pulse},
+        keepalive::{Keepalive, LastSeen, Ping},
         relay::{Ending, Side, WORD_OF_END},
         runner_client::{self, Service},
         upstream::{self, Found, Upstream},
@@ -182,15 +182,15 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let heard = Heard::new(Instant::now());
+    let last_seen = LastSeen::new(Instant::now());
     let (mut to_viewer, mut from_viewer) = viewer.split();
     let Side { read: mut from_display, write: mut to_display } = display;
     let mut ending = pin!(ending);
     let end = tokio::select! {
         biased;
         ending = ending.as_mut() => End::Ended(ending),
-        end = carry_down(&mut from_display, &mut to_viewer, &heard, touch.traffic()) => end,
-        end = carry_up(&mut from_viewer, &mut to_display, role, &heard, &touch) => end,
+        end = carry_down(&mut from_display, &mut to_viewer, &last_seen, touch.traffic()) => end,
+        end = carry_up(&mut from_viewer, &mut to_display, role, &last_seen, &touch) => end,
     };
     drop((from_display, to_display));
     let (outcome, farewell) = match end {
@@ -241,23 +241,23 @@ fn farewell(ending: &Ending) -> (u16, String) {
 async fn carry_down(
     display: &mut (impl AsyncRead + Unpin),
     viewer: &mut (impl Sink<Message, Error = Error> + Unpin),
-    heard: &Heard,
+    last_seen: &LastSeen,
     traffic: &Traffic,
 ) -> End {
-    let (mut pulse, mut check) = (Pulse::new(Instant::now()), DisplayCheck::default());
+    let (mut keepalive, mut check) = (Keepalive::new(Instant::now()), DisplayCheck::default());
     let mut buffer = BytesMut::new();
     loop {
-        pulse.heard(heard.at());
-        let next = match pulse.beat(Instant::now()) {
-            Beat::GiveUp => return End::ViewerLost,
-            Beat::Ask => {
+        keepalive.received(last_seen.get());
+        let next = match keepalive.next_ping(Instant::now()) {
+            Ping::Unanswered => return End::ViewerLost,
+            Ping::Due => {
                 if send(viewer, Message::Ping(bytes::Bytes::new())).await.is_err() {
                     return End::ViewerLost;
                 }
-                pulse.asked(Instant::now());
+                keepalive.pinged(Instant::now());
                 continue;
             }
-            Beat::Wait(until) => until,
+            Ping::NotBefore(until) => until,
         };
         buffer.reserve(BUFFER);
         tokio::select! {
@@ -271,7 +271,7 @@ async fn carry_down(
                     return End::ViewerLost;
                 }
                 traffic.to_client(length);
-                pulse.sent(Instant::now());
+                keepalive.sent(Instant::now());
             }
         }
     }
@@ -286,7 +286,7 @@ async fn carry_up(
     viewer: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
     display: &mut (impl AsyncWrite + Unpin),
     role: rfb::Role,
-    heard: &Heard,
+    last_seen: &LastSeen,
     touch: &Touch<'_>,
 ) -> End {
     let (mut filter, mut passed) = (ClientFilter::new(role), Vec::new());
@@ -302,7 +302,7 @@ async fn carry_up(
             Some(Err(error)) => return End::NoMessage(1002, error.to_string()),
         };
         let now = Instant::now();
-        heard.mark(now);
+        last_seen.update(now);
         let chunk = match message {
             Message::Binary(chunk) => chunk,
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
@@ -322,6 +322,6 @@ async fn carry_up(
         if !matches!(timeout(WRITE_DEADLINE, display.write_all(&passed)).await, Ok(Ok(()))) {
             return End::DisplayGone;
         }
-        heard.mark(Instant::now());
+        last_seen.update(Instant::now());
     }
 }

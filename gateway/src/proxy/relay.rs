@@ -18,7 +18,7 @@ use crate::{
     metrics::{Outcome, Traffic},
     proxy::{
         close_frame,
-        keepalive::{Beat, Heard, Pulse},
+        keepalive::{Keepalive, LastSeen, Ping},
     },
 };
 use camofleet_runner_api::frames::{FrameError, FrameScanner};
@@ -91,7 +91,7 @@ where
     RR: AsyncRead + Unpin,
     RW: AsyncWrite + Unpin,
 {
-    let heard = Heard::new(Instant::now());
+    let last_seen = LastSeen::new(Instant::now());
     let ending = pin!(ending);
     let ending = ending.shared();
     let mut from_client = client.read;
@@ -100,9 +100,9 @@ where
 
     let end = {
         let runner_has_closed = AtomicBool::new(false);
-        let down = pin!(to_client.carry(&mut from_runner, &heard, ending.clone()));
+        let down = pin!(to_client.carry(&mut from_runner, &last_seen, ending.clone()));
         let up = pin!(async {
-            let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &heard, traffic));
+            let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &last_seen, traffic));
             // `ending` is asked first: once it is there, nothing more of the client may reach the runner.
             match select(ending.clone(), carrying).await {
                 // What is still to come is the client's goodbye.
@@ -174,41 +174,41 @@ struct ToClient<'a, W> {
     scanner: FrameScanner,
     /// Whether what was written so far ends with a whole frame.
     between_frames: bool,
-    pulse: Pulse,
+    keepalive: Keepalive,
     traffic: &'a Traffic,
 }
 
 impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     fn new(client: W, traffic: &'a Traffic) -> Self {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        let pulse = Pulse::new(Instant::now());
-        Self { client, buffer, scanner: FrameScanner::default(), between_frames: true, pulse, traffic }
+        let keepalive = Keepalive::new(Instant::now());
+        Self { client, buffer, scanner: FrameScanner::default(), between_frames: true, keepalive, traffic }
     }
 
     /// Carries what comes from the runner, with Pings in between, until a frame ends after `ending`.
     async fn carry(
         &mut self,
         runner: &mut (impl AsyncRead + Unpin),
-        heard: &Heard,
+        last_seen: &LastSeen,
         mut ending: impl Future<Output = Ending> + Unpin,
     ) -> End {
         let mut ends = None;
         loop {
-            self.pulse.heard(heard.at());
-            let beat = self.pulse.beat(Instant::now());
+            self.keepalive.received(last_seen.get());
+            let ping = self.keepalive.next_ping(Instant::now());
             if let Some(ending) = ends.take_if(|_| self.between_frames) {
                 return End::Ended(ending);
             }
-            let alarm = match beat {
-                // A client that is not heard any more because the gateway ends it is not lost.
-                Beat::GiveUp if ends.is_none() => return End::ClientGone,
-                Beat::Ask if self.between_frames => match self.ping().await {
+            let alarm = match ping {
+                // A client that sends no more because the gateway ends its connection is not lost.
+                Ping::Unanswered if ends.is_none() => return End::ClientGone,
+                Ping::Due if self.between_frames => match self.ping().await {
                     Ok(()) => continue,
                     Err(_) => return End::ClientGone,
                 },
-                // In the midst of a frame nothing can be asked: more of it must come first.
-                Beat::Ask | Beat::GiveUp => None,
-                Beat::Wait(until) => Some(until),
+                // No Ping fits into a frame: the rest of the frame must be passed first.
+                Ping::Due | Ping::Unanswered => None,
+                Ping::NotBefore(until) => Some(until),
             };
             tokio::select! {
                 biased;
@@ -243,7 +243,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
                 self.write(0..boundary, true).await?;
                 return Ok(Some(End::Ended(ending)));
             }
-            if self.pulse.beat(Instant::now()) == Beat::Ask {
+            if self.keepalive.next_ping(Instant::now()) == Ping::Due {
                 self.write(0..boundary, true).await?;
                 self.ping().await?;
                 written = boundary;
@@ -257,7 +257,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         if !range.is_empty() {
             self.between_frames = false;
             send(&mut self.client, &self.buffer[range]).await?;
-            self.pulse.sent(Instant::now());
+            self.keepalive.sent(Instant::now());
         }
         self.between_frames = ends_a_frame;
         Ok(())
@@ -267,7 +267,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         self.between_frames = false;
         send(&mut self.client, &close_frame::PING).await?;
         self.between_frames = true;
-        self.pulse.asked(Instant::now());
+        self.keepalive.pinged(Instant::now());
         Ok(())
     }
 
@@ -284,14 +284,14 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
 async fn carry_up(
     client: &mut (impl AsyncRead + Unpin),
     runner: &mut (impl AsyncWrite + Unpin),
-    heard: &Heard,
+    last_seen: &LastSeen,
     traffic: &Traffic,
 ) -> End {
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
     let mut scanner = FrameScanner::default();
     loop {
         let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientGone };
-        heard.mark(Instant::now());
+        last_seen.update(Instant::now());
         let scan = match scanner.scan(&buffer[..length]) {
             Ok(scan) => scan,
             Err(error) => return End::ClientBroken(error),
@@ -300,7 +300,7 @@ async fn carry_up(
         if send(runner, &buffer[..length]).await.is_err() {
             return End::RunnerGone;
         }
-        heard.mark(Instant::now());
+        last_seen.update(Instant::now());
         if scan.close.is_some() {
             return End::ClientClosed;
         }
