@@ -65,12 +65,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
-        async move { kubernetes::follow_sessions(watching, &gateway.sessions, &gateway.feed).await }
+        async move { kubernetes::follow_sessions(watching, &gateway.sessions, &gateway.changes).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
-        async move { kubernetes::follow_pools(watching, &gateway.pools, &gateway.feed).await }
+        async move { kubernetes::follow_pools(watching, &gateway.pools, &gateway.changes).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);

@@ -8,7 +8,7 @@ use crate::{
         tokens::{Role, StaticTokens},
     },
     cache::{
-        changes::{Changed, Feed},
+        changes::{Changed, Changes},
         pools::{Pools, without_shape},
         session::{Key, Session},
         sessions::Sessions,
@@ -95,13 +95,13 @@ impl Cache for Pools {
 
 /// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many requests on one
 /// HTTP/2 connection, one was seen to starve.
-pub async fn follow_sessions(client: Client, sessions: &Sessions, feed: &Feed) {
-    follow(client, sessions, |key| feed.record(Changed::Session(key))).await;
+pub async fn follow_sessions(client: Client, sessions: &Sessions, changes: &Changes) {
+    follow(client, sessions, |key| changes.record(Changed::Session(key))).await;
 }
 
 /// Keeps the cache of pools up to date, for ever. `client` as above.
-pub async fn follow_pools(client: Client, pools: &Pools, feed: &Feed) {
-    follow(client, pools, |key| feed.record(Changed::Pool(key))).await;
+pub async fn follow_pools(client: Client, pools: &Pools, changes: &Changes) {
+    follow(client, pools, |key| changes.record(Changed::Pool(key))).await;
 }
 
 async fn follow<C: Cache>(client: Client, cache: &C, changed: impl Fn(Key))

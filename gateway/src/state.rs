@@ -2,7 +2,7 @@
 
 use crate::{
     auth::authenticator::Authenticator,
-    cache::{changes::Feed, pools::Pools, sessions::Sessions},
+    cache::{changes::Changes, pools::Pools, sessions::Sessions},
     metrics::Metrics,
     server::clients::Clients,
     shutdown::Shutdown,
@@ -23,7 +23,7 @@ pub struct Gateway {
     /// The pools of all namespaces.
     pub pools: Pools,
     /// The changes of both.
-    pub feed: Feed,
+    pub changes: Changes,
     /// Authenticates clients.
     pub auth: Authenticator,
     /// Signs hop tokens, session tokens and logins.
@@ -48,7 +48,7 @@ impl Gateway {
             namespace,
             sessions: Sessions::default(),
             pools: Pools::default(),
-            feed: Feed::default(),
+            changes: Changes::default(),
             auth: Authenticator::new(keys),
             signer,
             client,

@@ -1,7 +1,7 @@
-//! What changed, in order, for those who follow everything: the events of the REST API. Does no IO.
+//! The log of changes that the events of the REST API are made from. Does no I/O.
 //!
-//! It keeps *which* objects changed, not how: a reader is told how each stands when it is read. So a reader that is slow skips
-//! states and never falls behind by more than there are objects; one that was away for too long begins anew.
+//! It records *which* objects changed, not how: a reader looks up the current state of each. A slow reader therefore skips states, and
+//! its backlog is never longer than the number of objects. A reader that was away for too long starts over.
 
 use crate::cache::session::Key;
 use std::{
@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// So many changes are kept for readers that come back.
+/// The number of changes that are kept for readers that come back.
 const KEPT: usize = 8192;
 
 /// An object that changed, or is gone.
@@ -23,26 +23,26 @@ pub enum Changed {
 }
 
 /// The changes since this process began to watch.
-pub struct Feed {
-    /// Tells the positions of this process from those of others.
+pub struct Changes {
+    /// Distinguishes the positions of this process from those of others.
     run: String,
     log: Mutex<VecDeque<Changed>>,
     /// How many changes there were. Those in the log are the latest.
     count: watch::Sender<u64>,
 }
 
-/// Where a reader is: it was told of everything before.
+/// A reader's place in the log: it has read everything before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(u64);
 
-impl Default for Feed {
+impl Default for Changes {
     fn default() -> Self {
         Self { run: uuid::Uuid::new_v4().simple().to_string(), log: Mutex::default(), count: watch::Sender::default() }
     }
 }
 
-impl Feed {
-    /// An object changed.
+impl Changes {
+    /// Appends a change.
     pub fn record(&self, changed: Changed) {
         let mut log = self.log();
         if log.len() == KEPT {
@@ -52,12 +52,13 @@ impl Feed {
         self.count.send_modify(|count| *count += 1);
     }
 
-    /// Where a reader stands that is told everything as it is now.
+    /// The position of a reader that has read everything.
     pub fn now(&self) -> Position {
         Position(*self.count.borrow())
     }
 
-    /// What changed since then, each object once, and where the reader stands after it. None when that is too long ago to know.
+    /// The objects that changed since a position, each once, and the position after them. None when the log no longer reaches back
+    /// that far.
     pub fn since(&self, Position(position): Position) -> Option<(Vec<Changed>, Position)> {
         let log = self.log();
         let count = *self.count.borrow();
@@ -68,18 +69,18 @@ impl Feed {
         Some((changed, Position(count)))
     }
 
-    /// Waits until there is more than that.
+    /// Waits until there are changes after a position.
     pub async fn more_than(&self, Position(position): Position) {
         let mut count = self.count.subscribe();
         count.wait_for(|count| *count > position).await.expect("the sender lives in self");
     }
 
-    /// The position as text that a reader can come back with.
+    /// The position as text, for readers that come back.
     pub fn id(&self, Position(position): Position) -> String {
         format!("{}-{position}", self.run)
     }
 
-    /// The position that this text stands for. None when another process gave it, or nobody.
+    /// Parses a position. None when it is malformed or of another process.
     pub fn position(&self, id: &str) -> Option<Position> {
         let (run, position) = id.split_once('-')?;
         let position = Position(position.parse().ok()?);
@@ -103,38 +104,38 @@ mod tests {
 
     #[test]
     fn a_reader_is_told_of_each_object_once() {
-        let feed = Feed::default();
-        feed.record(session("before"));
-        let start = feed.now();
+        let changes = Changes::default();
+        changes.record(session("before"));
+        let start = changes.now();
         for name in ["a", "b", "a", "a"] {
-            feed.record(session(name));
+            changes.record(session(name));
         }
-        let (changed, then) = feed.since(start).unwrap();
+        let (changed, then) = changes.since(start).unwrap();
         assert_eq!(changed, [session("a"), session("b")]);
-        assert_eq!(feed.since(then), Some((vec![], then)));
-        assert!(feed.more_than(start).now_or_never().is_some());
-        assert!(feed.more_than(then).now_or_never().is_none());
+        assert_eq!(changes.since(then), Some((vec![], then)));
+        assert!(changes.more_than(start).now_or_never().is_some());
+        assert!(changes.more_than(then).now_or_never().is_none());
     }
 
     #[test]
     fn a_reader_that_was_away_comes_back_by_id_unless_for_too_long() {
-        let feed = Feed::default();
-        let start = feed.position(&feed.id(feed.now())).unwrap();
+        let changes = Changes::default();
+        let start = changes.position(&changes.id(changes.now())).unwrap();
         for number in 0..KEPT {
-            feed.record(session(&number.to_string()));
+            changes.record(session(&number.to_string()));
         }
-        assert_eq!(feed.since(start).unwrap().0.len(), KEPT);
-        feed.record(session("one-more"));
-        assert_eq!(feed.since(start), None);
+        assert_eq!(changes.since(start).unwrap().0.len(), KEPT);
+        changes.record(session("one-more"));
+        assert_eq!(changes.since(start), None);
     }
 
     #[test]
     fn ids_of_other_processes_and_nonsense_are_no_positions() {
-        let feed = Feed::default();
-        let foreign = Feed::default();
-        let from_the_future = format!("{}-1", feed.run);
-        for id in [foreign.id(foreign.now()).as_str(), &from_the_future, "", "-", "x", &format!("{}-x", feed.run)] {
-            assert_eq!(feed.position(id), None, "{id:?}");
+        let changes = Changes::default();
+        let foreign = Changes::default();
+        let from_the_future = format!("{}-1", changes.run);
+        for id in [foreign.id(foreign.now()).as_str(), &from_the_future, "", "-", "x", &format!("{}-x", changes.run)] {
+            assert_eq!(changes.position(id), None, "{id:?}");
         }
     }
 }

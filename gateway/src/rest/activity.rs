@@ -17,12 +17,12 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// So many runners are asked at once.
+/// Number of runners that are polled at once.
 const AT_ONCE: usize = 32;
-/// Whoever waits for it waits no longer: what is not known by then is not said.
+/// How long a request waits for runners. Activity that is not known by then is left out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Brings up to date what is known of these sessions, where it is older than that. What is news goes to the feed.
+/// Polls the runners of these sessions whose activity is older than `age`, and records the sessions whose activity changed.
 pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
     let now = Instant::now();
     let due = |key: &Key| gateway.sessions.due(key, age, now).map(|(session, runner)| (key.clone(), session, runner));
@@ -49,6 +49,6 @@ async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef
         clients: report.session.clients,
     };
     if gateway.sessions.hear(key, uid, activity) {
-        gateway.feed.record(Changed::Session(key.clone()));
+        gateway.changes.record(Changed::Session(key.clone()));
     }
 }

@@ -60,7 +60,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Response {
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let position = last.and_then(|id| gateway.feed.position(id));
+    let position = last.and_then(|id| gateway.changes.position(id));
     let reader = Reader { gateway, namespace, principal, position, look: Instant::now() };
     let batches = stream::unfold(reader, |mut reader| async {
         let events = reader.next().await?;
@@ -95,22 +95,22 @@ impl Reader {
                 () = self.revoked() => return None,
                 () = sleep_until(self.look) => {
                     self.look = Instant::now() + LOOK;
-                    // Beside the stream: what comes of it is in the feed, and a silent runner holds nothing up.
+                    // In a task of its own, so that a silent runner does not delay the stream. Results arrive as changes.
                     let keys = gateway.sessions.keys_in(&self.namespace);
                     let asking = Arc::clone(&gateway);
                     gateway.shutdown.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });
                     continue;
                 }
-                () = gateway.feed.more_than(position) => {}
+                () = gateway.changes.more_than(position) => {}
             }
             sleep(GATHER).await;
-            let missed = gateway.feed.since(position);
+            let missed = gateway.changes.since(position);
             self.position = missed.as_ref().map(|(_, position)| *position);
             let Some((changed, position)) = missed else { continue };
             let mut told: Vec<_> = changed.iter().filter_map(|changed| self.told(changed)).collect();
             // Who has read only a part is told all of it again.
             if let Some(last) = told.pop() {
-                told.push(last.id(gateway.feed.id(position)));
+                told.push(last.id(gateway.changes.id(position)));
                 return Some(told);
             }
         }
@@ -119,11 +119,11 @@ impl Reader {
     fn everything(&mut self) -> Event {
         let (gateway, namespace) = (&self.gateway, &self.namespace);
         // Before it is looked at: what changes meanwhile is told again.
-        let position = gateway.feed.now();
+        let position = gateway.changes.now();
         self.position = Some(position);
         let everything =
             Everything { sessions: lookup::all(gateway, namespace), workers: workers::all(gateway, namespace) };
-        event("reset", &everything).id(gateway.feed.id(position))
+        event("reset", &everything).id(gateway.changes.id(position))
     }
 
     fn told(&self, changed: &Changed) -> Option<Event> {

@@ -308,7 +308,7 @@ impl Events {
 
 fn put(served: &Served, name: &str, address: std::net::SocketAddr) {
     served.gateway.sessions.put(key(name), live_session(name, address));
-    served.gateway.feed.record(Changed::Session(key(name)));
+    served.gateway.changes.record(Changed::Session(key(name)));
 }
 
 #[tokio::test]
@@ -328,16 +328,16 @@ async fn events_tell_everything_and_then_what_changes() {
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), &data["id"]), ("session", &json!("new")));
     served.gateway.sessions.remove(&key("old"));
-    served.gateway.feed.record(Changed::Session(key("old")));
+    served.gateway.changes.record(Changed::Session(key("old")));
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), data), ("session-gone", json!({ "id": "old" })));
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
     served.gateway.pools.put(key("pool"), pool);
-    served.gateway.feed.record(Changed::Pool(key("pool")));
+    served.gateway.changes.record(Changed::Pool(key("pool")));
     assert_eq!(events.next().await.unwrap().0, "worker");
     served.gateway.pools.remove(&key("pool"));
-    served.gateway.feed.record(Changed::Pool(key("pool")));
+    served.gateway.changes.record(Changed::Pool(key("pool")));
     assert_eq!(events.next().await.unwrap().0, "worker-gone");
 
     // Who comes back is told what it missed, each once.
