@@ -1,5 +1,5 @@
-//! How the gateway says no before a connection stands: one status and one sentence for each cause, as `{"detail": "…"}`.
-//! What only the operator of the cluster may know goes to the log.
+//! The errors of requests: each has a status code and a sentence for the client, sent as `{"detail": "…"}`. Causes that only the
+//! administrator of the cluster may see are logged.
 
 use crate::{
     auth::principal::{Action, Denied},
@@ -21,9 +21,9 @@ use utoipa::ToSchema;
 /// Seconds after which another attempt makes sense.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
-/// Why a request was refused.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ApiError {
     /// Who asks is not known, or may not do this.
     #[error("{}", denied_words(*.0))]
     Denied(Denied),
@@ -116,7 +116,7 @@ fn denied_words(denied: Denied) -> String {
     }
 }
 
-impl Refusal {
+impl ApiError {
     /// The status code.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -181,7 +181,7 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.log_cause();
         let (status, outcome) = (self.status(), self.outcome());

@@ -13,7 +13,7 @@ use crate::{
         session::{Key, Session},
         sessions::Sessions,
     },
-    error::Refusal,
+    error::ApiError,
 };
 use aws_lc_rs::rand;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -132,56 +132,56 @@ where
 }
 
 /// Asks the API server itself for the session that has this name now, if there is one.
-pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, Refusal> {
+pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, ApiError> {
     let api = Api::<DeserializeGuard<BrowserSession>>::namespaced(client.clone(), key.namespace());
     match in_time(api.get_opt(key.name())).await? {
         Some(DeserializeGuard(Ok(object))) => Ok(Some(object)),
-        Some(DeserializeGuard(Err(error))) => Err(Refusal::Unreadable(key.clone(), error.error)),
+        Some(DeserializeGuard(Err(error))) => Err(ApiError::Unreadable(key.clone(), error.error)),
         None => Ok(None),
     }
 }
 
 /// Whether the API server has a pool of this name.
-pub async fn pool_is_there(client: &Client, key: &Key) -> Result<bool, Refusal> {
+pub async fn pool_is_there(client: &Client, key: &Key) -> Result<bool, ApiError> {
     let api = Api::<WorkerPool>::namespaced(client.clone(), key.namespace());
     Ok(in_time(api.get_metadata_opt(key.name())).await?.is_some())
 }
 
 /// Creates a session, and returns its UID.
-pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Result<String, Refusal> {
+pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Result<String, ApiError> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
     match in_time(api.create(&PostParams::default(), session)).await {
         Ok(made) => Ok(made.uid().unwrap_or_default()),
-        Err(Refusal::ApiServer(error)) => Err(match *error {
+        Err(ApiError::ApiServer(error)) => Err(match *error {
             // Its own rights, a quota, or an admission policy.
-            kube::Error::Api(status) if status.is_forbidden() => Refusal::Forbidden(status.message),
-            other => Refusal::ApiServer(Box::new(other)),
+            kube::Error::Api(status) if status.is_forbidden() => ApiError::Forbidden(status.message),
+            other => ApiError::ApiServer(Box::new(other)),
         }),
         Err(other) => Err(other),
     }
 }
 
 /// Deletes the session of this name, if it has this UID. One that is gone, or another by now, is as good as deleted.
-pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(), Refusal> {
+pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(), ApiError> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
     let only_it = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
     let parameters = DeleteParams { preconditions: only_it, ..DeleteParams::default() };
     match in_time(api.delete(key.name(), &parameters)).await {
         Ok(_) => Ok(()),
-        Err(Refusal::ApiServer(error)) => match *error {
+        Err(ApiError::ApiServer(error)) => match *error {
             kube::Error::Api(status) if status.is_not_found() || status.is_conflict() => Ok(()),
-            kube::Error::Api(status) if status.is_forbidden() => Err(Refusal::Forbidden(status.message)),
-            other => Err(Refusal::ApiServer(Box::new(other))),
+            kube::Error::Api(status) if status.is_forbidden() => Err(ApiError::Forbidden(status.message)),
+            other => Err(ApiError::ApiServer(Box::new(other))),
         },
         Err(other) => Err(other),
     }
 }
 
 /// The API server's answer, if it comes in time.
-async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
+async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match timeout(ANSWER_TIMEOUT, answer).await {
-        Ok(answer) => answer.map_err(|error| Refusal::ApiServer(Box::new(error))),
-        Err(_) => Err(Refusal::ApiServerSilent),
+        Ok(answer) => answer.map_err(|error| ApiError::ApiServer(Box::new(error))),
+        Err(_) => Err(ApiError::ApiServerSilent),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The orderly end of the process.
 
-use crate::error::Refusal;
+use crate::error::ApiError;
 use std::time::Duration;
 use tokio::{
     task::JoinHandle,
@@ -41,11 +41,11 @@ impl Shutdown {
     /// The result of `work`, unless connections have to end before it is there.
     ///
     /// # Errors
-    /// That of `work`, or [`Refusal::Draining`].
-    pub async fn unless_draining<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    /// That of `work`, or [`ApiError::Draining`].
+    pub async fn unless_draining<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         tokio::select! {
             biased;
-            () = self.draining() => Err(Refusal::Draining),
+            () = self.draining() => Err(ApiError::Draining),
             done = work => done,
         }
     }

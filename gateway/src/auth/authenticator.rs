@@ -6,7 +6,7 @@ use crate::{
         principal::{Denied, Principal},
         tokens::{Role, StaticTokens},
     },
-    error::Refusal,
+    error::ApiError,
 };
 use camofleet_auth::token::{Login, PublicKeys};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,20 +39,20 @@ impl Authenticator {
     ///
     /// # Errors
     /// When there is none, it is not valid, or the static tokens were not read yet.
-    pub fn authenticate(&self, credential: Option<&Credential>) -> Result<Principal, Refusal> {
+    pub fn authenticate(&self, credential: Option<&Credential>) -> Result<Principal, ApiError> {
         let tokens = self.tokens.borrow();
-        let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
-        Principal::authenticate(tokens, &self.keys, credential).map_err(Refusal::Denied)
+        let tokens = tokens.as_ref().ok_or(ApiError::Starting)?;
+        Principal::authenticate(tokens, &self.keys, credential).map_err(ApiError::Denied)
     }
 
     /// A login for the holder of a static token, and the token's role. `expires` is in seconds since 1970-01-01 UTC.
     ///
     /// # Errors
     /// When the token is not valid, or the static tokens were not read yet.
-    pub fn login(&self, token: &str, expires: u64) -> Result<(Login, Role), Refusal> {
+    pub fn login(&self, token: &str, expires: u64) -> Result<(Login, Role), ApiError> {
         let tokens = self.tokens.borrow();
-        let tokens = tokens.as_ref().ok_or(Refusal::Starting)?;
-        tokens.login(token, expires).ok_or(Refusal::Denied(Denied::UnknownToken))
+        let tokens = tokens.as_ref().ok_or(ApiError::Starting)?;
+        tokens.login(token, expires).ok_or(ApiError::Denied(Denied::UnknownToken))
     }
 
     /// Waits until the credential has expired, its static token is no longer valid, or `holds` is false for the principal with the

@@ -8,7 +8,7 @@ use crate::{
         subprotocol::Offer,
     },
     cache::session::Key,
-    error::Refusal,
+    error::ApiError,
     state::Gateway,
 };
 use axum::extract::{FromRequestParts, Path};
@@ -85,9 +85,9 @@ impl SessionAccess {
         gateway: &Arc<Gateway>,
         credential: Option<Credential>,
         wanted: &'static [Scope],
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ApiError> {
         let principal = gateway.auth.authenticate(credential.as_ref())?;
-        let scope = principal.first_scope(wanted).map_err(Refusal::Denied)?;
+        let scope = principal.first_scope(wanted).map_err(ApiError::Denied)?;
         accepted(&parts.extensions);
         let Target { session, pool } = Target::of(Names::of(parts, gateway).await?, gateway)?;
         Ok(Self { session, pool, principal, scope })
@@ -109,9 +109,9 @@ pub struct Names {
 pub const ANY_POOL: &str = "-";
 
 impl Names {
-    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         let names = Path::from_request_parts(parts, gateway).await;
-        names.map(|Path(names)| names).map_err(|_| Refusal::NoSuchName)
+        names.map(|Path(names)| names).map_err(|_| ApiError::NoSuchName)
     }
 
     /// The session that is named, if one is.
@@ -123,7 +123,7 @@ impl Names {
 /// What a path stands for.
 pub trait FromNames: Sized {
     /// It, or that nothing can be called so.
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal>;
+    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError>;
 }
 
 /// The sessions and pools of one namespace.
@@ -138,26 +138,26 @@ pub struct Target {
 }
 
 impl FromNames for Namespace {
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal> {
+    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError> {
         let namespace = names.namespace.unwrap_or_else(|| gateway.namespace.clone());
-        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(Refusal::NoSuchName) }
+        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(ApiError::NoSuchName) }
     }
 }
 
 impl FromNames for Target {
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, Refusal> {
-        let session = names.session(gateway).ok_or(Refusal::NoSuchName)?;
+    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError> {
+        let session = names.session(gateway).ok_or(ApiError::NoSuchName)?;
         Ok(Self { session, pool: names.pool.filter(|pool| pool != ANY_POOL) })
     }
 }
 
 /// The request's credential. Browsers send the login cookie also with requests that a page of another host caused. With a cookie,
 /// therefore, only a page of this host may change anything or open a socket.
-fn credential(parts: &Parts) -> Result<Option<Credential>, Refusal> {
+fn credential(parts: &Parts) -> Result<Option<Credential>, ApiError> {
     let credential = Credential::of(&parts.headers, &parts.uri);
     let only_reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
     match credential {
-        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(Refusal::ForeignPage),
+        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(ApiError::ForeignPage),
         other => Ok(other),
     }
 }
@@ -173,9 +173,9 @@ pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
 }
 
 /// The client, if it is allowed this action.
-fn authorize(parts: &Parts, gateway: &Gateway, action: Action) -> Result<Principal, Refusal> {
+fn authorize(parts: &Parts, gateway: &Gateway, action: Action) -> Result<Principal, ApiError> {
     let principal = gateway.auth.authenticate(credential(parts)?.as_ref())?;
-    principal.require(action).map_err(Refusal::Denied)?;
+    principal.require(action).map_err(ApiError::Denied)?;
     accepted(&parts.extensions);
     Ok(principal)
 }
@@ -188,43 +188,43 @@ pub(crate) fn accepted(request: &Extensions) {
 }
 
 impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         let principal = authorize(parts, gateway, Action::Read)?;
         Ok(Self { target: T::of(Names::of(parts, gateway).await?, gateway)?, principal })
     }
 }
 
 impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MayManage<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         authorize(parts, gateway, Action::Manage)?;
         Ok(Self(T::of(Names::of(parts, gateway).await?, gateway)?))
     }
 }
 
 impl FromRequestParts<Arc<Gateway>> for MayConnect {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         // Cookies are ignored: pages have them, and pages do not drive browsers.
         let token = Credential::of(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
         let access = SessionAccess::grant(parts, gateway, token, &[Scope::Connect]).await?;
         // A page that got hold of a token cannot omit this header.
         if parts.headers.contains_key(ORIGIN) {
-            return Err(Refusal::Origin);
+            return Err(ApiError::Origin);
         }
         Ok(Self(access))
     }
 }
 
 impl FromRequestParts<Arc<Gateway>> for MayWatch {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
     /// With a token, any page may watch; with a cookie, only the gateway's own.
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         let offer = Offer::of(&parts.headers);
         let credential = match offer.token() {
             Some(token) => Some(Credential::Token(token.to_owned())),
@@ -250,9 +250,9 @@ pub struct Upgrading {
 }
 
 impl<S: Sync> FromRequestParts<S> for Handshake {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let lists = |name: HeaderName, word: &str| {
             let values = parts.headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
             values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
@@ -266,7 +266,7 @@ impl<S: Sync> FromRequestParts<S> for Handshake {
                 let place = parts.extensions.get::<ConnectionHandle>().cloned();
                 Ok(Self { headers: parts.headers.clone(), connection: Upgrading { upgrade, _place: place } })
             }
-            _ => Err(Refusal::NotWebSocket),
+            _ => Err(ApiError::NotWebSocket),
         }
     }
 }

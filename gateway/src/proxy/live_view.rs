@@ -9,7 +9,7 @@ use crate::{
         extract::{Handshake, MayWatch, SessionAccess, Upgrading},
         subprotocol::Offer,
     },
-    error::Refusal,
+    error::ApiError,
     metrics::{Outcome, Traffic},
     proxy::{
         close_frame,
@@ -65,13 +65,13 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Finds the session, waits until it is Ready, connects with its display, and relays.
 pub async fn vnc(
     MayWatch(access): MayWatch,
-    handshake: Result<Handshake, Refusal>,
+    handshake: Result<Handshake, ApiError>,
     State(gateway): State<Arc<Gateway>>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let mut found = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", found.session.uid());
     if !found.session.has_live_view() {
-        return Err(Refusal::NoLiveView);
+        return Err(ApiError::NoLiveView);
     }
     // Last: a page learns by a plain request what its WebSocket was refused for.
     let handshake = handshake?;

@@ -3,7 +3,7 @@
 use crate::{
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
     cache::sessions::Followed,
-    error::Refusal,
+    error::ApiError,
     proxy::{
         relay::relay,
         runner_client::{self, Service},
@@ -25,7 +25,7 @@ pub async fn playwright(
     MayConnect(access): MayConnect,
     handshake: Handshake,
     State(gateway): State<Arc<Gateway>>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let mut found = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", found.session.uid());
     match upstream::enter(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {

@@ -6,7 +6,7 @@ use crate::{
         principal::Denied,
     },
     cache::sessions::Followed,
-    error::Refusal,
+    error::ApiError,
     kubernetes,
     metrics::Outcome,
     proxy::{
@@ -48,12 +48,12 @@ pub enum Upstream {
 }
 
 /// The session of that name that the client may connect to, when it is Ready before the client's patience ends.
-pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Refusal> {
+pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
     let found = gateway.shutdown.unless_draining(ready_session(gateway, access)).await?;
     if found.session.session().is_in_pool(access.pool()) {
         Ok(found)
     } else {
-        Err(Refusal::NoSession(access.session().clone()))
+        Err(ApiError::NoSession(access.session().clone()))
     }
 }
 
@@ -67,27 +67,27 @@ pub async fn enter(
     found: &mut Found,
     service: Service,
     client: &HeaderMap,
-) -> Result<Upstream, Refusal> {
+) -> Result<Upstream, ApiError> {
     let session = &mut found.session;
     match gateway.shutdown.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
         Ok(Answer::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
         Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
             tracing::debug!(%status, "the token was used before");
-            Err(Refusal::Denied(Denied::Used))
+            Err(ApiError::Denied(Denied::Used))
         }
         // The runner speaks to the gateway here, not to the client, whose token and session are not what is wrong.
         Ok(Answer::Plain { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
-            Err(Refusal::RunnerRefused(runner_words(status, &body)))
+            Err(ApiError::RunnerRefused(runner_words(status, &body)))
         }
         // The session is not there, or ends just now.
         Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(over_or(session, Refusal::RunnerRefused(runner_words(status, &body))).await)
+            Err(over_or(session, ApiError::RunnerRefused(runner_words(status, &body))).await)
         }
         Ok(Answer::Plain { status, content_type, body }) => {
             Ok(Upstream::Rejected(passed_on(status, content_type, body.into())))
         }
-        Err(Refusal::Draining) => Err(Refusal::Draining),
-        Err(refusal) => Err(over_or(session, refusal).await),
+        Err(ApiError::Draining) => Err(ApiError::Draining),
+        Err(error) => Err(over_or(session, error).await),
     }
 }
 
@@ -124,7 +124,7 @@ pub async fn between<Carried: Future<Output = Outcome>>(
     tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
-async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Refusal> {
+async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
     let deadline = Instant::now() + gateway.patience;
     let key = access.session();
     // This replica's watch may lag behind a create, of a session that is new or that is made again under its name. So who
@@ -135,28 +135,28 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
         Some(session) => {
             let uid = session.uid();
             match ready_by(deadline, session).await {
-                Err(refusal @ Refusal::Over(_)) => Some((uid, refusal)),
+                Err(error @ ApiError::Over(_)) => Some((uid, error)),
                 other => return other,
             }
         }
     };
     let now = kubernetes::get(&gateway.client, key).await?.and_then(|object| object.uid());
     let next = match (now, over) {
-        (Some(now), Some((uid, refusal))) if now == uid => return Err(refusal),
-        (Some(now), _) if !access.is_for(&now) => return Err(Refusal::Denied(Denied::OtherSession)),
+        (Some(now), Some((uid, error))) if now == uid => return Err(error),
+        (Some(now), _) if !access.is_for(&now) => return Err(ApiError::Denied(Denied::OtherSession)),
         (Some(now), _) => now,
-        (None, Some((_, refusal))) => return Err(refusal),
-        (None, None) => return Err(Refusal::NoSession(key.clone())),
+        (None, Some((_, error))) => return Err(error),
+        (None, None) => return Err(ApiError::NoSession(key.clone())),
     };
     let next = timeout_at(deadline, gateway.sessions.follow_later(key, &next)).await;
-    ready_by(deadline, next.map_err(|_| Refusal::NotReady(SessionState::Pending))?).await
+    ready_by(deadline, next.map_err(|_| ApiError::NotReady(SessionState::Pending))?).await
 }
 
-async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, Refusal> {
+async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, ApiError> {
     match timeout_at(deadline, session.ready()).await {
         Ok(Ok(runner)) => Ok(Found { session, runner }),
-        Ok(Err(over)) => Err(Refusal::Over(over)),
-        Err(_) => Err(Refusal::NotReady(session.state())),
+        Ok(Err(over)) => Err(ApiError::Over(over)),
+        Err(_) => Err(ApiError::NotReady(session.state())),
     }
 }
 
@@ -167,19 +167,19 @@ async fn ask_runner(
     runner: &RunnerRef,
     service: Service,
     client: &HeaderMap,
-) -> Result<Answer, Refusal> {
+) -> Result<Answer, ApiError> {
     let uid = session.uid();
     let token = gateway.signer.hop_token(&runner.uid, &uid, access.scope(), access.single_use_id());
     let start = Instant::now();
     let answer = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
-    let answer = answer.map_err(|error| Refusal::RunnerUnreachable(error.to_string()))?;
+    let answer = answer.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
     gateway.metrics.dialled(start.elapsed());
     Ok(answer)
 }
 
 /// A runner ends a session before the watch says so: the better answer is why it ended.
-pub async fn over_or(session: &mut Followed, refusal: Refusal) -> Refusal {
-    timeout(WORD_OF_END, session.over()).await.map_or(refusal, Refusal::Over)
+pub async fn over_or(session: &mut Followed, error: ApiError) -> ApiError {
+    timeout(WORD_OF_END, session.over()).await.map_or(error, ApiError::Over)
 }
 
 fn is_used_token(body: &[u8]) -> bool {

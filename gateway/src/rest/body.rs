@@ -1,7 +1,7 @@
 //! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is told at once,
 //! each with its field.
 
-use crate::error::{InvalidField, Refusal};
+use crate::error::{ApiError, InvalidField};
 use axum::{
     Json,
     extract::{FromRequest, Request, rejection::JsonRejection},
@@ -44,21 +44,21 @@ documents!(crate::rest::documents::CreateSession, crate::rest::documents::Share,
 pub struct Checked<T>(pub T);
 
 impl<T: Document, S: Send + Sync> FromRequest<S> for Checked<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let read = timeout(BODY_DEADLINE, Json::<Value>::from_request(request, state)).await;
         let Json(body) =
-            read.map_err(|_| Refusal::BadBody(StatusCode::REQUEST_TIMEOUT, late()))?.map_err(unreadable)?;
+            read.map_err(|_| ApiError::BadBody(StatusCode::REQUEST_TIMEOUT, late()))?.map_err(unreadable)?;
         check::<T>(&body)?;
         serde_json::from_value(body).map(Self).map_err(|error| invalid_body(error.to_string(), "value_error"))
     }
 }
 
-fn check<T: Document>(body: &Value) -> Result<(), Refusal> {
+fn check<T: Document>(body: &Value) -> Result<(), ApiError> {
     let validator = T::validator().get_or_init(validator::<T>);
     let wrong: Vec<_> = validator.iter_errors(body).flat_map(|error| fields(&error)).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(Refusal::Invalid(wrong)) }
+    if wrong.is_empty() { Ok(()) } else { Err(ApiError::Invalid(wrong)) }
 }
 
 fn validator<T: Document>() -> Validator {
@@ -101,10 +101,10 @@ fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
     }
 }
 
-fn unreadable(rejection: JsonRejection) -> Refusal {
+fn unreadable(rejection: JsonRejection) -> ApiError {
     match rejection {
         JsonRejection::JsonSyntaxError(error) => invalid_body(error.body_text(), "json_invalid"),
-        other => Refusal::BadBody(other.status(), other.body_text()),
+        other => ApiError::BadBody(other.status(), other.body_text()),
     }
 }
 
@@ -112,8 +112,8 @@ fn late() -> String {
     format!("the body did not come within {} s", BODY_DEADLINE.as_secs())
 }
 
-fn invalid_body(msg: String, type_: &str) -> Refusal {
-    Refusal::Invalid(vec![InvalidField { loc: vec!["body".to_owned()], msg, type_: type_.to_owned() }])
+fn invalid_body(msg: String, type_: &str) -> ApiError {
+    ApiError::Invalid(vec![InvalidField { loc: vec!["body".to_owned()], msg, type_: type_.to_owned() }])
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     fn wrong<T: Document>(body: Value) -> Vec<String> {
         match check::<T>(&body) {
             Ok(()) => vec![],
-            Err(Refusal::Invalid(fields)) => {
+            Err(ApiError::Invalid(fields)) => {
                 let told = fields.into_iter().map(|field| format!("{}: {}", field.loc.join("."), field.type_));
                 told.collect()
             }

@@ -3,7 +3,7 @@
 
 use crate::{
     auth::extract::ANY_POOL,
-    error::{InvalidField, Refusal},
+    error::{ApiError, InvalidField},
     rest::documents::{Condition, Health, Slots, Status, Worker, WorkerDetail},
 };
 use camofleet_crds::{
@@ -54,11 +54,11 @@ fn field_of_request(path: &str) -> &str {
 
 /// Translates the API server's rejection of a session into fields of the request that the session was created from. Other errors
 /// stay as they are.
-pub fn in_terms_of_request(error: Refusal) -> Refusal {
+pub fn in_terms_of_request(error: ApiError) -> ApiError {
     match error {
-        Refusal::ApiServer(error) => match *error {
-            kube::Error::Api(status) if status.is_invalid() => Refusal::Invalid(invalid_fields(&status)),
-            other => Refusal::ApiServer(Box::new(other)),
+        ApiError::ApiServer(error) => match *error {
+            kube::Error::Api(status) if status.is_invalid() => ApiError::Invalid(invalid_fields(&status)),
+            other => ApiError::ApiServer(Box::new(other)),
         },
         other => other,
     }

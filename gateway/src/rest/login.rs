@@ -5,7 +5,7 @@ use crate::{
         credential::LOGIN_COOKIE,
         extract::{MaySee, Namespace, accepted, is_same_origin},
     },
-    error::{InvalidRequest, Problem, Refusal},
+    error::{ApiError, InvalidRequest, Problem},
     rest::{
         body::Checked,
         documents::{LoggedIn, Login},
@@ -43,7 +43,7 @@ pub async fn login(
     extensions: Extensions,
     cookies: CookieJar,
     Checked(asked): Checked<Login>,
-) -> Result<(CookieJar, Json<LoggedIn>), Refusal> {
+) -> Result<(CookieJar, Json<LoggedIn>), ApiError> {
     only_own_pages(&headers)?;
     let ends = Timestamp::now() + LIFETIME;
     let expires = u64::try_from(ends.as_second()).unwrap_or_default();
@@ -68,13 +68,13 @@ pub async fn who(MaySee { principal, .. }: MaySee<Namespace>) -> Json<LoggedIn> 
     post, path = "/logout", tag = "login", security(()),
     responses((status = 200, body = LoggedIn), (status = 403, body = Problem, description = "A page of another host asks"))
 )]
-pub async fn logout(headers: HeaderMap, cookies: CookieJar) -> Result<(CookieJar, Json<LoggedIn>), Refusal> {
+pub async fn logout(headers: HeaderMap, cookies: CookieJar) -> Result<(CookieJar, Json<LoggedIn>), ApiError> {
     only_own_pages(&headers)?;
     Ok((cookies.remove(cookie(String::new(), &headers)), Json(LoggedIn { role: None })))
 }
 
-fn only_own_pages(headers: &HeaderMap) -> Result<(), Refusal> {
-    if !headers.contains_key(ORIGIN) || is_same_origin(headers) { Ok(()) } else { Err(Refusal::ForeignPage) }
+fn only_own_pages(headers: &HeaderMap) -> Result<(), ApiError> {
+    if !headers.contains_key(ORIGIN) || is_same_origin(headers) { Ok(()) } else { Err(ApiError::ForeignPage) }
 }
 
 fn cookie(value: String, headers: &HeaderMap) -> Cookie<'static> {

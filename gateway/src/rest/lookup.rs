@@ -6,7 +6,7 @@ use crate::{
         activity::Activity,
         session::{self, Key},
     },
-    error::Refusal,
+    error::ApiError,
     kubernetes,
     rest::{convert::Shown, documents::Session},
     state::Gateway,
@@ -50,7 +50,7 @@ pub fn pool_of(gateway: &Gateway, session: &session::Session) -> Option<Arc<Work
 }
 
 /// The session that is asked for, as the watch told of it, else as the API server has it.
-pub async fn known(gateway: &Gateway, target: &Target) -> Result<session::Session, Refusal> {
+pub async fn known(gateway: &Gateway, target: &Target) -> Result<session::Session, ApiError> {
     match gateway.sessions.get(&target.session) {
         Some((session, _)) => of_its_pool(session, target),
         None => now(gateway, target).await,
@@ -58,18 +58,18 @@ pub async fn known(gateway: &Gateway, target: &Target) -> Result<session::Sessio
 }
 
 /// The session that is asked for, as the API server has it.
-pub async fn now(gateway: &Gateway, target: &Target) -> Result<session::Session, Refusal> {
+pub async fn now(gateway: &Gateway, target: &Target) -> Result<session::Session, ApiError> {
     let object = kubernetes::get(&gateway.client, &target.session).await?;
-    let object = object.ok_or_else(|| Refusal::NoSession(target.session.clone()))?;
+    let object = object.ok_or_else(|| ApiError::NoSession(target.session.clone()))?;
     of_its_pool(session::Session::of(object), target)
 }
 
 /// The session, unless it is looked for in a pool that is not its own.
-fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Session, Refusal> {
+fn of_its_pool(session: session::Session, target: &Target) -> Result<session::Session, ApiError> {
     if session.is_in_pool(target.pool.as_deref()) {
         Ok(session)
     } else {
-        Err(Refusal::NoSession(target.session.clone()))
+        Err(ApiError::NoSession(target.session.clone()))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
         session::{self, Key},
         sessions::Over,
     },
-    error::{InvalidRequest, Problem, Refusal},
+    error::{ApiError, InvalidRequest, Problem},
     kubernetes,
     proxy::{
         playwright,
@@ -66,11 +66,11 @@ pub async fn create(
     MayManage(Namespace(namespace)): MayManage<Namespace>,
     State(gateway): State<Arc<Gateway>>,
     Checked(asked): Checked<CreateSession>,
-) -> Result<(StatusCode, Json<Session>), Refusal> {
+) -> Result<(StatusCode, Json<Session>), ApiError> {
     there_is_a_pool(&gateway, &namespace, asked.worker.as_deref()).await?;
     let name = uuid::Uuid::new_v4().to_string();
-    let key = Key::new(&namespace, &name).ok_or(Refusal::NoSuchName)?;
-    let object = convert::requested(&name, &namespace, asked).map_err(|field| Refusal::Invalid(vec![field]))?;
+    let key = Key::new(&namespace, &name).ok_or(ApiError::NoSuchName)?;
+    let object = convert::requested(&name, &namespace, asked).map_err(|field| ApiError::Invalid(vec![field]))?;
     // In a task of its own, so that a session whose caller goes at any moment is ended and not forgotten.
     let caller = CancellationToken::new();
     let left = caller.clone();
@@ -82,7 +82,7 @@ pub async fn create(
         .in_current_span(),
     );
     let _gone = caller.drop_guard();
-    let session = made.await.map_err(|_| Refusal::Draining)??;
+    let session = made.await.map_err(|_| ApiError::Draining)??;
     Ok((StatusCode::CREATED, Json(lookup::document(&gateway, &session, None))))
 }
 
@@ -99,7 +99,7 @@ pub async fn create(
 pub async fn get(
     MaySee { target, .. }: MaySee<Target>,
     State(gateway): State<Arc<Gateway>>,
-) -> Result<Json<Session>, Refusal> {
+) -> Result<Json<Session>, ApiError> {
     let session = lookup::known(&gateway, &target).await?;
     activity::refresh(&gateway, std::slice::from_ref(&target.session), AGE_OF_ONE).await;
     let mut shown =
@@ -125,24 +125,24 @@ pub async fn get(
 pub async fn touch(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
-) -> Result<Json<Session>, Refusal> {
+) -> Result<Json<Session>, ApiError> {
     let session = lookup::known(&gateway, &target).await?;
     match &session.standing {
         session::Standing::Finished(finish) => {
-            return Err(Refusal::Over(Over::Finished(finish.clone())));
+            return Err(ApiError::Over(Over::Finished(finish.clone())));
         }
         // Its idle time does not run yet.
         session::Standing::Waiting(_) => {}
         session::Standing::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
             if let Err(error) = runner_client::touch(&runner.address, session.uid(), &token).await {
-                let refusal = match error {
-                    refused @ DialError::Refused(_) => Refusal::RunnerRefused(refused.to_string()),
-                    other => Refusal::RunnerUnreachable(other.to_string()),
+                let error = match error {
+                    error @ DialError::Refused(_) => ApiError::RunnerRefused(error.to_string()),
+                    other => ApiError::RunnerUnreachable(other.to_string()),
                 };
                 return Err(match gateway.sessions.follow(&target.session) {
-                    Some(mut session) => upstream::over_or(&mut session, refusal).await,
-                    None => refusal,
+                    Some(mut session) => upstream::over_or(&mut session, error).await,
+                    None => error,
                 });
             }
             activity::refresh(&gateway, std::slice::from_ref(&target.session), Duration::ZERO).await;
@@ -164,10 +164,10 @@ pub async fn touch(
 pub async fn delete(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
-) -> Result<Json<Deleted>, Refusal> {
+) -> Result<Json<Deleted>, ApiError> {
     // The API server itself: a watch that lags would end the former session of this name, which is over, and not this one.
     let session = match lookup::now(&gateway, &target).await {
-        Err(Refusal::Unreadable(..)) => lookup::known(&gateway, &target).await?,
+        Err(ApiError::Unreadable(..)) => lookup::known(&gateway, &target).await?,
         read => read?,
     };
     kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
@@ -191,16 +191,16 @@ pub async fn connect(
     right: MayConnect,
     handshake: Handshake,
     gateway: State<Arc<Gateway>>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     playwright::playwright(right, handshake, gateway).await
 }
 
 /// Refuses at once what could only time out.
-async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), Refusal> {
+async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), ApiError> {
     let Some(name) = name else {
-        return if gateway.pools.are_there_for(namespace) { Ok(()) } else { Err(Refusal::NoPools) };
+        return if gateway.pools.are_there_for(namespace) { Ok(()) } else { Err(ApiError::NoPools) };
     };
-    let no_pool = || Refusal::NoPool(name.to_owned());
+    let no_pool = || ApiError::NoPool(name.to_owned());
     let key = Key::new(namespace, name).ok_or_else(no_pool)?;
     let known = gateway.pools.get(&key).is_some();
     // The watch may lag behind its making.
@@ -213,35 +213,35 @@ async fn make(
     key: &Key,
     object: &camofleet_crds::v1alpha1::BrowserSession,
     left: &CancellationToken,
-) -> Result<session::Session, Refusal> {
+) -> Result<session::Session, ApiError> {
     let uid = match kubernetes::create(&gateway.client, key, object).await {
         Ok(uid) => uid,
-        Err(refusal) => {
-            if may_be_made(&refusal) {
+        Err(error) => {
+            if may_be_made(&error) {
                 // Nobody else knows its name.
                 unmake(gateway, key, None).await;
             }
-            return Err(compat::in_terms_of_request(refusal));
+            return Err(compat::in_terms_of_request(error));
         }
     };
     tracing::info!(session = uid, "made a session");
     let ready = tokio::select! {
         ready = ready(gateway, key, &uid) => ready,
-        () = left.cancelled() => Err(Refusal::NotStarted("its caller left".to_owned())),
-        () = gateway.shutdown.draining() => Err(Refusal::Draining),
+        () = left.cancelled() => Err(ApiError::NotStarted("its caller left".to_owned())),
+        () = gateway.shutdown.draining() => Err(ApiError::Draining),
     };
-    if let Err(refusal) = &ready {
-        tracing::info!(session = uid, why = %refusal, "the session is ended before it began");
+    if let Err(error) = &ready {
+        tracing::info!(session = uid, why = %error, "the session is ended before it began");
         unmake(gateway, key, Some(&uid)).await;
     }
     ready
 }
 
 /// Whether a session may be there although its making was not answered with success.
-fn may_be_made(refusal: &Refusal) -> bool {
-    match refusal {
-        Refusal::ApiServerSilent => true,
-        Refusal::ApiServer(error) => !matches!(error.as_ref(), kube::Error::Api(status) if status.code < 500),
+fn may_be_made(error: &ApiError) -> bool {
+    match error {
+        ApiError::ApiServerSilent => true,
+        ApiError::ApiServer(error) => !matches!(error.as_ref(), kube::Error::Api(status) if status.code < 500),
         _ => false,
     }
 }
@@ -252,15 +252,15 @@ async fn unmake(gateway: &Gateway, key: &Key, uid: Option<&str>) {
     }
 }
 
-async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, Refusal> {
+async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, ApiError> {
     let waiting = async {
         let mut followed = gateway.sessions.follow_later(key, uid).await;
         let ready = followed.ready().await;
-        ready.map(|_| followed.session()).map_err(|over| Refusal::NotStarted(over.to_string()))
+        ready.map(|_| followed.session()).map_err(|over| ApiError::NotStarted(over.to_string()))
     };
     let late = || {
         let state = gateway.sessions.follow(key).map_or("Pending", |session| session.state().as_str());
-        Refusal::NotStarted(format!("after {} s it is still {state}", gateway.patience.as_secs()))
+        ApiError::NotStarted(format!("after {} s it is still {state}", gateway.patience.as_secs()))
     };
     timeout(gateway.patience, waiting).await.unwrap_or_else(|_| Err(late()))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     auth::extract::{MayManage, Target},
-    error::{InvalidRequest, Problem, Refusal},
+    error::{ApiError, InvalidRequest, Problem},
     rest::{
         body::Checked,
         documents::{SessionPath, Share, Shared},
@@ -32,7 +32,7 @@ pub async fn share(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
     Checked(asked): Checked<Share>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<impl IntoResponse, ApiError> {
     // The API server itself: a watch that lags would mint for the former session of this name.
     let session = lookup::now(&gateway, &target).await?;
     let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("now is a time")

@@ -4,7 +4,7 @@
 use crate::{
     auth::extract::Names,
     cache::session::Key,
-    error::Refusal,
+    error::ApiError,
     metrics::{Metrics, Outcome},
     proxy::{live_view, playwright},
     rest,
@@ -36,7 +36,7 @@ fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
         .route("/vnc/{namespace}/{name}", get(live_view::vnc))
         .merge(rest::router())
         .merge(static_files::router(ui))
-        .fallback(async || Refusal::NoSuchName)
+        .fallback(async || ApiError::NoSuchName)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)
 }
