@@ -3,7 +3,7 @@
 
 use crate::{
     auth::principal::{Action, Denied},
-    cache::{session::Key, sessions::Over},
+    cache::{session::Key, sessions::SessionEnd},
     metrics::Outcome,
 };
 use axum::{
@@ -72,7 +72,7 @@ pub enum ApiError {
     Starting,
     /// The session is over.
     #[error("{0}")]
-    Over(Over),
+    SessionEnded(SessionEnd),
     /// It did not become Ready while the client waited.
     #[error("the session is not ready: it is {}", .0.as_str())]
     NotReady(SessionState),
@@ -130,7 +130,7 @@ impl ApiError {
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
             Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Over(_) => StatusCode::GONE,
+            Self::SessionEnded(_) => StatusCode::GONE,
             Self::NoLiveView => StatusCode::CONFLICT,
             Self::BadBody(status, _) => *status,
             Self::Unreadable(..) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -159,7 +159,7 @@ impl ApiError {
             Self::NoLiveView => Outcome::NoLiveView,
             Self::BadBody(..) | Self::Invalid(_) => Outcome::BadRequest,
             Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => Outcome::NotFound,
-            Self::Over(_) => Outcome::Gone,
+            Self::SessionEnded(_) => Outcome::Gone,
             Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::Starting => Outcome::NotReady,
             Self::Draining => Outcome::Draining,
             Self::ApiServer(_) | Self::ApiServerSilent | Self::Unreadable(..) => Outcome::ApiServer,

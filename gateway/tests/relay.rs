@@ -4,7 +4,7 @@
 
 use camofleet_gateway::{
     cache::session::Finish,
-    cache::sessions::Over,
+    cache::sessions::SessionEnd,
     metrics::{Outcome, Traffic},
     proxy::relay::{Ending, Side, relay},
 };
@@ -298,7 +298,7 @@ async fn who_does_not_read_drives_no_more_once_his_token_is_taken_back() {
 async fn the_end_of_the_session_is_told_with_its_reason() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
-    ending.send(Ending::Session(Over::Finished(finish))).unwrap();
+    ending.send(Ending::Session(SessionEnd::Finished(finish))).unwrap();
     expect(&mut client, &close(false, 1001, "the session is over: IdleTimeout: nothing for 30 s")).await;
     expect_end(&mut client).await;
     expect_end(&mut runner).await;
@@ -313,7 +313,7 @@ async fn the_answer_to_the_runners_close_is_waited_for_whatever_ends_meanwhile()
     runner.write_all(&goodbye).await.unwrap();
     expect(&mut client, &goodbye).await;
     let start = Instant::now();
-    ending.send(Ending::Session(Over::Deleted)).unwrap();
+    ending.send(Ending::Session(SessionEnd::Deleted)).unwrap();
     settle().await;
     client.write_all(&answer).await.unwrap();
     expect(&mut runner, &answer).await;
@@ -327,7 +327,7 @@ async fn when_the_runner_ends_first_the_reason_is_waited_for() {
     let Relayed { mut client, runner, ending, outcome } = relayed();
     drop(runner);
     advance(SECOND).await;
-    ending.send(Ending::Session(Over::Deleted)).unwrap();
+    ending.send(Ending::Session(SessionEnd::Deleted)).unwrap();
     expect(&mut client, &close(false, 1001, "the session was deleted")).await;
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::SessionEnded);

@@ -153,16 +153,16 @@ impl Sessions {
 /// One session, by UID: a later one of the same name does not show up here.
 pub struct Followed(watch::Receiver<Session>);
 
-/// A session that is no more, or can never be connected to again.
+/// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum SessionEnd {
     /// It finished.
     Finished(Finish),
     /// The object was deleted.
     Deleted,
 }
 
-impl fmt::Display for Over {
+impl fmt::Display for SessionEnd {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Finished(finish) => write!(out, "the session is over: {finish}"),
@@ -197,23 +197,23 @@ impl Followed {
     }
 
     /// Waits until it can be connected to.
-    pub async fn ready(&mut self) -> Result<RunnerRef, Over> {
+    pub async fn ready(&mut self) -> Result<RunnerRef, SessionEnd> {
         self.until(|standing| match standing {
             Standing::Waiting(_) => None,
             Standing::Ready(runner) => Some(Ok(runner.clone())),
-            Standing::Finished(finish) => Some(Err(Over::Finished(finish.clone()))),
+            Standing::Finished(finish) => Some(Err(SessionEnd::Finished(finish.clone()))),
         })
         .await
-        .unwrap_or(Err(Over::Deleted))
+        .unwrap_or(Err(SessionEnd::Deleted))
     }
 
-    /// Waits until it is over.
-    pub async fn over(&mut self) -> Over {
+    /// Waits until it ends.
+    pub async fn ended(&mut self) -> SessionEnd {
         let finish = self.until(|standing| match standing {
             Standing::Waiting(_) | Standing::Ready(_) => None,
             Standing::Finished(finish) => Some(finish.clone()),
         });
-        finish.await.map_or(Over::Deleted, Over::Finished)
+        finish.await.map_or(SessionEnd::Deleted, SessionEnd::Finished)
     }
 
     /// Waits for a standing that gives an answer. None: it was deleted before.
@@ -267,8 +267,8 @@ mod tests {
         sessions.put(key("a"), session("1", Standing::Ready(runner())));
         assert_eq!(followed.ready().await, Ok(runner()));
         sessions.put(key("a"), session("1", Standing::Finished(finish())));
-        assert_eq!(followed.over().await, Over::Finished(finish()));
-        assert_eq!(followed.ready().await, Err(Over::Finished(finish())));
+        assert_eq!(followed.ended().await, SessionEnd::Finished(finish()));
+        assert_eq!(followed.ready().await, Err(SessionEnd::Finished(finish())));
     }
 
     #[tokio::test]
@@ -277,7 +277,7 @@ mod tests {
         sessions.put(key("a"), session("1", waiting()));
         let mut followed = sessions.follow(&key("a")).unwrap();
         sessions.put(key("a"), session("2", Standing::Ready(runner())));
-        assert_eq!(followed.ready().await, Err(Over::Deleted));
+        assert_eq!(followed.ready().await, Err(SessionEnd::Deleted));
         assert_eq!(sessions.follow(&key("a")).unwrap().uid(), "2");
     }
 
@@ -290,13 +290,13 @@ mod tests {
         let mut deleted = sessions.follow(&key("deleted")).unwrap();
         let mut missed = sessions.follow(&key("missed")).unwrap();
         sessions.remove(&key("deleted"));
-        assert_eq!(deleted.over().await, Over::Deleted);
+        assert_eq!(deleted.ended().await, SessionEnd::Deleted);
         assert!(sessions.follow(&key("missed")).is_some(), "nothing is gone before the list is complete");
         assert!(!sessions.is_read());
         let listed = (key("kept"), session("kept", Standing::Ready(runner())));
         assert_eq!(sessions.replace_all(vec![listed]), [key("missed")]);
         assert!(sessions.is_read());
-        assert_eq!(missed.over().await, Over::Deleted);
+        assert_eq!(missed.ended().await, SessionEnd::Deleted);
         assert!(sessions.follow(&key("kept")).is_some());
     }
 
@@ -307,7 +307,7 @@ mod tests {
         let mut followed = sessions.follow(&key("a")).unwrap();
         sessions.put(key("a"), session("1", Standing::Finished(finish())));
         sessions.remove(&key("a"));
-        assert_eq!(followed.over().await, Over::Finished(finish()));
+        assert_eq!(followed.ended().await, SessionEnd::Finished(finish()));
     }
 
     #[tokio::test]

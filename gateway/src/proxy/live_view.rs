@@ -14,7 +14,7 @@ use crate::{
     proxy::{
         close_frame,
         keepalive::{Keepalive, LastSeen, Ping},
-        relay::{Ending, Side, WORD_OF_END},
+        relay::{END_REASON_TIMEOUT, Ending, Side},
         runner_client::{self, Service},
         upstream::{self, Found, Upstream},
     },
@@ -202,7 +202,7 @@ where
         End::ViewerBroken(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
         End::NoMessage(code, words) => (Outcome::ProtocolError, Some((code, words))),
         End::DisplayBroken(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
-        End::DisplayGone => match timeout(WORD_OF_END, ending).await {
+        End::DisplayGone => match timeout(END_REASON_TIMEOUT, ending).await {
             Ok(ending) => (ending.outcome(), Some(farewell(&ending))),
             Err(_) => (Outcome::RunnerLost, Some((1011, "the session's runner was lost; connect again".to_owned()))),
         },
@@ -222,7 +222,7 @@ where
             connection.shutdown().await?;
             tokio::io::copy(connection, &mut tokio::io::sink()).await
         };
-        let _ = timeout(WORD_OF_END, goodbye).await;
+        let _ = timeout(END_REASON_TIMEOUT, goodbye).await;
     }
     outcome
 }

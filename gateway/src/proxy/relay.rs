@@ -14,7 +14,7 @@
 //!   HTTP's 401) when its token was taken out of the Secret.
 
 use crate::{
-    cache::sessions::Over,
+    cache::sessions::SessionEnd,
     metrics::{Outcome, Traffic},
     proxy::{
         close_frame,
@@ -47,8 +47,8 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// When the connection is to end in the midst of a frame to the client, its rest is waited for so long. Of the client nothing is
 /// carried meanwhile.
 const REST_OF_FRAME: Duration = Duration::from_secs(5);
-/// The runner ends its connections before the watch says why: so long the reason is waited for.
-pub const WORD_OF_END: Duration = Duration::from_secs(2);
+/// How long to wait for the reason of a session's end, because the runner ends its connections before the watch delivers it.
+pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
 /// After our last byte, the client may take so long to close its side. Closing with unread bytes would reset the
 /// connection, and the client could lose the Close frame.
 const LINGER: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ pub struct Side<R, W> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The session is over.
-    Session(Over),
+    Session(SessionEnd),
     /// The gateway is told to go.
     Drain,
     /// The client's token is good no longer.
@@ -135,7 +135,7 @@ where
         End::ClientBroken(error) => (Outcome::ProtocolError, Some(Farewell::for_bad_frame(error))),
         End::RunnerClosed => (Outcome::RunnerClosed, None),
         End::RunnerBroken => (Outcome::ProtocolError, None),
-        End::RunnerGone => match timeout(WORD_OF_END, ending).await {
+        End::RunnerGone => match timeout(END_REASON_TIMEOUT, ending).await {
             Ok(ending) => (ending.outcome(), Some(ending.farewell())),
             Err(_) => (Outcome::RunnerLost, Some(Farewell::for_lost_runner())),
         },
@@ -323,7 +323,7 @@ impl Ending {
     /// What the client is told, whatever the code.
     pub(crate) fn words(&self) -> String {
         match self {
-            Self::Session(over) => over.to_string(),
+            Self::Session(end) => end.to_string(),
             Self::Drain => "the gateway is going away; connect again".to_owned(),
             Self::Revoked => "the token is not valid any more".to_owned(),
         }

@@ -10,7 +10,7 @@ use crate::{
     kubernetes,
     metrics::Outcome,
     proxy::{
-        relay::{Ending, WORD_OF_END},
+        relay::{END_REASON_TIMEOUT, Ending},
         runner_client::{self, Answer, Service},
     },
     state::Gateway,
@@ -81,20 +81,20 @@ pub async fn enter(
         }
         // The session is not there, or ends just now.
         Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(over_or(session, ApiError::RunnerRefused(runner_words(status, &body))).await)
+            Err(ended_or(session, ApiError::RunnerRefused(runner_words(status, &body))).await)
         }
         Ok(Answer::Plain { status, content_type, body }) => {
             Ok(Upstream::Rejected(passed_on(status, content_type, body.into())))
         }
         Err(ApiError::Draining) => Err(ApiError::Draining),
-        Err(error) => Err(over_or(session, error).await),
+        Err(error) => Err(ended_or(session, error).await),
     }
 }
 
 /// Waits for what ends a connection from the gateway's side.
 pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Followed) -> Ending {
     tokio::select! {
-        over = session.over() => Ending::Session(over),
+        end = session.ended() => Ending::Session(end),
         () = gateway.shutdown.draining() => Ending::Drain,
         () = access.revoked(gateway) => Ending::Revoked,
     }
@@ -130,18 +130,18 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
     // This replica's watch may lag behind a create, of a session that is new or that is made again under its name. So who
     // is not known, or known to be over, is asked for once at the API server itself.
     let known = gateway.sessions.follow(key).filter(|session| access.is_for(&session.uid()));
-    let over = match known {
+    let ended = match known {
         None => None,
         Some(session) => {
             let uid = session.uid();
             match ready_by(deadline, session).await {
-                Err(error @ ApiError::Over(_)) => Some((uid, error)),
+                Err(error @ ApiError::SessionEnded(_)) => Some((uid, error)),
                 other => return other,
             }
         }
     };
     let now = kubernetes::get(&gateway.client, key).await?.and_then(|object| object.uid());
-    let next = match (now, over) {
+    let next = match (now, ended) {
         (Some(now), Some((uid, error))) if now == uid => return Err(error),
         (Some(now), _) if !access.is_for(&now) => return Err(ApiError::Denied(Denied::OtherSession)),
         (Some(now), _) => now,
@@ -155,7 +155,7 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
 async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, ApiError> {
     match timeout_at(deadline, session.ready()).await {
         Ok(Ok(runner)) => Ok(Found { session, runner }),
-        Ok(Err(over)) => Err(ApiError::Over(over)),
+        Ok(Err(end)) => Err(ApiError::SessionEnded(end)),
         Err(_) => Err(ApiError::NotReady(session.state())),
     }
 }
@@ -177,9 +177,9 @@ async fn ask_runner(
     Ok(answer)
 }
 
-/// A runner ends a session before the watch says so: the better answer is why it ended.
-pub async fn over_or(session: &mut Followed, error: ApiError) -> ApiError {
-    timeout(WORD_OF_END, session.over()).await.map_or(error, ApiError::Over)
+/// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the watch delivers why.
+pub async fn ended_or(session: &mut Followed, error: ApiError) -> ApiError {
+    timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }
 
 fn is_used_token(body: &[u8]) -> bool {

@@ -4,7 +4,7 @@ use crate::{
     auth::extract::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
     cache::{
         session::{self, Key},
-        sessions::Over,
+        sessions::SessionEnd,
     },
     error::{ApiError, InvalidRequest, Problem},
     kubernetes,
@@ -129,7 +129,7 @@ pub async fn touch(
     let session = lookup::known(&gateway, &target).await?;
     match &session.standing {
         session::Standing::Finished(finish) => {
-            return Err(ApiError::Over(Over::Finished(finish.clone())));
+            return Err(ApiError::SessionEnded(SessionEnd::Finished(finish.clone())));
         }
         // Its idle time does not run yet.
         session::Standing::Waiting(_) => {}
@@ -141,7 +141,7 @@ pub async fn touch(
                     other => ApiError::RunnerUnreachable(other.to_string()),
                 };
                 return Err(match gateway.sessions.follow(&target.session) {
-                    Some(mut session) => upstream::over_or(&mut session, error).await,
+                    Some(mut session) => upstream::ended_or(&mut session, error).await,
                     None => error,
                 });
             }
@@ -256,7 +256,7 @@ async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Sessi
     let waiting = async {
         let mut followed = gateway.sessions.follow_later(key, uid).await;
         let ready = followed.ready().await;
-        ready.map(|_| followed.session()).map_err(|over| ApiError::NotStarted(over.to_string()))
+        ready.map(|_| followed.session()).map_err(|end| ApiError::NotStarted(end.to_string()))
     };
     let late = || {
         let state = gateway.sessions.follow(key).map_or("Pending", |session| session.state().as_str());
