@@ -1,8 +1,8 @@
-//! The gateway of Camo-fleet: the doors through which clients reach their sessions. It authenticates them, finds the
-//! session's runner and relays. It is stateless: any number of replicas can run, and each knows the sessions by a watch.
+//! The gateway of Camo-fleet: the endpoints through which clients reach their sessions. It authenticates clients, finds the session's
+//! runner, and relays. It is stateless: any number of replicas can run, and each watches the sessions.
 //!
 //! ```text
-//! client ── server ── auth: who, and may they ── proxy::upstream ── cache: which one, Ready? ── proxy::runner_client ── runner
+//! client ── server ── auth: principal, action ── proxy::upstream ── cache: session, Ready? ── proxy::runner_client ── runner
 //!                                                     └──────────── proxy::relay: bytes both ways ─────────────────────┘
 //! ```
 //!

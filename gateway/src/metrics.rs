@@ -166,8 +166,8 @@ impl Metrics {
         &self.traffic
     }
 
-    /// A runner answered after so long.
-    pub fn dialled(&self, took: Duration) {
+    /// Records how long a runner took to answer.
+    pub fn runner_answered(&self, took: Duration) {
         self.dial.observe(took.as_secs_f64());
     }
 

@@ -125,8 +125,7 @@ impl Standing {
         {
             return Self::Finished(Finish { reason: finished.reason.clone(), message: finished.message.clone() });
         }
-        // Unknown means that the operator cannot reach the runner. The session may be alive and the gateway may reach it:
-        // the dial decides.
+        // Unknown means that the operator cannot reach the runner. The gateway may still reach it, so it tries.
         let may_be_ready =
             conditions::get(&status.conditions, READY).is_some_and(|it| it.status != Truth::False.as_str());
         match &status.runner {

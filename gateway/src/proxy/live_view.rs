@@ -77,7 +77,7 @@ pub async fn vnc(
     let handshake = handshake?;
     let role = if access.scope() == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
     let response = switching(&handshake.headers, access.scope());
-    match upstream::enter(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
+    match upstream::open(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
         Upstream::Opened { connection, .. } => {
             let watched = watch(Arc::clone(&gateway), access, found, role, handshake.connection, connection);
             gateway.shutdown.spawn(watched.in_current_span());
@@ -112,7 +112,7 @@ async fn watch(
 ) {
     let Found { mut session, runner } = found;
     let gateway = &gateway;
-    upstream::between(gateway, viewer, display, |viewer, display| async move {
+    upstream::run(gateway, viewer, display, |viewer, display| async move {
         let config = WebSocketConfig::default()
             .max_message_size(Some(LONGEST_MESSAGE))
             .max_frame_size(Some(LONGEST_MESSAGE))

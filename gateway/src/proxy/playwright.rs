@@ -1,4 +1,4 @@
-//! `GET /ws/{namespace}/{name}`: the way of a Playwright client to its session.
+//! `GET /ws/{namespace}/{name}`: connects a Playwright client to its session.
 
 use crate::{
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
 use tracing::Instrument;
 
-/// Finds the session, waits until it is Ready, dials its runner, and relays.
+/// Finds the session, waits until it is Ready, connects to its runner, and relays.
 pub async fn playwright(
     MayConnect(access): MayConnect,
     handshake: Handshake,
@@ -28,7 +28,7 @@ pub async fn playwright(
 ) -> Result<Response, ApiError> {
     let mut found = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", found.session.uid());
-    match upstream::enter(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {
+    match upstream::open(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {
         Upstream::Opened { headers, connection } => {
             let relayed = relay_both(Arc::clone(&gateway), access, found.session, handshake.connection, connection);
             gateway.shutdown.spawn(relayed.in_current_span());
@@ -47,7 +47,7 @@ async fn relay_both(
     client: Upgrading,
     runner: OnUpgrade,
 ) {
-    upstream::between(&gateway, client, runner, |client, runner| {
+    upstream::run(&gateway, client, runner, |client, runner| {
         let ending = upstream::ending(&gateway, &access, &mut session);
         relay(runner_client::side(client), runner_client::side(runner), ending, gateway.metrics.traffic())
     })

@@ -1,4 +1,4 @@
-//! The gateway's side towards a runner: one HTTP/1.1 connection for one WebSocket.
+//! The client of the runner's API: one HTTP/1.1 connection for each request, which may become a WebSocket or RFB.
 
 use crate::proxy::relay::Side;
 use axum::body::Bytes;
@@ -22,20 +22,20 @@ use tokio::{
 };
 use tracing::Instrument;
 
-/// How long a runner may take to accept a connection: it is in the same cluster.
-const CONNECT: Duration = Duration::from_secs(3);
-/// How long it may take to answer. The Playwright server answers the handshake itself, and may be busy.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a runner may take to accept a connection. It is in the same cluster.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a runner may take to answer. The Playwright server answers the handshake itself, and may be busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest refusal that is passed on.
 const MAX_REFUSAL: usize = 64 << 10;
 
 const TO_PLAYWRIGHT: [HeaderName; 5] =
     [USER_AGENT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
-/// What of the runner's 101 the client gets.
+/// Headers of the runner's 101 that are for the client.
 const TO_CLIENT: [HeaderName; 5] =
     [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
 
-/// What a runner said.
+/// The answer of a runner.
 pub enum Answer {
     /// 101: the connection is a WebSocket once the client has these headers.
     Upgraded {
@@ -55,9 +55,9 @@ pub enum Answer {
     },
 }
 
-/// Why a runner gave no answer.
+/// Why a runner could not be asked, or gave no useful answer.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub enum RunnerError {
     /// No connection.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -73,7 +73,7 @@ pub enum DialError {
     #[error("the runner answered {0}")]
     Refused(StatusCode),
     /// A connection, but nothing in time.
-    #[error("the runner did not answer within {} s", ANSWER.as_secs())]
+    #[error("the runner did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
     /// The body of a refusal is broken or too long.
     #[error("the runner's answer {status} cannot be read: {source}")]
@@ -85,7 +85,7 @@ pub enum DialError {
     },
 }
 
-/// What a session has to connect to.
+/// A service of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Its Playwright server: a WebSocket, for which the client's handshake is passed on.
@@ -109,7 +109,7 @@ impl Service {
         }
     }
 
-    /// What of the client's headers it needs: enough to check the version (User-Agent) and to speak WebSocket.
+    /// The client's headers that it needs: to check the version (User-Agent), and for the WebSocket handshake.
     fn needs(self) -> &'static [HeaderName] {
         match self {
             Self::Playwright => &TO_PLAYWRIGHT,
@@ -125,43 +125,44 @@ pub async fn upgrade(
     service: Service,
     hop_token: &str,
     client: &HeaderMap,
-) -> Result<Answer, DialError> {
+) -> Result<Answer, RunnerError> {
     let mut request = request(Method::GET, address, &service.path(uid), hop_token);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, HeaderValue::from_static(service.protocol()));
     request.headers_mut().extend(picked(client, service.needs()));
-    ask_at(address, request).await
+    send_to(address, request).await
 }
 
-/// Tells the runner at `address` (`ip:port`) that somebody is active in a session.
-pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), DialError> {
+/// Counts as activity in a session on the runner at `address` (`ip:port`).
+pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), RunnerError> {
     let request = request(Method::POST, address, &format!("/v1/sessions/{uid}/touch"), hop_token);
-    match ask_at(address, request).await? {
+    match send_to(address, request).await? {
         Answer::Plain { status, .. } if status.is_success() => Ok(()),
-        Answer::Plain { status, .. } => Err(DialError::Refused(status)),
-        Answer::Upgraded { .. } => Err(DialError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+        Answer::Plain { status, .. } => Err(RunnerError::Refused(status)),
+        Answer::Upgraded { .. } => Err(RunnerError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
     }
 }
 
 /// Asks the runner at `address` (`ip:port`) for a session, with how long it has been idle.
-pub async fn report(address: &str, uid: &str, hop_token: &str) -> Result<SessionReport, DialError> {
+pub async fn report(address: &str, uid: &str, hop_token: &str) -> Result<SessionReport, RunnerError> {
     let request = request(Method::GET, address, &format!("/v1/sessions/{uid}"), hop_token);
-    match ask_at(address, request).await? {
+    match send_to(address, request).await? {
         Answer::Plain { status, body, .. } if status.is_success() => {
-            serde_json::from_slice(&body).map_err(|error| DialError::Body { status, source: error.into() })
+            serde_json::from_slice(&body).map_err(|error| RunnerError::Body { status, source: error.into() })
         }
-        Answer::Plain { status, .. } => Err(DialError::Refused(status)),
-        Answer::Upgraded { .. } => Err(DialError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+        Answer::Plain { status, .. } => Err(RunnerError::Refused(status)),
+        Answer::Upgraded { .. } => Err(RunnerError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
     }
 }
 
-async fn ask_at(address: &str, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
-    let stream = connect(address).await.map_err(|source| DialError::Connect { address: address.to_owned(), source })?;
-    timeout(ANSWER, ask(stream, request)).await.map_err(|_| DialError::Silent)?
+async fn send_to(address: &str, request: Request<Empty<Bytes>>) -> Result<Answer, RunnerError> {
+    let stream =
+        connect(address).await.map_err(|source| RunnerError::Connect { address: address.to_owned(), source })?;
+    timeout(ANSWER_TIMEOUT, send(stream, request)).await.map_err(|_| RunnerError::Silent)?
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(io::Error::other)??;
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(io::Error::other)??;
     tcp::prepare(&stream)?;
     Ok(stream)
 }
@@ -176,7 +177,7 @@ fn request(method: Method, address: &str, path: &str, hop_token: &str) -> Reques
         .expect("a UID, an address and a JWT are fit for a path and for headers")
 }
 
-async fn ask(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
+async fn send(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, RunnerError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the upgrade, or with the body of the refusal.
     tokio::spawn(connection.with_upgrades().instrument(tracing::Span::current()));
@@ -188,7 +189,7 @@ async fn ask(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer
     plain(response).await
 }
 
-async fn plain(response: http::Response<Incoming>) -> Result<Answer, DialError> {
+async fn plain(response: http::Response<Incoming>) -> Result<Answer, RunnerError> {
     let (head, body) = response.into_parts();
     match Limited::new(body, MAX_REFUSAL).collect().await {
         Ok(body) => Ok(Answer::Plain {
@@ -196,7 +197,7 @@ async fn plain(response: http::Response<Incoming>) -> Result<Answer, DialError> 
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             body: body.to_bytes(),
         }),
-        Err(source) => Err(DialError::Body { status: head.status, source }),
+        Err(source) => Err(RunnerError::Body { status: head.status, source }),
     }
 }
 
@@ -207,8 +208,9 @@ fn picked<'a>(headers: &'a HeaderMap, names: &'a [HeaderName]) -> impl Iterator<
 /// The TCP connection below an upgraded HTTP connection, with what was read of it already.
 pub fn side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>();
-    let parts = parts
-        .expect("both sides of the gateway are HTTP/1.1 over plain TCP (dial.rs, and the server of camofleet-runtime)");
+    let parts = parts.expect(
+        "both sides of the gateway are HTTP/1.1 over plain TCP (runner_client.rs, and the server of camofleet-runtime)",
+    );
     let (read, write) = parts.io.into_inner().into_split();
     Side { read: io::Cursor::new(parts.read_buf).chain(read), write }
 }

@@ -1,4 +1,5 @@
-//! The way to a session that all doors share: which one, is it Ready, and what does its runner say.
+//! The upstream of a connection: finds the session, waits until it is Ready, and connects to its runner. Shared by all endpoints that
+//! clients connect to.
 
 use crate::{
     auth::{
@@ -26,7 +27,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use kube::ResourceExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A session that is Ready, and where.
+/// A session that is Ready, and its runner.
 pub struct Found {
     /// The session.
     pub session: Followed,
@@ -47,7 +48,10 @@ pub enum Upstream {
     Rejected(Response),
 }
 
-/// The session of that name that the client may connect to, when it is Ready before the client's patience ends.
+/// The session that the client may connect to, once it is Ready.
+///
+/// # Errors
+/// When there is no such session, it has ended, or it is not Ready in time.
 pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
     let found = gateway.shutdown.unless_draining(ready_session(gateway, access)).await?;
     if found.session.session().is_in_pool(access.pool()) {
@@ -57,11 +61,11 @@ pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Ap
     }
 }
 
-/// Dials the runner for one of the session's services. The client's headers go with it as far as the service needs them.
+/// Connects to one of the session's services on its runner, with the client's headers that the service needs.
 ///
 /// # Errors
 /// When the gateway drains, the session is over, or the runner is unreachable or rejects the gateway.
-pub async fn enter(
+pub async fn open(
     gateway: &Gateway,
     access: &SessionAccess,
     found: &mut Found,
@@ -75,23 +79,23 @@ pub async fn enter(
             tracing::debug!(%status, "the token was used before");
             Err(ApiError::Denied(Denied::Used))
         }
-        // The runner speaks to the gateway here, not to the client, whose token and session are not what is wrong.
+        // The runner rejected the gateway's token, not the client's.
         Ok(Answer::Plain { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
-            Err(ApiError::RunnerRefused(runner_words(status, &body)))
+            Err(ApiError::RunnerRefused(runner_message(status, &body)))
         }
-        // The session is not there, or ends just now.
+        // The runner does not have the session, or is ending it.
         Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(ended_or(session, ApiError::RunnerRefused(runner_words(status, &body))).await)
+            Err(ended_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
         }
         Ok(Answer::Plain { status, content_type, body }) => {
-            Ok(Upstream::Rejected(passed_on(status, content_type, body.into())))
+            Ok(Upstream::Rejected(client_response(status, content_type, body.into())))
         }
         Err(ApiError::Draining) => Err(ApiError::Draining),
         Err(error) => Err(ended_or(session, error).await),
     }
 }
 
-/// Waits for what ends a connection from the gateway's side.
+/// Waits until the gateway has to end a connection, and returns why.
 pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Followed) -> Ending {
     tokio::select! {
         end = session.ended() => Ending::Session(end),
@@ -100,20 +104,19 @@ pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Fol
     }
 }
 
-/// Has what goes on between client and runner carried, from the moment that both sides are upgraded, and counts what came
-/// of it.
-pub async fn between<Carried: Future<Output = Outcome>>(
+/// Runs `relay` once both sides are upgraded, and counts the connection and its outcome.
+pub async fn run<Relayed: Future<Output = Outcome>>(
     gateway: &Gateway,
     client: Upgrading,
     runner: OnUpgrade,
-    carry: impl FnOnce(Upgraded, Upgraded) -> Carried,
+    relay: impl FnOnce(Upgraded, Upgraded) -> Relayed,
 ) {
     let start = Instant::now();
     gateway.metrics.opened();
     let outcome = match tokio::try_join!(client.upgrade, runner) {
         Ok((client, runner)) => {
             tracing::info!("connected");
-            carry(client, runner).await
+            relay(client, runner).await
         }
         Err(error) => {
             tracing::debug!(%error, "a side went before the connection stood");
@@ -127,8 +130,8 @@ pub async fn between<Carried: Future<Output = Outcome>>(
 async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
     let deadline = Instant::now() + gateway.patience;
     let key = access.session();
-    // This replica's watch may lag behind a create, of a session that is new or that is made again under its name. So who
-    // is not known, or known to be over, is asked for once at the API server itself.
+    // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the cache does
+    // not have, or has as ended, is therefore read once from the API server.
     let known = gateway.sessions.follow(key).filter(|session| access.is_for(&session.uid()));
     let ended = match known {
         None => None,
@@ -173,7 +176,7 @@ async fn ask_runner(
     let start = Instant::now();
     let answer = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
     let answer = answer.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
-    gateway.metrics.dialled(start.elapsed());
+    gateway.metrics.runner_answered(start.elapsed());
     Ok(answer)
 }
 
@@ -186,11 +189,11 @@ fn is_used_token(body: &[u8]) -> bool {
     serde_json::from_slice(body).is_ok_and(|refusal: RunnerRefusal| refusal.reason == RefusalReason::TokenUsed)
 }
 
-fn runner_words(status: StatusCode, body: &[u8]) -> String {
+fn runner_message(status: StatusCode, body: &[u8]) -> String {
     serde_json::from_slice(body).map_or_else(|_| status.to_string(), |refusal: RunnerRefusal| refusal.message)
 }
 
-fn passed_on(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {
+fn client_response(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {
     let mut response = (status, body).into_response();
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, content_type);

@@ -38,13 +38,13 @@ const LARGEST_BODY: usize = 64 << 10;
     ),
     components(schemas(documents::Everything, documents::Gone)),
     security(("bearer" = []), ("query" = []), ("cookie" = [])),
-    modifiers(&Doors)
+    modifiers(&Servers)
 )]
 struct Documented;
 
-struct Doors;
+struct Servers;
 
-impl Modify for Doors {
+impl Modify for Servers {
     fn modify(&self, document: &mut openapi::OpenApi) {
         let any_namespace = ServerBuilder::new()
             .url("/api/namespaces/{namespace}")

@@ -10,7 +10,7 @@ use crate::{
     kubernetes,
     proxy::{
         playwright,
-        runner_client::{self, DialError},
+        runner_client::{self, RunnerError},
         upstream,
     },
     rest::{
@@ -137,7 +137,7 @@ pub async fn touch(
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
             if let Err(error) = runner_client::touch(&runner.address, session.uid(), &token).await {
                 let error = match error {
-                    error @ DialError::Refused(_) => ApiError::RunnerRefused(error.to_string()),
+                    error @ RunnerError::Refused(_) => ApiError::RunnerRefused(error.to_string()),
                     other => ApiError::RunnerUnreachable(other.to_string()),
                 };
                 return Err(match gateway.sessions.follow(&target.session) {

@@ -8,7 +8,7 @@
 //!
 //! The two directions share nothing, so each can run in a task of its own. Neither answers on behalf of the other: the
 //! handshake is the viewer's and the display's own, only that nothing but version 3.8 without a password is let through
-//! (who the viewer is was asked at the door), and that the display is always asked to be shared.
+//! (the viewer was authenticated before), and that the display is always asked to be shared.
 //!
 //! What a viewer says is parsed by an allow-list and exact lengths ([`message`]), because a length that is wrong by one
 //! would let the payload of one message be read as the next one: a key, for example. What the display says is not parsed:
