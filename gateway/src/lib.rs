@@ -6,9 +6,9 @@
 //!                                                     └──────────── proxy::relay: bytes both ways ─────────────────────┘
 //! ```
 //!
-//! [`auth`]: credentials, and what they permit. [`cache`]: sessions and pools, as a watch tells them. [`proxy`]: connections into sessions.
-//! [`rfb`]: the live view's protocol. [`rest`]: the REST API. [`server`]: the listeners. [`kubernetes`]: the API server. [`state`]: what handlers share. [`app`]: the process, which wires
-//! all of it.
+//! [`auth`]: credentials, and what they permit. [`cache`]: sessions and pools, as a watch delivers them. [`proxy`]: connections into
+//! sessions. [`rfb`]: the live view's protocol. [`rest`]: the REST API. [`server`]: the listeners. [`kubernetes`]: the API server.
+//! [`state`]: what handlers share. [`shutdown`]: the end of the process. [`app`]: the process, which wires the others.
 
 pub mod app;
 pub mod auth;

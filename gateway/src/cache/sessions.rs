@@ -123,7 +123,7 @@ impl Sessions {
     }
 
     /// A runner said this of the session with this UID. Whether that is news.
-    pub fn hear(&self, key: &Key, uid: &str, activity: Activity) -> bool {
+    pub fn record_activity(&self, key: &Key, uid: &str, activity: Activity) -> bool {
         let mut known = self.known();
         let Some(known) = known.get_mut(key).filter(|known| known.session.borrow().uid() == uid) else {
             return false;
@@ -341,12 +341,12 @@ mod tests {
             start_page: StartPage::None,
             clients,
         };
-        let hear = |uid, activity| sessions.hear(&key("a"), uid, activity);
-        assert!(hear("1", activity(10_000, 0)));
-        assert!(!hear("1", activity(10_400, 0)), "the same, but for the rounding");
-        assert!(hear("1", activity(12_000, 0)));
-        assert!(hear("1", activity(12_000, 1)));
-        assert!(!hear("2", activity(20_000, 1)), "it is another session");
+        let record = |uid, activity| sessions.record_activity(&key("a"), uid, activity);
+        assert!(record("1", activity(10_000, 0)));
+        assert!(!record("1", activity(10_400, 0)), "the same, but for the rounding");
+        assert!(record("1", activity(12_000, 0)));
+        assert!(record("1", activity(12_000, 1)));
+        assert!(!record("2", activity(20_000, 1)), "it is another session");
         assert_eq!(sessions.get(&key("a")).unwrap().1.unwrap().last, activity(12_000, 1).last);
         assert!(sessions.put(key("a"), session("2", Standing::Ready(runner()))));
         assert_eq!(sessions.get(&key("a")).unwrap().1, None);

@@ -59,7 +59,7 @@ const LONGEST_MESSAGE: usize = 1 << 20;
 const READ_BUFFER: usize = 4 << 10;
 /// A side that does not take what it is sent within this time is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// A controller's activity is told to the runner this often.
+/// How often the activity of a controller is reported to the runner.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Finds the session, waits until it is Ready, connects with its display, and relays.
@@ -75,7 +75,7 @@ pub async fn vnc(
     }
     // Last: a page learns by a plain request what its WebSocket was refused for.
     let handshake = handshake?;
-    let role = if access.scope() == Scope::Control { rfb::Role::Control } else { rfb::Role::View };
+    let role = if access.scope() == Scope::Control { rfb::ViewerRole::Control } else { rfb::ViewerRole::View };
     let response = switching(&handshake.headers, access.scope());
     match upstream::open(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
         Upstream::Opened { connection, .. } => {
@@ -106,7 +106,7 @@ async fn watch(
     gateway: Arc<Gateway>,
     access: SessionAccess,
     found: Found,
-    role: rfb::Role,
+    role: rfb::ViewerRole,
     viewer: Upgrading,
     display: OnUpgrade,
 ) {
@@ -124,7 +124,7 @@ async fn watch(
     .await;
 }
 
-/// How the runner learns that a controller is active.
+/// Reports the activity of a controller to the runner.
 struct Touch<'a> {
     gateway: &'a Arc<Gateway>,
     uid: String,
@@ -137,7 +137,7 @@ impl Touch<'_> {
         self.gateway.metrics.traffic()
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let token = self.gateway.signer.hop_token(&self.runner.uid, &self.uid, self.scope, None);
         let (address, uid) = (self.runner.address.clone(), self.uid.clone());
         self.gateway.shutdown.spawn(
@@ -173,7 +173,7 @@ enum End {
 async fn relay<V, R, W>(
     viewer: WebSocketStream<V>,
     display: Side<R, W>,
-    role: rfb::Role,
+    role: rfb::ViewerRole,
     ending: impl Future<Output = Ending>,
     touch: Touch<'_>,
 ) -> Outcome
@@ -285,7 +285,7 @@ async fn send(viewer: &mut (impl Sink<Message, Error = Error> + Unpin), message:
 async fn carry_up(
     viewer: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
     display: &mut (impl AsyncWrite + Unpin),
-    role: rfb::Role,
+    role: rfb::ViewerRole,
     last_seen: &LastSeen,
     touch: &Touch<'_>,
 ) -> End {
@@ -316,7 +316,7 @@ async fn carry_up(
         };
         if input && touched.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
             touched = Some(now);
-            touch.tell();
+            touch.report();
         }
         touch.traffic().to_runner(passed.len());
         if !matches!(timeout(WRITE_DEADLINE, display.write_all(&passed)).await, Ok(Ok(()))) {

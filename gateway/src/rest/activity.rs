@@ -48,7 +48,7 @@ async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef
         start_page: report.session.start_page,
         clients: report.session.clients,
     };
-    if gateway.sessions.hear(key, uid, activity) {
+    if gateway.sessions.record_activity(key, uid, activity) {
         gateway.changes.record(Changed::Session(key.clone()));
     }
 }

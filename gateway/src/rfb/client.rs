@@ -2,7 +2,7 @@
 
 use crate::rfb::{
     encodings,
-    message::{MAX_ENCODINGS, Message, Role},
+    message::{MAX_ENCODINGS, Message, ViewerRole},
     protocol::{NO_SECURITY, RfbError, SHARED, VERSION},
 };
 use std::mem;
@@ -16,7 +16,7 @@ const HELD: usize = 4 + 4 * MAX_ENCODINGS as usize;
 /// All else passes, or is dropped, as it comes.
 #[derive(Clone, Debug)]
 pub struct ClientFilter {
-    role: Role,
+    role: ViewerRole,
     awaited: Awaited,
     held: [u8; HELD],
     /// Bytes of `held` that have come.
@@ -38,7 +38,7 @@ enum Awaited {
 
 impl ClientFilter {
     /// For a viewer that is just about to begin.
-    pub fn new(role: Role) -> Self {
+    pub fn new(role: ViewerRole) -> Self {
         Self { role, awaited: Awaited::Handshake(0), held: [0; HELD], have: 0 }
     }
 
@@ -57,7 +57,7 @@ impl ClientFilter {
                     *at += 1;
                     if *at == HANDSHAKE {
                         self.awaited = Awaited::Head;
-                        if self.role == Role::View {
+                        if self.role == ViewerRole::View {
                             out.extend(encodings::KEEP_CLIPBOARD);
                         }
                     }

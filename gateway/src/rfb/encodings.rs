@@ -6,7 +6,7 @@
 //! byte), `ExtendedDesktopSize` (-308, resizing; the plain `DesktopSize` still tells of a new size), xvp (-309), gii
 //! (-305), QEMU's audio (-259) and whatever may be invented.
 
-use crate::rfb::message::Role;
+use crate::rfb::message::ViewerRole;
 
 /// The pseudo-encoding that agrees on the extended clipboard.
 const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
@@ -44,12 +44,12 @@ fn may_pass(encoding: i32) -> bool {
 }
 
 /// Appends the `SetEncodings` message that stands for the given one, whole, of a viewer in that role.
-pub(super) fn append_allowed(message: &[u8], role: Role, out: &mut Vec<u8>) {
+pub(super) fn append_allowed(message: &[u8], role: ViewerRole, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend([message[0], 0, 0, 0]);
     let (listed, _) = message[4..].as_chunks::<4>();
     let mut count = 0_u16;
-    let mut keeps_clipboard = role == Role::Control;
+    let mut keeps_clipboard = role == ViewerRole::Control;
     for encoding in listed.iter().map(|encoding| i32::from_be_bytes(*encoding)).filter(|it| may_pass(*it)) {
         out.extend(encoding.to_be_bytes());
         count += 1;
@@ -73,7 +73,7 @@ mod tests {
         message
     }
 
-    fn allowed(encodings: &[i32], role: Role) -> Vec<u8> {
+    fn allowed(encodings: &[i32], role: ViewerRole) -> Vec<u8> {
         let mut out = b"before".to_vec();
         append_allowed(&set(encodings), role, &mut out);
         out.split_off(6)
@@ -111,19 +111,19 @@ mod tests {
         ];
         let left = novnc.into_iter().filter(|it| ![-308, -309, -316].contains(it)).collect::<Vec<_>>();
         assert_eq!(left.len(), novnc.len() - 3);
-        assert_eq!(allowed(&novnc, Role::Control), set(&left));
-        assert_eq!(allowed(&novnc, Role::View), set(&left));
+        assert_eq!(allowed(&novnc, ViewerRole::Control), set(&left));
+        assert_eq!(allowed(&novnc, ViewerRole::View), set(&left));
         for grammar in [-305, -259, -308, -309, -316, 0x574d_5665, 0x574d_5667, i32::MIN, i32::MAX, 8, -1, -33, -22] {
-            assert_eq!(allowed(&[7, grammar, 0], Role::Control), set(&[7, 0]), "{grammar}");
+            assert_eq!(allowed(&[7, grammar, 0], ViewerRole::Control), set(&[7, 0]), "{grammar}");
         }
     }
 
     #[test]
     fn who_may_only_look_keeps_the_extended_clipboard() {
-        assert_eq!(allowed(&[], Role::View), set(&[EXTENDED_CLIPBOARD]));
-        assert_eq!(allowed(&[7], Role::View), set(&[7, EXTENDED_CLIPBOARD]));
-        assert_eq!(allowed(&[7], Role::Control), set(&[7]));
-        assert_eq!(allowed(&[], Role::Control), set(&[]));
+        assert_eq!(allowed(&[], ViewerRole::View), set(&[EXTENDED_CLIPBOARD]));
+        assert_eq!(allowed(&[7], ViewerRole::View), set(&[7, EXTENDED_CLIPBOARD]));
+        assert_eq!(allowed(&[7], ViewerRole::Control), set(&[7]));
+        assert_eq!(allowed(&[], ViewerRole::Control), set(&[]));
         assert!(KEEP_CLIPBOARD.starts_with(&set(&[0, EXTENDED_CLIPBOARD])));
     }
 }

@@ -7,9 +7,9 @@ pub const MAX_CUT_TEXT: u32 = 256 << 10;
 /// The longest payload of a fence, in bytes, by its specification.
 pub const MAX_FENCE: u8 = 64;
 
-/// What somebody before a live view may do.
+/// What a viewer may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ViewerRole {
     /// Look.
     View,
     /// Look, type, point, and exchange clipboards.
@@ -156,7 +156,7 @@ impl Message {
     }
 
     /// Whether that role may say it. What it may not is dropped, and the view goes on.
-    pub fn is_for(self, role: Role) -> bool {
+    pub fn is_for(self, role: ViewerRole) -> bool {
         match self {
             Self::SetPixelFormat
             | Self::SetEncodings { .. }
@@ -167,7 +167,7 @@ impl Message {
             | Self::PointerEvent
             | Self::ClientCutText { .. }
             | Self::ExtendedClipboard { .. }
-            | Self::ExtendedKeyEvent => role == Role::Control,
+            | Self::ExtendedKeyEvent => role == ViewerRole::Control,
             Self::Xvp | Self::SetDesktopSize { .. } => false,
         }
     }

@@ -22,5 +22,5 @@ mod protocol;
 
 pub use client::ClientFilter;
 pub use display::DisplayCheck;
-pub use message::{MessageError, Role};
+pub use message::{MessageError, ViewerRole};
 pub use protocol::RfbError;

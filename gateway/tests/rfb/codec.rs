@@ -1,7 +1,7 @@
 //! Any stream, cut anywhere. `PROPTEST_CASES=1000000 cargo test -p camofleet-gateway --test rfb codec` fuzzes for longer.
 
 use crate::said::{HANDSHAKE, Said, role, said};
-use camofleet_gateway::rfb::{ClientFilter, RfbError, Role, message::Message};
+use camofleet_gateway::rfb::{ClientFilter, RfbError, ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 /// What a filter made of a stream.
@@ -13,7 +13,7 @@ struct Filtered {
 }
 
 /// Filters the stream in the chunks that end at these places.
-fn filter(role: Role, stream: &[u8], cuts: &[Index]) -> Filtered {
+fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
     let mut cuts = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect::<Vec<_>>();
     cuts.push(stream.len());
     cuts.sort_unstable();
@@ -38,9 +38,9 @@ fn filter(role: Role, stream: &[u8], cuts: &[Index]) -> Filtered {
 }
 
 /// What a display hears before the first message.
-fn greeting(role: Role) -> Vec<u8> {
+fn greeting(role: ViewerRole) -> Vec<u8> {
     let mut heard = b"RFB 003.008\n\x01\x01".to_vec();
-    if role == Role::View {
+    if role == ViewerRole::View {
         heard.extend(b"\x02\0\0\x02\0\0\0\0\xc0\xa1\xe5\xce");
         heard.extend(b"\x06\0\0\0\xff\xff\xff\xf8\x09\0\0\x01\0\0\0\0");
     }
@@ -125,8 +125,8 @@ proptest! {
         }
         let whole = filter(role, &hostile, &[]);
         prop_assert_eq!(&filter(role, &hostile, &cuts), &whole);
-        prop_assert!(role == Role::Control || !whole.input);
-        if role == Role::View {
+        prop_assert!(role == ViewerRole::Control || !whole.input);
+        if role == ViewerRole::View {
             let heard = whole.passed.strip_prefix(&greeting(role)[..]);
             assert_only_looking(heard.unwrap());
         }
@@ -143,7 +143,7 @@ proptest! {
 
 #[test]
 fn the_largest_clipboard_passes_and_one_byte_more_ends_it() {
-    let paste = |length: usize| filter(Role::Control, &stream(&[Said::CutText(vec![4; length])]), &[]);
+    let paste = |length: usize| filter(ViewerRole::Control, &stream(&[Said::CutText(vec![4; length])]), &[]);
     let largest = paste(256 << 10);
     assert_eq!((largest.error, largest.input), (None, true));
     assert_eq!(largest.passed.len(), HANDSHAKE.len() + 8 + (256 << 10));
@@ -159,10 +159,10 @@ fn keys_in_the_payload_of_another_message_are_no_keys() {
     let cut_text = Said::CutText(key.encode());
     let clipboard = Said::ExtendedClipboard { flags: 1 << 28 | 1, data: key.encode() };
     let said = [fence.clone(), cut_text, clipboard, key];
-    let view = filter(Role::View, &stream(&said), &[]);
-    assert_eq!(view.passed, [greeting(Role::View), fence.encode()].concat());
+    let view = filter(ViewerRole::View, &stream(&said), &[]);
+    assert_eq!(view.passed, [greeting(ViewerRole::View), fence.encode()].concat());
     assert!(!view.input);
-    let control = filter(Role::Control, &stream(&said), &[]);
-    assert_eq!(control.passed, [greeting(Role::Control), said.iter().flat_map(Said::encode).collect()].concat());
+    let control = filter(ViewerRole::Control, &stream(&said), &[]);
+    assert_eq!(control.passed, [greeting(ViewerRole::Control), said.iter().flat_map(Said::encode).collect()].concat());
     assert!(control.input);
 }

@@ -1,7 +1,7 @@
 //! A real display (Xvnc, started as the runner starts it), viewers before it, and an X client that tells what arrived.
 
 use crate::said::Said;
-use camofleet_gateway::rfb::{ClientFilter, DisplayCheck, Role};
+use camofleet_gateway::rfb::{ClientFilter, DisplayCheck, ViewerRole};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
@@ -99,7 +99,7 @@ struct CutText {
 }
 
 impl Viewer {
-    fn connect(socket: &Path, role: Role) -> Self {
+    fn connect(socket: &Path, role: ViewerRole) -> Self {
         let socket = UnixStream::connect(socket).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (filter, check) = (ClientFilter::new(role), DisplayCheck::default());
@@ -191,8 +191,8 @@ fn a_controllers_input_arrives_and_a_viewers_does_not() {
     let keys = || x.query_keymap().unwrap().reply().unwrap().keys.map(u8::count_ones).iter().sum::<u32>();
     let before = pointer();
 
-    let mut viewer = Viewer::connect(&display.socket, Role::View);
-    let mut controller = Viewer::connect(&display.socket, Role::Control);
+    let mut viewer = Viewer::connect(&display.socket, ViewerRole::View);
+    let mut controller = Viewer::connect(&display.socket, ViewerRole::Control);
     viewer.look();
     controller.look();
     for hostile in [
@@ -266,8 +266,8 @@ fn what_is_copied_in_the_session_is_for_controllers_only() {
     const PEEK_AND_PROVIDE: u8 = 1 << 2 | 1 << 4;
     const CAPS: u8 = 1;
     let display = Display::start();
-    let mut viewer = Viewer::connect(&display.socket, Role::View);
-    let mut controller = Viewer::connect(&display.socket, Role::Control);
+    let mut viewer = Viewer::connect(&display.socket, ViewerRole::View);
+    let mut controller = Viewer::connect(&display.socket, ViewerRole::Control);
     viewer.look();
     controller.look();
     copy_text(&display, "a password");

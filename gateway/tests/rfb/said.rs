@@ -1,6 +1,6 @@
 //! What a viewer says, written from the specifications and not from the gateway's code.
 
-use camofleet_gateway::rfb::{Role, message::Message};
+use camofleet_gateway::rfb::{ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*};
 use std::ops::RangeInclusive;
 
@@ -111,7 +111,7 @@ impl Said {
     }
 
     /// What must pass of it.
-    pub fn passed(&self, role: Role) -> Option<Self> {
+    pub fn passed(&self, role: ViewerRole) -> Option<Self> {
         match self {
             Self::Encodings(list) => {
                 let mut list = list
@@ -119,7 +119,7 @@ impl Said {
                     .copied()
                     .filter(|it| HARMLESS.iter().any(|range| range.contains(it)))
                     .collect::<Vec<_>>();
-                if role == Role::View && !list.contains(&EXTENDED_CLIPBOARD) {
+                if role == ViewerRole::View && !list.contains(&EXTENDED_CLIPBOARD) {
                     list.push(EXTENDED_CLIPBOARD);
                 }
                 Some(Self::Encodings(list))
@@ -128,7 +128,7 @@ impl Said {
                 Some(self.clone())
             }
             Self::Xvp(_) | Self::Resize { .. } => None,
-            _ => (role == Role::Control).then(|| self.clone()),
+            _ => (role == ViewerRole::Control).then(|| self.clone()),
         }
     }
 
@@ -143,8 +143,8 @@ impl Said {
     }
 }
 
-pub fn role() -> impl Strategy<Value = Role> {
-    prop_oneof![Just(Role::View), Just(Role::Control)]
+pub fn role() -> impl Strategy<Value = ViewerRole> {
+    prop_oneof![Just(ViewerRole::View), Just(ViewerRole::Control)]
 }
 
 pub fn said() -> impl Strategy<Value = Said> {
