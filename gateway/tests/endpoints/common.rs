@@ -111,7 +111,7 @@ pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
 
 /// As the UI's build leaves it.
 fn ui() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doors/ui")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/endpoints/ui")
 }
 
 /// Answers a GET and a DELETE of a session as the real one does. Of a POST the answer is lost on its way.

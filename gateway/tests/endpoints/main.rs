@@ -1,4 +1,4 @@
-//! The doors of the gateway, over real sockets: who is let in, what is waited for, what passes.
+//! The endpoints of the gateway, over real sockets: authorization, waiting for sessions, and what is relayed.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

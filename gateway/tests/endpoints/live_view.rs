@@ -1,4 +1,4 @@
-//! The live view's door, its page, and the tokens that are given for it: against a runner whose display the test plays.
+//! The live view, its page, and the tokens that are given for it: against a runner whose display the test plays.
 
 use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
 use camofleet_auth::token::{Caller, Role, SessionToken};
@@ -250,7 +250,7 @@ async fn a_goodbye_is_answered_and_who_vanishes_is_lost() {
 }
 
 #[tokio::test]
-async fn each_token_opens_its_own_door_and_no_other() {
+async fn each_token_opens_its_own_endpoint_and_no_other() {
     let (served, mut runner) = session().await;
     served.tell("other", "uid-2", ready(runner.address));
     served.make("other", "uid-2");
