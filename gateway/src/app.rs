@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 /// `EX_USAGE` of sysexits.h: what the process was told makes no sense, and starting it again will not help.
 const USAGE: u8 = 64;
-/// Between "not ready" and "no longer accepting": the time in which the cluster stops sending clients here. They are told to
-/// connect again only after it, so that they come to another replica.
+/// Between "not ready" and "no longer accepting": the time in which the cluster stops sending clients here. They are
+/// told to connect again only after it, so that they come to another replica.
 const LEAVE_ENDPOINTS: Duration = Duration::from_secs(3);
 
 /// Runs the gateway until SIGTERM.

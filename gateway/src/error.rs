@@ -1,5 +1,5 @@
-//! The errors of requests: each has a status code and a sentence for the client, sent as `{"detail": "…"}`. Causes that only the
-//! administrator of the cluster may see are logged.
+//! The errors of requests: each has a status code and a sentence for the client, sent as `{"detail": "…"}`. Causes
+//! that only the administrator of the cluster may see are logged.
 
 use crate::{
     auth::principal::{Action, Denied},

@@ -1,6 +1,6 @@
-//! What the gateway asks of the API server: sessions and pools by watch, one session by name, the Secret with the static tokens; and
-//! that sessions be made and deleted. Thin: what it reads goes into [`Sessions`], [`Pools`] and [`StaticTokens`], where the
-//! decisions are.
+//! What the gateway asks of the API server: sessions and pools by watch, one session by name, the Secret with the
+//! static tokens; and that sessions be made and deleted. Thin: what it reads goes into [`Sessions`], [`Pools`] and
+//! [`StaticTokens`], where the decisions are.
 
 use crate::{
     auth::{
@@ -93,8 +93,8 @@ impl Cache for Pools {
     }
 }
 
-/// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many requests on one
-/// HTTP/2 connection, one was seen to starve.
+/// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many
+/// requests on one HTTP/2 connection, one was seen to starve.
 pub async fn follow_sessions(client: Client, sessions: &Sessions, changes: &Changes) {
     follow(client, sessions, |key| changes.record(Changed::Session(key))).await;
 }

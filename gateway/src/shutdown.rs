@@ -60,8 +60,8 @@ impl Shutdown {
         self.tasks.clone()
     }
 
-    /// Ends in order: the gateway is not ready any more; after `leave_endpoints` it accepts nothing, and every client is told to
-    /// connect again. Returns when all tasks have ended, or after 10 s.
+    /// Ends in order: the gateway is not ready any more; after `leave_endpoints` it accepts nothing, and every client
+    /// is told to connect again. Returns when all tasks have ended, or after 10 s.
     pub async fn drain(&self, leave_endpoints: Duration) {
         tracing::info!("told to go: not ready any more");
         self.leaving.cancel();

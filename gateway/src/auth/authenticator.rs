@@ -55,8 +55,8 @@ impl Authenticator {
         tokens.login(token, expires).ok_or(ApiError::Denied(Denied::UnknownToken))
     }
 
-    /// Waits until the credential has expired, its static token is no longer valid, or `holds` is false for the principal with the
-    /// role that its token has by then.
+    /// Waits until the credential has expired, its static token is no longer valid, or `holds` is false for the
+    /// principal with the role that its token has by then.
     pub async fn revoked(&self, principal: &Principal, holds: impl Fn(&Principal) -> bool) {
         let expired = async {
             match principal.expires() {

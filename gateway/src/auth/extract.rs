@@ -1,5 +1,5 @@
-//! Extractors that authorize requests. A handler with one of them in its signature runs only for clients that are allowed its
-//! action. No handler can skip the check, because only these extractors yield the name of a session.
+//! Extractors that authorize requests. A handler with one of them in its signature runs only for clients that are
+//! allowed its action. No handler can skip the check, because only these extractors yield the name of a session.
 
 use crate::{
     auth::{
@@ -94,8 +94,8 @@ impl SessionAccess {
     }
 }
 
-/// Parameters of a path. A path without a namespace means the gateway's own. The REST API calls the pool `worker` and the session's
-/// name `id`, as the original Camo-fleet does.
+/// Parameters of a path. A path without a namespace means the gateway's own. The REST API calls the pool `worker` and
+/// the session's name `id`, as the original Camo-fleet does.
 #[derive(Deserialize)]
 pub struct Names {
     namespace: Option<String>,
@@ -151,8 +151,8 @@ impl FromNames for Target {
     }
 }
 
-/// The request's credential. Browsers send the login cookie also with requests that a page of another host caused. With a cookie,
-/// therefore, only a page of this host may change anything or open a socket.
+/// The request's credential. Browsers send the login cookie also with requests that a page of another host caused.
+/// With a cookie, therefore, only a page of this host may change anything or open a socket.
 fn credential(parts: &Parts) -> Result<Option<Credential>, ApiError> {
     let credential = Credential::of(&parts.headers, &parts.uri);
     let only_reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
@@ -242,7 +242,8 @@ pub struct Handshake {
     pub connection: Upgrading,
 }
 
-/// A client's connection that becomes a WebSocket once the handshake was answered. It counts as open for as long as this is there.
+/// A client's connection that becomes a WebSocket once the handshake was answered. It counts as open for as long as
+/// this is there.
 pub struct Upgrading {
     /// The connection itself.
     pub upgrade: OnUpgrade,

@@ -1,4 +1,5 @@
-//! Principals: who a credential identifies, and which actions they are allowed. Every decision about permissions is made here.
+//! Principals: who a credential identifies, and which actions they are allowed. Every decision about permissions is
+//! made here.
 
 use crate::auth::{
     credential::Credential,
@@ -54,8 +55,8 @@ pub enum Denied {
 }
 
 impl Principal {
-    /// Identifies the holder of a credential. `tokens`: the static tokens that are valid now. `keys`: those that sign session
-    /// tokens and logins.
+    /// Identifies the holder of a credential. `tokens`: the static tokens that are valid now. `keys`: those that sign
+    /// session tokens and logins.
     ///
     /// # Errors
     /// When there is no credential, or it is not valid.
@@ -115,8 +116,8 @@ impl Principal {
         wanted.iter().copied().find(|scope| self.allows(Action::Session(*scope))).ok_or(Denied::Scope(wanted))
     }
 
-    /// Whether it may connect to the session with this UID: holders of static tokens may connect to any, those of a session token
-    /// to one.
+    /// Whether it may connect to the session with this UID: holders of static tokens may connect to any, those of a
+    /// session token to one.
     pub fn is_for(&self, uid: &str) -> bool {
         match &self.0 {
             Identity::Static { .. } => true,
@@ -124,8 +125,8 @@ impl Principal {
         }
     }
 
-    /// The principal with the role that its static token has now. None when that token is no longer valid. Session tokens do not
-    /// depend on static ones.
+    /// The principal with the role that its static token has now. None when that token is no longer valid. Session
+    /// tokens do not depend on static ones.
     pub fn renewed(&self, tokens: &StaticTokens) -> Option<Self> {
         match &self.0 {
             Identity::Static { token, expires, .. } => {

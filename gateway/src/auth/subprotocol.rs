@@ -1,5 +1,5 @@
-//! Negotiates the WebSocket subprotocol of the live view (`Sec-WebSocket-Protocol`), which carries a token and the scope that the
-//! viewer asks for.
+//! Negotiates the WebSocket subprotocol of the live view (`Sec-WebSocket-Protocol`), which carries a token and the
+//! scope that the viewer asks for.
 
 use camofleet_auth::token::Role as Scope;
 use http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};
@@ -43,7 +43,8 @@ impl Offer {
         self.token.as_deref()
     }
 
-    /// The scopes that the viewer asks for, the preferred one first. A viewer that offers only `camofleet.view` asks for no more.
+    /// The scopes that the viewer asks for, the preferred one first. A viewer that offers only `camofleet.view` asks
+    /// for no more.
     pub fn wanted(&self) -> &'static [Scope] {
         if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
     }

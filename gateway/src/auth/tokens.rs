@@ -70,8 +70,8 @@ impl StaticTokens {
         matching.map(|(_, role)| *role).max()
     }
 
-    /// A login for the holder of this token, and the token's role. `expires` is in seconds since 1970-01-01 UTC. None when the
-    /// token is not valid.
+    /// A login for the holder of this token, and the token's role. `expires` is in seconds since 1970-01-01 UTC. None
+    /// when the token is not valid.
     pub fn login(&self, token: &str, expires: u64) -> Option<(Login, Role)> {
         let hash = TokenHash::of(token.as_bytes());
         let role = self.role_of(hash)?;

@@ -15,8 +15,8 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Whether both reports are the same. The time of the last activity may differ by less than a second, because it is computed
-    /// from an age.
+    /// Whether both reports are the same. The time of the last activity may differ by less than a second, because it
+    /// is computed from an age.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.last.duration_since(other.last).abs() < SignedDuration::from_secs(1)
             && self.start_page == other.start_page

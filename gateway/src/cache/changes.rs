@@ -1,7 +1,8 @@
 //! The log of changes that the events of the REST API are made from. Does no I/O.
 //!
-//! It records *which* objects changed, not how: a reader looks up the current state of each. A slow reader therefore skips states, and
-//! its backlog is never longer than the number of objects. A reader that was away for too long starts over.
+//! It records *which* objects changed, not how: a reader looks up the current state of each. A slow reader therefore
+//! skips states, and its backlog is never longer than the number of objects. A reader that was away for too long
+//! starts over.
 
 use crate::cache::session::Key;
 use std::{
@@ -57,8 +58,8 @@ impl Changes {
         Position(*self.count.borrow())
     }
 
-    /// The objects that changed since a position, each once, and the position after them. None when the log no longer reaches back
-    /// that far.
+    /// The objects that changed since a position, each once, and the position after them. None when the log no longer
+    /// reaches back that far.
     pub fn since(&self, Position(position): Position) -> Option<(Vec<Changed>, Position)> {
         let log = self.log();
         let count = *self.count.borrow();

@@ -68,8 +68,8 @@ impl Pools {
         cache.known.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
     }
 
-    /// Whether a session of that namespace may find a pool: one of its own, or one that is for other namespaces too. For which, the
-    /// operator judges.
+    /// Whether a session of that namespace may find a pool: one of its own, or one that is for other namespaces too.
+    /// For which, the operator judges.
     pub fn are_there_for(&self, namespace: &str) -> bool {
         let shared = |pool: &WorkerPool| pool.spec.allowed_namespaces.from != NamespacesFrom::Same;
         self.cache().known.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))

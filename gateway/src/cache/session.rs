@@ -15,8 +15,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// Namespace and name of a `BrowserSession`. None when no object can have them: they become part of a URL towards the
-    /// API server, so a slash or dots must not come through.
+    /// Namespace and name of a `BrowserSession`. None when no object can have them: they become part of a URL towards
+    /// the API server, so a slash or dots must not come through.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Option<Self> {
         let key = Self { namespace: namespace.into(), name: name.into() };
         (names::is_label(&key.namespace) && names::is_subdomain(&key.name)).then_some(key)
@@ -92,7 +92,8 @@ impl Session {
         Key::new(self.object.pool_namespace(), pool_name(&self.object))
     }
 
-    /// Whether it may be found under this pool's name. None stands for any pool. A session that has no pool yet is found under any.
+    /// Whether it may be found under this pool's name. None stands for any pool. A session that has no pool yet is
+    /// found under any.
     pub fn is_in_pool(&self, pool: Option<&str>) -> bool {
         let own = pool_name(&self.object);
         pool.is_none_or(|pool| pool == own || own.is_empty())

@@ -1,5 +1,5 @@
-//! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to follow one
-//! of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
+//! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to
+//! follow one of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
 
 use crate::cache::{
     activity::Activity,
@@ -108,8 +108,8 @@ impl Sessions {
         self.known().keys().map(|key| key.namespace().to_owned()).collect()
     }
 
-    /// The session, if its runner can be asked for its activity, and was not for so long. By this it counts as asked, whether the
-    /// runner answers or not.
+    /// The session, if its runner can be asked for its activity, and was not for so long. By this it counts as asked,
+    /// whether the runner answers or not.
     pub fn due(&self, key: &Key, age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
         let mut known = self.known();
         let known = known.get_mut(key)?;

@@ -1,7 +1,8 @@
 //! Decides when a client is pinged, and when it is lost. Pure: the caller brings the clock.
 //!
-//! Load balancers close connections that are silent (often after 60 s), and an idle Playwright client sends nothing at all. A client
-//! is therefore pinged when nothing was sent to it or received from it for a while, and its Pong shows that it is alive.
+//! Load balancers close connections that are silent (often after 60 s), and an idle Playwright client sends nothing at
+//! all. A client is therefore pinged when nothing was sent to it or received from it for a while, and its Pong shows
+//! that it is alive.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -71,7 +72,8 @@ impl Keepalive {
     }
 }
 
-/// When the last byte was received from a client. The task that reads from the client shares it with the task that pings.
+/// When the last byte was received from a client. The task that reads from the client shares it with the task that
+/// pings.
 pub struct LastSeen {
     start: Instant,
     /// Nanoseconds since `start`. In a coarser unit a Pong could seem to be older than its Ping.

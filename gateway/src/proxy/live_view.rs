@@ -1,8 +1,8 @@
 //! `GET /vnc/{namespace}/{name}`: the display of a session as RFB over a WebSocket, for noVNC and others.
 //!
-//! Each viewer has a connection of its own to the display, so a slow one slows nobody but itself, and the display sends it
-//! fewer pictures. What a viewer may say is decided here ([`rfb`](crate::rfb)); what a controller does counts as activity of
-//! the session, looking does not.
+//! Each viewer has a connection of its own to the display, so a slow one slows nobody but itself, and the display
+//! sends it fewer pictures. What a viewer may say is decided here ([`rfb`](crate::rfb)); what a controller does counts
+//! as activity of the session, looking does not.
 
 use crate::{
     auth::{
@@ -55,7 +55,8 @@ use tracing::Instrument;
 const BUFFER: usize = 64 << 10;
 /// The longest message of a viewer. noVNC's are some bytes each; a pasted text is the longest.
 const LONGEST_MESSAGE: usize = 1 << 20;
-/// What is read of a viewer at once. tungstenite clears as much before each look, and it looks with every piece of a picture.
+/// What is read of a viewer at once. tungstenite clears as much before each look, and it looks with every piece of a
+/// picture.
 const READ_BUFFER: usize = 4 << 10;
 /// A side that does not take what it is sent within this time is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
@@ -159,7 +160,8 @@ enum End {
     ViewerLost,
     /// It sent what may not pass.
     ViewerBroken(RfbError),
-    /// It sent what is no binary WebSocket message, or one that is too long: a code of RFC 6455 section 7.4.1, and words.
+    /// It sent what is no binary WebSocket message, or one that is too long: a code of RFC 6455 section 7.4.1, and
+    /// words.
     NoMessage(u16, String),
     /// The display's side ended, or does not take any more.
     DisplayGone,

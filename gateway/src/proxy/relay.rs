@@ -44,10 +44,11 @@ const BUFFER: usize = 64 << 10;
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// After one side's Close frame was passed, the other's answer is waited for so long.
 const CLOSING: Duration = Duration::from_secs(5);
-/// When the connection is to end in the midst of a frame to the client, its rest is waited for so long. Of the client nothing is
-/// carried meanwhile.
+/// When the connection is to end in the midst of a frame to the client, its rest is waited for so long. Of the client
+/// nothing is carried meanwhile.
 const REST_OF_FRAME: Duration = Duration::from_secs(5);
-/// How long to wait for the reason of a session's end, because the runner ends its connections before the watch delivers it.
+/// How long to wait for the reason of a session's end, because the runner ends its connections before the watch
+/// delivers it.
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
 /// After our last byte, the client may take so long to close its side. Closing with unread bytes would reset the
 /// connection, and the client could lose the Close frame.
@@ -78,7 +79,8 @@ struct Farewell {
     reason: String,
 }
 
-/// Carries both directions until one of the sides or `ending` ends it. The runner's side is dropped before the client's.
+/// Carries both directions until one of the sides or `ending` ends it. The runner's side is dropped before the
+/// client's.
 pub async fn relay<CR, CW, RR, RW>(
     client: Side<CR, CW>,
     runner: Side<RR, RW>,

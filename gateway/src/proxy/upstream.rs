@@ -1,5 +1,5 @@
-//! The upstream of a connection: finds the session, waits until it is Ready, and connects to its runner. Shared by all endpoints that
-//! clients connect to.
+//! The upstream of a connection: finds the session, waits until it is Ready, and connects to its runner. Shared by all
+//! endpoints that clients connect to.
 
 use crate::{
     auth::{
@@ -44,7 +44,8 @@ pub enum Upstream {
         /// The connection to the session's service.
         connection: OnUpgrade,
     },
-    /// The runner rejected the client, not the gateway: for example 428 for another minor of Playwright. Holds the response to pass on.
+    /// The runner rejected the client, not the gateway: for example 428 for another minor of Playwright. Holds the
+    /// response to pass on.
     Rejected(Response),
 }
 
@@ -130,8 +131,8 @@ pub async fn run<Relayed: Future<Output = Outcome>>(
 async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
     let deadline = Instant::now() + gateway.patience;
     let key = access.session();
-    // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the cache does
-    // not have, or has as ended, is therefore read once from the API server.
+    // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the
+    // cache does not have, or has as ended, is therefore read once from the API server.
     let known = gateway.sessions.follow(key).filter(|session| access.is_for(&session.uid()));
     let ended = match known {
         None => None,
@@ -180,7 +181,8 @@ async fn ask_runner(
     Ok(answer)
 }
 
-/// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the watch delivers why.
+/// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the
+/// watch delivers why.
 pub async fn ended_or(session: &mut Followed, error: ApiError) -> ApiError {
     timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }

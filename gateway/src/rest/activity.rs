@@ -1,5 +1,5 @@
-//! Polls runners for the activity of sessions: last activity, start page, connected clients. Polls only while a client reads sessions,
-//! and each runner no more often than the caller asks for.
+//! Polls runners for the activity of sessions: last activity, start page, connected clients. Polls only while a client
+//! reads sessions, and each runner no more often than the caller asks for.
 
 use crate::{
     cache::{
@@ -22,7 +22,8 @@ const AT_ONCE: usize = 32;
 /// How long a request waits for runners. Activity that is not known by then is left out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Polls the runners of these sessions whose activity is older than `age`, and records the sessions whose activity changed.
+/// Polls the runners of these sessions whose activity is older than `age`, and records the sessions whose activity
+/// changed.
 pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
     let now = Instant::now();
     let due = |key: &Key| gateway.sessions.due(key, age, now).map(|(session, runner)| (key.clone(), session, runner));

@@ -1,5 +1,5 @@
-//! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is told at once,
-//! each with its field.
+//! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is
+//! told at once, each with its field.
 
 use crate::error::{ApiError, InvalidField};
 use axum::{

@@ -1,5 +1,6 @@
-//! The vocabulary of the original Camo-fleet: `worker` for a pool, its states of a session, its two booleans for a display, and the
-//! names of its fields. It is translated here, and nothing outside the REST API uses it.
+//! The vocabulary of the original Camo-fleet: `worker` for a pool, its states of a session, its two booleans for a
+//! display, and the names of its fields. It is translated here. Outside of the REST API, only the path parameters of
+//! `auth::extract::Names` use it.
 
 use crate::{
     auth::extract::ANY_POOL,
@@ -52,8 +53,8 @@ fn field_of_request(path: &str) -> &str {
     }
 }
 
-/// Translates the API server's rejection of a session into fields of the request that the session was created from. Other errors
-/// stay as they are.
+/// Translates the API server's rejection of a session into fields of the request that the session was created from.
+/// Other errors stay as they are.
 pub fn in_terms_of_request(error: ApiError) -> ApiError {
     match error {
         ApiError::ApiServer(error) => match *error {

@@ -29,7 +29,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Labels of the REST API. They need not be what Kubernetes takes for labels, so they are JSON in this annotation.
 const LABELS: &str = "camofleet.dev/labels";
-/// Longest annotation with labels, in bytes of JSON. The chart's admission policy allows an object 4096 bytes of annotations.
+/// Longest annotation with labels, in bytes of JSON. The chart's admission policy allows an object 4096 bytes of
+/// annotations.
 const MAX_LABELS: usize = 3072;
 /// A session that is asked for by REST waits so long for a slot, in seconds: as long as its caller does.
 pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
@@ -105,8 +106,8 @@ pub struct Shown<'a> {
     pub own_namespace: &'a str,
 }
 
-/// How many are served before this session by the pool that it names, by the sessions of all namespaces; none when it names none
-/// or does not wait.
+/// How many are served before this session by the pool that it names, by the sessions of all namespaces; none when it
+/// names none or does not wait.
 pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
     let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
     let names_it = |session: &BrowserSession| {

@@ -1,5 +1,5 @@
-//! The documents of the REST API, in the shapes of the original Camo-fleet, with what was added to them. Their fields and
-//! bounds are the OpenAPI document, and what comes in is checked against them.
+//! The documents of the REST API, in the shapes of the original Camo-fleet, with what was added to them. Their fields
+//! and bounds are the OpenAPI document, and what comes in is checked against them.
 
 use crate::auth::tokens::Role;
 use camofleet_auth::token;

@@ -1,9 +1,10 @@
 //! What there is and what changes, as Server-Sent Events.
 //!
-//! A stream begins with `reset`, which holds everything, unless the reader comes back with a `Last-Event-ID` that is known here. Then
-//! come `session` and `worker`, each with the whole of one that is new or changed, and `session-gone` and `worker-gone`. A reader that
-//! was away for too long, or comes to another replica, is told `reset` again. When nothing happens, `alive` is said every 15 s, by which
-//! a page tells a stream that is dead from one on which there is no news.
+//! A stream begins with `reset`, which holds everything, unless the reader comes back with a `Last-Event-ID` that is
+//! known here. Then come `session` and `worker`, each with the whole of one that is new or changed, and `session-gone`
+//! and `worker-gone`. A reader that was away for too long, or comes to another replica, is told `reset` again. When
+//! nothing happens, `alive` is said every 15 s, by which a page tells a stream that is dead from one on which there is
+//! no news.
 
 use crate::{
     auth::{
@@ -95,7 +96,8 @@ impl Reader {
                 () = self.revoked() => return None,
                 () = sleep_until(self.look) => {
                     self.look = Instant::now() + LOOK;
-                    // In a task of its own, so that a silent runner does not delay the stream. Results arrive as changes.
+                    // In a task of its own, so that a silent runner does not delay the stream. Results arrive as
+                    // changes.
                     let keys = gateway.sessions.keys_in(&self.namespace);
                     let asking = Arc::clone(&gateway);
                     gateway.shutdown.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });

@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 /// How long, in seconds, the token lasts at least with which a document says that its session can be watched.
 const VIEW_TTL: u64 = 3600;
-/// Its end is a multiple of this, in seconds, so that the same session is told with the same token for a while: a page that shows
-/// it need not load it anew.
+/// Its end is a multiple of this, in seconds, so that the same session is told with the same token for a while: a page
+/// that shows it need not load it anew.
 const VIEW_STEP: u64 = 900;
 
 /// Every session of a namespace as a document, the oldest first.

@@ -62,8 +62,8 @@ impl Modify for Servers {
     }
 }
 
-/// All calls: under `/api`, under `/api/namespaces/{namespace}`, and without either for those who come through a proxy that strips
-/// the prefix.
+/// All calls: under `/api`, under `/api/namespaces/{namespace}`, and without either for those who come through a proxy
+/// that strips the prefix.
 pub fn router() -> Router<Arc<Gateway>> {
     let (calls, document) = calls().split_for_parts();
     let document = Bytes::from(document.to_json().expect("the document is JSON"));

@@ -165,7 +165,8 @@ pub async fn delete(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Deleted>, ApiError> {
-    // The API server itself: a watch that lags would end the former session of this name, which is over, and not this one.
+    // The API server itself: a watch that lags would end the former session of this name, which is over, and not this
+    // one.
     let session = match lookup::now(&gateway, &target).await {
         Err(ApiError::Unreadable(..)) => lookup::known(&gateway, &target).await?,
         read => read?,

@@ -42,8 +42,9 @@ impl ClientFilter {
         Self { role, awaited: Awaited::Handshake(0), held: [0; HELD], have: 0 }
     }
 
-    /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB. Says whether
-    /// a controller did something in them, which keeps the session from being idle: keys, pointer or clipboard, let through.
+    /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB.
+    /// Says whether a controller did something in them, which keeps the session from being idle: keys, pointer or
+    /// clipboard, let through.
     ///
     /// # Errors
     /// When the bytes cannot be followed. The filter is of no use after that; what it appended before may pass.

@@ -2,8 +2,9 @@
 
 use crate::rfb::protocol::{NO_SECURITY, RfbError, VERSION};
 
-/// What a display of ours says before `ServerInit`, to a viewer that says what [`ClientFilter`](crate::rfb::ClientFilter) lets through: its
-/// version, one security type (section 7.1.2), and `SecurityResult` OK (section 7.1.3). A constant, whatever the viewer.
+/// What a display of ours says before `ServerInit`, to a viewer that says what
+/// [`ClientFilter`](crate::rfb::ClientFilter) lets through: its version, one security type (section 7.1.2), and
+/// `SecurityResult` OK (section 7.1.3). A constant, whatever the viewer.
 const GREETING: [u8; 18] = {
     let mut greeting = [0; 18];
     greeting.split_at_mut(VERSION.len()).0.copy_from_slice(VERSION);
@@ -12,8 +13,8 @@ const GREETING: [u8; 18] = {
     greeting
 };
 
-/// Follows what a display says. Its handshake must be the one that the viewer's side of the gateway counts on; all after
-/// it passes untouched.
+/// Follows what a display says. Its handshake must be the one that the viewer's side of the gateway counts on; all
+/// after it passes untouched.
 #[derive(Clone, Debug, Default)]
 pub struct DisplayCheck {
     /// Bytes of the greeting that have come.

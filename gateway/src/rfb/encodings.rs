@@ -2,9 +2,9 @@
 //!
 //! Some encodings are no way to send pixels but an agreement on further messages. One that the gateway cannot follow
 //! must never be agreed on: the display would then read the viewer's bytes by another grammar than the filter does. So
-//! only these pass, and what is left out is, on purpose: the extended mouse buttons (-316, a pointer event with a seventh
-//! byte), `ExtendedDesktopSize` (-308, resizing; the plain `DesktopSize` still tells of a new size), xvp (-309), gii
-//! (-305), QEMU's audio (-259) and whatever may be invented.
+//! only these pass, and what is left out is, on purpose: the extended mouse buttons (-316, a pointer event with a
+//! seventh byte), `ExtendedDesktopSize` (-308, resizing; the plain `DesktopSize` still tells of a new size), xvp
+//! (-309), gii (-305), QEMU's audio (-259) and whatever may be invented.
 
 use crate::rfb::message::ViewerRole;
 
@@ -14,9 +14,9 @@ const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 /// What the display is told before anything that a viewer says who may only look: that it knows the extended clipboard,
 /// and that of text it wants to be notified, and to be sent no more than 0 bytes unasked.
 ///
-/// Without it, Xvnc sends every text that is copied in the session, a password perhaps, to every viewer at once. With it,
-/// a viewer hears that there is a text, and its request for it is dropped. It must know the extended clipboard for that
-/// (noVNC does): the display's notes have a negative length.
+/// Without it, Xvnc sends every text that is copied in the session, a password perhaps, to every viewer at once. With
+/// it, a viewer hears that there is a text, and its request for it is dropped. It must know the extended clipboard for
+/// that (noVNC does): the display's notes have a negative length.
 pub(super) const KEEP_CLIPBOARD: [u8; 28] = [
     // SetEncodings: Raw and ExtendedClipboard.
     2, 0, 0, 2, 0, 0, 0, 0, 0xc0, 0xa1, 0xe5, 0xce,

@@ -2,7 +2,8 @@
 
 /// The most encodings that one `SetEncodings` may list. noVNC lists about 25, TigerVNC's viewer about 40.
 pub const MAX_ENCODINGS: u16 = 128;
-/// The longest text or clipboard data of one message, in bytes: more than Xvnc itself takes (its `MaxCutText`) is refused.
+/// The longest text or clipboard data of one message, in bytes: more than Xvnc itself takes (its `MaxCutText`) is
+/// refused.
 pub const MAX_CUT_TEXT: u32 = 256 << 10;
 /// The longest payload of a fence, in bytes, by its specification.
 pub const MAX_FENCE: u8 = 64;
@@ -16,8 +17,8 @@ pub enum ViewerRole {
     Control,
 }
 
-/// A message of a viewer, as far as its length, its permission and its meaning for idleness depend on its contents. From
-/// RFC 6143 section 7.5, and for the extensions from the community's `rfbproto.rst`.
+/// A message of a viewer, as far as its length, its permission and its meaning for idleness depend on its contents.
+/// From RFC 6143 section 7.5, and for the extensions from the community's `rfbproto.rst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// How pixels are to be sent.
@@ -249,8 +250,8 @@ mod tests {
     #[test]
     fn input_is_what_a_person_does() {
         let clipboard = |actions| Message::ExtendedClipboard { length: 4, actions };
-        // noVNC's capabilities, its request for what a page copied, its answer to a peek: by themselves, but for the last
-        // two, which follow a paste.
+        // noVNC's capabilities, its request for what a page copied, its answer to a peek: by themselves, but for the
+        // last two, which follow a paste.
         assert!(!clipboard(0b1_1111).is_input());
         assert!(!clipboard(0b0_0010).is_input());
         assert!(!clipboard(0b0_0100).is_input());

@@ -13,8 +13,9 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What clients can hold. Load balancers and ingresses keep an idle connection for 60 s (AWS, nginx), and a request that meets the
-/// closing of its connection is a 502 there: so a connection with an accepted credential is kept for longer.
+/// What clients can hold. Load balancers and ingresses keep an idle connection for 60 s (AWS, nginx), and a request
+/// that meets the closing of its connection is a 502 there: so a connection with an accepted credential is kept for
+/// longer.
 const LIMITS: Limits = Limits {
     connections: 16_384,
     anonymous: 1024,
@@ -68,8 +69,8 @@ impl Clients {
     }
 }
 
-/// Detects a proxy before the gateway that `gateway.trustedProxies` does not name: a long run of requests comes from one address,
-/// which all clients of the proxy share with its limits.
+/// Detects a proxy before the gateway that `gateway.trustedProxies` does not name: a long run of requests comes from
+/// one address, which all clients of the proxy share with its limits.
 #[derive(Debug)]
 struct SoleAddress {
     proxies: TrustedProxies,
@@ -85,8 +86,8 @@ struct Run {
 }
 
 impl SoleAddress {
-    /// Expects clients behind these proxies. Requests of the proxies themselves, such as health checks, are not counted, because
-    /// their addresses have no limit.
+    /// Expects clients behind these proxies. Requests of the proxies themselves, such as health checks, are not
+    /// counted, because their addresses have no limit.
     fn new(proxies: TrustedProxies) -> Self {
         Self { proxies, run: Mutex::default() }
     }

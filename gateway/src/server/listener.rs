@@ -1,5 +1,5 @@
-//! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. Of the URL it logs the names of
-//! the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
+//! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. Of the URL it logs the
+//! names of the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
 
 use crate::{
     auth::extract::Names,
@@ -41,7 +41,8 @@ fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
         .with_state(gateway)
 }
 
-/// Serves until the gateway drains. Each connection is one of the gateway's tasks. `ui`: the folder with the UI's build.
+/// Serves until the gateway drains. Each connection is one of the gateway's tasks. `ui`: the folder with the UI's
+/// build.
 pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, ui: PathBuf) {
     let (draining, tasks) = (gateway.shutdown.draining_token(), gateway.shutdown.tasks());
     gateway.clients.serve(listener, router(Arc::clone(&gateway), &ui), draining, tasks).await;

@@ -1,5 +1,5 @@
-//! The pages that the gateway serves: files as the UI's build left them. They hold no secrets and are for everybody; what
-//! they show they ask for with a token of their own.
+//! The pages that the gateway serves: files as the UI's build left them. They hold no secrets and are for everybody;
+//! what they show they ask for with a token of their own.
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
 use http::{
