@@ -10,8 +10,8 @@ use crate::{
     proxy::runner_client,
     state::Gateway,
 };
-use camofleet_crds::v1alpha1::RunnerRef;
 use camofleet_auth::token::Role as Scope;
+use camofleet_crds::v1alpha1::RunnerRef;
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::{Duration, Instant};

@@ -11,8 +11,8 @@ use crate::{
     rest::{convert::Shown, documents::Session},
     state::Gateway,
 };
-use camofleet_crds::v1alpha1::WorkerPool;
 use camofleet_auth::token::{Role as Scope, SessionToken};
+use camofleet_crds::v1alpha1::WorkerPool;
 use k8s_openapi::jiff::Timestamp;
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
 };
-use world::{Contact, Luck, REPLICAS, Sabotage, Wish, World};
+use world::{Contact, Luck, PoolEdit, REPLICAS, Sabotage, World};
 
 /// Something that happens. Numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ enum Happening {
     Delete(u8),
     CreatePool,
     DeletePool,
-    EditPool(Wish),
+    EditPool(PoolEdit),
     CollectGarbage,
     Cordon {
         node: usize,
@@ -114,13 +114,13 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn set_update() -> impl Strategy<Value = Wish> {
+fn pool_edit() -> impl Strategy<Value = PoolEdit> {
     prop_oneof![
-        3 => (0..=REPLICAS).prop_map(Wish::Replicas),
-        2 => Just(Wish::AnotherShape),
-        1 => Just(Wish::FirstShape),
-        2 => (0..=1_i32, 0..=2_i32).prop_map(|(least, buffer)| Wish::Scale { least, buffer }),
-        1 => prop::option::of(0..4_i32).prop_map(Wish::MostSessions),
+        3 => (0..=REPLICAS).prop_map(PoolEdit::Replicas),
+        2 => Just(PoolEdit::AnotherShape),
+        1 => Just(PoolEdit::FirstShape),
+        2 => (0..=1_i32, 0..=2_i32).prop_map(|(least, buffer)| PoolEdit::Scale { least, buffer }),
+        1 => prop::option::of(0..4_i32).prop_map(PoolEdit::MostSessions),
     ]
 }
 
@@ -133,7 +133,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         14 => (0..5_u8).prop_map(Happening::Delete),
         1 => Just(Happening::DeletePool),
         2 => Just(Happening::CreatePool),
-        4 => wish().prop_map(Happening::EditPool),
+        4 => pool_edit().prop_map(Happening::EditPool),
         1 => Just(Happening::CollectGarbage),
         2 => (0..2_usize, any::<bool>()).prop_map(|(node, cordoned)| Happening::Cordon { node, cordoned }),
         24 => (operator(), prop::option::weighted(0.3, 0..4_usize), 1..6_usize)
@@ -159,7 +159,7 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Delete(name) => world.delete(&format!("s{name}")),
         Happening::CreatePool => world.create_pool(),
         Happening::DeletePool => world.delete_pool(),
-        Happening::EditPool(wish) => world.edit_pool(wish),
+        Happening::EditPool(edit) => world.edit_pool(edit),
         Happening::CollectGarbage => world.collect_garbage(),
         Happening::Cordon { node, cordoned } => world.cordon(node, cordoned),
         Happening::Watch { operator, kind: Some(kind), many } => world.tell_watch(operator, kind, many),
@@ -244,7 +244,7 @@ fn a_runner_that_drains_does_not_hold_up_a_change_of_shape() {
     let history = vec![
         Happening::Create { name: 0, short_ttl: false },
         Happening::Watch { operator: 0, kind: None, many: 1 },
-        Happening::EditPool(Wish::AnotherShape),
+        Happening::EditPool(PoolEdit::AnotherShape),
         Happening::Step { operator: 0 },
         Happening::Call { operator: 0, which: 12, luck: Luck::Done },
         Happening::Runner { runner: 3, what: Event::IsEvicted },

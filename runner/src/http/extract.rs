@@ -12,6 +12,7 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
+use camofleet_auth::token::{Caller, Role};
 use camofleet_runner_api::{Refusal, RefusalReason};
 
 const OPERATORS_CALL: &str = "this call is the operator's";

@@ -2,7 +2,7 @@
 //! garbage collector, who drains nodes, and the kubelet.
 
 use super::{
-    GUESTS, NAMESPACE, POOL, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, Sabotage, Wish, World,
+    GUESTS, NAMESPACE, POOL, PoolEdit, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, Sabotage, World,
     runners::Runner,
 };
 use camofleet_crds::v1alpha1::{
@@ -148,20 +148,20 @@ impl World {
         self.put_pool(pool);
     }
 
-    pub fn edit_pool(&mut self, wish: Wish) {
+    pub fn edit_pool(&mut self, edit: PoolEdit) {
         let Some(pool) = &self.pool else { return };
         let mut pool = WorkerPool::clone(pool);
         let generation = pool.metadata.generation.unwrap() + 1;
         pool.metadata.generation = Some(generation);
         let spec = &mut pool.spec;
-        match wish {
-            Wish::Replicas(replicas) => (spec.replicas, spec.autoscaling) = (Some(replicas), None),
-            Wish::AnotherShape => {
+        match edit {
+            PoolEdit::Replicas(replicas) => (spec.replicas, spec.autoscaling) = (Some(replicas), None),
+            PoolEdit::AnotherShape => {
                 let env = EnvVar { name: "SHAPE".into(), value: Some(generation.to_string()), ..EnvVar::default() };
                 spec.template.env = vec![env];
             }
-            Wish::FirstShape => spec.template.env.clear(),
-            Wish::Scale { least, buffer } => {
+            PoolEdit::FirstShape => spec.template.env.clear(),
+            PoolEdit::Scale { least, buffer } => {
                 spec.replicas = None;
                 spec.autoscaling = Some(Autoscaling {
                     min_replicas: least,
@@ -170,7 +170,7 @@ impl World {
                     scale_down_delay_seconds: SCALE_DOWN_DELAY,
                 });
             }
-            Wish::MostSessions(most) => spec.limits.max_sessions = most,
+            PoolEdit::MostSessions(most) => spec.limits.max_sessions = most,
         }
         self.put_pool(pool);
     }

@@ -49,7 +49,7 @@ impl World {
         }
         // Many failures have a long pause after them.
         for _ in 0..60 {
-            if self.update().is_none_or(|wished| self.runners.len() >= wished) {
+            if self.desired().is_none_or(|desired| self.runners.len() >= desired) {
                 break;
             }
             self.settle_for(leader, 10_000);
@@ -86,9 +86,9 @@ impl World {
 
     /// How many runners there should be, if there is a pool that is to stay: of one that is autoscaled those that have sessions
     /// or take no more, and room for its buffer.
-    fn update(&self) -> Option<usize> {
+    fn desired(&self) -> Option<usize> {
         let pool = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none())?;
-        let wished = match &pool.spec.autoscaling {
+        let desired = match &pool.spec.autoscaling {
             None => pool.spec.fixed_replicas(),
             Some(scale) => {
                 let taken = |runner: &&Runner| runner.live() > 0 || runner.free() == 0;
@@ -99,7 +99,7 @@ impl World {
                 (kept + i32::try_from(idle).unwrap()).clamp(scale.min_replicas, scale.max_replicas)
             }
         };
-        Some(usize::try_from(wished).unwrap())
+        Some(usize::try_from(desired).unwrap())
     }
 
     /// How many sessions more the pool's limit lets in.
@@ -194,17 +194,17 @@ impl World {
     fn wrong_with_runners(&self) -> Vec<String> {
         // One that drains keeps its place until it is gone, and one too many with a session drains.
         let staying: Vec<_> = self.runners.iter().filter(|runner| !runner.draining).collect();
-        let Some(wished) = self.update() else {
+        let Some(desired) = self.desired() else {
             let alone = self.pool.is_some() && self.runners.iter().all(|runner| runner.sessions.is_empty());
             let stays = (!staying.is_empty()).then(|| format!("{} runners stay without a pool", staying.len()));
             return stays.into_iter().chain(alone.then(|| "an empty pool is not let go".to_owned())).collect();
         };
-        let pool = self.pool.as_ref().expect("it wishes for something");
+        let pool = self.pool.as_ref().expect("it has replicas");
         let current = pod_build::revision(pool, &installation());
         let mut wrong = Vec::new();
-        if staying.len() > wished || self.runners.len() < wished {
+        if staying.len() > desired || self.runners.len() < desired {
             let count = self.runners.len();
-            wrong.push(format!("{count} runners, {} of them to stay, for {wished} replicas", staying.len()));
+            wrong.push(format!("{count} runners, {} of them to stay, for {desired} replicas", staying.len()));
         }
         let old = staying.iter().filter(|runner| runner.pod.revision != current);
         wrong.extend(old.map(|runner| format!("{} stays and has an old shape", runner.pod.uid)));

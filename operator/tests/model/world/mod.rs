@@ -24,7 +24,7 @@ const NAMESPACE: &str = "ns";
 /// Some sessions come from here.
 const GUESTS: &str = "guests";
 const POOL: &str = "pool";
-/// The most that a pool ever wishes for.
+/// The most replicas that a pool ever asks for.
 pub const REPLICAS: i32 = 3;
 /// Waiting ends within the settling time.
 const QUEUE_TIMEOUT: i32 = 20;
@@ -57,7 +57,7 @@ pub enum Sabotage {
 
 /// What its owner wants of the pool.
 #[derive(Clone, Copy, Debug)]
-pub enum Wish {
+pub enum PoolEdit {
     Replicas(i32),
     AnotherShape,
     FirstShape,
