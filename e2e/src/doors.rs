@@ -63,7 +63,7 @@ pub async fn open(ws_url: &str, token: &str) -> Result<WebSocketStream<MaybeTlsS
     Ok(socket)
 }
 
-/// An open live view of a session, and the role that was granted: a subprotocol.
+/// An open live view of a session, and the scope that was granted, as a subprotocol.
 pub async fn watch(
     space: &Space,
     name: &str,

@@ -2,7 +2,7 @@
 
 use crate::{Session, Space, doors, tokens::Key};
 use anyhow::Result;
-use camofleet_auth::token::Role;
+use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
 use camofleet_testkit::rfb::{Picture, Viewer};
 use futures::{SinkExt, StreamExt};
@@ -24,12 +24,12 @@ use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 /// The ground of the pages that are looked for on a display: `#0a7b53`.
 pub const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
 
-/// The display of a session at its runner, by a hop token of the gateway's with the role `view`.
+/// The display of a session at its runner, by a hop token of the gateway's with the scope `view`.
 ///
 /// # Errors
 /// When the runner refuses, or what it passes on is not RFB.
 pub async fn picture(gateway: &Key, runner: &RunnerRef, session_uid: &str) -> Result<Picture> {
-    let token = gateway.signer().hop_token(&runner.uid, session_uid, Role::View, None);
+    let token = gateway.signer().hop_token(&runner.uid, session_uid, Scope::View, None);
     let client = reqwest::Client::builder().no_proxy().build()?;
     let answer = client
         .get(format!("http://{}/v1/sessions/{session_uid}/vnc", runner.address))
@@ -45,7 +45,7 @@ pub async fn picture(gateway: &Key, runner: &RunnerRef, session_uid: &str) -> Re
     Viewer::begin(answer.upgrade().await?).await?.picture().await
 }
 
-/// A viewer at the gateway, with a token, and the role that it was granted: a subprotocol of the live view.
+/// A viewer at the gateway, with a token, and the scope that it was granted, as a subprotocol of the live view.
 pub async fn at_gateway(
     space: &Space,
     session: &Session,

@@ -6,7 +6,7 @@ use crate::{
     wait::{poll, until, until_it},
 };
 use anyhow::{Context, Result, anyhow, ensure};
-use camofleet_auth::token::{Issuer, Role};
+use camofleet_auth::token::{Issuer, Scope};
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, RECONCILING},
     v1alpha1::{BrowserSession, BrowserSessionSpec, RunnerRef, SessionState, WorkerPool, WorkerPoolSpec},
@@ -308,7 +308,7 @@ impl Space {
 async fn runner_of(pod: &Pod, gateway: &Key) -> Result<RunnerState> {
     let uid = pod.uid().context("a pod has a UID")?;
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("the runner has no address yet")?;
-    let token = gateway.signer().hop_token(&uid, "any", Role::View, None);
+    let token = gateway.signer().hop_token(&uid, "any", Scope::View, None);
     doors::runner_state(&format!("{ip}:{PORT}"), &token).await
 }
 

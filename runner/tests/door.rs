@@ -4,7 +4,7 @@
 
 mod support;
 
-use camofleet_auth::token::{Issuer, Role};
+use camofleet_auth::token::{Issuer, Scope};
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{EndReason, PORT, PROBE_PORT, Refusal, RefusalReason, SessionPhase, Tier};
 use camofleet_runtime::files;
@@ -57,9 +57,9 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
             None,
             Some("x".to_owned()),
             Some(bed.operator.operator_token("another pod", EPOCH, SystemTime::now())),
-            Some(bed.gateway.hop_token("another pod", "none", Role::Connect, None)),
+            Some(bed.gateway.hop_token("another pod", "none", Scope::Connect, None)),
             Some(stranger.operator_token(POD, EPOCH, SystemTime::now())),
-            Some(forged.hop_token(POD, "none", Role::Connect, None)),
+            Some(forged.hop_token(POD, "none", Scope::Connect, None)),
         ] {
             assert_eq!(
                 call(&bed, method.clone(), path, token.as_deref()).await,
@@ -68,22 +68,22 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
             );
         }
         // A hop token is for its own session, and for the calls that the gateway makes.
-        let hop = bed.gateway.hop_token(POD, "other", Role::Connect, None);
+        let hop = bed.gateway.hop_token(POD, "other", Scope::Connect, None);
         let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(RefusalReason::Forbidden)) };
         assert_eq!(call(&bed, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
     }
     for path in ["/v1/sessions/none/playwright", "/v1/sessions/none/vnc"] {
         assert_eq!(call(&bed, Method::GET, path, Some(&operator)).await, (403, Some(RefusalReason::Forbidden)));
     }
-    for (role, path) in [(Role::Connect, "vnc"), (Role::View, "playwright"), (Role::Control, "playwright")] {
-        let token = bed.gateway.hop_token(POD, "none", role, None);
+    for (scope, path) in [(Scope::Connect, "vnc"), (Scope::View, "playwright"), (Scope::Control, "playwright")] {
+        let token = bed.gateway.hop_token(POD, "none", scope, None);
         let refused = call(&bed, Method::GET, &format!("/v1/sessions/none/{path}"), Some(&token)).await;
         assert_eq!(refused, (403, Some(RefusalReason::Forbidden)));
     }
 
     // Who is let in is told what is wrong with the rest.
     let unknown = (404, Some(RefusalReason::UnknownSession));
-    let hop = bed.gateway.hop_token(POD, "none", Role::Connect, None);
+    let hop = bed.gateway.hop_token(POD, "none", Scope::Connect, None);
     assert_eq!(call(&bed, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
     assert_eq!(call(&bed, Method::POST, "/v1/sessions/none/touch", Some(&hop)).await, unknown);
     assert_eq!(call(&bed, Method::DELETE, "/v1/sessions/none", Some(&operator)).await, unknown);
@@ -304,7 +304,7 @@ async fn silent_connections_shut_neither_port() {
         let holding = hold((bed.address, attacked).into(), 1500);
         for _ in 0..5 {
             // As the gateway does it: a connection for each call, with a token.
-            let hop = bed.gateway.hop_token(POD, "none", Role::Connect, None);
+            let hop = bed.gateway.hop_token(POD, "none", Scope::Connect, None);
             assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&hop)).await, (200, None));
             for path in ["healthz", "readyz"] {
                 let url = format!("http://{}:{PROBE_PORT}/{path}", bed.address);

@@ -4,7 +4,7 @@
 
 mod support;
 
-use camofleet_auth::token::Role;
+use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
     BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError,
@@ -109,12 +109,12 @@ async fn a_viewer_sees_the_page(bed: &Bed) {
     // However many others come and say nothing, or not yet.
     let mut silent = Vec::new();
     for _ in 0..12 {
-        let (mut stream, head) = bed.upgrade("seen", Role::View, headers).await;
+        let (mut stream, head) = bed.upgrade("seen", Scope::View, headers).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         stream.read_u8().await.unwrap();
         silent.push(stream);
     }
-    let (stream, head) = bed.upgrade("seen", Role::View, headers).await;
+    let (stream, head) = bed.upgrade("seen", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let mut viewer = Viewer::begin(stream).await.unwrap();
     assert_eq!(viewer.security_types(), [1], "no password is asked for: the gateway is the door");
@@ -126,21 +126,21 @@ async fn a_viewer_sees_the_page(bed: &Bed) {
             break;
         }
     }
-    let once = bed.gateway.hop_token(POD, "seen", Role::View, Some("a link"));
-    let (_, head) = bed.upgrade_with(&once, "seen", Role::View, headers).await;
+    let once = bed.gateway.hop_token(POD, "seen", Scope::View, Some("a link"));
+    let (_, head) = bed.upgrade_with(&once, "seen", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let again = bed.gateway.hop_token(POD, "seen", Role::Control, Some("a link"));
-    let (_, head) = bed.upgrade_with(&again, "seen", Role::Control, headers).await;
+    let again = bed.gateway.hop_token(POD, "seen", Scope::Control, Some("a link"));
+    let (_, head) = bed.upgrade_with(&again, "seen", Scope::Control, headers).await;
     assert!(head.starts_with("HTTP/1.1 401"), "a token that was used: {head}");
-    let (_, head) = bed.upgrade("unseen", Role::View, headers).await;
+    let (_, head) = bed.upgrade("unseen", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 400"), "a session without live view: {head}");
-    let (_, head) = bed.upgrade("third", Role::View, headers).await;
+    let (_, head) = bed.upgrade("third", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 404"), "no such session: {head}");
 }
 
 async fn a_client_of_another_minor_is_told(bed: &Bed) {
     let handshake = format!("{HANDSHAKE}User-Agent: Playwright/1.61.0 (x64)\r\n");
-    let (mut stream, head) = bed.upgrade("seen", Role::Connect, &handshake).await;
+    let (mut stream, head) = bed.upgrade("seen", Scope::Connect, &handshake).await;
     assert!(head.starts_with("HTTP/1.1 428"), "{head}");
     let length =
         head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()).unwrap();
@@ -238,7 +238,7 @@ async fn displays_that_start_at_once_are_two() {
     for (uid, _, colour) in pages {
         bed.until_phase(uid, SessionPhase::Ready).await;
         bed.until("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
-        let (stream, head) = bed.upgrade(uid, Role::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
+        let (stream, head) = bed.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         let mut viewer = Viewer::begin(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
@@ -264,14 +264,14 @@ async fn sessions_end_by_time_but_not_while_a_client_works() {
     for uid in ["busy", "pinging"] {
         let bound = bed.bind(uid, &request(Display::Headless)).await.unwrap();
         assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, Tier::Cold));
-        let (_, head) = bed.upgrade(uid, Role::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
+        let (_, head) = bed.upgrade(uid, Scope::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
         assert!(head.starts_with("HTTP/1.1 409"), "{head}");
     }
     bed.until_phase("busy", SessionPhase::Ready).await;
     let mut busy = bed.playwright("busy", "busy");
     assert_eq!(busy.says().await, json!({"working": true}));
     bed.until_phase("pinging", SessionPhase::Ready).await;
-    let (mut pinging, head) = bed.upgrade("pinging", Role::Connect, HANDSHAKE).await;
+    let (mut pinging, head) = bed.upgrade("pinging", Scope::Connect, HANDSHAKE).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let pings = tokio::spawn(async move {
         // An empty, masked Ping (RFC 6455 section 5.5.2), again and again until the session is gone.

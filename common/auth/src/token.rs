@@ -2,7 +2,7 @@
 //! pod's UID. A runner pod lives once (`restartPolicy: Never`), so a token for one run is no good for another.
 //!
 //! There are two issuers. The operator's token carries its epoch, with which the runner fences off former leaders. The
-//! gateway's *hop token* is minted for one connection of one session in one role.
+//! gateway's *hop token* is minted for one connection of one session with one scope.
 //!
 //! The gateway signs *session tokens* for users as well ([`SessionToken`]), and *logins* for browsers ([`Login`]). They have
 //! audiences of their own, so they are good at the gateway only, and no runner takes one: nobody goes round the gateway.
@@ -51,7 +51,7 @@ const LOGIN_AUDIENCE: &str = "camofleet-login";
 /// What a connection may do with its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum Scope {
     /// Drive the browser by Playwright.
     Connect,
     /// Look at the display and type into it.
@@ -60,7 +60,7 @@ pub enum Role {
     View,
 }
 
-impl Role {
+impl Scope {
     /// The name in tokens.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ pub enum Caller {
         /// UID of the one session that the token is for.
         session: String,
         /// What the connection may do.
-        role: Role,
+        scope: Scope,
         /// Id of the user's token, when that is good for one connection only.
         once: Option<String>,
     },
@@ -96,7 +96,7 @@ pub struct SessionToken {
     /// UID of the session.
     pub session: String,
     /// What its holder may do with it.
-    pub scope: Role,
+    pub scope: Scope,
     /// When it ends, in seconds since 1970-01-01 UTC.
     pub expires: u64,
     /// Its id, when it is good for one connection only. The session's runner remembers the ids that were used.
@@ -142,8 +142,9 @@ struct Claims {
     epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<Role>,
+    /// The claim keeps the name `role`, because the programs of an earlier version read it during an upgrade.
+    #[serde(rename = "role", skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
     /// Of a token that is good once.
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<String>,
@@ -180,10 +181,10 @@ impl Signer {
 
     /// A token for one connection to one session on the runner in that pod. `once`: id of the user's token, when that is good
     /// for one connection only.
-    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, role: Role, once: Option<&str>) -> String {
+    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, once: Option<&str>) -> String {
         self.sign(Claims {
             sub: Some(session_uid.to_owned()),
-            role: Some(role),
+            scope: Some(scope),
             jti: once.map(str::to_owned),
             ..self.claims(pod_uid, unix(SystemTime::now() + HOP_TOKEN_TTL))
         })
@@ -192,7 +193,12 @@ impl Signer {
     /// A user's token as text.
     pub fn session_token(&self, token: SessionToken) -> String {
         let SessionToken { session, scope, expires, once } = token;
-        self.sign(Claims { sub: Some(session), role: Some(scope), jti: once, ..self.claims(SESSION_AUDIENCE, expires) })
+        self.sign(Claims {
+            sub: Some(session),
+            scope: Some(scope),
+            jti: once,
+            ..self.claims(SESSION_AUDIENCE, expires)
+        })
     }
 
     /// A login as text.
@@ -201,7 +207,7 @@ impl Signer {
     }
 
     fn claims(&self, aud: &str, exp: u64) -> Claims {
-        Claims { iss: self.issuer, aud: aud.to_owned(), exp, epoch: None, sub: None, role: None, jti: None }
+        Claims { iss: self.issuer, aud: aud.to_owned(), exp, epoch: None, sub: None, scope: None, jti: None }
     }
 
     fn sign(&self, claims: Claims) -> String {
@@ -285,7 +291,7 @@ impl PublicKeys {
         let claims = self.gateways_claims(token, SESSION_AUDIENCE)?;
         Ok(SessionToken {
             session: claims.sub.ok_or(TokenError::Missing("sub"))?,
-            scope: claims.role.ok_or(TokenError::Missing("role"))?,
+            scope: claims.scope.ok_or(TokenError::Missing("role"))?,
             expires: claims.exp,
             once: claims.jti,
         })
@@ -338,7 +344,7 @@ impl TryFrom<Claims> for Caller {
             Issuer::Operator => Ok(Self::Operator { epoch: claims.epoch.ok_or(TokenError::Missing("epoch"))? }),
             Issuer::Gateway => Ok(Self::Gateway {
                 session: claims.sub.ok_or(TokenError::Missing("sub"))?,
-                role: claims.role.ok_or(TokenError::Missing("role"))?,
+                scope: claims.scope.ok_or(TokenError::Missing("role"))?,
                 once: claims.jti,
             }),
         }
@@ -375,17 +381,17 @@ mod tests {
             Caller::Operator { epoch: 7 }
         );
         assert_eq!(
-            keys.verify(&gateway.hop_token("pod", "s", Role::View, None), "pod").unwrap(),
-            Caller::Gateway { session: "s".into(), role: Role::View, once: None }
+            keys.verify(&gateway.hop_token("pod", "s", Scope::View, None), "pod").unwrap(),
+            Caller::Gateway { session: "s".into(), scope: Scope::View, once: None }
         );
         assert_eq!(
-            keys.verify(&gateway.hop_token("pod", "s", Role::Connect, Some("id")), "pod").unwrap(),
-            Caller::Gateway { session: "s".into(), role: Role::Connect, once: Some("id".into()) }
+            keys.verify(&gateway.hop_token("pod", "s", Scope::Connect, Some("id")), "pod").unwrap(),
+            Caller::Gateway { session: "s".into(), scope: Scope::Connect, once: Some("id".into()) }
         );
     }
 
     fn session_token(expires: u64) -> SessionToken {
-        SessionToken { session: "s".into(), scope: Role::Control, expires, once: Some("id".into()) }
+        SessionToken { session: "s".into(), scope: Scope::Control, expires, once: Some("id".into()) }
     }
 
     #[test]
@@ -396,7 +402,7 @@ mod tests {
         let text = gateway.session_token(token.clone());
         assert_eq!(keys.verify_session_token(&text).unwrap(), token);
         assert!(keys.verify(&text, "pod").is_err(), "a runner took a user's token");
-        let hop = gateway.hop_token("pod", "s", Role::Control, None);
+        let hop = gateway.hop_token("pod", "s", Scope::Control, None);
         assert!(keys.verify_session_token(&hop).is_err(), "a hop token was taken for a user's");
         let from_operator = operator.session_token(token);
         assert!(matches!(keys.verify_session_token(&from_operator), Err(TokenError::UnknownIssuer)));

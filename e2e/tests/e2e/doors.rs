@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use camofleet_auth::token::{Issuer, Role};
+use camofleet_auth::token::{Issuer, Scope};
 use camofleet_crds::v1alpha1::RunnerRef;
 use camofleet_e2e::{
     Session, Space,
@@ -36,8 +36,8 @@ impl Keys {
         })
     }
 
-    fn hop(&self, runner: &RunnerRef, session: &Session, role: Role) -> String {
-        self.gateway.signer().hop_token(&runner.uid, &session.uid, role, None)
+    fn hop(&self, runner: &RunnerRef, session: &Session, scope: Scope) -> String {
+        self.gateway.signer().hop_token(&runner.uid, &session.uid, scope, None)
     }
 }
 
@@ -64,7 +64,7 @@ fn the_gateways_door() {
             ("no token", None, 401),
             ("an empty token", Some(String::new()), 401),
             ("a wrong token", Some(format!("{admin}x")), 401),
-            ("a hop token", Some(keys.hop(&runner, &session, Role::Connect)), 401),
+            ("a hop token", Some(keys.hop(&runner, &session, Scope::Connect)), 401),
             (
                 "an operator's token",
                 Some(keys.operator.signer().operator_token(&runner.uid, u64::MAX, SystemTime::now())),
@@ -172,22 +172,22 @@ fn a_runners_door() {
             ("an expired token", Some(hop(good(-60))), 401),
             ("a token that does not expire", Some(hop(without("exp"))), 401),
             ("a token for no pod", Some(hop(without("aud"))), 401),
-            ("a token for another pod", Some(keys.hop(&others_runner, &session, Role::Connect)), 401),
+            ("a token for another pod", Some(keys.hop(&others_runner, &session, Scope::Connect)), 401),
             (
                 "a gateway's token in the operator's name",
                 Some(hop(json!({ "iss": "operator", "aud": runner.uid, "exp": from_now(30), "epoch": u64::MAX }))),
                 401,
             ),
             ("a token for no session", Some(hop(without("sub"))), 401),
-            ("a hop token of another session", Some(keys.hop(&runner, &other, Role::Connect)), 403),
-            ("a viewer's hop token", Some(keys.hop(&runner, &session, Role::View)), 403),
-            ("a controller's hop token", Some(keys.hop(&runner, &session, Role::Control)), 403),
+            ("a hop token of another session", Some(keys.hop(&runner, &other, Scope::Connect)), 403),
+            ("a viewer's hop token", Some(keys.hop(&runner, &session, Scope::View)), 403),
+            ("a controller's hop token", Some(keys.hop(&runner, &session, Scope::Control)), 403),
         ];
         for (what, token, status) in cases {
             let answer = knock(&playwright, token.as_deref(), FITTING_CLIENT).await?;
             ensure!(answer.status() == status, "{what} is answered {}, not {status}", answer.status());
         }
-        let client = keys.hop(&runner, &session, Role::Connect);
+        let client = keys.hop(&runner, &session, Scope::Connect);
         ensure!(knock(&vnc, Some(&client), FITTING_CLIENT).await?.status() == 403, "a client may look at the display");
         for (method, path) in [
             (Method::PUT, at(&format!("/{}", session.uid))),

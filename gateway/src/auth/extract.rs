@@ -12,7 +12,7 @@ use crate::{
     state::Gateway,
 };
 use axum::extract::{FromRequestParts, Path};
-use camofleet_auth::token::Role as Scope;
+use camofleet_auth::token::Scope;
 use camofleet_runtime::server::ConnectionHandle;
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Uri,

@@ -5,7 +5,7 @@ use crate::auth::{
     credential::Credential,
     tokens::{Role, StaticTokens, TokenHash},
 };
-use camofleet_auth::token::{PublicKeys, Role as Scope, SessionToken, TokenError};
+use camofleet_auth::token::{PublicKeys, Scope, SessionToken, TokenError};
 use std::fmt;
 
 /// What a client can do through the gateway.

@@ -1,7 +1,7 @@
 //! Negotiates the WebSocket subprotocol of the live view (`Sec-WebSocket-Protocol`), which carries a token and the
 //! scope that the viewer asks for.
 
-use camofleet_auth::token::Role as Scope;
+use camofleet_auth::token::Scope;
 use http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};
 
 /// The viewer asks for control, or was granted it.

@@ -26,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
-use camofleet_auth::token::Role as Scope;
+use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use http::{

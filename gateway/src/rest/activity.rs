@@ -10,7 +10,7 @@ use crate::{
     proxy::runner_client,
     state::Gateway,
 };
-use camofleet_auth::token::Role as Scope;
+use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};

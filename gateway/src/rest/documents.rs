@@ -310,7 +310,7 @@ pub enum Scope {
     View,
 }
 
-impl From<Scope> for token::Role {
+impl From<Scope> for token::Scope {
     fn from(scope: Scope) -> Self {
         match scope {
             Scope::Connect => Self::Connect,

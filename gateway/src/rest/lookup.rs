@@ -11,7 +11,7 @@ use crate::{
     rest::{convert::Shown, documents::Session},
     state::Gateway,
 };
-use camofleet_auth::token::{Role as Scope, SessionToken};
+use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::v1alpha1::WorkerPool;
 use k8s_openapi::jiff::Timestamp;
 use std::sync::Arc;

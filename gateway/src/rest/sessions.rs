@@ -23,7 +23,7 @@ use crate::{
     state::Gateway,
 };
 use axum::{Json, extract::State, response::Response};
-use camofleet_auth::token::Role as Scope;
+use camofleet_auth::token::Scope;
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;

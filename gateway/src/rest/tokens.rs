@@ -13,7 +13,7 @@ use crate::{
 use aws_lc_rs::rand;
 use axum::{Json, extract::State, response::IntoResponse};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use camofleet_auth::token::{Role, SessionToken};
+use camofleet_auth::token::{Scope, SessionToken};
 use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub async fn share(
         expires: u64::try_from(expires_at.as_second()).unwrap_or_default(),
         once: asked.single_use.then(token_id),
     });
-    let (uid, scope) = (session.uid().to_owned(), Role::from(asked.scope).as_str());
+    let (uid, scope) = (session.uid().to_owned(), Scope::from(asked.scope).as_str());
     tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "shared");
     let shared = Shared { token, scope: asked.scope, session: uid, expires_at, single_use: asked.single_use };
     Ok((StatusCode::CREATED, Json(shared)))

@@ -1,7 +1,7 @@
 //! The public listener: what clients can hold before one of their credentials was accepted, and which credentials that are.
 
 use crate::common::{ADMIN, Runner, Served, VIEWER, logged, serve_gateway, serve_gateway_with};
-use camofleet_auth::token::{Role, SessionToken};
+use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_gateway::server::{admin, clients::Clients};
 use camofleet_runtime::{
     client_address::TrustedProxies,
@@ -141,7 +141,7 @@ async fn every_kind_of_credential_frees_its_connection() {
     until(&served, "all are gone", |counts| counts.connections == 0).await;
 
     // A session token, and what it is exchanged for: a WebSocket, which counts until it is closed.
-    let token = SessionToken { session: "u1".into(), scope: Role::Connect, expires: u64::MAX / 2, once: None };
+    let token = SessionToken { session: "u1".into(), scope: Scope::Connect, expires: u64::MAX / 2, once: None };
     let client = served.connect_with("s", &served.gateway.signer.session_token(token)).await.unwrap();
     assert_eq!(served.gateway.clients.counts(), Counts { connections: 1, ..Counts::default() });
     drop(client);

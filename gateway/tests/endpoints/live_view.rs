@@ -1,7 +1,7 @@
 //! The live view, its page, and the tokens that are given for it: against a runner whose display the test plays.
 
 use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
-use camofleet_auth::token::{Caller, Role, SessionToken};
+use camofleet_auth::token::{Caller, Scope, SessionToken};
 use camofleet_gateway::cache::session::{Finish, Standing};
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
@@ -91,7 +91,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn token(served: &Served, session: &str, scope: Role, expires: u64) -> String {
+fn token(served: &Served, session: &str, scope: Scope, expires: u64) -> String {
     let token = SessionToken { session: session.into(), scope, expires, once: None };
     served.gateway.signer.session_token(token)
 }
@@ -105,7 +105,7 @@ async fn a_controller_types_and_the_session_counts_as_active() {
     let (head, mut display) = runner.display().await;
     assert!(head.starts_with("GET /v1/sessions/uid-1/vnc HTTP/1.1\r\n") && head.contains("upgrade: rfb"), "{head}");
     let caller = served.keys.verify(bearer(&head), POD_UID).unwrap();
-    assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), role: Role::Control, once: None });
+    assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::Control, once: None });
     assert!(!head.contains(ADMIN), "the user's token went to the runner: {head}");
 
     display.write_all(GREETING).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_controller_types_and_the_session_counts_as_active() {
 #[tokio::test]
 async fn who_may_only_look_does_not_type() {
     let (served, mut runner) = session().await;
-    let view = token(&served, "uid-1", Role::View, now() + 60);
+    let view = token(&served, "uid-1", Scope::View, now() + 60);
     for offered in [
         format!("camofleet.control, camofleet.view, camofleet.bearer.{view}"),
         format!("camofleet.control, camofleet.view, camofleet.bearer.{VIEWER}"),
@@ -136,7 +136,7 @@ async fn who_may_only_look_does_not_type() {
         assert_eq!(headers["sec-websocket-protocol"], "camofleet.view");
         let (head, mut display) = runner.display().await;
         let caller = served.keys.verify(bearer(&head), POD_UID).unwrap();
-        assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), role: Role::View, once: None });
+        assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::View, once: None });
         display.write_all(GREETING).await.unwrap();
         viewer.send(Message::Binary([HANDSHAKE, &KEY, &UPDATE_REQUEST].concat().into())).await.unwrap();
         drop(viewer);
@@ -205,7 +205,7 @@ async fn the_end_is_told_by_its_code() {
     let (served, mut runner) = session().await;
     let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     runner.display().await;
-    let expiring = token(&served, "uid-1", Role::View, now() + 2);
+    let expiring = token(&served, "uid-1", Scope::View, now() + 2);
     let (mut expires, _) = watch(&served, &format!("binary, camofleet.bearer.{expiring}")).await.unwrap();
     runner.display().await;
     assert_eq!(closed(expires.next().await).0, 4401);
@@ -259,25 +259,25 @@ async fn each_token_opens_its_own_endpoint_and_no_other() {
         (status, body)
     };
     let later = now() + 60;
-    for (scope, path) in [(Role::View, "/ws/ns/s"), (Role::Control, "/ws/ns/s"), (Role::Connect, "/vnc/ns/s")] {
+    for (scope, path) in [(Scope::View, "/ws/ns/s"), (Scope::Control, "/ws/ns/s"), (Scope::Connect, "/vnc/ns/s")] {
         let (status, body) = ask(path, &token(&served, "uid-1", scope, later)).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{scope:?} {path} {body}");
     }
-    for scope in [Role::View, Role::Control] {
+    for scope in [Scope::View, Scope::Control] {
         let (status, body) = ask("/vnc/ns/other", &token(&served, "uid-1", scope, later)).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
         assert!(body.contains("another session"), "{body}");
     }
-    let (status, body) = ask("/ws/ns/other", &token(&served, "uid-1", Role::Connect, later)).await;
+    let (status, body) = ask("/ws/ns/other", &token(&served, "uid-1", Scope::Connect, later)).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
-    let (status, body) = ask("/vnc/ns/s", &token(&served, "uid-1", Role::View, now() - 1)).await;
+    let (status, body) = ask("/vnc/ns/s", &token(&served, "uid-1", Scope::View, now() - 1)).await;
     assert!(status == StatusCode::UNAUTHORIZED && body.contains("expired"), "{status} {body}");
     assert_eq!(ask("/vnc/ns/s", "nobody").await.0, StatusCode::UNAUTHORIZED);
     assert!(runner.requests.try_recv().is_err(), "a runner was asked for one that was refused");
 
     // A token that was made before this replica has heard of its session.
     served.make("fresh", "uid-3");
-    let fresh = token(&served, "uid-3", Role::View, later);
+    let fresh = token(&served, "uid-3", Scope::View, later);
     let asked = tokio::spawn({
         let url = format!("ws://{}/vnc/ns/fresh?token={fresh}", served.address);
         async move { connect_async(url).await.map(drop) }
@@ -364,7 +364,7 @@ async fn a_token_that_was_used_up_is_told_to_be_so() {
         format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak();
     served.tell("s", "uid-1", ready(crate::common::Runner::answering(answer).await));
     let token =
-        SessionToken { session: "uid-1".into(), scope: Role::View, expires: now() + 60, once: Some("id".into()) };
+        SessionToken { session: "uid-1".into(), scope: Scope::View, expires: now() + 60, once: Some("id".into()) };
     let bearer = format!("Bearer {}", served.gateway.signer.session_token(token));
     let (status, _, said) = served.ask("/vnc/ns/s", &[("authorization", &bearer)]).await;
     assert!(status == StatusCode::UNAUTHORIZED && said.contains("used before"), "{status} {said}");

@@ -1,7 +1,7 @@
 //! The way of a Playwright client.
 
 use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, logged, ready, serve_gateway, serve_gateway_with};
-use camofleet_auth::token::{Caller, Role};
+use camofleet_auth::token::{Caller, Scope};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     auth::tokens::StaticTokens,
@@ -44,7 +44,7 @@ async fn a_client_reaches_its_session_with_a_hop_token_of_its_own() {
     let hop_token = arrived.headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
     assert_eq!(
         served.keys.verify(hop_token, POD_UID).unwrap(),
-        Caller::Gateway { session: "uid-1".into(), role: Role::Connect, once: None }
+        Caller::Gateway { session: "uid-1".into(), scope: Scope::Connect, once: None }
     );
 
     client.send(Message::text("ask")).await.unwrap();

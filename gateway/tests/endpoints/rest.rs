@@ -2,7 +2,7 @@
 //! end-to-end tests, with a real API server.
 
 use crate::common::{ADMIN, Runner, Served, VIEWER, key, ready, serve_gateway};
-use camofleet_auth::token::{Role, SessionToken};
+use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, READY, Truth},
     v1alpha1::{
@@ -92,7 +92,7 @@ async fn who_may_see_and_who_may_change() {
     let expires = u64::try_from(Timestamp::now().as_second()).unwrap() + 60;
     let session_token = served.gateway.signer.session_token(SessionToken {
         session: "uid-1".into(),
-        scope: Role::Connect,
+        scope: Scope::Connect,
         expires,
         once: None,
     });
@@ -213,7 +213,7 @@ async fn a_session_is_told_in_the_originals_shape_and_more() {
     let watched = told("vnc")["http"].as_str().unwrap().to_owned();
     let token = watched.strip_prefix("http://fleet/view/ns/s#token=").unwrap();
     let token = served.keys.verify_session_token(token).unwrap();
-    assert_eq!((token.session.as_str(), token.scope, token.once), ("uid-1", Role::View, None));
+    assert_eq!((token.session.as_str(), token.scope, token.once), ("uid-1", Scope::View, None));
     assert_eq!(told("vnc")["password_protected"], json!(false));
 
     let list = get(&served, "/sessions").await.1;

@@ -12,7 +12,7 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
-use camofleet_auth::token::{Caller, Role};
+use camofleet_auth::token::{Caller, Scope};
 use camofleet_runner_api::{Refusal, RefusalReason};
 
 const OPERATORS_CALL: &str = "this call is the operator's";
@@ -29,10 +29,10 @@ pub(crate) struct OperatorOn(pub(crate) String, pub(crate) Term);
 /// The operator or the gateway, about the session with this UID.
 pub(crate) struct About(pub(crate) String);
 
-/// The gateway, for a connection to the session with this UID in this role.
+/// The gateway, for a connection to the session with this UID in this scope.
 pub(crate) struct Hop {
     pub(crate) uid: String,
-    pub(crate) role: Role,
+    pub(crate) scope: Scope,
     /// Id of the user's token, when that is good for one connection only.
     pub(crate) once: Option<String>,
 }
@@ -90,7 +90,7 @@ impl FromRequestParts<App> for Hop {
         let caller = app.gate.admit(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
-            Caller::Gateway { session, role, once } if session == uid => Ok(Self { uid, role, once }),
+            Caller::Gateway { session, scope, once } if session == uid => Ok(Self { uid, scope, once }),
             Caller::Gateway { .. } => Err(forbidden("the token is for another session")),
             Caller::Operator { .. } => Err(forbidden("only the gateway connects to sessions")),
         }

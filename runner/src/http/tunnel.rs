@@ -17,7 +17,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
-use camofleet_auth::token::Role;
+use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner};
 use camofleet_runtime::server::ConnectionHandle;
@@ -65,9 +65,9 @@ pub(crate) async fn playwright(
     State(App { runner, tunnels, .. }): State<App>,
     request: Request,
 ) -> Result<Response, Refused> {
-    match hop.role {
-        Role::Connect => {}
-        Role::Control | Role::View => return Err(forbidden("driving the browser takes the role connect")),
+    match hop.scope {
+        Scope::Connect => {}
+        Scope::Control | Scope::View => return Err(forbidden("driving the browser takes the scope connect")),
     }
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
         return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
@@ -103,9 +103,9 @@ pub(crate) async fn vnc(
     State(App { runner, tunnels, .. }): State<App>,
     request: Request,
 ) -> Result<Response, Refused> {
-    match hop.role {
-        Role::Control | Role::View => {}
-        Role::Connect => return Err(forbidden("looking at the display takes the role control or view")),
+    match hop.scope {
+        Scope::Control | Scope::View => {}
+        Scope::Connect => return Err(forbidden("looking at the display takes the scope control or view")),
     }
     let Some(protocol) = request.headers().get(header::UPGRADE).cloned().filter(|_| is_upgrade_to(&request, |_| true))
     else {
@@ -120,7 +120,7 @@ pub(crate) async fn vnc(
         }
     }
     let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
-    tracing::info!(uid = hop.uid, role = ?hop.role, "a viewer connects");
+    tracing::info!(uid = hop.uid, scope = ?hop.scope, "a viewer connects");
     let place = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
-use camofleet_auth::token::{Issuer, Role, Signer};
+use camofleet_auth::token::{Issuer, Scope, Signer};
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
     BindAnswer, BindRequest, PORT, PROBE_PORT, RunnerState, Session, SessionPhase,
@@ -175,17 +175,17 @@ impl Bed {
     }
 
     /// The session's URL for clients, and a token for one connection to it.
-    pub fn door(&self, uid: &str, role: Role) -> (String, String) {
-        let path = match role {
-            Role::Connect => "playwright",
-            Role::Control | Role::View => "vnc",
+    pub fn door(&self, uid: &str, scope: Scope) -> (String, String) {
+        let path = match scope {
+            Scope::Connect => "playwright",
+            Scope::Control | Scope::View => "vnc",
         };
-        (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, role, None))
+        (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, scope, None))
     }
 
     /// Starts a Playwright client on a session.
     pub fn playwright(&self, uid: &str, task: &str) -> Client {
-        let (url, token) = self.door(uid, Role::Connect);
+        let (url, token) = self.door(uid, Scope::Connect);
         let mut command = Command::new("node");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/client.js"));
         command.arg(launcher()).args([url.replace("http:", "ws:"), token, task.to_owned()]);
@@ -195,14 +195,14 @@ impl Bed {
     }
 
     /// Opens a connection to a session and sends an upgrade request with these headers. Returns the answer's head.
-    pub async fn upgrade(&self, uid: &str, role: Role, headers: &str) -> (TcpStream, String) {
-        let (_, token) = self.door(uid, role);
-        self.upgrade_with(&token, uid, role, headers).await
+    pub async fn upgrade(&self, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
+        let (_, token) = self.door(uid, scope);
+        self.upgrade_with(&token, uid, scope, headers).await
     }
 
     /// The same with that token.
-    pub async fn upgrade_with(&self, token: &str, uid: &str, role: Role, headers: &str) -> (TcpStream, String) {
-        let (url, _) = self.door(uid, role);
+    pub async fn upgrade_with(&self, token: &str, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
+        let (url, _) = self.door(uid, scope);
         let path = url.split_once("8070").unwrap().1;
         let mut stream = TcpStream::connect((self.address, PORT)).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\n{headers}\r\n");

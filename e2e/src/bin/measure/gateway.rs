@@ -5,7 +5,7 @@
 
 use crate::report;
 use anyhow::{Context, Result};
-use camofleet_auth::token::{Issuer, Role};
+use camofleet_auth::token::{Issuer, Scope};
 use camofleet_e2e::{Space, clients::NodeClient, tokens::Key};
 use serde::Deserialize;
 use serde_json::json;
@@ -28,7 +28,7 @@ pub async fn measure(space: Space) -> Result<()> {
     let token = Key::of(&space.fleet, Issuer::Gateway).await?.signer().hop_token(
         &runner.uid,
         &session.uid,
-        Role::Connect,
+        Scope::Connect,
         None,
     );
     let url = format!("ws://{}/v1/sessions/{}/playwright", runner.address, session.uid);
