@@ -33,8 +33,7 @@ pub fn main() -> ExitCode {
         }
     };
     if let Err(error) = logging::init() {
-        eprintln!("error: RUST_LOG cannot be understood: {error}");
-        return ExitCode::from(USAGE);
+        tracing::warn!(%error, "ignored RUST_LOG, which is invalid");
     }
     tls::install_provider().expect("nothing was installed before");
     let runtime = tokio::runtime::Runtime::new().expect("the system gives threads and epoll, or nothing works");

@@ -170,10 +170,10 @@ impl ApiError {
 
     fn log_cause(&self) {
         match self {
-            Self::ApiServer(error) => tracing::warn!(%error, "the API server cannot be asked"),
-            Self::ApiServerSilent => tracing::warn!("the API server does not answer"),
-            Self::Unreadable(_, error) => tracing::error!(error, "cannot read the session"),
-            Self::RunnerUnreachable(error) => tracing::warn!(error, "cannot reach the runner"),
+            Self::ApiServer(error) => tracing::warn!(%error, "could not reach the API server"),
+            Self::ApiServerSilent => tracing::warn!("timed out waiting for the API server"),
+            Self::Unreadable(_, error) => tracing::error!(error, "could not read the session"),
+            Self::RunnerUnreachable(error) => tracing::warn!(error, "could not reach the runner"),
             Self::Forbidden(words) => tracing::warn!(words, "the API server refused the gateway"),
             Self::RunnerRefused(words) => tracing::warn!(words, "the runner refused the gateway"),
             _ => {}

@@ -210,7 +210,7 @@ fn publish(auth: &Authenticator, secret: &Secret) {
     let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let read = StaticTokens::parse(data);
     if read.is_empty() {
-        tracing::warn!("Secret {TOKENS} holds no token under `admin` or `viewer`: nobody can connect");
+        tracing::warn!("Secret {TOKENS} holds no token under `admin` or `viewer`, so all requests are rejected");
     } else {
         tracing::info!(tokens = ?read, "read Secret {TOKENS}");
     }
@@ -231,9 +231,11 @@ async fn make_tokens(api: &Api<Secret>, auth: &Authenticator) {
     };
     loop {
         match api.create(&PostParams::default(), &secret).await {
-            Ok(_) => return tracing::info!("made Secret {TOKENS} with one new token for each role"),
+            Ok(_) => return tracing::info!("created Secret {TOKENS} with one token for each role"),
             Err(kube::Error::Api(status)) if status.is_already_exists() => return,
-            Err(error) => tracing::error!(%error, "cannot make Secret {TOKENS}, trying again; you can make it by hand"),
+            Err(error) => {
+                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; you can create it by hand")
+            }
         }
         tokio::time::sleep(MAKE_AGAIN).await;
     }

@@ -63,14 +63,14 @@ impl Shutdown {
     /// Ends in order: the gateway is not ready any more; after `leave_endpoints` it accepts nothing, and every client
     /// is told to connect again. Returns when all tasks have ended, or after 10 s.
     pub async fn drain(&self, leave_endpoints: Duration) {
-        tracing::info!("told to go: not ready any more");
+        tracing::info!("stopped being ready, because the process ends");
         self.leaving.cancel();
         sleep(leave_endpoints).await;
         self.draining.cancel();
         self.tasks.close();
         if timeout(DRAIN, self.tasks.wait()).await.is_err() {
-            tracing::warn!(left = self.tasks.len(), "connections did not end in time and are cut");
+            tracing::warn!(left = self.tasks.len(), "cut the connections that did not end in time");
         }
-        tracing::info!("gone");
+        tracing::info!("stopped");
     }
 }

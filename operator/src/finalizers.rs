@@ -116,7 +116,7 @@ async fn release_pools(
             match release_pass(&list, &release).await {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) => tracing::warn!("could not remove the finalizers of all pools, trying again: {error:#}"),
+                Err(error) => tracing::warn!("could not remove the finalizers of all pools, retrying: {error:#}"),
             }
             sleep(PASS_PERIOD).await;
         }

@@ -115,13 +115,13 @@ fn main() -> ExitCode {
         tracing::warn!(%error, "ignored RUST_LOG, which is invalid");
     }
     if let Err(error) = tls::install_provider() {
-        tracing::error!(%error, "cannot start");
+        tracing::error!(%error, "could not start");
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "cannot start");
+            tracing::error!(%error, "could not start");
             return ExitCode::FAILURE;
         }
     };

@@ -59,7 +59,7 @@ fn tracer(pod_uid: &str) -> Option<Arc<Tracer>> {
     match Tracer::from_environment("camofleet-runner", [KeyValue::new("k8s.pod.uid", pod_uid.to_owned())]) {
         Ok(tracer) => tracer.map(Arc::new),
         Err(error) => {
-            tracing::error!(%error, "no session is traced");
+            tracing::error!(%error, "could not set up tracing: no session is traced");
             None
         }
     }
@@ -75,7 +75,7 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     let probe_listener = listen(settings.probe_listen)?;
     let shutdown = signals::shutdown().context("cannot handle signals")?;
 
-    tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "runner starts");
+    tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "started");
     let slots = settings.plan.slots;
     let (driver, runner) = Driver::new(settings.plan, settings.browser);
     let files = files::raise_limit(FILES).context("cannot raise the limit of open files")?;
@@ -99,7 +99,7 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     });
 
     driver.run().await;
-    tracing::info!("nothing is left to do");
+    tracing::info!("stopped: no session is left");
     finished.cancel();
     api.await.and(probes.await).context("the HTTP server failed")?;
     connections.close();

@@ -118,7 +118,7 @@ impl Publication {
             tokio::time::sleep(CHECK_EVERY).await;
             if let Err(error) = self.restore().await {
                 let issuer = self.issuer.as_str();
-                tracing::error!(issuer, %error, "could not check the published public keys; repeated in 20 s");
+                tracing::error!(issuer, %error, "could not check the published public keys, retrying in 20 s");
             }
         }
     }
@@ -133,7 +133,7 @@ impl Publication {
         let wanted = |published: &str| text_of(&wanted(&current, own, known, &keys_in(published, self.issuer)));
         let (secret, issuer) = (public_key_secret(self.issuer), self.issuer);
         if ensure(&self.secrets, &secret, issuer, wanted).await? {
-            tracing::info!(secret, "published the public keys, which were not there or altered");
+            tracing::info!(secret, "published the public keys, which were missing or changed");
         }
         if ensure(&self.config_maps, PUBLIC_KEYS, issuer, wanted).await? {
             tracing::info!(
@@ -268,7 +268,7 @@ fn keys_in(text: &str, issuer: Issuer) -> Vec<PublicKey> {
             tracing::warn!(
                 issuer = issuer.as_str(),
                 line = index + 1,
-                "ignored a published line that is no public key"
+                "ignored a published line that is not a public key"
             );
             None
         }

@@ -1,13 +1,17 @@
 //! Sets up the log: events go to stderr, as JSON unless stderr is a terminal.
 
 use std::io::{self, IsTerminal};
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing::Subscriber;
+use tracing_flat_json::FlatJsonLayer;
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::ParseError, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan,
+    util::SubscriberInitExt,
+};
 
 /// The filter that applies when `RUST_LOG` is unset or empty.
 const DEFAULT_FILTER: &str = "info";
 
-/// Logs from now on what `RUST_LOG` selects, or `info` when it is unset or empty. The fields of an event are keys of its JSON object;
-/// those of the span around it are in `span`.
+/// Logs from now on what `RUST_LOG` selects, or `info` when it is unset or empty.
 ///
 /// # Errors
 /// `RUST_LOG` is invalid. Then `info` is logged.
@@ -20,11 +24,64 @@ pub fn init() -> Result<(), ParseError> {
         Ok(filter) => (filter, Ok(())),
         Err(error) => (EnvFilter::new(DEFAULT_FILTER), Err(error)),
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if io::stderr().is_terminal() {
-        logs.init();
+    let format = if io::stderr().is_terminal() {
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).boxed()
     } else {
-        logs.json().flatten_event(true).with_span_list(false).init();
-    }
+        json(io::stderr).boxed()
+    };
+    tracing_subscriber::registry().with(format).with(filter).init();
     parsed
+}
+
+/// The JSON format: an object a line, in which the fields of the event and of the spans around it are keys.
+pub fn json<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    FlatJsonLayer::new(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn fields_of_events_and_their_spans_are_keys_of_one_object() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::registry().with(json(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("request", name = "demo", session = tracing::field::Empty).entered();
+            span.record("session", "uid-1");
+            tracing::info!(status = 200, "answered");
+        });
+        let line: Value = serde_json::from_slice(&buffer.0.lock().unwrap()).unwrap();
+        let object = line.as_object().unwrap();
+        let keys: Vec<_> = object.keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            ["code.file.path", "code.line.number", "level", "message", "name", "session", "status", "timestamp"]
+        );
+        assert_eq!(
+            (&line["message"], &line["name"], &line["session"]),
+            (&"answered".into(), &"demo".into(), &"uid-1".into())
+        );
+        assert_eq!(line["status"], 200);
+    }
 }

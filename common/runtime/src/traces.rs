@@ -185,7 +185,7 @@ impl Tracer {
     /// Sends what is left, when the process ends. It blocks, but not for long.
     pub fn finish(&self) {
         if let Err(error) = self.processor.shutdown_with_timeout(LAST_SPANS_TIMEOUT) {
-            tracing::warn!(%error, "the last spans were not sent");
+            tracing::warn!(%error, "could not send the last spans");
         }
     }
 }

@@ -144,7 +144,7 @@ impl Touch<'_> {
         self.gateway.shutdown.spawn(
             async move {
                 if let Err(error) = runner_client::touch(&address, &uid, &token).await {
-                    tracing::warn!(%error, "the runner was not told of a controller's activity");
+                    tracing::warn!(%error, "could not report a controller's activity to the runner");
                 }
             }
             .in_current_span(),

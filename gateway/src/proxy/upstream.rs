@@ -77,7 +77,7 @@ pub async fn open(
     match gateway.shutdown.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
         Ok(Answer::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
         Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
-            tracing::debug!(%status, "the token was used before");
+            tracing::debug!(%status, "rejected a single-use token that was used before");
             Err(ApiError::Denied(Denied::Used))
         }
         // The runner rejected the gateway's token, not the client's.
@@ -120,7 +120,7 @@ pub async fn run<Relayed: Future<Output = Outcome>>(
             relay(client, runner).await
         }
         Err(error) => {
-            tracing::debug!(%error, "a side went before the connection stood");
+            tracing::debug!(%error, "a side disconnected before the upgrade completed");
             Outcome::ClientLeft
         }
     };

@@ -32,7 +32,7 @@ pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
             ask(gateway, &key, &session, &runner).await;
         });
     if timeout(PATIENCE, asking).await.is_err() {
-        tracing::debug!("not every runner told of its sessions in time");
+        tracing::debug!("some runners did not report their sessions in time");
     }
 }
 
@@ -41,7 +41,9 @@ async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef
     let token = gateway.signer.hop_token(&runner.uid, uid, Scope::View, None);
     let report = match runner_client::report(&runner.address, uid, &token).await {
         Ok(report) => report,
-        Err(error) => return tracing::debug!(session = uid, %error, "its runner does not tell of it"),
+        Err(error) => {
+            return tracing::debug!(session = uid, %error, "could not read the session's report from its runner");
+        }
     };
     let idle = SignedDuration::from_millis(report.idle_milliseconds.unwrap_or_default().try_into().unwrap_or_default());
     let activity = Activity {

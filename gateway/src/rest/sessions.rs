@@ -225,14 +225,14 @@ async fn make(
             return Err(compat::in_terms_of_request(error));
         }
     };
-    tracing::info!(session = uid, "made a session");
+    tracing::info!(session = uid, "created the session");
     let ready = tokio::select! {
         ready = ready(gateway, key, &uid) => ready,
         () = left.cancelled() => Err(ApiError::NotStarted("its caller left".to_owned())),
         () = gateway.shutdown.draining() => Err(ApiError::Draining),
     };
     if let Err(error) = &ready {
-        tracing::info!(session = uid, why = %error, "the session is ended before it began");
+        tracing::info!(session = uid, %error, "deleted the session, because it did not become ready");
         unmake(gateway, key, Some(&uid)).await;
     }
     ready
@@ -249,7 +249,7 @@ fn may_be_made(error: &ApiError) -> bool {
 
 async fn unmake(gateway: &Gateway, key: &Key, uid: Option<&str>) {
     if let Err(error) = kubernetes::delete(&gateway.client, key, uid).await {
-        tracing::warn!(%key, %error, "a session could not be ended, and ends by its idle time if it is there");
+        tracing::warn!(namespace = key.namespace(), name = key.name(), %error, "could not delete the session: it ends by its idle timeout if it exists");
     }
 }
 

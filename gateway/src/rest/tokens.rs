@@ -44,7 +44,7 @@ pub async fn share(
         once: asked.single_use.then(token_id),
     });
     let (uid, scope) = (session.uid().to_owned(), Scope::from(asked.scope).as_str());
-    tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "shared");
+    tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "created a session token");
     let shared = Shared { token, scope: asked.scope, session: uid, expires_at, single_use: asked.single_use };
     Ok((StatusCode::CREATED, Json(shared)))
 }

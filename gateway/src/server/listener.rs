@@ -64,7 +64,7 @@ async fn log_and_count(
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         namespace = key.as_ref().map(Key::namespace),
-        session_name = key.as_ref().map(Key::name),
+        name = key.as_ref().map(Key::name),
         session = field::Empty,
     );
     answer(gateway, request, next, id).instrument(span).await
@@ -101,7 +101,7 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.metrics.count(Outcome::ClientLeft);
-            tracing::info!(outcome = ?Outcome::ClientLeft, "not answered");
+            tracing::info!(outcome = ?Outcome::ClientLeft, "client disconnected before the answer");
         }
     }
 }

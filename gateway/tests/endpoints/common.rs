@@ -9,6 +9,7 @@ use camofleet_gateway::{
     cache::session::{Key, Session, Standing},
     server::listener,
 };
+use camofleet_runtime::logging;
 use camofleet_testkit::{
     http::read_head,
     keys::{public_keys, signer},
@@ -40,6 +41,8 @@ use tokio_tungstenite::{
         protocol::WebSocketConfig,
     },
 };
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub const ADMIN: &str = "admin-token";
 pub const VIEWER: &str = "viewer-token";
@@ -52,7 +55,7 @@ pub type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
     let writer = log.clone();
-    tracing_subscriber::fmt().json().with_writer(move || writer.clone()).init();
+    tracing_subscriber::registry().with(logging::json(move || writer.clone()).with_filter(LevelFilter::INFO)).init();
     log
 });
 

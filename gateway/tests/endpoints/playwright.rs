@@ -323,13 +323,12 @@ async fn of_an_url_only_the_names_of_a_session_are_logged() {
     let log = logged();
     let answered = |id: &str| {
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let answers: Vec<_> =
-            lines.filter(|line| line["fields"]["message"] == "answered" && line["span"]["id"] == id).collect();
+        let answers: Vec<_> = lines.filter(|line| line["message"] == "answered" && line["id"] == id).collect();
         assert_eq!(answers.len(), 1, "{id}: {log}");
-        answers[0]["span"].clone()
+        answers[0].clone()
     };
     let named = answered("log-1");
-    assert_eq!((&named["namespace"], &named["session_name"]), (&"ns".into(), &"demo".into()));
+    assert_eq!((&named["namespace"], &named["name"]), (&"ns".into(), &"demo".into()));
     for id in ["log-2", "log-3"] {
         answered(id);
     }

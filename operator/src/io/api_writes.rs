@@ -51,9 +51,22 @@ impl Shell {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let answer = self.write("browsersession_status", api.patch_status(&name, &params, &Patch::Merge(patch))).await;
         match &answer {
-            Ok(_) => tracing::info!(session = uid, namespace = session.namespace(), name, state, "published"),
+            Ok(_) => tracing::info!(
+                session = uid,
+                namespace = session.namespace(),
+                name,
+                state,
+                "published the session's status"
+            ),
             Err(failure) => {
-                tracing::warn!(session = uid, namespace = session.namespace(), name, state, ?failure, "cannot publish");
+                tracing::warn!(
+                    session = uid,
+                    namespace = session.namespace(),
+                    name,
+                    state,
+                    ?failure,
+                    "could not publish the session's status"
+                );
             }
         }
         if let Some(span) = span {
@@ -100,7 +113,13 @@ impl Shell {
         let api = self.namespaced::<BrowserSession>(&key);
         let params = only(&session);
         let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
-        tracing::info!(session, namespace = key.namespace, name = key.name, ?answer, "deleted after its TTL");
+        tracing::info!(
+            session,
+            namespace = key.namespace,
+            name = key.name,
+            ?answer,
+            "deleted the session after its TTL"
+        );
         self.send(Event::SessionDeleted { session, answer });
     }
 
@@ -124,9 +143,17 @@ impl Shell {
             other => other,
         };
         match &made {
-            Ok(()) => tracing::info!(namespace = pool.namespace, pool = pool.name, name, "made a runner"),
+            Ok(()) => {
+                tracing::info!(namespace = pool.namespace, pool = pool.name, pod = name, "created the runner pod")
+            }
             Err(failure) => {
-                tracing::warn!(namespace = pool.namespace, pool = pool.name, name, ?failure, "cannot make a runner");
+                tracing::warn!(
+                    namespace = pool.namespace,
+                    pool = pool.name,
+                    pod = name,
+                    ?failure,
+                    "could not create the runner pod"
+                );
             }
         }
         self.send(Event::PodCreated { pool, name, answer: made });
@@ -136,7 +163,7 @@ impl Shell {
         let api = self.namespaced::<SeenPod>(&key);
         let params = only(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
-        tracing::info!(namespace = key.namespace, name = key.name, why, ?answer, "deleted a runner");
+        tracing::info!(namespace = key.namespace, pod = key.name, why, ?answer, "deleted the runner pod");
         self.send(Event::PodDeleted { pod, answer });
     }
 
@@ -180,7 +207,7 @@ impl Shell {
         };
         if let Err(failure) = &answer {
             let (namespace, pool) = (&key.namespace, &key.name);
-            tracing::warn!(namespace, pool, ?failure, "cannot see to the pool's disruption budget; tried again");
+            tracing::warn!(namespace, pool, ?failure, "could not apply the pool's disruption budget, retrying");
         }
         self.send(Event::PoolProtected { pool, answer });
     }
@@ -262,7 +289,7 @@ impl Shell {
             // The namespace or the session may be gone by now.
             Ok(Err(error)) => {
                 self.metrics.wrote("event", "failed");
-                tracing::debug!(%error, "an event was not taken");
+                tracing::debug!(%error, "could not record an event");
             }
             Err(_) => self.metrics.wrote("event", "failed"),
         }

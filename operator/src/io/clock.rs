@@ -59,7 +59,7 @@ impl Clock {
         if wrong_by > TOLERANCE || told.duration_since(asked) < -TOLERANCE {
             tracing::warn!(
                 seconds = wrong_by.as_secs(),
-                "the clock of this machine is not the API server's, which counts"
+                "the local clock differs from the API server's, whose time is used"
             );
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
             *started = started.saturating_add(wrong_by).unwrap_or(*started);

@@ -103,8 +103,8 @@ pub(super) async fn run(
         // A round that hangs must not outlive the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot read or write Lease {NAME}"),
-            Err(_) => tracing::warn!("no answer about Lease {NAME}"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not read or write Lease {NAME}"),
+            Err(_) => tracing::warn!("timed out reading or writing Lease {NAME}"),
         }
         announced = election.announce(announced, &leadership, &events);
         tokio::select! {
@@ -116,11 +116,11 @@ pub(super) async fn run(
     let _ = events.send(Event::Follows);
     if election.term.is_some() {
         match tokio::time::timeout(RETRY, election.release()).await {
-            Ok(Ok(())) => tracing::info!("gave the lease back"),
+            Ok(Ok(())) => tracing::info!("released the Lease"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot give the lease back: the next leader waits until it is over");
+                tracing::warn!(%error, "could not release the Lease: the next leader waits until it expires");
             }
-            Err(_) => tracing::warn!("no answer when giving the lease back"),
+            Err(_) => tracing::warn!("timed out releasing the Lease"),
         }
     }
 }
@@ -140,11 +140,11 @@ impl Election {
         leadership.set(self.term);
         match (announced, self.term) {
             (false, Some(term)) => {
-                tracing::info!(epoch = term.epoch, "leads");
+                tracing::info!(epoch = term.epoch, "became leader");
                 let _ = events.send(Event::Leads);
             }
             (true, None) => {
-                tracing::warn!("leads no longer");
+                tracing::warn!("lost leadership");
                 let _ = events.send(Event::Follows);
             }
             (true, Some(_)) | (false, None) => {}

@@ -32,8 +32,8 @@ impl Shell {
             span.end(attributes, answer.is_err().then(|| outcome.to_owned()));
         }
         match &answer {
-            Ok(_) => tracing::debug!(session, pod, "bound"),
-            Err(failure) => tracing::warn!(session, pod, ?failure, "cannot bind"),
+            Ok(_) => tracing::debug!(session, pod, "bound the session"),
+            Err(failure) => tracing::warn!(session, pod, ?failure, "could not bind the session"),
         }
         self.send(Event::BindAnswered { session, pod, answer });
     }
@@ -44,11 +44,11 @@ impl Shell {
             match self.runners.end(&session, &pod, (address, epoch)).await {
                 Ok(()) => {
                     self.metrics.called("end", "ok", began.elapsed());
-                    tracing::debug!(session, pod, "ended or acknowledged");
+                    tracing::debug!(session, pod, "ended the session on its runner");
                 }
                 Err(error) => {
                     self.metrics.called("end", "failed", began.elapsed());
-                    tracing::warn!(session, pod, %error, "cannot end");
+                    tracing::warn!(session, pod, %error, "could not end the session on its runner");
                     tokio::time::sleep(FAILED_END_PAUSE).await;
                 }
             }

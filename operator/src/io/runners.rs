@@ -160,7 +160,7 @@ impl Follower {
         // The core stops it when it leads no longer; until it did, the clock decides.
         while let Some(epoch) = self.leadership.epoch() {
             let (cause, answered) = self.listen(epoch).await;
-            tracing::debug!(pod = self.pod, cause, "a runner does not answer");
+            tracing::debug!(pod = self.pod, cause, "the runner does not respond");
             self.reports.post(self.number, &self.pod, Event::Silent { pod: self.pod.clone() });
             failures = if answered { 1 } else { failures.saturating_add(1) };
             tokio::time::sleep(BACKOFF.after(failures)).await;

@@ -76,7 +76,7 @@ fn read_keys(file: &Path) -> Option<PublicKeys> {
     let keys = fs::read(file).map_err(|error| error.to_string());
     let keys = keys.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
     keys.inspect_err(
-        |error| tracing::warn!(file = %file.display(), error, "cannot read the public keys: no token is good"),
+        |error| tracing::warn!(file = %file.display(), error, "could not read the public keys: all tokens are rejected"),
     )
     .ok()
 }

@@ -83,7 +83,7 @@ pub(crate) async fn playwright(
     }
     let place = request.extensions().get::<ConnectionHandle>().cloned();
     let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
-    tracing::info!(uid = hop.uid, "a client connects");
+    tracing::info!(session = hop.uid, "client connected");
     tokio::spawn(async move {
         let _held = (place, tunnel);
         if let Ok((client, server)) = tokio::try_join!(client, server) {
@@ -91,7 +91,7 @@ pub(crate) async fn playwright(
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
             pump(client, server, endpoints.closed, |sender, receiver| watched(sender, receiver, guest)).await;
         }
-        tracing::info!(uid = hop.uid, "a client left");
+        tracing::info!(session = hop.uid, "client disconnected");
     });
     let (parts, _) = answer.into_parts();
     Ok(Response::from_parts(parts, Body::empty()))
@@ -120,7 +120,7 @@ pub(crate) async fn vnc(
         }
     }
     let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
-    tracing::info!(uid = hop.uid, scope = ?hop.scope, "a viewer connects");
+    tracing::info!(session = hop.uid, scope = ?hop.scope, "viewer connected");
     let place = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
@@ -128,7 +128,7 @@ pub(crate) async fn vnc(
         if let Ok(client) = client.await {
             pump(TokioIo::new(client), server, endpoints.closed, unwatched).await;
         }
-        tracing::info!(uid = hop.uid, "a viewer left");
+        tracing::info!(session = hop.uid, "viewer disconnected");
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

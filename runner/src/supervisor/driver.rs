@@ -288,9 +288,16 @@ impl Driver {
 fn log_changes(before: &RunnerState, after: &RunnerState) {
     for session in &after.sessions {
         if before.session(&session.uid).map(|before| before.phase) != Some(session.phase) {
-            let (reason, message) = session.end.as_ref().map(|end| (end.reason.as_str(), end.message.as_str())).unzip();
-            let (uid, namespace, name) = (&session.uid, &session.namespace, &session.name);
-            tracing::info!(uid, namespace, name, tier = ?session.tier, reason, message, "session {:?}", session.phase);
+            tracing::info!(
+                session = session.uid,
+                namespace = session.namespace,
+                name = session.name,
+                tier = ?session.tier,
+                phase = ?session.phase,
+                reason = session.end.as_ref().map(|end| end.reason.as_str()),
+                cause = session.end.as_ref().map(|end| end.message.as_str()),
+                "session changed phase"
+            );
         }
     }
 }

@@ -67,9 +67,9 @@ impl Mark {
             rounds += 1;
             if rounds.is_multiple_of(100) {
                 match left {
-                    Ok(_) => tracing::warn!(mark = self.0, "killed processes are still there, and hold their slot"),
+                    Ok(_) => tracing::warn!(mark = self.0, "killed processes have not exited, and keep their slot"),
                     Err(error) => {
-                        tracing::warn!(mark = self.0, %error, "cannot look for processes, whose slot is held");
+                        tracing::warn!(mark = self.0, %error, "could not look for processes, and their slot is kept");
                     }
                 }
             }
@@ -180,7 +180,7 @@ impl Process {
         if let Err(error) = killpg(Pid::from_raw(group), signal)
             && error != Errno::ESRCH
         {
-            tracing::warn!(name = self.name, %error, "cannot send {signal}");
+            tracing::warn!(process = self.name, %error, "could not send {signal}");
         }
     }
 }
@@ -224,7 +224,7 @@ pub(crate) async fn remove_directory(dir: &Path) {
     loop {
         match tokio::fs::remove_dir_all(dir).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(dir = %dir.display(), %error, "cannot remove a session's files, and try again");
+                tracing::warn!(dir = %dir.display(), %error, "could not remove a session's files, retrying");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Ok(()) | Err(_) => return,

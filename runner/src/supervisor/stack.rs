@@ -211,7 +211,7 @@ impl Task {
             Err(message) = self.live(inbox) => Some(message),
         };
         if let Some(message) = broke {
-            tracing::warn!(stack = self.id.number(), %message, "a browser broke");
+            tracing::warn!(stack = self.id.number(), cause = message, "browser failed");
             self.report(Event::Broke { stack: self.id, message });
         }
         self.take_down().await;
@@ -250,7 +250,7 @@ impl Task {
                     Ok(event) => self.hear(event).await?,
                     Err(_) => {
                         let stack = self.id.number();
-                        tracing::warn!(stack, line, "the launcher said what is not of its protocol");
+                        tracing::warn!(stack, line, "ignored a launcher line that is not part of its protocol");
                     }
                 },
                 None => return Err(ended(self.parts.launcher.as_mut()).await),

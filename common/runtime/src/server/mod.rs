@@ -158,7 +158,7 @@ impl Server {
 
 async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, router: Router, shutdown: CancellationToken) {
     if let Err(error) = tcp::prepare(&stream) {
-        return tracing::debug!(%error, "a client closed its connection at once");
+        return tracing::debug!(%error, "client closed its connection at once");
     }
     let service = service_fn(|request: Request<Incoming>| {
         let answer = connection.answer(request, router.clone());
@@ -182,7 +182,7 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, router
     };
     match served {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection broke"),
+        Ok(Err(error)) => tracing::debug!(%error, "connection failed"),
         Err(reason) => tracing::debug!(?reason, "closed a connection without an accepted credential"),
     }
 }
