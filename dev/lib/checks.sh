@@ -261,8 +261,51 @@ restore_release() {
   wait_for_session demo
 }
 
-# Links between pages of the repository lead to files that exist.
 check_docs() {
+  check_links
+  check_imports
+  check_prose
+}
+
+# No file imports, over others, itself.
+check_imports() { "$repo/dev/modules" --check operator/src/core gateway/src runner/src; }
+
+# No line has an expression of the word list, except those of dev/prose/allowed: a path, a part of the line, and the reason,
+# separated by tabs. Generated files repeat their sources.
+check_prose() {
+  local path line message part reason text found=0
+  local -A allowed=() used=()
+  use_go
+  once "$cache/vale-$vale_version" install_vale
+  while IFS=$'\t' read -r path part reason; do
+    [ -n "$reason" ] || { say "dev/prose/allowed: an entry of $path has no reason"; found=1; }
+    allowed[$path:$part]=$part
+  done <dev/prose/allowed
+  while IFS=: read -r path line _ _ message; do
+    text=$(sed -n "${line}p" "$path")
+    for part in "${!allowed[@]}"; do
+      if [[ $part == "$path:"* && $text == *"${allowed[$part]}"* ]]; then used[$part]=yes; continue 2; fi
+    done
+    say "$path:$line: $message"
+    found=1
+  done < <(prose_files | xargs -0 "$cache/vale-$vale_version/vale" --config dev/prose/vale.ini --no-exit --output line)
+  for part in "${!allowed[@]}"; do
+    [ -n "${used[$part]:-}" ] || { say "dev/prose/allowed: no line has what this entry allows: $part"; found=1; }
+  done
+  return "$found"
+}
+
+prose_files() {
+  find . \( -name node_modules -o -name target -o -name .dev -o -name .git -o -name dist -o -name test-results \) -prune -o \
+    \( -path ./crds/yaml -o -path ./charts/install.yaml -o -path ./dev/prose \) -prune -o -type f \
+    \( -name '*.md' -o -name '*.rs' -o -name '*.ts' -o -name '*.tsx' -o -name '*.js' -o -name '*.mjs' -o -name '*.cjs' -o -name '*.py' \
+    -o -name '*.sh' -o -name '*.yaml' -o -name '*.yml' -o -name '*.tpl' -o -name NOTES.txt -o -path './dev/*' -o -path './.ci/*' \) -printf '%P\0'
+}
+
+install_vale() { GOBIN=$1 quietly env -C / go install "github.com/vale-cli/vale/v3/cmd/vale@v$vale_version"; }
+
+# Links between pages of the repository lead to files that exist.
+check_links() {
   local page target broken=0
   while read -r page; do
     while read -r target; do

@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034
 
 rust_minimum=1.89 # rust-version of the workspace
-go_minimum=1.24   # asked for by dev/kubernetes/go.mod
+go_minimum=1.25.7 # asked for by Vale; dev/kubernetes/go.mod asks for less
 node_minimum=22
 go_version=1.26.8    # installed where there is none that is new enough
 node_version=24.19.0 # installed likewise, and always in the images
@@ -14,6 +14,7 @@ etcd_version=3.6.5
 helm_version=3.19.5
 
 cargo_deny_version=0.20.2
+vale_version=3.21.0
 debian_release=bookworm
 
 # The version from which upgrades are tested (dev/test --long upgrade).
