@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Holds a pool until its sessions are gone or the drain deadline passed.
 pub const FINALIZER: &str = "camofleet.dev/drain";
 
-/// The command that removes a pool's finalizers where no operator runs; docs/operating.md has it, too.
+/// The command that removes a pool's finalizers where no operator runs; docs/upgrading.md has it, too.
 pub fn finalizer_removal(pool: &Key) -> String {
     let Key { namespace, name } = pool;
     format!(r#"kubectl patch workerpool {name} -n {namespace} --type=merge -p '{{"metadata":{{"finalizers":null}}}}'"#)
