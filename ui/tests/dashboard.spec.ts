@@ -1,6 +1,6 @@
-import { examplePool, exampleSession } from '../src/shared/examples.ts';
-import { tokens } from './api.ts';
-import { enter, fill, row, rows, typeInto } from './dashboard.ts';
+import { examplePool, exampleSession } from '../src/shared/test-data.ts';
+import { enter, fill, row, rows, typeInto } from './dashboard-helpers.ts';
+import { tokens } from './fake-api.ts';
 import { expect, faultsOf, test } from './fixtures.ts';
 
 test('asks for the token once, and says when it is wrong', async ({ page, gateway }) => {

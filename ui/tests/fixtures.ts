@@ -1,7 +1,7 @@
 import AxeBuilder from '@axe-core/playwright';
 import { test as base, expect, type Locator, type Page } from '@playwright/test';
 import { Display } from './display.ts';
-import { Gateway } from './gateway.ts';
+import { Gateway } from './fake-gateway.ts';
 
 interface Fixtures {
   gateway: Gateway;

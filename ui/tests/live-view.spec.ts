@@ -1,8 +1,8 @@
 import type { Page } from '@playwright/test';
 import { ground, stripe } from './display.ts';
+import { token } from './fake-gateway.ts';
 import { expect, faultsOf, pixel, test } from './fixtures.ts';
-import { token } from './gateway.ts';
-import { isClipboardCapabilities, keyOrPointer, messages } from './rfb.ts';
+import { isClipboardCapabilities, keyOrPointer, messages } from './rfb-messages.ts';
 
 const picture = (page: Page) => page.getByLabel('Screen of session demo in team-a');
 const words = (page: Page) => page.getByRole('status');

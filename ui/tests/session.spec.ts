@@ -1,11 +1,11 @@
 import type { Page } from '@playwright/test';
-import { playwrightLine } from '../src/features/sessions/playwright.ts';
-import { exampleSession } from '../src/shared/examples.ts';
-import { problem, tokens } from './api.ts';
-import { enter, fill, row, rows, typeInto } from './dashboard.ts';
+import { playwrightLine } from '../src/features/sessions/playwright-snippet.ts';
+import { exampleSession } from '../src/shared/test-data.ts';
+import { enter, fill, row, rows, typeInto } from './dashboard-helpers.ts';
 import { ground, stripe } from './display.ts';
+import { problem, tokens } from './fake-api.ts';
+import type { Gateway } from './fake-gateway.ts';
 import { expect, faultsOf, pixel, test } from './fixtures.ts';
-import type { Gateway } from './gateway.ts';
 
 const picture = (page: Page) => page.getByLabel('Screen of session watched in team-a');
 const button = (page: Page, name: string) => page.getByRole('button', { name });

@@ -1,9 +1,9 @@
 import type { Page } from '@playwright/test';
-import { exampleSession } from '../src/shared/examples.ts';
-import { enter } from './dashboard.ts';
+import { exampleSession } from '../src/shared/test-data.ts';
+import { enter } from './dashboard-helpers.ts';
 import { stripe } from './display.ts';
+import type { Gateway } from './fake-gateway.ts';
 import { expect, faultsOf, pixel, test } from './fixtures.ts';
-import type { Gateway } from './gateway.ts';
 
 const pictures = (page: Page) => page.getByRole('img', { name: /^Screen of session/ });
 const picture = (page: Page, id: string) => page.getByLabel(`Screen of session ${id} in team-a`);

@@ -1,7 +1,7 @@
 /** The gateway's REST API, in the words of its OpenAPI document. */
 
 import createClient from 'openapi-fetch';
-import type { components, paths } from './api.gen.ts';
+import type { components, paths } from './openapi.gen.ts';
 
 export type Session = components['schemas']['Session'];
 export type Worker = components['schemas']['Worker'];

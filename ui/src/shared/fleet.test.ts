@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { examplePool, exampleSession } from './examples.ts';
 import { type FleetEvent, fold, parseEvent } from './fleet.ts';
+import { examplePool, exampleSession } from './test-data.ts';
 
 const reset: FleetEvent = { type: 'reset', sessions: [exampleSession('a')], workers: [examplePool('p')] };
 const after = (...events: FleetEvent[]) => events.reduce(fold, undefined);

@@ -3,10 +3,10 @@
 import { useMutation } from '@tanstack/react-query';
 import { type FormEvent, useEffect, useRef, useState } from 'react';
 import { FieldError, Input, Label, Radio, RadioGroup, Text, TextArea, TextField } from 'react-aria-components';
-import { Action } from '#shared/action.tsx';
+import { Action } from '#shared/action-button.tsx';
 import { answer, apiOf, Refused, type Session } from '#shared/api.ts';
-import { Choice } from '#shared/choice.tsx';
-import { bodyOf, check, type Field, faultsNow, type Refusal, refusalOf, type Values } from './form.ts';
+import { Choice } from '#shared/select-field.tsx';
+import { bodyOf, check, type Field, faultsNow, type Refusal, refusalOf, type Values } from './start-request.ts';
 
 interface Props {
   /** Where it is made; null for the gateway's own namespace. */

@@ -1,10 +1,10 @@
 /** The live view with a bar above it: view-only first, control when it is asked for. The login cookie is what it shows. */
 
 import { useRef, useState } from 'react';
-import { Action } from '#shared/action.tsx';
+import { Action } from '#shared/action-button.tsx';
 import { begin, type Role, type State } from './connection.ts';
-import { PictureOf } from './picture-of.tsx';
-import { controlOffer, label } from './words.ts';
+import { PictureOf } from './session-screen.tsx';
+import { controlOffer, label } from './status-text.ts';
 
 interface Props {
   readonly namespace: string;

@@ -3,15 +3,15 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { type ReactNode, useRef, useState } from 'react';
 import { Dialog, Heading, Modal, ModalOverlay } from 'react-aria-components';
-import { Action } from '#shared/action.tsx';
+import { Action } from '#shared/action-button.tsx';
 import { answer, apiOf, type Session } from '#shared/api.ts';
-import { copyField } from '#shared/copy.ts';
+import { copyField } from '#shared/clipboard.ts';
 import { duration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { ageSeconds, idleLeftSeconds, isOver, isReady, isWell, lifeLeftSeconds, startPage } from './facts.ts';
-import { playwrightLine } from './playwright.ts';
-import { State } from './state.tsx';
-import { Labels } from './table.tsx';
+import { playwrightLine } from './playwright-snippet.ts';
+import { ageSeconds, idleLeftSeconds, isOver, isReady, isWell, lifeLeftSeconds, startPage } from './selectors.ts';
+import { Labels } from './sessions-table.tsx';
+import { State } from './state-badge.tsx';
 
 interface Props {
   readonly session: Session;

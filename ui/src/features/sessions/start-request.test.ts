@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { bodyOf, check, empty, faultsNow, refusalOf, type Values } from './form.ts';
+import { bodyOf, check, empty, faultsNow, refusalOf, type Values } from './start-request.ts';
 
 const values = (changes: Partial<Values>): Values => ({ ...empty, ...changes });
 

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { duration } from '#shared/duration.ts';
-import { exampleSession } from '#shared/examples.ts';
-import { ageSeconds, idleLeftSeconds, inOrder, lifeLeftSeconds, matches, rowsOf } from './facts.ts';
+import { exampleSession } from '#shared/test-data.ts';
+import { ageSeconds, idleLeftSeconds, inOrder, lifeLeftSeconds, matches, rowsOf } from './selectors.ts';
 
 const noon = Date.parse('2026-01-01T12:00:00Z');
 

@@ -1,6 +1,6 @@
 /** Where a person is in the dashboard: what the address of the page says. Pure. */
 
-import { states } from '#features/sessions/facts.ts';
+import { states } from '#features/sessions/selectors.ts';
 
 export const tabs = ['sessions', 'pools', 'wall'] as const;
 export type Tab = (typeof tabs)[number];

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { playwrightLine } from './playwright.ts';
+import { playwrightLine } from './playwright-snippet.ts';
 
 test('the line is JavaScript that calls connect with the address and the token', async () => {
   const calls: unknown[][] = [];

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { begin, type Happening, step } from './connection.ts';
-import { controlOffer, notice } from './words.ts';
+import { controlOffer, notice } from './status-text.ts';
 
 const view: Happening = { what: 'connected', granted: 'view' };
 

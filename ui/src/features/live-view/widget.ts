@@ -1,11 +1,11 @@
 /** The live view of one session, in any element of any page. */
 
 import './live-view.css';
-import { element } from '#shared/element.ts';
+import { element } from '#shared/dom.ts';
 import { begin, type Happening, type Role, type State, step, type Task } from './connection.ts';
-import { askWhy } from './gateway.ts';
-import { Dialled } from './picture.ts';
-import { notice } from './words.ts';
+import { Dialled } from './rfb-connection.ts';
+import { notice } from './status-text.ts';
+import { askWhy } from './vnc-endpoint.ts';
 
 export interface Options {
   /** The session's `/vnc/{namespace}/{name}`, with the scheme http or https. */

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { formatPlace, parsePlace } from './place.ts';
+import { formatPlace, parsePlace } from './route.ts';
 
 test('an address without a query is the list of all sessions', () => {
   expect(parsePlace('')).toEqual({

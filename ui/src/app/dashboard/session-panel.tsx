@@ -1,10 +1,10 @@
 /** One session beside the list, with its live view. */
 
 import { useEffect, useRef } from 'react';
-import { LiveViewPanel } from '#features/live-view/panel.tsx';
-import { SessionDetail } from '#features/sessions/detail.tsx';
-import { isReady } from '#features/sessions/facts.ts';
-import { Action } from '#shared/action.tsx';
+import { LiveViewPanel } from '#features/live-view/live-view-panel.tsx';
+import { isReady } from '#features/sessions/selectors.ts';
+import { SessionDetail } from '#features/sessions/session-detail.tsx';
+import { Action } from '#shared/action-button.tsx';
 import type { Session } from '#shared/api.ts';
 
 interface Props {

@@ -1,6 +1,6 @@
 /** Which live views the wall shows. Pure. */
 
-import { isReady } from '#features/sessions/facts.ts';
+import { isReady } from '#features/sessions/selectors.ts';
 import type { Session } from '#shared/api.ts';
 
 export interface WallPage {

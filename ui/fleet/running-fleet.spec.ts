@@ -1,7 +1,7 @@
 /** The dashboard at a fleet that runs, with pools `headless` and `live` and a session `demo` that can be watched. */
 
 import type { Browser } from 'playwright-core';
-import { typeInto } from '../tests/dashboard.ts';
+import { typeInto } from '../tests/dashboard-helpers.ts';
 import { expect, pixel, shot, test } from '../tests/fixtures.ts';
 
 const token = process.env.CAMOFLEET_TOKEN ?? '';

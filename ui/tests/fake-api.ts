@@ -2,10 +2,10 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { json } from 'node:stream/consumers';
-import type { components } from '../src/shared/api.gen.ts';
 import type { CreateSession, Session } from '../src/shared/api.ts';
-import { exampleSession } from '../src/shared/examples.ts';
 import { type Fleet, type FleetEvent, fold } from '../src/shared/fleet.ts';
+import type { components } from '../src/shared/openapi.gen.ts';
+import { exampleSession } from '../src/shared/test-data.ts';
 
 type Shared = components['schemas']['Shared'];
 

@@ -1,11 +1,11 @@
 /** The tab with many live views at once, all of them only to look at. */
 
-import { PictureOf } from '#features/live-view/picture-of.tsx';
-import { Action } from '#shared/action.tsx';
+import { PictureOf } from '#features/live-view/session-screen.tsx';
+import { Action } from '#shared/action-button.tsx';
 import type { Session } from '#shared/api.ts';
-import { Choice } from '#shared/choice.tsx';
-import { type Place, wallSizes } from './place.ts';
-import { wallPage } from './wall-page.ts';
+import { Choice } from '#shared/select-field.tsx';
+import { type Place, wallSizes } from './route.ts';
+import { wallPage } from './wall-pagination.ts';
 
 interface Props {
   readonly sessions: readonly Session[];

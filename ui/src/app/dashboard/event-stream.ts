@@ -3,9 +3,9 @@
 import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { pathOf } from '#shared/api.ts';
-import { inBatches } from '#shared/batches.ts';
+import { inBatches } from '#shared/batcher.ts';
 import { eventTypes, type FleetEvent, parseEvent } from '#shared/fleet.ts';
-import { putEvents } from '#shared/use-fleet.ts';
+import { putEvents } from '#shared/fleet-cache.ts';
 
 /** `lostAt`: since when what is shown is old, in milliseconds since 1970; null while it is told at once. */
 export interface StreamState {

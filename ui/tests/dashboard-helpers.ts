@@ -1,9 +1,9 @@
 /** What tests of the dashboard have in common. */
 
 import { expect, type Locator, type Page } from '@playwright/test';
-import { examplePool, exampleSession } from '../src/shared/examples.ts';
-import { login, type Role } from './api.ts';
-import type { Gateway } from './gateway.ts';
+import { examplePool, exampleSession } from '../src/shared/test-data.ts';
+import { login, type Role } from './fake-api.ts';
+import type { Gateway } from './fake-gateway.ts';
 
 export const rows = (page: Page) =>
   page

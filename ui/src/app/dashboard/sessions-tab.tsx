@@ -3,15 +3,15 @@
 import { useQueryClient } from '@tanstack/react-query';
 import { useCallback, useDeferredValue, useMemo, useRef } from 'react';
 import { Button, Input, SearchField } from 'react-aria-components';
-import { matches, states } from '#features/sessions/facts.ts';
-import { empty, type Values } from '#features/sessions/form.ts';
+import { matches, states } from '#features/sessions/selectors.ts';
+import { SessionsTable } from '#features/sessions/sessions-table.tsx';
 import { StartForm } from '#features/sessions/start-form.tsx';
-import { SessionsTable } from '#features/sessions/table.tsx';
-import { Action } from '#shared/action.tsx';
+import { empty, type Values } from '#features/sessions/start-request.ts';
+import { Action } from '#shared/action-button.tsx';
 import type { Role, Session, Worker } from '#shared/api.ts';
-import { Choice } from '#shared/choice.tsx';
-import { putEvents } from '#shared/use-fleet.ts';
-import type { Place } from './place.ts';
+import { putEvents } from '#shared/fleet-cache.ts';
+import { Choice } from '#shared/select-field.tsx';
+import type { Place } from './route.ts';
 import { SessionPanel } from './session-panel.tsx';
 
 interface Props {

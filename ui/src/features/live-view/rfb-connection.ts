@@ -2,7 +2,7 @@
 
 import type RFB from '@novnc/novnc';
 import type { Happening, Role } from './connection.ts';
-import { granted, offers } from './gateway.ts';
+import { granted, offers } from './vnc-endpoint.ts';
 
 export interface Call {
   /** Where the picture goes. */

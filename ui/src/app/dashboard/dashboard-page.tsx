@@ -11,9 +11,9 @@ import {
 import { StrictMode, useCallback, useEffect } from 'react';
 import { createRoot } from 'react-dom/client';
 import { answer, api, loginKey, Refused, type Role } from '#shared/api.ts';
-import { forgetFleets } from '#shared/use-fleet.ts';
-import { Fleet } from './fleet.tsx';
-import { Login } from './login.tsx';
+import { forgetFleets } from '#shared/fleet-cache.ts';
+import { Fleet } from './dashboard-tabs.tsx';
+import { Login } from './login-form.tsx';
 
 function Dashboard() {
   const cache = useQueryClient();

@@ -3,20 +3,20 @@
 import { useQuery } from '@tanstack/react-query';
 import { useMemo, useState } from 'react';
 import { Tab, TabList, TabPanel, Tabs } from 'react-aria-components';
-import { Pools } from '#features/pools/pools.tsx';
-import { inOrder } from '#features/sessions/facts.ts';
-import { empty } from '#features/sessions/form.ts';
-import { Action } from '#shared/action.tsx';
+import { Pools } from '#features/pools/pool-list.tsx';
+import { inOrder } from '#features/sessions/selectors.ts';
+import { empty } from '#features/sessions/start-request.ts';
+import { Action } from '#shared/action-button.tsx';
 import { answer, api, type Role } from '#shared/api.ts';
-import { Choice } from '#shared/choice.tsx';
 import { duration } from '#shared/duration.ts';
-import { namespacesKey, useFleet } from '#shared/use-fleet.ts';
+import { namespacesKey, useFleet } from '#shared/fleet-cache.ts';
+import { Choice } from '#shared/select-field.tsx';
 import { useNow } from '#shared/use-now.ts';
-import type { Tab as TabName } from './place.ts';
-import { Sessions } from './sessions.tsx';
-import { useStream } from './stream.ts';
-import { usePlace } from './use-place.ts';
-import { Wall } from './wall.tsx';
+import { useStream } from './event-stream.ts';
+import type { Tab as TabName } from './route.ts';
+import { Sessions } from './sessions-tab.tsx';
+import { usePlace } from './use-route.ts';
+import { Wall } from './wall-tab.tsx';
 
 interface Props {
   readonly role: Role;

@@ -19,8 +19,8 @@ import { Cell, Column, Row, Table, TableBody, TableHeader, TableLayout, Virtuali
 import type { Session } from '#shared/api.ts';
 import { duration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { ageSeconds, idleLeftSeconds, isWell, type RowOfSession, rowsOf, startPage } from './facts.ts';
-import { State } from './state.tsx';
+import { ageSeconds, idleLeftSeconds, isWell, type RowOfSession, rowsOf, startPage } from './selectors.ts';
+import { State } from './state-badge.tsx';
 
 interface Props {
   readonly sessions: readonly Session[];

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { exampleSession } from '#shared/examples.ts';
-import { wallPage } from './wall-page.ts';
+import { exampleSession } from '#shared/test-data.ts';
+import { wallPage } from './wall-pagination.ts';
 
 const vnc = { ws: '', http: 'https://fleet.example/view/a/b#token=a.b_c', password_protected: false };
 const watched = (id: string, minute: number) => exampleSession(id, { vnc, created_at: `2026-01-01T12:0${minute}:00Z` });

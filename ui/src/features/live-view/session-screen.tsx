@@ -4,7 +4,7 @@ import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useEffectEvent, useRef } from 'react';
 import { loginKey } from '#shared/api.ts';
 import type { Role, State } from './connection.ts';
-import { LiveView } from './live-view.ts';
+import { LiveView } from './widget.ts';
 
 interface Props {
   readonly namespace: string;

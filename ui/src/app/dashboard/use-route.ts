@@ -1,5 +1,5 @@
 import { useMemo, useSyncExternalStore } from 'react';
-import { formatPlace, type Place, parsePlace } from './place.ts';
+import { formatPlace, type Place, parsePlace } from './route.ts';
 
 /** The place, and how to go to another. Going elsewhere is a step of the browser's history, changing a filter is none. */
 export function usePlace(): [Place, (change: Partial<Place>) => void] {

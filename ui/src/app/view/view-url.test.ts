@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseAddress } from './address.ts';
+import { parseAddress } from './view-url.ts';
 
 test('namespace and name are of the path, the token of the fragment', () => {
   expect(parseAddress(new URL('https://fleet.example/view/team-a/demo#token=a.b_c'))).toEqual({

@@ -1,9 +1,9 @@
 /** The page `/view/{namespace}/{name}`: a live view with a bar above it, or with `?embed=1` alone. */
 
-import { LiveView } from '#features/live-view/live-view.ts';
-import { controlOffer, label } from '#features/live-view/words.ts';
-import { element } from '#shared/element.ts';
-import { parseAddress } from './address.ts';
+import { controlOffer, label } from '#features/live-view/status-text.ts';
+import { LiveView } from '#features/live-view/widget.ts';
+import { element } from '#shared/dom.ts';
+import { parseAddress } from './view-url.ts';
 
 const bar = byId('chrome', HTMLElement);
 const main = byId('picture', HTMLElement);

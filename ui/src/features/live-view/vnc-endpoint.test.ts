@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { granted, offers, secondsOf } from './gateway.ts';
+import { granted, offers, secondsOf } from './vnc-endpoint.ts';
 
 test('the offered subprotocols say what is asked for, in order, and carry the token', () => {
   expect(offers('view', null)).toEqual(['camofleet.view']);
