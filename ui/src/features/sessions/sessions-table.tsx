@@ -4,22 +4,13 @@
  */
 
 import './sessions.css';
-import {
-  createContext,
-  memo,
-  type ReactNode,
-  useContext,
-  useLayoutEffect,
-  useMemo,
-  useRef,
-  useState,
-  useSyncExternalStore,
-} from 'react';
+import { memo, type ReactNode, useMemo, useRef } from 'react';
 import { Cell, Column, Row, Table, TableBody, TableHeader, TableLayout, Virtualizer } from 'react-aria-components';
 import type { Session } from '#shared/api.ts';
 import { duration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
 import { ageSeconds, idleLeftSeconds, isWell, type RowOfSession, rowsOf, startPage } from './selectors.ts';
+import { SessionStoreContext, useSessionStore, useStoredSession } from './session-store.ts';
 import { State } from './state-badge.tsx';
 
 interface Props {
@@ -31,28 +22,6 @@ interface Props {
   /** What is said when there are none. */
   readonly empty: ReactNode;
 }
-
-/** The sessions as they are now. Each cell follows its own, so that nothing else is drawn when that changes. */
-class Sessions {
-  private known: ReadonlyMap<string, Session> = new Map();
-  private readonly listeners = new Set<() => void>();
-
-  readonly subscribe = (listener: () => void) => {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
-  };
-
-  get(id: string): Session | undefined {
-    return this.known.get(id);
-  }
-
-  put(sessions: readonly Session[]) {
-    this.known = new Map(sessions.map((session) => [session.id, session]));
-    for (const listener of this.listeners) listener();
-  }
-}
-
-const Now = createContext(new Sessions());
 
 interface ColumnOfSessions {
   readonly id: string;
@@ -90,12 +59,10 @@ const columns: readonly ColumnOfSessions[] = [
 const narrowColumns = columns.filter(({ id }) => ['state', 'id', 'pool', 'idle'].includes(id));
 
 export function SessionsTable({ sessions, ...rest }: Props) {
-  const [now] = useState(() => new Sessions());
-  useLayoutEffect(() => now.put(sessions), [now, sessions]);
   return (
-    <Now value={now}>
+    <SessionStoreContext value={useSessionStore(sessions)}>
       <Rows items={useRows(sessions)} {...rest} />
-    </Now>
+    </SessionStoreContext>
   );
 }
 
@@ -149,8 +116,7 @@ const Rows = memo(function Rows({ items, chosen, onChoose, narrow, empty }: Rows
 });
 
 function Content({ id, cell }: { readonly id: string; readonly cell: ColumnOfSessions['cell'] }) {
-  const now = useContext(Now);
-  const session = useSyncExternalStore(now.subscribe, () => now.get(id));
+  const session = useStoredSession(id);
   return session === undefined ? null : cell(session);
 }
 
