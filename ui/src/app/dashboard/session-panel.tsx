@@ -19,7 +19,7 @@ export function SessionPanel({ id, session, whyNot, onNews, onClose }: Props) {
   if (session === undefined) return <Gone id={id} onClose={onClose} />;
   const picture =
     isReady(session) && session.vnc ? (
-      <LiveViewPanel namespace={session.namespace} id={id} whyNotControl={whyNot} />
+      <LiveViewPanel namespace={session.namespace} id={id} controlDisabledReason={whyNot} />
     ) : (
       <p className="no-picture">{whyNoPicture(session)}</p>
     );

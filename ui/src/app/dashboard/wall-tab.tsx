@@ -1,6 +1,6 @@
 /** The tab with many live views at once, all of them only to look at. */
 
-import { PictureOf } from '#features/live-view/session-screen.tsx';
+import { SessionScreen } from '#features/live-view/session-screen.tsx';
 import { Action } from '#shared/action-button.tsx';
 import type { Session } from '#shared/api.ts';
 import { Choice } from '#shared/select-field.tsx';
@@ -50,7 +50,7 @@ export function Wall({ sessions, place, go }: Props) {
               >
                 {session.id}
               </button>
-              <PictureOf namespace={session.namespace} id={session.id} wanted="view" />
+              <SessionScreen namespace={session.namespace} id={session.id} scope="view" />
             </li>
           ))}
         </ul>

@@ -1,60 +1,60 @@
-/** The page `/view/{namespace}/{name}`: a live view with a bar above it, or with `?embed=1` alone. */
+/** The page `/view/{namespace}/{name}`: a live view with a toolbar above it, or with `?embed=1` alone. */
 
-import { controlOffer, label } from '#features/live-view/status-text.ts';
-import { LiveView } from '#features/live-view/widget.ts';
-import { element } from '#shared/dom.ts';
-import { parseAddress } from './view-url.ts';
+import { controlButtonOf, phaseLabel } from '#features/live-view/status-text.ts';
+import { LiveViewWidget } from '#features/live-view/widget.ts';
+import { createElement } from '#shared/dom.ts';
+import { parseViewUrl } from './view-url.ts';
 
-const bar = byId('chrome', HTMLElement);
-const main = byId('picture', HTMLElement);
+const toolbar = byId('toolbar', HTMLElement);
+const picture = byId('picture', HTMLElement);
 const session = byId('session', HTMLElement);
-const state = byId('state', HTMLElement);
+const phase = byId('phase', HTMLElement);
 const hint = byId('hint', HTMLElement);
-const control = byId('control', HTMLButtonElement);
-const fullScreen = byId('full-screen', HTMLButtonElement);
+const controlButton = byId('control', HTMLButtonElement);
+const fullScreenButton = byId('full-screen', HTMLButtonElement);
 
-const { namespace, name, token, wanted, embedded } = parseAddress(new URL(location.href));
+const { namespace, name, token, scope, embedded } = parseViewUrl(new URL(location.href));
 
 document.title = `${name} – live view`;
-session.replaceChildren(element('small', {}, `${namespace} / `), name);
-bar.hidden = embedded;
+session.replaceChildren(createElement('small', {}, `${namespace} / `), name);
+toolbar.hidden = embedded;
 
-const view = new LiveView(main, {
+const widget = new LiveViewWidget(picture, {
   url: new URL(`/vnc/${namespace}/${name}`, location.href),
   token,
-  wanted,
+  scope,
   name: `session ${name} in ${namespace}`,
-  onState: (now) => {
-    state.textContent = label(now);
-    state.dataset.state = now.shown.is;
-    const offer = controlOffer(now);
-    control.textContent = offer.name;
-    control.value = offer.role;
+  onStateChange: (state) => {
+    phase.textContent = phaseLabel(state);
+    phase.dataset.phase = state.phase.type;
+    const button = controlButtonOf(state);
+    controlButton.textContent = button.label;
+    controlButton.value = button.scope;
     // Not `disabled`: it must keep the focus, and be found by those who ask why.
-    control.setAttribute('aria-disabled', String(offer.whyNot !== null));
-    if (now.shown.is !== 'connected') hint.replaceChildren();
-    else if (offer.whyNot !== null) hint.replaceChildren(offer.whyNot);
-    else if (now.shown.granted === 'control')
-      hint.replaceChildren(element('kbd', {}, 'Ctrl+Alt+Home'), ' leaves the picture');
+    controlButton.setAttribute('aria-disabled', String(button.disabledReason !== null));
+    if (state.phase.type !== 'connected') hint.replaceChildren();
+    else if (button.disabledReason !== null) hint.replaceChildren(button.disabledReason);
+    else if (state.phase.granted === 'control')
+      hint.replaceChildren(createElement('kbd', {}, 'Ctrl+Alt+Home'), ' leaves the picture');
     else hint.replaceChildren();
-    control.title = offer.whyNot ?? '';
+    controlButton.title = button.disabledReason ?? '';
   },
-  onLeave: () => control.focus(), // hidden in an embedded view: then the focus is only taken off the picture
+  onKeyboardRelease: () => controlButton.focus(), // hidden in an embedded view: then the focus is only taken off the picture
 });
 
-control.addEventListener('click', () => {
-  if (control.getAttribute('aria-disabled') === 'true') return;
-  view.ask(control.value === 'control' ? 'control' : 'view');
+controlButton.addEventListener('click', () => {
+  if (controlButton.getAttribute('aria-disabled') === 'true') return;
+  widget.requestScope(controlButton.value === 'control' ? 'control' : 'view');
 });
 
-fullScreen.hidden = !document.fullscreenEnabled;
-fullScreen.addEventListener('click', () => {
+fullScreenButton.hidden = !document.fullscreenEnabled;
+fullScreenButton.addEventListener('click', () => {
   const change =
     document.fullscreenElement === null ? document.documentElement.requestFullscreen() : document.exitFullscreen();
   change.catch(() => undefined); // the browser does not want to: the picture stays as it is
 });
 document.addEventListener('fullscreenchange', () => {
-  fullScreen.textContent = document.fullscreenElement === null ? 'Full screen' : 'Leave full screen';
+  fullScreenButton.textContent = document.fullscreenElement === null ? 'Full screen' : 'Leave full screen';
 });
 
 // A new link to the same session differs in the fragment only, for which the browser does not load the page anew.

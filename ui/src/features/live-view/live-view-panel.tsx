@@ -2,51 +2,51 @@
 
 import { useRef, useState } from 'react';
 import { Action } from '#shared/action-button.tsx';
-import { begin, type Role, type State } from './connection.ts';
-import { PictureOf } from './session-screen.tsx';
-import { controlOffer, label } from './status-text.ts';
+import { type ConnectionState, initialState, type Scope } from './connection.ts';
+import { SessionScreen } from './session-screen.tsx';
+import { controlButtonOf, phaseLabel } from './status-text.ts';
 
 interface Props {
   readonly namespace: string;
   readonly id: string;
-  /** Why control may not be asked for; null when it may. */
-  readonly whyNotControl: string | null;
+  /** Why the user must not request control; null when it may. */
+  readonly controlDisabledReason: string | null;
 }
 
-export function LiveViewPanel({ namespace, id, whyNotControl }: Props) {
-  const [wanted, setWanted] = useState<Role>('view');
-  const [state, setState] = useState<State>(() => begin('view'));
-  const bar = useRef<HTMLDivElement>(null);
-  const { shown } = state;
-  const controls = shown.is === 'connected' && shown.granted === 'control';
-  const offer = controlOffer(state);
-  const whyNot = controls ? null : (whyNotControl ?? offer.whyNot);
+export function LiveViewPanel({ namespace, id, controlDisabledReason }: Props) {
+  const [scope, setScope] = useState<Scope>('view');
+  const [state, setState] = useState<ConnectionState>(() => initialState('view'));
+  const toolbar = useRef<HTMLDivElement>(null);
+  const { phase } = state;
+  const hasControl = phase.type === 'connected' && phase.granted === 'control';
+  const button = controlButtonOf(state);
+  const disabledReason = hasControl ? null : (controlDisabledReason ?? button.disabledReason);
 
   return (
     <section className="live-view-panel" aria-label="Live view">
-      <div className="actions" ref={bar}>
-        <span className="state" data-state={shown.is === 'connected' ? 'Ready' : 'Pending'}>
-          {label(state)}
+      <div className="actions" ref={toolbar}>
+        <span className="state" data-state={phase.type === 'connected' ? 'Ready' : 'Pending'}>
+          {phaseLabel(state)}
         </span>
-        <Action onAct={() => setWanted(offer.role)} whyNot={whyNot}>
-          {offer.name}
+        <Action onAct={() => setScope(button.scope)} whyNot={disabledReason}>
+          {button.label}
         </Action>
-        {controls && (
+        {hasControl && (
           <span className="muted">
             <kbd>Ctrl+Alt+Home</kbd> leaves the picture
           </span>
         )}
-        {!controls && whyNotControl !== null && <span className="muted">{whyNotControl}</span>}
+        {!hasControl && controlDisabledReason !== null && <span className="muted">{controlDisabledReason}</span>}
         <a href={`/view/${namespace}/${id}`} target="_blank" rel="noreferrer">
           Own page
         </a>
       </div>
-      <PictureOf
+      <SessionScreen
         namespace={namespace}
         id={id}
-        wanted={wanted}
-        onState={setState}
-        onLeave={() => bar.current?.querySelector('button')?.focus()}
+        scope={scope}
+        onStateChange={setState}
+        onKeyboardRelease={() => toolbar.current?.querySelector('button')?.focus()}
       />
     </section>
   );

@@ -3,43 +3,43 @@
 import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useEffectEvent, useRef } from 'react';
 import { loginKey } from '#shared/api.ts';
-import type { Role, State } from './connection.ts';
-import { LiveView } from './widget.ts';
+import type { ConnectionState, Scope } from './connection.ts';
+import { LiveViewWidget } from './widget.ts';
 
 interface Props {
   readonly namespace: string;
   readonly id: string;
-  readonly wanted: Role;
-  readonly onState?: (state: State) => void;
-  readonly onLeave?: () => void;
+  readonly scope: Scope;
+  readonly onStateChange?: (state: ConnectionState) => void;
+  readonly onKeyboardRelease?: () => void;
 }
 
-export function PictureOf({ namespace, id, wanted, onState, onLeave }: Props) {
+export function SessionScreen({ namespace, id, scope, onStateChange, onKeyboardRelease }: Props) {
   const host = useRef<HTMLDivElement>(null);
-  const view = useRef<LiveView>(null);
+  const widget = useRef<LiveViewWidget>(null);
   const cache = useQueryClient();
-  const first = useEffectEvent(() => wanted);
-  const tell = useEffectEvent((state: State) => {
-    onState?.(state);
+  const initialScope = useEffectEvent(() => scope);
+  const handleStateChange = useEffectEvent((state: ConnectionState) => {
+    onStateChange?.(state);
     // The login may be over.
-    if (state.shown.is === 'refused') void cache.invalidateQueries({ queryKey: loginKey });
+    if (state.phase.type === 'failed') void cache.invalidateQueries({ queryKey: loginKey });
   });
-  const leave = useEffectEvent(() => onLeave?.());
+  const handleKeyboardRelease = useEffectEvent(() => onKeyboardRelease?.());
 
   useEffect(() => {
     if (host.current === null) return;
-    const made = new LiveView(host.current, {
+    const created = new LiveViewWidget(host.current, {
       url: new URL(`/vnc/${encodeURIComponent(namespace)}/${encodeURIComponent(id)}`, location.href),
       token: null,
-      wanted: first(),
+      scope: initialScope(),
       name: `session ${id} in ${namespace}`,
-      onState: tell,
-      onLeave: leave,
+      onStateChange: handleStateChange,
+      onKeyboardRelease: handleKeyboardRelease,
     });
-    view.current = made;
-    return () => made.remove();
+    widget.current = created;
+    return () => created.remove();
   }, [namespace, id]);
-  useEffect(() => view.current?.ask(wanted), [wanted]);
+  useEffect(() => widget.current?.requestScope(scope), [scope]);
 
   return <div className="live-view-host" ref={host} />;
 }

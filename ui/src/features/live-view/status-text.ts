@@ -1,63 +1,66 @@
-/** What a person reads and may do in each state. Pure. */
+/** The text and the control button that a live view shows in each state. Pure. */
 
-import type { Role, State } from './connection.ts';
+import type { ConnectionState, Scope } from './connection.ts';
 
-/** The state in one or two words. */
-export function label({ shown }: State): string {
-  switch (shown.is) {
+/** The phase in one or two words. */
+export function phaseLabel({ phase }: ConnectionState): string {
+  switch (phase.type) {
     case 'connecting':
       return 'Connecting';
     case 'starting':
       return 'Starting';
     case 'connected':
-      return shown.granted === 'control' ? 'In control' : 'View only';
+      return phase.granted === 'control' ? 'In control' : 'View only';
     case 'reconnecting':
       return 'Reconnecting';
     case 'ended':
       return 'Ended';
-    case 'refused':
+    case 'failed':
       return 'Refused';
   }
 }
 
-/** What is said over the picture, or in its place. */
+/** The text over the picture, or in its place. */
 export interface Notice {
   readonly title: string;
   readonly text: string;
 }
 
-export function notice({ shown }: State): Notice {
-  switch (shown.is) {
+export function noticeOf({ phase }: ConnectionState): Notice {
+  switch (phase.type) {
     case 'connecting':
       return { title: 'Connecting', text: '' };
     case 'starting':
-      return { title: 'The session is starting', text: shown.detail || 'Its picture comes as soon as it is ready.' };
+      return { title: 'The session is starting', text: phase.detail || 'Its picture comes as soon as it is ready.' };
     case 'connected':
-      return { title: shown.granted === 'control' ? 'You are in control' : 'You are watching', text: '' };
+      return { title: phase.granted === 'control' ? 'You are in control' : 'You are watching', text: '' };
     case 'reconnecting':
       return {
         title: 'Reconnecting',
-        text: shown.afterMs === 0 ? shown.why : `${shown.why} Next attempt in ${Math.round(shown.afterMs / 1000)} s.`,
+        text:
+          phase.afterMs === 0 ? phase.reason : `${phase.reason} Next attempt in ${Math.round(phase.afterMs / 1000)} s.`,
       };
     case 'ended':
-      return { title: 'The session is over', text: shown.reason };
-    case 'refused':
-      return { title: shown.title, text: shown.words };
+      return { title: 'The session is over', text: phase.reason };
+    case 'failed':
+      return { title: phase.title, text: phase.text };
   }
 }
 
-/** The one thing to do about control. `whyNot` is null when it can be done. */
-export interface ControlOffer {
-  readonly role: Role;
-  readonly name: string;
-  readonly whyNot: string | null;
+/** The button that requests or gives back control. */
+export interface ControlButton {
+  /** The scope that the button requests. */
+  readonly scope: Scope;
+  readonly label: string;
+  /** Null when the button is enabled. */
+  readonly disabledReason: string | null;
 }
 
-export function controlOffer({ shown, wanted }: State): ControlOffer {
-  if (shown.is === 'connected' && shown.granted === 'control') {
-    return { role: 'view', name: 'Stop controlling', whyNot: null };
+export function controlButtonOf({ phase, requested }: ConnectionState): ControlButton {
+  if (phase.type === 'connected' && phase.granted === 'control') {
+    return { scope: 'view', label: 'Stop controlling', disabledReason: null };
   }
-  const name = 'Take control';
-  if (shown.is !== 'connected') return { role: 'control', name, whyNot: 'There is no picture to control.' };
-  return { role: 'control', name, whyNot: wanted === 'control' ? 'Your token allows only to watch.' : null };
+  const button = { scope: 'control', label: 'Take control' } as const;
+  if (phase.type !== 'connected') return { ...button, disabledReason: 'There is no picture to control.' };
+  return { ...button, disabledReason: requested === 'control' ? 'Your token allows only to watch.' : null };
 }

@@ -1,22 +1,22 @@
-/** The gateway's door for a live view, `/vnc/{namespace}/{name}`, as the page sees it. */
+/** The client's side of the gateway's endpoint `/vnc/{namespace}/{name}`: subprotocols, and the probe over plain HTTP. */
 
-import type { Happening, Role } from './connection.ts';
+import type { ConnectionEvent, Scope } from './connection.ts';
 
-/** The subprotocols to offer. A browser cannot set headers on a WebSocket, so the token goes here. */
-export function offers(wanted: Role, token: string | null): string[] {
-  const roles = wanted === 'control' ? ['camofleet.control', 'camofleet.view'] : ['camofleet.view'];
-  return token === null ? roles : [...roles, `camofleet.bearer.${token}`];
+/** The subprotocols to offer. The token is one of them because a browser cannot set headers on a WebSocket. */
+export function offeredSubprotocols(scope: Scope, token: string | null): string[] {
+  const scopes = scope === 'control' ? ['camofleet.control', 'camofleet.view'] : ['camofleet.view'];
+  return token === null ? scopes : [...scopes, `camofleet.bearer.${token}`];
 }
 
-export function granted(protocol: string): Role {
-  return protocol === 'camofleet.control' ? 'control' : 'view';
+export function grantedScope(subprotocol: string): Scope {
+  return subprotocol === 'camofleet.control' ? 'control' : 'view';
 }
 
 /**
- * Asks why there is no WebSocket: a browser tells a page neither status nor body of a refused one. Rejects only when
- * `signal` is aborted.
+ * Finds out why the WebSocket failed, because a browser shows a page neither the status nor the body of a failed handshake.
+ * Rejects only when `signal` is aborted.
  */
-export async function askWhy(url: URL, token: string | null, signal: AbortSignal): Promise<Happening> {
+export async function probe(url: URL, token: string | null, signal: AbortSignal): Promise<ConnectionEvent> {
   try {
     const response = await fetch(url, {
       headers: token === null ? {} : { authorization: `Bearer ${token}` },
@@ -24,25 +24,25 @@ export async function askWhy(url: URL, token: string | null, signal: AbortSignal
       signal,
     });
     return {
-      what: 'answered',
+      type: 'probed',
       status: response.status,
-      detail: await detailOf(response),
-      retryAfterSeconds: secondsOf(response.headers.get('retry-after')),
+      detail: await readDetail(response),
+      retryAfterSeconds: parseRetryAfter(response.headers.get('retry-after')),
     };
   } catch (error) {
     if (signal.aborted) throw error;
-    return { what: 'unreachable' };
+    return { type: 'unreachable' };
   }
 }
 
-/** The words of `{"detail": "…"}`; empty when a proxy before the gateway answered otherwise. */
-async function detailOf(response: Response): Promise<string> {
+/** The text of `{"detail": "…"}`; empty when a proxy before the gateway answered otherwise. */
+async function readDetail(response: Response): Promise<string> {
   const body: unknown = await response.json().catch(() => null);
   const detail = body !== null && typeof body === 'object' && 'detail' in body ? body.detail : '';
   return typeof detail === 'string' ? detail : '';
 }
 
-/** Retry-After in seconds (RFC 9110, section 10.2.3); a date counts as not given. */
-export function secondsOf(retryAfter: string | null): number | null {
-  return retryAfter !== null && /^\d+$/.test(retryAfter) ? Number(retryAfter) : null;
+/** Retry-After in seconds (RFC 9110, section 10.2.3). A date is ignored. */
+export function parseRetryAfter(header: string | null): number | null {
+  return header !== null && /^\d+$/.test(header) ? Number(header) : null;
 }

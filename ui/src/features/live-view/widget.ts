@@ -1,121 +1,135 @@
 /** The live view of one session, in any element of any page. */
 
 import './live-view.css';
-import { element } from '#shared/dom.ts';
-import { begin, type Happening, type Role, type State, step, type Task } from './connection.ts';
-import { Dialled } from './rfb-connection.ts';
-import { notice } from './status-text.ts';
-import { askWhy } from './vnc-endpoint.ts';
+import { createElement } from '#shared/dom.ts';
+import {
+  type ConnectionEvent,
+  type ConnectionState,
+  type Effect,
+  initialState,
+  reduce,
+  type Scope,
+} from './connection.ts';
+import { RfbConnection } from './rfb-connection.ts';
+import { noticeOf } from './status-text.ts';
+import { probe } from './vnc-endpoint.ts';
 
-export interface Options {
+export interface LiveViewOptions {
   /** The session's `/vnc/{namespace}/{name}`, with the scheme http or https. */
   readonly url: URL;
   /** Without one the login cookie counts. */
   readonly token: string | null;
-  readonly wanted: Role;
+  readonly scope: Scope;
   /** The session's name, for people. */
   readonly name: string;
-  readonly onState: (state: State) => void;
-  /** The keyboard's way out of the picture: give the focus to something else. */
-  readonly onLeave: () => void;
+  readonly onStateChange: (state: ConnectionState) => void;
+  /** The user released the keyboard: give the focus to another element. */
+  readonly onKeyboardRelease: () => void;
 }
 
 /** A session that is ready answers sooner than this. */
 const SLOW_MS = 1_500;
 
-export class LiveView {
-  readonly #options: Options;
+export class LiveViewWidget {
+  readonly #options: LiveViewOptions;
   readonly #root: HTMLElement;
-  readonly #picture = element('div', { class: 'live-view-picture' });
-  readonly #title = element('strong', {});
-  readonly #text = element('span', {});
-  readonly #hurry = element('button', { type: 'button' }, 'Try now');
-  readonly #onOnline = () => this.#take({ what: 'hurried' });
-  /** Control was asked for, and was not had since. */
-  #takesFocus: boolean;
-  #state: State;
-  #stop: () => void;
-  #closed: Promise<void> = Promise.resolve();
+  readonly #picture = createElement('div', { class: 'live-view-picture' });
+  readonly #title = createElement('strong', {});
+  readonly #text = createElement('span', {});
+  readonly #retryButton = createElement('button', { type: 'button' }, 'Try now');
+  readonly #retry = () => this.#dispatch({ type: 'retry-requested' });
+  /** Control was requested, and the picture has not taken the focus since. */
+  #focusPending: boolean;
+  #state: ConnectionState;
+  #stopEffect: () => void;
+  #socketClosed: Promise<void> = Promise.resolve();
 
-  constructor(host: HTMLElement, options: Options) {
+  constructor(host: HTMLElement, options: LiveViewOptions) {
     this.#options = options;
-    this.#root = element(
+    this.#root = createElement(
       'div',
       { class: 'live-view' },
       this.#picture,
-      element(
+      createElement(
         'div',
         { class: 'live-view-notice' },
-        element('div', { class: 'live-view-words', role: 'status' }, this.#title, this.#text),
-        this.#hurry,
+        createElement('div', { class: 'live-view-text', role: 'status' }, this.#title, this.#text),
+        this.#retryButton,
       ),
     );
     host.append(this.#root);
-    this.#hurry.addEventListener('click', this.#onOnline);
-    window.addEventListener('online', this.#onOnline);
-    this.#takesFocus = options.wanted === 'control';
-    this.#state = begin(options.wanted);
-    this.#show();
-    this.#stop = this.#start(this.#state.task);
+    this.#retryButton.addEventListener('click', this.#retry);
+    window.addEventListener('online', this.#retry);
+    this.#focusPending = options.scope === 'control';
+    this.#state = initialState(options.scope);
+    this.#render();
+    this.#stopEffect = this.#start(this.#state.effect);
   }
 
-  /** Asks for a role anew: the gateway decides again. */
-  ask(role: Role): void {
-    this.#takesFocus = role === 'control' && role !== this.#state.wanted;
-    this.#take({ what: 'asked', role });
+  /** Connects again with another scope: the gateway decides again. */
+  requestScope(scope: Scope): void {
+    this.#focusPending = scope === 'control' && scope !== this.#state.requested;
+    this.#dispatch({ type: 'scope-requested', scope });
   }
 
   /** Ends the view, whatever state it is in. */
   remove(): void {
-    this.#stop();
-    window.removeEventListener('online', this.#onOnline);
+    this.#stopEffect();
+    window.removeEventListener('online', this.#retry);
     this.#root.remove();
   }
 
-  #take(happening: Happening): void {
-    const before = this.#state;
-    this.#state = step(before, happening);
-    if (this.#state === before) return;
-    if (this.#state.shown.is === 'connected') this.#takesFocus = false;
-    if (this.#state.task !== before.task) {
-      this.#keepStill();
-      this.#stop();
-      this.#stop = this.#start(this.#state.task);
+  #dispatch(event: ConnectionEvent): void {
+    const previous = this.#state;
+    this.#state = reduce(previous, event);
+    if (this.#state === previous) return;
+    if (this.#state.phase.type === 'connected') this.#focusPending = false;
+    if (this.#state.effect !== previous.effect) {
+      this.#freezePicture();
+      this.#stopEffect();
+      this.#stopEffect = this.#start(this.#state.effect);
     }
-    this.#show();
+    this.#render();
   }
 
-  /** Begins a task and returns how to stop it. A task that was stopped tells nothing any more. */
-  #start(task: Task | null): () => void {
-    switch (task?.do) {
-      case 'dial': {
-        const { url, token, name, onLeave } = this.#options;
-        const { wanted } = this.#state;
-        const slow = this.#tellSlow();
-        const tell = (happening: Happening) => this.#take(happening);
-        const takesFocus = this.#takesFocus;
-        const call = { host: this.#picture, url, token, wanted, takesFocus, name: `Screen of ${name}`, tell, onLeave };
-        const dialled = new Dialled(call, this.#closed);
+  /** Starts an effect and returns how to stop it. A stopped effect dispatches no more events. */
+  #start(effect: Effect | null): () => void {
+    switch (effect?.type) {
+      case 'connect': {
+        const { url, token, name, onKeyboardRelease } = this.#options;
+        const slowTimer = this.#startSlowTimer();
+        const options = {
+          host: this.#picture,
+          url,
+          token,
+          scope: this.#state.requested,
+          takeFocus: this.#focusPending,
+          name: `Screen of ${name}`,
+          onEvent: (event: ConnectionEvent) => this.#dispatch(event),
+          onKeyboardRelease,
+        };
+        const connection = new RfbConnection(options, this.#socketClosed);
         return () => {
-          clearTimeout(slow);
-          this.#closed = dialled.hangUp();
+          clearTimeout(slowTimer);
+          this.#socketClosed = connection.close();
         };
       }
-      case 'ask': {
-        const slow = this.#tellSlow();
+      case 'probe': {
+        const slowTimer = this.#startSlowTimer();
         const stopped = new AbortController();
-        askWhy(this.#options.url, this.#options.token, stopped.signal).then(
-          (answer) => this.#take(answer),
+        probe(this.#options.url, this.#options.token, stopped.signal).then(
+          (event) => this.#dispatch(event),
           () => undefined, // it was stopped
         );
         return () => {
-          clearTimeout(slow);
+          clearTimeout(slowTimer);
           stopped.abort();
         };
       }
       case 'wait': {
         // Spread, so that all the views of a gateway do not come back in the same moment.
-        const timer = setTimeout(() => this.#take({ what: 'waited' }), task.ms * (0.9 + 0.2 * Math.random()));
+        const ms = effect.ms * (0.9 + 0.2 * Math.random());
+        const timer = setTimeout(() => this.#dispatch({ type: 'wait-elapsed' }), ms);
         return () => clearTimeout(timer);
       }
       case undefined:
@@ -123,34 +137,34 @@ export class LiveView {
     }
   }
 
-  #tellSlow(): ReturnType<typeof setTimeout> {
-    return setTimeout(() => this.#take({ what: 'slow' }), SLOW_MS);
+  #startSlowTimer(): ReturnType<typeof setTimeout> {
+    return setTimeout(() => this.#dispatch({ type: 'slow' }), SLOW_MS);
   }
 
-  #show(): void {
-    const { shown } = this.#state;
-    const { title, text } = notice(this.#state);
-    this.#root.dataset.state = shown.is;
+  #render(): void {
+    const { phase, effect } = this.#state;
+    const { title, text } = noticeOf(this.#state);
+    this.#root.dataset.phase = phase.type;
     this.#title.textContent = title;
     this.#text.textContent = text;
-    this.#hurry.hidden = this.#state.task?.do !== 'wait';
-    if (shown.is === 'connected' || this.#state.task === null) this.#still()?.remove();
-    this.#options.onState(this.#state);
+    this.#retryButton.hidden = effect?.type !== 'wait';
+    if (phase.type === 'connected' || effect === null) this.#frozenPicture()?.remove();
+    this.#options.onStateChange(this.#state);
   }
 
   /** The last picture stays, dimmed, until there is a new one. noVNC takes its own away with the connection. */
-  #keepStill(): void {
+  #freezePicture(): void {
     const live = this.#picture.querySelector('canvas');
     if (live === null || live.width === 0) return;
-    const still = element('canvas', { class: 'live-view-still', 'aria-hidden': 'true' });
-    still.width = live.width;
-    still.height = live.height;
-    still.getContext('2d')?.drawImage(live, 0, 0);
-    this.#still()?.remove();
-    this.#picture.before(still);
+    const frozen = createElement('canvas', { class: 'live-view-frozen', 'aria-hidden': 'true' });
+    frozen.width = live.width;
+    frozen.height = live.height;
+    frozen.getContext('2d')?.drawImage(live, 0, 0);
+    this.#frozenPicture()?.remove();
+    this.#picture.before(frozen);
   }
 
-  #still(): Element | null {
-    return this.#root.querySelector('.live-view-still');
+  #frozenPicture(): Element | null {
+    return this.#root.querySelector('.live-view-frozen');
   }
 }
