@@ -2,7 +2,7 @@
 
 import type { Browser } from 'playwright-core';
 import { typeInto } from '../tests/dashboard-helpers.ts';
-import { expect, pixel, shot, test } from '../tests/fixtures.ts';
+import { expect, pixel, screenshot, test } from '../tests/fixtures.ts';
 
 const token = process.env.CAMOFLEET_TOKEN ?? '';
 const green = [10, 123, 83];
@@ -33,7 +33,7 @@ test('a session from its start to its end', async ({ page, browserName }) => {
   const remote = await connect(await page.getByRole('textbox', { name: 'Playwright line' }).inputValue());
   const field = remote.contexts()[0]?.pages()[0]?.locator('input');
   await expect.poll(() => field?.inputValue()).toBe('typed');
-  if (browserName === 'chromium') await shot(page, 'fleet');
+  if (browserName === 'chromium') await screenshot(page, 'fleet');
   await remote.close();
 
   await button('Extend').click();

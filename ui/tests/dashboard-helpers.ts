@@ -1,9 +1,9 @@
 /** What tests of the dashboard have in common. */
 
 import { expect, type Locator, type Page } from '@playwright/test';
-import { examplePool, exampleSession } from '../src/shared/test-data.ts';
+import { testPool, testSession } from '../src/shared/test-data.ts';
 import { login, type Role } from './fake-api.ts';
-import type { Gateway } from './fake-gateway.ts';
+import type { FakeGateway } from './fake-gateway.ts';
 
 export const rows = (page: Page) =>
   page
@@ -13,13 +13,13 @@ export const rows = (page: Page) =>
 export const row = (page: Page, name: string) => rows(page).filter({ hasText: name });
 
 /** Some of each kind. */
-export function fill({ api }: Gateway): void {
+export function seed({ api }: FakeGateway): void {
   const ago = (seconds: number) => new Date(Date.now() - 1000 * seconds).toISOString();
-  api.tell({
+  api.emit({
     type: 'reset',
-    workers: [
-      examplePool('camoufox'),
-      examplePool('firefox', {
+    pools: [
+      testPool('camoufox'),
+      testPool('firefox', {
         engine: 'Firefox',
         healthy: false,
         ready_replicas: 0,
@@ -29,34 +29,34 @@ export function fill({ api }: Gateway): void {
       }),
     ],
     sessions: [
-      exampleSession('over', {
+      testSession('finished', {
         state: 'Finished',
         reason: 'IdleTimeout',
         message: 'nobody did anything for 300 s',
         created_at: ago(4000),
         finished_at: ago(600),
       }),
-      api.watched('watched', {
+      api.watchable('watchable', {
         created_at: ago(7200),
         last_seen_at: ago(20),
         labels: { team: 'blue', job: 'prices' },
         start_url: 'https://example.org/',
         start_page: { state: 'loaded' },
       }),
-      exampleSession('broken', {
+      testSession('broken', {
         created_at: ago(100),
         last_seen_at: ago(280),
         start_url: 'https://nowhere.example/',
         start_page: { state: 'failed', message: 'NS_ERROR_UNKNOWN_HOST' },
       }),
-      exampleSession('queued-later', { state: 'Queued', worker: 'firefox', created_at: ago(5), reason: 'Queued' }),
-      exampleSession('queued-first', { state: 'Queued', worker: 'firefox', created_at: ago(9), reason: 'Queued' }),
+      testSession('queued-later', { state: 'Queued', worker: 'firefox', created_at: ago(5), reason: 'Queued' }),
+      testSession('queued-first', { state: 'Queued', worker: 'firefox', created_at: ago(9), reason: 'Queued' }),
     ],
   });
 }
 
 /** Opens the dashboard as somebody who is logged in. */
-export async function enter(page: Page, gateway: Gateway, query = '', role: Role = 'admin'): Promise<void> {
+export async function openDashboard(page: Page, gateway: FakeGateway, query = '', role: Role = 'admin'): Promise<void> {
   gateway.api.role = role;
   await page.context().addCookies([{ name: login.name, value: login.value, url: gateway.dashboard() }]);
   await page.goto(gateway.dashboard(query));

@@ -3,9 +3,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { json } from 'node:stream/consumers';
 import type { CreateSession, Session } from '../src/shared/api.ts';
-import { type Fleet, type FleetEvent, fold } from '../src/shared/fleet.ts';
+import { applyEvent, type EventName, type Fleet, type FleetEvent } from '../src/shared/fleet.ts';
 import type { components } from '../src/shared/openapi.gen.ts';
-import { exampleSession } from '../src/shared/test-data.ts';
+import { testSession } from '../src/shared/test-data.ts';
 
 type Shared = components['schemas']['Shared'];
 
@@ -16,56 +16,56 @@ export type Role = keyof typeof tokens;
 /** The cookie of whoever is logged in. */
 export const login = { name: 'camofleet_login', value: '1' } as const;
 
-interface Answer {
+interface ApiResponse {
   readonly status: number;
   readonly body: unknown;
 }
 
-export class Api {
+export class FakeApi {
   /** Of the gateway's own namespace, team-a. */
-  fleet: Fleet = { sessions: new Map(), workers: new Map() };
+  fleet: Fleet = { sessions: new Map(), pools: new Map() };
   /** Of other namespaces: only to look at. */
-  readonly elsewhere = new Map<string, Fleet>();
+  readonly otherFleets = new Map<string, Fleet>();
   /** What it says of a session that waits. */
   queuePosition = 3;
   /** The namespaces in which sessions were asked for, the newest last. */
-  readonly askedIn: string[] = [];
+  readonly createdIn: string[] = [];
   /** Instead of making the session that is asked for. */
-  onCreate: ((body: CreateSession) => Answer | Promise<Answer>) | null = null;
+  onCreate: ((body: CreateSession) => ApiResponse | Promise<ApiResponse>) | null = null;
   /** Bodies of `POST /sessions`, the newest last. */
-  readonly asked: CreateSession[] = [];
+  readonly createRequests: CreateSession[] = [];
   /** The tokens that were given out. */
-  readonly minted: Shared[] = [];
+  readonly mintedTokens: Shared[] = [];
   /** Of the token that was logged in with; without one no cookie is good. */
   role: Role | null = null;
 
   /** How often the stream of events was asked for. */
-  streamsAsked = 0;
+  streamRequests = 0;
 
   /** Whether it gets any answer. */
-  streamsAnswered = true;
+  answersStreams = true;
 
   readonly #streams = new Set<ServerResponse>();
 
   /** Has something happen, and tells everybody. */
-  tell(...events: FleetEvent[]): void {
+  emit(...events: FleetEvent[]): void {
     for (const event of events) {
-      this.fleet = fold(this.fleet, event) ?? this.fleet;
-      for (const stream of this.#streams) stream.write(written(event));
+      this.fleet = applyEvent(this.fleet, event) ?? this.fleet;
+      for (const stream of this.#streams) stream.write(serialize(event));
     }
   }
 
   /** A session with a display, as the gateway tells of it. */
-  watched(id: string, changes: Partial<Session> = {}): Session {
+  watchable(id: string, changes: Partial<Session> = {}): Session {
     const vnc = {
       ws: `ws://elsewhere.example/vnc/team-a/${id}?token=a.b.c`,
       http: `http://elsewhere.example/view/team-a/${id}#token=a.b.c`,
       password_protected: false,
     };
-    return exampleSession(id, { vnc_enabled: true, vnc, ...changes });
+    return testSession(id, { vnc_enabled: true, vnc, ...changes });
   }
 
-  get streams(): number {
+  get openStreams(): number {
     return this.#streams.size;
   }
 
@@ -74,17 +74,22 @@ export class Api {
     return request.headers.cookie?.includes(`${login.name}=${login.value}`) ? this.role : null;
   }
 
-  async answer(request: IncomingMessage, response: ServerResponse, path: string): Promise<void> {
+  async handle(request: IncomingMessage, response: ServerResponse, path: string): Promise<void> {
     const role = this.roleOf(request);
     const [, namespace = 'team-a', call] = path.match(/^\/namespaces\/([^/]+)(\/.*)$/) ?? ['', undefined, path];
-    if (call === '/events' && role !== null) return this.#stream(request, response, this.elsewhere.get(namespace));
-    if (call === '/sessions') this.askedIn.push(namespace);
-    const { status, body } = await this.#decide(request, response, call ?? '', role);
+    if (call === '/events' && role !== null) return this.#stream(request, response, this.otherFleets.get(namespace));
+    if (call === '/sessions') this.createdIn.push(namespace);
+    const { status, body } = await this.#respond(request, response, call ?? '', role);
     response.writeHead(status, { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' });
     response.end(JSON.stringify(body));
   }
 
-  async #decide(request: IncomingMessage, response: ServerResponse, path: string, role: Role | null): Promise<Answer> {
+  async #respond(
+    request: IncomingMessage,
+    response: ServerResponse,
+    path: string,
+    role: Role | null,
+  ): Promise<ApiResponse> {
     const call = `${request.method} ${path.replace(/^\/sessions\/[^/]+\/[^/]+/, '/sessions/*')}`;
     if (call === 'POST /login') {
       const { token } = (await json(request)) as { token: string };
@@ -101,7 +106,7 @@ export class Api {
     if (role === null) return problem(401, 'a token is needed');
     if (call === 'GET /login') return { status: 200, body: { role } };
     if (call === 'GET /namespaces') {
-      return { status: 200, body: { own: 'team-a', namespaces: ['team-a', ...this.elsewhere.keys()] } };
+      return { status: 200, body: { own: 'team-a', namespaces: ['team-a', ...this.otherFleets.keys()] } };
     }
     if (call === 'GET /sessions/*') {
       const session = this.fleet.sessions.get(path.split('/')[3] ?? '');
@@ -114,64 +119,68 @@ export class Api {
     switch (call) {
       case 'POST /sessions/*/touch': {
         const touched = { ...session, last_seen_at: new Date().toISOString() };
-        this.tell({ type: 'session', session: touched });
+        this.emit({ type: 'session', session: touched });
         return { status: 200, body: touched };
       }
       case 'POST /sessions/*/tokens': {
         const { scope } = (await json(request)) as { scope: Shared['scope'] };
-        const token = `minted.${scope}.${this.minted.length}`;
+        const token = `minted.${scope}.${this.mintedTokens.length}`;
         const shared = { token, scope, session: session.id, expires_at: '2126-01-01T00:00:00Z', single_use: false };
-        this.minted.push(shared);
+        this.mintedTokens.push(shared);
         return { status: 201, body: shared };
       }
       case 'DELETE /sessions/*':
-        this.tell({ type: 'session-gone', id: session.id });
+        this.emit({ type: 'session-gone', id: session.id });
         return { status: 200, body: { id: session.id, status: 'TERMINATING' } };
       default:
         return problem(404, 'there is nothing of this name');
     }
   }
 
-  #create(body: CreateSession): Answer | Promise<Answer> {
-    this.asked.push(body);
+  #create(body: CreateSession): ApiResponse | Promise<ApiResponse> {
+    this.createRequests.push(body);
     if (this.onCreate !== null) return this.onCreate(body);
-    const id = `made-${this.asked.length}`;
+    const id = `made-${this.createRequests.length}`;
     const made = { created_at: new Date().toISOString(), last_seen_at: new Date().toISOString() };
-    const session = body.vnc ? this.watched(id, made) : exampleSession(id, made);
-    this.tell({ type: 'session', session });
+    const session = body.vnc ? this.watchable(id, made) : testSession(id, made);
+    this.emit({ type: 'session', session });
     return { status: 201, body: session };
   }
 
-  #stream(request: IncomingMessage, response: ServerResponse, elsewhere: Fleet | undefined): void {
-    this.streamsAsked++;
-    if (!this.streamsAnswered) return;
+  #stream(request: IncomingMessage, response: ServerResponse, otherFleet: Fleet | undefined): void {
+    this.streamRequests++;
+    if (!this.answersStreams) return;
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
     // Browsers wait 3 to 5 s otherwise.
     response.write('retry: 100\n\n');
-    const { sessions, workers } = elsewhere ?? this.fleet;
-    response.write(written({ type: 'reset', sessions: [...sessions.values()], workers: [...workers.values()] }));
-    if (elsewhere === undefined) this.#streams.add(response);
+    const { sessions, pools } = otherFleet ?? this.fleet;
+    response.write(serialize({ type: 'reset', sessions: [...sessions.values()], pools: [...pools.values()] }));
+    if (otherFleet === undefined) this.#streams.add(response);
     request.on('close', () => this.#streams.delete(response));
   }
 }
 
-export function problem(status: number, detail: unknown): Answer {
+export function problem(status: number, detail: unknown): ApiResponse {
   return { status, body: { detail } };
 }
 
-function written(event: FleetEvent): string {
-  return `event: ${event.type}\ndata: ${JSON.stringify(dataOf(event))}\n\n`;
+/** The event as the gateway writes it, which calls a pool a worker. */
+function serialize(event: FleetEvent): string {
+  const [name, data] = wireEvent(event);
+  return `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
 }
 
-function dataOf(event: FleetEvent): unknown {
+function wireEvent(event: FleetEvent): [EventName, unknown] {
   switch (event.type) {
+    case 'reset':
+      return ['reset', { sessions: event.sessions, workers: event.pools }];
     case 'session':
-      return event.session;
-    case 'worker':
-      return event.worker;
-    default: {
-      const { type: _, ...data } = event;
-      return data;
-    }
+      return ['session', event.session];
+    case 'session-gone':
+      return ['session-gone', { id: event.id }];
+    case 'pool':
+      return ['worker', event.pool];
+    case 'pool-gone':
+      return ['worker-gone', { id: event.id }];
   }
 }

@@ -6,7 +6,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import { extname, join } from 'node:path';
 import { type WebSocket, WebSocketServer } from 'ws';
-import { Api } from './fake-api.ts';
+import { FakeApi } from './fake-api.ts';
 
 export const token = 'header.payload.signature';
 
@@ -28,39 +28,42 @@ const contentTypes: Record<string, string> = {
   '.md': 'text/markdown',
 };
 
-export interface Refusal {
+export interface Rejection {
   readonly status: number;
   readonly detail: string;
   readonly retryAfter?: number;
 }
 
 /** One WebSocket of the page. */
-export interface Call {
-  readonly offered: readonly string[];
+export interface ViewerConnection {
+  readonly offeredSubprotocols: readonly string[];
   readonly socket: WebSocket;
   /** What the page has sent. */
   readonly received: Buffer[];
   /** Bytes that the display has sent. */
-  shown: number;
+  bytesSent: number;
 }
 
-export class Gateway {
+export class FakeGateway {
   /** The highest role of the token. */
-  grants: 'view' | 'control' = 'control';
+  maxScope: 'view' | 'control' = 'control';
   /** Instead of a WebSocket. */
-  refusal: Refusal | null = null;
+  rejection: Rejection | null = null;
   /** When set, nobody at the door is answered before this resolves. */
-  hold: Promise<void> | null = null;
-  readonly calls: Call[] = [];
+  delay: Promise<void> | null = null;
+  readonly connections: ViewerConnection[] = [];
   /** How often the page asked why. */
-  questions = 0;
+  probes = 0;
 
-  readonly api = new Api();
+  readonly api = new FakeApi();
 
   readonly #rfbSocket: string;
   readonly #server: Server;
-  readonly #sockets = new WebSocketServer({ noServer: true, handleProtocols: (offered) => this.#choose(offered) });
-  readonly #connections = new Set<Socket>();
+  readonly #webSockets = new WebSocketServer({
+    noServer: true,
+    handleProtocols: (offered) => this.#selectSubprotocol(offered),
+  });
+  readonly #sockets = new Set<Socket>();
 
   private constructor(rfbSocket: string) {
     this.#rfbSocket = rfbSocket;
@@ -68,14 +71,14 @@ export class Gateway {
       this.#answer(request, response).catch((error: unknown) => response.destroy(error as Error));
     });
     this.#server.on('connection', (socket: Socket) => {
-      this.#connections.add(socket);
-      socket.once('close', () => this.#connections.delete(socket));
+      this.#sockets.add(socket);
+      socket.once('close', () => this.#sockets.delete(socket));
     });
     this.#server.on('upgrade', (request, socket: Socket, head) => void this.#upgrade(request, socket, head));
   }
 
-  static async start(rfbSocket: string): Promise<Gateway> {
-    const gateway = new Gateway(rfbSocket);
+  static async start(rfbSocket: string): Promise<FakeGateway> {
+    const gateway = new FakeGateway(rfbSocket);
     await gateway.listen(0);
     return gateway;
   }
@@ -95,19 +98,19 @@ export class Gateway {
   }
 
   /** The newest connection. */
-  get call(): Call {
-    const call = this.calls.at(-1);
-    if (call === undefined) throw new Error('nobody has called');
-    return call;
+  get lastConnection(): ViewerConnection {
+    const connection = this.connections.at(-1);
+    if (connection === undefined) throw new Error('no viewer has connected yet');
+    return connection;
   }
 
   /** How it stands, for whoever looks into a failure. */
   toString(): string {
-    const calls = this.calls.map(({ offered, socket, received, shown }) => {
+    const lines = this.connections.map(({ offeredSubprotocols, socket, received, bytesSent }) => {
       const heard = received.reduce((sum, { length }) => sum + length, 0);
-      return `${offered[0]}: ready state ${socket.readyState}, ${heard} bytes of the page, ${shown} of the display`;
+      return `${offeredSubprotocols[0]}: ready state ${socket.readyState}, ${heard} bytes of the page, ${bytesSent} of the display`;
     });
-    return [`${this.questions} questions, ${this.api.streams} streams`, ...calls].join('\n');
+    return [`${this.probes} probes, ${this.api.openStreams} streams`, ...lines].join('\n');
   }
 
   async listen(port: number): Promise<void> {
@@ -119,22 +122,22 @@ export class Gateway {
   async stop(): Promise<void> {
     const closed = once(this.#server, 'close');
     this.#server.close();
-    for (const socket of this.#connections) socket.destroy();
+    for (const socket of this.#sockets) socket.destroy();
     await closed;
   }
 
-  #choose(offered: Set<string>): string | false {
-    const mayControl = this.grants === 'control' && this.api.role !== 'viewer';
-    const role = mayControl && offered.has('camofleet.control') ? 'control' : 'view';
-    return offered.has(`camofleet.${role}`) ? `camofleet.${role}` : false;
+  #selectSubprotocol(offered: Set<string>): string | false {
+    const mayControl = this.maxScope === 'control' && this.api.role !== 'viewer';
+    const scope = mayControl && offered.has('camofleet.control') ? 'control' : 'view';
+    return offered.has(`camofleet.${scope}`) ? `camofleet.${scope}` : false;
   }
 
-  #refusal(request: IncomingMessage): Refusal | null {
+  #rejectionOf(request: IncomingMessage): Rejection | null {
     const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
     const byToken =
       request.headers.authorization === `Bearer ${token}` || offered.includes(`camofleet.bearer.${token}`);
     const isKnown = byToken || this.api.roleOf(request) !== null;
-    return isKnown ? this.refusal : { status: 401, detail: 'the token is unknown' };
+    return isKnown ? this.rejection : { status: 401, detail: 'the token is unknown' };
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -142,7 +145,7 @@ export class Gateway {
     if (pathname === '/') {
       response.writeHead(200, pageHeaders).end(await readFile(join(dist, 'index.html')));
     } else if (pathname.startsWith('/api/')) {
-      await this.api.answer(request, response, pathname.slice('/api'.length));
+      await this.api.handle(request, response, pathname.slice('/api'.length));
     } else if (pathname.startsWith('/view/')) {
       response.writeHead(200, pageHeaders).end(await readFile(join(dist, 'view.html')));
     } else if (/^\/assets\/[\w.-]+$/.test(pathname)) {
@@ -153,11 +156,11 @@ export class Gateway {
       };
       response.writeHead(200, headers).end(await readFile(join(dist, pathname)));
     } else if (pathname.startsWith('/vnc/')) {
-      this.questions++;
-      await this.hold;
-      const refusal = this.#refusal(request) ?? { status: 426, detail: 'this is a WebSocket' };
-      const headers = { 'Content-Type': 'application/json', ...retryAfter(refusal) };
-      response.writeHead(refusal.status, headers).end(JSON.stringify({ detail: refusal.detail }));
+      this.probes++;
+      await this.delay;
+      const rejection = this.#rejectionOf(request) ?? { status: 426, detail: 'this is a WebSocket' };
+      const headers = { 'Content-Type': 'application/json', ...retryAfter(rejection) };
+      response.writeHead(rejection.status, headers).end(JSON.stringify({ detail: rejection.detail }));
     } else {
       response.writeHead(404).end();
     }
@@ -165,20 +168,20 @@ export class Gateway {
 
   async #upgrade(request: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
     socket.on('error', () => socket.destroy());
-    await this.hold;
-    const refusal = this.#refusal(request);
-    if (refusal !== null) {
-      socket.end(`HTTP/1.1 ${refusal.status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
+    await this.delay;
+    const rejection = this.#rejectionOf(request);
+    if (rejection !== null) {
+      socket.end(`HTTP/1.1 ${rejection.status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
       return;
     }
-    this.#sockets.handleUpgrade(request, socket, head, (page) => {
+    this.#webSockets.handleUpgrade(request, socket, head, (page) => {
       const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
       const received: Buffer[] = [];
-      const call = { offered, socket: page, received, shown: 0 };
-      this.calls.push(call);
+      const connection = { offeredSubprotocols: offered, socket: page, received, bytesSent: 0 };
+      this.connections.push(connection);
       const display = connect(this.#rfbSocket);
       display.on('data', (bytes) => {
-        call.shown += bytes.length;
+        connection.bytesSent += bytes.length;
         page.send(bytes);
       });
       display.on('error', () => page.terminate());
@@ -192,6 +195,6 @@ export class Gateway {
   }
 }
 
-function retryAfter({ retryAfter }: Refusal): Record<string, string> {
+function retryAfter({ retryAfter }: Rejection): Record<string, string> {
   return retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
 }

@@ -2,36 +2,35 @@ import { type ReactNode, useId } from 'react';
 
 interface Props {
   readonly children: ReactNode;
-  readonly onAct: () => void;
-  /** Why it may not be done; null when it may. */
-  readonly whyNot?: string | null;
+  readonly onPress: () => void;
+  /** Null when the button is enabled. */
+  readonly disabledReason?: string | null;
   readonly primary?: boolean;
-  readonly label?: string;
 }
 
 /**
- * A button that says why it may not be pressed. Not `disabled`: it must keep the focus, and be found by those who ask why.
+ * A button that shows why it is disabled. It has `aria-disabled` instead of `disabled`, so that it keeps the focus and the
+ * keyboard reaches it, with its reason.
  */
-export function Action({ children, onAct, whyNot = null, primary = false, label }: Props) {
-  const reason = useId();
+export function ActionButton({ children, onPress, disabledReason = null, primary = false }: Props) {
+  const reasonId = useId();
   return (
-    <span className="action">
+    <span className="action-button">
       <button
         type="button"
         className={primary ? 'primary' : undefined}
-        aria-label={label}
-        aria-disabled={whyNot !== null}
-        aria-describedby={whyNot === null ? undefined : reason}
-        title={whyNot ?? undefined}
+        aria-disabled={disabledReason !== null}
+        aria-describedby={disabledReason === null ? undefined : reasonId}
+        title={disabledReason ?? undefined}
         onClick={() => {
-          if (whyNot === null) onAct();
+          if (disabledReason === null) onPress();
         }}
       >
         {children}
       </button>
-      {whyNot !== null && (
-        <span id={reason} className="hidden-words">
-          {whyNot}
+      {disabledReason !== null && (
+        <span id={reasonId} className="visually-hidden">
+          {disabledReason}
         </span>
       )}
     </span>

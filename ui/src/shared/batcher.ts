@@ -1,21 +1,24 @@
-/** The first is passed on at once, and what follows it within so many milliseconds in one. */
-export function inBatches<Item>(ms: number, pass: (items: readonly Item[]) => void) {
-  let waiting: Item[] = [];
+/**
+ * Passes items on in batches: the first at once, and the items that follow within `intervalMs` together at the end of the
+ * interval.
+ */
+export function createBatcher<Item>(intervalMs: number, onBatch: (items: readonly Item[]) => void) {
+  let pending: Item[] = [];
   let timer: ReturnType<typeof setTimeout> | undefined;
   const flush = () => {
     timer = undefined;
-    if (waiting.length === 0) return;
-    const items = waiting;
-    waiting = [];
-    timer = setTimeout(flush, ms);
-    pass(items);
+    if (pending.length === 0) return;
+    const items = pending;
+    pending = [];
+    timer = setTimeout(flush, intervalMs);
+    onBatch(items);
   };
   return {
-    tell: (item: Item) => {
-      waiting.push(item);
+    add: (item: Item) => {
+      pending.push(item);
       if (timer === undefined) flush();
     },
-    /** What was not passed on is not any more. */
-    drop: () => clearTimeout(timer),
+    /** Drops the pending items. */
+    cancel: () => clearTimeout(timer),
   };
 }

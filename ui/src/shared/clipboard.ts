@@ -1,6 +1,7 @@
 /**
- * Puts the text of a field on the clipboard, and selects it for those whose browser does not let a page do so. On plain HTTP
- * there is no `navigator.clipboard`; the old command works there while the person has just clicked. Tells whether it worked.
+ * Copies the text of a field to the clipboard and returns whether that worked. Selects the text, so that the user can copy it
+ * where the browser does not let the page. On plain HTTP there is no `navigator.clipboard`; the deprecated command works there
+ * right after a click.
  */
 export async function copyField(field: HTMLInputElement | HTMLTextAreaElement): Promise<boolean> {
   field.focus();
@@ -10,7 +11,7 @@ export async function copyField(field: HTMLInputElement | HTMLTextAreaElement): 
       await navigator.clipboard.writeText(field.value);
       return true;
     } catch {
-      // Not allowed: the old command may be.
+      // Not permitted; the deprecated command may be.
     }
   }
   return document.execCommand('copy');

@@ -1,25 +1,26 @@
-/** The fleet of a namespace in the query cache. Whoever holds the stream puts it there; everybody else reads. */
+/** Fleets in the query cache. The event stream writes them; every other component reads them with `useFleet`. */
 
 import { type QueryClient, skipToken, useQuery } from '@tanstack/react-query';
-import { type Fleet, type FleetEvent, fold } from './fleet.ts';
+import { applyEvent, type Fleet, type FleetEvent } from './fleet.ts';
 
 /** `namespace`: null for the gateway's own. */
-const keyOf = (namespace: string | null) => ['fleet', namespace];
+const fleetKey = (namespace: string | null) => ['fleet', namespace];
 
-/** Which namespaces there are, in the query cache. */
+/** The query of the namespaces that the user can choose. */
 export const namespacesKey = ['namespaces'];
 
 /** Undefined until the first `reset`. */
 export function useFleet(namespace: string | null): Fleet | undefined {
-  return useQuery<Fleet>({ queryKey: keyOf(namespace), queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY }).data;
+  return useQuery<Fleet>({ queryKey: fleetKey(namespace), queryFn: skipToken, staleTime: Number.POSITIVE_INFINITY })
+    .data;
 }
 
-export function putEvents(cache: QueryClient, namespace: string | null, events: readonly FleetEvent[]): void {
-  cache.setQueryData<Fleet>(keyOf(namespace), (fleet) => events.reduce(fold, fleet));
+export function applyEvents(cache: QueryClient, namespace: string | null, events: readonly FleetEvent[]): void {
+  cache.setQueryData<Fleet>(fleetKey(namespace), (fleet) => events.reduce(applyEvent, fleet));
 }
 
-/** Of all namespaces, and which there are. */
-export function forgetFleets(cache: QueryClient): void {
+/** Removes the fleets of all namespaces, and the list of namespaces. */
+export function clearFleets(cache: QueryClient): void {
   cache.removeQueries({ queryKey: ['fleet'] });
   cache.removeQueries({ queryKey: namespacesKey });
 }

@@ -3,21 +3,21 @@ import { Button, FieldError, Label, ListBox, ListBoxItem, Popover, Select, Selec
 interface Props {
   readonly label: string;
   readonly value: string;
-  /** Values with their words, in order. */
+  /** Pairs of value and text, in order. */
   readonly options: readonly (readonly [string, string])[];
   readonly onChange: (value: string) => void;
   /** What is wrong with the value. */
-  readonly fault?: string | undefined;
+  readonly error?: string | undefined;
 }
 
-/** One of a few. */
-export function Choice({ label, value, options, onChange, fault }: Props) {
+/** A labelled list to choose one option from. */
+export function SelectField({ label, value, options, onChange, error }: Props) {
   return (
     <Select
-      className="choice"
+      className="select-field"
       value={value}
       onChange={(key) => onChange(String(key))}
-      isInvalid={fault !== undefined}
+      isInvalid={error !== undefined}
       validationBehavior="aria"
     >
       <Label>{label}</Label>
@@ -25,10 +25,10 @@ export function Choice({ label, value, options, onChange, fault }: Props) {
         <SelectValue />
         <span aria-hidden="true">▾</span>
       </Button>
-      <FieldError>{fault}</FieldError>
+      <FieldError>{error}</FieldError>
       <Popover className="popover">
-        <ListBox items={options.map(([id, name]) => ({ id, name }))}>
-          {({ id, name }) => <ListBoxItem id={id}>{name}</ListBoxItem>}
+        <ListBox items={options.map(([id, text]) => ({ id, text }))}>
+          {({ id, text }) => <ListBoxItem id={id}>{text}</ListBoxItem>}
         </ListBox>
       </Popover>
     </Select>

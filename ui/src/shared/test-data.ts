@@ -1,8 +1,8 @@
 /** A session and a pool for tests, in the browser and outside it. */
 
-import type { Session, Worker } from './api.ts';
+import type { Pool, Session } from './api.ts';
 
-export function exampleSession(id: string, changes: Partial<Session> = {}): Session {
+export function testSession(id: string, changes: Partial<Session> = {}): Session {
   return {
     worker: 'camoufox',
     id,
@@ -23,7 +23,7 @@ export function exampleSession(id: string, changes: Partial<Session> = {}): Sess
   };
 }
 
-export function examplePool(name: string, changes: Partial<Worker> = {}): Worker {
+export function testPool(name: string, changes: Partial<Pool> = {}): Pool {
   return {
     name,
     namespace: 'team-a',

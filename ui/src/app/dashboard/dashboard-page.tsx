@@ -10,10 +10,10 @@ import {
 } from '@tanstack/react-query';
 import { StrictMode, useCallback, useEffect } from 'react';
 import { createRoot } from 'react-dom/client';
-import { answer, api, loginKey, Refused, type Role } from '#shared/api.ts';
-import { forgetFleets } from '#shared/fleet-cache.ts';
-import { Fleet } from './dashboard-tabs.tsx';
-import { Login } from './login-form.tsx';
+import { ApiError, api, loginKey, type Role, unwrap } from '#shared/api.ts';
+import { clearFleets } from '#shared/fleet-cache.ts';
+import { DashboardTabs } from './dashboard-tabs.tsx';
+import { LoginForm } from './login-form.tsx';
 
 function Dashboard() {
   const cache = useQueryClient();
@@ -21,9 +21,9 @@ function Dashboard() {
     queryKey: loginKey,
     queryFn: async () => {
       try {
-        return (await answer(api.GET('/login'))).role ?? null;
+        return (await unwrap(api.GET('/login'))).role ?? null;
       } catch (error) {
-        if (error instanceof Refused && error.status === 401) return null;
+        if (error instanceof ApiError && error.status === 401) return null;
         throw error;
       }
     },
@@ -32,12 +32,12 @@ function Dashboard() {
     retryDelay: 2000,
   });
   const setRole = useCallback((role: Role | null) => cache.setQueryData(loginKey, role), [cache]);
-  const logOut = useMutation({ mutationFn: () => answer(api.POST('/logout')), onSuccess: () => setRole(null) });
-  const askAgain = useCallback(() => void cache.invalidateQueries({ queryKey: loginKey }), [cache]);
+  const logOut = useMutation({ mutationFn: () => unwrap(api.POST('/logout')), onSuccess: () => setRole(null) });
+  const checkLogin = useCallback(() => void cache.invalidateQueries({ queryKey: loginKey }), [cache]);
 
   // Whoever logs in next may be allowed less.
   useEffect(() => {
-    if (login.data === null) forgetFleets(cache);
+    if (login.data === null) clearFleets(cache);
   }, [login.data, cache]);
 
   if (login.data === undefined) {
@@ -52,14 +52,14 @@ function Dashboard() {
       logOut.reset();
       setRole(role);
     };
-    return <Login onLogin={logIn} />;
+    return <LoginForm onLogin={logIn} />;
   }
   return (
-    <Fleet
+    <DashboardTabs
       role={login.data}
-      onRefused={askAgain}
+      onStreamRejected={checkLogin}
       onLogOut={() => logOut.mutate()}
-      whyNotOut={logOut.error?.message ?? null}
+      logOutError={logOut.error?.message ?? null}
     />
   );
 }
@@ -73,8 +73,8 @@ const cache: QueryClient = new QueryClient({
   mutationCache: new MutationCache({
     onError: (error) => {
       // The login may be over, or allow less than before.
-      const isDenied = error instanceof Refused && (error.status === 401 || error.status === 403);
-      if (isDenied) void cache.invalidateQueries({ queryKey: loginKey });
+      const isUnauthorized = error instanceof ApiError && (error.status === 401 || error.status === 403);
+      if (isUnauthorized) void cache.invalidateQueries({ queryKey: loginKey });
     },
   }),
 });

@@ -3,48 +3,48 @@
 import { useQuery } from '@tanstack/react-query';
 import { useMemo, useState } from 'react';
 import { Tab, TabList, TabPanel, Tabs } from 'react-aria-components';
-import { Pools } from '#features/pools/pool-list.tsx';
-import { inOrder } from '#features/sessions/selectors.ts';
-import { empty } from '#features/sessions/start-request.ts';
-import { Action } from '#shared/action-button.tsx';
-import { answer, api, type Role } from '#shared/api.ts';
-import { duration } from '#shared/duration.ts';
+import { PoolList } from '#features/pools/pool-list.tsx';
+import { sortSessions } from '#features/sessions/selectors.ts';
+import { emptyForm } from '#features/sessions/start-request.ts';
+import { ActionButton } from '#shared/action-button.tsx';
+import { api, type Role, unwrap } from '#shared/api.ts';
+import { formatDuration } from '#shared/duration.ts';
 import { namespacesKey, useFleet } from '#shared/fleet-cache.ts';
-import { Choice } from '#shared/select-field.tsx';
+import { SelectField } from '#shared/select-field.tsx';
 import { useNow } from '#shared/use-now.ts';
-import { useStream } from './event-stream.ts';
+import { useEventStream } from './event-stream.ts';
 import type { Tab as TabName } from './route.ts';
-import { Sessions } from './sessions-tab.tsx';
-import { usePlace } from './use-route.ts';
-import { Wall } from './wall-tab.tsx';
+import { SessionsTab } from './sessions-tab.tsx';
+import { useRoute } from './use-route.ts';
+import { WallTab } from './wall-tab.tsx';
 
 interface Props {
   readonly role: Role;
-  readonly onRefused: () => void;
+  readonly onStreamRejected: () => void;
   readonly onLogOut: () => void;
-  /** Why that came to nothing. */
-  readonly whyNotOut: string | null;
+  /** Why the logout failed; null when it did not. */
+  readonly logOutError: string | null;
 }
 
-export function Fleet({ role, onRefused, onLogOut, whyNotOut }: Props) {
-  const [place, go] = usePlace();
-  const [draft, setDraft] = useState(empty);
-  const { lostAt } = useStream(place.namespace, onRefused);
-  const fleet = useFleet(place.namespace);
-  const sessions = useMemo(() => inOrder(fleet?.sessions.values() ?? []), [fleet?.sessions]);
+export function DashboardTabs({ role, onStreamRejected, onLogOut, logOutError }: Props) {
+  const [route, navigate] = useRoute();
+  const [draft, setDraft] = useState(emptyForm);
+  const { disconnectedSince } = useEventStream(route.namespace, onStreamRejected);
+  const fleet = useFleet(route.namespace);
+  const sessions = useMemo(() => sortSessions(fleet?.sessions.values() ?? []), [fleet?.sessions]);
   const pools = useMemo(
-    () => [...(fleet?.workers.values() ?? [])].sort((a, b) => (a.name < b.name ? -1 : 1)),
-    [fleet?.workers],
+    () => [...(fleet?.pools.values() ?? [])].sort((a, b) => (a.name < b.name ? -1 : 1)),
+    [fleet?.pools],
   );
 
   return (
     <Tabs
-      className="fleet"
-      selectedKey={place.tab}
-      onSelectionChange={(key) => go({ tab: key as TabName })}
+      className="dashboard"
+      selectedKey={route.tab}
+      onSelectionChange={(key) => navigate({ tab: key as TabName })}
       keyboardActivation="manual"
     >
-      <header className="bar">
+      <header className="top-bar">
         <h1>Camo-fleet</h1>
         <TabList aria-label="Parts of the dashboard">
           <Tab id="sessions">
@@ -55,43 +55,43 @@ export function Fleet({ role, onRefused, onLogOut, whyNotOut }: Props) {
           </Tab>
           <Tab id="wall">Wall</Tab>
         </TabList>
-        <Namespaces
-          chosen={place.namespace}
-          onChoose={(namespace) => go({ namespace, session: null, starting: false, page: 1 })}
+        <NamespaceSelect
+          selected={route.namespace}
+          onSelect={(namespace) => navigate({ namespace, session: null, startFormOpen: false, wallPage: 1 })}
         />
-        <span className="who">
+        <span className="login-status">
           <span className="muted">Logged in as {role}</span>
-          {whyNotOut !== null && <span role="alert">{whyNotOut}</span>}
-          <Action onAct={onLogOut}>Log out</Action>
+          {logOutError !== null && <span role="alert">{logOutError}</span>}
+          <ActionButton onPress={onLogOut}>Log out</ActionButton>
         </span>
       </header>
-      <div role="status" className="lost" hidden={lostAt === null}>
-        {lostAt !== null && <Lost since={lostAt} />}
+      <div role="status" className="disconnected" hidden={disconnectedSince === null}>
+        {disconnectedSince !== null && <DisconnectedNotice since={disconnectedSince} />}
       </div>
       {fleet === undefined ? (
         <main>
           <p className="empty">
-            {lostAt === null ? 'Loading…' : 'There is nothing to show until the gateway answers.'}
+            {disconnectedSince === null ? 'Loading…' : 'There is nothing to show until the gateway answers.'}
           </p>
         </main>
       ) : (
         <main>
           <TabPanel id="sessions">
-            <Sessions
+            <SessionsTab
               sessions={sessions}
               pools={pools}
               role={role}
-              place={place}
-              go={go}
+              route={route}
+              navigate={navigate}
               draft={draft}
-              onDraft={setDraft}
+              onDraftChange={setDraft}
             />
           </TabPanel>
           <TabPanel id="pools">
-            <Pools pools={pools} />
+            <PoolList pools={pools} />
           </TabPanel>
           <TabPanel id="wall">
-            <Wall sessions={sessions} place={place} go={go} />
+            <WallTab sessions={sessions} route={route} navigate={navigate} />
           </TabPanel>
         </main>
       )}
@@ -100,41 +100,41 @@ export function Fleet({ role, onRefused, onLogOut, whyNotOut }: Props) {
 }
 
 /** Which namespace is shown; nothing where there is only one. */
-function Namespaces({
-  chosen,
-  onChoose,
+function NamespaceSelect({
+  selected,
+  onSelect,
 }: {
-  readonly chosen: string | null;
-  readonly onChoose: (namespace: string | null) => void;
+  readonly selected: string | null;
+  readonly onSelect: (namespace: string | null) => void;
 }) {
   const { data } = useQuery({
     queryKey: namespacesKey,
-    queryFn: () => answer(api.GET('/namespaces')),
-    refetchInterval: NAMESPACES_MS,
+    queryFn: () => unwrap(api.GET('/namespaces')),
+    refetchInterval: NAMESPACES_INTERVAL_MS,
   });
   if (data === undefined) return null;
-  const shown = chosen ?? data.own;
+  const shown = selected ?? data.own;
   const names = [...new Set([...data.namespaces, shown])].sort();
   if (names.length === 1) return null;
   return (
-    <Choice
+    <SelectField
       label="Namespace"
       value={shown}
       options={names.map((name) => [name, name])}
-      onChange={(name) => onChoose(name === data.own ? null : name)}
+      onChange={(name) => onSelect(name === data.own ? null : name)}
     />
   );
 }
 
 /** There is no event for them. */
-const NAMESPACES_MS = 30_000;
+const NAMESPACES_INTERVAL_MS = 30_000;
 
-function Lost({ since }: { readonly since: number }) {
+function DisconnectedNotice({ since }: { readonly since: number }) {
   const now = useNow();
   return (
     <>
       The connection to the gateway is lost. What you see is{' '}
-      <span aria-hidden="true">{duration((now - since) / 1000)}</span> old; the page connects again by itself.
+      <span aria-hidden="true">{formatDuration((now - since) / 1000)}</span> old; the page connects again by itself.
     </>
   );
 }

@@ -1,104 +1,107 @@
-/** The one stream of events that feeds the query cache. */
+/** Keeps one stream of the gateway's events open, and writes the events into the query cache. */
 
 import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
-import { pathOf } from '#shared/api.ts';
-import { inBatches } from '#shared/batcher.ts';
-import { eventTypes, type FleetEvent, parseEvent } from '#shared/fleet.ts';
-import { putEvents } from '#shared/fleet-cache.ts';
+import { apiPath } from '#shared/api.ts';
+import { createBatcher } from '#shared/batcher.ts';
+import { eventNames, type FleetEvent, parseEvent } from '#shared/fleet.ts';
+import { applyEvents } from '#shared/fleet-cache.ts';
 
-/** `lostAt`: since when what is shown is old, in milliseconds since 1970; null while it is told at once. */
 export interface StreamState {
-  readonly lostAt: number | null;
+  /** Time of the last event, in milliseconds since 1970, while the stream is disconnected; null while it is connected. */
+  readonly disconnectedSince: number | null;
 }
 
+/** Pause before a rejected request is repeated. */
 const RETRY_MS = 2_000;
 
-/** A gateway that has not answered for so long is not going to. */
-const ANSWER_MS = 10_000;
+/** Time for the gateway to answer the request. */
+const CONNECT_TIMEOUT_MS = 10_000;
 
-/** The gateway says something every 15 s: after so long the connection is dead, whatever the browser thinks of it. */
-const SILENCE_MS = 40_000;
+/** The gateway sends an event every 15 s. A stream without one for this long is dead, even if the browser keeps it open. */
+const SILENCE_TIMEOUT_MS = 40_000;
+
+/** Bounds how often the page renders, because a busy fleet changes faster than a person can read. */
+const RENDER_INTERVAL_MS = 250;
 
 /**
- * Holds the stream of a namespace (null: the gateway's own) while the page is seen. `onRefused`: the gateway does not give it; the
- * login may be over.
+ * Streams the events of a namespace (null: the gateway's own) while the page is visible. `onRejected`: the gateway rejected the
+ * request, perhaps because the login has expired.
  */
-export function useStream(namespace: string | null, onRefused: () => void): StreamState {
+export function useEventStream(namespace: string | null, onRejected: () => void): StreamState {
   const cache = useQueryClient();
-  const [state, setState] = useState<StreamState>({ lostAt: null });
+  const [state, setState] = useState<StreamState>({ disconnectedSince: null });
   useEffect(() => {
-    const setLost = (lostAt: number | null) =>
-      setState((before) => ((lostAt === null) === (before.lostAt === null) ? before : { lostAt }));
-    const batch = inBatches<FleetEvent>(DRAW_MS, (events) => putEvents(cache, namespace, events));
-    const letGo = hold(`${pathOf(namespace)}/events`, batch.tell, setLost, onRefused);
+    const onConnectionChange = (disconnectedSince: number | null) =>
+      setState((previous) =>
+        (disconnectedSince === null) === (previous.disconnectedSince === null) ? previous : { disconnectedSince },
+      );
+    const batcher = createBatcher<FleetEvent>(RENDER_INTERVAL_MS, (events) => applyEvents(cache, namespace, events));
+    const close = openStream(`${apiPath(namespace)}/events`, batcher.add, onConnectionChange, onRejected);
     return () => {
-      letGo();
-      batch.drop();
+      close();
+      batcher.cancel();
     };
-  }, [cache, namespace, onRefused]);
+  }, [cache, namespace, onRejected]);
   return state;
 }
 
-/** The page is drawn anew for what happens at most so often: a busy fleet changes faster than anybody can see. */
-const DRAW_MS = 250;
-
-function hold(
+function openStream(
   url: string,
-  tell: (event: FleetEvent) => void,
-  setLost: (lostAt: number | null) => void,
-  onRefused: () => void,
+  onEvent: (event: FleetEvent) => void,
+  onConnectionChange: (disconnectedSince: number | null) => void,
+  onRejected: () => void,
 ): () => void {
   let source: EventSource | null = null;
   let timer: ReturnType<typeof setTimeout>;
-  let heardAt = Date.now();
-  const after = (ms: number, act: () => void) => {
+  let lastEventAt = Date.now();
+  const startTimer = (ms: number, onElapsed: () => void) => {
     clearTimeout(timer);
-    timer = setTimeout(act, ms);
+    timer = setTimeout(onElapsed, ms);
   };
   const close = () => {
     clearTimeout(timer);
     source?.close();
     source = null;
   };
-  const open = () => {
+  const connect = () => {
     close();
-    // Of all its tabs together a browser holds six connections to a host: those that nobody sees need none.
+    // A browser opens six connections to a host, for all tabs together. A hidden tab takes none of them.
     if (document.hidden) return;
     const opened = new EventSource(url);
     source = opened;
-    after(ANSWER_MS, () => {
-      setLost(heardAt);
-      open();
+    startTimer(CONNECT_TIMEOUT_MS, () => {
+      onConnectionChange(lastEventAt);
+      connect();
     });
-    const heard = () => {
-      heardAt = Date.now();
-      // Nothing is lost yet that a new connection, which begins with all there is, does not make good at once.
-      after(SILENCE_MS, open);
+    const recordActivity = () => {
+      lastEventAt = Date.now();
+      // Does not report a lost connection: the new stream begins with the whole fleet, so nothing is out of date yet.
+      startTimer(SILENCE_TIMEOUT_MS, connect);
     };
-    opened.addEventListener('alive', heard);
-    for (const type of eventTypes) {
-      opened.addEventListener(type, ({ data }) => {
-        heard();
-        tell(parseEvent(type, data));
+    opened.addEventListener('alive', recordActivity);
+    for (const name of eventNames) {
+      opened.addEventListener(name, ({ data }) => {
+        recordActivity();
+        onEvent(parseEvent(name, data));
       });
     }
     opened.addEventListener('open', () => {
-      heard();
-      setLost(null);
+      recordActivity();
+      onConnectionChange(null);
     });
     opened.addEventListener('error', () => {
-      setLost(heardAt);
-      // A connection that breaks is made again by the browser, with Last-Event-ID; one that is refused is not.
+      onConnectionChange(lastEventAt);
+      // The browser restores a broken connection by itself, with Last-Event-ID, but does not repeat a rejected request.
       if (opened.readyState !== EventSource.CLOSED) return;
-      onRefused();
-      after(RETRY_MS, open);
+      onRejected();
+      startTimer(RETRY_MS, connect);
     });
   };
-  open();
-  document.addEventListener('visibilitychange', open);
+  connect();
+  document.addEventListener('visibilitychange', connect);
   return () => {
-    document.removeEventListener('visibilitychange', open);
+    document.removeEventListener('visibilitychange', connect);
     close();
   };
 }

@@ -1,25 +1,25 @@
 import { type FormEvent, useState } from 'react';
 import { FieldError, Input, Label, TextField } from 'react-aria-components';
-import { answer, api, type Role } from '#shared/api.ts';
+import { api, type Role, unwrap } from '#shared/api.ts';
 
 /** Asks for the token once: from then on the cookie counts, which no script can read. */
-export function Login({ onLogin }: { readonly onLogin: (role: Role) => void }) {
+export function LoginForm({ onLogin }: { readonly onLogin: (role: Role) => void }) {
   const [token, setToken] = useState('');
-  const [fault, setFault] = useState<string | null>(null);
-  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<string | null>(null);
+  const [isPending, setIsPending] = useState(false);
 
   const submit = async (event: FormEvent) => {
     event.preventDefault();
-    if (busy) return;
-    setBusy(true);
-    setFault(null);
+    if (isPending) return;
+    setIsPending(true);
+    setError(null);
     try {
-      const { role } = await answer(api.POST('/login', { body: { token: token.trim() } }));
+      const { role } = await unwrap(api.POST('/login', { body: { token: token.trim() } }));
       if (role) onLogin(role);
-    } catch (error) {
-      setFault(error instanceof Error ? error.message : String(error));
+    } catch (reason) {
+      setError(reason instanceof Error ? reason.message : String(reason));
     } finally {
-      setBusy(false);
+      setIsPending(false);
     }
   };
 
@@ -31,16 +31,16 @@ export function Login({ onLogin }: { readonly onLogin: (role: Role) => void }) {
           type="password"
           value={token}
           onChange={setToken}
-          isInvalid={fault !== null}
+          isInvalid={error !== null}
           isRequired
           validationBehavior="aria"
           autoFocus
         >
           <Label>Token</Label>
           <Input autoComplete="off" spellCheck="false" />
-          <div role="alert">{fault !== null && <FieldError>{fault}</FieldError>}</div>
+          <div role="alert">{error !== null && <FieldError>{error}</FieldError>}</div>
         </TextField>
-        <button type="submit" className="primary" aria-disabled={busy}>
+        <button type="submit" className="primary" aria-disabled={isPending}>
           Log in
         </button>
         <p>

@@ -1,18 +1,18 @@
 import { expect, test } from 'vitest';
-import { formatPlace, parsePlace } from './route.ts';
+import { formatRoute, parseRoute } from './route.ts';
 
 test('an address without a query is the list of all sessions', () => {
-  expect(parsePlace('')).toEqual({
+  expect(parseRoute('')).toEqual({
     namespace: null,
     tab: 'sessions',
-    text: '',
+    searchText: '',
     state: '',
     session: null,
-    starting: false,
+    startFormOpen: false,
     wallSize: 4,
-    page: 1,
+    wallPage: 1,
   });
-  expect(formatPlace(parsePlace(''))).toBe('');
+  expect(formatRoute(parseRoute(''))).toBe('');
 });
 
 test('what is written is what is read', () => {
@@ -22,11 +22,11 @@ test('what is written is what is read', () => {
     '?tab=pools',
     '?start=1',
   ]) {
-    expect(formatPlace(parsePlace(query))).toBe(query);
+    expect(formatRoute(parseRoute(query))).toBe(query);
   }
 });
 
 test('what makes no sense counts as left out', () => {
-  expect(formatPlace(parsePlace('?tab=x&state=Foo&size=7&page=-1&session=&other=1'))).toBe('');
-  expect(parsePlace('?page=1.5').page).toBe(1);
+  expect(formatRoute(parseRoute('?tab=x&state=Foo&size=7&page=-1&session=&other=1'))).toBe('');
+  expect(parseRoute('?page=1.5').wallPage).toBe(1);
 });

@@ -1,6 +1,6 @@
-/** Where a person is in the dashboard: what the address of the page says. Pure. */
+/** The dashboard's route: the part of its state that the address of the page holds. Pure. */
 
-import { states } from '#features/sessions/selectors.ts';
+import { sessionStates } from '#features/sessions/selectors.ts';
 
 export const tabs = ['sessions', 'pools', 'wall'] as const;
 export type Tab = (typeof tabs)[number];
@@ -9,49 +9,50 @@ export type Tab = (typeof tabs)[number];
 export const wallSizes = [1, 4, 9] as const;
 export type WallSize = (typeof wallSizes)[number];
 
-export interface Place {
+export interface Route {
   /** Null: the gateway's own. */
   readonly namespace: string | null;
   readonly tab: Tab;
-  /** What sessions are looked for by. */
-  readonly text: string;
+  /** The text that sessions are searched for. */
+  readonly searchText: string;
   /** A state of sessions, or empty for all. */
   readonly state: string;
-  /** What stands beside the list: the session of this id, or the form to start one. */
+  /** Id of the session whose panel is open. */
   readonly session: string | null;
-  readonly starting: boolean;
+  /** Whether the form to start a session is open. */
+  readonly startFormOpen: boolean;
   readonly wallSize: WallSize;
-  /** Of the wall, from 1. */
-  readonly page: number;
+  /** Page of the wall, from 1. */
+  readonly wallPage: number;
 }
 
-/** Reads `?ns=…&tab=…&q=…&state=…&session=…&start=1&size=…&page=…`. What makes no sense counts as left out. */
-export function parsePlace(query: string): Place {
+/** Reads `?ns=…&tab=…&q=…&state=…&session=…&start=1&size=…&page=…`. Invalid values count as missing. */
+export function parseRoute(query: string): Route {
   const parameters = new URLSearchParams(query);
   const page = Number(parameters.get('page'));
   return {
     namespace: parameters.get('ns') || null,
     tab: tabs.find((tab) => tab === parameters.get('tab')) ?? 'sessions',
-    text: parameters.get('q') ?? '',
-    state: states.find((state) => state === parameters.get('state')) ?? '',
+    searchText: parameters.get('q') ?? '',
+    state: sessionStates.find((state) => state === parameters.get('state')) ?? '',
     session: parameters.get('session') || null,
-    starting: parameters.get('start') === '1',
+    startFormOpen: parameters.get('start') === '1',
     wallSize: wallSizes.find((size) => String(size) === parameters.get('size')) ?? 4,
-    page: Number.isInteger(page) && page > 0 ? page : 1,
+    wallPage: Number.isInteger(page) && page > 0 ? page : 1,
   };
 }
 
-/** The query of a place, without what goes without saying. */
-export function formatPlace(place: Place): string {
+/** Formats the query of a route, without the parameters that have their default value. */
+export function formatRoute(route: Route): string {
   const parameters = new URLSearchParams();
-  if (place.namespace !== null) parameters.set('ns', place.namespace);
-  if (place.tab !== 'sessions') parameters.set('tab', place.tab);
-  if (place.text !== '') parameters.set('q', place.text);
-  if (place.state !== '') parameters.set('state', place.state);
-  if (place.session !== null) parameters.set('session', place.session);
-  if (place.starting) parameters.set('start', '1');
-  if (place.wallSize !== 4) parameters.set('size', String(place.wallSize));
-  if (place.page !== 1) parameters.set('page', String(place.page));
+  if (route.namespace !== null) parameters.set('ns', route.namespace);
+  if (route.tab !== 'sessions') parameters.set('tab', route.tab);
+  if (route.searchText !== '') parameters.set('q', route.searchText);
+  if (route.state !== '') parameters.set('state', route.state);
+  if (route.session !== null) parameters.set('session', route.session);
+  if (route.startFormOpen) parameters.set('start', '1');
+  if (route.wallSize !== 4) parameters.set('size', String(route.wallSize));
+  if (route.wallPage !== 1) parameters.set('page', String(route.wallPage));
   const query = parameters.toString();
   return query === '' ? '' : `?${query}`;
 }

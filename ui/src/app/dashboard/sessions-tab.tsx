@@ -3,26 +3,27 @@
 import { useQueryClient } from '@tanstack/react-query';
 import { useCallback, useDeferredValue, useMemo, useRef } from 'react';
 import { Button, Input, SearchField } from 'react-aria-components';
-import { matches, states } from '#features/sessions/selectors.ts';
+import { matchesFilter, sessionStates } from '#features/sessions/selectors.ts';
 import { SessionsTable } from '#features/sessions/sessions-table.tsx';
 import { StartForm } from '#features/sessions/start-form.tsx';
-import { empty, type Values } from '#features/sessions/start-request.ts';
-import { Action } from '#shared/action-button.tsx';
-import type { Role, Session, Worker } from '#shared/api.ts';
-import { putEvents } from '#shared/fleet-cache.ts';
-import { Choice } from '#shared/select-field.tsx';
-import type { Place } from './route.ts';
+import { emptyForm, type FormValues } from '#features/sessions/start-request.ts';
+import { ActionButton } from '#shared/action-button.tsx';
+import type { Pool, Role, Session } from '#shared/api.ts';
+import { applyEvents } from '#shared/fleet-cache.ts';
+import { SelectField } from '#shared/select-field.tsx';
+import type { Route } from './route.ts';
 import { SessionPanel } from './session-panel.tsx';
+import type { Navigate } from './use-route.ts';
 
 interface Props {
   readonly sessions: readonly Session[];
-  readonly pools: readonly Worker[];
+  readonly pools: readonly Pool[];
   readonly role: Role;
-  readonly place: Place;
-  readonly go: (change: Partial<Place>) => void;
+  readonly route: Route;
+  readonly navigate: Navigate;
   /** What is filled in to start a session. */
-  readonly draft: Values;
-  readonly onDraft: (change: (before: Values) => Values) => void;
+  readonly draft: FormValues;
+  readonly onDraftChange: (update: (draft: FormValues) => FormValues) => void;
 }
 
 const noSessions = (
@@ -31,102 +32,102 @@ const noSessions = (
     <span>Start one here, by the REST API or with kubectl.</span>
   </>
 );
-const noneLikeThat = (
+const noMatches = (
   <>
     <strong>No session is like that</strong>
     <span>Look for something else, or for all states.</span>
   </>
 );
 
-export function Sessions({ sessions, pools, role, place, go, draft, onDraft }: Props) {
+export function SessionsTab({ sessions, pools, role, route, navigate, draft, onDraftChange }: Props) {
   // Typing stays quick while a long list is made anew.
-  const text = useDeferredValue(place.text);
+  const text = useDeferredValue(route.searchText);
   const found = useMemo(
-    () => sessions.filter((session) => matches(session, { text, state: place.state })),
-    [sessions, text, place.state],
+    () => sessions.filter((session) => matchesFilter(session, { text, state: route.state })),
+    [sessions, text, route.state],
   );
-  const whyNot = role === 'admin' ? null : 'Your token is a viewer’s: it allows only to look.';
-  const beside = place.session !== null || place.starting;
+  const readOnlyReason = role === 'admin' ? null : 'Your token is a viewer’s: it allows only to look.';
+  const isPanelOpen = route.session !== null || route.startFormOpen;
   // Before the stream tells it, which may be another replica's.
   const cache = useQueryClient();
-  const tell = (session: Session) => putEvents(cache, place.namespace, [{ type: 'session', session }]);
-  const page = useRef<HTMLDivElement>(null);
+  const update = (session: Session) => applyEvents(cache, route.namespace, [{ type: 'session', session }]);
+  const container = useRef<HTMLDivElement>(null);
   /** Once it is drawn: what had the focus goes with what is closed. */
   const focus = (selector: string) =>
-    requestAnimationFrame(() => page.current?.querySelector<HTMLElement>(selector)?.focus());
+    requestAnimationFrame(() => container.current?.querySelector<HTMLElement>(selector)?.focus());
   const close = () => {
-    go({ session: null, starting: false });
-    focus(place.session === null ? '.toolbar .primary' : `[role="row"][data-key="${CSS.escape(place.session)}"]`);
+    navigate({ session: null, startFormOpen: false });
+    focus(route.session === null ? '.toolbar .primary' : `[role="row"][data-key="${CSS.escape(route.session)}"]`);
   };
-  const choose = useCallback((session: string | null) => go({ session, starting: false }), [go]);
-  const chosen = sessions.find(({ id }) => id === place.session);
+  const select = useCallback((session: string | null) => navigate({ session, startFormOpen: false }), [navigate]);
+  const selected = sessions.find(({ id }) => id === route.session);
   return (
-    <div className="split" data-beside={beside} ref={page}>
+    <div className="split" data-panel-open={isPanelOpen} ref={container}>
       <section aria-label="List of sessions">
         <div className="toolbar">
-          <SearchField aria-label="Search" value={place.text} onChange={(text) => go({ text })}>
+          <SearchField aria-label="Search" value={route.searchText} onChange={(searchText) => navigate({ searchText })}>
             <Input placeholder="Name, pool, label, address, reason" />
             <Button aria-label="Clear the search">×</Button>
           </SearchField>
-          <Choice
+          <SelectField
             label="State"
-            value={place.state}
-            options={[['', 'All states'], ...states.map((state) => [state, state] as const)]}
-            onChange={(state) => go({ state })}
+            value={route.state}
+            options={[['', 'All states'], ...sessionStates.map((state) => [state, state] as const)]}
+            onChange={(state) => navigate({ state })}
           />
           <span className="muted" role="status">
             {found.length === sessions.length
               ? `${sessions.length} ${sessions.length === 1 ? 'session' : 'sessions'}`
               : `${found.length} of ${sessions.length}`}
           </span>
-          <Action
+          <ActionButton
             primary
-            onAct={() => {
-              go({ starting: true, session: null });
+            onPress={() => {
+              navigate({ startFormOpen: true, session: null });
               focus('aside h2');
             }}
-            whyNot={whyNot ?? (pools.length === 0 ? 'There is no pool to serve it.' : null)}
+            disabledReason={readOnlyReason ?? (pools.length === 0 ? 'There is no pool to serve it.' : null)}
           >
             Start session
-          </Action>
+          </ActionButton>
         </div>
         <SessionsTable
           sessions={found}
-          chosen={place.session}
-          onChoose={choose}
-          narrow={beside}
-          empty={sessions.length === 0 ? noSessions : noneLikeThat}
+          selected={route.session}
+          onSelect={select}
+          narrow={isPanelOpen}
+          empty={sessions.length === 0 ? noSessions : noMatches}
         />
       </section>
-      {beside && (
-        <aside aria-label={place.starting ? 'New session' : 'Chosen session'}>
-          {place.starting ? (
+      {isPanelOpen && (
+        <aside aria-label={route.startFormOpen ? 'New session' : 'Chosen session'}>
+          {route.startFormOpen ? (
             <StartForm
-              namespace={place.namespace}
+              namespace={route.namespace}
               pools={pools.map(({ name }) => name)}
               draft={draft}
-              onDraft={onDraft}
-              whyNot={whyNot}
+              onDraftChange={onDraftChange}
+              disabledReason={readOnlyReason}
               onStarted={(session) => {
-                tell(session);
-                onDraft(() => empty);
-                go({ session: session.id, starting: false });
+                update(session);
+                onDraftChange(() => emptyForm);
+                navigate({ session: session.id, startFormOpen: false });
                 focus('aside h2');
               }}
               onClose={() => {
-                onDraft(() => empty);
+                onDraftChange(() => emptyForm);
                 close();
               }}
             />
           ) : (
-            place.session !== null && (
+            route.session !== null && (
               <SessionPanel
                 // One that was made again under its name is another.
-                key={`${place.session} ${chosen?.created_at}`}
-                id={place.session}
-                session={chosen}
-                whyNot={whyNot}
-                onNews={tell}
+                key={`${route.session} ${selected?.created_at}`}
+                id={route.session}
+                session={selected}
+                readOnlyReason={readOnlyReason}
+                onUpdate={update}
                 onClose={close}
               />
             )

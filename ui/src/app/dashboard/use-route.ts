@@ -1,18 +1,20 @@
 import { useMemo, useSyncExternalStore } from 'react';
-import { formatPlace, type Place, parsePlace } from './route.ts';
+import { formatRoute, parseRoute, type Route } from './route.ts';
 
-/** The place, and how to go to another. Going elsewhere is a step of the browser's history, changing a filter is none. */
-export function usePlace(): [Place, (change: Partial<Place>) => void] {
+export type Navigate = (change: Partial<Route>) => void;
+
+/** The route, and how to change it. A change of a filter replaces the entry of the browser's history; others add one. */
+export function useRoute(): [Route, Navigate] {
   const query = useSyncExternalStore(subscribe, () => location.search);
-  const place = useMemo(() => parsePlace(query), [query]);
-  return [place, go];
+  const route = useMemo(() => parseRoute(query), [query]);
+  return [route, navigate];
 }
 
-function go(change: Partial<Place>): void {
-  const address = formatPlace({ ...parsePlace(location.search), ...change }) || location.pathname;
-  if ('text' in change || 'state' in change) history.replaceState(null, '', address);
+function navigate(change: Partial<Route>): void {
+  const address = formatRoute({ ...parseRoute(location.search), ...change }) || location.pathname;
+  if ('searchText' in change || 'state' in change) history.replaceState(null, '', address);
   else history.pushState(null, '', address);
-  // The browser tells of its own steps only.
+  // The browser sends this event only for its own navigation.
   window.dispatchEvent(new PopStateEvent('popstate'));
 }
 

@@ -1,21 +1,21 @@
-/** Which live views the wall shows. Pure. */
+/** Divides the wall's live views into pages. Pure. */
 
 import { isReady } from '#features/sessions/selectors.ts';
 import type { Session } from '#shared/api.ts';
 
 export interface WallPage {
-  readonly shown: readonly Session[];
-  /** From 1; the last one when there are fewer than what was asked for. */
+  readonly sessions: readonly Session[];
+  /** From 1; the last page when fewer exist than was requested. */
   readonly page: number;
-  readonly pages: number;
+  readonly pageCount: number;
 }
 
-/** The sessions that can be watched, the oldest first: so a new one moves none of the others. */
-export function wallPage(sessions: readonly Session[], size: number, asked: number): WallPage {
-  const watched = sessions
+/** Returns a page of the sessions that can be watched, the oldest first, so that a new session moves no other. */
+export function paginate(sessions: readonly Session[], pageSize: number, requestedPage: number): WallPage {
+  const watchable = sessions
     .filter((session) => isReady(session) && session.vnc)
     .sort((a, b) => Date.parse(a.created_at) - Date.parse(b.created_at) || (a.id < b.id ? -1 : 1));
-  const pages = Math.max(1, Math.ceil(watched.length / size));
-  const page = Math.min(asked, pages);
-  return { shown: watched.slice((page - 1) * size, page * size), page, pages };
+  const pageCount = Math.max(1, Math.ceil(watchable.length / pageSize));
+  const page = Math.min(requestedPage, pageCount);
+  return { sessions: watchable.slice((page - 1) * pageSize, page * pageSize), page, pageCount };
 }

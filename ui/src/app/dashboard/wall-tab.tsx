@@ -1,38 +1,47 @@
 /** The tab with many live views at once, all of them only to look at. */
 
 import { SessionScreen } from '#features/live-view/session-screen.tsx';
-import { Action } from '#shared/action-button.tsx';
+import { ActionButton } from '#shared/action-button.tsx';
 import type { Session } from '#shared/api.ts';
-import { Choice } from '#shared/select-field.tsx';
-import { type Place, wallSizes } from './route.ts';
-import { wallPage } from './wall-pagination.ts';
+import { SelectField } from '#shared/select-field.tsx';
+import { type Route, wallSizes } from './route.ts';
+import type { Navigate } from './use-route.ts';
+import { paginate } from './wall-pagination.ts';
 
 interface Props {
   readonly sessions: readonly Session[];
-  readonly place: Place;
-  readonly go: (change: Partial<Place>) => void;
+  readonly route: Route;
+  readonly navigate: Navigate;
 }
 
-export function Wall({ sessions, place, go }: Props) {
-  const { shown, page, pages } = wallPage(sessions, place.wallSize, place.page);
+export function WallTab({ sessions, route, navigate }: Props) {
+  const { sessions: shown, page, pageCount } = paginate(sessions, route.wallSize, route.wallPage);
   return (
     <div className="wall">
       <div className="toolbar">
-        <Choice
+        <SelectField
           label="At once"
-          value={String(place.wallSize)}
+          value={String(route.wallSize)}
           options={wallSizes.map((size) => [String(size), String(size)])}
-          onChange={(value) => go({ wallSize: wallSizes.find((size) => String(size) === value) ?? 4, page: 1 })}
+          onChange={(value) =>
+            navigate({ wallSize: wallSizes.find((size) => String(size) === value) ?? 4, wallPage: 1 })
+          }
         />
-        <Action onAct={() => go({ page: page - 1 })} whyNot={page === 1 ? 'This is the first page.' : null}>
+        <ActionButton
+          onPress={() => navigate({ wallPage: page - 1 })}
+          disabledReason={page === 1 ? 'This is the first page.' : null}
+        >
           Previous
-        </Action>
+        </ActionButton>
         <span role="status">
-          Page {page} of {pages}
+          Page {page} of {pageCount}
         </span>
-        <Action onAct={() => go({ page: page + 1 })} whyNot={page === pages ? 'This is the last page.' : null}>
+        <ActionButton
+          onPress={() => navigate({ wallPage: page + 1 })}
+          disabledReason={page === pageCount ? 'This is the last page.' : null}
+        >
           Next
-        </Action>
+        </ActionButton>
       </div>
       {shown.length === 0 ? (
         <div className="empty">
@@ -40,13 +49,13 @@ export function Wall({ sessions, place, go }: Props) {
           <span>Sessions that are started with the display “Live view” are here once they are Ready.</span>
         </div>
       ) : (
-        <ul className="tiles" data-size={place.wallSize} aria-label="Live views">
+        <ul className="wall-tiles" data-size={route.wallSize} aria-label="Live views">
           {shown.map((session) => (
             <li key={session.id}>
               <button
                 type="button"
                 className="name"
-                onClick={() => go({ tab: 'sessions', session: session.id, starting: false })}
+                onClick={() => navigate({ tab: 'sessions', session: session.id, startFormOpen: false })}
               >
                 {session.id}
               </button>

@@ -1,7 +1,7 @@
 /** The live view with a bar above it: view-only first, control when it is asked for. The login cookie is what it shows. */
 
 import { useRef, useState } from 'react';
-import { Action } from '#shared/action-button.tsx';
+import { ActionButton } from '#shared/action-button.tsx';
 import { type ConnectionState, initialState, type Scope } from './connection.ts';
 import { SessionScreen } from './session-screen.tsx';
 import { controlButtonOf, phaseLabel } from './status-text.ts';
@@ -28,9 +28,9 @@ export function LiveViewPanel({ namespace, id, controlDisabledReason }: Props) {
         <span className="state" data-state={phase.type === 'connected' ? 'Ready' : 'Pending'}>
           {phaseLabel(state)}
         </span>
-        <Action onAct={() => setScope(button.scope)} whyNot={disabledReason}>
+        <ActionButton onPress={() => setScope(button.scope)} disabledReason={disabledReason}>
           {button.label}
-        </Action>
+        </ActionButton>
         {hasControl && (
           <span className="muted">
             <kbd>Ctrl+Alt+Home</kbd> leaves the picture

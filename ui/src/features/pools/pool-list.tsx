@@ -1,9 +1,9 @@
 /** The pools, with their slots and conditions. */
 
 import './pools.css';
-import type { Worker } from '#shared/api.ts';
+import type { Pool } from '#shared/api.ts';
 
-export function Pools({ pools }: { readonly pools: readonly Worker[] }) {
+export function PoolList({ pools }: { readonly pools: readonly Pool[] }) {
   if (pools.length === 0) {
     return (
       <div className="empty">
@@ -19,21 +19,21 @@ export function Pools({ pools }: { readonly pools: readonly Worker[] }) {
     <ul className="pools" aria-label="Pools">
       {pools.map((pool) => (
         <li key={pool.name}>
-          <Pool pool={pool} />
+          <PoolCard pool={pool} />
         </li>
       ))}
     </ul>
   );
 }
 
-function Pool({ pool }: { readonly pool: Worker }) {
+function PoolCard({ pool }: { readonly pool: Pool }) {
   const { name, engine, default_display, healthy, slots, queued, ready_replicas, desired_replicas, conditions } = pool;
   const free = slots.total - slots.used;
   return (
     <article aria-labelledby={`pool-${name}`}>
       <header>
         <h2 id={`pool-${name}`}>{name}</h2>
-        <Standing healthy={healthy} ready={ready_replicas} />
+        <PoolStatus healthy={healthy} ready={ready_replicas} />
         <span className="muted">
           Engine {engine}, display {default_display} unless a session says otherwise
         </span>
@@ -45,16 +45,16 @@ function Pool({ pool }: { readonly pool: Worker }) {
         value={slots.used}
       >{`${slots.used} of ${slots.total}`}</meter>
       <dl className="numbers">
-        <Figure name="Slots" value={slots.total} />
-        <Figure name="Used" value={slots.used} />
-        <Figure name="Free" value={free} />
-        <Figure name="Free and hot" value={slots.hot} />
-        <Figure name="Launching" value={slots.starting} />
-        <Figure name="Waiting" value={queued} />
-        <Figure name="Runners ready" value={`${ready_replicas} of ${desired_replicas}`} />
+        <Metric name="Slots" value={slots.total} />
+        <Metric name="Used" value={slots.used} />
+        <Metric name="Free" value={free} />
+        <Metric name="Free and hot" value={slots.hot} />
+        <Metric name="Launching" value={slots.starting} />
+        <Metric name="Waiting" value={queued} />
+        <Metric name="Runners ready" value={`${ready_replicas} of ${desired_replicas}`} />
       </dl>
       <table>
-        <caption className="hidden-words">Conditions of {name}</caption>
+        <caption className="visually-hidden">Conditions of {name}</caption>
         <thead>
           <tr>
             <th scope="col">Condition</th>
@@ -79,20 +79,20 @@ function Pool({ pool }: { readonly pool: Worker }) {
 }
 
 /** A pool whose runners are being replaced serves with the others meanwhile. */
-function Standing({ healthy, ready }: { readonly healthy: boolean; readonly ready: number }) {
-  const [state, words] = healthy
+function PoolStatus({ healthy, ready }: { readonly healthy: boolean; readonly ready: number }) {
+  const [state, text] = healthy
     ? ['Ready', 'Serves sessions']
     : ready > 0
       ? ['Starting', 'Serves sessions, with fewer runners than wished']
       : ['Failed', 'Does not serve sessions'];
   return (
     <span className="state" data-state={state}>
-      {words}
+      {text}
     </span>
   );
 }
 
-function Figure({ name, value }: { readonly name: string; readonly value: number | string }) {
+function Metric({ name, value }: { readonly name: string; readonly value: number | string }) {
   return (
     <div>
       <dt>{name}</dt>

@@ -1,17 +1,17 @@
-/** What follows from a session, the moment, and what a person looks for. Pure. Times are milliseconds since 1970. */
+/** Derives what the dashboard shows from a session, the time and the user's filter. Pure. Times are milliseconds since 1970. */
 
 import type { Session } from '#shared/api.ts';
 
-/** The states, in the order of a session's life. */
-export const states = ['Pending', 'Queued', 'Starting', 'Ready', 'Finished'] as const;
+/** In the order of a session's life. */
+export const sessionStates = ['Pending', 'Queued', 'Starting', 'Ready', 'Finished'] as const;
 
-export interface Filter {
+export interface SessionFilter {
   readonly text: string;
-  /** One of `states`, or empty for all. */
+  /** One of `sessionStates`, or empty for all. */
   readonly state: string;
 }
 
-export function isOver(session: Session): boolean {
+export function isFinished(session: Session): boolean {
   return session.state === 'Finished';
 }
 
@@ -19,40 +19,40 @@ export function isReady(session: Session): boolean {
   return session.state === 'Ready';
 }
 
-/** Whether nothing has to be said of its state. */
-export function isWell({ state, reason }: Session): boolean {
+/** Whether the session is ready and its state needs no explanation. */
+export function isHealthy({ state, reason }: Session): boolean {
   return state === 'Ready' && (reason == null || reason === 'BrowserReady');
 }
 
-/** How long it has been there, or was until it was over. */
+/** The age of the session, or of a finished one the age that it reached. */
 export function ageSeconds(session: Session, now: number): number {
   const until = session.finished_at ? Date.parse(session.finished_at) : now;
   return Math.max(0, (until - Date.parse(session.created_at)) / 1000);
 }
 
-/** After how long it ends if nobody does anything; null when that does not count down, or its runner was not heard yet. */
-export function idleLeftSeconds(session: Session, now: number): number | null {
+/** Seconds until the idle timeout; null when it does not count down, or the runner has not reported the session yet. */
+export function idleSecondsLeft(session: Session, now: number): number | null {
   if (!isReady(session) || session.idle_ttl_seconds == null || session.clients == null) return null;
   return Math.max(0, (Date.parse(session.last_seen_at) - now) / 1000 + session.idle_ttl_seconds);
 }
 
-/** After how long it ends whatever happens; null when it is over or nobody set a time. */
-export function lifeLeftSeconds(session: Session, now: number): number | null {
-  if (isOver(session) || session.deadline_at == null) return null;
+/** Seconds until the maximum lifetime; null when the session is finished or has no maximum. */
+export function lifetimeSecondsLeft(session: Session, now: number): number | null {
+  if (isFinished(session) || session.deadline_at == null) return null;
   return Math.max(0, (Date.parse(session.deadline_at) - now) / 1000);
 }
 
-/** Those that wait, as they are served; then those that are used, and those that are over, the newest first. */
-export function inOrder(sessions: Iterable<Session>): Session[] {
+/** Sorts sessions: waiting ones in the order of their creation, then ready ones, then finished ones, both newest first. */
+export function sortSessions(sessions: Iterable<Session>): Session[] {
   const keyed = [...sessions].map((session) => ({
     session,
     rank: rank(session),
-    made: Date.parse(session.created_at),
+    createdAt: Date.parse(session.created_at),
   }));
   keyed.sort((a, b) => {
     if (a.rank !== b.rank) return a.rank - b.rank;
-    const age = a.rank === WAITING ? a.made - b.made : b.made - a.made;
-    return age || (a.session.id < b.session.id ? -1 : 1);
+    const order = a.rank === WAITING ? a.createdAt - b.createdAt : b.createdAt - a.createdAt;
+    return order || (a.session.id < b.session.id ? -1 : 1);
   });
   return keyed.map(({ session }) => session);
 }
@@ -60,25 +60,25 @@ export function inOrder(sessions: Iterable<Session>): Session[] {
 const WAITING = 0;
 
 function rank(session: Session): number {
-  if (isOver(session)) return 2;
+  if (isFinished(session)) return 2;
   return isReady(session) ? 1 : WAITING;
 }
 
-/** Whether all words of the text are somewhere in the session's name, pool, labels, address or reason. */
-export function matches(session: Session, { text, state }: Filter): boolean {
+/** Whether each word of the text occurs in the session's name, pool, labels, start URL or reason. */
+export function matchesFilter(session: Session, { text, state }: SessionFilter): boolean {
   if (state !== '' && session.state !== state) return false;
   const labels = Object.entries(session.labels).map(([key, value]) => `${key}=${value}`);
-  const all = [session.id, session.worker, ...labels, session.start_url ?? '', session.reason ?? '']
+  const searched = [session.id, session.worker, ...labels, session.start_url ?? '', session.reason ?? '']
     .join('\n')
     .toLowerCase();
   return text
     .toLowerCase()
     .split(/\s+/)
-    .every((word) => all.includes(word));
+    .every((word) => searched.includes(word));
 }
 
-/** What became of the start page, in a word; empty when there is none to speak of. */
-export function startPage({ start_page }: Session): string {
+/** The state of the start page in one word; empty when there is no start page. */
+export function startPageLabel({ start_page }: Session): string {
   switch (start_page?.state) {
     case 'loading':
       return 'Loading';
@@ -89,20 +89,4 @@ export function startPage({ start_page }: Session): string {
     default:
       return '';
   }
-}
-
-/** A row of the table, which stays the same object while it looks the same. */
-export interface RowOfSession {
-  readonly id: string;
-  readonly over: boolean;
-}
-
-/** The rows of the sessions: the former ones, and as a whole the former list, where they would look the same. */
-export function rowsOf(sessions: readonly Session[], former: readonly RowOfSession[]): readonly RowOfSession[] {
-  const known = new Map(former.map((row) => [row.id, row]));
-  const rows = sessions.map((session) => {
-    const [row, over] = [known.get(session.id), isOver(session)];
-    return row?.over === over ? row : { id: session.id, over };
-  });
-  return rows.length === former.length && rows.every((row, at) => row === former[at]) ? former : rows;
 }

@@ -3,49 +3,57 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { type ReactNode, useRef, useState } from 'react';
 import { Dialog, Heading, Modal, ModalOverlay } from 'react-aria-components';
-import { Action } from '#shared/action-button.tsx';
-import { answer, apiOf, type Session } from '#shared/api.ts';
+import { ActionButton } from '#shared/action-button.tsx';
+import { apiFor, type Session, unwrap } from '#shared/api.ts';
 import { copyField } from '#shared/clipboard.ts';
-import { duration } from '#shared/duration.ts';
+import { formatDuration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { playwrightLine } from './playwright-snippet.ts';
-import { ageSeconds, idleLeftSeconds, isOver, isReady, isWell, lifeLeftSeconds, startPage } from './selectors.ts';
+import { playwrightSnippet } from './playwright-snippet.ts';
+import {
+  ageSeconds,
+  idleSecondsLeft,
+  isFinished,
+  isHealthy,
+  isReady,
+  lifetimeSecondsLeft,
+  startPageLabel,
+} from './selectors.ts';
 import { Labels } from './sessions-table.tsx';
-import { State } from './state-badge.tsx';
+import { StateBadge } from './state-badge.tsx';
 
 interface Props {
   readonly session: Session;
-  /** Why nothing may be changed; null when it may. */
-  readonly whyNot: string | null;
-  /** Its live view, or what stands in its place. */
+  /** Why the user must not change the session; null when it may. */
+  readonly readOnlyReason: string | null;
+  /** The live view, or a placeholder. */
   readonly picture: ReactNode;
-  /** What a call says of the session now. */
-  readonly onNews: (session: Session) => void;
+  /** A call returned the session's new state. */
+  readonly onUpdate: (session: Session) => void;
   readonly onClose: () => void;
 }
 
-export function SessionDetail({ session, whyNot, picture, onNews, onClose }: Props) {
+export function SessionDetail({ session, readOnlyReason, picture, onUpdate, onClose }: Props) {
   const { namespace, worker, id } = session;
-  const api = apiOf(namespace);
+  const api = apiFor(namespace);
   // The pool of a session that waits may still change.
   const params = { path: { worker: worker || '-', id } };
   const touch = useMutation({
-    mutationFn: () => answer(api.POST('/sessions/{worker}/{id}/touch', { params })),
-    onSuccess: onNews,
+    mutationFn: () => unwrap(api.POST('/sessions/{worker}/{id}/touch', { params })),
+    onSuccess: onUpdate,
   });
-  const end = useMutation({ mutationFn: () => answer(api.DELETE('/sessions/{worker}/{id}', { params })) });
+  const end = useMutation({ mutationFn: () => unwrap(api.DELETE('/sessions/{worker}/{id}', { params })) });
   const connect = useMutation({
     mutationFn: () =>
-      answer(
+      unwrap(
         api.POST('/sessions/{worker}/{id}/tokens', {
           params,
-          body: { scope: 'connect', ttl_seconds: CONNECT_SECONDS },
+          body: { scope: 'connect', ttl_seconds: CONNECT_TOKEN_SECONDS },
         }),
       ),
   });
-  const latest = [touch, end, connect].reduce((one, other) => (other.submittedAt > one.submittedAt ? other : one));
-  const fault = latest.error;
-  const whyNotUse = whyNot ?? (isReady(session) ? null : `It is ${session.state}, not Ready.`);
+  const latest = [touch, end, connect].reduce((a, b) => (b.submittedAt > a.submittedAt ? b : a));
+  const { error } = latest;
+  const notUsableReason = readOnlyReason ?? (isReady(session) ? null : `It is ${session.state}, not Ready.`);
 
   return (
     <article className="detail" aria-label={`Session ${id}`}>
@@ -53,87 +61,91 @@ export function SessionDetail({ session, whyNot, picture, onNews, onClose }: Pro
         <h2 className="name" tabIndex={-1}>
           {id}
         </h2>
-        <State state={session.state} />
-        <Action onAct={onClose}>Close</Action>
+        <StateBadge state={session.state} />
+        <ActionButton onPress={onClose}>Close</ActionButton>
       </header>
       {picture}
       <div className="actions">
-        <Action onAct={() => connect.mutate()} whyNot={whyNotUse} primary>
+        <ActionButton onPress={() => connect.mutate()} disabledReason={notUsableReason} primary>
           Playwright line
-        </Action>
-        <Action onAct={() => touch.mutate()} whyNot={whyNotUse}>
+        </ActionButton>
+        <ActionButton onPress={() => touch.mutate()} disabledReason={notUsableReason}>
           Extend
-        </Action>
-        <End id={id} whyNot={whyNot ?? (isOver(session) ? 'It is over.' : null)} onEnd={() => end.mutate()} />
+        </ActionButton>
+        <EndButton
+          id={id}
+          disabledReason={readOnlyReason ?? (isFinished(session) ? 'It is over.' : null)}
+          onConfirm={() => end.mutate()}
+        />
         {latest === touch && touch.isSuccess && (
           <span className="muted" role="status">
             Its idle time begins anew.
           </span>
         )}
       </div>
-      {fault !== null && (
-        <p role="alert" className="fault">
-          {fault.message}
+      {error !== null && (
+        <p role="alert" className="error-text">
+          {error.message}
         </p>
       )}
       {connect.data !== undefined && isReady(session) && (
-        <PlaywrightLine line={playwrightLine(endpoint(session), connect.data.token)} />
+        <Snippet text={playwrightSnippet(webSocketUrl(session), connect.data.token)} />
       )}
-      <Facts session={session} />
+      <Properties session={session} />
     </article>
   );
 }
 
-const CONNECT_SECONDS = 3600;
+const CONNECT_TOKEN_SECONDS = 3600;
 
 /** By the address that this page came from, which is one that works from here. */
-function endpoint({ namespace, id }: Session): string {
+function webSocketUrl({ namespace, id }: Session): string {
   return new URL(`/ws/${namespace}/${id}`, location.href).href.replace(/^http/, 'ws');
 }
 
-function PlaywrightLine({ line }: { readonly line: string }) {
+function Snippet({ text }: { readonly text: string }) {
   const field = useRef<HTMLTextAreaElement>(null);
-  const [said, setSaid] = useState('');
+  const [status, setStatus] = useState('');
   const copy = async () => {
     if (field.current === null) return;
-    setSaid((await copyField(field.current)) ? 'Copied.' : 'Copy it with Ctrl+C: the browser does not let the page.');
+    setStatus((await copyField(field.current)) ? 'Copied.' : 'Copy it with Ctrl+C: the browser does not let the page.');
   };
   return (
-    <div className="line">
+    <div className="snippet">
       <textarea
         ref={field}
         className="react-aria-TextArea"
         aria-label="Playwright line"
         readOnly
         rows={3}
-        value={line}
+        value={text}
       />
       <div className="actions">
-        <Action onAct={copy}>Copy</Action>
+        <ActionButton onPress={copy}>Copy</ActionButton>
         <span className="muted" role="status">
-          {said || 'For JavaScript. Its token is for this session only, and good for an hour.'}
+          {status || 'For JavaScript. Its token is for this session only, and good for an hour.'}
         </span>
       </div>
     </div>
   );
 }
 
-function End({
+function EndButton({
   id,
-  whyNot,
-  onEnd,
+  disabledReason,
+  onConfirm,
 }: {
   readonly id: string;
-  readonly whyNot: string | null;
-  readonly onEnd: () => void;
+  readonly disabledReason: string | null;
+  readonly onConfirm: () => void;
 }) {
-  const [asks, setAsks] = useState(false);
+  const [isOpen, setIsOpen] = useState(false);
   return (
     <>
-      <Action onAct={() => setAsks(true)} whyNot={whyNot}>
+      <ActionButton onPress={() => setIsOpen(true)} disabledReason={disabledReason}>
         End…
-      </Action>
-      <ModalOverlay className="overlay" isOpen={asks} onOpenChange={setAsks} isDismissable>
+      </ActionButton>
+      <ModalOverlay className="overlay" isOpen={isOpen} onOpenChange={setIsOpen} isDismissable>
         <Modal>
           <Dialog role="alertdialog">
             <Heading slot="title">End this session?</Heading>
@@ -142,16 +154,16 @@ function End({
               disconnected.
             </p>
             <div className="actions">
-              <Action onAct={() => setAsks(false)}>Keep it</Action>
-              <Action
+              <ActionButton onPress={() => setIsOpen(false)}>Keep it</ActionButton>
+              <ActionButton
                 primary
-                onAct={() => {
-                  setAsks(false);
-                  onEnd();
+                onPress={() => {
+                  setIsOpen(false);
+                  onConfirm();
                 }}
               >
                 End it
-              </Action>
+              </ActionButton>
             </div>
           </Dialog>
         </Modal>
@@ -165,42 +177,42 @@ function useQueuePosition({ state, worker, namespace, id }: Session): number | n
   const params = { path: { worker: worker || '-', id } };
   const { data } = useQuery({
     queryKey: ['queue-position', namespace, id],
-    queryFn: () => answer(apiOf(namespace).GET('/sessions/{worker}/{id}', { params })),
+    queryFn: () => unwrap(apiFor(namespace).GET('/sessions/{worker}/{id}', { params })),
     enabled: state === 'Queued',
-    refetchInterval: QUEUE_MS,
+    refetchInterval: QUEUE_POSITION_MS,
   });
   return state === 'Queued' ? data?.queue_position : null;
 }
 
-const QUEUE_MS = 2_000;
+const QUEUE_POSITION_MS = 2_000;
 
-function Facts({ session }: { readonly session: Session }) {
+function Properties({ session }: { readonly session: Session }) {
   const now = useNow();
   const position = useQueuePosition(session);
-  const idle = idleLeftSeconds(session, now);
-  const life = lifeLeftSeconds(session, now);
-  const page = startPage(session);
+  const idle = idleSecondsLeft(session, now);
+  const lifetime = lifetimeSecondsLeft(session, now);
+  const page = startPageLabel(session);
   const browser = [session.browser, session.browser_version].filter(Boolean).join(' ');
   const labels = Object.keys(session.labels).length === 0 ? null : <Labels labels={session.labels} />;
-  const facts: readonly (readonly [string, ReactNode])[] = [
-    ['Reason', isWell(session) ? null : session.reason],
-    ['Message', isWell(session) ? null : session.message],
+  const properties: readonly (readonly [string, ReactNode])[] = [
+    ['Reason', isHealthy(session) ? null : session.reason],
+    ['Message', isHealthy(session) ? null : session.message],
     ['Pool', session.worker],
     ['Served before it', position == null ? null : `${position} ${position === 1 ? 'session' : 'sessions'}`],
     ['Runner', session.runner],
     ['Browser', browser],
     ['Playwright', session.playwright_version],
     ['Clients', session.clients],
-    ['Age', duration(ageSeconds(session, now))],
-    ['Idle time left', idle === null ? null : duration(idle)],
-    ['Ends at the latest in', life === null ? null : duration(life)],
+    ['Age', formatDuration(ageSeconds(session, now))],
+    ['Idle time left', idle === null ? null : formatDuration(idle)],
+    ['Ends at the latest in', lifetime === null ? null : formatDuration(lifetime)],
     ['Start page', session.start_url == null ? null : `${session.start_url}${page === '' ? '' : ` (${page})`}`],
     ['Why it failed', session.start_page?.state === 'failed' ? session.start_page.message : null],
     ['Labels', labels],
   ];
   return (
-    <dl className="facts">
-      {facts.map(
+    <dl className="properties">
+      {properties.map(
         ([name, value]) =>
           value != null &&
           value !== '' && (

@@ -7,23 +7,24 @@ import './sessions.css';
 import { memo, type ReactNode, useMemo, useRef } from 'react';
 import { Cell, Column, Row, Table, TableBody, TableHeader, TableLayout, Virtualizer } from 'react-aria-components';
 import type { Session } from '#shared/api.ts';
-import { duration } from '#shared/duration.ts';
+import { formatDuration } from '#shared/duration.ts';
 import { useNow } from '#shared/use-now.ts';
-import { ageSeconds, idleLeftSeconds, isWell, type RowOfSession, rowsOf, startPage } from './selectors.ts';
+import { ageSeconds, idleSecondsLeft, isHealthy, startPageLabel } from './selectors.ts';
 import { SessionStoreContext, useSessionStore, useStoredSession } from './session-store.ts';
-import { State } from './state-badge.tsx';
+import { StateBadge } from './state-badge.tsx';
+import { type TableRow, updateRows } from './table-rows.ts';
 
 interface Props {
   readonly sessions: readonly Session[];
-  readonly chosen: string | null;
-  readonly onChoose: (id: string | null) => void;
+  readonly selected: string | null;
+  readonly onSelect: (id: string | null) => void;
   /** Only the columns by which a session is known: there is little room. */
   readonly narrow: boolean;
   /** What is said when there are none. */
   readonly empty: ReactNode;
 }
 
-interface ColumnOfSessions {
+interface TableColumn {
   readonly id: string;
   readonly name: string;
   readonly width: number | `${number}fr`;
@@ -31,8 +32,8 @@ interface ColumnOfSessions {
   readonly cell: (session: Session) => ReactNode;
 }
 
-const columns: readonly ColumnOfSessions[] = [
-  { id: 'state', name: 'State', width: 108, cell: (session) => <State state={session.state} /> },
+const columns: readonly TableColumn[] = [
+  { id: 'state', name: 'State', width: 108, cell: (session) => <StateBadge state={session.state} /> },
   {
     id: 'id',
     name: 'Session',
@@ -44,16 +45,16 @@ const columns: readonly ColumnOfSessions[] = [
       </span>
     ),
   },
-  { id: 'pool', name: 'Pool', width: '1fr', minWidth: 90, cell: ({ worker }) => worker || <Nothing words="any" /> },
+  { id: 'pool', name: 'Pool', width: '1fr', minWidth: 90, cell: ({ worker }) => worker || <EmptyCell text="any" /> },
   { id: 'age', name: 'Age', width: 112, cell: (session) => <Age session={session} /> },
-  { id: 'idle', name: 'Idle time left', width: 116, cell: (session) => <IdleLeft session={session} /> },
+  { id: 'idle', name: 'Idle time left', width: 116, cell: (session) => <IdleTimeLeft session={session} /> },
   { id: 'labels', name: 'Labels', width: '1.5fr', minWidth: 120, cell: ({ labels }) => <Labels labels={labels} /> },
   {
     id: 'note',
     name: 'Start page or reason',
     width: '2fr',
     minWidth: 170,
-    cell: (session) => <Note session={session} />,
+    cell: (session) => <StartPageOrReason session={session} />,
   },
 ];
 const narrowColumns = columns.filter(({ id }) => ['state', 'id', 'pool', 'idle'].includes(id));
@@ -61,50 +62,54 @@ const narrowColumns = columns.filter(({ id }) => ['state', 'id', 'pool', 'idle']
 export function SessionsTable({ sessions, ...rest }: Props) {
   return (
     <SessionStoreContext value={useSessionStore(sessions)}>
-      <Rows items={useRows(sessions)} {...rest} />
+      <Rows rows={useRows(sessions)} {...rest} />
     </SessionStoreContext>
   );
 }
 
-function useRows(sessions: readonly Session[]): readonly RowOfSession[] {
-  const last = useRef<readonly RowOfSession[]>([]);
+function useRows(sessions: readonly Session[]): readonly TableRow[] {
+  const previous = useRef<readonly TableRow[]>([]);
   return useMemo(() => {
-    last.current = rowsOf(sessions, last.current);
-    return last.current;
+    previous.current = updateRows(sessions, previous.current);
+    return previous.current;
   }, [sessions]);
 }
 
 interface RowsProps extends Omit<Props, 'sessions'> {
-  readonly items: readonly RowOfSession[];
+  readonly rows: readonly TableRow[];
 }
 
-const Rows = memo(function Rows({ items, chosen, onChoose, narrow, empty }: RowsProps) {
-  const shown = narrow ? narrowColumns : columns;
+const Rows = memo(function Rows({ rows, selected, onSelect, narrow, empty }: RowsProps) {
+  const shownColumns = narrow ? narrowColumns : columns;
   return (
     <Virtualizer layout={TableLayout} layoutOptions={{ rowHeight: 34, headingHeight: 32 }}>
       <Table
         aria-label="Sessions"
         className="sessions"
         selectionMode="single"
-        selectedKeys={chosen === null ? [] : [chosen]}
+        selectedKeys={selected === null ? [] : [selected]}
         onSelectionChange={(keys) => {
           const [key] = keys === 'all' ? [] : keys;
-          onChoose(key === undefined ? null : String(key));
+          onSelect(key === undefined ? null : String(key));
         }}
       >
-        <TableHeader columns={shown}>
+        <TableHeader columns={shownColumns}>
           {({ id, name, width, minWidth }) => (
             <Column id={id} isRowHeader={id === 'id'} width={width} minWidth={minWidth ?? null}>
               {name}
             </Column>
           )}
         </TableHeader>
-        <TableBody items={items} dependencies={[shown]} renderEmptyState={() => <div className="empty">{empty}</div>}>
-          {({ id, over }) => (
-            <Row id={id} columns={shown} textValue={id} className={over ? 'row over' : 'row'}>
+        <TableBody
+          items={rows}
+          dependencies={[shownColumns]}
+          renderEmptyState={() => <div className="empty">{empty}</div>}
+        >
+          {({ id, finished }) => (
+            <Row id={id} columns={shownColumns} textValue={id} className={finished ? 'row finished' : 'row'}>
               {({ cell }) => (
                 <Cell>
-                  <Content id={id} cell={cell} />
+                  <CellContent id={id} cell={cell} />
                 </Cell>
               )}
             </Row>
@@ -115,52 +120,52 @@ const Rows = memo(function Rows({ items, chosen, onChoose, narrow, empty }: Rows
   );
 });
 
-function Content({ id, cell }: { readonly id: string; readonly cell: ColumnOfSessions['cell'] }) {
+function CellContent({ id, cell }: { readonly id: string; readonly cell: TableColumn['cell'] }) {
   const session = useStoredSession(id);
   return session === undefined ? null : cell(session);
 }
 
 function Age({ session }: { readonly session: Session }) {
-  return duration(ageSeconds(session, useNow()));
+  return formatDuration(ageSeconds(session, useNow()));
 }
 
-function IdleLeft({ session }: { readonly session: Session }) {
-  const left = idleLeftSeconds(session, useNow());
-  if (left === null) return <Nothing words="none" />;
-  return <span className={left < 60 ? 'soon' : ''}>{duration(left)}</span>;
+function IdleTimeLeft({ session }: { readonly session: Session }) {
+  const left = idleSecondsLeft(session, useNow());
+  if (left === null) return <EmptyCell text="none" />;
+  return <span className={left < 60 ? 'expires-soon' : ''}>{formatDuration(left)}</span>;
 }
 
 export function Labels({ labels }: { readonly labels: Session['labels'] }) {
-  const all = Object.entries(labels).map(([key, value]) => `${key}=${value}`);
+  const texts = Object.entries(labels).map(([key, value]) => `${key}=${value}`);
   return (
-    <span className="labels" title={all.join('\n')}>
-      {all.map((label) => (
+    <span className="labels" title={texts.join('\n')}>
+      {texts.map((label) => (
         <span key={label}>{label}</span>
       ))}
     </span>
   );
 }
 
-function Note({ session }: { readonly session: Session }) {
+function StartPageOrReason({ session }: { readonly session: Session }) {
   const { start_url, start_page, reason, message } = session;
-  if (!isWell(session)) {
+  if (!isHealthy(session)) {
     return <span title={message ?? undefined}>{session.state === reason ? (message ?? '') : (reason ?? '')}</span>;
   }
-  const page = startPage(session);
-  if (page === '') return <Nothing words="none" />;
+  const startPage = startPageLabel(session);
+  if (startPage === '') return <EmptyCell text="none" />;
   return (
     <span className={start_page?.state === 'failed' ? 'bad' : ''} title={start_page?.message ?? start_url ?? undefined}>
-      {page} <span className="muted">{start_url}</span>
+      {startPage} <span className="muted">{start_url}</span>
     </span>
   );
 }
 
 /** An empty cell, with a word for those who cannot see that it is empty. */
-function Nothing({ words }: { readonly words: string }) {
+function EmptyCell({ text }: { readonly text: string }) {
   return (
     <span className="muted">
       <span aria-hidden="true">–</span>
-      <span className="hidden-words">{words}</span>
+      <span className="visually-hidden">{text}</span>
     </span>
   );
 }

@@ -1,25 +1,26 @@
-/** From what a person fills in to what the gateway is asked for, and which of its words belong to which field. Pure. */
+/** Validates the form that starts a session, converts it to a request, and assigns the gateway's errors to fields. Pure. */
 
 import type { CreateSession, InvalidField } from '#shared/api.ts';
 
-export interface Values {
+/** Fields have the names that the request has, except `pool` (its `worker`) and `display` (its `vnc` and `headless`). */
+export interface FormValues {
   /** Name of a pool; empty for any. */
-  readonly worker: string;
+  readonly pool: string;
   readonly display: 'pool' | 'headless' | 'headful' | 'live-view';
   readonly start_url: string;
   readonly start_url_wait: 'load' | 'domcontentloaded' | 'none';
-  /** Seconds, as typed; empty: as the pool has it. */
+  /** Seconds, as typed; empty for the pool's default. */
   readonly idle_ttl_seconds: string;
   readonly max_lifetime_seconds: string;
   /** One `key=value` per line. */
   readonly labels: string;
 }
 
-export type Field = keyof Values;
-export type Faults = Partial<Record<Field, string>>;
+export type Field = keyof FormValues;
+export type FieldErrors = Partial<Record<Field, string>>;
 
-export const empty: Values = {
-  worker: '',
+export const emptyForm: FormValues = {
+  pool: '',
   display: 'live-view',
   start_url: '',
   start_url_wait: 'load',
@@ -28,30 +29,31 @@ export const empty: Values = {
   labels: '',
 };
 
-/** As the OpenAPI document has them. */
-const idleLimits = { least: 30, most: 86_400 };
-const lifeLimits = { least: 60, most: 604_800 };
+/** The limits in the OpenAPI document. */
+const idleLimits = { min: 30, max: 86_400 };
+const lifetimeLimits = { min: 60, max: 604_800 };
 
-/** What can be told to be wrong without asking the gateway. */
-export function check(values: Values): Faults {
-  return present({
-    idle_ttl_seconds: checkSeconds(values.idle_ttl_seconds, idleLimits),
-    max_lifetime_seconds: checkSeconds(values.max_lifetime_seconds, lifeLimits),
-    labels: checkLabels(values.labels),
-  });
+/** The errors that are found without a request. */
+export function validate(values: FormValues): FieldErrors {
+  const errors: Record<string, string | undefined> = {
+    idle_ttl_seconds: secondsError(values.idle_ttl_seconds, idleLimits),
+    max_lifetime_seconds: secondsError(values.max_lifetime_seconds, lifetimeLimits),
+    labels: labelsError(values.labels),
+  };
+  return Object.fromEntries(Object.entries(errors).filter(([, error]) => error !== undefined));
 }
 
-function checkSeconds(text: string, { least, most }: typeof idleLimits): string | undefined {
+function secondsError(text: string, { min, max }: typeof idleLimits): string | undefined {
   const seconds = text.trim();
   if (seconds === '') return undefined;
-  const fits = /^\d+$/.test(seconds) && Number(seconds) >= least && Number(seconds) <= most;
-  return fits ? undefined : `A whole number of seconds from ${least} to ${most}.`;
+  const isValid = /^\d+$/.test(seconds) && Number(seconds) >= min && Number(seconds) <= max;
+  return isValid ? undefined : `A whole number of seconds from ${min} to ${max}.`;
 }
 
-function checkLabels(text: string): string | undefined {
+function labelsError(text: string): string | undefined {
   const seen = new Set<string>();
   for (const line of linesOf(text)) {
-    const [key, value] = pair(line);
+    const [key, value] = parseLabel(line);
     if (value === undefined || key === '') return `“${line}” is not of the form key=value.`;
     if (seen.has(key)) return `“${key}” is there twice.`;
     seen.add(key);
@@ -59,52 +61,53 @@ function checkLabels(text: string): string | undefined {
   return undefined;
 }
 
-/** The request for values in which `check` finds nothing. */
-export function bodyOf(values: Values): CreateSession {
-  const body: CreateSession = {};
-  if (values.worker !== '') body.worker = values.worker;
-  if (values.display === 'live-view') body.vnc = true;
-  else if (values.display !== 'pool') body.headless = values.display === 'headless';
+/** Converts values in which `validate` finds no error. */
+export function toRequest(values: FormValues): CreateSession {
+  const request: CreateSession = {};
+  if (values.pool !== '') request.worker = values.pool;
+  if (values.display === 'live-view') request.vnc = true;
+  else if (values.display !== 'pool') request.headless = values.display === 'headless';
   const url = values.start_url.trim();
-  if (url !== '') Object.assign(body, { start_url: url, start_url_wait: values.start_url_wait });
-  if (values.idle_ttl_seconds.trim() !== '') body.idle_ttl_seconds = Number(values.idle_ttl_seconds);
-  if (values.max_lifetime_seconds.trim() !== '') body.max_lifetime_seconds = Number(values.max_lifetime_seconds);
-  const labels = linesOf(values.labels).map((line) => pair(line) as [string, string]);
-  if (labels.length > 0) body.labels = Object.fromEntries(labels);
-  return body;
+  if (url !== '') Object.assign(request, { start_url: url, start_url_wait: values.start_url_wait });
+  if (values.idle_ttl_seconds.trim() !== '') request.idle_ttl_seconds = Number(values.idle_ttl_seconds);
+  if (values.max_lifetime_seconds.trim() !== '') request.max_lifetime_seconds = Number(values.max_lifetime_seconds);
+  const labels = linesOf(values.labels).map((line) => parseLabel(line) as [string, string]);
+  if (labels.length > 0) request.labels = Object.fromEntries(labels);
+  return request;
 }
 
-/** What the gateway refused, together with the values that it was asked for. */
-export interface Refusal {
-  readonly values: Values;
-  readonly faults: Faults;
-  /** What belongs to no field. */
-  readonly others: readonly string[];
+/** A request that the gateway rejected with 422. */
+export interface Rejection {
+  readonly values: FormValues;
+  readonly errors: FieldErrors;
+  /** Errors that belong to no field of the form. */
+  readonly otherErrors: readonly string[];
 }
 
-export function refusalOf(values: Values, fields: readonly InvalidField[]): Refusal {
-  const faults: Faults = {};
-  const others: string[] = [];
-  for (const { loc, msg } of fields) {
+export function toRejection(values: FormValues, invalidFields: readonly InvalidField[]): Rejection {
+  const errors: FieldErrors = {};
+  const otherErrors: string[] = [];
+  for (const { loc, msg } of invalidFields) {
     const field = fieldOf(loc);
-    const words = loc[2] === undefined ? msg : `${loc.slice(2).join('.')}: ${msg}`;
-    if (field === null) others.push(`${loc.join('.')}: ${msg}`);
-    else faults[field] = faults[field] === undefined ? words : `${faults[field]} ${words}`;
+    const error = loc[2] === undefined ? msg : `${loc.slice(2).join('.')}: ${msg}`;
+    if (field === null) otherErrors.push(`${loc.join('.')}: ${msg}`);
+    else errors[field] = errors[field] === undefined ? error : `${errors[field]} ${error}`;
   }
-  return { values, faults, others };
+  return { values, errors, otherErrors };
 }
 
 function fieldOf([, name = '']: readonly string[]): Field | null {
+  if (name === 'worker') return 'pool';
   if (name === 'vnc' || name === 'headless') return 'display';
-  return Object.keys(empty).find((field): field is Field => field === name) ?? null;
+  return Object.keys(emptyForm).find((field): field is Field => field === name) ?? null;
 }
 
-/** The faults that are still there: what the gateway refused is one for as long as it is the same as it was then. */
-export function faultsNow(values: Values, refusal: Refusal | null): Faults {
-  const stays = Object.entries(refusal?.faults ?? {}).filter(
-    ([field]) => refusal?.values[field as Field] === values[field as Field],
+/** The errors of the current values. A rejected field keeps its error until its value changes. */
+export function currentErrors(values: FormValues, rejection: Rejection | null): FieldErrors {
+  const unchanged = Object.entries(rejection?.errors ?? {}).filter(
+    ([field]) => rejection?.values[field as Field] === values[field as Field],
   );
-  return { ...Object.fromEntries(stays), ...check(values) };
+  return { ...Object.fromEntries(unchanged), ...validate(values) };
 }
 
 function linesOf(text: string): string[] {
@@ -114,12 +117,8 @@ function linesOf(text: string): string[] {
     .filter((line) => line !== '');
 }
 
-/** The value may have `=` in it, too. */
-function pair(line: string): [string, string | undefined] {
+/** Splits at the first `=`, because a value can contain more of them. */
+function parseLabel(line: string): [string, string | undefined] {
   const at = line.indexOf('=');
   return at === -1 ? [line, undefined] : [line.slice(0, at).trim(), line.slice(at + 1).trim()];
-}
-
-function present(faults: Record<string, string | undefined>): Faults {
-  return Object.fromEntries(Object.entries(faults).filter(([, fault]) => fault !== undefined));
 }

@@ -1,5 +1,5 @@
-/** The state of a session: a word with a dot, so that it never is told by colour alone. */
-export function State({ state }: { readonly state: string }) {
+/** The state of a session as a word with a dot, because colour alone does not inform every user. */
+export function StateBadge({ state }: { readonly state: string }) {
   return (
     <span className="state" data-state={state}>
       {state}
