@@ -23,7 +23,7 @@ export const test = base.extend<Fixtures, WorkerFixtures>({
   ],
 
   gateway: async ({ display }, use, testInfo) => {
-    display.forget();
+    display.clearTyped();
     display.draw(4);
     const gateway = await FakeGateway.start(display.rfbSocket);
     await use(gateway);

@@ -1,5 +1,5 @@
 import type { Page } from '@playwright/test';
-import { ground, stripe } from './display.ts';
+import { background, stripe } from './display.ts';
 import { token } from './fake-gateway.ts';
 import { accessibilityViolations, expect, pixel, test } from './fixtures.ts';
 import { isClipboardCapabilities, keyOrPointer, messages } from './rfb-messages.ts';
@@ -19,9 +19,9 @@ test('the picture shows what the display shows, and goes with it', async ({ page
   await expect(notice(page)).toHaveText('You are watching');
   await expect(picture(page)).toHaveRole('img');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-  await expect.poll(() => pixel(picture(page), 300, 400)).toEqual(ground);
+  await expect.poll(() => pixel(picture(page), 300, 400)).toEqual(background);
   display.draw(0);
-  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(background);
 });
 
 test('the picture fits its place, whole and not distorted', async ({ page, gateway }) => {
@@ -55,7 +55,7 @@ test('the page asks for no more than a view, and sends neither keys nor mouse no
   await picture(page).click();
   await page.keyboard.type('x');
   display.draw(0);
-  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(background);
   const sent = messages(gateway.lastConnection.received);
   expect(sent.map(({ type }) => type)).toContain(3);
   expect(sent.filter((message) => keyOrPointer.has(message.type))).toEqual([]);
@@ -79,7 +79,7 @@ test('with control, keys and mouse arrive at the display; given back, they do no
   await expect(picture(page)).toBeFocused();
   await page.keyboard.type('Hello, World!');
   await expect.poll(() => display.typed()).toBe('Hello, World!');
-  display.forget();
+  display.clearTyped();
   const box = await picture(page).boundingBox();
   await picture(page).click({ position: { x: (box?.width ?? 0) / 2, y: (box?.height ?? 0) / 2 } });
   // A press and a release of the first button (xterm, "SGR mouse mode").
@@ -88,11 +88,11 @@ test('with control, keys and mouse arrive at the display; given back, they do no
   await expect(notice(page)).toHaveText('You are watching');
   expect(gateway.lastConnection.offeredSubprotocols).not.toContain('camofleet.control');
   expect(gateway.connections.filter(({ socket }) => socket.readyState === socket.OPEN)).toHaveLength(1);
-  display.forget();
+  display.clearTyped();
   await picture(page).click();
   await page.keyboard.type('x');
   display.draw(0);
-  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(background);
   expect(display.typed()).toBe('');
 });
 
@@ -309,7 +309,7 @@ test('a text copied in the session is on the clipboard of this machine, but only
   await page.evaluate(() => navigator.clipboard.writeText('mine'));
   display.copy('not for who watches');
   display.draw(0);
-  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(background);
   expect(await clipboard()).toBe('mine');
   await control(page);
   display.copy('from the sessiön');

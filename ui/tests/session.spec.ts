@@ -2,7 +2,7 @@ import type { Page } from '@playwright/test';
 import { playwrightSnippet } from '../src/features/sessions/playwright-snippet.ts';
 import { testSession } from '../src/shared/test-data.ts';
 import { openDashboard, row, rows, seed, typeInto } from './dashboard-helpers.ts';
-import { ground, stripe } from './display.ts';
+import { background, stripe } from './display.ts';
 import { problem, tokens } from './fake-api.ts';
 import type { FakeGateway } from './fake-gateway.ts';
 import { accessibilityViolations, expect, pixel, test } from './fixtures.ts';
@@ -25,7 +25,7 @@ test('the session that is chosen stands in the address, with its live view to lo
   await picture(page).click();
   await page.keyboard.type('x');
   display.draw(0);
-  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(ground);
+  await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(background);
   expect(display.typed()).toBe('');
 
   // News of the session begin nothing anew.

@@ -154,7 +154,10 @@ function StartPageOrReason({ session }: { readonly session: Session }) {
   const startPage = startPageLabel(session);
   if (startPage === '') return <EmptyCell text="none" />;
   return (
-    <span className={start_page?.state === 'failed' ? 'bad' : ''} title={start_page?.message ?? start_url ?? undefined}>
+    <span
+      className={start_page?.state === 'failed' ? 'danger-text' : ''}
+      title={start_page?.message ?? start_url ?? undefined}
+    >
       {startPage} <span className="muted">{start_url}</span>
     </span>
   );
