@@ -32,8 +32,8 @@ const proxy: ProxyOptions = {
   // An Ingress routes by Host.
   changeOrigin: true,
   configure: (server) => {
-    // The gateway accepts the login cookie only when Origin and Host agree. The Origin of a page that the dev server did not
-    // serve stays, so that the gateway rejects it.
+    // The gateway accepts the login cookie only when Origin and Host agree. The Origin of a page that the dev server
+    // did not serve stays, so that the gateway rejects it.
     const translateOrigin = (proxyRequest: ClientRequest, { headers }: IncomingMessage) => {
       const { origin, host } = headers;
       if (origin !== undefined && URL.parse(origin)?.host === host) proxyRequest.setHeader('Origin', gateway.origin);

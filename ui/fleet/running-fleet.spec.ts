@@ -1,4 +1,6 @@
-/** The dashboard at a fleet that runs, with pools `headless` and `live` and a session `demo` that can be watched. */
+/**
+ * Tests of the dashboard of a running fleet, with pools `headless` and `live` and a session `demo` with a live view.
+ */
 
 import type { Browser } from 'playwright-core';
 import { typeInto } from '../tests/dashboard-helpers.ts';
@@ -6,11 +8,11 @@ import { expect, pixel, screenshot, test } from '../tests/fixtures.ts';
 
 const token = process.env.CAMOFLEET_TOKEN ?? '';
 const green = [10, 123, 83];
-/** One field over the whole page, so that wherever somebody clicks, it is typed into. */
+/** One input over the whole page, so that a click anywhere focuses it. */
 const startPage =
   "data:text/html,<title>Field</title><input style='position:fixed;inset:0;border:0;width:100%;height:100%;background:rgb(10,123,83)'>";
 
-test('a session from its start to its end', async ({ page, browserName }) => {
+test('starts, controls, extends and ends a session', async ({ page, browserName }) => {
   const button = (name: string) => page.getByRole('button', { name, exact: true });
   await page.goto('/');
   await typeInto(page.getByLabel('Token'), token);
@@ -29,8 +31,8 @@ test('a session from its start to its end', async ({ page, browserName }) => {
   await expect(picture).toBeFocused();
   await picture.click();
   await page.keyboard.type('typed');
-  await button('Playwright line').click();
-  const remote = await connect(await page.getByRole('textbox', { name: 'Playwright line' }).inputValue());
+  await button('Playwright snippet').click();
+  const remote = await connect(await page.getByRole('textbox', { name: 'Playwright snippet' }).inputValue());
   const field = remote.contexts()[0]?.pages()[0]?.locator('input');
   await expect.poll(() => field?.inputValue()).toBe('typed');
   if (browserName === 'chromium') await screenshot(page, 'fleet');
@@ -38,12 +40,12 @@ test('a session from its start to its end', async ({ page, browserName }) => {
 
   await button('Extend').click();
   await button('End…').click();
-  await button('End it').click();
+  await button('End session').click();
   await expect(page.getByText(/^There is no session/)).toBeVisible();
   await expect(page.getByRole('alert')).toHaveCount(0);
 });
 
-test('the wall and the pools', async ({ page }) => {
+test('shows the wall and the pools', async ({ page }) => {
   await page.goto('/?tab=wall');
   await typeInto(page.getByLabel('Token'), token);
   await page.getByRole('button', { name: 'Log in' }).click();
@@ -56,8 +58,8 @@ test('the wall and the pools', async ({ page }) => {
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-/** Runs the line as whoever pastes it. */
-async function connect(line: string): Promise<Browser> {
+/** Runs the snippet as a user who pastes it. */
+async function connect(snippet: string): Promise<Browser> {
   const AsyncFunction = (async () => {}).constructor as new (code: string) => () => Promise<Browser>;
-  return new AsyncFunction(`${line} return browser;`)();
+  return new AsyncFunction(`${snippet} return browser;`)();
 }

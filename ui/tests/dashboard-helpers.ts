@@ -1,4 +1,4 @@
-/** What tests of the dashboard have in common. */
+/** Helpers for the tests of the dashboard. */
 
 import { expect, type Locator, type Page } from '@playwright/test';
 import { testPool, testSession } from '../src/shared/test-data.ts';
@@ -12,7 +12,7 @@ export const rows = (page: Page) =>
     .filter({ has: page.getByRole('rowheader') });
 export const row = (page: Page, name: string) => rows(page).filter({ hasText: name });
 
-/** Some of each kind. */
+/** Fills the fleet with two pools, and with sessions in each state. */
 export function seed({ api }: FakeGateway): void {
   const ago = (seconds: number) => new Date(Date.now() - 1000 * seconds).toISOString();
   api.emit({
@@ -32,7 +32,7 @@ export function seed({ api }: FakeGateway): void {
       testSession('finished', {
         state: 'Finished',
         reason: 'IdleTimeout',
-        message: 'nobody did anything for 300 s',
+        message: 'no client was active for 300 s',
         created_at: ago(4000),
         finished_at: ago(600),
       }),
@@ -55,7 +55,7 @@ export function seed({ api }: FakeGateway): void {
   });
 }
 
-/** Opens the dashboard as somebody who is logged in. */
+/** Opens the dashboard as a user who is logged in. */
 export async function openDashboard(page: Page, gateway: FakeGateway, query = '', role: Role = 'admin'): Promise<void> {
   gateway.api.role = role;
   await page.context().addCookies([{ name: login.name, value: login.value, url: gateway.dashboard() }]);
@@ -64,8 +64,8 @@ export async function openDashboard(page: Page, gateway: FakeGateway, query = ''
 }
 
 /**
- * Types a text in the place of what a field has. Not by `fill`: over BiDi, Firefox has the value then, but React is not told
- * of it.
+ * Replaces the text of a field by typing. `fill` does not work over BiDi: Firefox sets the value, but React receives
+ * no event.
  */
 export async function typeInto(field: Locator, text: string): Promise<void> {
   await field.focus();

@@ -3,7 +3,7 @@ import { openDashboard, row, rows, seed, typeInto } from './dashboard-helpers.ts
 import { tokens } from './fake-api.ts';
 import { accessibilityViolations, expect, test } from './fixtures.ts';
 
-test('asks for the token once, and says when it is wrong', async ({ page, gateway }) => {
+test('asks for a token once, and rejects an unknown one', async ({ page, gateway }) => {
   await page.goto(gateway.dashboard());
   await typeInto(page.getByLabel('Token'), 'wrong');
   await page.keyboard.press('Enter');
@@ -22,7 +22,7 @@ test('asks for the token once, and says when it is wrong', async ({ page, gatewa
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('the list is as the events tell it', { tag: '@once' }, async ({ page, gateway }) => {
+test('the table follows the events', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway);
   await expect(rows(page).getByRole('rowheader')).toHaveText([
@@ -45,7 +45,7 @@ test('the list is as the events tell it', { tag: '@once' }, async ({ page, gatew
   await expect(page.getByText('4 sessions')).toBeVisible();
 });
 
-test('what is looked for stands in the address', async ({ page, gateway }) => {
+test('keeps search and filter in the URL', async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?state=Queued');
   await expect(rows(page)).toHaveCount(2);
@@ -57,14 +57,14 @@ test('what is looked for stands in the address', async ({ page, gateway }) => {
   await expect(rows(page)).toHaveCount(1);
   await page.getByRole('button', { name: /State/ }).click();
   await page.getByRole('option', { name: 'Ready' }).click();
-  await expect(page.getByText('No session is like that')).toBeVisible();
+  await expect(page.getByText('No session matches')).toBeVisible();
   await page.getByRole('tab', { name: 'Pools' }).click();
   await expect(page).toHaveURL(/tab=pools/);
   await page.goBack();
   await expect(page.getByRole('searchbox')).toHaveValue('first');
 });
 
-test('another namespace is chosen, and is where a session is started', { tag: '@once' }, async ({ page, gateway }) => {
+test('selects another namespace and starts a session in it', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   const other = testSession('elsewhere', { namespace: 'team-b' });
   gateway.api.otherFleets.set('team-b', {
@@ -85,7 +85,7 @@ test('another namespace is chosen, and is where a session is started', { tag: '@
   await expect(row(page, 'watchable')).toBeVisible();
 });
 
-test('pools have their slots and conditions', { tag: '@once' }, async ({ page, gateway }) => {
+test('shows the slots and conditions of pools', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?tab=pools');
   const pool = page.getByRole('article', { name: 'firefox' });
@@ -93,12 +93,12 @@ test('pools have their slots and conditions', { tag: '@once' }, async ({ page, g
   await expect(pool.getByRole('row', { name: 'Available' })).toContainText('All slots are used');
   await expect(pool).toContainText('Waiting2');
   gateway.api.emit({ type: 'pool', pool: testPool('firefox', { queued: 0 }) });
-  await expect(pool).toContainText('Waiting0');
+  await expect(pool).toContainText('Queued0');
   gateway.api.emit({ type: 'pool-gone', id: 'firefox' }, { type: 'pool-gone', id: 'camoufox' });
   await expect(page.getByText('There are no pools yet')).toBeVisible();
 });
 
-test('says when the gateway is away, and goes on when it is back', async ({ page, gateway }) => {
+test('shows that the gateway is unreachable, and recovers', async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
@@ -112,7 +112,7 @@ test('says when the gateway is away, and goes on when it is back', async ({ page
   await expect(page.getByText('The connection to the gateway is lost')).toBeHidden();
 });
 
-test('a stream that has gone silent is opened anew', async ({ page, gateway }) => {
+test('reopens a silent event stream', async ({ page, gateway }) => {
   seed(gateway);
   await page.clock.install();
   await openDashboard(page, gateway);
@@ -139,7 +139,7 @@ test('a stream that has gone silent is opened anew', async ({ page, gateway }) =
   await expect(lost).toBeHidden();
 });
 
-test('a page that nobody sees holds no stream', async ({ page, gateway }) => {
+test('a hidden page closes its event stream', async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
@@ -155,7 +155,7 @@ test('a page that nobody sees holds no stream', async ({ page, gateway }) => {
   await expect(rows(page)).toHaveCount(4);
 });
 
-test('a login that is over asks for the token again', { tag: '@once' }, async ({ page, gateway }) => {
+test('shows the login form when the login has expired', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
@@ -166,7 +166,7 @@ test('a login that is over asks for the token again', { tag: '@once' }, async ({
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('a thousand sessions: only those that are seen are drawn, and the keyboard comes to the last', async ({
+test('renders only the visible rows of a thousand sessions, and the keyboard reaches the last', async ({
   page,
   gateway,
 }) => {
@@ -177,7 +177,7 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   await openDashboard(page, gateway);
   await expect(row(page, 's-0000')).toBeVisible();
   expect(await rows(page).count()).toBeLessThan(80);
-  // What changes is drawn, and nothing besides: else a busy fleet would keep the page busy.
+  // Only changed rows render; otherwise a busy fleet would keep the page busy.
   const drawn = await page.evaluate(() => {
     const seen: string[] = [];
     const grid = document.querySelector('[role="grid"]') as Element;
@@ -212,7 +212,7 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   await expect(rows(page)).toHaveCount(1);
 });
 
-test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+test('has no accessibility violations in either theme', { tag: '@once' }, async ({ page, gateway }) => {
   await page.setViewportSize({ width: 1360, height: 800 });
   await page.goto(gateway.dashboard());
   await expect(page.getByLabel('Token')).toBeVisible();

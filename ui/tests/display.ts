@@ -1,4 +1,6 @@
-/** A real display: Xvnc on a unix socket, and in it one terminal over the whole screen, which draws what a test says. */
+/**
+ * A real display: Xvnc on a unix socket, with one terminal over the whole screen that draws what a test writes to it.
+ */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 export const width = 640;
 export const height = 480;
-/** What the terminal draws, as [red, green, blue]. */
+/** The colours that the terminal draws, as [red, green, blue]. */
 export const background = [0x20, 0x40, 0x80];
 export const stripe = [0xcc, 0x22, 0x22];
 
@@ -53,7 +55,7 @@ export class Display {
       ],
       { stdio: 'ignore', env: { ...process.env, DISPLAY: `:${String(number).trim()}` } },
     );
-    // For reading, too: so it opens before the terminal does.
+    // Opened for reading too, so that opening does not wait for the terminal.
     const display = new Display(folder, [terminal, server], openSync(pipe, 'r+'));
     for (const process of display.#processes) process.once('error', (error) => console.error(error.message));
     while (!existsSync(display.#typed)) {
@@ -63,18 +65,21 @@ export class Display {
     return display;
   }
 
-  /** The background colour everywhere, the stripe's in the first `lines` lines; clicks are written like keys. */
+  /**
+   * Draws the background, with stripes in the first `lines` lines. Turns on mouse reports, which arrive like typed
+   * text.
+   */
   draw(lines: number): void {
     const stripes = Array.from({ length: lines }, (_, line) => `\x1b[${line + 1};1H\x1b[41m\x1b[2K`);
     this.#write(`\x1bc\x1b[?25l\x1b[?1000h\x1b[?1006h${stripes.join('')}\x1b[0m`);
   }
 
-  /** Has the terminal put a text on the clipboard of the display. */
+  /** Copies a text to the clipboard of the display, by an escape sequence of the terminal. */
   copy(text: string): void {
     this.#write(`\x1b]52;c;${Buffer.from(text).toString('base64')}\x07`);
   }
 
-  /** What was typed and clicked since `clearTyped`. */
+  /** Keys and mouse reports since the last `clearTyped`. */
   typed(): string {
     return readFileSync(this.#typed, 'utf8');
   }

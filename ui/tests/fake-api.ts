@@ -1,4 +1,4 @@
-/** Plays the gateway's REST API, from memory. */
+/** A fake of the gateway's REST API that keeps a fleet in memory. */
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { json } from 'node:stream/consumers';
@@ -13,7 +13,7 @@ export const tokens = { admin: 'the-admin-token', viewer: 'the-viewer-token' } a
 
 export type Role = keyof typeof tokens;
 
-/** The cookie of whoever is logged in. */
+/** The login cookie. */
 export const login = { name: 'camofleet_login', value: '1' } as const;
 
 interface ApiResponse {
@@ -22,32 +22,32 @@ interface ApiResponse {
 }
 
 export class FakeApi {
-  /** Of the gateway's own namespace, team-a. */
+  /** The fleet of the gateway's own namespace, team-a. */
   fleet: Fleet = { sessions: new Map(), pools: new Map() };
-  /** Of other namespaces: only to look at. */
+  /** The fleets of other namespaces. They are read-only. */
   readonly otherFleets = new Map<string, Fleet>();
-  /** What it says of a session that waits. */
+  /** The queue position of each session. */
   queuePosition = 3;
-  /** The namespaces in which sessions were asked for, the newest last. */
+  /** The namespaces of the requests to create a session, the newest last. */
   readonly createdIn: string[] = [];
-  /** Instead of making the session that is asked for. */
+  /** Answers a request to create a session; null creates one. */
   onCreate: ((body: CreateSession) => ApiResponse | Promise<ApiResponse>) | null = null;
   /** Bodies of `POST /sessions`, the newest last. */
   readonly createRequests: CreateSession[] = [];
-  /** The tokens that were given out. */
+  /** The session tokens that were issued. */
   readonly mintedTokens: Shared[] = [];
-  /** Of the token that was logged in with; without one no cookie is good. */
+  /** The role of the login; null rejects every cookie. */
   role: Role | null = null;
 
-  /** How often the stream of events was asked for. */
+  /** Count of requests for the event stream. */
   streamRequests = 0;
 
-  /** Whether it gets any answer. */
+  /** Whether requests for the event stream are answered. */
   answersStreams = true;
 
   readonly #streams = new Set<ServerResponse>();
 
-  /** Has something happen, and tells everybody. */
+  /** Applies events to the fleet and sends them to all streams. */
   emit(...events: FleetEvent[]): void {
     for (const event of events) {
       this.fleet = applyEvent(this.fleet, event) ?? this.fleet;
@@ -55,7 +55,7 @@ export class FakeApi {
     }
   }
 
-  /** A session with a display, as the gateway tells of it. */
+  /** A session with a live view. */
   watchable(id: string, changes: Partial<Session> = {}): Session {
     const vnc = {
       ws: `ws://elsewhere.example/vnc/team-a/${id}?token=a.b.c`,
@@ -69,7 +69,7 @@ export class FakeApi {
     return this.#streams.size;
   }
 
-  /** By the login cookie. */
+  /** The role that the login cookie has. */
   roleOf(request: IncomingMessage): Role | null {
     return request.headers.cookie?.includes(`${login.name}=${login.value}`) ? this.role : null;
   }
@@ -103,19 +103,21 @@ export class FakeApi {
       this.role = null;
       return { status: 200, body: { role: null } };
     }
-    if (role === null) return problem(401, 'a token is needed');
+    if (role === null) return problem(401, 'a token is required');
     if (call === 'GET /login') return { status: 200, body: { role } };
     if (call === 'GET /namespaces') {
       return { status: 200, body: { own: 'team-a', namespaces: ['team-a', ...this.otherFleets.keys()] } };
     }
     if (call === 'GET /sessions/*') {
       const session = this.fleet.sessions.get(path.split('/')[3] ?? '');
-      return session ? { status: 200, body: { ...session, queue_position: this.queuePosition } } : problem(404, 'gone');
+      return session
+        ? { status: 200, body: { ...session, queue_position: this.queuePosition } }
+        : problem(404, 'no such session');
     }
-    if (role !== 'admin') return problem(403, 'a viewer may only look');
+    if (role !== 'admin') return problem(403, 'the role viewer permits reading only');
     if (call === 'POST /sessions') return this.#create((await json(request)) as CreateSession);
     const session = this.fleet.sessions.get(path.split('/')[3] ?? '');
-    if (session === undefined) return problem(404, 'there is no such session');
+    if (session === undefined) return problem(404, 'no such session');
     switch (call) {
       case 'POST /sessions/*/touch': {
         const touched = { ...session, last_seen_at: new Date().toISOString() };
@@ -133,7 +135,7 @@ export class FakeApi {
         this.emit({ type: 'session-gone', id: session.id });
         return { status: 200, body: { id: session.id, status: 'TERMINATING' } };
       default:
-        return problem(404, 'there is nothing of this name');
+        return problem(404, 'no such endpoint');
     }
   }
 
@@ -151,7 +153,7 @@ export class FakeApi {
     this.streamRequests++;
     if (!this.answersStreams) return;
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
-    // Browsers wait 3 to 5 s otherwise.
+    // Without it browsers wait 3 to 5 s before they reconnect.
     response.write('retry: 100\n\n');
     const { sessions, pools } = otherFleet ?? this.fleet;
     response.write(serialize({ type: 'reset', sessions: [...sessions.values()], pools: [...pools.values()] }));
@@ -164,7 +166,7 @@ export function problem(status: number, detail: unknown): ApiResponse {
   return { status, body: { detail } };
 }
 
-/** The event as the gateway writes it, which calls a pool a worker. */
+/** The event as the REST API has it, which calls a pool a worker. */
 function serialize(event: FleetEvent): string {
   const [name, data] = wireEvent(event);
   return `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;

@@ -1,4 +1,7 @@
-/** Plays the gateway: serves the built pages with their headers, the API, and a display's RFB by WebSocket, as the real one does. */
+/**
+ * A fake of the gateway: serves the built pages with the headers of the real one, a fake of the REST API, and the RFB
+ * of a display over WebSocket.
+ */
 
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
@@ -34,25 +37,25 @@ export interface Rejection {
   readonly retryAfter?: number;
 }
 
-/** One WebSocket of the page. */
+/** A WebSocket of the page. */
 export interface ViewerConnection {
   readonly offeredSubprotocols: readonly string[];
   readonly socket: WebSocket;
-  /** What the page has sent. */
+  /** The messages of the page. */
   readonly received: Buffer[];
-  /** Bytes that the display has sent. */
+  /** Count of bytes that the display has sent. */
   bytesSent: number;
 }
 
 export class FakeGateway {
-  /** The highest role of the token. */
+  /** The widest scope that the gateway grants. */
   maxScope: 'view' | 'control' = 'control';
-  /** Instead of a WebSocket. */
+  /** Answers every handshake and probe; null accepts them. */
   rejection: Rejection | null = null;
-  /** When set, nobody at the door is answered before this resolves. */
+  /** Delays handshakes and probes until it resolves. */
   delay: Promise<void> | null = null;
   readonly connections: ViewerConnection[] = [];
-  /** How often the page asked why. */
+  /** Count of probes over plain HTTP. */
   probes = 0;
 
   readonly api = new FakeApi();
@@ -87,12 +90,12 @@ export class FakeGateway {
     return (this.#server.address() as AddressInfo).port;
   }
 
-  /** The address of a live view. */
+  /** The URL of a live view. */
   view(query = '', bearer = token): string {
     return `http://127.0.0.1:${this.port}/view/team-a/demo${query}#token=${bearer}`;
   }
 
-  /** The address of the dashboard. */
+  /** The URL of the dashboard. */
   dashboard(query = ''): string {
     return `http://127.0.0.1:${this.port}/${query}`;
   }
@@ -104,11 +107,11 @@ export class FakeGateway {
     return connection;
   }
 
-  /** How it stands, for whoever looks into a failure. */
+  /** The state of all connections, for the log of a failed test. */
   toString(): string {
     const lines = this.connections.map(({ offeredSubprotocols, socket, received, bytesSent }) => {
-      const heard = received.reduce((sum, { length }) => sum + length, 0);
-      return `${offeredSubprotocols[0]}: ready state ${socket.readyState}, ${heard} bytes of the page, ${bytesSent} of the display`;
+      const receivedBytes = received.reduce((sum, { length }) => sum + length, 0);
+      return `${offeredSubprotocols[0]}: ready state ${socket.readyState}, ${receivedBytes} bytes received, ${bytesSent} sent`;
     });
     return [`${this.probes} probes, ${this.api.openStreams} streams`, ...lines].join('\n');
   }
@@ -118,7 +121,7 @@ export class FakeGateway {
     await once(this.#server, 'listening');
   }
 
-  /** Refuses connections, and cuts those that are there. */
+  /** Stops listening and breaks all connections. */
   async stop(): Promise<void> {
     const closed = once(this.#server, 'close');
     this.#server.close();

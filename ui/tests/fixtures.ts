@@ -31,12 +31,12 @@ export const test = base.extend<Fixtures, WorkerFixtures>({
     await gateway.stop();
   },
 
-  /** No page may break its Content-Security-Policy or throw. */
+  /** Fails a test whose page violates its Content-Security-Policy or throws. */
   page: async ({ page }, use) => {
     const errors: string[] = [];
     await page.exposeFunction('recordPageError', (what: string) => errors.push(what));
     await page.addInitScript(() => {
-      // Not by Playwright's `pageerror`: over BiDi, that is also what the browser itself writes on the console.
+      // Playwright's `pageerror` is not usable: over BiDi it also reports messages that the browser itself logs.
       const { recordPageError } = window as unknown as { recordPageError: (what: string) => void };
       window.addEventListener('error', ({ message }) => recordPageError(message));
       window.addEventListener('unhandledrejection', ({ reason }) => recordPageError(`unhandled: ${reason}`));
@@ -51,7 +51,7 @@ export const test = base.extend<Fixtures, WorkerFixtures>({
 
 export { expect };
 
-/** The colour of a pixel of the picture, in the display's own coordinates. */
+/** The colour of a pixel of the picture, in the display's coordinates. */
 export function pixel(picture: Locator, x: number, y: number): Promise<number[]> {
   return picture.evaluate(
     (canvas: HTMLCanvasElement, [x, y]) =>
@@ -60,7 +60,9 @@ export function pixel(picture: Locator, x: number, y: number): Promise<number[]>
   );
 }
 
-/** What axe finds wrong, in the light theme and, of the colours, in the dark one; and a picture of each. */
+/**
+ * The violations that axe finds: all rules in the light theme, contrast in the dark one. Takes a screenshot of each.
+ */
 export async function accessibilityViolations(page: Page, name: string): Promise<string[]> {
   await page.emulateMedia({ colorScheme: 'light' });
   const { violations } = await new AxeBuilder({ page }).analyze();
@@ -74,8 +76,8 @@ export async function accessibilityViolations(page: Page, name: string): Promise
 }
 
 /**
- * A picture of the page for people, in `test-results/`. Not in Firefox: there Playwright adds a style for it, which the page's
- * Content-Security-Policy rightly forbids.
+ * Saves a screenshot in `test-results/` for people to look at. Only for Chromium: in Firefox Playwright adds a style
+ * for it, which the Content-Security-Policy of the page forbids.
  */
 export async function screenshot(page: Page, name: string): Promise<void> {
   await page.screenshot({ path: `test-results/${name}.png` });

@@ -1,4 +1,4 @@
-/** Takes apart what a page sent: RFC 6143, section 7.5, and the extensions that noVNC uses. */
+/** Parses the RFB messages of a client: RFC 6143, section 7.5, and the extensions that noVNC uses. */
 
 export interface Message {
   readonly type: number;
@@ -7,7 +7,7 @@ export interface Message {
 
 export const keyOrPointer = new Set([4, 5, 255]);
 
-/** The messages after the handshake: 12 bytes of version, one of the security type, one of ClientInit. */
+/** The messages after the handshake, which has 12 bytes of version, one of the security type and one of ClientInit. */
 export function messages(received: readonly Buffer[]): Message[] {
   let rest = Buffer.concat(received).subarray(14);
   const found: Message[] = [];
@@ -20,7 +20,7 @@ export function messages(received: readonly Buffer[]): Message[] {
   return found;
 }
 
-/** Of a cut text (type 6): whether it only says what the page could do (extended clipboard, flag "caps"). */
+/** Whether a ClientCutText carries no text but the client's capabilities (extended clipboard, flag "caps"). */
 export function isClipboardCapabilities({ type, bytes }: Message): boolean {
   return type === 6 && bytes.readInt32BE(4) < 0 && (bytes.readUInt32BE(8) & (1 << 24)) !== 0;
 }
@@ -37,7 +37,7 @@ function lengthOf(type: number, bytes: Buffer): number {
       return 8;
     case 5: // PointerEvent
       return 6;
-    case 6: // ClientCutText; a negative length means the extended clipboard
+    case 6: // ClientCutText; a negative length marks the extended clipboard
       return 8 + Math.abs(bytes.readInt32BE(4));
     case 150: // EnableContinuousUpdates
       return 10;
@@ -46,6 +46,6 @@ function lengthOf(type: number, bytes: Buffer): number {
     case 255: // QEMU extended key event
       return 12;
     default:
-      throw new Error(`a page must not send messages of type ${type}`);
+      throw new Error(`unexpected message of type ${type}`);
   }
 }

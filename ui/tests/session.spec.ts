@@ -10,7 +10,7 @@ import { accessibilityViolations, expect, pixel, test } from './fixtures.ts';
 const picture = (page: Page) => page.getByLabel('Screen of session watchable in team-a');
 const button = (page: Page, name: string) => page.getByRole('button', { name });
 
-test('the session that is chosen stands in the address, with its live view to look at', async ({
+test('a selected session is in the URL and shows its live view with the scope view', async ({
   page,
   gateway,
   display,
@@ -20,7 +20,7 @@ test('the session that is chosen stands in the address, with its live view to lo
   await row(page, 'watchable').click();
   await expect(page).toHaveURL(/session=watchable/);
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-  // The cookie is all that it shows.
+  // It authenticates with the login cookie, so it offers no token.
   expect(gateway.lastConnection.offeredSubprotocols).toEqual(['camofleet.view']);
   await picture(page).click();
   await page.keyboard.type('x');
@@ -28,19 +28,19 @@ test('the session that is chosen stands in the address, with its live view to lo
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(background);
   expect(display.typed()).toBe('');
 
-  // News of the session begin nothing anew.
+  // An update of the session does not reconnect the live view.
   const created_at = gateway.api.fleet.sessions.get('watchable')?.created_at ?? '';
   gateway.api.emit({ type: 'session', session: gateway.api.watchable('watchable', { created_at, clients: 3 }) });
   await expect(page.getByText('Clients3')).toBeVisible();
   expect(gateway.connections).toHaveLength(1);
-  // One that was made again under its name is another.
+  // A session that was created again under the same name is another session.
   gateway.api.emit({ type: 'session', session: gateway.api.watchable('watchable') });
   await expect.poll(() => gateway.connections.length).toBe(2);
   await page.getByRole('button', { name: 'Close' }).click();
   await expect(picture(page)).toHaveCount(0);
 });
 
-test('control is asked for, and given back', async ({ page, gateway, display }) => {
+test('takes control and gives it back', async ({ page, gateway, display }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
@@ -54,7 +54,7 @@ test('control is asked for, and given back', async ({ page, gateway, display }) 
   await expect(picture(page)).toHaveRole('img');
 });
 
-test('control that comes back leaves the focus where it is', async ({ page, gateway, display }) => {
+test('regaining control after a reconnect does not move the focus', async ({ page, gateway, display }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable');
   await button(page, 'Take control').click();
@@ -71,12 +71,12 @@ test('control that comes back leaves the focus where it is', async ({ page, gate
   expect(display.typed()).toBe('');
 });
 
-test('when the login is over, it is asked for again', { tag: '@once' }, async ({ page, gateway }) => {
+test('shows the login form when the login has expired', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable');
   await expect(picture(page)).toBeVisible();
   gateway.api.role = null;
-  gateway.lastConnection.socket.close(4401, 'the token is not valid any more');
+  gateway.lastConnection.socket.close(4401, 'the token is no longer valid');
   await expect(page.getByLabel('Token')).toBeVisible();
   await typeInto(page.getByLabel('Token'), tokens.admin);
   await button(page, 'Log in').click();
@@ -86,18 +86,15 @@ test('when the login is over, it is asked for again', { tag: '@once' }, async ({
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('what its runner does not answer is said of a session that is Ready', { tag: '@once' }, async ({
-  page,
-  gateway,
-}) => {
+test('shows why the runner of a Ready session is unreachable', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
-  const lost = { reason: 'RunnerUnreachable', message: 'its runner does not answer' };
+  const lost = { reason: 'RunnerUnreachable', message: 'the runner does not answer' };
   gateway.api.emit({ type: 'session', session: gateway.api.watchable('watchable', lost) });
   await openDashboard(page, gateway, '?session=watchable');
-  await expect(page.getByText('its runner does not answer')).toBeVisible();
+  await expect(page.getByText('the runner does not answer')).toBeVisible();
 });
 
-test('the keyboard stays where it is understood', async ({ page, gateway }) => {
+test('opening and closing a panel keeps the keyboard focus', async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway);
   await button(page, 'Start session').focus();
@@ -110,18 +107,18 @@ test('the keyboard stays where it is understood', async ({ page, gateway }) => {
   await page.keyboard.press('Enter');
   await button(page, 'Extend').focus();
   await expect(
-    page.locator('.action-button', { has: button(page, 'Extend') }).getByText(/^It is Finished/),
+    page.locator('.action-button', { has: button(page, 'Extend') }).getByText(/^The session is Finished/),
   ).toBeInViewport();
   await button(page, 'Close').focus();
   await page.keyboard.press('Enter');
   await expect(row(page, 'finished')).toBeFocused();
 });
 
-test('a viewer looks; what else there is is disabled, and says why', { tag: '@once' }, async ({ page, gateway }) => {
+test('a viewer can watch only, and each disabled button shows why', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable', 'viewer');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-  for (const name of ['Start session', 'Take control', 'Playwright line', 'Extend', 'End…']) {
+  for (const name of ['Start session', 'Take control', 'Playwright snippet', 'Extend', 'End…']) {
     await expect(button(page, name)).toHaveAttribute('aria-disabled', 'true');
     await expect(button(page, name)).toHaveAccessibleDescription(/viewer/);
     await button(page, name).click({ force: true });
@@ -131,15 +128,15 @@ test('a viewer looks; what else there is is disabled, and says why', { tag: '@on
   expect(gateway.api.mintedTokens).toEqual([]);
 });
 
-test('the line for Playwright has the address and a token of the session, and is copied', async ({ page, gateway }) => {
+test('the Playwright snippet has the URL and a token of the session, and can be copied', async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable');
-  await button(page, 'Playwright line').click();
-  const line = page.getByLabel('Playwright line', { exact: true }).and(page.locator('textarea'));
-  await expect(line).toHaveValue(
+  await button(page, 'Playwright snippet').click();
+  const snippet = page.getByLabel('Playwright snippet', { exact: true }).and(page.locator('textarea'));
+  await expect(snippet).toHaveValue(
     playwrightSnippet(`ws://127.0.0.1:${gateway.port}/ws/team-a/watchable`, 'minted.connect.0'),
   );
-  // As on plain HTTP elsewhere than on this machine.
+  // As on plain HTTP from another machine.
   await page.evaluate(() => Object.defineProperty(navigator, 'clipboard', { value: undefined }));
   await page.evaluate(() => {
     document.addEventListener('copy', () => {
@@ -153,7 +150,7 @@ test('the line for Playwright has the address and a token of the session, and is
   await expect(page.getByRole('searchbox')).toHaveValue(/^const browser = await .*firefox\.connect\('ws:/);
 });
 
-test('a session is extended, and ended after a question', { tag: '@once' }, async ({ page, gateway }) => {
+test('extends a session, and ends it after a confirmation', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=broken');
   await expect(page.getByText('NS_ERROR_UNKNOWN_HOST')).toBeVisible();
@@ -161,39 +158,39 @@ test('a session is extended, and ended after a question', { tag: '@once' }, asyn
   await expect(left).toContainText(/Idle time left\d+ s/);
   await button(page, 'Extend').click();
   await expect(left).toContainText(/4 min 5\d s|5 min/);
-  await expect(page.getByText('Its idle time begins anew.')).toBeVisible();
+  await expect(page.getByText('The idle time was reset.')).toBeVisible();
   await button(page, 'End…').click();
-  await page.getByRole('alertdialog').getByRole('button', { name: 'Keep it' }).click();
+  await page.getByRole('alertdialog').getByRole('button', { name: 'Cancel' }).click();
   await expect(page.getByRole('alertdialog')).toHaveCount(0);
   await expect(rows(page)).toHaveCount(5);
   await button(page, 'End…').click();
-  await page.getByRole('alertdialog').getByRole('button', { name: 'End it' }).click();
+  await page.getByRole('alertdialog').getByRole('button', { name: 'End session' }).click();
   await expect(page.getByText('There is no session broken')).toBeVisible();
   await expect(rows(page)).toHaveCount(4);
 });
 
-test('of a session that waits is told how many are served before it', { tag: '@once' }, async ({ page, gateway }) => {
+test('shows how many sessions are ahead of a queued one', { tag: '@once' }, async ({ page, gateway }) => {
   gateway.api.emit({ type: 'reset', sessions: [testSession('late', { state: 'Queued' })], pools: [] });
   await openDashboard(page, gateway, '?session=late');
-  await expect(page.getByText('Served before it3 sessions')).toBeVisible();
+  await expect(page.getByText('Ahead in the queue3 sessions')).toBeVisible();
   gateway.api.queuePosition = 1;
-  await expect(page.getByText('Served before it1 session')).toBeVisible();
+  await expect(page.getByText('Ahead in the queue1 session')).toBeVisible();
   gateway.api.emit({ type: 'session', session: testSession('late', { state: 'Starting' }) });
-  await expect(page.getByText('Served before it')).toBeHidden();
+  await expect(page.getByText('Ahead in the queue')).toBeHidden();
 });
 
-test('a session that waits or is over cannot be used, and says why', { tag: '@once' }, async ({ page, gateway }) => {
+test('a finished session cannot be used, and its buttons show why', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=finished');
-  await expect(page.getByText('nobody did anything for 300 s')).toBeVisible();
-  await expect(button(page, 'Extend')).toHaveAccessibleDescription('It is Finished, not Ready.');
-  await expect(button(page, 'End…')).toHaveAccessibleDescription('It is over.');
+  await expect(page.getByText('no client was active for 300 s')).toBeVisible();
+  await expect(button(page, 'Extend')).toHaveAccessibleDescription('The session is Finished, not Ready.');
+  await expect(button(page, 'End…')).toHaveAccessibleDescription('The session has finished.');
 });
 
-test.describe('the form', () => {
+test.describe('the start form', () => {
   const start = (page: Page) => page.getByRole('button', { name: 'Start', exact: true });
 
-  test('asks for what is filled in, and goes to the session', async ({ page, gateway }) => {
+  test('sends the values and selects the new session', async ({ page, gateway }) => {
     seed(gateway);
     await openDashboard(page, gateway);
     await button(page, 'Start session').click();
@@ -201,10 +198,10 @@ test.describe('the form', () => {
     await page.getByRole('option', { name: 'firefox' }).click();
     await page.getByText('Live view', { exact: true }).click();
     await typeInto(page.getByLabel('Start page', { exact: true }), 'example.org');
-    await page.getByRole('button', { name: /counts as loaded/ }).click();
-    await page.getByRole('option', { name: /document is there/ }).click();
-    await typeInto(page.getByLabel('Idle time in seconds'), '60');
-    await typeInto(page.getByLabel('Life time in seconds'), '3600');
+    await page.getByRole('button', { name: /Wait for the start page/ }).click();
+    await page.getByRole('option', { name: /document is parsed/ }).click();
+    await typeInto(page.getByLabel('Idle timeout in seconds'), '60');
+    await typeInto(page.getByLabel('Maximum lifetime in seconds'), '3600');
     await typeInto(page.getByLabel('Labels'), 'team=blue\njob=prices');
     await start(page).click();
     await expect(page).toHaveURL(/session=made-1/);
@@ -222,10 +219,10 @@ test.describe('the form', () => {
     await expect.poll(() => pixel(page.getByLabel('Screen of session made-1 in team-a'), 300, 10)).toEqual(stripe);
   });
 
-  test('tells what is wrong at its field, until it is mended', { tag: '@once' }, async ({ page, gateway }) => {
+  test('shows an error at its field until it is corrected', { tag: '@once' }, async ({ page, gateway }) => {
     seed(gateway);
     await openDashboard(page, gateway, '?start=1');
-    const idle = page.getByLabel('Idle time in seconds');
+    const idle = page.getByLabel('Idle timeout in seconds');
     const address = page.getByLabel('Start page', { exact: true });
     await typeInto(idle, '5');
     await start(page).click();
@@ -236,13 +233,13 @@ test.describe('the form', () => {
     await expect(idle).not.toHaveAttribute('aria-invalid', 'true');
 
     gateway.api.onCreate = () =>
-      problem(422, [{ loc: ['body', 'start_url'], msg: 'this is no http, https or data URL', type: 'url' }]);
+      problem(422, [{ loc: ['body', 'start_url'], msg: 'is not an http, https or data URL', type: 'url' }]);
     await typeInto(address, 'ftp://example.org');
     await start(page).click();
     await expect(address).toBeFocused();
-    await expect(address).toHaveAccessibleDescription(/this is no http/);
+    await expect(address).toHaveAccessibleDescription(/is not an http/);
     await typeInto(page.getByLabel('Labels'), 'a=b');
-    await expect(address).toHaveAccessibleDescription(/this is no http/);
+    await expect(address).toHaveAccessibleDescription(/is not an http/);
     await expect(page.getByText('Some fields are not valid.')).toBeVisible();
     await typeInto(address, 'https://example.org');
     await expect(address).not.toHaveAttribute('aria-invalid', 'true');
@@ -252,7 +249,7 @@ test.describe('the form', () => {
     await expect(page).toHaveURL(/session=made-2/);
   });
 
-  test('tells the words of the gateway when there is no slot, and keeps what is filled in', { tag: '@once' }, async ({
+  test('shows the error of the gateway when no slot is free, and keeps the values', { tag: '@once' }, async ({
     page,
     gateway,
   }) => {
@@ -265,7 +262,7 @@ test.describe('the form', () => {
     await expect(page.getByLabel('Labels')).toHaveValue('a=b');
   });
 
-  test('keeps what is filled in until it is closed, whatever else is looked at', async ({ page, gateway }) => {
+  test('keeps its values until it is closed', async ({ page, gateway }) => {
     seed(gateway);
     await openDashboard(page, gateway, '?start=1');
     const labels = page.getByLabel('Labels');
@@ -282,28 +279,28 @@ test.describe('the form', () => {
     await expect(labels).toHaveValue('');
   });
 
-  /** Starts a session that the gateway does not answer for. `aborted`: the page waits for it no longer. */
+  /** Submits a request that the gateway never answers. `aborted` resolves when the page aborts it. */
   async function startWithoutAnswer(page: Page, gateway: FakeGateway): Promise<{ aborted: Promise<unknown> }> {
     seed(gateway);
     gateway.api.onCreate = () => new Promise(() => {});
     await openDashboard(page, gateway, '?start=1');
     const aborted = page.waitForEvent('requestfailed', (request) => request.method() === 'POST');
     await start(page).click();
-    await expect(page.getByText('It waits up to a minute')).toBeVisible();
+    await expect(page.getByText('Waiting up to a minute')).toBeVisible();
     return { aborted };
   }
 
-  test('is left with what it waits for taken back', { tag: '@once' }, async ({ page, gateway }) => {
+  test('leaving it aborts the pending request', { tag: '@once' }, async ({ page, gateway }) => {
     const { aborted } = await startWithoutAnswer(page, gateway);
     await page.getByRole('tab', { name: 'Pools' }).click();
     await aborted;
   });
 
-  test('takes back what it waits for', { tag: '@once' }, async ({ page, gateway }) => {
+  test('Cancel aborts the pending request', { tag: '@once' }, async ({ page, gateway }) => {
     const { aborted } = await startWithoutAnswer(page, gateway);
     await button(page, 'Cancel').click();
     await aborted;
-    await expect(page.getByText('It waits up to a minute')).toBeHidden();
+    await expect(page.getByText('Waiting up to a minute')).toBeHidden();
     await expect(start(page)).toBeFocused();
     await expect(page.getByRole('alert')).toBeHidden();
     gateway.api.onCreate = null;
@@ -312,7 +309,7 @@ test.describe('the form', () => {
   });
 });
 
-test('the keyboard alone comes to a session and its end', async ({ page, gateway }) => {
+test('selects and ends a session with the keyboard alone', async ({ page, gateway }) => {
   gateway.api.emit({ type: 'reset', pools: [], sessions: [testSession('only')] });
   await openDashboard(page, gateway);
   await expect(row(page, 'only')).toBeVisible();
@@ -332,12 +329,12 @@ test('the keyboard alone comes to a session and its end', async ({ page, gateway
   await expect(button(page, 'End…')).toBeFocused();
 });
 
-test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+test('has no accessibility violations in either theme', { tag: '@once' }, async ({ page, gateway }) => {
   await page.setViewportSize({ width: 1360, height: 900 });
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-  await button(page, 'Playwright line').click();
+  await button(page, 'Playwright snippet').click();
   await expect(button(page, 'Copy')).toBeVisible();
   expect(await accessibilityViolations(page, 'session')).toEqual([]);
   await button(page, 'End…').click();
@@ -345,7 +342,7 @@ test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) =>
   expect(await accessibilityViolations(page, 'end')).toEqual([]);
   await page.keyboard.press('Escape');
   await button(page, 'Start session').click();
-  await typeInto(page.getByLabel('Idle time in seconds'), '5');
+  await typeInto(page.getByLabel('Idle timeout in seconds'), '5');
   await page.getByRole('button', { name: 'Start', exact: true }).click();
   await expect(page.getByText('from 30 to 86400')).toBeVisible();
   expect(await accessibilityViolations(page, 'form')).toEqual([]);

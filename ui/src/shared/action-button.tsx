@@ -9,8 +9,8 @@ interface Props {
 }
 
 /**
- * A button that shows why it is disabled. It has `aria-disabled` instead of `disabled`, so that it keeps the focus and the
- * keyboard reaches it, with its reason.
+ * A button that shows why it is disabled. It has `aria-disabled` instead of `disabled`, so that it keeps the focus
+ * and the keyboard reaches it, with its reason.
  */
 export function ActionButton({ children, onPress, disabledReason = null, primary = false }: Props) {
   const reasonId = useId();

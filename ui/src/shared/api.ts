@@ -1,4 +1,4 @@
-/** The gateway's REST API, in the words of its OpenAPI document. */
+/** The client of the gateway's REST API, with the types of its OpenAPI document. */
 
 import createClient from 'openapi-fetch';
 import type { components, paths } from './openapi.gen.ts';
@@ -10,27 +10,26 @@ export type Role = components['schemas']['Role'];
 export type CreateSession = components['schemas']['CreateSession'];
 export type InvalidField = components['schemas']['InvalidField'];
 
-// Looks fetch up at each call, so that the page's own is used.
 export const api = createClient<paths>({ baseUrl: '/api' });
 
-/** Where the calls of a namespace are; null for the gateway's own. */
+/** The path of a namespace's API. `namespace`: null for the gateway's own. */
 export function apiPath(namespace: string | null): string {
   return namespace === null ? '/api' : `/api/namespaces/${encodeURIComponent(namespace)}`;
 }
 
-/** The API of a namespace; null for the gateway's own. */
+/** The client for a namespace. `namespace`: null for the gateway's own. */
 export function apiFor(namespace: string | null): typeof api {
   return namespace === null ? api : createClient<paths>({ baseUrl: apiPath(namespace) });
 }
 
-/** Who is logged in, in the query cache. */
+/** The query of the role that the user is logged in with; its data is null without a login. */
 export const loginKey = ['login'];
 
-/** An answer that is no success. `message`: what to tell people. */
+/** A call that failed. `message` is shown to the user. */
 export class ApiError extends Error {
-  /** Null when there was no answer. */
+  /** Null when the gateway did not answer. */
   readonly status: number | null;
-  /** What is wrong with the fields of the request, of a 422. */
+  /** The invalid fields of the request, for status 422. */
   readonly fields: readonly InvalidField[];
 
   constructor(status: number | null, message: string, fields: readonly InvalidField[] = []) {
@@ -47,16 +46,16 @@ interface ApiResponse<Data> {
   readonly response: Response;
 }
 
-/** What a call gives, or throws `ApiError`. */
+/** Returns the data of a call, or throws `ApiError`. */
 export async function unwrap<Data>(call: Promise<ApiResponse<Data>>): Promise<Data> {
   const { data, error, response } = await call.catch(() => {
-    throw new ApiError(null, 'The gateway cannot be reached. Try again when it is back.');
+    throw new ApiError(null, 'The gateway cannot be reached. Try again later.');
   });
   if (response.ok && data !== undefined) return data;
   throw toApiError(response.status, error);
 }
 
-/** Reads the body of an answer that is no success. */
+/** Converts the body of a failed call. */
 export function toApiError(status: number, body: unknown): ApiError {
   const detail = body !== null && typeof body === 'object' && 'detail' in body ? body.detail : null;
   if (typeof detail === 'string') return new ApiError(status, detail);

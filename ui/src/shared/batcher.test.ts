@@ -4,7 +4,7 @@ import { createBatcher } from './batcher.ts';
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
-test('the first at once, what follows in one, and again at once after a while', () => {
+test('passes the first item at once and batches those that follow', () => {
   const passed: (readonly number[])[] = [];
   const { add } = createBatcher<number>(250, (items) => passed.push(items));
   for (const item of [1, 2, 3]) add(item);
@@ -18,7 +18,7 @@ test('the first at once, what follows in one, and again at once after a while', 
   expect(passed).toEqual([[1], [2, 3], [4], [5]]);
 });
 
-test('nothing is passed on after it was dropped', () => {
+test('drops pending items when it is cancelled', () => {
   const passed: (readonly number[])[] = [];
   const { add, cancel } = createBatcher<number>(250, (items) => passed.push(items));
   for (const item of [1, 2]) add(item);

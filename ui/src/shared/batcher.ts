@@ -1,6 +1,6 @@
 /**
- * Passes items on in batches: the first at once, and the items that follow within `intervalMs` together at the end of the
- * interval.
+ * Passes items on in batches: the first at once, and the items that follow within `intervalMs` together at the end of
+ * the interval.
  */
 export function createBatcher<Item>(intervalMs: number, onBatch: (items: readonly Item[]) => void) {
   let pending: Item[] = [];

@@ -1,7 +1,7 @@
 /**
- * Copies the text of a field to the clipboard and returns whether that worked. Selects the text, so that the user can copy it
- * where the browser does not let the page. On plain HTTP there is no `navigator.clipboard`; the deprecated command works there
- * right after a click.
+ * Copies the text of a field to the clipboard and returns whether that worked. Selects the text, so that the user can
+ * copy it where the browser does not let the page. On plain HTTP there is no `navigator.clipboard`; the deprecated
+ * command works there right after a click.
  */
 export async function copyField(field: HTMLInputElement | HTMLTextAreaElement): Promise<boolean> {
   field.focus();

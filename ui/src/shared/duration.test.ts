@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { formatDuration } from './duration.ts';
 
-test('durations have two units at most', () => {
+test('formats a duration in at most two units', () => {
   expect([0, 42.9, 60, 200, 7500, 360_000, -3].map(formatDuration)).toEqual([
     '0 s',
     '42 s',

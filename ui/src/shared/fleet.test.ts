@@ -5,18 +5,18 @@ import { testPool, testSession } from './test-data.ts';
 const reset: FleetEvent = { type: 'reset', sessions: [testSession('a')], pools: [testPool('p')] };
 const after = (...events: FleetEvent[]) => events.reduce(applyEvent, undefined);
 
-test('nothing is known before a reset', () => {
+test('stays undefined before the first reset', () => {
   expect(after({ type: 'session', session: testSession('a') })).toBeUndefined();
   expect(after({ type: 'pool-gone', id: 'p' })).toBeUndefined();
 });
 
-test('a reset is everything, and forgets what was before', () => {
+test('a reset replaces the whole fleet', () => {
   const fleet = after(reset, { type: 'reset', sessions: [testSession('b')], pools: [] });
   expect([...(fleet?.sessions.keys() ?? [])]).toEqual(['b']);
   expect(fleet?.pools.size).toBe(0);
 });
 
-test('what is new or changed is there as it was told last', () => {
+test('adds and replaces sessions and pools', () => {
   const fleet = after(
     reset,
     { type: 'session', session: testSession('b', { state: 'Queued' }) },
@@ -28,7 +28,7 @@ test('what is new or changed is there as it was told last', () => {
   expect(fleet?.pools.get('p')?.queued).toBe(7);
 });
 
-test('what is gone is gone, and comes back when it is told again', () => {
+test('removes sessions and pools, and adds them again', () => {
   expect(after(reset, { type: 'session-gone', id: 'a' })?.sessions.size).toBe(0);
   expect(after(reset, { type: 'pool-gone', id: 'p' })?.pools.size).toBe(0);
   const again = after(
@@ -39,7 +39,7 @@ test('what is gone is gone, and comes back when it is told again', () => {
   expect(again?.sessions.get('a')?.state).toBe('Queued');
 });
 
-test('the end of what is not known changes nothing, and a change leaves the rest the same object', () => {
+test('an unknown id changes nothing, and a change keeps the identity of the other objects', () => {
   const fleet = after(reset);
   expect(applyEvent(fleet, { type: 'session-gone', id: 'x' })).toBe(fleet);
   expect(applyEvent(fleet, { type: 'pool-gone', id: 'x' })).toBe(fleet);
@@ -49,7 +49,7 @@ test('the end of what is not known changes nothing, and a change leaves the rest
   expect(fleet?.sessions.has('b')).toBe(false);
 });
 
-test('events are read by their names', () => {
+test('parses events by their names in the REST API', () => {
   expect(parseEvent('session-gone', '{"id":"a"}')).toEqual({ type: 'session-gone', id: 'a' });
   expect(parseEvent('session', JSON.stringify(testSession('a')))).toMatchObject({ session: { id: 'a' } });
   expect(parseEvent('reset', '{"sessions":[],"workers":[]}')).toEqual({ type: 'reset', sessions: [], pools: [] });

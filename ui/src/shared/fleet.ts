@@ -38,8 +38,8 @@ export function parseEvent(name: EventName, data: string): FleetEvent {
 }
 
 /**
- * Returns the fleet after an event. `fleet` is undefined before the first `reset` and stays so until it comes, because an
- * earlier event describes only a part of the fleet.
+ * Returns the fleet after an event. `fleet` is undefined before the first `reset` and stays so until it comes,
+ * because an earlier event describes only a part of the fleet.
  */
 export function applyEvent(fleet: Fleet | undefined, event: FleetEvent): Fleet | undefined {
   if (event.type === 'reset') {

@@ -1,4 +1,4 @@
-/** A session and a pool for tests, in the browser and outside it. */
+/** Sessions and pools for unit tests and browser tests. */
 
 import type { Pool, Session } from './api.ts';
 

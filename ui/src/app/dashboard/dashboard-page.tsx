@@ -1,4 +1,4 @@
-/** The page `/`: sessions, pools and a wall of live views. */
+/** The entry of the dashboard (`/`): shows the login form, or the tabs to a user who is logged in. */
 
 import {
   MutationCache,
@@ -27,7 +27,7 @@ function Dashboard() {
         throw error;
       }
     },
-    // Away for a moment is not logged out.
+    // A gateway that does not answer for a moment does not end the login.
     retry: true,
     retryDelay: 2000,
   });
@@ -35,7 +35,7 @@ function Dashboard() {
   const logOut = useMutation({ mutationFn: () => unwrap(api.POST('/logout')), onSuccess: () => setRole(null) });
   const checkLogin = useCallback(() => void cache.invalidateQueries({ queryKey: loginKey }), [cache]);
 
-  // Whoever logs in next may be allowed less.
+  // Clears the cache, because the next user may have fewer permissions.
   useEffect(() => {
     if (login.data === null) clearFleets(cache);
   }, [login.data, cache]);
@@ -66,13 +66,13 @@ function Dashboard() {
 
 const cache: QueryClient = new QueryClient({
   defaultOptions: {
-    // What the browser thinks of the network says nothing of the gateway, which may be on this machine.
+    // A browser that is offline still reaches a gateway on its own machine.
     queries: { refetchOnWindowFocus: false, networkMode: 'always' },
     mutations: { networkMode: 'always' },
   },
   mutationCache: new MutationCache({
     onError: (error) => {
-      // The login may be over, or allow less than before.
+      // The login may have expired, or its role may have changed.
       const isUnauthorized = error instanceof ApiError && (error.status === 401 || error.status === 403);
       if (isUnauthorized) void cache.invalidateQueries({ queryKey: loginKey });
     },
@@ -80,7 +80,7 @@ const cache: QueryClient = new QueryClient({
 });
 
 const root = document.getElementById('react-aria-pressable-style');
-if (root === null) throw new Error('index.html has no element for the page');
+if (root === null) throw new Error('index.html has no element with the id react-aria-pressable-style');
 createRoot(root).render(
   <StrictMode>
     <QueryClientProvider client={cache}>

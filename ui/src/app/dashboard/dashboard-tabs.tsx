@@ -1,4 +1,4 @@
-/** What who is logged in sees: the tabs, and beside the list of sessions one of them. */
+/** The dashboard of a user who is logged in: the top bar, and the tabs for sessions, pools and the wall. */
 
 import { useQuery } from '@tanstack/react-query';
 import { useMemo, useState } from 'react';
@@ -46,7 +46,7 @@ export function DashboardTabs({ role, onStreamRejected, onLogOut, logOutError }:
     >
       <header className="top-bar">
         <h1>Camo-fleet</h1>
-        <TabList aria-label="Parts of the dashboard">
+        <TabList aria-label="Dashboard sections">
           <Tab id="sessions">
             Sessions <span className="count">{sessions.length}</span>
           </Tab>
@@ -70,9 +70,7 @@ export function DashboardTabs({ role, onStreamRejected, onLogOut, logOutError }:
       </div>
       {fleet === undefined ? (
         <main>
-          <p className="empty">
-            {disconnectedSince === null ? 'Loading…' : 'There is nothing to show until the gateway answers.'}
-          </p>
+          <p className="empty">{disconnectedSince === null ? 'Loading…' : 'Waiting for the gateway to answer.'}</p>
         </main>
       ) : (
         <main>
@@ -99,7 +97,7 @@ export function DashboardTabs({ role, onStreamRejected, onLogOut, logOutError }:
   );
 }
 
-/** Which namespace is shown; nothing where there is only one. */
+/** Selects the namespace. Renders nothing when only one exists. */
 function NamespaceSelect({
   selected,
   onSelect,
@@ -126,15 +124,15 @@ function NamespaceSelect({
   );
 }
 
-/** There is no event for them. */
+/** Polling interval, because the gateway sends no event for namespaces. */
 const NAMESPACES_INTERVAL_MS = 30_000;
 
 function DisconnectedNotice({ since }: { readonly since: number }) {
   const now = useNow();
   return (
     <>
-      The connection to the gateway is lost. What you see is{' '}
-      <span aria-hidden="true">{formatDuration((now - since) / 1000)}</span> old; the page connects again by itself.
+      The connection to the gateway is lost. The page is{' '}
+      <span aria-hidden="true">{formatDuration((now - since) / 1000)}</span> out of date and reconnects automatically.
     </>
   );
 }

@@ -8,7 +8,9 @@ import { eventNames, type FleetEvent, parseEvent } from '#shared/fleet.ts';
 import { applyEvents } from '#shared/fleet-cache.ts';
 
 export interface StreamState {
-  /** Time of the last event, in milliseconds since 1970, while the stream is disconnected; null while it is connected. */
+  /**
+   * Time of the last event, in milliseconds since 1970, while the stream is disconnected; null while it is connected.
+   */
   readonly disconnectedSince: number | null;
 }
 
@@ -18,15 +20,18 @@ const RETRY_MS = 2_000;
 /** Time for the gateway to answer the request. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
-/** The gateway sends an event every 15 s. A stream without one for this long is dead, even if the browser keeps it open. */
+/**
+ * The gateway sends an event every 15 s. A stream without one for this long is dead, even if the browser keeps it
+ * open.
+ */
 const SILENCE_TIMEOUT_MS = 40_000;
 
 /** Bounds how often the page renders, because a busy fleet changes faster than a person can read. */
 const RENDER_INTERVAL_MS = 250;
 
 /**
- * Streams the events of a namespace (null: the gateway's own) while the page is visible. `onRejected`: the gateway rejected the
- * request, perhaps because the login has expired.
+ * Streams the events of a namespace (null: the gateway's own) while the page is visible. `onRejected`: the gateway
+ * rejected the request, perhaps because the login has expired.
  */
 export function useEventStream(namespace: string | null, onRejected: () => void): StreamState {
   const cache = useQueryClient();

@@ -2,7 +2,7 @@ import { type FormEvent, useState } from 'react';
 import { FieldError, Input, Label, TextField } from 'react-aria-components';
 import { api, type Role, unwrap } from '#shared/api.ts';
 
-/** Asks for the token once: from then on the cookie counts, which no script can read. */
+/** Exchanges a static token for the login cookie, which no script can read. */
 export function LoginForm({ onLogin }: { readonly onLogin: (role: Role) => void }) {
   const [token, setToken] = useState('');
   const [error, setError] = useState<string | null>(null);
@@ -44,8 +44,8 @@ export function LoginForm({ onLogin }: { readonly onLogin: (role: Role) => void 
           Log in
         </button>
         <p>
-          A static token of the fleet. <code>dev/up</code> prints one; with Helm, the notes of the release say where it
-          is.
+          Log in with a static token of the fleet. <code>dev/up</code> prints one; the notes of the Helm release show
+          how to read it from the cluster.
         </p>
       </form>
     </main>

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { formatRoute, parseRoute } from './route.ts';
 
-test('an address without a query is the list of all sessions', () => {
+test('an empty query is the list of all sessions', () => {
   expect(parseRoute('')).toEqual({
     namespace: null,
     tab: 'sessions',
@@ -15,7 +15,7 @@ test('an address without a query is the list of all sessions', () => {
   expect(formatRoute(parseRoute(''))).toBe('');
 });
 
-test('what is written is what is read', () => {
+test('formats the query that it parsed', () => {
   for (const query of [
     '?q=team%3Dblue+x&state=Ready&session=a-b',
     '?ns=team-b&tab=wall&size=9&page=3',
@@ -26,7 +26,7 @@ test('what is written is what is read', () => {
   }
 });
 
-test('what makes no sense counts as left out', () => {
+test('ignores invalid values', () => {
   expect(formatRoute(parseRoute('?tab=x&state=Foo&size=7&page=-1&session=&other=1'))).toBe('');
   expect(parseRoute('?page=1.5').wallPage).toBe(1);
 });

@@ -5,12 +5,12 @@ import { sessionStates } from '#features/sessions/selectors.ts';
 export const tabs = ['sessions', 'pools', 'wall'] as const;
 export type Tab = (typeof tabs)[number];
 
-/** How many live views the wall shows at once. */
+/** Live views per page of the wall. */
 export const wallSizes = [1, 4, 9] as const;
 export type WallSize = (typeof wallSizes)[number];
 
 export interface Route {
-  /** Null: the gateway's own. */
+  /** Null for the gateway's own. */
   readonly namespace: string | null;
   readonly tab: Tab;
   /** The text that sessions are searched for. */

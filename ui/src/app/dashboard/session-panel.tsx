@@ -1,4 +1,4 @@
-/** One session beside the list, with its live view. */
+/** The panel of the selected session: its details and its live view. */
 
 import { useEffect, useRef } from 'react';
 import { LiveViewPanel } from '#features/live-view/live-view-panel.tsx';
@@ -10,7 +10,7 @@ import type { Session } from '#shared/api.ts';
 interface Props {
   readonly id: string;
   readonly session: Session | undefined;
-  /** Why the user must not change the session; null when it may. */
+  /** Why the user cannot change the session; null when it can. */
   readonly readOnlyReason: string | null;
   readonly onUpdate: (session: Session) => void;
   readonly onClose: () => void;
@@ -37,23 +37,23 @@ export function SessionPanel({ id, session, readOnlyReason, onUpdate, onClose }:
 
 function SessionNotFound({ id, onClose }: { readonly id: string; readonly onClose: () => void }) {
   const container = useRef<HTMLDivElement>(null);
-  // What had the focus may have gone with the session.
+  // The element that had the focus may have been removed with the session.
   useEffect(() => {
     if (document.activeElement === document.body) container.current?.querySelector('button')?.focus();
   }, []);
   return (
     <div className="empty" ref={container}>
       <strong>There is no session {id}</strong>
-      <span>It was deleted, or never was.</span>
+      <span>It was deleted, or it never existed.</span>
       <ActionButton onPress={onClose}>Close</ActionButton>
     </div>
   );
 }
 
 function placeholderText({ state, vnc_enabled }: Session): string {
-  if (state === 'Finished') return 'The session is over: there is nothing to see any more.';
-  if (state !== 'Ready') return 'Its picture comes as soon as it is Ready.';
+  if (state === 'Finished') return 'The session has finished, so it has no live view.';
+  if (state !== 'Ready') return 'The live view starts when the session is Ready.';
   return vnc_enabled
-    ? 'The gateway has no address for its live view.'
-    : 'It has no live view. Start one with the display “Live view” to watch it.';
+    ? 'The gateway did not report an address for the live view.'
+    : 'This session has no live view. To watch a session, start it with the display “Live view”.';
 }

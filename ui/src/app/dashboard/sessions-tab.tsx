@@ -1,4 +1,4 @@
-/** The tab of sessions: what to look for, the list, and beside it one of them. */
+/** The sessions tab: search, table, and a panel with the selected session or the form that starts one. */
 
 import { useQueryClient } from '@tanstack/react-query';
 import { useCallback, useDeferredValue, useMemo, useRef } from 'react';
@@ -21,7 +21,7 @@ interface Props {
   readonly role: Role;
   readonly route: Route;
   readonly navigate: Navigate;
-  /** What is filled in to start a session. */
+  /** The values of the form that starts a session. */
   readonly draft: FormValues;
   readonly onDraftChange: (update: (draft: FormValues) => FormValues) => void;
 }
@@ -29,30 +29,32 @@ interface Props {
 const noSessions = (
   <>
     <strong>There are no sessions</strong>
-    <span>Start one here, by the REST API or with kubectl.</span>
+    <span>Start one here, with the REST API or with kubectl.</span>
   </>
 );
 const noMatches = (
   <>
-    <strong>No session is like that</strong>
-    <span>Look for something else, or for all states.</span>
+    <strong>No session matches</strong>
+    <span>Change the search text, or select all states.</span>
   </>
 );
 
 export function SessionsTab({ sessions, pools, role, route, navigate, draft, onDraftChange }: Props) {
-  // Typing stays quick while a long list is made anew.
+  // Keeps typing responsive while a long table renders.
   const text = useDeferredValue(route.searchText);
   const found = useMemo(
     () => sessions.filter((session) => matchesFilter(session, { text, state: route.state })),
     [sessions, text, route.state],
   );
-  const readOnlyReason = role === 'admin' ? null : 'Your token is a viewer’s: it allows only to look.';
+  const readOnlyReason =
+    role === 'admin' ? null : 'You are logged in as viewer. To make changes, log in with an admin token.';
   const isPanelOpen = route.session !== null || route.startFormOpen;
-  // Before the stream tells it, which may be another replica's.
   const cache = useQueryClient();
+  // Shows the answer of a call at once: the stream may come from another replica of the gateway, which learns of it
+  // later.
   const update = (session: Session) => applyEvents(cache, route.namespace, [{ type: 'session', session }]);
   const container = useRef<HTMLDivElement>(null);
-  /** Once it is drawn: what had the focus goes with what is closed. */
+  /** Moves the focus after the next render, because closing a panel removes the element that had it. */
   const focus = (selector: string) =>
     requestAnimationFrame(() => container.current?.querySelector<HTMLElement>(selector)?.focus());
   const close = () => {
@@ -66,8 +68,8 @@ export function SessionsTab({ sessions, pools, role, route, navigate, draft, onD
       <section aria-label="List of sessions">
         <div className="toolbar">
           <SearchField aria-label="Search" value={route.searchText} onChange={(searchText) => navigate({ searchText })}>
-            <Input placeholder="Name, pool, label, address, reason" />
-            <Button aria-label="Clear the search">×</Button>
+            <Input placeholder="Name, pool, label, URL or reason" />
+            <Button aria-label="Clear search">×</Button>
           </SearchField>
           <SelectField
             label="State"
@@ -86,7 +88,7 @@ export function SessionsTab({ sessions, pools, role, route, navigate, draft, onD
               navigate({ startFormOpen: true, session: null });
               focus('aside h2');
             }}
-            disabledReason={readOnlyReason ?? (pools.length === 0 ? 'There is no pool to serve it.' : null)}
+            disabledReason={readOnlyReason ?? (pools.length === 0 ? 'There is no pool yet: create one first.' : null)}
           >
             Start session
           </ActionButton>
@@ -100,7 +102,7 @@ export function SessionsTab({ sessions, pools, role, route, navigate, draft, onD
         />
       </section>
       {isPanelOpen && (
-        <aside aria-label={route.startFormOpen ? 'New session' : 'Chosen session'}>
+        <aside aria-label={route.startFormOpen ? 'New session' : 'Selected session'}>
           {route.startFormOpen ? (
             <StartForm
               namespace={route.namespace}
@@ -122,7 +124,7 @@ export function SessionsTab({ sessions, pools, role, route, navigate, draft, onD
           ) : (
             route.session !== null && (
               <SessionPanel
-                // One that was made again under its name is another.
+                // A session that was deleted and created again under the same name is another session.
                 key={`${route.session} ${selected?.created_at}`}
                 id={route.session}
                 session={selected}

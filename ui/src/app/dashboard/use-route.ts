@@ -3,7 +3,10 @@ import { formatRoute, parseRoute, type Route } from './route.ts';
 
 export type Navigate = (change: Partial<Route>) => void;
 
-/** The route, and how to change it. A change of a filter replaces the entry of the browser's history; others add one. */
+/**
+ * The current route, and the function that changes it. A change of a filter replaces the current entry of the
+ * browser's history; every other change adds an entry.
+ */
 export function useRoute(): [Route, Navigate] {
   const query = useSyncExternalStore(subscribe, () => location.search);
   const route = useMemo(() => parseRoute(query), [query]);

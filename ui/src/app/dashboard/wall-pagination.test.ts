@@ -7,18 +7,18 @@ const watchable = (id: string, minute: number) => testSession(id, { vnc, created
 const ids = (...page: Parameters<typeof paginate>) => paginate(...page).sessions.map(({ id }) => id);
 const five = [watchable('e', 4), watchable('d', 3), watchable('c', 2), watchable('b', 1), watchable('a', 1)];
 
-test('the oldest are first, page by page', () => {
+test('lists the oldest sessions first, page by page', () => {
   expect(ids(five, 4, 1)).toEqual(['a', 'b', 'c', 'd']);
   expect(ids(five, 4, 2)).toEqual(['e']);
   expect(ids(five, 1, 3)).toEqual(['c']);
 });
 
-test('there is always a page, and never one past the last', () => {
+test('has at least one page, and none past the last', () => {
   expect(paginate([], 4, 7)).toEqual({ sessions: [], page: 1, pageCount: 1 });
   expect(paginate(five, 4, 7)).toMatchObject({ page: 2, pageCount: 2 });
 });
 
-test('only what can be watched is there', () => {
+test('lists only ready sessions with a live view', () => {
   expect(
     ids([testSession('headless'), { ...watchable('finished', 1), state: 'Finished' }, watchable('a', 1)], 4, 1),
   ).toEqual(['a']);

@@ -1,4 +1,4 @@
-/** The tab with many live views at once, all of them only to look at. */
+/** The wall tab: a grid of live views, all with the scope `view`. */
 
 import { SessionScreen } from '#features/live-view/session-screen.tsx';
 import { ActionButton } from '#shared/action-button.tsx';
@@ -20,7 +20,7 @@ export function WallTab({ sessions, route, navigate }: Props) {
     <div className="wall">
       <div className="toolbar">
         <SelectField
-          label="At once"
+          label="Per page"
           value={String(route.wallSize)}
           options={wallSizes.map((size) => [String(size), String(size)])}
           onChange={(value) =>
@@ -45,8 +45,8 @@ export function WallTab({ sessions, route, navigate }: Props) {
       </div>
       {shown.length === 0 ? (
         <div className="empty">
-          <strong>There is nothing to watch</strong>
-          <span>Sessions that are started with the display “Live view” are here once they are Ready.</span>
+          <strong>There are no sessions to watch</strong>
+          <span>A session with the display “Live view” appears here when it is Ready.</span>
         </div>
       ) : (
         <ul className="wall-tiles" data-size={route.wallSize} aria-label="Live views">

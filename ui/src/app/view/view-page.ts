@@ -1,4 +1,7 @@
-/** The page `/view/{namespace}/{name}`: a live view with a toolbar above it, or with `?embed=1` alone. */
+/**
+ * The entry of `/view/{namespace}/{name}`: a live view with a toolbar, or without it when the page is embedded
+ * (`?embed=1`).
+ */
 
 import { controlButtonOf, phaseLabel } from '#features/live-view/status-text.ts';
 import { LiveViewWidget } from '#features/live-view/widget.ts';
@@ -30,16 +33,17 @@ const widget = new LiveViewWidget(picture, {
     const button = controlButtonOf(state);
     controlButton.textContent = button.label;
     controlButton.value = button.scope;
-    // Not `disabled`: it must keep the focus, and be found by those who ask why.
+    // Not `disabled`, so that the button keeps the focus and the keyboard reaches it, with its reason.
     controlButton.setAttribute('aria-disabled', String(button.disabledReason !== null));
     if (state.phase.type !== 'connected') hint.replaceChildren();
     else if (button.disabledReason !== null) hint.replaceChildren(button.disabledReason);
     else if (state.phase.granted === 'control')
-      hint.replaceChildren(createElement('kbd', {}, 'Ctrl+Alt+Home'), ' leaves the picture');
+      hint.replaceChildren(createElement('kbd', {}, 'Ctrl+Alt+Home'), ' releases the keyboard');
     else hint.replaceChildren();
     controlButton.title = button.disabledReason ?? '';
   },
-  onKeyboardRelease: () => controlButton.focus(), // hidden in an embedded view: then the focus is only taken off the picture
+  // Has no effect in an embedded page, whose toolbar is hidden. The picture has lost the focus by then.
+  onKeyboardRelease: () => controlButton.focus(),
 });
 
 controlButton.addEventListener('click', () => {
@@ -51,13 +55,13 @@ fullScreenButton.hidden = !document.fullscreenEnabled;
 fullScreenButton.addEventListener('click', () => {
   const change =
     document.fullscreenElement === null ? document.documentElement.requestFullscreen() : document.exitFullscreen();
-  change.catch(() => undefined); // the browser does not want to: the picture stays as it is
+  change.catch(() => undefined); // rejected by the browser; nothing has changed
 });
 document.addEventListener('fullscreenchange', () => {
-  fullScreenButton.textContent = document.fullscreenElement === null ? 'Full screen' : 'Leave full screen';
+  fullScreenButton.textContent = document.fullscreenElement === null ? 'Full screen' : 'Exit full screen';
 });
 
-// A new link to the same session differs in the fragment only, for which the browser does not load the page anew.
+// The browser does not reload a page when only the fragment changes, as in a new link to the same session.
 window.addEventListener('hashchange', () => location.reload());
 
 function byId<Kind extends HTMLElement>(id: string, kind: new () => Kind): Kind {

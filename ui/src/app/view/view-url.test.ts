@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { parseViewUrl } from './view-url.ts';
 
-test('namespace and name are of the path, the token of the fragment', () => {
+test('reads namespace and name from the path, and the token from the fragment', () => {
   expect(parseViewUrl(new URL('https://fleet.example/view/team-a/demo#token=a.b_c'))).toEqual({
     namespace: 'team-a',
     name: 'demo',
@@ -11,7 +11,7 @@ test('namespace and name are of the path, the token of the fragment', () => {
   });
 });
 
-test('the query asks for control and for no chrome, but never carries a token', () => {
+test('reads control and embed from the query, but no token', () => {
   expect(parseViewUrl(new URL('https://fleet.example/view/a/b?embed=1&control=1&token=x'))).toMatchObject({
     token: null,
     scope: 'control',

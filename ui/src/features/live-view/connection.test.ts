@@ -18,7 +18,7 @@ function stateAfter(...events: ConnectionEvent[]): ConnectionState {
   return events.reduce(reduce, initialState('view'));
 }
 
-/** The pauses before the next attempts, when each one ends like the first. */
+/** The waits before the next attempts, when each attempt fails in the same way. */
 function pauses(count: number, failure: ConnectionEvent): number[] {
   const found: number[] = [];
   let state = initialState('view');
@@ -30,7 +30,7 @@ function pauses(count: number, failure: ConnectionEvent): number[] {
   return found;
 }
 
-test('a view dials, and is connected with what was granted', () => {
+test('connects, and has the granted scope', () => {
   expect(initialState('control')).toMatchObject({
     phase: { type: 'connecting' },
     requested: 'control',
@@ -39,13 +39,13 @@ test('a view dials, and is connected with what was granted', () => {
   expect(reduce(initialState('control'), connected).phase).toEqual({ type: 'connected', granted: 'view' });
 });
 
-test('being connected does not begin another effect', () => {
+test('being connected keeps the effect', () => {
   const connecting = initialState('view');
   expect(reduce(connecting, connected).effect).toBe(connecting.effect);
   expect(reduce(reduce(connecting, slow), connected).effect).toBe(connecting.effect);
 });
 
-describe('a close with words', () => {
+describe('a close code that has a meaning', () => {
   test('4410 ends the view with its reason', () => {
     expect(stateAfter(connected, closed(4410, 'IdleTimeout: 300 s'))).toMatchObject({
       phase: { type: 'ended', reason: 'IdleTimeout: 300 s' },
@@ -53,7 +53,7 @@ describe('a close with words', () => {
     });
   });
 
-  test('4401 is final and says what to do', () => {
+  test('4401 is final and shows what to do', () => {
     const { phase, effect } = stateAfter(connected, closed(4401, 'the token expired'));
     expect(effect).toBeNull();
     expect(phase).toMatchObject({ type: 'failed', text: expect.stringMatching(/^the token expired\. Ask for a new/) });
@@ -66,23 +66,23 @@ describe('a close with words', () => {
     });
   });
 
-  test('1001 dials again at once, and waits only when that leads to nothing', () => {
+  test('1001 reconnects at once, and backs off when that fails', () => {
     expect(pauses(4, closed(1001))).toEqual([0, 1000, 2000, 4000]);
   });
 
-  test('1011 waits longer each time, half a minute at most', () => {
+  test('1011 backs off exponentially, up to 30 s', () => {
     expect(pauses(7, closed(1011))).toEqual([1000, 2000, 4000, 8000, 16000, 30000, 30000]);
   });
 });
 
-test('a connection that lasted forgets the failures before it, one that did not keeps them', () => {
+test('a stable connection resets the failures, a short one keeps them', () => {
   const failing = stateAfter(closed(1011), waitElapsed, closed(1011), waitElapsed, connected);
   expect(reduce(failing, closed(1011, '', 4_999)).effect).toEqual({ type: 'wait', ms: 4000 });
   expect(reduce(failing, closed(1011, '', 5_000)).effect).toEqual({ type: 'wait', ms: 1000 });
 });
 
-describe('a close without words', () => {
-  test.each([1000, 1005, 1006, 1012, 4999])('%i is asked about', (code) => {
+describe('a close code without a meaning', () => {
+  test.each([1000, 1005, 1006, 1012, 4999])('%i starts a probe', (code) => {
     expect(stateAfter(closed(code))).toMatchObject({ phase: { type: 'connecting' }, effect: { type: 'probe' } });
     expect(stateAfter(connected, closed(code))).toMatchObject({
       phase: { type: 'reconnecting' },
@@ -96,25 +96,25 @@ describe('a close without words', () => {
     [404, 'failed'],
     [410, 'ended'],
   ])('the answer %i is final: %s', (status, phaseType) => {
-    const { phase, effect } = stateAfter(closed(1006), probed(status, 'the words of the gateway'));
+    const { phase, effect } = stateAfter(closed(1006), probed(status, 'the detail of the gateway'));
     expect(effect).toBeNull();
     expect(phase.type).toBe(phaseType);
-    expect(JSON.stringify(phase)).toContain('the words of the gateway');
+    expect(JSON.stringify(phase)).toContain('the detail of the gateway');
   });
 
-  test('426: dial again, first at once', () => {
+  test('426 reconnects, the first time at once', () => {
     const once = stateAfter(closed(1006), probed(426));
     expect(once).toMatchObject({ phase: { type: 'reconnecting' }, effect: { type: 'connect' } });
     expect([closed(1006), probed(426)].reduce(reduce, once).effect).toEqual({ type: 'wait', ms: 1000 });
   });
 
-  test.each([unreachable, probed(502), probed(200)])('%o: with back-off', (answer) => {
+  test.each([unreachable, probed(502), probed(200)])('%o reconnects with back-off', (answer) => {
     expect(pauses(4, answer)).toEqual([1000, 2000, 4000, 8000]);
   });
 });
 
 describe('503', () => {
-  test('before there was a picture: the session is starting', () => {
+  test('the session is starting before the first picture', () => {
     const state = stateAfter(closed(1006), probed(503, 'Starting: no free slot', 3));
     expect(state).toMatchObject({
       phase: { type: 'starting', detail: 'Starting: no free slot' },
@@ -124,7 +124,7 @@ describe('503', () => {
     expect(again).toMatchObject({ phase: { type: 'starting' }, effect: { type: 'connect' }, failures: 0 });
   });
 
-  test('after there was one: reconnecting', () => {
+  test('the view is reconnecting after the first picture', () => {
     expect(stateAfter(connected, closed(1006), probed(503, 'going')).phase).toMatchObject({
       type: 'reconnecting',
       reason: 'going.',
@@ -135,12 +135,12 @@ describe('503', () => {
     [null, 1000],
     [0, 1000],
     [3600, 30000],
-  ])('Retry-After %s is %i ms', (seconds, ms) => {
+  ])('Retry-After %s waits %i ms', (seconds, ms) => {
     expect(stateAfter(closed(1006), probed(503, '', seconds)).effect).toEqual({ type: 'wait', ms });
   });
 });
 
-test('what takes long is a session that starts; the effect goes on', () => {
+test('a slow connection attempt shows that the session is starting, and goes on', () => {
   const connecting = initialState('view');
   const starting = reduce(connecting, slow);
   expect(starting.phase).toEqual({ type: 'starting', detail: '' });
@@ -149,21 +149,25 @@ test('what takes long is a session that starts; the effect goes on', () => {
   expect(reduce(reconnecting, slow)).toBe(reconnecting);
 });
 
-test('who hurries skips the pause, and nothing else', () => {
+test('a requested retry skips the wait, and nothing else', () => {
   expect(stateAfter(closed(1011), { type: 'retry-requested' }).effect).toEqual({ type: 'connect' });
   const watching = stateAfter(connected);
   expect(reduce(watching, { type: 'retry-requested' })).toBe(watching);
 });
 
-test('another role is another connection', () => {
+test('another scope opens another connection', () => {
   const watching = stateAfter(connected);
-  const asking = reduce(watching, { type: 'scope-requested', scope: 'control' });
-  expect(asking).toMatchObject({ phase: { type: 'connecting' }, requested: 'control', effect: { type: 'connect' } });
-  expect(asking.effect).not.toBe(watching.effect);
+  const requesting = reduce(watching, { type: 'scope-requested', scope: 'control' });
+  expect(requesting).toMatchObject({
+    phase: { type: 'connecting' },
+    requested: 'control',
+    effect: { type: 'connect' },
+  });
+  expect(requesting.effect).not.toBe(watching.effect);
   expect(reduce(watching, { type: 'scope-requested', scope: 'view' })).toBe(watching);
 });
 
-test('nothing leads out of a final state', () => {
+test('a final state ignores every event', () => {
   const everything = [
     connected,
     closed(1001),

@@ -6,8 +6,8 @@
  *       ▼  │          ▼               ▼
  *     starting      ended           failed        (both final)
  *
- * Each state names the one effect that its owner keeps running. An effect that is still the same object goes on; another
- * object replaces it.
+ * Each state names the one effect that its owner keeps running. An effect that is still the same object goes on;
+ * another object replaces it.
  */
 
 /** What a viewer is permitted to do: watch, or also type and click. */
@@ -95,7 +95,7 @@ export function reduce(state: ConnectionState, event: ConnectionEvent): Connecti
   }
 }
 
-/** Codes below 4000 are of RFC 6455, section 7.4.1; the others are the gateway's own. */
+/** Codes below 4000 are defined in RFC 6455, section 7.4.1; the others are the gateway's own. */
 function closed(state: ConnectionState, code: number, reason: string): ConnectionState {
   switch (code) {
     case 4410:
@@ -113,8 +113,8 @@ function closed(state: ConnectionState, code: number, reason: string): Connectio
     case 1009:
       return failed(
         state,
-        'Gateway and page do not understand each other',
-        `${reason || 'Protocol error'} (code ${code}). Reload the page: it may be older than the gateway.`,
+        'Protocol error',
+        `${reason || 'The gateway gave no reason'} (code ${code}). Reload the page: it may be older than the gateway.`,
       );
     default:
       return { ...state, phase: state.phase.type === 'connected' ? lost : state.phase, effect: { type: 'probe' } };
@@ -133,7 +133,7 @@ function probed(
     case 401:
       return tokenRejected(state, detail);
     case 403:
-      return failed(state, 'Not allowed', detail || 'Your token does not allow to see this session.');
+      return failed(state, 'Not allowed', detail || 'Your token does not permit watching this session.');
     case 404:
       return failed(state, 'No such session', detail || 'It may have been deleted.');
     case 410:
@@ -144,7 +144,7 @@ function probed(
         ? reconnecting(state, detail ? sentence(detail) : 'The session is not ready.', ms)
         : { ...state, phase: { type: 'starting', detail }, effect: { type: 'wait', ms } };
     }
-    // "Upgrade Required": a WebSocket would be accepted now.
+    // Upgrade Required: the gateway would accept a WebSocket now.
     case 426:
       return reconnecting(state, 'The connection was lost.', backoffAfterFirst(state.failures));
     default:
@@ -170,7 +170,7 @@ function failed(state: ConnectionState, title: string, text: string): Connection
 }
 
 function tokenRejected(state: ConnectionState, detail: string): ConnectionState {
-  const advice = 'Ask for a new link to this view; a link is valid for a limited time.';
+  const advice = 'Ask for a new link: a link is valid for a limited time.';
   return failed(state, 'The token is not valid', detail === '' ? advice : `${sentence(detail)} ${advice}`);
 }
 

@@ -1,4 +1,4 @@
-/** The live view with a bar above it: view-only first, control when it is asked for. The login cookie is what it shows. */
+/** A live view with a toolbar. It begins with the scope `view`, and authenticates with the login cookie. */
 
 import { useRef, useState } from 'react';
 import { ActionButton } from '#shared/action-button.tsx';
@@ -9,7 +9,7 @@ import { controlButtonOf, phaseLabel } from './status-text.ts';
 interface Props {
   readonly namespace: string;
   readonly id: string;
-  /** Why the user must not request control; null when it may. */
+  /** Why the user cannot request control; null when it can. */
   readonly controlDisabledReason: string | null;
 }
 
@@ -33,12 +33,12 @@ export function LiveViewPanel({ namespace, id, controlDisabledReason }: Props) {
         </ActionButton>
         {hasControl && (
           <span className="muted">
-            <kbd>Ctrl+Alt+Home</kbd> leaves the picture
+            <kbd>Ctrl+Alt+Home</kbd> releases the keyboard
           </span>
         )}
         {!hasControl && controlDisabledReason !== null && <span className="muted">{controlDisabledReason}</span>}
         <a href={`/view/${namespace}/${id}`} target="_blank" rel="noreferrer">
-          Own page
+          Open in new tab
         </a>
       </div>
       <SessionScreen

@@ -1,4 +1,7 @@
-/** One WebSocket with noVNC on it: the picture of a session, and, with control, its keyboard, mouse and clipboard. */
+/**
+ * One RFB connection over a WebSocket, with noVNC as its client. Shows the picture of a session and, with the scope
+ * `control`, forwards keyboard, mouse and clipboard.
+ */
 
 import type RFB from '@novnc/novnc';
 import type { ConnectionEvent, Scope } from './connection.ts';
@@ -19,9 +22,9 @@ export interface RfbConnectionOptions {
   readonly onKeyboardRelease: () => void;
 }
 
-/** The gateway lets a call wait for a session that starts for up to 60 s. */
+/** The gateway holds a handshake for up to 60 s while the session starts. */
 const CONNECT_TIMEOUT_MS = 75_000;
-/** How long a hung-up socket may keep the next call waiting: a dead network never confirms the close. */
+/** How long a closing socket delays the next connection. A broken network never confirms the close. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
 export class RfbConnection {
@@ -31,13 +34,13 @@ export class RfbConnection {
   #rfb: RFB | null = null;
   #connectedAt: number | null = null;
 
-  /** `previousClosed`: resolves when the socket before this one is closed. */
+  /** `previousClosed`: resolves when the previous socket is closed. The connection opens after that. */
   constructor(options: RfbConnectionOptions, previousClosed: Promise<void>) {
     this.#options = options;
     void this.#open(previousClosed);
   }
 
-  /** Ends the connection, whatever it is at, and says no more of it. Resolves when the socket is closed. */
+  /** Closes the connection in any state. It emits no more events. Resolves when the socket is closed. */
   close(): Promise<void> {
     this.#closing.abort();
     const socket = this.#socket;
@@ -53,29 +56,29 @@ export class RfbConnection {
 
   async #open(previousClosed: Promise<void>): Promise<void> {
     const { url, scope, token, onEvent } = this.#options;
-    // noVNC is there before the socket is: the first message must find it.
+    // Loaded before the socket opens, because noVNC must receive the first message.
     const novnc = await import('@novnc/novnc').catch(() => null);
     await previousClosed;
     const { signal } = this.#closing;
     if (signal.aborted) return;
     if (novnc === null) {
-      const text = 'A part of it could not be loaded. Reload it.';
-      onEvent({ type: 'client-failed', title: 'The page is not complete', text });
+      const text = 'A script could not be loaded. Reload the page.';
+      onEvent({ type: 'client-failed', title: 'The page is incomplete', text });
       return;
     }
     let socket: WebSocket;
     try {
       socket = new WebSocket(url.href.replace(/^http/, 'ws'), offeredSubprotocols(scope, token));
     } catch {
-      // RFC 6455 allows a subprotocol only the characters of an HTTP token.
-      const text = 'It has characters that no token has. Copy the whole link again.';
+      // RFC 6455 permits only the characters of an HTTP token in a subprotocol.
+      const text = 'It contains invalid characters. Copy the whole link again.';
       onEvent({ type: 'client-failed', title: 'The token is not valid', text });
       return;
     }
     this.#socket = socket;
     const timeout = setTimeout(() => this.#reportClosed(1006, ''), CONNECT_TIMEOUT_MS);
     signal.addEventListener('abort', () => clearTimeout(timeout));
-    // Before noVNC's own listener, which takes the picture away.
+    // Registered before noVNC's own listener, which removes the picture.
     socket.addEventListener('close', ({ code, reason }) => this.#reportClosed(code, reason), { signal });
     socket.addEventListener(
       'open',
@@ -109,7 +112,7 @@ export class RfbConnection {
         canvas.tabIndex = 0;
         releaseKeyboard(canvas, onKeyboardRelease);
         shareClipboard(rfb, canvas, this.#closing.signal);
-        // The focus that went with the picture before this one comes back; one that is elsewhere by now stays there.
+        // Restores the focus that was lost with the previous picture, unless another element has it now.
         if (takeFocus || document.activeElement === document.body) rfb.focus({ preventScroll: true });
       }
       onEvent({ type: 'connected', granted });
@@ -118,7 +121,7 @@ export class RfbConnection {
   }
 }
 
-/** All keys go to the session, Tab too. So there is one way out: Ctrl+Alt+Home, as in other remote desktops. */
+/** Releases the keyboard on Ctrl+Alt+Home, as other remote desktops do. All other keys go to the session, Tab too. */
 function releaseKeyboard(canvas: HTMLCanvasElement, onKeyboardRelease: () => void): void {
   interceptKeys(canvas, (event) => {
     if (!(event.ctrlKey && event.altKey && event.key === 'Home')) return false;
@@ -127,21 +130,22 @@ function releaseKeyboard(canvas: HTMLCanvasElement, onKeyboardRelease: () => voi
     onKeyboardRelease();
     return true;
   });
-  // noVNC lets go of the keys that are down only when the whole window loses the focus.
+  // noVNC releases the pressed keys only when the window loses the focus.
   canvas.addEventListener('blur', () => window.dispatchEvent(new FocusEvent('blur')));
 }
 
 /**
- * Copying in the session sets this machine's clipboard, and Ctrl+V pastes from it. By the browser's own paste event,
- * which needs no permission. (Not on macOS, where Ctrl+V is no paste.)
+ * Connects the clipboard of the session to that of this machine: text copied in the session is copied here, and
+ * Ctrl+V pastes from here. Uses the browser's paste event, which needs no permission. On macOS Ctrl+V does not paste,
+ * so only copying works.
  */
 function shareClipboard(rfb: RFB, canvas: HTMLCanvasElement, signal: AbortSignal): void {
   rfb.addEventListener('clipboard', ({ detail }) => {
-    // Refused where the page is not secure or not in front: then there is nothing to be done.
+    // The browser rejects this for a page that is not secure or not in front; the text is then not copied.
     if (document.activeElement === canvas) navigator.clipboard?.writeText(detail.text).catch(() => undefined);
   });
   if (navigator.userAgent.includes('Mac OS X')) return;
-  // Not given to noVNC, which would prevent the paste event.
+  // Kept from noVNC, which would prevent the paste event.
   interceptKeys(canvas, (event) => event.ctrlKey && !event.altKey && !event.shiftKey && event.code === 'KeyV');
   const paste = (event: ClipboardEvent) => {
     if (document.activeElement !== canvas) return;
@@ -149,11 +153,11 @@ function shareClipboard(rfb: RFB, canvas: HTMLCanvasElement, signal: AbortSignal
     rfb.clipboardPasteFrom(event.clipboardData?.getData('text/plain') ?? '');
     rfb.sendKey(0x76, 'KeyV');
   };
-  // On the document: Firefox has it happen where the selection is, not the focus.
+  // On the document, because Firefox sends the event to the element with the selection, not the one with the focus.
   document.addEventListener('paste', paste, { signal });
 }
 
-/** Keeps from noVNC the keys that `handle` takes. noVNC listens on the canvas itself, after this listener. */
+/** Keeps the keys that `handle` takes from noVNC. Its listener is on the canvas and runs after this capturing one. */
 function interceptKeys(canvas: HTMLCanvasElement, handle: (event: KeyboardEvent) => boolean): void {
   canvas.parentElement?.addEventListener(
     'keydown',

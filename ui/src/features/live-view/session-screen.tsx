@@ -1,4 +1,4 @@
-/** The live view as a React component. */
+/** The live view as a React component: mounts a `LiveViewWidget`. */
 
 import { useQueryClient } from '@tanstack/react-query';
 import { useEffect, useEffectEvent, useRef } from 'react';
@@ -21,7 +21,7 @@ export function SessionScreen({ namespace, id, scope, onStateChange, onKeyboardR
   const initialScope = useEffectEvent(() => scope);
   const handleStateChange = useEffectEvent((state: ConnectionState) => {
     onStateChange?.(state);
-    // The login may be over.
+    // The login may have expired.
     if (state.phase.type === 'failed') void cache.invalidateQueries({ queryKey: loginKey });
   });
   const handleKeyboardRelease = useEffectEvent(() => onKeyboardRelease?.());

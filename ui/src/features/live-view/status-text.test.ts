@@ -4,7 +4,7 @@ import { controlButtonOf, noticeOf } from './status-text.ts';
 
 const view: ConnectionEvent = { type: 'connected', granted: 'view' };
 
-test('control is offered to who watches, and can be given back', () => {
+test('offers control to a viewer, and offers to give it back', () => {
   expect(controlButtonOf(reduce(initialState('view'), view))).toEqual({
     scope: 'control',
     label: 'Take control',
@@ -14,16 +14,16 @@ test('control is offered to who watches, and can be given back', () => {
   expect(controlButtonOf(controlling)).toEqual({ scope: 'view', label: 'Stop controlling', disabledReason: null });
 });
 
-test('control that was asked for and not granted is not offered again, and the reason is said', () => {
+test('does not offer control again after it was denied', () => {
   const { disabledReason } = controlButtonOf(reduce(initialState('control'), view));
-  expect(disabledReason).toBe('Your token allows only to watch.');
+  expect(disabledReason).toBe('Your token permits watching only.');
 });
 
-test('there is nothing to control without a picture', () => {
+test('does not offer control without a connection', () => {
   expect(controlButtonOf(initialState('view')).disabledReason).not.toBeNull();
 });
 
-test('a pause is told in seconds', () => {
+test('shows the wait before the next attempt in seconds', () => {
   const closed: ConnectionEvent = { type: 'closed', code: 1011, reason: 'the runner is gone', connectedMs: 0 };
   expect(noticeOf(reduce(initialState('view'), closed))).toEqual({
     title: 'Reconnecting',

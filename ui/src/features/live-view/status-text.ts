@@ -16,11 +16,11 @@ export function phaseLabel({ phase }: ConnectionState): string {
     case 'ended':
       return 'Ended';
     case 'failed':
-      return 'Refused';
+      return 'Failed';
   }
 }
 
-/** The text over the picture, or in its place. */
+/** The text over the picture, or in place of it. */
 export interface Notice {
   readonly title: string;
   readonly text: string;
@@ -31,7 +31,10 @@ export function noticeOf({ phase }: ConnectionState): Notice {
     case 'connecting':
       return { title: 'Connecting', text: '' };
     case 'starting':
-      return { title: 'The session is starting', text: phase.detail || 'Its picture comes as soon as it is ready.' };
+      return {
+        title: 'The session is starting',
+        text: phase.detail || 'The live view starts when the session is ready.',
+      };
     case 'connected':
       return { title: phase.granted === 'control' ? 'You are in control' : 'You are watching', text: '' };
     case 'reconnecting':
@@ -41,7 +44,7 @@ export function noticeOf({ phase }: ConnectionState): Notice {
           phase.afterMs === 0 ? phase.reason : `${phase.reason} Next attempt in ${Math.round(phase.afterMs / 1000)} s.`,
       };
     case 'ended':
-      return { title: 'The session is over', text: phase.reason };
+      return { title: 'The session has ended', text: phase.reason };
     case 'failed':
       return { title: phase.title, text: phase.text };
   }
@@ -61,6 +64,6 @@ export function controlButtonOf({ phase, requested }: ConnectionState): ControlB
     return { scope: 'view', label: 'Stop controlling', disabledReason: null };
   }
   const button = { scope: 'control', label: 'Take control' } as const;
-  if (phase.type !== 'connected') return { ...button, disabledReason: 'There is no picture to control.' };
-  return { ...button, disabledReason: requested === 'control' ? 'Your token allows only to watch.' : null };
+  if (phase.type !== 'connected') return { ...button, disabledReason: 'The live view is not connected.' };
+  return { ...button, disabledReason: requested === 'control' ? 'Your token permits watching only.' : null };
 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { grantedScope, offeredSubprotocols, parseRetryAfter } from './vnc-endpoint.ts';
 
-test('the offered subprotocols say what is asked for, in order, and carry the token', () => {
+test('offers the scopes in order of preference, and the token', () => {
   expect(offeredSubprotocols('view', null)).toEqual(['camofleet.view']);
   expect(offeredSubprotocols('control', 'a.b-c')).toEqual([
     'camofleet.control',
@@ -10,10 +10,10 @@ test('the offered subprotocols say what is asked for, in order, and carry the to
   ]);
 });
 
-test('a gateway that selects nothing has granted no control', () => {
+test('no selected subprotocol grants no control', () => {
   expect(['camofleet.control', 'camofleet.view', ''].map(grantedScope)).toEqual(['control', 'view', 'view']);
 });
 
-test('Retry-After in seconds', () => {
+test('parses Retry-After in seconds only', () => {
   expect(['7', null, 'Wed, 21 Oct 2026 07:28:00 GMT', '-1'].map(parseRetryAfter)).toEqual([7, null, null, null]);
 });

@@ -1,4 +1,6 @@
-/** The client's side of the gateway's endpoint `/vnc/{namespace}/{name}`: subprotocols, and the probe over plain HTTP. */
+/**
+ * The client's side of the gateway's endpoint `/vnc/{namespace}/{name}`: subprotocols, and the probe over plain HTTP.
+ */
 
 import type { ConnectionEvent, Scope } from './connection.ts';
 
@@ -13,8 +15,8 @@ export function grantedScope(subprotocol: string): Scope {
 }
 
 /**
- * Finds out why the WebSocket failed, because a browser shows a page neither the status nor the body of a failed handshake.
- * Rejects only when `signal` is aborted.
+ * Finds out why the WebSocket failed, because a browser shows a page neither the status nor the body of a failed
+ * handshake. Rejects only when `signal` is aborted.
  */
 export async function probe(url: URL, token: string | null, signal: AbortSignal): Promise<ConnectionEvent> {
   try {

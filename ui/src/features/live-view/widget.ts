@@ -1,4 +1,7 @@
-/** The live view of one session, in any element of any page. */
+/**
+ * The live view of one session, for any element of any page. Runs the effects of the connection's state machine and
+ * renders its state.
+ */
 
 import './live-view.css';
 import { createElement } from '#shared/dom.ts';
@@ -17,17 +20,17 @@ import { probe } from './vnc-endpoint.ts';
 export interface LiveViewOptions {
   /** The session's `/vnc/{namespace}/{name}`, with the scheme http or https. */
   readonly url: URL;
-  /** Without one the login cookie counts. */
+  /** Null: authenticate with the login cookie. */
   readonly token: string | null;
   readonly scope: Scope;
-  /** The session's name, for people. */
+  /** How the session is called in accessible names. */
   readonly name: string;
   readonly onStateChange: (state: ConnectionState) => void;
   /** The user released the keyboard: give the focus to another element. */
   readonly onKeyboardRelease: () => void;
 }
 
-/** A session that is ready answers sooner than this. */
+/** A session that is ready connects in less time. */
 const SLOW_MS = 1_500;
 
 export class LiveViewWidget {
@@ -66,13 +69,13 @@ export class LiveViewWidget {
     this.#stopEffect = this.#start(this.#state.effect);
   }
 
-  /** Connects again with another scope: the gateway decides again. */
+  /** Reconnects with another scope. The gateway decides which scope it grants. */
   requestScope(scope: Scope): void {
     this.#focusPending = scope === 'control' && scope !== this.#state.requested;
     this.#dispatch({ type: 'scope-requested', scope });
   }
 
-  /** Ends the view, whatever state it is in. */
+  /** Closes the connection and removes the elements. */
   remove(): void {
     this.#stopEffect();
     window.removeEventListener('online', this.#retry);
@@ -119,7 +122,7 @@ export class LiveViewWidget {
         const stopped = new AbortController();
         probe(this.#options.url, this.#options.token, stopped.signal).then(
           (event) => this.#dispatch(event),
-          () => undefined, // it was stopped
+          () => undefined, // stopped
         );
         return () => {
           clearTimeout(slowTimer);
@@ -127,7 +130,7 @@ export class LiveViewWidget {
         };
       }
       case 'wait': {
-        // Spread, so that all the views of a gateway do not come back in the same moment.
+        // Jitter, so that the views of a gateway do not all reconnect at the same moment.
         const ms = effect.ms * (0.9 + 0.2 * Math.random());
         const timer = setTimeout(() => this.#dispatch({ type: 'wait-elapsed' }), ms);
         return () => clearTimeout(timer);
@@ -152,7 +155,7 @@ export class LiveViewWidget {
     this.#options.onStateChange(this.#state);
   }
 
-  /** The last picture stays, dimmed, until there is a new one. noVNC takes its own away with the connection. */
+  /** Keeps the last picture, dimmed, until the next one. noVNC removes its own when the connection closes. */
   #freezePicture(): void {
     const live = this.#picture.querySelector('canvas');
     if (live === null || live.width === 0) return;

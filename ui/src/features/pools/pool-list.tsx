@@ -1,4 +1,4 @@
-/** The pools, with their slots and conditions. */
+/** The list of pools, with their slots and conditions. */
 
 import './pools.css';
 import type { Pool } from '#shared/api.ts';
@@ -9,7 +9,7 @@ export function PoolList({ pools }: { readonly pools: readonly Pool[] }) {
       <div className="empty">
         <strong>There are no pools yet</strong>
         <span>
-          Sessions need one: apply a <code>WorkerPool</code> with kubectl, or switch on the default pools of the Helm
+          A session needs a pool: create a <code>WorkerPool</code> with kubectl, or enable the default pools of the Helm
           chart.
         </span>
       </div>
@@ -35,11 +35,11 @@ function PoolCard({ pool }: { readonly pool: Pool }) {
         <h2 id={`pool-${name}`}>{name}</h2>
         <PoolStatus healthy={healthy} ready={ready_replicas} />
         <span className="muted">
-          Engine {engine}, display {default_display} unless a session says otherwise
+          Engine {engine}, default display {default_display}
         </span>
       </header>
       <meter
-        aria-label={`Slots of ${name} that are used`}
+        aria-label={`Used slots of ${name}`}
         min={0}
         max={Math.max(slots.total, 1)}
         value={slots.used}
@@ -48,9 +48,9 @@ function PoolCard({ pool }: { readonly pool: Pool }) {
         <Metric name="Slots" value={slots.total} />
         <Metric name="Used" value={slots.used} />
         <Metric name="Free" value={free} />
-        <Metric name="Free and hot" value={slots.hot} />
+        <Metric name="Hot" value={slots.hot} />
         <Metric name="Launching" value={slots.starting} />
-        <Metric name="Waiting" value={queued} />
+        <Metric name="Queued" value={queued} />
         <Metric name="Runners ready" value={`${ready_replicas} of ${desired_replicas}`} />
       </dl>
       <table>
@@ -78,12 +78,12 @@ function PoolCard({ pool }: { readonly pool: Pool }) {
   );
 }
 
-/** A pool whose runners are being replaced serves with the others meanwhile. */
+/** Whether the pool serves sessions. A pool with some ready runners does, for example while others are replaced. */
 function PoolStatus({ healthy, ready }: { readonly healthy: boolean; readonly ready: number }) {
   const [state, text] = healthy
     ? ['Ready', 'Serves sessions']
     : ready > 0
-      ? ['Starting', 'Serves sessions, with fewer runners than wished']
+      ? ['Starting', 'Serves sessions, with fewer runners than desired']
       : ['Failed', 'Does not serve sessions'];
   return (
     <span className="state" data-state={state}>

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { playwrightSnippet } from './playwright-snippet.ts';
 
-test('the line is JavaScript that calls connect with the address and the token', async () => {
+test('the snippet is JavaScript that calls connect with the URL and the token', async () => {
   const calls: unknown[][] = [];
   const firefox = { connect: async (...given: unknown[]) => calls.push(given) };
   const url = "ws://fleet.example/it's/a\\b";

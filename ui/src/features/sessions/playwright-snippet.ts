@@ -1,4 +1,4 @@
-/** The line that connects Playwright to a session. `token`: of the session, since the cookie of the page is no script's. */
+/** JavaScript that connects Playwright to a session. `token`: a session token, because `/ws` accepts no cookie. */
 export function playwrightSnippet(wsUrl: string, token: string): string {
   return `const browser = await (await import('playwright-core')).firefox.connect(${quoted(wsUrl)}, { headers: { Authorization: ${quoted(`Bearer ${token}`)} } });`;
 }

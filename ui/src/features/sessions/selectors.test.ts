@@ -4,14 +4,14 @@ import { ageSeconds, idleSecondsLeft, lifetimeSecondsLeft, matchesFilter, sortSe
 
 const noon = Date.parse('2026-01-01T12:00:00Z');
 
-test('the age goes on until the session is over', () => {
+test('the age stops when the session finishes', () => {
   expect(ageSeconds(testSession('a'), noon + 90_000)).toBe(90);
   expect(ageSeconds(testSession('a', { finished_at: '2026-01-01T12:00:10Z' }), noon + 90_000)).toBe(10);
-  // A clock that is behind the gateway's.
+  // The clock of this machine is behind the gateway's.
   expect(ageSeconds(testSession('a'), noon - 5_000)).toBe(0);
 });
 
-test('idle time is counted from when somebody was last seen, and only for who can be used', () => {
+test('the idle timeout counts from the last activity, and only for a ready session', () => {
   const seen = { last_seen_at: '2026-01-01T12:01:00Z', idle_ttl_seconds: 300 };
   expect(idleSecondsLeft(testSession('a', seen), noon + 120_000)).toBe(240);
   expect(idleSecondsLeft(testSession('a', seen), noon + 3_600_000)).toBe(0);
@@ -20,13 +20,13 @@ test('idle time is counted from when somebody was last seen, and only for who ca
   expect(idleSecondsLeft(testSession('a', { ...seen, clients: null }), noon)).toBeNull();
 });
 
-test('the deadline counts until the session is over', () => {
+test('the lifetime counts until the session finishes', () => {
   const session = testSession('a', { deadline_at: '2026-01-01T13:00:00Z' });
   expect(lifetimeSecondsLeft(session, noon)).toBe(3600);
   expect(lifetimeSecondsLeft({ ...session, state: 'Finished' }, noon)).toBeNull();
 });
 
-test('who waits is first, in the order of the queue; then the used ones and those that are over, the newest first', () => {
+test('sorts waiting sessions first, in the order of their creation; then ready and finished ones, newest first', () => {
   const at = (id: string, state: string, minute: string) =>
     testSession(id, { state, created_at: `2026-01-01T12:${minute}:00Z` });
   const sessions = [
@@ -49,12 +49,12 @@ test('who waits is first, in the order of the queue; then the used ones and thos
   ]);
 });
 
-test('times with different offsets are compared as moments', () => {
+test('compares times with different offsets', () => {
   const early = testSession('b', { state: 'Queued', created_at: '2026-01-01T13:00:00+02:00' });
   expect(sortSessions([testSession('a', { state: 'Queued' }), early]).map(({ id }) => id)).toEqual(['b', 'a']);
 });
 
-test('all words are looked for, in every column', () => {
+test('matches all words in any column', () => {
   const session = testSession('abc', { labels: { team: 'Blue' }, start_url: 'https://example.org/' });
   expect(matchesFilter(session, { text: '', state: '' })).toBe(true);
   expect(matchesFilter(session, { text: 'team=blue EXAMPLE', state: 'Ready' })).toBe(true);

@@ -1,4 +1,7 @@
-/** Derives what the dashboard shows from a session, the time and the user's filter. Pure. Times are milliseconds since 1970. */
+/**
+ * Derives what the dashboard shows from a session, the time and the user's filter. Pure. Times are milliseconds since
+ * 1970.
+ */
 
 import type { Session } from '#shared/api.ts';
 
@@ -42,7 +45,10 @@ export function lifetimeSecondsLeft(session: Session, now: number): number | nul
   return Math.max(0, (Date.parse(session.deadline_at) - now) / 1000);
 }
 
-/** Sorts sessions: waiting ones in the order of their creation, then ready ones, then finished ones, both newest first. */
+/**
+ * Sorts sessions: waiting ones in the order of their creation, then ready ones, then finished ones, both newest
+ * first.
+ */
 export function sortSessions(sessions: Iterable<Session>): Session[] {
   const keyed = [...sessions].map((session) => ({
     session,

@@ -1,4 +1,4 @@
-/** One session beside the list: what is known of it, and what can be done with it. */
+/** One session: its live view, its actions and its properties. */
 
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { type ReactNode, useRef, useState } from 'react';
@@ -23,7 +23,7 @@ import { StateBadge } from './state-badge.tsx';
 
 interface Props {
   readonly session: Session;
-  /** Why the user must not change the session; null when it may. */
+  /** Why the user cannot change the session; null when it can. */
   readonly readOnlyReason: string | null;
   /** The live view, or a placeholder. */
   readonly picture: ReactNode;
@@ -35,7 +35,7 @@ interface Props {
 export function SessionDetail({ session, readOnlyReason, picture, onUpdate, onClose }: Props) {
   const { namespace, worker, id } = session;
   const api = apiFor(namespace);
-  // The pool of a session that waits may still change.
+  // "-" stands for any pool: a session that waits may not have one yet.
   const params = { path: { worker: worker || '-', id } };
   const touch = useMutation({
     mutationFn: () => unwrap(api.POST('/sessions/{worker}/{id}/touch', { params })),
@@ -53,7 +53,7 @@ export function SessionDetail({ session, readOnlyReason, picture, onUpdate, onCl
   });
   const latest = [touch, end, connect].reduce((a, b) => (b.submittedAt > a.submittedAt ? b : a));
   const { error } = latest;
-  const notUsableReason = readOnlyReason ?? (isReady(session) ? null : `It is ${session.state}, not Ready.`);
+  const notUsableReason = readOnlyReason ?? (isReady(session) ? null : `The session is ${session.state}, not Ready.`);
 
   return (
     <article className="detail" aria-label={`Session ${id}`}>
@@ -67,19 +67,19 @@ export function SessionDetail({ session, readOnlyReason, picture, onUpdate, onCl
       {picture}
       <div className="actions">
         <ActionButton onPress={() => connect.mutate()} disabledReason={notUsableReason} primary>
-          Playwright line
+          Playwright snippet
         </ActionButton>
         <ActionButton onPress={() => touch.mutate()} disabledReason={notUsableReason}>
           Extend
         </ActionButton>
         <EndButton
           id={id}
-          disabledReason={readOnlyReason ?? (isFinished(session) ? 'It is over.' : null)}
+          disabledReason={readOnlyReason ?? (isFinished(session) ? 'The session has finished.' : null)}
           onConfirm={() => end.mutate()}
         />
         {latest === touch && touch.isSuccess && (
           <span className="muted" role="status">
-            Its idle time begins anew.
+            The idle time was reset.
           </span>
         )}
       </div>
@@ -98,7 +98,7 @@ export function SessionDetail({ session, readOnlyReason, picture, onUpdate, onCl
 
 const CONNECT_TOKEN_SECONDS = 3600;
 
-/** By the address that this page came from, which is one that works from here. */
+/** Uses the origin of this page, because that is known to be reachable from this machine. */
 function webSocketUrl({ namespace, id }: Session): string {
   return new URL(`/ws/${namespace}/${id}`, location.href).href.replace(/^http/, 'ws');
 }
@@ -108,14 +108,14 @@ function Snippet({ text }: { readonly text: string }) {
   const [status, setStatus] = useState('');
   const copy = async () => {
     if (field.current === null) return;
-    setStatus((await copyField(field.current)) ? 'Copied.' : 'Copy it with Ctrl+C: the browser does not let the page.');
+    setStatus((await copyField(field.current)) ? 'Copied.' : 'The browser blocked the copy. Press Ctrl+C.');
   };
   return (
     <div className="snippet">
       <textarea
         ref={field}
         className="react-aria-TextArea"
-        aria-label="Playwright line"
+        aria-label="Playwright snippet"
         readOnly
         rows={3}
         value={text}
@@ -123,7 +123,7 @@ function Snippet({ text }: { readonly text: string }) {
       <div className="actions">
         <ActionButton onPress={copy}>Copy</ActionButton>
         <span className="muted" role="status">
-          {status || 'For JavaScript. Its token is for this session only, and good for an hour.'}
+          {status || 'JavaScript. The token is valid for this session only, for one hour.'}
         </span>
       </div>
     </div>
@@ -150,11 +150,11 @@ function EndButton({
           <Dialog role="alertdialog">
             <Heading slot="title">End this session?</Heading>
             <p>
-              <span className="name">{id}</span> loses its browser with all its pages. Clients and viewers are
+              The browser of <span className="name">{id}</span> is closed with all its pages. Clients and viewers are
               disconnected.
             </p>
             <div className="actions">
-              <ActionButton onPress={() => setIsOpen(false)}>Keep it</ActionButton>
+              <ActionButton onPress={() => setIsOpen(false)}>Cancel</ActionButton>
               <ActionButton
                 primary
                 onPress={() => {
@@ -162,7 +162,7 @@ function EndButton({
                   onConfirm();
                 }}
               >
-                End it
+                End session
               </ActionButton>
             </div>
           </Dialog>
@@ -172,7 +172,7 @@ function EndButton({
   );
 }
 
-/** Where it stands in the queue. It changes with what others do, of which no event tells, so it is asked for. */
+/** How many sessions are ahead in the queue. Polled, because it changes with other sessions and has no event. */
 function useQueuePosition({ state, worker, namespace, id }: Session): number | null | undefined {
   const params = { path: { worker: worker || '-', id } };
   const { data } = useQuery({
@@ -198,16 +198,16 @@ function Properties({ session }: { readonly session: Session }) {
     ['Reason', isHealthy(session) ? null : session.reason],
     ['Message', isHealthy(session) ? null : session.message],
     ['Pool', session.worker],
-    ['Served before it', position == null ? null : `${position} ${position === 1 ? 'session' : 'sessions'}`],
+    ['Ahead in the queue', position == null ? null : `${position} ${position === 1 ? 'session' : 'sessions'}`],
     ['Runner', session.runner],
     ['Browser', browser],
     ['Playwright', session.playwright_version],
     ['Clients', session.clients],
     ['Age', formatDuration(ageSeconds(session, now))],
     ['Idle time left', idle === null ? null : formatDuration(idle)],
-    ['Ends at the latest in', lifetime === null ? null : formatDuration(lifetime)],
+    ['Lifetime left', lifetime === null ? null : formatDuration(lifetime)],
     ['Start page', session.start_url == null ? null : `${session.start_url}${page === '' ? '' : ` (${page})`}`],
-    ['Why it failed', session.start_page?.state === 'failed' ? session.start_page.message : null],
+    ['Start page error', session.start_page?.state === 'failed' ? session.start_page.message : null],
     ['Labels', labels],
   ];
   return (

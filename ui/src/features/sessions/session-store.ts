@@ -1,6 +1,6 @@
 /**
- * The store that the cells of the session table read. Each cell subscribes to its own session, so a change of one session
- * renders only the cells that show it.
+ * The store that the cells of the session table read. Each cell subscribes to its own session, so a change of one
+ * session renders only the cells that show it.
  */
 
 import { createContext, useContext, useLayoutEffect, useState, useSyncExternalStore } from 'react';

@@ -1,6 +1,7 @@
 /**
- * All sessions in one table, of which only the rows that are seen are drawn. The table itself knows only which sessions there
- * are, in which order: making it anew takes as long as a thousand rows do, and what changes all the time is in the cells.
+ * The table of sessions, virtualized: only visible rows are in the document. The table has only the ids and their
+ * order as its input, because React Aria rebuilds the whole collection when that changes. The cells read the sessions
+ * from a store.
  */
 
 import './sessions.css';
@@ -18,9 +19,9 @@ interface Props {
   readonly sessions: readonly Session[];
   readonly selected: string | null;
   readonly onSelect: (id: string | null) => void;
-  /** Only the columns by which a session is known: there is little room. */
+  /** Shows only the columns that identify a session, beside an open panel. */
   readonly narrow: boolean;
-  /** What is said when there are none. */
+  /** Shown when the table has no rows. */
   readonly empty: ReactNode;
 }
 
@@ -163,7 +164,7 @@ function StartPageOrReason({ session }: { readonly session: Session }) {
   );
 }
 
-/** An empty cell, with a word for those who cannot see that it is empty. */
+/** An empty cell, with a text for screen readers. */
 function EmptyCell({ text }: { readonly text: string }) {
   return (
     <span className="muted">

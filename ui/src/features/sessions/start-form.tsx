@@ -1,4 +1,4 @@
-/** The form to start a session. */
+/** The form that starts a session. */
 
 import { useMutation } from '@tanstack/react-query';
 import { type FormEvent, useEffect, useRef, useState } from 'react';
@@ -17,25 +17,25 @@ import {
 } from './start-request.ts';
 
 interface Props {
-  /** Where it is made; null for the gateway's own namespace. */
+  /** Null for the gateway's own. */
   readonly namespace: string | null;
   readonly pools: readonly string[];
-  /** What is filled in; it outlives the form. */
+  /** The values of the form. The owner keeps them while the form is closed. */
   readonly draft: FormValues;
   readonly onDraftChange: (update: (draft: FormValues) => FormValues) => void;
-  /** Why the user must not start a session; null when it may. */
+  /** Why the user cannot start a session; null when it can. */
   readonly disabledReason: string | null;
   readonly onStarted: (session: Session) => void;
   readonly onClose: () => void;
 }
 
 export function StartForm({ namespace, pools, draft, onDraftChange, disabledReason, onStarted, onClose }: Props) {
-  // Meanwhile it may be gone, or the namespace another.
+  // The pool may have been deleted since, or another namespace selected.
   const values = pools.includes(draft.pool) ? draft : { ...draft, pool: '' };
   const [rejection, setRejection] = useState<Rejection | null>(null);
-  // Nobody is told of a fault while still typing for the first time.
+  // Errors are shown only after the first attempt to submit.
   const [submitted, setSubmitted] = useState(false);
-  /** How often a fault was in the way. */
+  /** Count of submits that failed. Each one moves the focus to the first invalid field. */
   const [failedSubmits, setFailedSubmits] = useState(0);
   const form = useRef<HTMLFormElement>(null);
   const request = useRef<AbortController>(null);
@@ -57,7 +57,7 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
   const isRejection = start.error instanceof ApiError && start.error.fields.length > 0;
   const isCorrected = isRejection && Object.keys(errors).length === 0 && !rejection?.otherErrors.length;
   const set = (field: Field) => (value: string) => onDraftChange((values) => ({ ...values, [field]: value }));
-  // The fields that are wrong are marked only once they are drawn.
+  // In an effect, because aria-invalid is set by the render.
   useEffect(() => {
     if (failedSubmits > 0) form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
   }, [failedSubmits]);
@@ -70,7 +70,7 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
     else start.mutate(values, { onSuccess: onStarted });
   };
 
-  // The gateway ends what it has made for a caller who goes.
+  // The gateway deletes the session when its client disconnects before the answer.
   useEffect(() => () => request.current?.abort(), []);
   const cancel = () => {
     request.current?.abort();
@@ -102,7 +102,7 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
         <SelectField
           label="Pool"
           value={values.pool}
-          options={[['', 'Any that can serve it'], ...pools.map((name) => [name, name] as const)]}
+          options={[['', 'Any suitable pool'], ...pools.map((name) => [name, name] as const)]}
           onChange={set('pool')}
           error={errors.pool}
         />
@@ -118,19 +118,19 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
           <Radio value="live-view">Live view</Radio>
           <Radio value="headful">Headful</Radio>
           <Radio value="headless">Headless</Radio>
-          <Radio value="pool">As the pool has it</Radio>
+          <Radio value="pool">Pool default</Radio>
         </div>
         <FieldError>{errors.display}</FieldError>
       </RadioGroup>
-      {textField('start_url', 'Start page', 'A bare host gets https:// before it.', 'example.org')}
+      {textField('start_url', 'Start page', 'https:// is added to a bare host.', 'example.org')}
       <div className="field">
         <SelectField
-          label="The start page counts as loaded"
+          label="Wait for the start page"
           value={values.start_url_wait}
           options={[
-            ['load', 'when everything is loaded'],
-            ['domcontentloaded', 'when the document is there'],
-            ['none', 'never: do not open it'],
+            ['load', 'until everything is loaded'],
+            ['domcontentloaded', 'until the document is parsed'],
+            ['none', 'do not open it'],
           ]}
           onChange={set('start_url_wait')}
           error={errors.start_url_wait}
@@ -139,11 +139,16 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
       <div className="pair">
         {textField(
           'idle_ttl_seconds',
-          'Idle time in seconds',
-          'Ends after so long without activity.',
-          'As the pool has it',
+          'Idle timeout in seconds',
+          'Ends the session after this time without activity.',
+          'Pool default',
         )}
-        {textField('max_lifetime_seconds', 'Life time in seconds', 'Ends then whatever happens.', 'As the pool has it')}
+        {textField(
+          'max_lifetime_seconds',
+          'Maximum lifetime in seconds',
+          'Ends the session after this time, even if it is in use.',
+          'Pool default',
+        )}
       </div>
       <TextField
         value={values.labels}
@@ -153,7 +158,7 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
       >
         <Label>Labels</Label>
         <TextArea rows={3} placeholder="team=blue" spellCheck="false" />
-        <Text slot="description">One key=value per line, to find it by.</Text>
+        <Text slot="description">One key=value per line. The search finds them.</Text>
         <FieldError>{errors.labels}</FieldError>
       </TextField>
       {start.error !== null && !start.isPending && !isCorrected && (
@@ -176,7 +181,7 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
         {start.isPending && <ActionButton onPress={cancel}>Cancel</ActionButton>}
         <span id="start-status" role="status" className="muted">
           {start.isPending
-            ? 'It waits up to a minute for a slot and its browser. Whoever leaves the form takes it back.'
+            ? 'Waiting up to a minute for a slot and a browser. Leaving the form cancels the start.'
             : (disabledReason ?? '')}
         </span>
       </footer>

@@ -3,17 +3,17 @@ import { currentErrors, emptyForm, type FormValues, toRejection, toRequest, vali
 
 const values = (changes: Partial<FormValues>): FormValues => ({ ...emptyForm, ...changes });
 
-test('what is left empty is left to the pool', () => {
+test('leaves empty fields to the pool', () => {
   expect(toRequest(values({ display: 'pool' }))).toEqual({});
 });
 
-test('the display is said by the two fields of the API', () => {
+test('converts the display to the two fields of the API', () => {
   expect(toRequest(values({ display: 'headless' }))).toEqual({ headless: true });
   expect(toRequest(values({ display: 'headful' }))).toEqual({ headless: false });
   expect(toRequest(values({ display: 'live-view' }))).toEqual({ vnc: true });
 });
 
-test('everything that is filled in is asked for', () => {
+test('requests every value', () => {
   const all = values({
     pool: 'camoufox',
     start_url: ' example.org ',
@@ -34,7 +34,7 @@ test('everything that is filled in is asked for', () => {
   });
 });
 
-test('numbers and labels are checked before anybody is asked', () => {
+test('validates numbers and labels', () => {
   expect(Object.keys(validate(values({ idle_ttl_seconds: '29', max_lifetime_seconds: '1e3', labels: 'x' })))).toEqual([
     'idle_ttl_seconds',
     'max_lifetime_seconds',
@@ -45,7 +45,7 @@ test('numbers and labels are checked before anybody is asked', () => {
   expect(validate(values({ labels: 'a=1\na=2' })).labels).toContain('twice');
 });
 
-test('the words of a 422 go to their fields, the rest stands above', () => {
+test('assigns the errors of a 422 to fields, and keeps the others apart', () => {
   const rejection = toRejection(emptyForm, [
     { loc: ['body', 'start_url'], msg: 'no URL', type: 'url' },
     { loc: ['body', 'labels', 'team'], msg: 'too long', type: 'length' },
@@ -56,7 +56,7 @@ test('the words of a 422 go to their fields, the rest stands above', () => {
   expect(rejection.otherErrors).toEqual(['body.other: unknown']);
 });
 
-test('a fault stays until its own field is mended, and is back with the same value', () => {
+test('an error stays until its field changes, and returns with the rejected value', () => {
   const refused = values({ start_url: 'ftp://x', pool: 'none' });
   const rejection = toRejection(refused, [
     { loc: ['body', 'start_url'], msg: 'no URL', type: 'url' },

@@ -1,8 +1,11 @@
-/** Validates the form that starts a session, converts it to a request, and assigns the gateway's errors to fields. Pure. */
+/**
+ * Validates the form that starts a session, converts it to a request, and assigns the gateway's errors to fields.
+ * Pure.
+ */
 
 import type { CreateSession, InvalidField } from '#shared/api.ts';
 
-/** Fields have the names that the request has, except `pool` (its `worker`) and `display` (its `vnc` and `headless`). */
+/** Fields are named as in the request, except `pool` (`worker` there) and `display` (`vnc` and `headless` there). */
 export interface FormValues {
   /** Name of a pool; empty for any. */
   readonly pool: string;
@@ -47,15 +50,15 @@ function secondsError(text: string, { min, max }: typeof idleLimits): string | u
   const seconds = text.trim();
   if (seconds === '') return undefined;
   const isValid = /^\d+$/.test(seconds) && Number(seconds) >= min && Number(seconds) <= max;
-  return isValid ? undefined : `A whole number of seconds from ${min} to ${max}.`;
+  return isValid ? undefined : `Enter a whole number of seconds from ${min} to ${max}.`;
 }
 
 function labelsError(text: string): string | undefined {
   const seen = new Set<string>();
   for (const line of linesOf(text)) {
     const [key, value] = parseLabel(line);
-    if (value === undefined || key === '') return `“${line}” is not of the form key=value.`;
-    if (seen.has(key)) return `“${key}” is there twice.`;
+    if (value === undefined || key === '') return `“${line}” is not in the form key=value.`;
+    if (seen.has(key)) return `The key “${key}” occurs twice.`;
     seen.add(key);
   }
   return undefined;

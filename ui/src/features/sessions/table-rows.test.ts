@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { testSession } from '#shared/test-data.ts';
 import { updateRows } from './table-rows.ts';
 
-test('rows stay the same while they look the same, and so does their list', () => {
+test('reuses rows and their array while they look the same', () => {
   const [a, b] = [testSession('a'), testSession('b')];
   const first = updateRows([a, b], []);
   expect(updateRows([{ ...a, labels: { changed: 'yes' } }, b], first)).toBe(first);

@@ -1,4 +1,6 @@
-/** The rows of the session table. Pure. A row stays the same object while it looks the same, so React renders it once. */
+/**
+ * The rows of the session table. Pure. A row stays the same object while it looks the same, so React renders it once.
+ */
 
 import type { Session } from '#shared/api.ts';
 import { isFinished } from './selectors.ts';
