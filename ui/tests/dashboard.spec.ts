@@ -91,7 +91,7 @@ test('shows the slots and conditions of pools', { tag: '@once' }, async ({ page,
   const pool = page.getByRole('article', { name: 'firefox' });
   await expect(pool).toContainText('Does not serve sessions');
   await expect(pool.getByRole('row', { name: 'Available' })).toContainText('All slots are used');
-  await expect(pool).toContainText('Waiting2');
+  await expect(pool).toContainText('Queued2');
   gateway.api.emit({ type: 'pool', pool: testPool('firefox', { queued: 0 }) });
   await expect(pool).toContainText('Queued0');
   gateway.api.emit({ type: 'pool-gone', id: 'firefox' }, { type: 'pool-gone', id: 'camoufox' });

@@ -47,7 +47,7 @@ export function SessionsTab({ sessions, pools, role, route, navigate, draft, onD
     [sessions, text, route.state],
   );
   const readOnlyReason =
-    role === 'admin' ? null : 'You are logged in as viewer. To make changes, log in with an admin token.';
+    role === 'admin' ? null : 'The role viewer permits no changes. Log in with an admin token to make them.';
   const isPanelOpen = route.session !== null || route.startFormOpen;
   const cache = useQueryClient();
   // Shows the answer of a call at once: the stream may come from another replica of the gateway, which learns of it
