@@ -48,6 +48,8 @@ export interface ViewerConnection {
 }
 
 export class FakeGateway {
+  /** The one token that the gateway accepts. */
+  token = token;
   /** The widest scope that the gateway grants. */
   maxScope: 'view' | 'control' = 'control';
   /** Answers every handshake and probe; null accepts them. */
@@ -91,7 +93,7 @@ export class FakeGateway {
   }
 
   /** The URL of a live view. */
-  view(query = '', bearer = token): string {
+  view(query = '', bearer = this.token): string {
     return `http://127.0.0.1:${this.port}/view/team-a/demo${query}#token=${bearer}`;
   }
 
@@ -138,7 +140,7 @@ export class FakeGateway {
   #rejectionOf(request: IncomingMessage): Rejection | null {
     const offered = (request.headers['sec-websocket-protocol'] ?? '').split(/, */);
     const byToken =
-      request.headers.authorization === `Bearer ${token}` || offered.includes(`camofleet.bearer.${token}`);
+      request.headers.authorization === `Bearer ${this.token}` || offered.includes(`camofleet.bearer.${this.token}`);
     const isKnown = byToken || this.api.roleOf(request) !== null;
     return isKnown ? this.rejection : { status: 401, detail: 'the token is unknown' };
   }

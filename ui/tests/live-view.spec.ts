@@ -110,6 +110,18 @@ test('control that the gateway denies cannot be requested again, and the page sh
   expect(gateway.connections).toHaveLength(calls);
 });
 
+test('a token with the scope view offers no control', { tag: '@once' }, async ({ page, gateway }) => {
+  const claims = Buffer.from(JSON.stringify({ role: 'view' })).toString('base64url');
+  gateway.token = `header.${claims}.signature`;
+  await page.goto(gateway.view('?control=1'));
+  await expect(notice(page)).toHaveText('You are watching');
+  await expect(takeControl(page)).toHaveAttribute('aria-disabled', 'true');
+  await expect(takeControl(page)).toHaveAccessibleDescription('Your token permits watching only.');
+  await takeControl(page).click({ force: true });
+  await expect(notice(page)).toHaveText('You are watching');
+  expect(gateway.connections.map(({ offeredSubprotocols }) => offeredSubprotocols[0])).toEqual(['camofleet.view']);
+});
+
 test('the keyboard alone takes control, types and releases all keys', async ({ page, gateway, display }) => {
   await page.goto(gateway.view());
   await expect(notice(page)).toHaveText('You are watching');

@@ -167,6 +167,12 @@ test('another scope opens another connection', () => {
   expect(reduce(watching, { type: 'scope-requested', scope: 'view' })).toBe(watching);
 });
 
+test('requests no wider scope than is permitted', () => {
+  const watching = reduce(initialState('control', 'view'), connected);
+  expect(watching.requested).toBe('view');
+  expect(reduce(watching, { type: 'scope-requested', scope: 'control' })).toBe(watching);
+});
+
 test('a final state ignores every event', () => {
   const everything = [
     connected,

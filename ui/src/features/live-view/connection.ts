@@ -32,6 +32,8 @@ export type Phase =
 
 export interface ConnectionState {
   readonly phase: Phase;
+  /** The widest scope to request, as far as the page knows before the gateway answers. */
+  readonly permitted: Scope;
   readonly requested: Scope;
   /** Null in a final state. */
   readonly effect: Effect | null;
@@ -66,8 +68,9 @@ const STABLE_MS = 5_000;
 const MIN_BACKOFF_MS = 1_000;
 const MAX_BACKOFF_MS = 30_000;
 
-export function initialState(requested: Scope): ConnectionState {
-  return { phase: { type: 'connecting' }, requested, effect: { type: 'connect' }, failures: 0 };
+export function initialState(scope: Scope, permitted: Scope = 'control'): ConnectionState {
+  const requested = permitted === 'view' ? 'view' : scope;
+  return { phase: { type: 'connecting' }, permitted, requested, effect: { type: 'connect' }, failures: 0 };
 }
 
 export function reduce(state: ConnectionState, event: ConnectionEvent): ConnectionState {
@@ -88,8 +91,10 @@ export function reduce(state: ConnectionState, event: ConnectionEvent): Connecti
     case 'wait-elapsed':
     case 'retry-requested':
       return state.effect.type === 'wait' ? { ...state, effect: { type: 'connect' } } : state;
-    case 'scope-requested':
-      return event.scope === state.requested ? state : initialState(event.scope);
+    case 'scope-requested': {
+      const next = initialState(event.scope, state.permitted);
+      return next.requested === state.requested ? state : next;
+    }
     case 'client-failed':
       return failed(state, event.title, event.text);
   }

@@ -19,6 +19,11 @@ test('does not offer control again after it was denied', () => {
   expect(disabledReason).toBe('Your token permits watching only.');
 });
 
+test('does not offer control with a token that permits watching only', () => {
+  const { disabledReason } = controlButtonOf(reduce(initialState('view', 'view'), view));
+  expect(disabledReason).toBe('Your token permits watching only.');
+});
+
 test('does not offer control without a connection', () => {
   expect(controlButtonOf(initialState('view')).disabledReason).not.toBeNull();
 });

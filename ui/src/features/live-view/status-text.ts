@@ -59,11 +59,12 @@ export interface ControlButton {
   readonly disabledReason: string | null;
 }
 
-export function controlButtonOf({ phase, requested }: ConnectionState): ControlButton {
+export function controlButtonOf({ phase, permitted, requested }: ConnectionState): ControlButton {
   if (phase.type === 'connected' && phase.granted === 'control') {
     return { scope: 'view', label: 'Stop controlling', disabledReason: null };
   }
   const button = { scope: 'control', label: 'Take control' } as const;
   if (phase.type !== 'connected') return { ...button, disabledReason: 'The live view is not connected.' };
-  return { ...button, disabledReason: requested === 'control' ? 'Your token permits watching only.' : null };
+  const isDenied = permitted === 'view' || requested === 'control';
+  return { ...button, disabledReason: isDenied ? 'Your token permits watching only.' : null };
 }

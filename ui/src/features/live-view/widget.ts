@@ -14,6 +14,7 @@ import {
   type Scope,
 } from './connection.ts';
 import { RfbConnection } from './rfb-connection.ts';
+import { permittedScope } from './session-token.ts';
 import { noticeOf } from './status-text.ts';
 import { probe } from './vnc-endpoint.ts';
 
@@ -63,8 +64,8 @@ export class LiveViewWidget {
     host.append(this.#root);
     this.#retryButton.addEventListener('click', this.#retry);
     window.addEventListener('online', this.#retry);
-    this.#focusPending = options.scope === 'control';
-    this.#state = initialState(options.scope);
+    this.#state = initialState(options.scope, permittedScope(options.token));
+    this.#focusPending = this.#state.requested === 'control';
     this.#render();
     this.#stopEffect = this.#start(this.#state.effect);
   }
