@@ -3,8 +3,8 @@
 import type { Scope } from './connection.ts';
 
 /**
- * The widest scope that a live view can request with this token. Only a session token (a JWT with the claim `role`) tells
- * it: for any other credential the answer is `control`, and the gateway decides. The gateway also verifies the token.
+ * The widest scope that a live view can request with this token. Only a session token, a JWT with the claim `role`,
+ * contains it. For any other credential the result is `control`, and the gateway decides. The token is not verified here.
  */
 export function permittedScope(token: string | null): Scope {
   return claimsOf(token ?? '')?.role === 'view' ? 'view' : 'control';
