@@ -1,6 +1,6 @@
 import { defineConfig } from '@playwright/test';
 
-// Debian's browsers. Its Firefox has no Juggler, so Playwright speaks WebDriver BiDi with it: the channel says so.
+// Debian's browsers. Its Firefox lacks Juggler, Playwright's own protocol, so this channel selects WebDriver BiDi.
 const chromium = {
   name: 'chromium',
   use: { browserName: 'chromium' as const, launchOptions: { executablePath: '/usr/bin/chromium' } },
@@ -24,7 +24,7 @@ export default defineConfig({
   workers: 2,
   reporter: 'list',
   use: { viewport: { width: 1000, height: 700 } },
-  // What is tagged @once hangs on what the page is told and not on the browser; and axe, of which Firefox takes twice as long,
-  // judges the page.
+  // Tests with the tag @once do not depend on the browser. Among them are those with axe, which takes twice as long
+  // in Firefox.
   projects: [chromium, { ...firefox, grepInvert: /@once/ }],
 });

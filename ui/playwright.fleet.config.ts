@@ -1,12 +1,12 @@
 import { defineConfig } from '@playwright/test';
 import { browsers } from './playwright.config.ts';
 
-// The dashboard as the gateway of a running fleet serves it. CAMOFLEET_URL: the gateway's; CAMOFLEET_TOKEN: an admin's.
+// Tests of the dashboard of a running fleet. CAMOFLEET_URL: URL of its gateway; CAMOFLEET_TOKEN: an admin token.
 export default defineConfig({
   testDir: 'fleet',
   outputDir: 'test-results/fleet',
   forbidOnly: true,
-  // Each test has a browser of the fleet besides its own.
+  // One at a time, because each test also runs a browser in the fleet.
   workers: 1,
   timeout: 120_000,
   expect: { timeout: 60_000 },

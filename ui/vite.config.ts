@@ -2,18 +2,18 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   build: {
-    // noVNC awaits at the top level of a module.
+    // noVNC uses top-level await.
     target: 'es2022',
-    // Everything is a file under /assets: the Content-Security-Policy allows little else.
+    // Every asset is a file, because the Content-Security-Policy forbids most inline content.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    // noVNC is under the MPL: the notice goes along with the code.
+    // noVNC has the MPL, which requires its notice beside the code.
     license: { fileName: 'assets/licenses.md' },
-    // One script for the dashboard: 626 kB, 191 on the way, kept by browsers until the next version.
+    // The dashboard is one script of 626 kB (191 kB compressed), which browsers cache until the next version.
     chunkSizeWarningLimit: 700,
     rolldownOptions: {
       input: { dashboard: 'index.html', view: 'view.html' },
-      // "use client" is for servers that render.
+      // "use client" matters only to server rendering.
       onwarn: (warning, warn) => warning.code === 'MODULE_LEVEL_DIRECTIVE' || warn(warning),
     },
   },

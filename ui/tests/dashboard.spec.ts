@@ -1,9 +1,9 @@
-import { examplePool, exampleSession } from '../src/shared/examples.ts';
-import { tokens } from './api.ts';
-import { enter, fill, row, rows, typeInto } from './dashboard.ts';
-import { expect, faultsOf, test } from './fixtures.ts';
+import { testPool, testSession } from '../src/shared/test-data.ts';
+import { openDashboard, row, rows, seed, typeInto } from './dashboard-helpers.ts';
+import { tokens } from './fake-api.ts';
+import { accessibilityViolations, expect, test } from './fixtures.ts';
 
-test('asks for the token once, and says when it is wrong', async ({ page, gateway }) => {
+test('asks for a token once, and rejects an unknown one', async ({ page, gateway }) => {
   await page.goto(gateway.dashboard());
   await typeInto(page.getByLabel('Token'), 'wrong');
   await page.keyboard.press('Enter');
@@ -22,32 +22,32 @@ test('asks for the token once, and says when it is wrong', async ({ page, gatewa
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('the list is as the events tell it', { tag: '@once' }, async ({ page, gateway }) => {
-  fill(gateway);
-  await enter(page, gateway);
+test('the table follows the events', { tag: '@once' }, async ({ page, gateway }) => {
+  seed(gateway);
+  await openDashboard(page, gateway);
   await expect(rows(page).getByRole('rowheader')).toHaveText([
     'queued-first',
     'queued-later',
     'broken',
-    'watched',
-    'over',
+    'watchable',
+    'finished',
   ]);
-  await expect(row(page, 'watched')).toContainText('team=bluejob=prices');
-  await expect(row(page, 'watched')).toContainText('2 h');
-  await expect(row(page, 'watched')).toContainText('4 min');
-  await expect(row(page, 'watched')).toContainText('Loaded');
+  await expect(row(page, 'watchable')).toContainText('team=bluejob=prices');
+  await expect(row(page, 'watchable')).toContainText('2 h');
+  await expect(row(page, 'watchable')).toContainText('4 min');
+  await expect(row(page, 'watchable')).toContainText('Loaded');
   await expect(row(page, 'broken')).toContainText('Failed');
-  await expect(row(page, 'over')).toContainText('IdleTimeout');
-  gateway.api.tell({ type: 'session', session: exampleSession('queued-first', { worker: 'firefox' }) });
+  await expect(row(page, 'finished')).toContainText('IdleTimeout');
+  gateway.api.emit({ type: 'session', session: testSession('queued-first', { worker: 'firefox' }) });
   await expect(row(page, 'queued-first')).toContainText('Ready');
-  gateway.api.tell({ type: 'session-gone', id: 'over' });
-  await expect(row(page, 'over')).toHaveCount(0);
+  gateway.api.emit({ type: 'session-gone', id: 'finished' });
+  await expect(row(page, 'finished')).toHaveCount(0);
   await expect(page.getByText('4 sessions')).toBeVisible();
 });
 
-test('what is looked for stands in the address', async ({ page, gateway }) => {
-  fill(gateway);
-  await enter(page, gateway, '?state=Queued');
+test('keeps search and filter in the URL', async ({ page, gateway }) => {
+  seed(gateway);
+  await openDashboard(page, gateway, '?state=Queued');
   await expect(rows(page)).toHaveCount(2);
   await typeInto(page.getByRole('searchbox'), 'first');
   await expect(rows(page)).toHaveCount(1);
@@ -57,21 +57,21 @@ test('what is looked for stands in the address', async ({ page, gateway }) => {
   await expect(rows(page)).toHaveCount(1);
   await page.getByRole('button', { name: /State/ }).click();
   await page.getByRole('option', { name: 'Ready' }).click();
-  await expect(page.getByText('No session is like that')).toBeVisible();
+  await expect(page.getByText('No session matches')).toBeVisible();
   await page.getByRole('tab', { name: 'Pools' }).click();
   await expect(page).toHaveURL(/tab=pools/);
   await page.goBack();
   await expect(page.getByRole('searchbox')).toHaveValue('first');
 });
 
-test('another namespace is chosen, and is where a session is started', { tag: '@once' }, async ({ page, gateway }) => {
-  fill(gateway);
-  const other = exampleSession('elsewhere', { namespace: 'team-b' });
-  gateway.api.elsewhere.set('team-b', {
+test('selects another namespace and starts a session in it', { tag: '@once' }, async ({ page, gateway }) => {
+  seed(gateway);
+  const other = testSession('elsewhere', { namespace: 'team-b' });
+  gateway.api.otherFleets.set('team-b', {
     sessions: new Map([[other.id, other]]),
-    workers: new Map([['pool-b', examplePool('pool-b', { namespace: 'team-b' })]]),
+    pools: new Map([['pool-b', testPool('pool-b', { namespace: 'team-b' })]]),
   });
-  await enter(page, gateway, '?session=watched');
+  await openDashboard(page, gateway, '?session=watchable');
   await page.getByRole('button', { name: /Namespace/ }).click();
   await page.getByRole('option', { name: 'team-b' }).click();
   await expect(page).toHaveURL(/\?ns=team-b$/);
@@ -79,69 +79,69 @@ test('another namespace is chosen, and is where a session is started', { tag: '@
   await page.getByRole('button', { name: 'Start session' }).click();
   await page.getByRole('button', { name: 'Start', exact: true }).click();
   await expect(page).toHaveURL(/session=made-1/);
-  expect(gateway.api.askedIn).toEqual(['team-b']);
+  expect(gateway.api.createdIn).toEqual(['team-b']);
   await page.getByRole('button', { name: /Namespace/ }).click();
   await page.getByRole('option', { name: 'team-a' }).click();
-  await expect(row(page, 'watched')).toBeVisible();
+  await expect(row(page, 'watchable')).toBeVisible();
 });
 
-test('pools have their slots and conditions', { tag: '@once' }, async ({ page, gateway }) => {
-  fill(gateway);
-  await enter(page, gateway, '?tab=pools');
+test('shows the slots and conditions of pools', { tag: '@once' }, async ({ page, gateway }) => {
+  seed(gateway);
+  await openDashboard(page, gateway, '?tab=pools');
   const pool = page.getByRole('article', { name: 'firefox' });
   await expect(pool).toContainText('Does not serve sessions');
   await expect(pool.getByRole('row', { name: 'Available' })).toContainText('All slots are used');
-  await expect(pool).toContainText('Waiting2');
-  gateway.api.tell({ type: 'worker', worker: examplePool('firefox', { queued: 0 }) });
-  await expect(pool).toContainText('Waiting0');
-  gateway.api.tell({ type: 'worker-gone', id: 'firefox' }, { type: 'worker-gone', id: 'camoufox' });
+  await expect(pool).toContainText('Queued2');
+  gateway.api.emit({ type: 'pool', pool: testPool('firefox', { queued: 0 }) });
+  await expect(pool).toContainText('Queued0');
+  gateway.api.emit({ type: 'pool-gone', id: 'firefox' }, { type: 'pool-gone', id: 'camoufox' });
   await expect(page.getByText('There are no pools yet')).toBeVisible();
 });
 
-test('says when the gateway is away, and goes on when it is back', async ({ page, gateway }) => {
-  fill(gateway);
-  await enter(page, gateway);
+test('shows that the gateway is unreachable, and recovers', async ({ page, gateway }) => {
+  seed(gateway);
+  await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
   const { port } = gateway;
   await gateway.stop();
   await expect(page.getByText('The connection to the gateway is lost')).toBeVisible();
   await expect(rows(page)).toHaveCount(5);
-  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  gateway.api.emit({ type: 'session-gone', id: 'finished' });
   await gateway.listen(port);
   await expect(rows(page)).toHaveCount(4);
   await expect(page.getByText('The connection to the gateway is lost')).toBeHidden();
 });
 
-test('a stream that has gone silent is opened anew', async ({ page, gateway }) => {
-  fill(gateway);
+test('reopens a silent event stream', async ({ page, gateway }) => {
+  seed(gateway);
   await page.clock.install();
-  await enter(page, gateway);
+  await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
-  expect(gateway.api.streamsAsked).toBe(1);
+  expect(gateway.api.streamRequests).toBe(1);
   await page.clock.runFor(30_000);
-  expect(gateway.api.streamsAsked).toBe(1);
+  expect(gateway.api.streamRequests).toBe(1);
   await page.clock.runFor(11_000);
-  await expect.poll(() => gateway.api.streamsAsked).toBe(2);
+  await expect.poll(() => gateway.api.streamRequests).toBe(2);
   const lost = page.getByText('The connection to the gateway is lost');
   await expect(lost).toBeHidden();
-  await expect.poll(() => gateway.api.streams).toBe(1);
-  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  await expect.poll(() => gateway.api.openStreams).toBe(1);
+  gateway.api.emit({ type: 'session-gone', id: 'finished' });
   await expect(rows(page)).toHaveCount(4);
 
-  gateway.api.streamsAnswered = false;
+  gateway.api.answersStreams = false;
   await page.clock.runFor(41_000);
-  await expect.poll(() => gateway.api.streamsAsked).toBe(3);
+  await expect.poll(() => gateway.api.streamRequests).toBe(3);
   await expect(lost).toBeHidden();
   await page.clock.runFor(10_000);
   await expect(lost).toBeVisible();
-  gateway.api.streamsAnswered = true;
+  gateway.api.answersStreams = true;
   await page.clock.runFor(10_000);
   await expect(lost).toBeHidden();
 });
 
-test('a page that nobody sees holds no stream', async ({ page, gateway }) => {
-  fill(gateway);
-  await enter(page, gateway);
+test('a hidden page closes its event stream', async ({ page, gateway }) => {
+  seed(gateway);
+  await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
   const hide = (hidden: boolean) =>
     page.evaluate((hidden) => {
@@ -149,15 +149,15 @@ test('a page that nobody sees holds no stream', async ({ page, gateway }) => {
       document.dispatchEvent(new Event('visibilitychange'));
     }, hidden);
   await hide(true);
-  await expect.poll(() => gateway.api.streams).toBe(0);
-  gateway.api.tell({ type: 'session-gone', id: 'over' });
+  await expect.poll(() => gateway.api.openStreams).toBe(0);
+  gateway.api.emit({ type: 'session-gone', id: 'finished' });
   await hide(false);
   await expect(rows(page)).toHaveCount(4);
 });
 
-test('a login that is over asks for the token again', { tag: '@once' }, async ({ page, gateway }) => {
-  fill(gateway);
-  await enter(page, gateway);
+test('shows the login form when the login has expired', { tag: '@once' }, async ({ page, gateway }) => {
+  seed(gateway);
+  await openDashboard(page, gateway);
   await expect(rows(page)).toHaveCount(5);
   gateway.api.role = null;
   const { port } = gateway;
@@ -166,18 +166,18 @@ test('a login that is over asks for the token again', { tag: '@once' }, async ({
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
-test('a thousand sessions: only those that are seen are drawn, and the keyboard comes to the last', async ({
+test('renders only the visible rows of a thousand sessions, and the keyboard reaches the last', async ({
   page,
   gateway,
 }) => {
   const sessions = Array.from({ length: 1000 }, (_, n) =>
-    exampleSession(`s-${String(n).padStart(4, '0')}`, { state: 'Queued', created_at: '2026-01-01T12:00:00Z' }),
+    testSession(`s-${String(n).padStart(4, '0')}`, { state: 'Queued', created_at: '2026-01-01T12:00:00Z' }),
   );
-  gateway.api.tell({ type: 'reset', sessions, workers: [] });
-  await enter(page, gateway);
+  gateway.api.emit({ type: 'reset', sessions, pools: [] });
+  await openDashboard(page, gateway);
   await expect(row(page, 's-0000')).toBeVisible();
   expect(await rows(page).count()).toBeLessThan(80);
-  // What changes is drawn, and nothing besides: else a busy fleet would keep the page busy.
+  // Only changed rows render; otherwise a busy fleet would keep the page busy.
   const drawn = await page.evaluate(() => {
     const seen: string[] = [];
     const grid = document.querySelector('[role="grid"]') as Element;
@@ -193,12 +193,12 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   expect(drawn).toBe(0);
   for (let n = 999; n >= 3; n -= 4) {
     const id = `s-${String(n).padStart(4, '0')}`;
-    const session = exampleSession(id, {
+    const session = testSession(id, {
       state: 'Queued',
       created_at: '2026-01-01T12:00:00Z',
       labels: { changed: String(n) },
     });
-    gateway.api.tell({ type: 'session', session });
+    gateway.api.emit({ type: 'session', session });
   }
   await expect(row(page, 's-0003')).toContainText('changed=3');
   const others = await page.evaluate(() =>
@@ -212,18 +212,18 @@ test('a thousand sessions: only those that are seen are drawn, and the keyboard 
   await expect(rows(page)).toHaveCount(1);
 });
 
-test('accessible in both themes', { tag: '@once' }, async ({ page, gateway }) => {
+test('has no accessibility violations in either theme', { tag: '@once' }, async ({ page, gateway }) => {
   await page.setViewportSize({ width: 1360, height: 800 });
   await page.goto(gateway.dashboard());
   await expect(page.getByLabel('Token')).toBeVisible();
-  expect(await faultsOf(page, 'login')).toEqual([]);
-  await enter(page, gateway);
+  expect(await accessibilityViolations(page, 'login')).toEqual([]);
+  await openDashboard(page, gateway);
   await expect(page.getByText('There are no sessions')).toBeVisible();
-  expect(await faultsOf(page, 'no-sessions')).toEqual([]);
-  fill(gateway);
+  expect(await accessibilityViolations(page, 'no-sessions')).toEqual([]);
+  seed(gateway);
   await expect(rows(page)).toHaveCount(5);
-  expect(await faultsOf(page, 'sessions')).toEqual([]);
+  expect(await accessibilityViolations(page, 'sessions')).toEqual([]);
   await page.getByRole('tab', { name: 'Pools' }).click();
   await expect(page.getByRole('article')).toHaveCount(2);
-  expect(await faultsOf(page, 'pools')).toEqual([]);
+  expect(await accessibilityViolations(page, 'pools')).toEqual([]);
 });

@@ -1,4 +1,6 @@
-/** A real display: Xvnc on a unix socket, and in it one terminal over the whole screen, which draws what a test says. */
+/**
+ * A real display: Xvnc on a unix socket, with one terminal over the whole screen that draws what a test writes to it.
+ */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,8 +11,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 export const width = 640;
 export const height = 480;
-/** What the terminal draws, as [red, green, blue]. */
-export const ground = [0x20, 0x40, 0x80];
+/** The colours that the terminal draws, as [red, green, blue]. */
+export const background = [0x20, 0x40, 0x80];
 export const stripe = [0xcc, 0x22, 0x22];
 
 const rgb = (colour: number[]) => `#${Buffer.from(colour).toString('hex')}`;
@@ -20,14 +22,14 @@ export class Display {
   readonly #folder: string;
   readonly #typed: string;
   readonly #processes: ChildProcess[];
-  readonly #pen: number;
+  readonly #pipe: number;
 
-  private constructor(folder: string, processes: ChildProcess[], pen: number) {
+  private constructor(folder: string, processes: ChildProcess[], pipe: number) {
     this.#folder = folder;
     this.rfbSocket = join(folder, 'rfb');
     this.#typed = join(folder, 'typed');
     this.#processes = processes;
-    this.#pen = pen;
+    this.#pipe = pipe;
   }
 
   static async start(): Promise<Display> {
@@ -42,19 +44,19 @@ export class Display {
       { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] },
     );
     const [number] = await once(server.stdio[3] as NodeJS.ReadableStream, 'data');
-    const pen = join(folder, 'pen');
-    execFileSync('mkfifo', [pen]);
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
     const terminal = spawn(
       'xterm',
       [
-        ...['-geometry', '300x150+0+0', '-b', '0', '-bw', '0', '+sb', '-bg', rgb(ground), '-fg', rgb(ground)],
+        ...['-geometry', '300x150+0+0', '-b', '0', '-bw', '0', '+sb', '-bg', rgb(background), '-fg', rgb(background)],
         ...['-xrm', `*color1: ${rgb(stripe)}`, '-xrm', '*disallowedWindowOps:', '-xrm', '*cursorBlink: false'],
-        ...['-e', 'sh', '-c', 'stty raw -echo; cat <"$1/pen" & exec cat >>"$1/typed"', 'sh', folder],
+        ...['-e', 'sh', '-c', 'stty raw -echo; cat <"$1/pipe" & exec cat >>"$1/typed"', 'sh', folder],
       ],
       { stdio: 'ignore', env: { ...process.env, DISPLAY: `:${String(number).trim()}` } },
     );
-    // For reading, too: so it opens before the terminal does.
-    const display = new Display(folder, [terminal, server], openSync(pen, 'r+'));
+    // Opened for reading too, so that opening does not wait for the terminal.
+    const display = new Display(folder, [terminal, server], openSync(pipe, 'r+'));
     for (const process of display.#processes) process.once('error', (error) => console.error(error.message));
     while (!existsSync(display.#typed)) {
       if (terminal.exitCode !== null) throw new Error(`xterm ended with status ${terminal.exitCode}`);
@@ -63,23 +65,26 @@ export class Display {
     return display;
   }
 
-  /** The ground colour everywhere, the stripe's in the first `lines` lines; clicks are written like keys. */
+  /**
+   * Draws the background, with stripes in the first `lines` lines. Turns on mouse reports, which arrive like typed
+   * text.
+   */
   draw(lines: number): void {
     const stripes = Array.from({ length: lines }, (_, line) => `\x1b[${line + 1};1H\x1b[41m\x1b[2K`);
     this.#write(`\x1bc\x1b[?25l\x1b[?1000h\x1b[?1006h${stripes.join('')}\x1b[0m`);
   }
 
-  /** Has the terminal put a text on the clipboard of the display. */
+  /** Copies a text to the clipboard of the display, by an escape sequence of the terminal. */
   copy(text: string): void {
     this.#write(`\x1b]52;c;${Buffer.from(text).toString('base64')}\x07`);
   }
 
-  /** What was typed and clicked since `forget`. */
+  /** Keys and mouse reports since the last `clearTyped`. */
   typed(): string {
     return readFileSync(this.#typed, 'utf8');
   }
 
-  forget(): void {
+  clearTyped(): void {
     truncateSync(this.#typed);
   }
 
@@ -94,6 +99,6 @@ export class Display {
   }
 
   #write(text: string): void {
-    writeSync(this.#pen, text);
+    writeSync(this.#pipe, text);
   }
 }

@@ -1,10 +1,10 @@
 import AxeBuilder from '@axe-core/playwright';
 import { test as base, expect, type Locator, type Page } from '@playwright/test';
 import { Display } from './display.ts';
-import { Gateway } from './gateway.ts';
+import { FakeGateway } from './fake-gateway.ts';
 
 interface Fixtures {
-  gateway: Gateway;
+  gateway: FakeGateway;
 }
 
 interface WorkerFixtures {
@@ -23,35 +23,35 @@ export const test = base.extend<Fixtures, WorkerFixtures>({
   ],
 
   gateway: async ({ display }, use, testInfo) => {
-    display.forget();
+    display.clearTyped();
     display.draw(4);
-    const gateway = await Gateway.start(display.rfbSocket);
+    const gateway = await FakeGateway.start(display.rfbSocket);
     await use(gateway);
     if (testInfo.status !== testInfo.expectedStatus) console.error(`${gateway}`);
     await gateway.stop();
   },
 
-  /** No page may break its Content-Security-Policy or throw. */
+  /** Fails a test whose page violates its Content-Security-Policy or throws. */
   page: async ({ page }, use) => {
-    const faults: string[] = [];
-    await page.exposeFunction('reportFault', (what: string) => faults.push(what));
+    const errors: string[] = [];
+    await page.exposeFunction('recordPageError', (what: string) => errors.push(what));
     await page.addInitScript(() => {
-      // Not by Playwright's `pageerror`: over BiDi, that is also what the browser itself writes on the console.
-      const { reportFault } = window as unknown as { reportFault: (what: string) => void };
-      window.addEventListener('error', ({ message }) => reportFault(message));
-      window.addEventListener('unhandledrejection', ({ reason }) => reportFault(`unhandled: ${reason}`));
+      // Playwright's `pageerror` is not usable: over BiDi it also reports messages that the browser itself logs.
+      const { recordPageError } = window as unknown as { recordPageError: (what: string) => void };
+      window.addEventListener('error', ({ message }) => recordPageError(message));
+      window.addEventListener('unhandledrejection', ({ reason }) => recordPageError(`unhandled: ${reason}`));
       document.addEventListener('securitypolicyviolation', (event) => {
-        reportFault(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+        recordPageError(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
       });
     });
     await use(page);
-    expect(faults).toEqual([]);
+    expect(errors).toEqual([]);
   },
 });
 
 export { expect };
 
-/** The colour of a pixel of the picture, in the display's own coordinates. */
+/** The colour of a pixel of the picture, in the display's coordinates. */
 export function pixel(picture: Locator, x: number, y: number): Promise<number[]> {
   return picture.evaluate(
     (canvas: HTMLCanvasElement, [x, y]) =>
@@ -60,23 +60,25 @@ export function pixel(picture: Locator, x: number, y: number): Promise<number[]>
   );
 }
 
-/** What axe finds wrong, in the light theme and, of the colours, in the dark one; and a picture of each. */
-export async function faultsOf(page: Page, name: string): Promise<string[]> {
+/**
+ * The violations that axe finds: all rules in the light theme, contrast in the dark one. Takes a screenshot of each.
+ */
+export async function accessibilityViolations(page: Page, name: string): Promise<string[]> {
   await page.emulateMedia({ colorScheme: 'light' });
   const { violations } = await new AxeBuilder({ page }).analyze();
-  await shot(page, `light-${name}`);
+  await screenshot(page, `light-${name}`);
   await page.emulateMedia({ colorScheme: 'dark' });
   const dark = await new AxeBuilder({ page }).withRules('color-contrast').analyze();
-  await shot(page, `dark-${name}`);
+  await screenshot(page, `dark-${name}`);
   return [...violations, ...dark.violations].map(
     ({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`,
   );
 }
 
 /**
- * A picture of the page for people, in `test-results/`. Not in Firefox: there Playwright adds a style for it, which the page's
- * Content-Security-Policy rightly forbids.
+ * Saves a screenshot in `test-results/` for people to look at. Only for Chromium: in Firefox Playwright adds a style
+ * for it, which the Content-Security-Policy of the page forbids.
  */
-export async function shot(page: Page, name: string): Promise<void> {
+export async function screenshot(page: Page, name: string): Promise<void> {
   await page.screenshot({ path: `test-results/${name}.png` });
 }

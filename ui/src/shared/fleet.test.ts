@@ -1,56 +1,58 @@
 import { expect, test } from 'vitest';
-import { examplePool, exampleSession } from './examples.ts';
-import { type FleetEvent, fold, parseEvent } from './fleet.ts';
+import { applyEvent, type FleetEvent, parseEvent } from './fleet.ts';
+import { testPool, testSession } from './test-data.ts';
 
-const reset: FleetEvent = { type: 'reset', sessions: [exampleSession('a')], workers: [examplePool('p')] };
-const after = (...events: FleetEvent[]) => events.reduce(fold, undefined);
+const reset: FleetEvent = { type: 'reset', sessions: [testSession('a')], pools: [testPool('p')] };
+const after = (...events: FleetEvent[]) => events.reduce(applyEvent, undefined);
 
-test('nothing is known before a reset', () => {
-  expect(after({ type: 'session', session: exampleSession('a') })).toBeUndefined();
-  expect(after({ type: 'worker-gone', id: 'p' })).toBeUndefined();
+test('stays undefined before the first reset', () => {
+  expect(after({ type: 'session', session: testSession('a') })).toBeUndefined();
+  expect(after({ type: 'pool-gone', id: 'p' })).toBeUndefined();
 });
 
-test('a reset is everything, and forgets what was before', () => {
-  const fleet = after(reset, { type: 'reset', sessions: [exampleSession('b')], workers: [] });
+test('a reset replaces the whole fleet', () => {
+  const fleet = after(reset, { type: 'reset', sessions: [testSession('b')], pools: [] });
   expect([...(fleet?.sessions.keys() ?? [])]).toEqual(['b']);
-  expect(fleet?.workers.size).toBe(0);
+  expect(fleet?.pools.size).toBe(0);
 });
 
-test('what is new or changed is there as it was told last', () => {
+test('adds and replaces sessions and pools', () => {
   const fleet = after(
     reset,
-    { type: 'session', session: exampleSession('b', { state: 'Queued' }) },
-    { type: 'session', session: exampleSession('b', { state: 'Ready' }) },
-    { type: 'worker', worker: examplePool('p', { queued: 7 }) },
+    { type: 'session', session: testSession('b', { state: 'Queued' }) },
+    { type: 'session', session: testSession('b', { state: 'Ready' }) },
+    { type: 'pool', pool: testPool('p', { queued: 7 }) },
   );
   expect(fleet?.sessions.get('b')?.state).toBe('Ready');
   expect(fleet?.sessions.size).toBe(2);
-  expect(fleet?.workers.get('p')?.queued).toBe(7);
+  expect(fleet?.pools.get('p')?.queued).toBe(7);
 });
 
-test('what is gone is gone, and comes back when it is told again', () => {
+test('removes sessions and pools, and adds them again', () => {
   expect(after(reset, { type: 'session-gone', id: 'a' })?.sessions.size).toBe(0);
-  expect(after(reset, { type: 'worker-gone', id: 'p' })?.workers.size).toBe(0);
+  expect(after(reset, { type: 'pool-gone', id: 'p' })?.pools.size).toBe(0);
   const again = after(
     reset,
     { type: 'session-gone', id: 'a' },
-    { type: 'session', session: exampleSession('a', { state: 'Queued' }) },
+    { type: 'session', session: testSession('a', { state: 'Queued' }) },
   );
   expect(again?.sessions.get('a')?.state).toBe('Queued');
 });
 
-test('the end of what is not known changes nothing, and a change leaves the rest the same object', () => {
+test('an unknown id changes nothing, and a change keeps the identity of the other objects', () => {
   const fleet = after(reset);
-  expect(fold(fleet, { type: 'session-gone', id: 'x' })).toBe(fleet);
-  expect(fold(fleet, { type: 'worker-gone', id: 'x' })).toBe(fleet);
-  const next = fold(fleet, { type: 'session', session: exampleSession('b') });
-  expect(next?.workers).toBe(fleet?.workers);
+  expect(applyEvent(fleet, { type: 'session-gone', id: 'x' })).toBe(fleet);
+  expect(applyEvent(fleet, { type: 'pool-gone', id: 'x' })).toBe(fleet);
+  const next = applyEvent(fleet, { type: 'session', session: testSession('b') });
+  expect(next?.pools).toBe(fleet?.pools);
   expect(next?.sessions.get('a')).toBe(fleet?.sessions.get('a'));
   expect(fleet?.sessions.has('b')).toBe(false);
 });
 
-test('events are read by their names', () => {
+test('parses events by their names in the REST API', () => {
   expect(parseEvent('session-gone', '{"id":"a"}')).toEqual({ type: 'session-gone', id: 'a' });
-  expect(parseEvent('session', JSON.stringify(exampleSession('a')))).toMatchObject({ session: { id: 'a' } });
-  expect(parseEvent('reset', '{"sessions":[],"workers":[]}')).toEqual({ type: 'reset', sessions: [], workers: [] });
+  expect(parseEvent('session', JSON.stringify(testSession('a')))).toMatchObject({ session: { id: 'a' } });
+  expect(parseEvent('reset', '{"sessions":[],"workers":[]}')).toEqual({ type: 'reset', sessions: [], pools: [] });
+  expect(parseEvent('worker', JSON.stringify(testPool('p')))).toMatchObject({ type: 'pool', pool: { name: 'p' } });
+  expect(parseEvent('worker-gone', '{"id":"p"}')).toEqual({ type: 'pool-gone', id: 'p' });
 });

@@ -1,65 +1,68 @@
-/** All that there is, as the gateway's events tell it. Pure. */
+/** The sessions and pools of a namespace, built from the gateway's events. Pure. */
 
-import type { Session, Worker } from './api.ts';
+import type { Pool, Session } from './api.ts';
 
 export interface Fleet {
+  /** By id. */
   readonly sessions: ReadonlyMap<string, Session>;
-  /** Pools, by name. */
-  readonly workers: ReadonlyMap<string, Worker>;
+  /** By name. */
+  readonly pools: ReadonlyMap<string, Pool>;
 }
 
-/** The events of `GET /api/events`, by their names there. */
 export type FleetEvent =
-  | { readonly type: 'reset'; readonly sessions: readonly Session[]; readonly workers: readonly Worker[] }
+  | { readonly type: 'reset'; readonly sessions: readonly Session[]; readonly pools: readonly Pool[] }
   | { readonly type: 'session'; readonly session: Session }
   | { readonly type: 'session-gone'; readonly id: string }
-  | { readonly type: 'worker'; readonly worker: Worker }
-  | { readonly type: 'worker-gone'; readonly id: string };
+  | { readonly type: 'pool'; readonly pool: Pool }
+  | { readonly type: 'pool-gone'; readonly id: string };
 
-export const eventTypes = ['reset', 'session', 'session-gone', 'worker', 'worker-gone'] as const;
+/** The events of `GET /api/events`, which calls a pool a worker. */
+export const eventNames = ['reset', 'session', 'session-gone', 'worker', 'worker-gone'] as const;
+export type EventName = (typeof eventNames)[number];
 
-/** The event of a name and the JSON that came with it. */
-export function parseEvent(type: FleetEvent['type'], data: string): FleetEvent {
+/** Converts an event of the REST API. `data`: its JSON. */
+export function parseEvent(name: EventName, data: string): FleetEvent {
   const body = JSON.parse(data);
-  switch (type) {
+  switch (name) {
     case 'reset':
-      return { type, sessions: body.sessions, workers: body.workers };
+      return { type: 'reset', sessions: body.sessions, pools: body.workers };
     case 'session':
-      return { type, session: body };
-    case 'worker':
-      return { type, worker: body };
+      return { type: 'session', session: body };
     case 'session-gone':
+      return { type: 'session-gone', id: body.id };
+    case 'worker':
+      return { type: 'pool', pool: body };
     case 'worker-gone':
-      return { type, id: body.id };
+      return { type: 'pool-gone', id: body.id };
   }
 }
 
 /**
- * What there is after an event. `fleet` is undefined before the first `reset`: nothing that comes before one is the
- * whole, so it stays undefined.
+ * Returns the fleet after an event. `fleet` is undefined before the first `reset` and stays so until it comes,
+ * because an earlier event describes only a part of the fleet.
  */
-export function fold(fleet: Fleet | undefined, event: FleetEvent): Fleet | undefined {
+export function applyEvent(fleet: Fleet | undefined, event: FleetEvent): Fleet | undefined {
   if (event.type === 'reset') {
     return {
       sessions: new Map(event.sessions.map((session) => [session.id, session])),
-      workers: new Map(event.workers.map((worker) => [worker.name, worker])),
+      pools: new Map(event.pools.map((pool) => [pool.name, pool])),
     };
   }
   if (fleet === undefined) return undefined;
   switch (event.type) {
     case 'session':
       return { ...fleet, sessions: new Map(fleet.sessions).set(event.session.id, event.session) };
-    case 'worker':
-      return { ...fleet, workers: new Map(fleet.workers).set(event.worker.name, event.worker) };
     case 'session-gone':
       return fleet.sessions.has(event.id) ? { ...fleet, sessions: without(fleet.sessions, event.id) } : fleet;
-    case 'worker-gone':
-      return fleet.workers.has(event.id) ? { ...fleet, workers: without(fleet.workers, event.id) } : fleet;
+    case 'pool':
+      return { ...fleet, pools: new Map(fleet.pools).set(event.pool.name, event.pool) };
+    case 'pool-gone':
+      return fleet.pools.has(event.id) ? { ...fleet, pools: without(fleet.pools, event.id) } : fleet;
   }
 }
 
-function without<Value>(all: ReadonlyMap<string, Value>, id: string): ReadonlyMap<string, Value> {
-  const rest = new Map(all);
-  rest.delete(id);
+function without<Value>(map: ReadonlyMap<string, Value>, key: string): ReadonlyMap<string, Value> {
+  const rest = new Map(map);
+  rest.delete(key);
   return rest;
 }

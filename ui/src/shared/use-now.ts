@@ -4,7 +4,10 @@ let now = Date.now();
 let timer: ReturnType<typeof setInterval> | undefined;
 const listeners = new Set<() => void>();
 
-/** The time in milliseconds since 1970, told anew each second: one clock, so that all rows change together. */
+/**
+ * The time in milliseconds since 1970, updated each second. All components share one timer, so that all rows of a
+ * table change together.
+ */
 export function useNow(): number {
   return useSyncExternalStore(subscribe, () => now);
 }
@@ -14,7 +17,7 @@ function subscribe(listener: () => void): () => void {
     now = Date.now();
     timer = setInterval(() => {
       now = Date.now();
-      for (const tell of listeners) tell();
+      for (const listener of listeners) listener();
     }, 1000);
   }
   listeners.add(listener);

@@ -1,126 +1,133 @@
 import { describe, expect, test } from 'vitest';
-import { begin, type Happening, type State, step } from './connection.ts';
+import { type ConnectionEvent, type ConnectionState, initialState, reduce } from './connection.ts';
 
-const connected: Happening = { what: 'connected', granted: 'view' };
-const slow: Happening = { what: 'slow' };
-const waited: Happening = { what: 'waited' };
-const unreachable: Happening = { what: 'unreachable' };
+const connected: ConnectionEvent = { type: 'connected', granted: 'view' };
+const slow: ConnectionEvent = { type: 'slow' };
+const waitElapsed: ConnectionEvent = { type: 'wait-elapsed' };
+const unreachable: ConnectionEvent = { type: 'unreachable' };
 
-function closed(code: number, reason = '', heldMs = 0): Happening {
-  return { what: 'closed', code, reason, heldMs };
+function closed(code: number, reason = '', connectedMs = 0): ConnectionEvent {
+  return { type: 'closed', code, reason, connectedMs };
 }
 
-function answered(status: number, detail = '', retryAfterSeconds: number | null = null): Happening {
-  return { what: 'answered', status, detail, retryAfterSeconds };
+function probed(status: number, detail = '', retryAfterSeconds: number | null = null): ConnectionEvent {
+  return { type: 'probed', status, detail, retryAfterSeconds };
 }
 
-function having(...happenings: Happening[]): State {
-  return happenings.reduce(step, begin('view'));
+function stateAfter(...events: ConnectionEvent[]): ConnectionState {
+  return events.reduce(reduce, initialState('view'));
 }
 
-/** The pauses before the next attempts, when each one ends like the first. */
-function pauses(count: number, failure: Happening): number[] {
+/** The waits before the next attempts, when each attempt fails in the same way. */
+function pauses(count: number, failure: ConnectionEvent): number[] {
   const found: number[] = [];
-  let state = begin('view');
+  let state = initialState('view');
   for (let attempt = 0; attempt < count; attempt++) {
-    state = step(state, failure);
-    found.push(state.task?.do === 'wait' ? state.task.ms : 0);
-    state = step(state, waited);
+    state = reduce(state, failure);
+    found.push(state.effect?.type === 'wait' ? state.effect.ms : 0);
+    state = reduce(state, waitElapsed);
   }
   return found;
 }
 
-test('a view dials, and is connected with what was granted', () => {
-  expect(begin('control')).toMatchObject({ shown: { is: 'connecting' }, wanted: 'control', task: { do: 'dial' } });
-  expect(step(begin('control'), connected).shown).toEqual({ is: 'connected', granted: 'view' });
+test('connects, and has the granted scope', () => {
+  expect(initialState('control')).toMatchObject({
+    phase: { type: 'connecting' },
+    requested: 'control',
+    effect: { type: 'connect' },
+  });
+  expect(reduce(initialState('control'), connected).phase).toEqual({ type: 'connected', granted: 'view' });
 });
 
-test('being connected does not begin another task', () => {
-  const dialling = begin('view');
-  expect(step(dialling, connected).task).toBe(dialling.task);
-  expect(step(step(dialling, slow), connected).task).toBe(dialling.task);
+test('being connected keeps the effect', () => {
+  const connecting = initialState('view');
+  expect(reduce(connecting, connected).effect).toBe(connecting.effect);
+  expect(reduce(reduce(connecting, slow), connected).effect).toBe(connecting.effect);
 });
 
-describe('a close with words', () => {
+describe('a close code that has a meaning', () => {
   test('4410 ends the view with its reason', () => {
-    expect(having(connected, closed(4410, 'IdleTimeout: 300 s'))).toMatchObject({
-      shown: { is: 'ended', reason: 'IdleTimeout: 300 s' },
-      task: null,
+    expect(stateAfter(connected, closed(4410, 'IdleTimeout: 300 s'))).toMatchObject({
+      phase: { type: 'ended', reason: 'IdleTimeout: 300 s' },
+      effect: null,
     });
   });
 
-  test('4401 is final and says what to do', () => {
-    const { shown, task } = having(connected, closed(4401, 'the token expired'));
-    expect(task).toBeNull();
-    expect(shown).toMatchObject({ is: 'refused', words: expect.stringMatching(/^the token expired\. Ask for a new/) });
+  test('4401 is final and shows what to do', () => {
+    const { phase, effect } = stateAfter(connected, closed(4401, 'the token expired'));
+    expect(effect).toBeNull();
+    expect(phase).toMatchObject({ type: 'failed', text: expect.stringMatching(/^the token expired\. Ask for a new/) });
   });
 
   test.each([1002, 1003, 1007, 1008, 1009])('%i is final', (code) => {
-    expect(having(connected, closed(code, 'too long'))).toMatchObject({
-      shown: { is: 'refused', words: expect.stringContaining(`too long (code ${code})`) },
-      task: null,
+    expect(stateAfter(connected, closed(code, 'too long'))).toMatchObject({
+      phase: { type: 'failed', text: expect.stringContaining(`too long (code ${code})`) },
+      effect: null,
     });
   });
 
-  test('1001 dials again at once, and waits only when that leads to nothing', () => {
+  test('1001 reconnects at once, and backs off when that fails', () => {
     expect(pauses(4, closed(1001))).toEqual([0, 1000, 2000, 4000]);
   });
 
-  test('1011 waits longer each time, half a minute at most', () => {
+  test('1011 backs off exponentially, up to 30 s', () => {
     expect(pauses(7, closed(1011))).toEqual([1000, 2000, 4000, 8000, 16000, 30000, 30000]);
   });
 });
 
-test('a connection that lasted forgets the failures before it, one that did not keeps them', () => {
-  const failing = having(closed(1011), waited, closed(1011), waited, connected);
-  expect(step(failing, closed(1011, '', 4_999)).task).toEqual({ do: 'wait', ms: 4000 });
-  expect(step(failing, closed(1011, '', 5_000)).task).toEqual({ do: 'wait', ms: 1000 });
+test('a stable connection resets the failures, a short one keeps them', () => {
+  const failing = stateAfter(closed(1011), waitElapsed, closed(1011), waitElapsed, connected);
+  expect(reduce(failing, closed(1011, '', 4_999)).effect).toEqual({ type: 'wait', ms: 4000 });
+  expect(reduce(failing, closed(1011, '', 5_000)).effect).toEqual({ type: 'wait', ms: 1000 });
 });
 
-describe('a close without words', () => {
-  test.each([1000, 1005, 1006, 1012, 4999])('%i is asked about', (code) => {
-    expect(having(closed(code))).toMatchObject({ shown: { is: 'connecting' }, task: { do: 'ask' } });
-    expect(having(connected, closed(code))).toMatchObject({ shown: { is: 'reconnecting' }, task: { do: 'ask' } });
+describe('a close code without a meaning', () => {
+  test.each([1000, 1005, 1006, 1012, 4999])('%i starts a probe', (code) => {
+    expect(stateAfter(closed(code))).toMatchObject({ phase: { type: 'connecting' }, effect: { type: 'probe' } });
+    expect(stateAfter(connected, closed(code))).toMatchObject({
+      phase: { type: 'reconnecting' },
+      effect: { type: 'probe' },
+    });
   });
 
   test.each([
-    [401, 'refused'],
-    [403, 'refused'],
-    [404, 'refused'],
+    [401, 'failed'],
+    [403, 'failed'],
+    [404, 'failed'],
     [410, 'ended'],
-  ])('the answer %i is final: %s', (status, is) => {
-    const { shown, task } = having(closed(1006), answered(status, 'the words of the gateway'));
-    expect(task).toBeNull();
-    expect(shown.is).toBe(is);
-    expect(JSON.stringify(shown)).toContain('the words of the gateway');
+  ])('the answer %i is final: %s', (status, phaseType) => {
+    const { phase, effect } = stateAfter(closed(1006), probed(status, 'the detail of the gateway'));
+    expect(effect).toBeNull();
+    expect(phase.type).toBe(phaseType);
+    expect(JSON.stringify(phase)).toContain('the detail of the gateway');
   });
 
-  test('426: dial again, first at once', () => {
-    const once = having(closed(1006), answered(426));
-    expect(once).toMatchObject({ shown: { is: 'reconnecting' }, task: { do: 'dial' } });
-    expect([closed(1006), answered(426)].reduce(step, once).task).toEqual({ do: 'wait', ms: 1000 });
+  test('426 reconnects, the first time at once', () => {
+    const once = stateAfter(closed(1006), probed(426));
+    expect(once).toMatchObject({ phase: { type: 'reconnecting' }, effect: { type: 'connect' } });
+    expect([closed(1006), probed(426)].reduce(reduce, once).effect).toEqual({ type: 'wait', ms: 1000 });
   });
 
-  test.each([unreachable, answered(502), answered(200)])('%o: with back-off', (answer) => {
+  test.each([unreachable, probed(502), probed(200)])('%o reconnects with back-off', (answer) => {
     expect(pauses(4, answer)).toEqual([1000, 2000, 4000, 8000]);
   });
 });
 
 describe('503', () => {
-  test('before there was a picture: the session is starting', () => {
-    const state = having(closed(1006), answered(503, 'Starting: no free slot', 3));
+  test('the session is starting before the first picture', () => {
+    const state = stateAfter(closed(1006), probed(503, 'Starting: no free slot', 3));
     expect(state).toMatchObject({
-      shown: { is: 'starting', detail: 'Starting: no free slot' },
-      task: { do: 'wait', ms: 3000 },
+      phase: { type: 'starting', detail: 'Starting: no free slot' },
+      effect: { type: 'wait', ms: 3000 },
     });
-    const again = step(state, waited);
-    expect(again).toMatchObject({ shown: { is: 'starting' }, task: { do: 'dial' }, failures: 0 });
+    const again = reduce(state, waitElapsed);
+    expect(again).toMatchObject({ phase: { type: 'starting' }, effect: { type: 'connect' }, failures: 0 });
   });
 
-  test('after there was one: reconnecting', () => {
-    expect(having(connected, closed(1006), answered(503, 'going')).shown).toMatchObject({
-      is: 'reconnecting',
-      why: 'going.',
+  test('the view is reconnecting after the first picture', () => {
+    expect(stateAfter(connected, closed(1006), probed(503, 'going')).phase).toMatchObject({
+      type: 'reconnecting',
+      reason: 'going.',
     });
   });
 
@@ -128,47 +135,57 @@ describe('503', () => {
     [null, 1000],
     [0, 1000],
     [3600, 30000],
-  ])('Retry-After %s is %i ms', (seconds, ms) => {
-    expect(having(closed(1006), answered(503, '', seconds)).task).toEqual({ do: 'wait', ms });
+  ])('Retry-After %s waits %i ms', (seconds, ms) => {
+    expect(stateAfter(closed(1006), probed(503, '', seconds)).effect).toEqual({ type: 'wait', ms });
   });
 });
 
-test('what takes long is a session that starts; the task goes on', () => {
-  const dialling = begin('view');
-  const starting = step(dialling, slow);
-  expect(starting.shown).toEqual({ is: 'starting', detail: '' });
-  expect(starting.task).toBe(dialling.task);
-  const reconnecting = having(connected, closed(1001));
-  expect(step(reconnecting, slow)).toBe(reconnecting);
+test('a slow connection attempt shows that the session is starting, and goes on', () => {
+  const connecting = initialState('view');
+  const starting = reduce(connecting, slow);
+  expect(starting.phase).toEqual({ type: 'starting', detail: '' });
+  expect(starting.effect).toBe(connecting.effect);
+  const reconnecting = stateAfter(connected, closed(1001));
+  expect(reduce(reconnecting, slow)).toBe(reconnecting);
 });
 
-test('who hurries skips the pause, and nothing else', () => {
-  expect(having(closed(1011), { what: 'hurried' }).task).toEqual({ do: 'dial' });
-  const watching = having(connected);
-  expect(step(watching, { what: 'hurried' })).toBe(watching);
+test('a requested retry skips the wait, and nothing else', () => {
+  expect(stateAfter(closed(1011), { type: 'retry-requested' }).effect).toEqual({ type: 'connect' });
+  const watching = stateAfter(connected);
+  expect(reduce(watching, { type: 'retry-requested' })).toBe(watching);
 });
 
-test('another role is another connection', () => {
-  const watching = having(connected);
-  const asking = step(watching, { what: 'asked', role: 'control' });
-  expect(asking).toMatchObject({ shown: { is: 'connecting' }, wanted: 'control', task: { do: 'dial' } });
-  expect(asking.task).not.toBe(watching.task);
-  expect(step(watching, { what: 'asked', role: 'view' })).toBe(watching);
+test('another scope opens another connection', () => {
+  const watching = stateAfter(connected);
+  const requesting = reduce(watching, { type: 'scope-requested', scope: 'control' });
+  expect(requesting).toMatchObject({
+    phase: { type: 'connecting' },
+    requested: 'control',
+    effect: { type: 'connect' },
+  });
+  expect(requesting.effect).not.toBe(watching.effect);
+  expect(reduce(watching, { type: 'scope-requested', scope: 'view' })).toBe(watching);
 });
 
-test('nothing leads out of a final state', () => {
+test('requests no wider scope than is permitted', () => {
+  const watching = reduce(initialState('control', 'view'), connected);
+  expect(watching.requested).toBe('view');
+  expect(reduce(watching, { type: 'scope-requested', scope: 'control' })).toBe(watching);
+});
+
+test('a final state ignores every event', () => {
   const everything = [
     connected,
     closed(1001),
-    answered(426),
+    probed(426),
     unreachable,
     slow,
-    waited,
-    { what: 'hurried' },
-    { what: 'asked', role: 'control' },
-    { what: 'broke', title: '', words: '' },
+    waitElapsed,
+    { type: 'retry-requested' },
+    { type: 'scope-requested', scope: 'control' },
+    { type: 'client-failed', title: '', text: '' },
   ] as const;
-  for (const final of [having(closed(4410)), having({ what: 'broke', title: 'No', words: 'Because' })]) {
-    for (const happening of everything) expect(step(final, happening)).toBe(final);
+  for (const final of [stateAfter(closed(4410)), stateAfter({ type: 'client-failed', title: 'No', text: 'Because' })]) {
+    for (const event of everything) expect(reduce(final, event)).toBe(final);
   }
 });

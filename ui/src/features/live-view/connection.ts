@@ -1,181 +1,193 @@
 /**
- * What a live view does when something happens to its connection: a state machine without IO.
+ * The state machine of a live view's connection. Pure.
  *
  *   connecting ──► connected ──► reconnecting ──► connected …
  *       │  ▲          │               │
  *       ▼  │          ▼               ▼
- *     starting      ended          refused        (the two that are final)
+ *     starting      ended           failed        (both final)
  *
- * A state also names the one task that is to be done in it. A task goes on for as long as it is the same object.
+ * Each state names the one effect that its owner keeps running. An effect that is still the same object goes on;
+ * another object replaces it.
  */
 
-/** What a viewer may do: look, or also type and click. */
-export type Role = 'view' | 'control';
+/** What a viewer is permitted to do: watch, or also type and click. */
+export type Scope = 'view' | 'control';
 
-export type Task =
-  /** Open a WebSocket, and hold it. */
-  | { readonly do: 'dial' }
-  /** Ask by plain HTTP why there is no WebSocket. */
-  | { readonly do: 'ask' }
-  | { readonly do: 'wait'; readonly ms: number };
+export type Effect =
+  /** Open a WebSocket and keep it open. */
+  | { readonly type: 'connect' }
+  /** Find out by plain HTTP why the WebSocket failed. */
+  | { readonly type: 'probe' }
+  | { readonly type: 'wait'; readonly ms: number };
 
-export type Shown =
-  | { readonly is: 'connecting' }
-  /** The session is not ready yet. `detail` is the gateway's word on it, or empty. */
-  | { readonly is: 'starting'; readonly detail: string }
-  | { readonly is: 'connected'; readonly granted: Role }
-  | { readonly is: 'reconnecting'; readonly why: string; readonly afterMs: number }
-  | { readonly is: 'ended'; readonly reason: string }
-  | { readonly is: 'refused'; readonly title: string; readonly words: string };
+export type Phase =
+  | { readonly type: 'connecting' }
+  /** The session is not ready yet. `detail` is the gateway's explanation, or empty. */
+  | { readonly type: 'starting'; readonly detail: string }
+  | { readonly type: 'connected'; readonly granted: Scope }
+  /** `afterMs`: the pause before the next attempt, 0 for none. */
+  | { readonly type: 'reconnecting'; readonly reason: string; readonly afterMs: number }
+  | { readonly type: 'ended'; readonly reason: string }
+  | { readonly type: 'failed'; readonly title: string; readonly text: string };
 
-export interface State {
-  readonly shown: Shown;
-  readonly wanted: Role;
+export interface ConnectionState {
+  readonly phase: Phase;
+  /** The widest scope to request, as far as the page knows before the gateway answers. */
+  readonly permitted: Scope;
+  readonly requested: Scope;
   /** Null in a final state. */
-  readonly task: Task | null;
-  /** Attempts in a row that did not come to a connection that lasted. */
+  readonly effect: Effect | null;
+  /** Failed attempts since the last stable connection. */
   readonly failures: number;
 }
 
-export type Happening =
-  | { readonly what: 'connected'; readonly granted: Role }
-  /** The WebSocket is closed. `heldMs`: how long the picture was there, 0 if never. */
-  | { readonly what: 'closed'; readonly code: number; readonly reason: string; readonly heldMs: number }
-  /** The answer to `ask`. */
+export type ConnectionEvent =
+  | { readonly type: 'connected'; readonly granted: Scope }
+  /** The WebSocket is closed. `connectedMs`: how long the picture was there, 0 if never. */
+  | { readonly type: 'closed'; readonly code: number; readonly reason: string; readonly connectedMs: number }
+  /** The gateway answered the probe. */
   | {
-      readonly what: 'answered';
+      readonly type: 'probed';
       readonly status: number;
       readonly detail: string;
       readonly retryAfterSeconds: number | null;
     }
-  | { readonly what: 'unreachable' }
-  /** Dialling or asking takes longer than it does with a session that is ready. */
-  | { readonly what: 'slow' }
-  | { readonly what: 'waited' }
-  /** The person, or the network that is back, does not want to wait. */
-  | { readonly what: 'hurried' }
-  | { readonly what: 'asked'; readonly role: Role }
-  /** The page itself cannot go on. */
-  | { readonly what: 'broke'; readonly title: string; readonly words: string };
+  /** The gateway did not answer the probe. */
+  | { readonly type: 'unreachable' }
+  /** Connecting or probing takes longer than it does for a session that is ready. */
+  | { readonly type: 'slow' }
+  | { readonly type: 'wait-elapsed' }
+  /** The user pressed "Try now", or the network came back. */
+  | { readonly type: 'retry-requested' }
+  | { readonly type: 'scope-requested'; readonly scope: Scope }
+  /** The page cannot connect because of a fault of its own. */
+  | { readonly type: 'client-failed'; readonly title: string; readonly text: string };
 
-/** A connection that held this long was a good one: the next failure is the first again. */
-const GOOD_MS = 5_000;
-const FIRST_PAUSE_MS = 1_000;
-const LONGEST_PAUSE_MS = 30_000;
+/** A connection that lasted this long was stable: it resets the count of failures. */
+const STABLE_MS = 5_000;
+const MIN_BACKOFF_MS = 1_000;
+const MAX_BACKOFF_MS = 30_000;
 
-export function begin(wanted: Role): State {
-  return { shown: { is: 'connecting' }, wanted, task: { do: 'dial' }, failures: 0 };
+export function initialState(scope: Scope, permitted: Scope = 'control'): ConnectionState {
+  const requested = permitted === 'view' ? 'view' : scope;
+  return { phase: { type: 'connecting' }, permitted, requested, effect: { type: 'connect' }, failures: 0 };
 }
 
-export function step(state: State, happening: Happening): State {
-  if (state.task === null) return state;
-  switch (happening.what) {
+export function reduce(state: ConnectionState, event: ConnectionEvent): ConnectionState {
+  if (state.effect === null) return state;
+  switch (event.type) {
     case 'connected':
-      return { ...state, shown: { is: 'connected', granted: happening.granted } };
+      return { ...state, phase: { type: 'connected', granted: event.granted } };
     case 'closed': {
-      const failures = happening.heldMs >= GOOD_MS ? 0 : state.failures;
-      return closed({ ...state, failures }, happening.code, happening.reason);
+      const failures = event.connectedMs >= STABLE_MS ? 0 : state.failures;
+      return closed({ ...state, failures }, event.code, event.reason);
     }
-    case 'answered':
-      return answered(state, happening.status, happening.detail, happening.retryAfterSeconds);
+    case 'probed':
+      return probed(state, event.status, event.detail, event.retryAfterSeconds);
     case 'unreachable':
-      return reconnecting(state, 'The gateway cannot be reached.', backOff(state.failures));
+      return reconnecting(state, 'The gateway cannot be reached.', backoff(state.failures));
     case 'slow':
-      return state.shown.is === 'connecting' ? { ...state, shown: { is: 'starting', detail: '' } } : state;
-    case 'waited':
-    case 'hurried':
-      return state.task.do === 'wait' ? { ...state, task: { do: 'dial' } } : state;
-    case 'asked':
-      if (happening.role === state.wanted) return state;
-      return { shown: { is: 'connecting' }, wanted: happening.role, task: { do: 'dial' }, failures: 0 };
-    case 'broke':
-      return refused(state, happening.title, happening.words);
+      return state.phase.type === 'connecting' ? { ...state, phase: { type: 'starting', detail: '' } } : state;
+    case 'wait-elapsed':
+    case 'retry-requested':
+      return state.effect.type === 'wait' ? { ...state, effect: { type: 'connect' } } : state;
+    case 'scope-requested': {
+      const next = initialState(event.scope, state.permitted);
+      return next.requested === state.requested ? state : next;
+    }
+    case 'client-failed':
+      return failed(state, event.title, event.text);
   }
 }
 
-/** Codes below 4000 are of RFC 6455, section 7.4.1; the others are the gateway's own. */
-function closed(state: State, code: number, reason: string): State {
+/** Codes below 4000 are defined in RFC 6455, section 7.4.1; the others are the gateway's own. */
+function closed(state: ConnectionState, code: number, reason: string): ConnectionState {
   switch (code) {
     case 4410:
       return ended(state, reason);
     case 4401:
-      return tokenRefused(state, reason);
+      return tokenRejected(state, reason);
     case 1001:
-      return reconnecting(state, 'The gateway is restarting.', firstAtOnce(state.failures));
+      return reconnecting(state, 'The gateway is restarting.', backoffAfterFirst(state.failures));
     case 1011:
-      return reconnecting(state, reason ? sentence(reason) : 'The runner was lost.', backOff(state.failures));
+      return reconnecting(state, reason ? sentence(reason) : 'The runner was lost.', backoff(state.failures));
     case 1002:
     case 1003:
     case 1007:
     case 1008:
     case 1009:
-      return refused(
+      return failed(
         state,
-        'Gateway and page do not understand each other',
-        `${reason || 'Protocol error'} (code ${code}). Reload the page: it may be older than the gateway.`,
+        'Protocol error',
+        `${reason || 'The gateway gave no reason'} (code ${code}). Reload the page: it may be older than the gateway.`,
       );
     default:
-      return { ...state, shown: state.shown.is === 'connected' ? lost : state.shown, task: { do: 'ask' } };
+      return { ...state, phase: state.phase.type === 'connected' ? lost : state.phase, effect: { type: 'probe' } };
   }
 }
 
-const lost: Shown = { is: 'reconnecting', why: 'The connection was lost.', afterMs: 0 };
+const lost: Phase = { type: 'reconnecting', reason: 'The connection was lost.', afterMs: 0 };
 
-function answered(state: State, status: number, detail: string, retryAfterSeconds: number | null): State {
+function probed(
+  state: ConnectionState,
+  status: number,
+  detail: string,
+  retryAfterSeconds: number | null,
+): ConnectionState {
   switch (status) {
     case 401:
-      return tokenRefused(state, detail);
+      return tokenRejected(state, detail);
     case 403:
-      return refused(state, 'Not allowed', detail || 'Your token does not allow to see this session.');
+      return failed(state, 'Not allowed', detail || 'Your token does not permit watching this session.');
     case 404:
-      return refused(state, 'No such session', detail || 'It may have been deleted.');
+      return failed(state, 'No such session', detail || 'It may have been deleted.');
     case 410:
       return ended(state, detail);
     case 503: {
-      const ms = Math.min(Math.max(1000 * (retryAfterSeconds ?? 1), FIRST_PAUSE_MS), LONGEST_PAUSE_MS);
-      return state.shown.is === 'reconnecting'
+      const ms = Math.min(Math.max(1000 * (retryAfterSeconds ?? 1), MIN_BACKOFF_MS), MAX_BACKOFF_MS);
+      return state.phase.type === 'reconnecting'
         ? reconnecting(state, detail ? sentence(detail) : 'The session is not ready.', ms)
-        : { ...state, shown: { is: 'starting', detail }, task: { do: 'wait', ms } };
+        : { ...state, phase: { type: 'starting', detail }, effect: { type: 'wait', ms } };
     }
-    // "Upgrade Required": a WebSocket would be accepted now.
+    // Upgrade Required: the gateway would accept a WebSocket now.
     case 426:
-      return reconnecting(state, 'The connection was lost.', firstAtOnce(state.failures));
+      return reconnecting(state, 'The connection was lost.', backoffAfterFirst(state.failures));
     default:
-      return reconnecting(state, `The gateway answered with status ${status}.`, backOff(state.failures));
+      return reconnecting(state, `The gateway answered with status ${status}.`, backoff(state.failures));
   }
 }
 
-function reconnecting(state: State, why: string, afterMs: number): State {
+function reconnecting(state: ConnectionState, reason: string, afterMs: number): ConnectionState {
   return {
     ...state,
-    shown: { is: 'reconnecting', why, afterMs },
-    task: afterMs === 0 ? { do: 'dial' } : { do: 'wait', ms: afterMs },
+    phase: { type: 'reconnecting', reason, afterMs },
+    effect: afterMs === 0 ? { type: 'connect' } : { type: 'wait', ms: afterMs },
     failures: state.failures + 1,
   };
 }
 
-function ended(state: State, reason: string): State {
-  return { ...state, shown: { is: 'ended', reason }, task: null };
+function ended(state: ConnectionState, reason: string): ConnectionState {
+  return { ...state, phase: { type: 'ended', reason }, effect: null };
 }
 
-function refused(state: State, title: string, words: string): State {
-  return { ...state, shown: { is: 'refused', title, words }, task: null };
+function failed(state: ConnectionState, title: string, text: string): ConnectionState {
+  return { ...state, phase: { type: 'failed', title, text }, effect: null };
 }
 
-function tokenRefused(state: State, detail: string): State {
-  const advice = 'Ask for a new link to this view; a link is valid for a limited time.';
-  return refused(state, 'The token is not valid', detail === '' ? advice : `${sentence(detail)} ${advice}`);
+function tokenRejected(state: ConnectionState, detail: string): ConnectionState {
+  const advice = 'Ask for a new link: a link is valid for a limited time.';
+  return failed(state, 'The token is not valid', detail === '' ? advice : `${sentence(detail)} ${advice}`);
 }
 
 function sentence(text: string): string {
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
-function backOff(failures: number): number {
-  return Math.min(FIRST_PAUSE_MS * 2 ** failures, LONGEST_PAUSE_MS);
+function backoff(failures: number): number {
+  return Math.min(MIN_BACKOFF_MS * 2 ** failures, MAX_BACKOFF_MS);
 }
 
-/** What went away on purpose is soon back; only when it is not, wait. */
-function firstAtOnce(failures: number): number {
-  return failures === 0 ? 0 : backOff(failures - 1);
+/** Without a pause for the first failure, because a gateway that closes on purpose is soon replaced. */
+function backoffAfterFirst(failures: number): number {
+  return failures === 0 ? 0 : backoff(failures - 1);
 }

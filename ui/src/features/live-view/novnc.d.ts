@@ -1,4 +1,4 @@
-/** The part of noVNC 1.7 that is used here. */
+/** Types for the part of noVNC 1.7 that the live view uses. */
 declare module '@novnc/novnc' {
   interface Events {
     connect: CustomEvent<object>;
@@ -6,7 +6,7 @@ declare module '@novnc/novnc' {
   }
 
   export default class RFB {
-    /** Attaches to `channel`, which may be open already but must not have had a message yet. */
+    /** `channel`: may be open already, but must not have received a message. */
     constructor(target: HTMLElement, channel: WebSocket, options?: { shared?: boolean });
     viewOnly: boolean;
     scaleViewport: boolean;

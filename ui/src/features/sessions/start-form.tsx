@@ -1,86 +1,94 @@
-/** The form to start a session. */
+/** The form that starts a session. */
 
 import { useMutation } from '@tanstack/react-query';
 import { type FormEvent, useEffect, useRef, useState } from 'react';
 import { FieldError, Input, Label, Radio, RadioGroup, Text, TextArea, TextField } from 'react-aria-components';
-import { Action } from '#shared/action.tsx';
-import { answer, apiOf, Refused, type Session } from '#shared/api.ts';
-import { Choice } from '#shared/choice.tsx';
-import { bodyOf, check, type Field, faultsNow, type Refusal, refusalOf, type Values } from './form.ts';
+import { ActionButton } from '#shared/action-button.tsx';
+import { ApiError, apiFor, type Session, unwrap } from '#shared/api.ts';
+import { SelectField } from '#shared/select-field.tsx';
+import {
+  currentErrors,
+  type Field,
+  type FormValues,
+  type Rejection,
+  toRejection,
+  toRequest,
+  validate,
+} from './start-request.ts';
 
 interface Props {
-  /** Where it is made; null for the gateway's own namespace. */
+  /** Null for the gateway's own. */
   readonly namespace: string | null;
   readonly pools: readonly string[];
-  /** What is filled in; it outlives the form. */
-  readonly draft: Values;
-  readonly onDraft: (change: (before: Values) => Values) => void;
-  /** Why no session may be started; null when one may. */
-  readonly whyNot: string | null;
+  /** The values of the form. The owner keeps them while the form is closed. */
+  readonly draft: FormValues;
+  readonly onDraftChange: (update: (draft: FormValues) => FormValues) => void;
+  /** Why the user cannot start a session; null when it can. */
+  readonly disabledReason: string | null;
   readonly onStarted: (session: Session) => void;
   readonly onClose: () => void;
 }
 
-export function StartForm({ namespace, pools, draft, onDraft, whyNot, onStarted, onClose }: Props) {
-  // Meanwhile it may be gone, or the namespace another.
-  const values = pools.includes(draft.worker) ? draft : { ...draft, worker: '' };
-  const [refusal, setRefusal] = useState<Refusal | null>(null);
-  // Nobody is told of a fault while still typing for the first time.
-  const [tried, setTried] = useState(false);
-  /** How often a fault was in the way. */
-  const [stops, setStops] = useState(0);
+export function StartForm({ namespace, pools, draft, onDraftChange, disabledReason, onStarted, onClose }: Props) {
+  // The pool may have been deleted since, or another namespace selected.
+  const values = pools.includes(draft.pool) ? draft : { ...draft, pool: '' };
+  const [rejection, setRejection] = useState<Rejection | null>(null);
+  // Errors are shown only after the first attempt to submit.
+  const [submitted, setSubmitted] = useState(false);
+  /** Count of submits that failed. Each one moves the focus to the first invalid field. */
+  const [failedSubmits, setFailedSubmits] = useState(0);
   const form = useRef<HTMLFormElement>(null);
-  const asking = useRef<AbortController>(null);
-  const submitting = useRef<HTMLButtonElement>(null);
+  const request = useRef<AbortController>(null);
+  const submitButton = useRef<HTMLButtonElement>(null);
   const start = useMutation({
-    mutationFn: (asked: Values) => {
-      asking.current = new AbortController();
-      const { signal } = asking.current;
-      return answer(apiOf(namespace).POST('/sessions', { body: bodyOf(asked), signal }));
+    mutationFn: (submittedValues: FormValues) => {
+      request.current = new AbortController();
+      const { signal } = request.current;
+      return unwrap(apiFor(namespace).POST('/sessions', { body: toRequest(submittedValues), signal }));
     },
-    onError: (error, asked) => {
-      if (!(error instanceof Refused) || asking.current?.signal.aborted) return;
-      setRefusal(refusalOf(asked, error.fields));
-      setStops((before) => before + 1);
+    onError: (error, submittedValues) => {
+      if (!(error instanceof ApiError) || request.current?.signal.aborted) return;
+      setRejection(toRejection(submittedValues, error.fields));
+      setFailedSubmits((count) => count + 1);
     },
   });
 
-  const faults = tried ? faultsNow(values, refusal) : {};
-  const isRefusal = start.error instanceof Refused && start.error.fields.length > 0;
-  const isMended = isRefusal && Object.keys(faults).length === 0 && !refusal?.others.length;
-  const set = (field: Field) => (value: string) => onDraft((before) => ({ ...before, [field]: value }));
-  // The fields that are wrong are marked only once they are drawn.
+  const errors = submitted ? currentErrors(values, rejection) : {};
+  const isRejection = start.error instanceof ApiError && start.error.fields.length > 0;
+  const isCorrected = isRejection && Object.keys(errors).length === 0 && !rejection?.otherErrors.length;
+  const set = (field: Field) => (value: string) => onDraftChange((values) => ({ ...values, [field]: value }));
+  // In an effect, because aria-invalid is set by the render.
   useEffect(() => {
-    if (stops > 0) form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
-  }, [stops]);
+    if (failedSubmits > 0) form.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
+  }, [failedSubmits]);
 
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    if (whyNot !== null || start.isPending) return;
-    setTried(true);
-    if (Object.keys(check(values)).length > 0) setStops((before) => before + 1);
+    if (disabledReason !== null || start.isPending) return;
+    setSubmitted(true);
+    if (Object.keys(validate(values)).length > 0) setFailedSubmits((count) => count + 1);
     else start.mutate(values, { onSuccess: onStarted });
   };
 
-  // The gateway ends what it has made for a caller who goes.
-  useEffect(() => () => asking.current?.abort(), []);
+  // The gateway deletes the session when its client disconnects before the answer.
+  useEffect(() => () => request.current?.abort(), []);
   const cancel = () => {
-    asking.current?.abort();
+    request.current?.abort();
     start.reset();
-    submitting.current?.focus();
+    submitButton.current?.focus();
   };
 
-  const text = (field: Field, label: string, hint: string, placeholder = '') => (
+  const textField = (field: Field, label: string, hint: string, placeholder = '') => (
     <TextField
       value={values[field]}
       onChange={set(field)}
-      isInvalid={faults[field] !== undefined}
+      isInvalid={errors[field] !== undefined}
       validationBehavior="aria"
     >
       <Label>{label}</Label>
       <Input placeholder={placeholder} spellCheck="false" autoComplete="off" />
       <Text slot="description">{hint}</Text>
-      <FieldError>{faults[field]}</FieldError>
+      <FieldError>{errors[field]}</FieldError>
     </TextField>
   );
 
@@ -88,21 +96,21 @@ export function StartForm({ namespace, pools, draft, onDraft, whyNot, onStarted,
     <form className="start" ref={form} onSubmit={submit} aria-label="Start a session" noValidate>
       <header>
         <h2 tabIndex={-1}>Start a session</h2>
-        <Action onAct={onClose}>Close</Action>
+        <ActionButton onPress={onClose}>Close</ActionButton>
       </header>
       <div className="field">
-        <Choice
+        <SelectField
           label="Pool"
-          value={values.worker}
-          options={[['', 'Any that can serve it'], ...pools.map((name) => [name, name] as const)]}
-          onChange={set('worker')}
-          fault={faults.worker}
+          value={values.pool}
+          options={[['', 'Any suitable pool'], ...pools.map((name) => [name, name] as const)]}
+          onChange={set('pool')}
+          error={errors.pool}
         />
       </div>
       <RadioGroup
         value={values.display}
         onChange={set('display')}
-        isInvalid={faults.display !== undefined}
+        isInvalid={errors.display !== undefined}
         validationBehavior="aria"
       >
         <Label>Display</Label>
@@ -110,61 +118,71 @@ export function StartForm({ namespace, pools, draft, onDraft, whyNot, onStarted,
           <Radio value="live-view">Live view</Radio>
           <Radio value="headful">Headful</Radio>
           <Radio value="headless">Headless</Radio>
-          <Radio value="pool">As the pool has it</Radio>
+          <Radio value="pool">Pool default</Radio>
         </div>
-        <FieldError>{faults.display}</FieldError>
+        <FieldError>{errors.display}</FieldError>
       </RadioGroup>
-      {text('start_url', 'Start page', 'A bare host gets https:// before it.', 'example.org')}
+      {textField('start_url', 'Start page', 'https:// is added to a bare host.', 'example.org')}
       <div className="field">
-        <Choice
-          label="The start page counts as loaded"
+        <SelectField
+          label="Wait for the start page"
           value={values.start_url_wait}
           options={[
-            ['load', 'when everything is loaded'],
-            ['domcontentloaded', 'when the document is there'],
-            ['none', 'never: do not open it'],
+            ['load', 'until everything is loaded'],
+            ['domcontentloaded', 'until the document is parsed'],
+            ['none', 'do not open it'],
           ]}
           onChange={set('start_url_wait')}
-          fault={faults.start_url_wait}
+          error={errors.start_url_wait}
         />
       </div>
       <div className="pair">
-        {text('idle_ttl_seconds', 'Idle time in seconds', 'Ends after so long without activity.', 'As the pool has it')}
-        {text('max_lifetime_seconds', 'Life time in seconds', 'Ends then whatever happens.', 'As the pool has it')}
+        {textField(
+          'idle_ttl_seconds',
+          'Idle timeout in seconds',
+          'Ends the session after this time without activity.',
+          'Pool default',
+        )}
+        {textField(
+          'max_lifetime_seconds',
+          'Maximum lifetime in seconds',
+          'Ends the session after this time, even if it is in use.',
+          'Pool default',
+        )}
       </div>
       <TextField
         value={values.labels}
         onChange={set('labels')}
-        isInvalid={faults.labels !== undefined}
+        isInvalid={errors.labels !== undefined}
         validationBehavior="aria"
       >
         <Label>Labels</Label>
         <TextArea rows={3} placeholder="team=blue" spellCheck="false" />
-        <Text slot="description">One key=value per line, to find it by.</Text>
-        <FieldError>{faults.labels}</FieldError>
+        <Text slot="description">One key=value per line. The search finds them.</Text>
+        <FieldError>{errors.labels}</FieldError>
       </TextField>
-      {start.error !== null && !start.isPending && !isMended && (
-        <div role="alert" className="fault">
-          {[start.error.message, ...(refusal?.others ?? [])].map((words) => (
-            <p key={words}>{words}</p>
+      {start.error !== null && !start.isPending && !isCorrected && (
+        <div role="alert" className="error-text">
+          {[start.error.message, ...(rejection?.otherErrors ?? [])].map((message) => (
+            <p key={message}>{message}</p>
           ))}
         </div>
       )}
       <footer>
         <button
-          ref={submitting}
+          ref={submitButton}
           type="submit"
           className="primary"
-          aria-disabled={whyNot !== null || start.isPending}
+          aria-disabled={disabledReason !== null || start.isPending}
           aria-describedby="start-status"
         >
           Start
         </button>
-        {start.isPending && <Action onAct={cancel}>Cancel</Action>}
+        {start.isPending && <ActionButton onPress={cancel}>Cancel</ActionButton>}
         <span id="start-status" role="status" className="muted">
           {start.isPending
-            ? 'It waits up to a minute for a slot and its browser. Whoever leaves the form takes it back.'
-            : (whyNot ?? '')}
+            ? 'Waiting up to a minute for a slot and a browser. Leaving the form cancels the start.'
+            : (disabledReason ?? '')}
         </span>
       </footer>
     </form>

@@ -1,0 +1,8 @@
+/** JavaScript that connects Playwright to a session. `token`: a session token, because `/ws` accepts no cookie. */
+export function playwrightSnippet(wsUrl: string, token: string): string {
+  return `const browser = await (await import('playwright-core')).firefox.connect(${quoted(wsUrl)}, { headers: { Authorization: ${quoted(`Bearer ${token}`)} } });`;
+}
+
+function quoted(text: string): string {
+  return `'${text.replace(/[\\']/g, '\\$&')}'`;
+}

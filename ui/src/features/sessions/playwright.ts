@@ -1,8 +1,0 @@
-/** The line that connects Playwright to a session. `token`: of the session, since the cookie of the page is no script's. */
-export function playwrightLine(wsUrl: string, token: string): string {
-  return `const browser = await (await import('playwright-core')).firefox.connect(${quoted(wsUrl)}, { headers: { Authorization: ${quoted(`Bearer ${token}`)} } });`;
-}
-
-function quoted(text: string): string {
-  return `'${text.replace(/[\\']/g, '\\$&')}'`;
-}
