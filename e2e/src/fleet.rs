@@ -33,7 +33,7 @@ impl Fleet {
     pub async fn find() -> Result<Self> {
         // The second of two in one process: the provider is there.
         tls::install_provider().ok();
-        let path = env::var_os("KUBECONFIG").map_or_else(|| dot_dev("kubeconfig"), PathBuf::from);
+        let path = env::var_os("KUBECONFIG").map_or_else(|| dev_path("kubeconfig"), PathBuf::from);
         let kubeconfig = Kubeconfig::read_from(&path)
             .with_context(|| format!("cannot read {}: run dev/up, or set KUBECONFIG", path.display()))?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -44,16 +44,16 @@ impl Fleet {
 
     /// Base of the gateway's URLs (`http://…`, without a slash at its end).
     pub fn gateway_url(&self) -> Result<String> {
-        read_dot_dev("gateway.url")
+        read_dev_file("gateway.url")
     }
 
     /// A token of the role admin.
     pub fn admin_token(&self) -> Result<String> {
-        read_dot_dev("token")
+        read_dev_file("token")
     }
 
     /// The address of this machine that pods reach: the one from which it reaches the gateway.
-    pub fn own_address(&self) -> Result<IpAddr> {
+    pub fn host_address(&self) -> Result<IpAddr> {
         let url = self.gateway_url()?;
         let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
         let gateway: SocketAddr = authority.to_socket_addrs()?.next().context("the gateway's URL has no address")?;
@@ -64,12 +64,12 @@ impl Fleet {
     }
 
     /// The pods of a component (`operator` or `gateway`) that are to stay.
-    pub async fn component(&self, component: &str) -> Result<Vec<Pod>> {
-        Ok(self.staying_and_leaving(component).await?.0)
+    pub async fn running_pods(&self, component: &str) -> Result<Vec<Pod>> {
+        Ok(self.running_and_terminating(component).await?.0)
     }
 
     /// All pods of a component: those that are to stay, and those that are told to go.
-    pub async fn staying_and_leaving(&self, component: &str) -> Result<(Vec<Pod>, Vec<Pod>)> {
+    pub async fn running_and_terminating(&self, component: &str) -> Result<(Vec<Pod>, Vec<Pod>)> {
         let labels = ListParams::default().labels(&format!("app.kubernetes.io/name=camofleet-{component}"));
         let pods = self.release::<Pod>().list(&labels).await?.items;
         Ok(pods.into_iter().partition(|pod| pod.metadata.deletion_timestamp.is_none()))
@@ -80,7 +80,7 @@ impl Fleet {
     /// # Errors
     /// When there are none or several.
     pub async fn operator(&self) -> Result<Pod> {
-        let mut pods = self.component("operator").await?;
+        let mut pods = self.running_pods("operator").await?;
         ensure!(pods.len() == 1, "one operator was expected: {:?}", pods.iter().map(Pod::name_any).collect::<Vec<_>>());
         Ok(pods.remove(0))
     }
@@ -96,7 +96,7 @@ impl Fleet {
 }
 
 /// A file of the checkout.
-pub fn in_checkout(path: &str) -> PathBuf {
+pub fn repository_path(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
@@ -104,19 +104,19 @@ pub fn in_checkout(path: &str) -> PathBuf {
 ///
 /// # Errors
 /// When it fails, with what it printed to standard error.
-pub async fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(in_checkout(program)).args(arguments).output().await?;
+pub async fn run_program(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(repository_path(program)).args(arguments).output().await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {}: {}\n{said}", arguments.join(" "), output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn dot_dev(name: &str) -> PathBuf {
-    in_checkout(".dev").join(name)
+fn dev_path(name: &str) -> PathBuf {
+    repository_path(".dev").join(name)
 }
 
-fn read_dot_dev(name: &str) -> Result<String> {
-    let path = dot_dev(name);
+fn read_dev_file(name: &str) -> Result<String> {
+    let path = dev_path(name);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}: run dev/up", path.display()))?;
     Ok(text.trim().to_owned())
 }

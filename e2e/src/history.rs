@@ -27,9 +27,9 @@ impl History {
     ///
     /// # Errors
     /// When the sessions cannot be watched.
-    pub async fn of(api: Api<BrowserSession>) -> Result<Self> {
+    pub async fn watch(api: Api<BrowserSession>) -> Result<Self> {
         let versions = Arc::new(Mutex::new(BTreeMap::<String, Vec<BrowserSession>>::new()));
-        let book = Arc::clone(&versions);
+        let writer = Arc::clone(&versions);
         let (begun, begins) = oneshot::channel();
         let mut begun = Some(begun);
         let watching = tokio::spawn(async move {
@@ -37,7 +37,7 @@ impl History {
             pin_mut!(stream);
             while let Some(event) = stream.next().await {
                 match event {
-                    Ok(Event::InitApply(session) | Event::Apply(session)) => note(&book, session),
+                    Ok(Event::InitApply(session) | Event::Apply(session)) => record(&writer, session),
                     Ok(Event::InitDone) => drop(begun.take().map(|begun| begun.send(()))),
                     // A deletion is no version, and an interruption is made up for by the next list.
                     Ok(Event::Init | Event::Delete(_)) | Err(_) => {}
@@ -58,7 +58,7 @@ impl History {
     ///
     /// # Errors
     /// When one did not, with its history.
-    pub fn each_was_ready_once(&self, uids: &[String]) -> Result<()> {
+    pub fn ensure_each_was_ready_once(&self, uids: &[String]) -> Result<()> {
         for uid in uids {
             let versions = self.versions(uid);
             let states: Vec<_> = versions.iter().map(BrowserSession::state).collect();
@@ -83,9 +83,9 @@ impl Drop for History {
     }
 }
 
-fn note(book: &Mutex<BTreeMap<String, Vec<BrowserSession>>>, session: BrowserSession) {
-    let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = book.entry(session.uid().unwrap_or_default()).or_default();
+fn record(versions: &Mutex<BTreeMap<String, Vec<BrowserSession>>>, session: BrowserSession) {
+    let mut versions = versions.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = versions.entry(session.uid().unwrap_or_default()).or_default();
     if known.last().is_none_or(|last| last.resource_version() != session.resource_version()) {
         known.push(session);
     }

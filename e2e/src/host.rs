@@ -48,7 +48,7 @@ fn command_of(pid: i32) -> Option<Vec<String>> {
 
 impl Process {
     /// Whether its program is called so.
-    pub fn is(&self, program: &str) -> bool {
+    pub fn runs(&self, program: &str) -> bool {
         self.command.first().is_some_and(|path| Path::new(path).file_name().is_some_and(|name| name == program))
     }
 
@@ -61,7 +61,7 @@ impl Process {
     }
 
     /// Whether it is still there.
-    pub fn lives(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         command_of(self.pid).as_ref() == Some(&self.command)
     }
 
@@ -71,7 +71,7 @@ impl Process {
     }
 
     /// The TCP ports on which something listens that is not on loopback, in the network namespace of this process.
-    pub fn open_ports(&self) -> Result<Vec<u16>> {
+    pub fn listening_ports(&self) -> Result<Vec<u16>> {
         const LISTEN: &str = "0A";
         let mut ports = Vec::new();
         for table in ["tcp", "tcp6"] {
@@ -98,7 +98,7 @@ impl Process {
 ///
 /// # Errors
 /// When there are none or several.
-pub fn the_one(pod_uid: &str, what: &str, is_it: impl Fn(&Process) -> bool) -> Result<Process> {
+pub fn find_process(pod_uid: &str, what: &str, is_it: impl Fn(&Process) -> bool) -> Result<Process> {
     let all = processes_of(pod_uid);
     let mut found: Vec<_> = all.iter().filter(|process| is_it(process)).cloned().collect();
     match found.len() {
@@ -109,15 +109,15 @@ pub fn the_one(pod_uid: &str, what: &str, is_it: impl Fn(&Process) -> bool) -> R
 
 /// The browser's own process: the one that is no helper of a browser.
 pub fn is_browser(process: &Process) -> bool {
-    process.is("firefox-esr") && !is_browsers_helper(process)
+    process.runs("firefox-esr") && !is_browser_child(process)
 }
 
 /// A browser's process for pages, sockets and the like. They come and go, and write their whole command line as one word.
-pub fn is_browsers_helper(process: &Process) -> bool {
+pub fn is_browser_child(process: &Process) -> bool {
     process.command.iter().any(|word| word.contains("-contentproc"))
 }
 
 /// The Playwright server.
 pub fn is_playwright_server(process: &Process) -> bool {
-    process.is("node")
+    process.runs("node")
 }

@@ -23,8 +23,8 @@ pub struct Site {
 
 impl Site {
     /// Opens it.
-    pub async fn open(fleet: &Fleet) -> Result<Self> {
-        let listener = TcpListener::bind((fleet.own_address()?, 0)).await?;
+    pub async fn start(fleet: &Fleet) -> Result<Self> {
+        let listener = TcpListener::bind((fleet.host_address()?, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let download = || async {
             ([(CONTENT_TYPE, "text/plain"), (CONTENT_DISPOSITION, "attachment; filename=\"saved.txt\"")], "downloaded")

@@ -17,7 +17,7 @@ pub struct Key {
 
 impl Key {
     /// The key with which the fleet's own issuer signs.
-    pub async fn of(fleet: &Fleet, issuer: Issuer) -> Result<Self> {
+    pub async fn load(fleet: &Fleet, issuer: Issuer) -> Result<Self> {
         let name = format!("camofleet-{}-key", issuer.as_str());
         let secret = fleet.release::<Secret>().get(&name).await?;
         let key = secret.data.and_then(|mut data| data.remove("private-key"));
@@ -25,7 +25,7 @@ impl Key {
     }
 
     /// A key that nobody trusts.
-    pub fn of_a_stranger(issuer: Issuer) -> Self {
+    pub fn untrusted(issuer: Issuer) -> Self {
         Self { issuer, der: camofleet_auth::token::new_private_key() }
     }
 
@@ -44,7 +44,7 @@ impl Key {
 }
 
 /// So many seconds from now, as tokens tell the time.
-pub fn from_now(seconds: i64) -> i64 {
+pub fn unix_time_in(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
     i64::try_from(now).expect("it is before the year 292 billion") + seconds
 }

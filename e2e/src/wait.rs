@@ -15,7 +15,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When it does not come to hold, with the object as it then is.
-pub async fn until<K>(
+pub async fn wait_for<K>(
     api: &Api<K>,
     name: &str,
     what: &str,
@@ -34,11 +34,16 @@ where
 }
 
 /// The same for an object that is there when the condition holds.
-pub async fn until_it<K>(api: &Api<K>, name: &str, what: &str, holds: impl Fn(&K) -> bool + Send + Sync) -> Result<K>
+pub async fn wait_for_object<K>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    holds: impl Fn(&K) -> bool + Send + Sync,
+) -> Result<K>
 where
     K: Resource + Clone + Debug + Send + Serialize + DeserializeOwned + 'static,
 {
-    let found = until(api, name, what, |object| object.is_some_and(&holds)).await?;
+    let found = wait_for(api, name, what, |object| object.is_some_and(&holds)).await?;
     Ok(found.expect("the condition holds of an object only"))
 }
 

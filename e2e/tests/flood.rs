@@ -2,7 +2,9 @@
 //! while. `dev/test --long flood` runs it.
 
 use anyhow::{Context, Result, ensure};
-use camofleet_e2e::{Space, clients::NodeClient, doors::open, fleet::RELEASE_NAMESPACE, test_alone};
+use camofleet_e2e::{
+    TestNamespace, clients::NodeClient, endpoints::open_websocket, fleet::RELEASE_NAMESPACE, test_alone,
+};
 use camofleet_runner_api::PORT;
 use camofleet_runtime::files;
 use k8s_openapi::api::core::v1::Pod;
@@ -32,34 +34,34 @@ const PAUSE: Duration = Duration::from_millis(500);
 const RECONNECT: Duration = Duration::from_secs(1);
 
 #[test]
-fn silent_connections_restart_nothing_and_hold_up_no_call() {
-    test_alone("flood", async |space: Space| {
+fn idle_connections_restart_no_container_and_delay_no_client() {
+    test_alone("flood", async |ns: TestNamespace| {
         files::raise_limit(u64::MAX)?;
-        space.pool("pool", json!({})).await?;
-        let session = space.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
+        ns.pool("pool", json!({})).await?;
+        let session = ns.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
         let (runner, url) = (session.runner().await?, session.ws_endpoint().await?);
         let runner: SocketAddr = runner.address.parse().context("the runner's address")?;
         ensure!(runner.port() == PORT, "the runner's API is at {runner}");
-        let restarts = restarts(&space).await?;
+        let restarts = restarts(&ns).await?;
 
         let (mut silent, connected) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..SILENT {
             silent.spawn(hold(runner, Arc::clone(&connected)));
         }
-        let token = space.fleet.admin_token()?;
+        let token = ns.fleet.admin_token()?;
         let (began, mut calls) = (Instant::now(), 0);
         while began.elapsed() < DURATION {
             let asked = Instant::now();
-            drop(open(&url, &token).await?);
+            drop(open_websocket(&url, &token).await?);
             let took = asked.elapsed();
             ensure!(took < LONGEST_CALL, "call {calls} took {took:?}");
             calls += 1;
             tokio::time::sleep(PAUSE).await;
         }
         ensure!(connected.load(Ordering::Relaxed) >= SILENT, "not all silent connections were made");
-        NodeClient::connect(&space, &session).await?.run("await page.goto('data:text/html,<title>x</title>')").await?;
+        NodeClient::connect(&ns, &session).await?.run("await page.goto('data:text/html,<title>x</title>')").await?;
         silent.shutdown().await;
-        ensure!(self::restarts(&space).await? == restarts, "containers were restarted");
+        ensure!(self::restarts(&ns).await? == restarts, "containers were restarted");
         Ok(())
     });
 }
@@ -76,10 +78,10 @@ async fn hold(runner: SocketAddr, connected: Arc<AtomicUsize>) {
 }
 
 /// How often the containers of the fleet and of the test were restarted, by pod.
-async fn restarts(space: &Space) -> Result<BTreeMap<String, i32>> {
-    let fleet = Api::<Pod>::namespaced(space.fleet.client.clone(), RELEASE_NAMESPACE);
+async fn restarts(ns: &TestNamespace) -> Result<BTreeMap<String, i32>> {
+    let fleet = Api::<Pod>::namespaced(ns.fleet.client.clone(), RELEASE_NAMESPACE);
     let mut pods = fleet.list(&ListParams::default()).await?.items;
-    pods.extend(space.runners().await?);
+    pods.extend(ns.runners().await?);
     let count = |pod: Pod| {
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let restarts = statuses.into_iter().flatten().map(|status| status.restart_count).sum();

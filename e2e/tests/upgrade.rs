@@ -4,13 +4,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
 use camofleet_e2e::{
-    Fleet, Session, Space,
+    Fleet, Session, TestNamespace,
     clients::NodeClient,
-    doors::share,
-    fleet::{RELEASE_NAMESPACE, in_checkout, output_of},
+    fleet::{RELEASE_NAMESPACE, repository_path, run_program},
+    rest::issue_session_token,
     rfb::{self, GREEN},
     test_alone,
-    wait::{poll, until_it},
+    wait::{poll, wait_for_object},
 };
 use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
 use kube::ResourceExt;
@@ -35,40 +35,40 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAGE: &str = "data:text/html,<title>Green</title><body style='background:%230a7b53'>";
 
 #[test]
-fn an_upgrade_and_its_rollback_end_nothing() {
-    test_alone("upgrade", async |space: Space| {
+fn upgrade_and_rollback_keep_sessions_running() {
+    test_alone("upgrade", async |ns: TestNamespace| {
         // Runners of the other version replace these, which drain for as long as their sessions live.
         let patient = json!({ "drainTimeoutSeconds": 3600 });
-        space.pool("live", json!({ "sessionDefaults": { "display": "LiveView" }, "rollout": patient })).await?;
-        space.pool("full", json!({ "sessionsPerRunner": 0, "rollout": patient })).await?;
-        let live = space.ready_session(json!({ "poolRef": { "name": "live" }, "startUrl": PAGE })).await?;
+        ns.pool("live", json!({ "sessionDefaults": { "display": "LiveView" }, "rollout": patient })).await?;
+        ns.pool("full", json!({ "sessionsPerRunner": 0, "rollout": patient })).await?;
+        let live = ns.ready_session(json!({ "poolRef": { "name": "live" }, "startUrl": PAGE })).await?;
         let runner = live.runner().await?;
-        let mut client = NodeClient::connect(&space, &live).await?;
+        let mut client = NodeClient::connect(&ns, &live).await?;
         client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
-        let view = share(&space, &live.name, &json!({ "scope": "view" })).await?;
+        let view = issue_session_token(&ns, &live.name, &json!({ "scope": "view" })).await?;
 
         let (chart, arguments) = (chart()?, upgrade_arguments()?);
         let upgrade = helm(["upgrade", RELEASE, chart.as_str(), "--reset-values"], &arguments);
-        changes(&space, &live, &mut client, &view, upgrade).await.context("upgrade")?;
+        changes(&ns, &live, &mut client, &view, upgrade).await.context("upgrade")?;
         ensure!(live.runner().await? == runner, "after the upgrade the session is published on another runner");
 
         let rollback = helm(["rollback", RELEASE], &[]);
-        changes(&space, &live, &mut client, &view, rollback).await.context("rollback")?;
+        changes(&ns, &live, &mut client, &view, rollback).await.context("rollback")?;
         ensure!(live.runner().await? == runner, "after the rollback the session is published on another runner");
         Ok(())
     });
 }
 
 /// Takes every slot of the pool `full`. Hands over the session that took the last one, and one that waits for it.
-async fn fill(space: &Space) -> Result<(Session, Session)> {
+async fn fill(ns: &TestNamespace) -> Result<(Session, Session)> {
     let mut occupant = None;
     loop {
         let on_full = json!({ "poolRef": { "name": "full" }, "queueTimeoutSeconds": 3600 });
-        let session = space.session(on_full).await?;
+        let session = ns.session(on_full).await?;
         let settled = |session: &BrowserSession| {
             matches!(session.state(), SessionState::Queued | SessionState::Ready | SessionState::Finished)
         };
-        match (session.until("to be served or to wait", settled).await?.state(), occupant) {
+        match (session.wait_for("to be served or to wait", settled).await?.state(), occupant) {
             (SessionState::Queued, Some(occupant)) => return Ok((occupant, session)),
             (SessionState::Ready, _) => occupant = Some(session),
             (state, _) => bail!("a session on a pool with a free slot is {state:?}"),
@@ -77,7 +77,7 @@ async fn fill(space: &Space) -> Result<(Session, Session)> {
 }
 
 fn chart() -> Result<String> {
-    Ok(in_checkout("charts/camo-fleet").to_str().context("a path of UTF-8")?.to_owned())
+    Ok(repository_path("charts/camo-fleet").to_str().context("a path of UTF-8")?.to_owned())
 }
 
 fn upgrade_arguments() -> Result<Vec<String>> {
@@ -89,48 +89,48 @@ fn upgrade_arguments() -> Result<Vec<String>> {
 async fn helm<const N: usize>(command: [&str; N], more: &[String]) -> Result<()> {
     let more = more.iter().map(String::as_str);
     let arguments: Vec<&str> = command.into_iter().chain(["-n", RELEASE_NAMESPACE, "--wait"]).chain(more).collect();
-    output_of("dev/helm", &arguments).await.map(drop)
+    run_program("dev/helm", &arguments).await.map(drop)
 }
 
 /// Lets the fleet change while a client drives the session, a viewer looks at it, and another session waits for a slot, which
 /// becomes free when the operator changes.
 async fn changes(
-    space: &Space,
+    ns: &TestNamespace,
     live: &Session,
     client: &mut NodeClient,
     view: &str,
     change: impl Future<Output = Result<()>>,
 ) -> Result<()> {
-    let (occupant, waiting) = fill(space).await?;
-    let former = operators(&space.fleet).await?;
+    let (occupant, waiting) = fill(ns).await?;
+    let former = operators(&ns.fleet).await?;
     let over = CancellationToken::new();
     let changing = async {
         change.await?;
         for part in ["operator", "gateway"] {
-            settled(&space.fleet, &format!("camofleet-{part}")).await?;
+            wait_for_rollout(&ns.fleet, &format!("camofleet-{part}")).await?;
         }
-        pools_are_reconciled(space).await
+        pools_are_reconciled(ns).await
     };
     let slot = async {
         poll("another operator to start", async || {
-            let now = operators(&space.fleet).await?;
+            let now = operators(&ns.fleet).await?;
             ensure!(now.iter().any(|uid| !former.contains(uid)), "the operators are {now:?}");
             Ok(())
         })
         .await?;
         let freed = Timestamp::now();
         occupant.delete().await?;
-        let got = waiting.until("to get a slot", |session| session.state() != SessionState::Queued).await?;
+        let got = waiting.wait_for("to get a slot", |session| session.state() != SessionState::Queued).await?;
         ensure!(got.state() != SessionState::Finished, "the session that waited is over: {:?}", got.status);
         let scheduled = got.status.and_then(|status| status.scheduled_time).context("it has no scheduledTime")?.0;
         Ok(Duration::try_from(scheduled.duration_since(freed)).unwrap_or_default())
     };
     let all = async {
-        let came_of_it = tokio::try_join!(changing, slot);
+        let result = tokio::try_join!(changing, slot);
         over.cancel();
-        came_of_it
+        result
     };
-    let (all, client, viewer) = tokio::join!(all, drives(client, &over), looks(space, live, view, &over));
+    let (all, client, viewer) = tokio::join!(all, drives(client, &over), looks(ns, live, view, &over));
     let ((), slot) = all?;
     for (who, wait) in [("the client", client?), ("the viewer", viewer?), ("the session in the queue", slot)] {
         eprintln!("{who} waited {:.1} s at most", wait.as_secs_f64());
@@ -138,19 +138,19 @@ async fn changes(
     }
     waiting.ready().await?;
     ensure!(live.object().await?.state() == SessionState::Ready, "the live session is not Ready any more");
-    let ended = ended(space).await?;
+    let ended = ended(ns).await?;
     ensure!(ended.is_empty(), "these sessions ended: {ended:?}");
     Ok(())
 }
 
 /// UIDs of the operator's pods that are to stay.
 async fn operators(fleet: &Fleet) -> Result<BTreeSet<String>> {
-    Ok(fleet.component("operator").await?.iter().filter_map(ResourceExt::uid).collect())
+    Ok(fleet.running_pods("operator").await?.iter().filter_map(ResourceExt::uid).collect())
 }
 
 /// Waits until a deployment has as many pods as it should, of its current shape, all available.
-async fn settled(fleet: &Fleet, name: &str) -> Result<()> {
-    until_it(&fleet.release::<Deployment>(), name, "to be settled", |deployment| {
+async fn wait_for_rollout(fleet: &Fleet, name: &str) -> Result<()> {
+    wait_for_object(&fleet.release::<Deployment>(), name, "to be settled", |deployment| {
         let wished = deployment.spec.replicas.unwrap_or(1);
         deployment.status.as_ref().is_some_and(|status| {
             status.observed_generation == deployment.metadata.generation
@@ -164,9 +164,9 @@ async fn settled(fleet: &Fleet, name: &str) -> Result<()> {
 }
 
 /// Waits until the pools have runners of the shape that the version which now leads gives them.
-async fn pools_are_reconciled(space: &Space) -> Result<()> {
+async fn pools_are_reconciled(ns: &TestNamespace) -> Result<()> {
     for pool in ["live", "full"] {
-        until_it(&space.api::<WorkerPool>(), pool, "to have runners of its shape", |pool| {
+        wait_for_object(&ns.api::<WorkerPool>(), pool, "to have runners of its shape", |pool| {
             pool.status.as_ref().is_some_and(|status| {
                 status.observed_generation == pool.metadata.generation
                     && status.updated_replicas >= pool.spec.fixed_replicas()
@@ -178,8 +178,8 @@ async fn pools_are_reconciled(space: &Space) -> Result<()> {
     Ok(())
 }
 
-async fn ended(space: &Space) -> Result<Vec<String>> {
-    let sessions = space.api::<BrowserSession>().list(&kube::api::ListParams::default()).await?;
+async fn ended(ns: &TestNamespace) -> Result<Vec<String>> {
+    let sessions = ns.api::<BrowserSession>().list(&kube::api::ListParams::default()).await?;
     let ended = sessions.into_iter().filter(|session| session.state() == SessionState::Finished);
     Ok(ended.map(|session| session.name_any()).collect())
 }
@@ -211,7 +211,9 @@ async fn drives(client: &mut NodeClient, over: &CancellationToken) -> Result<Dur
                 waits.succeeded();
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(_) => drop(client.run("await untilLetIn(connect)").await.context("the client is not let in again")?),
+            Err(_) => drop(
+                client.run("await retryWhileUnavailable(connect)").await.context("the client is not let in again")?,
+            ),
         }
     }
     waits.succeeded();
@@ -219,10 +221,10 @@ async fn drives(client: &mut NodeClient, over: &CancellationToken) -> Result<Dur
 }
 
 /// Looks at the display, likewise.
-async fn looks(space: &Space, live: &Session, token: &str, over: &CancellationToken) -> Result<Duration> {
+async fn looks(ns: &TestNamespace, live: &Session, token: &str, over: &CancellationToken) -> Result<Duration> {
     let mut waits = Waits::begin();
     while !over.is_cancelled() {
-        let Ok(Ok((mut viewer, _))) = timeout(LONGEST_WAIT, rfb::at_gateway(space, live, token)).await else {
+        let Ok(Ok((mut viewer, _))) = timeout(LONGEST_WAIT, rfb::connect_viewer(ns, live, token)).await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };

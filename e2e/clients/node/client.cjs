@@ -25,7 +25,7 @@ globalThis.connect = async () => {
 };
 
 /** What comes of connecting, tried again for as long as the gateway is away. */
-globalThis.untilLetIn = async (connect) => {
+globalThis.retryWhileUnavailable = async (connect) => {
   for (;;) {
     try {
       return await connect();

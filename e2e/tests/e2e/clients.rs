@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use camofleet_auth::token::Issuer;
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::{
-    Session, Space,
-    clients::{NodeClient, python_work},
+    Session, TestNamespace,
+    clients::{NodeClient, run_python_client},
     rfb::{GREEN, picture},
     rounds,
     site::Site,
@@ -19,13 +19,13 @@ use serde_json::json;
 const START_PAGE: &str = "data:text/html,<title>Start</title><body style='background:%230a7b53'>";
 
 #[test]
-fn a_pages_work() {
-    test("work", async |space: Space| {
-        let site = Site::open(&space.fleet).await?;
-        space.pool("live", json!({ "replicas": 2, "sessionDefaults": { "display": "LiveView" } })).await?;
+fn node_and_python_clients_drive_a_page() {
+    test("clients", async |ns: TestNamespace| {
+        let site = Site::start(&ns.fleet).await?;
+        ns.pool("live", json!({ "replicas": 2, "sessionDefaults": { "display": "LiveView" } })).await?;
         let (node, python) = (
-            space.ready_session(json!({ "startUrl": START_PAGE })).await?,
-            space.ready_session(json!({ "startUrl": START_PAGE })).await?,
+            ns.ready_session(json!({ "startUrl": START_PAGE })).await?,
+            ns.ready_session(json!({ "startUrl": START_PAGE })).await?,
         );
         for session in [&node, &python] {
             ensure!(
@@ -33,10 +33,10 @@ fn a_pages_work() {
                 "it started cold"
             );
         }
-        the_display_shows_the_start_page(&space, &node).await?;
-        node_works(&space, &node, &site.url).await?;
-        the_display_shows_the_start_page(&space, &python).await?;
-        let work = python_work(&space, &python, &site.url).await?;
+        wait_for_start_page_on_display(&ns, &node).await?;
+        drive_with_node(&ns, &node, &site.url).await?;
+        wait_for_start_page_on_display(&ns, &python).await?;
+        let work = run_python_client(&ns, &python, &site.url).await?;
         let expected = json!({
             "found": "Start", "greeting": "Hello, Grace", "routed": "routed by Python", "downloaded": "downloaded", "isPng": true,
         });
@@ -45,8 +45,8 @@ fn a_pages_work() {
     });
 }
 
-async fn the_display_shows_the_start_page(space: &Space, session: &Session) -> Result<()> {
-    let gateway = Key::of(&space.fleet, Issuer::Gateway).await?;
+async fn wait_for_start_page_on_display(ns: &TestNamespace, session: &Session) -> Result<()> {
+    let gateway = Key::load(&ns.fleet, Issuer::Gateway).await?;
     let runner = session.runner().await?;
     poll("the display to show the start page", async || {
         let picture = picture(&gateway, &runner, &session.uid).await?;
@@ -59,8 +59,8 @@ async fn the_display_shows_the_start_page(space: &Space, session: &Session) -> R
     .await
 }
 
-async fn node_works(space: &Space, session: &Session, site: &str) -> Result<()> {
-    let mut client = NodeClient::connect_with(space, session, site).await?;
+async fn drive_with_node(ns: &TestNamespace, session: &Session, site: &str) -> Result<()> {
+    let mut client = NodeClient::connect_with_site(ns, session, site).await?;
     let found = client.run("return [browser.contexts().length, context.pages().length, await page.title()]").await?;
     ensure!(found == json!([1, 1, "Start"]), "the client finds {found}");
 
@@ -108,12 +108,12 @@ async fn node_works(space: &Space, session: &Session, site: &str) -> Result<()> 
 }
 
 #[test]
-fn large_messages() {
-    test("large", async |space: Space| {
-        let site = Site::open(&space.fleet).await?;
-        space.pool("pool", json!({})).await?;
-        let session = space.ready_session(json!({})).await?;
-        let mut client = NodeClient::connect_with(&space, &session, &site.url).await?;
+fn relays_large_messages() {
+    test("large-messages", async |ns: TestNamespace| {
+        let site = Site::start(&ns.fleet).await?;
+        ns.pool("pool", json!({})).await?;
+        let session = ns.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect_with_site(&ns, &session, &site.url).await?;
         let answer = client.run("return (await page.evaluate(() => 'x'.repeat(5_000_000))).length").await?;
         ensure!(answer == 5_000_000, "of a 5 MB answer {answer} came");
 
@@ -133,12 +133,12 @@ fn large_messages() {
 }
 
 #[test]
-fn a_lost_client_comes_back() {
-    test("grace", async |space: Space| {
-        space.pool("pool", json!({})).await?;
-        let session = space.ready_session(json!({})).await?;
+fn a_reconnecting_client_finds_its_contexts() {
+    test("reconnect", async |ns: TestNamespace| {
+        ns.pool("pool", json!({})).await?;
+        let session = ns.ready_session(json!({})).await?;
         for round in 0..rounds() {
-            let mut client = NodeClient::connect(&space, &session).await?;
+            let mut client = NodeClient::connect(&ns, &session).await?;
             let fill = format!(
                 "const own = await browser.newContext(); const page = await own.newPage();
                  await page.setContent('<title>mine</title><input id=value>'); await page.fill('#value', 'kept {round}')"
@@ -146,7 +146,7 @@ fn a_lost_client_comes_back() {
             client.run(&fill).await?;
             client.kill().await?;
 
-            let mut client = NodeClient::connect(&space, &session).await?;
+            let mut client = NodeClient::connect(&ns, &session).await?;
             let find = "for (const page of browser.contexts().flatMap((context) => context.pages()))
                     if (await page.title() === 'mine') return page.inputValue('#value')";
             let found = client.run(find).await?;
@@ -154,7 +154,7 @@ fn a_lost_client_comes_back() {
             // One who says goodbye leaves nothing but the session's own page.
             client.run("await browser.close()").await?;
             poll("the contexts of a client that left to go", async || {
-                let mut next = NodeClient::connect(&space, &session).await?;
+                let mut next = NodeClient::connect(&ns, &session).await?;
                 let left =
                     next.run("const left = browser.contexts().length; await browser.close(); return left").await?;
                 ensure!(left == 1, "round {round}: {left} contexts are there");

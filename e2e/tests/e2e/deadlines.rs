@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use camofleet_crds::{conditions::session as reasons, v1alpha1::SessionState};
-use camofleet_e2e::{Session, Space, clients::NodeClient, doors, test};
+use camofleet_e2e::{Session, TestNamespace, clients::NodeClient, endpoints, test};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use std::time::Duration;
@@ -13,17 +13,21 @@ const IDLE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(60);
 
 #[test]
-fn idle_and_lifetime() {
-    test("limits", async |space: Space| {
-        space.pool("pool", json!({ "slotsPerRunner": 3, "sessionDefaults": { "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60 } })).await?;
+fn sessions_end_at_their_idle_timeout_and_lifetime() {
+    test("deadlines", async |ns: TestNamespace| {
+        ns.pool(
+            "pool",
+            json!({ "slotsPerRunner": 3, "sessionDefaults": { "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60 } }),
+        )
+        .await?;
         let began = Instant::now();
         let (pinging, silent, working) = (
-            space.ready_session(json!({})).await?,
-            space.ready_session(json!({})).await?,
-            space.ready_session(json!({})).await?,
+            ns.ready_session(json!({})).await?,
+            ns.ready_session(json!({})).await?,
+            ns.ready_session(json!({})).await?,
         );
         let (pinging, silent, working) =
-            tokio::join!(ping(&space, &pinging), keep_silent(&space, &silent), work(&space, &working));
+            tokio::join!(ping(&ns, &pinging), stay_idle(&ns, &silent), work(&ns, &working));
         let (pinged, kept_silent, worked) = (pinging?, silent?, working?);
         ensure!(pinged >= began + IDLE, "who pings was thrown out early");
         ensure!(kept_silent >= began + IDLE, "who is silent was thrown out early");
@@ -41,8 +45,8 @@ async fn ends_as(session: &Session, reason: &str) -> Result<Instant> {
 }
 
 /// A client that sends nothing but pings, which are answered.
-async fn ping(space: &Space, session: &Session) -> Result<Instant> {
-    let mut socket = doors::open(&session.ws_endpoint().await?, &space.fleet.admin_token()?).await?;
+async fn ping(ns: &TestNamespace, session: &Session) -> Result<Instant> {
+    let mut socket = endpoints::open_websocket(&session.ws_endpoint().await?, &ns.fleet.admin_token()?).await?;
     let mut beat = interval(Duration::from_millis(500));
     let mut answers = 0;
     let pinging = async {
@@ -62,16 +66,16 @@ async fn ping(space: &Space, session: &Session) -> Result<Instant> {
 }
 
 /// A Playwright client that is connected and does nothing.
-async fn keep_silent(space: &Space, session: &Session) -> Result<Instant> {
-    let mut client = NodeClient::connect(space, session).await?;
+async fn stay_idle(ns: &TestNamespace, session: &Session) -> Result<Instant> {
+    let mut client = NodeClient::connect(ns, session).await?;
     let ended = ends_as(session, reasons::IDLE_TIMEOUT).await?;
     ensure!(client.run("return disconnected").await? == true, "its client was not told");
     Ok(ended)
 }
 
 /// A client that works on until it cannot.
-async fn work(space: &Space, session: &Session) -> Result<Instant> {
-    let mut client = NodeClient::connect(space, session).await?;
+async fn work(ns: &TestNamespace, session: &Session) -> Result<Instant> {
+    let mut client = NodeClient::connect(ns, session).await?;
     while client.run("return page.evaluate(() => 1)").await.is_ok() {}
     let ended = ends_as(session, reasons::LIFETIME_EXCEEDED).await?;
     ensure!(session.object().await?.state() == SessionState::Finished);

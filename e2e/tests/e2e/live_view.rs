@@ -2,9 +2,10 @@
 
 use anyhow::{Result, ensure};
 use camofleet_e2e::{
-    Space,
+    TestNamespace,
     clients::NodeClient,
-    doors::{FITTING_CLIENT, knock, share, watch},
+    endpoints::{COMPATIBLE_CLIENT, request_upgrade},
+    rest::issue_session_token,
     rfb::{self, GREEN},
     test,
     wait::poll,
@@ -17,18 +18,18 @@ use tokio_tungstenite::tungstenite::Message;
 const PAGE: &str = "data:text/html,<title>Form</title><body style='background:%230a7b53'><input autofocus>";
 
 #[test]
-fn the_live_view() {
-    test("live-view", async |space: Space| {
-        space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
-        let session = space.ready_session(json!({ "startUrl": PAGE })).await?;
-        let mut client = NodeClient::connect(&space, &session).await?;
+fn live_view_accepts_input_from_controllers_only() {
+    test("live-view", async |ns: TestNamespace| {
+        ns.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
+        let session = ns.ready_session(json!({ "startUrl": PAGE })).await?;
+        let mut client = NodeClient::connect(&ns, &session).await?;
         client.run("await page.locator('input').waitFor(); await page.locator('input').focus()").await?;
 
-        let control = share(&space, &session.name, &json!({ "scope": "control" })).await?;
-        let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
-        let (mut controller, granted) = rfb::at_gateway(&space, &session, &control).await?;
+        let control = issue_session_token(&ns, &session.name, &json!({ "scope": "control" })).await?;
+        let view = issue_session_token(&ns, &session.name, &json!({ "scope": "view" })).await?;
+        let (mut controller, granted) = rfb::connect_viewer(&ns, &session, &control).await?;
         ensure!(granted == "camofleet.control", "a control token was granted {granted}");
-        let (mut viewer, granted) = rfb::at_gateway(&space, &session, &view).await?;
+        let (mut viewer, granted) = rfb::connect_viewer(&ns, &session, &view).await?;
         ensure!(granted == "camofleet.view", "a view token was granted {granted}");
         poll("the viewer to see the page", async || {
             let share = viewer.picture().await?.share_of(GREEN);
@@ -53,18 +54,18 @@ fn the_live_view() {
         .await?;
 
         for scope in [&view, &control] {
-            let url = format!("{}/ws/{}/{}", space.fleet.gateway_url()?, space.namespace, session.name);
-            let refused = knock(&url, Some(scope), FITTING_CLIENT).await?.status();
+            let url = format!("{}/ws/{}/{}", ns.fleet.gateway_url()?, ns.name, session.name);
+            let refused = request_upgrade(&url, Some(scope), COMPATIBLE_CLIENT).await?.status();
             ensure!(refused == StatusCode::FORBIDDEN, "a live view's token drives the browser: {refused}");
             let runner = session.runner().await?;
             let url = format!("http://{}/v1/sessions/{}/vnc", runner.address, session.uid);
-            let refused = knock(&url, Some(scope), FITTING_CLIENT).await?.status();
+            let refused = request_upgrade(&url, Some(scope), COMPATIBLE_CLIENT).await?.status();
             ensure!(refused == StatusCode::UNAUTHORIZED, "a user's token opens the runner: {refused}");
         }
 
-        let once = share(&space, &session.name, &json!({ "scope": "view", "single_use": true })).await?;
-        let (mut socket, _) = watch(&space, &session.name, &once).await?;
-        ensure!(watch(&space, &session.name, &once).await.is_err(), "a token for one connection opened two");
+        let once = issue_session_token(&ns, &session.name, &json!({ "scope": "view", "single_use": true })).await?;
+        let (mut socket, _) = rfb::open_live_view(&ns, &session.name, &once).await?;
+        ensure!(rfb::open_live_view(&ns, &session.name, &once).await.is_err(), "a token for one connection opened two");
         session.delete().await?;
         let close = loop {
             match socket.next().await {
@@ -74,18 +75,18 @@ fn the_live_view() {
             }
         };
         ensure!(close.as_ref().is_some_and(|close| u16::from(close.code) == 4410), "the view ended with {close:?}");
-        the_page_is_there(&space, &session.name).await
+        ensure_page_is_served(&ns, &session.name).await
     });
 }
 
 #[test]
-fn a_viewer_that_does_not_read() {
-    test("slow-viewer", async |space: Space| {
-        space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
-        let session = space.ready_session(json!({ "startUrl": PAGE })).await?;
-        let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
-        let (mut slow, _) = rfb::at_gateway(&space, &session, &view).await?;
-        let (mut other, _) = rfb::at_gateway(&space, &session, &view).await?;
+fn disconnects_a_viewer_that_does_not_read() {
+    test("slow-viewer", async |ns: TestNamespace| {
+        ns.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
+        let session = ns.ready_session(json!({ "startUrl": PAGE })).await?;
+        let view = issue_session_token(&ns, &session.name, &json!({ "scope": "view" })).await?;
+        let (mut slow, _) = rfb::connect_viewer(&ns, &session, &view).await?;
+        let (mut other, _) = rfb::connect_viewer(&ns, &session, &view).await?;
         let mut dropped = false;
         poll("the one that does not read to be dropped", async || {
             dropped = dropped || slow.ask_for_all().await.is_err();
@@ -101,8 +102,8 @@ fn a_viewer_that_does_not_read() {
     });
 }
 
-async fn the_page_is_there(space: &Space, name: &str) -> Result<()> {
-    let url = format!("{}/view/{}/{name}", space.fleet.gateway_url()?, space.namespace);
+async fn ensure_page_is_served(ns: &TestNamespace, name: &str) -> Result<()> {
+    let url = format!("{}/view/{}/{name}", ns.fleet.gateway_url()?, ns.name);
     let answer = reqwest::get(url).await?;
     ensure!(answer.status() == StatusCode::OK, "the page is answered {}", answer.status());
     ensure!(answer.text().await?.contains("<script"), "the page has no script");

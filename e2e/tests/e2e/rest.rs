@@ -3,21 +3,21 @@
 use anyhow::{Context, Result, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_e2e::{
-    Space,
+    TestNamespace,
     clients::{NodeClient, fuzz_rest},
-    rest::{Rest, let_gateway_write, no_session_is_left},
+    rest::{Rest, allow_gateway_writes, wait_for_no_sessions},
     test,
-    wait::{poll, until},
+    wait::{poll, wait_for},
 };
 use k8s_openapi::jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 #[test]
-fn a_session_by_rest_alone() {
-    test("rest", async |space: Space| {
-        space.pool("pool", json!({})).await?;
-        let rest = Rest::of(&space)?;
+fn creates_uses_and_deletes_a_session_through_rest() {
+    test("rest", async |ns: TestNamespace| {
+        ns.pool("pool", json!({})).await?;
+        let rest = Rest::new(&ns)?;
         let asked = json!({
             "headless": true, "idle_ttl_seconds": 600, "labels": { "Any Team": "ä" },
             "start_url": "data:text/html,<title>Start</title>", "start_url_wait": "load",
@@ -25,7 +25,7 @@ fn a_session_by_rest_alone() {
         let (status, problem) = rest.call(Method::POST, "/sessions", Some(&asked)).await?;
         let told = problem["detail"].as_str().unwrap_or_default();
         ensure!(status == StatusCode::FORBIDDEN && told.contains("cannot create resource"), "{status} {problem}");
-        let_gateway_write(&space).await?;
+        allow_gateway_writes(&ns).await?;
 
         let session = made(&rest, &asked).await?;
         for (field, value) in [
@@ -47,7 +47,7 @@ fn a_session_by_rest_alone() {
             Ok(shown)
         })
         .await?;
-        the_endpoint_works(&space, &session).await?;
+        connect_to_session_endpoint(&ns, &session).await?;
         let touched = rest.expect(StatusCode::OK, Method::POST, &format!("{path}/touch"), None).await?;
         ensure!(last_seen(&touched)? > last_seen(&shown)?, "touched: {touched}, before: {shown}");
         let listed = rest.expect(StatusCode::OK, Method::GET, "/sessions", None).await?;
@@ -57,12 +57,12 @@ fn a_session_by_rest_alone() {
 
         let ended = rest.expect(StatusCode::OK, Method::DELETE, &path, None).await?;
         ensure!(ended == json!({ "id": session["id"], "status": "TERMINATING" }), "{ended}");
-        no_session_is_left(&space).await?;
+        wait_for_no_sessions(&ns).await?;
         poll("the session not to be found", async || {
             rest.expect(StatusCode::NOT_FOUND, Method::GET, &path, None).await.map(drop)
         })
         .await?;
-        space.warm_pool("pool").await?;
+        ns.warm_pool("pool").await?;
         Ok(())
     });
 }
@@ -76,23 +76,23 @@ fn last_seen(session: &Value) -> Result<Timestamp> {
 }
 
 /// As clients of the original do it: `ws://` and the host before the path that was given.
-async fn the_endpoint_works(space: &Space, session: &Value) -> Result<()> {
+async fn connect_to_session_endpoint(ns: &TestNamespace, session: &Value) -> Result<()> {
     let path = session["ws_endpoint"].as_str().context("no ws_endpoint")?;
-    let url = format!("{}{path}", space.fleet.gateway_url()?).replacen("http", "ws", 1);
-    let mut client = NodeClient::connect_to(space, &url).await?;
+    let url = format!("{}{path}", ns.fleet.gateway_url()?).replacen("http", "ws", 1);
+    let mut client = NodeClient::connect_to_url(ns, &url).await?;
     let title = client.run("const title = await page.title(); await browser.close(); return title").await?;
     ensure!(title == "Start", "the client finds {title}");
     Ok(())
 }
 
 #[test]
-fn what_the_cluster_refuses_names_the_field() {
-    test("rest-refused", async |space: Space| {
-        let rest = Rest::of(&space)?;
-        let_gateway_write(&space).await?;
+fn a_rejected_request_names_the_field() {
+    test("rest-rejections", async |ns: TestNamespace| {
+        let rest = Rest::new(&ns)?;
+        allow_gateway_writes(&ns).await?;
         let (status, problem) = rest.call(Method::POST, "/sessions", Some(&json!({}))).await?;
         ensure!(status == StatusCode::SERVICE_UNAVAILABLE, "without a pool: {status} {problem}");
-        space.pool("pool", json!({ "replicas": 0 })).await?;
+        ns.pool("pool", json!({ "replicas": 0 })).await?;
         for (field, value) in [
             ("start_url", json!("javascript:alert(1)")),
             ("start_url", json!("file:///etc/passwd")),
@@ -121,20 +121,20 @@ fn what_the_cluster_refuses_names_the_field() {
         waiting.abort();
         let is_decided =
             |session: Option<&BrowserSession>| session.is_none_or(|it| it.state() == SessionState::Finished);
-        let left = until(&space.api::<BrowserSession>(), &id, "to be gone", is_decided).await?;
+        let left = wait_for(&ns.api::<BrowserSession>(), &id, "to be gone", is_decided).await?;
         ensure!(left.is_none(), "it waited until its time was out");
         Ok(())
     });
 }
 
 #[test]
-fn what_is_answered_is_what_the_document_says() {
-    test("rest-fuzz", async |space: Space| {
-        let_gateway_write(&space).await?;
+fn answers_conform_to_the_openapi_document() {
+    test("rest-fuzz", async |ns: TestNamespace| {
+        allow_gateway_writes(&ns).await?;
         // No pool, and so no browser: of what is made nothing comes but an answer.
-        let waiting = space.session(json!({})).await?;
-        waiting.until("to be Queued", |session| session.state() == SessionState::Queued).await?;
-        fuzz_rest(&space, &waiting).await?;
-        waiting.until("to wait on", |session| session.state() == SessionState::Queued).await.map(drop)
+        let waiting = ns.session(json!({})).await?;
+        waiting.wait_for("to be Queued", |session| session.state() == SessionState::Queued).await?;
+        fuzz_rest(&ns, &waiting).await?;
+        waiting.wait_for("to wait on", |session| session.state() == SessionState::Queued).await.map(drop)
     });
 }

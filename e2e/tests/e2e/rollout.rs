@@ -6,10 +6,10 @@ use camofleet_crds::{
     v1alpha1::{SessionState, WorkerPool, WorkerPoolStatus},
 };
 use camofleet_e2e::{
-    Space,
+    TestNamespace,
     clients::NodeClient,
     test,
-    wait::{poll, until_it},
+    wait::{poll, wait_for_object},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -19,18 +19,18 @@ use kube::{
 use serde_json::{Value, json};
 
 #[test]
-fn a_shape_in_which_no_browser_starts_replaces_nothing() {
-    test("rollout", async |space: Space| {
-        space.pool("pool", json!({ "sessionsPerRunner": 0, "engine": "Auto" })).await?;
-        let [former] = space.runners().await?.try_into().ok().context("it has one runner")?;
-        let session = space.ready_session(json!({})).await?;
-        let mut client = NodeClient::connect(&space, &session).await?;
+fn a_failing_canary_replaces_no_runner() {
+    test("rollout", async |ns: TestNamespace| {
+        ns.pool("pool", json!({ "sessionsPerRunner": 0, "engine": "Auto" })).await?;
+        let [former] = ns.runners().await?.try_into().ok().context("it has one runner")?;
+        let session = ns.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect(&ns, &session).await?;
         client.run("await page.goto('data:text/html,<title>here</title>')").await?;
 
         // There is a file where Camoufox should be, and it can be executed: only a browser that is launched shows that it is none.
-        change(&space, json!({ "env": [{ "name": "CAMOUFOX_EXECUTABLE_PATH", "value": "/bin/false" }] })).await?;
+        change(&ns, json!({ "env": [{ "name": "CAMOUFOX_EXECUTABLE_PATH", "value": "/bin/false" }] })).await?;
         let status =
-            until_pool(&space, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
+            until_pool(&ns, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
         let stalled = conditions::get(&status.conditions, STALLED).context("it was just there")?;
         ensure!(stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("set it back"), "{stalled:?}");
         ensure!(conditions::is_true(&status.conditions, READY), "the former runner serves: {status:?}");
@@ -39,21 +39,21 @@ fn a_shape_in_which_no_browser_starts_replaces_nothing() {
         ensure!(client.run("return await page.title()").await? == "here", "the session was disturbed");
         session.delete().await?;
         session.gone().await?;
-        let next = space.ready_session(json!({})).await?;
+        let next = ns.ready_session(json!({})).await?;
         let runner = next.runner().await?;
         ensure!(runner.name == former.name_any(), "it runs on {}", runner.name);
 
         // A shape that is well is tested, too, and the session that is there lives on until the drain deadline.
-        change(&space, json!({ "env": [{ "name": "TZ", "value": "UTC" }] })).await?;
+        change(&ns, json!({ "env": [{ "name": "TZ", "value": "UTC" }] })).await?;
         let proven = |status: &WorkerPoolStatus| {
             let serving = status.serving.as_ref().map(|serving| &serving.revision);
             serving != Some(&revision_of(&former)) && serving == status.revision.as_ref()
         };
-        let status = until_pool(&space, "to have proven its new shape", proven).await?;
+        let status = until_pool(&ns, "to have proven its new shape", proven).await?;
         ensure!(!conditions::is_true(&status.conditions, STALLED), "{status:?}");
         // Those that drain are not listed.
         let [new] = poll("the former runner to drain", async || {
-            space.runners().await?.try_into().map_err(|pods| anyhow!("there are {pods:?}"))
+            ns.runners().await?.try_into().map_err(|pods| anyhow!("there are {pods:?}"))
         })
         .await?;
         let container = new.spec.and_then(|spec| spec.containers.into_iter().next()).context("it has a container")?;
@@ -63,7 +63,7 @@ fn a_shape_in_which_no_browser_starts_replaces_nothing() {
         );
         ensure!(next.object().await?.state() == SessionState::Ready, "the rollout took the session");
         next.delete().await?;
-        until_pool(&space, "to have its new shape", |status| {
+        until_pool(&ns, "to have its new shape", |status| {
             !conditions::is_true(&status.conditions, RECONCILING)
                 && status.replicas == 1
                 && status.updated_replicas == 1
@@ -73,15 +73,15 @@ fn a_shape_in_which_no_browser_starts_replaces_nothing() {
     });
 }
 
-async fn change(space: &Space, template: Value) -> Result<()> {
+async fn change(ns: &TestNamespace, template: Value) -> Result<()> {
     let patch = Patch::Merge(json!({ "spec": { "template": template } }));
-    space.api::<WorkerPool>().patch("pool", &PatchParams::default(), &patch).await?;
+    ns.api::<WorkerPool>().patch("pool", &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
 /// The pool's status of its current spec, once it is so.
 async fn until_pool(
-    space: &Space,
+    ns: &TestNamespace,
     what: &str,
     is_so: impl Fn(&WorkerPoolStatus) -> bool + Send + Sync,
 ) -> Result<WorkerPoolStatus> {
@@ -89,7 +89,7 @@ async fn until_pool(
         let status = pool.status.as_ref().filter(|status| status.observed_generation == pool.metadata.generation);
         status.is_some_and(&is_so)
     };
-    let pool = until_it(&space.api::<WorkerPool>(), "pool", what, answered).await?;
+    let pool = wait_for_object(&ns.api::<WorkerPool>(), "pool", what, answered).await?;
     pool.status.context("it was just there")
 }
 

@@ -5,7 +5,7 @@ use camofleet_crds::{
     conditions::{self, READY, session as reasons},
     v1alpha1::{BrowserSession, SessionState},
 };
-use camofleet_e2e::{Space, clients::NodeClient, test};
+use camofleet_e2e::{TestNamespace, clients::NodeClient, test};
 use serde_json::json;
 
 fn waits_for(session: &BrowserSession, reason: &str) -> bool {
@@ -14,23 +14,23 @@ fn waits_for(session: &BrowserSession, reason: &str) -> bool {
 }
 
 #[test]
-fn a_pool_serves_the_namespaces_whose_labels_its_owner_named() {
-    test("owner", async |space: Space| {
-        let owner = space.namespace.clone();
+fn a_shared_pool_serves_namespaces_selected_by_label() {
+    test("pool-owner", async |ns: TestNamespace| {
+        let owner = ns.name.clone();
         let label = format!("camofleet.dev/guest-of-{owner}");
         let pool = json!({
             "allowedNamespaces": { "from": "Selector", "selector": { "matchLabels": { &label: "yes" } } },
             "limits": { "maxSessionsPerTenant": 1, "maxQueued": 1 },
             "sessionsPerRunner": 0,
         });
-        space.pool("shared", pool).await?;
-        let guests = async |guests: Space| {
+        ns.pool("shared", pool).await?;
+        let guests = async |guests: TestNamespace| {
             let on_it = json!({ "poolRef": { "name": "shared", "namespace": owner } });
             let session = guests.session(on_it.clone()).await?;
-            let refused = session.until("to be told why", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
+            let refused = session.wait_for("to be told why", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
             ensure!(refused.state() == SessionState::Queued, "it is {:?}", refused.state());
 
-            guests.label(json!({ &label: "yes" })).await?;
+            guests.set_labels(json!({ &label: "yes" })).await?;
             let ready = session.ready().await?;
             let status = ready.status.clone().unwrap_or_default();
             ensure!(status.pool.as_deref() == Some("shared") && status.pool_namespace.as_ref() == Some(&owner));
@@ -40,17 +40,17 @@ fn a_pool_serves_the_namespaces_whose_labels_its_owner_named() {
 
             // Its tenant has its one session, and one may wait.
             let second = guests.session(on_it.clone()).await?;
-            second.until("to wait for its tenant", |it| waits_for(it, reasons::TENANT_LIMIT_REACHED)).await?;
+            second.wait_for("to wait for its tenant", |it| waits_for(it, reasons::TENANT_LIMIT_REACHED)).await?;
             let third = guests.session(on_it).await?;
             let (_, end) = third.finished().await?;
             ensure!(end.reason == reasons::QUEUE_FULL, "it ended as {end:?}");
 
-            guests.label(json!({ &label: null })).await?;
-            second.until("to be told why", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
+            guests.set_labels(json!({ &label: null })).await?;
+            second.wait_for("to be told why", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
             ensure!(session.object().await?.state() == SessionState::Ready, "what it has it keeps");
             client.run("await browser.close()").await?;
             Ok(())
         };
-        space.beside("guest", guests).await
+        ns.with_second_namespace("guest", guests).await
     });
 }

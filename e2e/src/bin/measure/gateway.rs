@@ -3,10 +3,10 @@
 //! - `gateway_round_trip`, `direct_round_trip`: a `page.evaluate('1')`, in milliseconds.
 //! - `gateway_5_mib`, `direct_5_mib`: an answer of 5 MiB, in MiB per second.
 
-use crate::report;
+use crate::report::report;
 use anyhow::{Context, Result};
 use camofleet_auth::token::{Issuer, Scope};
-use camofleet_e2e::{Space, clients::NodeClient, tokens::Key};
+use camofleet_e2e::{TestNamespace, clients::NodeClient, tokens::Key};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -20,12 +20,12 @@ struct Took {
     direct: Vec<f64>,
 }
 
-pub async fn measure(space: Space) -> Result<()> {
-    space.pool("pool", json!({})).await?;
-    let session = space.ready_session(json!({})).await?;
+pub async fn measure(ns: TestNamespace) -> Result<()> {
+    ns.pool("pool", json!({})).await?;
+    let session = ns.ready_session(json!({})).await?;
     let runner = session.runner().await?;
-    let mut client = NodeClient::connect(&space, &session).await?;
-    let token = Key::of(&space.fleet, Issuer::Gateway).await?.signer().hop_token(
+    let mut client = NodeClient::connect(&ns, &session).await?;
+    let token = Key::load(&ns.fleet, Issuer::Gateway).await?.signer().hop_token(
         &runner.uid,
         &session.uid,
         Scope::Connect,

@@ -7,13 +7,13 @@
 //!
 //! Needs `apt-get install xvfb x11vnc websockify`.
 
-use crate::report;
+use crate::report::report;
 use anyhow::{Context, Result};
 use camofleet_e2e::{
-    Session, Space,
+    Session, TestNamespace,
     clients::{FIREFOX, NodeClient},
-    doors::share,
     host::{self, Process, processes_of},
+    rest::issue_session_token,
     rfb,
     wait::poll,
 };
@@ -45,25 +45,25 @@ const PICTURES: u32 = 30;
 /// The X display of the usual stack.
 const DISPLAY: &str = ":97";
 
-pub async fn measure(space: Space) -> Result<()> {
-    space.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
-    let session = space.ready_session(json!({})).await?;
-    relay_cpu(&space, &session).await?;
-    memory(&space, &session).await
+pub async fn measure(ns: TestNamespace) -> Result<()> {
+    ns.pool("pool", json!({ "sessionDefaults": { "display": "LiveView" } })).await?;
+    let session = ns.ready_session(json!({})).await?;
+    relay_cpu(&ns, &session).await?;
+    memory(&ns, &session).await
 }
 
-async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
+async fn relay_cpu(ns: &TestNamespace, session: &Session) -> Result<()> {
     let pod = session.runner().await?.uid;
-    let runner = host::the_one(&pod, "the runner", |process| process.is("camofleet-runner"))?;
+    let runner = host::find_process(&pod, "the runner", |process| process.runs("camofleet-runner"))?;
     let mut gateways = Vec::new();
-    let pods = space.fleet.component("gateway").await?;
+    let pods = ns.fleet.running_pods("gateway").await?;
     for gateway in &pods {
         let pod = gateway.uid().context("a pod has a UID")?;
-        gateways.push(host::the_one(&pod, "the gateway", |process| process.is("camofleet-gateway"))?);
+        gateways.push(host::find_process(&pod, "the gateway", |process| process.runs("camofleet-gateway"))?);
     }
     let (beside, beside_pod) = gateways.first().zip(pods.first()).context("there is no gateway")?;
     let address = beside_pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("it has no address")?;
-    let display = host::the_one(&pod, "the display", |process| process.is("Xvnc"))?;
+    let display = host::find_process(&pod, "the display", |process| process.runs("Xvnc"))?;
     let socket = display.command.iter().skip_while(|word| *word != "-rfbunixpath").nth(1).context("no RFB socket")?;
     let at = format!("{address}:{}", free_port()?);
     let socket = display.path(socket);
@@ -74,8 +74,8 @@ async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
             .arg(format!("--unix-target={}", socket.display())),
     )?;
 
-    let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
-    let (mut ours, _) = rfb::at_gateway(space, session, &view).await?;
+    let view = issue_session_token(ns, &session.name, &json!({ "scope": "view" })).await?;
+    let (mut ours, _) = rfb::connect_viewer(ns, session, &view).await?;
     let mut theirs = poll("websockify to listen", async || at_websockify(&at).await).await?;
     let (mut gateway_ms, mut runner_ms, mut websockify_ms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -95,10 +95,10 @@ async fn relay_cpu(space: &Space, session: &Session) -> Result<()> {
     Ok(())
 }
 
-async fn memory(space: &Space, session: &Session) -> Result<()> {
-    let _client = NodeClient::connect(space, session).await?;
-    let view = share(space, &session.name, &json!({ "scope": "view" })).await?;
-    let (mut viewer, _) = rfb::at_gateway(space, session, &view).await?;
+async fn memory(ns: &TestNamespace, session: &Session) -> Result<()> {
+    let _client = NodeClient::connect(ns, session).await?;
+    let view = issue_session_token(ns, &session.name, &json!({ "scope": "view" })).await?;
+    let (mut viewer, _) = rfb::connect_viewer(ns, session, &view).await?;
     viewer.picture().await?;
     let ours = memory_mib(&processes_of(&session.runner().await?.uid))?;
 
@@ -106,7 +106,7 @@ async fn memory(space: &Space, session: &Session) -> Result<()> {
     let xvfb = Stack::start(Command::new("Xvfb").args([DISPLAY, "-screen", "0", "1280x720x24", "-nolisten", "tcp"]))?;
     poll("Xvfb to listen", async || Ok(fs::metadata("/tmp/.X11-unix/X97")?)).await?;
     // Not clients of the session, but Node processes with Playwright.
-    let (mut server, mut client) = (NodeClient::start(space, session).await?, NodeClient::start(space, session).await?);
+    let (mut server, mut client) = (NodeClient::start(ns, session).await?, NodeClient::start(ns, session).await?);
     let launch = format!(
         "globalThis.plain = await playwright.firefox.launchServer({{ channel: 'moz-firefox', executablePath: {FIREFOX:?},
            headless: false, env: {{ ...process.env, DISPLAY: '{DISPLAY}' }} }});
@@ -193,7 +193,7 @@ fn stat(pid: i32) -> Result<Vec<String>> {
 async fn at_websockify(address: &str) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
     let mut request = format!("ws://{address}/").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("binary"));
-    rfb::over(connect_async(request).await?.0).await
+    rfb::viewer_over(connect_async(request).await?.0).await
 }
 
 fn free_port() -> Result<u16> {

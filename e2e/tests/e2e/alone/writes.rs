@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, StartTier};
 use camofleet_e2e::{
-    Space,
+    TestNamespace,
     history::History,
     host::{self, is_browser},
     metrics, test_alone,
@@ -13,11 +13,11 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 #[test]
-fn one_write_to_ready_and_two_in_a_life() {
-    test_alone("writes", async |space: Space| {
-        space.pool("pool", json!({})).await?;
-        let history = History::of(space.api()).await?;
-        let operator = space.fleet.operator().await?;
+fn writes_a_session_status_once_until_ready_and_twice_in_total() {
+    test_alone("writes", async |ns: TestNamespace| {
+        ns.pool("pool", json!({})).await?;
+        let history = History::watch(ns.api()).await?;
+        let operator = ns.fleet.operator().await?;
         let writes = async || {
             Ok::<_, anyhow::Error>(
                 metrics::of(&operator)
@@ -35,11 +35,11 @@ fn one_write_to_ready_and_two_in_a_life() {
             })
             .await
         };
-        let session = space.session(json!({})).await?;
+        let session = ns.session(json!({})).await?;
         let ready = session.ready().await?;
         ensure!(ready.status.unwrap_or_default().start_tier == Some(StartTier::Hot), "it started cold");
         come_to(1.0, "one write until Ready").await?;
-        host::the_one(&session.runner().await?.uid, "the browser", is_browser)?.signal(Signal::SIGKILL)?;
+        host::find_process(&session.runner().await?.uid, "the browser", is_browser)?.signal(Signal::SIGKILL)?;
         session.finished().await?;
         come_to(2.0, "two writes in its life").await?;
         // The API server tells the same: created, Ready, Finished.
