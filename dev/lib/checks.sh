@@ -169,11 +169,11 @@ check_chart() {
   [ "$(grep -c 'helm.sh/hook:' "$folder/default.yaml")" = 0 ]
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet --set hooks.enabled=false >"$folder/none.yaml"
   cmp "$folder/default.yaml" "$folder/none.yaml"
-  jobs_are "$folder/first.yaml" abandon-pools apply-pools delete-pools
+  expect_jobs "$folder/first.yaml" abandon-pools apply-pools delete-pools
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${all_values[@]}" --set uninstall.deleteAllPools=true >"$folder/everything.yaml"
-  jobs_are "$folder/everything.yaml" apply-pools delete-pools
+  expect_jobs "$folder/everything.yaml" apply-pools delete-pools
   "$helm" --kubeconfig "$admin_kubeconfig" template camo-fleet charts/camo-fleet -n camo-fleet --dry-run=server >"$folder/found.yaml"
-  jobs_are "$folder/found.yaml" abandon-pools apply-pools delete-pools
+  expect_jobs "$folder/found.yaml" abandon-pools apply-pools delete-pools
   say "the Job that deletes pools reaches sessions of all namespaces only when a pool is open to other namespaces:"
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet --set hooks.enabled=true --set pools.headless.allowedNamespaces.from=Same >"$folder/own.yaml"
   [ "$(cluster_roles "$folder/own.yaml" | grep -c delete-pools)" = 0 ]
@@ -197,7 +197,7 @@ check_chart() {
 }
 
 # The hook Jobs in a file of rendered objects are those of these names, in this order.
-jobs_are() {
+expect_jobs() {
   local file=$1 found
   shift
   found=$(grep -A 2 '^kind: Job$' "$file" | sed -n 's/^  name: camofleet-//p' | sort | tr '\n' ' ')
@@ -248,7 +248,7 @@ check_upgrade() {
   build_images # they are there: dev/up has made them
   chart_arguments >"$dot_dev/upgrade-arguments"
   trap restore_release EXIT
-  of_previous install_fresh
+  with_previous install_fresh
   KUBECONFIG=$dot_dev/kubeconfig CAMOFLEET_UPGRADE_ARGUMENTS=$dot_dev/upgrade-arguments workspace_cargo test --locked --workspace --test upgrade -- --nocapture
   trap - EXIT
   restore_release

@@ -6,7 +6,7 @@ cluster_down() {
   need_root
   allow_services
   lock_cluster
-  cluster_sweep
+  remove_cluster
   local left
   left=$(cluster_leftovers)
   unlock_cluster
@@ -14,7 +14,7 @@ cluster_down() {
 $left"
 }
 
-cluster_sweep() {
+remove_cluster() {
   local own_data sockets
   own_data=$(readlink -f "$state/data" 2>/dev/null) || own_data=
   sockets=$(shim_sockets)
@@ -46,7 +46,7 @@ stop_processes() {
 # A killed pod's process can have just started another one: until there are none.
 kill_processes() {
   local pids
-  pids=$(our_processes)
+  pids=$(cluster_processes)
   # shellcheck disable=SC2086 # a list
   [ -z "$pids" ] || { kill -KILL $pids 2>/dev/null; return 1; }
 }
@@ -54,11 +54,11 @@ kill_processes() {
 process_is_gone() { ! readlink "/proc/$1/ns/net"; } # which a zombie has not either
 
 # Those in our cgroups (pods) and in our network namespace (daemons, shims), but not this script.
-our_processes() {
+cluster_processes() {
   local folder inode='' process
   {
     # shellcheck disable=SC2046
-    find /nowhere $(our_cgroups) -name cgroup.procs -exec cat {} + 2>/dev/null || true
+    find /nowhere $(cluster_cgroups) -name cgroup.procs -exec cat {} + 2>/dev/null || true
     # the file may be there without the mount, when ip was interrupted: then it is no namespace and has no process
     [ ! -e "/run/netns/$netns" ] || inode=$(stat -Lc %i "/run/netns/$netns")
     if [ -n "$inode" ]; then
@@ -76,7 +76,7 @@ shim_sockets() {
 }
 
 # On a hybrid host runc makes one in the version 2 tree too.
-our_cgroups() {
+cluster_cgroups() {
   local folder
   for folder in $(cgroup_folders) /sys/fs/cgroup/unified/camofleet; do
     if [ -d "$folder" ]; then echo "$folder"; fi
@@ -109,7 +109,7 @@ remove_network() {
 
 remove_cgroups() {
   local folder
-  for folder in $(our_cgroups); do find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true; done
+  for folder in $(cluster_cgroups); do find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true; done
 }
 
 # What kubelet and CNI keep at fixed places.
@@ -136,13 +136,13 @@ remove_if_empty() { rmdir "$@" 2>/dev/null || true; }
 # One line for each thing that is still there.
 cluster_leftovers() {
   local pid folder
-  for pid in $(our_processes); do echo "process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"; done
+  for pid in $(cluster_processes); do echo "process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"; done
   mounts_below "$state" "$data" "$cache/buildah" | sed 's/^/mount /'
   [ ! -e "/run/netns/$netns" ] || echo "network namespace $netns"
   { ip -o link show cf-host 2>/dev/null || true; } | sed 's/^/link /'
   ip route show | grep -F "$node_address" | sed 's/^/route /' || true
   if command -v iptables-save >/dev/null; then { iptables-save 2>/dev/null | grep -F "$rule_comment" | sed 's/^/iptables rule /'; } || true; fi
-  for folder in $(our_cgroups); do echo "cgroup $folder"; done
+  for folder in $(cluster_cgroups); do echo "cgroup $folder"; done
   for folder in "$state" "$data"; do [ ! -e "$folder" ] || echo "folder $folder"; done
   [ ! -d /var/log/containers ] || find /var/log/containers -lname "$data/*" -printf 'log link %p\n'
   find /var/lib/cni/results -name 'camofleet-*' -printf 'CNI result %p\n' 2>/dev/null || true

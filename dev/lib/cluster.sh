@@ -39,7 +39,7 @@ cluster_up() {
     say "    is up already"
   else
     apt_install "${cluster_packages[@]}"
-    cluster_sweep # what an interrupted start, or a machine that was switched off, left
+    remove_cluster # what an interrupted start, or a machine that was switched off, left
     mkdir -p "$state/log" "$state/pki" "$state/cni" "$data" "$image_store"
     ln -sfn "$data" "$state/data"
     make_network
@@ -74,7 +74,7 @@ make_network() {
   for range in "$pod_range" "$service_range"; do
     ip route add "$range" via "$node_address" || die "the host has a route for $range already: $(ip route show "$range"); the dev cluster needs that range"
   done
-  give_pods_the_hosts_network
+  enable_pod_egress
 }
 
 # Each rule: table, chain, match and target. Kept in one place for adding, removing and checking.
@@ -86,7 +86,7 @@ host_rules() {
     "filter FORWARD -o cf-host -j ACCEPT"
 }
 
-give_pods_the_hosts_network() {
+enable_pod_egress() {
   local table chain rule
   cat /proc/sys/net/ipv4/ip_forward >"$state/ip_forward"
   sysctl -qw net.ipv4.ip_forward=1 || warn "cannot forward: pods will not reach beyond this machine"
@@ -97,7 +97,7 @@ give_pods_the_hosts_network() {
 }
 
 # The resolver that the host's programs really ask: a loopback address (systemd-resolved) would be the pod's own.
-pods_resolv_conf() {
+pod_resolv_conf() {
   local source=/etc/resolv.conf
   if grep -qE '^nameserver 127\.' "$source" && [ -e /run/systemd/resolve/resolv.conf ]; then source=/run/systemd/resolve/resolv.conf; fi
   grep -vE '^nameserver (127\.|::1)' "$source" || true
@@ -222,7 +222,7 @@ JSON
 }
 
 start_node() {
-  pods_resolv_conf >"$state/resolv.conf"
+  pod_resolv_conf >"$state/resolv.conf"
   cat >"$state/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

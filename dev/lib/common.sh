@@ -90,5 +90,5 @@ wait_for() {
 # What dev/help prints for a command: the first line of its comment.
 summary_of() { sed -n '2s/^# //p' "$1"; }
 
-# newer_or_same HAVE WANT: compares dotted versions.
-newer_or_same() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }
+# version_at_least HAVE WANT: compares dotted versions.
+version_at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }

@@ -23,22 +23,22 @@ install_packages() {
   [ "${#missing[@]}" -gt 0 ] || return 0 # another part of dev/test has installed them meanwhile
   say "    apt-get install ${missing[*]}"
   # an interrupted run may have left packages unpacked
-  with_no_services quietly dpkg --configure -a
+  without_services quietly dpkg --configure -a
   [ "${apt_updated:-}" = yes ] || quietly apt-get -o DPkg::Lock::Timeout=300 update
   apt_updated=yes
   # containerd's service is not wanted: the cluster starts its own, and the machine stays as it is
-  with_no_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
+  without_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
 }
 
 services_policy=/usr/sbin/policy-rc.d
-services_policy_is_ours='# while camo-fleet installs packages'
+services_policy_mark='# while camo-fleet installs packages'
 
-# with_no_services COMMAND…: packages installed by the command do not start their services (Debian's policy-rc.d).
-with_no_services() {
+# without_services COMMAND…: packages installed by the command do not start their services (Debian's policy-rc.d).
+without_services() {
   allow_services
   # one of the machine's own is left as it is
   if [ -e "$services_policy" ]; then "$@"; return; fi
-  printf '#!/bin/sh\n%s\nexit 101\n' "$services_policy_is_ours" >"$services_policy"
+  printf '#!/bin/sh\n%s\nexit 101\n' "$services_policy_mark" >"$services_policy"
   chmod 755 "$services_policy"
   local status=0
   "$@" || status=$?
@@ -48,5 +48,5 @@ with_no_services() {
 
 # Takes back what an installation forbids, an interrupted one's too.
 allow_services() {
-  if grep -qxF "$services_policy_is_ours" "$services_policy" 2>/dev/null; then rm -f "$services_policy"; fi
+  if grep -qxF "$services_policy_mark" "$services_policy" 2>/dev/null; then rm -f "$services_policy"; fi
 }

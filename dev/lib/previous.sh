@@ -6,8 +6,8 @@ previous_artifacts=$cache/artifacts-$previous_commit-${CAMOFLEET_PROFILE:-dev}
 
 has_previous() { [ -d "$previous_source" ] || git -C "$repo" cat-file -e "$previous_commit^{commit}" 2>/dev/null; }
 
-# of_previous COMMAND…: runs a function of this library on the version before.
-of_previous() {
+# with_previous COMMAND…: runs a function of this library on the version before.
+with_previous() {
   once "$previous_source" extract_previous
   once "$previous_artifacts" build_previous
   local repo=$previous_source artifacts=$previous_artifacts

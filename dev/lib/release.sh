@@ -8,7 +8,7 @@ install_chart() {
   k get namespace "$release_namespace" >/dev/null 2>&1 || k create namespace "$release_namespace" >/dev/null
   # the runners' namespace too: what the operator makes has to pass the restricted standard
   k label --overwrite namespace "$release_namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
-  forget_interrupted_install
+  delete_pending_releases
   local arguments
   mapfile -t arguments < <(chart_arguments)
   # take-ownership: of CRDs that were applied by hand
@@ -16,7 +16,7 @@ install_chart() {
   local component
   for component in operator gateway; do
     note "waiting for the new pods of $component"
-    k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { explain_pods; return 1; }
+    k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { dump_pods; return 1; }
   done
 }
 
@@ -28,14 +28,14 @@ chart_arguments() {
 }
 
 # Helm refuses an upgrade while it believes that another runs: what an interrupted one leaves.
-forget_interrupted_install() {
+delete_pending_releases() {
   local pending
   for pending in $(k -n "$release_namespace" get secrets -l owner=helm,name=camo-fleet -o 'jsonpath={range .items[*]}{.metadata.name}={.metadata.labels.status}{"\n"}{end}' | sed -n 's/=pending-.*//p'); do
     k -n "$release_namespace" delete secret "$pending" >/dev/null
   done
 }
 
-write_dot_dev() {
+write_access_files() {
   local token
   install -d -m 700 "$dot_dev"
   install -m 600 "$admin_kubeconfig" "$dot_dev/kubeconfig"
@@ -66,7 +66,7 @@ wait_for_session() {
     if [ "$SECONDS" -ge "$deadline" ] || [ "$(session_condition "$name" Finished)" = True ]; then
       say "error: the session $name is not Ready"
       k -n "$release_namespace" get browsersession "$name" -o yaml
-      explain_pods
+      dump_pods
       return 1
     fi
     sleep 0.2
@@ -74,7 +74,7 @@ wait_for_session() {
 }
 
 # What a person would look at first when something does not come up.
-explain_pods() {
+dump_pods() {
   local component
   {
     k -n "$release_namespace" get pods,browsersessions,workerpools -o wide

@@ -6,7 +6,7 @@ use_rust() {
   # run in the checkout: rustup takes the version from rust-toolchain.toml there
   local have
   have=$(cd "$repo" && rustc --version 2>/dev/null | awk '{print $2}') || have=0
-  if ! newer_or_same "${have:-0}" "$rust_minimum" || ! command -v cargo >/dev/null; then
+  if ! version_at_least "${have:-0}" "$rust_minimum" || ! command -v cargo >/dev/null; then
     apt_install rustc-web cargo-web rustfmt-web rust-web-clippy
   fi
   apt_install "${compile_packages[@]}"
@@ -30,7 +30,7 @@ cargo_quietly() { CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 
 use_go() {
   local have
   have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=go0
-  if ! newer_or_same "${have#go}" "$go_minimum"; then
+  if ! version_at_least "${have#go}" "$go_minimum"; then
     once "$cache/go-$go_version" install_go
     PATH=$cache/go-$go_version/bin:$PATH
   fi
@@ -52,7 +52,7 @@ install_go() {
 use_node() {
   local have
   have=$(node --version 2>/dev/null) || have=v0
-  if ! newer_or_same "${have#v}" "$node_minimum" || ! command -v npm >/dev/null; then
+  if ! version_at_least "${have#v}" "$node_minimum" || ! command -v npm >/dev/null; then
     once "$cache/node-$node_version" install_node
     PATH=$cache/node-$node_version/bin:$PATH
   fi

@@ -48,7 +48,7 @@ fn main() -> Result<ExitCode> {
     println!("{:<28} {:>7} {:>6} {:>6} {:>6}", "crate", "modules", "edges", "levels", "cycles");
     for folder in folders {
         let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
-        let workspace = Workspace::around(&folder)?;
+        let workspace = Workspace::containing(&folder)?;
         for (package, part) in workspace.packages_in(&folder) {
             let modules = Modules::read(package.library(), package.roots())?;
             let edges = modules.edges();

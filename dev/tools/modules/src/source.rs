@@ -253,16 +253,16 @@ fn is_test_only(attributes: &[Attribute]) -> bool {
         .iter()
         .filter(|attribute| attribute.path().is_ident("cfg"))
         .filter_map(|attribute| attribute.parse_args().ok())
-        .any(|predicate| holds_outside_of_tests(&predicate) == Some(false))
+        .any(|predicate| is_true_outside_tests(&predicate) == Some(false))
 }
 
 /// `None`: it depends on something else than `test`.
-fn holds_outside_of_tests(predicate: &Meta) -> Option<bool> {
+fn is_true_outside_tests(predicate: &Meta) -> Option<bool> {
     match predicate {
         Meta::Path(path) if path.is_ident("test") => Some(false),
         Meta::List(list) => {
             let inner = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
-            let inner: BTreeSet<_> = inner.iter().map(holds_outside_of_tests).collect();
+            let inner: BTreeSet<_> = inner.iter().map(is_true_outside_tests).collect();
             let (one_holds, one_does_not) = (inner.contains(&Some(true)), inner.contains(&Some(false)));
             let is_open = inner.contains(&None);
             if list.path.is_ident("not") {

@@ -30,7 +30,7 @@ struct Target {
 
 impl Workspace {
     /// The workspace that the folder belongs to.
-    pub fn around(folder: &Path) -> Result<Self> {
+    pub fn containing(folder: &Path) -> Result<Self> {
         let output = Command::new("cargo")
             .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
             .current_dir(folder)
