@@ -1,9 +1,9 @@
 use crate::{graph::Graph, source::Modules};
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// What is counted in a library `fleet` of these files, given as their names within `src` and their text.
+/// The counts of a library `fleet` with these files, each given as its path in `src` and its text.
 struct Counted {
-    /// Such as `lib.rs -> a.rs: Name, other`.
+    /// In the form `lib.rs -> a.rs: Name, other`.
     edges: Vec<String>,
     levels: usize,
     cycles: Vec<Vec<String>>,
@@ -63,7 +63,7 @@ fn module_declarations_and_re_exports_of_descendants_are_no_edges() {
         ("b/inner.rs", "pub struct Deep;"),
         ("b/other.rs", ""),
     ];
-    // A is not of a file below b
+    // `A` is no descendant of `b`.
     assert_edges(&files, &["b/mod.rs -> a.rs: A"]);
 }
 
