@@ -1,5 +1,5 @@
-//! Runs each test in a namespace of its own, and keeps tests that disrupt shared components apart with file locks, because the
-//! tests of several processes may use one cluster at the same time.
+//! Runs each test in a namespace of its own, and keeps tests that disrupt shared components apart with file locks,
+//! because the tests of several processes may use one cluster at the same time.
 
 use crate::{Fleet, TestNamespace, namespace::remove_leftovers};
 use anyhow::Result;
@@ -12,8 +12,8 @@ use std::{
 };
 use tokio::runtime::Runtime;
 
-/// Runs a test in a namespace of its own, possibly in parallel with others. Prints the state of the fleet if the test fails.
-/// Always empties the namespace, and fails if a pod or process of it remains.
+/// Runs a test in a namespace of its own, possibly in parallel with others. Prints the state of the fleet if the test
+/// fails. Always empties the namespace, and fails if a pod or process of it remains.
 pub fn test<Body: Future<Output = Result<()>>>(name: &str, body: impl FnOnce(TestNamespace) -> Body) {
     run(name, || [lock_shared(OPERATOR), lock_shared(GATEWAY)], body);
 }

@@ -1,4 +1,5 @@
-//! A test's own namespace: creates pools and sessions in it, reads the state of its runners, dumps and removes its objects.
+//! A test's own namespace: creates pools and sessions in it, reads the state of its runners, dumps and removes its
+//! objects.
 
 use crate::{
     Fleet, endpoints, host,
@@ -104,7 +105,8 @@ impl TestNamespace {
         self.warm_pool_with_sessions(name, 0).await
     }
 
-    /// Waits until a pool is reconciled, serves exactly `sessions` sessions, and has a hot browser in every other prewarmed slot.
+    /// Waits until a pool is reconciled, serves exactly `sessions` sessions, and has a hot browser in every other
+    /// prewarmed slot.
     ///
     /// Queries the runners too, because a pool's status is up to a second old.
     pub async fn warm_pool_with_sessions(&self, name: &str, sessions: usize) -> Result<WorkerPool> {
@@ -146,8 +148,8 @@ impl TestNamespace {
         Ok(Session::new(api, name, created.uid().context("a created object has a UID")?))
     }
 
-    /// Creates a session and waits until it is Ready and has loaded its start page, if it has one. `Ready` does not wait for the
-    /// start page, so without this wait a client could find the blank page.
+    /// Creates a session and waits until it is Ready and has loaded its start page, if it has one. `Ready` does not
+    /// wait for the start page, so without this wait a client could find the blank page.
     pub async fn ready_session(&self, spec: Value) -> Result<Session> {
         let has_start_page = spec.get("startUrl").is_some();
         let session = self.session(spec).await?;
@@ -181,8 +183,8 @@ impl TestNamespace {
         Ok(states)
     }
 
-    /// Deletes all objects and the namespace, and waits until its pods' processes are gone. `force` kills pods without a grace
-    /// period; only a failed test needs it.
+    /// Deletes all objects and the namespace, and waits until its pods' processes are gone. `force` kills pods without
+    /// a grace period; only a failed test needs it.
     pub(crate) async fn clean_up(&self, force: bool) -> Result<()> {
         let all = ListParams::default();
         // Pools first, because a terminating runner launches no browser to replace one that ended.

@@ -1,4 +1,4 @@
-//! Displays of sessions: at their runners, and at the gateway.
+//! Views the displays of sessions over RFB, at their runners and at the gateway.
 
 use crate::{
     Session, TestNamespace,
@@ -22,30 +22,32 @@ use tokio_tungstenite::{
 };
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
-/// The ground of the pages that are looked for on a display: `#0a7b53`.
+/// The background colour of test pages, which tests look for on a display: `#0a7b53`.
 pub const GREEN: [u8; 3] = [0x0a, 0x7b, 0x53];
 
-/// The display of a session at its runner, by a hop token of the gateway's with the scope `view`.
+/// Reads a picture of a session's display from its runner, with a hop token of scope `view` signed with the gateway's
+/// key.
 ///
 /// # Errors
-/// When the runner refuses, or what it passes on is not RFB.
-pub async fn picture(gateway: &Key, runner: &RunnerRef, session_uid: &str) -> Result<Picture> {
-    let token = gateway.signer().hop_token(&runner.uid, session_uid, Scope::View, None);
-    let answer = http_client()?
+/// If the runner rejects the request or does not speak RFB.
+pub async fn picture(gateway_key: &Key, runner: &RunnerRef, session_uid: &str) -> Result<Picture> {
+    let token = gateway_key.signer().hop_token(&runner.uid, session_uid, Scope::View, None);
+    let response = http_client()?
         .get(format!("http://{}/v1/sessions/{session_uid}/vnc", runner.address))
         .bearer_auth(token)
         .header(CONNECTION, "Upgrade")
         .header(UPGRADE, "rfb")
         .send()
         .await?;
-    let status = answer.status();
+    let status = response.status();
     if status != StatusCode::SWITCHING_PROTOCOLS {
-        anyhow::bail!("the runner answers {status}: {}", answer.text().await?);
+        anyhow::bail!("the runner responded {status}: {}", response.text().await?);
     }
-    Viewer::begin(answer.upgrade().await?).await?.picture().await
+    Viewer::begin(response.upgrade().await?).await?.picture().await
 }
 
-/// Opens the live view of a session at the gateway. Also returns the selected subprotocol, which names the granted scope.
+/// Opens the live view of a session at the gateway. Also returns the selected subprotocol, which names the granted
+/// scope.
 pub async fn open_live_view(ns: &TestNamespace, session: &str, token: &str) -> Result<(ClientSocket, String)> {
     let url = format!("{}/vnc/{}/{session}", ns.fleet.gateway_url()?, ns.name).replacen("http", "ws", 1);
     let mut request = url.as_str().into_client_request()?;
@@ -56,7 +58,8 @@ pub async fn open_live_view(ns: &TestNamespace, session: &str, token: &str) -> R
     Ok((socket, granted.to_str()?.to_owned()))
 }
 
-/// A viewer at the gateway, with a token, and the scope that it was granted, as a subprotocol of the live view.
+/// Connects an RFB viewer to a session's live view at the gateway. Also returns the selected subprotocol, which names
+/// the granted scope.
 pub async fn connect_viewer(
     ns: &TestNamespace,
     session: &Session,
@@ -66,7 +69,7 @@ pub async fn connect_viewer(
     Ok((viewer_over(socket).await?, granted))
 }
 
-/// A viewer at the other end of a WebSocket.
+/// Starts an RFB viewer over a WebSocket.
 pub async fn viewer_over(socket: ClientSocket) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>> {
     let (to_display, from_display) = socket.split();
     let pictures = from_display.filter_map(async |message| match message {

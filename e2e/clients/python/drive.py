@@ -1,4 +1,4 @@
-"""Does a page's work in a session, and prints what came of it as JSON.
+"""Drives a page of a session and prints the results as JSON.
 
     python drive.py <wsEndpoint> <token> <site>
 """

@@ -1,4 +1,5 @@
-//! After a session nothing of it is left in its runner. (That nothing is left of a pod is looked at after every test.)
+//! Checks that a runner keeps nothing of a deleted session. The harness checks after every test that nothing of its
+//! pods remains.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_e2e::{
@@ -15,8 +16,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// What there is in a runner's pod: processes by program, files of its writable folders, Unix sockets. The numbers in
-/// names differ from browser to browser and are left out.
+/// Counts of processes by program, files in writable folders, and Unix sockets in a runner's pod. Digits are removed
+/// from names, because numbers in them differ between browsers.
 #[derive(Debug, PartialEq, Eq)]
 struct Inventory {
     programs: BTreeMap<String, usize>,
@@ -27,7 +28,10 @@ struct Inventory {
 impl Inventory {
     fn of(pod_uid: &str) -> Result<Self> {
         let processes = host::processes_of(pod_uid);
-        let runner = processes.iter().find(|process| process.runs("camofleet-runner")).context("the runner is gone")?;
+        let runner = processes
+            .iter()
+            .find(|process| process.runs("camofleet-runner"))
+            .context("the pod has no runner process")?;
         let mut files = BTreeMap::new();
         for folder in ["/run/camofleet", "/tmp"] {
             count_files(runner, folder, &mut files)?;
@@ -35,16 +39,16 @@ impl Inventory {
         let sockets = fs::read_to_string(format!("/proc/{}/net/unix", runner.pid))?;
         let sockets =
             sockets.lines().filter_map(|line| line.split_whitespace().nth(7)).filter(|path| !path.starts_with("/dev"));
-        let lasting = processes.iter().filter(|process| !host::is_browser_child(process));
+        let permanent = processes.iter().filter(|process| !host::is_browser_child(process));
         Ok(Self {
-            programs: counted(lasting.filter_map(|process| process.command.first()).map(String::as_str)),
+            programs: counted(permanent.filter_map(|process| process.command.first()).map(String::as_str)),
             files,
             sockets: counted(sockets),
         })
     }
 }
 
-/// Two folders deep: what is in a browser's profile is the browser's own.
+/// Counts files two levels deep, which excludes the contents of browser profiles.
 fn count_files(process: &Process, folder: &str, files: &mut BTreeMap<String, usize>) -> Result<()> {
     let entries = |folder: &Path| -> Result<Vec<_>> { Ok(fs::read_dir(folder)?.flatten().collect()) };
     for entry in entries(&process.path(folder))? {
@@ -81,7 +85,7 @@ fn a_runner_keeps_nothing_of_a_deleted_session() {
         for round in 0..rounds() {
             for crash in [false, true] {
                 let session = ns.ready_session(json!({})).await?;
-                ensure!(session.runner().await?.uid == runner, "it is served by another runner");
+                ensure!(session.runner().await?.uid == runner, "the session is on another runner");
                 let mut client = NodeClient::connect_with_site(&ns, &session, &site.url).await?;
                 client
                     .run(
@@ -97,9 +101,9 @@ fn a_runner_keeps_nothing_of_a_deleted_session() {
                 session.delete().await?;
                 session.gone().await?;
                 ns.warm_pool("pool").await?;
-                poll("the runner to be as it was before", async || {
+                poll("the runner to return to its initial state", async || {
                     let now = Inventory::of(&runner)?;
-                    ensure!(now == before, "round {round}, crashed: {crash}: it was {before:#?} and is {now:#?}");
+                    ensure!(now == before, "round {round}, crash: {crash}: expected {before:#?}, found {now:#?}");
                     Ok(())
                 })
                 .await?;

@@ -1,4 +1,4 @@
-//! More sessions at once than there are slots.
+//! More concurrent sessions than there are slots.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_e2e::{
@@ -23,7 +23,7 @@ fn serves_queued_sessions_as_slots_become_free() {
             session.ready().await?;
             let mut client = NodeClient::connect(&ns, &session).await?;
             let loaded = client.run("await page.waitForFunction(() => document.title); return page.title()").await?;
-            ensure!(loaded == title.as_str(), "the session of {title} shows {loaded}");
+            ensure!(loaded == title.as_str(), "the session of {title} loaded {loaded}");
             session.delete().await
         };
         try_join_all((0..12).map(one)).await?;
@@ -38,29 +38,33 @@ fn rest_serves_as_many_requests_as_there_are_slots() {
         allow_gateway_writes(&ns).await?;
         let rest = Rest::new(&ns)?;
         let one = async |_: usize| -> Result<Option<Value>> {
-            let answer = rest.request(Method::POST, "/sessions")?.json(&json!({})).send().await?;
-            let (status, again) = (answer.status(), answer.headers().contains_key("retry-after"));
-            let session: Value = answer.json().await?;
-            if status == StatusCode::SERVICE_UNAVAILABLE && again {
+            let response = rest.request(Method::POST, "/sessions")?.json(&json!({})).send().await?;
+            let (status, may_retry) = (response.status(), response.headers().contains_key("retry-after"));
+            let session: Value = response.json().await?;
+            if status == StatusCode::SERVICE_UNAVAILABLE && may_retry {
                 return Ok(None);
             }
-            ensure!(status == StatusCode::CREATED && session["status"] == "READY", "{status}: {session}");
+            ensure!(status == StatusCode::CREATED && session["status"] == "READY", "got {status}: {session}");
             Ok(Some(session["id"].clone()))
         };
-        // Nobody gives back a slot: four are served, and the others are told so.
+        // No session releases its slot, so four requests are served and the others get 503.
         let served: BTreeSet<_> =
             try_join_all((0..20).map(one)).await?.into_iter().flatten().map(|id| id.to_string()).collect();
-        ensure!(served.len() == 4, "{} of 20 were served, and there are four slots", served.len());
-        poll("what was not served to be gone", async || {
+        ensure!(served.len() == 4, "{} of 20 requests were served on four slots", served.len());
+        poll("sessions that were not served to be deleted", async || {
             let listed = rest.expect(StatusCode::OK, Method::GET, "/sessions", None).await?;
-            let listed: BTreeSet<_> =
-                listed.as_array().context("no list")?.iter().map(|it| it["id"].to_string()).collect();
-            ensure!(listed == served, "there are {listed:?}, and {served:?} were served");
+            let listed: BTreeSet<_> = listed
+                .as_array()
+                .context("the response is not a list")?
+                .iter()
+                .map(|it| it["id"].to_string())
+                .collect();
+            ensure!(listed == served, "listed {listed:?}, served {served:?}");
             Ok(())
         })
         .await?;
         let running: usize = ns.runner_states().await?.values().map(|state| state.sessions.len()).sum();
-        ensure!(running == 4, "{running} sessions run");
+        ensure!(running == 4, "{running} sessions are running");
         Ok(())
     });
 }

@@ -1,5 +1,5 @@
-//! The end-to-end tests, in one program so that shared code is compiled once. The harness starts tests in the order of their
-//! names, so the long ones in `alone`, which exclude all other tests, come first.
+//! The end-to-end tests, in one program so that shared code is compiled once. The harness starts tests in the order of
+//! their names, so the long ones in `alone`, which exclude all other tests, come first.
 
 mod alone;
 mod cleanup;

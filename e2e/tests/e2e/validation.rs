@@ -1,4 +1,4 @@
-//! What the API server refuses, each with words that tell what to do, and what it fills in.
+//! Validation of sessions and pools by the API server, with messages that state what to do, and defaulting.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_e2e::{TestNamespace, test};
@@ -23,13 +23,13 @@ fn api(ns: &TestNamespace, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(ns.fleet.client.clone(), &ns.name, &resource(kind))
 }
 
-/// As `kubectl apply --server-side --dry-run=server` does it.
+/// The parameters of `kubectl apply --server-side`, with `--dry-run=server` if `dry_run` is set.
 fn apply(dry_run: bool) -> PatchParams {
     let params = PatchParams::apply("e2e");
     PatchParams { dry_run, field_validation: Some(ValidationDirective::Strict), ..params }
 }
 
-/// Without a spec when there is none.
+/// A manifest. A null `spec` is left out.
 fn manifest(kind: &str, name: &str, spec: &Value) -> Value {
     let mut manifest = json!({ "apiVersion": "camofleet.dev/v1alpha1", "kind": kind, "metadata": { "name": name } });
     if !spec.is_null() {
@@ -38,25 +38,25 @@ fn manifest(kind: &str, name: &str, spec: &Value) -> Value {
     manifest
 }
 
-/// The words with which the API server refused.
-fn rejection(answer: Result<DynamicObject, kube::Error>) -> Result<String> {
-    match answer {
-        Ok(accepted) => anyhow::bail!("it was accepted as {}", accepted.data),
+/// The message of the API server's rejection.
+fn rejection(result: Result<DynamicObject, kube::Error>) -> Result<String> {
+    match result {
+        Ok(accepted) => anyhow::bail!("the API server accepted {}", accepted.data),
         Err(kube::Error::Api(status)) => Ok(status.message.clone()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn contains_all(words: &str, expected: &[&str]) -> Result<()> {
+fn contains_all(message: &str, expected: &[&str]) -> Result<()> {
     for part in expected {
-        ensure!(words.contains(part), "the refusal does not say {part:?}: {words}");
+        ensure!(message.contains(part), "the rejection does not contain {part:?}: {message}");
     }
     Ok(())
 }
 
 async fn ensure_rejected(ns: &TestNamespace, kind: &str, name: &str, spec: &Value, expected: &[&str]) -> Result<()> {
-    let answer = api(ns, kind).patch(name, &apply(true), &Patch::Apply(manifest(kind, name, spec))).await;
-    contains_all(&rejection(answer)?, expected)
+    let result = api(ns, kind).patch(name, &apply(true), &Patch::Apply(manifest(kind, name, spec))).await;
+    contains_all(&rejection(result)?, expected)
 }
 
 async fn ensure_all_rejected(ns: &TestNamespace, kind: &str, cases: &[(Value, &[&str])]) -> Result<()> {
@@ -127,7 +127,7 @@ fn rejects_changes_of_immutable_session_fields() {
     test("bad-changes", async |ns: TestNamespace| {
         let sessions = api(&ns, "BrowserSession");
         let spec = json!({
-            "poolRef": { "name": "nobody" }, "engine": "Firefox", "display": "Headless", "startUrl": "about:blank",
+            "poolRef": { "name": "missing" }, "engine": "Firefox", "display": "Headless", "startUrl": "about:blank",
             "startUrlWait": "Load", "queueTimeoutSeconds": 86_400, "ttlSecondsAfterFinished": 0,
         });
         sessions.patch("full", &apply(false), &Patch::Apply(manifest("BrowserSession", "full", &spec))).await?;
@@ -171,9 +171,9 @@ fn rejects_changes_of_immutable_session_fields() {
         ];
         let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
         for (name, change, expected) in cases {
-            let answer = sessions.patch(name, &dry_run, &Patch::Merge(json!({ "spec": change }))).await;
-            rejection(answer)
-                .and_then(|words| contains_all(&words, expected))
+            let result = sessions.patch(name, &dry_run, &Patch::Merge(json!({ "spec": change }))).await;
+            rejection(result)
+                .and_then(|message| contains_all(&message, expected))
                 .with_context(|| format!("{name} changed by {change}"))?;
         }
         for allowed in [
@@ -182,8 +182,8 @@ fn rejects_changes_of_immutable_session_fields() {
             json!({ "idleTimeoutSeconds": null }),
         ] {
             for name in ["full", "bare"] {
-                let answer = sessions.patch(name, &dry_run, &Patch::Merge(json!({ "spec": allowed }))).await;
-                answer.with_context(|| format!("{name} changed by {allowed}"))?;
+                let result = sessions.patch(name, &dry_run, &Patch::Merge(json!({ "spec": allowed }))).await;
+                result.with_context(|| format!("{name} changed by {allowed}"))?;
             }
         }
         Ok(())
@@ -196,7 +196,10 @@ fn rejects_invalid_pools() {
         let env = |name: String| json!({ "name": name, "value": "x" });
         let volume = |source: Value| {
             let mut volume = json!({ "name": "v" });
-            volume.as_object_mut().expect("it is one").extend(source.as_object().expect("it is one").clone());
+            volume
+                .as_object_mut()
+                .expect("the value is an object")
+                .extend(source.as_object().expect("the value is an object").clone());
             json!({ "template": { "volumes": [volume] } })
         };
         let labels =
@@ -356,7 +359,7 @@ fn rejects_invalid_pools() {
         ensure_rejected(&ns, "WorkerPool", &long(51), &json!({}), &["at most 50 characters", "choose a shorter one"])
             .await?;
 
-        // A good pool that is made a bad one, by its own door and by that of `kubectl scale`.
+        // Invalid changes of a valid pool, through the pool itself and through its scale subresource.
         let pools = api(&ns, "WorkerPool");
         pools
             .patch(
@@ -375,7 +378,7 @@ fn rejects_invalid_pools() {
             Err(kube::Error::Api(status)) => {
                 contains_all(&status.message, &["spec.replicas", "less than or equal to 1000"])
             }
-            other => anyhow::bail!("scaling beyond the limit gave {other:?}"),
+            other => anyhow::bail!("scaling beyond the limit returned {other:?}"),
         }
     });
 }
@@ -384,13 +387,16 @@ fn rejects_invalid_pools() {
 fn fills_in_defaults() {
     test("defaults", async |ns: TestNamespace| {
         let accepted = async |kind: &str, spec: Value| -> Result<Value> {
-            let shown =
+            let accepted =
                 api(&ns, kind).patch("good", &apply(true), &Patch::Apply(manifest(kind, "good", &spec))).await?;
-            Ok(shown.data["spec"].clone())
+            Ok(accepted.data["spec"].clone())
         };
         let session = json!({ "priority": 0, "queueTimeoutSeconds": 300, "ttlSecondsAfterFinished": 300, "startUrlWait": "Load" });
-        ensure!(accepted("BrowserSession", json!({})).await? == session, "an empty session has other defaults");
-        ensure!(accepted("BrowserSession", session.clone()).await? == session, "its defaults change when written out");
+        ensure!(accepted("BrowserSession", json!({})).await? == session, "an empty session has unexpected defaults");
+        ensure!(
+            accepted("BrowserSession", session.clone()).await? == session,
+            "explicit defaults of a session are changed"
+        );
 
         let pool = json!({
             "slotsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 }, "sessionDefaults": {},
@@ -398,7 +404,7 @@ fn fills_in_defaults() {
             "template": { "metadata": {} }, "rollout": { "maxUnavailable": 1, "drainTimeoutSeconds": 600 },
         });
         let shown = accepted("WorkerPool", json!({})).await?;
-        ensure!(shown == pool, "an empty pool has other defaults: {shown}");
+        ensure!(shown == pool, "an empty pool has unexpected defaults: {shown}");
         let all = json!({
             "replicas": 1, "slotsPerRunner": 1, "sessionsPerRunner": 1, "engine": "Auto", "screen": { "width": 1280, "height": 720 },
             "prewarm": { "headless": 1, "headful": 0 }, "allowedNamespaces": { "from": "Same" }, "limits": { "maxPriority": 0 }, "disruption": "WhenIdle",
@@ -407,8 +413,8 @@ fn fills_in_defaults() {
             "rollout": { "maxUnavailable": 1, "drainTimeoutSeconds": 600 },
         });
         let shown = accepted("WorkerPool", all.clone()).await?;
-        ensure!(shown == all, "the documented defaults, written out, become {shown}");
-        // The ends of every range, and the words of every choice.
+        ensure!(shown == all, "explicit defaults of a pool become {shown}");
+        // The limits of every range and the values of every enum.
         for spec in [
             json!({ "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60, "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 0, "engine": "Camoufox", "display": "Headless", "startUrlWait": "None", "startUrl": "HTTPS://example.org/?q#f" }),
             json!({ "idleTimeoutSeconds": 86_400, "maxLifetimeSeconds": 604_800, "queueTimeoutSeconds": 86_400, "ttlSecondsAfterFinished": 604_800, "engine": "Firefox", "display": "Headful", "startUrlWait": "DomContentLoaded", "startUrl": "data:text/html,<p>" }),

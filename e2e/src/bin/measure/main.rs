@@ -1,5 +1,5 @@
-//! Measures the fleet that `dev/up` made, by hand: `cargo run -p camofleet-e2e --bin measure gateway|live-view`.
-//! Each prints a table and one line of JSON; all figures are of one run, so that ratios mean something.
+//! Measures the fleet of `dev/up`, started by hand: `cargo run -p camofleet-e2e --bin measure gateway|live-view`. Each
+//! measurement prints a table and one line of JSON. All its figures are from one run, so that their ratios are valid.
 
 mod gateway;
 mod live_view;
