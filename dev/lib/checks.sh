@@ -180,8 +180,8 @@ check_chart() {
   [ "$(cluster_roles "$folder/first.yaml" | grep -c delete-pools)" = 1 ]
   say "the schema rejects wrong values:"
   for wrong in "${wrong_values[@]}"; do
-    if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/refusal"; then say "accepted: $wrong"; return 1; fi
-    grep -q "values don't meet the specifications" "$folder/refusal" || { cat "$folder/refusal"; return 1; }
+    if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/rejection"; then say "accepted: $wrong"; return 1; fi
+    grep -q "values don't meet the specifications" "$folder/rejection" || { cat "$folder/rejection"; return 1; }
   done
   say "install.yaml matches the chart:"
   dev/install-yaml | cmp - charts/install.yaml

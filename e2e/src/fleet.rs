@@ -1,8 +1,9 @@
 //! Locates the fleet under test: its API server, gateway URL, admin token and pods.
 
+use crate::wait::wait_for_object;
 use anyhow::{Context, Result, ensure};
 use camofleet_runtime::tls;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, Config, ResourceExt,
     api::ListParams,
@@ -87,6 +88,21 @@ impl Fleet {
             pods.iter().map(Pod::name_any).collect::<Vec<_>>()
         );
         Ok(pods.remove(0))
+    }
+
+    /// Waits until all pods of a deployment are current and available, and no others exist.
+    pub async fn wait_for_rollout(&self, deployment: &str) -> Result<()> {
+        wait_for_object(&self.release::<Deployment>(), deployment, "to be rolled out", |deployment| {
+            let desired = deployment.spec.replicas.unwrap_or(1);
+            deployment.status.as_ref().is_some_and(|status| {
+                status.observed_generation == deployment.metadata.generation
+                    && status.replicas == Some(desired)
+                    && status.available_replicas == Some(desired)
+                    && status.updated_replicas == Some(desired)
+            })
+        })
+        .await
+        .map(drop)
     }
 
     /// The API for objects of the release's namespace.

@@ -12,7 +12,7 @@ use camofleet_e2e::{
     test_alone,
     wait::{poll, wait_for_object},
 };
-use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
 use std::{
@@ -108,7 +108,7 @@ async fn measure_waits_during(
     let changing = async {
         change.await?;
         for part in ["operator", "gateway"] {
-            wait_for_rollout(&ns.fleet, &format!("camofleet-{part}")).await?;
+            ns.fleet.wait_for_rollout(&format!("camofleet-{part}")).await?;
         }
         wait_for_pools(ns).await
     };
@@ -134,9 +134,9 @@ async fn measure_waits_during(
     };
     let (all, client, viewer) = tokio::join!(all, drive(client, &done), watch(ns, live, view, &done));
     let ((), slot) = all?;
-    for (who, wait) in [("the client", client?), ("the viewer", viewer?), ("the queued session", slot)] {
-        eprintln!("{who} waited {:.1} s at most", wait.as_secs_f64());
-        ensure!(wait <= MAX_WAIT, "{who} waited {:.1} s", wait.as_secs_f64());
+    for (waiter, wait) in [("the client", client?), ("the viewer", viewer?), ("the queued session", slot)] {
+        eprintln!("{waiter} waited {:.1} s at most", wait.as_secs_f64());
+        ensure!(wait <= MAX_WAIT, "{waiter} waited {:.1} s", wait.as_secs_f64());
     }
     waiting.ready().await?;
     ensure!(live.object().await?.state() == SessionState::Ready, "the running session is no longer Ready");
@@ -148,21 +148,6 @@ async fn measure_waits_during(
 /// UIDs of the operator's pods that are not terminating.
 async fn operators(fleet: &Fleet) -> Result<BTreeSet<String>> {
     Ok(fleet.running_pods("operator").await?.iter().filter_map(ResourceExt::uid).collect())
-}
-
-/// Waits until all pods of a deployment are current and available, and no others exist.
-async fn wait_for_rollout(fleet: &Fleet, name: &str) -> Result<()> {
-    wait_for_object(&fleet.release::<Deployment>(), name, "to be rolled out", |deployment| {
-        let desired = deployment.spec.replicas.unwrap_or(1);
-        deployment.status.as_ref().is_some_and(|status| {
-            status.observed_generation == deployment.metadata.generation
-                && status.replicas == Some(desired)
-                && status.available_replicas == Some(desired)
-                && status.updated_replicas == Some(desired)
-        })
-    })
-    .await
-    .map(drop)
 }
 
 /// Waits until the pools have runners of the revision that the leading version gives them.

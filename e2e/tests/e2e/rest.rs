@@ -135,6 +135,6 @@ fn answers_conform_to_the_openapi_document() {
         let waiting = ns.session(json!({})).await?;
         waiting.wait_for("to be Queued", |session| session.state() == SessionState::Queued).await?;
         fuzz_rest(&ns, &waiting).await?;
-        waiting.wait_for("to be Queued still", |session| session.state() == SessionState::Queued).await.map(drop)
+        waiting.wait_for("to remain Queued", |session| session.state() == SessionState::Queued).await.map(drop)
     });
 }

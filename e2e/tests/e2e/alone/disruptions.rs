@@ -44,26 +44,11 @@ fn operator_process(pod: &Pod) -> Result<host::Process> {
     host::find_process(&pod.uid().context("a pod has a UID")?, "the operator", |process| process.runs(OPERATOR))
 }
 
-/// Waits until all pods of a deployment are current and available, and no others exist.
-async fn wait_for_rollout(fleet: &Fleet, name: &str) -> Result<()> {
-    wait_for_object(&fleet.release::<Deployment>(), name, "to be rolled out", |deployment| {
-        let desired = deployment.spec.replicas.unwrap_or(1);
-        deployment.status.as_ref().is_some_and(|status| {
-            status.observed_generation == deployment.metadata.generation
-                && status.replicas == Some(desired)
-                && status.available_replicas == Some(desired)
-                && status.updated_replicas == Some(desired)
-        })
-    })
-    .await
-    .map(|_| ())
-}
-
 /// Replaces the pods of a component one by one, as `kubectl rollout restart` does.
 async fn restart(fleet: &Fleet, name: &str) -> Result<()> {
     let patch = json!({ "spec": { "template": { "metadata": { "annotations": { "kubectl.kubernetes.io/restartedAt": Timestamp::now().to_string() } } } } });
     fleet.release::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    wait_for_rollout(fleet, name).await
+    fleet.wait_for_rollout(name).await
 }
 
 /// Fails if two of the namespace's runners list the same session.
@@ -124,7 +109,7 @@ fn a_paused_leader_assigns_no_session_twice() {
 async fn scale_operator(fleet: &Fleet, replicas: u8) -> Result<()> {
     let patch = json!({ "spec": { "replicas": replicas } });
     fleet.release::<Deployment>().patch(OPERATOR, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    wait_for_rollout(fleet, OPERATOR).await?;
+    fleet.wait_for_rollout(OPERATOR).await?;
     poll("surplus operators to terminate", async || {
         let count = fleet.running_pods("operator").await?.len();
         ensure!(count == usize::from(replicas), "{count} are running");
