@@ -199,7 +199,7 @@ async fn drive(client: &mut NodeClient, done: &CancellationToken) -> Result<Dura
                 tokio::time::sleep(PAUSE).await;
             }
             Err(_) => {
-                drop(client.run("await retryWhileUnavailable(connect)").await.context("the client cannot reconnect")?)
+                client.run("await retryWhileUnavailable(connect)").await.context("the client cannot reconnect")?;
             }
         }
     }
