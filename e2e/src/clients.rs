@@ -83,8 +83,8 @@ impl NodeClient {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start node")?;
-        let stdin = process.stdin.take().context("standard input is piped")?;
-        let stdout = BufReader::new(process.stdout.take().context("standard output is piped")?).lines();
+        let stdin = process.stdin.take().context("stdin is not piped")?;
+        let stdout = BufReader::new(process.stdout.take().context("stdout is not piped")?).lines();
         Ok(Self { process, stdin, stdout })
     }
 

@@ -145,7 +145,7 @@ impl TestNamespace {
         let name = format!("s{}", self.sessions_created.fetch_add(1, Ordering::Relaxed));
         let api = self.api::<BrowserSession>();
         let created = api.create(&PostParams::default(), &BrowserSession::new(&name, spec)).await?;
-        Ok(Session::new(api, name, created.uid().context("a created object has a UID")?))
+        Ok(Session::new(api, name, created.uid().context("the created object has no UID")?))
     }
 
     /// Creates a session and waits until it is Ready and has loaded its start page, if it has one. `Ready` does not
@@ -227,7 +227,7 @@ impl TestNamespace {
 
 /// The report of the runner in that pod. A hop token for any session permits reading it.
 async fn report_of(pod: &Pod, gateway_key: &Key) -> Result<RunnerState> {
-    let uid = pod.uid().context("a pod has a UID")?;
+    let uid = pod.uid().context("the pod has no UID")?;
     let ip =
         pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("the runner has no IP address yet")?;
     let token = gateway_key.signer().hop_token(&uid, "any", Scope::View, None);

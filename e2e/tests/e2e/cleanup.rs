@@ -80,7 +80,7 @@ fn a_runner_keeps_nothing_of_a_deleted_session() {
     test("cleanup", async |ns: TestNamespace| {
         let site = Site::start(&ns.fleet).await?;
         ns.pool("pool", json!({ "sessionsPerRunner": 0, "sessionDefaults": { "display": "LiveView" } })).await?;
-        let runner = ns.runners().await?.remove(0).uid().context("a pod has a UID")?;
+        let runner = ns.runners().await?.remove(0).uid().context("the pod has no UID")?;
         let before = Inventory::of(&runner)?;
         for round in 0..rounds() {
             for crash in [false, true] {

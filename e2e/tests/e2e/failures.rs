@@ -114,7 +114,7 @@ fn replaces_a_hung_prewarmed_browser() {
 async fn only_runner(ns: &TestNamespace) -> Result<String> {
     let runners = ns.runners().await?;
     ensure!(runners.len() == 1, "expected one runner, found {}", runners.len());
-    runners[0].uid().context("a pod has a UID")
+    runners[0].uid().context("the pod has no UID")
 }
 
 #[test]

@@ -257,7 +257,7 @@ fn a_pool_that_cannot_start_runners_is_stalled() {
             .await?;
             let stalled = conditions::get(&pool.status.unwrap_or_default().conditions, STALLED)
                 .cloned()
-                .context("the pool is Stalled")?;
+                .context("the pool has no Stalled condition")?;
             ensure!(
                 stalled.reason == reason && stalled.message.contains(excerpt),
                 "pool {name} is Stalled with {stalled:?}"

@@ -31,7 +31,7 @@ fn a_failing_canary_replaces_no_runner() {
         change(&ns, json!({ "env": [{ "name": "CAMOUFOX_EXECUTABLE_PATH", "value": "/bin/false" }] })).await?;
         let status =
             until_pool(&ns, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
-        let stalled = conditions::get(&status.conditions, STALLED).context("the pool is Stalled")?;
+        let stalled = conditions::get(&status.conditions, STALLED).context("the pool has no Stalled condition")?;
         ensure!(stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("set it back"), "{stalled:?}");
         ensure!(conditions::is_true(&status.conditions, READY), "the pool is not Ready: {status:?}");
         let serving = status.serving.map(|serving| serving.revision);
@@ -91,7 +91,7 @@ async fn until_pool(
         status.is_some_and(&condition)
     };
     let pool = wait_for_object(&ns.api::<WorkerPool>(), "pool", what, holds).await?;
-    pool.status.context("the pool has a status")
+    pool.status.context("the pool has no status")
 }
 
 fn revision_of(pod: &Pod) -> String {

@@ -60,7 +60,7 @@ async fn relay_cpu(ns: &TestNamespace, session: &Session) -> Result<()> {
     let mut gateways = Vec::new();
     let pods = ns.fleet.running_pods("gateway").await?;
     for gateway in &pods {
-        let pod = gateway.uid().context("a pod has a UID")?;
+        let pod = gateway.uid().context("the pod has no UID")?;
         gateways.push(host::find_process(&pod, "the gateway", |process| process.runs("camofleet-gateway"))?);
     }
     let (gateway, gateway_pod) = gateways.first().zip(pods.first()).context("no gateway is running")?;

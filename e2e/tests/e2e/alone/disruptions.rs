@@ -41,7 +41,7 @@ const GREEN_PAGE: &str = "data:text/html,<title>Green</title><body style='backgr
 
 /// The operator process in a pod.
 fn operator_process(pod: &Pod) -> Result<host::Process> {
-    host::find_process(&pod.uid().context("a pod has a UID")?, "the operator", |process| process.runs(OPERATOR))
+    host::find_process(&pod.uid().context("the pod has no UID")?, "the operator", |process| process.runs(OPERATOR))
 }
 
 /// Replaces the pods of a component one by one, as `kubectl rollout restart` does.
@@ -132,7 +132,7 @@ async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
     for round in 0..rounds() {
         ns.warm_pool_with_sessions("pool", 1).await?;
         let name = wait_for_object(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
-        let name = holder(&name).context("the lease is held")?.to_owned();
+        let name = holder(&name).context("the lease has no holder")?.to_owned();
         let leader = ns.fleet.release::<Pod>().get(&name).await?;
         let process = operator_process(&leader)?;
 
@@ -209,7 +209,7 @@ fn clients_and_viewers_reconnect_after_all_gateways_are_killed() {
         for round in 0..rounds() {
             wait_for_terminated_gateways(&ns.fleet).await?;
             for gateway in ns.fleet.running_pods("gateway").await? {
-                let pod = gateway.uid().context("a pod has a UID")?;
+                let pod = gateway.uid().context("the pod has no UID")?;
                 host::find_process(&pod, "the gateway", |process| process.runs(GATEWAY))?.signal(Signal::SIGKILL)?;
             }
             let reconnected = connect_clients_and_viewers(&ns, &mut sessions)
@@ -317,9 +317,13 @@ async fn drain(
     let pods = ns.api::<Pod>();
     let terminating =
         wait_for_object(&pods, runner, "to be terminating", |pod| pod.metadata.deletion_timestamp.is_some()).await?;
-    let deleted_at =
-        terminating.metadata.deletion_timestamp.as_ref().map(|time| time.0).context("the pod is terminating")?
-            - SignedDuration::from_secs(terminating.metadata.deletion_grace_period_seconds.unwrap_or_default());
+    let deleted_at = terminating
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map(|time| time.0)
+        .context("the pod has no deletion timestamp")?
+        - SignedDuration::from_secs(terminating.metadata.deletion_grace_period_seconds.unwrap_or_default());
     let evicting = poll("all runners to leave the node", async || {
         let on_node: Vec<_> = pods
             .list(&ListParams::default())
@@ -345,7 +349,7 @@ async fn drain(
     evicted?;
     let (object, end) = ended?;
     ensure!(end.reason == reasons::RUNNER_DRAINED, "the session ended as {}: {}", end.reason, end.message);
-    let finished = object.status.and_then(|status| status.finished_time).context("no finishedTime")?.0;
+    let finished = object.status.and_then(|status| status.finished_time).context("the session has no finishedTime")?.0;
     // Kubernetes truncates deletion timestamps to whole seconds.
     ensure!(
         finished.duration_since(deleted_at) >= drain - SignedDuration::from_secs(1),
