@@ -1,16 +1,16 @@
-# The parts of dev/test. Each runs in a shell of its own, and exits 0 (passed), 1 (failed) or $skipped with the cause as
-# its last line.
+# The parts of dev/test. Each runs in a shell of its own and exits with 0 (passed), 1 (failed), or $skipped and the
+# cause as its last line.
 # shellcheck shell=bash
 
 skipped=75
 skip() { say "$*"; exit "$skipped"; }
 
-# Lints and layout differ between compilers: only the pinned one judges.
+# Lints and formatting differ between compiler versions, so only the pinned one is used.
 need_pinned_rust() {
   local pinned have
   pinned=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
   have=$(cd "$repo" && rustc --version | awk '{print $2}')
-  [ "$have" = "$pinned" ] || skip "asks for Rust $pinned, this is $have"
+  [ "$have" = "$pinned" ] || skip "requires Rust $pinned, found $have"
 }
 
 check_format() {
@@ -18,7 +18,7 @@ check_format() {
   cargo fmt --all --check
 }
 
-# SC1090, SC1091, SC2034, SC2154: the files of lib/ read each other's variables.
+# SC1090, SC1091, SC2034 and SC2154 are excluded because the files of lib/ use each other's variables.
 check_shell() {
   local commands command summary
   apt_install shellcheck
@@ -26,8 +26,8 @@ check_shell() {
   shellcheck --exclude=SC1090,SC1091,SC2034,SC2154 --severity=style "${commands[@]}" dev/lib/*.sh .ci/run
   for command in "${commands[@]}"; do
     summary=$(summary_of "$command")
-    # dev/help prints it
-    [[ $summary == *. && ${#summary} -le 100 ]] || { say "$command: the second line must say what it does, in a sentence of at most 100 characters"; return 1; }
+    # dev/help prints the summary.
+    [[ $summary == *. && ${#summary} -le 100 ]] || { say "$command: the second line must describe the command in one sentence of at most 100 characters"; return 1; }
   done
 }
 
@@ -37,7 +37,7 @@ check_clippy() {
   workspace_cargo clippy --locked --workspace --test e2e --test upgrade --test flood --test traces --test failures -- -D warnings
 }
 
-# The lock file must list what is bought in, under licences that are allowed, and one TLS provider.
+# Dependencies must come from the registry, have allowed licences, and include one TLS provider (deny.toml).
 check_licences() {
   cargo_deny --offline check bans licenses sources
 }
@@ -47,7 +47,7 @@ check_advisories() {
   log=$(mktemp)
   cargo_deny check advisories 2>&1 | tee "$log" || status=$?
   if [ "$status" != 0 ] && grep -q 'failed to fetch advisory database' "$log"; then
-    skip "the advisory database cannot be reached, so nothing was checked"
+    skip "cannot reach the advisory database, so nothing was checked"
   fi
   return "$status"
 }
@@ -59,21 +59,21 @@ cargo_deny() {
   "$tool/bin/cargo-deny" --workspace "$@"
 }
 
-# Outside the checkout, so that its pinned compiler does not matter; its objects are not worth keeping. Not optimised: that
-# takes minutes more, and it runs for seconds.
+# Runs outside the checkout, so that its pinned compiler does not apply, and deletes the objects, which nothing reuses.
+# Without optimisation, which would take minutes to save seconds.
 install_cargo_deny() {
   (cd / && CARGO_TARGET_DIR=$1.target CARGO_PROFILE_DEV_DEBUG=0 CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 quietly cargo install --debug --locked --version "$cargo_deny_version" --root "$1" cargo-deny)
   rm -rf "$1.target"
 }
 
-# What the runner's tests start on this machine: the programs of the runner's image.
+# Installs the programs that the runner's tests start on this machine; the runner's image has the same.
 use_browsers() {
   apt_install firefox-esr tigervnc-standalone-server fonts-liberation fonts-dejavu-core
   use_node
   node_packages "$repo/runner/launcher"
 }
 
-# All programs and tests are compiled, so that parts that run beside each other do not wait for cargo.
+# Compiles all programs and tests, so that parts running in parallel do not wait for cargo.
 check_build() {
   export CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100
   workspace_cargo build --locked --workspace "${components[@]/#/--bin=camofleet-}"
@@ -81,7 +81,7 @@ check_build() {
   workspace_cargo test --locked --workspace --no-run --test traces --test failures --test e2e
 }
 
-# The dev cluster, for the parts that need it.
+# Starts the dev cluster, for the parts that need it.
 check_up() { "$repo/dev/up"; }
 
 check_unit() {
@@ -89,41 +89,41 @@ check_unit() {
   workspace_cargo test --locked --workspace
 }
 
-# What a real operator tells a collector of traces, and of metrics.
+# Traces and metrics that a real operator exports to a collector.
 check_traces() {
   build_kubernetes
   workspace_cargo test --locked --workspace --test traces
 }
 
-# The operator on an API server while things fail. They wait more than they work, so five run at once.
+# The operator on an API server during failures. The tests mostly wait, so five run in parallel.
 check_failures() {
   apt_install faketime
   build_kubernetes
   workspace_cargo test --locked --workspace --test failures -- --test-threads 5
 }
 
-# What shows the pages to the tests of the UI.
+# Installs the browsers and packages that the UI's tests need.
 use_ui() {
   apt_install chromium firefox-esr tigervnc-standalone-server xterm fonts-dejavu-core
   use_node
   node_packages "$repo/ui"
 }
 
-# Types, lint, format, and the pages in Debian's Chromium and Firefox before a real display.
+# Types, lint, format, and the pages in Debian's Chromium and Firefox on a real X display.
 check_ui() {
   use_ui
   npm --prefix "$repo/ui" run check
   npm --prefix "$repo/ui" test
 }
 
-# The health scripts for Argo CD, run as it runs them.
+# The Argo CD health scripts, run as Argo CD runs them.
 check_argo() {
   use_go
-  # -count=1: Go does not see that a file outside its module has changed, and would repeat what it found before
+  # -count=1, because Go does not notice changes of files outside the module and would print a cached result.
   go -C dev/kubernetes/argo-health test -count=1 ./...
 }
 
-# Every template of the chart is rendered with these.
+# Values with which the chart renders every template.
 all_values=(
   --set "publicUrl=https://fleet.example.test" --set gateway.service.type=NodePort --set gateway.service.nodePort=30080
   --set "gateway.sessionNamespaces={default}" --set "gateway.trustedProxies={10.0.0.0/8,fd00::/8}" --set "networkPolicies.adminPeers[0].namespaceSelector.matchLabels.team=sre"
@@ -151,65 +151,65 @@ check_chart() {
   local folder crds wrong file
   folder=$(mktemp -d)
   foreign=()
-  # shellcheck disable=SC2016 # looked at when it is over
+  # shellcheck disable=SC2016 # expanded when the trap runs
   trap 'rm -rf "'"$folder"'"; if [ "${#foreign[@]}" -gt 0 ]; then k delete "${foreign[@]/#/--filename=}"; fi' EXIT
   "$helm" lint --strict charts/camo-fleet
   "$helm" lint --strict charts/camo-fleet "${all_values[@]}"
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet >"$folder/default.yaml"
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${all_values[@]}" >"$folder/first.yaml"
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${all_values[@]}" >"$folder/second.yaml"
-  say "the same values give the same bytes:"
+  say "rendering is deterministic:"
   cmp "$folder/first.yaml" "$folder/second.yaml"
-  say "every CRD is in the chart, and is kept:"
+  say "the chart contains every CRD and keeps it on uninstall:"
   crds=$(find crds/yaml -name '*.yaml' | wc -l)
   [ "$crds" -gt 0 ]
   [ "$(grep -c '^kind: CustomResourceDefinition' "$folder/default.yaml")" = "$crds" ]
   [ "$(grep -c 'helm.sh/resource-policy: keep' "$folder/default.yaml")" = "$crds" ]
-  say "hooks are rendered only where Helm runs them, or on demand:"
+  say "hooks are rendered only where Helm runs them, or if hooks.enabled is true:"
   [ "$(grep -c 'helm.sh/hook:' "$folder/default.yaml")" = 0 ]
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet --set hooks.enabled=false >"$folder/none.yaml"
   cmp "$folder/default.yaml" "$folder/none.yaml"
-  jobs_are "$folder/first.yaml" abandon-pools apply-pools delete-pools
+  expect_jobs "$folder/first.yaml" abandon-pools apply-pools delete-pools
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet "${all_values[@]}" --set uninstall.deleteAllPools=true >"$folder/everything.yaml"
-  jobs_are "$folder/everything.yaml" apply-pools delete-pools
+  expect_jobs "$folder/everything.yaml" apply-pools delete-pools
   "$helm" --kubeconfig "$admin_kubeconfig" template camo-fleet charts/camo-fleet -n camo-fleet --dry-run=server >"$folder/found.yaml"
-  jobs_are "$folder/found.yaml" abandon-pools apply-pools delete-pools
-  say "the Job that deletes pools reaches sessions of all namespaces only when a pool is open to other namespaces:"
+  expect_jobs "$folder/found.yaml" abandon-pools apply-pools delete-pools
+  say "the Job that deletes pools has permissions in all namespaces only if a pool allows other namespaces:"
   "$helm" template camo-fleet charts/camo-fleet -n camo-fleet --set hooks.enabled=true --set pools.headless.allowedNamespaces.from=Same >"$folder/own.yaml"
   [ "$(cluster_roles "$folder/own.yaml" | grep -c delete-pools)" = 0 ]
   [ "$(cluster_roles "$folder/first.yaml" | grep -c delete-pools)" = 1 ]
-  say "wrong values are refused:"
+  say "the schema rejects wrong values:"
   for wrong in "${wrong_values[@]}"; do
-    if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/refusal"; then say "accepted: $wrong"; return 1; fi
-    grep -q "values don't meet the specifications" "$folder/refusal" || { cat "$folder/refusal"; return 1; }
+    if "$helm" template camo-fleet charts/camo-fleet --set "$wrong" >/dev/null 2>"$folder/rejection"; then say "accepted: $wrong"; return 1; fi
+    grep -q "values don't meet the specifications" "$folder/rejection" || { cat "$folder/rejection"; return 1; }
   done
-  say "install.yaml is what the chart gives:"
+  say "install.yaml matches the chart:"
   dev/install-yaml | cmp - charts/install.yaml
-  say "the API server takes every object:"
+  say "the API server accepts every object:"
   for file in $(foreign_crds); do
-    # one that somebody else has made stays as it is
+    # A CRD that existed before stays unchanged.
     if k create -f "$file"; then foreign+=("$file"); fi
-    # kubectl refuses to wait for conditions of an object that has none yet
-    wait_for 60 "the kind in $file to have conditions" has_conditions "$file"
+    # kubectl wait fails for an object without conditions.
+    wait_for 60 "conditions of the CRD in $file" has_conditions "$file"
     k wait --for=condition=Established --timeout=60s -f "$file"
   done
   k apply --server-side --force-conflicts --dry-run=server --validate=strict -f "$folder/default.yaml" -f "$folder/first.yaml" -f "$folder/everything.yaml"
 }
 
-# The hook Jobs in a file of rendered objects are those of these names, in this order.
-jobs_are() {
+# expect_jobs FILE NAME…: fails unless the rendered file has exactly these hook Jobs, given in alphabetical order.
+expect_jobs() {
   local file=$1 found
   shift
   found=$(grep -A 2 '^kind: Job$' "$file" | sed -n 's/^  name: camofleet-//p' | sort | tr '\n' ' ')
-  [ "$found" = "$* " ] || { say "$file has the Jobs $found, and should have $*"; return 1; }
+  [ "$found" = "$* " ] || { say "$file has the Jobs $found, expected $*"; return 1; }
 }
 
-# The names of the ClusterRoles in a file of rendered objects.
+# cluster_roles FILE: the names of the ClusterRoles in a rendered file.
 cluster_roles() { grep -A 2 '^kind: ClusterRole$' "$1" | sed -n 's/^  name: //p'; }
 
 has_conditions() { [ -n "$(k get -f "$1" -o 'jsonpath={.status.conditions}')" ]; }
 
-# Files with the kinds of others that the chart has objects of.
+# Prints the files with the third-party CRDs of which the chart renders objects.
 foreign_crds() {
   use_go
   local kind module=(go -C "$repo/dev/kubernetes/foreign-crds" list -m -f '{{.Dir}}')
@@ -220,41 +220,43 @@ foreign_crds() {
   done
 }
 
-# Ten thousand sessions come and go while something fails every few seconds, and none is lost, doubled or leaked.
+# Creates and deletes ten thousand sessions while something fails every few seconds; none must be lost, duplicated or
+# leaked.
 check_chaos() { measure chaos; }
 
-# Claims of one namespace while a tenant of another attacks the operator: what must hold is said in the scenario.
+# Claims in one namespace while a tenant of another namespace attacks the operator. The scenario lists the invariants.
 check_hostile() {
   need_root
   measure hostile
 }
 
-# A scenario of bench/, which fails when something does not hold that must.
+# Runs a scenario of bench/, which fails if an invariant is violated.
 measure() {
   build_kubernetes
   workspace_cargo run --locked --release --package camofleet-bench -- "$@"
 }
 
-# Silent connections to a runner for two minutes.
+# Idle connections to a runner for two minutes.
 check_flood() {
   use_node
   KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test flood -- --nocapture
 }
 
-# An upgrade from the version before and the rollback to it, with sessions at work. The dev cluster is left with the current version.
+# An upgrade from the previous version and the rollback to it, with running sessions. Afterwards the dev cluster has the
+# current version.
 check_upgrade() {
-  has_previous || skip "this clone has no commit $previous_commit to upgrade from: git fetch --unshallow"
+  has_previous || skip "this clone lacks commit $previous_commit, from which the test upgrades: run git fetch --unshallow"
   use_node
-  build_images # they are there: dev/up has made them
+  build_images # sets image_of; dev/up has built them
   chart_arguments >"$dot_dev/upgrade-arguments"
   trap restore_release EXIT
-  of_previous install_fresh
+  with_previous install_fresh
   KUBECONFIG=$dot_dev/kubeconfig CAMOFLEET_UPGRADE_ARGUMENTS=$dot_dev/upgrade-arguments workspace_cargo test --locked --workspace --test upgrade -- --nocapture
   trap - EXIT
   restore_release
 }
 
-# The chart of this checkout, with the examples, as dev/up leaves them.
+# Installs the chart and the examples of this checkout, as dev/up does.
 restore_release() {
   install_chart
   apply_examples
@@ -267,11 +269,11 @@ check_docs() {
   check_prose
 }
 
-# No file imports, over others, itself.
+# The operator's core, the gateway and the runner have no import cycle.
 check_imports() { "$repo/dev/modules" --check operator/src/core gateway/src runner/src; }
 
-# No line has an expression of the word list, except those of dev/prose/allowed: a path, a part of the line, and the reason,
-# separated by tabs. Generated files repeat their sources.
+# No line has an expression of the word list, except the lines of dev/prose/allowed (path, part of the line and reason,
+# separated by tabs). Generated files are left out, because they repeat their sources.
 check_prose() {
   local path line message part reason text found=0
   local -A allowed=() used=()
@@ -298,30 +300,31 @@ check_prose() {
 prose_files() {
   find . \( -name node_modules -o -name target -o -name .dev -o -name .git -o -name dist -o -name test-results \) -prune -o \
     \( -path ./crds/yaml -o -path ./charts/install.yaml -o -path ./dev/prose \) -prune -o -type f \
-    \( -name '*.md' -o -name '*.rs' -o -name '*.ts' -o -name '*.tsx' -o -name '*.js' -o -name '*.mjs' -o -name '*.cjs' -o -name '*.py' \
-    -o -name '*.sh' -o -name '*.yaml' -o -name '*.yml' -o -name '*.tpl' -o -name NOTES.txt -o -path './dev/*' -o -path './.ci/*' \) -printf '%P\0'
+    \( -name '*.md' -o -name '*.rs' -o -name '*.ts' -o -name '*.tsx' -o -name '*.js' -o -name '*.mjs' -o -name '*.cjs' \
+    -o -name '*.css' -o -name '*.html' -o -name '*.lua' -o -name '*.py' -o -name '*.sh' -o -name '*.yaml' -o -name '*.yml' \
+    -o -name '*.tpl' -o -name NOTES.txt -o -path './dev/*' -o -path './.ci/*' \) -printf '%P\0'
 }
 
 install_vale() { GOBIN=$1 quietly env -C / go install "github.com/vale-cli/vale/v3/cmd/vale@v$vale_version"; }
 
-# Links between pages of the repository lead to files that exist.
+# Links between Markdown files of the repository must lead to existing files.
 check_links() {
   local page target broken=0
   while read -r page; do
     while read -r target; do
       target=${target%%#*}
       if [ -z "$target" ] || [[ $target =~ ^[a-z]+: ]]; then continue; fi
-      [ -e "$(dirname "$page")/$target" ] || { say "$page: no such file: $target"; broken=1; }
+      [ -e "$(dirname "$page")/$target" ] || { say "$page: linked file does not exist: $target"; broken=1; }
     done < <(grep -oP '\]\(\K[^)\s]+' "$page" || true)
   done < <(find . \( -name node_modules -o -name target -o -name .dev -o -name .git \) -prune -o -name '*.md' -print)
   return "$broken"
 }
 
-# The tests install their own clients (e2e/clients/install), with this Node. Then the dashboard, as people have it.
+# End-to-end tests, which install their own clients (e2e/clients/install) with this Node. Then the dashboard's tests on
+# the fleet.
 check_e2e() {
   use_ui
-  # the whole workspace, so that what all crates stand on is built for all of them once
-  # three at once: what one of them waits for, the others use
+  # The whole workspace, so that shared dependencies are compiled once. Three threads, because tests mostly wait.
   KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e -- --test-threads 3
   CAMOFLEET_URL=$(cat "$dot_dev/gateway.url") CAMOFLEET_TOKEN=$(cat "$dot_dev/token") npm --prefix "$repo/ui" run test:fleet
 }

@@ -1,20 +1,20 @@
-# One Kubernetes node in a network namespace of its own. Of the host's network it changes one veth pair, two routes
-# and, so that pods reach what the host reaches, forwarding and four iptables rules; cluster-down.sh takes all back.
+# One Kubernetes node in a network namespace of its own. On the host's network it adds a veth pair and two routes.
+# Forwarding and four iptables rules let pods reach what the host reaches. cluster-down.sh reverts all of it.
 # shellcheck shell=bash
 
 netns=camofleet
 node=camofleet
-release_namespace=camo-fleet # the chart's, and what dev/kubectl means without --namespace
+release_namespace=camo-fleet # of the chart, and the default of dev/kubectl
 host_address=172.31.251.1
 node_address=172.31.251.2
 pod_range=10.244.0.0/16
 service_range=10.96.0.0/16
 
-# Fixed, so that any checkout finds the cluster of another: sockets, keys, logs, pids.
+# Sockets, keys, logs and pids. The path is fixed, so that each checkout finds a cluster that another one started.
 state=/run/camofleet
-# Too large or too mode-restricted (noexec) for /run; the link tells another checkout where they are.
-data=$cache/cluster         # etcd, kubelet with the pods' volumes, pods' logs: of one cluster's life
-image_store=$cache/containerd # outlives the cluster, so that images are imported once
+# Data that is too large for /run or needs exec permission. A link in $state leads other checkouts to it.
+data=$cache/cluster           # etcd, kubelet with pod volumes, pod logs; deleted with the cluster
+image_store=$cache/containerd # kept when the cluster is deleted, so that images are imported once
 rule_comment=camofleet-dev
 
 daemons=(etcd apiserver containerd controller-manager scheduler kubelet proxy)
@@ -24,11 +24,11 @@ in_netns() { nsenter --net="/run/netns/$netns" "$@"; }
 k() { "$kubectl" --kubeconfig "$admin_kubeconfig" "$@"; }
 cri() { ctr --address "$state/containerd/containerd.sock" --namespace k8s.io "$@"; }
 
-# One script at a time starts or stops the cluster. Daemons must not inherit the lock, nor the output of a step (7 to 9): see
-# daemon().
+# Only one script at a time starts or stops the cluster. daemon() closes the lock and the file descriptors of a step (7
+# to 9), because daemons must not inherit them.
 lock_cluster() {
   exec {cluster_lock}>/run/camofleet.lock
-  flock -n "$cluster_lock" || { say "    another script starts or stops the cluster: waiting for it"; flock "$cluster_lock"; }
+  flock -n "$cluster_lock" || { say "    waiting for another script that starts or stops the cluster"; flock "$cluster_lock"; }
 }
 unlock_cluster() { exec {cluster_lock}>&-; }
 
@@ -36,10 +36,10 @@ cluster_up() {
   need_root
   lock_cluster
   if cluster_is_up; then
-    say "    is up already"
+    say "    already running"
   else
     apt_install "${cluster_packages[@]}"
-    cluster_sweep # what an interrupted start, or a machine that was switched off, left
+    remove_cluster # leftovers of an interrupted start or a reboot
     mkdir -p "$state/log" "$state/pki" "$state/cni" "$data" "$image_store"
     ln -sfn "$data" "$state/data"
     make_network
@@ -60,7 +60,7 @@ cluster_is_up() {
 node_is_ready() { k --request-timeout=5s get node "$node" 2>/dev/null | grep -q ' Ready '; }
 
 make_network() {
-  modprobe -qa overlay veth bridge 2>/dev/null || true # built in, or already there, or the next command says what is missing
+  modprobe -qa overlay veth bridge 2>/dev/null || true # may be built in or loaded; if not, the next command fails with the cause
   ip netns add "$netns"
   ip link add cf-host type veth peer name cf-node netns "$netns"
   ip address add "$host_address/30" dev cf-host
@@ -72,12 +72,12 @@ make_network() {
   in_netns sysctl -qw net.ipv4.ip_forward=1
   local range
   for range in "$pod_range" "$service_range"; do
-    ip route add "$range" via "$node_address" || die "the host has a route for $range already: $(ip route show "$range"); the dev cluster needs that range"
+    ip route add "$range" via "$node_address" || die "the host already has a route for $range, which the dev cluster needs: $(ip route show "$range")"
   done
-  give_pods_the_hosts_network
+  enable_pod_egress
 }
 
-# Each rule: table, chain, match and target. Kept in one place for adding, removing and checking.
+# The host's iptables rules, one per line: table, chain, match and target.
 host_rules() {
   printf '%s\n' \
     "nat POSTROUTING -s $pod_range ! -o cf-host -j MASQUERADE" \
@@ -86,18 +86,18 @@ host_rules() {
     "filter FORWARD -o cf-host -j ACCEPT"
 }
 
-give_pods_the_hosts_network() {
+enable_pod_egress() {
   local table chain rule
   cat /proc/sys/net/ipv4/ip_forward >"$state/ip_forward"
-  sysctl -qw net.ipv4.ip_forward=1 || warn "cannot forward: pods will not reach beyond this machine"
+  sysctl -qw net.ipv4.ip_forward=1 || warn "cannot enable forwarding, so pods cannot reach other machines"
   while read -r table chain rule; do
     # shellcheck disable=SC2086 # a rule is several words
-    iptables -w -t "$table" -I "$chain" -m comment --comment "$rule_comment" $rule || warn "pods will not reach beyond this machine: iptables refused: $table $chain $rule"
+    iptables -w -t "$table" -I "$chain" -m comment --comment "$rule_comment" $rule || warn "iptables rejected the rule $table $chain $rule, so pods cannot reach other machines"
   done < <(host_rules)
 }
 
-# The resolver that the host's programs really ask: a loopback address (systemd-resolved) would be the pod's own.
-pods_resolv_conf() {
+# The host's real resolvers, because a loopback address (systemd-resolved) would be the pod's own loopback.
+pod_resolv_conf() {
   local source=/etc/resolv.conf
   if grep -qE '^nameserver 127\.' "$source" && [ -e /run/systemd/resolve/resolv.conf ]; then source=/run/systemd/resolve/resolv.conf; fi
   grep -vE '^nameserver (127\.|::1)' "$source" || true
@@ -146,7 +146,7 @@ current-context: camofleet-dev
 YAML
 }
 
-# daemon NAME COMMAND…: runs on after this script and its terminal are gone.
+# daemon NAME COMMAND…: starts a process that survives this script and its terminal.
 daemon() {
   local name=$1
   shift
@@ -154,7 +154,7 @@ daemon() {
   echo $! >"$state/$name.pid"
 }
 
-# A pid may have been given to another process since: ours is the one that lives in our network namespace.
+# The kernel may have reused a pid. The daemon is the process with that pid in the cluster's network namespace.
 daemon_is_alive() {
   local pid ours
   pid=$(cat "$state/$1.pid" 2>/dev/null) || return 1
@@ -164,10 +164,10 @@ daemon_is_alive() {
 
 start_control_plane() {
   local pki=$state/pki
-  # no-fsync: a dev cluster's data need not outlive a power cut
+  # no-fsync, because the data of a dev cluster does not have to survive a power failure.
   daemon etcd "$kubernetes_bin/etcd" --data-dir "$data/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
-  # InternalIP: else logs and exec look up the node's name in DNS
+  # InternalIP, because otherwise logs and exec would resolve the node's name by DNS.
   daemon apiserver "$kubernetes_bin/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 --advertise-address="$node_address" \
     --client-ca-file="$pki/ca.crt" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file="$pki/service-accounts.pub" --service-account-signing-key-file="$pki/service-accounts.key" \
@@ -184,8 +184,8 @@ start_control_plane() {
 apiserver_is_ready() { [ "$(k --request-timeout=5s get --raw /readyz)" = ok ]; }
 
 start_containerd() {
-  # Machines without CAP_SYS_RESOURCE cannot lower oom scores, hence restrict_oom_score_adj and oom_score 0.
-  # The pods' network namespaces are kept under the state folder, so that whose they are is known.
+  # restrict_oom_score_adj and oom_score 0, because machines without CAP_SYS_RESOURCE cannot lower OOM scores.
+  # netns_mounts_under_state_dir, so that the pods' network namespaces can be attributed to this cluster.
   cat >"$state/containerd.toml" <<TOML
 version = 2
 root = "$image_store"
@@ -215,14 +215,14 @@ TOML
 JSON
   daemon containerd containerd --config "$state/containerd.toml"
   wait_for 30 "containerd (see $state/log/containerd.log)" cri version
-  # The image store is older than this cluster and may name containers of the one before.
+  # The image store is kept between clusters and may list containers of the previous one.
   local stale
   stale=$(cri containers ls -q)
   [ -z "$stale" ] || xargs -r -n16 ctr --address "$state/containerd/containerd.sock" --namespace k8s.io containers rm <<<"$stale"
 }
 
 start_node() {
-  pods_resolv_conf >"$state/resolv.conf"
+  pod_resolv_conf >"$state/resolv.conf"
   cat >"$state/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -235,17 +235,17 @@ resolvConf: $state/resolv.conf
 podLogsDir: $data/pod-logs
 volumePluginDir: $data/kubelet/volume-plugins
 cgroupDriver: cgroupfs
-cgroupRoot: /camofleet # all processes of all pods are found below it
+cgroupRoot: /camofleet # contains the processes of all pods
 enforceNodeAllocatable: []
 failSwapOn: false
 oomScoreAdj: 0
 maxOpenFiles: $(min 20000 "$(ulimit -Hn)")
 maxPods: 250
-imageGCHighThresholdPercent: 100 # never: no registry has our images
+imageGCHighThresholdPercent: 100 # never collected, because no registry has the images
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 YAML
-  # conntrack's limits are the whole machine's: left alone. masqueradeAll: without br_netfilter an answer from one
-  # pod to another would cross the bridge without being translated back to the Service's address.
+  # conntrack values of 0 leave the machine's limits unchanged. masqueradeAll, because without br_netfilter a response
+  # from one pod to another would cross the bridge without translation back to the Service's address.
   cat >"$state/proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -263,13 +263,13 @@ YAML
     --root-dir="$data/kubelet" --hostname-override="$node" --node-ip="$node_address"
   daemon proxy "$kubernetes_bin/kube-proxy" --config="$state/proxy.yaml"
   wait_for 90 "the node to be Ready (see $state/log/kubelet.log)" node_is_ready
-  # pods are refused before
+  # The API server rejects pods until it exists.
   wait_for 30 "the default ServiceAccount" k -n default get serviceaccount default
 }
 
 min() { if [ "$1" -lt "$2" ] 2>/dev/null; then echo "$1"; elif [ "$2" = unlimited ]; then echo "$1"; else echo "$2"; fi; }
 
-# One folder per controller on version 1, one folder in all on version 2 (which no machine was at hand to try).
+# cgroup v1 has one folder per controller, v2 a single one. The v2 branch is untested, for lack of a machine with v2.
 cgroup_folders() {
   if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     echo /sys/fs/cgroup/camofleet
@@ -288,7 +288,7 @@ make_cgroups() {
   fi
   for folder in $(cgroup_folders); do
     mkdir -p "$folder"
-    # version 1: a new cpuset is empty, and nothing can join it
+    # v1: a new cpuset is empty, and no process can join it.
     for file in cpuset.cpus cpuset.mems; do
       [ ! -e "$folder/$file" ] || [ ! -e "${folder%/*}/$file" ] || cat "${folder%/*}/$file" >"$folder/$file"
     done

@@ -1,4 +1,4 @@
-# Shared by every script of dev/: where things are, what is said, and how a thing is made once.
+# Shared by every script in dev/: paths, messages, steps and locks.
 # shellcheck shell=bash
 set -Eeuo pipefail
 shopt -s inherit_errexit
@@ -7,24 +7,24 @@ repo=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/camofleet
 dot_dev=$repo/.dev
 mkdir -p "$cache"
-# One target folder for all checkouts: dependencies are compiled once.
+# All checkouts share a target folder, so that dependencies are compiled once.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
-# Scripts are read by machines with other languages too (sort order, messages that are matched).
+# Sort order and matched messages must not depend on the machine's language.
 export LC_ALL=C.UTF-8
 
 say() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-need_root() { [ "$(id -u)" = 0 ] || die "run this as root: it makes a network namespace, mounts and cgroups"; }
+need_root() { [ "$(id -u)" = 0 ] || die "run this as root: it creates a network namespace, mounts and cgroups"; }
 
-# step WHAT COMMAND…: prints what is done, what is going on meanwhile (progress.sh), and how long it took.
-# The command runs in this shell (it may set variables); it must not be called where errexit is off (if, ||, &&).
+# step TITLE COMMAND…: prints the title, then the progress of the command (progress.sh) and its duration.
+# The command runs in this shell and can set variables. Do not call step where errexit is off (if, ||, &&).
 step() {
-  local what=$1 started=$EPOCHREALTIME
+  local title=$1 started=$EPOCHREALTIME
   shift
-  say "==> $what"
-  current_step=$what
+  say "==> $title"
+  current_step=$title
   begin_progress last_line_of_step 10
   "$@"
   end_progress
@@ -32,13 +32,14 @@ step() {
   say "    $(seconds_since "$started") s"
 }
 current_step=
-# -E above lets functions run it. Said once, and not by subshells as well.
+# set -E makes functions inherit the trap. It prints once, not again in subshells.
 trap '[ -z "$current_step" ] || [ "$BASH_SUBSHELL" != 0 ] || { printf "error: failed while: %s\n" "$current_step" >&2; current_step=; }' ERR
 
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
 
-# once PATH COMMAND…: makes PATH if it is absent. The command makes PATH.part, which is moved when it is whole,
-# so that an interruption leaves nothing half made; of two callers at a time one works and the other waits.
+# once PATH COMMAND…: creates PATH if it does not exist. The command gets PATH.part as its last argument and creates it;
+# it is renamed when it is complete, so that an interruption leaves no partial PATH. Of two concurrent callers, one
+# waits.
 once() {
   local path=$1
   shift
@@ -46,7 +47,7 @@ once() {
   mkdir -p "$(dirname "$path")"
   local lock
   exec {lock}>"$path.lock"
-  note "waiting for another script that makes ${path##*/}"
+  note "waiting for another script that creates ${path##*/}"
   flock "$lock"
   if [ ! -e "$path" ]; then
     rm -rf "$path.part"
@@ -56,7 +57,7 @@ once() {
   exec {lock}>&-
 }
 
-# one_at_a_time NAME COMMAND…: of all callers with that name one works and the others wait.
+# one_at_a_time NAME COMMAND…: runs the command while no other caller with that name runs one.
 one_at_a_time() {
   local lock
   exec {lock}>"$cache/$1.lock"
@@ -65,30 +66,30 @@ one_at_a_time() {
   exec {lock}>&-
 }
 
-# quietly COMMAND…: shows what the command printed only if it failed. In a step its last line is the progress.
+# quietly COMMAND…: prints the command's output only if it fails. During a step, its last line is the progress.
 quietly() {
   local log=$progress_log status=0
   [ -n "$log" ] || log=$(mktemp)
   "$@" >"$log" 2>&1 || status=$?
-  # without the states of a bar that is redrawn
+  # Without the earlier states of a redrawn progress bar.
   [ "$status" = 0 ] || { sed 's/.*\r//' "$log" >&2; say "failed ($status): $*" >&2; }
   if [ "$log" = "$progress_log" ]; then : >"$log"; else rm -f "$log"; fi
   return "$status"
 }
 
-# wait_for SECONDS WHAT COMMAND…: tries until the command succeeds.
+# wait_for SECONDS WHAT COMMAND…: repeats the command until it succeeds.
 wait_for() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   note "waiting for $what"
   until "$@" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || { say "error: waited in vain for: $what" >&2; return 1; }
+    [ "$SECONDS" -lt "$deadline" ] || { say "error: timed out waiting for $what" >&2; return 1; }
     sleep 0.1
   done
 }
 
-# What dev/help prints for a command: the first line of its comment.
+# The description of a command in dev/help: the first line of its comment.
 summary_of() { sed -n '2s/^# //p' "$1"; }
 
-# newer_or_same HAVE WANT: compares dotted versions.
-newer_or_same() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }
+# version_at_least HAVE WANT: whether the dotted version HAVE is WANT or newer.
+version_at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n1)" = "$2" ]; }

@@ -1,5 +1,5 @@
-# Images without a registry: the binaries are compiled once on the host (the images are of the same Debian), the
-# Dockerfile copies them in, and containerd is given only the layers that it lacks.
+# Builds images without a registry: the host compiles the binaries (the images have the same Debian release), the
+# Dockerfile copies them, and containerd imports only the layers that it lacks.
 # shellcheck shell=bash
 
 base_image=localhost/camofleet-base:$debian_release
@@ -10,7 +10,7 @@ artifacts=$dot_dev/artifacts
 oci_layout=$cache/oci
 components=(operator gateway runner)
 
-# A storage of our own: --purge can drop it, and nobody's other images are touched.
+# Storage of its own, so that --purge can delete it without affecting other images.
 builder() { buildah --root "$cache/buildah" --runroot "$cache/buildah-run" --storage-driver overlay "$@"; }
 build() { quietly builder bud --isolation chroot --layers "$@"; }
 
@@ -24,7 +24,7 @@ build_pause() {
   build --tag "$pause_image" "$context"
 }
 
-# Registries are not asked: it is the same on every machine, and one that has no way to them works too.
+# Built with mmdebstrap instead of pulled, so that it works without a registry and is the same on every machine.
 make_base_archive() {
   apt_install "${image_packages[@]}"
   once "$base_archive" quietly mmdebstrap --format=tar --variant=minbase "$debian_release"
@@ -38,19 +38,20 @@ build_base() {
   build --tag "$base_image" "$context"
 }
 
-# All that the images take from elsewhere than Debian, in the places where the Dockerfile's stage `build` has it. What is
-# measured is of CAMOFLEET_PROFILE=release, as published images are.
+# Builds everything in the images that is not from Debian, at the paths of the Dockerfile's stage `build`. Published
+# images and benchmarks use CAMOFLEET_PROFILE=release.
 build_artifacts() {
   local component profile=${CAMOFLEET_PROFILE:-dev} built
   built=$CARGO_TARGET_DIR/${profile/#dev/debug}
-  # of the whole workspace, as in dev/test: another selection would have other features, and dependencies be built again
+  # The whole workspace, as in dev/test, because another selection has other features and would rebuild the
+  # dependencies.
   cargo_quietly build --locked --workspace --profile "$profile" "${components[@]/#/--bin=camofleet-}"
   rm -rf "$artifacts"
   mkdir -p "$artifacts/bin" "$artifacts/launcher"
   for component in "${components[@]}"; do
     strip --strip-debug -o "$artifacts/bin/camofleet-$component" "$built/camofleet-$component"
   done
-  # the image's Node does not depend on the machine's
+  # The image's Node must not depend on the machine's.
   once "$cache/node-$node_version" install_node
   cp -p "$cache/node-$node_version/bin/node" "$artifacts/bin/node"
   local modules
@@ -75,10 +76,10 @@ install_launcher_modules() {
   quietly npm --prefix "$1" ci --omit=dev --no-audit --no-fund --loglevel=http
 }
 
-# hashes_of FILE…: of artifacts and all below them.
+# hashes_of FILE…: hashes of these artifacts and all files below them.
 hashes_of() { (cd "$artifacts" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum); }
 
-# Names the content: the same name is never another image.
+# The tag is a hash of the content, so that a name never refers to another image.
 image_name() {
   local tag
   tag=$({
@@ -93,13 +94,13 @@ image_name() {
   echo "localhost/camofleet-$1:$tag"
 }
 
-# Needs the cluster's containerd. Sets image_of[component].
+# Builds and imports the images that the cluster lacks. Requires the cluster's containerd. Sets image_of[component].
 build_images() { one_at_a_time images build_missing_images; }
 
 build_missing_images() {
   local component missing=()
   declare -gA image_of
-  make_base_archive # the images' names depend on it
+  make_base_archive # part of the images' names
   for component in "${components[@]}"; do
     image_of[$component]=$(image_name "$component")
     cluster_has_image "${image_of[$component]}" || missing+=("$component")
@@ -117,12 +118,13 @@ build_missing_images() {
 
 cluster_has_image() { cri images ls -q "name==$1" | grep -q .; }
 
-# import_image NAME: gives containerd the layers that it lacks. The layout's layers stay as files and are not
-# compressed, so that the next copy writes only new ones (20 ms for 1 GB of old ones); its index names this image alone.
+# import_image NAME: imports an image into containerd with the layers that containerd lacks. The OCI layout keeps
+# uncompressed layers, so that the next copy writes only new ones (20 ms for 1 GB of existing layers). Its index lists
+# only this image.
 import_image() {
   if cluster_has_image "$1"; then return; fi
   rm -f "$oci_layout/index.json"
-  note "giving containerd $1"
+  note "importing $1 into containerd"
   skopeo --insecure-policy copy --quiet --dest-oci-accept-uncompressed-layers \
     "containers-storage:[overlay@$cache/buildah+$cache/buildah-run]$1" "oci:$oci_layout:$1"
   # shellcheck disable=SC2046 # a list
@@ -132,16 +134,16 @@ import_image() {
 layers_not_in_cluster() {
   local have
   have=$(cri content ls -q)
-  # an empty pattern would match every line
+  # An empty pattern would match every line.
   : "${have:=none}"
   find "$oci_layout/blobs/sha256" -type f -printf 'blobs/sha256/%f\n' | grep -vF "${have//sha256:/}" || true
 }
 
-# Images of earlier builds: nothing makes pods of them any more.
+# Removes images of earlier builds, which no pod uses.
 remove_old_images() {
   local name
   old_images cri images ls -q | while read -r name; do cri images rm "$name" >/dev/null; done
-  # the CRI plugin names every image by its id as well; those of which no other name is left
+  # The CRI plugin also names every image by its ID. This removes IDs without another name.
   cri images ls | awk 'NR > 1 && $1 ~ /^sha256:/ { id[$1] = $3 } NR > 1 && $1 !~ /^sha256:/ { used[$3] } END { for (i in id) if (!(id[i] in used)) print i }' |
     xargs -r ctr --address "$state/containerd/containerd.sock" --namespace k8s.io images rm --sync >/dev/null
   layers_not_in_cluster | (cd "$oci_layout" && xargs -r rm -f)
@@ -149,7 +151,8 @@ remove_old_images() {
   quietly builder rmi --prune --force
 }
 
-# old_images COMMAND…: of the names that the command lists, those of our components but not the current ones.
+# old_images COMMAND…: filters the image names that the command prints: those of the components, without the current
+# ones.
 old_images() {
   "$@" | grep -E "^localhost/camofleet-($(IFS='|'; echo "${components[*]}")):" | grep -vxF "$(printf '%s\n' "${image_of[@]}")" || true
 }

@@ -1,4 +1,4 @@
-# Debian packages, of which only the missing ones are asked for.
+# Installs Debian packages that are missing.
 # shellcheck shell=bash
 
 cluster_packages=(containerd runc containernetworking-plugins iproute2 iptables conntrack ethtool openssl procps kmod)
@@ -20,25 +20,25 @@ missing_packages() {
 install_packages() {
   local missing
   mapfile -t missing < <(missing_packages "$@")
-  [ "${#missing[@]}" -gt 0 ] || return 0 # another part of dev/test has installed them meanwhile
+  [ "${#missing[@]}" -gt 0 ] || return 0 # another part of dev/test has installed them in the meantime
   say "    apt-get install ${missing[*]}"
-  # an interrupted run may have left packages unpacked
-  with_no_services quietly dpkg --configure -a
+  # An interrupted run may have left packages unpacked but not configured.
+  without_services quietly dpkg --configure -a
   [ "${apt_updated:-}" = yes ] || quietly apt-get -o DPkg::Lock::Timeout=300 update
   apt_updated=yes
-  # containerd's service is not wanted: the cluster starts its own, and the machine stays as it is
-  with_no_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
+  # Without services, because the cluster starts a containerd of its own.
+  without_services quietly env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
 }
 
 services_policy=/usr/sbin/policy-rc.d
-services_policy_is_ours='# while camo-fleet installs packages'
+services_policy_mark='# while camo-fleet installs packages'
 
-# with_no_services COMMAND…: packages installed by the command do not start their services (Debian's policy-rc.d).
-with_no_services() {
+# without_services COMMAND…: prevents packages that the command installs from starting services (Debian's policy-rc.d).
+without_services() {
   allow_services
-  # one of the machine's own is left as it is
+  # Keep a policy that the machine already has.
   if [ -e "$services_policy" ]; then "$@"; return; fi
-  printf '#!/bin/sh\n%s\nexit 101\n' "$services_policy_is_ours" >"$services_policy"
+  printf '#!/bin/sh\n%s\nexit 101\n' "$services_policy_mark" >"$services_policy"
   chmod 755 "$services_policy"
   local status=0
   "$@" || status=$?
@@ -46,7 +46,7 @@ with_no_services() {
   return "$status"
 }
 
-# Takes back what an installation forbids, an interrupted one's too.
+# Removes the policy that prevents services, including that of an interrupted installation.
 allow_services() {
-  if grep -qxF "$services_policy_is_ours" "$services_policy" 2>/dev/null; then rm -f "$services_policy"; fi
+  if grep -qxF "$services_policy_mark" "$services_policy" 2>/dev/null; then rm -f "$services_policy"; fi
 }

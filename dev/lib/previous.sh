@@ -1,4 +1,4 @@
-# The version before, from which upgrades are tested: its source, programs, images and chart.
+# The previous version, from which upgrades are tested: its source, programs, images and chart.
 # shellcheck shell=bash
 
 previous_source=$cache/source-$previous_commit
@@ -6,12 +6,13 @@ previous_artifacts=$cache/artifacts-$previous_commit-${CAMOFLEET_PROFILE:-dev}
 
 has_previous() { [ -d "$previous_source" ] || git -C "$repo" cat-file -e "$previous_commit^{commit}" 2>/dev/null; }
 
-# of_previous COMMAND…: runs a function of this library on the version before.
-of_previous() {
+# with_previous COMMAND…: runs a function of this library on the previous version.
+with_previous() {
   once "$previous_source" extract_previous
   once "$previous_artifacts" build_previous
   local repo=$previous_source artifacts=$previous_artifacts
-  # in a subshell, so that what the command sets, such as the names of images, stays as it is for the current version
+  # In a subshell, so that variables that the command sets, such as image names, keep their values for the current
+  # version.
   ("$@")
 }
 
@@ -25,7 +26,7 @@ build_previous() {
   build_artifacts
 }
 
-# Installs the chart where none of another version was, but for what Helm keeps: the custom resource definitions.
+# Uninstalls the current release and installs the chart. Only the CRDs remain, because Helm keeps them.
 install_fresh() {
   build_images
   quietly "$helm" --kubeconfig "$admin_kubeconfig" uninstall camo-fleet --namespace "$release_namespace" --ignore-not-found --wait

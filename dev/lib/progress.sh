@@ -1,14 +1,14 @@
-# What is going on while a step takes long: on a terminal a line that is redrawn every second, elsewhere a new line every
-# ten seconds.
+# Shows the progress of long steps: on a terminal, one line that is redrawn every second; elsewhere, a new line after
+# ten seconds without output.
 # shellcheck shell=bash
 
-progress_log= # the output of the command that runs now, or one line that describes it; empty outside of steps
+progress_log= # file with the output of the running command or a line that describes it; empty outside of steps
 progress_pid=
 progress_end=$'\x04'
 
-# begin_progress COMMAND SECONDS: until end_progress, output goes through one process, which adds the lines, so that they
-# never mix with it. COMMAND prints what is going on; without a terminal it is called after SECONDS without output.
-# File descriptors: 7 leads to that process, 8 and 9 are the original output and errors.
+# begin_progress COMMAND SECONDS: until end_progress, sends all output through one process, which inserts the progress
+# lines, so that lines never mix. COMMAND prints the current activity; without a terminal it is called after SECONDS
+# without output. File descriptors: 7 is the input of that process, 8 and 9 are the original stdout and stderr.
 begin_progress() {
   progress_log=$(mktemp)
   exec 7> >(show_progress "$@")
@@ -18,22 +18,22 @@ begin_progress() {
 
 end_progress() {
   if [ -z "$progress_pid" ] || [ "$BASH_SUBSHELL" != 0 ]; then return 0; fi
-  # not the end of the file: a process that was started meanwhile may hold it open
+  # An end marker instead of the end of the file, because a background process may keep the pipe open.
   printf '%s\n' "$progress_end" || true
   exec >&8 2>&9 7>&- 8>&- 9>&-
   wait "$progress_pid" || true
   rm -f "$progress_log"
   progress_pid='' progress_log=''
 }
-# also after an error or a signal, so that the prompt is not mixed with the last line
+# Also after an error or a signal, so that the shell's prompt does not mix with the last line.
 trap end_progress EXIT
 
-# note TEXT: describes what goes on, where no command with an output does.
+# note TEXT: describes the current activity if no command's output does.
 note() { [ -z "$progress_log" ] || printf '%s\n' "$*" >"$progress_log"; }
 
 show_progress() {
   local describe=$1 interval=$2 began=$SECONDS shown=$SECONDS line='' part status clear='' columns=160
-  trap '' INT TERM HUP # the step's process decides when this one ends
+  trap '' INT TERM HUP # the process of the step ends this one
   if [ -t 1 ]; then
     interval=1
     clear=$'\r\e[K'
@@ -46,7 +46,7 @@ show_progress() {
     status=0
     IFS= read -r -t 1 part || status=$?
     line+=$part
-    if [ "$status" -gt 128 ]; then # nothing came, or no whole line
+    if [ "$status" -gt 128 ]; then # timeout without a complete line
       kill -0 $$ 2>/dev/null || break
       if [ $((SECONDS - shown)) -ge "$interval" ]; then
         shown=$SECONDS
@@ -63,12 +63,12 @@ show_progress() {
   printf '%s' "$clear"
 }
 
-# The last line of a log. Of a bar that is redrawn, as cargo's, the last state, without the bar itself.
+# last_line FILE: the last line of a log. For a redrawn progress bar such as cargo's: its last state, without the bar.
 last_line() {
   tail -c 4096 "$1" 2>/dev/null | tr '\r' '\n' | sed -E 's/\x1b\[[0-9;?]*[a-zA-Z]//g; s/\[[=> ]*\] *//; s/^[[:space:]]+//; s/[[:space:]]+$//' | awk 'NF { last = $0 } END { print last }' || true
 }
 
 last_line_of_step() { last_line "$progress_log"; }
 
-# count_lines TOTAL: puts "3 of 12: " before the lines.
+# count_lines TOTAL: prefixes each line with its number, such as "3 of 12: ".
 count_lines() { awk -v total="$1" '{ printf "%d of %d: %s\n", NR, total, $0; fflush() }'; }

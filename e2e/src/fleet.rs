@@ -1,8 +1,9 @@
-//! The installed fleet: where it is, and what it is made of.
+//! Locates the fleet under test: its API server, gateway URL, admin token and pods.
 
+use crate::wait::wait_for_object;
 use anyhow::{Context, Result, ensure};
 use camofleet_runtime::tls;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, Config, ResourceExt,
     api::ListParams,
@@ -15,77 +16,96 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The namespace that `dev/up` installs the chart into.
+/// The namespace into which `dev/up` installs the chart.
 pub const RELEASE_NAMESPACE: &str = "camo-fleet";
 
-/// The fleet that the tests drive.
+/// The fleet under test.
 #[derive(Clone)]
 pub struct Fleet {
-    /// The API server, as its administrator.
+    /// A client of the API server with cluster-admin permissions.
     pub client: Client,
 }
 
 impl Fleet {
-    /// The fleet of `$KUBECONFIG`, else of `.dev/kubeconfig` in the checkout.
+    /// The fleet of `$KUBECONFIG` or, without it, of `.dev/kubeconfig` in the checkout.
     ///
     /// # Errors
-    /// When there is no such file, or it is none.
+    /// If the file does not exist or is not a kubeconfig.
     pub async fn find() -> Result<Self> {
-        // The second of two in one process: the provider is there.
+        // Fails if this process has already installed the provider, which is fine.
         tls::install_provider().ok();
-        let path = env::var_os("KUBECONFIG").map_or_else(|| dot_dev("kubeconfig"), PathBuf::from);
+        let path = env::var_os("KUBECONFIG").map_or_else(|| dev_path("kubeconfig"), PathBuf::from);
         let kubeconfig = Kubeconfig::read_from(&path)
             .with_context(|| format!("cannot read {}: run dev/up, or set KUBECONFIG", path.display()))?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        // Refusals are looked for here: "too many requests", which is how evictions are refused, is an answer like others.
+        // Tests examine rejections: a rejected eviction, for example, is a 429, which kube would retry.
         config.default_retry = false;
         Ok(Self { client: Client::try_from(config)? })
     }
 
-    /// Base of the gateway's URLs (`http://…`, without a slash at its end).
+    /// Base URL of the gateway (`http://…`, without a trailing slash).
     pub fn gateway_url(&self) -> Result<String> {
-        read_dot_dev("gateway.url")
+        read_dev_file("gateway.url")
     }
 
-    /// A token of the role admin.
+    /// A static token with the role admin.
     pub fn admin_token(&self) -> Result<String> {
-        read_dot_dev("token")
+        read_dev_file("token")
     }
 
-    /// The address of this machine that pods reach: the one from which it reaches the gateway.
-    pub fn own_address(&self) -> Result<IpAddr> {
+    /// The address of this machine that pods can reach: the source address of its connections to the gateway.
+    pub fn host_address(&self) -> Result<IpAddr> {
         let url = self.gateway_url()?;
         let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
         let gateway: SocketAddr = authority.to_socket_addrs()?.next().context("the gateway's URL has no address")?;
         let socket = UdpSocket::bind("0.0.0.0:0")?;
-        // Sends nothing: it asks for the route.
+        // Connecting a UDP socket sends nothing; it only selects the route.
         socket.connect(gateway)?;
         Ok(socket.local_addr()?.ip())
     }
 
-    /// The pods of a component (`operator` or `gateway`) that are to stay.
-    pub async fn component(&self, component: &str) -> Result<Vec<Pod>> {
-        Ok(self.staying_and_leaving(component).await?.0)
+    /// The pods of a component (`operator` or `gateway`) that are not terminating.
+    pub async fn running_pods(&self, component: &str) -> Result<Vec<Pod>> {
+        Ok(self.running_and_terminating(component).await?.0)
     }
 
-    /// All pods of a component: those that are to stay, and those that are told to go.
-    pub async fn staying_and_leaving(&self, component: &str) -> Result<(Vec<Pod>, Vec<Pod>)> {
+    /// All pods of a component: first those that are not terminating, then those that are.
+    pub async fn running_and_terminating(&self, component: &str) -> Result<(Vec<Pod>, Vec<Pod>)> {
         let labels = ListParams::default().labels(&format!("app.kubernetes.io/name=camofleet-{component}"));
         let pods = self.release::<Pod>().list(&labels).await?.items;
         Ok(pods.into_iter().partition(|pod| pod.metadata.deletion_timestamp.is_none()))
     }
 
-    /// The one pod of the operator.
+    /// The only pod of the operator that is not terminating.
     ///
     /// # Errors
-    /// When there are none or several.
+    /// If there is none or more than one.
     pub async fn operator(&self) -> Result<Pod> {
-        let mut pods = self.component("operator").await?;
-        ensure!(pods.len() == 1, "one operator was expected: {:?}", pods.iter().map(Pod::name_any).collect::<Vec<_>>());
+        let mut pods = self.running_pods("operator").await?;
+        ensure!(
+            pods.len() == 1,
+            "expected one operator, found {:?}",
+            pods.iter().map(Pod::name_any).collect::<Vec<_>>()
+        );
         Ok(pods.remove(0))
     }
 
-    /// Objects of the release's namespace.
+    /// Waits until all pods of a deployment are current and available, and no others exist.
+    pub async fn wait_for_rollout(&self, deployment: &str) -> Result<()> {
+        wait_for_object(&self.release::<Deployment>(), deployment, "to be rolled out", |deployment| {
+            let desired = deployment.spec.replicas.unwrap_or(1);
+            deployment.status.as_ref().is_some_and(|status| {
+                status.observed_generation == deployment.metadata.generation
+                    && status.replicas == Some(desired)
+                    && status.available_replicas == Some(desired)
+                    && status.updated_replicas == Some(desired)
+            })
+        })
+        .await
+        .map(drop)
+    }
+
+    /// The API for objects of the release's namespace.
     pub fn release<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
@@ -95,28 +115,28 @@ impl Fleet {
     }
 }
 
-/// A file of the checkout.
-pub fn in_checkout(path: &str) -> PathBuf {
+/// The path of a file in the checkout.
+pub fn repository_path(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
-/// Runs a program of the checkout, and hands over what it printed.
+/// Runs a program of the checkout and returns its output.
 ///
 /// # Errors
-/// When it fails, with what it printed to standard error.
-pub async fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(in_checkout(program)).args(arguments).output().await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {}: {}\n{said}", arguments.join(" "), output.status);
+/// If the program fails, with its stderr.
+pub async fn run_program(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(repository_path(program)).args(arguments).output().await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {}\n{stderr}", arguments.join(" "), output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn dot_dev(name: &str) -> PathBuf {
-    in_checkout(".dev").join(name)
+fn dev_path(name: &str) -> PathBuf {
+    repository_path(".dev").join(name)
 }
 
-fn read_dot_dev(name: &str) -> Result<String> {
-    let path = dot_dev(name);
+fn read_dev_file(name: &str) -> Result<String> {
+    let path = dev_path(name);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}: run dev/up", path.display()))?;
     Ok(text.trim().to_owned())
 }

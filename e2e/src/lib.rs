@@ -1,23 +1,27 @@
-//! What the end-to-end tests are made of. They drive the cluster that `dev/up` makes: its API server, its gateway, its
-//! runners, and stock Playwright clients. They run on the machine that the cluster's node runs on, as root: some of them
-//! kill processes inside pods.
+//! Fixtures and clients of the end-to-end tests, which drive the cluster of `dev/up`: its API server, gateways and
+//! runners, with stock Playwright clients. They run as root on the machine of the cluster's node, because some of them
+//! kill processes in pods.
 //!
-//! A test is a function that is given a [`Space`]: a namespace of its own, with whatever pools it makes in it. Tests run
-//! one after another, whatever the test harness thinks, because each has the whole machine. After each, nothing of it may
-//! be left: no pod, no process.
+//! A test is a function that receives a [`TestNamespace`], a namespace of its own in which it creates pools and
+//! sessions. File locks keep a test that disrupts a shared component apart from the tests that use it. After each test,
+//! no pod and no process of it must remain.
 
 pub mod clients;
-pub mod doors;
+pub mod endpoints;
 pub mod fleet;
+mod harness;
 pub mod history;
 pub mod host;
 pub mod metrics;
+mod namespace;
 pub mod rest;
 pub mod rfb;
+mod session;
 pub mod site;
-mod space;
 pub mod tokens;
 pub mod wait;
 
 pub use fleet::Fleet;
-pub use space::{Session, Space, rounds, test, test_alone, test_of_gateways, test_of_operator};
+pub use harness::{rounds, test, test_alone, test_disrupting_gateways, test_disrupting_operator};
+pub use namespace::TestNamespace;
+pub use session::Session;

@@ -1,7 +1,7 @@
-//! A client of the REST API, for the sessions and pools of a test's namespace.
+//! A client of the REST API for a test's namespace.
 
-use crate::{Space, doors::http, wait::poll};
-use anyhow::{Result, ensure};
+use crate::{TestNamespace, endpoints::http_client, wait::poll};
+use anyhow::{Context, Result, ensure};
 use camofleet_crds::v1alpha1::BrowserSession;
 use k8s_openapi::api::{
     authorization::v1::SubjectAccessReview,
@@ -11,77 +11,88 @@ use kube::{Api, api::PostParams};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-/// Calls the REST API with an admin's token.
+/// Calls the REST API of a namespace with the admin token.
 pub struct Rest {
     base: String,
     token: String,
 }
 
 impl Rest {
-    /// The client of a test's namespace.
-    pub fn of(space: &Space) -> Result<Self> {
-        let base = format!("{}/api/namespaces/{}", space.fleet.gateway_url()?, space.namespace);
-        Ok(Self { base, token: space.fleet.admin_token()? })
+    /// A client for the test's namespace.
+    pub fn new(ns: &TestNamespace) -> Result<Self> {
+        let base = format!("{}/api/namespaces/{}", ns.fleet.gateway_url()?, ns.name);
+        Ok(Self { base, token: ns.fleet.admin_token()? })
     }
 
-    /// A call that is not sent yet.
+    /// Builds a request without sending it.
     pub fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
-        Ok(http()?.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token))
+        Ok(http_client()?.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token))
     }
 
-    /// Calls, and hands over status and body.
+    /// Sends a request and returns the status and body of the response.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value)> {
         let request = self.request(method, path)?;
         let request = match body {
             Some(body) => request.json(body),
-            // As clients of the original do it.
+            // Clients of the original Camo-fleet send this header also without a body.
             None => request.header("content-type", "application/json"),
         };
-        let answer = request.send().await?;
-        Ok((answer.status(), answer.json().await?))
+        let response = request.send().await?;
+        Ok((response.status(), response.json().await?))
     }
 
-    /// Calls, and hands over the body of an answer that has that status.
+    /// Sends a request and returns the body of the response.
+    ///
+    /// # Errors
+    /// If the response does not have that status, with its body.
     pub async fn expect(&self, status: StatusCode, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let (answered, body) = self.call(method.clone(), path, body).await?;
-        ensure!(answered == status, "{method} {path} is answered {answered}: {body}");
+        let (actual, body) = self.call(method.clone(), path, body).await?;
+        ensure!(actual == status, "{method} {path} returned {actual} instead of {status}: {body}");
         Ok(body)
     }
 }
 
-/// Lets the gateway make and delete sessions in a test's namespace, as the chart does in the release's.
-pub async fn let_gateway_write(space: &Space) -> Result<()> {
+/// Issues a token for a session. `request` is the body of the REST call: scope, expiry, `single_use`.
+pub async fn issue_session_token(ns: &TestNamespace, session: &str, request: &Value) -> Result<String> {
+    let path = format!("/sessions/-/{session}/tokens");
+    let issued = Rest::new(ns)?.expect(StatusCode::CREATED, Method::POST, &path, Some(request)).await?;
+    Ok(issued["token"].as_str().context("the response has no token")?.to_owned())
+}
+
+/// Grants the gateway permission to create and delete sessions in a test's namespace, as the chart does in the
+/// release's. Waits until the permission is in effect.
+pub async fn allow_gateway_writes(ns: &TestNamespace) -> Result<()> {
     let role: Role = serde_json::from_value(json!({
         "metadata": { "name": "gateway" },
         "rules": [{ "apiGroups": ["camofleet.dev"], "resources": ["browsersessions"], "verbs": ["create", "delete"] }],
     }))?;
-    space.api::<Role>().create(&PostParams::default(), &role).await?;
+    ns.api::<Role>().create(&PostParams::default(), &role).await?;
     let binding: RoleBinding = serde_json::from_value(json!({
         "metadata": { "name": "gateway" },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "gateway" },
         "subjects": [{ "kind": "ServiceAccount", "name": "camofleet-gateway", "namespace": crate::fleet::RELEASE_NAMESPACE }],
     }))?;
-    space.api::<RoleBinding>().create(&PostParams::default(), &binding).await?;
-    // The API server judges by a cache.
+    ns.api::<RoleBinding>().create(&PostParams::default(), &binding).await?;
+    // The API server's authorizer reads roles from a cache.
     let user = format!("system:serviceaccount:{}:camofleet-gateway", crate::fleet::RELEASE_NAMESPACE);
     let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": { "user": user, "resourceAttributes": {
-        "namespace": space.namespace, "group": "camofleet.dev", "resource": "browsersessions", "verb": "create",
+        "namespace": ns.name, "group": "camofleet.dev", "resource": "browsersessions", "verb": "create",
     } } }))?;
-    let reviews = Api::<SubjectAccessReview>::all(space.fleet.client.clone());
-    poll("the gateway to be allowed to make sessions", async || {
+    let reviews = Api::<SubjectAccessReview>::all(ns.fleet.client.clone());
+    poll("the gateway to have permission to create sessions", async || {
         let allowed =
             reviews.create(&PostParams::default(), &review).await?.status.is_some_and(|status| status.allowed);
-        ensure!(allowed, "it is not allowed");
+        ensure!(allowed, "permission is denied");
         Ok(())
     })
     .await
 }
 
 /// Waits until the namespace has no session.
-pub async fn no_session_is_left(space: &Space) -> Result<()> {
-    crate::wait::poll("every session to be gone", async || {
-        let sessions = space.api::<BrowserSession>().list(&kube::api::ListParams::default()).await?.items;
-        ensure!(sessions.is_empty(), "{} are there", sessions.len());
+pub async fn wait_for_no_sessions(ns: &TestNamespace) -> Result<()> {
+    poll("all sessions to be deleted", async || {
+        let sessions = ns.api::<BrowserSession>().list(&kube::api::ListParams::default()).await?.items;
+        ensure!(sessions.is_empty(), "{} sessions remain", sessions.len());
         Ok(())
     })
     .await

@@ -1,4 +1,4 @@
-//! A small web site on this machine, for the pages that browsers in pods visit.
+//! A small web site on this machine that browsers in pods visit.
 
 use crate::Fleet;
 use anyhow::Result;
@@ -14,17 +14,17 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 const FORM: &str = include_str!("form.html");
 
-/// The web site, for as long as this lives.
+/// The web site. It stops when this value is dropped.
 pub struct Site {
-    /// Its URL as pods reach it, without a slash at its end.
+    /// URL at which pods reach the site, without a trailing slash.
     pub url: String,
     serving: JoinHandle<()>,
 }
 
 impl Site {
-    /// Opens it.
-    pub async fn open(fleet: &Fleet) -> Result<Self> {
-        let listener = TcpListener::bind((fleet.own_address()?, 0)).await?;
+    /// Starts the site on a free port.
+    pub async fn start(fleet: &Fleet) -> Result<Self> {
+        let listener = TcpListener::bind((fleet.host_address()?, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let download = || async {
             ([(CONTENT_TYPE, "text/plain"), (CONTENT_DISPOSITION, "attachment; filename=\"saved.txt\"")], "downloaded")
@@ -37,7 +37,7 @@ impl Site {
             .layer(DefaultBodyLimit::disable());
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, site).await {
-                eprintln!("the site ended: {error}");
+                eprintln!("the site stopped: {error}");
             }
         });
         Ok(Self { url, serving })

@@ -1,4 +1,4 @@
-//! Waiting for a condition. Nothing here waits for a time: the deadline only tells a failure from a hang.
+//! Waits for conditions. No wait has a fixed duration; the deadline only ends waits that would hang.
 
 use anyhow::{Result, bail};
 use kube::{Api, Resource, runtime::wait::await_condition};
@@ -6,16 +6,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// After so long, what was waited for is taken not to come. Generous: the machine may be busy with other things.
+/// Longest wait for a condition. Generous, because the machine may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(300);
-/// How often things are looked at that cannot be watched.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Interval of [`poll`].
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Watches the object of that name until the condition holds; `None` is an object that is not there.
+/// Watches an object until a condition holds. The condition receives `None` while the object does not exist.
 ///
 /// # Errors
-/// When it does not come to hold, with the object as it then is.
-pub async fn until<K>(
+/// If the condition does not hold within [`DEADLINE`], with the object's state then.
+pub async fn wait_for<K>(
     api: &Api<K>,
     name: &str,
     what: &str,
@@ -28,31 +28,36 @@ where
         Ok(found) => Ok(found?),
         Err(_) => {
             let now = api.get_opt(name).await?;
-            bail!("waited in vain for {name} {what}; it is {}", serde_json::to_string_pretty(&now)?)
+            bail!("timed out waiting for {name} {what}; it is {}", serde_json::to_string_pretty(&now)?)
         }
     }
 }
 
-/// The same for an object that is there when the condition holds.
-pub async fn until_it<K>(api: &Api<K>, name: &str, what: &str, holds: impl Fn(&K) -> bool + Send + Sync) -> Result<K>
+/// Like [`wait_for`], for conditions of an existing object.
+pub async fn wait_for_object<K>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    holds: impl Fn(&K) -> bool + Send + Sync,
+) -> Result<K>
 where
     K: Resource + Clone + Debug + Send + Serialize + DeserializeOwned + 'static,
 {
-    let found = until(api, name, what, |object| object.is_some_and(&holds)).await?;
-    Ok(found.expect("the condition holds of an object only"))
+    let found = wait_for(api, name, what, |object| object.is_some_and(&holds)).await?;
+    Ok(found.expect("the condition holds only for an existing object"))
 }
 
-/// Looks again and again until `look` finds what it looks for.
+/// Calls `attempt` until it succeeds.
 ///
 /// # Errors
-/// When it never does, with what it said last.
-pub async fn poll<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+/// If it does not succeed within [`DEADLINE`], with its last error.
+pub async fn poll<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        match look().await {
+        match attempt().await {
             Ok(found) => return Ok(found),
-            Err(error) if Instant::now() >= deadline => bail!("waited in vain for {what}: {error:#}"),
-            Err(_) => sleep(LOOK_AGAIN).await,
+            Err(error) if Instant::now() >= deadline => bail!("timed out waiting for {what}: {error:#}"),
+            Err(_) => sleep(POLL_INTERVAL).await,
         }
     }
 }

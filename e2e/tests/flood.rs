@@ -1,8 +1,10 @@
-//! Silent connections to a runner for two minutes: nothing restarts, and the gateway connects clients to the session all the
-//! while. `dev/test --long flood` runs it.
+//! Holds idle connections to a runner for two minutes, during which no container restarts and the gateway keeps
+//! connecting clients to the session. `dev/test --long flood` runs this test.
 
 use anyhow::{Context, Result, ensure};
-use camofleet_e2e::{Space, clients::NodeClient, doors::open, fleet::RELEASE_NAMESPACE, test_alone};
+use camofleet_e2e::{
+    TestNamespace, clients::NodeClient, endpoints::open_websocket, fleet::RELEASE_NAMESPACE, test_alone,
+};
 use camofleet_runner_api::PORT;
 use camofleet_runtime::files;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,67 +21,67 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
 
-/// Connections at once.
-const SILENT: usize = 1500;
+/// Concurrent connections.
+const IDLE_CONNECTIONS: usize = 1500;
 const DURATION: Duration = Duration::from_secs(120);
-/// The longest that the gateway may take to connect a client. The requirement itself is a time, so unlike other tests this one
-/// measures it.
-const LONGEST_CALL: Duration = Duration::from_secs(1);
-/// Between two calls.
+/// Longest time that the gateway may take to connect a client. Unlike other tests, this one measures time, because the
+/// requirement is one.
+const MAX_CONNECT_TIME: Duration = Duration::from_secs(1);
+/// Pause between two connections of clients.
 const PAUSE: Duration = Duration::from_millis(500);
-/// From the end of a connection to the next attempt. The runner closes most of them for the newest; without a pause this would
-/// measure how many connections the machine can make.
-const RECONNECT: Duration = Duration::from_secs(1);
+/// Pause before an idle connection that was closed is reopened. The runner closes most of them in favour of newer ones,
+/// so without a pause the test would measure how many connections the machine can open.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 #[test]
-fn silent_connections_restart_nothing_and_hold_up_no_call() {
-    test_alone("flood", async |space: Space| {
+fn idle_connections_restart_no_container_and_delay_no_client() {
+    test_alone("flood", async |ns: TestNamespace| {
         files::raise_limit(u64::MAX)?;
-        space.pool("pool", json!({})).await?;
-        let session = space.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
+        ns.pool("pool", json!({})).await?;
+        let session = ns.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
         let (runner, url) = (session.runner().await?, session.ws_endpoint().await?);
-        let runner: SocketAddr = runner.address.parse().context("the runner's address")?;
-        ensure!(runner.port() == PORT, "the runner's API is at {runner}");
-        let restarts = restarts(&space).await?;
+        let runner: SocketAddr = runner.address.parse().context("the runner's address has no IP and port")?;
+        ensure!(runner.port() == PORT, "the runner's address is {runner}, expected port {PORT}");
+        let restarts = restarts(&ns).await?;
 
-        let (mut silent, connected) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
-        for _ in 0..SILENT {
-            silent.spawn(hold(runner, Arc::clone(&connected)));
+        let (mut idle, connected) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..IDLE_CONNECTIONS {
+            idle.spawn(hold(runner, Arc::clone(&connected)));
         }
-        let token = space.fleet.admin_token()?;
-        let (began, mut calls) = (Instant::now(), 0);
+        let token = ns.fleet.admin_token()?;
+        let (began, mut attempts) = (Instant::now(), 0);
         while began.elapsed() < DURATION {
-            let asked = Instant::now();
-            drop(open(&url, &token).await?);
-            let took = asked.elapsed();
-            ensure!(took < LONGEST_CALL, "call {calls} took {took:?}");
-            calls += 1;
+            let start = Instant::now();
+            drop(open_websocket(&url, &token).await?);
+            let took = start.elapsed();
+            ensure!(took < MAX_CONNECT_TIME, "connection {attempts} took {took:?}");
+            attempts += 1;
             tokio::time::sleep(PAUSE).await;
         }
-        ensure!(connected.load(Ordering::Relaxed) >= SILENT, "not all silent connections were made");
-        NodeClient::connect(&space, &session).await?.run("await page.goto('data:text/html,<title>x</title>')").await?;
-        silent.shutdown().await;
-        ensure!(self::restarts(&space).await? == restarts, "containers were restarted");
+        ensure!(connected.load(Ordering::Relaxed) >= IDLE_CONNECTIONS, "not all idle connections were opened");
+        NodeClient::connect(&ns, &session).await?.run("await page.goto('data:text/html,<title>x</title>')").await?;
+        idle.shutdown().await;
+        ensure!(self::restarts(&ns).await? == restarts, "containers were restarted");
         Ok(())
     });
 }
 
-/// Holds a connection on which nothing is sent, and makes another one when it is closed.
+/// Holds a connection without sending, and reopens it when it is closed.
 async fn hold(runner: SocketAddr, connected: Arc<AtomicUsize>) {
     loop {
         if let Ok(mut stream) = TcpStream::connect(runner).await {
             connected.fetch_add(1, Ordering::Relaxed);
             stream.read_u8().await.ok();
         }
-        tokio::time::sleep(RECONNECT).await;
+        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
-/// How often the containers of the fleet and of the test were restarted, by pod.
-async fn restarts(space: &Space) -> Result<BTreeMap<String, i32>> {
-    let fleet = Api::<Pod>::namespaced(space.fleet.client.clone(), RELEASE_NAMESPACE);
+/// Restart counts of the containers of the release and of the test, by pod.
+async fn restarts(ns: &TestNamespace) -> Result<BTreeMap<String, i32>> {
+    let fleet = Api::<Pod>::namespaced(ns.fleet.client.clone(), RELEASE_NAMESPACE);
     let mut pods = fleet.list(&ListParams::default()).await?.items;
-    pods.extend(space.runners().await?);
+    pods.extend(ns.runners().await?);
     let count = |pod: Pod| {
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let restarts = statuses.into_iter().flatten().map(|status| status.restart_count).sum();

@@ -63,7 +63,7 @@ impl Hot {
 
     async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
         let mut claims = Vec::new();
-        let namespace = &bench.space.namespace;
+        let namespace = &bench.space.name;
         for index in 0..count {
             let name = format!("{what}-{index}");
             // Its pool is not there, and its status names no runner: the operator lets it alone for longer than this takes.

@@ -14,7 +14,7 @@ use camofleet_bench::{
     sessions::Sessions,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
-use camofleet_e2e::{Fleet, Space, clients::NodeClient, test_alone};
+use camofleet_e2e::{Fleet, TestNamespace, clients::NodeClient, test_alone};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use std::{
@@ -58,7 +58,7 @@ impl ClusterScenario {
 }
 
 /// Measures a pool of that spec.
-async fn printed(space: Space, pool: Value, measure: impl AsyncFnOnce(&Bench) -> Result<Report>) -> Result<()> {
+async fn printed(space: TestNamespace, pool: Value, measure: impl AsyncFnOnce(&Bench) -> Result<Report>) -> Result<()> {
     let machine = machine::describe();
     space.pool(POOL, pool).await?;
     let bench = Bench::start(space).await?;
@@ -69,12 +69,12 @@ async fn printed(space: Space, pool: Value, measure: impl AsyncFnOnce(&Bench) ->
 
 /// A namespace of the fleet with a pool, and who makes claims in it.
 pub struct Bench {
-    space: Space,
+    space: TestNamespace,
     claims: Claims,
 }
 
 impl Bench {
-    async fn start(space: Space) -> Result<Self> {
+    async fn start(space: TestNamespace) -> Result<Self> {
         // Clients of their own, as an operator and a user have: nobody waits behind another's calls.
         let [watching, asking, patching] = [Fleet::find().await?, Fleet::find().await?, Fleet::find().await?];
         let sessions = Arc::new(Sessions::watch(watching.client).await?);
@@ -84,7 +84,7 @@ impl Bench {
     /// Makes a session, waits until it is Ready by that tier, ends it, and waits until the pool is as it was: claims are
     /// measured on a machine at rest.
     async fn claim(&self, name: String, tier: StartTier) -> Result<Claim> {
-        let namespace = &self.space.namespace;
+        let namespace = &self.space.name;
         let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), PATIENCE).await?;
         let status = self.space.api::<BrowserSession>().get(&name).await?.status.unwrap_or_default();
         ensure!(

@@ -257,11 +257,11 @@ where
     })
     .await?;
     for (what, metadata, words) in [
-        ("33 labels", json!({ "labels": labels(33) }), "33 labels are more than 32"),
-        ("17 finalizers", json!({ "finalizers": finalizers(17) }), "17 finalizers are more than 16"),
-        ("17 owners", json!({ "ownerReferences": owners(17) }), "17 owners are more than 16"),
-        ("513 annotations", json!({ "annotations": labels(513) }), "513 annotations are more than 512"),
-        ("4097 bytes", json!({ "annotations": annotations(4097) }), "have 4097 bytes, more than 4096"),
+        ("33 labels", json!({ "labels": labels(33) }), "33 labels exceed the limit of 32"),
+        ("17 finalizers", json!({ "finalizers": finalizers(17) }), "17 finalizers exceed the limit of 16"),
+        ("17 owners", json!({ "ownerReferences": owners(17) }), "17 owner references exceed the limit of 16"),
+        ("513 annotations", json!({ "annotations": labels(513) }), "513 annotations exceed the limit of 512"),
+        ("4097 bytes", json!({ "annotations": annotations(4097) }), "have 4097 bytes, more than the limit of 4096"),
         ("a long last-applied-configuration", applied(max_applied + 1), "use kubectl apply --server-side"),
     ] {
         assert_refused(what, api.create(&dry, &with(metadata)?).await, policy, words)?;
@@ -278,7 +278,7 @@ where
     let changed = api.patch(large, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await;
     changed.context("a change of the spec")?;
     let grown = merge(&api, large, &json!({ "annotations": { "example.com/b": "" } })).await;
-    assert_refused("a large one grows", grown, policy, "more than 4096")?;
+    assert_refused("a large one grows", grown, policy, "more than the limit of 4096")?;
     let grown = merge(&api, large, &json!({ "labels": { "example.com/more": "" } })).await;
     assert_refused("a large one gets a label", grown, policy, "41 labels")?;
     let shrunk = json!({ "annotations": annotations(150_000), "labels": { "example.com/0": null } });

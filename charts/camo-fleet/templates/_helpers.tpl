@@ -1,4 +1,4 @@
-{{/* The names of the parts are fixed: operator, gateway and runners find each other by them. One release per cluster. */}}
+{{/* Names are fixed because the components find each other by name. So there is one release per cluster. */}}
 
 {{/* camofleet.labels (dict "root" $ "component" "operator") */}}
 {{- define "camofleet.labels" -}}
@@ -55,14 +55,14 @@ readinessProbe:
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end }}
 
-{{/* The host of publicUrl, for routes from outside, which have no other. */}}
+{{/* The host of publicUrl, which Ingress and HTTPRoute match. */}}
 {{- define "camofleet.publicHost" -}}
-{{- $url := urlParse (required "publicUrl must be set: its host is what ingress and httpRoute route" .Values.publicUrl) -}}
-{{- if $url.path }}{{ fail (printf "publicUrl must have no path (%s): ingress and httpRoute route a whole host to the gateway" $url.path) }}{{ end -}}
+{{- $url := urlParse (required "publicUrl must be set: ingress and httpRoute route its host to the gateway" .Values.publicUrl) -}}
+{{- if $url.path }}{{ fail (printf "publicUrl must not have a path (%s): ingress and httpRoute route a whole host to the gateway" $url.path) }}{{ end -}}
 {{- regexReplaceAll ":[0-9]+$" $url.host "" -}}
 {{- end }}
 
-{{/* The release's pools as JSON, by name: those that are not null. */}}
+{{/* The release's pools by name, without those set to null, as JSON. */}}
 {{- define "camofleet.pools" -}}
 {{- $pools := dict }}
 {{- range $name, $spec := .Values.pools }}
@@ -72,8 +72,8 @@ readinessProbe:
 {{- end }}
 
 {{/*
-Whether the hooks are rendered: "true" or "false". Without a cluster, `lookup` finds nothing: then Helm does not run hooks, but prints
-them, and `kubectl apply` would run all Jobs at once.
+Whether hooks are rendered: "true" or "false". `lookup` finds nothing without a cluster. Helm then prints hooks instead
+of running them, and `kubectl apply` of the output would run all Jobs at once.
 */}}
 {{- define "camofleet.hooksEnabled" -}}
 {{- if eq (toString .Values.hooks.enabled) "auto" -}}
@@ -83,7 +83,7 @@ them, and `kubectl apply` would run all Jobs at once.
 {{- end -}}
 {{- end }}
 
-{{/* camofleet.hookJob (dict "root" $ "name" "apply-pools" "deadline" 180 "args" (list …)): the spec of a Job of the operator's image */}}
+{{/* camofleet.hookJob (dict "root" $ "name" "apply-pools" "deadline" 180 "args" (list …)): a hook Job's spec, with the operator's image */}}
 {{- define "camofleet.hookJob" -}}
 {{- $operator := dict "root" .root "component" "operator" "image" .root.Values.operator.image -}}
 backoffLimit: 1

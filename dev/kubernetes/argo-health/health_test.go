@@ -1,7 +1,7 @@
-// Runs the health scripts of charts/camo-fleet/argo-cd as Argo CD runs them, over the objects beside them.
+// Runs the health scripts in charts/camo-fleet/argo-cd as Argo CD runs them, on the objects in their testdata.
 //
-// The layout and health_test.yaml are those of resource_customizations in Argo CD, so that the folder can be copied there.
-// How a script is run follows its util/lua/lua.go.
+// The layout and the format of health_test.yaml are those of resource_customizations in Argo CD, so that the folder can
+// be copied there. The execution of scripts follows Argo CD's util/lua/lua.go.
 package health
 
 import (
@@ -21,7 +21,7 @@ const (
 	crds    = "../../../crds/yaml"
 )
 
-// What Argo CD takes from a script; any other status it shows as Unknown.
+// The statuses that Argo CD accepts from a script. It shows any other status as Unknown.
 var statuses = []string{"Healthy", "Progressing", "Degraded", "Suspended", "Missing", "Unknown"}
 
 type health struct {
@@ -36,8 +36,8 @@ type healthTest struct {
 	} `json:"tests"`
 }
 
-// Every kind that the chart installs has a script.
-func TestKinds(t *testing.T) {
+// Every kind that the chart installs must have a script.
+func TestEveryKindHasAScript(t *testing.T) {
 	files := glob(t, crds, "*.yaml")
 	for _, file := range files {
 		var crd struct {
@@ -55,7 +55,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-func TestHealth(t *testing.T) {
+func TestScriptsReturnTheExpectedHealth(t *testing.T) {
 	for _, script := range glob(t, scripts, "*", "*", "health.lua") {
 		folder := filepath.Dir(script)
 		kind := filepath.Base(folder)
@@ -70,10 +70,10 @@ func TestHealth(t *testing.T) {
 				object := map[string]any{}
 				read(t, file, &object)
 				if object["kind"] != kind {
-					t.Errorf("is a %v", object["kind"])
+					t.Errorf("kind is %v", object["kind"])
 				}
 				if found := run(t, string(source), object); found != test.HealthStatus {
-					t.Errorf("is %+v\nshould be %+v", found, test.HealthStatus)
+					t.Errorf("got  %+v\nwant %+v", found, test.HealthStatus)
 				}
 			})
 		}
@@ -83,8 +83,8 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// Another operator, or a person, may leave anything that the schema allows.
-func TestHoles(t *testing.T) {
+// A script must handle every status that the schema allows, because users and other controllers can write one.
+func TestIncompleteStatusIsProgressing(t *testing.T) {
 	for _, script := range glob(t, scripts, "*", "*", "health.lua") {
 		for name, status := range map[string]any{
 			"null status":        nil,
@@ -99,7 +99,7 @@ func TestHoles(t *testing.T) {
 			t.Run(filepath.Base(filepath.Dir(script))+"/"+name, func(t *testing.T) {
 				object := map[string]any{"metadata": map[string]any{"generation": 1.0}, "status": status}
 				if found := run(t, string(text(t, script)), object); found.Status != "Progressing" || found.Message == "" {
-					t.Errorf("is %+v", found)
+					t.Errorf("got %+v, want Progressing with a message", found)
 				}
 			})
 		}
@@ -110,8 +110,9 @@ func condition(kind, status string) map[string]any {
 	return map[string]any{"type": kind, "status": status, "reason": "Reason", "message": "words"}
 }
 
-// run gives a script what Argo CD gives those of argocd-cm: one second, the object as `obj`, and few libraries. Argo CD opens
-// `package` and some of `os` as well, and all of them for scripts that it brings along; these need none.
+// run executes a script under the limits that Argo CD sets for those of argocd-cm: one second, the object as `obj`, and
+// few libraries. Argo CD also opens `package` and part of `os`, and all libraries for its built-in scripts. These
+// scripts need none of them.
 func run(t *testing.T, script string, object map[string]any) health {
 	t.Helper()
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
@@ -129,18 +130,18 @@ func run(t *testing.T, script string, object map[string]any) health {
 	if err := state.DoString(script); err != nil {
 		t.Fatal(err)
 	}
-	table, is := state.Get(-1).(*lua.LTable)
-	if !is {
-		t.Fatalf("the script returns a %s, no table", state.Get(-1).Type())
+	table, ok := state.Get(-1).(*lua.LTable)
+	if !ok {
+		t.Fatalf("the script returned a %s instead of a table", state.Get(-1).Type())
 	}
 	found := health{Status: field(t, table, "status"), Message: field(t, table, "message")}
 	if !slices.Contains(statuses, found.Status) {
-		t.Fatalf("%q is no status that Argo CD knows", found.Status)
+		t.Fatalf("Argo CD does not know the status %q", found.Status)
 	}
 	return found
 }
 
-// A null of the object is nil in Lua: there is no such key.
+// toLua converts null to nil, so that the key does not exist in Lua.
 func toLua(state *lua.LState, value any) lua.LValue {
 	switch value := value.(type) {
 	case bool:
@@ -168,9 +169,9 @@ func toLua(state *lua.LState, value any) lua.LValue {
 
 func field(t *testing.T, table *lua.LTable, key string) string {
 	t.Helper()
-	value, is := table.RawGetString(key).(lua.LString)
-	if !is {
-		t.Fatalf("%s is a %s, no string", key, table.RawGetString(key).Type())
+	value, ok := table.RawGetString(key).(lua.LString)
+	if !ok {
+		t.Fatalf("%s is a %s instead of a string", key, table.RawGetString(key).Type())
 	}
 	return string(value)
 }
@@ -191,12 +192,12 @@ func text(t *testing.T, file string) []byte {
 	return bytes
 }
 
-// glob finds at least one file: a test of nothing would pass.
+// glob fails without a match, because a test without files would pass.
 func glob(t *testing.T, parts ...string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(parts...))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no file %s: %v", filepath.Join(parts...), err)
+		t.Fatalf("no file matches %s: %v", filepath.Join(parts...), err)
 	}
 	return files
 }

@@ -1,7 +1,6 @@
-// A Playwright client that is told what to do: each line on stdin is a JSON string of JavaScript, the body of an async
-// function; each line on stdout is {"value": …} with what it returned, or {"error": …} with how it failed.
-// The code finds `playwright`, `fs`, `endpoint`, `options` (with the token) and `site`, and keeps what it needs later in
-// globals.
+// A scriptable Playwright client. Each line on stdin is a JSON string with the body of an async function. Each line on
+// stdout is {"value": …} with the function's result, or {"error": …} with its error. The code can use the globals
+// `playwright`, `fs`, `endpoint`, `options` (with the token) and `site`, and stores values for later calls in globals.
 //   node client.cjs <wsEndpoint> <token> <site>
 'use strict';
 
@@ -16,7 +15,7 @@ Object.assign(globalThis, {
   site,
 });
 
-/** Connects, and keeps the browser and the page that is there. */
+/** Connects, and sets `browser`, `context` (the default context), `page` (its first page) and `disconnected`. */
 globalThis.connect = async () => {
   globalThis.browser = await playwright.firefox.connect(endpoint, options);
   globalThis.disconnected = new Promise((resolve) => browser.once('disconnected', () => resolve(true)));
@@ -24,8 +23,8 @@ globalThis.connect = async () => {
   globalThis.page = context.pages()[0];
 };
 
-/** What comes of connecting, tried again for as long as the gateway is away. */
-globalThis.untilLetIn = async (connect) => {
+/** Calls `connect` until the gateway is available, and returns its result. */
+globalThis.retryWhileUnavailable = async (connect) => {
   for (;;) {
     try {
       return await connect();
@@ -39,13 +38,13 @@ const AsyncFunction = (async () => {}).constructor;
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    let answer;
+    let response;
     try {
-      answer = { value: (await new AsyncFunction(JSON.parse(line))()) ?? null };
+      response = { value: (await new AsyncFunction(JSON.parse(line))()) ?? null };
     } catch (error) {
-      answer = { error: error.stack ?? String(error) };
+      response = { error: error.stack ?? String(error) };
     }
-    process.stdout.write(JSON.stringify(answer) + '\n');
+    process.stdout.write(JSON.stringify(response) + '\n');
   }
   process.exit(0);
 }

@@ -1,8 +1,8 @@
-//! What ends a session by itself. The shortest times that the API allows are 30 s and 60 s, so this one takes a minute.
+//! Idle timeout and lifetime of sessions. The API's minimums are 30 s and 60 s, so this test takes a minute.
 
 use anyhow::{Result, ensure};
 use camofleet_crds::{conditions::session as reasons, v1alpha1::SessionState};
-use camofleet_e2e::{Session, Space, clients::NodeClient, doors, test};
+use camofleet_e2e::{Session, TestNamespace, clients::NodeClient, endpoints, test};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use std::time::Duration;
@@ -13,43 +13,47 @@ const IDLE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(60);
 
 #[test]
-fn idle_and_lifetime() {
-    test("limits", async |space: Space| {
-        space.pool("pool", json!({ "slotsPerRunner": 3, "sessionDefaults": { "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60 } })).await?;
+fn sessions_end_at_their_idle_timeout_and_lifetime() {
+    test("deadlines", async |ns: TestNamespace| {
+        ns.pool(
+            "pool",
+            json!({ "slotsPerRunner": 3, "sessionDefaults": { "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60 } }),
+        )
+        .await?;
         let began = Instant::now();
         let (pinging, silent, working) = (
-            space.ready_session(json!({})).await?,
-            space.ready_session(json!({})).await?,
-            space.ready_session(json!({})).await?,
+            ns.ready_session(json!({})).await?,
+            ns.ready_session(json!({})).await?,
+            ns.ready_session(json!({})).await?,
         );
         let (pinging, silent, working) =
-            tokio::join!(ping(&space, &pinging), keep_silent(&space, &silent), work(&space, &working));
-        let (pinged, kept_silent, worked) = (pinging?, silent?, working?);
-        ensure!(pinged >= began + IDLE, "who pings was thrown out early");
-        ensure!(kept_silent >= began + IDLE, "who is silent was thrown out early");
-        ensure!(worked >= began + LIFETIME, "who works was thrown out early");
+            tokio::join!(ping(&ns, &pinging), stay_idle(&ns, &silent), drive(&ns, &working));
+        let (pinging_ended, silent_ended, working_ended) = (pinging?, silent?, working?);
+        ensure!(pinging_ended >= began + IDLE, "the session of the pinging client ended early");
+        ensure!(silent_ended >= began + IDLE, "the session of the silent client ended early");
+        ensure!(working_ended >= began + LIFETIME, "the session of the working client ended early");
         Ok(())
     });
 }
 
-/// Waits until it ended for that reason, and says when that was known.
+/// Waits until a session is Finished for that reason. Returns the time at which the test observed it.
 async fn ends_as(session: &Session, reason: &str) -> Result<Instant> {
     let (_, end) = session.finished().await?;
     let at = Instant::now();
-    ensure!(end.reason == reason, "it ended as {}, not as {reason}: {}", end.reason, end.message);
+    ensure!(end.reason == reason, "the session ended as {} instead of {reason}: {}", end.reason, end.message);
     Ok(at)
 }
 
-/// A client that sends nothing but pings, which are answered.
-async fn ping(space: &Space, session: &Session) -> Result<Instant> {
-    let mut socket = doors::open(&session.ws_endpoint().await?, &space.fleet.admin_token()?).await?;
-    let mut beat = interval(Duration::from_millis(500));
-    let mut answers = 0;
+/// Sends only pings until the session ends, and checks that they get pongs.
+async fn ping(ns: &TestNamespace, session: &Session) -> Result<Instant> {
+    let mut socket = endpoints::open_websocket(&session.ws_endpoint().await?, &ns.fleet.admin_token()?).await?;
+    let mut ticks = interval(Duration::from_millis(500));
+    let mut pongs = 0;
     let pinging = async {
         loop {
             tokio::select! {
-                _ = beat.tick() => socket.send(Message::Ping("still here".into())).await.is_ok().then_some(()),
-                message = socket.next() => message.and_then(Result::ok).map(|message| answers += usize::from(message.is_pong())),
+                _ = ticks.tick() => socket.send(Message::Ping("still here".into())).await.is_ok().then_some(()),
+                message = socket.next() => message.and_then(Result::ok).map(|message| pongs += usize::from(message.is_pong())),
             }
             .ok_or(())?;
         }
@@ -57,21 +61,21 @@ async fn ping(space: &Space, session: &Session) -> Result<Instant> {
         Ok::<(), ()>(())
     };
     let (_, ended) = tokio::join!(pinging, ends_as(session, reasons::IDLE_TIMEOUT));
-    ensure!(answers > 10, "only {answers} pings were answered: it was not connected");
+    ensure!(pongs > 10, "received only {pongs} pongs, so the client was not connected");
     ended
 }
 
-/// A Playwright client that is connected and does nothing.
-async fn keep_silent(space: &Space, session: &Session) -> Result<Instant> {
-    let mut client = NodeClient::connect(space, session).await?;
+/// Keeps a Playwright client connected without activity until the session ends.
+async fn stay_idle(ns: &TestNamespace, session: &Session) -> Result<Instant> {
+    let mut client = NodeClient::connect(ns, session).await?;
     let ended = ends_as(session, reasons::IDLE_TIMEOUT).await?;
-    ensure!(client.run("return disconnected").await? == true, "its client was not told");
+    ensure!(client.run("return disconnected").await? == true, "the client was not disconnected");
     Ok(ended)
 }
 
-/// A client that works on until it cannot.
-async fn work(space: &Space, session: &Session) -> Result<Instant> {
-    let mut client = NodeClient::connect(space, session).await?;
+/// Drives the page until the session ends.
+async fn drive(ns: &TestNamespace, session: &Session) -> Result<Instant> {
+    let mut client = NodeClient::connect(ns, session).await?;
     while client.run("return page.evaluate(() => 1)").await.is_ok() {}
     let ended = ends_as(session, reasons::LIFETIME_EXCEEDED).await?;
     ensure!(session.object().await?.state() == SessionState::Finished);

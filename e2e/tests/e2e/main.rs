@@ -1,16 +1,16 @@
-//! The end-to-end tests: one program, so that what they share is compiled once. They are begun in the order of their names:
-//! first the long ones of those that bear no other beside them.
+//! The end-to-end tests, in one program so that shared code is compiled once. The harness starts tests in the order of
+//! their names, so the long ones in `alone`, which exclude all other tests, come first.
 
 mod alone;
+mod cleanup;
 mod clients;
-mod crowds;
+mod contention;
 mod deadlines;
-mod doors;
+mod endpoints;
 mod failures;
 mod live_view;
-mod nothing_left;
 mod operator;
-mod refusals;
 mod rest;
 mod rollout;
 mod sharing;
+mod validation;

@@ -1,4 +1,4 @@
-//! A change of the runners' shape: tested by one first, and nobody's session taken.
+//! Rollouts of a new pool revision: a canary tests it first, and sessions continue.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use camofleet_crds::{
@@ -6,10 +6,10 @@ use camofleet_crds::{
     v1alpha1::{SessionState, WorkerPool, WorkerPoolStatus},
 };
 use camofleet_e2e::{
-    Space,
+    TestNamespace,
     clients::NodeClient,
     test,
-    wait::{poll, until_it},
+    wait::{poll, wait_for_object},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -19,51 +19,52 @@ use kube::{
 use serde_json::{Value, json};
 
 #[test]
-fn a_shape_in_which_no_browser_starts_replaces_nothing() {
-    test("rollout", async |space: Space| {
-        space.pool("pool", json!({ "sessionsPerRunner": 0, "engine": "Auto" })).await?;
-        let [former] = space.runners().await?.try_into().ok().context("it has one runner")?;
-        let session = space.ready_session(json!({})).await?;
-        let mut client = NodeClient::connect(&space, &session).await?;
+fn a_failing_canary_replaces_no_runner() {
+    test("rollout", async |ns: TestNamespace| {
+        ns.pool("pool", json!({ "sessionsPerRunner": 0, "engine": "Auto" })).await?;
+        let [former] = ns.runners().await?.try_into().ok().context("the pool does not have exactly one runner")?;
+        let session = ns.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect(&ns, &session).await?;
         client.run("await page.goto('data:text/html,<title>here</title>')").await?;
 
-        // There is a file where Camoufox should be, and it can be executed: only a browser that is launched shows that it is none.
-        change(&space, json!({ "env": [{ "name": "CAMOUFOX_EXECUTABLE_PATH", "value": "/bin/false" }] })).await?;
+        // The file is executable but not a browser, which only a launch can detect.
+        change(&ns, json!({ "env": [{ "name": "CAMOUFOX_EXECUTABLE_PATH", "value": "/bin/false" }] })).await?;
         let status =
-            until_pool(&space, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
-        let stalled = conditions::get(&status.conditions, STALLED).context("it was just there")?;
+            until_pool(&ns, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
+        let stalled = conditions::get(&status.conditions, STALLED).context("the pool has no Stalled condition")?;
         ensure!(stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("set it back"), "{stalled:?}");
-        ensure!(conditions::is_true(&status.conditions, READY), "the former runner serves: {status:?}");
+        ensure!(conditions::is_true(&status.conditions, READY), "the pool is not Ready: {status:?}");
         let serving = status.serving.map(|serving| serving.revision);
-        ensure!(serving.is_some() && serving != status.revision, "it makes runners of shape {serving:?}");
-        ensure!(client.run("return await page.title()").await? == "here", "the session was disturbed");
+        ensure!(serving.is_some() && serving != status.revision, "the serving revision is {serving:?}");
+        ensure!(client.run("return await page.title()").await? == "here", "the session lost its page");
         session.delete().await?;
         session.gone().await?;
-        let next = space.ready_session(json!({})).await?;
+        let next = ns.ready_session(json!({})).await?;
         let runner = next.runner().await?;
-        ensure!(runner.name == former.name_any(), "it runs on {}", runner.name);
+        ensure!(runner.name == former.name_any(), "the session runs on {}", runner.name);
 
-        // A shape that is well is tested, too, and the session that is there lives on until the drain deadline.
-        change(&space, json!({ "env": [{ "name": "TZ", "value": "UTC" }] })).await?;
-        let proven = |status: &WorkerPoolStatus| {
+        // A canary tests a working revision too, and the running session continues until the drain deadline.
+        change(&ns, json!({ "env": [{ "name": "TZ", "value": "UTC" }] })).await?;
+        let is_proven = |status: &WorkerPoolStatus| {
             let serving = status.serving.as_ref().map(|serving| &serving.revision);
             serving != Some(&revision_of(&former)) && serving == status.revision.as_ref()
         };
-        let status = until_pool(&space, "to have proven its new shape", proven).await?;
+        let status = until_pool(&ns, "to serve its new revision", is_proven).await?;
         ensure!(!conditions::is_true(&status.conditions, STALLED), "{status:?}");
-        // Those that drain are not listed.
-        let [new] = poll("the former runner to drain", async || {
-            space.runners().await?.try_into().map_err(|pods| anyhow!("there are {pods:?}"))
+        // Terminating runners are not listed.
+        let [new] = poll("the former runner to be terminating", async || {
+            ns.runners().await?.try_into().map_err(|pods| anyhow!("the runners are {pods:?}"))
         })
         .await?;
-        let container = new.spec.and_then(|spec| spec.containers.into_iter().next()).context("it has a container")?;
+        let container =
+            new.spec.and_then(|spec| spec.containers.into_iter().next()).context("the runner has no container")?;
         ensure!(
             container.env.into_iter().flatten().any(|variable| variable.name == "RUNNER_PROVE"),
-            "it was not tested"
+            "the runner was not a canary"
         );
-        ensure!(next.object().await?.state() == SessionState::Ready, "the rollout took the session");
+        ensure!(next.object().await?.state() == SessionState::Ready, "the rollout ended the session");
         next.delete().await?;
-        until_pool(&space, "to have its new shape", |status| {
+        until_pool(&ns, "to have only runners of its new revision", |status| {
             !conditions::is_true(&status.conditions, RECONCILING)
                 && status.replicas == 1
                 && status.updated_replicas == 1
@@ -73,24 +74,24 @@ fn a_shape_in_which_no_browser_starts_replaces_nothing() {
     });
 }
 
-async fn change(space: &Space, template: Value) -> Result<()> {
+async fn change(ns: &TestNamespace, template: Value) -> Result<()> {
     let patch = Patch::Merge(json!({ "spec": { "template": template } }));
-    space.api::<WorkerPool>().patch("pool", &PatchParams::default(), &patch).await?;
+    ns.api::<WorkerPool>().patch("pool", &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
-/// The pool's status of its current spec, once it is so.
+/// Waits until the pool's status is of its current generation and fulfils a condition.
 async fn until_pool(
-    space: &Space,
+    ns: &TestNamespace,
     what: &str,
-    is_so: impl Fn(&WorkerPoolStatus) -> bool + Send + Sync,
+    condition: impl Fn(&WorkerPoolStatus) -> bool + Send + Sync,
 ) -> Result<WorkerPoolStatus> {
-    let answered = |pool: &WorkerPool| {
+    let holds = |pool: &WorkerPool| {
         let status = pool.status.as_ref().filter(|status| status.observed_generation == pool.metadata.generation);
-        status.is_some_and(&is_so)
+        status.is_some_and(&condition)
     };
-    let pool = until_it(&space.api::<WorkerPool>(), "pool", what, answered).await?;
-    pool.status.context("it was just there")
+    let pool = wait_for_object(&ns.api::<WorkerPool>(), "pool", what, holds).await?;
+    pool.status.context("the pool has no status")
 }
 
 fn revision_of(pod: &Pod) -> String {

@@ -1,11 +1,11 @@
-//! Pools that several namespaces use.
+//! Pools shared by several namespaces.
 
 use anyhow::ensure;
 use camofleet_crds::{
     conditions::{self, READY, session as reasons},
     v1alpha1::{BrowserSession, SessionState},
 };
-use camofleet_e2e::{Space, clients::NodeClient, test};
+use camofleet_e2e::{TestNamespace, clients::NodeClient, test};
 use serde_json::json;
 
 fn waits_for(session: &BrowserSession, reason: &str) -> bool {
@@ -14,43 +14,49 @@ fn waits_for(session: &BrowserSession, reason: &str) -> bool {
 }
 
 #[test]
-fn a_pool_serves_the_namespaces_whose_labels_its_owner_named() {
-    test("owner", async |space: Space| {
-        let owner = space.namespace.clone();
+fn a_shared_pool_serves_namespaces_selected_by_label() {
+    test("pool-owner", async |ns: TestNamespace| {
+        let owner = ns.name.clone();
         let label = format!("camofleet.dev/guest-of-{owner}");
         let pool = json!({
             "allowedNamespaces": { "from": "Selector", "selector": { "matchLabels": { &label: "yes" } } },
             "limits": { "maxSessionsPerTenant": 1, "maxQueued": 1 },
             "sessionsPerRunner": 0,
         });
-        space.pool("shared", pool).await?;
-        let guests = async |guests: Space| {
-            let on_it = json!({ "poolRef": { "name": "shared", "namespace": owner } });
-            let session = guests.session(on_it.clone()).await?;
-            let refused = session.until("to be told why", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
-            ensure!(refused.state() == SessionState::Queued, "it is {:?}", refused.state());
+        ns.pool("shared", pool).await?;
+        let use_pool_as_guest = async |guest: TestNamespace| {
+            let spec = json!({ "poolRef": { "name": "shared", "namespace": owner } });
+            let session = guest.session(spec.clone()).await?;
+            let rejected =
+                session.wait_for("to have the reason NotAllowed", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
+            ensure!(rejected.state() == SessionState::Queued, "the session is {:?}", rejected.state());
 
-            guests.label(json!({ &label: "yes" })).await?;
+            guest.set_labels(json!({ &label: "yes" })).await?;
             let ready = session.ready().await?;
             let status = ready.status.clone().unwrap_or_default();
             ensure!(status.pool.as_deref() == Some("shared") && status.pool_namespace.as_ref() == Some(&owner));
-            let mut client = NodeClient::connect(&guests, &session).await?;
+            let mut client = NodeClient::connect(&guest, &session).await?;
             client.run("await page.goto('data:text/html,<title>guest</title>')").await?;
             ensure!(client.run("return page.title()").await? == "guest");
 
-            // Its tenant has its one session, and one may wait.
-            let second = guests.session(on_it.clone()).await?;
-            second.until("to wait for its tenant", |it| waits_for(it, reasons::TENANT_LIMIT_REACHED)).await?;
-            let third = guests.session(on_it).await?;
+            // The tenant's limit is one session, and one more may wait.
+            let second = guest.session(spec.clone()).await?;
+            second
+                .wait_for("to have the reason TenantLimitReached", |it| waits_for(it, reasons::TENANT_LIMIT_REACHED))
+                .await?;
+            let third = guest.session(spec).await?;
             let (_, end) = third.finished().await?;
-            ensure!(end.reason == reasons::QUEUE_FULL, "it ended as {end:?}");
+            ensure!(end.reason == reasons::QUEUE_FULL, "the session ended as {end:?}");
 
-            guests.label(json!({ &label: null })).await?;
-            second.until("to be told why", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
-            ensure!(session.object().await?.state() == SessionState::Ready, "what it has it keeps");
+            guest.set_labels(json!({ &label: null })).await?;
+            second.wait_for("to have the reason NotAllowed", |it| waits_for(it, reasons::NOT_ALLOWED)).await?;
+            ensure!(
+                session.object().await?.state() == SessionState::Ready,
+                "losing the label ended the running session"
+            );
             client.run("await browser.close()").await?;
             Ok(())
         };
-        space.beside("guest", guests).await
+        ns.with_second_namespace("guest", use_pool_as_guest).await
     });
 }

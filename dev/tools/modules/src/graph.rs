@@ -1,4 +1,4 @@
-//! Levels and cycles of a graph of files.
+//! Computes the levels and cycles of the import graph between files.
 
 use crate::imports::Edges;
 use std::{
@@ -7,15 +7,15 @@ use std::{
     path::Path,
 };
 
-/// The files, and which imports which.
+/// The import graph of a set of files.
 pub struct Graph<'a> {
     edges: usize,
-    /// For each file those that its imports lead to, directly or through others. A file in a cycle leads to itself.
+    /// For each file, the files that it imports directly or transitively. A file in a cycle reaches itself.
     reachable: BTreeMap<&'a Path, BTreeSet<&'a Path>>,
 }
 
 impl<'a> Graph<'a> {
-    /// Edges to and from other files are left out.
+    /// Ignores edges from or to files outside `files`.
     pub fn new(files: &BTreeSet<&'a Path>, edges: &Edges<'a>) -> Self {
         let mut imported: BTreeMap<_, Vec<_>> = files.iter().map(|&file| (file, Vec::new())).collect();
         for &(from, to) in edges.keys().filter(|(from, to)| files.contains(from) && files.contains(to)) {
@@ -26,15 +26,15 @@ impl<'a> Graph<'a> {
         Self { edges, reachable }
     }
 
-    /// How many there are.
+    /// The number of edges.
     pub fn edges(&self) -> usize {
         self.edges
     }
 
-    /// How many files the longest chain of imports has, where a cycle counts as one file.
+    /// The number of files on the longest chain of imports. A cycle counts as one file.
     pub fn levels(&self) -> usize {
         let mut files: Vec<_> = self.reachable.iter().collect();
-        // a file outside of a cycle reaches fewer files than what leads to it, so its level is known first
+        // A file outside a cycle reaches fewer files than the files that import it, so its level is computed first.
         files.sort_by_key(|(_, reachable)| reachable.len());
         let mut levels: BTreeMap<&Path, usize> = BTreeMap::new();
         for (file, reachable) in files {
@@ -45,7 +45,7 @@ impl<'a> Graph<'a> {
         levels.into_values().max().unwrap_or(0)
     }
 
-    /// The files of each cycle, sorted. The largest cycle comes first.
+    /// The sorted files of each cycle, the largest cycle first.
     pub fn cycles(&self) -> Vec<Vec<&'a Path>> {
         let cycles: BTreeSet<Vec<_>> = self
             .reachable

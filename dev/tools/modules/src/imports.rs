@@ -1,4 +1,4 @@
-//! Resolves what a module mentions to the file that defines it.
+//! Resolves the paths in a module to the files that define the items.
 
 use crate::source::{ModuleId, Modules};
 use std::{
@@ -6,24 +6,24 @@ use std::{
     path::Path,
 };
 
-/// From the file that imports to the file that defines, with the names.
+/// The imported names, by importing file and defining file.
 pub type Edges<'a> = BTreeMap<(&'a Path, &'a Path), BTreeSet<&'a str>>;
 
-/// The target of a path.
+/// What a path resolves to.
 enum Target<'a> {
     Module(ModuleId),
-    /// `module` defines it, or re-exports it from another crate.
+    /// An item that `module` defines or re-exports from another crate.
     Item {
         module: ModuleId,
         name: &'a str,
     },
 }
 
-/// The names that are being resolved, each with the module it was looked up in: an import may lead back to itself.
+/// The names being resolved, each with the module of the lookup. Detects imports that lead back to themselves.
 type Pending<'a> = Vec<(ModuleId, &'a str)>;
 
 impl Modules {
-    /// The imports between files. An import of a module alone is none: what is reached through it is.
+    /// The imports between files. Importing a module is not an edge; using an item through it is.
     pub fn edges(&self) -> Edges<'_> {
         let mut edges = Edges::new();
         for id in self.ids() {
@@ -49,7 +49,7 @@ impl Modules {
         self.module(module).parent.map_or(module, |parent| self.root_of(parent))
     }
 
-    /// `None`: something of another crate, or a variable.
+    /// Returns `None` for items of other crates and for variables.
     fn resolve<'a>(&'a self, from: ModuleId, path: &'a [String], pending: &mut Pending<'a>) -> Option<Target<'a>> {
         let (first, rest) = path.split_first()?;
         let mut at = match first.as_str() {
@@ -76,8 +76,8 @@ impl Modules {
         Some(Target::Module(at))
     }
 
-    /// Resolves a name in the module. With `is_last`, nothing follows the name in the path: of a module and a function with
-    /// that name, it means the function.
+    /// Resolves a name in a module. `is_last` means that the name ends the path. If a module and a function share the
+    /// name, a last name means the function, and any other name the module.
     fn look_up<'a>(
         &'a self,
         id: ModuleId,

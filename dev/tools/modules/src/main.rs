@@ -1,10 +1,10 @@
-//! Counts the modules of each crate, the imports between them, and the import cycles. `dev/modules --help` describes the
-//! arguments.
+//! Counts the modules of each crate, the imports between them, and the import cycles. `dev/modules --help` documents
+//! the arguments.
 //!
-//! - `workspace`: which crates there are, and the root files of each.
-//! - `source`: parses a crate into modules, with what each defines, imports and mentions.
-//! - `imports`: resolves what a module mentions to the file that defines it.
-//! - `graph`: levels and cycles of the graph of files.
+//! - `workspace`: lists the crates and their root files.
+//! - `source`: parses a crate into modules, with the items, imports and paths of each.
+//! - `imports`: resolves these paths to the files that define the items.
+//! - `graph`: computes levels and cycles of the import graph.
 
 mod graph;
 mod imports;
@@ -25,19 +25,19 @@ use std::{
 };
 use workspace::Workspace;
 
-/// Counts the modules (files) of each crate, the imports between them, the levels (files on the longest chain of imports,
-/// where a cycle counts as one file), and the import cycles. Tests are left out, as are re-exports of a module's own
-/// descendants. An import of a re-exported item counts as an import of the file that defines it. Method calls are not
-/// resolved to a type, so they do not count.
+/// Counts the modules (files) of each crate, the imports between them, the levels (files on the longest chain of
+/// imports, where a cycle counts as one file), and the import cycles. Ignores tests and a module's re-exports of its
+/// own descendants. An import of a re-exported item counts as an import of the file that defines it. Method calls do
+/// not count, because they are not resolved to a type.
 #[derive(Parser)]
 struct Arguments {
     /// Exit with status 1 if there is an import cycle
     #[arg(long)]
     check: bool,
-    /// Print every import between two files, with the names that are imported
+    /// Print every import between two files, with the imported names
     #[arg(long)]
     edges: bool,
-    /// Folders of crates, or of a part of one, such as operator/src/core [default: the current folder]
+    /// Folders of crates or of parts of a crate, such as operator/src/core [default: the current folder]
     folders: Vec<PathBuf>,
 }
 
@@ -48,7 +48,7 @@ fn main() -> Result<ExitCode> {
     println!("{:<28} {:>7} {:>6} {:>6} {:>6}", "crate", "modules", "edges", "levels", "cycles");
     for folder in folders {
         let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
-        let workspace = Workspace::around(&folder)?;
+        let workspace = Workspace::containing(&folder)?;
         for (package, part) in workspace.packages_in(&folder) {
             let modules = Modules::read(package.library(), package.roots())?;
             let edges = modules.edges();
@@ -60,13 +60,13 @@ fn main() -> Result<ExitCode> {
         }
     }
     if arguments.check && !with_cycles.is_empty() {
-        eprintln!("error: import cycles in {}; --edges prints what imports what", with_cycles.join(", "));
+        eprintln!("error: import cycles in {}; --edges prints all imports", with_cycles.join(", "));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns whether there is a cycle.
+/// Prints the counts of a crate. Returns whether it has a cycle.
 fn print_row(name: &str, workspace: &Workspace, files: &BTreeSet<&Path>, edges: &Edges<'_>, with_edges: bool) -> bool {
     let graph = Graph::new(files, edges);
     let cycles = graph.cycles();

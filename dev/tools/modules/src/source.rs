@@ -1,4 +1,5 @@
-//! Parses a crate into modules, with what each defines, imports and mentions. Code that only tests have is left out.
+//! Parses a crate into modules, with the items, imports and paths of each. Ignores code that is compiled only for
+//! tests.
 
 use anyhow::{Context, Result, bail};
 use proc_macro2::{TokenStream, TokenTree};
@@ -16,40 +17,40 @@ use syn::{
 /// The index of a module in [`Modules`].
 pub type ModuleId = usize;
 
-/// The modules of a package: of its library and of its programs.
+/// The modules of a package's library and programs.
 #[derive(Default)]
 pub struct Modules {
     modules: Vec<Module>,
     library: Option<(String, ModuleId)>,
 }
 
-/// A module, whether it has a file of its own or stands inside of another one's.
+/// A module, in a file of its own or inline.
 #[derive(Default)]
 pub struct Module {
     pub file: PathBuf,
-    /// `None`: the root of a crate.
+    /// `None` for the root of a crate.
     pub parent: Option<ModuleId>,
     pub children: HashMap<String, ModuleId>,
     /// The names of the items that the module defines.
     pub items: BTreeSet<String>,
-    /// Words in the macro calls between the items: some of them are names of items that the macros define.
+    /// Identifiers in macro calls at item level, some of which name items that the macros define.
     pub generated: BTreeSet<String>,
-    /// By the name that each import has in the module.
+    /// The path of each import, by its name in the module.
     pub imports: HashMap<String, Vec<String>>,
-    /// What is imported with `*`.
+    /// The paths of glob imports.
     pub globs: Vec<Vec<String>>,
     pub mentions: Vec<Mention>,
 }
 
-/// A path, in a `use` or anywhere else.
+/// A path, in a `use` or elsewhere in the code.
 pub struct Mention {
     pub path: Vec<String>,
-    /// Whether it stands in a `pub use`.
+    /// Whether the path is in a `pub use`.
     pub is_exported: bool,
 }
 
 impl Modules {
-    /// Reads the library, given with its name, and the programs of a package.
+    /// Parses the library, given by name and root file, and the programs of a package.
     pub fn read<'a>(library: Option<(&str, &Path)>, programs: impl Iterator<Item = &'a Path>) -> Result<Self> {
         let mut modules = Self::default();
         if let Some((name, root)) = library {
@@ -70,17 +71,17 @@ impl Modules {
         0..self.modules.len()
     }
 
-    /// The root module of the library, if it is imported by this name.
+    /// The root module of the library, if `name` is the library's name.
     pub fn library(&self, name: &str) -> Option<ModuleId> {
         self.library.as_ref().filter(|(own, _)| own == name).map(|(_, root)| *root)
     }
 
-    /// May give a file more than once.
+    /// The files of all modules. A file with inline modules occurs repeatedly.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.modules.iter().map(|module| module.file.as_path())
     }
 
-    /// `folder` is where the files of the module's children are.
+    /// `folder` contains the files of the module's children.
     fn read_file(&mut self, file: &Path, parent: Option<ModuleId>, folder: &Path) -> Result<ModuleId> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let parsed = syn::parse_file(&text).with_context(|| format!("cannot parse {}", file.display()))?;
@@ -118,7 +119,7 @@ impl Modules {
                 return self.read_file(&candidate, Some(parent), &folder);
             }
         }
-        bail!("{}: cannot find the file of `mod {name}`", file.display())
+        bail!("{}: `mod {name}` has no file", file.display())
     }
 }
 
@@ -191,21 +192,21 @@ impl<'ast> Visit<'ast> for Module {
     }
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
-        // a word alone is a variable or a field more often than an import
+        // A single identifier is more often a variable or a field than an import.
         let paths = words(call.tokens.clone()).into_iter().filter(|path| path.len() > 1);
         self.mentions.extend(paths.map(|path| Mention { path, is_exported: false }));
         visit::visit_macro(self, call);
     }
 
-    // `pub(in crate::core)` and `#[serde(…)]` import nothing
+    // Paths in `pub(in crate::core)` and `#[serde(…)]` are no imports.
     fn visit_visibility(&mut self, _: &'ast Visibility) {}
     fn visit_attribute(&mut self, _: &'ast Attribute) {}
 }
 
-/// The words in the tokens of a macro call. Words that `::` joins come together.
+/// The identifiers in the tokens of a macro call. Identifiers joined by `::` form one path.
 fn words(tokens: TokenStream) -> Vec<Vec<String>> {
     let mut paths: Vec<Vec<String>> = Vec::new();
-    // how many colons in a row came before this token
+    // Consecutive colons before the current token.
     let mut colons = 0;
     for token in tokens {
         match token {
@@ -253,16 +254,16 @@ fn is_test_only(attributes: &[Attribute]) -> bool {
         .iter()
         .filter(|attribute| attribute.path().is_ident("cfg"))
         .filter_map(|attribute| attribute.parse_args().ok())
-        .any(|predicate| holds_outside_of_tests(&predicate) == Some(false))
+        .any(|predicate| is_true_outside_tests(&predicate) == Some(false))
 }
 
-/// `None`: it depends on something else than `test`.
-fn holds_outside_of_tests(predicate: &Meta) -> Option<bool> {
+/// Whether a cfg predicate is true when `test` is not set. `None` if that depends on other options.
+fn is_true_outside_tests(predicate: &Meta) -> Option<bool> {
     match predicate {
         Meta::Path(path) if path.is_ident("test") => Some(false),
         Meta::List(list) => {
             let inner = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).ok()?;
-            let inner: BTreeSet<_> = inner.iter().map(holds_outside_of_tests).collect();
+            let inner: BTreeSet<_> = inner.iter().map(is_true_outside_tests).collect();
             let (one_holds, one_does_not) = (inner.contains(&Some(true)), inner.contains(&Some(false)));
             let is_open = inner.contains(&None);
             if list.path.is_ident("not") {

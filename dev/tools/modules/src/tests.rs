@@ -1,9 +1,9 @@
 use crate::{graph::Graph, source::Modules};
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// What is counted in a library `fleet` of these files, given as their names within `src` and their text.
+/// The counts of a library `fleet` with these files, each given as its path in `src` and its text.
 struct Counted {
-    /// Such as `lib.rs -> a.rs: Name, other`.
+    /// In the form `lib.rs -> a.rs: Name, other`.
     edges: Vec<String>,
     levels: usize,
     cycles: Vec<Vec<String>>,
@@ -55,7 +55,7 @@ fn imports_are_edges_to_the_file_that_defines_the_item() {
 }
 
 #[test]
-fn declaring_a_module_and_re_exporting_from_it_is_no_edge() {
+fn module_declarations_and_re_exports_of_descendants_are_no_edges() {
     let files = [
         ("lib.rs", "mod a; pub mod b; pub use b::inner::Deep; pub(crate) use a::*;"),
         ("a.rs", "pub struct A;"),
@@ -63,12 +63,12 @@ fn declaring_a_module_and_re_exporting_from_it_is_no_edge() {
         ("b/inner.rs", "pub struct Deep;"),
         ("b/other.rs", ""),
     ];
-    // A is not of a file below b
+    // `A` is no descendant of `b`.
     assert_edges(&files, &["b/mod.rs -> a.rs: A"]);
 }
 
 #[test]
-fn a_module_that_uses_what_it_re_exports_has_an_edge() {
+fn a_module_that_uses_its_own_re_export_has_an_edge() {
     assert_edges(
         &[("lib.rs", "mod a; pub use a::A; pub fn f(_: A) {}"), ("a.rs", "pub struct A;")],
         &["lib.rs -> a.rs: A"],
@@ -95,7 +95,7 @@ fn an_item_that_the_parent_re_exports_is_an_edge_to_its_own_file() {
 }
 
 #[test]
-fn what_a_parent_takes_from_another_crate_or_makes_by_a_macro_is_an_edge_to_the_parent() {
+fn re_exports_of_other_crates_and_items_of_macros_are_edges_to_the_parent() {
     assert_edges(
         &[("lib.rs", "mod a; pub use kube::Client; ids! { pub struct Uid }"), ("a.rs", "use crate::{Client, Uid};")],
         &["a.rs -> lib.rs: Client, Uid"],
@@ -121,7 +121,7 @@ fn paths_in_code_and_in_macro_calls_are_edges() {
 }
 
 #[test]
-fn names_that_a_glob_imports_are_edges_to_where_they_are_defined() {
+fn glob_imports_are_edges_to_the_defining_file() {
     assert_edges(
         &[
             ("lib.rs", "mod a; mod b;"),
@@ -149,7 +149,7 @@ fn tests_are_left_out() {
 }
 
 #[test]
-fn modules_within_a_file_belong_to_it() {
+fn inline_modules_belong_to_their_file() {
     assert_edges(
         &[
             ("lib.rs", "mod a; mod inline { pub mod deep; use super::a::A; pub struct I; }"),
@@ -169,7 +169,7 @@ fn programs_import_from_their_library_by_its_name() {
 }
 
 #[test]
-fn imports_that_lead_back_to_themselves_come_to_an_end() {
+fn circular_imports_terminate() {
     assert_edges(
         &[
             ("lib.rs", "mod a; use kube::kube; pub use a::*; fn f(_: kube::Client, _: Missing) {}"),
@@ -194,7 +194,7 @@ fn cycles_are_named_and_count_as_one_level() {
 }
 
 #[test]
-fn files_outside_of_the_part_do_not_count() {
+fn files_outside_the_selected_folder_do_not_count() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("lib.rs"), "mod a; use a::A; pub struct L;").unwrap();
     fs::write(folder.path().join("a.rs"), "use crate::L; pub struct A;").unwrap();

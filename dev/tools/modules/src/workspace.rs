@@ -1,4 +1,4 @@
-//! Which crates a workspace has, as `cargo metadata` lists them.
+//! Lists the crates of a workspace with `cargo metadata`.
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -7,14 +7,14 @@ use std::{
     process::Command,
 };
 
-/// The part of `cargo metadata`'s output that is read here.
+/// The fields of `cargo metadata`'s output that this program uses.
 #[derive(Deserialize)]
 pub struct Workspace {
     workspace_root: PathBuf,
     packages: Vec<Package>,
 }
 
-/// A crate, or several that share a folder: a library and its programs.
+/// A package: a library, programs, or both.
 #[derive(Deserialize)]
 pub struct Package {
     manifest_path: PathBuf,
@@ -29,8 +29,8 @@ struct Target {
 }
 
 impl Workspace {
-    /// The workspace that the folder belongs to.
-    pub fn around(folder: &Path) -> Result<Self> {
+    /// The workspace that contains the folder.
+    pub fn containing(folder: &Path) -> Result<Self> {
         let output = Command::new("cargo")
             .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
             .current_dir(folder)
@@ -38,11 +38,11 @@ impl Workspace {
             .context("cannot run cargo metadata")?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "cargo metadata failed in {}: {errors}", folder.display());
-        serde_json::from_slice(&output.stdout).context("cannot read what cargo metadata printed")
+        serde_json::from_slice(&output.stdout).context("cannot parse the output of cargo metadata")
     }
 
-    /// The packages inside the folder. If there are none, the package around it. Each comes with the folder that its files
-    /// have to be in.
+    /// The packages inside the folder or, if there are none, the package that contains it. Each comes with the folder
+    /// whose files count.
     pub fn packages_in<'a>(&'a self, folder: &'a Path) -> Vec<(&'a Package, &'a Path)> {
         let mut inside: Vec<_> = self
             .packages
@@ -53,7 +53,7 @@ impl Workspace {
         inside.sort_by_key(|(_, own)| *own);
         if inside.is_empty() {
             let around = self.packages.iter().filter(|package| folder.starts_with(package.folder()));
-            // of packages within each other, the innermost
+            // The innermost of nested packages.
             inside.extend(
                 around.max_by_key(|package| package.folder().as_os_str().len()).map(|package| (package, folder)),
             );
@@ -61,14 +61,14 @@ impl Workspace {
         inside
     }
 
-    /// The path as seen from the root of the workspace.
+    /// The path relative to the root of the workspace.
     pub fn relative<'a>(&self, path: &'a Path) -> &'a Path {
         path.strip_prefix(&self.workspace_root).unwrap_or(path)
     }
 }
 
 impl Package {
-    /// The name by which the package's programs import its library.
+    /// The library's crate name and root file.
     pub fn library(&self) -> Option<(&str, &Path)> {
         self.of_kind("lib").map(|target| (target.name.as_str(), target.src_path.as_path())).next()
     }

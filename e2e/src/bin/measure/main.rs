@@ -1,11 +1,11 @@
-//! Measures the fleet that `dev/up` made, by hand: `cargo run -p camofleet-e2e --bin measure gateway|live-view`.
-//! Each prints a table and one line of JSON; all figures are of one run, so that ratios mean something.
+//! Measures the fleet of `dev/up`, started by hand: `cargo run -p camofleet-e2e --bin measure gateway|live-view`. Each
+//! measurement prints a table and one line of JSON. All its figures are from one run, so that their ratios are valid.
 
 mod gateway;
 mod live_view;
+mod report;
 
 use camofleet_e2e::test;
-use serde_json::{Value, json};
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
@@ -16,22 +16,4 @@ fn main() {
             std::process::exit(2);
         }
     }
-}
-
-/// Prints the percentiles of samples, as a table and as JSON.
-fn report(unit: &str, results: Vec<(&'static str, Vec<f64>)>) {
-    println!("{unit:<20} {:>5} {:>10} {:>10} {:>10}", "n", "p50", "p90", "p99");
-    let mut json = serde_json::Map::new();
-    for (what, mut samples) in results {
-        samples.sort_by(f64::total_cmp);
-        let [p50, p90, p99] = [50, 90, 99].map(|percent| percentile(&samples, percent));
-        println!("{what:<20} {:>5} {p50:>10.3} {p90:>10.3} {p99:>10.3}", samples.len());
-        json.insert(what.to_owned(), json!({ "n": samples.len(), "p50": p50, "p90": p90, "p99": p99 }));
-    }
-    println!("{}", Value::Object(json));
-}
-
-/// The smallest sample that so many of a hundred do not exceed.
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    sorted[(sorted.len() * percent).div_ceil(100) - 1]
 }

@@ -1,4 +1,4 @@
-//! The fleet's own processes go and come back, and the node is emptied, while sessions are at work.
+//! Kills, pauses and restarts operators and gateways, and drains the node, while sessions are running.
 
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_crds::{
@@ -6,15 +6,15 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, SessionState},
 };
 use camofleet_e2e::{
-    Fleet, Session, Space,
+    Fleet, Session, TestNamespace,
     clients::NodeClient,
-    doors::share,
-    fleet::in_checkout,
+    fleet::repository_path,
     history::History,
     host, metrics,
+    rest::issue_session_token,
     rfb::{self, GREEN},
-    rounds, test_alone, test_of_gateways, test_of_operator,
-    wait::{poll, until, until_it},
+    rounds, test_alone, test_disrupting_gateways, test_disrupting_operator,
+    wait::{poll, wait_for, wait_for_object},
 };
 use camofleet_testkit::rfb::Viewer;
 use futures::future::try_join_all;
@@ -39,56 +39,41 @@ const OPERATOR: &str = "camofleet-operator";
 const GATEWAY: &str = "camofleet-gateway";
 const GREEN_PAGE: &str = "data:text/html,<title>Green</title><body style='background:%230a7b53'>";
 
-/// The operator's process in that pod.
+/// The operator process in a pod.
 fn operator_process(pod: &Pod) -> Result<host::Process> {
-    host::the_one(&pod.uid().context("a pod has a UID")?, "the operator", |process| process.is(OPERATOR))
+    host::find_process(&pod.uid().context("the pod has no UID")?, "the operator", |process| process.runs(OPERATOR))
 }
 
-/// Waits until a deployment has as many pods as it should, all available, and no other.
-async fn settled(fleet: &Fleet, name: &str) -> Result<()> {
-    until_it(&fleet.release::<Deployment>(), name, "to be settled", |deployment| {
-        let wished = deployment.spec.replicas.unwrap_or(1);
-        deployment.status.as_ref().is_some_and(|status| {
-            status.observed_generation == deployment.metadata.generation
-                && status.replicas == Some(wished)
-                && status.available_replicas == Some(wished)
-                && status.updated_replicas == Some(wished)
-        })
-    })
-    .await
-    .map(|_| ())
-}
-
-/// Replaces the pods of a component, as `kubectl rollout restart` does, one after another.
+/// Replaces the pods of a component one by one, as `kubectl rollout restart` does.
 async fn restart(fleet: &Fleet, name: &str) -> Result<()> {
-    let at = json!({ "spec": { "template": { "metadata": { "annotations": { "kubectl.kubernetes.io/restartedAt": Timestamp::now().to_string() } } } } });
-    fleet.release::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(at)).await?;
-    settled(fleet, name).await
+    let patch = json!({ "spec": { "template": { "metadata": { "annotations": { "kubectl.kubernetes.io/restartedAt": Timestamp::now().to_string() } } } } });
+    fleet.release::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    fleet.wait_for_rollout(name).await
 }
 
-/// Each of these sessions is listed by at most one of the namespace's runners.
-async fn none_is_on_two_runners(space: &Space) -> Result<()> {
-    let mut places = BTreeMap::<String, Vec<String>>::new();
-    for (runner, state) in space.runner_states().await? {
+/// Fails if two of the namespace's runners list the same session.
+async fn ensure_no_session_is_on_two_runners(ns: &TestNamespace) -> Result<()> {
+    let mut runners_by_session = BTreeMap::<String, Vec<String>>::new();
+    for (runner, state) in ns.runner_states().await? {
         for session in state.sessions {
-            places.entry(session.uid).or_default().push(runner.clone());
+            runners_by_session.entry(session.uid).or_default().push(runner.clone());
         }
     }
-    let twice: Vec<_> = places.iter().filter(|(_, runners)| runners.len() > 1).collect();
-    ensure!(twice.is_empty(), "sessions are on several runners: {twice:?}");
+    let duplicates: Vec<_> = runners_by_session.iter().filter(|(_, runners)| runners.len() > 1).collect();
+    ensure!(duplicates.is_empty(), "sessions are on several runners: {duplicates:?}");
     Ok(())
 }
 
 #[test]
-fn the_operator_is_killed_in_a_burst() {
-    test_of_operator("burst", async |space: Space| {
-        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
-        let history = History::of(space.api()).await?;
+fn serves_each_session_once_when_the_operator_is_killed_during_a_burst() {
+    test_disrupting_operator("operator-killed", async |ns: TestNamespace| {
+        ns.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
+        let history = History::watch(ns.api()).await?;
         for round in 0..rounds() {
-            space.warm_pool("pool").await?;
-            let operator = operator_process(&space.fleet.operator().await?)?;
+            ns.warm_pool("pool").await?;
+            let operator = operator_process(&ns.fleet.operator().await?)?;
             let create = async |number: usize| -> Result<Session> {
-                let session = space.session(json!({})).await?;
+                let session = ns.session(json!({})).await?;
                 if number == 7 {
                     operator.signal(Signal::SIGKILL)?;
                 }
@@ -97,26 +82,26 @@ fn the_operator_is_killed_in_a_burst() {
             let sessions = try_join_all((0..20).map(create)).await?;
             let serve = async |session: &Session| -> Result<()> {
                 session.ready().await?;
-                none_is_on_two_runners(&space).await?;
+                ensure_no_session_is_on_two_runners(&ns).await?;
                 session.delete().await?;
                 session.gone().await
             };
             try_join_all(sessions.iter().map(serve)).await.with_context(|| format!("round {round}"))?;
             let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
-            history.each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
-            // A container that dies again is started later each time: the next one dies for the first time.
-            restart(&space.fleet, OPERATOR).await?;
+            history.ensure_each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
+            // New pods, because the kubelet delays the restart of a container that crashed before.
+            restart(&ns.fleet, OPERATOR).await?;
         }
         Ok(())
     });
 }
 
 #[test]
-fn a_leader_sleeps_past_its_lease() {
-    test_of_operator("leaders", async |space: Space| {
-        space.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
-        let result = two_leaders(&space).await;
-        scale_operator(&space.fleet, 1).await?;
+fn a_paused_leader_assigns_no_session_twice() {
+    test_disrupting_operator("leaders", async |ns: TestNamespace| {
+        ns.pool("pool", json!({ "replicas": 2, "slotsPerRunner": 2, "sessionsPerRunner": 0 })).await?;
+        let result = pause_leaders(&ns).await;
+        scale_operator(&ns.fleet, 1).await?;
         result
     });
 }
@@ -124,10 +109,10 @@ fn a_leader_sleeps_past_its_lease() {
 async fn scale_operator(fleet: &Fleet, replicas: u8) -> Result<()> {
     let patch = json!({ "spec": { "replicas": replicas } });
     fleet.release::<Deployment>().patch(OPERATOR, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    settled(fleet, OPERATOR).await?;
-    poll("the operators that are too many to go", async || {
-        let count = fleet.component("operator").await?.len();
-        ensure!(count == usize::from(replicas), "there are {count}");
+    fleet.wait_for_rollout(OPERATOR).await?;
+    poll("surplus operators to terminate", async || {
+        let count = fleet.running_pods("operator").await?.len();
+        ensure!(count == usize::from(replicas), "{count} are running");
         Ok(())
     })
     .await
@@ -137,24 +122,24 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
-async fn two_leaders(space: &Space) -> Result<()> {
-    scale_operator(&space.fleet, 2).await?;
-    let leases = space.fleet.release::<Lease>();
-    let history = History::of(space.api()).await?;
-    let live = space.ready_session(json!({})).await?;
-    let mut client = NodeClient::start(space, &live).await?;
-    client.run("await untilLetIn(connect); await page.evaluate(() => { window.kept = 'kept' })").await?;
+async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
+    scale_operator(&ns.fleet, 2).await?;
+    let leases = ns.fleet.release::<Lease>();
+    let history = History::watch(ns.api()).await?;
+    let live = ns.ready_session(json!({})).await?;
+    let mut client = NodeClient::start(ns, &live).await?;
+    client.run("await retryWhileUnavailable(connect); await page.evaluate(() => { window.kept = 'kept' })").await?;
     for round in 0..rounds() {
-        space.warm_pool_serving("pool", 1).await?;
-        let name = until_it(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
-        let name = holder(&name).context("it is held")?.to_owned();
-        let leader = space.fleet.release::<Pod>().get(&name).await?;
+        ns.warm_pool_with_sessions("pool", 1).await?;
+        let name = wait_for_object(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
+        let name = holder(&name).context("the lease has no holder")?.to_owned();
+        let leader = ns.fleet.release::<Pod>().get(&name).await?;
         let process = operator_process(&leader)?;
 
-        // In the middle of its work.
-        let sessions = try_join_all((0..3).map(|_| space.session(json!({})))).await?;
+        // Paused while it assigns sessions.
+        let sessions = try_join_all((0..3).map(|_| ns.session(json!({})))).await?;
         process.signal(Signal::SIGSTOP)?;
-        let taken_over = until_it(&leases, OPERATOR, "to be held by another", |lease| {
+        let taken_over = wait_for_object(&leases, OPERATOR, "to be held by another operator", |lease| {
             holder(lease).is_some_and(|holder| holder != name)
         })
         .await;
@@ -162,78 +147,82 @@ async fn two_leaders(space: &Space) -> Result<()> {
         process.signal(Signal::SIGCONT)?;
         taken_over.and(ready).with_context(|| format!("round {round}"))?;
 
-        poll("the leader that slept to know that it leads no longer", async || {
+        poll("the paused leader to report that it lost the lease", async || {
             let leads = metrics::of(&leader).await?.sum("camofleet_operator_leader", &[]);
-            ensure!(leads == 0.0, "it believes that it leads");
+            ensure!(leads == 0.0, "it reports that it leads");
             Ok(())
         })
         .await?;
-        none_is_on_two_runners(space).await?;
+        ensure_no_session_is_on_two_runners(ns).await?;
         for session in &sessions {
-            session.ready().await.context("a session ended when the former leader woke")?;
+            session.ready().await.context("a session ended when the former leader resumed")?;
         }
-        let kept = client.run("await untilLetIn(connect); return page.evaluate(() => window.kept)").await?;
-        ensure!(kept == "kept", "round {round}: the live session was touched");
+        let kept = client.run("await retryWhileUnavailable(connect); return page.evaluate(() => window.kept)").await?;
+        ensure!(kept == "kept", "round {round}: the page of the running session lost its state");
         let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
-        history.each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
+        history.ensure_each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
         for session in &sessions {
             session.delete().await?;
             session.gone().await?;
         }
     }
-    history.each_was_ready_once(std::slice::from_ref(&live.uid))
+    history.ensure_each_was_ready_once(std::slice::from_ref(&live.uid))
 }
 
 #[test]
-fn the_gateways_are_restarted() {
-    test_of_gateways("gateways", async |space: Space| {
-        space.pool("pool", json!({})).await?;
-        let session = space.ready_session(json!({})).await?;
-        let mut client = NodeClient::connect(&space, &session).await?;
+fn clients_reconnect_after_a_gateway_rollout() {
+    test_disrupting_gateways("gateways", async |ns: TestNamespace| {
+        ns.pool("pool", json!({})).await?;
+        let session = ns.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect(&ns, &session).await?;
         client.run("await page.evaluate(() => { window.kept = 'kept' })").await?;
         client.run("globalThis.own = await (await browser.newContext()).newPage(); await own.setContent('<title>own</title>')").await?;
         for round in 0..rounds() {
-            restart(&space.fleet, GATEWAY).await?;
-            ensure!(client.run("return disconnected").await? == true, "round {round}: the client was not told");
+            restart(&ns.fleet, GATEWAY).await?;
+            ensure!(client.run("return disconnected").await? == true, "round {round}: the client was not disconnected");
             let found = client
                 .run(
-                    "await untilLetIn(connect);
+                    "await retryWhileUnavailable(connect);
                      const titles = await Promise.all(browser.contexts().flatMap((context) => context.pages()).map((page) => page.title()));
                      return [await page.evaluate(() => window.kept), titles.includes('own')]",
                 )
                 .await?;
-            ensure!(found == json!(["kept", true]), "round {round}: who connects again finds {found}");
+            ensure!(found == json!(["kept", true]), "round {round}: the reconnected client found {found}");
         }
         Ok(())
     });
 }
 
 #[test]
-fn both_gateways_are_killed_under_clients_and_viewers() {
-    test_of_gateways("gateways-killed", async |space: Space| {
+fn clients_and_viewers_reconnect_after_all_gateways_are_killed() {
+    test_disrupting_gateways("gateways-killed", async |ns: TestNamespace| {
         let pool = json!({ "slotsPerRunner": 2, "sessionsPerRunner": 0, "sessionDefaults": { "display": "LiveView" } });
-        space.pool("pool", pool).await?;
+        ns.pool("pool", pool).await?;
         let ready = async |_| -> Result<(Session, NodeClient, String)> {
-            let session = space.ready_session(json!({ "startUrl": GREEN_PAGE })).await?;
-            let clients = NodeClient::connect(&space, &session).await?;
-            let view = share(&space, &session.name, &json!({ "scope": "view" })).await?;
-            Ok((session, clients, view))
+            let session = ns.ready_session(json!({ "startUrl": GREEN_PAGE })).await?;
+            let client = NodeClient::connect(&ns, &session).await?;
+            let view = issue_session_token(&ns, &session.name, &json!({ "scope": "view" })).await?;
+            Ok((session, client, view))
         };
-        let mut watched = try_join_all((0..2).map(ready)).await?;
-        let mut crowd = gather_crowd(&space, &mut watched).await?;
+        let mut sessions = try_join_all((0..2).map(ready)).await?;
+        let mut viewers = connect_clients_and_viewers(&ns, &mut sessions).await?;
         for round in 0..rounds() {
-            the_gateways_before_are_gone(&space.fleet).await?;
-            for gateway in space.fleet.component("gateway").await? {
-                let pod = gateway.uid().context("a pod has a UID")?;
-                host::the_one(&pod, "the gateway", |process| process.is(GATEWAY))?.signal(Signal::SIGKILL)?;
+            wait_for_terminated_gateways(&ns.fleet).await?;
+            for gateway in ns.fleet.running_pods("gateway").await? {
+                let pod = gateway.uid().context("the pod has no UID")?;
+                host::find_process(&pod, "the gateway", |process| process.runs(GATEWAY))?.signal(Signal::SIGKILL)?;
             }
-            let back = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, killed"))?;
-            drop(replace(&mut crowd, back));
-            // A container that dies again is started later each time: the next one dies for the first time.
-            restart(&space.fleet, GATEWAY).await?;
-            let back = gather_crowd(&space, &mut watched).await.with_context(|| format!("round {round}, restarted"))?;
-            drop(replace(&mut crowd, back));
-            for (session, ..) in &watched {
+            let reconnected = connect_clients_and_viewers(&ns, &mut sessions)
+                .await
+                .with_context(|| format!("round {round}, killed"))?;
+            drop(replace(&mut viewers, reconnected));
+            // New pods, because the kubelet delays the restart of a container that crashed before.
+            restart(&ns.fleet, GATEWAY).await?;
+            let reconnected = connect_clients_and_viewers(&ns, &mut sessions)
+                .await
+                .with_context(|| format!("round {round}, restarted"))?;
+            drop(replace(&mut viewers, reconnected));
+            for (session, ..) in &sessions {
                 ensure!(session.object().await?.state() == SessionState::Ready, "round {round}: a session ended");
             }
         }
@@ -241,92 +230,101 @@ fn both_gateways_are_killed_under_clients_and_viewers() {
     });
 }
 
-/// When no gateway is ready, a Service's last hope are those that are leaving, whose addresses go before their endpoints do: a
-/// client that comes then is answered by nobody, for two minutes if it has so much patience.
-async fn the_gateways_before_are_gone(fleet: &Fleet) -> Result<()> {
-    poll("the gateways before these to be gone", async || {
-        let (_, leaving) = fleet.staying_and_leaving("gateway").await?;
-        ensure!(leaving.is_empty(), "{} are leaving", leaving.len());
+/// Waits until gateways of an earlier rollout are gone. When no gateway is ready, a Service routes to terminating pods,
+/// whose addresses disappear before their endpoints do. A connection attempt then gets no response and times out after
+/// two minutes.
+async fn wait_for_terminated_gateways(fleet: &Fleet) -> Result<()> {
+    poll("the previous gateways to terminate", async || {
+        let (_, terminating) = fleet.running_and_terminating("gateway").await?;
+        ensure!(terminating.is_empty(), "{} are terminating", terminating.len());
         Ok(())
     })
     .await
 }
 
-/// Five clients and five viewers of each session, each of whom tries until somebody lets it in, and finds the page.
-async fn gather_crowd(
-    space: &Space,
-    watched: &mut [(Session, NodeClient, String)],
+/// Connects five clients and five viewers to each session, retrying while the gateway is unavailable, and checks that
+/// each sees the page.
+async fn connect_clients_and_viewers(
+    ns: &TestNamespace,
+    sessions: &mut [(Session, NodeClient, String)],
 ) -> Result<Vec<Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>>> {
     const CLIENTS_AND_VIEWERS: usize = 5;
     let mut viewers = Vec::new();
-    for (session, clients, view) in watched {
-        let come_back = format!(
-            "globalThis.crowd = await Promise.all(Array.from({{ length: {CLIENTS_AND_VIEWERS} }}, () =>
-               untilLetIn(() => playwright.firefox.connect(endpoint, options))));
-             return Promise.all(crowd.map((browser) => browser.contexts()[0].pages()[0].title()));",
+    for (session, client, view) in sessions {
+        let reconnect = format!(
+            "globalThis.browsers = await Promise.all(Array.from({{ length: {CLIENTS_AND_VIEWERS} }}, () =>
+               retryWhileUnavailable(() => playwright.firefox.connect(endpoint, options))));
+             return Promise.all(browsers.map((browser) => browser.contexts()[0].pages()[0].title()));",
         );
-        let titles = clients.run(&come_back).await?;
-        ensure!(titles == json!(vec!["Green"; CLIENTS_AND_VIEWERS]), "the clients find {titles}");
-        let look = async |_| {
+        let titles = client.run(&reconnect).await?;
+        ensure!(titles == json!(vec!["Green"; CLIENTS_AND_VIEWERS]), "the clients found the titles {titles}");
+        let view_page = async |_| {
             poll("a viewer to see the page", async || {
-                let (mut viewer, _) = rfb::at_gateway(space, session, view).await?;
+                let (mut viewer, _) = rfb::connect_viewer(ns, session, view).await?;
                 let share = viewer.picture().await?.share_of(GREEN);
-                ensure!(share > 0.6, "only {share} of the display has the page's colour");
+                ensure!(share > 0.6, "the page covers only {share} of the display");
                 Ok(viewer)
             })
             .await
         };
-        viewers.extend(try_join_all((0..CLIENTS_AND_VIEWERS).map(look)).await?);
+        viewers.extend(try_join_all((0..CLIENTS_AND_VIEWERS).map(view_page)).await?);
     }
     Ok(viewers)
 }
 
 #[test]
-fn the_node_is_emptied() {
-    test_alone("drain", async |space: Space| {
+fn draining_the_node_honours_the_drain_timeout() {
+    test_alone("node-drain", async |ns: TestNamespace| {
         const DRAIN: SignedDuration = SignedDuration::from_secs(15);
         let pool = json!({ "replicas": 2, "rollout": { "drainTimeoutSeconds": DRAIN.as_secs() } });
-        space.pool("pool", pool).await?;
-        let session = space.ready_session(json!({})).await?;
-        let mut client = NodeClient::connect(&space, &session).await?;
+        ns.pool("pool", pool).await?;
+        let session = ns.ready_session(json!({})).await?;
+        let mut client = NodeClient::connect(&ns, &session).await?;
         let runner = session.runner().await?;
-        let nodes = Api::<Node>::all(space.fleet.client.clone());
-        let node = space
+        let nodes = Api::<Node>::all(ns.fleet.client.clone());
+        let node = ns
             .api::<Pod>()
             .get(&runner.name)
             .await?
             .spec
             .and_then(|spec| spec.node_name)
-            .context("it has no node")?;
+            .context("the pod has no node")?;
 
-        // Before the operator knows of the cordon: the budget alone protects the session.
-        match space.api::<Pod>().evict(&runner.name, &EvictParams::default()).await {
+        // Before the cordon, only the disruption budget protects the session.
+        match ns.api::<Pod>().evict(&runner.name, &EvictParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 429 => {}
-            other => bail!("the eviction of a runner with a session gave {other:?}"),
+            other => bail!("evicting a runner with a session returned {other:?} instead of 429"),
         }
         nodes.cordon(&node).await?;
-        let drained = drain(&space, &session, &runner.name, &mut client, DRAIN).await;
+        let drained = drain(&ns, &session, &runner.name, &mut client, DRAIN).await;
         nodes.uncordon(&node).await?;
-        let restored = make_demo_anew(&space.fleet).await;
+        let restored = recreate_demo_session(&ns.fleet).await;
         drained.and(restored)?;
-        space.warm_pool("pool").await?;
+        ns.warm_pool("pool").await?;
         Ok(())
     });
 }
 
-/// Evicts the namespace's runners as `kubectl drain` does, again until none is left, while a client works.
+/// Evicts the namespace's runners repeatedly, as `kubectl drain` does, until none remains, while a client drives the
+/// session.
 async fn drain(
-    space: &Space,
+    ns: &TestNamespace,
     session: &Session,
     runner: &str,
     client: &mut NodeClient,
     drain: SignedDuration,
 ) -> Result<()> {
-    let pods = space.api::<Pod>();
-    let leaving = until_it(&pods, runner, "to be told to go", |pod| pod.metadata.deletion_timestamp.is_some()).await?;
-    let told_at = leaving.metadata.deletion_timestamp.as_ref().map(|time| time.0).context("it was told")?
-        - SignedDuration::from_secs(leaving.metadata.deletion_grace_period_seconds.unwrap_or_default());
-    let evicting = poll("every runner to be gone from the node", async || {
+    let pods = ns.api::<Pod>();
+    let terminating =
+        wait_for_object(&pods, runner, "to be terminating", |pod| pod.metadata.deletion_timestamp.is_some()).await?;
+    let deleted_at = terminating
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map(|time| time.0)
+        .context("the pod has no deletion timestamp")?
+        - SignedDuration::from_secs(terminating.metadata.deletion_grace_period_seconds.unwrap_or_default());
+    let evicting = poll("all runners to leave the node", async || {
         let on_node: Vec<_> = pods
             .list(&ListParams::default())
             .await?
@@ -340,38 +338,38 @@ async fn drain(
                 Err(error) => return Err(error.into()),
             }
         }
-        ensure!(on_node.is_empty(), "{} are there", on_node.len());
+        ensure!(on_node.is_empty(), "{} remain", on_node.len());
         Ok(())
     });
-    let working = async {
+    let driving = async {
         while client.run("return page.evaluate(() => 1)").await.is_ok() {}
         session.finished().await
     };
-    let (evicted, ended) = tokio::join!(evicting, working);
+    let (evicted, ended) = tokio::join!(evicting, driving);
     evicted?;
     let (object, end) = ended?;
-    ensure!(end.reason == reasons::RUNNER_DRAINED, "it ended as {}: {}", end.reason, end.message);
-    let finished = object.status.and_then(|status| status.finished_time).context("no finishedTime")?.0;
-    // Kubernetes writes the former in whole seconds.
+    ensure!(end.reason == reasons::RUNNER_DRAINED, "the session ended as {}: {}", end.reason, end.message);
+    let finished = object.status.and_then(|status| status.finished_time).context("the session has no finishedTime")?.0;
+    // Kubernetes truncates deletion timestamps to whole seconds.
     ensure!(
-        finished.duration_since(told_at) >= drain - SignedDuration::from_secs(1),
-        "it ended at {finished}, before its time: it was told at {told_at}"
+        finished.duration_since(deleted_at) >= drain - SignedDuration::from_secs(1),
+        "the session ended at {finished}, before the drain timeout; its pod was deleted at {deleted_at}"
     );
     Ok(())
 }
 
-/// A cordon empties all pools of the node, and the session that `dev/up` made drains with them: it is made anew.
-async fn make_demo_anew(fleet: &Fleet) -> Result<()> {
+/// Recreates the session of `dev/up`, because a cordon drains all runners of the node, including that session's.
+async fn recreate_demo_session(fleet: &Fleet) -> Result<()> {
     let sessions = fleet.release::<BrowserSession>();
     let Some(demo) = sessions.get_opt("demo").await? else { return Ok(()) };
     let uid = demo.uid();
     sessions.delete("demo", &DeleteParams::default()).await?;
-    until(&sessions, "demo", "to be gone", |session: Option<&BrowserSession>| {
+    wait_for(&sessions, "demo", "to be deleted", |session: Option<&BrowserSession>| {
         session.is_none_or(|session| session.uid() != uid)
     })
     .await?;
-    let manifest = std::fs::read_to_string(in_checkout("examples/demo.yaml"))?;
+    let manifest = std::fs::read_to_string(repository_path("examples/demo.yaml"))?;
     sessions.create(&PostParams::default(), &serde_yaml::from_str(&manifest)?).await?;
-    until_it(&sessions, "demo", "to be Ready", |session| session.state() == SessionState::Ready).await?;
+    wait_for_object(&sessions, "demo", "to be Ready", |session| session.state() == SessionState::Ready).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What happens to the fleet's own parts, and so to everybody.
+//! Tests that disrupt shared components, or count their work, and so exclude other tests.
 
 mod chart;
 mod disruptions;

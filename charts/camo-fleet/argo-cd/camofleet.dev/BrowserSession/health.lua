@@ -4,7 +4,7 @@ for _, condition in ipairs((obj.status or {}).conditions or {}) do
   conditions[condition.type] = condition
 end
 
-local function holds(type)
+local function is_true(type)
   return conditions[type] ~= nil and conditions[type].status == "True"
 end
 
@@ -12,21 +12,22 @@ local function health(status, type)
   return { status = status, message = conditions[type].reason .. ": " .. conditions[type].message }
 end
 
--- The end comes first: it is final, whatever is edited after it.
-if holds("Stalled") then
+-- Terminal conditions come first, because later changes of the spec do not affect them.
+if is_true("Stalled") then
   return health("Degraded", "Stalled")
 end
--- Its time was up, as asked for.
-if holds("Finished") then
+-- Finished without Stalled means that an idle timeout or lifetime expired as configured.
+if is_true("Finished") then
   return health("Healthy", "Finished")
 end
 
 if conditions.Ready == nil or obj.status.observedGeneration ~= obj.metadata.generation then
-  return { status = "Progressing", message = "the operator has not answered this generation of the spec yet" }
+  return { status = "Progressing", message = "the operator has not observed this generation of the spec yet" }
 end
-if holds("Ready") then
+if is_true("Ready") then
   return health("Healthy", "Ready")
 end
--- It waits or starts. Or Ready is Unknown, as its runner does not answer: the browser may be alive, and within minutes it is
--- Ready again or Stalled. Degraded would make a sync fail for a silence of seconds.
+-- The session waits or starts, or Ready is Unknown because its runner does not respond. In that case the browser may be
+-- alive, and the session becomes Ready or Stalled within minutes. Degraded would fail a sync because of a few seconds
+-- of silence.
 return health("Progressing", "Ready")

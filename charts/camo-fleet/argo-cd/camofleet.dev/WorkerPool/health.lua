@@ -1,11 +1,11 @@
 -- Health of a WorkerPool, for the key resource.customizations.health.camofleet.dev_WorkerPool of argocd-cm.
--- One that is being deleted does not come here: Argo CD knows that by itself.
+-- Argo CD does not call this for pools that are being deleted; it determines their health itself.
 local conditions = {}
 for _, condition in ipairs((obj.status or {}).conditions or {}) do
   conditions[condition.type] = condition
 end
 
-local function holds(type)
+local function is_true(type)
   return conditions[type] ~= nil and conditions[type].status == "True"
 end
 
@@ -13,19 +13,20 @@ local function health(status, type)
   return { status = status, message = conditions[type].reason .. ": " .. conditions[type].message }
 end
 
--- A change may well end what has stalled, so what stands there of an older spec does not count.
+-- Conditions of an older generation do not count, because the change may resolve what stalled.
 if conditions.Ready == nil or obj.status.observedGeneration ~= obj.metadata.generation then
-  return { status = "Progressing", message = "the operator has not answered this generation of the spec yet" }
+  return { status = "Progressing", message = "the operator has not observed this generation of the spec yet" }
 end
-if holds("Stalled") then
+if is_true("Stalled") then
   return health("Degraded", "Stalled")
 end
--- As with a Deployment, a rollout is not over while old runners are there, though the pool is Ready meanwhile.
-if holds("Reconciling") then
+-- Like a Deployment, a pool progresses until its old runners are gone, although it is Ready during the rollout.
+if is_true("Reconciling") then
   return health("Progressing", "Reconciling")
 end
--- With `replicas: 0`, too: that is as wished, by its owner or an autoscaler. Suspended would hold up a sync in waves for good.
-if holds("Ready") then
+-- A pool with `replicas: 0` is healthy too, because its owner or an autoscaler chose that. Suspended would block sync
+-- waves forever.
+if is_true("Ready") then
   return health("Healthy", "Ready")
 end
 return health("Progressing", "Ready")

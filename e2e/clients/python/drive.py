@@ -1,6 +1,6 @@
-"""Does a page's work in a session, and prints what came of it as JSON.
+"""Drives a page of a session and prints the results as JSON.
 
-    python work.py <wsEndpoint> <token> <site>
+    python drive.py <wsEndpoint> <token> <site>
 """
 
 import json
