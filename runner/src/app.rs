@@ -7,7 +7,7 @@ use crate::{
     supervisor::{driver::Driver, stack},
 };
 use anyhow::Context;
-use camofleet_runner_api::HEAD_DEADLINE;
+use camofleet_runner_api::HEADER_READ_TIMEOUT;
 use camofleet_runtime::{
     client_address::TrustedProxies,
     files,
@@ -34,9 +34,9 @@ const LIMITS: Limits = Limits {
     connections: 1024,
     anonymous: 128,
     anonymous_per_address: 32,
-    first_head: HEAD_DEADLINE,
-    exchange: HEAD_DEADLINE,
-    idle: HEAD_DEADLINE,
+    first_head: HEADER_READ_TIMEOUT,
+    exchange: HEADER_READ_TIMEOUT,
+    idle: HEADER_READ_TIMEOUT,
     authenticated_idle: Duration::from_secs(75),
     keep_alive: true,
 };

@@ -7,7 +7,7 @@
 //!     └── start page            until it is loaded
 //! ```
 
-use camofleet_runner_api::{RefusalReason, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage, Tier};
 use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
@@ -29,7 +29,7 @@ impl Request {
     }
 
     /// It is answered; refused, where there is a reason for that.
-    pub(crate) fn answered(&self, uid: &str, refused: Option<RefusalReason>) {
+    pub(crate) fn answered(&self, uid: &str, refused: Option<ErrorReason>) {
         self.tracer.tell(Span {
             place: self.place,
             parent: Some(self.caller),

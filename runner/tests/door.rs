@@ -6,7 +6,7 @@ mod support;
 
 use camofleet_auth::token::{Issuer, Scope};
 use camofleet_crds::v1alpha1::{Display, EngineName};
-use camofleet_runner_api::{EndReason, PORT, PROBE_PORT, Refusal, RefusalReason, SessionPhase, Tier};
+use camofleet_runner_api::{EndReason, ErrorReason, ErrorResponse, PORT, PROBE_PORT, SessionPhase, Tier};
 use camofleet_runtime::files;
 use camofleet_testkit::{http::connect_from, keys::signer};
 use reqwest::Method;
@@ -19,7 +19,7 @@ use tokio::{
     task::JoinSet,
 };
 
-async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u16, Option<RefusalReason>) {
+async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u16, Option<ErrorReason>) {
     let call = reqwest::Client::new().request(method.clone(), bed.url(path));
     let call = if method == Method::PUT { call.json(&request(Display::Headless)) } else { call };
     let call = match token {
@@ -29,8 +29,8 @@ async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u1
     let answer = call.send().await.unwrap();
     let status = answer.status().as_u16();
     // The event stream does not end.
-    let refusal = if status < 400 { None } else { answer.json::<Refusal>().await.ok() };
-    (status, refusal.map(|refusal| refusal.reason))
+    let error = if status < 400 { None } else { answer.json::<ErrorResponse>().await.ok() };
+    (status, error.map(|error| error.reason))
 }
 
 const CALLS: [(Method, &str); 8] = [
@@ -52,7 +52,7 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
     let stranger = signer(Issuer::Operator);
     let forged = signer(Issuer::Gateway);
     for (method, path) in CALLS {
-        let unauthorized = (401, Some(RefusalReason::Unauthorized));
+        let unauthorized = (401, Some(ErrorReason::Unauthorized));
         for token in [
             None,
             Some("x".to_owned()),
@@ -69,20 +69,20 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
         }
         // A hop token is for its own session, and for the calls that the gateway makes.
         let hop = bed.gateway.hop_token(POD, "other", Scope::Connect, None);
-        let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(RefusalReason::Forbidden)) };
+        let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(ErrorReason::Forbidden)) };
         assert_eq!(call(&bed, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
     }
     for path in ["/v1/sessions/none/playwright", "/v1/sessions/none/vnc"] {
-        assert_eq!(call(&bed, Method::GET, path, Some(&operator)).await, (403, Some(RefusalReason::Forbidden)));
+        assert_eq!(call(&bed, Method::GET, path, Some(&operator)).await, (403, Some(ErrorReason::Forbidden)));
     }
     for (scope, path) in [(Scope::Connect, "vnc"), (Scope::View, "playwright"), (Scope::Control, "playwright")] {
         let token = bed.gateway.hop_token(POD, "none", scope, None);
         let refused = call(&bed, Method::GET, &format!("/v1/sessions/none/{path}"), Some(&token)).await;
-        assert_eq!(refused, (403, Some(RefusalReason::Forbidden)));
+        assert_eq!(refused, (403, Some(ErrorReason::Forbidden)));
     }
 
     // Who is let in is told what is wrong with the rest.
-    let unknown = (404, Some(RefusalReason::UnknownSession));
+    let unknown = (404, Some(ErrorReason::UnknownSession));
     let hop = bed.gateway.hop_token(POD, "none", Scope::Connect, None);
     assert_eq!(call(&bed, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
     assert_eq!(call(&bed, Method::POST, "/v1/sessions/none/touch", Some(&hop)).await, unknown);
@@ -95,7 +95,7 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
         .await
         .unwrap();
     assert_eq!(garbage.status(), 400);
-    assert_eq!(garbage.json::<Refusal>().await.unwrap().reason, RefusalReason::Invalid);
+    assert_eq!(garbage.json::<ErrorResponse>().await.unwrap().reason, ErrorReason::Invalid);
     assert_eq!(reqwest::get(bed.url("/readyz")).await.unwrap().status(), 200);
 }
 
@@ -108,7 +108,7 @@ async fn a_leader_of_an_earlier_term_is_fenced_off() {
     for (method, path) in
         [(Method::PUT, "/v1/sessions/s"), (Method::DELETE, "/v1/sessions/s"), (Method::GET, "/v1/events")]
     {
-        assert_eq!(call(&bed, method, path, Some(&token(8))).await, (403, Some(RefusalReason::StaleEpoch)));
+        assert_eq!(call(&bed, method, path, Some(&token(8))).await, (403, Some(ErrorReason::StaleEpoch)));
     }
     assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
 }

@@ -7,7 +7,7 @@ mod support;
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
-    BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError,
+    BindRequest, EndReason, ErrorReason, Hot, SessionPhase, StartPage, Tier, client::CallError,
 };
 use camofleet_testkit::rfb::Viewer;
 use nix::sys::signal::Signal;
@@ -28,9 +28,9 @@ const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSoc
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const GREEN_PAGE: &str = "data:text/html,<title>green</title><body style='background: rgb(0, 128, 0)'>";
 
-fn refusal_of(error: Result<impl std::fmt::Debug, CallError>) -> RefusalReason {
+fn refused_because(error: Result<impl std::fmt::Debug, CallError>) -> ErrorReason {
     match error {
-        Err(CallError::Refused(refusal)) => refusal.reason,
+        Err(CallError::Refused(response)) => response.reason,
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -81,7 +81,7 @@ async fn hot_sessions_serve_clients_and_viewers_and_leave_nothing() {
         StartPage::None | StartPage::Loading | StartPage::Loaded => None,
     });
     assert_eq!(failed.await, format!("NS_ERROR_CONNECTION_REFUSED at http://{nobody}/"));
-    assert_eq!(refusal_of(bed.bind("third", &request(Display::Headless)).await), RefusalReason::NoFreeSlot);
+    assert_eq!(refused_because(bed.bind("third", &request(Display::Headless)).await), ErrorReason::NoFreeSlot);
 
     a_client_works(&bed).await;
     a_viewer_sees_the_page(&bed).await;
@@ -317,7 +317,7 @@ async fn a_runner_that_is_told_to_go_lets_its_session_finish_until_the_deadline(
     assert_eq!((state.free, state.hot), (0, Hot::default()));
     let session = state.session("last").unwrap();
     assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "it still serves");
-    assert_eq!(refusal_of(bed.bind("late", &request(Display::Headless)).await), RefusalReason::Draining);
+    assert_eq!(refused_because(bed.bind("late", &request(Display::Headless)).await), ErrorReason::Draining);
     let end = bed.until_phase("last", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::RunnerDrained);
     assert_eq!(client.says().await, json!({"disconnected": true}));

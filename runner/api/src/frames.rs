@@ -18,7 +18,7 @@ const NO_STATUS_RECEIVED: u16 = 1005;
 pub struct FrameScanner {
     header: [u8; MAX_HEADER],
     /// Bytes of `header` that have come.
-    have: usize,
+    header_len: usize,
     /// Present once the header is complete: the frame whose payload is being skipped.
     frame: Option<Frame>,
 }
@@ -57,7 +57,7 @@ struct Frame {
     mask: [u8; 4],
     length: u64,
     /// Bytes of the payload still to come.
-    left: u64,
+    remaining: u64,
     /// The first two bytes of a Close frame, unmasked.
     code: [u8; 2],
 }
@@ -86,44 +86,44 @@ impl FrameScanner {
     /// # Errors
     /// When they are no frames that may pass; the scanner is of no use after that.
     pub fn scan(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
-        let mut seen = Scan::default();
+        let mut scan = Scan::default();
         let mut at = 0;
         while at < chunk.len() {
             match &mut self.frame {
                 None => {
-                    let taken = self.header_length().saturating_sub(self.have).min(chunk.len() - at);
-                    self.header[self.have..self.have + taken].copy_from_slice(&chunk[at..at + taken]);
-                    self.have += taken;
+                    let taken = self.expected_header_len().saturating_sub(self.header_len).min(chunk.len() - at);
+                    self.header[self.header_len..self.header_len + taken].copy_from_slice(&chunk[at..at + taken]);
+                    self.header_len += taken;
                     at += taken;
-                    seen.data |= Opcode::parse(self.header[0])? == Opcode::Data;
-                    if self.have == self.header_length() {
-                        self.frame = Some(Frame::parse(&self.header[..self.have])?);
+                    scan.data |= Opcode::parse(self.header[0])? == Opcode::Data;
+                    if self.header_len == self.expected_header_len() {
+                        self.frame = Some(Frame::parse(&self.header[..self.header_len])?);
                     }
                 }
                 Some(frame) => {
-                    let taken = usize::try_from(frame.left).unwrap_or(usize::MAX).min(chunk.len() - at);
+                    let taken = usize::try_from(frame.remaining).unwrap_or(usize::MAX).min(chunk.len() - at);
                     frame.skip(&chunk[at..at + taken]);
                     at += taken;
-                    seen.data |= frame.opcode == Opcode::Data;
+                    scan.data |= frame.opcode == Opcode::Data;
                 }
             }
-            if let Some(frame) = self.frame.filter(|frame| frame.left == 0) {
-                seen.close = seen.close.or(frame.close_code());
-                seen.boundary = Some(at);
+            if let Some(frame) = self.frame.filter(|frame| frame.remaining == 0) {
+                scan.close = scan.close.or(frame.close_code());
+                scan.boundary = Some(at);
                 *self = Self::default();
             }
         }
-        Ok(seen)
+        Ok(scan)
     }
 
     /// Whether the bytes so far end with a whole frame: another one may be put in now.
     pub fn at_boundary(&self) -> bool {
-        self.have == 0
+        self.header_len == 0
     }
 
     /// How long the header is, as far as its bytes tell.
-    fn header_length(&self) -> usize {
-        if self.have < 2 {
+    fn expected_header_len(&self) -> usize {
+        if self.header_len < 2 {
             return 2;
         }
         let length = match self.header[1] & 0x7f {
@@ -156,19 +156,19 @@ impl Frame {
             Opcode::Close if length == 1 => Err(FrameError::ControlLength(length)),
             _ => Ok(()),
         }?;
-        Ok(Self { opcode, mask, length, left: length, code: [0; 2] })
+        Ok(Self { opcode, mask, length, remaining: length, code: [0; 2] })
     }
 
     /// Goes over the next bytes of the payload.
     fn skip(&mut self, bytes: &[u8]) {
         if self.opcode == Opcode::Close {
             // At most 125, so both conversions are exact.
-            let start = usize::try_from(self.length - self.left).unwrap_or(usize::MAX);
+            let start = usize::try_from(self.length - self.remaining).unwrap_or(usize::MAX);
             for (at, byte) in (start..self.code.len()).zip(bytes) {
                 self.code[at] = byte ^ self.mask[at];
             }
         }
-        self.left -= bytes.len() as u64;
+        self.remaining -= bytes.len() as u64;
     }
 
     fn close_code(&self) -> Option<u16> {
@@ -236,7 +236,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_of_any_frames_gives_what_the_frames_say(
+        fn scans_frames_regardless_of_chunk_boundaries(
             frames in prop::collection::vec(any_frame(), 0..6),
             tail in any_frame(),
             kept in any::<prop::sample::Index>(),
@@ -256,7 +256,7 @@ mod tests {
         }
 
         #[test]
-        fn what_may_not_pass_is_refused_however_it_is_split(
+        fn rejects_invalid_frames_regardless_of_chunk_boundaries(
             bad in prop::sample::select(vec![
                 (vec![0x83, 0], FrameError::ReservedOpcode(3)),
                 (vec![0x8b, 0], FrameError::ReservedOpcode(11)),
@@ -275,13 +275,13 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
+        fn never_panics(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
             let _ = scan_all(chunks.iter().map(Vec::as_slice));
         }
     }
 
     #[test]
-    fn the_longest_frame_passes_by_its_header_alone() {
+    fn accepts_a_frame_of_the_maximum_size() {
         let mut scanner = FrameScanner::default();
         let header = [0x82, 127, 0, 0, 0, 0, 0x10, 0, 0, 0];
         assert_eq!(scanner.scan(&header), Ok(Scan { data: true, close: None, boundary: None }));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_payload_are_not_taken_for_a_close() {
+    fn ignores_frame_headers_inside_a_payload() {
         let bytes = frame(true, 2, Some([1, 2, 3, 4]), &frame(true, 8, None, &1000_u16.to_be_bytes()));
         assert_eq!(scan_all([bytes.as_slice()]).unwrap().0.close, None);
     }

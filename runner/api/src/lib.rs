@@ -20,4 +20,4 @@ pub const PROBE_PORT: u16 = 8071;
 /// A runner closes a connection on which no whole head of a request came for this long. Clients drop theirs sooner: a request
 /// that meets the closing is lost, and it is not known whether it arrived. Connections that have carried an accepted token
 /// are kept for longer.
-pub const HEAD_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+pub const HEADER_READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -231,16 +231,16 @@ pub struct BindAnswer {
 /// Body of every answer of 400 and above.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// For programs.
-    pub reason: RefusalReason,
+    pub reason: ErrorReason,
     /// For people: what was wrong, where, and what to do.
     pub message: String,
 }
 
-/// Why a runner refused a call. The status code follows from it ([`RefusalReason::status`]).
+/// Why a runner refused a call. The status code follows from it ([`ErrorReason::status`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum RefusalReason {
+pub enum ErrorReason {
     /// Every slot is taken, or the runner served as many sessions as it may.
     NoFreeSlot,
     /// The runner was told to go.
@@ -263,7 +263,7 @@ pub enum RefusalReason {
     TooManyConnections,
 }
 
-impl RefusalReason {
+impl ErrorReason {
     /// The HTTP status that carries it.
     pub fn status(self) -> u16 {
         match self {

@@ -18,7 +18,7 @@ use crate::core::{
 };
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
-    self as api, BindRequest, End, EndReason, Refusal, RefusalReason, RunnerState, SessionReport, Tier,
+    self as api, BindRequest, End, EndReason, ErrorReason, ErrorResponse, RunnerState, SessionReport, Tier,
 };
 use std::time::Instant;
 
@@ -82,7 +82,7 @@ impl Machine {
     }
 
     /// Binds a session, or takes over the time-outs of one that is here. [`Machine::session`] then describes it.
-    pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
+    pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
         let answer = match self.sessions.get(uid).map(|session| verdict(session.phase(), Action::Bind)) {
             None => self.grant(uid, request, now),
             Some(Verdict::Allowed) => {
@@ -96,7 +96,7 @@ impl Machine {
     }
 
     /// Begins to end a session, or forgets one that ended.
-    pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
+    pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
         self.note_survivors(now);
         let answer = self.allowed(uid, Action::End).map(drop);
         if answer.is_ok() {
@@ -111,7 +111,7 @@ impl Machine {
     ///
     /// # Errors
     /// When it is not here, or has ended.
-    pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+    pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
         self.allowed(uid, Action::Touch)?;
         self.sessions.touch(uid, now);
         Ok(())
@@ -121,7 +121,7 @@ impl Machine {
     ///
     /// # Errors
     /// When the session is not here, or not ready.
-    pub fn enter(&self, uid: &str, action: Action) -> Result<(StackId, Display), Refusal> {
+    pub fn enter(&self, uid: &str, action: Action) -> Result<(StackId, Display), ErrorResponse> {
         let session = self.allowed(uid, action)?;
         let stack = session.stack().expect("a session that may be connected to is ready, and so has a stack");
         Ok((stack, session.display()))
@@ -181,7 +181,7 @@ impl Machine {
     ///
     /// # Errors
     /// When it is not here.
-    pub fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, Refusal> {
+    pub fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, ErrorResponse> {
         self.sessions.get(uid).map(|session| session.report(uid, now)).ok_or_else(|| unknown(uid))
     }
 
@@ -190,22 +190,22 @@ impl Machine {
         self.stacks.running_unassigned()
     }
 
-    fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), Refusal> {
-        let refuse = |reason, message: String| Err(Refusal { reason, message });
+    fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), ErrorResponse> {
+        let refuse = |reason, message: String| Err(ErrorResponse { reason, message });
         if self.draining_since.is_some() {
             return refuse(
-                RefusalReason::Draining,
+                ErrorReason::Draining,
                 "this runner was told to go and takes no session: choose another".into(),
             );
         }
         if self.is_spent() {
             let served = self.sessions.served();
             let words = format!("this runner served {served} sessions, as many as it may: choose another");
-            return refuse(RefusalReason::NoFreeSlot, words);
+            return refuse(ErrorReason::NoFreeSlot, words);
         }
         if self.free() == 0 {
             let words = format!("all {} slots of this runner are taken: choose another", self.plan.slots);
-            return refuse(RefusalReason::NoFreeSlot, words);
+            return refuse(ErrorReason::NoFreeSlot, words);
         }
         let hot = self.stacks.hottest(request.display.into(), now);
         let tier = if hot.is_some() { Tier::Hot } else { Tier::Cold };
@@ -298,7 +298,7 @@ impl Machine {
         }
     }
 
-    fn allowed(&self, uid: &str, action: Action) -> Result<&Session, Refusal> {
+    fn allowed(&self, uid: &str, action: Action) -> Result<&Session, ErrorResponse> {
         let session = self.sessions.get(uid).ok_or_else(|| unknown(uid))?;
         match verdict(session.phase(), action) {
             Verdict::Allowed | Verdict::NoChange => Ok(session),
@@ -477,10 +477,10 @@ impl Machine {
     }
 }
 
-fn unknown(uid: &str) -> Refusal {
-    Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") }
+fn unknown(uid: &str) -> ErrorResponse {
+    ErrorResponse { reason: ErrorReason::UnknownSession, message: format!("no session {uid} on this runner") }
 }
 
-fn wrong_phase(uid: &str, why: &str) -> Refusal {
-    Refusal { reason: RefusalReason::WrongPhase, message: format!("session {uid} {why}") }
+fn wrong_phase(uid: &str, why: &str) -> ErrorResponse {
+    ErrorResponse { reason: ErrorReason::WrongPhase, message: format!("session {uid} {why}") }
 }

@@ -1,6 +1,6 @@
 //! Fences off operators of earlier terms.
 
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -30,12 +30,12 @@ impl Term {
     ///
     /// # Errors
     /// When one has.
-    pub fn check(&self) -> Result<(), Refusal> {
+    pub fn check(&self) -> Result<(), ErrorResponse> {
         let (epoch, highest) = (self.epoch, self.epochs.0.load(Ordering::Acquire));
         if epoch >= highest {
             return Ok(());
         }
         let message = format!("a leader of epoch {highest} has called before, and this is one of epoch {epoch}");
-        Err(Refusal { reason: RefusalReason::StaleEpoch, message })
+        Err(ErrorResponse { reason: ErrorReason::StaleEpoch, message })
     }
 }

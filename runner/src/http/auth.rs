@@ -3,7 +3,7 @@
 use crate::core::{Epochs, Term};
 use axum::http::{header::AUTHORIZATION, request::Parts};
 use camofleet_auth::token::{Caller, PublicKeys, TokenError};
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use camofleet_runtime::server::ConnectionHandle;
 use std::{
     fs,
@@ -32,8 +32,8 @@ impl Gate {
     }
 
     /// Who sent this request.
-    pub(crate) fn admit(&self, parts: &Parts) -> Result<Caller, Refusal> {
-        let unauthorized = |message: String| Refusal { reason: RefusalReason::Unauthorized, message };
+    pub(crate) fn admit(&self, parts: &Parts) -> Result<Caller, ErrorResponse> {
+        let unauthorized = |message: String| ErrorResponse { reason: ErrorReason::Unauthorized, message };
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         // The scheme's case does not matter (RFC 9110 section 11.1).
         let bearer =

@@ -5,14 +5,14 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 
 /// A refusal as a response.
-pub(crate) struct Refused(Refusal);
+pub(crate) struct Refused(ErrorResponse);
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self(refusal)
+impl From<ErrorResponse> for Refused {
+    fn from(error: ErrorResponse) -> Self {
+        Self(error)
     }
 }
 
@@ -25,5 +25,5 @@ impl IntoResponse for Refused {
 
 /// The refusal of a valid token that is not for this.
 pub(crate) fn forbidden(why: &str) -> Refused {
-    Refusal { reason: RefusalReason::Forbidden, message: why.to_owned() }.into()
+    ErrorResponse { reason: ErrorReason::Forbidden, message: why.to_owned() }.into()
 }

@@ -13,7 +13,7 @@ use axum::{
     http::request::Parts,
 };
 use camofleet_auth::token::{Caller, Scope};
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 
 const OPERATORS_CALL: &str = "this call is the operator's";
 
@@ -100,5 +100,5 @@ impl FromRequestParts<App> for Hop {
 async fn uid(parts: &mut Parts, app: &App) -> Result<String, Refused> {
     let path = Path::<String>::from_request_parts(parts, app).await;
     path.map(|Path(uid)| uid)
-        .map_err(|error| Refusal { reason: RefusalReason::Invalid, message: error.to_string() }.into())
+        .map_err(|error| ErrorResponse { reason: ErrorReason::Invalid, message: error.to_string() }.into())
 }

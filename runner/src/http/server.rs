@@ -18,7 +18,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT};
+use camofleet_runner_api::{
+    BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, SessionReport, TRACEPARENT,
+};
 use camofleet_runtime::admin;
 use futures::stream;
 use std::{convert::Infallible, time::Duration};
@@ -88,7 +90,7 @@ async fn bind(
 ) -> Result<Json<BindAnswer>, Refused> {
     let traceparent = headers.get(TRACEPARENT).and_then(|header| header.to_str().ok());
     let trace = Request::new(tracer.as_ref(), traceparent);
-    let invalid = |message| Refusal { reason: RefusalReason::Invalid, message };
+    let invalid = |message| ErrorResponse { reason: ErrorReason::Invalid, message };
     let Json(request) = request.map_err(|error| invalid(error.body_text()))?;
     if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
         return Err(invalid("idleTimeoutSeconds and maxLifetimeSeconds must be at least 1".to_owned()).into());

@@ -19,7 +19,7 @@ use axum::{
 };
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner};
+use camofleet_runner_api::{ErrorReason, ErrorResponse, frames::FrameScanner};
 use camofleet_runtime::server::ConnectionHandle;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
@@ -291,12 +291,12 @@ fn is_upgrade_to(request: &Request, protocol: impl Fn(&str) -> bool) -> bool {
 }
 
 fn invalid(message: &str) -> Refused {
-    Refusal { reason: RefusalReason::Invalid, message: message.to_owned() }.into()
+    ErrorResponse { reason: ErrorReason::Invalid, message: message.to_owned() }.into()
 }
 
 fn unreachable(uid: &str, error: &(impl std::fmt::Display + ?Sized)) -> Refused {
     let message = format!("session {uid} cannot be reached and is probably ending: {error}");
-    Refusal { reason: RefusalReason::WrongPhase, message }.into()
+    ErrorResponse { reason: ErrorReason::WrongPhase, message }.into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How many tunnels each session has.
 
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,7 +28,7 @@ impl Tunnels {
         Self { most: (all / slots).max(1), open: Mutex::default() }
     }
 
-    pub(crate) fn open(self: &Arc<Self>, session: &str) -> Result<Tunnel, Refusal> {
+    pub(crate) fn open(self: &Arc<Self>, session: &str) -> Result<Tunnel, ErrorResponse> {
         let mut open = self.table();
         let count = open.entry(session.to_owned()).or_default();
         if *count >= self.most {
@@ -36,7 +36,7 @@ impl Tunnels {
                 "session {session} has {} clients and viewers, as many as it may: close one before you connect another",
                 self.most
             );
-            return Err(Refusal { reason: RefusalReason::TooManyConnections, message });
+            return Err(ErrorResponse { reason: ErrorReason::TooManyConnections, message });
         }
         *count += 1;
         Ok(Tunnel { tunnels: Arc::clone(self), session: session.to_owned() })
@@ -67,8 +67,8 @@ mod tests {
     fn each_session_has_its_share_of_tunnels() {
         let tunnels = Arc::new(Tunnels::new(896, 32));
         let held: Vec<_> = (0..28).map(|_| tunnels.open("a").unwrap()).collect();
-        let refusal = tunnels.open("a").unwrap_err();
-        assert_eq!((refusal.reason, refusal.reason.status()), (RefusalReason::TooManyConnections, 429));
+        let error = tunnels.open("a").unwrap_err();
+        assert_eq!((error.reason, error.reason.status()), (ErrorReason::TooManyConnections, 429));
         assert!(tunnels.open("b").is_ok(), "another session has its own");
         drop(held);
         assert!(tunnels.open("a").is_ok());

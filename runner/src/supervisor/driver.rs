@@ -8,7 +8,7 @@ use crate::{
     traces::{Request, Starts},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport};
+use camofleet_runner_api::{BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, SessionReport};
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -38,7 +38,7 @@ enum Ask {
     Enter { uid: String, once: Option<String>, action: Action, reply: Reply<Access> },
 }
 
-type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+type Reply<T> = oneshot::Sender<Result<T, ErrorResponse>>;
 
 /// The driver, as the API and the tunnels see it. Cheap to clone.
 #[derive(Clone)]
@@ -56,27 +56,32 @@ impl Runner {
         uid: String,
         request: BindRequest,
         trace: Option<Request>,
-    ) -> Result<BindAnswer, Refusal> {
+    ) -> Result<BindAnswer, ErrorResponse> {
         self.ask(|reply| Ask::Bind { term, uid, request, trace, reply }).await
     }
 
     /// Begins to end a session, or forgets one that ended.
-    pub(crate) async fn end(&self, term: Term, uid: String) -> Result<(), Refusal> {
+    pub(crate) async fn end(&self, term: Term, uid: String) -> Result<(), ErrorResponse> {
         self.ask(|reply| Ask::End { term, uid, reply }).await
     }
 
     /// Counts a session as active.
-    pub(crate) async fn touch(&self, uid: String) -> Result<(), Refusal> {
+    pub(crate) async fn touch(&self, uid: String) -> Result<(), ErrorResponse> {
         self.ask(|reply| Ask::Touch { uid, reply }).await
     }
 
     /// A session, with how long it has been idle.
-    pub(crate) async fn report_on(&self, uid: String) -> Result<SessionReport, Refusal> {
+    pub(crate) async fn report_on(&self, uid: String) -> Result<SessionReport, ErrorResponse> {
         self.ask(|reply| Ask::Report { uid, reply }).await
     }
 
     /// Access to a session for that action. `once`: the id of a token that is valid for one connection.
-    pub(crate) async fn enter(&self, uid: String, once: Option<String>, action: Action) -> Result<Access, Refusal> {
+    pub(crate) async fn enter(
+        &self,
+        uid: String,
+        once: Option<String>,
+        action: Action,
+    ) -> Result<Access, ErrorResponse> {
         self.ask(|reply| Ask::Enter { uid, once, action, reply }).await
     }
 
@@ -91,8 +96,8 @@ impl Runner {
         self.published.clone()
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, Refusal> {
-        let gone = || Refusal { reason: RefusalReason::Draining, message: "this runner has ended".to_owned() };
+    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, ErrorResponse> {
+        let gone = || ErrorResponse { reason: ErrorReason::Draining, message: "this runner has ended".to_owned() };
         let (reply, answer) = oneshot::channel();
         self.asks.send(ask(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
@@ -170,7 +175,7 @@ impl Driver {
             Ask::Bind { term, uid, request, trace, reply } => {
                 let answer = term.check().and_then(|()| self.bind(&uid, request));
                 if let Some(trace) = trace {
-                    trace.answered(&uid, answer.as_ref().err().map(|refusal| refusal.reason));
+                    trace.answered(&uid, answer.as_ref().err().map(|error| error.reason));
                     if let Ok(answer) = &answer {
                         self.starts.bound(&answer.session, trace);
                     }
@@ -197,25 +202,25 @@ impl Driver {
         }
     }
 
-    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
+    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
         self.reap_exited();
         let (answer, effects) = self.machine.bind(uid, request, self.settled);
         self.carry_out(effects);
         answer.map(|()| self.bind_answer(uid))
     }
 
-    fn end(&mut self, uid: &str) -> Result<(), Refusal> {
+    fn end(&mut self, uid: &str) -> Result<(), ErrorResponse> {
         let (answer, effects) = self.machine.end(uid, self.settled);
         self.carry_out(effects);
         answer
     }
 
-    fn enter(&mut self, uid: &str, once: Option<String>, action: Action) -> Result<Access, Refusal> {
+    fn enter(&mut self, uid: &str, once: Option<String>, action: Action) -> Result<Access, ErrorResponse> {
         let (id, display) = self.machine.enter(uid, action)?;
         let stack = self.stacks.get_mut(&id).expect("a session that is ready has its stack");
         if once.is_some_and(|token| !stack.used_tokens.insert(token)) {
             let message = "the token was good for one connection, and was used before".to_owned();
-            return Err(Refusal { reason: RefusalReason::TokenUsed, message });
+            return Err(ErrorResponse { reason: ErrorReason::TokenUsed, message });
         }
         Ok(Access { stack: id, display, endpoints: stack.endpoints.clone() })
     }

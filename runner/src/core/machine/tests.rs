@@ -211,9 +211,9 @@ impl World {
                 *self.incarnation.entry(uid.to_owned()).or_default() += 1;
                 assert_eq!(self.machine.sessions.served(), served + 1);
             }
-            (None, Err(refusal)) => {
-                assert_eq!(free, 0, "refused with room: {refusal}");
-                assert_eq!(refusal.reason == RefusalReason::Draining, draining);
+            (None, Err(error)) => {
+                assert_eq!(free, 0, "refused with room: {error}");
+                assert_eq!(error.reason == ErrorReason::Draining, draining);
                 assert!(self.machine.session(uid).is_none());
             }
         }
@@ -542,7 +542,7 @@ fn how_a_session_ended_is_listed_until_it_is_acknowledged() {
     assert_eq!(session, Some((SessionPhase::Ended, EndReason::BrowserCrashed)));
     assert!(world.machine.end("crashed", world.now).0.is_ok());
     assert!(world.machine.session("crashed").is_none());
-    assert_eq!(world.machine.end("crashed", world.now).0.unwrap_err().reason, RefusalReason::UnknownSession);
+    assert_eq!(world.machine.end("crashed", world.now).0.unwrap_err().reason, ErrorReason::UnknownSession);
 }
 
 #[test]
