@@ -54,8 +54,8 @@ pub struct Flags {
     #[arg(long, env = "RUNNER_PREWARM_HEADFUL", default_value_t = 0)]
     prewarm_headful: u32,
     /// Kind of browser that has to load a page once before the runner counts as warm; absent: none has to.
-    #[arg(long, env = "RUNNER_PROVE")]
-    prove: Option<Kind>,
+    #[arg(long = "prove", env = "RUNNER_PROVE")]
+    smoke_test: Option<Kind>,
     /// How long sessions may go on after SIGTERM.
     #[arg(long, env = "RUNNER_DRAIN_TIMEOUT_SECONDS", default_value_t = 600)]
     drain_timeout_seconds: u32,
@@ -196,7 +196,7 @@ impl Flags {
             slots,
             sessions: self.sessions,
             prewarm: Hot { headless, headful },
-            prove: self.prove,
+            smoke_test: self.smoke_test,
             launches,
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds.into()),
         };

@@ -117,7 +117,7 @@ impl Process {
 
     /// The browser of a session that is ready crashes.
     pub(super) fn crash(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
-        let (stack, _) = self.machine.enter(uid, Action::Connect)?;
+        let (stack, _) = self.machine.connect(uid, Action::Connect)?;
         for event in self.browsers.crash(stack) {
             self.handle(event, now);
         }
@@ -210,7 +210,7 @@ mod tests {
             slots: 2,
             sessions: 0,
             prewarm: Hot { headless: 2, headful: 0 },
-            prove: None,
+            smoke_test: None,
             launches: 2,
             drain_timeout: 10 * SECOND,
         }
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_canary_is_not_warm_before_a_browser_loads_a_page() {
-        let (mut process, start) = cold(Plan { prove: Some(Kind::Headful), ..plan() }, Fault::LoadsNoPage);
+        let (mut process, start) = cold(Plan { smoke_test: Some(Kind::Headful), ..plan() }, Fault::LoadsNoPage);
         let now = start + 60 * SECOND;
         let state = until(&mut process, start, now);
         assert!(

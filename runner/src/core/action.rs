@@ -14,7 +14,7 @@ pub enum Action {
     /// Connect to its Playwright server.
     Connect,
     /// Connect to its display.
-    Watch,
+    View,
 }
 
 /// Whether an action is possible.
@@ -30,7 +30,7 @@ pub(super) enum Verdict {
 
 /// Whether an action is possible in a phase.
 pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
-    use Action::{Bind, Connect, End, Touch, Watch};
+    use Action::{Bind, Connect, End, Touch, View};
     use SessionPhase::{Ended, Ending, Ready, Starting};
     match (phase, action) {
         // A new leader, or one that lost the answer, repeats the call; the time-outs may have changed since.
@@ -44,9 +44,9 @@ pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
         // Its idle time has not begun.
         (Starting, Touch) => Verdict::NoChange,
         (Ending | Ended, Touch) => Verdict::Denied("has ended"),
-        (Starting, Connect | Watch) => Verdict::Denied("is still starting: wait until it is Ready"),
-        (Ready, Connect | Watch) => Verdict::Allowed,
-        (Ending | Ended, Connect | Watch) => Verdict::Denied("has ended"),
+        (Starting, Connect | View) => Verdict::Denied("is still starting: wait until it is Ready"),
+        (Ready, Connect | View) => Verdict::Allowed,
+        (Ending | Ended, Connect | View) => Verdict::Denied("has ended"),
     }
 }
 
@@ -55,16 +55,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_asked_depends_on_the_phase() {
+    fn rejects_actions_that_the_phase_does_not_allow() {
         use SessionPhase::{Ended, Ending, Ready, Starting};
-        let refused = |action| {
-            let refuses = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Denied(_));
-            [Starting, Ready, Ending, Ended].into_iter().filter(refuses).collect::<Vec<_>>()
+        let phases_rejecting = |action| {
+            let rejects = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Denied(_));
+            [Starting, Ready, Ending, Ended].into_iter().filter(rejects).collect::<Vec<_>>()
         };
-        assert_eq!(refused(Action::Bind), []);
-        assert_eq!(refused(Action::End), []);
-        assert_eq!(refused(Action::Touch), [Ending, Ended]);
-        assert_eq!(refused(Action::Connect), [Starting, Ending, Ended]);
-        assert_eq!(refused(Action::Watch), [Starting, Ending, Ended]);
+        assert_eq!(phases_rejecting(Action::Bind), []);
+        assert_eq!(phases_rejecting(Action::End), []);
+        assert_eq!(phases_rejecting(Action::Touch), [Ending, Ended]);
+        assert_eq!(phases_rejecting(Action::Connect), [Starting, Ending, Ended]);
+        assert_eq!(phases_rejecting(Action::View), [Starting, Ending, Ended]);
     }
 }

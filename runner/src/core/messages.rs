@@ -13,42 +13,42 @@ pub enum Event {
         /// The browser's version.
         version: String,
     },
-    /// A browser, its server or its display failed. The driver takes the stack down without being asked, and reports `Gone`.
-    Broke {
+    /// A browser, its server or its display failed. The driver takes the stack down without being asked, and reports `Removed`.
+    Failed {
         /// Its stack.
         stack: StackId,
         /// Why, for the session's status.
         message: String,
     },
     /// Nothing of a stack is left.
-    Gone {
+    Removed {
         /// The stack.
         stack: StackId,
     },
     /// A browser answered a ping.
-    Answered {
+    PingAnswered {
         /// Its stack.
         stack: StackId,
     },
     /// A page was loaded or failed to load.
-    StartPage {
+    PageFinished {
         /// The browser's stack.
         stack: StackId,
         /// Why it failed; absent when it was loaded.
         error: Option<String>,
     },
     /// A client connected to a session's Playwright server.
-    Joined {
+    ClientConnected {
         /// The session's stack.
         stack: StackId,
     },
     /// Such a client left.
-    Left {
+    ClientDisconnected {
         /// The session's stack.
         stack: StackId,
     },
     /// A client of a session sent something.
-    Active {
+    ClientActive {
         /// The session's stack.
         stack: StackId,
     },
@@ -61,15 +61,15 @@ pub enum Event {
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Launch a browser. Answered by `Launched` or `Broke`.
+    /// Launch a browser. Answered by `Launched` or `Failed`.
     Launch {
         /// Its stack.
         stack: StackId,
         /// With or without a display.
         kind: Kind,
     },
-    /// Load a page. Answered by `StartPage`.
-    Open {
+    /// Load a page. Answered by `PageFinished`.
+    OpenPage {
         /// The browser's stack.
         stack: StackId,
         /// The page.
@@ -77,13 +77,13 @@ pub enum Effect {
         /// What of the page counts as loaded.
         wait: StartUrlWait,
     },
-    /// Ask a browser whether it responds. Answered by `Answered`.
+    /// Ask a browser whether it responds. Answered by `PingAnswered`.
     Ping {
         /// Its stack.
         stack: StackId,
     },
-    /// Take a stack down. Answered by `Gone`.
-    End {
+    /// Take a stack down. Answered by `Removed`.
+    Stop {
         /// The stack.
         stack: StackId,
     },

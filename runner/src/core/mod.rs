@@ -1,7 +1,7 @@
 //! Decides which session gets which browser, and which browsers are launched and ended, and when. It has no clock, process or socket:
 //! events go in with the time at which they are handled, effects come out, and a driver carries them out.
 //!
-//! `machine` routes events to what they concern: `sessions` and `stack` hold the sessions and the browsers, `proof` whether the runner has
+//! `machine` routes events to what they concern: `sessions` and `stack` hold the sessions and the browsers, `smoke_test` whether the runner has
 //! to load a page before it counts as warm, and `backoff` when a launch may follow one that failed. `action` says what a session allows in
 //! which phase, and `term` which operator's calls are still valid.
 
@@ -10,9 +10,9 @@ mod backoff;
 mod machine;
 mod messages;
 mod plan;
-mod proof;
 mod session;
 mod sessions;
+mod smoke_test;
 mod stack;
 mod term;
 

@@ -42,7 +42,7 @@ pub struct Plan {
     /// Hot browsers to keep, together at most `slots`.
     pub prewarm: Hot,
     /// The kind of browser that has to load a page once before the runner counts as warm.
-    pub prove: Option<Kind>,
+    pub smoke_test: Option<Kind>,
     /// Launches at once.
     pub launches: u32,
     /// How long live sessions continue once the runner drains.

@@ -75,18 +75,18 @@ impl Session {
     }
 
     /// Its start page was loaded or failed to.
-    pub(super) fn page_tried(&mut self, error: Option<String>) {
+    pub(super) fn start_page_finished(&mut self, error: Option<String>) {
         self.start_page = error.map_or(StartPage::Loaded, |message| StartPage::Failed { message });
     }
 
-    pub(super) fn client_joined(&mut self, now: Instant) {
+    pub(super) fn client_connected(&mut self, now: Instant) {
         if let Phase::Ready { active, clients, .. } = &mut self.phase {
             *active = now;
             *clients += 1;
         }
     }
 
-    pub(super) fn client_left(&mut self) {
+    pub(super) fn client_disconnected(&mut self) {
         if let Phase::Ready { clients, .. } = &mut self.phase {
             *clients = clients.saturating_sub(1);
         }
@@ -100,7 +100,7 @@ impl Session {
     }
 
     /// Its browser failed, and is being taken down.
-    pub(super) fn broke(&mut self, end: End) {
+    pub(super) fn stack_failed(&mut self, end: End) {
         if let Phase::Starting { stack: Some(stack) } | Phase::Ready { stack, .. } = self.phase {
             self.phase = Phase::Ending { stack, end, acknowledged: false };
         }
@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// Nothing of its browser is left. Returns whether it leaves the list by that.
-    pub(super) fn stack_gone(&mut self, now: Instant) -> bool {
+    pub(super) fn stack_removed(&mut self, now: Instant) -> bool {
         let Phase::Ending { end, acknowledged, .. } = &self.phase else { return false };
         let acknowledged = *acknowledged;
         self.phase = Phase::Ended { end: end.clone(), at: now };

@@ -27,74 +27,74 @@ impl Sessions {
 
     /// Takes over the time-outs of a repeated request.
     pub(super) fn set_timeouts(&mut self, uid: &str, request: &BindRequest) {
-        if let Some(session) = self.named(uid) {
+        if let Some(session) = self.get_mut(uid) {
             session.set_timeouts(request);
         }
     }
 
     /// Gives a session a browser, which may still be launching.
     pub(super) fn assign(&mut self, uid: &str, stack: StackId) {
-        if let Some(session) = self.named(uid) {
+        if let Some(session) = self.get_mut(uid) {
             session.assign(stack);
         }
     }
 
     /// A browser is ready, and so is its session, if it has one. Returns the page to open.
     pub(super) fn become_ready(&mut self, stack: StackId, now: Instant) -> Option<(String, StartUrlWait)> {
-        self.holder(stack)?.become_ready(now)
+        self.by_stack_mut(stack)?.become_ready(now)
     }
 
     /// A start page was loaded or failed to.
-    pub(super) fn page_tried(&mut self, stack: StackId, error: Option<String>) {
-        if let Some(session) = self.holder(stack) {
-            session.page_tried(error);
+    pub(super) fn start_page_finished(&mut self, stack: StackId, error: Option<String>) {
+        if let Some(session) = self.by_stack_mut(stack) {
+            session.start_page_finished(error);
         }
     }
 
-    pub(super) fn client_joined(&mut self, stack: StackId, now: Instant) {
-        if let Some(session) = self.holder(stack) {
-            session.client_joined(now);
+    pub(super) fn client_connected(&mut self, stack: StackId, now: Instant) {
+        if let Some(session) = self.by_stack_mut(stack) {
+            session.client_connected(now);
         }
     }
 
-    pub(super) fn client_left(&mut self, stack: StackId) {
-        if let Some(session) = self.holder(stack) {
-            session.client_left();
+    pub(super) fn client_disconnected(&mut self, stack: StackId) {
+        if let Some(session) = self.by_stack_mut(stack) {
+            session.client_disconnected();
         }
     }
 
-    pub(super) fn client_acted(&mut self, stack: StackId, now: Instant) {
-        if let Some(session) = self.holder(stack) {
+    pub(super) fn client_active(&mut self, stack: StackId, now: Instant) {
+        if let Some(session) = self.by_stack_mut(stack) {
             session.touch(now);
         }
     }
 
     pub(super) fn touch(&mut self, uid: &str, now: Instant) {
-        if let Some(session) = self.named(uid) {
+        if let Some(session) = self.get_mut(uid) {
             session.touch(now);
         }
     }
 
     /// A browser failed, and ends its session by that. Returns whether it had one.
-    pub(super) fn broke(&mut self, stack: StackId, end: End) -> bool {
-        let session = self.holder(stack);
-        let had_one = session.is_some();
+    pub(super) fn stack_failed(&mut self, stack: StackId, end: End) -> bool {
+        let session = self.by_stack_mut(stack);
+        let has_session = session.is_some();
         if let Some(session) = session {
-            session.broke(end);
+            session.stack_failed(end);
         }
-        had_one
+        has_session
     }
 
     /// Begins to end a session. Returns the browser to take down.
     pub(super) fn end(&mut self, uid: &str, end: End, now: Instant) -> Option<StackId> {
-        self.named(uid)?.end(end, now)
+        self.get_mut(uid)?.end(end, now)
     }
 
     /// Nothing of a browser is left.
-    pub(super) fn stack_gone(&mut self, stack: StackId, now: Instant) {
-        let holder = self.list.iter().position(|(_, session)| session.stack() == Some(stack));
-        if let Some(at) = holder
-            && self.list[at].1.stack_gone(now)
+    pub(super) fn stack_removed(&mut self, stack: StackId, now: Instant) {
+        let index = self.list.iter().position(|(_, session)| session.stack() == Some(stack));
+        if let Some(at) = index
+            && self.list[at].1.stack_removed(now)
         {
             self.list.remove(at);
         }
@@ -139,7 +139,7 @@ impl Sessions {
         waiting.map(|(uid, session)| (uid.clone(), session.kind())).collect()
     }
 
-    pub(super) fn is_one_waiting(&self) -> bool {
+    pub(super) fn has_waiting(&self) -> bool {
         self.list.iter().any(|(_, session)| session.is_waiting())
     }
 
@@ -150,11 +150,11 @@ impl Sessions {
         Some(latest.max(draining_since) + ACKNOWLEDGE_TIMEOUT)
     }
 
-    fn named(&mut self, uid: &str) -> Option<&mut Session> {
+    fn get_mut(&mut self, uid: &str) -> Option<&mut Session> {
         self.list.iter_mut().find(|(other, _)| other == uid).map(|(_, session)| session)
     }
 
-    fn holder(&mut self, stack: StackId) -> Option<&mut Session> {
+    fn by_stack_mut(&mut self, stack: StackId) -> Option<&mut Session> {
         self.list.iter_mut().find(|(_, session)| session.stack() == Some(stack)).map(|(_, session)| session)
     }
 }

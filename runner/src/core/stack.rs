@@ -4,7 +4,7 @@
 //! it is left:
 //!
 //! ```text
-//! Launching ──► Running ──► Ending ──► (gone)
+//! Launching ──► Running ──► Stopping ──► (gone)
 //!     └──────────────────────▲
 //! ```
 
@@ -18,9 +18,9 @@ use std::{
 /// How often a hot browser is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// A hot browser whose last answer is older is not handed out: two pings of it are open.
-pub(super) const FRESH: Duration = Duration::from_secs(11);
+pub(super) const RESPONSIVE_WINDOW: Duration = Duration::from_secs(11);
 /// A hot browser that has been silent for this long hangs, and is replaced.
-pub(super) const HUNG: Duration = Duration::from_secs(21);
+pub(super) const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(21);
 /// A launch that takes longer failed. Playwright gives up before and has better words; this is for when Node hangs. A page that is
 /// loaded as a proof has as long.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
@@ -42,7 +42,7 @@ pub(super) enum Purpose {
     /// Any session to come.
     Prewarm,
     /// To prove that browsers can load a page here.
-    Proof,
+    SmokeTest,
     /// One session.
     Session,
 }
@@ -57,61 +57,63 @@ struct Stack {
 #[derive(Clone, Debug)]
 enum State {
     Launching { since: Instant },
-    Running { since: Instant, answered: Instant, asked: Instant },
-    Ending,
+    Running { since: Instant, last_pong: Instant, last_ping: Instant },
+    Stopping,
 }
 
 impl Stack {
     fn is_launching(&self) -> bool {
         match self.state {
             State::Launching { .. } => true,
-            State::Running { .. } | State::Ending => false,
+            State::Running { .. } | State::Stopping => false,
         }
     }
 
     fn is_running(&self) -> bool {
         match self.state {
             State::Running { .. } => true,
-            State::Launching { .. } | State::Ending => false,
+            State::Launching { .. } | State::Stopping => false,
         }
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_stopping(&self) -> bool {
         match self.state {
-            State::Ending => true,
+            State::Stopping => true,
             State::Launching { .. } | State::Running { .. } => false,
         }
     }
 
-    fn answered(&self) -> Option<Instant> {
+    fn last_pong(&self) -> Option<Instant> {
         match self.state {
-            State::Running { answered, .. } => Some(answered),
-            State::Launching { .. } | State::Ending => None,
+            State::Running { last_pong, .. } => Some(last_pong),
+            State::Launching { .. } | State::Stopping => None,
         }
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        self.answered().is_some_and(|answered| now < answered + FRESH)
+    fn is_responsive(&self, now: Instant) -> bool {
+        self.last_pong().is_some_and(|last_pong| now < last_pong + RESPONSIVE_WINDOW)
     }
 
     /// When it is overdue, and how.
     fn timeout(&self) -> Option<(Instant, Overdue)> {
         match (&self.state, self.purpose) {
             (State::Launching { since }, _) => Some((*since + LAUNCH_TIMEOUT, Overdue::Launch)),
-            (State::Running { since, .. }, Purpose::Proof) => Some((*since + LAUNCH_TIMEOUT, Overdue::Page)),
-            (State::Running { answered, .. }, Purpose::Prewarm) => Some((*answered + HUNG, Overdue::Answer)),
-            (State::Running { .. }, Purpose::Session) | (State::Ending, _) => None,
+            (State::Running { since, .. }, Purpose::SmokeTest) => Some((*since + LAUNCH_TIMEOUT, Overdue::Page)),
+            (State::Running { last_pong, .. }, Purpose::Prewarm) => {
+                Some((*last_pong + UNRESPONSIVE_TIMEOUT, Overdue::Pong))
+            }
+            (State::Running { .. }, Purpose::Session) | (State::Stopping, _) => None,
         }
     }
 
     /// When a hot browser is pinged next, and when it is no longer handed out: that is published, so that moment counts too.
     fn hot_deadlines(&self) -> [Option<Instant>; 2] {
         match (&self.state, self.purpose) {
-            (State::Running { answered, asked, .. }, Purpose::Prewarm) => {
-                [Some(*asked + PING_INTERVAL), Some(*answered + FRESH)]
+            (State::Running { last_pong, last_ping, .. }, Purpose::Prewarm) => {
+                [Some(*last_ping + PING_INTERVAL), Some(*last_pong + RESPONSIVE_WINDOW)]
             }
-            (State::Running { .. }, Purpose::Proof | Purpose::Session)
-            | (State::Launching { .. } | State::Ending, _) => [None, None],
+            (State::Running { .. }, Purpose::SmokeTest | Purpose::Session)
+            | (State::Launching { .. } | State::Stopping, _) => [None, None],
         }
     }
 }
@@ -124,7 +126,7 @@ pub(super) enum Overdue {
     /// The page that was to prove something.
     Page,
     /// An answer to a ping.
-    Answer,
+    Pong,
 }
 
 /// The stacks of a runner.
@@ -146,7 +148,7 @@ impl Stacks {
     pub(super) fn launched(&mut self, id: StackId, now: Instant) -> bool {
         let launched = self.stacks.get_mut(&id).filter(|stack| stack.is_launching());
         if let Some(stack) = launched {
-            stack.state = State::Running { since: now, answered: now, asked: now };
+            stack.state = State::Running { since: now, last_pong: now, last_ping: now };
             return true;
         }
         false
@@ -159,29 +161,29 @@ impl Stacks {
         }
     }
 
-    pub(super) fn answered(&mut self, id: StackId, now: Instant) {
-        if let Some(Stack { state: State::Running { answered, .. }, .. }) = self.stacks.get_mut(&id) {
-            *answered = now;
+    pub(super) fn ping_answered(&mut self, id: StackId, now: Instant) {
+        if let Some(Stack { state: State::Running { last_pong, .. }, .. }) = self.stacks.get_mut(&id) {
+            *last_pong = now;
         }
     }
 
     /// A stack failed, and takes itself down. Returns what that means for its session; absent when it was ending anyway.
-    pub(super) fn broke(&mut self, id: StackId) -> Option<EndReason> {
+    pub(super) fn failed(&mut self, id: StackId) -> Option<EndReason> {
         let stack = self.stacks.get_mut(&id)?;
         let reason = match stack.state {
             State::Launching { .. } => EndReason::LaunchFailed,
             State::Running { .. } => EndReason::BrowserCrashed,
-            State::Ending => return None,
+            State::Stopping => return None,
         };
-        stack.state = State::Ending;
+        stack.state = State::Stopping;
         Some(reason)
     }
 
     /// Begins to end a stack. Returns whether that is new.
-    pub(super) fn end(&mut self, id: StackId) -> bool {
-        let alive = self.stacks.get_mut(&id).filter(|stack| !stack.is_ending());
+    pub(super) fn stop(&mut self, id: StackId) -> bool {
+        let alive = self.stacks.get_mut(&id).filter(|stack| !stack.is_stopping());
         if let Some(stack) = alive {
-            stack.state = State::Ending;
+            stack.state = State::Stopping;
             return true;
         }
         false
@@ -192,13 +194,13 @@ impl Stacks {
     }
 
     /// The hot browsers that are to be pinged now.
-    pub(super) fn ping(&mut self, now: Instant) -> Vec<StackId> {
+    pub(super) fn take_due_pings(&mut self, now: Instant) -> Vec<StackId> {
         let mut due = Vec::new();
         for (id, stack) in &mut self.stacks {
-            if let Stack { purpose: Purpose::Prewarm, state: State::Running { asked, .. }, .. } = stack
-                && *asked + PING_INTERVAL <= now
+            if let Stack { purpose: Purpose::Prewarm, state: State::Running { last_ping, .. }, .. } = stack
+                && *last_ping + PING_INTERVAL <= now
             {
-                *asked = now;
+                *last_ping = now;
                 due.push(*id);
             }
         }
@@ -214,7 +216,7 @@ impl Stacks {
         self.stacks.iter().filter_map(overdue).collect()
     }
 
-    /// The moments at which [`Stacks::overdue`], [`Stacks::ping`] or [`Stacks::hot`] change by time alone.
+    /// The moments at which [`Stacks::overdue`], [`Stacks::take_due_pings`] or [`Stacks::hot`] change by time alone.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         let timeouts = self.stacks.values().filter_map(|stack| stack.timeout().map(|(at, _)| at));
         timeouts.chain(self.stacks.values().flat_map(Stack::hot_deadlines).flatten())
@@ -240,13 +242,13 @@ impl Stacks {
     pub(super) fn running_since(&self) -> impl Iterator<Item = Instant> {
         self.stacks.values().filter_map(|stack| match stack.state {
             State::Running { since, .. } => Some(since),
-            State::Launching { .. } | State::Ending => None,
+            State::Launching { .. } | State::Stopping => None,
         })
     }
 
     /// Stacks that a session can still get.
     fn unassigned(&self) -> impl Iterator<Item = (StackId, &Stack)> {
-        let unassigned = |stack: &Stack| stack.purpose == Purpose::Prewarm && !stack.is_ending();
+        let unassigned = |stack: &Stack| stack.purpose == Purpose::Prewarm && !stack.is_stopping();
         self.stacks.iter().filter(move |(_, stack)| unassigned(stack)).map(|(id, stack)| (*id, stack))
     }
 
@@ -255,43 +257,44 @@ impl Stacks {
     }
 
     /// How many of a kind a session can still get.
-    pub(super) fn unassigned_of(&self, kind: Kind) -> u32 {
+    pub(super) fn count_unassigned_of(&self, kind: Kind) -> u32 {
         count(self.unassigned().filter(|(_, stack)| stack.kind == kind))
     }
 
     /// Whether all that sessions can still get run and answer.
-    pub(super) fn are_fresh(&self, now: Instant) -> bool {
-        self.unassigned().all(|(_, stack)| stack.is_fresh(now))
+    pub(super) fn all_responsive(&self, now: Instant) -> bool {
+        self.unassigned().all(|(_, stack)| stack.is_responsive(now))
     }
 
     /// How many sessions would get a browser at once.
     pub(super) fn hot(&self, now: Instant) -> Hot {
-        let fresh = |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_fresh(now)));
-        Hot { headless: fresh(Kind::Headless), headful: fresh(Kind::Headful) }
+        let responsive =
+            |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now)));
+        Hot { headless: responsive(Kind::Headless), headful: responsive(Kind::Headful) }
     }
 
-    /// The hot browser of that kind that answered last.
-    pub(super) fn hottest(&self, kind: Kind, now: Instant) -> Option<StackId> {
-        let hot = self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_fresh(now));
-        hot.max_by_key(|(_, stack)| stack.answered()).map(|(id, _)| id)
+    /// The hot browser of that kind that last_pong last.
+    pub(super) fn pick_hot(&self, kind: Kind, now: Instant) -> Option<StackId> {
+        let hot = self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now));
+        hot.max_by_key(|(_, stack)| stack.last_pong()).map(|(id, _)| id)
     }
 
     /// The oldest prewarm of that kind that is still being launched.
-    pub(super) fn launching_of(&self, kind: Kind) -> Option<StackId> {
+    pub(super) fn oldest_launching(&self, kind: Kind) -> Option<StackId> {
         self.unassigned().find(|(_, stack)| stack.kind == kind && stack.is_launching()).map(|(id, _)| id)
     }
 
     /// The youngest prewarm that is still being launched.
-    pub(super) fn youngest_launching(&self) -> Option<StackId> {
+    pub(super) fn newest_launching(&self) -> Option<StackId> {
         self.unassigned().filter(|(_, stack)| stack.is_launching()).map(|(id, _)| id).max()
     }
 
     /// The one to give up first when there are too many to keep those: one that does not answer, then one of the kind that is
     /// furthest above what is to be kept.
     pub(super) fn least_useful(&self, prewarm: Hot, now: Instant) -> Option<StackId> {
-        let surplus = |kind: Kind| i64::from(self.unassigned_of(kind)) - i64::from(kind.of(prewarm));
+        let surplus = |kind: Kind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.of(prewarm));
         let worst = self.unassigned().max_by_key(|(_, stack)| {
-            let serves = stack.is_launching() || stack.is_fresh(now);
+            let serves = stack.is_launching() || stack.is_responsive(now);
             (!serves, surplus(stack.kind))
         });
         worst.map(|(id, _)| id)

@@ -112,7 +112,7 @@ pub(crate) async fn vnc(
         return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
     };
     let tunnel = tunnels.open(&hop.uid)?;
-    let Access { display, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::Watch).await?;
+    let Access { display, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::View).await?;
     match display {
         Display::LiveView => {}
         Display::Headless | Display::Headful => {
@@ -265,21 +265,21 @@ struct Guest {
 
 impl Guest {
     fn arrive(runner: Runner, stack: StackId) -> Self {
-        runner.report(Event::Joined { stack });
+        runner.report(Event::ClientConnected { stack });
         Self { runner, stack, told: Instant::now() }
     }
 
     fn acts(&mut self) {
         if self.told.elapsed() >= ACTIVITY_INTERVAL {
             self.told = Instant::now();
-            self.runner.report(Event::Active { stack: self.stack });
+            self.runner.report(Event::ClientActive { stack: self.stack });
         }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.runner.report(Event::Left { stack: self.stack });
+        self.runner.report(Event::ClientDisconnected { stack: self.stack });
     }
 }
 

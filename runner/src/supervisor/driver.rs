@@ -160,7 +160,7 @@ impl Driver {
 
     fn happens(&mut self, event: Event) {
         self.settled = Instant::now();
-        if let Event::Gone { stack } = event {
+        if let Event::Removed { stack } = event {
             self.stacks.remove(&stack);
         }
         let effects = self.machine.handle(event, self.settled);
@@ -216,7 +216,7 @@ impl Driver {
     }
 
     fn enter(&mut self, uid: &str, once: Option<String>, action: Action) -> Result<Access, ErrorResponse> {
-        let (id, display) = self.machine.enter(uid, action)?;
+        let (id, display) = self.machine.connect(uid, action)?;
         let stack = self.stacks.get_mut(&id).expect("a session that is ready has its stack");
         if once.is_some_and(|token| !stack.used_tokens.insert(token)) {
             let message = "the token was good for one connection, and was used before".to_owned();
@@ -230,7 +230,7 @@ impl Driver {
         let died = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_died);
         for stack in self.machine.hot_stacks().filter(died).collect::<Vec<_>>() {
             self.stacks[&stack].end();
-            self.happens(Event::Broke { stack, message: "the browser died".to_owned() });
+            self.happens(Event::Failed { stack, message: "the browser died".to_owned() });
         }
     }
 
@@ -242,9 +242,9 @@ impl Driver {
                     let launched = Stack::launch(stack, kind, boot_id, &self.settings, self.reports.0.clone());
                     self.stacks.insert(stack, launched);
                 }
-                Effect::Open { stack, url, wait } => self.tell(stack, Command::open(url, wait)),
+                Effect::OpenPage { stack, url, wait } => self.tell(stack, Command::open(url, wait)),
                 Effect::Ping { stack } => self.tell(stack, Some(Command::Ping)),
-                Effect::End { stack } => {
+                Effect::Stop { stack } => {
                     if let Some(stack) = self.stacks.get(&stack) {
                         stack.end();
                     }

@@ -90,7 +90,7 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Launches a browser. Reports `Launched` or `Broke`, what happens then, and at last `Gone`.
+    /// Launches a browser. Reports `Launched` or `Failed`, what happens then, and at last `Removed`.
     pub(crate) fn launch(
         id: StackId,
         kind: Kind,
@@ -212,11 +212,11 @@ impl Task {
         };
         if let Some(message) = broke {
             tracing::warn!(stack = self.id.number(), cause = message, "browser failed");
-            self.report(Event::Broke { stack: self.id, message });
+            self.report(Event::Failed { stack: self.id, message });
         }
         self.take_down().await;
         self.endpoints.closed.cancel();
-        self.report(Event::Gone { stack: self.id });
+        self.report(Event::Removed { stack: self.id });
     }
 
     /// The driver outlives its stacks but when the runner ends, and then nobody needs to know.
@@ -265,8 +265,8 @@ impl Task {
                 self.browser.get_or_init(|| browser_pid);
                 self.report(Event::Launched { stack, version });
             }
-            LauncherEvent::Pong => self.report(Event::Answered { stack }),
-            LauncherEvent::StartPage { error } => self.report(Event::StartPage { stack, error }),
+            LauncherEvent::Pong => self.report(Event::PingAnswered { stack }),
+            LauncherEvent::StartPage { error } => self.report(Event::PageFinished { stack, error }),
             LauncherEvent::Failed { message } => return Err(self.blame(message).await),
             LauncherEvent::Exited { code, signal, last_words } => {
                 let sentence = format!("the browser {}", describe_exit(code, signal.as_deref()));
