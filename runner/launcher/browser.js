@@ -10,14 +10,14 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { firefox } = require('playwright-core');
 const { remote, server: { nullProgress } } = require('playwright-core/lib/coreBundle');
-const { keepContexts } = require('./contexts');
+const { manageContexts } = require('./contexts');
 
 const LAUNCH_TIMEOUT_MS = 60_000;
 const START_PAGE_TIMEOUT_MS = 60_000;
 /** Lines of the browser's own output that go with the report of its end. */
-const LAST_WORDS = 8;
+const OUTPUT_LINES = 8;
 /** Camoufox reads its configuration from environment variables of at most so many characters each. */
-const CAMOU_CHUNK = 32_767;
+const CAMOU_CONFIG_CHUNK = 32_767;
 /**
  * What of a profile any other may begin with: compiled scripts, and what Firefox found out about its own parts. A launch
  * with it takes a third less time. It knows nobody: no ids, keys, cookies or databases.
@@ -93,8 +93,8 @@ function launchOptions({ engine, executable, dir, wsPath, headless, screen, prox
 function camoufoxEnvironment(config) {
   const text = JSON.stringify(config);
   const env = {};
-  for (let i = 0; i * CAMOU_CHUNK < text.length; i++) {
-    env[`CAMOU_CONFIG_${i + 1}`] = text.slice(i * CAMOU_CHUNK, (i + 1) * CAMOU_CHUNK);
+  for (let i = 0; i * CAMOU_CONFIG_CHUNK < text.length; i++) {
+    env[`CAMOU_CONFIG_${i + 1}`] = text.slice(i * CAMOU_CONFIG_CHUNK, (i + 1) * CAMOU_CONFIG_CHUNK);
   }
   return env;
 }
@@ -107,8 +107,8 @@ function makeProfile(dir, { width, height }, template) {
   fs.mkdirSync(dir, { mode: 0o700 });
   // Firefox compares the times of these files with what it wrote down in them.
   if (template) fs.cpSync(template, dir, { recursive: true, preserveTimestamps: true });
-  const place = { screenX: '0', screenY: '0', width: String(width), height: String(height), sizemode: 'normal' };
-  const store = { 'chrome://browser/content/browser.xhtml': { 'main-window': place } };
+  const window = { screenX: '0', screenY: '0', width: String(width), height: String(height), sizemode: 'normal' };
+  const store = { 'chrome://browser/content/browser.xhtml': { 'main-window': window } };
   fs.writeFileSync(path.join(dir, 'xulstore.json'), JSON.stringify(store));
 }
 
@@ -138,15 +138,15 @@ async function launchServer(options) {
 function launchError(error) {
   const lines = error.message.split('\n');
   const exit = lines.find((line) => line.includes('<process did exit'))?.match(/<(process did exit: [^>]*)>/)?.[1];
-  return new Error([lines[0].slice(0, 300), exit, ...wordsOf(lines)].filter(Boolean).join('\n'));
+  return new Error([lines[0].slice(0, 300), exit, ...processOutput(lines)].filter(Boolean).join('\n'));
 }
 
 /** The last lines that the process itself wrote, from a log of Playwright's. What Firefox calls information is none here. */
-function wordsOf(log) {
-  const words = log
+function processOutput(log) {
+  const lines = log
     .map((line) => line.match(/\[pid=\d+\]\[(?:err|out)\] (.*)/)?.[1])
     .filter((line) => line && !/^\[INFO |\tINFO\t/.test(line));
-  return [...new Set(words)].slice(-LAST_WORDS).map((line) => line.slice(0, 300));
+  return [...new Set(lines)].slice(-OUTPUT_LINES).map((line) => line.slice(0, 300));
 }
 
 class Browser {
@@ -165,20 +165,20 @@ class Browser {
     this._browserServer = browserServer;
     this._server = server;
     this._browser = server._options.preLaunchedBrowser;
-    this._contexts = keepContexts(server, graceMs);
+    this._contexts = manageContexts(server, graceMs);
     this.version = this._browser.version();
     this.pid = browserServer.process().pid;
   }
 
   /** Opens a page in the tab that client and viewer see first. */
   async open(url, waitUntil) {
-    const page = await this._contexts.firstPage();
-    const late = new Promise((_, reject) => {
-      const words = `${url} did not reach "${waitUntil}" within ${START_PAGE_TIMEOUT_MS / 1000} s`;
-      setTimeout(reject, START_PAGE_TIMEOUT_MS, new Error(words)).unref();
+    const page = await this._contexts.initialPage();
+    const timeout = new Promise((_, reject) => {
+      const message = `${url} did not reach "${waitUntil}" within ${START_PAGE_TIMEOUT_MS / 1000} s`;
+      setTimeout(reject, START_PAGE_TIMEOUT_MS, new Error(message)).unref();
     });
     try {
-      await Promise.race([page.mainFrame().goto(nullProgress, url, { waitUntil }), late]);
+      await Promise.race([page.mainFrame().goto(nullProgress, url, { waitUntil }), timeout]);
     } catch (error) {
       // Over BiDi the first line only says "unknown error", and the second has the cause.
       const cause = error.message.match(/Message: Error: (.*)/)?.[1] ?? error.message.split('\n')[0];
@@ -188,20 +188,20 @@ class Browser {
 
   /** Resolves when the page's own process has computed something: parent process and content process both live. */
   async ping() {
-    const page = await this._contexts.firstPage();
+    const page = await this._contexts.initialPage();
     await page.mainFrame().evaluateExpression(nullProgress, '1 + 1', { world: 'utility' });
   }
 
   /** Calls back once when the browser has ended, for whatever reason. */
   onExit(callback) {
     this._browserServer.on('close', (code, signal) => {
-      const lastWords = wordsOf(this._browser.options.browserLogsCollector.recentLogs());
-      callback({ code, signal, lastWords });
+      const output = processOutput(this._browser.options.browserLogsCollector.recentLogs());
+      callback({ code, signal, lastWords: output });
     });
   }
 
   /** Resolves when every client's connection is closed. */
-  clientsGone() {
+  disconnectClients() {
     return this._server.close();
   }
 

@@ -14,10 +14,10 @@
 const readline = require('node:readline');
 const { Browser } = require('./browser');
 
-const say = (event) => process.stdout.write(JSON.stringify(event) + '\n');
+const send = (event) => process.stdout.write(JSON.stringify(event) + '\n');
 
 /** How long clients' Close frames may take to be written. A client that does not read must not hold the slot. */
-const FAREWELL_MS = 500;
+const CLOSE_FRAME_TIMEOUT_MS = 500;
 
 async function main() {
   const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -27,7 +27,7 @@ async function main() {
   try {
     browser = await Browser.launch(JSON.parse(first.value));
   } catch (error) {
-    say({ event: 'failed', message: String(error.message) });
+    send({ event: 'failed', message: String(error.message) });
     process.exitCode = 1;
     return;
   }
@@ -39,28 +39,28 @@ async function main() {
   };
   process.on('SIGTERM', close);
   browser.onExit(async (exit) => {
-    if (!closing) say({ event: 'exited', ...exit });
-    await Promise.race([browser.clientsGone(), new Promise((resolve) => setTimeout(resolve, FAREWELL_MS))]);
+    if (!closing) send({ event: 'exited', ...exit });
+    await Promise.race([browser.disconnectClients(), new Promise((resolve) => setTimeout(resolve, CLOSE_FRAME_TIMEOUT_MS))]);
     process.exit(0);
   });
-  say({ event: 'ready', version: browser.version, browserPid: browser.pid });
+  send({ event: 'ready', version: browser.version, browserPid: browser.pid });
 
-  for await (const line of lines) obey(browser, JSON.parse(line));
+  for await (const line of lines) runCommand(browser, JSON.parse(line));
   await close();
 }
 
 /** Starts what a command asks for. Commands do not wait for each other: a slow page must not delay a ping. */
-function obey(browser, command) {
+function runCommand(browser, command) {
   switch (command.command) {
     case 'open':
       browser.open(command.url, command.waitUntil).then(
-        () => say({ event: 'startPage', error: null }),
-        (error) => say({ event: 'startPage', error: error.message }),
+        () => send({ event: 'startPage', error: null }),
+        (error) => send({ event: 'startPage', error: error.message }),
       );
       return;
     case 'ping':
       // A browser that fails to answer says nothing: the runner counts the silence.
-      browser.ping().then(() => say({ event: 'pong' }), () => {});
+      browser.ping().then(() => send({ event: 'pong' }), () => {});
       return;
     default:
       throw new Error(`unknown command ${JSON.stringify(command)}`);

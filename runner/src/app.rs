@@ -3,7 +3,7 @@
 use crate::{
     config::Settings,
     core::Event,
-    http::{self, auth::Gate, state::App, tunnels::Tunnels},
+    http::{self, auth::Authenticator, state::AppState, tunnel_limiter::TunnelLimiter},
     supervisor::{driver::Driver, stack},
 };
 use anyhow::Context;
@@ -20,12 +20,12 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long answers that are under way may take when the runner ends.
-const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+const LAST_RESPONSES_TIMEOUT: Duration = Duration::from_secs(1);
 /// Open files of the runner: two for each tunnel, and the rest for pipes, logs and its own. Its browsers inherit the limit, and a
 /// larger one slows programs that close all files which they may have.
-const FILES: u64 = 4096;
+const OPEN_FILES_LIMIT: u64 = 4096;
 /// Open files that are not for tunnels.
-const OTHER_FILES: u64 = 512;
+const RESERVED_FILES: u64 = 512;
 /// Connections that no tunnel takes: they are the operator's, and those of the gateway's other calls.
 const RESERVED_CONNECTIONS: usize = 128;
 /// What callers can hold. Only gateway and operator have tokens, and they send one with the first request of each connection, so a
@@ -78,11 +78,11 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "started");
     let slots = settings.plan.slots;
     let (driver, runner) = Driver::new(settings.plan, settings.browser);
-    let files = files::raise_limit(FILES).context("cannot raise the limit of open files")?;
-    let pairs = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
-    let limits = Limits { connections: pairs.min(LIMITS.connections), ..LIMITS };
-    let tunnels = Tunnels::new(limits.connections.saturating_sub(RESERVED_CONNECTIONS), slots);
-    let gate = Arc::new(Gate::new(settings.pod_uid, settings.keys_file));
+    let files = files::raise_limit(OPEN_FILES_LIMIT).context("cannot raise the limit of open files")?;
+    let tunnels = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
+    let limits = Limits { connections: tunnels.min(LIMITS.connections), ..LIMITS };
+    let limiter = TunnelLimiter::new(limits.connections.saturating_sub(RESERVED_CONNECTIONS), slots);
+    let authenticator = Arc::new(Authenticator::new(settings.pod_uid, settings.keys_file));
     let (finished, connections) = (CancellationToken::new(), TaskTracker::new());
     let start = |server: Server, listener, router| {
         let (finished, connections) = (finished.clone(), connections.clone());
@@ -91,11 +91,12 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     // No proxies are between a pod and those that call it.
     let server = |name, limits| Server::new(name, limits, TrustedProxies::default());
     let probes = start(server("probes", Limits::PROBES), probe_listener, http::server::probes(runner.clone()));
-    let api = http::server::router(App { gate, runner: runner.clone(), tracer, tunnels: Arc::new(tunnels) });
+    let api =
+        http::server::router(AppState { authenticator, runner: runner.clone(), tracer, tunnels: Arc::new(limiter) });
     let api = start(server("api", limits), listener, api);
     tokio::spawn(async move {
         shutdown.cancelled().await;
-        runner.report(Event::Drain);
+        runner.send(Event::Drain);
     });
 
     driver.run().await;
@@ -104,6 +105,6 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     api.await.and(probes.await).context("the HTTP server failed")?;
     connections.close();
     // What is not answered by then is cut off.
-    tokio::time::timeout(LAST_ANSWERS_TIMEOUT, connections.wait()).await.ok();
+    tokio::time::timeout(LAST_RESPONSES_TIMEOUT, connections.wait()).await.ok();
     Ok(())
 }

@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_screen_is_two_sensible_numbers() {
+    fn parses_a_screen_size_within_bounds() {
         assert_eq!("1280x720".parse(), Ok(Screen { width: 1280, height: 720 }));
         for bad in ["", "1280", "1280x", "1280x720x24", "100x100", "-1x720", "99999x720"] {
             assert!(bad.parse::<Screen>().is_err(), "{bad}");

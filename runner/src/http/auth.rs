@@ -18,21 +18,21 @@ const REREAD_INTERVAL: Duration = Duration::from_secs(1);
 const KEYS_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Checks tokens against the key file, and fences off operators of earlier terms.
-pub(crate) struct Gate {
+pub(crate) struct Authenticator {
     pod_uid: String,
     keys_file: PathBuf,
     keys: Mutex<(PublicKeys, Instant)>,
     epochs: Epochs,
 }
 
-impl Gate {
+impl Authenticator {
     pub(crate) fn new(pod_uid: String, keys_file: PathBuf) -> Self {
         let keys = Mutex::new((read_keys(&keys_file).unwrap_or_default(), Instant::now()));
         Self { pod_uid, keys_file, keys, epochs: Epochs::default() }
     }
 
     /// Who sent this request.
-    pub(crate) fn admit(&self, parts: &Parts) -> Result<Caller, ErrorResponse> {
+    pub(crate) fn authenticate(&self, parts: &Parts) -> Result<Caller, ErrorResponse> {
         let unauthorized = |message: String| ErrorResponse { reason: ErrorReason::Unauthorized, message };
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         // The scheme's case does not matter (RFC 9110 section 11.1).

@@ -4,8 +4,8 @@
 use crate::{
     core::Term,
     http::{
-        error::{Refused, forbidden},
-        state::App,
+        error::{ApiError, forbidden},
+        state::AppState,
     },
 };
 use axum::{
@@ -21,59 +21,59 @@ const OPERATORS_CALL: &str = "this call is the operator's";
 pub(crate) struct Operator;
 
 /// Anybody with a token.
-pub(crate) struct Anyone;
+pub(crate) struct AnyCaller;
 
 /// The operator in this term, about the session with this UID.
-pub(crate) struct OperatorOn(pub(crate) String, pub(crate) Term);
+pub(crate) struct OperatorOnSession(pub(crate) String, pub(crate) Term);
 
 /// The operator or the gateway, about the session with this UID.
-pub(crate) struct About(pub(crate) String);
+pub(crate) struct AnyCallerOnSession(pub(crate) String);
 
 /// The gateway, for a connection to the session with this UID in this scope.
-pub(crate) struct Hop {
+pub(crate) struct GatewayOnSession {
     pub(crate) uid: String,
     pub(crate) scope: Scope,
     /// Id of the user's token, when that is good for one connection only.
-    pub(crate) once: Option<String>,
+    pub(crate) single_use_id: Option<String>,
 }
 
-impl FromRequestParts<App> for Operator {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for Operator {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match app.gate.admit(parts)? {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        match app.authenticator.authenticate(parts)? {
             Caller::Operator { .. } => Ok(Self),
             Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
         }
     }
 }
 
-impl FromRequestParts<App> for Anyone {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for AnyCaller {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match app.gate.admit(parts)? {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        match app.authenticator.authenticate(parts)? {
             Caller::Operator { .. } | Caller::Gateway { .. } => Ok(Self),
         }
     }
 }
 
-impl FromRequestParts<App> for OperatorOn {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for OperatorOnSession {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match app.gate.admit(parts)? {
-            Caller::Operator { epoch } => Ok(Self(uid(parts, app).await?, app.gate.term(epoch))),
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        match app.authenticator.authenticate(parts)? {
+            Caller::Operator { epoch } => Ok(Self(uid(parts, app).await?, app.authenticator.term(epoch))),
             Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
         }
     }
 }
 
-impl FromRequestParts<App> for About {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for AnyCallerOnSession {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        let caller = app.gate.admit(parts)?;
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = app.authenticator.authenticate(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
             Caller::Operator { .. } => Ok(Self(uid)),
@@ -83,21 +83,23 @@ impl FromRequestParts<App> for About {
     }
 }
 
-impl FromRequestParts<App> for Hop {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for GatewayOnSession {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        let caller = app.gate.admit(parts)?;
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = app.authenticator.authenticate(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
-            Caller::Gateway { session, scope, once } if session == uid => Ok(Self { uid, scope, once }),
+            Caller::Gateway { session, scope, once: single_use_id } if session == uid => {
+                Ok(Self { uid, scope, single_use_id })
+            }
             Caller::Gateway { .. } => Err(forbidden("the token is for another session")),
             Caller::Operator { .. } => Err(forbidden("only the gateway connects to sessions")),
         }
     }
 }
 
-async fn uid(parts: &mut Parts, app: &App) -> Result<String, Refused> {
+async fn uid(parts: &mut Parts, app: &AppState) -> Result<String, ApiError> {
     let path = Path::<String>::from_request_parts(parts, app).await;
     path.map(|Path(uid)| uid)
         .map_err(|error| ErrorResponse { reason: ErrorReason::Invalid, message: error.to_string() }.into())

@@ -6,4 +6,4 @@ mod extract;
 pub(crate) mod server;
 pub(crate) mod state;
 mod tunnel;
-pub(crate) mod tunnels;
+pub(crate) mod tunnel_limiter;

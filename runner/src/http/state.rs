@@ -1,8 +1,8 @@
 //! What all handlers share.
 
 use crate::{
-    http::{auth::Gate, tunnels::Tunnels},
-    supervisor::driver::Runner,
+    http::{auth::Authenticator, tunnel_limiter::TunnelLimiter},
+    supervisor::driver::RunnerHandle,
 };
 use axum::extract::FromRef;
 use camofleet_runtime::traces::Tracer;
@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 /// What every handler may use.
 #[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) runner: Runner,
+pub(crate) struct AppState {
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) runner: RunnerHandle,
     /// Where spans go, if anywhere.
     pub(crate) tracer: Option<Arc<Tracer>>,
-    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) tunnels: Arc<TunnelLimiter>,
 }
 
-impl FromRef<App> for Runner {
-    fn from_ref(app: &App) -> Self {
+impl FromRef<AppState> for RunnerHandle {
+    fn from_ref(app: &AppState) -> Self {
         app.runner.clone()
     }
 }

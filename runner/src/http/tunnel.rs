@@ -5,11 +5,11 @@
 use crate::{
     core::{Action, Event, StackId},
     http::{
-        error::{Refused, forbidden},
-        extract::Hop,
-        state::App,
+        error::{ApiError, forbidden},
+        extract::GatewayOnSession,
+        state::AppState,
     },
-    supervisor::driver::{Access, Runner},
+    supervisor::driver::{RunnerHandle, SessionAccess},
 };
 use axum::{
     body::Body,
@@ -38,19 +38,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How much is read at once, in each direction.
-const BUFFER: usize = 64 * 1024;
+const BUFFER_SIZE: usize = 64 * 1024;
 /// How long the session's server may take to answer an upgrade.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest body of a refusal that is passed on.
-const MAX_REFUSAL: usize = 64 * 1024;
+const MAX_ERROR_BODY: usize = 64 * 1024;
 /// A busy client's activity is told this often.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a client may take to hang up once its session's server did. Hanging up on one that still sends would take from
 /// it the last bytes that it has not read (a reset discards them).
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What of the client's handshake is for the Playwright server: its version, and the WebSocket's (RFC 6455 section 4.1).
-const PASSED_ON: [HeaderName; 6] = [
+const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::USER_AGENT,
     header::UPGRADE,
     header::SEC_WEBSOCKET_KEY,
@@ -61,49 +61,54 @@ const PASSED_ON: [HeaderName; 6] = [
 
 /// Connects a Playwright client with the session's Playwright server.
 pub(crate) async fn playwright(
-    hop: Hop,
-    State(App { runner, tunnels, .. }): State<App>,
+    caller: GatewayOnSession,
+    State(AppState { runner, tunnels, .. }): State<AppState>,
     request: Request,
-) -> Result<Response, Refused> {
-    match hop.scope {
+) -> Result<Response, ApiError> {
+    match caller.scope {
         Scope::Connect => {}
         Scope::Control | Scope::View => return Err(forbidden("driving the browser takes the scope connect")),
     }
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
         return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
     }
-    let tunnel = tunnels.open(&hop.uid)?;
-    let Access { stack, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::Connect).await?;
-    let answered = timeout(ANSWER_TIMEOUT, ask(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
-    let mut answer = answered
+    let permit = tunnels.acquire(&caller.uid)?;
+    let SessionAccess { stack, endpoints, .. } =
+        runner.connect(caller.uid.clone(), caller.single_use_id.clone(), Action::Connect).await?;
+    let handshake =
+        timeout(HANDSHAKE_TIMEOUT, open_websocket(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
+    let mut response = handshake
         .unwrap_or_else(|_| Err("it does not answer".into()))
-        .map_err(|error| unreachable(&hop.uid, &*error))?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return passed_on(answer).await;
+        .map_err(|error| unreachable(&caller.uid, &*error))?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return forward_error(response).await;
     }
-    let place = request.extensions().get::<ConnectionHandle>().cloned();
-    let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
-    tracing::info!(session = hop.uid, "client connected");
+    let connection = request.extensions().get::<ConnectionHandle>().cloned();
+    let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
+    tracing::info!(session = caller.uid, "client connected");
     tokio::spawn(async move {
-        let _held = (place, tunnel);
+        let _guards = (connection, permit);
         if let Ok((client, server)) = tokio::try_join!(client, server) {
-            let guest = Guest::arrive(runner, stack);
+            let connected_client = ConnectedClient::connect(runner, stack);
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            pump(client, server, endpoints.closed, |sender, receiver| watched(sender, receiver, guest)).await;
+            relay(client, server, endpoints.closed, |sender, receiver| {
+                copy_client_frames(sender, receiver, connected_client)
+            })
+            .await;
         }
-        tracing::info!(session = hop.uid, "client disconnected");
+        tracing::info!(session = caller.uid, "client disconnected");
     });
-    let (parts, _) = answer.into_parts();
+    let (parts, _) = response.into_parts();
     Ok(Response::from_parts(parts, Body::empty()))
 }
 
 /// Connects the gateway with the session's display: RFB, as it is. Who may do what there is told apart by the gateway.
 pub(crate) async fn vnc(
-    hop: Hop,
-    State(App { runner, tunnels, .. }): State<App>,
+    caller: GatewayOnSession,
+    State(AppState { runner, tunnels, .. }): State<AppState>,
     request: Request,
-) -> Result<Response, Refused> {
-    match hop.scope {
+) -> Result<Response, ApiError> {
+    match caller.scope {
         Scope::Control | Scope::View => {}
         Scope::Connect => return Err(forbidden("looking at the display takes the scope control or view")),
     }
@@ -111,24 +116,25 @@ pub(crate) async fn vnc(
     else {
         return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
     };
-    let tunnel = tunnels.open(&hop.uid)?;
-    let Access { display, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::View).await?;
+    let permit = tunnels.acquire(&caller.uid)?;
+    let SessionAccess { display, endpoints, .. } =
+        runner.connect(caller.uid.clone(), caller.single_use_id.clone(), Action::View).await?;
     match display {
         Display::LiveView => {}
         Display::Headless | Display::Headful => {
             return Err(invalid("the session has no live view: its display is not LiveView"));
         }
     }
-    let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
-    tracing::info!(session = hop.uid, scope = ?hop.scope, "viewer connected");
-    let place = request.extensions().get::<ConnectionHandle>().cloned();
+    let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&caller.uid, &error))?;
+    tracing::info!(session = caller.uid, scope = ?caller.scope, "viewer connected");
+    let connection = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        let _held = (place, tunnel);
+        let _guards = (connection, permit);
         if let Ok(client) = client.await {
-            pump(TokioIo::new(client), server, endpoints.closed, unwatched).await;
+            relay(TokioIo::new(client), server, endpoints.closed, copy_viewer_bytes).await;
         }
-        tracing::info!(session = hop.uid, "viewer disconnected");
+        tracing::info!(session = caller.uid, "viewer disconnected");
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -138,7 +144,7 @@ pub(crate) async fn vnc(
 }
 
 /// Sends the client's handshake to the session's server.
-async fn ask(
+async fn open_websocket(
     socket: &Path,
     ws_path: &str,
     headers: &HeaderMap,
@@ -151,7 +157,7 @@ async fn ask(
     let sent = request.headers_mut();
     sent.insert(header::HOST, HeaderValue::from_static("localhost"));
     sent.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    for name in PASSED_ON {
+    for name in FORWARDED_HEADERS {
         if let Some(value) = headers.get(&name) {
             sent.insert(name, value.clone());
         }
@@ -160,11 +166,11 @@ async fn ask(
 }
 
 /// A refusal of the session's server, with its words: a client of another Playwright minor is told so by 428.
-async fn passed_on(answer: Response<hyper::body::Incoming>) -> Result<Response, Refused> {
-    let status = answer.status();
-    let body = timeout(ANSWER_TIMEOUT, Limited::new(answer.into_body(), MAX_REFUSAL).collect()).await;
-    let words = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let mut response = Response::new(Body::from(words));
+async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Response, ApiError> {
+    let status = response.status();
+    let body = timeout(HANDSHAKE_TIMEOUT, Limited::new(response.into_body(), MAX_ERROR_BODY).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
@@ -172,7 +178,7 @@ async fn passed_on(answer: Response<hyper::body::Incoming>) -> Result<Response, 
 
 /// Passes bytes on until one side ends or the session does. `upstream` copies what the client sends, until the client is gone, which
 /// it tells the server, or sends what may not pass. What either side said last, a Close frame most of all, reaches the other in any case.
-async fn pump<Client, Server, Upstream, Copying>(
+async fn relay<Client, Server, Upstream, Copying>(
     client: Client,
     server: Server,
     closed: CancellationToken,
@@ -189,41 +195,41 @@ async fn pump<Client, Server, Upstream, Copying>(
     let mut downstream = pin!(async {
         match copy(&mut server_sends, &mut client_reads).await {
             Ok(()) => client_reads.shutdown().await,
-            Err(_) => discard(server_sends).await,
+            Err(_) => drain(server_sends).await,
         }
     });
     tokio::select! {
         // In this order: the server's last words before what says that it is gone.
         biased;
         _ = downstream.as_mut() => {}
-        gone = upstream.as_mut() => {
+        copied = upstream.as_mut() => {
             // Hanging up on a server that still sends would have it fail before it reads the client's goodbye.
-            if gone.is_ok() {
-                timeout(FAREWELL_TIMEOUT, downstream).await.ok();
+            if copied.is_ok() {
+                timeout(CLOSE_TIMEOUT, downstream).await.ok();
             }
             return;
         }
-        // The client was slow to take what the server said.
-        () = closed.cancelled() => drop(timeout(FAREWELL_TIMEOUT, downstream).await),
+        // The client was slow to take what the server sent_bytes.
+        () = closed.cancelled() => drop(timeout(CLOSE_TIMEOUT, downstream).await),
     }
-    timeout(FAREWELL_TIMEOUT, upstream).await.ok();
+    timeout(CLOSE_TIMEOUT, upstream).await.ok();
 }
 
 /// Copies what a viewer sends.
-async fn unwatched(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+async fn copy_viewer_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     match copy(&mut from, &mut to).await {
         Ok(()) => to.shutdown().await,
-        Err(_) => discard(from).await,
+        Err(_) => drain(from).await,
     }
 }
 
 /// Who takes nothing more has ended, or has said goodbye: the other side may not have read yet what it said at last.
-async fn discard(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
+async fn drain(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await.map(drop)
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         match from.read(&mut buffer).await? {
             0 => return Ok(()),
@@ -233,13 +239,13 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
 }
 
 /// Copies what a Playwright client sends, and counts its data frames, not its pings, as activity.
-async fn watched(
+async fn copy_client_frames(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut guest: Guest,
+    mut connected_client: ConnectedClient,
 ) -> io::Result<()> {
     let mut scanner = FrameScanner::default();
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         // One that is reset has gone, too.
         let count = from.read(&mut buffer).await.unwrap_or(0);
@@ -248,38 +254,38 @@ async fn watched(
         }
         let bytes = &buffer[..count];
         if scanner.scan(bytes).map_err(io::Error::other)?.data {
-            guest.acts();
+            connected_client.record_activity();
         }
         if to.write_all(bytes).await.is_err() {
-            return discard(from).await;
+            return drain(from).await;
         }
     }
 }
 
 /// A client that is connected, for as long as this lives.
-struct Guest {
-    runner: Runner,
+struct ConnectedClient {
+    runner: RunnerHandle,
     stack: StackId,
-    told: Instant,
+    last_reported: Instant,
 }
 
-impl Guest {
-    fn arrive(runner: Runner, stack: StackId) -> Self {
-        runner.report(Event::ClientConnected { stack });
-        Self { runner, stack, told: Instant::now() }
+impl ConnectedClient {
+    fn connect(runner: RunnerHandle, stack: StackId) -> Self {
+        runner.send(Event::ClientConnected { stack });
+        Self { runner, stack, last_reported: Instant::now() }
     }
 
-    fn acts(&mut self) {
-        if self.told.elapsed() >= ACTIVITY_INTERVAL {
-            self.told = Instant::now();
-            self.runner.report(Event::ClientActive { stack: self.stack });
+    fn record_activity(&mut self) {
+        if self.last_reported.elapsed() >= ACTIVITY_INTERVAL {
+            self.last_reported = Instant::now();
+            self.runner.send(Event::ClientActive { stack: self.stack });
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for ConnectedClient {
     fn drop(&mut self) {
-        self.runner.report(Event::ClientDisconnected { stack: self.stack });
+        self.runner.send(Event::ClientDisconnected { stack: self.stack });
     }
 }
 
@@ -290,11 +296,11 @@ fn is_upgrade_to(request: &Request, protocol: impl Fn(&str) -> bool) -> bool {
     upgrades && values(header::UPGRADE).is_some_and(protocol)
 }
 
-fn invalid(message: &str) -> Refused {
+fn invalid(message: &str) -> ApiError {
     ErrorResponse { reason: ErrorReason::Invalid, message: message.to_owned() }.into()
 }
 
-fn unreachable(uid: &str, error: &(impl std::fmt::Display + ?Sized)) -> Refused {
+fn unreachable(uid: &str, error: &(impl std::fmt::Display + ?Sized)) -> ApiError {
     let message = format!("session {uid} cannot be reached and is probably ending: {error}");
     ErrorResponse { reason: ErrorReason::WrongPhase, message }.into()
 }
@@ -306,59 +312,60 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     /// A tunnel through which data flows while its session ends, seen from its client.
-    fn ending(said: &[u8], buffer: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
-        let (client, of_client) = duplex(buffer);
-        let (mut server, of_server) = duplex(1 << 20);
-        let (closed, said) = (CancellationToken::new(), said.to_vec());
-        let pumped = async move {
-            server.write_all(&said).await.unwrap();
+    fn ending_session(sent_bytes: &[u8], buffer: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let (client, client_side) = duplex(buffer);
+        let (mut server, server_side) = duplex(1 << 20);
+        let (closed, sent_bytes) = (CancellationToken::new(), sent_bytes.to_vec());
+        let relayed = async move {
+            server.write_all(&sent_bytes).await.unwrap();
             drop(server);
             closed.cancel();
-            pump(of_client, of_server, closed, unwatched).await;
+            relay(client_side, server_side, closed, copy_viewer_bytes).await;
         };
-        (client, pumped)
+        (client, relayed)
     }
 
     #[tokio::test]
-    async fn what_the_server_said_last_reaches_the_client_though_the_session_is_gone() {
+    async fn delivers_the_last_bytes_of_the_server_after_the_session_has_ended() {
         // Often, since an order that is left to chance is right at times. The second time the client is slow to read.
         for round in 0..64 {
-            let said = [&[7; 500][..], b"a Close frame"].concat();
-            let (mut client, pumped) = ending(&said, if round % 2 == 0 { 1 << 20 } else { 10 });
-            // What is said to a server that has ended must not end the tunnel before.
+            let sent_bytes = [&[7; 500][..], b"a Close frame"].concat();
+            let (mut client, relayed) = ending_session(&sent_bytes, if round % 2 == 0 { 1 << 20 } else { 10 });
+            // What is sent_bytes to a server that has ended must not end the tunnel before.
             client.write_all(b"still at work").now_or_never();
-            let heard = async {
-                let mut heard = Vec::new();
-                client.read_to_end(&mut heard).await.unwrap();
+            let received = async {
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).await.unwrap();
                 drop(client);
-                heard
+                received
             };
-            let (heard, ()) = tokio::join!(heard, pumped);
-            assert!(heard == said, "round {round}: {} bytes of {}", heard.len(), said.len());
+            let (received, ()) = tokio::join!(received, relayed);
+            assert!(received == sent_bytes, "round {round}: {} bytes of {}", received.len(), sent_bytes.len());
         }
     }
 
     #[tokio::test]
-    async fn what_the_client_said_last_reaches_a_server_that_still_sends() {
-        let (mut client, of_client) = duplex(1 << 10);
-        let (mut server, of_server) = UnixStream::pair().unwrap();
+    async fn delivers_the_last_bytes_of_the_client_while_the_server_still_sends() {
+        let (mut client, client_side) = duplex(1 << 10);
+        let (mut server, server_side) = UnixStream::pair().unwrap();
         client.write_all(b"a Close frame").await.unwrap();
         drop(client);
         while server.try_write(&[7; 1 << 10]).is_ok() {}
-        let heard = async {
-            let mut heard = Vec::new();
-            server.read_to_end(&mut heard).await.unwrap();
+        let received = async {
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).await.unwrap();
             drop(server);
-            heard
+            received
         };
-        let (heard, ()) = tokio::join!(heard, pump(of_client, of_server, CancellationToken::new(), unwatched));
-        assert_eq!(heard, b"a Close frame");
+        let (received, ()) =
+            tokio::join!(received, relay(client_side, server_side, CancellationToken::new(), copy_viewer_bytes));
+        assert_eq!(received, b"a Close frame");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_does_not_hold_the_tunnel() {
-        let (client, pumped) = ending(&[7; 500], 10);
-        pumped.await;
+    async fn closes_the_tunnel_of_a_client_that_does_not_read() {
+        let (client, relayed) = ending_session(&[7; 500], 10);
+        relayed.await;
         drop(client);
     }
 }

@@ -23,56 +23,57 @@ pub(crate) const XAUTHORITY: &str = "Xauthority";
 pub(crate) const VNC_SOCKET: &str = "vnc.sock";
 
 /// Numbers are taken below this: many more than there are displays, and 6000 and the number is still a port.
-const NUMBERS: u16 = 30_000;
+const DISPLAY_NUMBERS: u16 = 30_000;
 /// The line with the display's number in bytes, and room for words that would say what is wrong.
-const LONGEST_NUMBER: usize = 256;
+const MAX_LINE_BYTES: usize = 256;
 
 /// A display number that nobody else on this machine uses, until it is dropped.
 ///
 /// Xvnc is not left to choose one: with `-displayfd` it takes no lock, and tells a number that is taken only by sockets that
 /// are switched off here, so that every server would take 0 and the socket of the one before.
-pub(crate) struct Number(u16);
+pub(crate) struct DisplayNumber(u16);
 
-impl Number {
+impl DisplayNumber {
     /// Claims one by its lock file, as X servers do (Xserver(1)). Counted from anywhere, so that runners of one machine do
     /// not all ask for the same.
     fn claim() -> io::Result<Self> {
         let [high, low, ..] = *uuid::Uuid::new_v4().as_bytes();
-        let from = u16::from_be_bytes([high, low]) % NUMBERS;
-        let free = (0..NUMBERS).map(|step| (from + step) % NUMBERS).find_map(|number| {
-            match OpenOptions::new().write(true).create_new(true).open(lock_of(number)) {
-                Ok(mut lock) => Some(writeln!(lock, "{:>10}", std::process::id()).map(|()| Self(number))),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
-                Err(error) => Some(Err(error)),
-            }
-        });
+        let from = u16::from_be_bytes([high, low]) % DISPLAY_NUMBERS;
+        let free =
+            (0..DISPLAY_NUMBERS).map(|step| (from + step) % DISPLAY_NUMBERS).find_map(
+                |number| match OpenOptions::new().write(true).create_new(true).open(lock_path(number)) {
+                    Ok(mut lock) => Some(writeln!(lock, "{:>10}", std::process::id()).map(|()| Self(number))),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                    Err(error) => Some(Err(error)),
+                },
+            );
         free.unwrap_or_else(|| Err(io::Error::other("all numbers are taken")))
     }
 }
 
-impl Drop for Number {
+impl Drop for DisplayNumber {
     fn drop(&mut self) {
         // A server that was killed leaves its socket.
         fs::remove_file(format!("/tmp/.X11-unix/X{}", self.0)).ok();
-        fs::remove_file(lock_of(self.0)).ok();
+        fs::remove_file(lock_path(self.0)).ok();
     }
 }
 
-impl fmt::Display for Number {
+impl fmt::Display for DisplayNumber {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, ":{}", self.0)
     }
 }
 
-fn lock_of(number: u16) -> String {
+fn lock_path(number: u16) -> String {
     format!("/tmp/.X{number}-lock")
 }
 
 /// Starts Xvnc for the session that has this directory.
-pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process, Number), String> {
+pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process, DisplayNumber), String> {
     let authority = dir.join(XAUTHORITY);
     write_authority(&authority).map_err(|error| format!("cannot write {}: {error}", authority.display()))?;
-    let number = Number::claim().map_err(|error| format!("there is no number for a display: {error}"))?;
+    let number = DisplayNumber::claim().map_err(|error| format!("there is no number for a display: {error}"))?;
     let mut command = mark.command("Xvnc".as_ref(), dir);
     command
         .arg(number.to_string())
@@ -96,9 +97,9 @@ pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process,
 }
 
 /// Waits until X clients can connect.
-pub(crate) async fn is_up(xvnc: &mut Process, number: &Number) -> Result<(), String> {
-    let Some(line) = Lines::new(xvnc.take_stdout(), LONGEST_NUMBER).next().await else {
-        return Err(xvnc.ended().await);
+pub(crate) async fn wait_until_ready(xvnc: &mut Process, number: &DisplayNumber) -> Result<(), String> {
+    let Some(line) = Lines::new(xvnc.take_stdout(), MAX_LINE_BYTES).next().await else {
+        return Err(xvnc.wait().await);
     };
     if line.trim().parse() == Ok(number.0) {
         Ok(())

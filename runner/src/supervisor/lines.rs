@@ -23,14 +23,14 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         loop {
             // A pipe that cannot be read is as good as one that ended.
             let bytes = self.pipe.fill_buf().await.unwrap_or_default();
-            let (ends, of_line, used) = match bytes.iter().position(|byte| *byte == b'\n') {
+            let (ends_line, content, used) = match bytes.iter().position(|byte| *byte == b'\n') {
                 Some(at) => (true, &bytes[..at], at + 1),
                 None => (bytes.is_empty(), bytes, bytes.len()),
             };
             let room = self.limit - self.line.len();
-            self.line.extend_from_slice(&of_line[..of_line.len().min(room)]);
+            self.line.extend_from_slice(&content[..content.len().min(room)]);
             self.pipe.consume(used);
-            if ends {
+            if ends_line {
                 let line = std::mem::take(&mut self.line);
                 return (used > 0 || !line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned());
             }
@@ -45,9 +45,9 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
-    async fn whatever_comes_is_read_to_its_end_and_no_more_is_kept_than_the_limit() {
-        let said = [b"one\n\n\xffno text\xc3\n".as_slice(), &vec![b'x'; 100_000], b"\nafter it\nunfinished"].concat();
-        let mut lines = Lines::new(said.as_slice(), 8);
+    async fn truncates_long_lines_and_replaces_invalid_utf8() {
+        let output = [b"one\n\n\xffno text\xc3\n".as_slice(), &vec![b'x'; 100_000], b"\nafter it\nunfinished"].concat();
+        let mut lines = Lines::new(output.as_slice(), 8);
         for line in ["one", "", "\u{fffd}no text", "xxxxxxxx", "after it", "unfinish"] {
             assert_eq!(lines.next().await.as_deref(), Some(line));
         }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_line_is_not_lost_when_the_wait_for_its_rest_is_given_up() {
+    async fn keeps_a_partial_line_when_next_is_cancelled() {
         let (mut process, pipe) = tokio::io::duplex(64);
         let mut lines = Lines::new(pipe, 64);
         process.write_all(b"half a ").await.unwrap();

@@ -29,12 +29,12 @@ use tokio::{
 /// The environment variable that marks every process of a stack, however it was started.
 const MARK: &str = "CAMOFLEET_STACK";
 /// How many lines of standard error go with the report of a process's end, and how long each may be.
-const LAST_WORDS: usize = 8;
-const LONGEST_WORDS: usize = 300;
+const STDERR_LINES: usize = 8;
+const MAX_LINE_CHARS: usize = 300;
 /// How much of a line is looked at, in bytes.
-const LONGEST_LINE: usize = 8 << 10;
+const MAX_LINE_BYTES: usize = 8 << 10;
 /// How long to wait for the last words of a process that is gone, should a child of it hold the pipe.
-const WORDS_TIMEOUT: Duration = Duration::from_millis(200);
+const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long between looks at processes that were killed and are not gone yet.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -79,7 +79,7 @@ impl Mark {
 
     /// Kills the process group that this process leads, if it is there and has this mark.
     pub(crate) fn kill_group(&self, leader: i32) {
-        if self.is_on(leader).unwrap_or(false) {
+        if self.has_mark(leader).unwrap_or(false) {
             killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
         }
     }
@@ -87,14 +87,14 @@ impl Mark {
     /// Whether this process runs and has this mark.
     pub(crate) fn is_alive(&self, pid: i32) -> bool {
         // One that cannot be looked at may well live.
-        self.is_on(pid).unwrap_or(true)
+        self.has_mark(pid).unwrap_or(true)
     }
 
     fn processes(&self) -> io::Result<Vec<Pid>> {
         let mut marked = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if self.is_on(pid)? {
+            if self.has_mark(pid)? {
                 marked.push(Pid::from_raw(pid));
             }
         }
@@ -102,7 +102,7 @@ impl Mark {
     }
 
     /// Zombies have no environment, and processes of others show none: neither is ours to kill.
-    fn is_on(&self, pid: i32) -> io::Result<bool> {
+    fn has_mark(&self, pid: i32) -> io::Result<bool> {
         let mark = format!("{MARK}={}", self.0);
         match fs::read(format!("/proc/{pid}/environ")) {
             Ok(variables) => Ok(variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())),
@@ -120,8 +120,8 @@ pub(crate) struct Process {
     name: &'static str,
     child: Child,
     pid: u32,
-    words: Arc<Mutex<VecDeque<String>>>,
-    listener: Option<JoinHandle<()>>,
+    stderr_tail: Arc<Mutex<VecDeque<String>>>,
+    stderr_reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -131,9 +131,9 @@ impl Process {
         let mut child =
             command.spawn().map_err(|error| format!("cannot start {name}, {}: {error}", program.display()))?;
         let pid = child.id().expect("a child that was not waited for has an id");
-        let words = Arc::new(Mutex::new(VecDeque::new()));
-        let listener = child.stderr.take().map(|stderr| tokio::spawn(listen(stderr, words.clone())));
-        Ok(Self { name, child, pid, words, listener })
+        let stderr_tail = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr_reader = child.stderr.take().map(|stderr| tokio::spawn(collect_stderr(stderr, stderr_tail.clone())));
+        Ok(Self { name, child, pid, stderr_tail, stderr_reader })
     }
 
     /// The pipe from its standard output. It can be taken once, from a command that pipes it.
@@ -147,23 +147,23 @@ impl Process {
     }
 
     /// Waits until it has ended, and says how.
-    pub(crate) async fn ended(&mut self) -> String {
+    pub(crate) async fn wait(&mut self) -> String {
         let how = match self.child.wait().await {
             Ok(status) => describe_exit(status.code(), status.signal().map(signal_name).as_deref()),
             Err(error) => format!("ended, and it is not known how: {error}"),
         };
-        if let Some(listener) = self.listener.take() {
-            timeout(WORDS_TIMEOUT, listener).await.ok();
+        if let Some(stderr_reader) = self.stderr_reader.take() {
+            timeout(STDERR_TIMEOUT, stderr_reader).await.ok();
         }
-        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        with_last_words(&format!("{} {how}", self.name), words.iter().map(String::as_str))
+        let tail = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
+        with_output(&format!("{} {how}", self.name), tail.iter().map(String::as_str))
     }
 
-    /// Ends it: politely at first, by force after `patience`.
-    pub(crate) async fn stop(&mut self, patience: Duration) {
+    /// Ends it: politely at first, by force after `grace`.
+    pub(crate) async fn stop(&mut self, grace: Duration) {
         if self.status().is_none() {
             self.signal(Signal::SIGTERM);
-            if timeout(patience, self.child.wait()).await.is_err() {
+            if timeout(grace, self.child.wait()).await.is_err() {
                 self.signal(Signal::SIGKILL);
                 self.child.wait().await.ok();
             }
@@ -195,27 +195,27 @@ pub(crate) fn describe_exit(code: Option<i32>, signal: Option<&str>) -> String {
 }
 
 /// A sentence, followed by what a process said at last.
-pub(crate) fn with_last_words<'a>(sentence: &str, words: impl Iterator<Item = &'a str>) -> String {
-    let words: Vec<_> = words.collect();
-    if words.is_empty() { sentence.to_owned() } else { format!("{sentence}; its last words:\n{}", words.join("\n")) }
+pub(crate) fn with_output<'a>(sentence: &str, output: impl Iterator<Item = &'a str>) -> String {
+    let output: Vec<_> = output.collect();
+    if output.is_empty() { sentence.to_owned() } else { format!("{sentence}; its last words:\n{}", output.join("\n")) }
 }
 
 fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
 }
 
-async fn listen(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<VecDeque<String>>>) {
-    let mut lines = Lines::new(stderr, LONGEST_LINE);
+async fn collect_stderr(stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = Lines::new(stderr, MAX_LINE_BYTES);
     while let Some(line) = lines.next().await {
-        let line: String = line.trim_end().chars().take(LONGEST_WORDS).collect();
+        let line: String = line.trim_end().chars().take(MAX_LINE_CHARS).collect();
         if line.is_empty() {
             continue;
         }
-        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-        if words.len() == LAST_WORDS {
-            words.pop_front();
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == STDERR_LINES {
+            tail.pop_front();
         }
-        words.push_back(line);
+        tail.push_back(line);
     }
 }
 

@@ -5,7 +5,7 @@ const path = require('node:path');
 const [launcher, url, token, task] = process.argv.slice(2);
 const { firefox } = require(path.join(launcher, 'node_modules', 'playwright-core'));
 
-const say = (value) => console.log(JSON.stringify(value));
+const report = (value) => console.log(JSON.stringify(value));
 
 const tasks = {
   /** What the session shows at first, and then a page's work. */
@@ -23,7 +23,7 @@ const tasks = {
     const screenshot = (await page.screenshot()).length;
     // More than one frame's and one buffer's worth, in both directions.
     const big = await page.evaluate((text) => text.length + text, 'x'.repeat(3 << 20));
-    say({ ...found, firstTitle: await first.title(), title: await page.title(), screenshot, big: big.length });
+    report({ ...found, firstTitle: await first.title(), title: await page.title(), screenshot, big: big.length });
     await browser.close();
   },
 
@@ -32,7 +32,7 @@ const tasks = {
     const page = await (await browser.newContext()).newPage();
     await page.goto('data:text/html,<title>held</title><input id=i>');
     await page.fill('#i', 'kept');
-    say({ holding: true });
+    report({ holding: true });
     await new Promise(() => {});
   },
 
@@ -40,17 +40,17 @@ const tasks = {
   async find(browser) {
     const pages = browser.contexts().flatMap((context) => context.pages());
     const found = await Promise.all(pages.map(async (page) => [await page.title(), await page.locator('#i').count() && await page.inputValue('#i')]));
-    say({ found });
+    report({ found });
     await browser.close();
   },
 
   /** Works until it is cut off. */
   async busy(browser) {
     const [page] = browser.contexts()[0].pages();
-    browser.on('disconnected', () => say({ disconnected: true }));
+    browser.on('disconnected', () => report({ disconnected: true }));
     for (let round = 0; browser.isConnected(); round++) {
       await page.evaluate(() => 1).catch(() => {});
-      if (round === 0) say({ working: true });
+      if (round === 0) report({ working: true });
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   },
@@ -61,6 +61,6 @@ firefox
   .connect(url, { headers: { Authorization: `Bearer ${token}` } })
   .then(tasks[task])
   .catch((error) => {
-    say({ error: error.message });
+    report({ error: error.message });
     process.exit(1);
   });

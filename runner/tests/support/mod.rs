@@ -32,11 +32,11 @@ use tokio::{
 };
 
 /// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const TIMEOUT: Duration = Duration::from_secs(90);
 pub const POD: &str = "b8a9f4d6-pod";
 pub const EPOCH: u64 = 7;
 
-pub struct Bed {
+pub struct TestRunner {
     child: Child,
     /// Process id of the runner.
     pid: u32,
@@ -62,7 +62,7 @@ pub fn runner_command() -> Command {
     command
 }
 
-impl Bed {
+impl TestRunner {
     /// Starts a runner with these flags and waits until it listens.
     pub async fn start(flags: &[&str]) -> Self {
         Self::start_with(flags, |_, _| {}).await
@@ -89,14 +89,14 @@ impl Bed {
         adjust(&mut command, dir.path());
         let child = command.spawn().unwrap();
         let pid = child.id().expect("it was just started");
-        let bed = Self { child, pid, address, operator, gateway, client: RunnerClient::default(), dir };
-        bed.until_listening().await;
-        bed
+        let runner = Self { child, pid, address, operator, gateway, client: RunnerClient::default(), dir };
+        runner.wait_until_listening().await;
+        runner
     }
 
-    async fn until_listening(&self) {
+    async fn wait_until_listening(&self) {
         let url = self.url("/healthz");
-        timeout(PATIENCE, async {
+        timeout(TIMEOUT, async {
             while reqwest::get(&url).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -114,7 +114,7 @@ impl Bed {
     }
 
     /// The profile of the one browser that there is.
-    pub fn only_profile(&self) -> PathBuf {
+    pub fn profile(&self) -> PathBuf {
         let mut stacks = fs::read_dir(self.dir.path().join("state")).unwrap();
         let profile = stacks.next().expect("a browser").unwrap().path().join("profile");
         assert!(stacks.next().is_none(), "more than one browser");
@@ -126,11 +126,11 @@ impl Bed {
     }
 
     pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindAnswer, CallError> {
-        self.bind_in(None, uid, request).await
+        self.bind_traced(None, uid, request).await
     }
 
     /// The same, as part of a trace.
-    pub async fn bind_in(
+    pub async fn bind_traced(
         &self,
         traceparent: Option<&str>,
         uid: &str,
@@ -144,7 +144,7 @@ impl Bed {
     }
 
     /// Follows the runner's events until one says what is waited for.
-    pub async fn until<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
+    pub async fn wait_for<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
         let mut last = None;
         let follow = async {
             let mut events = pin!(self.client.events(self.address, &self.token(), 32).await.unwrap());
@@ -156,26 +156,26 @@ impl Bed {
             }
             None
         };
-        let found = timeout(PATIENCE, follow).await;
-        let found = found.unwrap_or_else(|_| panic!("in {PATIENCE:?} nothing said {what}: {last:#?}"));
+        let found = timeout(TIMEOUT, follow).await;
+        let found = found.unwrap_or_else(|_| panic!("in {TIMEOUT:?} nothing said {what}: {last:#?}"));
         found.unwrap_or_else(|| panic!("the events ended without {what}"))
     }
 
     pub async fn state(&self) -> RunnerState {
-        self.until("anything", |state| Some(state.clone())).await
+        self.wait_for("anything", |state| Some(state.clone())).await
     }
 
-    pub async fn until_warm(&self) -> RunnerState {
-        self.until("warm", |state| state.warm.then(|| state.clone())).await
+    pub async fn wait_until_warm(&self) -> RunnerState {
+        self.wait_for("warm", |state| state.warm.then(|| state.clone())).await
     }
 
-    pub async fn until_phase(&self, uid: &str, phase: SessionPhase) -> Session {
+    pub async fn wait_for_phase(&self, uid: &str, phase: SessionPhase) -> Session {
         let reached = |state: &RunnerState| state.session(uid).filter(|session| session.phase >= phase).cloned();
-        self.until(&format!("{uid} {phase:?}"), reached).await
+        self.wait_for(&format!("{uid} {phase:?}"), reached).await
     }
 
     /// The session's URL for clients, and a token for one connection to it.
-    pub fn door(&self, uid: &str, scope: Scope) -> (String, String) {
+    pub fn endpoint(&self, uid: &str, scope: Scope) -> (String, String) {
         let path = match scope {
             Scope::Connect => "playwright",
             Scope::Control | Scope::View => "vnc",
@@ -185,7 +185,7 @@ impl Bed {
 
     /// Starts a Playwright client on a session.
     pub fn playwright(&self, uid: &str, task: &str) -> Client {
-        let (url, token) = self.door(uid, Scope::Connect);
+        let (url, token) = self.endpoint(uid, Scope::Connect);
         let mut command = Command::new("node");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/client.js"));
         command.arg(launcher()).args([url.replace("http:", "ws:"), token, task.to_owned()]);
@@ -196,13 +196,13 @@ impl Bed {
 
     /// Opens a connection to a session and sends an upgrade request with these headers. Returns the answer's head.
     pub async fn upgrade(&self, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
-        let (_, token) = self.door(uid, scope);
+        let (_, token) = self.endpoint(uid, scope);
         self.upgrade_with(&token, uid, scope, headers).await
     }
 
     /// The same with that token.
     pub async fn upgrade_with(&self, token: &str, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
-        let (url, _) = self.door(uid, scope);
+        let (url, _) = self.endpoint(uid, scope);
         let path = url.split_once("8070").unwrap().1;
         let mut stream = TcpStream::connect((self.address, PORT)).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\n{headers}\r\n");
@@ -212,17 +212,17 @@ impl Bed {
     }
 
     /// Ids of processes of this runner's sessions whose command line contains this.
-    pub async fn processes(&self, command: &str) -> Vec<i32> {
+    pub async fn pids(&self, command: &str) -> Vec<i32> {
         let boot_id = self.state().await.boot_id;
-        marked(&boot_id).into_iter().filter(|pid| read(*pid, "cmdline").contains(command)).collect()
+        stack_pids(&boot_id).into_iter().filter(|pid| read_proc(*pid, "cmdline").contains(command)).collect()
     }
 
     /// The leader of the browser's processes, of the one browser that there is.
-    pub async fn browser(&self) -> i32 {
+    pub async fn browser_pid(&self) -> i32 {
         let leads = |pid: &i32| {
             nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(*pid))).is_ok_and(|group| group.as_raw() == *pid)
         };
-        let leaders: Vec<_> = self.processes("firefox-esr").await.into_iter().filter(leads).collect();
+        let leaders: Vec<_> = self.pids("firefox-esr").await.into_iter().filter(leads).collect();
         let [leader] = leaders[..] else { panic!("not one browser but {leaders:?}") };
         leader
     }
@@ -230,20 +230,20 @@ impl Bed {
     /// Tells the runner to go, and waits until it went.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
-        self.exited().await
+        self.wait_for_exit().await
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         kill(i32::try_from(self.child.id().unwrap()).unwrap(), signal);
     }
 
-    pub async fn exited(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.expect("the runner ends").unwrap()
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
+        timeout(TIMEOUT, self.child.wait()).await.expect("the runner ends").unwrap()
     }
 
     /// Asserts that nothing runs or lies around for sessions.
-    pub fn assert_nothing_is_left(&self, boot_id: &str) {
-        let left: Vec<_> = marked(boot_id).iter().map(|pid| read(*pid, "cmdline")).collect();
+    pub fn assert_cleaned_up(&self, boot_id: &str) {
+        let left: Vec<_> = stack_pids(boot_id).iter().map(|pid| read_proc(*pid, "cmdline")).collect();
         assert!(left.is_empty(), "processes are left: {left:#?}");
         let files: Vec<_> =
             fs::read_dir(self.dir.path().join("state")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -282,15 +282,15 @@ pub struct Client {
 
 impl Client {
     /// The next thing that it says.
-    pub async fn says(&mut self) -> serde_json::Value {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the client says something").unwrap();
+    pub async fn next_message(&mut self) -> serde_json::Value {
+        let line = timeout(TIMEOUT, self.lines.next_line()).await.expect("the client says something").unwrap();
         serde_json::from_str(&line.expect("the client says something before it ends")).unwrap()
     }
 
     /// The one thing that it says, once it has left: one that is dropped is killed, and has not said goodbye.
-    pub async fn said_when_it_left(mut self) -> serde_json::Value {
-        let said = self.says().await;
-        let ended = timeout(PATIENCE, self.child.wait()).await.expect("the client ends").unwrap();
+    pub async fn message_after_exit(mut self) -> serde_json::Value {
+        let said = self.next_message().await;
+        let ended = timeout(TIMEOUT, self.child.wait()).await.expect("the client ends").unwrap();
         assert!(ended.success(), "{ended}: {said}");
         said
     }
@@ -305,13 +305,13 @@ pub fn kill(pid: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
-fn marked(boot_id: &str) -> Vec<i32> {
+fn stack_pids(boot_id: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| read(*pid, "environ").contains(&format!("CAMOFLEET_STACK={boot_id}."))).collect()
+    pids.filter(|pid| read_proc(*pid, "environ").contains(&format!("CAMOFLEET_STACK={boot_id}."))).collect()
 }
 
-fn read(pid: i32, file: &str) -> String {
+fn read_proc(pid: i32, file: &str) -> String {
     fs::read(format!("/proc/{pid}/{file}"))
         .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
         .unwrap_or_default()

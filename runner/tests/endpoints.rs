@@ -11,7 +11,7 @@ use camofleet_runtime::files;
 use camofleet_testkit::{http::connect_from, keys::signer};
 use reqwest::Method;
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::SystemTime};
-use support::{Bed, EPOCH, POD, launcher, request, runner_command, write_keys};
+use support::{EPOCH, POD, TestRunner, launcher, request, runner_command, write_keys};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -19,8 +19,8 @@ use tokio::{
     task::JoinSet,
 };
 
-async fn call(bed: &Bed, method: Method, path: &str, token: Option<&str>) -> (u16, Option<ErrorReason>) {
-    let call = reqwest::Client::new().request(method.clone(), bed.url(path));
+async fn call(runner: &TestRunner, method: Method, path: &str, token: Option<&str>) -> (u16, Option<ErrorReason>) {
+    let call = reqwest::Client::new().request(method.clone(), runner.url(path));
     let call = if method == Method::PUT { call.json(&request(Display::Headless)) } else { call };
     let call = match token {
         Some(token) => call.bearer_auth(token),
@@ -45,50 +45,50 @@ const CALLS: [(Method, &str); 8] = [
 ];
 
 #[tokio::test]
-async fn every_call_but_the_probes_takes_a_token_for_it() {
+async fn every_call_except_probes_requires_a_matching_token() {
     // Nothing that is launched here is ever ready: `cat` waits for more.
-    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
-    let operator = bed.operator.operator_token(POD, EPOCH, SystemTime::now());
-    let stranger = signer(Issuer::Operator);
-    let forged = signer(Issuer::Gateway);
+    let runner = TestRunner::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+    let operator = runner.operator.operator_token(POD, EPOCH, SystemTime::now());
+    let unlisted = signer(Issuer::Operator);
+    let unlisted_gateway = signer(Issuer::Gateway);
     for (method, path) in CALLS {
         let unauthorized = (401, Some(ErrorReason::Unauthorized));
         for token in [
             None,
             Some("x".to_owned()),
-            Some(bed.operator.operator_token("another pod", EPOCH, SystemTime::now())),
-            Some(bed.gateway.hop_token("another pod", "none", Scope::Connect, None)),
-            Some(stranger.operator_token(POD, EPOCH, SystemTime::now())),
-            Some(forged.hop_token(POD, "none", Scope::Connect, None)),
+            Some(runner.operator.operator_token("another pod", EPOCH, SystemTime::now())),
+            Some(runner.gateway.hop_token("another pod", "none", Scope::Connect, None)),
+            Some(unlisted.operator_token(POD, EPOCH, SystemTime::now())),
+            Some(unlisted_gateway.hop_token(POD, "none", Scope::Connect, None)),
         ] {
             assert_eq!(
-                call(&bed, method.clone(), path, token.as_deref()).await,
+                call(&runner, method.clone(), path, token.as_deref()).await,
                 unauthorized,
                 "{method} {path} {token:?}"
             );
         }
         // A hop token is for its own session, and for the calls that the gateway makes.
-        let hop = bed.gateway.hop_token(POD, "other", Scope::Connect, None);
+        let hop = runner.gateway.hop_token(POD, "other", Scope::Connect, None);
         let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(ErrorReason::Forbidden)) };
-        assert_eq!(call(&bed, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
+        assert_eq!(call(&runner, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
     }
     for path in ["/v1/sessions/none/playwright", "/v1/sessions/none/vnc"] {
-        assert_eq!(call(&bed, Method::GET, path, Some(&operator)).await, (403, Some(ErrorReason::Forbidden)));
+        assert_eq!(call(&runner, Method::GET, path, Some(&operator)).await, (403, Some(ErrorReason::Forbidden)));
     }
     for (scope, path) in [(Scope::Connect, "vnc"), (Scope::View, "playwright"), (Scope::Control, "playwright")] {
-        let token = bed.gateway.hop_token(POD, "none", scope, None);
-        let refused = call(&bed, Method::GET, &format!("/v1/sessions/none/{path}"), Some(&token)).await;
-        assert_eq!(refused, (403, Some(ErrorReason::Forbidden)));
+        let token = runner.gateway.hop_token(POD, "none", scope, None);
+        let response = call(&runner, Method::GET, &format!("/v1/sessions/none/{path}"), Some(&token)).await;
+        assert_eq!(response, (403, Some(ErrorReason::Forbidden)));
     }
 
     // Who is let in is told what is wrong with the rest.
     let unknown = (404, Some(ErrorReason::UnknownSession));
-    let hop = bed.gateway.hop_token(POD, "none", Scope::Connect, None);
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
-    assert_eq!(call(&bed, Method::POST, "/v1/sessions/none/touch", Some(&hop)).await, unknown);
-    assert_eq!(call(&bed, Method::DELETE, "/v1/sessions/none", Some(&operator)).await, unknown);
+    let hop = runner.gateway.hop_token(POD, "none", Scope::Connect, None);
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
+    assert_eq!(call(&runner, Method::POST, "/v1/sessions/none/touch", Some(&hop)).await, unknown);
+    assert_eq!(call(&runner, Method::DELETE, "/v1/sessions/none", Some(&operator)).await, unknown);
     let garbage = reqwest::Client::new()
-        .put(bed.url("/v1/sessions/none"))
+        .put(runner.url("/v1/sessions/none"))
         .bearer_auth(&operator)
         .json(&[1])
         .send()
@@ -96,101 +96,102 @@ async fn every_call_but_the_probes_takes_a_token_for_it() {
         .unwrap();
     assert_eq!(garbage.status(), 400);
     assert_eq!(garbage.json::<ErrorResponse>().await.unwrap().reason, ErrorReason::Invalid);
-    assert_eq!(reqwest::get(bed.url("/readyz")).await.unwrap().status(), 200);
+    assert_eq!(reqwest::get(runner.url("/readyz")).await.unwrap().status(), 200);
 }
 
 #[tokio::test]
-async fn a_leader_of_an_earlier_term_is_fenced_off() {
-    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
-    let token = |epoch| bed.operator.operator_token(POD, epoch, SystemTime::now());
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(7))).await, (200, None));
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
+async fn rejects_calls_from_an_earlier_term() {
+    let runner = TestRunner::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+    let token = |epoch| runner.operator.operator_token(POD, epoch, SystemTime::now());
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&token(7))).await, (200, None));
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
     for (method, path) in
         [(Method::PUT, "/v1/sessions/s"), (Method::DELETE, "/v1/sessions/s"), (Method::GET, "/v1/events")]
     {
-        assert_eq!(call(&bed, method, path, Some(&token(8))).await, (403, Some(ErrorReason::StaleEpoch)));
+        assert_eq!(call(&runner, method, path, Some(&token(8))).await, (403, Some(ErrorReason::StaleEpoch)));
     }
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&token(9))).await, (200, None));
 }
 
 #[tokio::test]
-async fn a_leader_whose_term_ends_while_its_request_arrives_is_fenced_off() {
-    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+async fn rejects_a_bind_whose_term_ends_while_its_body_arrives() {
+    let runner = TestRunner::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
     let body = serde_json::to_vec(&request(Display::Headless)).unwrap();
-    let (token, length) = (bed.operator.operator_token(POD, 7, SystemTime::now()), body.len());
+    let (token, length) = (runner.operator.operator_token(POD, 7, SystemTime::now()), body.len());
     let head = format!(
         "PUT /v1/sessions/s HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
-    let mut former = TcpStream::connect((bed.address, PORT)).await.unwrap();
-    former.write_all(head.as_bytes()).await.unwrap();
+    let mut stale = TcpStream::connect((runner.address, PORT)).await.unwrap();
+    stale.write_all(head.as_bytes()).await.unwrap();
     // It says so once the body is wanted, and then the token was checked.
-    let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
-    former.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut continue_response = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stale.read_exact(&mut continue_response).await.unwrap();
+    assert_eq!(&continue_response, b"HTTP/1.1 100 Continue\r\n\r\n");
 
-    let next = bed.operator.operator_token(POD, 9, SystemTime::now());
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&next)).await, (200, None));
-    former.write_all(&body).await.unwrap();
+    let next = runner.operator.operator_token(POD, 9, SystemTime::now());
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&next)).await, (200, None));
+    stale.write_all(&body).await.unwrap();
     let mut answer = String::new();
-    former.read_to_string(&mut answer).await.unwrap();
+    stale.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("StaleEpoch"), "{answer}");
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions/s", Some(&next)).await.0, 404);
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions/s", Some(&next)).await.0, 404);
 }
 
 #[tokio::test]
-async fn rotated_keys_are_read_without_a_restart() {
-    let bed = Bed::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
+async fn reloads_rotated_keys_without_a_restart() {
+    let runner = TestRunner::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
     let next = signer(Issuer::Operator);
     let token = next.operator_token(POD, EPOCH, SystemTime::now());
-    assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&token)).await.0, 401);
-    write_keys(&bed.keys_file(), &[(Issuer::Operator, &next)]);
+    assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&token)).await.0, 401);
+    write_keys(&runner.keys_file(), &[(Issuer::Operator, &next)]);
     // The file is read again for a token that does not verify, but not for every one.
-    while call(&bed, Method::GET, "/v1/sessions", Some(&token)).await.0 != 200 {
+    while call(&runner, Method::GET, "/v1/sessions", Some(&token)).await.0 != 200 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert_eq!(
-        call(&bed, Method::GET, "/v1/sessions", Some(&bed.token())).await.0,
+        call(&runner, Method::GET, "/v1/sessions", Some(&runner.token())).await.0,
         401,
         "the former key is not listed"
     );
 }
 
 #[tokio::test]
-async fn a_launch_that_fails_says_why() {
+async fn reports_the_cause_of_a_failed_launch() {
     let script = |dir: &Path| {
         let path = dir.join("broken-firefox");
         fs::write(&path, "#!/bin/sh\necho 'no such library: libfoo.so' >&2\nexit 3\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
     };
-    let mut bed = Bed::start_with(&["--slots", "1", "--engine", "firefox"], |command, dir| {
+    let mut runner = TestRunner::start_with(&["--slots", "1", "--engine", "firefox"], |command, dir| {
         command.arg("--firefox").arg(script(dir));
     })
     .await;
-    let boot_id = bed.state().await.boot_id;
-    bed.bind("s", &request(Display::Headless)).await.unwrap();
-    let end = bed.until_phase("s", SessionPhase::Ended).await.end.unwrap();
+    let boot_id = runner.state().await.boot_id;
+    runner.bind("s", &request(Display::Headless)).await.unwrap();
+    let end = runner.wait_for_phase("s", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::LaunchFailed);
     assert!(end.message.contains("exitCode=3") && end.message.contains("libfoo.so"), "{}", end.message);
-    assert_eq!(bed.state().await.launch_error, Some(end.message));
-    bed.end("s").await;
-    assert!(bed.terminate().await.success());
-    bed.assert_nothing_is_left(&boot_id);
+    assert_eq!(runner.state().await.launch_error, Some(end.message));
+    runner.end("s").await;
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&boot_id);
 
-    let bed = Bed::start_with(&["--slots", "1", "--prewarm-headful", "1", "--engine", "firefox"], |command, dir| {
-        command.arg("--firefox").arg(script(dir));
-    })
-    .await;
-    bed.until("the error", |state| state.launch_error.clone()).await;
-    let answer = reqwest::get(bed.url("/readyz")).await.unwrap();
+    let runner =
+        TestRunner::start_with(&["--slots", "1", "--prewarm-headful", "1", "--engine", "firefox"], |command, dir| {
+            command.arg("--firefox").arg(script(dir));
+        })
+        .await;
+    runner.wait_for("the error", |state| state.launch_error.clone()).await;
+    let answer = reqwest::get(runner.url("/readyz")).await.unwrap();
     assert_eq!(answer.status(), 503);
     assert!(answer.text().await.unwrap().contains("libfoo.so"));
 }
 
 #[tokio::test]
-async fn bad_settings_are_refused_before_anything_starts() {
-    for (flags, word) in [
+async fn rejects_invalid_settings_at_startup() {
+    for (flags, expected) in [
         (&["--pod-uid", ""][..], "--pod-uid"),
         (&["--pod-uid", "p", "--slots", "0"], "--slots"),
         (&["--pod-uid", "p", "--slots", "2", "--prewarm-headless", "2", "--prewarm-headful", "1"], "2 slots"),
@@ -201,9 +202,9 @@ async fn bad_settings_are_refused_before_anything_starts() {
         (&["--pod-uid", "p", "--frobnicate"], "--frobnicate"),
     ] {
         let output = runner_command().args(flags).output().await.unwrap();
-        let words = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{flags:?}: {words}");
-        assert!(words.contains(word), "{flags:?}: {words}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{flags:?}: {stderr}");
+        assert!(stderr.contains(expected), "{flags:?}: {stderr}");
     }
 }
 
@@ -212,40 +213,41 @@ fn fake_camoufox() -> String {
 }
 
 /// What the fake was started with and told, a line each.
-fn told(log: &Path) -> Vec<serde_json::Value> {
+fn read_log(log: &Path) -> Vec<serde_json::Value> {
     fs::read_to_string(log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[tokio::test]
-async fn camoufox_is_taken_where_it_is_installed_and_driven_by_juggler() {
+async fn prefers_an_installed_camoufox_and_drives_it_over_juggler() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let fake = fake_camoufox();
-    let mut bed = Bed::start_with(&["--slots", "1", "--prewarm-headless", "1", "--camoufox", &fake], |command, _| {
-        command.env("FAKE_CAMOUFOX_LOG", &log);
-    })
-    .await;
-    let state = bed.until_warm().await;
+    let mut runner =
+        TestRunner::start_with(&["--slots", "1", "--prewarm-headless", "1", "--camoufox", &fake], |command, _| {
+            command.env("FAKE_CAMOUFOX_LOG", &log);
+        })
+        .await;
+    let state = runner.wait_until_warm().await;
     assert_eq!((state.engine, state.browser_version.as_deref()), (Some(EngineName::Camoufox), Some("156.0.1-beta.36")));
-    assert_eq!(bed.bind("s", &request(Display::Headless)).await.unwrap().session.tier, Tier::Hot);
-    let told = told(&log);
-    let argv = told[0]["argv"].as_array().unwrap();
+    assert_eq!(runner.bind("s", &request(Display::Headless)).await.unwrap().session.tier, Tier::Hot);
+    let entries = read_log(&log);
+    let argv = entries[0]["argv"].as_array().unwrap();
     assert!(
         argv.iter().any(|flag| flag == "-juggler-pipe") && !argv.iter().any(|flag| flag == "--remote-debugging-port=0")
     );
     let config: serde_json::Value =
-        serde_json::from_str(told[0]["config"]["CAMOU_CONFIG_1"].as_str().unwrap()).unwrap();
+        serde_json::from_str(entries[0]["config"]["CAMOU_CONFIG_1"].as_str().unwrap()).unwrap();
     assert_eq!(config["screen.width"], 1280);
-    let enable = told.iter().find(|entry| entry["method"] == "Browser.enable").unwrap();
+    let enable = entries.iter().find(|entry| entry["method"] == "Browser.enable").unwrap();
     assert_eq!(enable["params"]["attachToDefaultContext"], true);
     assert!(enable["params"]["userPrefs"].to_string().contains("network.http.http3.enable"));
-    bed.end("s").await;
-    assert!(bed.terminate().await.success());
-    bed.assert_nothing_is_left(&state.boot_id);
+    runner.end("s").await;
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&state.boot_id);
 }
 
 #[tokio::test]
-async fn the_launcher_hands_on_a_long_fingerprint_and_a_proxy() {
+async fn the_launcher_passes_on_a_long_fingerprint_and_a_proxy() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let mut node = Command::new("node");
@@ -260,23 +262,23 @@ async fn the_launcher_hands_on_a_long_fingerprint_and_a_proxy() {
     });
     let mut stdin = node.stdin.take().unwrap();
     stdin.write_all(format!("{launch}\n{{\"command\":\"ping\"}}\n").as_bytes()).await.unwrap();
-    let mut said = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(node.stdout.take().unwrap()));
-    assert!(said.next_line().await.unwrap().unwrap().contains(r#""event":"ready""#));
-    assert_eq!(said.next_line().await.unwrap().unwrap(), r#"{"event":"pong"}"#);
+    let mut events = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(node.stdout.take().unwrap()));
+    assert!(events.next_line().await.unwrap().unwrap().contains(r#""event":"ready""#));
+    assert_eq!(events.next_line().await.unwrap().unwrap(), r#"{"event":"pong"}"#);
     // The end of its input is the end of it.
     drop(stdin);
     assert!(node.wait().await.unwrap().success());
-    let told = told(&log);
-    let chunks: Vec<_> = (1..).map_while(|n| told[0]["config"][format!("CAMOU_CONFIG_{n}")].as_str()).collect();
+    let entries = read_log(&log);
+    let chunks: Vec<_> = (1..).map_while(|n| entries[0]["config"][format!("CAMOU_CONFIG_{n}")].as_str()).collect();
     assert!(chunks.len() > 1 && chunks.iter().all(|chunk| chunk.chars().count() <= 32_767));
     let config: serde_json::Value = serde_json::from_str(&chunks.concat()).unwrap();
     assert_eq!(config["navigator.userAgent"], long);
-    let proxy = told.iter().find(|entry| entry["method"] == "Browser.setBrowserProxy").unwrap();
+    let proxy = entries.iter().find(|entry| entry["method"] == "Browser.setBrowserProxy").unwrap();
     assert_eq!((&proxy["params"]["host"], &proxy["params"]["username"]), (&"proxy.test".into(), &"user".into()));
 }
 
 /// Holds as many connections to this port as are taken, from 50 addresses, and opens a new one for each that is closed.
-fn hold(address: SocketAddr, connections: u32) -> JoinSet<()> {
+fn hold_connections(address: SocketAddr, connections: u32) -> JoinSet<()> {
     let mut holding = JoinSet::new();
     for (last, _) in (2..52).flat_map(|last| (0..connections / 50).map(move |each| (last, each))) {
         holding.spawn(async move {
@@ -291,29 +293,29 @@ fn hold(address: SocketAddr, connections: u32) -> JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_shut_neither_port() {
+async fn idle_connections_block_neither_port() {
     files::raise_limit(u64::MAX).unwrap();
     // The runner has as many files as a container gives it.
-    let mut bed = Bed::start_with(&["--node", "/bin/cat"], |command, _| {
+    let mut runner = TestRunner::start_with(&["--node", "/bin/cat"], |command, _| {
         let limited = std::mem::replace(command, Command::new("prlimit"));
         command.arg("--nofile=1024:1024").arg(limited.as_std().get_program()).args(limited.as_std().get_args());
         command.env_remove("CAMOUFOX_EXECUTABLE_PATH").env_remove("CAMOUFOX_INSTALL_DIR").kill_on_drop(true);
     })
     .await;
     for attacked in [PORT, PROBE_PORT] {
-        let holding = hold((bed.address, attacked).into(), 1500);
+        let holding = hold_connections((runner.address, attacked).into(), 1500);
         for _ in 0..5 {
             // As the gateway does it: a connection for each call, with a token.
-            let hop = bed.gateway.hop_token(POD, "none", Scope::Connect, None);
-            assert_eq!(call(&bed, Method::GET, "/v1/sessions", Some(&hop)).await, (200, None));
+            let hop = runner.gateway.hop_token(POD, "none", Scope::Connect, None);
+            assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&hop)).await, (200, None));
             for path in ["healthz", "readyz"] {
-                let url = format!("http://{}:{PROBE_PORT}/{path}", bed.address);
+                let url = format!("http://{}:{PROBE_PORT}/{path}", runner.address);
                 assert_eq!(reqwest::get(url).await.unwrap().status(), 200, "{path} while {attacked} is held");
             }
             // Pods of a shape of before have theirs here.
-            assert_eq!(reqwest::get(bed.url("/healthz")).await.unwrap().status(), 200);
+            assert_eq!(reqwest::get(runner.url("/healthz")).await.unwrap().status(), 200);
         }
         drop(holding);
     }
-    assert!(bed.terminate().await.success());
+    assert!(runner.terminate().await.success());
 }

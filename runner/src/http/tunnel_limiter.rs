@@ -8,48 +8,48 @@ use std::{
 
 /// The tunnels of each session. No session can take the connections that the others need.
 #[derive(Debug)]
-pub(crate) struct Tunnels {
+pub(crate) struct TunnelLimiter {
     /// The most tunnels of one session, clients and viewers together.
-    most: usize,
+    max_per_session: usize,
     open: Mutex<HashMap<String, usize>>,
 }
 
 /// One tunnel, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Tunnel {
-    tunnels: Arc<Tunnels>,
+pub(crate) struct TunnelPermit {
+    limiter: Arc<TunnelLimiter>,
     session: String,
 }
 
-impl Tunnels {
+impl TunnelLimiter {
     /// `all`: tunnels that the runner can hold; each of its slots has an equal share.
-    pub(crate) fn new(all: usize, slots: u32) -> Self {
+    pub(crate) fn new(total: usize, slots: u32) -> Self {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX).max(1);
-        Self { most: (all / slots).max(1), open: Mutex::default() }
+        Self { max_per_session: (total / slots).max(1), open: Mutex::default() }
     }
 
-    pub(crate) fn open(self: &Arc<Self>, session: &str) -> Result<Tunnel, ErrorResponse> {
-        let mut open = self.table();
+    pub(crate) fn acquire(self: &Arc<Self>, session: &str) -> Result<TunnelPermit, ErrorResponse> {
+        let mut open = self.lock();
         let count = open.entry(session.to_owned()).or_default();
-        if *count >= self.most {
+        if *count >= self.max_per_session {
             let message = format!(
                 "session {session} has {} clients and viewers, as many as it may: close one before you connect another",
-                self.most
+                self.max_per_session
             );
             return Err(ErrorResponse { reason: ErrorReason::TooManyConnections, message });
         }
         *count += 1;
-        Ok(Tunnel { tunnels: Arc::clone(self), session: session.to_owned() })
+        Ok(TunnelPermit { limiter: Arc::clone(self), session: session.to_owned() })
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for TunnelPermit {
     fn drop(&mut self) {
-        let mut open = self.tunnels.table();
+        let mut open = self.limiter.lock();
         if let Some(count) = open.get_mut(&self.session) {
             *count -= 1;
             if *count == 0 {
@@ -64,15 +64,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_session_has_its_share_of_tunnels() {
-        let tunnels = Arc::new(Tunnels::new(896, 32));
-        let held: Vec<_> = (0..28).map(|_| tunnels.open("a").unwrap()).collect();
-        let error = tunnels.open("a").unwrap_err();
+    fn limits_the_tunnels_of_each_session() {
+        let limiter = Arc::new(TunnelLimiter::new(896, 32));
+        let held: Vec<_> = (0..28).map(|_| limiter.acquire("a").unwrap()).collect();
+        let error = limiter.acquire("a").unwrap_err();
         assert_eq!((error.reason, error.reason.status()), (ErrorReason::TooManyConnections, 429));
-        assert!(tunnels.open("b").is_ok(), "another session has its own");
+        assert!(limiter.acquire("b").is_ok(), "another session has its own");
         drop(held);
-        assert!(tunnels.open("a").is_ok());
-        assert!(tunnels.table().is_empty(), "sessions without tunnels are forgotten");
-        assert!(Arc::new(Tunnels::new(0, 1)).open("a").is_ok(), "there is always one");
+        assert!(limiter.acquire("a").is_ok());
+        assert!(limiter.lock().is_empty(), "sessions without tunnels are forgotten");
+        assert!(Arc::new(TunnelLimiter::new(0, 1)).acquire("a").is_ok(), "there is always one");
     }
 }
