@@ -21,40 +21,39 @@ use tokio_util::{
     io::StreamReader,
 };
 
-/// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a call may take, from the dial to the last byte of the answer. A hot bind takes milliseconds; a runner that needs
-/// longer is busy or gone.
+/// From the dial to the last byte of the response. A hot bind takes milliseconds; a runner that needs longer is overloaded or gone.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// A line of the event stream comes every 10 s at least; after twice that and a bit the stream is dead.
+/// Longest silence on an event stream. Runners send a line at least every 10 s, so two missed lines and some slack mean that the
+/// stream is dead.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(25);
-/// How often an idle connection is probed for whether the runner's node is still there.
+/// Interval of the TCP probes that detect a lost node on an idle connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-/// The largest answer to a call, and the largest refusal, in bytes. A runner's image is the pool owner's choice, so the operator
-/// reads no answer without a limit.
+/// Largest response body, in bytes. Pool owners choose the runner image, so the operator does not trust its responses and reads
+/// none of them without a limit.
 const MAX_BODY: usize = 64 << 10;
-/// The largest head of an answer, in bytes. hyper's own limit is 400 KiB.
+/// Largest response head, in bytes. hyper's own limit is 400 KiB.
 const MAX_HEAD: usize = 16 << 10;
-/// The longest text of a runner that is handed on, in characters: it goes to logs and conditions.
+/// Longest message of a runner that is passed on, in characters. Messages end up in logs and conditions.
 const MAX_MESSAGE_CHARS: usize = 1024;
 
-/// Calls runners. Cheap to clone; connections are kept and shared. It uses no proxy and follows no redirect: runners are pods,
-/// and a redirect would send the operator's request to an address of the runner's choice.
+/// HTTP client for runners. Clones are cheap and share a connection pool. It uses no proxy, because runners are pods, and follows
+/// no redirect, because a redirect would let a runner choose where the operator's request goes.
 #[derive(Clone, Debug)]
 pub struct RunnerClient {
     http: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Why a call to a runner did not give what was asked for. No text in it is longer than 1024 characters and a few words.
+/// A failed call to a runner. Its messages contain at most 1024 characters that the runner sent.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The runner answered, and refused.
+    /// The runner rejected the call, so it had no effect.
     #[error("the runner refused: {0}")]
     Refused(#[from] ErrorResponse),
-    /// The runner answered what is not of its API.
-    #[error("the runner answered what cannot be understood: {0}")]
+    /// The response does not conform to the runner's API.
+    #[error("the runner sent an invalid response: {0}")]
     InvalidResponse(String),
-    /// Whether the call arrived is not known.
+    /// The connection failed or timed out; the runner may have processed the call.
     #[error("the runner could not be reached: {0}")]
     Unreachable(String),
 }
@@ -68,9 +67,9 @@ impl CallError {
         Self::Unreachable(truncate(&cause.to_string()))
     }
 
-    /// A failure between a request and the end of its answer.
+    /// Converts an error of the HTTP client or of a response body.
     fn transport(error: &(dyn Error + 'static)) -> Self {
-        // The outermost error does not name the cause ("client error (Connect)"), so the whole chain is written out.
+        // The outermost error ("client error (Connect)") does not name the cause, so the message contains the whole chain.
         let chain = || std::iter::successors(Some(error), |&error| error.source());
         let text = chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
         let is_parse = |error: &(dyn Error + 'static)| error.downcast_ref().is_some_and(hyper::Error::is_parse);
@@ -78,24 +77,24 @@ impl CallError {
     }
 
     fn timed_out(time: Duration) -> Self {
-        Self::Unreachable(format!("nothing was heard for {} s", time.as_secs()))
+        Self::Unreachable(format!("it sent nothing for {} s", time.as_secs()))
     }
 }
 
-/// One state of an event stream as the runner sent it. Parsing is left to the reader, so that skipped states cost little.
+/// One line of an event stream, not yet parsed. The reader parses it, so that states that it skips cost little.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedState(String);
 
 impl EncodedState {
-    /// Its length in bytes.
+    /// Length in bytes.
     pub fn size(&self) -> usize {
         self.0.len()
     }
 
-    /// Parses it.
+    /// Parses the line.
     ///
     /// # Errors
-    /// [`CallError::InvalidResponse`] when it is no state.
+    /// [`CallError::InvalidResponse`] when the line is not a [`RunnerState`].
     pub fn decode(&self) -> Result<RunnerState, CallError> {
         serde_json::from_str(&self.0).map_err(CallError::invalid_response)
     }
@@ -123,11 +122,12 @@ impl Default for RunnerClient {
 }
 
 impl RunnerClient {
-    /// Binds a session, or asks what became of an earlier attempt: the call can be repeated. `traceparent` is the header of that
-    /// name (W3C Trace Context), below which the runner's spans stand.
+    /// Binds a session. The call is idempotent: repeated for the same UID, it returns the result of the earlier attempt.
+    /// `traceparent` is the header of that name (W3C Trace Context), the parent of the runner's spans.
     ///
     /// # Errors
-    /// [`CallError::Refused`] when the runner has no room; the session then is not there. After any other error it may be.
+    /// [`CallError::Refused`] when the runner has no free slot; the session then does not exist there. After any other error it
+    /// may exist.
     pub async fn bind(
         &self,
         address: IpAddr,
@@ -146,7 +146,7 @@ impl RunnerClient {
         serde_json::from_slice(&answer).map_err(CallError::invalid_response)
     }
 
-    /// Ends a session, or acknowledges that it ended. A session that is not there is as good as ended.
+    /// Ends a session, or acknowledges that it has ended. Succeeds when the runner does not know the session.
     pub async fn end(&self, address: IpAddr, token: &str, uid: &str) -> Result<(), CallError> {
         let call = request_head(Method::DELETE, address, &format!("/v1/sessions/{uid}"), token);
         match self.call(call, Bytes::new()).await {
@@ -155,12 +155,12 @@ impl RunnerClient {
         }
     }
 
-    /// Follows a runner of that many slots: its state now, then after each change, and the same again as a heartbeat. The first
-    /// state has arrived when this returns. The stream ends with an error when the runner is silent for 25 s, or sends a
-    /// line of more than [`RunnerState::max_bytes`].
+    /// Follows the state of a runner with that number of slots: the current state, one after each change, and repeated states as a
+    /// heartbeat. Returns once the first state has arrived. The stream ends with an error when the runner sends nothing for 25 s or
+    /// a line longer than [`RunnerState::max_bytes`].
     ///
     /// # Errors
-    /// When the runner refuses, or the first state has not arrived within 5 s.
+    /// When the runner rejects the call, or the first state does not arrive within 5 s.
     pub async fn events(
         &self,
         address: IpAddr,
@@ -190,12 +190,12 @@ impl RunnerClient {
         Ok(stream::once(async { Ok(first) }).chain(later))
     }
 
-    /// The body of an answer that is no refusal.
+    /// Returns the body of a successful response.
     async fn call(&self, head: request::Builder, body: Bytes) -> Result<Bytes, CallError> {
         let call = async { read_body(check_status(self.send(head, body).await?).await?).await };
         let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
         answer.unwrap_or_else(|_| {
-            Err(CallError::unreachable(format_args!("no whole answer came within {} s", CALL_TIMEOUT.as_secs())))
+            Err(CallError::unreachable(format_args!("no complete response within {} s", CALL_TIMEOUT.as_secs())))
         })
     }
 
@@ -205,7 +205,6 @@ impl RunnerClient {
     }
 }
 
-/// The head of a call.
 fn request_head(method: Method, address: IpAddr, path: &str, token: &str) -> request::Builder {
     let authority = std::net::SocketAddr::from((address, PORT));
     Request::builder()
@@ -223,7 +222,7 @@ impl<R: AsyncRead + Unpin> StateLines<R> {
         Some(match line {
             Ok(line) => Ok(EncodedState(line)),
             Err(LinesCodecError::MaxLineLengthExceeded) => {
-                Err(CallError::invalid_response("a state is larger than a runner of its slots can have"))
+                Err(CallError::invalid_response("a state is larger than the runner's number of slots allows"))
             }
             Err(LinesCodecError::Io(error)) => Err(CallError::transport(&error)),
         })
@@ -247,7 +246,7 @@ async fn read_body(response: Response<Incoming>) -> Result<Bytes, CallError> {
     match Limited::new(response.into_body(), MAX_BODY).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            Err(CallError::invalid_response(format_args!("{status}: an answer of more than {MAX_BODY} bytes")))
+            Err(CallError::invalid_response(format_args!("{status}: a body of more than {MAX_BODY} bytes")))
         }
         Err(error) => Err(CallError::transport(&*error)),
     }
@@ -270,14 +269,14 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    /// What a hostile runner answers, after the head of each request.
+    /// What a hostile runner sends after it has received the head of a request.
     #[derive(Clone)]
     enum Reply {
-        /// These bytes, and the end.
+        /// These bytes, then the end of the connection.
         Complete(Vec<u8>),
-        /// These bytes, and then these again and again for as long as they are read.
+        /// The first bytes once, then the second ones repeatedly until the client stops reading.
         Endless(Vec<u8>, Vec<u8>),
-        /// These bytes, and then nothing more.
+        /// These bytes, then nothing on a connection that stays open.
         Stalled(Vec<u8>),
     }
 
@@ -287,7 +286,7 @@ mod tests {
         sent: Arc<AtomicUsize>,
     }
 
-    /// A runner at an address of its own on the loopback network, since all runners listen on the same port.
+    /// Starts a runner on its own loopback address, because all runners listen on the same port.
     async fn runner(last: u8, reply: Reply) -> HostileRunner {
         let address = IpAddr::from([127, 83, 0, last]);
         let listener = TcpListener::bind((address, PORT)).await.unwrap();
@@ -317,7 +316,7 @@ mod tests {
         let _ = stream.write_all(first).await;
         match repeated {
             None => {}
-            // Until the client gives up.
+            // Reads until the client closes the connection.
             Some(None) => while stream.read_buf(&mut head).await.unwrap_or(0) > 0 {},
             Some(Some(repeated)) => {
                 while stream.write_all(repeated).await.is_ok() {
@@ -343,7 +342,7 @@ mod tests {
         }
     }
 
-    /// What came of all three calls. Each has to end by itself.
+    /// Makes all three calls, each of which must fail within its own deadline.
     async fn errors_of_all_calls(address: IpAddr) -> [CallError; 3] {
         let client = RunnerClient::default();
         let calls = async {
@@ -363,7 +362,7 @@ mod tests {
                 "{error}"
             );
         }
-        // What the sockets' own buffers took in is far from what a runner could send within a call's time.
+        // Socket buffers hold far less than a runner can send within a call's deadline.
         assert!(runner.sent.load(Ordering::Relaxed) < 3 * (32 << 20), "{:?}", runner.sent);
     }
 
@@ -377,7 +376,7 @@ mod tests {
         );
     }
 
-    /// The clock is stopped, and goes on at once when there is nothing to do but to wait: what ends has a deadline.
+    /// With the clock paused, tokio advances it as soon as every task waits for a timer, so a call without a deadline would hang.
     #[tokio::test]
     async fn times_out_when_a_response_or_the_first_state_stalls() {
         for (last, begun) in [
@@ -398,7 +397,7 @@ mod tests {
         assert!(matches!(error, CallError::Unreachable(_)), "{error}");
     }
 
-    /// hyper's own limit would let it through.
+    /// hyper's default limit of 400 KiB would accept these responses.
     #[tokio::test]
     async fn limits_response_headers_to_16_kib() {
         let answer = |bytes: usize| {
@@ -413,7 +412,7 @@ mod tests {
         }
     }
 
-    /// It is cut between characters, and the client says so in no more than a few words of its own.
+    /// The limit counts characters, not bytes, and the client adds only a short prefix to a truncated message.
     #[tokio::test]
     async fn truncates_messages_from_runners_to_1024_characters() {
         let long = "\u{e4}".repeat(30_000);
@@ -481,7 +480,7 @@ mod tests {
             [head("200 OK"), serde_json::to_vec(&state).unwrap(), b"\n".to_vec()].concat()
         };
         let limit = RunnerState::max_bytes(1);
-        // Far more than a head may have, and close to the limit.
+        // Far above the limit for heads, and just below the limit for states.
         let good =
             runner(12, Reply::Endless(head("200 OK"), line(limit - 1024)[head("200 OK").len()..].to_vec())).await;
         let client = RunnerClient::default();

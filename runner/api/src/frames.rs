@@ -1,53 +1,53 @@
-//! Follows WebSocket frames (RFC 6455 section 5.2) in a stream of bytes, for relays that pass the bytes on untouched.
+//! Finds WebSocket frame boundaries (RFC 6455 section 5.2) in a byte stream, for relays that forward the bytes unchanged.
 //!
-//! Only headers are read, and the code of a Close frame: payloads are skipped, whatever their size, and nothing is kept
-//! but the part of a header that a chunk ended in. Extensions (RSV bits) and masking are the business of the two ends.
+//! The scanner reads only frame headers and the status code of Close frames. It skips payloads of any size and buffers at most one
+//! partial header. Extensions (RSV bits) and masking are left to the two endpoints.
 
-/// The longest frame that is let through, in bytes of payload: what Playwright itself takes as one message.
+/// Largest payload of a data frame, in bytes: the largest message that Playwright accepts.
 pub const MAX_PAYLOAD: u64 = 256 << 20;
 
-/// The longest header: two bytes, a length of eight, a mask of four.
+/// Two bytes, an extended length of eight and a masking key of four.
 const MAX_HEADER: usize = 14;
-/// Control frames are at most so long (section 5.5), so a Close frame always fits.
+/// Largest payload of a control frame (section 5.5), in bytes.
 const MAX_CONTROL_PAYLOAD: u64 = 125;
-/// What a Close frame without a code means (section 7.1.5).
+/// Status code of a Close frame without one (section 7.1.5).
 const NO_STATUS_RECEIVED: u16 = 1005;
 
-/// Where one direction of a WebSocket stands between two chunks. It starts before the first frame, after the handshake.
+/// Tracks the frames of one direction of a WebSocket, starting after the opening handshake.
 #[derive(Clone, Debug, Default)]
 pub struct FrameScanner {
     header: [u8; MAX_HEADER],
-    /// Bytes of `header` that have come.
+    /// Bytes of `header` received.
     header_len: usize,
-    /// Present once the header is complete: the frame whose payload is being skipped.
+    /// The frame whose payload is being skipped; present once its header is complete.
     frame: Option<Frame>,
 }
 
-/// What one chunk brought.
+/// Findings in one chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Bytes of a data frame (opcode 0, 1 or 2) were in it.
+    /// Whether the chunk contains bytes of a data frame (opcode 0, 1 or 2).
     pub data: bool,
-    /// A Close frame ended in it: its code, 1005 when it has none.
+    /// Status code of a Close frame that ends in the chunk; 1005 for a Close frame without a code.
     pub close: Option<u16>,
-    /// Offset in the chunk just after the last frame that ended in it: there another frame may be put in.
+    /// Offset just after the last frame that ends in the chunk. A relay can insert a frame there.
     pub boundary: Option<usize>,
 }
 
-/// The bytes are no WebSocket frames that may pass. Nothing can be said of what follows: end the connection.
+/// The stream violates the protocol or a limit. The scanner has lost track of it, so the connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// An opcode that RFC 6455 keeps for later.
+    /// An opcode that RFC 6455 reserves.
     #[error("reserved WebSocket opcode {0:#x}")]
     ReservedOpcode(u8),
-    /// A control frame (Close, Ping, Pong) that is not the whole of its message.
+    /// A fragmented control frame (Close, Ping or Pong), which section 5.5 forbids.
     #[error("fragmented WebSocket control frame")]
     FragmentedControl,
-    /// A control frame longer than 125 bytes, or a Close frame with half a code.
+    /// A control frame longer than 125 bytes, or a Close frame with a payload of one byte.
     #[error("WebSocket control frame with a payload of {0} bytes")]
     ControlLength(u64),
     /// A data frame longer than [`MAX_PAYLOAD`].
-    #[error("WebSocket frame of {0} bytes; at most {MAX_PAYLOAD} may pass")]
+    #[error("WebSocket frame of {0} bytes; the limit is {MAX_PAYLOAD}")]
     TooLong(u64),
 }
 
@@ -56,7 +56,7 @@ struct Frame {
     opcode: Opcode,
     mask: [u8; 4],
     length: u64,
-    /// Bytes of the payload still to come.
+    /// Bytes of the payload not yet received.
     remaining: u64,
     /// The first two bytes of a Close frame, unmasked.
     code: [u8; 2],
@@ -81,10 +81,10 @@ impl Opcode {
 }
 
 impl FrameScanner {
-    /// Follows the next bytes of the stream, however they were cut.
+    /// Scans the next bytes of the stream. Chunks can begin and end anywhere in a frame.
     ///
     /// # Errors
-    /// When they are no frames that may pass; the scanner is of no use after that.
+    /// When the bytes are not valid frames. The scanner must not be used after an error.
     pub fn scan(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
         let mut scan = Scan::default();
         let mut at = 0;
@@ -116,12 +116,12 @@ impl FrameScanner {
         Ok(scan)
     }
 
-    /// Whether the bytes so far end with a whole frame: another one may be put in now.
+    /// Whether the bytes so far end with a complete frame, so that a relay can insert one.
     pub fn at_boundary(&self) -> bool {
         self.header_len == 0
     }
 
-    /// How long the header is, as far as its bytes tell.
+    /// Length of the header, as far as the bytes received determine it.
     fn expected_header_len(&self) -> usize {
         if self.header_len < 2 {
             return 2;
@@ -137,7 +137,7 @@ impl FrameScanner {
 }
 
 impl Frame {
-    /// The frame with this whole header.
+    /// Parses a complete header.
     fn parse(header: &[u8]) -> Result<Self, FrameError> {
         let opcode = Opcode::parse(header[0])?;
         let (head, mask) = match header.split_last_chunk() {
@@ -159,10 +159,9 @@ impl Frame {
         Ok(Self { opcode, mask, length, remaining: length, code: [0; 2] })
     }
 
-    /// Goes over the next bytes of the payload.
     fn skip(&mut self, bytes: &[u8]) {
         if self.opcode == Opcode::Close {
-            // At most 125, so both conversions are exact.
+            // A control frame has at most 125 bytes, so the conversion is exact.
             let start = usize::try_from(self.length - self.remaining).unwrap_or(usize::MAX);
             for (at, byte) in (start..self.code.len()).zip(bytes) {
                 self.code[at] = byte ^ self.mask[at];
@@ -182,7 +181,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A frame as RFC 6455 section 5.2 draws it.
+    /// Encodes a frame (RFC 6455 section 5.2).
     fn frame(fin: bool, opcode: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
         let masked = if mask.is_some() { 0x80 } else { 0 };
         let mut bytes = vec![u8::from(fin) << 7 | opcode];
@@ -203,7 +202,7 @@ mod tests {
         bytes
     }
 
-    /// What all chunks together brought, with the boundary counted from the start of the stream.
+    /// Merges the findings of all chunks, with the boundary as an offset in the stream, and returns whether the stream ends at one.
     fn scan_all<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Scan, bool), FrameError> {
         let (mut scanner, mut whole, mut passed) = (FrameScanner::default(), Scan::default(), 0);
         for chunk in chunks {
