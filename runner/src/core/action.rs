@@ -1,47 +1,45 @@
-//! What a caller may do with a session in which of its phases.
+//! The actions that a session allows in each of its phases.
 
 use camofleet_runner_api::SessionPhase;
 
-/// What a caller wants to do with a session that is listed.
+/// An action of a caller on a listed session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A repeated `PUT`, which takes over the time-outs.
+    /// A repeated `PUT`, which updates the timeouts.
     Bind,
     /// `DELETE`.
     End,
-    /// Count as active.
+    /// Reset the idle time.
     Touch,
-    /// Connect to its Playwright server.
+    /// Connect to the Playwright server.
     Connect,
-    /// Connect to its display.
+    /// Connect to the display.
     View,
 }
 
-/// Whether an action is possible.
+/// Whether a phase allows an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is carried out.
     Allowed,
-    /// It succeeds, and nothing changes.
+    /// The call succeeds without an effect.
     NoChange,
-    /// It is refused; the reason, as the end of a sentence about the session.
+    /// The call fails. Holds the rest of a sentence that begins with the session.
     Denied(&'static str),
 }
 
-/// Whether an action is possible in a phase.
 pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
     use Action::{Bind, Connect, End, Touch, View};
     use SessionPhase::{Ended, Ending, Ready, Starting};
     match (phase, action) {
-        // A new leader, or one that lost the answer, repeats the call; the time-outs may have changed since.
+        // A new leader, or one that lost the response, repeats the call, and the timeouts may have changed since.
         (Starting | Ready, Bind) => Verdict::Allowed,
         (Ending | Ended, Bind) => Verdict::NoChange,
-        // After a DELETE no caller reads how it ended, so it leaves the list by itself.
+        // After a DELETE no caller reads how the session ended, so it leaves the list without an acknowledgement.
         (Starting | Ready | Ending, End) => Verdict::Allowed,
         // The acknowledgement.
         (Ended, End) => Verdict::Allowed,
         (Ready, Touch) => Verdict::Allowed,
-        // Its idle time has not begun.
+        // The idle time of a starting session has not begun.
         (Starting, Touch) => Verdict::NoChange,
         (Ending | Ended, Touch) => Verdict::Denied("has ended"),
         (Starting, Connect | View) => Verdict::Denied("is still starting: wait until it is Ready"),

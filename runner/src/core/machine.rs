@@ -1,7 +1,7 @@
-//! The state machine of a runner: routes events and calls to its sessions and stacks.
+//! The state machine of a runner: routes events and calls to its sessions and stacks, and reconciles the two.
 //!
-//! There are never more stacks than slots. A stack that no session holds is hot, or on the way there. More of those than
-//! there are free slots are ended, so a session that no hot browser suits displaces one.
+//! There are never more stacks than slots. A stack without a session is a hot browser or is being launched as one. When there are
+//! more of them than free slots, the surplus is stopped, so a session that no hot browser suits displaces one.
 
 #[cfg(test)]
 mod tests;
@@ -22,16 +22,15 @@ use camofleet_runner_api::{
 };
 use std::time::Instant;
 
-/// The page that a browser loads as a proof.
+/// The page that a browser loads in the smoke test.
 const SMOKE_TEST_PAGE: &str = "data:text/html,<title>proof</title>";
 
-/// The state of a runner: one value, changed by one driver.
+/// The state of a runner. A single driver owns it.
 #[derive(Debug)]
 pub struct Machine {
     plan: Plan,
     sessions: Sessions,
     stacks: Stacks,
-    /// When the runner was told to end.
     draining_since: Option<Instant>,
     browser_version: Option<String>,
     launch_error: Option<String>,
@@ -41,7 +40,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A runner that has launched nothing yet: it begins with the first [`Event::Tick`].
+    /// Creates a runner without stacks. It launches the first ones on the first [`Event::Tick`].
     pub fn new(plan: Plan) -> Self {
         Self {
             plan,
@@ -56,7 +55,7 @@ impl Machine {
         }
     }
 
-    /// Handles an event. The driver carries out the effects, in this order.
+    /// Handles an event. Returns effects, which the driver applies in order.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         self.record_stable_browsers(now);
         match event {
@@ -74,14 +73,14 @@ impl Machine {
             Event::ClientConnected { stack } => self.sessions.client_connected(stack, now),
             Event::ClientDisconnected { stack } => self.sessions.client_disconnected(stack),
             Event::ClientActive { stack } => self.sessions.client_active(stack, now),
-            // Of two signals the first counts.
+            // A second signal does not extend the drain deadline.
             Event::Drain => self.draining_since = self.draining_since.or(Some(now)),
             Event::Tick => {}
         }
         self.reconcile(now)
     }
 
-    /// Binds a session, or takes over the time-outs of one that is here. [`Machine::session`] then describes it.
+    /// Binds a session, or updates the timeouts of a bound one. [`Machine::session`] then describes it.
     pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
         let result = match self.sessions.get(uid).map(|session| verdict(session.phase(), Action::Bind)) {
             None => self.admit(uid, request, now),
@@ -95,7 +94,7 @@ impl Machine {
         (result, self.reconcile(now))
     }
 
-    /// Begins to end a session, or forgets one that ended.
+    /// Begins to end a live session, or removes an ended one from the list.
     pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
         self.record_stable_browsers(now);
         let result = self.session_allowing(uid, Action::End).map(drop);
@@ -107,27 +106,28 @@ impl Machine {
         (result, self.reconcile(now))
     }
 
-    /// Counts a session as active.
+    /// Resets the idle time of a session.
     ///
     /// # Errors
-    /// When it is not here, or has ended.
+    /// When the session is unknown or has ended.
     pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
         self.session_allowing(uid, Action::Touch)?;
         self.sessions.touch(uid, now);
         Ok(())
     }
 
-    /// The stack to connect to for that action, and the session's display.
+    /// Returns the stack to connect to for an action, and the session's display.
     ///
     /// # Errors
-    /// When the session is not here, or not ready.
+    /// When the session is unknown or not ready.
     pub fn connect(&self, uid: &str, action: Action) -> Result<(StackId, Display), ErrorResponse> {
         let session = self.session_allowing(uid, action)?;
-        let stack = session.stack().expect("a session that may be connected to is ready, and so has a stack");
+        let stack = session.stack().expect("only ready sessions allow connections, and they have a stack");
         Ok((stack, session.display()))
     }
 
-    /// The earliest time after `now` at which [`Event::Tick`] changes anything. What was due by `now` is done, or waits for an event.
+    /// Returns the earliest time after `now` at which [`Event::Tick`] has an effect. Deadlines up to `now` have been handled, or
+    /// wait for an event.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let sessions =
             self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
@@ -142,20 +142,21 @@ impl Machine {
         deadlines.filter(|deadline| *deadline > now).min()
     }
 
-    /// Whether the runner was told to end and has nothing left to do.
+    /// Whether the runner has drained: no stack is left, and the ended sessions were acknowledged or have waited long enough.
     pub fn is_finished(&self, now: Instant) -> bool {
         self.draining_since.is_some()
             && self.stacks.is_empty()
             && (self.sessions.is_empty() || self.acknowledge_deadline().is_some_and(|deadline| deadline <= now))
     }
 
-    /// Whether it serves sessions, or could. A runner whose prewarmed browsers fail would fail the session's too. One that is spent stays
-    /// ready: its state says that it takes no more sessions, and a pod that is about to end as planned must raise no alarm.
+    /// Whether the runner serves sessions or could serve one. A runner whose prewarmed browsers fail is not ready, because a session's
+    /// browser would fail too. A spent runner stays ready: its state already tells the operator to bind no more sessions, and a pod
+    /// whose replacement is planned must not trigger alerts.
     pub fn is_ready(&self) -> bool {
         self.sessions.has_live() || (self.draining_since.is_none() && !self.backoff.is_failing())
     }
 
-    /// The state to publish after `previous`, with its generation and with what it says of the process.
+    /// Returns the state to publish. The generation and the fields that describe the process are copied from `previous`.
     pub fn describe(&self, previous: &RunnerState, now: Instant) -> RunnerState {
         RunnerState {
             boot_id: previous.boot_id.clone(),
@@ -174,20 +175,20 @@ impl Machine {
         }
     }
 
-    /// A session as it is published.
+    /// Returns a session in its published form.
     pub fn session(&self, uid: &str) -> Option<api::Session> {
         self.sessions.get(uid).map(|session| session.describe(uid))
     }
 
-    /// A session with how long it has been idle.
+    /// Returns a session with its idle time.
     ///
     /// # Errors
-    /// When it is not here.
+    /// When the session is unknown.
     pub fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, ErrorResponse> {
         self.sessions.get(uid).map(|session| session.report(uid, now)).ok_or_else(|| unknown(uid))
     }
 
-    /// Browsers that run and that a session can still get.
+    /// Returns the running browsers that have no session.
     pub fn hot_stacks(&self) -> impl Iterator<Item = StackId> {
         self.stacks.running_unassigned()
     }
@@ -197,16 +198,16 @@ impl Machine {
         if self.draining_since.is_some() {
             return refuse(
                 ErrorReason::Draining,
-                "this runner was told to go and takes no session: choose another".into(),
+                "this runner is draining and accepts no new session: choose another".into(),
             );
         }
         if self.is_spent() {
             let served = self.sessions.served();
-            let message = format!("this runner served {served} sessions, as many as it may: choose another");
+            let message = format!("this runner has served its total of {served} sessions: choose another");
             return refuse(ErrorReason::NoFreeSlot, message);
         }
         if self.free() == 0 {
-            let message = format!("all {} slots of this runner are taken: choose another", self.plan.slots);
+            let message = format!("all {} slots of this runner are occupied: choose another", self.plan.slots);
             return refuse(ErrorReason::NoFreeSlot, message);
         }
         let hot = self.stacks.pick_hot(request.display.into(), now);
@@ -218,7 +219,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Assigns a free stack to a session that has none.
+    /// Assigns a stack without a session to a session without a stack.
     fn assign(&mut self, uid: &str, stack: StackId, now: Instant) {
         self.stacks.assign(stack);
         self.sessions.assign(uid, stack);
@@ -260,7 +261,7 @@ impl Machine {
         }
     }
 
-    /// The page that is the proof was loaded or failed to. Either way its browser has served its purpose.
+    /// Evaluates the smoke test, and stops its browser in either case.
     fn smoke_test_finished(&mut self, id: StackId, error: Option<String>, now: Instant) {
         match error {
             None => {
@@ -268,13 +269,13 @@ impl Machine {
                 self.stop_stack(id);
             }
             Some(error) => {
-                self.stack_failed(id, &format!("the browser was launched and could not load a page: {error}"), now);
+                self.stack_failed(id, &format!("the browser was launched but could not load a page: {error}"), now);
                 self.effects.push(Effect::Stop { stack: id });
             }
         }
     }
 
-    /// A browser that has run long enough ends a row of failures. This is noted before anything is taken down.
+    /// Resets the backoff when a browser has run long enough. Must come before any stack is stopped.
     fn record_stable_browsers(&mut self, now: Instant) {
         for since in self.stacks.running_since() {
             self.backoff.browser_running(since, now);
@@ -282,8 +283,8 @@ impl Machine {
     }
 
     fn stack_removed(&mut self, id: StackId, now: Instant) {
-        // The driver reports a failure before, unless the stack was told to end. Should it not, no session may wait for the stack.
-        self.stack_failed(id, "the browser's supervision ended", now);
+        // The driver sends `Failed` first unless the core stopped the stack. If it did not, this keeps the session from waiting forever.
+        self.stack_failed(id, "the browser's supervisor exited", now);
         self.stacks.remove(id);
         self.sessions.stack_removed(id, now);
     }
@@ -308,14 +309,14 @@ impl Machine {
         }
     }
 
-    /// Does what is due, then what there is room for: sessions first, in order of arrival, then hot browsers.
+    /// Handles expired deadlines, then uses the free capacity: first for waiting sessions in order of arrival, then for hot browsers.
     fn reconcile(&mut self, now: Instant) -> Vec<Effect> {
         self.end_overdue_sessions(now);
         self.handle_overdue_stacks(now);
         self.assign_waiting_sessions(now);
         let preempted = self.preempt_smoke_test();
         if self.stop_surplus_stacks(now) || preempted {
-            // A launch that was ended leaves its turn to another.
+            // The stopped launch has freed capacity for another.
             self.assign_waiting_sessions(now);
         }
         self.run_smoke_test(now);
@@ -327,7 +328,7 @@ impl Machine {
     fn end_overdue_sessions(&mut self, now: Instant) {
         let drained = self.drain_deadline().is_some_and(|deadline| deadline <= now).then(|| {
             let seconds = self.plan.drain_timeout.as_secs();
-            let message = format!("the runner was told to go, and {seconds} s passed");
+            let message = format!("the runner was draining, and the drain timeout of {seconds} s passed");
             End { reason: EndReason::RunnerDrained, message }
         });
         let ends = self.sessions.iter().filter_map(|(uid, session)| {
@@ -347,7 +348,7 @@ impl Machine {
                     self.stack_failed(id, &format!("the browser was not ready after {seconds} s"), now);
                     self.effects.push(Effect::Stop { stack: id });
                 }
-                Overdue::Page => self.smoke_test_finished(id, Some(format!("nothing came of it in {seconds} s")), now),
+                Overdue::Page => self.smoke_test_finished(id, Some(format!("no result within {seconds} s")), now),
                 Overdue::Pong => self.stop_stack(id),
             }
         }
@@ -355,14 +356,14 @@ impl Machine {
 
     fn assign_waiting_sessions(&mut self, now: Instant) {
         for (uid, kind) in self.sessions.waiting() {
-            // A prewarm that is under way is ready sooner than a launch that begins now.
+            // A prewarm that is already launching is ready sooner than a new launch.
             let existing = self.stacks.pick_hot(kind, now).or_else(|| self.stacks.oldest_launching(kind));
             let Some(stack) = existing.or_else(|| self.launch_for_session(kind, now)) else { continue };
             self.assign(&uid, stack, now);
         }
     }
 
-    /// Ends hot browsers for which there is no free slot. Returns whether there were any.
+    /// Stops hot browsers that exceed the free slots. Returns whether there were any.
     fn stop_surplus_stacks(&mut self, now: Instant) -> bool {
         let mut stopped = false;
         while self.stacks.count_unassigned() > self.free() as usize {
@@ -373,8 +374,8 @@ impl Machine {
         stopped
     }
 
-    /// A session that waits goes before the proof, which is tried again later; and a runner that ends owes none. Returns whether a proof
-    /// was ended.
+    /// Stops a running smoke test when a session waits for capacity or the runner drains. Returns whether it stopped one. A stopped
+    /// test is repeated later, unless the runner drains.
     fn preempt_smoke_test(&mut self) -> bool {
         let must_yield = self.draining_since.is_some() || self.sessions.has_waiting();
         let Some(stack) = self.smoke_test.stack().filter(|_| must_yield) else { return false };
@@ -383,12 +384,12 @@ impl Machine {
         true
     }
 
-    /// Whether browsers may be launched that no session waits for.
+    /// Whether browsers can be launched ahead of demand.
     fn can_prewarm(&self, now: Instant) -> bool {
         !self.sessions.has_waiting() && self.backoff.retry_at().is_none_or(|retry_at| retry_at <= now)
     }
 
-    /// Launches the browser that has to load a page before any hot browser is worth launching.
+    /// Launches the browser of a pending smoke test.
     fn run_smoke_test(&mut self, now: Instant) {
         if let Some(kind) = self.smoke_test.pending_kind()
             && self.draining_since.is_none()
@@ -410,7 +411,7 @@ impl Machine {
         }
     }
 
-    /// The kind of hot browser of which most are missing.
+    /// Returns the kind of hot browser that is furthest below its configured number.
     fn missing_kind(&self) -> Option<Kind> {
         if self.stacks.count_unassigned() >= self.free() as usize {
             return None;
@@ -419,7 +420,8 @@ impl Machine {
         [Kind::Headful, Kind::Headless].into_iter().filter(|kind| missing(*kind) > 0).max_by_key(|kind| missing(*kind))
     }
 
-    /// Launches for a session. It does not wait for prewarms: the youngest, which is of the other kind, gives up its turn.
+    /// Launches a browser for a session. When prewarms use all launch capacity, the newest of them is stopped. It is of the other kind,
+    /// because the session would have taken one of its own kind.
     fn launch_for_session(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
         if self.has_stack_capacity() && !self.has_launch_capacity() {
             self.stop_stack(self.stacks.newest_launching()?);
@@ -448,7 +450,7 @@ impl Machine {
         self.effects.extend(self.stacks.take_due_pings(now).into_iter().map(|stack| Effect::Ping { stack }));
     }
 
-    /// How many sessions would be granted now.
+    /// Number of sessions that would be accepted now.
     fn free(&self) -> u32 {
         if self.draining_since.is_some() {
             return 0;
@@ -468,12 +470,12 @@ impl Machine {
         self.smoke_test.has_passed() && self.missing_kind().is_none() && self.stacks.all_responsive(now)
     }
 
-    /// When live sessions end because the runner does.
+    /// When the remaining live sessions of a draining runner end.
     fn drain_deadline(&self) -> Option<Instant> {
         self.draining_since.map(|since| since + self.plan.drain_timeout)
     }
 
-    /// When the runner stops waiting for acknowledgements; none while a session is live.
+    /// When a draining runner stops waiting for acknowledgements; `None` while a session is live.
     fn acknowledge_deadline(&self) -> Option<Instant> {
         self.sessions.acknowledge_deadline(self.draining_since?)
     }

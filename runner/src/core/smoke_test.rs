@@ -1,4 +1,4 @@
-//! Whether a browser can be launched here and load a page, as far as the runner has to prove that.
+//! The smoke test of a runner: a browser has to be launched and load a page before the runner counts as warm.
 
 use crate::core::{plan::Kind, stack::StackId};
 
@@ -7,21 +7,21 @@ pub(super) struct SmokeTest(State);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// A browser of that kind has to load a page.
+    /// A browser of that kind has yet to be launched for the test.
     Pending(Kind),
-    /// That browser tries.
+    /// That browser is launching or loading the page.
     Running(Kind, StackId),
-    /// It can, or the plan does not ask.
+    /// The test has passed, or the plan does not require one.
     Passed,
 }
 
 impl SmokeTest {
-    /// A proof by a browser of that kind; none is asked for without one.
+    /// A test with a browser of that kind, or no test.
     pub(super) fn new(kind: Option<Kind>) -> Self {
         Self(kind.map_or(State::Passed, State::Pending))
     }
 
-    /// The kind of browser that has to try, when none does.
+    /// Returns the kind of browser to launch, if the test is pending.
     pub(super) fn pending_kind(&self) -> Option<Kind> {
         match self.0 {
             State::Pending(kind) => Some(kind),
@@ -29,7 +29,7 @@ impl SmokeTest {
         }
     }
 
-    /// The browser that tries.
+    /// Returns the browser that runs the test.
     pub(super) fn stack(&self) -> Option<StackId> {
         match self.0 {
             State::Running(_, stack) => Some(stack),
@@ -41,21 +41,19 @@ impl SmokeTest {
         self.0 == State::Passed
     }
 
-    /// That browser begins to try.
     pub(super) fn start(&mut self, stack: StackId) {
         if let State::Pending(kind) = self.0 {
             self.0 = State::Running(kind, stack);
         }
     }
 
-    /// The browser that tried has not succeeded: another one has to try.
+    /// Makes a running test pending again, for another browser.
     pub(super) fn reset(&mut self) {
         if let State::Running(kind, _) = self.0 {
             self.0 = State::Pending(kind);
         }
     }
 
-    /// The browser that tried has loaded the page.
     pub(super) fn pass(&mut self) {
         self.0 = State::Passed;
     }

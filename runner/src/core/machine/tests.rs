@@ -1,5 +1,5 @@
-//! Random histories, without a runtime: the world below does what a shell could do, in any order, and checks after each
-//! step what must hold. Then a few histories by hand, for what a person should be able to read.
+//! Property tests over random histories: a simulated driver sends events and applies effects in any order, and checks the
+//! invariants after each step. Example tests follow for the behaviour that should be readable.
 
 #![allow(clippy::unchecked_time_subtraction, reason = "these times are long after the clock's beginning")]
 
@@ -75,8 +75,9 @@ struct World {
     now: Instant,
     stacks: BTreeMap<StackId, SimState>,
     kinds: BTreeMap<StackId, Kind>,
-    /// The session (uid, and the how manyth of that name) that each stack was ever assigned_to to.
+    /// The session (UID and incarnation) to which each stack was assigned.
     assigned_to: HashMap<StackId, (String, u32)>,
+    /// How often each UID was bound.
     incarnation: HashMap<String, u32>,
     opened: HashSet<StackId>,
     phases: HashMap<(String, u32), SessionPhase>,
@@ -112,19 +113,19 @@ impl World {
             match effect {
                 Effect::Launch { stack, kind } => {
                     self.kinds.insert(stack, kind);
-                    assert_eq!(self.stacks.insert(stack, SimState::Launching), None, "a name assigned_to twice");
+                    assert_eq!(self.stacks.insert(stack, SimState::Launching), None, "stack id reused");
                 }
                 Effect::Stop { stack } => {
-                    let was = self.stacks.insert(stack, SimState::Stopping).expect("only what runs is ended");
-                    assert_ne!(was, SimState::Stopping, "{stack:?} ended twice");
+                    let was = self.stacks.insert(stack, SimState::Stopping).expect("only existing stacks are stopped");
+                    assert_ne!(was, SimState::Stopping, "{stack:?} stopped twice");
                 }
                 Effect::Ping { stack } => {
                     assert_eq!(self.stacks[&stack], SimState::Running);
-                    assert!(!self.is_in_use(stack), "a session's browser is not to be disturbed");
+                    assert!(!self.is_in_use(stack), "pinged a browser in use");
                 }
                 Effect::OpenPage { stack, .. } => {
                     assert_eq!(self.stacks[&stack], SimState::Running);
-                    assert!(self.opened.insert(stack), "a start page opened twice");
+                    assert!(self.opened.insert(stack), "page opened twice");
                 }
             }
         }
@@ -162,7 +163,7 @@ impl World {
                 let sim = if nth % 2 == 0 { SimState::Launching } else { SimState::Running };
                 let Some(stack) = self.nth(nth, sim) else { return };
                 self.stacks.insert(stack, SimState::Stopping);
-                self.handle(Event::Failed { stack, message: "it broke".into() });
+                self.handle(Event::Failed { stack, message: "crashed".into() });
             }
             Step::Removed { nth } => {
                 let Some(stack) = self.nth(nth, SimState::Stopping) else { return };
@@ -177,7 +178,7 @@ impl World {
                 let Some(stack) = self.nth(nth, SimState::Running).filter(|stack| self.opened.contains(stack)) else {
                     return;
                 };
-                self.handle(Event::PageFinished { stack, error: (!loaded).then(|| "it did not".into()) });
+                self.handle(Event::PageFinished { stack, error: (!loaded).then(|| "not loaded".into()) });
             }
             Step::Client { nth, connects } => {
                 let Some(stack) = self.nth(nth, SimState::Running) else { return };
@@ -203,20 +204,20 @@ impl World {
         let (answer, effects) = self.machine.bind(uid, request, self.now);
         match (before, answer) {
             (Some(before), answer) => {
-                assert_eq!(answer, Ok(()), "a repeated PUT is answered");
-                assert_eq!(self.machine.sessions.served(), served, "a repeated PUT takes nothing");
+                assert_eq!(answer, Ok(()), "a repeated PUT succeeds");
+                assert_eq!(self.machine.sessions.served(), served, "a repeated PUT does not count as a new session");
                 assert_eq!(
                     self.machine.session(uid).map(|after| (after.tier, after.name)),
                     Some((before.tier, before.name))
                 );
             }
             (None, Ok(())) => {
-                assert!(free > 0 && !draining, "granted without room");
+                assert!(free > 0 && !draining, "accepted without a free slot");
                 *self.incarnation.entry(uid.to_owned()).or_default() += 1;
                 assert_eq!(self.machine.sessions.served(), served + 1);
             }
             (None, Err(error)) => {
-                assert_eq!(free, 0, "refused with room: {error}");
+                assert_eq!(free, 0, "rejected with a free slot: {error}");
                 assert_eq!(error.reason == ErrorReason::Draining, draining);
                 assert!(self.machine.session(uid).is_none());
             }
@@ -224,7 +225,7 @@ impl World {
         self.apply_effects(effects);
     }
 
-    /// Lets time pass, deadline by deadline. Before a deadline nothing changes.
+    /// Advances the clock from deadline to deadline, and checks that nothing changes in between.
     fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -232,8 +233,8 @@ impl World {
             let before = self.state();
             let quiet = deadline.map_or(end, |deadline| deadline - Duration::from_nanos(1)).max(self.now);
             self.now = quiet;
-            assert_eq!(self.machine.handle(Event::Tick, quiet), [], "something was due before the deadline");
-            assert_eq!(before, self.state(), "something changed before the deadline");
+            assert_eq!(self.machine.handle(Event::Tick, quiet), [], "effects before the deadline");
+            assert_eq!(before, self.state(), "state changed before the deadline");
             if let Some(deadline) = deadline {
                 self.now = deadline;
                 self.handle(Event::Tick);
@@ -241,7 +242,7 @@ impl World {
         }
     }
 
-    /// Lets time pass in which the first browser answers what it is asked.
+    /// Advances the clock while the first browser answers its pings.
     fn answering_pings(&mut self, time: Duration) {
         for _ in 0..time.as_secs() {
             self.wait(Duration::from_secs(1));
@@ -254,21 +255,21 @@ impl World {
         let state = self.state();
         let live = state.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count();
         let launching = self.stacks.values().filter(|sim| **sim == SimState::Launching).count();
-        assert!(self.stacks.len() <= plan.slots as usize, "more browsers than slots");
+        assert!(self.stacks.len() <= plan.slots as usize, "more stacks than slots");
         assert!(live <= plan.slots as usize, "more sessions than slots");
         assert!(launching <= plan.launches as usize, "too many launches at once");
-        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than in all");
+        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than the total");
         assert_eq!(state.spent, plan.sessions > 0 && self.machine.sessions.served() == plan.sessions);
         assert!(!(state.spent || state.draining) || state.free == 0);
         assert!(state.free as usize + live <= plan.slots as usize);
-        assert!(state.hot.headless + state.hot.headful <= state.free, "hot browsers that nobody can have");
+        assert!(state.hot.headless + state.hot.headful <= state.free, "more hot browsers than free slots");
         assert!(!state.warm || self.machine.missing_kind().is_none() && self.machine.smoke_test.has_passed());
         self.check_ownership();
         self.check_no_missed_launch(launching);
         for session in &state.sessions {
             let key = (session.uid.clone(), self.incarnation[&session.uid]);
             let before = self.phases.insert(key, session.phase);
-            assert!(before.is_none_or(|before| before <= session.phase), "a session went back");
+            assert!(before.is_none_or(|before| before <= session.phase), "phase moved backwards");
             assert_eq!(session.end.is_some(), session.phase >= SessionPhase::Ending);
         }
     }
@@ -277,12 +278,12 @@ impl World {
         let mut held = HashSet::new();
         for (uid, session) in self.machine.sessions.iter() {
             let Some(stack) = session.stack() else { continue };
-            assert!(held.insert(stack), "one browser for two sessions");
+            assert!(held.insert(stack), "stack shared by two sessions");
             let owner = (uid.to_owned(), self.incarnation[uid]);
             assert_eq!(
                 *self.assigned_to.entry(stack).or_insert_with(|| owner.clone()),
                 owner,
-                "a browser was used again"
+                "stack reused by another session"
             );
             let expected = match self.stacks[&stack] {
                 SimState::Launching => SessionPhase::Starting,
@@ -292,9 +293,9 @@ impl World {
             assert_eq!(session.phase(), expected);
         }
         let mut hot = self.machine.hot_stacks();
-        assert!(hot.all(|stack| !self.is_in_use(stack)), "a browser in use is offered to other sessions");
+        assert!(hot.all(|stack| !self.is_in_use(stack)), "hot browser is in use");
         for stack in self.assigned_to.keys().filter(|stack| !held.contains(*stack)) {
-            assert!(!self.stacks.contains_key(stack), "a browser outlived its session");
+            assert!(!self.stacks.contains_key(stack), "stack outlived its session");
         }
     }
 
@@ -306,24 +307,21 @@ impl World {
         let can_launch = for_sessions < plan.launches as usize;
         assert!(
             !has_slot || !can_launch || !self.machine.sessions.has_waiting(),
-            "a session waits although there is room"
+            "session waits despite free capacity"
         );
         let has_room = has_slot && launching < plan.launches as usize;
         let paused = self.machine.backoff.retry_at().is_some_and(|retry_at| retry_at > self.now);
-        assert!(
-            !has_room || paused || self.machine.missing_kind().is_none(),
-            "no browser is prewarmed although there is room"
-        );
+        assert!(!has_room || paused || self.machine.missing_kind().is_none(), "no prewarm despite free capacity");
         assert!(self.machine.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
     }
 
-    /// Told to go, with a shell that does its part, the runner connects to its end.
+    /// Drains the runner and checks that it finishes.
     fn drain_to_end(mut self) {
         self.handle(Event::Drain);
         self.wait(Duration::from_secs(300));
         assert!(
             self.stacks.values().all(|sim| *sim == SimState::Stopping),
-            "something goes on after the drain deadline"
+            "stack still alive after the drain deadline"
         );
         for stack in self.stacks.keys().copied().collect::<Vec<_>>() {
             self.stacks.remove(&stack);
@@ -386,7 +384,7 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
     assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
 }
 
-/// A runner of one slot that is to prove itself first.
+/// A runner with one slot and a pending smoke test.
 fn smoke_test_world() -> World {
     let drain_timeout = Duration::from_secs(60);
     let prewarm = Hot { headless: 1, headful: 0 };
@@ -405,7 +403,11 @@ fn is_warm_only_after_the_smoke_test_loads_a_page() {
     world.wait(Duration::from_secs(1));
     world.apply(Step::Launched { nth: 0 });
     world.apply(Step::Page { nth: 0, loaded: true });
-    assert_eq!((world.nth(0, SimState::Running), world.state().launch_error), (None, None), "it serves nobody");
+    assert_eq!(
+        (world.nth(0, SimState::Running), world.state().launch_error),
+        (None, None),
+        "the smoke test's browser is not reused"
+    );
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
     assert!(world.state().warm && world.state().hot.headless == 1);
@@ -423,14 +425,14 @@ fn a_hung_smoke_test_fails_and_does_not_delay_a_session() {
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.machine.session("s").unwrap().phase, SessionPhase::Ready);
-    assert!(!world.state().warm, "it owes the proof still");
+    assert!(!world.state().warm, "the smoke test is still pending");
 }
 
 #[test]
 fn a_session_of_the_other_kind_displaces_a_hot_browser() {
     let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
     world.bind("s", request(Display::LiveView, 60, 600, false));
-    assert_eq!(world.nth(0, SimState::Launching), None, "the room is not free yet");
+    assert_eq!(world.nth(0, SimState::Launching), None, "the displaced stack still occupies capacity");
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
     let session = world.machine.session("s").unwrap();
@@ -456,12 +458,12 @@ fn a_session_preempts_a_prewarm_launch() {
     assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, SimState::Stopping));
     world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.machine.session("other kind").unwrap().phase, SessionPhase::Ready);
-    // Then it is launched again.
+    // The preempted prewarm is launched again.
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.state().hot, Hot { headless: 1, headful: 0 });
 
-    // One of the session's kind is nobody's any more, and is what the session waits for.
+    // A prewarm of the session's own kind is assigned to it instead of being stopped.
     let mut world = World::new(plan);
     world.bind("same kind", request(Display::Headless, 60, 600, false));
     assert_eq!(world.stacks.len(), 1);
@@ -513,7 +515,7 @@ fn backs_off_when_hot_browsers_crash_early_in_a_row() {
         world.apply(Step::Failed { nth: 1 });
         world.apply(Step::Removed { nth: 0 });
         world.wait(Duration::from_secs(pause) - Duration::from_millis(1));
-        assert!(world.stacks.is_empty(), "after {lived} s alive it is replaced in less than {pause} s");
+        assert!(world.stacks.is_empty(), "crashed after {lived} s: replaced in less than {pause} s");
         world.wait(Duration::from_millis(1));
         world.apply(Step::Launched { nth: 0 });
         assert!(world.machine.is_ready() && world.state().warm);
@@ -521,7 +523,7 @@ fn backs_off_when_hot_browsers_crash_early_in_a_row() {
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         crash_and_expect_replacement_after(1, pause);
     }
-    // It was killed, or crashed once in a while: nothing is wrong with the next.
+    // A crash after a long uptime does not count towards the backoff.
     for _ in 0..3 {
         crash_and_expect_replacement_after(40, 1);
     }
@@ -540,7 +542,7 @@ fn idle_time_counts_from_the_last_activity_and_lifetime_from_the_bind() {
         world.machine.touch("busy", world.now).unwrap();
         assert_eq!(world.machine.report("busy", world.now).unwrap().idle_milliseconds, Some(0));
     }
-    assert_eq!(world.machine.report("idle", world.now).unwrap().idle_milliseconds, None, "it is over");
+    assert_eq!(world.machine.report("idle", world.now).unwrap().idle_milliseconds, None, "the session has ended");
     let reason = |world: &World, uid: &str| world.machine.session(uid).unwrap().end.map(|end| end.reason);
     assert_eq!(reason(&world, "idle"), Some(EndReason::IdleTimeout));
     assert_eq!(reason(&world, "busy"), None);
@@ -571,9 +573,9 @@ fn drains_sessions_and_waits_for_acknowledgements() {
     assert_eq!(
         world.stacks.values().filter(|sim| **sim == SimState::Stopping).count(),
         1,
-        "the hot browser is of no use now"
+        "the unused hot browser is stopped"
     );
-    assert!(world.machine.is_ready(), "it still serves");
+    assert!(world.machine.is_ready(), "a draining runner with sessions is ready");
     world.wait(Duration::from_secs(60));
     let reason = |world: &World, uid: &str| world.machine.session(uid).unwrap().end.unwrap().reason;
     assert_eq!(reason(&world, "ends"), EndReason::IdleTimeout);
