@@ -22,23 +22,24 @@ use tokio_util::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// From the dial to the last byte of the response. A hot bind takes milliseconds; a runner that needs longer is overloaded or gone.
+/// From the dial to the last byte of the response. A hot bind takes milliseconds; a runner that needs longer is
+/// overloaded or gone.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest silence on an event stream. Runners send a line at least every 10 s, so two missed lines and some slack mean that the
-/// stream is dead.
+/// Longest silence on an event stream. Runners send a line at least every 10 s, so two missed lines and some slack
+/// mean that the stream is dead.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Interval of the TCP probes that detect a lost node on an idle connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-/// Largest response body, in bytes. Pool owners choose the runner image, so the operator does not trust its responses and reads
-/// none of them without a limit.
+/// Largest response body, in bytes. Pool owners choose the runner image, so the operator does not trust its responses
+/// and reads none of them without a limit.
 const MAX_BODY: usize = 64 << 10;
 /// Largest response head, in bytes. hyper's own limit is 400 KiB.
 const MAX_HEAD: usize = 16 << 10;
 /// Longest message of a runner that is passed on, in characters. Messages end up in logs and conditions.
 const MAX_MESSAGE_CHARS: usize = 1024;
 
-/// HTTP client for runners. Clones are cheap and share a connection pool. It uses no proxy, because runners are pods, and follows
-/// no redirect, because a redirect would let a runner choose where the operator's request goes.
+/// HTTP client for runners. Clones are cheap and share a connection pool. It uses no proxy, because runners are pods,
+/// and follows no redirect, because a redirect would let a runner choose where the operator's request goes.
 #[derive(Clone, Debug)]
 pub struct RunnerClient {
     http: Client<HttpConnector, Full<Bytes>>,
@@ -69,7 +70,8 @@ impl CallError {
 
     /// Converts an error of the HTTP client or of a response body.
     fn transport(error: &(dyn Error + 'static)) -> Self {
-        // The outermost error ("client error (Connect)") does not name the cause, so the message contains the whole chain.
+        // The outermost error ("client error (Connect)") does not name the cause, so the message contains the whole
+        // chain.
         let chain = || std::iter::successors(Some(error), |&error| error.source());
         let text = chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
         let is_parse = |error: &(dyn Error + 'static)| error.downcast_ref().is_some_and(hyper::Error::is_parse);
@@ -122,12 +124,12 @@ impl Default for RunnerClient {
 }
 
 impl RunnerClient {
-    /// Binds a session. The call is idempotent: repeated for the same UID, it returns the result of the earlier attempt.
-    /// `traceparent` is the header of that name (W3C Trace Context), the parent of the runner's spans.
+    /// Binds a session. The call is idempotent: repeated for the same UID, it returns the result of the earlier
+    /// attempt. `traceparent` is the header of that name (W3C Trace Context), the parent of the runner's spans.
     ///
     /// # Errors
-    /// [`CallError::Refused`] when the runner has no free slot; the session then does not exist there. After any other error it
-    /// may exist.
+    /// [`CallError::Refused`] when the runner has no free slot; the session then does not exist there. After any
+    /// other error it may exist.
     pub async fn bind(
         &self,
         address: IpAddr,
@@ -155,9 +157,9 @@ impl RunnerClient {
         }
     }
 
-    /// Follows the state of a runner with that number of slots: the current state, one after each change, and repeated states as a
-    /// heartbeat. Returns once the first state has arrived. The stream ends with an error when the runner sends nothing for 25 s or
-    /// a line longer than [`RunnerState::max_bytes`].
+    /// Follows the state of a runner with that number of slots: the current state, one after each change, and
+    /// repeated states as a heartbeat. Returns once the first state has arrived. The stream ends with an error when
+    /// the runner sends nothing for 25 s or a line longer than [`RunnerState::max_bytes`].
     ///
     /// # Errors
     /// When the runner rejects the call, or the first state does not arrive within 5 s.
@@ -376,7 +378,8 @@ mod tests {
         );
     }
 
-    /// With the clock paused, tokio advances it as soon as every task waits for a timer, so a call without a deadline would hang.
+    /// With the clock paused, tokio advances it as soon as every task waits for a timer, so a call without a deadline
+    /// would hang.
     #[tokio::test]
     async fn times_out_when_a_response_or_the_first_state_stalls() {
         for (last, begun) in [

@@ -1,7 +1,8 @@
-//! Finds WebSocket frame boundaries (RFC 6455 section 5.2) in a byte stream, for relays that forward the bytes unchanged.
+//! Finds WebSocket frame boundaries (RFC 6455 section 5.2) in a byte stream, for relays that forward the bytes
+//! unchanged.
 //!
-//! The scanner reads only frame headers and the status code of Close frames. It skips payloads of any size and buffers at most one
-//! partial header. Extensions (RSV bits) and masking are left to the two endpoints.
+//! The scanner reads only frame headers and the status code of Close frames. It skips payloads of any size and
+//! buffers at most one partial header. Extensions (RSV bits) and masking are left to the two endpoints.
 
 /// Largest payload of a data frame, in bytes: the largest message that Playwright accepts.
 pub const MAX_PAYLOAD: u64 = 256 << 20;
@@ -202,7 +203,8 @@ mod tests {
         bytes
     }
 
-    /// Merges the findings of all chunks, with the boundary as an offset in the stream, and returns whether the stream ends at one.
+    /// Merges the findings of all chunks, with the boundary as an offset in the stream, and returns whether the
+    /// stream ends at one.
     fn scan_all<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Scan, bool), FrameError> {
         let (mut scanner, mut whole, mut passed) = (FrameScanner::default(), Scan::default(), 0);
         for chunk in chunks {

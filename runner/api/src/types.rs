@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerState {
-    /// Identifies one run of the runner process. A new boot id in the same pod means that every earlier session is lost.
+    /// Identifies one run of the runner process. A new boot id in the same pod means that every earlier session is
+    /// lost.
     pub boot_id: String,
     /// Increases with every change of this document. Comparable only within one boot id.
     pub generation: u64,
@@ -36,14 +37,14 @@ pub struct RunnerState {
 }
 
 impl RunnerState {
-    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that the operator has
-    /// not acknowledged. The operator binds no more than that, so it rejects a longer list.
+    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that
+    /// the operator has not acknowledged. The operator binds no more than that, so it rejects a longer list.
     pub const fn max_sessions(slots: u32) -> usize {
         2 * slots as usize + 16
     }
 
-    /// Maximum size of this document for a runner with that number of slots, in bytes of JSON: the runner's own fields, and for
-    /// each session its fields and the last output of its browser.
+    /// Maximum size of this document for a runner with that number of slots, in bytes of JSON: the runner's own
+    /// fields, and for each session its fields and the last output of its browser.
     pub const fn max_bytes(slots: u32) -> usize {
         (32 << 10) + (8 << 10) * Self::max_sessions(slots)
     }
@@ -104,8 +105,8 @@ pub struct SessionReport {
     /// The session as in [`RunnerState::sessions`].
     #[serde(flatten)]
     pub session: Session,
-    /// Milliseconds since the last client activity; absent unless the session is `Ready`. [`RunnerState`] omits it, because it
-    /// would otherwise change all the time.
+    /// Milliseconds since the last client activity; absent unless the session is `Ready`. [`RunnerState`] omits it,
+    /// because it would otherwise change all the time.
     pub idle_milliseconds: Option<u64>,
 }
 

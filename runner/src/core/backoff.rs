@@ -4,7 +4,8 @@ use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::{Duration, Instant};
 
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// Uptime of a browser that resets the backoff. A successful launch alone does not, because the browser may crash at its first page.
+/// Uptime of a browser that resets the backoff. A successful launch alone does not, because the browser may crash at
+/// its first page.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// The consecutive failures, until a browser launched after them has been up for [`STABLE_AFTER`].

@@ -1,7 +1,8 @@
 //! The state machine of a runner: routes events and calls to its sessions and stacks, and reconciles the two.
 //!
-//! There are never more stacks than slots. A stack without a session is a hot browser or is being launched as one. When there are
-//! more of them than free slots, the surplus is stopped, so a session that no hot browser suits displaces one.
+//! There are never more stacks than slots. A stack without a session is a hot browser or is being launched as one.
+//! When there are more of them than free slots, the surplus is stopped, so a session that no hot browser suits
+//! displaces one.
 
 #[cfg(test)]
 mod tests;
@@ -126,8 +127,8 @@ impl Machine {
         Ok((stack, session.display()))
     }
 
-    /// Returns the earliest time after `now` at which [`Event::Tick`] has an effect. Deadlines up to `now` have been handled, or
-    /// wait for an event.
+    /// Returns the earliest time after `now` at which [`Event::Tick`] has an effect. Deadlines up to `now` have been
+    /// handled, or wait for an event.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let sessions =
             self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
@@ -142,21 +143,23 @@ impl Machine {
         deadlines.filter(|deadline| *deadline > now).min()
     }
 
-    /// Whether the runner has drained: no stack is left, and the ended sessions were acknowledged or have waited long enough.
+    /// Whether the runner has drained: no stack is left, and the ended sessions were acknowledged or have waited long
+    /// enough.
     pub fn is_finished(&self, now: Instant) -> bool {
         self.draining_since.is_some()
             && self.stacks.is_empty()
             && (self.sessions.is_empty() || self.acknowledge_deadline().is_some_and(|deadline| deadline <= now))
     }
 
-    /// Whether the runner serves sessions or could serve one. A runner whose prewarmed browsers fail is not ready, because a session's
-    /// browser would fail too. A spent runner stays ready: its state already tells the operator to bind no more sessions, and a pod
-    /// whose replacement is planned must not trigger alerts.
+    /// Whether the runner serves sessions or could serve one. A runner whose prewarmed browsers fail is not ready,
+    /// because a session's browser would fail too. A spent runner stays ready: its state already tells the operator
+    /// to bind no more sessions, and a pod whose replacement is planned must not trigger alerts.
     pub fn is_ready(&self) -> bool {
         self.sessions.has_live() || (self.draining_since.is_none() && !self.backoff.is_failing())
     }
 
-    /// Returns the state to publish. The generation and the fields that describe the process are copied from `previous`.
+    /// Returns the state to publish. The generation and the fields that describe the process are copied from
+    /// `previous`.
     pub fn describe(&self, previous: &RunnerState, now: Instant) -> RunnerState {
         RunnerState {
             boot_id: previous.boot_id.clone(),
@@ -283,7 +286,8 @@ impl Machine {
     }
 
     fn stack_removed(&mut self, id: StackId, now: Instant) {
-        // The driver sends `Failed` first unless the core stopped the stack. If it did not, this keeps the session from waiting forever.
+        // The driver sends `Failed` first unless the core stopped the stack. If it did not, this keeps the session
+        // from waiting forever.
         self.stack_failed(id, "the browser's supervisor exited", now);
         self.stacks.remove(id);
         self.sessions.stack_removed(id, now);
@@ -309,7 +313,8 @@ impl Machine {
         }
     }
 
-    /// Handles expired deadlines, then uses the free capacity: first for waiting sessions in order of arrival, then for hot browsers.
+    /// Handles expired deadlines, then uses the free capacity: first for waiting sessions in order of arrival, then
+    /// for hot browsers.
     fn reconcile(&mut self, now: Instant) -> Vec<Effect> {
         self.end_overdue_sessions(now);
         self.handle_overdue_stacks(now);
@@ -374,8 +379,8 @@ impl Machine {
         stopped
     }
 
-    /// Stops a running smoke test when a session waits for capacity or the runner drains. Returns whether it stopped one. A stopped
-    /// test is repeated later, unless the runner drains.
+    /// Stops a running smoke test when a session waits for capacity or the runner drains. Returns whether it stopped
+    /// one. A stopped test is repeated later, unless the runner drains.
     fn preempt_smoke_test(&mut self) -> bool {
         let must_yield = self.draining_since.is_some() || self.sessions.has_waiting();
         let Some(stack) = self.smoke_test.stack().filter(|_| must_yield) else { return false };
@@ -420,8 +425,8 @@ impl Machine {
         [Kind::Headful, Kind::Headless].into_iter().filter(|kind| missing(*kind) > 0).max_by_key(|kind| missing(*kind))
     }
 
-    /// Launches a browser for a session. When prewarms use all launch capacity, the newest of them is stopped. It is of the other kind,
-    /// because the session would have taken one of its own kind.
+    /// Launches a browser for a session. When prewarms use all launch capacity, the newest of them is stopped. It is
+    /// of the other kind, because the session would have taken one of its own kind.
     fn launch_for_session(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
         if self.has_stack_capacity() && !self.has_launch_capacity() {
             self.stop_stack(self.stacks.newest_launching()?);

@@ -13,7 +13,8 @@ pub enum Event {
         /// Version that the browser reports.
         version: String,
     },
-    /// A browser, its server or its display failed. The driver tears the stack down without an effect and then sends `Removed`.
+    /// A browser, its server or its display failed. The driver tears the stack down without an effect and then sends
+    /// `Removed`.
     Failed {
         /// The failed stack.
         stack: StackId,

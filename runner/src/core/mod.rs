@@ -1,9 +1,10 @@
-//! Decides which session gets which browser, and when browsers are launched and stopped. A pure state machine without clock,
-//! processes or sockets: it takes events with the current time and returns effects, which a driver applies.
+//! Decides which session gets which browser, and when browsers are launched and stopped. A pure state machine without
+//! clock, processes or sockets: it takes events with the current time and returns effects, which a driver applies.
 //!
-//! `machine` routes events and calls. `sessions` and `stack` hold the sessions and the browsers, `smoke_test` the state of the test
-//! that a runner has to pass before it counts as warm, and `backoff` the delay after failed launches. `action` lists which actions a
-//! session allows in which phase, and `term` rejects calls of earlier leaders.
+//! `machine` routes events and calls. `sessions` and `stack` hold the sessions and the browsers, `smoke_test` the
+//! state of the test that a runner has to pass before it counts as warm, and `backoff` the delay after failed
+//! launches. `action` lists which actions a session allows in which phase, and `term` rejects calls of earlier
+//! leaders.
 
 mod action;
 mod backoff;

@@ -126,7 +126,8 @@ impl Session {
         acknowledged
     }
 
-    /// Records that the operator needs the end's details no longer. Returns whether the session can be removed from the list.
+    /// Records that the operator needs the end's details no longer. Returns whether the session can be removed from
+    /// the list.
     pub(super) fn acknowledge(&mut self) -> bool {
         match &mut self.phase {
             Phase::Ending { acknowledged, .. } => {

@@ -1,7 +1,7 @@
 //! The stacks of a runner. A stack is one browser with its Playwright server and, when it is headful, its display.
 //!
-//! A stack is launched, may wait as a hot browser, serves at most one session, and is stopped. It occupies capacity until all its
-//! processes and files are gone:
+//! A stack is launched, may wait as a hot browser, serves at most one session, and is stopped. It occupies capacity
+//! until all its processes and files are gone:
 //!
 //! ```text
 //! Launching ──► Running ──► Stopping ──► (gone)
@@ -20,8 +20,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const RESPONSIVE_WINDOW: Duration = Duration::from_secs(11);
 /// A hot browser that has not answered for this long is replaced.
 pub(super) const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(21);
-/// Longest launch, and longest load of the smoke test's page. Playwright's own launch timeout is shorter and reports a better error;
-/// this one covers a hung Node process.
+/// Longest launch, and longest load of the smoke test's page. Playwright's own launch timeout is shorter and reports
+/// a better error; this one covers a hung Node process.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Identifies a stack within one run of a runner. Ids are never reused.
@@ -104,8 +104,8 @@ impl Stack {
         }
     }
 
-    /// Returns when a hot browser has to be pinged, and when it stops being responsive. The latter changes the published state, so it
-    /// is a deadline too.
+    /// Returns when a hot browser has to be pinged, and when it stops being responsive. The latter changes the
+    /// published state, so it is a deadline too.
     fn hot_deadlines(&self) -> [Option<Instant>; 2] {
         match (&self.state, self.purpose) {
             (State::Running { last_pong, last_ping, .. }, Purpose::Prewarm) => {
@@ -164,7 +164,8 @@ impl Stacks {
         }
     }
 
-    /// Marks a failed stack as stopping. Returns the reason for its session's end, or `None` when the stack was already stopping.
+    /// Marks a failed stack as stopping. Returns the reason for its session's end, or `None` when the stack was
+    /// already stopping.
     pub(super) fn failed(&mut self, id: StackId) -> Option<EndReason> {
         let stack = self.stacks.get_mut(&id)?;
         let reason = match stack.state {
@@ -213,7 +214,8 @@ impl Stacks {
         self.stacks.iter().filter_map(overdue).collect()
     }
 
-    /// Returns the times at which [`Stacks::overdue`], [`Stacks::take_due_pings`] or [`Stacks::hot`] change without an event.
+    /// Returns the times at which [`Stacks::overdue`], [`Stacks::take_due_pings`] or [`Stacks::hot`] change without
+    /// an event.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         let timeouts = self.stacks.values().filter_map(|stack| stack.timeout().map(|(at, _)| at));
         timeouts.chain(self.stacks.values().flat_map(Stack::hot_deadlines).flatten())
@@ -285,8 +287,8 @@ impl Stacks {
         self.unassigned().filter(|(_, stack)| stack.is_launching()).map(|(id, _)| id).max()
     }
 
-    /// Returns the unassigned stack to stop first: an unresponsive one, otherwise one of the kind that exceeds its configured number
-    /// most.
+    /// Returns the unassigned stack to stop first: an unresponsive one, otherwise one of the kind that exceeds its
+    /// configured number most.
     pub(super) fn least_useful(&self, prewarm: Hot, now: Instant) -> Option<StackId> {
         let surplus = |kind: Kind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.of(prewarm));
         let worst = self.unassigned().max_by_key(|(_, stack)| {

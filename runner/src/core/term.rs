@@ -10,7 +10,8 @@ use std::sync::{
 #[derive(Clone, Debug, Default)]
 pub struct Epochs(Arc<AtomicU64>);
 
-/// The term of a calling leader. It can end between authentication and the call itself, because the request body may arrive slowly.
+/// The term of a calling leader. It can end between authentication and the call itself, because the request body may
+/// arrive slowly.
 #[derive(Clone, Debug)]
 pub struct Term {
     epoch: u64,

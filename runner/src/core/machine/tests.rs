@@ -1,5 +1,5 @@
-//! Property tests over random histories: a simulated driver sends events and applies effects in any order, and checks the
-//! invariants after each step. Example tests follow for the behaviour that should be readable.
+//! Property tests over random histories: a simulated driver sends events and applies effects in any order, and checks
+//! the invariants after each step. Example tests follow for the behaviour that should be readable.
 
 #![allow(clippy::unchecked_time_subtraction, reason = "these times are long after the clock's beginning")]
 
