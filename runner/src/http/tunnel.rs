@@ -91,8 +91,8 @@ pub(crate) async fn playwright(
         if let Ok((client, server)) = tokio::try_join!(client, server) {
             let connected_client = ConnectedClient::connect(runner, stack);
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            relay(client, server, endpoints.closed, |sender, receiver| {
-                copy_client_frames(sender, receiver, connected_client)
+            relay(client, server, endpoints.closed, |client_reader, server_writer| {
+                copy_client_frames(client_reader, server_writer, connected_client)
             })
             .await;
         }
@@ -189,13 +189,13 @@ async fn relay<Client, Server, Upstream, Copying>(
     Upstream: FnOnce(tokio::io::ReadHalf<Client>, tokio::io::WriteHalf<Server>) -> Copying,
     Copying: Future<Output = io::Result<()>>,
 {
-    let (client_sends, mut client_reads) = tokio::io::split(client);
-    let (mut server_sends, server_reads) = tokio::io::split(server);
-    let mut upstream = pin!(upstream(client_sends, server_reads));
+    let (client_reader, mut client_writer) = tokio::io::split(client);
+    let (mut server_reader, server_writer) = tokio::io::split(server);
+    let mut upstream = pin!(upstream(client_reader, server_writer));
     let mut downstream = pin!(async {
-        match copy(&mut server_sends, &mut client_reads).await {
-            Ok(()) => client_reads.shutdown().await,
-            Err(_) => drain(server_sends).await,
+        match copy(&mut server_reader, &mut client_writer).await {
+            Ok(()) => client_writer.shutdown().await,
+            Err(_) => drain(server_reader).await,
         }
     });
     tokio::select! {
