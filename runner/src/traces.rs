@@ -1,9 +1,9 @@
-//! The runner's spans of a session's start, below the operator's of its call:
+//! Exports the runner's spans of a session's start, as children of the operator's span:
 //!
 //! ```text
-//! bind (of the operator)
-//! └── bind (of the runner)      the request
-//!     ├── launch                of a cold browser, until clients may connect
+//! bind (operator)
+//! └── bind (runner)             the request
+//!     ├── launch                of a cold browser, until clients can connect
 //!     └── start page            until it is loaded
 //! ```
 
@@ -11,7 +11,7 @@ use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, Star
 use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
-/// A request to bind a session that is traced.
+/// A traced request to bind a session.
 #[derive(Clone, Debug)]
 pub(crate) struct TracedBind {
     tracer: Arc<Tracer>,
@@ -21,14 +21,14 @@ pub(crate) struct TracedBind {
 }
 
 impl TracedBind {
-    /// One that comes now with that header. None: nobody wants to know, or it is not one of those that are recorded.
+    /// Starts the span of a request. Returns `None` when the runner exports no traces or the caller does not record this one.
     pub(crate) fn new(tracer: Option<&Arc<Tracer>>, traceparent: Option<&str>) -> Option<Self> {
         let tracer = tracer?.clone();
         let caller = Place::read(traceparent?)?;
         Some(Self { tracer, caller, place: caller.below(), start: SystemTime::now() })
     }
 
-    /// It is answered; refused, where there is a reason for that.
+    /// Ends the span of the request, as failed if there is an error.
     pub(crate) fn finish(&self, uid: &str, error: Option<ErrorReason>) {
         self.tracer.tell(Span {
             place: self.place,
@@ -56,19 +56,19 @@ impl TracedBind {
     }
 }
 
-/// Sessions that are traced and not all ready yet.
+/// Traced sessions that are launching or loading their start page.
 #[derive(Debug, Default)]
 pub(crate) struct SessionStarts(HashMap<String, Start>);
 
 #[derive(Debug)]
 struct Start {
     bind: TracedBind,
-    /// When clients could connect, once they can.
+    /// When the session became ready.
     ready: Option<SystemTime>,
 }
 
 impl SessionStarts {
-    /// A session was bound by that request, or was by an earlier one: then its start is over, or that one's.
+    /// Tracks the start of a session. A repeated request does not replace the first one, and a finished start is not tracked.
     pub(crate) fn track(&mut self, session: &Session, bind: TracedBind) {
         let ready = match session.phase {
             SessionPhase::Starting => None,
@@ -78,7 +78,7 @@ impl SessionStarts {
         self.0.entry(session.uid.clone()).or_insert(Start { bind, ready });
     }
 
-    /// Tells what is over.
+    /// Ends the spans of all phases that have finished.
     pub(crate) fn record_progress(&mut self, state: &RunnerState) {
         self.0.retain(|uid, start| {
             let Some(session) = state.session(uid) else { return false };
@@ -97,7 +97,7 @@ impl SessionStarts {
             match (&session.start_page, session.phase) {
                 (StartPage::Loading, SessionPhase::Ready) => return true,
                 (StartPage::Loaded, _) => start.bind.record_phase("start page", ready, now, None),
-                // Why is the session's to tell: the words may have the page's address.
+                // The cause is omitted, because the browser's message can contain the page's address.
                 (StartPage::Failed { .. }, _) => start.bind.record_phase("start page", ready, now, Some("failed")),
                 (StartPage::None | StartPage::Loading, _) => {}
             }

@@ -1,4 +1,4 @@
-//! Refusals as responses.
+//! The API's error responses.
 
 use axum::{
     Json,
@@ -7,7 +7,7 @@ use axum::{
 };
 use camofleet_runner_api::{ErrorReason, ErrorResponse};
 
-/// A refusal as a response.
+/// An error that a handler returns; it becomes a response with its [`ErrorResponse`] as the body.
 pub(crate) struct ApiError(ErrorResponse);
 
 impl From<ErrorResponse> for ApiError {
@@ -23,7 +23,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The refusal of a valid token that is not for this.
+/// The error for a valid token that does not permit the call.
 pub(crate) fn forbidden(why: &str) -> ApiError {
     ErrorResponse { reason: ErrorReason::Forbidden, message: why.to_owned() }.into()
 }

@@ -1,5 +1,5 @@
-//! What handlers take from requests. A handler gets its session's UID only from one of these extractors, each of which has checked
-//! the token: none can forget to.
+//! Extractors that authenticate and authorize requests. Each checks the token, and a handler gets a session's UID only from one of
+//! them, so no handler can skip the check.
 
 use crate::{
     core::Term,
@@ -15,25 +15,25 @@ use axum::{
 use camofleet_auth::token::{Caller, Scope};
 use camofleet_runner_api::{ErrorReason, ErrorResponse};
 
-const OPERATORS_CALL: &str = "this call is the operator's";
+const OPERATORS_CALL: &str = "only the operator can make this call";
 
-/// The operator, about no session.
+/// A call of the operator that concerns no session.
 pub(crate) struct Operator;
 
-/// Anybody with a token.
+/// A call of the operator or the gateway that concerns no session.
 pub(crate) struct AnyCaller;
 
-/// The operator in this term, about the session with this UID.
+/// A call of the operator in this term on the session with this UID.
 pub(crate) struct OperatorOnSession(pub(crate) String, pub(crate) Term);
 
-/// The operator or the gateway, about the session with this UID.
+/// A call of the operator or the gateway on the session with this UID.
 pub(crate) struct AnyCallerOnSession(pub(crate) String);
 
-/// The gateway, for a connection to the session with this UID in this scope.
+/// A call of the gateway with a hop token for this session.
 pub(crate) struct GatewayOnSession {
     pub(crate) uid: String,
     pub(crate) scope: Scope,
-    /// Id of the user's token, when that is good for one connection only.
+    /// Id of the user's token, if that permits a single connection.
     pub(crate) single_use_id: Option<String>,
 }
 
@@ -94,7 +94,7 @@ impl FromRequestParts<AppState> for GatewayOnSession {
                 Ok(Self { uid, scope, single_use_id })
             }
             Caller::Gateway { .. } => Err(forbidden("the token is for another session")),
-            Caller::Operator { .. } => Err(forbidden("only the gateway connects to sessions")),
+            Caller::Operator { .. } => Err(forbidden("only the gateway can connect to sessions")),
         }
     }
 }

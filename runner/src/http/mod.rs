@@ -1,4 +1,4 @@
-//! The HTTP API for operator and gateway, and the tunnels into sessions.
+//! The HTTP API for the operator and the gateway, including the tunnels into sessions.
 
 pub(crate) mod auth;
 mod error;

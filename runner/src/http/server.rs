@@ -1,4 +1,4 @@
-//! The HTTP API: each handler takes what its extractors proved, asks the driver, and puts the answer into words.
+//! The routes and handlers of the HTTP API. Handlers delegate to the driver.
 
 use crate::{
     http::{
@@ -26,16 +26,16 @@ use futures::stream;
 use std::{convert::Infallible, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
-/// How often a reader of events hears the state again when nothing changes.
+/// Interval at which the event stream repeats an unchanged state.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The kubelet's probes, which take no token.
+/// Routes of the kubelet's probes, which need no token.
 pub(crate) fn probes(runner: RunnerHandle) -> Router {
     admin::probes(move || not_ready(&runner))
 }
 
-/// The API, behind a token, and for one version more the probes: pods whose shape was published by an operator that does not know
-/// of the probes' own port have them probed here.
+/// Routes of the API, which need a token. For one more version it also serves the probes, because the pods of operators older than
+/// the separate probe port are probed on this port.
 pub(crate) fn router(app: AppState) -> Router {
     let probes = probes(app.runner.clone());
     Router::new()
@@ -54,8 +54,8 @@ fn not_ready(runner: &RunnerHandle) -> Option<String> {
     let published = published.borrow();
     match (published.ready, &published.state.launch_error) {
         (true, _) => None,
-        (false, Some(error)) => Some(format!("browsers cannot be launched: {error}")),
-        (false, None) => Some("no sessions are taken, and none is here".to_owned()),
+        (false, Some(error)) => Some(format!("cannot launch browsers: {error}")),
+        (false, None) => Some("the runner accepts no new sessions and has none".to_owned()),
     }
 }
 
@@ -67,7 +67,7 @@ async fn events(_: Operator, State(runner): State<RunnerHandle>) -> Response {
     let mut published = runner.published();
     published.mark_changed();
     let lines = stream::unfold(published, |mut published| async {
-        // Without a change in time the same is said again. A runner that ends ends the stream.
+        // A timeout repeats the state. A closed channel means that the runner has ended.
         if let Ok(Err(_)) = timeout(HEARTBEAT, published.changed()).await {
             return None;
         }

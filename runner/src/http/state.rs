@@ -1,4 +1,4 @@
-//! What all handlers share.
+//! Shared state of the HTTP handlers.
 
 use crate::{
     http::{auth::Authenticator, tunnel_limiter::TunnelLimiter},
@@ -8,12 +8,11 @@ use axum::extract::FromRef;
 use camofleet_runtime::traces::Tracer;
 use std::sync::Arc;
 
-/// What every handler may use.
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) runner: RunnerHandle,
-    /// Where spans go, if anywhere.
+    /// Present if the runner exports traces.
     pub(crate) tracer: Option<Arc<Tracer>>,
     pub(crate) tunnels: Arc<TunnelLimiter>,
 }

@@ -1,6 +1,8 @@
-//! Connections into sessions: the upgrade is answered by the session's own server, and then bytes are passed on, both ways
-//! at once, as they are. Close codes pass by themselves. A client that is lost without a Close frame is dropped on the other
-//! side without one too, so that the server sees an abnormal closure and the client may come back.
+//! Tunnels into sessions: after the upgrade, bytes are copied unchanged in both directions between the gateway and the session's
+//! Playwright server or display.
+//!
+//! Close frames pass through with their codes. When a client is lost without a Close frame, the server's connection is closed
+//! without one too, so that the server sees an abnormal closure and keeps the client's contexts for a reconnect.
 
 use crate::{
     core::{Action, Event, StackId},
@@ -37,19 +39,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How much is read at once, in each direction.
+/// Bytes read at once, per direction.
 const BUFFER_SIZE: usize = 64 * 1024;
 /// How long the session's server may take to answer an upgrade.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest body of a refusal that is passed on.
+/// Largest error body of the session's server that is forwarded, in bytes.
 const MAX_ERROR_BODY: usize = 64 * 1024;
-/// A busy client's activity is told this often.
+/// Minimum interval between activity events of one client.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a client may take to hang up once its session's server did. Hanging up on one that still sends would take from
-/// it the last bytes that it has not read (a reset discards them).
+/// How long one side can take to close its connection after the other has. Closing the connection of a side that still sends would
+/// cause a reset, which discards the last bytes that it has not read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What of the client's handshake is for the Playwright server: its version, and the WebSocket's (RFC 6455 section 4.1).
+/// Headers of the client's handshake that the Playwright server gets: the client's version, and those of the WebSocket (RFC 6455
+/// section 4.1).
 const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::USER_AGENT,
     header::UPGRADE,
@@ -59,7 +62,7 @@ const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
-/// Connects a Playwright client with the session's Playwright server.
+/// Connects a Playwright client to the session's Playwright server.
 pub(crate) async fn playwright(
     caller: GatewayOnSession,
     State(AppState { runner, tunnels, .. }): State<AppState>,
@@ -67,10 +70,10 @@ pub(crate) async fn playwright(
 ) -> Result<Response, ApiError> {
     match caller.scope {
         Scope::Connect => {}
-        Scope::Control | Scope::View => return Err(forbidden("driving the browser takes the scope connect")),
+        Scope::Control | Scope::View => return Err(forbidden("connecting to the browser requires the scope connect")),
     }
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
-        return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
+        return Err(invalid("this endpoint is a WebSocket: send `Connection: Upgrade` and `Upgrade: websocket`"));
     }
     let permit = tunnels.acquire(&caller.uid)?;
     let SessionAccess { stack, endpoints, .. } =
@@ -78,7 +81,7 @@ pub(crate) async fn playwright(
     let handshake =
         timeout(HANDSHAKE_TIMEOUT, open_websocket(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
     let mut response = handshake
-        .unwrap_or_else(|_| Err("it does not answer".into()))
+        .unwrap_or_else(|_| Err("its Playwright server does not respond".into()))
         .map_err(|error| unreachable(&caller.uid, &*error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return forward_error(response).await;
@@ -102,7 +105,7 @@ pub(crate) async fn playwright(
     Ok(Response::from_parts(parts, Body::empty()))
 }
 
-/// Connects the gateway with the session's display: RFB, as it is. Who may do what there is told apart by the gateway.
+/// Connects a viewer to the session's display. Bytes pass through unfiltered: the gateway enforces the viewer's scope.
 pub(crate) async fn vnc(
     caller: GatewayOnSession,
     State(AppState { runner, tunnels, .. }): State<AppState>,
@@ -110,11 +113,11 @@ pub(crate) async fn vnc(
 ) -> Result<Response, ApiError> {
     match caller.scope {
         Scope::Control | Scope::View => {}
-        Scope::Connect => return Err(forbidden("looking at the display takes the scope control or view")),
+        Scope::Connect => return Err(forbidden("connecting to the display requires the scope control or view")),
     }
     let Some(protocol) = request.headers().get(header::UPGRADE).cloned().filter(|_| is_upgrade_to(&request, |_| true))
     else {
-        return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
+        return Err(invalid("this endpoint speaks RFB: send `Connection: Upgrade` and `Upgrade: rfb`"));
     };
     let permit = tunnels.acquire(&caller.uid)?;
     let SessionAccess { display, endpoints, .. } =
@@ -143,7 +146,7 @@ pub(crate) async fn vnc(
     Ok(response)
 }
 
-/// Sends the client's handshake to the session's server.
+/// Opens a WebSocket to the session's server with the client's handshake. Returns the server's response.
 async fn open_websocket(
     socket: &Path,
     ws_path: &str,
@@ -165,7 +168,8 @@ async fn open_websocket(
     Ok(sender.send_request(request).await?)
 }
 
-/// A refusal of the session's server, with its words: a client of another Playwright minor is told so by 428.
+/// Forwards an error response of the session's server. Playwright's server responds with 428 to a client of another minor version,
+/// and its body tells the user which versions differ.
 async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Response, ApiError> {
     let status = response.status();
     let body = timeout(HANDSHAKE_TIMEOUT, Limited::new(response.into_body(), MAX_ERROR_BODY).collect()).await;
@@ -176,8 +180,9 @@ async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Resp
     Ok(response)
 }
 
-/// Passes bytes on until one side ends or the session does. `upstream` copies what the client sends, until the client is gone, which
-/// it tells the server, or sends what may not pass. What either side said last, a Close frame most of all, reaches the other in any case.
+/// Copies bytes in both directions until either side or the session ends. `upstream` copies from the client to the server until the
+/// client closes, which it passes on, or violates the protocol. The last bytes of each side, above all a Close frame, are always
+/// delivered to the other.
 async fn relay<Client, Server, Upstream, Copying>(
     client: Client,
     server: Server,
@@ -199,23 +204,22 @@ async fn relay<Client, Server, Upstream, Copying>(
         }
     });
     tokio::select! {
-        // In this order: the server's last words before what says that it is gone.
+        // The server's last bytes have to be copied before the cancellation ends the tunnel.
         biased;
         _ = downstream.as_mut() => {}
         copied = upstream.as_mut() => {
-            // Hanging up on a server that still sends would have it fail before it reads the client's goodbye.
+            // Closing the connection of a server that still sends would reset it before it reads the client's Close frame.
             if copied.is_ok() {
                 timeout(CLOSE_TIMEOUT, downstream).await.ok();
             }
             return;
         }
-        // The client was slow to take what the server sent_bytes.
+        // Lets a slow client read what the server has sent.
         () = closed.cancelled() => drop(timeout(CLOSE_TIMEOUT, downstream).await),
     }
     timeout(CLOSE_TIMEOUT, upstream).await.ok();
 }
 
-/// Copies what a viewer sends.
 async fn copy_viewer_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     match copy(&mut from, &mut to).await {
         Ok(()) => to.shutdown().await,
@@ -223,7 +227,8 @@ async fn copy_viewer_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncW
     }
 }
 
-/// Who takes nothing more has ended, or has said goodbye: the other side may not have read yet what it said at last.
+/// Reads and discards until the end of the stream. A peer that accepts no more data has closed its side, and its last bytes may still
+/// be on their way to the other: closing that connection now could reset it and discard them.
 async fn drain(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await.map(drop)
 }
@@ -238,7 +243,7 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
     }
 }
 
-/// Copies what a Playwright client sends, and counts its data frames, not its pings, as activity.
+/// Copies what a Playwright client sends. Data frames count as activity, control frames such as pings do not.
 async fn copy_client_frames(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -247,7 +252,7 @@ async fn copy_client_frames(
     let mut scanner = FrameScanner::default();
     let mut buffer = vec![0; BUFFER_SIZE];
     loop {
-        // One that is reset has gone, too.
+        // A reset counts as the end of the client's stream.
         let count = from.read(&mut buffer).await.unwrap_or(0);
         if count == 0 {
             return to.shutdown().await;
@@ -262,7 +267,7 @@ async fn copy_client_frames(
     }
 }
 
-/// A client that is connected, for as long as this lives.
+/// Reports a client as connected until it is dropped.
 struct ConnectedClient {
     runner: RunnerHandle,
     stack: StackId,
@@ -311,7 +316,7 @@ mod tests {
     use futures::FutureExt;
     use tokio::io::{DuplexStream, duplex};
 
-    /// A tunnel through which data flows while its session ends, seen from its client.
+    /// Returns the client's end of a tunnel whose server sends these bytes just before its session ends, and the relay.
     fn ending_session(sent_bytes: &[u8], buffer: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
         let (client, client_side) = duplex(buffer);
         let (mut server, server_side) = duplex(1 << 20);
@@ -327,11 +332,11 @@ mod tests {
 
     #[tokio::test]
     async fn delivers_the_last_bytes_of_the_server_after_the_session_has_ended() {
-        // Often, since an order that is left to chance is right at times. The second time the client is slow to read.
+        // Many rounds, because a random select order would pass some of them. In every other round the client reads slowly.
         for round in 0..64 {
             let sent_bytes = [&[7; 500][..], b"a Close frame"].concat();
             let (mut client, relayed) = ending_session(&sent_bytes, if round % 2 == 0 { 1 << 20 } else { 10 });
-            // What is sent_bytes to a server that has ended must not end the tunnel before.
+            // A failed write to the closed server must not end the tunnel early.
             client.write_all(b"still at work").now_or_never();
             let received = async {
                 let mut received = Vec::new();

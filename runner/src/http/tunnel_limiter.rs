@@ -1,4 +1,4 @@
-//! How many tunnels each session has.
+//! Limits the number of tunnels per session.
 
 use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use std::{
@@ -6,15 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The tunnels of each session. No session can take the connections that the others need.
+/// Counts the tunnels of each session, so that no session can use up the connections that others need.
 #[derive(Debug)]
 pub(crate) struct TunnelLimiter {
-    /// The most tunnels of one session, clients and viewers together.
+    /// Clients and viewers together.
     max_per_session: usize,
     open: Mutex<HashMap<String, usize>>,
 }
 
-/// One tunnel, until this is dropped.
+/// Counts one tunnel until it is dropped.
 #[derive(Debug)]
 pub(crate) struct TunnelPermit {
     limiter: Arc<TunnelLimiter>,
@@ -22,7 +22,7 @@ pub(crate) struct TunnelPermit {
 }
 
 impl TunnelLimiter {
-    /// `all`: tunnels that the runner can hold; each of its slots has an equal share.
+    /// `total` is the number of tunnels that the runner can hold. Each slot gets an equal share, at least one.
     pub(crate) fn new(total: usize, slots: u32) -> Self {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX).max(1);
         Self { max_per_session: (total / slots).max(1), open: Mutex::default() }
@@ -33,7 +33,7 @@ impl TunnelLimiter {
         let count = open.entry(session.to_owned()).or_default();
         if *count >= self.max_per_session {
             let message = format!(
-                "session {session} has {} clients and viewers, as many as it may: close one before you connect another",
+                "session {session} has reached its limit of {} clients and viewers: close one before you connect another",
                 self.max_per_session
             );
             return Err(ErrorResponse { reason: ErrorReason::TooManyConnections, message });
@@ -69,10 +69,10 @@ mod tests {
         let held: Vec<_> = (0..28).map(|_| limiter.acquire("a").unwrap()).collect();
         let error = limiter.acquire("a").unwrap_err();
         assert_eq!((error.reason, error.reason.status()), (ErrorReason::TooManyConnections, 429));
-        assert!(limiter.acquire("b").is_ok(), "another session has its own");
+        assert!(limiter.acquire("b").is_ok(), "the limit is per session");
         drop(held);
         assert!(limiter.acquire("a").is_ok());
-        assert!(limiter.lock().is_empty(), "sessions without tunnels are forgotten");
-        assert!(Arc::new(TunnelLimiter::new(0, 1)).acquire("a").is_ok(), "there is always one");
+        assert!(limiter.lock().is_empty(), "entries without tunnels are removed");
+        assert!(Arc::new(TunnelLimiter::new(0, 1)).acquire("a").is_ok(), "at least one tunnel per session");
     }
 }
