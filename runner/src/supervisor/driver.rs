@@ -1,5 +1,4 @@
-//! The one task that owns the core: it handles events of browsers and calls of the API, in this order, carries out the effects, and
-//! publishes the runner's state.
+//! The task that owns the core: handles browser events before API calls, applies the core's effects, and publishes the runner's state.
 
 use crate::{
     config::BrowserSettings,
@@ -15,15 +14,15 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-/// What is known of the runner from outside.
+/// The published state of the runner.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) state: RunnerState,
-    /// Whether it serves sessions, or would take one.
+    /// Whether the readiness probe succeeds.
     pub(crate) ready: bool,
 }
 
-/// SessionAccess to a session that is ready.
+/// Access to a ready session.
 pub(crate) struct SessionAccess {
     pub(crate) stack: StackId,
     pub(crate) display: Display,
@@ -40,7 +39,7 @@ enum Call {
 
 type Reply<T> = oneshot::Sender<Result<T, ErrorResponse>>;
 
-/// The driver, as the API and the tunnels see it. Cheap to clone.
+/// Handle to the driver for the API and the tunnels. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RunnerHandle {
     calls: UnboundedSender<Call>,
@@ -49,7 +48,7 @@ pub(crate) struct RunnerHandle {
 }
 
 impl RunnerHandle {
-    /// Binds a session, or says what became of it.
+    /// Binds a session, or returns the state of a bound one.
     pub(crate) async fn bind(
         &self,
         term: Term,
@@ -60,22 +59,22 @@ impl RunnerHandle {
         self.call(|reply| Call::Bind { term, uid, request, trace, reply }).await
     }
 
-    /// Begins to end a session, or forgets one that ended.
+    /// Begins to end a live session, or removes an ended one from the list.
     pub(crate) async fn end(&self, term: Term, uid: String) -> Result<(), ErrorResponse> {
         self.call(|reply| Call::End { term, uid, reply }).await
     }
 
-    /// Counts a session as active.
+    /// Resets the idle time of a session.
     pub(crate) async fn touch(&self, uid: String) -> Result<(), ErrorResponse> {
         self.call(|reply| Call::Touch { uid, reply }).await
     }
 
-    /// A session, with how long it has been idle.
+    /// Returns a session with its idle time.
     pub(crate) async fn session_report(&self, uid: String) -> Result<SessionReport, ErrorResponse> {
         self.call(|reply| Call::Report { uid, reply }).await
     }
 
-    /// SessionAccess to a session for that action. `once`: the id of a token that is valid for one connection.
+    /// Returns access to a session for an action. `single_use_id` is the id of a token that permits a single connection.
     pub(crate) async fn connect(
         &self,
         uid: String,
@@ -85,29 +84,27 @@ impl RunnerHandle {
         self.call(|reply| Call::Connect { uid, single_use_id, action, reply }).await
     }
 
-    /// Says what happened.
     pub(crate) fn send(&self, event: Event) {
-        // A driver that is gone has ended everything.
+        // A driver that has exited has stopped all stacks, so the event is irrelevant.
         self.events.send(event).ok();
     }
 
-    /// What the runner is, now and after each change.
+    /// Watches the published state.
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
         self.published.clone()
     }
 
     async fn call<T>(&self, make_call: impl FnOnce(Reply<T>) -> Call) -> Result<T, ErrorResponse> {
-        let gone = || ErrorResponse { reason: ErrorReason::Draining, message: "this runner has ended".to_owned() };
+        let gone = || ErrorResponse { reason: ErrorReason::Draining, message: "this runner has shut down".to_owned() };
         let (reply, answer) = oneshot::channel();
         self.calls.send(make_call(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-/// Owns the core and the stacks.
 pub(crate) struct Driver {
     machine: Machine,
-    /// When the core last did what was due.
+    /// Time of the last event or call that the core handled.
     last_reconcile: Instant,
     stacks: HashMap<StackId, Stack>,
     settings: Arc<BrowserSettings>,
@@ -118,7 +115,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// A driver that has not begun, and the handle to it.
+    /// Creates a driver, which [`Driver::run`] starts, and a handle to it.
     pub(crate) fn new(plan: Plan, settings: BrowserSettings) -> (Self, RunnerHandle) {
         let state = RunnerState {
             boot_id: uuid::Uuid::new_v4().to_string(),
@@ -144,7 +141,7 @@ impl Driver {
         (driver, runner)
     }
 
-    /// Runs until the runner was told to go and has nothing left to do.
+    /// Runs until the runner has drained.
     pub(crate) async fn run(mut self) {
         self.handle_event(Event::Tick);
         while !self.machine.is_finished(self.last_reconcile) {
@@ -169,9 +166,9 @@ impl Driver {
 
     fn handle_call(&mut self, call: Call) {
         self.last_reconcile = Instant::now();
-        // Whoever asked may be gone: what was asked is done all the same.
+        // A failed reply means that the caller has disconnected. Its call takes effect nevertheless.
         match call {
-            // A leader's term may have ended since its call was let in.
+            // The leader's term may have ended since its call was authenticated.
             Call::Bind { term, uid, request, trace, reply } => {
                 let result = term.check().and_then(|()| self.bind(&uid, request));
                 if let Some(trace) = trace {
@@ -185,7 +182,7 @@ impl Driver {
             Call::End { term, uid, reply } => {
                 reply.send(term.check().and_then(|()| self.end(&uid))).ok();
             }
-            // These settle nothing, and what was due by now is not forgotten over them.
+            // The core does not reconcile on the following calls, so the tick handles the deadlines up to now.
             Call::Touch { uid, reply } => {
                 let result = self.machine.touch(&uid, self.last_reconcile);
                 self.handle_event(Event::Tick);
@@ -222,20 +219,20 @@ impl Driver {
         action: Action,
     ) -> Result<SessionAccess, ErrorResponse> {
         let (id, display) = self.machine.connect(uid, action)?;
-        let stack = self.stacks.get_mut(&id).expect("a session that is ready has its stack");
+        let stack = self.stacks.get_mut(&id).expect("a ready session has a stack");
         if single_use_id.is_some_and(|token| !stack.used_tokens.insert(token)) {
-            let message = "the token was good for one connection, and was used before".to_owned();
+            let message = "the token permits a single connection and has already been used".to_owned();
             return Err(ErrorResponse { reason: ErrorReason::TokenUsed, message });
         }
         Ok(SessionAccess { stack: id, display, endpoints: stack.endpoints.clone() })
     }
 
-    /// Reports browsers that exited since they were last heard of, so that none of them is handed out.
+    /// Fails hot browsers that have exited without a report yet, so that none of them is bound.
     fn reap_exited(&mut self) {
         let exited = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_exited);
         for stack in self.machine.hot_stacks().filter(exited).collect::<Vec<_>>() {
             self.stacks[&stack].stop();
-            self.handle_event(Event::Failed { stack, message: "the browser died".to_owned() });
+            self.handle_event(Event::Failed { stack, message: "the browser exited".to_owned() });
         }
     }
 
@@ -266,7 +263,7 @@ impl Driver {
         }
     }
 
-    /// Publishes what the runner is, when that has changed, under a new generation.
+    /// Publishes the state under a new generation if it has changed.
     fn publish(&self) {
         let ready = self.machine.is_ready();
         self.published.send_if_modified(|published| {
@@ -289,12 +286,12 @@ impl Driver {
             engine: self.settings.engine,
             browser_version: state.browser_version,
             playwright_version: state.playwright_version,
-            session: self.machine.session(uid).expect("a session that was bound, or was here before, is listed"),
+            session: self.machine.session(uid).expect("a bound session is listed"),
         }
     }
 }
 
-/// Sessions are what people look for in logs: each step of one is a line, with its UID.
+/// Logs one line for each phase change of a session.
 fn log_changes(before: &RunnerState, after: &RunnerState) {
     for session in &after.sessions {
         if before.session(&session.uid).map(|before| before.phase) != Some(session.phase) {

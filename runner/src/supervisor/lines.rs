@@ -1,14 +1,14 @@
-//! What child processes say, line by line. They run what strangers wrote: a line may be endless or no text at all, and the
-//! pipe is read on whatever comes, since a full one would stop its process.
+//! Reads the output of child processes line by line. The processes run untrusted code, so lines can be of any length and need not be
+//! text. The pipe is always drained, because a full pipe would block its process.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// The lines of a pipe. Of each no more is kept than the limit.
+/// The lines of a pipe, each truncated to a limit.
 pub(crate) struct Lines<R> {
     pipe: BufReader<R>,
     /// Bytes.
     limit: usize,
-    /// What has come of the current line. It stays here while the next bytes are waited for, so waiting may be given up.
+    /// The part of the current line that has been read. It is kept here so that `next` is cancel safe.
     line: Vec<u8>,
 }
 
@@ -17,11 +17,10 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { pipe: BufReader::new(pipe), limit, line: Vec::new() }
     }
 
-    /// The next line, cut at the limit, with a replacement for what is no UTF-8. None: nobody has the other end any more.
-    /// Nothing is lost when this is dropped before it is done.
+    /// Returns the next line, truncated to the limit, with invalid UTF-8 replaced. Returns `None` at the end of the pipe. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
-            // A pipe that cannot be read is as good as one that ended.
+            // A read error counts as the end of the pipe.
             let bytes = self.pipe.fill_buf().await.unwrap_or_default();
             let (ends_line, content, used) = match bytes.iter().position(|byte| *byte == b'\n') {
                 Some(at) => (true, &bytes[..at], at + 1),

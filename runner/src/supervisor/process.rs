@@ -1,7 +1,8 @@
-//! Processes of one stack: started in groups of their own and marked, ended by group, and what is left by its mark.
+//! Starts and stops the processes of one stack. Each is started in its own process group and with the stack's mark in its environment;
+//! it is stopped by group, and what remains is found by the mark and killed.
 //!
-//! Only what was spawned here is waited for: a `waitpid(-1)` beside tokio's own would take its exit codes. What leaves the
-//! group (Firefox's crash helper does) keeps the mark in its environment, and is reaped by the init process.
+//! The runner waits only for processes that it spawned itself, because a `waitpid(-1)` would steal exit codes from tokio. A process
+//! that leaves its group, as Firefox's crash helper does, keeps the mark and is reaped by the init process.
 
 use crate::supervisor::lines::Lines;
 use nix::{
@@ -26,16 +27,16 @@ use tokio::{
     time::timeout,
 };
 
-/// The environment variable that marks every process of a stack, however it was started.
+/// Environment variable that marks every process of a stack. Child processes inherit it.
 const MARK: &str = "CAMOFLEET_STACK";
-/// How many lines of standard error go with the report of a process's end, and how long each may be.
+/// Number of lines of standard error in an exit message.
 const STDERR_LINES: usize = 8;
 const MAX_LINE_CHARS: usize = 300;
-/// How much of a line is looked at, in bytes.
+/// Bytes of a line that are read; the rest is discarded.
 const MAX_LINE_BYTES: usize = 8 << 10;
-/// How long to wait for the last words of a process that is gone, should a child of it hold the pipe.
+/// How long to wait for the end of an exited process's standard error, which a child process can keep open.
 const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long between looks at processes that were killed and are not gone yet.
+/// Interval at which killed processes are checked until they are gone.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The mark of one stack.
@@ -43,7 +44,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Mark(pub(crate) String);
 
 impl Mark {
-    /// A command whose process has this mark, a group of its own, and its home and temporary files in `dir`.
+    /// Returns a command whose process has this mark, its own process group, and its home and temporary directory in `dir`.
     pub(crate) fn command(&self, program: &OsStr, dir: &Path) -> Command {
         let mut command = Command::new(program);
         command.env(MARK, &self.0).env("HOME", dir).env("TMPDIR", dir.join("tmp")).current_dir(dir);
@@ -51,8 +52,8 @@ impl Mark {
         command
     }
 
-    /// Kills every process that has this mark, again until none is left. That none is left must have been seen: where
-    /// `/proc` cannot be read, for want of file descriptors say, it looks again.
+    /// Kills every process with this mark and returns once none is left. Retries when `/proc` cannot be read, for example for lack of
+    /// file descriptors, because only a complete scan proves that none is left.
     pub(crate) async fn sweep(&self) {
         let mut rounds = 0_u32;
         loop {
@@ -61,15 +62,15 @@ impl Mark {
                 return;
             }
             for pid in left.iter().flatten() {
-                // Gone since: that is what is wanted.
+                // An error means that the process has already exited.
                 kill(*pid, Signal::SIGKILL).ok();
             }
             rounds += 1;
             if rounds.is_multiple_of(100) {
                 match left {
-                    Ok(_) => tracing::warn!(mark = self.0, "killed processes have not exited, and keep their slot"),
+                    Ok(_) => tracing::warn!(mark = self.0, "kept the slot: killed processes have not exited"),
                     Err(error) => {
-                        tracing::warn!(mark = self.0, %error, "could not look for processes, and their slot is kept");
+                        tracing::warn!(mark = self.0, %error, "kept the slot: could not list processes");
                     }
                 }
             }
@@ -77,16 +78,16 @@ impl Mark {
         }
     }
 
-    /// Kills the process group that this process leads, if it is there and has this mark.
+    /// Kills the process group of this leader, if the leader exists and has this mark.
     pub(crate) fn kill_group(&self, leader: i32) {
         if self.has_mark(leader).unwrap_or(false) {
             killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
         }
     }
 
-    /// Whether this process runs and has this mark.
+    /// Whether this process is running and has this mark.
     pub(crate) fn is_alive(&self, pid: i32) -> bool {
-        // One that cannot be looked at may well live.
+        // A process whose environment cannot be read counts as alive.
         self.has_mark(pid).unwrap_or(true)
     }
 
@@ -101,7 +102,7 @@ impl Mark {
         Ok(marked)
     }
 
-    /// Zombies have no environment, and processes of others show none: neither is ours to kill.
+    /// Zombies have an empty environment, and those of other users' processes are not readable. Neither kind has to be killed.
     fn has_mark(&self, pid: i32) -> io::Result<bool> {
         let mark = format!("{MARK}={}", self.0);
         match fs::read(format!("/proc/{pid}/environ")) {
@@ -114,9 +115,9 @@ impl Mark {
     }
 }
 
-/// A process that was spawned here.
+/// A child process of the runner.
 pub(crate) struct Process {
-    /// What people call it: `the display (Xvnc)`.
+    /// Name in messages, such as `the display (Xvnc)`.
     name: &'static str,
     child: Child,
     pid: u32,
@@ -125,7 +126,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command whose standard error is piped.
+    /// Starts a command and collects its standard error, which must be piped.
     pub(crate) fn spawn(name: &'static str, mut command: Command) -> Result<Self, String> {
         let program = command.as_std().get_program().to_owned();
         let mut child =
@@ -136,21 +137,21 @@ impl Process {
         Ok(Self { name, child, pid, stderr_tail, stderr_reader })
     }
 
-    /// The pipe from its standard output. It can be taken once, from a command that pipes it.
+    /// Takes the pipe of its standard output. Panics if it is not piped or was taken before.
     pub(crate) fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("standard output is piped, and taken once")
     }
 
-    /// The pipe to its standard input. It can be taken once, from a command that pipes it.
+    /// Takes the pipe of its standard input. Panics if it is not piped or was taken before.
     pub(crate) fn take_stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("standard input is piped, and taken once")
     }
 
-    /// Waits until it has ended, and says how.
+    /// Waits until the process has exited. Returns a message with its exit status and its last output.
     pub(crate) async fn wait(&mut self) -> String {
         let how = match self.child.wait().await {
             Ok(status) => describe_exit(status.code(), status.signal().map(signal_name).as_deref()),
-            Err(error) => format!("ended, and it is not known how: {error}"),
+            Err(error) => format!("ended with an unknown status: {error}"),
         };
         if let Some(stderr_reader) = self.stderr_reader.take() {
             timeout(STDERR_TIMEOUT, stderr_reader).await.ok();
@@ -159,7 +160,7 @@ impl Process {
         with_output(&format!("{} {how}", self.name), tail.iter().map(String::as_str))
     }
 
-    /// Ends it: politely at first, by force after `grace`.
+    /// Stops the process group with SIGTERM, and with SIGKILL after `grace`.
     pub(crate) async fn stop(&mut self, grace: Duration) {
         if self.status().is_none() {
             self.signal(Signal::SIGTERM);
@@ -174,7 +175,7 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// To the whole group. Its leader was not waited for yet, so the number is still its own.
+    /// Signals the process group. Its leader has not been waited for, so the id cannot have been reused.
     fn signal(&self, signal: Signal) {
         let group = i32::try_from(self.pid).expect("process ids are positive ints");
         if let Err(error) = killpg(Pid::from_raw(group), signal)
@@ -185,7 +186,7 @@ impl Process {
     }
 }
 
-/// `ended with exit code 1`, or `was ended by SIGKILL`.
+/// Describes an exit: `ended with exit code 1`, or `was ended by SIGKILL`.
 pub(crate) fn describe_exit(code: Option<i32>, signal: Option<&str>) -> String {
     match (code, signal) {
         (_, Some(signal)) => format!("was ended by {signal}"),
@@ -194,10 +195,10 @@ pub(crate) fn describe_exit(code: Option<i32>, signal: Option<&str>) -> String {
     }
 }
 
-/// A sentence, followed by what a process said at last.
+/// Appends the last lines of a process's output to a sentence.
 pub(crate) fn with_output<'a>(sentence: &str, output: impl Iterator<Item = &'a str>) -> String {
     let output: Vec<_> = output.collect();
-    if output.is_empty() { sentence.to_owned() } else { format!("{sentence}; its last words:\n{}", output.join("\n")) }
+    if output.is_empty() { sentence.to_owned() } else { format!("{sentence}; last output:\n{}", output.join("\n")) }
 }
 
 fn signal_name(number: i32) -> String {
@@ -219,7 +220,7 @@ async fn collect_stderr(stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<VecDeque
     }
 }
 
-/// Removes a directory with all that is in it. It is not given up: what cannot be removed holds its slot.
+/// Removes a directory with its contents. Retries until it succeeds, so a directory that cannot be removed keeps its slot occupied.
 pub(crate) async fn remove_directory(dir: &Path) {
     loop {
         match tokio::fs::remove_dir_all(dir).await {

@@ -1,5 +1,5 @@
-//! One stack: a directory, a display when the browser has one, and the launcher with its browser. A task of its own starts
-//! them one after the other, passes commands and events on, and takes all of it down at the end, however it ends.
+//! Runs one stack: its directory, its display if it is headful, and the launcher with its browser. A task starts them in that order,
+//! forwards commands and events, and tears all of them down at the end, whatever its cause.
 
 use crate::{
     config::{BrowserSettings, Screen},
@@ -29,45 +29,47 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Directories of stacks are named so: only those are removed when the runner starts.
+/// Name prefix of the stacks' directories. Only directories with this prefix are removed at startup.
 const DIRECTORY_PREFIX: &str = "stack-";
-/// The Playwright server's socket, in the session's directory.
+/// Name of the Playwright server's socket in the stack's directory.
 const PLAYWRIGHT_SOCKET: &str = "pw.sock";
-/// How long contexts of a client whose connection was lost wait for it.
+/// How long the contexts of a client whose connection was lost stay open for a reconnect.
 const RECONNECT_GRACE: Duration = Duration::from_secs(60);
-/// How long the launcher may take to kill its browser and to say farewell to clients, and Xvnc to clean up.
+/// How long the launcher can take to kill its browser and send Close frames to its clients.
 const LAUNCHER_STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long Xvnc can take to clean up.
 const DISPLAY_STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// A browser whose display died ends within this time, so its display is looked at before the browser is blamed.
+/// How long to wait for the exit of the display after the browser has exited. A display that crashes takes its browser down, and the
+/// browser's exit may be reported first.
 const DISPLAY_EXIT_TIMEOUT: Duration = Duration::from_millis(300);
-/// An event of the launcher in bytes; it cuts the words in them itself.
+/// Limit of an event of the launcher, in bytes. The launcher keeps the messages in its events shorter.
 const MAX_EVENT_BYTES: usize = 64 << 10;
-/// V8's young generation at its smallest saves a third of Node's memory; its ceiling is for messages, which may be 256 MB.
+/// The smallest young generation saves a third of Node's memory. The heap limit leaves room for messages of up to 256 MiB.
 const NODE_FLAGS: [&str; 2] = ["--max-semi-space-size=1", "--max-old-space-size=1024"];
 
-/// Where clients of a stack connect.
+/// The endpoints for the clients of a stack.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     pub(crate) playwright: PathBuf,
-    /// The one path that the Playwright server serves, known to nobody else.
+    /// The secret path that the Playwright server accepts connections on.
     pub(crate) ws_path: String,
     pub(crate) vnc: PathBuf,
-    /// Cancelled when nothing of the stack is left.
+    /// Cancelled once the stack has been torn down.
     pub(crate) closed: CancellationToken,
 }
 
-/// What a stack can be told while it runs. The launcher reads it as it stands here.
+/// A command to a running stack, in the launcher's JSON format.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "command", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum Command {
-    /// Open the start page.
+    /// Open a page.
     Open { url: String, wait_until: &'static str },
-    /// Ask the browser whether it lives.
+    /// Check that the browser responds.
     Ping,
 }
 
 impl Command {
-    /// The command that opens a start page. `None`: it is not to be navigated.
+    /// Returns the command that opens a page, or `None` if `wait` says not to open it.
     pub(crate) fn open(url: String, wait: StartUrlWait) -> Option<Self> {
         let wait_until = match wait {
             StartUrlWait::None => return None,
@@ -78,10 +80,10 @@ impl Command {
     }
 }
 
-/// A stack that was launched, as its driver holds it.
+/// The driver's handle to a stack.
 pub(crate) struct Stack {
     pub(crate) endpoints: Endpoints,
-    /// Ids of the tokens that were good for one connection, and have had it. A stack serves one session.
+    /// Ids of the single-use tokens that have been used. A stack serves one session, so they can be dropped with it.
     pub(crate) used_tokens: HashSet<String>,
     commands: UnboundedSender<Command>,
     stop: CancellationToken,
@@ -90,7 +92,7 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Launches a browser. Reports `Launched` or `Failed`, what happens then, and at last `Removed`.
+    /// Launches a browser. Sends `Launched` or `Failed`, then further events, and finally `Removed`.
     pub(crate) fn launch(
         id: StackId,
         kind: Kind,
@@ -124,24 +126,23 @@ impl Stack {
         Self { endpoints, used_tokens: HashSet::new(), commands, stop, mark, browser }
     }
 
-    /// Tells it something. One that is ending does not hear it.
+    /// Sends a command. A stack that is stopping ignores it.
     pub(crate) fn send(&self, command: Command) {
         self.commands.send(command).ok();
     }
 
-    /// Whether its browser was launched and is dead, as the kernel knows at once. The launcher hears of it later: it waits
-    /// for the pipes that the browser's own children hold, some tenths of a second.
+    /// Whether its browser was launched and has exited. The kernel knows at once; the launcher reports it some tenths of a second
+    /// later, because it waits for pipes that the browser's child processes keep open.
     pub(crate) fn has_exited(&self) -> bool {
         self.browser.get().is_some_and(|pid| !self.mark.is_alive(*pid))
     }
 
-    /// Takes it down.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
 }
 
-/// Removes what an earlier run left, and makes the directory in which stacks have theirs.
+/// Creates the state directory, and removes the stacks' directories of an earlier run from it.
 pub(crate) fn prepare(state_dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
     for entry in std::fs::read_dir(state_dir)? {
@@ -158,7 +159,7 @@ struct Task {
     kind: Kind,
     dir: PathBuf,
     mark: Mark,
-    /// The browser's process, once it was launched.
+    /// Process id of the browser, once launched.
     browser: Arc<OnceLock<i32>>,
     settings: Arc<BrowserSettings>,
     endpoints: Endpoints,
@@ -166,16 +167,15 @@ struct Task {
     resources: Resources,
 }
 
-/// What was started, and so has to be ended.
+/// What has been started and has to be torn down.
 #[derive(Default)]
 struct Resources {
     display: Option<Process>,
-    /// The display's.
     display_number: Option<display::DisplayNumber>,
     launcher: Option<Process>,
 }
 
-/// The launcher's first line: what to launch.
+/// The first line of the launcher's input.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LaunchRequest<'a> {
@@ -192,7 +192,7 @@ struct LaunchRequest<'a> {
     camoufox_config: Option<serde_json::Value>,
 }
 
-/// What the launcher says, line by line.
+/// A line of the launcher's output.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum LauncherEvent {
@@ -231,28 +231,28 @@ impl Task {
         self.send_event(Event::Removed { stack: self.id });
     }
 
-    /// The driver outlives its stacks but when the runner ends, and then nobody needs to know.
     fn send_event(&self, event: Event) {
+        // The driver outlives its stacks, except when the runner ends. The event is irrelevant then.
         self.events.send(event).ok();
     }
 
-    /// Starts everything and serves until something breaks: then it says what.
+    /// Starts the stack and runs it until a part of it fails. Returns the cause.
     async fn supervise(&mut self, mut inbox: UnboundedReceiver<Command>) -> Result<Infallible, String> {
-        self.make_directory().map_err(|error| format!("cannot make {}: {error}", self.dir.display()))?;
+        self.make_directory().map_err(|error| format!("cannot create {}: {error}", self.dir.display()))?;
         let display = self.start_display().await?;
         let launcher = self.resources.launcher.insert(self.start_launcher(display.as_deref())?);
         let mut stdin = launcher.take_stdin();
         let mut lines = Lines::new(launcher.take_stdout(), MAX_EVENT_BYTES);
         write_line(&mut stdin, &self.launch_request())
             .await
-            .map_err(|error| format!("the launcher did not listen: {error}"))?;
+            .map_err(|error| format!("cannot write to the launcher: {error}"))?;
         loop {
             let line = tokio::select! {
                 biased;
                 cause = exit_of(self.resources.display.as_mut()) => return Err(cause),
                 line = lines.next() => line,
                 Some(command) = inbox.recv() => {
-                    // One that does not listen any more has ended, which is seen at its output.
+                    // A failed write means that the launcher has exited, which the end of its output reports.
                     write_line(&mut stdin, &command).await.ok();
                     continue;
                 }
@@ -288,7 +288,7 @@ impl Task {
         Ok(())
     }
 
-    /// What the browser's end is put down to: its display, when that has ended too.
+    /// Returns the cause of the browser's exit: the exit of its display, if that has exited too, otherwise `browser`.
     async fn cause_of_exit(&mut self, browser: String) -> String {
         timeout(DISPLAY_EXIT_TIMEOUT, exit_of(self.resources.display.as_mut())).await.unwrap_or(browser)
     }
@@ -326,7 +326,7 @@ impl Task {
     fn launch_request(&self) -> LaunchRequest<'_> {
         let Screen { width, height } = self.settings.screen;
         let camoufox_config = (self.settings.engine == EngineName::Camoufox).then(|| {
-            // The screen that pages are told of is the one that the window is on.
+            // The fingerprint's screen size matches the real one.
             serde_json::json!({
                 "screen.width": width, "screen.height": height, "screen.availWidth": width, "screen.availHeight": height,
                 "window.outerWidth": width, "window.outerHeight": height,
@@ -345,13 +345,13 @@ impl Task {
         }
     }
 
-    /// Ends what was started, in the order in which one depends on the other, then what is left, and removes the files.
+    /// Stops the processes in the order of their dependencies, kills those that remain, and removes the files.
     async fn tear_down(&mut self) {
         if let Some(launcher) = &mut self.resources.launcher {
             launcher.stop(LAUNCHER_STOP_TIMEOUT).await;
         }
         if let Some(browser) = self.browser.get() {
-            // The launcher did it, unless it was killed itself.
+            // The launcher has killed the browser, unless it was itself killed.
             self.mark.kill_group(*browser);
         }
         if let Some(display) = &mut self.resources.display {
@@ -363,7 +363,7 @@ impl Task {
     }
 }
 
-/// Waits for the end of a process; for ever, when there is none.
+/// Waits for the exit of a process; forever, if there is none.
 async fn exit_of(process: Option<&mut Process>) -> String {
     match process {
         Some(process) => process.wait().await,
