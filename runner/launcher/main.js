@@ -1,14 +1,15 @@
 #!/usr/bin/env node
-// One Playwright server and its browser, for one session. The runner drives it by lines of JSON.
+// Runs one Playwright server and its browser for one session. The runner controls it with JSON lines.
 //
-// The first line on stdin is the launch (see `launchOptions` in browser.js); each further line is a command:
-//   {"command":"open","url":U,"waitUntil":W}  -> {"event":"startPage","error":null | words}
-//   {"command":"ping"}                        -> {"event":"pong"} once the browser itself has answered
-// Events that come unasked:
+// The first line on stdin is the launch request (see `launchOptions` in browser.js). Each further line is a command:
+//   {"command":"open","url":U,"waitUntil":W}  -> {"event":"startPage","error":null | message}
+//   {"command":"ping"}                        -> {"event":"pong"} once the browser itself has responded
+// Further events on stdout:
 //   {"event":"ready","version":V,"browserPid":P}
-//   {"event":"failed","message":M}            the launch failed; the process ends
-//   {"event":"exited","code":C,"signal":S,"lastWords":[...]}  the browser ended by itself; the process ends
-// SIGTERM, or the end of stdin, closes the browser and ends the process; connected clients are told by a Close frame.
+//   {"event":"failed","message":M}            the launch failed; the process exits
+//   {"event":"exited","code":C,"signal":S,"lastWords":[...]}
+//                                             the browser exited unexpectedly, after these lines; the process exits
+// On SIGTERM or at the end of stdin, the launcher kills the browser, sends Close frames to connected clients and exits.
 'use strict';
 
 const readline = require('node:readline');
@@ -16,7 +17,7 @@ const { Browser } = require('./browser');
 
 const send = (event) => process.stdout.write(JSON.stringify(event) + '\n');
 
-/** How long clients' Close frames may take to be written. A client that does not read must not hold the slot. */
+/** Time limit for sending Close frames, so that a client that does not read cannot keep the slot occupied. */
 const CLOSE_FRAME_TIMEOUT_MS = 500;
 
 async function main() {
@@ -49,7 +50,7 @@ async function main() {
   await close();
 }
 
-/** Starts what a command asks for. Commands do not wait for each other: a slow page must not delay a ping. */
+/** Starts a command. Commands run concurrently, because a slow page must not delay a ping. */
 function runCommand(browser, command) {
   switch (command.command) {
     case 'open':
@@ -59,7 +60,7 @@ function runCommand(browser, command) {
       );
       return;
     case 'ping':
-      // A browser that fails to answer says nothing: the runner counts the silence.
+      // A failed ping has no event: the runner's own timeout detects an unresponsive browser.
       browser.ping().then(() => send({ event: 'pong' }), () => {});
       return;
     default:

@@ -21,16 +21,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long responses in progress can take after the runner has drained.
 const LAST_RESPONSES_TIMEOUT: Duration = Duration::from_secs(1);
-/// Limit of open files: two for each tunnel, and [`RESERVED_FILES`]. Browsers inherit the limit, and a larger one slows down programs
-/// that close every possible file descriptor at start.
+/// Limit of open files: two for each tunnel, and [`RESERVED_FILES`]. Browsers inherit the limit, and a larger one
+/// slows down programs that close every possible file descriptor at start.
 const OPEN_FILES_LIMIT: u64 = 4096;
 /// Open files that are not available to tunnels: pipes, logs and the runner's own.
 const RESERVED_FILES: u64 = 512;
 /// Connections that are not available to tunnels: those of the operator and of the gateway's other calls.
 const RESERVED_CONNECTIONS: usize = 128;
-/// Limits of the API's connections. Only the gateway and the operator have tokens, and they send one with the first request of each
-/// connection, so a low limit for unauthenticated connections suffices. Each connection costs memory and a file descriptor, both of
-/// which the browsers need.
+/// Limits of the API's connections. Only the gateway and the operator have tokens, and they send one with the first
+/// request of each connection, so a low limit for unauthenticated connections suffices. Each connection costs memory
+/// and a file descriptor, both of which the browsers need.
 const LIMITS: Limits = Limits {
     connections: 1024,
     anonymous: 128,

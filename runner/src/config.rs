@@ -14,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-/// Maximum length of the state directory's path, so that the paths of sockets below it fit into a Unix address (108 bytes, unix(7)).
+/// Maximum length of the state directory's path, so that the paths of sockets below it fit into a Unix address (108
+/// bytes, unix(7)).
 const MAX_STATE_DIR: usize = 64;
 /// Default directory of Camoufox.
 const CAMOUFOX_INSTALL_DIR: &str = "/opt/camoufox";
@@ -53,13 +54,15 @@ pub struct Flags {
     /// Number of headful browsers to keep ready for sessions.
     #[arg(long, env = "RUNNER_PREWARM_HEADFUL", default_value_t = 0)]
     prewarm_headful: u32,
-    /// Kind of browser for a smoke test: the runner counts as warm only after such a browser has loaded a page. No test by default.
+    /// Kind of browser for a smoke test: the runner counts as warm only after such a browser has loaded a page. No
+    /// test by default.
     #[arg(long = "prove", env = "RUNNER_PROVE")]
     smoke_test: Option<Kind>,
     /// Seconds for which live sessions continue after SIGTERM.
     #[arg(long, env = "RUNNER_DRAIN_TIMEOUT_SECONDS", default_value_t = 600)]
     drain_timeout_seconds: u32,
-    /// Directory for sockets, profiles and temporary files of sessions. The runner removes the leftovers of an earlier run from it.
+    /// Directory for sockets, profiles and temporary files of sessions. The runner removes the leftovers of an
+    /// earlier run from it.
     #[arg(long, env = "RUNNER_STATE_DIR", default_value = "/run/camofleet")]
     state_dir: PathBuf,
     /// Node.js executable.
@@ -68,14 +71,15 @@ pub struct Flags {
     /// Launcher script that Node.js runs.
     #[arg(long, env = "RUNNER_LAUNCHER", default_value = "/opt/camofleet/launcher/main.js")]
     launcher: PathBuf,
-    /// Directory with the profile templates in subdirectories `Firefox` and `Camoufox`, made by the launcher's `template.js`.
-    /// Sessions of an engine without a template start with an empty profile and take longer to launch.
+    /// Directory with the profile templates in subdirectories `Firefox` and `Camoufox`, made by the launcher's
+    /// `template.js`. Sessions of an engine without a template start with an empty profile and take longer to launch.
     #[arg(long, env = "RUNNER_TEMPLATES", default_value = "/opt/camofleet/templates")]
     templates: PathBuf,
     /// Firefox executable.
     #[arg(long, env = "RUNNER_FIREFOX", default_value = "/usr/bin/firefox-esr")]
     firefox: PathBuf,
-    /// Camoufox executable. Defaults to `camoufox-bin` in `$CAMOUFOX_INSTALL_DIR`, or in /opt/camoufox without that variable.
+    /// Camoufox executable. Defaults to `camoufox-bin` in `$CAMOUFOX_INSTALL_DIR`, or in /opt/camoufox without that
+    /// variable.
     #[arg(long, env = "CAMOUFOX_EXECUTABLE_PATH")]
     camoufox: Option<PathBuf>,
 }

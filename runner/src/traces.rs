@@ -21,7 +21,8 @@ pub(crate) struct TracedBind {
 }
 
 impl TracedBind {
-    /// Starts the span of a request. Returns `None` when the runner exports no traces or the caller does not record this one.
+    /// Starts the span of a request. Returns `None` when the runner exports no traces or the caller does not record
+    /// this one.
     pub(crate) fn new(tracer: Option<&Arc<Tracer>>, traceparent: Option<&str>) -> Option<Self> {
         let tracer = tracer?.clone();
         let caller = Place::read(traceparent?)?;
@@ -68,7 +69,8 @@ struct Start {
 }
 
 impl SessionStarts {
-    /// Tracks the start of a session. A repeated request does not replace the first one, and a finished start is not tracked.
+    /// Tracks the start of a session. A repeated request does not replace the first one, and a finished start is not
+    /// tracked.
     pub(crate) fn track(&mut self, session: &Session, bind: TracedBind) {
         let ready = match session.phase {
             SessionPhase::Starting => None,

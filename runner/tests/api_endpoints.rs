@@ -1,4 +1,5 @@
-//! The door, the settings and the launch failures: a real runner, without a real browser.
+//! Tests of the API's authorization and limits, of invalid settings, and of launch failures: a real runner without a
+//! real browser.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -26,10 +27,10 @@ async fn call(runner: &TestRunner, method: Method, path: &str, token: Option<&st
         Some(token) => call.bearer_auth(token),
         None => call,
     };
-    let answer = call.send().await.unwrap();
-    let status = answer.status().as_u16();
-    // The event stream does not end.
-    let error = if status < 400 { None } else { answer.json::<ErrorResponse>().await.ok() };
+    let response = call.send().await.unwrap();
+    let status = response.status().as_u16();
+    // The body of a successful response may be the event stream, which does not end.
+    let error = if status < 400 { None } else { response.json::<ErrorResponse>().await.ok() };
     (status, error.map(|error| error.reason))
 }
 
@@ -46,7 +47,7 @@ const CALLS: [(Method, &str); 8] = [
 
 #[tokio::test]
 async fn every_call_except_probes_requires_a_matching_token() {
-    // Nothing that is launched here is ever ready: `cat` waits for more.
+    // No launch here ever succeeds, because `cat` only waits for input.
     let runner = TestRunner::start_with(&["--node", "/bin/cat"], |_, _| {}).await;
     let operator = runner.operator.operator_token(POD, EPOCH, SystemTime::now());
     let unlisted = signer(Issuer::Operator);
@@ -67,7 +68,7 @@ async fn every_call_except_probes_requires_a_matching_token() {
                 "{method} {path} {token:?}"
             );
         }
-        // A hop token is for its own session, and for the calls that the gateway makes.
+        // A hop token permits only the gateway's calls on its own session.
         let hop = runner.gateway.hop_token(POD, "other", Scope::Connect, None);
         let expected = if path == "/v1/sessions" { (200, None) } else { (403, Some(ErrorReason::Forbidden)) };
         assert_eq!(call(&runner, method.clone(), path, Some(&hop)).await, expected, "{method} {path}");
@@ -81,7 +82,7 @@ async fn every_call_except_probes_requires_a_matching_token() {
         assert_eq!(response, (403, Some(ErrorReason::Forbidden)));
     }
 
-    // Who is let in is told what is wrong with the rest.
+    // Authorized callers get specific errors.
     let unknown = (404, Some(ErrorReason::UnknownSession));
     let hop = runner.gateway.hop_token(POD, "none", Scope::Connect, None);
     assert_eq!(call(&runner, Method::GET, "/v1/sessions/none", Some(&hop)).await, unknown);
@@ -124,7 +125,7 @@ async fn rejects_a_bind_whose_term_ends_while_its_body_arrives() {
     );
     let mut stale = TcpStream::connect((runner.address, PORT)).await.unwrap();
     stale.write_all(head.as_bytes()).await.unwrap();
-    // It says so once the body is wanted, and then the token was checked.
+    // The runner sends 100 Continue when it is about to read the body, after it has checked the token.
     let mut continue_response = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
     stale.read_exact(&mut continue_response).await.unwrap();
     assert_eq!(&continue_response, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -132,9 +133,9 @@ async fn rejects_a_bind_whose_term_ends_while_its_body_arrives() {
     let next = runner.operator.operator_token(POD, 9, SystemTime::now());
     assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&next)).await, (200, None));
     stale.write_all(&body).await.unwrap();
-    let mut answer = String::new();
-    stale.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("StaleEpoch"), "{answer}");
+    let mut response = String::new();
+    stale.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 403") && response.contains("StaleEpoch"), "{response}");
     assert_eq!(call(&runner, Method::GET, "/v1/sessions/s", Some(&next)).await.0, 404);
 }
 
@@ -145,14 +146,14 @@ async fn reloads_rotated_keys_without_a_restart() {
     let token = next.operator_token(POD, EPOCH, SystemTime::now());
     assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&token)).await.0, 401);
     write_keys(&runner.keys_file(), &[(Issuer::Operator, &next)]);
-    // The file is read again for a token that does not verify, but not for every one.
+    // Invalid tokens make the runner reread the file, at a limited rate.
     while call(&runner, Method::GET, "/v1/sessions", Some(&token)).await.0 != 200 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert_eq!(
         call(&runner, Method::GET, "/v1/sessions", Some(&runner.token())).await.0,
         401,
-        "the former key is not listed"
+        "the former key is no longer listed"
     );
 }
 
@@ -184,9 +185,9 @@ async fn reports_the_cause_of_a_failed_launch() {
         })
         .await;
     runner.wait_for("the error", |state| state.launch_error.clone()).await;
-    let answer = reqwest::get(runner.url("/readyz")).await.unwrap();
-    assert_eq!(answer.status(), 503);
-    assert!(answer.text().await.unwrap().contains("libfoo.so"));
+    let response = reqwest::get(runner.url("/readyz")).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.text().await.unwrap().contains("libfoo.so"));
 }
 
 #[tokio::test]
@@ -212,7 +213,7 @@ fn fake_camoufox() -> String {
     format!("{}/tests/support/fake-camoufox", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What the fake was started with and told, a line each.
+/// Reads the log of the fake Camoufox: its arguments and environment, then each message that it received.
 fn read_log(log: &Path) -> Vec<serde_json::Value> {
     fs::read_to_string(log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -265,7 +266,7 @@ async fn the_launcher_passes_on_a_long_fingerprint_and_a_proxy() {
     let mut events = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(node.stdout.take().unwrap()));
     assert!(events.next_line().await.unwrap().unwrap().contains(r#""event":"ready""#));
     assert_eq!(events.next_line().await.unwrap().unwrap(), r#"{"event":"pong"}"#);
-    // The end of its input is the end of it.
+    // The launcher exits at the end of its input.
     drop(stdin);
     assert!(node.wait().await.unwrap().success());
     let entries = read_log(&log);
@@ -277,7 +278,7 @@ async fn the_launcher_passes_on_a_long_fingerprint_and_a_proxy() {
     assert_eq!((&proxy["params"]["host"], &proxy["params"]["username"]), (&"proxy.test".into(), &"user".into()));
 }
 
-/// Holds as many connections to this port as are taken, from 50 addresses, and opens a new one for each that is closed.
+/// Keeps as many connections to this port open as the runner accepts, from 50 addresses, and replaces each closed one.
 fn hold_connections(address: SocketAddr, connections: u32) -> JoinSet<()> {
     let mut holding = JoinSet::new();
     for (last, _) in (2..52).flat_map(|last| (0..connections / 50).map(move |each| (last, each))) {
@@ -295,7 +296,7 @@ fn hold_connections(address: SocketAddr, connections: u32) -> JoinSet<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_block_neither_port() {
     files::raise_limit(u64::MAX).unwrap();
-    // The runner has as many files as a container gives it.
+    // Containers limit open files to a similar number.
     let mut runner = TestRunner::start_with(&["--node", "/bin/cat"], |command, _| {
         let limited = std::mem::replace(command, Command::new("prlimit"));
         command.arg("--nofile=1024:1024").arg(limited.as_std().get_program()).args(limited.as_std().get_args());
@@ -305,14 +306,14 @@ async fn idle_connections_block_neither_port() {
     for attacked in [PORT, PROBE_PORT] {
         let holding = hold_connections((runner.address, attacked).into(), 1500);
         for _ in 0..5 {
-            // As the gateway does it: a connection for each call, with a token.
+            // Like the gateway, opens a new connection for each call.
             let hop = runner.gateway.hop_token(POD, "none", Scope::Connect, None);
             assert_eq!(call(&runner, Method::GET, "/v1/sessions", Some(&hop)).await, (200, None));
             for path in ["healthz", "readyz"] {
                 let url = format!("http://{}:{PROBE_PORT}/{path}", runner.address);
-                assert_eq!(reqwest::get(url).await.unwrap().status(), 200, "{path} while {attacked} is held");
+                assert_eq!(reqwest::get(url).await.unwrap().status(), 200, "{path} under load on port {attacked}");
             }
-            // Pods of a shape of before have theirs here.
+            // Pods of an older operator are probed on this port.
             assert_eq!(reqwest::get(runner.url("/healthz")).await.unwrap().status(), 200);
         }
         drop(holding);

@@ -1,4 +1,4 @@
-//! What a real runner tells a collector of traces.
+//! Tests of the traces that a real runner exports to a collector.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -40,9 +40,9 @@ async fn a_cold_start_continues_the_trace_of_its_caller() {
     let values = trace.iter().flat_map(|span| &span.attributes).map(|(_, value)| value);
     assert!(values.clone().all(|value| !value.contains("secret") && !value.contains("eyJ")), "{trace:#?}");
 
-    // A repeated call is told, and the start is over.
+    // A repeated call has its own span, but no further spans of the finished start.
     runner.bind_traced(Some(&format!("00-{TRACE}-{}-01", "1".repeat(16))), "cold", &bind_request).await.unwrap();
-    // Nor is one that nobody records.
+    // A call whose trace is not recorded has no span.
     runner.end("cold").await;
     runner.wait_for("an empty list", |state| state.sessions.is_empty().then_some(())).await;
     let unrecorded = "f".repeat(32);
@@ -51,7 +51,7 @@ async fn a_cold_start_continues_the_trace_of_its_caller() {
         .await
         .unwrap();
     runner.end("unrecorded").await;
-    // What is left is sent when it ends.
+    // The runner exports the remaining spans when it exits.
     runner.terminate().await;
     let names = |trace: &str| collector.trace(trace).into_iter().map(|span| span.name).collect::<Vec<_>>();
     assert_eq!(names(&unrecorded), Vec::<String>::new());

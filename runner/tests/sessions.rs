@@ -1,4 +1,4 @@
-//! Sessions on a real runner with a real Firefox, real displays and real Playwright clients.
+//! Tests of sessions on a real runner with a real Firefox, real displays and real Playwright clients.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -23,7 +23,7 @@ use tokio::{
     sync::OnceCell,
 };
 
-/// A client's part of a WebSocket's opening (RFC 6455 section 1.3), but for the request line and the token.
+/// The client's headers of a WebSocket handshake (RFC 6455 section 1.3), without the token.
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const GREEN_PAGE: &str = "data:text/html,<title>green</title><body style='background: rgb(0, 128, 0)'>";
@@ -35,7 +35,7 @@ fn rejection_reason(error: Result<impl std::fmt::Debug, CallError>) -> ErrorReas
     }
 }
 
-/// What the profiles of these tests begin as, made by the launcher that is tested.
+/// Returns the profile templates, created once by the launcher under test.
 async fn templates() -> &'static Path {
     static MADE: OnceCell<PathBuf> = OnceCell::const_new();
     let make = async || {
@@ -63,7 +63,7 @@ async fn hot_sessions_serve_clients_and_viewers_and_clean_up() {
     assert_eq!((state.engine, state.playwright_version.as_str()), (Some(EngineName::Firefox), "1.62"));
     assert!(state.browser_version.is_some_and(|version| version.contains('.')));
 
-    // A hot browser is bound within the one call, and its page is opened then.
+    // The call binds a hot browser and opens the start page.
     let bind_request = BindRequest { start_url: Some(GREEN_PAGE.into()), ..request(Display::LiveView) };
     let bound = runner.bind("headful", &bind_request).await.unwrap();
     assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Ready, Tier::Hot));
@@ -107,7 +107,7 @@ async fn check_client(runner: &TestRunner) {
 
 async fn check_viewer(runner: &TestRunner) {
     let headers = "Connection: Upgrade\r\nUpgrade: rfb\r\n";
-    // However many others come and say nothing, or not yet.
+    // Viewers that do not complete their handshake do not block others.
     let mut silent = Vec::new();
     for _ in 0..12 {
         let (mut stream, head) = runner.upgrade("headful", Scope::View, headers).await;
@@ -118,9 +118,9 @@ async fn check_viewer(runner: &TestRunner) {
     let (stream, head) = runner.upgrade("headful", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let mut viewer = Viewer::begin(stream).await.unwrap();
-    assert_eq!(viewer.security_types(), [1], "no password is asked for: the gateway is the door");
+    assert_eq!(viewer.security_types(), [1], "no password: the gateway authenticates viewers");
     assert_eq!(viewer.size(), (1280, 720));
-    // The window fills the screen, so the page is at its middle and at its lower right.
+    // The window fills the screen, so the page covers its centre and its lower right corner.
     loop {
         let picture = viewer.picture().await.unwrap();
         if picture.colour(640, 400) == [0, 128, 0] && picture.colour(1270, 710) == [0, 128, 0] {
@@ -132,11 +132,11 @@ async fn check_viewer(runner: &TestRunner) {
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let again = runner.gateway.hop_token(POD, "headful", Scope::Control, Some("a link"));
     let (_, head) = runner.upgrade_with(&again, "headful", Scope::Control, headers).await;
-    assert!(head.starts_with("HTTP/1.1 401"), "a token that was used: {head}");
+    assert!(head.starts_with("HTTP/1.1 401"), "used token: {head}");
     let (_, head) = runner.upgrade("headless", Scope::View, headers).await;
-    assert!(head.starts_with("HTTP/1.1 400"), "a session without live view: {head}");
+    assert!(head.starts_with("HTTP/1.1 400"), "session without a live view: {head}");
     let (_, head) = runner.upgrade("third", Scope::View, headers).await;
-    assert!(head.starts_with("HTTP/1.1 404"), "no such session: {head}");
+    assert!(head.starts_with("HTTP/1.1 404"), "unknown session: {head}");
 }
 
 async fn check_version_mismatch(runner: &TestRunner) {
@@ -159,7 +159,7 @@ async fn check_reconnect(runner: &TestRunner) {
     runner.wait_for("no client", |state| (state.session("headful")?.clients == 0).then_some(())).await;
     let found = runner.playwright("headful", "find").message_after_exit().await;
     assert!(found["found"].as_array().unwrap().contains(&json!(["held", "kept"])), "{found}");
-    // It took over what the lost one left, and then went as it should: its contexts are closed behind it.
+    // The second client has taken over the contexts, and they are closed after its clean disconnect.
     while runner.playwright("headful", "find").message_after_exit().await["found"] != json!([["green", 0]]) {}
 }
 
@@ -186,7 +186,7 @@ async fn a_killed_process_ends_its_session_with_the_cause() {
         runner.end(uid).await;
     }
 
-    // A hot browser that dies is replaced, and no corpse is bound.
+    // A hot browser that exits is replaced and not bound.
     runner.wait_until_warm().await;
     kill(runner.browser_pid().await, Signal::SIGKILL);
     runner.wait_for("cold", |state| (!state.warm && state.hot.headful == 0).then_some(())).await;
@@ -203,7 +203,7 @@ async fn profiles_start_from_the_template_of_any_browser_version() {
     let template = templates().await.join("Firefox");
     let mut names: Vec<_> = fs::read_dir(&template).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    // Nothing that names a browser or a person: no ids, keys, cookies, databases.
+    // None of these files identifies a browser or a user: no ids, keys, cookies or databases.
     let known =
         ["addonStartup.json.lz4", "compatibility.ini", "extension-preferences.json", "extensions.json", "startupCache"];
     assert_eq!(names, known);
@@ -211,7 +211,7 @@ async fn profiles_start_from_the_template_of_any_browser_version() {
     let written = |path: &Path| fs::metadata(path.join("compatibility.ini")).unwrap().modified().unwrap();
     let mut runner = start(&["--prewarm-headless", "1"]).await;
     runner.wait_until_warm().await;
-    // Firefox writes this file anew where it does not know the profile as its own, and drops what it had compiled.
+    // Firefox rewrites this file, and drops its compiled scripts, when it does not recognize the profile.
     assert_eq!(written(&runner.profile()), written(&template));
     assert!(runner.terminate().await.success());
 
@@ -244,7 +244,7 @@ async fn concurrent_displays_get_distinct_numbers() {
         let mut viewer = Viewer::begin(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
-    // Killed, and so without a chance to take their files with them.
+    // SIGKILL leaves Xvnc no chance to remove its files.
     for xvnc in runner.pids("Xvnc").await {
         kill(xvnc, Signal::SIGKILL);
     }
@@ -261,7 +261,7 @@ async fn sessions_time_out_unless_a_client_is_active() {
     let mut runner = start(&["--slots", "2"]).await;
     let boot_id = runner.state().await.boot_id;
 
-    // Cold: answered at once, ready later.
+    // A cold bind returns at once, and the session becomes ready later.
     for uid in ["busy", "pinging"] {
         let bound = runner.bind(uid, &request(Display::Headless)).await.unwrap();
         assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, Tier::Cold));
@@ -275,13 +275,13 @@ async fn sessions_time_out_unless_a_client_is_active() {
     let (mut pinging, head) = runner.upgrade("pinging", Scope::Connect, HANDSHAKE).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let pings = tokio::spawn(async move {
-        // An empty, masked Ping (RFC 6455 section 5.5.2), again and again until the session is gone.
+        // Sends an empty masked Ping (RFC 6455 section 5.5.2) every 100 ms until the session is gone.
         while pinging.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.is_ok() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     });
 
-    // What works is not idle; what only pings is.
+    // Commands count as activity, pings do not.
     let idle = BindRequest { idle_timeout_seconds: 8, ..request(Display::Headless) };
     for uid in ["busy", "pinging"] {
         runner.bind(uid, &idle).await.unwrap();
@@ -289,10 +289,10 @@ async fn sessions_time_out_unless_a_client_is_active() {
     let end = runner.wait_for_phase("pinging", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::IdleTimeout);
     pings.await.unwrap();
-    // It has been connected for longer than the other.
+    // The active client has been connected for longer than the pinging one.
     assert_eq!(runner.state().await.session("busy").unwrap().phase, SessionPhase::Ready);
 
-    // The lifetime is counted from the first PUT, and a later one may change it.
+    // The lifetime counts from the first PUT, and a later PUT can change it.
     runner.bind("busy", &BindRequest { max_lifetime_seconds: 1, ..idle }).await.unwrap();
     let end = runner.wait_for_phase("busy", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::LifetimeExceeded);
@@ -317,7 +317,7 @@ async fn a_draining_runner_serves_its_session_until_the_deadline() {
     let state = runner.wait_for("draining", |state| state.draining.then(|| state.clone())).await;
     assert_eq!((state.free, state.hot), (0, Hot::default()));
     let session = state.session("last").unwrap();
-    assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "it still serves");
+    assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "a draining runner serves its sessions");
     assert_eq!(rejection_reason(runner.bind("late", &request(Display::Headless)).await), ErrorReason::Draining);
     let end = runner.wait_for_phase("last", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::RunnerDrained);

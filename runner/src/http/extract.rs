@@ -1,5 +1,5 @@
-//! Extractors that authenticate and authorize requests. Each checks the token, and a handler gets a session's UID only from one of
-//! them, so no handler can skip the check.
+//! Extractors that authenticate and authorize requests. Each checks the token, and a handler gets a session's UID
+//! only from one of them, so no handler can skip the check.
 
 use crate::{
     core::Term,

@@ -34,8 +34,8 @@ pub(crate) fn probes(runner: RunnerHandle) -> Router {
     admin::probes(move || not_ready(&runner))
 }
 
-/// Routes of the API, which need a token. For one more version it also serves the probes, because the pods of operators older than
-/// the separate probe port are probed on this port.
+/// Routes of the API, which need a token. For one more version it also serves the probes, because the pods of
+/// operators older than the separate probe port are probed on this port.
 pub(crate) fn router(app: AppState) -> Router {
     let probes = probes(app.runner.clone());
     Router::new()

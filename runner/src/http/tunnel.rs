@@ -1,8 +1,9 @@
-//! Tunnels into sessions: after the upgrade, bytes are copied unchanged in both directions between the gateway and the session's
-//! Playwright server or display.
+//! Tunnels into sessions: after the upgrade, bytes are copied unchanged in both directions between the gateway and
+//! the session's Playwright server or display.
 //!
-//! Close frames pass through with their codes. When a client is lost without a Close frame, the server's connection is closed
-//! without one too, so that the server sees an abnormal closure and keeps the client's contexts for a reconnect.
+//! Close frames pass through with their codes. When a client is lost without a Close frame, the server's connection
+//! is closed without one too, so that the server sees an abnormal closure and keeps the client's contexts for a
+//! reconnect.
 
 use crate::{
     core::{Action, Event, StackId},
@@ -47,12 +48,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Minimum interval between activity events of one client.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(250);
-/// How long one side can take to close its connection after the other has. Closing the connection of a side that still sends would
-/// cause a reset, which discards the last bytes that it has not read.
+/// How long one side can take to close its connection after the other has. Closing the connection of a side that
+/// still sends would cause a reset, which discards the last bytes that it has not read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Headers of the client's handshake that the Playwright server gets: the client's version, and those of the WebSocket (RFC 6455
-/// section 4.1).
+/// Headers of the client's handshake that the Playwright server gets: the client's version, and those of the
+/// WebSocket (RFC 6455 section 4.1).
 const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::USER_AGENT,
     header::UPGRADE,
@@ -168,8 +169,8 @@ async fn open_websocket(
     Ok(sender.send_request(request).await?)
 }
 
-/// Forwards an error response of the session's server. Playwright's server responds with 428 to a client of another minor version,
-/// and its body tells the user which versions differ.
+/// Forwards an error response of the session's server. Playwright's server responds with 428 to a client of another
+/// minor version, and its body tells the user which versions differ.
 async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Response, ApiError> {
     let status = response.status();
     let body = timeout(HANDSHAKE_TIMEOUT, Limited::new(response.into_body(), MAX_ERROR_BODY).collect()).await;
@@ -180,9 +181,9 @@ async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Resp
     Ok(response)
 }
 
-/// Copies bytes in both directions until either side or the session ends. `upstream` copies from the client to the server until the
-/// client closes, which it passes on, or violates the protocol. The last bytes of each side, above all a Close frame, are always
-/// delivered to the other.
+/// Copies bytes in both directions until either side or the session ends. `upstream` copies from the client to the
+/// server until the client closes, which it passes on, or violates the protocol. The last bytes of each side, above
+/// all a Close frame, are always delivered to the other.
 async fn relay<Client, Server, Upstream, Copying>(
     client: Client,
     server: Server,
@@ -208,7 +209,8 @@ async fn relay<Client, Server, Upstream, Copying>(
         biased;
         _ = downstream.as_mut() => {}
         copied = upstream.as_mut() => {
-            // Closing the connection of a server that still sends would reset it before it reads the client's Close frame.
+            // Closing the connection of a server that still sends would reset it before it reads the client's Close
+            // frame.
             if copied.is_ok() {
                 timeout(CLOSE_TIMEOUT, downstream).await.ok();
             }
@@ -227,8 +229,8 @@ async fn copy_viewer_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncW
     }
 }
 
-/// Reads and discards until the end of the stream. A peer that accepts no more data has closed its side, and its last bytes may still
-/// be on their way to the other: closing that connection now could reset it and discard them.
+/// Reads and discards until the end of the stream. A peer that accepts no more data has closed its side, and its last
+/// bytes may still be on their way to the other: closing that connection now could reset it and discard them.
 async fn drain(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await.map(drop)
 }
@@ -332,7 +334,8 @@ mod tests {
 
     #[tokio::test]
     async fn delivers_the_last_bytes_of_the_server_after_the_session_has_ended() {
-        // Many rounds, because a random select order would pass some of them. In every other round the client reads slowly.
+        // Many rounds, because a random select order would pass some of them. In every other round the client reads
+        // slowly.
         for round in 0..64 {
             let sent_bytes = [&[7; 500][..], b"a Close frame"].concat();
             let (mut client, relayed) = ending_session(&sent_bytes, if round % 2 == 0 { 1 << 20 } else { 10 });

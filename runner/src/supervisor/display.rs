@@ -22,20 +22,21 @@ pub(crate) const XAUTHORITY: &str = "Xauthority";
 /// Name of the RFB socket in the stack's directory.
 pub(crate) const VNC_SOCKET: &str = "vnc.sock";
 
-/// Exclusive upper bound of display numbers: far more than there are displays, and 6000 plus the number is a valid port.
+/// Exclusive upper bound of display numbers: far more than there are displays, and 6000 plus the number is a valid
+/// port.
 const DISPLAY_NUMBERS: u16 = 30_000;
 /// Limit of the line with the display's number, with room for an error message.
 const MAX_LINE_BYTES: usize = 256;
 
 /// A display number that is reserved on this machine until it is dropped.
 ///
-/// Xvnc cannot choose the number itself: with `-displayfd` it takes no lock file, and detects used numbers only by the sockets that
-/// are disabled here, so every server would choose 0 and replace the socket of the previous one.
+/// Xvnc cannot choose the number itself: with `-displayfd` it takes no lock file, and detects used numbers only by
+/// the sockets that are disabled here, so every server would choose 0 and replace the socket of the previous one.
 pub(crate) struct DisplayNumber(u16);
 
 impl DisplayNumber {
-    /// Claims a number by creating its lock file, as X servers do (Xserver(1)). The search starts at a random number, so that runners
-    /// on one machine do not contend for the same ones.
+    /// Claims a number by creating its lock file, as X servers do (Xserver(1)). The search starts at a random number,
+    /// so that runners on one machine do not contend for the same ones.
     fn claim() -> io::Result<Self> {
         let [high, low, ..] = *uuid::Uuid::new_v4().as_bytes();
         let from = u16::from_be_bytes([high, low]) % DISPLAY_NUMBERS;
@@ -80,9 +81,11 @@ pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process,
         // Xvnc writes its number to standard output once it accepts clients.
         .args(["-displayfd", "1"])
         .args(["-geometry", &format!("{}x{}", screen.width, screen.height), "-depth", "24"])
-        // RFB only on its Unix socket, X11 only on its socket file: no TCP, and no abstract socket, which has no file mode.
+        // RFB only on its Unix socket, X11 only on its socket file: no TCP, and no abstract socket, which has no file
+        // mode.
         .args(["-rfbport", "-1", "-SecurityTypes", "None", "-AlwaysShared", "-nolisten", "tcp", "-nolisten", "local"])
-        // Xvnc blacklists by address, and all viewers share the socket's: a few incomplete handshakes would lock out every viewer.
+        // Xvnc blacklists by address, and all viewers share the socket's: a few incomplete handshakes would lock out
+        // every viewer.
         .arg("-UseBlacklist=0")
         // A viewer's SetDesktopSize message crashes this server unless the server rejects it.
         .arg("-AcceptSetDesktopSize=0")
@@ -108,8 +111,8 @@ pub(crate) async fn wait_until_ready(xvnc: &mut Process, number: &DisplayNumber)
     }
 }
 
-/// Writes an Xauthority file with a new cookie for all displays of this host. Format (Xau(3)): the family, then address, display
-/// number, name and data, each preceded by its length, in network byte order.
+/// Writes an Xauthority file with a new cookie for all displays of this host. Format (Xau(3)): the family, then
+/// address, display number, name and data, each preceded by its length, in network byte order.
 fn write_authority(path: &Path) -> io::Result<()> {
     const FAMILY_LOCAL: u16 = 256;
     let cookie = *uuid::Uuid::new_v4().as_bytes();

@@ -1,4 +1,5 @@
-//! The task that owns the core: handles browser events before API calls, applies the core's effects, and publishes the runner's state.
+//! The task that owns the core: handles browser events before API calls, applies the core's effects, and publishes
+//! the runner's state.
 
 use crate::{
     config::BrowserSettings,
@@ -74,7 +75,8 @@ impl RunnerHandle {
         self.call(|reply| Call::Report { uid, reply }).await
     }
 
-    /// Returns access to a session for an action. `single_use_id` is the id of a token that permits a single connection.
+    /// Returns access to a session for an action. `single_use_id` is the id of a token that permits a single
+    /// connection.
     pub(crate) async fn connect(
         &self,
         uid: String,

@@ -1,5 +1,5 @@
-//! Reads the output of child processes line by line. The processes run untrusted code, so lines can be of any length and need not be
-//! text. The pipe is always drained, because a full pipe would block its process.
+//! Reads the output of child processes line by line. The processes run untrusted code, so lines can be of any length
+//! and need not be text. The pipe is always drained, because a full pipe would block its process.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
@@ -17,7 +17,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { pipe: BufReader::new(pipe), limit, line: Vec::new() }
     }
 
-    /// Returns the next line, truncated to the limit, with invalid UTF-8 replaced. Returns `None` at the end of the pipe. Cancel safe.
+    /// Returns the next line, truncated to the limit, with invalid UTF-8 replaced. Returns `None` at the end of the
+    /// pipe. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
             // A read error counts as the end of the pipe.

@@ -1,8 +1,9 @@
-//! Starts and stops the processes of one stack. Each is started in its own process group and with the stack's mark in its environment;
-//! it is stopped by group, and what remains is found by the mark and killed.
+//! Starts and stops the processes of one stack. Each is started in its own process group and with the stack's mark in
+//! its environment; it is stopped by group, and what remains is found by the mark and killed.
 //!
-//! The runner waits only for processes that it spawned itself, because a `waitpid(-1)` would steal exit codes from tokio. A process
-//! that leaves its group, as Firefox's crash helper does, keeps the mark and is reaped by the init process.
+//! The runner waits only for processes that it spawned itself, because a `waitpid(-1)` would steal exit codes from
+//! tokio. A process that leaves its group, as Firefox's crash helper does, keeps the mark and is reaped by the init
+//! process.
 
 use crate::supervisor::lines::Lines;
 use nix::{
@@ -44,7 +45,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Mark(pub(crate) String);
 
 impl Mark {
-    /// Returns a command whose process has this mark, its own process group, and its home and temporary directory in `dir`.
+    /// Returns a command whose process has this mark, its own process group, and its home and temporary directory in
+    /// `dir`.
     pub(crate) fn command(&self, program: &OsStr, dir: &Path) -> Command {
         let mut command = Command::new(program);
         command.env(MARK, &self.0).env("HOME", dir).env("TMPDIR", dir.join("tmp")).current_dir(dir);
@@ -52,8 +54,8 @@ impl Mark {
         command
     }
 
-    /// Kills every process with this mark and returns once none is left. Retries when `/proc` cannot be read, for example for lack of
-    /// file descriptors, because only a complete scan proves that none is left.
+    /// Kills every process with this mark and returns once none is left. Retries when `/proc` cannot be read, for
+    /// example for lack of file descriptors, because only a complete scan proves that none is left.
     pub(crate) async fn sweep(&self) {
         let mut rounds = 0_u32;
         loop {
@@ -102,7 +104,8 @@ impl Mark {
         Ok(marked)
     }
 
-    /// Zombies have an empty environment, and those of other users' processes are not readable. Neither kind has to be killed.
+    /// Zombies have an empty environment, and those of other users' processes are not readable. Neither kind has to
+    /// be killed.
     fn has_mark(&self, pid: i32) -> io::Result<bool> {
         let mark = format!("{MARK}={}", self.0);
         match fs::read(format!("/proc/{pid}/environ")) {
@@ -220,7 +223,8 @@ async fn collect_stderr(stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<VecDeque
     }
 }
 
-/// Removes a directory with its contents. Retries until it succeeds, so a directory that cannot be removed keeps its slot occupied.
+/// Removes a directory with its contents. Retries until it succeeds, so a directory that cannot be removed keeps its
+/// slot occupied.
 pub(crate) async fn remove_directory(dir: &Path) {
     loop {
         match tokio::fs::remove_dir_all(dir).await {

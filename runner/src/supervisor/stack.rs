@@ -1,5 +1,5 @@
-//! Runs one stack: its directory, its display if it is headful, and the launcher with its browser. A task starts them in that order,
-//! forwards commands and events, and tears all of them down at the end, whatever its cause.
+//! Runs one stack: its directory, its display if it is headful, and the launcher with its browser. A task starts them
+//! in that order, forwards commands and events, and tears all of them down at the end, whatever its cause.
 
 use crate::{
     config::{BrowserSettings, Screen},
@@ -39,12 +39,13 @@ const RECONNECT_GRACE: Duration = Duration::from_secs(60);
 const LAUNCHER_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long Xvnc can take to clean up.
 const DISPLAY_STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long to wait for the exit of the display after the browser has exited. A display that crashes takes its browser down, and the
-/// browser's exit may be reported first.
+/// How long to wait for the exit of the display after the browser has exited. A display that crashes takes its
+/// browser down, and the browser's exit may be reported first.
 const DISPLAY_EXIT_TIMEOUT: Duration = Duration::from_millis(300);
 /// Limit of an event of the launcher, in bytes. The launcher keeps the messages in its events shorter.
 const MAX_EVENT_BYTES: usize = 64 << 10;
-/// The smallest young generation saves a third of Node's memory. The heap limit leaves room for messages of up to 256 MiB.
+/// The smallest young generation saves a third of Node's memory. The heap limit leaves room for messages of up to 256
+/// MiB.
 const NODE_FLAGS: [&str; 2] = ["--max-semi-space-size=1", "--max-old-space-size=1024"];
 
 /// The endpoints for the clients of a stack.
@@ -131,8 +132,8 @@ impl Stack {
         self.commands.send(command).ok();
     }
 
-    /// Whether its browser was launched and has exited. The kernel knows at once; the launcher reports it some tenths of a second
-    /// later, because it waits for pipes that the browser's child processes keep open.
+    /// Whether its browser was launched and has exited. The kernel knows at once; the launcher reports it some tenths
+    /// of a second later, because it waits for pipes that the browser's child processes keep open.
     pub(crate) fn has_exited(&self) -> bool {
         self.browser.get().is_some_and(|pid| !self.mark.is_alive(*pid))
     }

@@ -1,5 +1,5 @@
-//! A runner as it runs in a pod, but for the pod: the built binary with its real launcher, called by the operator's real
-//! client with real tokens.
+//! Runs the built runner binary with its real launcher outside a pod, and calls it with the operator's client and
+//! valid tokens.
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
@@ -31,14 +31,13 @@ use tokio::{
     time::timeout,
 };
 
-/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
+/// Longer than any step takes on a loaded machine, so that a hung test fails with a message.
 pub const TIMEOUT: Duration = Duration::from_secs(90);
 pub const POD: &str = "b8a9f4d6-pod";
 pub const EPOCH: u64 = 7;
 
 pub struct TestRunner {
     child: Child,
-    /// Process id of the runner.
     pid: u32,
     pub address: IpAddr,
     pub operator: Signer,
@@ -54,7 +53,7 @@ pub fn launcher() -> PathBuf {
     launcher
 }
 
-/// A command that runs the built runner, without the settings of whoever runs the tests.
+/// Returns a command that runs the built runner without the relevant environment variables of the test process.
 pub fn runner_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_camofleet-runner"));
     command.env_remove("CAMOUFOX_EXECUTABLE_PATH").env_remove("CAMOUFOX_INSTALL_DIR").env("RUST_LOG", "info");
@@ -63,15 +62,15 @@ pub fn runner_command() -> Command {
 }
 
 impl TestRunner {
-    /// Starts a runner with these flags and waits until it listens.
+    /// Starts a runner with these flags and waits until it accepts connections.
     pub async fn start(flags: &[&str]) -> Self {
         Self::start_with(flags, |_, _| {}).await
     }
 
-    /// The same; `adjust` may change the command, and is told the directory that the runner has for itself.
+    /// Like [`TestRunner::start`]. `adjust` can change the command and gets the runner's temporary directory.
     pub async fn start_with(flags: &[&str], adjust: impl FnOnce(&mut Command, &Path)) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
-        // All of 127/8 is this host, so each runner has an address of its own on the port that runners have.
+        // All runners listen on the same port, so each gets its own loopback address in 127/8.
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let address = IpAddr::V4(Ipv4Addr::new(127, 64 | high, low, NEXT.fetch_add(1, Ordering::Relaxed)));
         let [operator, gateway] = [Issuer::Operator, Issuer::Gateway].map(signer);
@@ -88,7 +87,7 @@ impl TestRunner {
             .args(flags);
         adjust(&mut command, dir.path());
         let child = command.spawn().unwrap();
-        let pid = child.id().expect("it was just started");
+        let pid = child.id().expect("the process was just started");
         let runner = Self { child, pid, address, operator, gateway, client: RunnerClient::default(), dir };
         runner.wait_until_listening().await;
         runner
@@ -113,7 +112,7 @@ impl TestRunner {
         self.dir.path().join("keys")
     }
 
-    /// The profile of the one browser that there is.
+    /// Returns the profile of the only browser.
     pub fn profile(&self) -> PathBuf {
         let mut stacks = fs::read_dir(self.dir.path().join("state")).unwrap();
         let profile = stacks.next().expect("a browser").unwrap().path().join("profile");
@@ -129,7 +128,7 @@ impl TestRunner {
         self.bind_traced(None, uid, request).await
     }
 
-    /// The same, as part of a trace.
+    /// Like [`TestRunner::bind`], as part of a trace.
     pub async fn bind_traced(
         &self,
         traceparent: Option<&str>,
@@ -143,7 +142,7 @@ impl TestRunner {
         self.client.end(self.address, &self.token(), uid).await.unwrap();
     }
 
-    /// Follows the runner's events until one says what is waited for.
+    /// Follows the runner's events until `found` returns a value. `what` describes it in failures.
     pub async fn wait_for<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
         let mut last = None;
         let follow = async {
@@ -157,8 +156,8 @@ impl TestRunner {
             None
         };
         let found = timeout(TIMEOUT, follow).await;
-        let found = found.unwrap_or_else(|_| panic!("in {TIMEOUT:?} nothing said {what}: {last:#?}"));
-        found.unwrap_or_else(|| panic!("the events ended without {what}"))
+        let found = found.unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} waiting for {what}: {last:#?}"));
+        found.unwrap_or_else(|| panic!("the event stream ended while waiting for {what}"))
     }
 
     pub async fn state(&self) -> RunnerState {
@@ -174,7 +173,7 @@ impl TestRunner {
         self.wait_for(&format!("{uid} {phase:?}"), reached).await
     }
 
-    /// The session's URL for clients, and a token for one connection to it.
+    /// Returns the session's URL for this scope, and a token for it.
     pub fn endpoint(&self, uid: &str, scope: Scope) -> (String, String) {
         let path = match scope {
             Scope::Connect => "playwright",
@@ -183,7 +182,7 @@ impl TestRunner {
         (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, scope, None))
     }
 
-    /// Starts a Playwright client on a session.
+    /// Starts a Playwright client that connects to a session and runs a task of `client.js`.
     pub fn playwright(&self, uid: &str, task: &str) -> Client {
         let (url, token) = self.endpoint(uid, Scope::Connect);
         let mut command = Command::new("node");
@@ -194,13 +193,14 @@ impl TestRunner {
         Client { child, lines }
     }
 
-    /// Opens a connection to a session and sends an upgrade request with these headers. Returns the answer's head.
+    /// Opens a connection to a session and sends an upgrade request with these headers. Returns the head of the
+    /// response.
     pub async fn upgrade(&self, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
         let (_, token) = self.endpoint(uid, scope);
         self.upgrade_with(&token, uid, scope, headers).await
     }
 
-    /// The same with that token.
+    /// Like [`TestRunner::upgrade`], with that token.
     pub async fn upgrade_with(&self, token: &str, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
         let (url, _) = self.endpoint(uid, scope);
         let path = url.split_once("8070").unwrap().1;
@@ -211,13 +211,13 @@ impl TestRunner {
         (stream, head)
     }
 
-    /// Ids of processes of this runner's sessions whose command line contains this.
+    /// Returns the ids of this runner's child processes whose command line contains `command`.
     pub async fn pids(&self, command: &str) -> Vec<i32> {
         let boot_id = self.state().await.boot_id;
         stack_pids(&boot_id).into_iter().filter(|pid| read_proc(*pid, "cmdline").contains(command)).collect()
     }
 
-    /// The leader of the browser's processes, of the one browser that there is.
+    /// Returns the process id of the only browser: the leader of its process group.
     pub async fn browser_pid(&self) -> i32 {
         let leads = |pid: &i32| {
             nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(*pid))).is_ok_and(|group| group.as_raw() == *pid)
@@ -227,7 +227,7 @@ impl TestRunner {
         leader
     }
 
-    /// Tells the runner to go, and waits until it went.
+    /// Sends SIGTERM and waits until the runner has exited.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
         self.wait_for_exit().await
@@ -238,10 +238,10 @@ impl TestRunner {
     }
 
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
-        timeout(TIMEOUT, self.child.wait()).await.expect("the runner ends").unwrap()
+        timeout(TIMEOUT, self.child.wait()).await.expect("the runner exits").unwrap()
     }
 
-    /// Asserts that nothing runs or lies around for sessions.
+    /// Asserts that no processes, files or display locks of sessions are left.
     pub fn assert_cleaned_up(&self, boot_id: &str) {
         let left: Vec<_> = stack_pids(boot_id).iter().map(|pid| read_proc(*pid, "cmdline")).collect();
         assert!(left.is_empty(), "processes are left: {left:#?}");
@@ -254,7 +254,7 @@ impl TestRunner {
             .filter(|path| path.to_str().is_some_and(|path| path.starts_with("/tmp/.X") && path.ends_with("-lock")))
             .filter(|lock| fs::read_to_string(lock).is_ok_and(|owner| owner.trim() == self.pid.to_string()))
             .collect();
-        assert!(locks.is_empty(), "numbers of displays are left: {locks:?}");
+        assert!(locks.is_empty(), "display locks are left: {locks:?}");
     }
 }
 
@@ -281,21 +281,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// The next thing that it says.
+    /// Returns the next message that the client prints.
     pub async fn next_message(&mut self) -> serde_json::Value {
-        let line = timeout(TIMEOUT, self.lines.next_line()).await.expect("the client says something").unwrap();
-        serde_json::from_str(&line.expect("the client says something before it ends")).unwrap()
+        let line = timeout(TIMEOUT, self.lines.next_line()).await.expect("the client prints a message").unwrap();
+        serde_json::from_str(&line.expect("the client prints a message before it exits")).unwrap()
     }
 
-    /// The one thing that it says, once it has left: one that is dropped is killed, and has not said goodbye.
+    /// Returns the client's only message after it has exited. Dropping a client instead kills it before it closes its
+    /// connection.
     pub async fn message_after_exit(mut self) -> serde_json::Value {
-        let said = self.next_message().await;
-        let ended = timeout(TIMEOUT, self.child.wait()).await.expect("the client ends").unwrap();
-        assert!(ended.success(), "{ended}: {said}");
-        said
+        let message = self.next_message().await;
+        let status = timeout(TIMEOUT, self.child.wait()).await.expect("the client exits").unwrap();
+        assert!(status.success(), "{status}: {message}");
+        message
     }
 
-    /// Kills it, as a node's failure would: no Close frame is sent.
+    /// Kills the client, which sends no Close frame, as in a node failure.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
