@@ -107,7 +107,7 @@ impl RunnerHandle {
 pub(crate) struct Driver {
     machine: Machine,
     /// Time of the last event or call that the core handled.
-    last_reconcile: Instant,
+    last_handled: Instant,
     stacks: HashMap<StackId, Stack>,
     settings: Arc<BrowserSettings>,
     events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
@@ -132,7 +132,7 @@ impl Driver {
         let runner = RunnerHandle { calls: call_sender, events: events.0.clone(), published };
         let driver = Self {
             machine: Machine::new(plan),
-            last_reconcile: Instant::now(),
+            last_handled: Instant::now(),
             stacks: HashMap::new(),
             settings: Arc::new(settings),
             events,
@@ -146,8 +146,8 @@ impl Driver {
     /// Runs until the runner has drained.
     pub(crate) async fn run(mut self) {
         self.handle_event(Event::Tick);
-        while !self.machine.is_finished(self.last_reconcile) {
-            let deadline = self.machine.next_deadline(self.last_reconcile);
+        while !self.machine.is_finished(self.last_handled) {
+            let deadline = self.machine.next_deadline(self.last_handled);
             tokio::select! {
                 biased;
                 Some(event) = self.events.1.recv() => self.handle_event(event),
@@ -158,16 +158,16 @@ impl Driver {
     }
 
     fn handle_event(&mut self, event: Event) {
-        self.last_reconcile = Instant::now();
+        self.last_handled = Instant::now();
         if let Event::Removed { stack } = event {
             self.stacks.remove(&stack);
         }
-        let effects = self.machine.handle(event, self.last_reconcile);
+        let effects = self.machine.handle(event, self.last_handled);
         self.apply_effects(effects);
     }
 
     fn handle_call(&mut self, call: Call) {
-        self.last_reconcile = Instant::now();
+        self.last_handled = Instant::now();
         // A failed reply means that the caller has disconnected. Its call takes effect nevertheless.
         match call {
             // The leader's term may have ended since its call was authenticated.
@@ -186,13 +186,13 @@ impl Driver {
             }
             // The core does not reconcile on the following calls, so the tick handles the deadlines up to now.
             Call::Touch { uid, reply } => {
-                let result = self.machine.touch(&uid, self.last_reconcile);
+                let result = self.machine.touch(&uid, self.last_handled);
                 self.handle_event(Event::Tick);
                 reply.send(result).ok();
             }
             Call::Report { uid, reply } => {
                 self.handle_event(Event::Tick);
-                reply.send(self.machine.report(&uid, self.last_reconcile)).ok();
+                reply.send(self.machine.report(&uid, self.last_handled)).ok();
             }
             Call::Connect { uid, single_use_id, action, reply } => {
                 self.handle_event(Event::Tick);
@@ -203,13 +203,13 @@ impl Driver {
 
     fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
         self.reap_exited();
-        let (result, effects) = self.machine.bind(uid, request, self.last_reconcile);
+        let (result, effects) = self.machine.bind(uid, request, self.last_handled);
         self.apply_effects(effects);
         result.map(|()| self.bind_response(uid))
     }
 
     fn end(&mut self, uid: &str) -> Result<(), ErrorResponse> {
-        let (result, effects) = self.machine.end(uid, self.last_reconcile);
+        let (result, effects) = self.machine.end(uid, self.last_handled);
         self.apply_effects(effects);
         result
     }
@@ -269,7 +269,7 @@ impl Driver {
     fn publish(&self) {
         let ready = self.machine.is_ready();
         self.published.send_if_modified(|published| {
-            let mut state = self.machine.describe(&published.state, self.last_reconcile);
+            let mut state = self.machine.describe(&published.state, self.last_handled);
             let changed = state != published.state || ready != published.ready;
             if changed {
                 log_changes(&published.state, &state);
