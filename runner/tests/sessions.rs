@@ -168,9 +168,9 @@ async fn a_killed_process_ends_its_session_with_the_cause() {
     let mut runner = start(&["--slots", "1", "--prewarm-headful", "1"]).await;
     let boot_id = runner.state().await.boot_id;
     for (uid, part, cause) in [
-        ("browser", "firefox-esr", "the browser was ended by SIGKILL"),
-        ("server", "main.js", "the Playwright server (node) was ended by SIGKILL"),
-        ("display", "Xvnc", "the display (Xvnc) was ended by SIGKILL"),
+        ("browser", "firefox-esr", "the browser was killed by SIGKILL"),
+        ("server", "main.js", "the Playwright server (node) was killed by SIGKILL"),
+        ("display", "Xvnc", "the display (Xvnc) was killed by SIGKILL"),
     ] {
         runner.wait_until_warm().await;
         let bound = runner.bind(uid, &request(Display::LiveView)).await.unwrap();

@@ -154,7 +154,7 @@ impl Process {
     pub(crate) async fn wait(&mut self) -> String {
         let how = match self.child.wait().await {
             Ok(status) => describe_exit(status.code(), status.signal().map(signal_name).as_deref()),
-            Err(error) => format!("ended with an unknown status: {error}"),
+            Err(error) => format!("exited with an unknown status: {error}"),
         };
         if let Some(stderr_reader) = self.stderr_reader.take() {
             timeout(STDERR_TIMEOUT, stderr_reader).await.ok();
@@ -189,12 +189,12 @@ impl Process {
     }
 }
 
-/// Describes an exit: `ended with exit code 1`, or `was ended by SIGKILL`.
+/// Describes an exit: `exited with code 1`, or `was killed by SIGKILL`.
 pub(crate) fn describe_exit(code: Option<i32>, signal: Option<&str>) -> String {
     match (code, signal) {
-        (_, Some(signal)) => format!("was ended by {signal}"),
-        (Some(code), None) => format!("ended with exit code {code}"),
-        (None, None) => "ended".to_owned(),
+        (_, Some(signal)) => format!("was killed by {signal}"),
+        (Some(code), None) => format!("exited with code {code}"),
+        (None, None) => "exited".to_owned(),
     }
 }
 
