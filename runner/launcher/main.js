@@ -1,23 +1,24 @@
 #!/usr/bin/env node
-// One Playwright server and its browser, for one session. The runner drives it by lines of JSON.
+// Runs one Playwright server and its browser for one session. The runner controls it with JSON lines.
 //
-// The first line on stdin is the launch (see `launchOptions` in browser.js); each further line is a command:
-//   {"command":"open","url":U,"waitUntil":W}  -> {"event":"startPage","error":null | words}
-//   {"command":"ping"}                        -> {"event":"pong"} once the browser itself has answered
-// Events that come unasked:
+// The first line on stdin is the launch request (see `launchOptions` in browser.js). Each further line is a command:
+//   {"command":"open","url":U,"waitUntil":W}  -> {"event":"startPage","error":null | message}
+//   {"command":"ping"}                        -> {"event":"pong"} once the browser itself has responded
+// Further events on stdout:
 //   {"event":"ready","version":V,"browserPid":P}
-//   {"event":"failed","message":M}            the launch failed; the process ends
-//   {"event":"exited","code":C,"signal":S,"lastWords":[...]}  the browser ended by itself; the process ends
-// SIGTERM, or the end of stdin, closes the browser and ends the process; connected clients are told by a Close frame.
+//   {"event":"failed","message":M}            the launch failed; the process exits
+//   {"event":"exited","code":C,"signal":S,"lastWords":[...]}
+//                                             the browser exited unexpectedly, after these lines; the process exits
+// On SIGTERM or at the end of stdin, the launcher kills the browser, sends Close frames to connected clients and exits.
 'use strict';
 
 const readline = require('node:readline');
 const { Browser } = require('./browser');
 
-const say = (event) => process.stdout.write(JSON.stringify(event) + '\n');
+const send = (event) => process.stdout.write(JSON.stringify(event) + '\n');
 
-/** How long clients' Close frames may take to be written. A client that does not read must not hold the slot. */
-const FAREWELL_MS = 500;
+/** Time limit for sending Close frames, so that a client that does not read cannot keep the slot occupied. */
+const CLOSE_FRAME_TIMEOUT_MS = 500;
 
 async function main() {
   const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -27,7 +28,7 @@ async function main() {
   try {
     browser = await Browser.launch(JSON.parse(first.value));
   } catch (error) {
-    say({ event: 'failed', message: String(error.message) });
+    send({ event: 'failed', message: String(error.message) });
     process.exitCode = 1;
     return;
   }
@@ -39,28 +40,28 @@ async function main() {
   };
   process.on('SIGTERM', close);
   browser.onExit(async (exit) => {
-    if (!closing) say({ event: 'exited', ...exit });
-    await Promise.race([browser.clientsGone(), new Promise((resolve) => setTimeout(resolve, FAREWELL_MS))]);
+    if (!closing) send({ event: 'exited', ...exit });
+    await Promise.race([browser.disconnectClients(), new Promise((resolve) => setTimeout(resolve, CLOSE_FRAME_TIMEOUT_MS))]);
     process.exit(0);
   });
-  say({ event: 'ready', version: browser.version, browserPid: browser.pid });
+  send({ event: 'ready', version: browser.version, browserPid: browser.pid });
 
-  for await (const line of lines) obey(browser, JSON.parse(line));
+  for await (const line of lines) runCommand(browser, JSON.parse(line));
   await close();
 }
 
-/** Starts what a command asks for. Commands do not wait for each other: a slow page must not delay a ping. */
-function obey(browser, command) {
+/** Starts a command. Commands run concurrently, because a slow page must not delay a ping. */
+function runCommand(browser, command) {
   switch (command.command) {
     case 'open':
       browser.open(command.url, command.waitUntil).then(
-        () => say({ event: 'startPage', error: null }),
-        (error) => say({ event: 'startPage', error: error.message }),
+        () => send({ event: 'startPage', error: null }),
+        (error) => send({ event: 'startPage', error: error.message }),
       );
       return;
     case 'ping':
-      // A browser that fails to answer says nothing: the runner counts the silence.
-      browser.ping().then(() => say({ event: 'pong' }), () => {});
+      // A failed ping has no event: the runner's own timeout detects an unresponsive browser.
+      browser.ping().then(() => send({ event: 'pong' }), () => {});
       return;
     default:
       throw new Error(`unknown command ${JSON.stringify(command)}`);

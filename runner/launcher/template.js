@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Makes what the profiles of sessions begin as, once for an image:
+// Creates the template of session profiles, once per image:
 //   node template.js ENGINE EXECUTABLE DIR
-// It is what a first launch, just as a session's, leaves behind, without what is of that one browser (see TEMPLATE).
+// It launches the browser as for a session and copies the reusable files of its profile (see TEMPLATE).
 'use strict';
 
 const fs = require('node:fs');
@@ -16,11 +16,11 @@ async function main([engine, executable, template]) {
     const browser = await Browser.launch({ engine, executable, dir, wsPath: '/', headless: true, screen, graceMs: 0 });
     await browser.ping();
     await browser.quit();
-    // An engine may do without one of them.
+    // Not every engine writes all of these files.
     for (const name of TEMPLATE.filter((name) => fs.existsSync(path.join(dir, 'profile', name)))) {
       fs.cpSync(path.join(dir, 'profile', name), path.join(template, name), { recursive: true, preserveTimestamps: true });
     }
-    console.log(`${template}: what profiles of ${engine} ${browser.version} begin as`);
+    console.log(`created the profile template of ${engine} ${browser.version} in ${template}`);
   } finally {
     fs.rmSync(dir, { recursive: true });
   }

@@ -1,13 +1,13 @@
-//! Runs a runner with its settings: opens its ports, drives its browsers, and ends when it was told to go and has nothing left to do.
+//! Wires the runner together: opens its ports, starts its driver, and shuts down once it has drained.
 
 use crate::{
     config::Settings,
     core::Event,
-    http::{self, auth::Gate, state::App, tunnels::Tunnels},
+    http::{self, auth::Authenticator, state::AppState, tunnel_limiter::TunnelLimiter},
     supervisor::{driver::Driver, stack},
 };
 use anyhow::Context;
-use camofleet_runner_api::HEAD_DEADLINE;
+use camofleet_runner_api::HEADER_READ_TIMEOUT;
 use camofleet_runtime::{
     client_address::TrustedProxies,
     files,
@@ -19,29 +19,30 @@ use nix::sys::prctl::set_dumpable;
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long answers that are under way may take when the runner ends.
-const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Open files of the runner: two for each tunnel, and the rest for pipes, logs and its own. Its browsers inherit the limit, and a
-/// larger one slows programs that close all files which they may have.
-const FILES: u64 = 4096;
-/// Open files that are not for tunnels.
-const OTHER_FILES: u64 = 512;
-/// Connections that no tunnel takes: they are the operator's, and those of the gateway's other calls.
+/// How long responses in progress can take after the runner has drained.
+const LAST_RESPONSES_TIMEOUT: Duration = Duration::from_secs(1);
+/// Limit of open files: two for each tunnel, and [`RESERVED_FILES`]. Browsers inherit the limit, and a larger one
+/// slows down programs that close every possible file descriptor at start.
+const OPEN_FILES_LIMIT: u64 = 4096;
+/// Open files that are not available to tunnels: pipes, logs and the runner's own.
+const RESERVED_FILES: u64 = 512;
+/// Connections that are not available to tunnels: those of the operator and of the gateway's other calls.
 const RESERVED_CONNECTIONS: usize = 128;
-/// What callers can hold. Only gateway and operator have tokens, and they send one with the first request of each connection, so a
-/// few places are enough for those without. Each costs memory and a file descriptor, of which the browsers need most.
+/// Limits of the API's connections. Only the gateway and the operator have tokens, and they send one with the first
+/// request of each connection, so a low limit for unauthenticated connections suffices. Each connection costs memory
+/// and a file descriptor, both of which the browsers need.
 const LIMITS: Limits = Limits {
     connections: 1024,
     anonymous: 128,
     anonymous_per_address: 32,
-    first_head: HEAD_DEADLINE,
-    exchange: HEAD_DEADLINE,
-    idle: HEAD_DEADLINE,
+    first_head: HEADER_READ_TIMEOUT,
+    exchange: HEADER_READ_TIMEOUT,
+    idle: HEADER_READ_TIMEOUT,
     authenticated_idle: Duration::from_secs(75),
     keep_alive: true,
 };
 
-/// Runs until SIGTERM came and every session is over, on a runtime of its own.
+/// Runs until SIGTERM has been received and every session has ended. Creates its own Tokio runtime.
 ///
 /// # Errors
 /// When the state directory cannot be cleaned, a port cannot be opened, or a server fails.
@@ -54,12 +55,12 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
-/// What traces are sent by. A runner serves its sessions whether they are traced or not.
+/// Creates the tracer, if one is configured. A failure is not fatal, because sessions do not depend on tracing.
 fn tracer(pod_uid: &str) -> Option<Arc<Tracer>> {
     match Tracer::from_environment("camofleet-runner", [KeyValue::new("k8s.pod.uid", pod_uid.to_owned())]) {
         Ok(tracer) => tracer.map(Arc::new),
         Err(error) => {
-            tracing::error!(%error, "could not set up tracing: no session is traced");
+            tracing::error!(%error, "could not set up tracing; running without it");
             None
         }
     }
@@ -67,8 +68,8 @@ fn tracer(pod_uid: &str) -> Option<Arc<Tracer>> {
 
 #[tokio::main]
 async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Result<()> {
-    // Browsers run under the same uid, and have no business in this process's memory.
-    set_dumpable(false).context("cannot close this process to others")?;
+    // Browsers run under the same uid and could otherwise read this process's memory.
+    set_dumpable(false).context("cannot protect the runner's memory from its browsers")?;
     let state_dir = &settings.browser.state_dir;
     stack::prepare(state_dir).with_context(|| format!("cannot clean the state directory {}", state_dir.display()))?;
     let listener = listen(settings.listen)?;
@@ -78,32 +79,32 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "started");
     let slots = settings.plan.slots;
     let (driver, runner) = Driver::new(settings.plan, settings.browser);
-    let files = files::raise_limit(FILES).context("cannot raise the limit of open files")?;
-    let pairs = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
-    let limits = Limits { connections: pairs.min(LIMITS.connections), ..LIMITS };
-    let tunnels = Tunnels::new(limits.connections.saturating_sub(RESERVED_CONNECTIONS), slots);
-    let gate = Arc::new(Gate::new(settings.pod_uid, settings.keys_file));
+    let files = files::raise_limit(OPEN_FILES_LIMIT).context("cannot raise the limit of open files")?;
+    let tunnels = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
+    let limits = Limits { connections: tunnels.min(LIMITS.connections), ..LIMITS };
+    let limiter = TunnelLimiter::new(limits.connections.saturating_sub(RESERVED_CONNECTIONS), slots);
+    let authenticator = Arc::new(Authenticator::new(settings.pod_uid, settings.keys_file));
     let (finished, connections) = (CancellationToken::new(), TaskTracker::new());
     let start = |server: Server, listener, router| {
         let (finished, connections) = (finished.clone(), connections.clone());
         tokio::spawn(async move { server.serve(listener, router, finished, connections).await })
     };
-    // No proxies are between a pod and those that call it.
+    // There are no proxies between a pod and its callers.
     let server = |name, limits| Server::new(name, limits, TrustedProxies::default());
     let probes = start(server("probes", Limits::PROBES), probe_listener, http::server::probes(runner.clone()));
-    let api = http::server::router(App { gate, runner: runner.clone(), tracer, tunnels: Arc::new(tunnels) });
+    let api =
+        http::server::router(AppState { authenticator, runner: runner.clone(), tracer, tunnels: Arc::new(limiter) });
     let api = start(server("api", limits), listener, api);
     tokio::spawn(async move {
         shutdown.cancelled().await;
-        runner.report(Event::Drain);
+        runner.send(Event::Drain);
     });
 
     driver.run().await;
-    tracing::info!("stopped: no session is left");
+    tracing::info!("stopped after the last session ended");
     finished.cancel();
     api.await.and(probes.await).context("the HTTP server failed")?;
     connections.close();
-    // What is not answered by then is cut off.
-    tokio::time::timeout(LAST_ANSWERS_TIMEOUT, connections.wait()).await.ok();
+    tokio::time::timeout(LAST_RESPONSES_TIMEOUT, connections.wait()).await.ok();
     Ok(())
 }

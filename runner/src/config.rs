@@ -1,4 +1,4 @@
-//! The runner's settings: parsed from flags and environment, and checked before anything is started.
+//! The runner's settings, parsed from flags and environment variables and checked at startup.
 
 use crate::core::{Kind, Plan};
 use camofleet_crds::v1alpha1::EngineName;
@@ -14,68 +14,72 @@ use std::{
     time::Duration,
 };
 
-/// The longest state directory: the sockets below it must fit into a Unix address (108 bytes, unix(7)).
+/// Maximum length of the state directory's path, so that the paths of sockets below it fit into a Unix address (108
+/// bytes, unix(7)).
 const MAX_STATE_DIR: usize = 64;
-/// Where Camoufox is looked for when neither flag nor environment names it.
+/// Default directory of Camoufox.
 const CAMOUFOX_INSTALL_DIR: &str = "/opt/camoufox";
 
 /// Supervises the browsers of one pod.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "camofleet-runner", version)]
 pub struct Flags {
-    /// Address of the HTTP API.
+    /// Listen address of the HTTP API.
     #[arg(long, env = "RUNNER_LISTEN", default_value = "0.0.0.0:8070")]
     listen: SocketAddr,
-    /// Address of /healthz and /readyz for the kubelet.
+    /// Listen address of /healthz and /readyz, for the kubelet.
     #[arg(long, env = "RUNNER_PROBE_LISTEN", default_value = "0.0.0.0:8071")]
     probe_listen: SocketAddr,
-    /// UID of this pod: the audience of the tokens that are good here.
+    /// UID of this pod. Tokens are valid only if it is their audience.
     #[arg(long, env = "POD_UID")]
     pod_uid: String,
-    /// JSON file with the public keys of operator and gateway. It may change at any time.
+    /// JSON file with the public keys of the operator and the gateway. Changes take effect without a restart.
     #[arg(long, env = "RUNNER_KEYS_FILE", default_value = "/etc/camofleet/public-keys")]
     keys_file: PathBuf,
-    /// Sessions at once.
+    /// Maximum number of concurrent sessions.
     #[arg(long, env = "RUNNER_SLOTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     slots: u32,
-    /// Sessions in all, after which the runner takes no more; 0: no limit.
+    /// Total number of sessions after which the runner accepts no more; 0 means no limit.
     #[arg(long, env = "RUNNER_SESSIONS", default_value_t = 0)]
     sessions: u32,
-    /// Browser to run. Auto: Camoufox when it is installed, else Firefox.
+    /// Browser to run. auto selects Camoufox if it is installed, otherwise Firefox.
     #[arg(long, env = "RUNNER_ENGINE", default_value = "auto")]
     engine: EngineChoice,
-    /// Size of the display and of the browser's window, as WIDTHxHEIGHT in pixels.
+    /// Size of the display and of the browser window, as WIDTHxHEIGHT in pixels.
     #[arg(long, env = "RUNNER_SCREEN", default_value = "1280x720")]
     screen: Screen,
-    /// Hot browsers without a display to keep ready.
+    /// Number of headless browsers to keep ready for sessions.
     #[arg(long, env = "RUNNER_PREWARM_HEADLESS", default_value_t = 0)]
     prewarm_headless: u32,
-    /// Hot browsers on a display to keep ready.
+    /// Number of headful browsers to keep ready for sessions.
     #[arg(long, env = "RUNNER_PREWARM_HEADFUL", default_value_t = 0)]
     prewarm_headful: u32,
-    /// Kind of browser that has to load a page once before the runner counts as warm; absent: none has to.
-    #[arg(long, env = "RUNNER_PROVE")]
-    prove: Option<Kind>,
-    /// How long sessions may go on after SIGTERM.
+    /// Kind of browser for a smoke test: the runner counts as warm only after such a browser has loaded a page. No
+    /// test by default.
+    #[arg(long = "prove", env = "RUNNER_PROVE")]
+    smoke_test: Option<Kind>,
+    /// Seconds for which live sessions continue after SIGTERM.
     #[arg(long, env = "RUNNER_DRAIN_TIMEOUT_SECONDS", default_value_t = 600)]
     drain_timeout_seconds: u32,
-    /// Directory for sockets, profiles and temporary files of sessions. What an earlier run left in it is removed.
+    /// Directory for sockets, profiles and temporary files of sessions. The runner removes the leftovers of an
+    /// earlier run from it.
     #[arg(long, env = "RUNNER_STATE_DIR", default_value = "/run/camofleet")]
     state_dir: PathBuf,
-    /// The Node program.
+    /// Node.js executable.
     #[arg(long, env = "RUNNER_NODE", default_value = "node")]
     node: PathBuf,
-    /// The launcher that Node runs.
+    /// Launcher script that Node.js runs.
     #[arg(long, env = "RUNNER_LAUNCHER", default_value = "/opt/camofleet/launcher/main.js")]
     launcher: PathBuf,
-    /// Directory that holds, for each engine, what the profiles of its sessions begin as: `Firefox`, `Camoufox`. Made by
-    /// the launcher's `template.js`; an engine without one begins with nothing, and takes longer to launch.
+    /// Directory with the profile templates in subdirectories `Firefox` and `Camoufox`, made by the launcher's
+    /// `template.js`. Sessions of an engine without a template start with an empty profile and take longer to launch.
     #[arg(long, env = "RUNNER_TEMPLATES", default_value = "/opt/camofleet/templates")]
     templates: PathBuf,
-    /// Firefox's executable.
+    /// Firefox executable.
     #[arg(long, env = "RUNNER_FIREFOX", default_value = "/usr/bin/firefox-esr")]
     firefox: PathBuf,
-    /// Camoufox's executable; absent: `camoufox-bin` in `$CAMOUFOX_INSTALL_DIR`, or in /opt/camoufox.
+    /// Camoufox executable. Defaults to `camoufox-bin` in `$CAMOUFOX_INSTALL_DIR`, or in /opt/camoufox without that
+    /// variable.
     #[arg(long, env = "CAMOUFOX_EXECUTABLE_PATH")]
     camoufox: Option<PathBuf>,
 }
@@ -106,7 +110,7 @@ impl FromStr for Screen {
     }
 }
 
-/// Settings that were checked: the executables exist, and the numbers fit together.
+/// Checked settings: the executables exist, and the numbers are consistent.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub(crate) listen: SocketAddr,
@@ -117,65 +121,70 @@ pub struct Settings {
     pub(crate) browser: BrowserSettings,
 }
 
-/// What every browser of this runner is launched with.
+/// Settings that all browsers of this runner share.
 #[derive(Clone, Debug)]
 pub(crate) struct BrowserSettings {
     pub(crate) engine: EngineName,
     pub(crate) executable: PathBuf,
-    /// What a session's profile begins as.
+    /// Directory that is copied into new profiles.
     pub(crate) template: Option<PathBuf>,
     pub(crate) screen: Screen,
     pub(crate) state_dir: PathBuf,
     pub(crate) node: PathBuf,
     pub(crate) launcher: PathBuf,
-    /// Major and minor of the launcher's Playwright.
+    /// Major and minor version of the launcher's Playwright.
     pub(crate) playwright_version: String,
 }
 
-/// Why a runner cannot start with these flags.
+/// Invalid settings, with which a runner cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BadSettings {
     /// The pod's UID is empty.
-    #[error("--pod-uid (POD_UID) is empty: give the pod's UID, the audience of the tokens that are good here")]
+    #[error(
+        "--pod-uid (POD_UID) is empty: set it to the pod's UID, which is the audience of the tokens for this runner"
+    )]
     NoPodUid,
-    /// There are fewer slots than browsers to prewarm.
+    /// The number of prewarmed browsers exceeds the number of slots.
     #[error(
         "{headless} headless and {headful} headful browsers do not fit into {slots} slots: lower --prewarm-headless or \
          --prewarm-headful, or raise --slots"
     )]
     TooManyPrewarmed {
-        /// Hot browsers without a display.
+        /// Value of `--prewarm-headless`.
         headless: u32,
-        /// Hot browsers on a display.
+        /// Value of `--prewarm-headful`.
         headful: u32,
-        /// Sessions at once.
+        /// Value of `--slots`.
         slots: u32,
     },
-    /// The state directory is relative, or so long that sockets in it would have no valid address.
+    /// The state directory is relative, or too long for the addresses of the sockets in it.
     #[error(
-        "--state-dir {0} must be an absolute path of at most {MAX_STATE_DIR} bytes, so that the sockets in it have valid addresses"
+        "--state-dir {0} must be an absolute path of at most {MAX_STATE_DIR} bytes, so that the paths of the sockets in it \
+         fit into Unix addresses"
     )]
     StateDir(PathBuf),
-    /// The engine's executable is missing.
-    #[error("no executable {engine} at {path}: install it, or name it with --{flag}")]
+    /// The browser's executable is missing.
+    #[error("no {engine} executable at {path}: install it, or set its path with --{flag}")]
     NoBrowser {
         /// Name of the engine.
         engine: &'static str,
-        /// Where its executable should be.
+        /// Path where no executable was found.
         path: PathBuf,
-        /// The flag that names another place.
+        /// Flag that sets the path.
         flag: &'static str,
     },
-    /// The launcher has no Playwright.
-    #[error("no Playwright beside {0}: run `npm ci` in the launcher's directory, or name the launcher with --launcher")]
+    /// The launcher's Playwright package is missing.
+    #[error(
+        "no Playwright package next to {0}: run `npm ci` in that directory, or set the launcher's path with --launcher"
+    )]
     NoPlaywright(PathBuf),
 }
 
 impl Flags {
-    /// Checks the flags against each other and against the file system.
+    /// Checks the flags for consistency and against the file system.
     ///
     /// # Errors
-    /// When they do not fit together, or a file that they need is missing.
+    /// When flags contradict each other, or a file that they name is missing.
     pub fn check(self) -> Result<Settings, BadSettings> {
         if self.pod_uid.is_empty() {
             return Err(BadSettings::NoPodUid);
@@ -189,14 +198,14 @@ impl Flags {
         }
         let (engine, executable, template) = self.browser()?;
         let playwright_version = playwright_version(&self.launcher)?;
-        // Launches are bound by processor time: more at once than there are processors only make each other late.
+        // Launches are CPU-bound: more concurrent launches than CPUs only delay each other.
         let launches =
             std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
         let plan = Plan {
             slots,
             sessions: self.sessions,
             prewarm: Hot { headless, headful },
-            prove: self.prove,
+            smoke_test: self.smoke_test,
             launches,
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds.into()),
         };
@@ -248,7 +257,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
 
-/// Major and minor of the Playwright that the launcher will load: what clients' versions are compared with.
+/// Reads the major and minor version of the Playwright package that the launcher loads. Clients need the same version.
 fn playwright_version(launcher: &Path) -> Result<String, BadSettings> {
     #[derive(Deserialize)]
     struct Package {
@@ -268,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_screen_is_two_sensible_numbers() {
+    fn parses_a_screen_size_within_bounds() {
         assert_eq!("1280x720".parse(), Ok(Screen { width: 1280, height: 720 }));
         for bad in ["", "1280", "1280x", "1280x720x24", "100x100", "-1x720", "99999x720"] {
             assert!(bad.parse::<Screen>().is_err(), "{bad}");

@@ -1,7 +1,7 @@
-//! Supervises the displays, Playwright servers and browsers of one pod, for the operator and the gateway.
+//! The runner: supervises the displays, Playwright servers and browsers of one pod.
 //!
-//! `core` decides, without clock or I/O. `supervisor` carries it out: its `driver` is the one task that owns a core, and makes the
-//! processes of displays, Playwright servers and browsers. `http` is what operator and gateway call; `traces` reports sessions' starts.
+//! `core` decides, without clock or I/O. `supervisor` applies its decisions: the `driver` task owns the core and runs
+//! the processes. `http` serves the operator's and the gateway's calls, and `traces` exports spans of session starts.
 //! The simulated runners of the benchmarks and failure tests drive the same `core`.
 #![forbid(unsafe_code)]
 

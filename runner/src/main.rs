@@ -1,4 +1,4 @@
-//! The program of a runner's pod: reads the flags, checks them, and runs.
+//! The runner's program: parses and checks the flags, then runs.
 #![forbid(unsafe_code)]
 
 use camofleet_runner::{config::Flags, run};
@@ -6,7 +6,7 @@ use camofleet_runtime::logging;
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Exit code for a bad command line or environment (EX_USAGE of sysexits.h).
+/// Exit code for an invalid command line or environment (EX_USAGE of sysexits.h).
 const BAD_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(error) => {
             let code = if error.use_stderr() { BAD_USAGE } else { 0 };
-            // Where nothing can be written nobody reads.
+            // There is no other place to report a failure to print.
             error.print().ok();
             return code.into();
         }

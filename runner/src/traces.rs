@@ -1,35 +1,36 @@
-//! The runner's spans of a session's start, below the operator's of its call:
+//! Exports the runner's spans of a session's start, as children of the operator's span:
 //!
 //! ```text
-//! bind (of the operator)
-//! └── bind (of the runner)      the request
-//!     ├── launch                of a cold browser, until clients may connect
+//! bind (operator)
+//! └── bind (runner)             the request
+//!     ├── launch                of a cold browser, until clients can connect
 //!     └── start page            until it is loaded
 //! ```
 
-use camofleet_runner_api::{RefusalReason, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage, Tier};
 use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
-/// A request to bind a session that is traced.
+/// A traced request to bind a session.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct TracedBind {
     tracer: Arc<Tracer>,
     caller: Place,
     place: Place,
     start: SystemTime,
 }
 
-impl Request {
-    /// One that comes now with that header. None: nobody wants to know, or it is not one of those that are recorded.
+impl TracedBind {
+    /// Starts the span of a request. Returns `None` when the runner exports no traces or the caller does not record
+    /// this one.
     pub(crate) fn new(tracer: Option<&Arc<Tracer>>, traceparent: Option<&str>) -> Option<Self> {
         let tracer = tracer?.clone();
         let caller = Place::read(traceparent?)?;
         Some(Self { tracer, caller, place: caller.below(), start: SystemTime::now() })
     }
 
-    /// It is answered; refused, where there is a reason for that.
-    pub(crate) fn answered(&self, uid: &str, refused: Option<RefusalReason>) {
+    /// Ends the span of the request, as failed if there is an error.
+    pub(crate) fn finish(&self, uid: &str, error: Option<ErrorReason>) {
         self.tracer.tell(Span {
             place: self.place,
             parent: Some(self.caller),
@@ -38,11 +39,11 @@ impl Request {
             start: self.start,
             end: SystemTime::now(),
             attributes: vec![KeyValue::new("camofleet.session.uid", uid.to_owned())],
-            error: refused.map(|reason| format!("{reason:?}")),
+            error: error.map(|reason| format!("{reason:?}")),
         });
     }
 
-    fn part(&self, name: &'static str, start: SystemTime, end: SystemTime, error: Option<&'static str>) {
+    fn record_phase(&self, name: &'static str, start: SystemTime, end: SystemTime, error: Option<&'static str>) {
         self.tracer.tell(Span {
             place: self.place.below(),
             parent: Some(self.place),
@@ -56,30 +57,31 @@ impl Request {
     }
 }
 
-/// Sessions that are traced and not all ready yet.
+/// Traced sessions that are launching or loading their start page.
 #[derive(Debug, Default)]
-pub(crate) struct Starts(HashMap<String, Start>);
+pub(crate) struct SessionStarts(HashMap<String, Start>);
 
 #[derive(Debug)]
 struct Start {
-    request: Request,
-    /// When clients could connect, once they can.
+    bind: TracedBind,
+    /// When the session became ready.
     ready: Option<SystemTime>,
 }
 
-impl Starts {
-    /// A session was bound by that request, or was by an earlier one: then its start is over, or that one's.
-    pub(crate) fn bound(&mut self, session: &Session, request: Request) {
+impl SessionStarts {
+    /// Tracks the start of a session. A repeated request does not replace the first one, and a finished start is not
+    /// tracked.
+    pub(crate) fn track(&mut self, session: &Session, bind: TracedBind) {
         let ready = match session.phase {
             SessionPhase::Starting => None,
             SessionPhase::Ready if session.start_page == StartPage::Loading => Some(SystemTime::now()),
             SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => return,
         };
-        self.0.entry(session.uid.clone()).or_insert(Start { request, ready });
+        self.0.entry(session.uid.clone()).or_insert(Start { bind, ready });
     }
 
-    /// Tells what is over.
-    pub(crate) fn look(&mut self, state: &RunnerState) {
+    /// Ends the spans of all phases that have finished.
+    pub(crate) fn record_progress(&mut self, state: &RunnerState) {
         self.0.retain(|uid, start| {
             let Some(session) = state.session(uid) else { return false };
             let now = SystemTime::now();
@@ -89,16 +91,16 @@ impl Starts {
                 (None, phase) => {
                     if session.tier == Tier::Cold {
                         let failed = (phase != SessionPhase::Ready).then_some("failed");
-                        start.request.part("launch", start.request.start, now, failed);
+                        start.bind.record_phase("launch", start.bind.start, now, failed);
                     }
                     *start.ready.insert(now)
                 }
             };
             match (&session.start_page, session.phase) {
                 (StartPage::Loading, SessionPhase::Ready) => return true,
-                (StartPage::Loaded, _) => start.request.part("start page", ready, now, None),
-                // Why is the session's to tell: the words may have the page's address.
-                (StartPage::Failed { .. }, _) => start.request.part("start page", ready, now, Some("failed")),
+                (StartPage::Loaded, _) => start.bind.record_phase("start page", ready, now, None),
+                // The cause is omitted, because the browser's message can contain the page's address.
+                (StartPage::Failed { .. }, _) => start.bind.record_phase("start page", ready, now, Some("failed")),
                 (StartPage::None | StartPage::Loading, _) => {}
             }
             false

@@ -1,4 +1,4 @@
-//! Sessions on a real runner with a real Firefox, real displays and real Playwright clients.
+//! Tests of sessions on a real runner with a real Firefox, real displays and real Playwright clients.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -7,7 +7,7 @@ mod support;
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::{Display, EngineName};
 use camofleet_runner_api::{
-    BindRequest, EndReason, Hot, RefusalReason, SessionPhase, StartPage, Tier, client::CallError,
+    BindRequest, EndReason, ErrorReason, Hot, SessionPhase, StartPage, Tier, client::CallError,
 };
 use camofleet_testkit::rfb::Viewer;
 use nix::sys::signal::Signal;
@@ -16,26 +16,26 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use support::{Bed, POD, kill, launcher, request};
+use support::{POD, TestRunner, kill, launcher, request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
     sync::OnceCell,
 };
 
-/// A client's part of a WebSocket's opening (RFC 6455 section 1.3), but for the request line and the token.
+/// The client's headers of a WebSocket handshake (RFC 6455 section 1.3), without the token.
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const GREEN_PAGE: &str = "data:text/html,<title>green</title><body style='background: rgb(0, 128, 0)'>";
 
-fn refusal_of(error: Result<impl std::fmt::Debug, CallError>) -> RefusalReason {
+fn rejection_reason(error: Result<impl std::fmt::Debug, CallError>) -> ErrorReason {
     match error {
-        Err(CallError::Refused(refusal)) => refusal.reason,
+        Err(CallError::Refused(response)) => response.reason,
         other => panic!("not refused: {other:?}"),
     }
 }
 
-/// What the profiles of these tests begin as, made by the launcher that is tested.
+/// Returns the profile templates, created once by the launcher under test.
 async fn templates() -> &'static Path {
     static MADE: OnceCell<PathBuf> = OnceCell::const_new();
     let make = async || {
@@ -51,96 +51,97 @@ async fn templates() -> &'static Path {
     MADE.get_or_init(make).await
 }
 
-async fn start(flags: &[&str]) -> Bed {
-    Bed::start(&[&["--templates", templates().await.to_str().unwrap()], flags].concat()).await
+async fn start(flags: &[&str]) -> TestRunner {
+    TestRunner::start(&[&["--templates", templates().await.to_str().unwrap()], flags].concat()).await
 }
 
 #[tokio::test]
-async fn hot_sessions_serve_clients_and_viewers_and_leave_nothing() {
-    let mut bed = start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
-    let state = bed.until_warm().await;
+async fn hot_sessions_serve_clients_and_viewers_and_clean_up() {
+    let mut runner = start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
+    let state = runner.wait_until_warm().await;
     assert_eq!((state.hot, state.free), (Hot { headless: 1, headful: 1 }, 2));
     assert_eq!((state.engine, state.playwright_version.as_str()), (Some(EngineName::Firefox), "1.62"));
     assert!(state.browser_version.is_some_and(|version| version.contains('.')));
 
-    // A hot browser is bound within the one call, and its page is opened then.
-    let asked = BindRequest { start_url: Some(GREEN_PAGE.into()), ..request(Display::LiveView) };
-    let bound = bed.bind("seen", &asked).await.unwrap();
+    // The call binds a hot browser and opens the start page.
+    let bind_request = BindRequest { start_url: Some(GREEN_PAGE.into()), ..request(Display::LiveView) };
+    let bound = runner.bind("headful", &bind_request).await.unwrap();
     assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Ready, Tier::Hot));
-    let listed = bed.until("the session", |state| (state.generation >= bound.generation).then(|| state.clone())).await;
-    assert!(listed.session("seen").is_some());
-    bed.until("loaded", |state| (state.session("seen")?.start_page == StartPage::Loaded).then_some(())).await;
-    let again = bed.bind("seen", &BindRequest { idle_timeout_seconds: 200, ..asked }).await.unwrap();
+    let listed =
+        runner.wait_for("the session", |state| (state.generation >= bound.generation).then(|| state.clone())).await;
+    assert!(listed.session("headful").is_some());
+    runner.wait_for("loaded", |state| (state.session("headful")?.start_page == StartPage::Loaded).then_some(())).await;
+    let again = runner.bind("headful", &BindRequest { idle_timeout_seconds: 200, ..bind_request }).await.unwrap();
     assert_eq!((again.boot_id, again.session.tier), (bound.boot_id.clone(), Tier::Hot));
 
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let failing = BindRequest { start_url: Some(format!("http://{nobody}/")), ..request(Display::Headless) };
-    bed.bind("unseen", &failing).await.unwrap();
-    let failed = bed.until("failed", |state| match &state.session("unseen")?.start_page {
+    let closed_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let failing = BindRequest { start_url: Some(format!("http://{closed_port}/")), ..request(Display::Headless) };
+    runner.bind("headless", &failing).await.unwrap();
+    let failed = runner.wait_for("failed", |state| match &state.session("headless")?.start_page {
         StartPage::Failed { message } => Some(message.clone()),
         StartPage::None | StartPage::Loading | StartPage::Loaded => None,
     });
-    assert_eq!(failed.await, format!("NS_ERROR_CONNECTION_REFUSED at http://{nobody}/"));
-    assert_eq!(refusal_of(bed.bind("third", &request(Display::Headless)).await), RefusalReason::NoFreeSlot);
+    assert_eq!(failed.await, format!("NS_ERROR_CONNECTION_REFUSED at http://{closed_port}/"));
+    assert_eq!(rejection_reason(runner.bind("third", &request(Display::Headless)).await), ErrorReason::NoFreeSlot);
 
-    a_client_works(&bed).await;
-    a_viewer_sees_the_page(&bed).await;
-    a_client_of_another_minor_is_told(&bed).await;
-    a_lost_client_comes_back(&bed).await;
+    check_client(&runner).await;
+    check_viewer(&runner).await;
+    check_version_mismatch(&runner).await;
+    check_reconnect(&runner).await;
 
-    bed.end("seen").await;
-    bed.end("unseen").await;
-    bed.until("no session", |state| state.sessions.is_empty().then_some(())).await;
-    assert!(bed.terminate().await.success());
-    bed.assert_nothing_is_left(&bound.boot_id);
+    runner.end("headful").await;
+    runner.end("headless").await;
+    runner.wait_for("no session", |state| state.sessions.is_empty().then_some(())).await;
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&bound.boot_id);
 }
 
-async fn a_client_works(bed: &Bed) {
-    let found = bed.playwright("seen", "work").said_when_it_left().await;
+async fn check_client(runner: &TestRunner) {
+    let found = runner.playwright("headful", "work").message_after_exit().await;
     assert_eq!(found["contexts"], 1, "{found}");
     assert_eq!((&found["pages"], &found["firstTitle"], &found["title"]), (&json!(1), &json!("green"), &json!("typed")));
     assert_eq!(found["big"], (3 << 20) + 7);
     assert!(found["screenshot"].as_u64().unwrap() > 1000);
-    bed.until("no client", |state| (state.session("seen")?.clients == 0).then_some(())).await;
+    runner.wait_for("no client", |state| (state.session("headful")?.clients == 0).then_some(())).await;
 }
 
-async fn a_viewer_sees_the_page(bed: &Bed) {
+async fn check_viewer(runner: &TestRunner) {
     let headers = "Connection: Upgrade\r\nUpgrade: rfb\r\n";
-    // However many others come and say nothing, or not yet.
+    // Viewers that do not complete their handshake do not block others.
     let mut silent = Vec::new();
     for _ in 0..12 {
-        let (mut stream, head) = bed.upgrade("seen", Scope::View, headers).await;
+        let (mut stream, head) = runner.upgrade("headful", Scope::View, headers).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         stream.read_u8().await.unwrap();
         silent.push(stream);
     }
-    let (stream, head) = bed.upgrade("seen", Scope::View, headers).await;
+    let (stream, head) = runner.upgrade("headful", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let mut viewer = Viewer::begin(stream).await.unwrap();
-    assert_eq!(viewer.security_types(), [1], "no password is asked for: the gateway is the door");
+    assert_eq!(viewer.security_types(), [1], "no password: the gateway authenticates viewers");
     assert_eq!(viewer.size(), (1280, 720));
-    // The window fills the screen, so the page is at its middle and at its lower right.
+    // The window fills the screen, so the page covers its centre and its lower right corner.
     loop {
         let picture = viewer.picture().await.unwrap();
         if picture.colour(640, 400) == [0, 128, 0] && picture.colour(1270, 710) == [0, 128, 0] {
             break;
         }
     }
-    let once = bed.gateway.hop_token(POD, "seen", Scope::View, Some("a link"));
-    let (_, head) = bed.upgrade_with(&once, "seen", Scope::View, headers).await;
+    let once = runner.gateway.hop_token(POD, "headful", Scope::View, Some("a link"));
+    let (_, head) = runner.upgrade_with(&once, "headful", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let again = bed.gateway.hop_token(POD, "seen", Scope::Control, Some("a link"));
-    let (_, head) = bed.upgrade_with(&again, "seen", Scope::Control, headers).await;
-    assert!(head.starts_with("HTTP/1.1 401"), "a token that was used: {head}");
-    let (_, head) = bed.upgrade("unseen", Scope::View, headers).await;
-    assert!(head.starts_with("HTTP/1.1 400"), "a session without live view: {head}");
-    let (_, head) = bed.upgrade("third", Scope::View, headers).await;
-    assert!(head.starts_with("HTTP/1.1 404"), "no such session: {head}");
+    let again = runner.gateway.hop_token(POD, "headful", Scope::Control, Some("a link"));
+    let (_, head) = runner.upgrade_with(&again, "headful", Scope::Control, headers).await;
+    assert!(head.starts_with("HTTP/1.1 401"), "used token: {head}");
+    let (_, head) = runner.upgrade("headless", Scope::View, headers).await;
+    assert!(head.starts_with("HTTP/1.1 400"), "session without a live view: {head}");
+    let (_, head) = runner.upgrade("third", Scope::View, headers).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "unknown session: {head}");
 }
 
-async fn a_client_of_another_minor_is_told(bed: &Bed) {
+async fn check_version_mismatch(runner: &TestRunner) {
     let handshake = format!("{HANDSHAKE}User-Agent: Playwright/1.61.0 (x64)\r\n");
-    let (mut stream, head) = bed.upgrade("seen", Scope::Connect, &handshake).await;
+    let (mut stream, head) = runner.upgrade("headful", Scope::Connect, &handshake).await;
     assert!(head.starts_with("HTTP/1.1 428"), "{head}");
     let length =
         head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()).unwrap();
@@ -150,178 +151,178 @@ async fn a_client_of_another_minor_is_told(bed: &Bed) {
     assert!(body.contains("server version: v1.62") && body.contains("client version: v1.61"), "{body}");
 }
 
-async fn a_lost_client_comes_back(bed: &Bed) {
-    let mut lost = bed.playwright("seen", "hold");
-    lost.says().await;
-    bed.until("a client", |state| (state.session("seen")?.clients == 1).then_some(())).await;
+async fn check_reconnect(runner: &TestRunner) {
+    let mut lost = runner.playwright("headful", "hold");
+    lost.next_message().await;
+    runner.wait_for("a client", |state| (state.session("headful")?.clients == 1).then_some(())).await;
     lost.kill().await;
-    bed.until("no client", |state| (state.session("seen")?.clients == 0).then_some(())).await;
-    let found = bed.playwright("seen", "find").said_when_it_left().await;
+    runner.wait_for("no client", |state| (state.session("headful")?.clients == 0).then_some(())).await;
+    let found = runner.playwright("headful", "find").message_after_exit().await;
     assert!(found["found"].as_array().unwrap().contains(&json!(["held", "kept"])), "{found}");
-    // It took over what the lost one left, and then went as it should: its contexts are closed behind it.
-    while bed.playwright("seen", "find").said_when_it_left().await["found"] != json!([["green", 0]]) {}
+    // The second client has taken over the contexts, and they are closed after its clean disconnect.
+    while runner.playwright("headful", "find").message_after_exit().await["found"] != json!([["green", 0]]) {}
 }
 
 #[tokio::test]
-async fn whatever_dies_of_a_session_ends_it_with_the_cause() {
-    let mut bed = start(&["--slots", "1", "--prewarm-headful", "1"]).await;
-    let boot_id = bed.state().await.boot_id;
+async fn a_killed_process_ends_its_session_with_the_cause() {
+    let mut runner = start(&["--slots", "1", "--prewarm-headful", "1"]).await;
+    let boot_id = runner.state().await.boot_id;
     for (uid, part, cause) in [
-        ("browser", "firefox-esr", "the browser was ended by SIGKILL"),
-        ("server", "main.js", "the Playwright server (node) was ended by SIGKILL"),
-        ("display", "Xvnc", "the display (Xvnc) was ended by SIGKILL"),
+        ("browser", "firefox-esr", "the browser was killed by SIGKILL"),
+        ("server", "main.js", "the Playwright server (node) was killed by SIGKILL"),
+        ("display", "Xvnc", "the display (Xvnc) was killed by SIGKILL"),
     ] {
-        bed.until_warm().await;
-        let bound = bed.bind(uid, &request(Display::LiveView)).await.unwrap();
+        runner.wait_until_warm().await;
+        let bound = runner.bind(uid, &request(Display::LiveView)).await.unwrap();
         assert_eq!(bound.session.tier, Tier::Hot);
-        let mut client = bed.playwright(uid, "busy");
-        assert_eq!(client.says().await, json!({"working": true}));
-        let victim = if part == "firefox-esr" { bed.browser().await } else { bed.processes(part).await[0] };
+        let mut client = runner.playwright(uid, "busy");
+        assert_eq!(client.next_message().await, json!({"working": true}));
+        let victim = if part == "firefox-esr" { runner.browser_pid().await } else { runner.pids(part).await[0] };
         kill(victim, Signal::SIGKILL);
-        let end = bed.until_phase(uid, SessionPhase::Ended).await.end.unwrap();
+        let end = runner.wait_for_phase(uid, SessionPhase::Ended).await.end.unwrap();
         assert_eq!(end.reason, EndReason::BrowserCrashed);
         assert!(end.message.starts_with(cause), "{}", end.message);
-        assert_eq!(client.says().await, json!({"disconnected": true}));
-        bed.end(uid).await;
+        assert_eq!(client.next_message().await, json!({"disconnected": true}));
+        runner.end(uid).await;
     }
 
-    // A hot browser that dies is replaced, and no corpse is bound.
-    bed.until_warm().await;
-    kill(bed.browser().await, Signal::SIGKILL);
-    bed.until("cold", |state| (!state.warm && state.hot.headful == 0).then_some(())).await;
-    bed.until_warm().await;
-    assert_eq!(bed.bind("next", &request(Display::Headful)).await.unwrap().session.tier, Tier::Hot);
-    assert_eq!(bed.playwright("next", "find").said_when_it_left().await, json!({"found": [["", 0]]}));
-    bed.end("next").await;
-    assert!(bed.terminate().await.success());
-    bed.assert_nothing_is_left(&boot_id);
+    // A hot browser that exits is replaced and not bound.
+    runner.wait_until_warm().await;
+    kill(runner.browser_pid().await, Signal::SIGKILL);
+    runner.wait_for("cold", |state| (!state.warm && state.hot.headful == 0).then_some(())).await;
+    runner.wait_until_warm().await;
+    assert_eq!(runner.bind("next", &request(Display::Headful)).await.unwrap().session.tier, Tier::Hot);
+    assert_eq!(runner.playwright("next", "find").message_after_exit().await, json!({"found": [["", 0]]}));
+    runner.end("next").await;
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&boot_id);
 }
 
 #[tokio::test]
-async fn a_profile_begins_as_the_template_whatever_browser_made_it() {
+async fn profiles_start_from_the_template_of_any_browser_version() {
     let template = templates().await.join("Firefox");
     let mut names: Vec<_> = fs::read_dir(&template).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    // Nothing that names a browser or a person: no ids, keys, cookies, databases.
+    // None of these files identifies a browser or a user: no ids, keys, cookies or databases.
     let known =
         ["addonStartup.json.lz4", "compatibility.ini", "extension-preferences.json", "extensions.json", "startupCache"];
     assert_eq!(names, known);
 
     let written = |path: &Path| fs::metadata(path.join("compatibility.ini")).unwrap().modified().unwrap();
-    let mut bed = start(&["--prewarm-headless", "1"]).await;
-    bed.until_warm().await;
-    // Firefox writes this file anew where it does not know the profile as its own, and drops what it had compiled.
-    assert_eq!(written(&bed.only_profile()), written(&template));
-    assert!(bed.terminate().await.success());
+    let mut runner = start(&["--prewarm-headless", "1"]).await;
+    runner.wait_until_warm().await;
+    // Firefox rewrites this file, and drops its compiled scripts, when it does not recognize the profile.
+    assert_eq!(written(&runner.profile()), written(&template));
+    assert!(runner.terminate().await.success());
 
     let dir = tempfile::tempdir().unwrap();
     let newer = dir.path().join("Firefox");
     fs::create_dir(&newer).unwrap();
     let compatibility = fs::read_to_string(template.join("compatibility.ini")).unwrap();
     fs::write(newer.join("compatibility.ini"), compatibility.replace("LastVersion=", "LastVersion=9")).unwrap();
-    let mut bed = Bed::start(&["--templates", dir.path().to_str().unwrap(), "--prewarm-headless", "1"]).await;
-    bed.until_warm().await;
-    assert_ne!(written(&bed.only_profile()), written(&newer));
-    assert!(bed.terminate().await.success());
+    let mut runner = TestRunner::start(&["--templates", dir.path().to_str().unwrap(), "--prewarm-headless", "1"]).await;
+    runner.wait_until_warm().await;
+    assert_ne!(written(&runner.profile()), written(&newer));
+    assert!(runner.terminate().await.success());
 }
 
 #[tokio::test]
-async fn displays_that_start_at_once_are_two() {
-    let mut bed = start(&["--slots", "2"]).await;
-    let boot_id = bed.state().await.boot_id;
+async fn concurrent_displays_get_distinct_numbers() {
+    let mut runner = start(&["--slots", "2"]).await;
+    let boot_id = runner.state().await.boot_id;
     let blue_page = GREEN_PAGE.replace("rgb(0, 128, 0)", "rgb(0, 0, 255)");
     let pages = [("green", GREEN_PAGE, [0, 128, 0]), ("blue", blue_page.as_str(), [0, 0, 255])];
     for (uid, page, _) in pages {
-        let asked = BindRequest { start_url: Some(page.into()), ..request(Display::LiveView) };
-        assert_eq!(bed.bind(uid, &asked).await.unwrap().session.tier, Tier::Cold);
+        let bind_request = BindRequest { start_url: Some(page.into()), ..request(Display::LiveView) };
+        assert_eq!(runner.bind(uid, &bind_request).await.unwrap().session.tier, Tier::Cold);
     }
     for (uid, _, colour) in pages {
-        bed.until_phase(uid, SessionPhase::Ready).await;
-        bed.until("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
-        let (stream, head) = bed.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
+        runner.wait_for_phase(uid, SessionPhase::Ready).await;
+        runner.wait_for("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
+        let (stream, head) = runner.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         let mut viewer = Viewer::begin(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
-    // Killed, and so without a chance to take their files with them.
-    for xvnc in bed.processes("Xvnc").await {
+    // SIGKILL leaves Xvnc no chance to remove its files.
+    for xvnc in runner.pids("Xvnc").await {
         kill(xvnc, Signal::SIGKILL);
     }
     for (uid, ..) in pages {
-        bed.until_phase(uid, SessionPhase::Ended).await;
-        bed.end(uid).await;
+        runner.wait_for_phase(uid, SessionPhase::Ended).await;
+        runner.end(uid).await;
     }
-    assert!(bed.terminate().await.success());
-    bed.assert_nothing_is_left(&boot_id);
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&boot_id);
 }
 
 #[tokio::test]
-async fn sessions_end_by_time_but_not_while_a_client_works() {
-    let mut bed = start(&["--slots", "2"]).await;
-    let boot_id = bed.state().await.boot_id;
+async fn sessions_time_out_unless_a_client_is_active() {
+    let mut runner = start(&["--slots", "2"]).await;
+    let boot_id = runner.state().await.boot_id;
 
-    // Cold: answered at once, ready later.
+    // A cold bind returns at once, and the session becomes ready later.
     for uid in ["busy", "pinging"] {
-        let bound = bed.bind(uid, &request(Display::Headless)).await.unwrap();
+        let bound = runner.bind(uid, &request(Display::Headless)).await.unwrap();
         assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, Tier::Cold));
-        let (_, head) = bed.upgrade(uid, Scope::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
+        let (_, head) = runner.upgrade(uid, Scope::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
         assert!(head.starts_with("HTTP/1.1 409"), "{head}");
     }
-    bed.until_phase("busy", SessionPhase::Ready).await;
-    let mut busy = bed.playwright("busy", "busy");
-    assert_eq!(busy.says().await, json!({"working": true}));
-    bed.until_phase("pinging", SessionPhase::Ready).await;
-    let (mut pinging, head) = bed.upgrade("pinging", Scope::Connect, HANDSHAKE).await;
+    runner.wait_for_phase("busy", SessionPhase::Ready).await;
+    let mut busy = runner.playwright("busy", "busy");
+    assert_eq!(busy.next_message().await, json!({"working": true}));
+    runner.wait_for_phase("pinging", SessionPhase::Ready).await;
+    let (mut pinging, head) = runner.upgrade("pinging", Scope::Connect, HANDSHAKE).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let pings = tokio::spawn(async move {
-        // An empty, masked Ping (RFC 6455 section 5.5.2), again and again until the session is gone.
+        // Sends an empty masked Ping (RFC 6455 section 5.5.2) every 100 ms until the session is gone.
         while pinging.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.is_ok() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     });
 
-    // What works is not idle; what only pings is.
+    // Commands count as activity, pings do not.
     let idle = BindRequest { idle_timeout_seconds: 8, ..request(Display::Headless) };
     for uid in ["busy", "pinging"] {
-        bed.bind(uid, &idle).await.unwrap();
+        runner.bind(uid, &idle).await.unwrap();
     }
-    let end = bed.until_phase("pinging", SessionPhase::Ended).await.end.unwrap();
+    let end = runner.wait_for_phase("pinging", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::IdleTimeout);
     pings.await.unwrap();
-    // It has been connected for longer than the other.
-    assert_eq!(bed.state().await.session("busy").unwrap().phase, SessionPhase::Ready);
+    // The active client has been connected for longer than the pinging one.
+    assert_eq!(runner.state().await.session("busy").unwrap().phase, SessionPhase::Ready);
 
-    // The lifetime is counted from the first PUT, and a later one may change it.
-    bed.bind("busy", &BindRequest { max_lifetime_seconds: 1, ..idle }).await.unwrap();
-    let end = bed.until_phase("busy", SessionPhase::Ended).await.end.unwrap();
+    // The lifetime counts from the first PUT, and a later PUT can change it.
+    runner.bind("busy", &BindRequest { max_lifetime_seconds: 1, ..idle }).await.unwrap();
+    let end = runner.wait_for_phase("busy", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::LifetimeExceeded);
-    assert_eq!(busy.says().await, json!({"disconnected": true}));
+    assert_eq!(busy.next_message().await, json!({"disconnected": true}));
 
     for uid in ["busy", "pinging"] {
-        bed.end(uid).await;
+        runner.end(uid).await;
     }
-    assert!(bed.terminate().await.success());
-    bed.assert_nothing_is_left(&boot_id);
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&boot_id);
 }
 
 #[tokio::test]
-async fn a_runner_that_is_told_to_go_lets_its_session_finish_until_the_deadline() {
+async fn a_draining_runner_serves_its_session_until_the_deadline() {
     let flags = ["--slots", "2", "--prewarm-headless", "2", "--drain-timeout-seconds", "10"];
-    let mut bed = start(&flags).await;
-    let boot_id = bed.until_warm().await.boot_id;
-    bed.bind("last", &request(Display::Headless)).await.unwrap();
-    let mut client = bed.playwright("last", "busy");
-    assert_eq!(client.says().await, json!({"working": true}));
-    bed.signal(Signal::SIGTERM);
-    let state = bed.until("draining", |state| state.draining.then(|| state.clone())).await;
+    let mut runner = start(&flags).await;
+    let boot_id = runner.wait_until_warm().await.boot_id;
+    runner.bind("last", &request(Display::Headless)).await.unwrap();
+    let mut client = runner.playwright("last", "busy");
+    assert_eq!(client.next_message().await, json!({"working": true}));
+    runner.signal(Signal::SIGTERM);
+    let state = runner.wait_for("draining", |state| state.draining.then(|| state.clone())).await;
     assert_eq!((state.free, state.hot), (0, Hot::default()));
     let session = state.session("last").unwrap();
-    assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "it still serves");
-    assert_eq!(refusal_of(bed.bind("late", &request(Display::Headless)).await), RefusalReason::Draining);
-    let end = bed.until_phase("last", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "a draining runner serves its sessions");
+    assert_eq!(rejection_reason(runner.bind("late", &request(Display::Headless)).await), ErrorReason::Draining);
+    let end = runner.wait_for_phase("last", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::RunnerDrained);
-    assert_eq!(client.says().await, json!({"disconnected": true}));
-    bed.end("last").await;
-    assert!(bed.exited().await.success());
-    bed.assert_nothing_is_left(&boot_id);
+    assert_eq!(client.next_message().await, json!({"disconnected": true}));
+    runner.end("last").await;
+    assert!(runner.wait_for_exit().await.success());
+    runner.assert_cleaned_up(&boot_id);
 }

@@ -71,21 +71,22 @@ impl Browsers {
                     }
                 }
             }
-            Effect::Open { stack, url, .. } => match self.fault {
-                Fault::None | Fault::LaunchHangs => Some(Event::StartPage { stack, error: None }),
-                Fault::LoadsNoPage => {
-                    Some(Event::StartPage { stack, error: Some(format!("the simulated browser does not load {url}")) })
-                }
+            Effect::OpenPage { stack, url, .. } => match self.fault {
+                Fault::None | Fault::LaunchHangs => Some(Event::PageFinished { stack, error: None }),
+                Fault::LoadsNoPage => Some(Event::PageFinished {
+                    stack,
+                    error: Some(format!("the simulated browser does not load {url}")),
+                }),
                 Fault::Hangs => None,
             },
             Effect::Ping { stack } => match self.fault {
-                Fault::None | Fault::LaunchHangs | Fault::LoadsNoPage => Some(Event::Answered { stack }),
+                Fault::None | Fault::LaunchHangs | Fault::LoadsNoPage => Some(Event::PingAnswered { stack }),
                 Fault::Hangs => None,
             },
             // Even one that hangs can be killed.
-            Effect::End { stack } => {
+            Effect::Stop { stack } => {
                 self.launching.remove(&stack);
-                Some(Event::Gone { stack })
+                Some(Event::Removed { stack })
             }
         }
     }
@@ -105,7 +106,7 @@ impl Browsers {
     /// A browser crashes. Returns the events that follow.
     pub(super) fn crash(&mut self, stack: StackId) -> [Event; 2] {
         self.launching.remove(&stack);
-        [Event::Broke { stack, message: "the simulated browser crashed".to_owned() }, Event::Gone { stack }]
+        [Event::Failed { stack, message: "the simulated browser crashed".to_owned() }, Event::Removed { stack }]
     }
 }
 

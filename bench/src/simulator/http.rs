@@ -6,7 +6,7 @@ use super::{
 };
 use bytes::Bytes;
 use camofleet_auth::token::Caller;
-use camofleet_runner_api::{BindRequest, Refusal, RefusalReason};
+use camofleet_runner_api::{BindRequest, ErrorReason, ErrorResponse};
 use futures::stream;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -77,13 +77,13 @@ async fn answer(runner: &Arc<Runner>, request: Request<Incoming>) -> Response<Bo
         }
         Behaviour::Well | Behaviour::Forgets | Behaviour::Mute => {}
     }
-    obey(runner, request).await.unwrap_or_else(|refusal| {
-        let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        json(status, &refusal)
+    obey(runner, request).await.unwrap_or_else(|error| {
+        let status = StatusCode::from_u16(error.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, &error)
     })
 }
 
-async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Response<Body>, ErrorResponse> {
     let (head, body) = request.into_parts();
     let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
     if let (&Method::GET, ["healthz" | "readyz"]) = (&head.method, path.as_slice()) {
@@ -124,7 +124,7 @@ async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Respon
 }
 
 /// The operator's epoch: nobody else may ask this.
-fn epoch(caller: &Caller) -> Result<u64, Refusal> {
+fn epoch(caller: &Caller) -> Result<u64, ErrorResponse> {
     match caller {
         Caller::Operator { epoch } => Ok(*epoch),
         Caller::Gateway { .. } => Err(forbidden("this call is the operator's")),
@@ -132,7 +132,7 @@ fn epoch(caller: &Caller) -> Result<u64, Refusal> {
 }
 
 /// Whether the caller may ask about that session.
-fn about(caller: &Caller, uid: &str) -> Result<(), Refusal> {
+fn about(caller: &Caller, uid: &str) -> Result<(), ErrorResponse> {
     match caller {
         Caller::Operator { .. } => Ok(()),
         Caller::Gateway { session, .. } if session == uid => Ok(()),
@@ -140,12 +140,12 @@ fn about(caller: &Caller, uid: &str) -> Result<(), Refusal> {
     }
 }
 
-fn forbidden(why: &str) -> Refusal {
-    Refusal { reason: RefusalReason::Forbidden, message: why.to_owned() }
+fn forbidden(why: &str) -> ErrorResponse {
+    ErrorResponse { reason: ErrorReason::Forbidden, message: why.to_owned() }
 }
 
-fn invalid(message: String) -> Refusal {
-    Refusal { reason: RefusalReason::Invalid, message }
+fn invalid(message: String) -> ErrorResponse {
+    ErrorResponse { reason: ErrorReason::Invalid, message }
 }
 
 /// The whole state at once, after each change, and now and then.

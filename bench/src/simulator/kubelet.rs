@@ -183,7 +183,7 @@ fn read_plan(container: &Container) -> Plan {
         slots,
         sessions: number("sessions"),
         prewarm: Hot { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
-        prove: prove.and_then(|variable| Kind::from_str(variable.value.as_deref()?, false).ok()),
+        smoke_test: prove.and_then(|variable| Kind::from_str(variable.value.as_deref()?, false).ok()),
         // Simulated browsers need no processors to launch.
         launches: slots,
         drain_timeout: Duration::from_secs(number("drain-timeout-seconds").into()),
@@ -260,13 +260,13 @@ mod tests {
             slots: 4,
             sessions: 0,
             prewarm: Hot { headless: 3, headful: 1 },
-            prove: None,
+            smoke_test: None,
             launches: 4,
             drain_timeout: Duration::from_secs(60),
         };
         assert_eq!(read_plan(&container), expected);
         let prove = EnvVar { name: PROVE_VARIABLE.to_owned(), value: Some("headful".to_owned()), ..EnvVar::default() };
         container.env = Some(vec![prove]);
-        assert_eq!(read_plan(&container), Plan { prove: Some(Kind::Headful), ..expected });
+        assert_eq!(read_plan(&container), Plan { smoke_test: Some(Kind::Headful), ..expected });
     }
 }

@@ -4,7 +4,7 @@
 use super::browsers::{Browsers, Fault};
 use camofleet_crds::v1alpha1::EngineName;
 use camofleet_runner::core::{Action, Effect, Epochs, Event, Machine, Plan, Term};
-use camofleet_runner_api::{BindRequest, Refusal, RunnerState, Session, SessionPhase, SessionReport};
+use camofleet_runner_api::{BindRequest, ErrorResponse, RunnerState, Session, SessionPhase, SessionReport};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
@@ -81,7 +81,7 @@ impl Process {
         request: BindRequest,
         life: Option<Duration>,
         now: Instant,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, ErrorResponse> {
         let is_new = self.machine.session(uid).is_none();
         let life = if is_new { life } else { self.lives.get(uid).copied() };
         let request = match life {
@@ -97,27 +97,27 @@ impl Process {
     }
 
     /// Begins to end a session, or forgets one that ended.
-    pub(super) fn end(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn end(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
         let (answer, effects) = self.machine.end(uid, now);
         self.carry_out(effects, now);
         answer
     }
 
     /// Counts a session as active.
-    pub(super) fn touch(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn touch(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
         let answer = self.machine.touch(uid, now);
         self.handle(Event::Tick, now);
         answer
     }
 
     /// A session with how long it has been idle.
-    pub(super) fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, Refusal> {
+    pub(super) fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, ErrorResponse> {
         self.machine.report(uid, now)
     }
 
     /// The browser of a session that is ready crashes.
-    pub(super) fn crash(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
-        let (stack, _) = self.machine.enter(uid, Action::Connect)?;
+    pub(super) fn crash(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
+        let (stack, _) = self.machine.connect(uid, Action::Connect)?;
         for event in self.browsers.crash(stack) {
             self.handle(event, now);
         }
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::{Display, StartUrlWait};
     use camofleet_runner::core::Kind;
-    use camofleet_runner_api::{EndReason, Hot, RefusalReason, Tier};
+    use camofleet_runner_api::{EndReason, ErrorReason, Hot, Tier};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LAUNCH_TIME: Duration = Duration::from_secs(3);
@@ -210,7 +210,7 @@ mod tests {
             slots: 2,
             sessions: 0,
             prewarm: Hot { headless: 2, headful: 0 },
-            prove: None,
+            smoke_test: None,
             launches: 2,
             drain_timeout: 10 * SECOND,
         }
@@ -274,7 +274,7 @@ mod tests {
         }
         let state = at(&mut process, now);
         assert_eq!((state.free, state.hot), (0, Hot::default()));
-        assert_eq!(process.bind("c", request(), None, now).unwrap_err().reason, RefusalReason::NoFreeSlot);
+        assert_eq!(process.bind("c", request(), None, now).unwrap_err().reason, ErrorReason::NoFreeSlot);
         assert_eq!(process.bind("a", request(), None, now), Ok(false), "a repeated call finds it");
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let (mut process, now) = warm(plan());
         process.bind("a", request(), None, now).unwrap();
         process.end("a", now).unwrap();
-        assert_eq!(process.end("a", now).unwrap_err().reason, RefusalReason::UnknownSession);
+        assert_eq!(process.end("a", now).unwrap_err().reason, ErrorReason::UnknownSession);
         let state = at(&mut process, now);
         assert_eq!((state.hot.headless, state.warm), (1, false));
         assert_eq!(at(&mut process, now + LAUNCH_TIME).hot.headless, 2);
@@ -348,7 +348,7 @@ mod tests {
         let state = at(&mut process, now);
         assert!(state.spent && state.warm);
         assert_eq!((state.free, state.hot), (0, Hot::default()));
-        assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, RefusalReason::NoFreeSlot);
+        assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, ErrorReason::NoFreeSlot);
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
         process.drain(now);
         assert!(!process.is_finished(now));
         assert_eq!(at(&mut process, now).hot, Hot::default());
-        assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, RefusalReason::Draining);
+        assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, ErrorReason::Draining);
         assert_eq!(process.next_deadline(now), Some(now + 10 * SECOND));
         process.advance(now + 10 * SECOND);
         assert_eq!(end_reason(&process, "a"), Some(EndReason::RunnerDrained));
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_canary_is_not_warm_before_a_browser_loads_a_page() {
-        let (mut process, start) = cold(Plan { prove: Some(Kind::Headful), ..plan() }, Fault::LoadsNoPage);
+        let (mut process, start) = cold(Plan { smoke_test: Some(Kind::Headful), ..plan() }, Fault::LoadsNoPage);
         let now = start + 60 * SECOND;
         let state = until(&mut process, start, now);
         assert!(

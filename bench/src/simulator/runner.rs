@@ -9,7 +9,7 @@ use super::{
 use camofleet_auth::token::{Caller, PublicKeys};
 use camofleet_runner::core::{Plan, Term};
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, Session, SessionReport, TRACEPARENT,
+    BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, Session, SessionReport, TRACEPARENT,
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::{
@@ -238,7 +238,7 @@ impl Runner {
     ///
     /// # Errors
     /// When the session is not here, or not ready.
-    pub fn crash(&self, uid: &str) -> Result<(), Refusal> {
+    pub fn crash(&self, uid: &str) -> Result<(), ErrorResponse> {
         self.ask(|process, now| process.crash(uid, now))
     }
 
@@ -294,8 +294,8 @@ impl Runner {
     }
 
     /// Who sent a request with these headers.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        let unauthorized = |message: String| Refusal { reason: RefusalReason::Unauthorized, message };
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Caller, ErrorResponse> {
+        let unauthorized = |message: String| ErrorResponse { reason: ErrorReason::Unauthorized, message };
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| unauthorized("`Authorization: Bearer <token>` is missing".to_owned()))?;
         let caller = lock(&self.keys).verify(token, &self.pod.uid).map_err(|error| unauthorized(error.to_string()))?;
@@ -310,7 +310,7 @@ impl Runner {
         lock(&self.world.traceparents).entry(uid.to_owned()).or_default().push(header);
     }
 
-    pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
+    pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
         let life = *lock(&self.world.life);
         let (mut process, now) = (self.process(), Instant::now());
         // A leader of a later term may have called while the body was read.
@@ -334,16 +334,16 @@ impl Runner {
         })
     }
 
-    pub(super) fn end(&self, epoch: u64, uid: &str) -> Result<(), Refusal> {
+    pub(super) fn end(&self, epoch: u64, uid: &str) -> Result<(), ErrorResponse> {
         self.term(epoch).check()?;
         self.ask(|process, now| process.end(uid, now))
     }
 
-    pub(super) fn touch(&self, uid: &str) -> Result<(), Refusal> {
+    pub(super) fn touch(&self, uid: &str) -> Result<(), ErrorResponse> {
         self.ask(|process, now| process.touch(uid, now))
     }
 
-    pub(super) fn report(&self, uid: &str) -> Result<SessionReport, Refusal> {
+    pub(super) fn report(&self, uid: &str) -> Result<SessionReport, ErrorResponse> {
         self.process().report(uid, Instant::now())
     }
 

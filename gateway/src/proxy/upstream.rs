@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use camofleet_crds::v1alpha1::{RunnerRef, SessionState};
-use camofleet_runner_api::{Refusal as RunnerRefusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use kube::ResourceExt;
@@ -188,11 +188,11 @@ pub async fn ended_or(session: &mut Followed, error: ApiError) -> ApiError {
 }
 
 fn is_used_token(body: &[u8]) -> bool {
-    serde_json::from_slice(body).is_ok_and(|refusal: RunnerRefusal| refusal.reason == RefusalReason::TokenUsed)
+    serde_json::from_slice(body).is_ok_and(|error: ErrorResponse| error.reason == ErrorReason::TokenUsed)
 }
 
 fn runner_message(status: StatusCode, body: &[u8]) -> String {
-    serde_json::from_slice(body).map_or_else(|_| status.to_string(), |refusal: RunnerRefusal| refusal.message)
+    serde_json::from_slice(body).map_or_else(|_| status.to_string(), |error: ErrorResponse| error.message)
 }
 
 fn client_response(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {

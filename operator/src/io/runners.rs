@@ -4,7 +4,7 @@ use crate::core::{BindFailure, Event, Report, Uid};
 use crate::io::{clock::Clock, election::Leadership, pace::Pace};
 use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, RefusalReason,
+    BindAnswer, BindRequest, ErrorReason,
     client::{CallError, EncodedState, RunnerClient},
 };
 use camofleet_runtime::backoff::ExponentialBackoff;
@@ -192,28 +192,28 @@ impl Follower {
 /// Why a session was not bound, or may have been.
 fn what_it_means(error: CallError) -> BindFailure {
     match error {
-        CallError::Refused(refusal) => match refusal.reason {
-            RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
-            RefusalReason::Invalid => BindFailure::Invalid(refusal.message),
+        CallError::Refused(response) => match response.reason {
+            ErrorReason::NoFreeSlot | ErrorReason::Draining => BindFailure::Refused,
+            ErrorReason::Invalid => BindFailure::Invalid(response.message),
             // It was bound before and has ended: the runner's list tells of what.
-            RefusalReason::WrongPhase
+            ErrorReason::WrongPhase
             // Keys or terms that have not got there yet: the session may have been bound before.
-            | RefusalReason::UnknownSession
-            | RefusalReason::Unauthorized
-            | RefusalReason::TokenUsed
-            | RefusalReason::Forbidden
-            | RefusalReason::StaleEpoch
+            | ErrorReason::UnknownSession
+            | ErrorReason::Unauthorized
+            | ErrorReason::TokenUsed
+            | ErrorReason::Forbidden
+            | ErrorReason::StaleEpoch
             // Of tunnels, never of a bind.
-            | RefusalReason::TooManyConnections => BindFailure::Unknown(refusal.message),
+            | ErrorReason::TooManyConnections => BindFailure::Unknown(response.message),
         },
-        CallError::Garbage(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
+        CallError::InvalidResponse(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_runner_api::{Refusal, RunnerState};
+    use camofleet_runner_api::{ErrorResponse, RunnerState};
 
     /// Reports of one runner in which only the generation differs.
     fn report(generation: u64) -> Event {
@@ -257,11 +257,11 @@ mod tests {
 
     #[test]
     fn a_session_that_has_ended_on_its_runner_did_not_fail_to_launch() {
-        let meaning = |reason| what_it_means(CallError::Refused(Refusal { reason, message: "words".to_owned() }));
+        let meaning = |reason| what_it_means(CallError::Refused(ErrorResponse { reason, message: "words".to_owned() }));
         let unknown = BindFailure::Unknown("words".to_owned());
-        assert_eq!(meaning(RefusalReason::WrongPhase), unknown);
-        assert_eq!(meaning(RefusalReason::StaleEpoch), unknown);
-        assert_eq!(meaning(RefusalReason::Draining), BindFailure::Refused);
-        assert_eq!(meaning(RefusalReason::Invalid), BindFailure::Invalid("words".to_owned()));
+        assert_eq!(meaning(ErrorReason::WrongPhase), unknown);
+        assert_eq!(meaning(ErrorReason::StaleEpoch), unknown);
+        assert_eq!(meaning(ErrorReason::Draining), BindFailure::Refused);
+        assert_eq!(meaning(ErrorReason::Invalid), BindFailure::Invalid("words".to_owned()));
     }
 }

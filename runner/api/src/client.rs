@@ -1,6 +1,6 @@
 //! The operator's client for runners.
 
-use crate::{BindAnswer, BindRequest, HEAD_DEADLINE, PORT, Refusal, RefusalReason, RunnerState, TRACEPARENT};
+use crate::{BindAnswer, BindRequest, ErrorReason, ErrorResponse, HEADER_READ_TIMEOUT, PORT, RunnerState, TRACEPARENT};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http::{
@@ -21,83 +21,84 @@ use tokio_util::{
     io::StreamReader,
 };
 
-/// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a call may take, from the dial to the last byte of the answer. A hot bind takes milliseconds; a runner that needs
-/// longer is busy or gone.
+/// From the dial to the last byte of the response. A hot bind takes milliseconds; a runner that needs longer is
+/// overloaded or gone.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// A line of the event stream comes every 10 s at least; after twice that and a bit the stream is dead.
+/// Longest silence on an event stream. Runners send a line at least every 10 s, so two missed lines and some slack
+/// mean that the stream is dead.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(25);
-/// How often an idle connection is probed for whether the runner's node is still there.
+/// Interval of the TCP probes that detect a lost node on an idle connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-/// The largest answer to a call, and the largest refusal, in bytes. A runner's image is the pool owner's choice, so the operator
-/// reads no answer without a limit.
-const MAX_ANSWER: usize = 64 << 10;
-/// The largest head of an answer, in bytes. hyper's own limit is 400 KiB.
+/// Largest response body, in bytes. Pool owners choose the runner image, so the operator does not trust its responses
+/// and reads none of them without a limit.
+const MAX_BODY: usize = 64 << 10;
+/// Largest response head, in bytes. hyper's own limit is 400 KiB.
 const MAX_HEAD: usize = 16 << 10;
-/// The longest text of a runner that is handed on, in characters: it goes to logs and conditions.
-const MAX_TEXT: usize = 1024;
+/// Longest message of a runner that is passed on, in characters. Messages end up in logs and conditions.
+const MAX_MESSAGE_CHARS: usize = 1024;
 
-/// Calls runners. Cheap to clone; connections are kept and shared. It uses no proxy and follows no redirect: runners are pods,
-/// and a redirect would send the operator's request to an address of the runner's choice.
+/// HTTP client for runners. Clones are cheap and share a connection pool. It uses no proxy, because runners are pods,
+/// and follows no redirect, because a redirect would let a runner choose where the operator's request goes.
 #[derive(Clone, Debug)]
 pub struct RunnerClient {
     http: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Why a call to a runner did not give what was asked for. No text in it is longer than 1024 characters and a few words.
+/// A failed call to a runner. Its messages contain at most 1024 characters that the runner sent.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The runner answered, and refused.
+    /// The runner rejected the call, so it had no effect.
     #[error("the runner refused: {0}")]
-    Refused(#[from] Refusal),
-    /// The runner answered what is not of its API.
-    #[error("the runner answered what cannot be understood: {0}")]
-    Garbage(String),
-    /// Whether the call arrived is not known.
+    Refused(#[from] ErrorResponse),
+    /// The response does not conform to the runner's API.
+    #[error("the runner sent an invalid response: {0}")]
+    InvalidResponse(String),
+    /// The connection failed or timed out; the runner may have processed the call.
     #[error("the runner could not be reached: {0}")]
     Unreachable(String),
 }
 
 impl CallError {
-    fn garbage(cause: impl Display) -> Self {
-        Self::Garbage(shortened(&cause.to_string()))
+    fn invalid_response(cause: impl Display) -> Self {
+        Self::InvalidResponse(truncate(&cause.to_string()))
     }
 
     fn unreachable(cause: impl Display) -> Self {
-        Self::Unreachable(shortened(&cause.to_string()))
+        Self::Unreachable(truncate(&cause.to_string()))
     }
 
-    /// A failure between a request and the end of its answer.
-    fn broken(error: &(dyn Error + 'static)) -> Self {
-        // The outermost error does not name the cause ("client error (Connect)"), so the whole chain is written out.
+    /// Converts an error of the HTTP client or of a response body.
+    fn transport(error: &(dyn Error + 'static)) -> Self {
+        // The outermost error ("client error (Connect)") does not name the cause, so the message contains the whole
+        // chain.
         let chain = || std::iter::successors(Some(error), |&error| error.source());
         let text = chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
         let is_parse = |error: &(dyn Error + 'static)| error.downcast_ref().is_some_and(hyper::Error::is_parse);
-        if chain().any(is_parse) { Self::garbage(text) } else { Self::unreachable(text) }
+        if chain().any(is_parse) { Self::invalid_response(text) } else { Self::unreachable(text) }
     }
 
-    fn silent(time: Duration) -> Self {
-        Self::Unreachable(format!("nothing was heard for {} s", time.as_secs()))
+    fn timed_out(time: Duration) -> Self {
+        Self::Unreachable(format!("it sent nothing for {} s", time.as_secs()))
     }
 }
 
-/// One state of an event stream as the runner sent it. Parsing is left to the reader, so that skipped states cost little.
+/// One line of an event stream, not yet parsed. The reader parses it, so that states that it skips cost little.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedState(String);
 
 impl EncodedState {
-    /// Its length in bytes.
+    /// Length in bytes.
     pub fn size(&self) -> usize {
         self.0.len()
     }
 
-    /// Parses it.
+    /// Parses the line.
     ///
     /// # Errors
-    /// [`CallError::Garbage`] when it is no state.
+    /// [`CallError::InvalidResponse`] when the line is not a [`RunnerState`].
     pub fn decode(&self) -> Result<RunnerState, CallError> {
-        serde_json::from_str(&self.0).map_err(CallError::garbage)
+        serde_json::from_str(&self.0).map_err(CallError::invalid_response)
     }
 }
 
@@ -114,7 +115,7 @@ impl Default for RunnerClient {
         connector.set_keepalive(Some(TCP_KEEPALIVE));
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(HEAD_DEADLINE / 2)
+            .pool_idle_timeout(HEADER_READ_TIMEOUT / 2)
             .pool_timer(TokioTimer::new())
             .http1_max_buf_size(MAX_HEAD)
             .build(connector);
@@ -123,11 +124,12 @@ impl Default for RunnerClient {
 }
 
 impl RunnerClient {
-    /// Binds a session, or asks what became of an earlier attempt: the call can be repeated. `traceparent` is the header of that
-    /// name (W3C Trace Context), below which the runner's spans stand.
+    /// Binds a session. The call is idempotent: repeated for the same UID, it returns the result of the earlier
+    /// attempt. `traceparent` is the header of that name (W3C Trace Context), the parent of the runner's spans.
     ///
     /// # Errors
-    /// [`CallError::Refused`] when the runner has no room; the session then is not there. After any other error it may be.
+    /// [`CallError::Refused`] when the runner has no free slot; the session then does not exist there. After any
+    /// other error it may exist.
     pub async fn bind(
         &self,
         address: IpAddr,
@@ -137,30 +139,30 @@ impl RunnerClient {
         traceparent: Option<&str>,
     ) -> Result<BindAnswer, CallError> {
         let body = serde_json::to_vec(request).expect("a request has no map with keys other than strings");
-        let mut call =
-            head(Method::PUT, address, &format!("/v1/sessions/{uid}"), token).header(CONTENT_TYPE, "application/json");
+        let mut call = request_head(Method::PUT, address, &format!("/v1/sessions/{uid}"), token)
+            .header(CONTENT_TYPE, "application/json");
         if let Some(traceparent) = traceparent {
             call = call.header(TRACEPARENT, traceparent);
         }
         let answer = self.call(call, body.into()).await?;
-        serde_json::from_slice(&answer).map_err(CallError::garbage)
+        serde_json::from_slice(&answer).map_err(CallError::invalid_response)
     }
 
-    /// Ends a session, or acknowledges that it ended. A session that is not there is as good as ended.
+    /// Ends a session, or acknowledges that it has ended. Succeeds when the runner does not know the session.
     pub async fn end(&self, address: IpAddr, token: &str, uid: &str) -> Result<(), CallError> {
-        let call = head(Method::DELETE, address, &format!("/v1/sessions/{uid}"), token);
+        let call = request_head(Method::DELETE, address, &format!("/v1/sessions/{uid}"), token);
         match self.call(call, Bytes::new()).await {
-            Err(CallError::Refused(Refusal { reason: RefusalReason::UnknownSession, .. })) | Ok(_) => Ok(()),
+            Err(CallError::Refused(ErrorResponse { reason: ErrorReason::UnknownSession, .. })) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Follows a runner of that many slots: its state now, then after each change, and the same again as a heartbeat. The first
-    /// state has arrived when this returns. The stream ends with an error when the runner is silent for 25 s, or sends a
-    /// line of more than [`RunnerState::max_bytes`].
+    /// Follows the state of a runner with that number of slots: the current state, one after each change, and
+    /// repeated states as a heartbeat. Returns once the first state has arrived. The stream ends with an error when
+    /// the runner sends nothing for 25 s or a line longer than [`RunnerState::max_bytes`].
     ///
     /// # Errors
-    /// When the runner refuses, or the first state has not arrived within 5 s.
+    /// When the runner rejects the call, or the first state does not arrive within 5 s.
     pub async fn events(
         &self,
         address: IpAddr,
@@ -168,43 +170,44 @@ impl RunnerClient {
         slots: u32,
     ) -> Result<impl Stream<Item = Result<EncodedState, CallError>> + Send + use<>, CallError> {
         let opening = async {
-            let call = head(Method::GET, address, "/v1/events", token);
-            let opened = accepted(self.send(call, Bytes::new()).await?).await?;
+            let call = request_head(Method::GET, address, "/v1/events", token);
+            let opened = check_status(self.send(call, Bytes::new()).await?).await?;
             let bytes = opened.into_body().into_data_stream().map_err(io::Error::other);
             let limit = RunnerState::max_bytes(slots);
-            let mut states = States(FramedRead::new(StreamReader::new(bytes), LinesCodec::new_with_max_length(limit)));
+            let mut states =
+                StateLines(FramedRead::new(StreamReader::new(bytes), LinesCodec::new_with_max_length(limit)));
             let first = states.next().await.unwrap_or_else(|| Err(CallError::unreachable("it sent no state")))?;
             Ok::<_, CallError>((first, states))
         };
-        let opened = tokio::time::timeout(CALL_TIMEOUT, opening).await.map_err(|_| CallError::silent(CALL_TIMEOUT))?;
+        let opened =
+            tokio::time::timeout(CALL_TIMEOUT, opening).await.map_err(|_| CallError::timed_out(CALL_TIMEOUT))?;
         let (first, states) = opened?;
         let later = stream::unfold(Some(states), |states| async {
             let mut states = states?;
             let next = tokio::time::timeout(EVENT_TIMEOUT, states.next()).await;
-            let state = next.unwrap_or_else(|_| Some(Err(CallError::silent(EVENT_TIMEOUT))))?;
+            let state = next.unwrap_or_else(|_| Some(Err(CallError::timed_out(EVENT_TIMEOUT))))?;
             let states = state.is_ok().then_some(states);
             Some((state, states))
         });
         Ok(stream::once(async { Ok(first) }).chain(later))
     }
 
-    /// The body of an answer that is no refusal.
+    /// Returns the body of a successful response.
     async fn call(&self, head: request::Builder, body: Bytes) -> Result<Bytes, CallError> {
-        let call = async { read(accepted(self.send(head, body).await?).await?).await };
+        let call = async { read_body(check_status(self.send(head, body).await?).await?).await };
         let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
         answer.unwrap_or_else(|_| {
-            Err(CallError::unreachable(format_args!("no whole answer came within {} s", CALL_TIMEOUT.as_secs())))
+            Err(CallError::unreachable(format_args!("no complete response within {} s", CALL_TIMEOUT.as_secs())))
         })
     }
 
     async fn send(&self, head: request::Builder, body: Bytes) -> Result<Response<Incoming>, CallError> {
-        let request = head.body(Full::new(body)).map_err(|error| CallError::broken(&error))?;
-        self.http.request(request).await.map_err(|error| CallError::broken(&error))
+        let request = head.body(Full::new(body)).map_err(|error| CallError::transport(&error))?;
+        self.http.request(request).await.map_err(|error| CallError::transport(&error))
     }
 }
 
-/// The head of a call.
-fn head(method: Method, address: IpAddr, path: &str, token: &str) -> request::Builder {
+fn request_head(method: Method, address: IpAddr, path: &str, token: &str) -> request::Builder {
     let authority = std::net::SocketAddr::from((address, PORT));
     Request::builder()
         .method(method)
@@ -213,46 +216,46 @@ fn head(method: Method, address: IpAddr, path: &str, token: &str) -> request::Bu
 }
 
 /// The lines of an event stream.
-struct States<R>(FramedRead<R, LinesCodec>);
+struct StateLines<R>(FramedRead<R, LinesCodec>);
 
-impl<R: AsyncRead + Unpin> States<R> {
+impl<R: AsyncRead + Unpin> StateLines<R> {
     async fn next(&mut self) -> Option<Result<EncodedState, CallError>> {
         let line = self.0.next().await?;
         Some(match line {
             Ok(line) => Ok(EncodedState(line)),
             Err(LinesCodecError::MaxLineLengthExceeded) => {
-                Err(CallError::garbage("a state is larger than a runner of its slots can have"))
+                Err(CallError::invalid_response("a state is larger than the runner's number of slots allows"))
             }
-            Err(LinesCodecError::Io(error)) => Err(CallError::broken(&error)),
+            Err(LinesCodecError::Io(error)) => Err(CallError::transport(&error)),
         })
     }
 }
 
-async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, CallError> {
+async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>, CallError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let body = read(response).await?;
-    Err(match serde_json::from_slice::<Refusal>(&body) {
-        Ok(refusal) => CallError::Refused(Refusal { message: shortened(&refusal.message), ..refusal }),
-        Err(_) => CallError::garbage(format_args!("{status}: {}", String::from_utf8_lossy(&body))),
+    let body = read_body(response).await?;
+    Err(match serde_json::from_slice::<ErrorResponse>(&body) {
+        Ok(response) => CallError::Refused(ErrorResponse { message: truncate(&response.message), ..response }),
+        Err(_) => CallError::invalid_response(format_args!("{status}: {}", String::from_utf8_lossy(&body))),
     })
 }
 
-async fn read(response: Response<Incoming>) -> Result<Bytes, CallError> {
+async fn read_body(response: Response<Incoming>) -> Result<Bytes, CallError> {
     let status = response.status();
-    match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+    match Limited::new(response.into_body(), MAX_BODY).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            Err(CallError::garbage(format_args!("{status}: an answer of more than {MAX_ANSWER} bytes")))
+            Err(CallError::invalid_response(format_args!("{status}: a body of more than {MAX_BODY} bytes")))
         }
-        Err(error) => Err(CallError::broken(&*error)),
+        Err(error) => Err(CallError::transport(&*error)),
     }
 }
 
-fn shortened(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
+fn truncate(text: &str) -> String {
+    text.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -268,15 +271,15 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    /// What a hostile runner answers, after the head of each request.
+    /// What a hostile runner sends after it has received the head of a request.
     #[derive(Clone)]
-    enum Answer {
-        /// These bytes, and the end.
-        Whole(Vec<u8>),
-        /// These bytes, and then these again and again for as long as they are read.
+    enum Reply {
+        /// These bytes, then the end of the connection.
+        Complete(Vec<u8>),
+        /// The first bytes once, then the second ones repeatedly until the client stops reading.
         Endless(Vec<u8>, Vec<u8>),
-        /// These bytes, and then nothing more.
-        Stuck(Vec<u8>),
+        /// These bytes, then nothing on a connection that stays open.
+        Stalled(Vec<u8>),
     }
 
     struct HostileRunner {
@@ -285,8 +288,8 @@ mod tests {
         sent: Arc<AtomicUsize>,
     }
 
-    /// A runner at an address of its own on the loopback network, since all runners listen on the same port.
-    async fn runner(last: u8, answer: Answer) -> HostileRunner {
+    /// Starts a runner on its own loopback address, because all runners listen on the same port.
+    async fn runner(last: u8, reply: Reply) -> HostileRunner {
         let address = IpAddr::from([127, 83, 0, last]);
         let listener = TcpListener::bind((address, PORT)).await.unwrap();
         let (requests, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -294,32 +297,32 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counters.0.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, answer.clone(), counters.1.clone()));
+                tokio::spawn(serve(stream, reply.clone(), counters.1.clone()));
             }
         });
         HostileRunner { address, requests, sent }
     }
 
-    async fn serve(mut stream: TcpStream, answer: Answer, sent: Arc<AtomicUsize>) {
+    async fn serve(mut stream: TcpStream, reply: Reply, sent: Arc<AtomicUsize>) {
         let mut head = Vec::new();
         while !head.windows(4).any(|window| window == b"\r\n\r\n") {
             if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
                 return;
             }
         }
-        let (first, again) = match &answer {
-            Answer::Whole(bytes) => (bytes, None),
-            Answer::Stuck(bytes) => (bytes, Some(None)),
-            Answer::Endless(bytes, again) => (bytes, Some(Some(again))),
+        let (first, repeated) = match &reply {
+            Reply::Complete(bytes) => (bytes, None),
+            Reply::Stalled(bytes) => (bytes, Some(None)),
+            Reply::Endless(bytes, repeated) => (bytes, Some(Some(repeated))),
         };
         let _ = stream.write_all(first).await;
-        match again {
+        match repeated {
             None => {}
-            // Until the client gives up.
+            // Reads until the client closes the connection.
             Some(None) => while stream.read_buf(&mut head).await.unwrap_or(0) > 0 {},
-            Some(Some(again)) => {
-                while stream.write_all(again).await.is_ok() {
-                    sent.fetch_add(again.len(), Ordering::Relaxed);
+            Some(Some(repeated)) => {
+                while stream.write_all(repeated).await.is_ok() {
+                    sent.fetch_add(repeated.len(), Ordering::Relaxed);
                 }
             }
         }
@@ -341,8 +344,8 @@ mod tests {
         }
     }
 
-    /// What came of all three calls. Each has to end by itself.
-    async fn call_all(address: IpAddr) -> [CallError; 3] {
+    /// Makes all three calls, each of which must fail within its own deadline.
+    async fn errors_of_all_calls(address: IpAddr) -> [CallError; 3] {
         let client = RunnerClient::default();
         let calls = async {
             let bind = client.bind(address, "token", "uid", &request(), None).await.unwrap_err();
@@ -353,64 +356,74 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_without_end_is_read_up_to_a_limit() {
-        let runner = runner(1, Answer::Endless(head("500 Internal Server Error"), vec![b'x'; 4096])).await;
-        for error in call_all(runner.address).await {
-            assert!(matches!(&error, CallError::Garbage(words) if words.contains("more than 65536 bytes")), "{error}");
+    async fn limits_the_body_of_an_error_response() {
+        let runner = runner(1, Reply::Endless(head("500 Internal Server Error"), vec![b'x'; 4096])).await;
+        for error in errors_of_all_calls(runner.address).await {
+            assert!(
+                matches!(&error, CallError::InvalidResponse(message) if message.contains("more than 65536 bytes")),
+                "{error}"
+            );
         }
-        // What the sockets' own buffers took in is far from what a runner could send within a call's time.
+        // Socket buffers hold far less than a runner can send within a call's deadline.
         assert!(runner.sent.load(Ordering::Relaxed) < 3 * (32 << 20), "{:?}", runner.sent);
     }
 
     #[tokio::test]
-    async fn an_answer_to_a_bind_without_end_is_read_up_to_a_limit() {
-        let runner = runner(2, Answer::Endless(head("200 OK"), vec![b' '; 4096])).await;
+    async fn limits_the_body_of_a_bind_response() {
+        let runner = runner(2, Reply::Endless(head("200 OK"), vec![b' '; 4096])).await;
         let error = RunnerClient::default().bind(runner.address, "token", "uid", &request(), None).await.unwrap_err();
-        assert!(matches!(&error, CallError::Garbage(words) if words.contains("more than 65536 bytes")), "{error}");
+        assert!(
+            matches!(&error, CallError::InvalidResponse(message) if message.contains("more than 65536 bytes")),
+            "{error}"
+        );
     }
 
-    /// The clock is stopped, and goes on at once when there is nothing to do but to wait: what ends has a deadline.
+    /// With the clock paused, tokio advances it as soon as every task waits for a timer, so a call without a deadline
+    /// would hang.
     #[tokio::test]
-    async fn a_call_ends_though_the_refusal_or_the_first_state_never_does() {
+    async fn times_out_when_a_response_or_the_first_state_stalls() {
         for (last, begun) in [
             (3, head("500 Internal Server Error")),
             (4, [head("500 Internal Server Error"), b"no ".to_vec()].concat()),
             (5, b"HTTP/1.1 200 OK\r\n".to_vec()),
         ] {
-            let runner = runner(last, Answer::Stuck(begun)).await;
+            let runner = runner(last, Reply::Stalled(begun)).await;
             tokio::time::pause();
-            for error in call_all(runner.address).await {
+            for error in errors_of_all_calls(runner.address).await {
                 assert!(matches!(error, CallError::Unreachable(_)), "{error}");
             }
             tokio::time::resume();
         }
-        let runner = runner(6, Answer::Stuck([head("200 OK"), b"{\"bootId\":".to_vec()].concat())).await;
+        let runner = runner(6, Reply::Stalled([head("200 OK"), b"{\"bootId\":".to_vec()].concat())).await;
         tokio::time::pause();
         let error = RunnerClient::default().events(runner.address, "token", 1).await.err().unwrap();
         assert!(matches!(error, CallError::Unreachable(_)), "{error}");
     }
 
-    /// hyper's own limit would let it through.
+    /// hyper's default limit of 400 KiB would accept these responses.
     #[tokio::test]
-    async fn a_head_is_no_larger_than_16_kib() {
+    async fn limits_response_headers_to_16_kib() {
         let answer = |bytes: usize| {
             let (begin, end) = ("HTTP/1.1 204 No Content\r\nx: ", "\r\nconnection: close\r\n\r\n");
             format!("{begin}{}{end}", "x".repeat(bytes - begin.len() - end.len())).into_bytes()
         };
-        let good = runner(14, Answer::Whole(answer(MAX_HEAD - 1024))).await;
+        let good = runner(14, Reply::Complete(answer(MAX_HEAD - 1024))).await;
         RunnerClient::default().end(good.address, "token", "uid").await.unwrap();
-        let large = runner(15, Answer::Stuck(answer(MAX_HEAD + 1024))).await;
-        for error in call_all(large.address).await {
-            assert!(matches!(&error, CallError::Garbage(text) if text.contains("too large")), "{error}");
+        let large = runner(15, Reply::Stalled(answer(MAX_HEAD + 1024))).await;
+        for error in errors_of_all_calls(large.address).await {
+            assert!(matches!(&error, CallError::InvalidResponse(text) if text.contains("too large")), "{error}");
         }
     }
 
-    /// It is cut between characters, and the client says so in no more than a few words of its own.
+    /// The limit counts characters, not bytes, and the client adds only a short prefix to a truncated message.
     #[tokio::test]
-    async fn no_text_of_a_runner_is_longer_than_1024_characters() {
+    async fn truncates_messages_from_runners_to_1024_characters() {
         let long = "\u{e4}".repeat(30_000);
         let answers = [
-            ("409 Conflict", serde_json::to_vec(&Refusal { reason: RefusalReason::WrongPhase, message: long.clone() })),
+            (
+                "409 Conflict",
+                serde_json::to_vec(&ErrorResponse { reason: ErrorReason::WrongPhase, message: long.clone() }),
+            ),
             ("400 Bad Request", serde_json::to_vec(&serde_json::json!({ "reason": long, "message": "" }))),
             (
                 "200 OK",
@@ -422,56 +435,57 @@ mod tests {
         for (last, (status, body)) in (16..).zip(answers) {
             let body = body.unwrap();
             let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
-            let runner = runner(last, Answer::Stuck([head.into_bytes(), body].concat())).await;
+            let runner = runner(last, Reply::Stalled([head.into_bytes(), body].concat())).await;
             let client = RunnerClient::default();
             let error = client.bind(runner.address, "token", "uid", &request(), None).await.unwrap_err();
             let text = match &error {
-                CallError::Refused(refusal) => &refusal.message,
-                CallError::Garbage(text) | CallError::Unreachable(text) => text,
+                CallError::Refused(response) => &response.message,
+                CallError::InvalidResponse(text) | CallError::Unreachable(text) => text,
             };
             assert!(text.contains("\u{e4}\u{e4}"), "{error}");
-            assert_eq!(text.chars().count(), MAX_TEXT, "{error}");
+            assert_eq!(text.chars().count(), MAX_MESSAGE_CHARS, "{error}");
         }
         let state = EncodedState(serde_json::json!({ "bootId": "", "engine": long }).to_string());
         let error = state.decode().unwrap_err();
-        assert!(error.to_string().chars().count() < MAX_TEXT + 100, "{error}");
+        assert!(error.to_string().chars().count() < MAX_MESSAGE_CHARS + 100, "{error}");
     }
 
     #[tokio::test]
-    async fn an_error_names_its_cause() {
+    async fn reports_the_cause_of_a_connection_error() {
         let nothing_listens = IpAddr::from([127, 83, 0, 19]);
-        for error in call_all(nothing_listens).await {
+        for error in errors_of_all_calls(nothing_listens).await {
             let text = error.to_string();
             assert!(matches!(error, CallError::Unreachable(_)) && text.contains("Connection refused"), "{text}");
         }
     }
 
     #[tokio::test]
-    async fn a_redirect_is_not_followed() {
-        let elsewhere = runner(8, Answer::Whole(head("200 OK"))).await;
+    async fn does_not_follow_redirects() {
+        let redirect_target = runner(8, Reply::Complete(head("200 OK"))).await;
         for (last, status) in [(9, "302 Found"), (10, "307 Temporary Redirect"), (11, "308 Permanent Redirect")] {
             let target = format!(
                 "HTTP/1.1 {status}\r\nlocation: http://{}:{PORT}/\r\ncontent-length: 0\r\n\r\n",
-                elsewhere.address
+                redirect_target.address
             );
-            let runner = runner(last, Answer::Whole(target.into_bytes())).await;
-            for error in call_all(runner.address).await {
-                assert!(matches!(error, CallError::Garbage(_)), "{error}");
+            let runner = runner(last, Reply::Complete(target.into_bytes())).await;
+            for error in errors_of_all_calls(runner.address).await {
+                assert!(matches!(error, CallError::InvalidResponse(_)), "{error}");
             }
         }
-        assert_eq!(elsewhere.requests.load(Ordering::Relaxed), 0);
+        assert_eq!(redirect_target.requests.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
-    async fn a_state_is_no_larger_than_the_runners_slots_allow() {
-        let line = |words: usize| {
-            let state = RunnerState { slots: 1, launch_error: Some("x".repeat(words)), ..RunnerState::default() };
+    async fn limits_a_state_to_the_size_that_the_slots_allow() {
+        let line = |error_length: usize| {
+            let state =
+                RunnerState { slots: 1, launch_error: Some("x".repeat(error_length)), ..RunnerState::default() };
             [head("200 OK"), serde_json::to_vec(&state).unwrap(), b"\n".to_vec()].concat()
         };
         let limit = RunnerState::max_bytes(1);
-        // Far more than a head may have, and close to the limit.
+        // Far above the limit for heads, and just below the limit for states.
         let good =
-            runner(12, Answer::Endless(head("200 OK"), line(limit - 1024)[head("200 OK").len()..].to_vec())).await;
+            runner(12, Reply::Endless(head("200 OK"), line(limit - 1024)[head("200 OK").len()..].to_vec())).await;
         let client = RunnerClient::default();
         let mut states = std::pin::pin!(client.events(good.address, "token", 1).await.unwrap());
         for _ in 0..3 {
@@ -479,8 +493,8 @@ mod tests {
             assert!(state.size() > limit - 1024);
             assert_eq!(state.decode().unwrap().slots, 1);
         }
-        let large = runner(13, Answer::Endless(line(limit), vec![b'x'; 4096])).await;
+        let large = runner(13, Reply::Endless(line(limit), vec![b'x'; 4096])).await;
         let error = client.events(large.address, "token", 1).await.err().unwrap();
-        assert!(matches!(&error, CallError::Garbage(words) if words.contains("larger than")), "{error}");
+        assert!(matches!(&error, CallError::InvalidResponse(message) if message.contains("larger than")), "{error}");
     }
 }

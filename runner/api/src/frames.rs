@@ -1,53 +1,54 @@
-//! Follows WebSocket frames (RFC 6455 section 5.2) in a stream of bytes, for relays that pass the bytes on untouched.
+//! Finds WebSocket frame boundaries (RFC 6455 section 5.2) in a byte stream, for relays that forward the bytes
+//! unchanged.
 //!
-//! Only headers are read, and the code of a Close frame: payloads are skipped, whatever their size, and nothing is kept
-//! but the part of a header that a chunk ended in. Extensions (RSV bits) and masking are the business of the two ends.
+//! The scanner reads only frame headers and the status code of Close frames. It skips payloads of any size and
+//! buffers at most one partial header. Extensions (RSV bits) and masking are left to the two endpoints.
 
-/// The longest frame that is let through, in bytes of payload: what Playwright itself takes as one message.
+/// Largest payload of a data frame, in bytes: the largest message that Playwright accepts.
 pub const MAX_PAYLOAD: u64 = 256 << 20;
 
-/// The longest header: two bytes, a length of eight, a mask of four.
+/// Two bytes, an extended length of eight and a masking key of four.
 const MAX_HEADER: usize = 14;
-/// Control frames are at most so long (section 5.5), so a Close frame always fits.
+/// Largest payload of a control frame (section 5.5), in bytes.
 const MAX_CONTROL_PAYLOAD: u64 = 125;
-/// What a Close frame without a code means (section 7.1.5).
+/// Status code of a Close frame without one (section 7.1.5).
 const NO_STATUS_RECEIVED: u16 = 1005;
 
-/// Where one direction of a WebSocket stands between two chunks. It starts before the first frame, after the handshake.
+/// Tracks the frames of one direction of a WebSocket, starting after the opening handshake.
 #[derive(Clone, Debug, Default)]
 pub struct FrameScanner {
     header: [u8; MAX_HEADER],
-    /// Bytes of `header` that have come.
-    have: usize,
-    /// Present once the header is complete: the frame whose payload is being skipped.
+    /// Bytes of `header` received.
+    header_len: usize,
+    /// The frame whose payload is being skipped; present once its header is complete.
     frame: Option<Frame>,
 }
 
-/// What one chunk brought.
+/// Findings in one chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Bytes of a data frame (opcode 0, 1 or 2) were in it.
+    /// Whether the chunk contains bytes of a data frame (opcode 0, 1 or 2).
     pub data: bool,
-    /// A Close frame ended in it: its code, 1005 when it has none.
+    /// Status code of a Close frame that ends in the chunk; 1005 for a Close frame without a code.
     pub close: Option<u16>,
-    /// Offset in the chunk just after the last frame that ended in it: there another frame may be put in.
+    /// Offset just after the last frame that ends in the chunk. A relay can insert a frame there.
     pub boundary: Option<usize>,
 }
 
-/// The bytes are no WebSocket frames that may pass. Nothing can be said of what follows: end the connection.
+/// The stream violates the protocol or a limit. The scanner has lost track of it, so the connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// An opcode that RFC 6455 keeps for later.
+    /// An opcode that RFC 6455 reserves.
     #[error("reserved WebSocket opcode {0:#x}")]
     ReservedOpcode(u8),
-    /// A control frame (Close, Ping, Pong) that is not the whole of its message.
+    /// A fragmented control frame (Close, Ping or Pong), which section 5.5 forbids.
     #[error("fragmented WebSocket control frame")]
     FragmentedControl,
-    /// A control frame longer than 125 bytes, or a Close frame with half a code.
+    /// A control frame longer than 125 bytes, or a Close frame with a payload of one byte.
     #[error("WebSocket control frame with a payload of {0} bytes")]
     ControlLength(u64),
     /// A data frame longer than [`MAX_PAYLOAD`].
-    #[error("WebSocket frame of {0} bytes; at most {MAX_PAYLOAD} may pass")]
+    #[error("WebSocket frame of {0} bytes; the limit is {MAX_PAYLOAD}")]
     TooLong(u64),
 }
 
@@ -56,8 +57,8 @@ struct Frame {
     opcode: Opcode,
     mask: [u8; 4],
     length: u64,
-    /// Bytes of the payload still to come.
-    left: u64,
+    /// Bytes of the payload not yet received.
+    remaining: u64,
     /// The first two bytes of a Close frame, unmasked.
     code: [u8; 2],
 }
@@ -81,49 +82,49 @@ impl Opcode {
 }
 
 impl FrameScanner {
-    /// Follows the next bytes of the stream, however they were cut.
+    /// Scans the next bytes of the stream. Chunks can begin and end anywhere in a frame.
     ///
     /// # Errors
-    /// When they are no frames that may pass; the scanner is of no use after that.
+    /// When the bytes are not valid frames. The scanner must not be used after an error.
     pub fn scan(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
-        let mut seen = Scan::default();
+        let mut scan = Scan::default();
         let mut at = 0;
         while at < chunk.len() {
             match &mut self.frame {
                 None => {
-                    let taken = self.header_length().saturating_sub(self.have).min(chunk.len() - at);
-                    self.header[self.have..self.have + taken].copy_from_slice(&chunk[at..at + taken]);
-                    self.have += taken;
+                    let taken = self.expected_header_len().saturating_sub(self.header_len).min(chunk.len() - at);
+                    self.header[self.header_len..self.header_len + taken].copy_from_slice(&chunk[at..at + taken]);
+                    self.header_len += taken;
                     at += taken;
-                    seen.data |= Opcode::parse(self.header[0])? == Opcode::Data;
-                    if self.have == self.header_length() {
-                        self.frame = Some(Frame::parse(&self.header[..self.have])?);
+                    scan.data |= Opcode::parse(self.header[0])? == Opcode::Data;
+                    if self.header_len == self.expected_header_len() {
+                        self.frame = Some(Frame::parse(&self.header[..self.header_len])?);
                     }
                 }
                 Some(frame) => {
-                    let taken = usize::try_from(frame.left).unwrap_or(usize::MAX).min(chunk.len() - at);
+                    let taken = usize::try_from(frame.remaining).unwrap_or(usize::MAX).min(chunk.len() - at);
                     frame.skip(&chunk[at..at + taken]);
                     at += taken;
-                    seen.data |= frame.opcode == Opcode::Data;
+                    scan.data |= frame.opcode == Opcode::Data;
                 }
             }
-            if let Some(frame) = self.frame.filter(|frame| frame.left == 0) {
-                seen.close = seen.close.or(frame.close_code());
-                seen.boundary = Some(at);
+            if let Some(frame) = self.frame.filter(|frame| frame.remaining == 0) {
+                scan.close = scan.close.or(frame.close_code());
+                scan.boundary = Some(at);
                 *self = Self::default();
             }
         }
-        Ok(seen)
+        Ok(scan)
     }
 
-    /// Whether the bytes so far end with a whole frame: another one may be put in now.
+    /// Whether the bytes so far end with a complete frame, so that a relay can insert one.
     pub fn at_boundary(&self) -> bool {
-        self.have == 0
+        self.header_len == 0
     }
 
-    /// How long the header is, as far as its bytes tell.
-    fn header_length(&self) -> usize {
-        if self.have < 2 {
+    /// Length of the header, as far as the bytes received determine it.
+    fn expected_header_len(&self) -> usize {
+        if self.header_len < 2 {
             return 2;
         }
         let length = match self.header[1] & 0x7f {
@@ -137,7 +138,7 @@ impl FrameScanner {
 }
 
 impl Frame {
-    /// The frame with this whole header.
+    /// Parses a complete header.
     fn parse(header: &[u8]) -> Result<Self, FrameError> {
         let opcode = Opcode::parse(header[0])?;
         let (head, mask) = match header.split_last_chunk() {
@@ -156,19 +157,18 @@ impl Frame {
             Opcode::Close if length == 1 => Err(FrameError::ControlLength(length)),
             _ => Ok(()),
         }?;
-        Ok(Self { opcode, mask, length, left: length, code: [0; 2] })
+        Ok(Self { opcode, mask, length, remaining: length, code: [0; 2] })
     }
 
-    /// Goes over the next bytes of the payload.
     fn skip(&mut self, bytes: &[u8]) {
         if self.opcode == Opcode::Close {
-            // At most 125, so both conversions are exact.
-            let start = usize::try_from(self.length - self.left).unwrap_or(usize::MAX);
+            // A control frame has at most 125 bytes, so the conversion is exact.
+            let start = usize::try_from(self.length - self.remaining).unwrap_or(usize::MAX);
             for (at, byte) in (start..self.code.len()).zip(bytes) {
                 self.code[at] = byte ^ self.mask[at];
             }
         }
-        self.left -= bytes.len() as u64;
+        self.remaining -= bytes.len() as u64;
     }
 
     fn close_code(&self) -> Option<u16> {
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A frame as RFC 6455 section 5.2 draws it.
+    /// Encodes a frame (RFC 6455 section 5.2).
     fn frame(fin: bool, opcode: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
         let masked = if mask.is_some() { 0x80 } else { 0 };
         let mut bytes = vec![u8::from(fin) << 7 | opcode];
@@ -203,7 +203,8 @@ mod tests {
         bytes
     }
 
-    /// What all chunks together brought, with the boundary counted from the start of the stream.
+    /// Merges the findings of all chunks, with the boundary as an offset in the stream, and returns whether the
+    /// stream ends at one.
     fn scan_all<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Scan, bool), FrameError> {
         let (mut scanner, mut whole, mut passed) = (FrameScanner::default(), Scan::default(), 0);
         for chunk in chunks {
@@ -236,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_of_any_frames_gives_what_the_frames_say(
+        fn scans_frames_regardless_of_chunk_boundaries(
             frames in prop::collection::vec(any_frame(), 0..6),
             tail in any_frame(),
             kept in any::<prop::sample::Index>(),
@@ -256,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn what_may_not_pass_is_refused_however_it_is_split(
+        fn rejects_invalid_frames_regardless_of_chunk_boundaries(
             bad in prop::sample::select(vec![
                 (vec![0x83, 0], FrameError::ReservedOpcode(3)),
                 (vec![0x8b, 0], FrameError::ReservedOpcode(11)),
@@ -275,13 +276,13 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
+        fn never_panics(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
             let _ = scan_all(chunks.iter().map(Vec::as_slice));
         }
     }
 
     #[test]
-    fn the_longest_frame_passes_by_its_header_alone() {
+    fn accepts_a_frame_of_the_maximum_size() {
         let mut scanner = FrameScanner::default();
         let header = [0x82, 127, 0, 0, 0, 0, 0x10, 0, 0, 0];
         assert_eq!(scanner.scan(&header), Ok(Scan { data: true, close: None, boundary: None }));
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_payload_are_not_taken_for_a_close() {
+    fn ignores_frame_headers_inside_a_payload() {
         let bytes = frame(true, 2, Some([1, 2, 3, 4]), &frame(true, 8, None, &1000_u16.to_be_bytes()));
         assert_eq!(scan_all([bytes.as_slice()]).unwrap().0.close, None);
     }

@@ -1,8 +1,9 @@
-//! What a runner says and takes over HTTP: the types of its API, the operator's client for it, and the scanner with which relays
-//! follow WebSocket frames.
+//! The runner's HTTP API: its request and response types, the operator's client, and a WebSocket frame scanner for
+//! relays.
 //!
-//! The runner publishes one document, [`RunnerState`]: the whole truth about its slots and sessions, with a number that
-//! grows with every change. A reader that misses some of them lacks nothing, so there is no replay and there are no gaps.
+//! A runner publishes one document, [`RunnerState`], which holds the complete state of its slots and sessions and a
+//! generation that grows with every change. Because each document is complete, a reader that skips some of them loses
+//! nothing, and the API needs no replay.
 
 pub mod client;
 pub mod frames;
@@ -10,14 +11,14 @@ mod types;
 
 pub use types::*;
 
-/// The header of a `PUT` that says where the runner's spans belong (W3C Trace Context).
+/// Request header of `PUT /v1/sessions/{uid}` with the parent of the runner's spans (W3C Trace Context).
 pub const TRACEPARENT: &str = "traceparent";
-/// The port that a runner listens on, in every pod.
+/// Port of a runner's API, the same in every pod.
 pub const PORT: u16 = 8070;
-/// The port of a runner's `/healthz` and `/readyz`, in every pod. The kubelet has it for itself: clients that fill the other port
-/// cannot have a runner restarted.
+/// Port of a runner's `/healthz` and `/readyz`, the same in every pod. It is separate from [`PORT`], so that clients
+/// that exhaust the API's connections cannot fail the kubelet's probes and get the runner restarted.
 pub const PROBE_PORT: u16 = 8071;
-/// A runner closes a connection on which no whole head of a request came for this long. Clients drop theirs sooner: a request
-/// that meets the closing is lost, and it is not known whether it arrived. Connections that have carried an accepted token
-/// are kept for longer.
-pub const HEAD_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Time after which a runner closes a connection that has not delivered a complete request head. Clients close idle
+/// connections earlier, because a request that races with the runner's close fails without a sign of whether it
+/// arrived. Connections that have carried an accepted token stay open longer.
+pub const HEADER_READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,70 +1,71 @@
-//! The documents of the runner's HTTP API. All of them are JSON, in camelCase.
+//! Request and response types of the runner's HTTP API. All of them are JSON with camelCase fields.
 
 use camofleet_crds::v1alpha1::{Display, EngineName, StartUrlWait};
 use serde::{Deserialize, Serialize};
 
-/// Everything that a runner knows of itself: the answer of `GET /v1/sessions`, and each line of `GET /v1/events`.
+/// The complete state of a runner: the response of `GET /v1/sessions`, and each line of `GET /v1/events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerState {
-    /// One run of one runner process. Another boot id in the same pod means that every session of the former is lost.
+    /// Identifies one run of the runner process. A new boot id in the same pod means that every earlier session is
+    /// lost.
     pub boot_id: String,
-    /// Grows with every change of this document, within one boot id.
+    /// Increases with every change of this document. Comparable only within one boot id.
     pub generation: u64,
-    /// The engine whose browsers run here, once known.
+    /// The engine of the runner's browsers, once known.
     pub engine: Option<EngineName>,
-    /// As the browser reports it (`153.7.0`), once one was launched.
+    /// Version that the browser reports (`153.7.0`); absent until the first launch succeeds.
     pub browser_version: Option<String>,
-    /// Major and minor of the Playwright server (`1.62`).
+    /// Major and minor version of the Playwright server (`1.62`).
     pub playwright_version: String,
-    /// True from SIGTERM on: no session is taken any more.
+    /// True from SIGTERM on. A draining runner accepts no new session.
     pub draining: bool,
-    /// How many sessions there is room for at once.
+    /// Maximum number of concurrent sessions.
     pub slots: u32,
-    /// How many sessions a `PUT` would be granted now: free slots, within what is left of the runner's total.
+    /// Number of new sessions that the runner would accept now: its free slots, capped by what remains of its total.
     pub free: u32,
-    /// True when this runner will never take a session again, because it served as many as it may.
+    /// True once the runner has served its total number of sessions and will never accept another.
     pub spent: bool,
     /// Prewarmed browsers that can be bound now.
     pub hot: Hot,
-    /// True once the prewarmed browsers that were asked for are there (or none were asked for).
+    /// True once the smoke test has passed, if one is configured, and all configured prewarmed browsers are ready.
     pub warm: bool,
-    /// Why the latest launch failed; absent once one succeeded again.
+    /// Cause of the latest failed launch; absent once a launch has succeeded again.
     pub launch_error: Option<String>,
-    /// The sessions that run here, and the ended ones that the operator has not acknowledged.
+    /// Live sessions, and ended ones that the operator has not acknowledged.
     pub sessions: Vec<Session>,
 }
 
 impl RunnerState {
-    /// The most sessions that a runner of that many slots lists: one in each slot, and ended ones that wait for the operator's
-    /// acknowledgement. The operator gives a runner no more than that, so a longer list is not an honest one.
+    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that
+    /// the operator has not acknowledged. The operator binds no more than that, so it rejects a longer list.
     pub const fn max_sessions(slots: u32) -> usize {
         2 * slots as usize + 16
     }
 
-    /// The largest document of a runner of that many slots, in bytes of JSON: its own fields, and the last output of a browser
-    /// with each session.
+    /// Maximum size of this document for a runner with that number of slots, in bytes of JSON: the runner's own
+    /// fields, and for each session its fields and the last output of its browser.
     pub const fn max_bytes(slots: u32) -> usize {
         (32 << 10) + (8 << 10) * Self::max_sessions(slots)
     }
 
-    /// The session of that UID, if it is listed.
+    /// Returns the session with that UID.
     pub fn session(&self, uid: &str) -> Option<&Session> {
         self.sessions.iter().find(|session| session.uid == uid)
     }
 }
 
-/// Prewarmed browsers by kind.
+/// Number of prewarmed browsers of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hot {
     /// Browsers without a display.
     pub headless: u32,
-    /// Browsers on a display; they serve `Headful` and `LiveView`.
+    /// Browsers on a display, for `Headful` and `LiveView` sessions.
     pub headful: u32,
 }
 
 impl Hot {
-    /// How many of them serve sessions of this display.
+    /// Returns how many of them can serve a session with this display.
     pub fn of(self, display: Display) -> u32 {
         match display {
             Display::Headless => self.headless,
@@ -73,56 +74,56 @@ impl Hot {
     }
 }
 
-/// One session as its runner sees it.
+/// A session as its runner reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// UID of the `BrowserSession`.
     pub uid: String,
-    /// Namespace of the `BrowserSession`, for people who read logs.
+    /// Namespace of the `BrowserSession`. Informational: the UID identifies the session.
     pub namespace: String,
-    /// Name of the `BrowserSession`, for people who read logs.
+    /// Name of the `BrowserSession`. Informational: the UID identifies the session.
     pub name: String,
-    /// Where it stands.
+    /// Phase of the session on this runner.
     pub phase: SessionPhase,
-    /// How its browser is shown.
+    /// Display of the session's browser.
     pub display: Display,
-    /// Whether a prewarmed browser was bound.
+    /// Whether the session got a prewarmed browser.
     pub tier: Tier,
-    /// The start page, as far as it was opened.
+    /// Progress of the start page.
     pub start_page: StartPage,
-    /// Clients connected to its Playwright server now.
+    /// Number of clients connected to the session's Playwright server.
     pub clients: u32,
-    /// Why and how it ended; present exactly when `phase` is `Ending` or `Ended`.
+    /// Reason and details of the end; present exactly when `phase` is `Ending` or `Ended`.
     pub end: Option<End>,
 }
 
-/// Answer of `GET /v1/sessions/{uid}`.
+/// Response of `GET /v1/sessions/{uid}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionReport {
-    /// The session, as it is listed.
+    /// The session as in [`RunnerState::sessions`].
     #[serde(flatten)]
     pub session: Session,
-    /// How long ago somebody did something in it, in milliseconds; absent while its idle time does not run. It is not part
-    /// of the list, or that would change all the time.
+    /// Milliseconds since the last client activity; absent unless the session is `Ready`. [`RunnerState`] omits it,
+    /// because it would otherwise change all the time.
     pub idle_milliseconds: Option<u64>,
 }
 
-/// Where a session stands. It only ever goes forward.
+/// Phase of a session on its runner. Phases only move forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SessionPhase {
     /// Its browser is being launched.
     Starting,
-    /// Clients may connect.
+    /// Clients can connect.
     Ready,
-    /// It is being taken down and still holds its slot.
+    /// The session is being torn down and still occupies its slot.
     Ending,
-    /// Nothing of it is left but this entry, until the operator acknowledges it.
+    /// Everything but this entry has been removed. The entry remains until the operator acknowledges it.
     Ended,
 }
 
-/// Whether a prewarmed browser was bound or one was launched for the session.
+/// How a session got its browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tier {
     /// A prewarmed browser was bound.
@@ -131,38 +132,38 @@ pub enum Tier {
     Cold,
 }
 
-/// What became of the start page.
+/// Progress of the start page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all_fields = "camelCase")]
 pub enum StartPage {
-    /// None was asked for, or it is not to be navigated.
+    /// The session has no start page, or `startUrlWait` is `None`, so the runner does not open it.
     #[default]
     None,
-    /// It is being opened.
+    /// The browser is loading the page.
     Loading,
-    /// It reached what `startUrlWait` names.
+    /// The page has reached the state that `startUrlWait` names.
     Loaded,
-    /// It could not be opened.
+    /// The browser could not load the page.
     Failed {
-        /// The browser's words.
+        /// The browser's error.
         message: String,
     },
 }
 
-/// Why and how a session ended.
+/// Reason and details of a session's end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct End {
-    /// For programs.
+    /// Machine-readable reason.
     pub reason: EndReason,
-    /// For people: exit code, signal, the last lines of what the browser said.
+    /// Human-readable details: exit code, signal, the last lines of the browser's output.
     pub message: String,
 }
 
-/// Why a session ended, as far as a runner can know it. Each is also a reason of the condition `Finished`.
+/// Why a session ended, as its runner observed it. Each value is also a reason of the condition `Finished`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndReason {
-    /// The operator asked for it.
+    /// The operator deleted the session.
     Deleted,
     /// No activity for `idleTimeoutSeconds`.
     IdleTimeout,
@@ -170,14 +171,14 @@ pub enum EndReason {
     LifetimeExceeded,
     /// The browser could not be launched.
     LaunchFailed,
-    /// The browser, its display or its Playwright server ended by itself.
+    /// The browser, its display or its Playwright server exited unexpectedly.
     BrowserCrashed,
-    /// The runner was told to go and the drain deadline passed.
+    /// The runner was draining, and the drain deadline passed.
     RunnerDrained,
 }
 
 impl EndReason {
-    /// The same word as in JSON.
+    /// Returns the name that JSON uses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deleted => "Deleted",
@@ -190,7 +191,7 @@ impl EndReason {
     }
 }
 
-/// Body of `PUT /v1/sessions/{uid}`: what the session asks for, with every default filled in.
+/// Body of `PUT /v1/sessions/{uid}`: the session's spec with all defaults applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BindRequest {
@@ -198,73 +199,73 @@ pub struct BindRequest {
     pub namespace: String,
     /// Name of the `BrowserSession`.
     pub name: String,
-    /// How the browser is shown.
+    /// Display of the session's browser.
     pub display: Display,
-    /// Seconds without activity after which the session ends. A repeated `PUT` changes it.
+    /// Seconds without activity after which the session ends; at least 1. A repeated `PUT` changes it.
     pub idle_timeout_seconds: u32,
-    /// Seconds after which the session ends whatever happens, counted from the first `PUT`. A repeated `PUT` changes it.
+    /// Seconds from the first `PUT` after which the session ends in any case; at least 1. A repeated `PUT` changes it.
     pub max_lifetime_seconds: u32,
-    /// Page to open.
+    /// Page that the browser opens once the session is ready.
     pub start_url: Option<String>,
-    /// When the start page counts as loaded.
+    /// State at which the start page counts as loaded.
     pub start_url_wait: StartUrlWait,
 }
 
-/// Answer of `PUT /v1/sessions/{uid}`.
+/// Response of `PUT /v1/sessions/{uid}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BindAnswer {
-    /// Run of the runner process that answered.
+    /// Boot id of the responding runner process ([`RunnerState::boot_id`]).
     pub boot_id: String,
-    /// Generation of a [`RunnerState`] that lists the session: after the first `PUT` the first that does.
+    /// Generation of a [`RunnerState`] that lists the session; after the first `PUT`, the first generation that does.
     pub generation: u64,
-    /// The engine whose browser serves the session.
+    /// Engine of the session's browser.
     pub engine: EngineName,
-    /// As the browser reports it; absent while a cold browser is launched.
+    /// Version that the browser reports; absent until the runner's first launch succeeds.
     pub browser_version: Option<String>,
-    /// Major and minor of the Playwright server.
+    /// Major and minor version of the Playwright server.
     pub playwright_version: String,
-    /// The session.
+    /// The session's state after the call.
     pub session: Session,
 }
 
-/// Body of every answer of 400 and above.
+/// Body of every response with a status of 400 or above.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
-    /// For programs.
-    pub reason: RefusalReason,
-    /// For people: what was wrong, where, and what to do.
+pub struct ErrorResponse {
+    /// Machine-readable reason.
+    pub reason: ErrorReason,
+    /// Human-readable message: what is wrong, where, and what to do.
     pub message: String,
 }
 
-/// Why a runner refused a call. The status code follows from it ([`RefusalReason::status`]).
+/// Why a runner rejected a call. It determines the status code ([`ErrorReason::status`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum RefusalReason {
-    /// Every slot is taken, or the runner served as many sessions as it may.
+pub enum ErrorReason {
+    /// All slots are occupied, or the runner has served its total number of sessions.
     NoFreeSlot,
-    /// The runner was told to go.
+    /// The runner is draining and accepts no new session.
     Draining,
-    /// The session is not in a state in which this can be asked.
+    /// The session's phase does not allow the call.
     WrongPhase,
-    /// No such session here.
+    /// The runner has no session with that UID.
     UnknownSession,
-    /// The body or a header is not what this call takes.
+    /// The path, the body or a header is invalid.
     Invalid,
-    /// No token, or one that is not valid here.
+    /// The token is missing, or not valid for this runner.
     Unauthorized,
-    /// The token is valid, but not for this call.
+    /// The token is valid but does not permit this call.
     Forbidden,
-    /// The user's token is good for one connection, and was used before.
+    /// The user's token permits a single connection and has been used.
     TokenUsed,
-    /// A leader of a higher epoch has called before.
+    /// A leader with a higher epoch has already called this runner.
     StaleEpoch,
-    /// The session has as many clients and viewers as it may.
+    /// The session has reached its limit of clients and viewers.
     TooManyConnections,
 }
 
-impl RefusalReason {
-    /// The HTTP status that carries it.
+impl ErrorReason {
+    /// Returns the HTTP status code.
     pub fn status(self) -> u16 {
         match self {
             Self::Invalid => 400,

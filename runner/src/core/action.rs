@@ -1,52 +1,50 @@
-//! What a caller may do with a session in which of its phases.
+//! The actions that a session allows in each of its phases.
 
 use camofleet_runner_api::SessionPhase;
 
-/// What a caller wants to do with a session that is listed.
+/// An action of a caller on a listed session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A repeated `PUT`, which takes over the time-outs.
+    /// A repeated `PUT`, which updates the timeouts.
     Bind,
     /// `DELETE`.
     End,
-    /// Count as active.
+    /// Reset the idle time.
     Touch,
-    /// Connect to its Playwright server.
+    /// Connect to the Playwright server.
     Connect,
-    /// Connect to its display.
-    Watch,
+    /// Connect to the display.
+    View,
 }
 
-/// Whether an action is possible.
+/// Whether a phase allows an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is carried out.
     Allowed,
-    /// It succeeds, and nothing changes.
+    /// The call succeeds without an effect.
     NoChange,
-    /// It is refused; the reason, as the end of a sentence about the session.
+    /// The call fails. Holds the rest of a sentence that begins with the session.
     Denied(&'static str),
 }
 
-/// Whether an action is possible in a phase.
 pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
-    use Action::{Bind, Connect, End, Touch, Watch};
+    use Action::{Bind, Connect, End, Touch, View};
     use SessionPhase::{Ended, Ending, Ready, Starting};
     match (phase, action) {
-        // A new leader, or one that lost the answer, repeats the call; the time-outs may have changed since.
+        // A new leader, or one that lost the response, repeats the call, and the timeouts may have changed since.
         (Starting | Ready, Bind) => Verdict::Allowed,
         (Ending | Ended, Bind) => Verdict::NoChange,
-        // After a DELETE no caller reads how it ended, so it leaves the list by itself.
+        // After a DELETE no caller reads how the session ended, so it leaves the list without an acknowledgement.
         (Starting | Ready | Ending, End) => Verdict::Allowed,
         // The acknowledgement.
         (Ended, End) => Verdict::Allowed,
         (Ready, Touch) => Verdict::Allowed,
-        // Its idle time has not begun.
+        // The idle time of a starting session has not begun.
         (Starting, Touch) => Verdict::NoChange,
         (Ending | Ended, Touch) => Verdict::Denied("has ended"),
-        (Starting, Connect | Watch) => Verdict::Denied("is still starting: wait until it is Ready"),
-        (Ready, Connect | Watch) => Verdict::Allowed,
-        (Ending | Ended, Connect | Watch) => Verdict::Denied("has ended"),
+        (Starting, Connect | View) => Verdict::Denied("is still starting: wait until it is Ready"),
+        (Ready, Connect | View) => Verdict::Allowed,
+        (Ending | Ended, Connect | View) => Verdict::Denied("has ended"),
     }
 }
 
@@ -55,16 +53,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_asked_depends_on_the_phase() {
+    fn rejects_actions_that_the_phase_does_not_allow() {
         use SessionPhase::{Ended, Ending, Ready, Starting};
-        let refused = |action| {
-            let refuses = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Denied(_));
-            [Starting, Ready, Ending, Ended].into_iter().filter(refuses).collect::<Vec<_>>()
+        let phases_rejecting = |action| {
+            let rejects = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Denied(_));
+            [Starting, Ready, Ending, Ended].into_iter().filter(rejects).collect::<Vec<_>>()
         };
-        assert_eq!(refused(Action::Bind), []);
-        assert_eq!(refused(Action::End), []);
-        assert_eq!(refused(Action::Touch), [Ending, Ended]);
-        assert_eq!(refused(Action::Connect), [Starting, Ending, Ended]);
-        assert_eq!(refused(Action::Watch), [Starting, Ending, Ended]);
+        assert_eq!(phases_rejecting(Action::Bind), []);
+        assert_eq!(phases_rejecting(Action::End), []);
+        assert_eq!(phases_rejecting(Action::Touch), [Ending, Ended]);
+        assert_eq!(phases_rejecting(Action::Connect), [Starting, Ending, Ended]);
+        assert_eq!(phases_rejecting(Action::View), [Starting, Ending, Ended]);
     }
 }

@@ -1,15 +1,14 @@
-//! How long prewarming waits after a browser failed that had no session: at its launch, or soon after.
+//! Delays prewarming after browsers without a session fail at their launch or soon after it.
 
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::{Duration, Instant};
 
-/// How long after failures the next browser is launched.
-const PAUSES: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// Once a browser has run for this long, the next failure is a first one again. A launch that succeeds shows less, since the browser may
-/// crash at its first page.
-const LIVED: Duration = Duration::from_secs(30);
+const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
+/// Uptime of a browser that resets the backoff. A successful launch alone does not, because the browser may crash at
+/// its first page.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// The failures in a row, until a browser that was launched after them has run long enough.
+/// The consecutive failures, until a browser launched after them has been up for [`STABLE_AFTER`].
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     last: Option<Failure>,
@@ -18,43 +17,41 @@ pub(super) struct Backoff {
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     at: Instant,
-    /// How many there were in a row, this one included.
+    /// Consecutive failures including this one.
     count: u32,
-    /// Whether a browser was ready since.
-    launched: bool,
-    /// Whether one that was launched since has lived.
-    lived: bool,
+    /// Whether a browser has become ready since.
+    ready_since: bool,
+    /// Whether a browser launched since has been up for [`STABLE_AFTER`].
+    stable_since: bool,
 }
 
 impl Backoff {
-    /// A browser failed.
     pub(super) fn failed(&mut self, now: Instant) {
-        let in_a_row = self.last.filter(|failure| !failure.lived);
+        let in_a_row = self.last.filter(|failure| !failure.stable_since);
         let count = in_a_row.map_or(0, |failure| failure.count).saturating_add(1);
-        self.last = Some(Failure { at: now, count, launched: false, lived: false });
+        self.last = Some(Failure { at: now, count, ready_since: false, stable_since: false });
     }
 
-    /// A browser is ready.
-    pub(super) fn launched(&mut self) {
+    pub(super) fn browser_ready(&mut self) {
         if let Some(failure) = &mut self.last {
-            failure.launched = true;
+            failure.ready_since = true;
         }
     }
 
-    /// A browser that has been ready since then runs.
-    pub(super) fn runs(&mut self, since: Instant, now: Instant) {
+    /// Records that a browser, ready since `since`, is still running.
+    pub(super) fn browser_running(&mut self, since: Instant, now: Instant) {
         if let Some(failure) = &mut self.last {
-            failure.lived |= since > failure.at && since + LIVED <= now;
+            failure.stable_since |= since > failure.at && since + STABLE_AFTER <= now;
         }
     }
 
-    /// Whether the last browser failed, and none was ready since.
+    /// Whether a browser has failed and none has become ready since.
     pub(super) fn is_failing(&self) -> bool {
-        self.last.is_some_and(|failure| !failure.launched)
+        self.last.is_some_and(|failure| !failure.ready_since)
     }
 
-    /// Before this moment nothing is prewarmed.
-    pub(super) fn until(&self) -> Option<Instant> {
-        self.last.map(|failure| failure.at + PAUSES.after(failure.count))
+    /// Time before which no browser is prewarmed.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.last.map(|failure| failure.at + BACKOFF.after(failure.count))
     }
 }

@@ -1,7 +1,8 @@
-//! The state machine of a runner: routes events and calls to its sessions and stacks.
+//! The state machine of a runner: routes events and calls to its sessions and stacks, and reconciles the two.
 //!
-//! There are never more stacks than slots. A stack that no session holds is hot, or on the way there. More of those than
-//! there are free slots are ended, so a session that no hot browser suits displaces one.
+//! There are never more stacks than slots. A stack without a session is a hot browser or is being launched as one.
+//! When there are more of them than free slots, the surplus is stopped, so a session that no hot browser suits
+//! displaces one.
 
 #[cfg(test)]
 mod tests;
@@ -11,37 +12,36 @@ use crate::core::{
     backoff::Backoff,
     messages::{Effect, Event},
     plan::{Kind, Plan},
-    proof::Proof,
     session::Session,
     sessions::Sessions,
+    smoke_test::SmokeTest,
     stack::{LAUNCH_TIMEOUT, Overdue, Purpose, StackId, Stacks},
 };
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
-    self as api, BindRequest, End, EndReason, Refusal, RefusalReason, RunnerState, SessionReport, Tier,
+    self as api, BindRequest, End, EndReason, ErrorReason, ErrorResponse, RunnerState, SessionReport, Tier,
 };
 use std::time::Instant;
 
-/// The page that a browser loads as a proof.
-const PROOF_PAGE: &str = "data:text/html,<title>proof</title>";
+/// The page that a browser loads in the smoke test.
+const SMOKE_TEST_PAGE: &str = "data:text/html,<title>proof</title>";
 
-/// The state of a runner: one value, changed by one driver.
+/// The state of a runner. A single driver owns it.
 #[derive(Debug)]
 pub struct Machine {
     plan: Plan,
     sessions: Sessions,
     stacks: Stacks,
-    /// When the runner was told to end.
     draining_since: Option<Instant>,
     browser_version: Option<String>,
     launch_error: Option<String>,
     backoff: Backoff,
-    proof: Proof,
+    smoke_test: SmokeTest,
     effects: Vec<Effect>,
 }
 
 impl Machine {
-    /// A runner that has launched nothing yet: it begins with the first [`Event::Tick`].
+    /// Creates a runner without stacks. It launches the first ones on the first [`Event::Tick`].
     pub fn new(plan: Plan) -> Self {
         Self {
             plan,
@@ -51,40 +51,40 @@ impl Machine {
             browser_version: None,
             launch_error: None,
             backoff: Backoff::default(),
-            proof: Proof::new(plan.prove),
+            smoke_test: SmokeTest::new(plan.smoke_test),
             effects: Vec::new(),
         }
     }
 
-    /// Handles an event. The driver carries out the effects, in this order.
+    /// Handles an event. Returns effects, which the driver applies in order.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
-        self.note_survivors(now);
+        self.record_stable_browsers(now);
         match event {
             Event::Launched { stack, version } => self.launched(stack, version, now),
-            Event::Broke { stack, message } => self.broke(stack, &message, now),
-            Event::Gone { stack } => self.gone(stack, now),
-            Event::Answered { stack } => self.stacks.answered(stack, now),
-            Event::StartPage { stack, error } => {
-                if self.proof.tried_by() == Some(stack) {
-                    self.proof_tried(stack, error, now);
+            Event::Failed { stack, message } => self.stack_failed(stack, &message, now),
+            Event::Removed { stack } => self.stack_removed(stack, now),
+            Event::PingAnswered { stack } => self.stacks.ping_answered(stack, now),
+            Event::PageFinished { stack, error } => {
+                if self.smoke_test.stack() == Some(stack) {
+                    self.smoke_test_finished(stack, error, now);
                 } else {
-                    self.sessions.page_tried(stack, error);
+                    self.sessions.start_page_finished(stack, error);
                 }
             }
-            Event::Joined { stack } => self.sessions.client_joined(stack, now),
-            Event::Left { stack } => self.sessions.client_left(stack),
-            Event::Active { stack } => self.sessions.client_acted(stack, now),
-            // Of two signals the first counts.
+            Event::ClientConnected { stack } => self.sessions.client_connected(stack, now),
+            Event::ClientDisconnected { stack } => self.sessions.client_disconnected(stack),
+            Event::ClientActive { stack } => self.sessions.client_active(stack, now),
+            // A second signal does not extend the drain deadline.
             Event::Drain => self.draining_since = self.draining_since.or(Some(now)),
             Event::Tick => {}
         }
-        self.settle(now)
+        self.reconcile(now)
     }
 
-    /// Binds a session, or takes over the time-outs of one that is here. [`Machine::session`] then describes it.
-    pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
-        let answer = match self.sessions.get(uid).map(|session| verdict(session.phase(), Action::Bind)) {
-            None => self.grant(uid, request, now),
+    /// Binds a session, or updates the timeouts of a bound one. [`Machine::session`] then describes it.
+    pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
+        let result = match self.sessions.get(uid).map(|session| verdict(session.phase(), Action::Bind)) {
+            None => self.admit(uid, request, now),
             Some(Verdict::Allowed) => {
                 self.sessions.set_timeouts(uid, &request);
                 Ok(())
@@ -92,47 +92,50 @@ impl Machine {
             Some(Verdict::NoChange) => Ok(()),
             Some(Verdict::Denied(why)) => Err(wrong_phase(uid, why)),
         };
-        (answer, self.settle(now))
+        (result, self.reconcile(now))
     }
 
-    /// Begins to end a session, or forgets one that ended.
-    pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), Refusal>, Vec<Effect>) {
-        self.note_survivors(now);
-        let answer = self.allowed(uid, Action::End).map(drop);
-        if answer.is_ok() {
+    /// Begins to end a live session, or removes an ended one from the list.
+    pub fn end(&mut self, uid: &str, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
+        self.record_stable_browsers(now);
+        let result = self.session_allowing(uid, Action::End).map(drop);
+        if result.is_ok() {
             let end = End { reason: EndReason::Deleted, message: "the session was deleted".to_owned() };
             self.end_session(uid, end, now);
             self.sessions.acknowledge(uid);
         }
-        (answer, self.settle(now))
+        (result, self.reconcile(now))
     }
 
-    /// Counts a session as active.
+    /// Resets the idle time of a session.
     ///
     /// # Errors
-    /// When it is not here, or has ended.
-    pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), Refusal> {
-        self.allowed(uid, Action::Touch)?;
+    /// When the session is unknown or has ended.
+    pub fn touch(&mut self, uid: &str, now: Instant) -> Result<(), ErrorResponse> {
+        self.session_allowing(uid, Action::Touch)?;
         self.sessions.touch(uid, now);
         Ok(())
     }
 
-    /// The stack to connect to for that action, and the session's display.
+    /// Returns the stack to connect to for an action, and the session's display.
     ///
     /// # Errors
-    /// When the session is not here, or not ready.
-    pub fn enter(&self, uid: &str, action: Action) -> Result<(StackId, Display), Refusal> {
-        let session = self.allowed(uid, action)?;
-        let stack = session.stack().expect("a session that may be connected to is ready, and so has a stack");
+    /// When the session is unknown or not ready.
+    pub fn connect(&self, uid: &str, action: Action) -> Result<(StackId, Display), ErrorResponse> {
+        let session = self.session_allowing(uid, action)?;
+        let stack = session.stack().expect("only ready sessions allow connections, and they have a stack");
         Ok((stack, session.display()))
     }
 
-    /// The earliest time after `now` at which [`Event::Tick`] changes anything. What was due by `now` is done, or waits for an event.
+    /// Returns the earliest time after `now` at which [`Event::Tick`] has an effect. Deadlines up to `now` have been
+    /// handled, or wait for an event.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let sessions =
             self.sessions.iter().flat_map(|(_, session)| [session.lifetime_deadline(), session.idle_deadline()]);
         let runner = [
-            self.backoff.until().filter(|_| self.wanted().is_some() || self.proof.owed().is_some()),
+            self.backoff
+                .retry_at()
+                .filter(|_| self.missing_kind().is_some() || self.smoke_test.pending_kind().is_some()),
             self.drain_deadline().filter(|_| self.sessions.has_live()),
             self.acknowledge_deadline(),
         ];
@@ -140,26 +143,29 @@ impl Machine {
         deadlines.filter(|deadline| *deadline > now).min()
     }
 
-    /// Whether the runner was told to end and has nothing left to do.
+    /// Whether the runner has drained: no stack is left, and the ended sessions were acknowledged or have waited long
+    /// enough.
     pub fn is_finished(&self, now: Instant) -> bool {
         self.draining_since.is_some()
             && self.stacks.is_empty()
             && (self.sessions.is_empty() || self.acknowledge_deadline().is_some_and(|deadline| deadline <= now))
     }
 
-    /// Whether it serves sessions, or could. A runner whose prewarmed browsers fail would fail the session's too. One that is spent stays
-    /// ready: its state says that it takes no more sessions, and a pod that is about to end as planned must raise no alarm.
+    /// Whether the runner serves sessions or could serve one. A runner whose prewarmed browsers fail is not ready,
+    /// because a session's browser would fail too. A spent runner stays ready: its state already tells the operator
+    /// to bind no more sessions, and a pod whose replacement is planned must not trigger alerts.
     pub fn is_ready(&self) -> bool {
         self.sessions.has_live() || (self.draining_since.is_none() && !self.backoff.is_failing())
     }
 
-    /// The state to publish after `former`, with its generation and with what it says of the process.
-    pub fn describe(&self, former: &RunnerState, now: Instant) -> RunnerState {
+    /// Returns the state to publish. The generation and the fields that describe the process are copied from
+    /// `previous`.
+    pub fn describe(&self, previous: &RunnerState, now: Instant) -> RunnerState {
         RunnerState {
-            boot_id: former.boot_id.clone(),
-            generation: former.generation,
-            engine: former.engine,
-            playwright_version: former.playwright_version.clone(),
+            boot_id: previous.boot_id.clone(),
+            generation: previous.generation,
+            engine: previous.engine,
+            playwright_version: previous.playwright_version.clone(),
             browser_version: self.browser_version.clone(),
             draining: self.draining_since.is_some(),
             slots: self.plan.slots,
@@ -172,42 +178,42 @@ impl Machine {
         }
     }
 
-    /// A session as it is published.
+    /// Returns a session in its published form.
     pub fn session(&self, uid: &str) -> Option<api::Session> {
         self.sessions.get(uid).map(|session| session.describe(uid))
     }
 
-    /// A session with how long it has been idle.
+    /// Returns a session with its idle time.
     ///
     /// # Errors
-    /// When it is not here.
-    pub fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, Refusal> {
+    /// When the session is unknown.
+    pub fn report(&self, uid: &str, now: Instant) -> Result<SessionReport, ErrorResponse> {
         self.sessions.get(uid).map(|session| session.report(uid, now)).ok_or_else(|| unknown(uid))
     }
 
-    /// Browsers that run and that a session can still get.
+    /// Returns the running browsers that have no session.
     pub fn hot_stacks(&self) -> impl Iterator<Item = StackId> {
         self.stacks.running_unassigned()
     }
 
-    fn grant(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), Refusal> {
-        let refuse = |reason, message: String| Err(Refusal { reason, message });
+    fn admit(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), ErrorResponse> {
+        let refuse = |reason, message: String| Err(ErrorResponse { reason, message });
         if self.draining_since.is_some() {
             return refuse(
-                RefusalReason::Draining,
-                "this runner was told to go and takes no session: choose another".into(),
+                ErrorReason::Draining,
+                "this runner is draining and accepts no new session: choose another".into(),
             );
         }
         if self.is_spent() {
             let served = self.sessions.served();
-            let words = format!("this runner served {served} sessions, as many as it may: choose another");
-            return refuse(RefusalReason::NoFreeSlot, words);
+            let message = format!("this runner has served its total of {served} sessions: choose another");
+            return refuse(ErrorReason::NoFreeSlot, message);
         }
         if self.free() == 0 {
-            let words = format!("all {} slots of this runner are taken: choose another", self.plan.slots);
-            return refuse(RefusalReason::NoFreeSlot, words);
+            let message = format!("all {} slots of this runner are occupied: choose another", self.plan.slots);
+            return refuse(ErrorReason::NoFreeSlot, message);
         }
-        let hot = self.stacks.hottest(request.display.into(), now);
+        let hot = self.stacks.pick_hot(request.display.into(), now);
         let tier = if hot.is_some() { Tier::Hot } else { Tier::Cold };
         self.sessions.add(uid, Session::new(request, tier, now));
         if let Some(stack) = hot {
@@ -216,7 +222,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Assigns a free stack to a session that has none.
+    /// Assigns a stack without a session to a session without a stack.
     fn assign(&mut self, uid: &str, stack: StackId, now: Instant) {
         self.stacks.assign(stack);
         self.sessions.assign(uid, stack);
@@ -227,7 +233,7 @@ impl Machine {
 
     fn become_ready(&mut self, stack: StackId, now: Instant) {
         if let Some((url, wait)) = self.sessions.become_ready(stack, now) {
-            self.effects.push(Effect::Open { stack, url, wait });
+            self.effects.push(Effect::OpenPage { stack, url, wait });
         }
     }
 
@@ -235,70 +241,71 @@ impl Machine {
         self.browser_version = Some(version);
         if self.stacks.launched(id, now) {
             self.launch_error = None;
-            self.backoff.launched();
-            if self.proof.tried_by() == Some(id) {
-                let page = PROOF_PAGE.to_owned();
-                self.effects.push(Effect::Open { stack: id, url: page, wait: StartUrlWait::Load });
+            self.backoff.browser_ready();
+            if self.smoke_test.stack() == Some(id) {
+                let page = SMOKE_TEST_PAGE.to_owned();
+                self.effects.push(Effect::OpenPage { stack: id, url: page, wait: StartUrlWait::Load });
             }
             self.become_ready(id, now);
         }
     }
 
-    fn broke(&mut self, id: StackId, message: &str, now: Instant) {
-        let Some(reason) = self.stacks.broke(id) else { return };
-        let proves = self.proof.tried_by() == Some(id);
-        if reason == EndReason::LaunchFailed || proves {
+    fn stack_failed(&mut self, id: StackId, message: &str, now: Instant) {
+        let Some(reason) = self.stacks.failed(id) else { return };
+        let is_smoke_test = self.smoke_test.stack() == Some(id);
+        if reason == EndReason::LaunchFailed || is_smoke_test {
             self.launch_error = Some(message.to_owned());
         }
-        if proves {
-            self.proof.retry();
+        if is_smoke_test {
+            self.smoke_test.reset();
         }
-        if !self.sessions.broke(id, End { reason, message: message.to_owned() }) {
+        if !self.sessions.stack_failed(id, End { reason, message: message.to_owned() }) {
             self.backoff.failed(now);
         }
     }
 
-    /// The page that is the proof was loaded or failed to. Either way its browser has served its purpose.
-    fn proof_tried(&mut self, id: StackId, error: Option<String>, now: Instant) {
+    /// Evaluates the smoke test, and stops its browser in either case.
+    fn smoke_test_finished(&mut self, id: StackId, error: Option<String>, now: Instant) {
         match error {
             None => {
-                self.proof.succeed();
-                self.end_stack(id);
+                self.smoke_test.pass();
+                self.stop_stack(id);
             }
             Some(error) => {
-                self.broke(id, &format!("the browser was launched and could not load a page: {error}"), now);
-                self.effects.push(Effect::End { stack: id });
+                self.stack_failed(id, &format!("the browser was launched but could not load a page: {error}"), now);
+                self.effects.push(Effect::Stop { stack: id });
             }
         }
     }
 
-    /// A browser that has run long enough ends a row of failures. This is noted before anything is taken down.
-    fn note_survivors(&mut self, now: Instant) {
+    /// Resets the backoff when a browser has run long enough. Must come before any stack is stopped.
+    fn record_stable_browsers(&mut self, now: Instant) {
         for since in self.stacks.running_since() {
-            self.backoff.runs(since, now);
+            self.backoff.browser_running(since, now);
         }
     }
 
-    fn gone(&mut self, id: StackId, now: Instant) {
-        // The driver reports a failure before, unless the stack was told to end. Should it not, no session may wait for the stack.
-        self.broke(id, "the browser's supervision ended", now);
+    fn stack_removed(&mut self, id: StackId, now: Instant) {
+        // The driver sends `Failed` first unless the core stopped the stack. If it did not, this keeps the session
+        // from waiting forever.
+        self.stack_failed(id, "the browser's supervisor exited", now);
         self.stacks.remove(id);
-        self.sessions.stack_gone(id, now);
+        self.sessions.stack_removed(id, now);
     }
 
     fn end_session(&mut self, uid: &str, end: End, now: Instant) {
         if let Some(stack) = self.sessions.end(uid, end, now) {
-            self.end_stack(stack);
+            self.stop_stack(stack);
         }
     }
 
-    fn end_stack(&mut self, id: StackId) {
-        if self.stacks.end(id) {
-            self.effects.push(Effect::End { stack: id });
+    fn stop_stack(&mut self, id: StackId) {
+        if self.stacks.stop(id) {
+            self.effects.push(Effect::Stop { stack: id });
         }
     }
 
-    fn allowed(&self, uid: &str, action: Action) -> Result<&Session, Refusal> {
+    fn session_allowing(&self, uid: &str, action: Action) -> Result<&Session, ErrorResponse> {
         let session = self.sessions.get(uid).ok_or_else(|| unknown(uid))?;
         match verdict(session.phase(), action) {
             Verdict::Allowed | Verdict::NoChange => Ok(session),
@@ -306,26 +313,27 @@ impl Machine {
         }
     }
 
-    /// Does what is due, then what there is room for: sessions first, in order of arrival, then hot browsers.
-    fn settle(&mut self, now: Instant) -> Vec<Effect> {
+    /// Handles expired deadlines, then uses the free capacity: first for waiting sessions in order of arrival, then
+    /// for hot browsers.
+    fn reconcile(&mut self, now: Instant) -> Vec<Effect> {
         self.end_overdue_sessions(now);
-        self.end_overdue_stacks(now);
-        self.serve_waiting(now);
-        let ended_proof = self.end_proof_in_the_way();
-        if self.end_surplus(now) || ended_proof {
-            // A launch that was ended leaves its turn to another.
-            self.serve_waiting(now);
+        self.handle_overdue_stacks(now);
+        self.assign_waiting_sessions(now);
+        let preempted = self.preempt_smoke_test();
+        if self.stop_surplus_stacks(now) || preempted {
+            // The stopped launch has freed capacity for another.
+            self.assign_waiting_sessions(now);
         }
-        self.prove(now);
+        self.run_smoke_test(now);
         self.prewarm(now);
-        self.ping(now);
+        self.ping_hot_browsers(now);
         std::mem::take(&mut self.effects)
     }
 
     fn end_overdue_sessions(&mut self, now: Instant) {
         let drained = self.drain_deadline().is_some_and(|deadline| deadline <= now).then(|| {
             let seconds = self.plan.drain_timeout.as_secs();
-            let message = format!("the runner was told to go, and {seconds} s passed");
+            let message = format!("the runner was draining, and the drain timeout of {seconds} s passed");
             End { reason: EndReason::RunnerDrained, message }
         });
         let ends = self.sessions.iter().filter_map(|(uid, session)| {
@@ -337,104 +345,105 @@ impl Machine {
         }
     }
 
-    fn end_overdue_stacks(&mut self, now: Instant) {
+    fn handle_overdue_stacks(&mut self, now: Instant) {
         let seconds = LAUNCH_TIMEOUT.as_secs();
         for (id, overdue) in self.stacks.overdue(now) {
             match overdue {
                 Overdue::Launch => {
-                    self.broke(id, &format!("the browser was not ready after {seconds} s"), now);
-                    self.effects.push(Effect::End { stack: id });
+                    self.stack_failed(id, &format!("the browser was not ready after {seconds} s"), now);
+                    self.effects.push(Effect::Stop { stack: id });
                 }
-                Overdue::Page => self.proof_tried(id, Some(format!("nothing came of it in {seconds} s")), now),
-                Overdue::Answer => self.end_stack(id),
+                Overdue::Page => self.smoke_test_finished(id, Some(format!("no result within {seconds} s")), now),
+                Overdue::Pong => self.stop_stack(id),
             }
         }
     }
 
-    fn serve_waiting(&mut self, now: Instant) {
+    fn assign_waiting_sessions(&mut self, now: Instant) {
         for (uid, kind) in self.sessions.waiting() {
-            // A prewarm that is under way is ready sooner than a launch that begins now.
-            let ready_or_soon = self.stacks.hottest(kind, now).or_else(|| self.stacks.launching_of(kind));
-            let Some(stack) = ready_or_soon.or_else(|| self.launch_for_session(kind, now)) else { continue };
+            // A prewarm that is already launching is ready sooner than a new launch.
+            let existing = self.stacks.pick_hot(kind, now).or_else(|| self.stacks.oldest_launching(kind));
+            let Some(stack) = existing.or_else(|| self.launch_for_session(kind, now)) else { continue };
             self.assign(&uid, stack, now);
         }
     }
 
-    /// Ends hot browsers for which there is no free slot. Returns whether there were any.
-    fn end_surplus(&mut self, now: Instant) -> bool {
-        let mut any = false;
+    /// Stops hot browsers that exceed the free slots. Returns whether there were any.
+    fn stop_surplus_stacks(&mut self, now: Instant) -> bool {
+        let mut stopped = false;
         while self.stacks.count_unassigned() > self.free() as usize {
             let Some(id) = self.stacks.least_useful(self.plan.prewarm, now) else { break };
-            self.end_stack(id);
-            any = true;
+            self.stop_stack(id);
+            stopped = true;
         }
-        any
+        stopped
     }
 
-    /// A session that waits goes before the proof, which is tried again later; and a runner that ends owes none. Returns whether a proof
-    /// was ended.
-    fn end_proof_in_the_way(&mut self) -> bool {
-        let in_the_way = self.draining_since.is_some() || self.sessions.is_one_waiting();
-        let Some(stack) = self.proof.tried_by().filter(|_| in_the_way) else { return false };
-        self.proof.retry();
-        self.end_stack(stack);
+    /// Stops a running smoke test when a session waits for capacity or the runner drains. Returns whether it stopped
+    /// one. A stopped test is repeated later, unless the runner drains.
+    fn preempt_smoke_test(&mut self) -> bool {
+        let must_yield = self.draining_since.is_some() || self.sessions.has_waiting();
+        let Some(stack) = self.smoke_test.stack().filter(|_| must_yield) else { return false };
+        self.smoke_test.reset();
+        self.stop_stack(stack);
         true
     }
 
-    /// Whether browsers may be launched that no session waits for.
-    fn may_prewarm(&self, now: Instant) -> bool {
-        !self.sessions.is_one_waiting() && self.backoff.until().is_none_or(|until| until <= now)
+    /// Whether browsers can be launched ahead of demand.
+    fn can_prewarm(&self, now: Instant) -> bool {
+        !self.sessions.has_waiting() && self.backoff.retry_at().is_none_or(|retry_at| retry_at <= now)
     }
 
-    /// Launches the browser that has to load a page before any hot browser is worth launching.
-    fn prove(&mut self, now: Instant) {
-        if let Some(kind) = self.proof.owed()
+    /// Launches the browser of a pending smoke test.
+    fn run_smoke_test(&mut self, now: Instant) {
+        if let Some(kind) = self.smoke_test.pending_kind()
             && self.draining_since.is_none()
-            && self.may_prewarm(now)
-            && let Some(stack) = self.launch(kind, Purpose::Proof, now)
+            && self.can_prewarm(now)
+            && let Some(stack) = self.launch(kind, Purpose::SmokeTest, now)
         {
-            self.proof.begin(stack);
+            self.smoke_test.start(stack);
         }
     }
 
     fn prewarm(&mut self, now: Instant) {
-        if !self.may_prewarm(now) {
+        if !self.can_prewarm(now) {
             return;
         }
-        while let Some(kind) = self.wanted() {
+        while let Some(kind) = self.missing_kind() {
             if self.launch(kind, Purpose::Prewarm, now).is_none() {
                 return;
             }
         }
     }
 
-    /// The kind of hot browser of which most are missing.
-    fn wanted(&self) -> Option<Kind> {
+    /// Returns the kind of hot browser that is furthest below its configured number.
+    fn missing_kind(&self) -> Option<Kind> {
         if self.stacks.count_unassigned() >= self.free() as usize {
             return None;
         }
-        let missing = |kind: Kind| kind.of(self.plan.prewarm).saturating_sub(self.stacks.unassigned_of(kind));
+        let missing = |kind: Kind| kind.of(self.plan.prewarm).saturating_sub(self.stacks.count_unassigned_of(kind));
         [Kind::Headful, Kind::Headless].into_iter().filter(|kind| missing(*kind) > 0).max_by_key(|kind| missing(*kind))
     }
 
-    /// Launches for a session. It does not wait for prewarms: the youngest, which is of the other kind, gives up its turn.
+    /// Launches a browser for a session. When prewarms use all launch capacity, the newest of them is stopped. It is
+    /// of the other kind, because the session would have taken one of its own kind.
     fn launch_for_session(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
-        if self.has_room() && !self.has_turn() {
-            self.end_stack(self.stacks.youngest_launching()?);
+        if self.has_stack_capacity() && !self.has_launch_capacity() {
+            self.stop_stack(self.stacks.newest_launching()?);
         }
         self.launch(kind, Purpose::Session, now)
     }
 
-    fn has_room(&self) -> bool {
+    fn has_stack_capacity(&self) -> bool {
         self.stacks.len() < self.plan.slots as usize
     }
 
-    fn has_turn(&self) -> bool {
+    fn has_launch_capacity(&self) -> bool {
         self.stacks.count_launching() < self.plan.launches as usize
     }
 
     fn launch(&mut self, kind: Kind, purpose: Purpose, now: Instant) -> Option<StackId> {
-        if !self.has_room() || !self.has_turn() {
+        if !self.has_stack_capacity() || !self.has_launch_capacity() {
             return None;
         }
         let stack = self.stacks.launch(kind, purpose, now);
@@ -442,11 +451,11 @@ impl Machine {
         Some(stack)
     }
 
-    fn ping(&mut self, now: Instant) {
-        self.effects.extend(self.stacks.ping(now).into_iter().map(|stack| Effect::Ping { stack }));
+    fn ping_hot_browsers(&mut self, now: Instant) {
+        self.effects.extend(self.stacks.take_due_pings(now).into_iter().map(|stack| Effect::Ping { stack }));
     }
 
-    /// How many sessions would be granted now.
+    /// Number of sessions that would be accepted now.
     fn free(&self) -> u32 {
         if self.draining_since.is_some() {
             return 0;
@@ -463,24 +472,24 @@ impl Machine {
     }
 
     fn is_warm(&self, now: Instant) -> bool {
-        self.proof.is_given() && self.wanted().is_none() && self.stacks.are_fresh(now)
+        self.smoke_test.has_passed() && self.missing_kind().is_none() && self.stacks.all_responsive(now)
     }
 
-    /// When live sessions end because the runner does.
+    /// When the remaining live sessions of a draining runner end.
     fn drain_deadline(&self) -> Option<Instant> {
         self.draining_since.map(|since| since + self.plan.drain_timeout)
     }
 
-    /// When the runner stops waiting for acknowledgements; none while a session is live.
+    /// When a draining runner stops waiting for acknowledgements; `None` while a session is live.
     fn acknowledge_deadline(&self) -> Option<Instant> {
         self.sessions.acknowledge_deadline(self.draining_since?)
     }
 }
 
-fn unknown(uid: &str) -> Refusal {
-    Refusal { reason: RefusalReason::UnknownSession, message: format!("no session {uid} on this runner") }
+fn unknown(uid: &str) -> ErrorResponse {
+    ErrorResponse { reason: ErrorReason::UnknownSession, message: format!("no session {uid} on this runner") }
 }
 
-fn wrong_phase(uid: &str, why: &str) -> Refusal {
-    Refusal { reason: RefusalReason::WrongPhase, message: format!("session {uid} {why}") }
+fn wrong_phase(uid: &str, why: &str) -> ErrorResponse {
+    ErrorResponse { reason: ErrorReason::WrongPhase, message: format!("session {uid} {why}") }
 }

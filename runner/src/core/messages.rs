@@ -1,54 +1,55 @@
-//! What goes into the core and what comes out of it.
+//! The core's messages: events in, effects out.
 
 use crate::core::{plan::Kind, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
 
-/// What happened.
+/// Something that happened outside the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A browser is ready.
+    /// A browser was launched and is ready.
     Launched {
-        /// Its stack.
+        /// The browser's stack.
         stack: StackId,
-        /// The browser's version.
+        /// Version that the browser reports.
         version: String,
     },
-    /// A browser, its server or its display failed. The driver takes the stack down without being asked, and reports `Gone`.
-    Broke {
-        /// Its stack.
+    /// A browser, its server or its display failed. The driver tears the stack down without an effect and then sends
+    /// `Removed`.
+    Failed {
+        /// The failed stack.
         stack: StackId,
-        /// Why, for the session's status.
+        /// The cause, for the session's status.
         message: String,
     },
-    /// Nothing of a stack is left.
-    Gone {
-        /// The stack.
+    /// All processes and files of a stack are gone.
+    Removed {
+        /// The removed stack.
         stack: StackId,
     },
     /// A browser answered a ping.
-    Answered {
-        /// Its stack.
+    PingAnswered {
+        /// The browser's stack.
         stack: StackId,
     },
     /// A page was loaded or failed to load.
-    StartPage {
+    PageFinished {
         /// The browser's stack.
         stack: StackId,
-        /// Why it failed; absent when it was loaded.
+        /// The cause of a failure; absent when the page was loaded.
         error: Option<String>,
     },
     /// A client connected to a session's Playwright server.
-    Joined {
+    ClientConnected {
         /// The session's stack.
         stack: StackId,
     },
-    /// Such a client left.
-    Left {
+    /// A client disconnected from a session's Playwright server.
+    ClientDisconnected {
         /// The session's stack.
         stack: StackId,
     },
-    /// A client of a session sent something.
-    Active {
+    /// A client of a session sent data.
+    ClientActive {
         /// The session's stack.
         stack: StackId,
     },
@@ -58,33 +59,33 @@ pub enum Event {
     Tick,
 }
 
-/// What the driver has to do.
+/// An operation for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Launch a browser. Answered by `Launched` or `Broke`.
+    /// Launch a browser. The driver replies with `Launched` or `Failed`.
     Launch {
-        /// Its stack.
+        /// Id of the new stack.
         stack: StackId,
-        /// With or without a display.
+        /// Whether the browser has a display.
         kind: Kind,
     },
-    /// Load a page. Answered by `StartPage`.
-    Open {
+    /// Open a page. The driver replies with `PageFinished`.
+    OpenPage {
         /// The browser's stack.
         stack: StackId,
-        /// The page.
+        /// URL of the page.
         url: String,
-        /// What of the page counts as loaded.
+        /// State at which the page counts as loaded.
         wait: StartUrlWait,
     },
-    /// Ask a browser whether it responds. Answered by `Answered`.
+    /// Check that a browser responds. The driver replies with `PingAnswered` when it does.
     Ping {
-        /// Its stack.
+        /// The browser's stack.
         stack: StackId,
     },
-    /// Take a stack down. Answered by `Gone`.
-    End {
-        /// The stack.
+    /// Tear a stack down. The driver replies with `Removed`.
+    Stop {
+        /// The stack to stop.
         stack: StackId,
     },
 }

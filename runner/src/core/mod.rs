@@ -1,18 +1,19 @@
-//! Decides which session gets which browser, and which browsers are launched and ended, and when. It has no clock, process or socket:
-//! events go in with the time at which they are handled, effects come out, and a driver carries them out.
+//! Decides which session gets which browser, and when browsers are launched and stopped. A pure state machine without
+//! clock, processes or sockets: it takes events with the current time and returns effects, which a driver applies.
 //!
-//! `machine` routes events to what they concern: `sessions` and `stack` hold the sessions and the browsers, `proof` whether the runner has
-//! to load a page before it counts as warm, and `backoff` when a launch may follow one that failed. `action` says what a session allows in
-//! which phase, and `term` which operator's calls are still valid.
+//! `machine` routes events and calls. `sessions` and `stack` hold the sessions and the browsers, `smoke_test` the
+//! state of the test that a runner has to pass before it counts as warm, and `backoff` the delay after failed
+//! launches. `action` lists which actions a session allows in which phase, and `term` rejects calls of earlier
+//! leaders.
 
 mod action;
 mod backoff;
 mod machine;
 mod messages;
 mod plan;
-mod proof;
 mod session;
 mod sessions;
+mod smoke_test;
 mod stack;
 mod term;
 

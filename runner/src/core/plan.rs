@@ -1,10 +1,10 @@
-//! What a runner is configured to be, and the kinds of browsers that it runs.
+//! A runner's configuration, and the kinds of browsers that it runs.
 
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::Hot;
 use std::time::Duration;
 
-/// Whether a browser has a display. It never changes while the browser runs.
+/// Whether a browser has a display. It is fixed at launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Without a display.
@@ -14,7 +14,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The share of this kind in a number of hot browsers.
+    /// Returns the number of hot browsers of this kind.
     pub(super) fn of(self, hot: Hot) -> u32 {
         match self {
             Self::Headless => hot.headless,
@@ -35,16 +35,16 @@ impl From<Display> for Kind {
 /// A runner's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Sessions at once.
+    /// Maximum number of concurrent sessions.
     pub slots: u32,
-    /// Sessions in all, after which the runner takes no more; 0: no limit.
+    /// Total number of sessions after which the runner accepts no more; 0 means no limit.
     pub sessions: u32,
-    /// Hot browsers to keep, together at most `slots`.
+    /// Number of hot browsers to keep ready, in total at most `slots`.
     pub prewarm: Hot,
-    /// The kind of browser that has to load a page once before the runner counts as warm.
-    pub prove: Option<Kind>,
-    /// Launches at once.
+    /// Kind of browser that has to load a page once before the runner counts as warm.
+    pub smoke_test: Option<Kind>,
+    /// Maximum number of concurrent launches.
     pub launches: u32,
-    /// How long live sessions continue once the runner drains.
+    /// How long live sessions continue after the runner has begun to drain.
     pub drain_timeout: Duration,
 }

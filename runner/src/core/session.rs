@@ -1,18 +1,18 @@
-//! One session: its phases, and what each of them holds.
+//! The lifecycle of a session, with the data that each phase holds.
 //!
 //! ```text
-//!            PUT granted
+//!            PUT accepted
 //!                │
-//!                ▼         a browser was there,
-//!            Starting ───── or became ready ────► Ready
+//!                ▼          browser ready
+//!            Starting ───────────────────────────► Ready
 //!             │    │                                │
-//!  no browser │    │ launch failed, lifetime,       │ browser died, idle, lifetime,
-//!  taken yet  │    │ drained, DELETE                │ drained, DELETE
+//!  no browser │    │ launch failed, lifetime,       │ browser crashed, idle, lifetime,
+//!  assigned   │    │ drained, DELETE                │ drained, DELETE
 //!             │    ▼                                ▼
 //!             │  Ending ◄───────────────────────────┘
 //!             │    │ processes, sockets and files are gone
 //!             ▼    ▼
-//!             Ended ────► DELETE: leaves the list (at once, when it ended because of one)
+//!             Ended ────► DELETE: removed from the list (at once if a DELETE ended the session)
 //! ```
 
 use crate::core::{plan::Kind, stack::StackId};
@@ -20,7 +20,7 @@ use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{self as api, BindRequest, End, EndReason, SessionPhase, StartPage, Tier};
 use std::time::{Duration, Instant};
 
-/// A session, from the `PUT` that was granted until it leaves the list.
+/// A session, from its accepted `PUT` until its removal from the list.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     request: BindRequest,
@@ -30,21 +30,20 @@ pub(super) struct Session {
     phase: Phase,
 }
 
-/// Where a session stands, with exactly what it has there.
 #[derive(Clone, Debug)]
 enum Phase {
-    /// Its browser is being launched, or waits for room to be.
+    /// The browser is being launched, or the session waits for launch capacity.
     Starting { stack: Option<StackId> },
-    /// Clients may connect.
+    /// Clients can connect.
     Ready { stack: StackId, active: Instant, clients: u32 },
-    /// It is being taken down and still holds its slot.
+    /// The stack is being torn down and still occupies the slot.
     Ending { stack: StackId, end: End, acknowledged: bool },
-    /// Nothing of it is left but this.
+    /// The session waits for an acknowledgement.
     Ended { end: End, at: Instant },
 }
 
 impl Session {
-    /// A session that is granted now, and has no browser yet.
+    /// Creates an accepted session without a browser.
     pub(super) fn new(request: BindRequest, tier: Tier, now: Instant) -> Self {
         let start_page = match (&request.start_url, request.start_url_wait) {
             (Some(_), StartUrlWait::DomContentLoaded | StartUrlWait::Load) => StartPage::Loading,
@@ -53,18 +52,17 @@ impl Session {
         Self { request, tier, start_page, bound: now, phase: Phase::Starting { stack: None } }
     }
 
-    /// Takes over the time-outs of a repeated request.
     pub(super) fn set_timeouts(&mut self, request: &BindRequest) {
         self.request.idle_timeout_seconds = request.idle_timeout_seconds;
         self.request.max_lifetime_seconds = request.max_lifetime_seconds;
     }
 
-    /// Gives it a browser, which may still be launching.
+    /// Assigns a browser, which may still be launching.
     pub(super) fn assign(&mut self, stack: StackId) {
         self.phase = Phase::Starting { stack: Some(stack) };
     }
 
-    /// Its browser is ready. Returns the page to open.
+    /// Moves a starting session to `Ready`, once its browser is. Returns the page to open.
     pub(super) fn become_ready(&mut self, now: Instant) -> Option<(String, StartUrlWait)> {
         let Phase::Starting { stack: Some(stack) } = self.phase else { return None };
         self.phase = Phase::Ready { stack, active: now, clients: 0 };
@@ -74,39 +72,38 @@ impl Session {
         }
     }
 
-    /// Its start page was loaded or failed to.
-    pub(super) fn page_tried(&mut self, error: Option<String>) {
+    pub(super) fn start_page_finished(&mut self, error: Option<String>) {
         self.start_page = error.map_or(StartPage::Loaded, |message| StartPage::Failed { message });
     }
 
-    pub(super) fn client_joined(&mut self, now: Instant) {
+    pub(super) fn client_connected(&mut self, now: Instant) {
         if let Phase::Ready { active, clients, .. } = &mut self.phase {
             *active = now;
             *clients += 1;
         }
     }
 
-    pub(super) fn client_left(&mut self) {
+    pub(super) fn client_disconnected(&mut self) {
         if let Phase::Ready { clients, .. } = &mut self.phase {
             *clients = clients.saturating_sub(1);
         }
     }
 
-    /// Counts it as active. Only one that is ready can be idle.
+    /// Resets the idle time. Only a ready session has one.
     pub(super) fn touch(&mut self, now: Instant) {
         if let Phase::Ready { active, .. } = &mut self.phase {
             *active = now;
         }
     }
 
-    /// Its browser failed, and is being taken down.
-    pub(super) fn broke(&mut self, end: End) {
+    /// Moves the session to `Ending` because its stack has failed, which the driver tears down.
+    pub(super) fn stack_failed(&mut self, end: End) {
         if let Phase::Starting { stack: Some(stack) } | Phase::Ready { stack, .. } = self.phase {
             self.phase = Phase::Ending { stack, end, acknowledged: false };
         }
     }
 
-    /// Takes a live session on its way to the end. Returns the browser to take down; none when it has none, or is ending anyway.
+    /// Ends a live session. Returns the stack to stop; `None` when it has no stack or is already ending.
     pub(super) fn end(&mut self, end: End, now: Instant) -> Option<StackId> {
         match self.phase {
             Phase::Starting { stack: None } => {
@@ -121,15 +118,16 @@ impl Session {
         }
     }
 
-    /// Nothing of its browser is left. Returns whether it leaves the list by that.
-    pub(super) fn stack_gone(&mut self, now: Instant) -> bool {
+    /// Moves an ending session to `Ended`. Returns whether it can be removed from the list.
+    pub(super) fn stack_removed(&mut self, now: Instant) -> bool {
         let Phase::Ending { end, acknowledged, .. } = &self.phase else { return false };
         let acknowledged = *acknowledged;
         self.phase = Phase::Ended { end: end.clone(), at: now };
         acknowledged
     }
 
-    /// No caller will ask how this session, which is ending or ended, ended. Returns whether it leaves the list by that.
+    /// Records that the operator needs the end's details no longer. Returns whether the session can be removed from
+    /// the list.
     pub(super) fn acknowledge(&mut self) -> bool {
         match &mut self.phase {
             Phase::Ending { acknowledged, .. } => {
@@ -141,7 +139,6 @@ impl Session {
         }
     }
 
-    /// The phase's name, as it is published.
     pub(super) fn phase(&self) -> SessionPhase {
         match self.phase {
             Phase::Starting { .. } => SessionPhase::Starting,
@@ -151,7 +148,6 @@ impl Session {
         }
     }
 
-    /// The browser that it holds.
     pub(super) fn stack(&self) -> Option<StackId> {
         match self.phase {
             Phase::Starting { stack } => stack,
@@ -160,7 +156,7 @@ impl Session {
         }
     }
 
-    /// Whether it holds a slot.
+    /// Whether the session occupies a slot.
     pub(super) fn is_live(&self) -> bool {
         match self.phase {
             Phase::Starting { .. } | Phase::Ready { .. } | Phase::Ending { .. } => true,
@@ -168,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Whether it has no browser yet.
+    /// Whether the session waits for a browser.
     pub(super) fn is_waiting(&self) -> bool {
         match self.phase {
             Phase::Starting { stack: None } => true,
@@ -186,7 +182,7 @@ impl Session {
         self.request.display.into()
     }
 
-    /// When it ends whatever happens. Nothing ends twice.
+    /// When the session ends regardless of activity; `None` when it is already ending.
     pub(super) fn lifetime_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Starting { .. } | Phase::Ready { .. } => {
@@ -196,7 +192,7 @@ impl Session {
         }
     }
 
-    /// When it ends unless there is activity. A session that starts is not idle.
+    /// When the session ends unless there is activity; `None` unless it is ready.
     pub(super) fn idle_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ready { active, .. } => Some(active + Duration::from_secs(self.request.idle_timeout_seconds.into())),
@@ -204,7 +200,7 @@ impl Session {
         }
     }
 
-    /// Why its time is over.
+    /// Returns the end of a session whose lifetime or idle time has run out.
     pub(super) fn timed_out(&self, now: Instant) -> Option<End> {
         let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if due(self.lifetime_deadline()) {
@@ -218,7 +214,6 @@ impl Session {
         }
     }
 
-    /// When it ended.
     pub(super) fn ended_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended { at, .. } => Some(at),
@@ -226,7 +221,7 @@ impl Session {
         }
     }
 
-    /// As it is published, under that UID.
+    /// Returns the session in its published form.
     pub(super) fn describe(&self, uid: &str) -> api::Session {
         let (clients, end) = match &self.phase {
             Phase::Starting { .. } => (0, None),
@@ -246,7 +241,7 @@ impl Session {
         }
     }
 
-    /// As it is published, with how long it has been idle.
+    /// Returns the session in its published form, with its idle time.
     pub(super) fn report(&self, uid: &str, now: Instant) -> api::SessionReport {
         let idle = match self.phase {
             Phase::Ready { active, .. } => Some(now.saturating_duration_since(active)),

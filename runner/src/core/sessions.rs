@@ -1,4 +1,4 @@
-//! The sessions of a runner, found by UID or by the browser that they hold.
+//! The sessions of a runner, looked up by UID or by stack.
 
 use crate::core::{plan::Kind, session::Session, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a drained runner waits for the operator to read how its sessions ended.
+/// How long a drained runner waits for the operator to acknowledge its ended sessions.
 pub(super) const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// All sessions that are listed, and how many there have been.
+/// All listed sessions, and the number of sessions ever accepted.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    /// In order of arrival, which is the order in which they are served.
+    /// In order of arrival, which is the order in which they get browsers.
     list: VecDeque<(String, Session)>,
     served: u32,
 }
@@ -25,82 +25,79 @@ impl Sessions {
         self.list.push_back((uid.to_owned(), session));
     }
 
-    /// Takes over the time-outs of a repeated request.
     pub(super) fn set_timeouts(&mut self, uid: &str, request: &BindRequest) {
-        if let Some(session) = self.named(uid) {
+        if let Some(session) = self.get_mut(uid) {
             session.set_timeouts(request);
         }
     }
 
-    /// Gives a session a browser, which may still be launching.
+    /// Assigns a browser, which may still be launching.
     pub(super) fn assign(&mut self, uid: &str, stack: StackId) {
-        if let Some(session) = self.named(uid) {
+        if let Some(session) = self.get_mut(uid) {
             session.assign(stack);
         }
     }
 
-    /// A browser is ready, and so is its session, if it has one. Returns the page to open.
+    /// Marks the session of a ready browser as ready, if there is one. Returns the page to open.
     pub(super) fn become_ready(&mut self, stack: StackId, now: Instant) -> Option<(String, StartUrlWait)> {
-        self.holder(stack)?.become_ready(now)
+        self.by_stack_mut(stack)?.become_ready(now)
     }
 
-    /// A start page was loaded or failed to.
-    pub(super) fn page_tried(&mut self, stack: StackId, error: Option<String>) {
-        if let Some(session) = self.holder(stack) {
-            session.page_tried(error);
+    pub(super) fn start_page_finished(&mut self, stack: StackId, error: Option<String>) {
+        if let Some(session) = self.by_stack_mut(stack) {
+            session.start_page_finished(error);
         }
     }
 
-    pub(super) fn client_joined(&mut self, stack: StackId, now: Instant) {
-        if let Some(session) = self.holder(stack) {
-            session.client_joined(now);
+    pub(super) fn client_connected(&mut self, stack: StackId, now: Instant) {
+        if let Some(session) = self.by_stack_mut(stack) {
+            session.client_connected(now);
         }
     }
 
-    pub(super) fn client_left(&mut self, stack: StackId) {
-        if let Some(session) = self.holder(stack) {
-            session.client_left();
+    pub(super) fn client_disconnected(&mut self, stack: StackId) {
+        if let Some(session) = self.by_stack_mut(stack) {
+            session.client_disconnected();
         }
     }
 
-    pub(super) fn client_acted(&mut self, stack: StackId, now: Instant) {
-        if let Some(session) = self.holder(stack) {
+    pub(super) fn client_active(&mut self, stack: StackId, now: Instant) {
+        if let Some(session) = self.by_stack_mut(stack) {
             session.touch(now);
         }
     }
 
     pub(super) fn touch(&mut self, uid: &str, now: Instant) {
-        if let Some(session) = self.named(uid) {
+        if let Some(session) = self.get_mut(uid) {
             session.touch(now);
         }
     }
 
-    /// A browser failed, and ends its session by that. Returns whether it had one.
-    pub(super) fn broke(&mut self, stack: StackId, end: End) -> bool {
-        let session = self.holder(stack);
-        let had_one = session.is_some();
+    /// Ends the session of a failed stack. Returns whether the stack had one.
+    pub(super) fn stack_failed(&mut self, stack: StackId, end: End) -> bool {
+        let session = self.by_stack_mut(stack);
+        let has_session = session.is_some();
         if let Some(session) = session {
-            session.broke(end);
+            session.stack_failed(end);
         }
-        had_one
+        has_session
     }
 
-    /// Begins to end a session. Returns the browser to take down.
+    /// Begins to end a session. Returns the stack to stop.
     pub(super) fn end(&mut self, uid: &str, end: End, now: Instant) -> Option<StackId> {
-        self.named(uid)?.end(end, now)
+        self.get_mut(uid)?.end(end, now)
     }
 
-    /// Nothing of a browser is left.
-    pub(super) fn stack_gone(&mut self, stack: StackId, now: Instant) {
-        let holder = self.list.iter().position(|(_, session)| session.stack() == Some(stack));
-        if let Some(at) = holder
-            && self.list[at].1.stack_gone(now)
+    pub(super) fn stack_removed(&mut self, stack: StackId, now: Instant) {
+        let index = self.list.iter().position(|(_, session)| session.stack() == Some(stack));
+        if let Some(at) = index
+            && self.list[at].1.stack_removed(now)
         {
             self.list.remove(at);
         }
     }
 
-    /// No caller will ask how a session, which is ending or ended, ended.
+    /// Removes an ended session from the list, at once or when its stack is gone.
     pub(super) fn acknowledge(&mut self, uid: &str) {
         self.list.retain_mut(|(other, session)| other != uid || !session.acknowledge());
     }
@@ -109,12 +106,12 @@ impl Sessions {
         self.list.iter().find(|(other, _)| other == uid).map(|(_, session)| session)
     }
 
-    /// All of them with their UIDs, in order of arrival.
+    /// In order of arrival.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Session)> {
         self.list.iter().map(|(uid, session)| (uid.as_str(), session))
     }
 
-    /// How many the runner has taken, those that have left the list included.
+    /// Number of sessions ever accepted, including those no longer listed.
     pub(super) fn served(&self) -> u32 {
         self.served
     }
@@ -127,34 +124,34 @@ impl Sessions {
         self.list.iter().any(|(_, session)| session.is_live())
     }
 
-    /// How many hold a slot.
+    /// Number of sessions that occupy a slot.
     pub(super) fn count_live(&self) -> u32 {
         let live = self.list.iter().filter(|(_, session)| session.is_live()).count();
         u32::try_from(live).unwrap_or(u32::MAX)
     }
 
-    /// Those that have no browser yet, in order of arrival.
+    /// Sessions without a browser, in order of arrival.
     pub(super) fn waiting(&self) -> Vec<(String, Kind)> {
         let waiting = self.list.iter().filter(|(_, session)| session.is_waiting());
         waiting.map(|(uid, session)| (uid.clone(), session.kind())).collect()
     }
 
-    pub(super) fn is_one_waiting(&self) -> bool {
+    pub(super) fn has_waiting(&self) -> bool {
         self.list.iter().any(|(_, session)| session.is_waiting())
     }
 
-    /// When a runner that has been draining since then stops waiting for acknowledgements; none while a session is live.
+    /// When a draining runner stops waiting for acknowledgements; `None` while a session is live.
     pub(super) fn acknowledge_deadline(&self, draining_since: Instant) -> Option<Instant> {
         let ended = self.list.iter().map(|(_, session)| session.ended_at());
         let latest = ended.collect::<Option<Vec<_>>>()?.into_iter().max()?;
         Some(latest.max(draining_since) + ACKNOWLEDGE_TIMEOUT)
     }
 
-    fn named(&mut self, uid: &str) -> Option<&mut Session> {
+    fn get_mut(&mut self, uid: &str) -> Option<&mut Session> {
         self.list.iter_mut().find(|(other, _)| other == uid).map(|(_, session)| session)
     }
 
-    fn holder(&mut self, stack: StackId) -> Option<&mut Session> {
+    fn by_stack_mut(&mut self, stack: StackId) -> Option<&mut Session> {
         self.list.iter_mut().find(|(_, session)| session.stack() == Some(stack)).map(|(_, session)| session)
     }
 }

@@ -1,10 +1,10 @@
-//! Stacks: a browser each, with its Playwright server and, when it has one, its display.
+//! The stacks of a runner. A stack is one browser with its Playwright server and, when it is headful, its display.
 //!
-//! A stack is launched, may wait as a hot browser, serves one session at most, and is ended; it holds its slot until nothing of
-//! it is left:
+//! A stack is launched, may wait as a hot browser, serves at most one session, and is stopped. It occupies capacity
+//! until all its processes and files are gone:
 //!
 //! ```text
-//! Launching ──► Running ──► Ending ──► (gone)
+//! Launching ──► Running ──► Stopping ──► (gone)
 //!     └──────────────────────▲
 //! ```
 
@@ -15,35 +15,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a hot browser is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// A hot browser whose last answer is older is not handed out: two pings of it are open.
-pub(super) const FRESH: Duration = Duration::from_secs(11);
-/// A hot browser that has been silent for this long hangs, and is replaced.
-pub(super) const HUNG: Duration = Duration::from_secs(21);
-/// A launch that takes longer failed. Playwright gives up before and has better words; this is for when Node hangs. A page that is
-/// loaded as a proof has as long.
+/// A hot browser is bound only if it has answered a ping within this time. Longer means two unanswered pings.
+pub(super) const RESPONSIVE_WINDOW: Duration = Duration::from_secs(11);
+/// A hot browser that has not answered for this long is replaced.
+pub(super) const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(21);
+/// Longest launch, and longest load of the smoke test's page. Playwright's own launch timeout is shorter and reports
+/// a better error; this one covers a hung Node process.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Names a stack within one run of a runner. Never given twice.
+/// Identifies a stack within one run of a runner. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackId(u64);
 
 impl StackId {
-    /// The place in the order of launches, from 0.
+    /// Returns the number of the launch, counted from 0.
     pub fn number(self) -> u64 {
         self.0
     }
 }
 
-/// What a browser was launched for.
+/// Purpose of a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Any session to come.
+    /// A future session.
     Prewarm,
-    /// To prove that browsers can load a page here.
-    Proof,
-    /// One session.
+    SmokeTest,
+    /// The session to which the stack is assigned.
     Session,
 }
 
@@ -57,77 +55,78 @@ struct Stack {
 #[derive(Clone, Debug)]
 enum State {
     Launching { since: Instant },
-    Running { since: Instant, answered: Instant, asked: Instant },
-    Ending,
+    Running { since: Instant, last_pong: Instant, last_ping: Instant },
+    Stopping,
 }
 
 impl Stack {
     fn is_launching(&self) -> bool {
         match self.state {
             State::Launching { .. } => true,
-            State::Running { .. } | State::Ending => false,
+            State::Running { .. } | State::Stopping => false,
         }
     }
 
     fn is_running(&self) -> bool {
         match self.state {
             State::Running { .. } => true,
-            State::Launching { .. } | State::Ending => false,
+            State::Launching { .. } | State::Stopping => false,
         }
     }
 
-    fn is_ending(&self) -> bool {
+    fn is_stopping(&self) -> bool {
         match self.state {
-            State::Ending => true,
+            State::Stopping => true,
             State::Launching { .. } | State::Running { .. } => false,
         }
     }
 
-    fn answered(&self) -> Option<Instant> {
+    fn last_pong(&self) -> Option<Instant> {
         match self.state {
-            State::Running { answered, .. } => Some(answered),
-            State::Launching { .. } | State::Ending => None,
+            State::Running { last_pong, .. } => Some(last_pong),
+            State::Launching { .. } | State::Stopping => None,
         }
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        self.answered().is_some_and(|answered| now < answered + FRESH)
+    fn is_responsive(&self, now: Instant) -> bool {
+        self.last_pong().is_some_and(|last_pong| now < last_pong + RESPONSIVE_WINDOW)
     }
 
-    /// When it is overdue, and how.
+    /// Returns when the stack times out, and in what.
     fn timeout(&self) -> Option<(Instant, Overdue)> {
         match (&self.state, self.purpose) {
             (State::Launching { since }, _) => Some((*since + LAUNCH_TIMEOUT, Overdue::Launch)),
-            (State::Running { since, .. }, Purpose::Proof) => Some((*since + LAUNCH_TIMEOUT, Overdue::Page)),
-            (State::Running { answered, .. }, Purpose::Prewarm) => Some((*answered + HUNG, Overdue::Answer)),
-            (State::Running { .. }, Purpose::Session) | (State::Ending, _) => None,
+            (State::Running { since, .. }, Purpose::SmokeTest) => Some((*since + LAUNCH_TIMEOUT, Overdue::Page)),
+            (State::Running { last_pong, .. }, Purpose::Prewarm) => {
+                Some((*last_pong + UNRESPONSIVE_TIMEOUT, Overdue::Pong))
+            }
+            (State::Running { .. }, Purpose::Session) | (State::Stopping, _) => None,
         }
     }
 
-    /// When a hot browser is pinged next, and when it is no longer handed out: that is published, so that moment counts too.
+    /// Returns when a hot browser has to be pinged, and when it stops being responsive. The latter changes the
+    /// published state, so it is a deadline too.
     fn hot_deadlines(&self) -> [Option<Instant>; 2] {
         match (&self.state, self.purpose) {
-            (State::Running { answered, asked, .. }, Purpose::Prewarm) => {
-                [Some(*asked + PING_INTERVAL), Some(*answered + FRESH)]
+            (State::Running { last_pong, last_ping, .. }, Purpose::Prewarm) => {
+                [Some(*last_ping + PING_INTERVAL), Some(*last_pong + RESPONSIVE_WINDOW)]
             }
-            (State::Running { .. }, Purpose::Proof | Purpose::Session)
-            | (State::Launching { .. } | State::Ending, _) => [None, None],
+            (State::Running { .. }, Purpose::SmokeTest | Purpose::Session)
+            | (State::Launching { .. } | State::Stopping, _) => [None, None],
         }
     }
 }
 
-/// What took a stack too long.
+/// The operation in which a stack timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// Its launch.
     Launch,
-    /// The page that was to prove something.
+    /// The page of the smoke test.
     Page,
-    /// An answer to a ping.
-    Answer,
+    /// The answer to a ping.
+    Pong,
 }
 
-/// The stacks of a runner.
 #[derive(Debug, Default)]
 pub(super) struct Stacks {
     stacks: BTreeMap<StackId, Stack>,
@@ -142,46 +141,47 @@ impl Stacks {
         id
     }
 
-    /// A browser is ready. Returns whether it was awaited: it may be ending already.
+    /// Marks a launched browser as running. Returns false when the stack is already stopping.
     pub(super) fn launched(&mut self, id: StackId, now: Instant) -> bool {
         let launched = self.stacks.get_mut(&id).filter(|stack| stack.is_launching());
         if let Some(stack) = launched {
-            stack.state = State::Running { since: now, answered: now, asked: now };
+            stack.state = State::Running { since: now, last_pong: now, last_ping: now };
             return true;
         }
         false
     }
 
-    /// Reserves a stack for one session, for good.
+    /// Reserves a stack for one session. The reservation is permanent.
     pub(super) fn assign(&mut self, id: StackId) {
         if let Some(stack) = self.stacks.get_mut(&id) {
             stack.purpose = Purpose::Session;
         }
     }
 
-    pub(super) fn answered(&mut self, id: StackId, now: Instant) {
-        if let Some(Stack { state: State::Running { answered, .. }, .. }) = self.stacks.get_mut(&id) {
-            *answered = now;
+    pub(super) fn ping_answered(&mut self, id: StackId, now: Instant) {
+        if let Some(Stack { state: State::Running { last_pong, .. }, .. }) = self.stacks.get_mut(&id) {
+            *last_pong = now;
         }
     }
 
-    /// A stack failed, and takes itself down. Returns what that means for its session; absent when it was ending anyway.
-    pub(super) fn broke(&mut self, id: StackId) -> Option<EndReason> {
+    /// Marks a failed stack as stopping. Returns the reason for its session's end, or `None` when the stack was
+    /// already stopping.
+    pub(super) fn failed(&mut self, id: StackId) -> Option<EndReason> {
         let stack = self.stacks.get_mut(&id)?;
         let reason = match stack.state {
             State::Launching { .. } => EndReason::LaunchFailed,
             State::Running { .. } => EndReason::BrowserCrashed,
-            State::Ending => return None,
+            State::Stopping => return None,
         };
-        stack.state = State::Ending;
+        stack.state = State::Stopping;
         Some(reason)
     }
 
-    /// Begins to end a stack. Returns whether that is new.
-    pub(super) fn end(&mut self, id: StackId) -> bool {
-        let alive = self.stacks.get_mut(&id).filter(|stack| !stack.is_ending());
+    /// Marks a stack as stopping. Returns false when it already was.
+    pub(super) fn stop(&mut self, id: StackId) -> bool {
+        let alive = self.stacks.get_mut(&id).filter(|stack| !stack.is_stopping());
         if let Some(stack) = alive {
-            stack.state = State::Ending;
+            stack.state = State::Stopping;
             return true;
         }
         false
@@ -191,21 +191,21 @@ impl Stacks {
         self.stacks.remove(&id);
     }
 
-    /// The hot browsers that are to be pinged now.
-    pub(super) fn ping(&mut self, now: Instant) -> Vec<StackId> {
+    /// Returns the hot browsers whose ping is due, and schedules their next one.
+    pub(super) fn take_due_pings(&mut self, now: Instant) -> Vec<StackId> {
         let mut due = Vec::new();
         for (id, stack) in &mut self.stacks {
-            if let Stack { purpose: Purpose::Prewarm, state: State::Running { asked, .. }, .. } = stack
-                && *asked + PING_INTERVAL <= now
+            if let Stack { purpose: Purpose::Prewarm, state: State::Running { last_ping, .. }, .. } = stack
+                && *last_ping + PING_INTERVAL <= now
             {
-                *asked = now;
+                *last_ping = now;
                 due.push(*id);
             }
         }
         due
     }
 
-    /// What is overdue by now.
+    /// Returns the stacks that have timed out, and in what.
     pub(super) fn overdue(&self, now: Instant) -> Vec<(StackId, Overdue)> {
         let overdue = |(id, stack): (&StackId, &Stack)| {
             let (at, what) = stack.timeout()?;
@@ -214,7 +214,8 @@ impl Stacks {
         self.stacks.iter().filter_map(overdue).collect()
     }
 
-    /// The moments at which [`Stacks::overdue`], [`Stacks::ping`] or [`Stacks::hot`] change by time alone.
+    /// Returns the times at which [`Stacks::overdue`], [`Stacks::take_due_pings`] or [`Stacks::hot`] change without
+    /// an event.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         let timeouts = self.stacks.values().filter_map(|stack| stack.timeout().map(|(at, _)| at));
         timeouts.chain(self.stacks.values().flat_map(Stack::hot_deadlines).flatten())
@@ -236,17 +237,17 @@ impl Stacks {
         self.stacks.get(&id).is_some_and(Stack::is_running)
     }
 
-    /// Since when each browser runs that does.
+    /// Returns the start time of each running browser.
     pub(super) fn running_since(&self) -> impl Iterator<Item = Instant> {
         self.stacks.values().filter_map(|stack| match stack.state {
             State::Running { since, .. } => Some(since),
-            State::Launching { .. } | State::Ending => None,
+            State::Launching { .. } | State::Stopping => None,
         })
     }
 
-    /// Stacks that a session can still get.
+    /// The launching and running stacks that have no session.
     fn unassigned(&self) -> impl Iterator<Item = (StackId, &Stack)> {
-        let unassigned = |stack: &Stack| stack.purpose == Purpose::Prewarm && !stack.is_ending();
+        let unassigned = |stack: &Stack| stack.purpose == Purpose::Prewarm && !stack.is_stopping();
         self.stacks.iter().filter(move |(_, stack)| unassigned(stack)).map(|(id, stack)| (*id, stack))
     }
 
@@ -254,50 +255,49 @@ impl Stacks {
         self.unassigned().count()
     }
 
-    /// How many of a kind a session can still get.
-    pub(super) fn unassigned_of(&self, kind: Kind) -> u32 {
+    pub(super) fn count_unassigned_of(&self, kind: Kind) -> u32 {
         count(self.unassigned().filter(|(_, stack)| stack.kind == kind))
     }
 
-    /// Whether all that sessions can still get run and answer.
-    pub(super) fn are_fresh(&self, now: Instant) -> bool {
-        self.unassigned().all(|(_, stack)| stack.is_fresh(now))
+    /// Whether all unassigned stacks are running and responsive.
+    pub(super) fn all_responsive(&self, now: Instant) -> bool {
+        self.unassigned().all(|(_, stack)| stack.is_responsive(now))
     }
 
-    /// How many sessions would get a browser at once.
+    /// Number of browsers of each kind that can be bound now.
     pub(super) fn hot(&self, now: Instant) -> Hot {
-        let fresh = |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_fresh(now)));
-        Hot { headless: fresh(Kind::Headless), headful: fresh(Kind::Headful) }
+        let responsive =
+            |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now)));
+        Hot { headless: responsive(Kind::Headless), headful: responsive(Kind::Headful) }
     }
 
-    /// The hot browser of that kind that answered last.
-    pub(super) fn hottest(&self, kind: Kind, now: Instant) -> Option<StackId> {
-        let hot = self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_fresh(now));
-        hot.max_by_key(|(_, stack)| stack.answered()).map(|(id, _)| id)
+    /// Returns the hot browser of that kind with the most recent answer to a ping.
+    pub(super) fn pick_hot(&self, kind: Kind, now: Instant) -> Option<StackId> {
+        let hot = self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now));
+        hot.max_by_key(|(_, stack)| stack.last_pong()).map(|(id, _)| id)
     }
 
-    /// The oldest prewarm of that kind that is still being launched.
-    pub(super) fn launching_of(&self, kind: Kind) -> Option<StackId> {
+    /// Returns the oldest prewarm of that kind that is still launching.
+    pub(super) fn oldest_launching(&self, kind: Kind) -> Option<StackId> {
         self.unassigned().find(|(_, stack)| stack.kind == kind && stack.is_launching()).map(|(id, _)| id)
     }
 
-    /// The youngest prewarm that is still being launched.
-    pub(super) fn youngest_launching(&self) -> Option<StackId> {
+    /// Returns the newest prewarm that is still launching.
+    pub(super) fn newest_launching(&self) -> Option<StackId> {
         self.unassigned().filter(|(_, stack)| stack.is_launching()).map(|(id, _)| id).max()
     }
 
-    /// The one to give up first when there are too many to keep those: one that does not answer, then one of the kind that is
-    /// furthest above what is to be kept.
+    /// Returns the unassigned stack to stop first: an unresponsive one, otherwise one of the kind that exceeds its
+    /// configured number most.
     pub(super) fn least_useful(&self, prewarm: Hot, now: Instant) -> Option<StackId> {
-        let surplus = |kind: Kind| i64::from(self.unassigned_of(kind)) - i64::from(kind.of(prewarm));
+        let surplus = |kind: Kind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.of(prewarm));
         let worst = self.unassigned().max_by_key(|(_, stack)| {
-            let serves = stack.is_launching() || stack.is_fresh(now);
+            let serves = stack.is_launching() || stack.is_responsive(now);
             (!serves, surplus(stack.kind))
         });
         worst.map(|(id, _)| id)
     }
 
-    /// Browsers that run and that a session can still get.
     pub(super) fn running_unassigned(&self) -> impl Iterator<Item = StackId> {
         self.unassigned().filter(|(_, stack)| stack.is_running()).map(|(id, _)| id)
     }

@@ -1,16 +1,17 @@
-//! Fences off operators of earlier terms.
+//! Fences off operators whose term as leader has ended.
 
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// The highest epoch with which a leader has called this runner. Clones share it.
+/// The highest epoch of any leader that has called this runner. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Epochs(Arc<AtomicU64>);
 
-/// The term of the leader that calls. It may be over before what it asks for is decided: the body of a request can be slow.
+/// The term of a calling leader. It can end between authentication and the call itself, because the request body may
+/// arrive slowly.
 #[derive(Clone, Debug)]
 pub struct Term {
     epoch: u64,
@@ -18,7 +19,7 @@ pub struct Term {
 }
 
 impl Epochs {
-    /// The term of a leader that calls with this epoch. Its call ends all earlier terms.
+    /// Returns the term of a leader that calls with this epoch, and ends all earlier terms.
     pub fn term(&self, epoch: u64) -> Term {
         self.0.fetch_max(epoch, Ordering::AcqRel);
         Term { epoch, epochs: self.clone() }
@@ -26,16 +27,16 @@ impl Epochs {
 }
 
 impl Term {
-    /// Checks that no leader of a later term has called until now.
+    /// Checks that no leader of a later term has called.
     ///
     /// # Errors
-    /// When one has.
-    pub fn check(&self) -> Result<(), Refusal> {
+    /// [`ErrorReason::StaleEpoch`] when one has.
+    pub fn check(&self) -> Result<(), ErrorResponse> {
         let (epoch, highest) = (self.epoch, self.epochs.0.load(Ordering::Acquire));
         if epoch >= highest {
             return Ok(());
         }
-        let message = format!("a leader of epoch {highest} has called before, and this is one of epoch {epoch}");
-        Err(Refusal { reason: RefusalReason::StaleEpoch, message })
+        let message = format!("epoch {epoch} is stale: a leader of epoch {highest} has already called this runner");
+        Err(ErrorResponse { reason: ErrorReason::StaleEpoch, message })
     }
 }

@@ -1,9 +1,9 @@
-//! Checks who calls.
+//! Authenticates callers by their bearer tokens.
 
 use crate::core::{Epochs, Term};
 use axum::http::{header::AUTHORIZATION, request::Parts};
 use camofleet_auth::token::{Caller, PublicKeys, TokenError};
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 use camofleet_runtime::server::ConnectionHandle;
 use std::{
     fs,
@@ -12,28 +12,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A token that does not verify makes the key file be read again, but not more often than this: anybody can send one.
+/// Minimum interval between reads of the key file that are caused by invalid tokens, because any client can send those.
 const REREAD_INTERVAL: Duration = Duration::from_secs(1);
-/// A token that verifies does so by a key file that was read at most so long ago: a key that was taken out is good no longer.
+/// Maximum age of the keys that verify a token, which bounds how long a removed key remains valid.
 const KEYS_LIFETIME: Duration = Duration::from_secs(10);
 
-/// Checks tokens against the key file, and fences off operators of earlier terms.
-pub(crate) struct Gate {
+/// Verifies tokens against the key file, and rejects operators of earlier terms.
+pub(crate) struct Authenticator {
     pod_uid: String,
     keys_file: PathBuf,
     keys: Mutex<(PublicKeys, Instant)>,
     epochs: Epochs,
 }
 
-impl Gate {
+impl Authenticator {
     pub(crate) fn new(pod_uid: String, keys_file: PathBuf) -> Self {
         let keys = Mutex::new((read_keys(&keys_file).unwrap_or_default(), Instant::now()));
         Self { pod_uid, keys_file, keys, epochs: Epochs::default() }
     }
 
-    /// Who sent this request.
-    pub(crate) fn admit(&self, parts: &Parts) -> Result<Caller, Refusal> {
-        let unauthorized = |message: String| Refusal { reason: RefusalReason::Unauthorized, message };
+    /// Returns the caller that the request's token identifies.
+    ///
+    /// # Errors
+    /// When the token is missing or invalid, or belongs to an operator of an earlier term.
+    pub(crate) fn authenticate(&self, parts: &Parts) -> Result<Caller, ErrorResponse> {
+        let unauthorized = |message: String| ErrorResponse { reason: ErrorReason::Unauthorized, message };
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         // The scheme's case does not matter (RFC 9110 section 11.1).
         let bearer =
@@ -49,7 +52,7 @@ impl Gate {
         Ok(caller)
     }
 
-    /// The term of the operator that shows this epoch.
+    /// Returns the term of an operator with this epoch.
     pub(crate) fn term(&self, epoch: u64) -> Term {
         self.epochs.term(epoch)
     }
@@ -75,8 +78,5 @@ impl Gate {
 fn read_keys(file: &Path) -> Option<PublicKeys> {
     let keys = fs::read(file).map_err(|error| error.to_string());
     let keys = keys.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
-    keys.inspect_err(
-        |error| tracing::warn!(file = %file.display(), error, "could not read the public keys: all tokens are rejected"),
-    )
-    .ok()
+    keys.inspect_err(|error| tracing::warn!(file = %file.display(), error, "could not read the public keys")).ok()
 }

@@ -1,11 +1,11 @@
-//! What handlers take from requests. A handler gets its session's UID only from one of these extractors, each of which has checked
-//! the token: none can forget to.
+//! Extractors that authenticate and authorize requests. Each checks the token, and a handler gets a session's UID
+//! only from one of them, so no handler can skip the check.
 
 use crate::{
     core::Term,
     http::{
-        error::{Refused, forbidden},
-        state::App,
+        error::{ApiError, forbidden},
+        state::AppState,
     },
 };
 use axum::{
@@ -13,67 +13,67 @@ use axum::{
     http::request::Parts,
 };
 use camofleet_auth::token::{Caller, Scope};
-use camofleet_runner_api::{Refusal, RefusalReason};
+use camofleet_runner_api::{ErrorReason, ErrorResponse};
 
-const OPERATORS_CALL: &str = "this call is the operator's";
+const OPERATORS_CALL: &str = "only the operator can make this call";
 
-/// The operator, about no session.
+/// A call of the operator that concerns no session.
 pub(crate) struct Operator;
 
-/// Anybody with a token.
-pub(crate) struct Anyone;
+/// A call of the operator or the gateway that concerns no session.
+pub(crate) struct AnyCaller;
 
-/// The operator in this term, about the session with this UID.
-pub(crate) struct OperatorOn(pub(crate) String, pub(crate) Term);
+/// A call of the operator in this term on the session with this UID.
+pub(crate) struct OperatorOnSession(pub(crate) String, pub(crate) Term);
 
-/// The operator or the gateway, about the session with this UID.
-pub(crate) struct About(pub(crate) String);
+/// A call of the operator or the gateway on the session with this UID.
+pub(crate) struct AnyCallerOnSession(pub(crate) String);
 
-/// The gateway, for a connection to the session with this UID in this scope.
-pub(crate) struct Hop {
+/// A call of the gateway with a hop token for this session.
+pub(crate) struct GatewayOnSession {
     pub(crate) uid: String,
     pub(crate) scope: Scope,
-    /// Id of the user's token, when that is good for one connection only.
-    pub(crate) once: Option<String>,
+    /// Id of the user's token, if that permits a single connection.
+    pub(crate) single_use_id: Option<String>,
 }
 
-impl FromRequestParts<App> for Operator {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for Operator {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match app.gate.admit(parts)? {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        match app.authenticator.authenticate(parts)? {
             Caller::Operator { .. } => Ok(Self),
             Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
         }
     }
 }
 
-impl FromRequestParts<App> for Anyone {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for AnyCaller {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match app.gate.admit(parts)? {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        match app.authenticator.authenticate(parts)? {
             Caller::Operator { .. } | Caller::Gateway { .. } => Ok(Self),
         }
     }
 }
 
-impl FromRequestParts<App> for OperatorOn {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for OperatorOnSession {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        match app.gate.admit(parts)? {
-            Caller::Operator { epoch } => Ok(Self(uid(parts, app).await?, app.gate.term(epoch))),
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        match app.authenticator.authenticate(parts)? {
+            Caller::Operator { epoch } => Ok(Self(uid(parts, app).await?, app.authenticator.term(epoch))),
             Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
         }
     }
 }
 
-impl FromRequestParts<App> for About {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for AnyCallerOnSession {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        let caller = app.gate.admit(parts)?;
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = app.authenticator.authenticate(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
             Caller::Operator { .. } => Ok(Self(uid)),
@@ -83,22 +83,24 @@ impl FromRequestParts<App> for About {
     }
 }
 
-impl FromRequestParts<App> for Hop {
-    type Rejection = Refused;
+impl FromRequestParts<AppState> for GatewayOnSession {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        let caller = app.gate.admit(parts)?;
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = app.authenticator.authenticate(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
-            Caller::Gateway { session, scope, once } if session == uid => Ok(Self { uid, scope, once }),
+            Caller::Gateway { session, scope, once: single_use_id } if session == uid => {
+                Ok(Self { uid, scope, single_use_id })
+            }
             Caller::Gateway { .. } => Err(forbidden("the token is for another session")),
-            Caller::Operator { .. } => Err(forbidden("only the gateway connects to sessions")),
+            Caller::Operator { .. } => Err(forbidden("only the gateway can connect to sessions")),
         }
     }
 }
 
-async fn uid(parts: &mut Parts, app: &App) -> Result<String, Refused> {
+async fn uid(parts: &mut Parts, app: &AppState) -> Result<String, ApiError> {
     let path = Path::<String>::from_request_parts(parts, app).await;
     path.map(|Path(uid)| uid)
-        .map_err(|error| Refusal { reason: RefusalReason::Invalid, message: error.to_string() }.into())
+        .map_err(|error| ErrorResponse { reason: ErrorReason::Invalid, message: error.to_string() }.into())
 }

@@ -1,4 +1,4 @@
-//! The HTTP API for operator and gateway, and the tunnels into sessions.
+//! The HTTP API for the operator and the gateway, including the tunnels into sessions.
 
 pub(crate) mod auth;
 mod error;
@@ -6,4 +6,4 @@ mod extract;
 pub(crate) mod server;
 pub(crate) mod state;
 mod tunnel;
-pub(crate) mod tunnels;
+pub(crate) mod tunnel_limiter;

@@ -1,14 +1,14 @@
-//! The HTTP API: each handler takes what its extractors proved, asks the driver, and puts the answer into words.
+//! The routes and handlers of the HTTP API. Handlers delegate to the driver.
 
 use crate::{
     http::{
-        error::Refused,
-        extract::{About, Anyone, Operator, OperatorOn},
-        state::App,
+        error::ApiError,
+        extract::{AnyCaller, AnyCallerOnSession, Operator, OperatorOnSession},
+        state::AppState,
         tunnel,
     },
-    supervisor::driver::{Published, Runner},
-    traces::Request,
+    supervisor::driver::{Published, RunnerHandle},
+    traces::TracedBind,
 };
 use axum::{
     Json, Router,
@@ -18,23 +18,25 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport, TRACEPARENT};
+use camofleet_runner_api::{
+    BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, SessionReport, TRACEPARENT,
+};
 use camofleet_runtime::admin;
 use futures::stream;
 use std::{convert::Infallible, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
-/// How often a reader of events hears the state again when nothing changes.
+/// Interval at which the event stream repeats an unchanged state.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The kubelet's probes, which take no token.
-pub(crate) fn probes(runner: Runner) -> Router {
+/// Routes of the kubelet's probes, which need no token.
+pub(crate) fn probes(runner: RunnerHandle) -> Router {
     admin::probes(move || not_ready(&runner))
 }
 
-/// The API, behind a token, and for one version more the probes: pods whose shape was published by an operator that does not know
-/// of the probes' own port have them probed here.
-pub(crate) fn router(app: App) -> Router {
+/// Routes of the API, which need a token. For one more version it also serves the probes, because the pods of
+/// operators older than the separate probe port are probed on this port.
+pub(crate) fn router(app: AppState) -> Router {
     let probes = probes(app.runner.clone());
     Router::new()
         .route("/v1/sessions", get(list))
@@ -47,48 +49,48 @@ pub(crate) fn router(app: App) -> Router {
         .merge(probes)
 }
 
-fn not_ready(runner: &Runner) -> Option<String> {
+fn not_ready(runner: &RunnerHandle) -> Option<String> {
     let published = runner.published();
     let published = published.borrow();
     match (published.ready, &published.state.launch_error) {
         (true, _) => None,
-        (false, Some(error)) => Some(format!("browsers cannot be launched: {error}")),
-        (false, None) => Some("no sessions are taken, and none is here".to_owned()),
+        (false, Some(error)) => Some(format!("cannot launch browsers: {error}")),
+        (false, None) => Some("the runner accepts no new sessions and has none".to_owned()),
     }
 }
 
-async fn list(_: Anyone, State(runner): State<Runner>) -> Json<RunnerState> {
+async fn list(_: AnyCaller, State(runner): State<RunnerHandle>) -> Json<RunnerState> {
     Json(runner.published().borrow().state.clone())
 }
 
-async fn events(_: Operator, State(runner): State<Runner>) -> Response {
+async fn events(_: Operator, State(runner): State<RunnerHandle>) -> Response {
     let mut published = runner.published();
     published.mark_changed();
     let lines = stream::unfold(published, |mut published| async {
-        // Without a change in time the same is said again. A runner that ends ends the stream.
+        // A timeout repeats the state. A closed channel means that the runner has ended.
         if let Ok(Err(_)) = timeout(HEARTBEAT, published.changed()).await {
             return None;
         }
-        Some((Ok::<_, Infallible>(line(&mut published)), published))
+        Some((Ok::<_, Infallible>(encode_line(&mut published)), published))
     });
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-fn line(published: &mut watch::Receiver<Published>) -> Bytes {
+fn encode_line(published: &mut watch::Receiver<Published>) -> Bytes {
     let mut line = serde_json::to_vec(&published.borrow_and_update().state).expect("plain data serializes");
     line.push(b'\n');
     line.into()
 }
 
 async fn bind(
-    OperatorOn(uid, term): OperatorOn,
-    State(App { runner, tracer, .. }): State<App>,
+    OperatorOnSession(uid, term): OperatorOnSession,
+    State(AppState { runner, tracer, .. }): State<AppState>,
     headers: HeaderMap,
     request: Result<Json<BindRequest>, JsonRejection>,
-) -> Result<Json<BindAnswer>, Refused> {
+) -> Result<Json<BindAnswer>, ApiError> {
     let traceparent = headers.get(TRACEPARENT).and_then(|header| header.to_str().ok());
-    let trace = Request::new(tracer.as_ref(), traceparent);
-    let invalid = |message| Refusal { reason: RefusalReason::Invalid, message };
+    let trace = TracedBind::new(tracer.as_ref(), traceparent);
+    let invalid = |message| ErrorResponse { reason: ErrorReason::Invalid, message };
     let Json(request) = request.map_err(|error| invalid(error.body_text()))?;
     if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
         return Err(invalid("idleTimeoutSeconds and maxLifetimeSeconds must be at least 1".to_owned()).into());
@@ -96,16 +98,25 @@ async fn bind(
     Ok(Json(runner.bind(term, uid, request, trace).await?))
 }
 
-async fn report(About(uid): About, State(runner): State<Runner>) -> Result<Json<SessionReport>, Refused> {
-    Ok(Json(runner.report_on(uid).await?))
+async fn report(
+    AnyCallerOnSession(uid): AnyCallerOnSession,
+    State(runner): State<RunnerHandle>,
+) -> Result<Json<SessionReport>, ApiError> {
+    Ok(Json(runner.session_report(uid).await?))
 }
 
-async fn end(OperatorOn(uid, term): OperatorOn, State(runner): State<Runner>) -> Result<StatusCode, Refused> {
+async fn end(
+    OperatorOnSession(uid, term): OperatorOnSession,
+    State(runner): State<RunnerHandle>,
+) -> Result<StatusCode, ApiError> {
     runner.end(term, uid).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn touch(About(uid): About, State(runner): State<Runner>) -> Result<StatusCode, Refused> {
+async fn touch(
+    AnyCallerOnSession(uid): AnyCallerOnSession,
+    State(runner): State<RunnerHandle>,
+) -> Result<StatusCode, ApiError> {
     runner.touch(uid).await?;
     Ok(StatusCode::NO_CONTENT)
 }

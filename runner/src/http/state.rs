@@ -1,25 +1,24 @@
-//! What all handlers share.
+//! Shared state of the HTTP handlers.
 
 use crate::{
-    http::{auth::Gate, tunnels::Tunnels},
-    supervisor::driver::Runner,
+    http::{auth::Authenticator, tunnel_limiter::TunnelLimiter},
+    supervisor::driver::RunnerHandle,
 };
 use axum::extract::FromRef;
 use camofleet_runtime::traces::Tracer;
 use std::sync::Arc;
 
-/// What every handler may use.
 #[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) runner: Runner,
-    /// Where spans go, if anywhere.
+pub(crate) struct AppState {
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) runner: RunnerHandle,
+    /// Present if the runner exports traces.
     pub(crate) tracer: Option<Arc<Tracer>>,
-    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) tunnels: Arc<TunnelLimiter>,
 }
 
-impl FromRef<App> for Runner {
-    fn from_ref(app: &App) -> Self {
+impl FromRef<AppState> for RunnerHandle {
+    fn from_ref(app: &AppState) -> Self {
         app.runner.clone()
     }
 }

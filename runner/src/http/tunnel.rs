@@ -1,15 +1,18 @@
-//! Connections into sessions: the upgrade is answered by the session's own server, and then bytes are passed on, both ways
-//! at once, as they are. Close codes pass by themselves. A client that is lost without a Close frame is dropped on the other
-//! side without one too, so that the server sees an abnormal closure and the client may come back.
+//! Tunnels into sessions: after the upgrade, bytes are copied unchanged in both directions between the gateway and
+//! the session's Playwright server or display.
+//!
+//! Close frames pass through with their codes. When a client is lost without a Close frame, the server's connection
+//! is closed without one too, so that the server sees an abnormal closure and keeps the client's contexts for a
+//! reconnect.
 
 use crate::{
     core::{Action, Event, StackId},
     http::{
-        error::{Refused, forbidden},
-        extract::Hop,
-        state::App,
+        error::{ApiError, forbidden},
+        extract::GatewayOnSession,
+        state::AppState,
     },
-    supervisor::driver::{Access, Runner},
+    supervisor::driver::{RunnerHandle, SessionAccess},
 };
 use axum::{
     body::Body,
@@ -19,7 +22,7 @@ use axum::{
 };
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Refusal, RefusalReason, frames::FrameScanner};
+use camofleet_runner_api::{ErrorReason, ErrorResponse, frames::FrameScanner};
 use camofleet_runtime::server::ConnectionHandle;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
@@ -37,20 +40,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How much is read at once, in each direction.
-const BUFFER: usize = 64 * 1024;
+/// Bytes read at once, per direction.
+const BUFFER_SIZE: usize = 64 * 1024;
 /// How long the session's server may take to answer an upgrade.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest body of a refusal that is passed on.
-const MAX_REFUSAL: usize = 64 * 1024;
-/// A busy client's activity is told this often.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest error body of the session's server that is forwarded, in bytes.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+/// Minimum interval between activity events of one client.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a client may take to hang up once its session's server did. Hanging up on one that still sends would take from
-/// it the last bytes that it has not read (a reset discards them).
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one side can take to close its connection after the other has. Closing the connection of a side that
+/// still sends would cause a reset, which discards the last bytes that it has not read.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What of the client's handshake is for the Playwright server: its version, and the WebSocket's (RFC 6455 section 4.1).
-const PASSED_ON: [HeaderName; 6] = [
+/// Headers of the client's handshake that the Playwright server gets: the client's version, and those of the
+/// WebSocket (RFC 6455 section 4.1).
+const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::USER_AGENT,
     header::UPGRADE,
     header::SEC_WEBSOCKET_KEY,
@@ -59,76 +63,82 @@ const PASSED_ON: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
-/// Connects a Playwright client with the session's Playwright server.
+/// Connects a Playwright client to the session's Playwright server.
 pub(crate) async fn playwright(
-    hop: Hop,
-    State(App { runner, tunnels, .. }): State<App>,
+    caller: GatewayOnSession,
+    State(AppState { runner, tunnels, .. }): State<AppState>,
     request: Request,
-) -> Result<Response, Refused> {
-    match hop.scope {
+) -> Result<Response, ApiError> {
+    match caller.scope {
         Scope::Connect => {}
-        Scope::Control | Scope::View => return Err(forbidden("driving the browser takes the scope connect")),
+        Scope::Control | Scope::View => return Err(forbidden("connecting to the browser requires the scope connect")),
     }
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
-        return Err(invalid("this is a WebSocket: `Connection: Upgrade` and `Upgrade: websocket` are missing"));
+        return Err(invalid("this endpoint is a WebSocket: send `Connection: Upgrade` and `Upgrade: websocket`"));
     }
-    let tunnel = tunnels.open(&hop.uid)?;
-    let Access { stack, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::Connect).await?;
-    let answered = timeout(ANSWER_TIMEOUT, ask(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
-    let mut answer = answered
-        .unwrap_or_else(|_| Err("it does not answer".into()))
-        .map_err(|error| unreachable(&hop.uid, &*error))?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return passed_on(answer).await;
+    let permit = tunnels.acquire(&caller.uid)?;
+    let SessionAccess { stack, endpoints, .. } =
+        runner.connect(caller.uid.clone(), caller.single_use_id.clone(), Action::Connect).await?;
+    let handshake =
+        timeout(HANDSHAKE_TIMEOUT, open_websocket(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
+    let mut response = handshake
+        .unwrap_or_else(|_| Err("its Playwright server does not respond".into()))
+        .map_err(|error| unreachable(&caller.uid, &*error))?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return forward_error(response).await;
     }
-    let place = request.extensions().get::<ConnectionHandle>().cloned();
-    let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
-    tracing::info!(session = hop.uid, "client connected");
+    let connection = request.extensions().get::<ConnectionHandle>().cloned();
+    let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
+    tracing::info!(session = caller.uid, "client connected");
     tokio::spawn(async move {
-        let _held = (place, tunnel);
+        let _guards = (connection, permit);
         if let Ok((client, server)) = tokio::try_join!(client, server) {
-            let guest = Guest::arrive(runner, stack);
+            let connected_client = ConnectedClient::connect(runner, stack);
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            pump(client, server, endpoints.closed, |sender, receiver| watched(sender, receiver, guest)).await;
+            relay(client, server, endpoints.closed, |client_reader, server_writer| {
+                copy_client_frames(client_reader, server_writer, connected_client)
+            })
+            .await;
         }
-        tracing::info!(session = hop.uid, "client disconnected");
+        tracing::info!(session = caller.uid, "client disconnected");
     });
-    let (parts, _) = answer.into_parts();
+    let (parts, _) = response.into_parts();
     Ok(Response::from_parts(parts, Body::empty()))
 }
 
-/// Connects the gateway with the session's display: RFB, as it is. Who may do what there is told apart by the gateway.
+/// Connects a viewer to the session's display. Bytes pass through unfiltered: the gateway enforces the viewer's scope.
 pub(crate) async fn vnc(
-    hop: Hop,
-    State(App { runner, tunnels, .. }): State<App>,
+    caller: GatewayOnSession,
+    State(AppState { runner, tunnels, .. }): State<AppState>,
     request: Request,
-) -> Result<Response, Refused> {
-    match hop.scope {
+) -> Result<Response, ApiError> {
+    match caller.scope {
         Scope::Control | Scope::View => {}
-        Scope::Connect => return Err(forbidden("looking at the display takes the scope control or view")),
+        Scope::Connect => return Err(forbidden("connecting to the display requires the scope control or view")),
     }
     let Some(protocol) = request.headers().get(header::UPGRADE).cloned().filter(|_| is_upgrade_to(&request, |_| true))
     else {
-        return Err(invalid("this speaks RFB: `Connection: Upgrade` and `Upgrade: rfb` are missing"));
+        return Err(invalid("this endpoint speaks RFB: send `Connection: Upgrade` and `Upgrade: rfb`"));
     };
-    let tunnel = tunnels.open(&hop.uid)?;
-    let Access { display, endpoints, .. } = runner.enter(hop.uid.clone(), hop.once.clone(), Action::Watch).await?;
+    let permit = tunnels.acquire(&caller.uid)?;
+    let SessionAccess { display, endpoints, .. } =
+        runner.connect(caller.uid.clone(), caller.single_use_id.clone(), Action::View).await?;
     match display {
         Display::LiveView => {}
         Display::Headless | Display::Headful => {
             return Err(invalid("the session has no live view: its display is not LiveView"));
         }
     }
-    let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&hop.uid, &error))?;
-    tracing::info!(session = hop.uid, scope = ?hop.scope, "viewer connected");
-    let place = request.extensions().get::<ConnectionHandle>().cloned();
+    let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&caller.uid, &error))?;
+    tracing::info!(session = caller.uid, scope = ?caller.scope, "viewer connected");
+    let connection = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        let _held = (place, tunnel);
+        let _guards = (connection, permit);
         if let Ok(client) = client.await {
-            pump(TokioIo::new(client), server, endpoints.closed, unwatched).await;
+            relay(TokioIo::new(client), server, endpoints.closed, copy_viewer_bytes).await;
         }
-        tracing::info!(session = hop.uid, "viewer disconnected");
+        tracing::info!(session = caller.uid, "viewer disconnected");
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -137,8 +147,8 @@ pub(crate) async fn vnc(
     Ok(response)
 }
 
-/// Sends the client's handshake to the session's server.
-async fn ask(
+/// Opens a WebSocket to the session's server with the client's handshake. Returns the server's response.
+async fn open_websocket(
     socket: &Path,
     ws_path: &str,
     headers: &HeaderMap,
@@ -151,7 +161,7 @@ async fn ask(
     let sent = request.headers_mut();
     sent.insert(header::HOST, HeaderValue::from_static("localhost"));
     sent.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    for name in PASSED_ON {
+    for name in FORWARDED_HEADERS {
         if let Some(value) = headers.get(&name) {
             sent.insert(name, value.clone());
         }
@@ -159,20 +169,22 @@ async fn ask(
     Ok(sender.send_request(request).await?)
 }
 
-/// A refusal of the session's server, with its words: a client of another Playwright minor is told so by 428.
-async fn passed_on(answer: Response<hyper::body::Incoming>) -> Result<Response, Refused> {
-    let status = answer.status();
-    let body = timeout(ANSWER_TIMEOUT, Limited::new(answer.into_body(), MAX_REFUSAL).collect()).await;
-    let words = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let mut response = Response::new(Body::from(words));
+/// Forwards an error response of the session's server. Playwright's server responds with 428 to a client of another
+/// minor version, and its body tells the user which versions differ.
+async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Response, ApiError> {
+    let status = response.status();
+    let body = timeout(HANDSHAKE_TIMEOUT, Limited::new(response.into_body(), MAX_ERROR_BODY).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }
 
-/// Passes bytes on until one side ends or the session does. `upstream` copies what the client sends, until the client is gone, which
-/// it tells the server, or sends what may not pass. What either side said last, a Close frame most of all, reaches the other in any case.
-async fn pump<Client, Server, Upstream, Copying>(
+/// Copies bytes in both directions until either side or the session ends. `upstream` copies from the client to the
+/// server until the client closes, which it passes on, or violates the protocol. The last bytes of each side, above
+/// all a Close frame, are always delivered to the other.
+async fn relay<Client, Server, Upstream, Copying>(
     client: Client,
     server: Server,
     closed: CancellationToken,
@@ -183,47 +195,48 @@ async fn pump<Client, Server, Upstream, Copying>(
     Upstream: FnOnce(tokio::io::ReadHalf<Client>, tokio::io::WriteHalf<Server>) -> Copying,
     Copying: Future<Output = io::Result<()>>,
 {
-    let (client_sends, mut client_reads) = tokio::io::split(client);
-    let (mut server_sends, server_reads) = tokio::io::split(server);
-    let mut upstream = pin!(upstream(client_sends, server_reads));
+    let (client_reader, mut client_writer) = tokio::io::split(client);
+    let (mut server_reader, server_writer) = tokio::io::split(server);
+    let mut upstream = pin!(upstream(client_reader, server_writer));
     let mut downstream = pin!(async {
-        match copy(&mut server_sends, &mut client_reads).await {
-            Ok(()) => client_reads.shutdown().await,
-            Err(_) => discard(server_sends).await,
+        match copy(&mut server_reader, &mut client_writer).await {
+            Ok(()) => client_writer.shutdown().await,
+            Err(_) => drain(server_reader).await,
         }
     });
     tokio::select! {
-        // In this order: the server's last words before what says that it is gone.
+        // The server's last bytes have to be copied before the cancellation ends the tunnel.
         biased;
         _ = downstream.as_mut() => {}
-        gone = upstream.as_mut() => {
-            // Hanging up on a server that still sends would have it fail before it reads the client's goodbye.
-            if gone.is_ok() {
-                timeout(FAREWELL_TIMEOUT, downstream).await.ok();
+        copied = upstream.as_mut() => {
+            // Closing the connection of a server that still sends would reset it before it reads the client's Close
+            // frame.
+            if copied.is_ok() {
+                timeout(CLOSE_TIMEOUT, downstream).await.ok();
             }
             return;
         }
-        // The client was slow to take what the server said.
-        () = closed.cancelled() => drop(timeout(FAREWELL_TIMEOUT, downstream).await),
+        // Lets a slow client read what the server has sent.
+        () = closed.cancelled() => drop(timeout(CLOSE_TIMEOUT, downstream).await),
     }
-    timeout(FAREWELL_TIMEOUT, upstream).await.ok();
+    timeout(CLOSE_TIMEOUT, upstream).await.ok();
 }
 
-/// Copies what a viewer sends.
-async fn unwatched(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+async fn copy_viewer_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     match copy(&mut from, &mut to).await {
         Ok(()) => to.shutdown().await,
-        Err(_) => discard(from).await,
+        Err(_) => drain(from).await,
     }
 }
 
-/// Who takes nothing more has ended, or has said goodbye: the other side may not have read yet what it said at last.
-async fn discard(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
+/// Reads and discards until the end of the stream. A peer that accepts no more data has closed its side, and its last
+/// bytes may still be on their way to the other: closing that connection now could reset it and discard them.
+async fn drain(mut from: impl AsyncRead + Unpin) -> io::Result<()> {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await.map(drop)
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         match from.read(&mut buffer).await? {
             0 => return Ok(()),
@@ -232,54 +245,54 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
     }
 }
 
-/// Copies what a Playwright client sends, and counts its data frames, not its pings, as activity.
-async fn watched(
+/// Copies what a Playwright client sends. Data frames count as activity, control frames such as pings do not.
+async fn copy_client_frames(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut guest: Guest,
+    mut connected_client: ConnectedClient,
 ) -> io::Result<()> {
     let mut scanner = FrameScanner::default();
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
-        // One that is reset has gone, too.
+        // A reset counts as the end of the client's stream.
         let count = from.read(&mut buffer).await.unwrap_or(0);
         if count == 0 {
             return to.shutdown().await;
         }
         let bytes = &buffer[..count];
         if scanner.scan(bytes).map_err(io::Error::other)?.data {
-            guest.acts();
+            connected_client.record_activity();
         }
         if to.write_all(bytes).await.is_err() {
-            return discard(from).await;
+            return drain(from).await;
         }
     }
 }
 
-/// A client that is connected, for as long as this lives.
-struct Guest {
-    runner: Runner,
+/// Reports a client as connected until it is dropped.
+struct ConnectedClient {
+    runner: RunnerHandle,
     stack: StackId,
-    told: Instant,
+    last_reported: Instant,
 }
 
-impl Guest {
-    fn arrive(runner: Runner, stack: StackId) -> Self {
-        runner.report(Event::Joined { stack });
-        Self { runner, stack, told: Instant::now() }
+impl ConnectedClient {
+    fn connect(runner: RunnerHandle, stack: StackId) -> Self {
+        runner.send(Event::ClientConnected { stack });
+        Self { runner, stack, last_reported: Instant::now() }
     }
 
-    fn acts(&mut self) {
-        if self.told.elapsed() >= ACTIVITY_INTERVAL {
-            self.told = Instant::now();
-            self.runner.report(Event::Active { stack: self.stack });
+    fn record_activity(&mut self) {
+        if self.last_reported.elapsed() >= ACTIVITY_INTERVAL {
+            self.last_reported = Instant::now();
+            self.runner.send(Event::ClientActive { stack: self.stack });
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for ConnectedClient {
     fn drop(&mut self) {
-        self.runner.report(Event::Left { stack: self.stack });
+        self.runner.send(Event::ClientDisconnected { stack: self.stack });
     }
 }
 
@@ -290,13 +303,13 @@ fn is_upgrade_to(request: &Request, protocol: impl Fn(&str) -> bool) -> bool {
     upgrades && values(header::UPGRADE).is_some_and(protocol)
 }
 
-fn invalid(message: &str) -> Refused {
-    Refusal { reason: RefusalReason::Invalid, message: message.to_owned() }.into()
+fn invalid(message: &str) -> ApiError {
+    ErrorResponse { reason: ErrorReason::Invalid, message: message.to_owned() }.into()
 }
 
-fn unreachable(uid: &str, error: &(impl std::fmt::Display + ?Sized)) -> Refused {
+fn unreachable(uid: &str, error: &(impl std::fmt::Display + ?Sized)) -> ApiError {
     let message = format!("session {uid} cannot be reached and is probably ending: {error}");
-    Refusal { reason: RefusalReason::WrongPhase, message }.into()
+    ErrorResponse { reason: ErrorReason::WrongPhase, message }.into()
 }
 
 #[cfg(test)]
@@ -305,60 +318,62 @@ mod tests {
     use futures::FutureExt;
     use tokio::io::{DuplexStream, duplex};
 
-    /// A tunnel through which data flows while its session ends, seen from its client.
-    fn ending(said: &[u8], buffer: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
-        let (client, of_client) = duplex(buffer);
-        let (mut server, of_server) = duplex(1 << 20);
-        let (closed, said) = (CancellationToken::new(), said.to_vec());
-        let pumped = async move {
-            server.write_all(&said).await.unwrap();
+    /// Returns the client's end of a tunnel whose server sends these bytes just before its session ends, and the relay.
+    fn ending_session(sent_bytes: &[u8], buffer: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let (client, client_side) = duplex(buffer);
+        let (mut server, server_side) = duplex(1 << 20);
+        let (closed, sent_bytes) = (CancellationToken::new(), sent_bytes.to_vec());
+        let relayed = async move {
+            server.write_all(&sent_bytes).await.unwrap();
             drop(server);
             closed.cancel();
-            pump(of_client, of_server, closed, unwatched).await;
+            relay(client_side, server_side, closed, copy_viewer_bytes).await;
         };
-        (client, pumped)
+        (client, relayed)
     }
 
     #[tokio::test]
-    async fn what_the_server_said_last_reaches_the_client_though_the_session_is_gone() {
-        // Often, since an order that is left to chance is right at times. The second time the client is slow to read.
+    async fn delivers_the_last_bytes_of_the_server_after_the_session_has_ended() {
+        // Many rounds, because a random select order would pass some of them. In every other round the client reads
+        // slowly.
         for round in 0..64 {
-            let said = [&[7; 500][..], b"a Close frame"].concat();
-            let (mut client, pumped) = ending(&said, if round % 2 == 0 { 1 << 20 } else { 10 });
-            // What is said to a server that has ended must not end the tunnel before.
+            let sent_bytes = [&[7; 500][..], b"a Close frame"].concat();
+            let (mut client, relayed) = ending_session(&sent_bytes, if round % 2 == 0 { 1 << 20 } else { 10 });
+            // A failed write to the closed server must not end the tunnel early.
             client.write_all(b"still at work").now_or_never();
-            let heard = async {
-                let mut heard = Vec::new();
-                client.read_to_end(&mut heard).await.unwrap();
+            let received = async {
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).await.unwrap();
                 drop(client);
-                heard
+                received
             };
-            let (heard, ()) = tokio::join!(heard, pumped);
-            assert!(heard == said, "round {round}: {} bytes of {}", heard.len(), said.len());
+            let (received, ()) = tokio::join!(received, relayed);
+            assert!(received == sent_bytes, "round {round}: {} bytes of {}", received.len(), sent_bytes.len());
         }
     }
 
     #[tokio::test]
-    async fn what_the_client_said_last_reaches_a_server_that_still_sends() {
-        let (mut client, of_client) = duplex(1 << 10);
-        let (mut server, of_server) = UnixStream::pair().unwrap();
+    async fn delivers_the_last_bytes_of_the_client_while_the_server_still_sends() {
+        let (mut client, client_side) = duplex(1 << 10);
+        let (mut server, server_side) = UnixStream::pair().unwrap();
         client.write_all(b"a Close frame").await.unwrap();
         drop(client);
         while server.try_write(&[7; 1 << 10]).is_ok() {}
-        let heard = async {
-            let mut heard = Vec::new();
-            server.read_to_end(&mut heard).await.unwrap();
+        let received = async {
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).await.unwrap();
             drop(server);
-            heard
+            received
         };
-        let (heard, ()) = tokio::join!(heard, pump(of_client, of_server, CancellationToken::new(), unwatched));
-        assert_eq!(heard, b"a Close frame");
+        let (received, ()) =
+            tokio::join!(received, relay(client_side, server_side, CancellationToken::new(), copy_viewer_bytes));
+        assert_eq!(received, b"a Close frame");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_does_not_hold_the_tunnel() {
-        let (client, pumped) = ending(&[7; 500], 10);
-        pumped.await;
+    async fn closes_the_tunnel_of_a_client_that_does_not_read() {
+        let (client, relayed) = ending_session(&[7; 500], 10);
+        relayed.await;
         drop(client);
     }
 }

@@ -1,120 +1,124 @@
-//! The one task that owns the core: it handles events of browsers and calls of the API, in this order, carries out the effects, and
-//! publishes the runner's state.
+//! The task that owns the core: handles browser events before API calls, applies the core's effects, and publishes
+//! the runner's state.
 
 use crate::{
     config::BrowserSettings,
     core::{Action, Effect, Event, Machine, Plan, StackId, Term},
     supervisor::stack::{Command, Endpoints, Stack},
-    traces::{Request, Starts},
+    traces::{SessionStarts, TracedBind},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{BindAnswer, BindRequest, Refusal, RefusalReason, RunnerState, SessionReport};
+use camofleet_runner_api::{BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, SessionReport};
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     oneshot, watch,
 };
 
-/// What is known of the runner from outside.
+/// The published state of the runner.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) state: RunnerState,
-    /// Whether it serves sessions, or would take one.
+    /// Whether the readiness probe succeeds.
     pub(crate) ready: bool,
 }
 
-/// Access to a session that is ready.
-pub(crate) struct Access {
+/// Access to a ready session.
+pub(crate) struct SessionAccess {
     pub(crate) stack: StackId,
     pub(crate) display: Display,
     pub(crate) endpoints: Endpoints,
 }
 
-enum Ask {
-    Bind { term: Term, uid: String, request: BindRequest, trace: Option<Request>, reply: Reply<BindAnswer> },
+enum Call {
+    Bind { term: Term, uid: String, request: BindRequest, trace: Option<TracedBind>, reply: Reply<BindAnswer> },
     End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
     Report { uid: String, reply: Reply<SessionReport> },
-    Enter { uid: String, once: Option<String>, action: Action, reply: Reply<Access> },
+    Connect { uid: String, single_use_id: Option<String>, action: Action, reply: Reply<SessionAccess> },
 }
 
-type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+type Reply<T> = oneshot::Sender<Result<T, ErrorResponse>>;
 
-/// The driver, as the API and the tunnels see it. Cheap to clone.
+/// Handle to the driver for the API and the tunnels. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Runner {
-    asks: UnboundedSender<Ask>,
-    reports: UnboundedSender<Event>,
+pub(crate) struct RunnerHandle {
+    calls: UnboundedSender<Call>,
+    events: UnboundedSender<Event>,
     published: watch::Receiver<Published>,
 }
 
-impl Runner {
-    /// Binds a session, or says what became of it.
+impl RunnerHandle {
+    /// Binds a session, or returns the state of a bound one.
     pub(crate) async fn bind(
         &self,
         term: Term,
         uid: String,
         request: BindRequest,
-        trace: Option<Request>,
-    ) -> Result<BindAnswer, Refusal> {
-        self.ask(|reply| Ask::Bind { term, uid, request, trace, reply }).await
+        trace: Option<TracedBind>,
+    ) -> Result<BindAnswer, ErrorResponse> {
+        self.call(|reply| Call::Bind { term, uid, request, trace, reply }).await
     }
 
-    /// Begins to end a session, or forgets one that ended.
-    pub(crate) async fn end(&self, term: Term, uid: String) -> Result<(), Refusal> {
-        self.ask(|reply| Ask::End { term, uid, reply }).await
+    /// Begins to end a live session, or removes an ended one from the list.
+    pub(crate) async fn end(&self, term: Term, uid: String) -> Result<(), ErrorResponse> {
+        self.call(|reply| Call::End { term, uid, reply }).await
     }
 
-    /// Counts a session as active.
-    pub(crate) async fn touch(&self, uid: String) -> Result<(), Refusal> {
-        self.ask(|reply| Ask::Touch { uid, reply }).await
+    /// Resets the idle time of a session.
+    pub(crate) async fn touch(&self, uid: String) -> Result<(), ErrorResponse> {
+        self.call(|reply| Call::Touch { uid, reply }).await
     }
 
-    /// A session, with how long it has been idle.
-    pub(crate) async fn report_on(&self, uid: String) -> Result<SessionReport, Refusal> {
-        self.ask(|reply| Ask::Report { uid, reply }).await
+    /// Returns a session with its idle time.
+    pub(crate) async fn session_report(&self, uid: String) -> Result<SessionReport, ErrorResponse> {
+        self.call(|reply| Call::Report { uid, reply }).await
     }
 
-    /// Access to a session for that action. `once`: the id of a token that is valid for one connection.
-    pub(crate) async fn enter(&self, uid: String, once: Option<String>, action: Action) -> Result<Access, Refusal> {
-        self.ask(|reply| Ask::Enter { uid, once, action, reply }).await
+    /// Returns access to a session for an action. `single_use_id` is the id of a token that permits a single
+    /// connection.
+    pub(crate) async fn connect(
+        &self,
+        uid: String,
+        single_use_id: Option<String>,
+        action: Action,
+    ) -> Result<SessionAccess, ErrorResponse> {
+        self.call(|reply| Call::Connect { uid, single_use_id, action, reply }).await
     }
 
-    /// Says what happened.
-    pub(crate) fn report(&self, event: Event) {
-        // A driver that is gone has ended everything.
-        self.reports.send(event).ok();
+    pub(crate) fn send(&self, event: Event) {
+        // A driver that has exited has stopped all stacks, so the event is irrelevant.
+        self.events.send(event).ok();
     }
 
-    /// What the runner is, now and after each change.
+    /// Watches the published state.
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
         self.published.clone()
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, Refusal> {
-        let gone = || Refusal { reason: RefusalReason::Draining, message: "this runner has ended".to_owned() };
+    async fn call<T>(&self, make_call: impl FnOnce(Reply<T>) -> Call) -> Result<T, ErrorResponse> {
+        let gone = || ErrorResponse { reason: ErrorReason::Draining, message: "this runner has shut down".to_owned() };
         let (reply, answer) = oneshot::channel();
-        self.asks.send(ask(reply)).map_err(|_| gone())?;
+        self.calls.send(make_call(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-/// Owns the core and the stacks.
 pub(crate) struct Driver {
     machine: Machine,
-    /// When the core last did what was due.
-    settled: Instant,
+    /// Time of the last event or call that the core handled.
+    last_handled: Instant,
     stacks: HashMap<StackId, Stack>,
     settings: Arc<BrowserSettings>,
-    reports: (UnboundedSender<Event>, UnboundedReceiver<Event>),
-    asks: UnboundedReceiver<Ask>,
+    events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
+    calls: UnboundedReceiver<Call>,
     published: watch::Sender<Published>,
-    starts: Starts,
+    starts: SessionStarts,
 }
 
 impl Driver {
-    /// A driver that has not begun, and the handle to it.
-    pub(crate) fn new(plan: Plan, settings: BrowserSettings) -> (Self, Runner) {
+    /// Creates a driver, which [`Driver::run`] starts, and a handle to it.
+    pub(crate) fn new(plan: Plan, settings: BrowserSettings) -> (Self, RunnerHandle) {
         let state = RunnerState {
             boot_id: uuid::Uuid::new_v4().to_string(),
             engine: Some(settings.engine),
@@ -122,145 +126,150 @@ impl Driver {
             slots: plan.slots,
             ..RunnerState::default()
         };
-        let reports = unbounded_channel();
-        let (asks_in, asks) = unbounded_channel();
+        let events = unbounded_channel();
+        let (call_sender, calls) = unbounded_channel();
         let (publisher, published) = watch::channel(Published { state, ready: false });
-        let runner = Runner { asks: asks_in, reports: reports.0.clone(), published };
+        let runner = RunnerHandle { calls: call_sender, events: events.0.clone(), published };
         let driver = Self {
             machine: Machine::new(plan),
-            settled: Instant::now(),
+            last_handled: Instant::now(),
             stacks: HashMap::new(),
             settings: Arc::new(settings),
-            reports,
-            asks,
+            events,
+            calls,
             published: publisher,
-            starts: Starts::default(),
+            starts: SessionStarts::default(),
         };
         (driver, runner)
     }
 
-    /// Runs until the runner was told to go and has nothing left to do.
+    /// Runs until the runner has drained.
     pub(crate) async fn run(mut self) {
-        self.happens(Event::Tick);
-        while !self.machine.is_finished(self.settled) {
-            let deadline = self.machine.next_deadline(self.settled);
+        self.handle_event(Event::Tick);
+        while !self.machine.is_finished(self.last_handled) {
+            let deadline = self.machine.next_deadline(self.last_handled);
             tokio::select! {
                 biased;
-                Some(event) = self.reports.1.recv() => self.happens(event),
-                Some(ask) = self.asks.recv() => self.answer(ask),
-                () = sleep_until(deadline) => self.happens(Event::Tick),
+                Some(event) = self.events.1.recv() => self.handle_event(event),
+                Some(call) = self.calls.recv() => self.handle_call(call),
+                () = sleep_until(deadline) => self.handle_event(Event::Tick),
             }
         }
     }
 
-    fn happens(&mut self, event: Event) {
-        self.settled = Instant::now();
-        if let Event::Gone { stack } = event {
+    fn handle_event(&mut self, event: Event) {
+        self.last_handled = Instant::now();
+        if let Event::Removed { stack } = event {
             self.stacks.remove(&stack);
         }
-        let effects = self.machine.handle(event, self.settled);
-        self.carry_out(effects);
+        let effects = self.machine.handle(event, self.last_handled);
+        self.apply_effects(effects);
     }
 
-    fn answer(&mut self, ask: Ask) {
-        self.settled = Instant::now();
-        // Whoever asked may be gone: what was asked is done all the same.
-        match ask {
-            // A leader's term may have ended since its call was let in.
-            Ask::Bind { term, uid, request, trace, reply } => {
-                let answer = term.check().and_then(|()| self.bind(&uid, request));
+    fn handle_call(&mut self, call: Call) {
+        self.last_handled = Instant::now();
+        // A failed reply means that the caller has disconnected. Its call takes effect nevertheless.
+        match call {
+            // The leader's term may have ended since its call was authenticated.
+            Call::Bind { term, uid, request, trace, reply } => {
+                let result = term.check().and_then(|()| self.bind(&uid, request));
                 if let Some(trace) = trace {
-                    trace.answered(&uid, answer.as_ref().err().map(|refusal| refusal.reason));
-                    if let Ok(answer) = &answer {
-                        self.starts.bound(&answer.session, trace);
+                    trace.finish(&uid, result.as_ref().err().map(|error| error.reason));
+                    if let Ok(response) = &result {
+                        self.starts.track(&response.session, trace);
                     }
                 }
-                reply.send(answer).ok();
+                reply.send(result).ok();
             }
-            Ask::End { term, uid, reply } => {
+            Call::End { term, uid, reply } => {
                 reply.send(term.check().and_then(|()| self.end(&uid))).ok();
             }
-            // These settle nothing, and what was due by now is not forgotten over them.
-            Ask::Touch { uid, reply } => {
-                let answer = self.machine.touch(&uid, self.settled);
-                self.happens(Event::Tick);
-                reply.send(answer).ok();
+            // The core does not reconcile on the following calls, so the tick handles the deadlines up to now.
+            Call::Touch { uid, reply } => {
+                let result = self.machine.touch(&uid, self.last_handled);
+                self.handle_event(Event::Tick);
+                reply.send(result).ok();
             }
-            Ask::Report { uid, reply } => {
-                self.happens(Event::Tick);
-                reply.send(self.machine.report(&uid, self.settled)).ok();
+            Call::Report { uid, reply } => {
+                self.handle_event(Event::Tick);
+                reply.send(self.machine.report(&uid, self.last_handled)).ok();
             }
-            Ask::Enter { uid, once, action, reply } => {
-                self.happens(Event::Tick);
-                reply.send(self.enter(&uid, once, action)).ok();
+            Call::Connect { uid, single_use_id, action, reply } => {
+                self.handle_event(Event::Tick);
+                reply.send(self.connect(&uid, single_use_id, action)).ok();
             }
         }
     }
 
-    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
+    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
         self.reap_exited();
-        let (answer, effects) = self.machine.bind(uid, request, self.settled);
-        self.carry_out(effects);
-        answer.map(|()| self.bind_answer(uid))
+        let (result, effects) = self.machine.bind(uid, request, self.last_handled);
+        self.apply_effects(effects);
+        result.map(|()| self.bind_response(uid))
     }
 
-    fn end(&mut self, uid: &str) -> Result<(), Refusal> {
-        let (answer, effects) = self.machine.end(uid, self.settled);
-        self.carry_out(effects);
-        answer
+    fn end(&mut self, uid: &str) -> Result<(), ErrorResponse> {
+        let (result, effects) = self.machine.end(uid, self.last_handled);
+        self.apply_effects(effects);
+        result
     }
 
-    fn enter(&mut self, uid: &str, once: Option<String>, action: Action) -> Result<Access, Refusal> {
-        let (id, display) = self.machine.enter(uid, action)?;
-        let stack = self.stacks.get_mut(&id).expect("a session that is ready has its stack");
-        if once.is_some_and(|token| !stack.used_tokens.insert(token)) {
-            let message = "the token was good for one connection, and was used before".to_owned();
-            return Err(Refusal { reason: RefusalReason::TokenUsed, message });
+    fn connect(
+        &mut self,
+        uid: &str,
+        single_use_id: Option<String>,
+        action: Action,
+    ) -> Result<SessionAccess, ErrorResponse> {
+        let (id, display) = self.machine.connect(uid, action)?;
+        let stack = self.stacks.get_mut(&id).expect("a ready session has a stack");
+        if single_use_id.is_some_and(|token| !stack.used_tokens.insert(token)) {
+            let message = "the token permits a single connection and has already been used".to_owned();
+            return Err(ErrorResponse { reason: ErrorReason::TokenUsed, message });
         }
-        Ok(Access { stack: id, display, endpoints: stack.endpoints.clone() })
+        Ok(SessionAccess { stack: id, display, endpoints: stack.endpoints.clone() })
     }
 
-    /// Reports browsers that exited since they were last heard of, so that none of them is handed out.
+    /// Fails hot browsers that have exited without a report yet, so that none of them is bound.
     fn reap_exited(&mut self) {
-        let died = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_died);
-        for stack in self.machine.hot_stacks().filter(died).collect::<Vec<_>>() {
-            self.stacks[&stack].end();
-            self.happens(Event::Broke { stack, message: "the browser died".to_owned() });
+        let exited = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_exited);
+        for stack in self.machine.hot_stacks().filter(exited).collect::<Vec<_>>() {
+            self.stacks[&stack].stop();
+            self.handle_event(Event::Failed { stack, message: "the browser exited".to_owned() });
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    fn apply_effects(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Launch { stack, kind } => {
                     let boot_id = &self.published.borrow().state.boot_id;
-                    let launched = Stack::launch(stack, kind, boot_id, &self.settings, self.reports.0.clone());
+                    let launched = Stack::launch(stack, kind, boot_id, &self.settings, self.events.0.clone());
                     self.stacks.insert(stack, launched);
                 }
-                Effect::Open { stack, url, wait } => self.tell(stack, Command::open(url, wait)),
-                Effect::Ping { stack } => self.tell(stack, Some(Command::Ping)),
-                Effect::End { stack } => {
+                Effect::OpenPage { stack, url, wait } => self.send_command(stack, Command::open(url, wait)),
+                Effect::Ping { stack } => self.send_command(stack, Some(Command::Ping)),
+                Effect::Stop { stack } => {
                     if let Some(stack) = self.stacks.get(&stack) {
-                        stack.end();
+                        stack.stop();
                     }
                 }
             }
         }
         self.publish();
-        self.starts.look(&self.published.borrow().state);
+        self.starts.record_progress(&self.published.borrow().state);
     }
 
-    fn tell(&self, stack: StackId, command: Option<Command>) {
+    fn send_command(&self, stack: StackId, command: Option<Command>) {
         if let (Some(stack), Some(command)) = (self.stacks.get(&stack), command) {
-            stack.tell(command);
+            stack.send(command);
         }
     }
 
-    /// Publishes what the runner is, when that has changed, under a new generation.
+    /// Publishes the state under a new generation if it has changed.
     fn publish(&self) {
         let ready = self.machine.is_ready();
         self.published.send_if_modified(|published| {
-            let mut state = self.machine.describe(&published.state, self.settled);
+            let mut state = self.machine.describe(&published.state, self.last_handled);
             let changed = state != published.state || ready != published.ready;
             if changed {
                 log_changes(&published.state, &state);
@@ -271,7 +280,7 @@ impl Driver {
         });
     }
 
-    fn bind_answer(&self, uid: &str) -> BindAnswer {
+    fn bind_response(&self, uid: &str) -> BindAnswer {
         let state = self.published.borrow().state.clone();
         BindAnswer {
             boot_id: state.boot_id,
@@ -279,12 +288,12 @@ impl Driver {
             engine: self.settings.engine,
             browser_version: state.browser_version,
             playwright_version: state.playwright_version,
-            session: self.machine.session(uid).expect("a session that was bound, or was here before, is listed"),
+            session: self.machine.session(uid).expect("a bound session is listed"),
         }
     }
 }
 
-/// Sessions are what people look for in logs: each step of one is a line, with its UID.
+/// Logs one line for each phase change of a session.
 fn log_changes(before: &RunnerState, after: &RunnerState) {
     for session in &after.sessions {
         if before.session(&session.uid).map(|before| before.phase) != Some(session.phase) {

@@ -1,14 +1,14 @@
-//! What child processes say, line by line. They run what strangers wrote: a line may be endless or no text at all, and the
-//! pipe is read on whatever comes, since a full one would stop its process.
+//! Reads the output of child processes line by line. The processes run untrusted code, so lines can be of any length
+//! and need not be text. The pipe is always drained, because a full pipe would block its process.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-/// The lines of a pipe. Of each no more is kept than the limit.
+/// The lines of a pipe, each truncated to a limit.
 pub(crate) struct Lines<R> {
     pipe: BufReader<R>,
     /// Bytes.
     limit: usize,
-    /// What has come of the current line. It stays here while the next bytes are waited for, so waiting may be given up.
+    /// The part of the current line that has been read. It is kept here so that `next` is cancel safe.
     line: Vec<u8>,
 }
 
@@ -17,20 +17,20 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { pipe: BufReader::new(pipe), limit, line: Vec::new() }
     }
 
-    /// The next line, cut at the limit, with a replacement for what is no UTF-8. None: nobody has the other end any more.
-    /// Nothing is lost when this is dropped before it is done.
+    /// Returns the next line, truncated to the limit, with invalid UTF-8 replaced. Returns `None` at the end of the
+    /// pipe. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
-            // A pipe that cannot be read is as good as one that ended.
+            // A read error counts as the end of the pipe.
             let bytes = self.pipe.fill_buf().await.unwrap_or_default();
-            let (ends, of_line, used) = match bytes.iter().position(|byte| *byte == b'\n') {
+            let (ends_line, content, used) = match bytes.iter().position(|byte| *byte == b'\n') {
                 Some(at) => (true, &bytes[..at], at + 1),
                 None => (bytes.is_empty(), bytes, bytes.len()),
             };
             let room = self.limit - self.line.len();
-            self.line.extend_from_slice(&of_line[..of_line.len().min(room)]);
+            self.line.extend_from_slice(&content[..content.len().min(room)]);
             self.pipe.consume(used);
-            if ends {
+            if ends_line {
                 let line = std::mem::take(&mut self.line);
                 return (used > 0 || !line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned());
             }
@@ -45,9 +45,9 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
-    async fn whatever_comes_is_read_to_its_end_and_no_more_is_kept_than_the_limit() {
-        let said = [b"one\n\n\xffno text\xc3\n".as_slice(), &vec![b'x'; 100_000], b"\nafter it\nunfinished"].concat();
-        let mut lines = Lines::new(said.as_slice(), 8);
+    async fn truncates_long_lines_and_replaces_invalid_utf8() {
+        let output = [b"one\n\n\xffno text\xc3\n".as_slice(), &vec![b'x'; 100_000], b"\nafter it\nunfinished"].concat();
+        let mut lines = Lines::new(output.as_slice(), 8);
         for line in ["one", "", "\u{fffd}no text", "xxxxxxxx", "after it", "unfinish"] {
             assert_eq!(lines.next().await.as_deref(), Some(line));
         }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_line_is_not_lost_when_the_wait_for_its_rest_is_given_up() {
+    async fn keeps_a_partial_line_when_next_is_cancelled() {
         let (mut process, pipe) = tokio::io::duplex(64);
         let mut lines = Lines::new(pipe, 64);
         process.write_all(b"half a ").await.unwrap();

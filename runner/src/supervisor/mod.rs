@@ -1,4 +1,4 @@
-//! Carries out what the core decides: makes, watches and ends the processes of displays, Playwright servers and browsers.
+//! Applies the core's decisions: starts, watches and stops the processes of displays, Playwright servers and browsers.
 
 pub(crate) mod display;
 pub(crate) mod driver;

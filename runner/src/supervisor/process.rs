@@ -1,7 +1,9 @@
-//! Processes of one stack: started in groups of their own and marked, ended by group, and what is left by its mark.
+//! Starts and stops the processes of one stack. Each is started in its own process group and with the stack's mark in
+//! its environment; it is stopped by group, and what remains is found by the mark and killed.
 //!
-//! Only what was spawned here is waited for: a `waitpid(-1)` beside tokio's own would take its exit codes. What leaves the
-//! group (Firefox's crash helper does) keeps the mark in its environment, and is reaped by the init process.
+//! The runner waits only for processes that it spawned itself, because a `waitpid(-1)` would steal exit codes from
+//! tokio. A process that leaves its group, as Firefox's crash helper does, keeps the mark and is reaped by the init
+//! process.
 
 use crate::supervisor::lines::Lines;
 use nix::{
@@ -26,16 +28,16 @@ use tokio::{
     time::timeout,
 };
 
-/// The environment variable that marks every process of a stack, however it was started.
+/// Environment variable that marks every process of a stack. Child processes inherit it.
 const MARK: &str = "CAMOFLEET_STACK";
-/// How many lines of standard error go with the report of a process's end, and how long each may be.
-const LAST_WORDS: usize = 8;
-const LONGEST_WORDS: usize = 300;
-/// How much of a line is looked at, in bytes.
-const LONGEST_LINE: usize = 8 << 10;
-/// How long to wait for the last words of a process that is gone, should a child of it hold the pipe.
-const WORDS_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long between looks at processes that were killed and are not gone yet.
+/// Number of lines of standard error in an exit message.
+const STDERR_LINES: usize = 8;
+const MAX_LINE_CHARS: usize = 300;
+/// Bytes of a line that are read; the rest is discarded.
+const MAX_LINE_BYTES: usize = 8 << 10;
+/// How long to wait for the end of an exited process's standard error, which a child process can keep open.
+const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
+/// Interval at which killed processes are checked until they are gone.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The mark of one stack.
@@ -43,7 +45,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Mark(pub(crate) String);
 
 impl Mark {
-    /// A command whose process has this mark, a group of its own, and its home and temporary files in `dir`.
+    /// Returns a command whose process has this mark, its own process group, and its home and temporary directory in
+    /// `dir`.
     pub(crate) fn command(&self, program: &OsStr, dir: &Path) -> Command {
         let mut command = Command::new(program);
         command.env(MARK, &self.0).env("HOME", dir).env("TMPDIR", dir.join("tmp")).current_dir(dir);
@@ -51,8 +54,8 @@ impl Mark {
         command
     }
 
-    /// Kills every process that has this mark, again until none is left. That none is left must have been seen: where
-    /// `/proc` cannot be read, for want of file descriptors say, it looks again.
+    /// Kills every process with this mark and returns once none is left. Retries when `/proc` cannot be read, for
+    /// example for lack of file descriptors, because only a complete scan proves that none is left.
     pub(crate) async fn sweep(&self) {
         let mut rounds = 0_u32;
         loop {
@@ -61,15 +64,15 @@ impl Mark {
                 return;
             }
             for pid in left.iter().flatten() {
-                // Gone since: that is what is wanted.
+                // An error means that the process has already exited.
                 kill(*pid, Signal::SIGKILL).ok();
             }
             rounds += 1;
             if rounds.is_multiple_of(100) {
                 match left {
-                    Ok(_) => tracing::warn!(mark = self.0, "killed processes have not exited, and keep their slot"),
+                    Ok(_) => tracing::warn!(mark = self.0, "kept the slot: killed processes have not exited"),
                     Err(error) => {
-                        tracing::warn!(mark = self.0, %error, "could not look for processes, and their slot is kept");
+                        tracing::warn!(mark = self.0, %error, "kept the slot: could not list processes");
                     }
                 }
             }
@@ -77,32 +80,33 @@ impl Mark {
         }
     }
 
-    /// Kills the process group that this process leads, if it is there and has this mark.
+    /// Kills the process group of this leader, if the leader exists and has this mark.
     pub(crate) fn kill_group(&self, leader: i32) {
-        if self.is_on(leader).unwrap_or(false) {
+        if self.has_mark(leader).unwrap_or(false) {
             killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
         }
     }
 
-    /// Whether this process runs and has this mark.
+    /// Whether this process is running and has this mark.
     pub(crate) fn is_alive(&self, pid: i32) -> bool {
-        // One that cannot be looked at may well live.
-        self.is_on(pid).unwrap_or(true)
+        // A process whose environment cannot be read counts as alive.
+        self.has_mark(pid).unwrap_or(true)
     }
 
     fn processes(&self) -> io::Result<Vec<Pid>> {
         let mut marked = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if self.is_on(pid)? {
+            if self.has_mark(pid)? {
                 marked.push(Pid::from_raw(pid));
             }
         }
         Ok(marked)
     }
 
-    /// Zombies have no environment, and processes of others show none: neither is ours to kill.
-    fn is_on(&self, pid: i32) -> io::Result<bool> {
+    /// Zombies have an empty environment, and those of other users' processes are not readable. Neither kind has to
+    /// be killed.
+    fn has_mark(&self, pid: i32) -> io::Result<bool> {
         let mark = format!("{MARK}={}", self.0);
         match fs::read(format!("/proc/{pid}/environ")) {
             Ok(variables) => Ok(variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())),
@@ -114,56 +118,56 @@ impl Mark {
     }
 }
 
-/// A process that was spawned here.
+/// A child process of the runner.
 pub(crate) struct Process {
-    /// What people call it: `the display (Xvnc)`.
+    /// Name in messages, such as `the display (Xvnc)`.
     name: &'static str,
     child: Child,
     pid: u32,
-    words: Arc<Mutex<VecDeque<String>>>,
-    listener: Option<JoinHandle<()>>,
+    stderr_tail: Arc<Mutex<VecDeque<String>>>,
+    stderr_reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
-    /// Starts a command whose standard error is piped.
+    /// Starts a command and collects its standard error, which must be piped.
     pub(crate) fn spawn(name: &'static str, mut command: Command) -> Result<Self, String> {
         let program = command.as_std().get_program().to_owned();
         let mut child =
             command.spawn().map_err(|error| format!("cannot start {name}, {}: {error}", program.display()))?;
         let pid = child.id().expect("a child that was not waited for has an id");
-        let words = Arc::new(Mutex::new(VecDeque::new()));
-        let listener = child.stderr.take().map(|stderr| tokio::spawn(listen(stderr, words.clone())));
-        Ok(Self { name, child, pid, words, listener })
+        let stderr_tail = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr_reader = child.stderr.take().map(|stderr| tokio::spawn(collect_stderr(stderr, stderr_tail.clone())));
+        Ok(Self { name, child, pid, stderr_tail, stderr_reader })
     }
 
-    /// The pipe from its standard output. It can be taken once, from a command that pipes it.
+    /// Takes the pipe of its standard output. Panics if it is not piped or was taken before.
     pub(crate) fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("standard output is piped, and taken once")
     }
 
-    /// The pipe to its standard input. It can be taken once, from a command that pipes it.
+    /// Takes the pipe of its standard input. Panics if it is not piped or was taken before.
     pub(crate) fn take_stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("standard input is piped, and taken once")
     }
 
-    /// Waits until it has ended, and says how.
-    pub(crate) async fn ended(&mut self) -> String {
+    /// Waits until the process has exited. Returns a message with its exit status and its last output.
+    pub(crate) async fn wait(&mut self) -> String {
         let how = match self.child.wait().await {
             Ok(status) => describe_exit(status.code(), status.signal().map(signal_name).as_deref()),
-            Err(error) => format!("ended, and it is not known how: {error}"),
+            Err(error) => format!("exited with an unknown status: {error}"),
         };
-        if let Some(listener) = self.listener.take() {
-            timeout(WORDS_TIMEOUT, listener).await.ok();
+        if let Some(stderr_reader) = self.stderr_reader.take() {
+            timeout(STDERR_TIMEOUT, stderr_reader).await.ok();
         }
-        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        with_last_words(&format!("{} {how}", self.name), words.iter().map(String::as_str))
+        let tail = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
+        with_output(&format!("{} {how}", self.name), tail.iter().map(String::as_str))
     }
 
-    /// Ends it: politely at first, by force after `patience`.
-    pub(crate) async fn stop(&mut self, patience: Duration) {
+    /// Stops the process group with SIGTERM, and with SIGKILL after `grace`.
+    pub(crate) async fn stop(&mut self, grace: Duration) {
         if self.status().is_none() {
             self.signal(Signal::SIGTERM);
-            if timeout(patience, self.child.wait()).await.is_err() {
+            if timeout(grace, self.child.wait()).await.is_err() {
                 self.signal(Signal::SIGKILL);
                 self.child.wait().await.ok();
             }
@@ -174,7 +178,7 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// To the whole group. Its leader was not waited for yet, so the number is still its own.
+    /// Signals the process group. Its leader has not been waited for, so the id cannot have been reused.
     fn signal(&self, signal: Signal) {
         let group = i32::try_from(self.pid).expect("process ids are positive ints");
         if let Err(error) = killpg(Pid::from_raw(group), signal)
@@ -185,41 +189,42 @@ impl Process {
     }
 }
 
-/// `ended with exit code 1`, or `was ended by SIGKILL`.
+/// Describes an exit: `exited with code 1`, or `was killed by SIGKILL`.
 pub(crate) fn describe_exit(code: Option<i32>, signal: Option<&str>) -> String {
     match (code, signal) {
-        (_, Some(signal)) => format!("was ended by {signal}"),
-        (Some(code), None) => format!("ended with exit code {code}"),
-        (None, None) => "ended".to_owned(),
+        (_, Some(signal)) => format!("was killed by {signal}"),
+        (Some(code), None) => format!("exited with code {code}"),
+        (None, None) => "exited".to_owned(),
     }
 }
 
-/// A sentence, followed by what a process said at last.
-pub(crate) fn with_last_words<'a>(sentence: &str, words: impl Iterator<Item = &'a str>) -> String {
-    let words: Vec<_> = words.collect();
-    if words.is_empty() { sentence.to_owned() } else { format!("{sentence}; its last words:\n{}", words.join("\n")) }
+/// Appends the last lines of a process's output to a sentence.
+pub(crate) fn with_output<'a>(sentence: &str, output: impl Iterator<Item = &'a str>) -> String {
+    let output: Vec<_> = output.collect();
+    if output.is_empty() { sentence.to_owned() } else { format!("{sentence}; last output:\n{}", output.join("\n")) }
 }
 
 fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
 }
 
-async fn listen(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<VecDeque<String>>>) {
-    let mut lines = Lines::new(stderr, LONGEST_LINE);
+async fn collect_stderr(stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = Lines::new(stderr, MAX_LINE_BYTES);
     while let Some(line) = lines.next().await {
-        let line: String = line.trim_end().chars().take(LONGEST_WORDS).collect();
+        let line: String = line.trim_end().chars().take(MAX_LINE_CHARS).collect();
         if line.is_empty() {
             continue;
         }
-        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-        if words.len() == LAST_WORDS {
-            words.pop_front();
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == STDERR_LINES {
+            tail.pop_front();
         }
-        words.push_back(line);
+        tail.push_back(line);
     }
 }
 
-/// Removes a directory with all that is in it. It is not given up: what cannot be removed holds its slot.
+/// Removes a directory with its contents. Retries until it succeeds, so a directory that cannot be removed keeps its
+/// slot occupied.
 pub(crate) async fn remove_directory(dir: &Path) {
     loop {
         match tokio::fs::remove_dir_all(dir).await {

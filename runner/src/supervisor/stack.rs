@@ -1,5 +1,5 @@
-//! One stack: a directory, a display when the browser has one, and the launcher with its browser. A task of its own starts
-//! them one after the other, passes commands and reports on, and takes all of it down at the end, however it ends.
+//! Runs one stack: its directory, its display if it is headful, and the launcher with its browser. A task starts them
+//! in that order, forwards commands and events, and tears all of them down at the end, whatever its cause.
 
 use crate::{
     config::{BrowserSettings, Screen},
@@ -7,7 +7,7 @@ use crate::{
     supervisor::{
         display,
         lines::Lines,
-        process::{Mark, Process, describe_exit, remove_directory, with_last_words},
+        process::{Mark, Process, describe_exit, remove_directory, with_output},
     },
 };
 use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
@@ -29,45 +29,48 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Directories of stacks are named so: only those are removed when the runner starts.
+/// Name prefix of the stacks' directories. Only directories with this prefix are removed at startup.
 const DIRECTORY_PREFIX: &str = "stack-";
-/// The Playwright server's socket, in the session's directory.
+/// Name of the Playwright server's socket in the stack's directory.
 const PLAYWRIGHT_SOCKET: &str = "pw.sock";
-/// How long contexts of a client whose connection was lost wait for it.
+/// How long the contexts of a client whose connection was lost stay open for a reconnect.
 const RECONNECT_GRACE: Duration = Duration::from_secs(60);
-/// How long the launcher may take to kill its browser and to say farewell to clients, and Xvnc to clean up.
-const LAUNCHER_PATIENCE: Duration = Duration::from_secs(3);
-const DISPLAY_PATIENCE: Duration = Duration::from_secs(1);
-/// A browser whose display died ends within this time, so its display is looked at before the browser is blamed.
-const BLAME_TIMEOUT: Duration = Duration::from_millis(300);
-/// An event of the launcher in bytes; it cuts the words in them itself.
-const LONGEST_EVENT: usize = 64 << 10;
-/// V8's young generation at its smallest saves a third of Node's memory; its ceiling is for messages, which may be 256 MB.
+/// How long the launcher can take to kill its browser and send Close frames to its clients.
+const LAUNCHER_STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long Xvnc can take to clean up.
+const DISPLAY_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait for the exit of the display after the browser has exited. A display that crashes takes its
+/// browser down, and the browser's exit may be reported first.
+const DISPLAY_EXIT_TIMEOUT: Duration = Duration::from_millis(300);
+/// Limit of an event of the launcher, in bytes. The launcher keeps the messages in its events shorter.
+const MAX_EVENT_BYTES: usize = 64 << 10;
+/// The smallest young generation saves a third of Node's memory. The heap limit leaves room for messages of up to 256
+/// MiB.
 const NODE_FLAGS: [&str; 2] = ["--max-semi-space-size=1", "--max-old-space-size=1024"];
 
-/// Where clients of a stack connect.
+/// The endpoints for the clients of a stack.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     pub(crate) playwright: PathBuf,
-    /// The one path that the Playwright server serves, known to nobody else.
+    /// The secret path that the Playwright server accepts connections on.
     pub(crate) ws_path: String,
     pub(crate) vnc: PathBuf,
-    /// Cancelled when nothing of the stack is left.
+    /// Cancelled once the stack has been torn down.
     pub(crate) closed: CancellationToken,
 }
 
-/// What a stack can be told while it runs. The launcher reads it as it stands here.
+/// A command to a running stack, in the launcher's JSON format.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "command", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum Command {
-    /// Open the start page.
+    /// Open a page.
     Open { url: String, wait_until: &'static str },
-    /// Ask the browser whether it lives.
+    /// Check that the browser responds.
     Ping,
 }
 
 impl Command {
-    /// The command that opens a start page. `None`: it is not to be navigated.
+    /// Returns the command that opens a page, or `None` if `wait` says not to open it.
     pub(crate) fn open(url: String, wait: StartUrlWait) -> Option<Self> {
         let wait_until = match wait {
             StartUrlWait::None => return None,
@@ -78,25 +81,25 @@ impl Command {
     }
 }
 
-/// A stack that was launched, as its driver holds it.
+/// The driver's handle to a stack.
 pub(crate) struct Stack {
     pub(crate) endpoints: Endpoints,
-    /// Ids of the tokens that were good for one connection, and have had it. A stack serves one session.
+    /// Ids of the single-use tokens that have been used. A stack serves one session, so they can be dropped with it.
     pub(crate) used_tokens: HashSet<String>,
     commands: UnboundedSender<Command>,
-    end: CancellationToken,
+    stop: CancellationToken,
     mark: Mark,
     browser: Arc<OnceLock<i32>>,
 }
 
 impl Stack {
-    /// Launches a browser. Reports `Launched` or `Broke`, what happens then, and at last `Gone`.
+    /// Launches a browser. Sends `Launched` or `Failed`, then further events, and finally `Removed`.
     pub(crate) fn launch(
         id: StackId,
         kind: Kind,
         boot_id: &str,
         settings: &Arc<BrowserSettings>,
-        reports: UnboundedSender<Event>,
+        events: UnboundedSender<Event>,
     ) -> Self {
         let dir = settings.state_dir.join(format!("{DIRECTORY_PREFIX}{}", id.number()));
         let endpoints = Endpoints {
@@ -106,7 +109,7 @@ impl Stack {
             closed: CancellationToken::new(),
         };
         let (commands, inbox) = unbounded_channel();
-        let end = CancellationToken::new();
+        let stop = CancellationToken::new();
         let mark = Mark(format!("{boot_id}.{}", id.number()));
         let browser = Arc::new(OnceLock::new());
         let task = Task {
@@ -117,31 +120,30 @@ impl Stack {
             browser: browser.clone(),
             settings: settings.clone(),
             endpoints: endpoints.clone(),
-            reports,
-            parts: Parts::default(),
+            events,
+            resources: Resources::default(),
         };
-        tokio::spawn(task.run(inbox, end.clone()));
-        Self { endpoints, used_tokens: HashSet::new(), commands, end, mark, browser }
+        tokio::spawn(task.run(inbox, stop.clone()));
+        Self { endpoints, used_tokens: HashSet::new(), commands, stop, mark, browser }
     }
 
-    /// Tells it something. One that is ending does not hear it.
-    pub(crate) fn tell(&self, command: Command) {
+    /// Sends a command. A stack that is stopping ignores it.
+    pub(crate) fn send(&self, command: Command) {
         self.commands.send(command).ok();
     }
 
-    /// Whether its browser was launched and is dead, as the kernel knows at once. The launcher hears of it later: it waits
-    /// for the pipes that the browser's own children hold, some tenths of a second.
-    pub(crate) fn has_died(&self) -> bool {
+    /// Whether its browser was launched and has exited. The kernel knows at once; the launcher reports it some tenths
+    /// of a second later, because it waits for pipes that the browser's child processes keep open.
+    pub(crate) fn has_exited(&self) -> bool {
         self.browser.get().is_some_and(|pid| !self.mark.is_alive(*pid))
     }
 
-    /// Takes it down.
-    pub(crate) fn end(&self) {
-        self.end.cancel();
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
     }
 }
 
-/// Removes what an earlier run left, and makes the directory in which stacks have theirs.
+/// Creates the state directory, and removes the stacks' directories of an earlier run from it.
 pub(crate) fn prepare(state_dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
     for entry in std::fs::read_dir(state_dir)? {
@@ -158,24 +160,23 @@ struct Task {
     kind: Kind,
     dir: PathBuf,
     mark: Mark,
-    /// The browser's process, once it was launched.
+    /// Process id of the browser, once launched.
     browser: Arc<OnceLock<i32>>,
     settings: Arc<BrowserSettings>,
     endpoints: Endpoints,
-    reports: UnboundedSender<Event>,
-    parts: Parts,
+    events: UnboundedSender<Event>,
+    resources: Resources,
 }
 
-/// What was started, and so has to be ended.
+/// What has been started and has to be torn down.
 #[derive(Default)]
-struct Parts {
+struct Resources {
     display: Option<Process>,
-    /// The display's.
-    number: Option<display::Number>,
+    display_number: Option<display::DisplayNumber>,
     launcher: Option<Process>,
 }
 
-/// The launcher's first line: what to launch.
+/// The first line of the launcher's input.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LaunchRequest<'a> {
@@ -192,93 +193,105 @@ struct LaunchRequest<'a> {
     camoufox_config: Option<serde_json::Value>,
 }
 
-/// What the launcher says, line by line.
+/// A line of the launcher's output.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum LauncherEvent {
-    Ready { version: String, browser_pid: i32 },
-    Failed { message: String },
-    Exited { code: Option<i32>, signal: Option<String>, last_words: Vec<String> },
-    StartPage { error: Option<String> },
+    Ready {
+        version: String,
+        browser_pid: i32,
+    },
+    Failed {
+        message: String,
+    },
+    Exited {
+        code: Option<i32>,
+        signal: Option<String>,
+        #[serde(rename = "lastWords")]
+        output: Vec<String>,
+    },
+    StartPage {
+        error: Option<String>,
+    },
     Pong,
 }
 
 impl Task {
-    async fn run(mut self, inbox: UnboundedReceiver<Command>, end: CancellationToken) {
-        let broke = tokio::select! {
+    async fn run(mut self, inbox: UnboundedReceiver<Command>, stop: CancellationToken) {
+        let failure = tokio::select! {
             biased;
-            () = end.cancelled() => None,
-            Err(message) = self.live(inbox) => Some(message),
+            () = stop.cancelled() => None,
+            Err(message) = self.supervise(inbox) => Some(message),
         };
-        if let Some(message) = broke {
+        if let Some(message) = failure {
             tracing::warn!(stack = self.id.number(), cause = message, "browser failed");
-            self.report(Event::Broke { stack: self.id, message });
+            self.send_event(Event::Failed { stack: self.id, message });
         }
-        self.take_down().await;
+        self.tear_down().await;
         self.endpoints.closed.cancel();
-        self.report(Event::Gone { stack: self.id });
+        self.send_event(Event::Removed { stack: self.id });
     }
 
-    /// The driver outlives its stacks but when the runner ends, and then nobody needs to know.
-    fn report(&self, event: Event) {
-        self.reports.send(event).ok();
+    fn send_event(&self, event: Event) {
+        // The driver outlives its stacks, except when the runner ends. The event is irrelevant then.
+        self.events.send(event).ok();
     }
 
-    /// Starts everything and serves until something breaks: then it says what.
-    async fn live(&mut self, mut inbox: UnboundedReceiver<Command>) -> Result<Infallible, String> {
-        self.make_directory().map_err(|error| format!("cannot make {}: {error}", self.dir.display()))?;
+    /// Starts the stack and runs it until a part of it fails. Returns the cause.
+    async fn supervise(&mut self, mut inbox: UnboundedReceiver<Command>) -> Result<Infallible, String> {
+        self.make_directory().map_err(|error| format!("cannot create {}: {error}", self.dir.display()))?;
         let display = self.start_display().await?;
-        let launcher = self.parts.launcher.insert(self.start_launcher(display.as_deref())?);
+        let launcher = self.resources.launcher.insert(self.start_launcher(display.as_deref())?);
         let mut stdin = launcher.take_stdin();
-        let mut events = Lines::new(launcher.take_stdout(), LONGEST_EVENT);
+        let mut lines = Lines::new(launcher.take_stdout(), MAX_EVENT_BYTES);
         write_line(&mut stdin, &self.launch_request())
             .await
-            .map_err(|error| format!("the launcher did not listen: {error}"))?;
+            .map_err(|error| format!("cannot write to the launcher: {error}"))?;
         loop {
             let line = tokio::select! {
                 biased;
-                cause = ended(self.parts.display.as_mut()) => return Err(cause),
-                line = events.next() => line,
+                cause = exit_of(self.resources.display.as_mut()) => return Err(cause),
+                line = lines.next() => line,
                 Some(command) = inbox.recv() => {
-                    // One that does not listen any more has ended, which is seen at its output.
+                    // A failed write means that the launcher has exited, which the end of its output reports.
                     write_line(&mut stdin, &command).await.ok();
                     continue;
                 }
             };
             match line {
                 Some(line) => match serde_json::from_str(&line) {
-                    Ok(event) => self.hear(event).await?,
+                    Ok(event) => self.handle_event(event).await?,
                     Err(_) => {
                         let stack = self.id.number();
                         tracing::warn!(stack, line, "ignored a launcher line that is not part of its protocol");
                     }
                 },
-                None => return Err(ended(self.parts.launcher.as_mut()).await),
+                None => return Err(exit_of(self.resources.launcher.as_mut()).await),
             }
         }
     }
 
-    async fn hear(&mut self, event: LauncherEvent) -> Result<(), String> {
+    async fn handle_event(&mut self, event: LauncherEvent) -> Result<(), String> {
         let stack = self.id;
         match event {
             LauncherEvent::Ready { version, browser_pid } => {
                 self.browser.get_or_init(|| browser_pid);
-                self.report(Event::Launched { stack, version });
+                self.send_event(Event::Launched { stack, version });
             }
-            LauncherEvent::Pong => self.report(Event::Answered { stack }),
-            LauncherEvent::StartPage { error } => self.report(Event::StartPage { stack, error }),
-            LauncherEvent::Failed { message } => return Err(self.blame(message).await),
-            LauncherEvent::Exited { code, signal, last_words } => {
+            LauncherEvent::Pong => self.send_event(Event::PingAnswered { stack }),
+            LauncherEvent::StartPage { error } => self.send_event(Event::PageFinished { stack, error }),
+            LauncherEvent::Failed { message } => return Err(self.cause_of_exit(message).await),
+            LauncherEvent::Exited { code, signal, output } => {
                 let sentence = format!("the browser {}", describe_exit(code, signal.as_deref()));
-                return Err(self.blame(with_last_words(&sentence, last_words.iter().map(String::as_str))).await);
+                return Err(self.cause_of_exit(with_output(&sentence, output.iter().map(String::as_str))).await);
             }
         }
         Ok(())
     }
 
-    /// What the browser's end is put down to: its display, when that has ended too.
-    async fn blame(&mut self, browser: String) -> String {
-        timeout(BLAME_TIMEOUT, ended(self.parts.display.as_mut())).await.unwrap_or(browser)
+    /// Returns the cause of the browser's exit: the exit of its display, if that has exited too, otherwise `browser`.
+    async fn cause_of_exit(&mut self, browser: String) -> String {
+        timeout(DISPLAY_EXIT_TIMEOUT, exit_of(self.resources.display.as_mut())).await.unwrap_or(browser)
     }
 
     fn make_directory(&self) -> io::Result<()> {
@@ -292,8 +305,9 @@ impl Task {
             Kind::Headless => Ok(None),
             Kind::Headful => {
                 let (xvnc, number) = display::start(&self.mark, &self.dir, self.settings.screen)?;
-                let (xvnc, number) = (self.parts.display.insert(xvnc), self.parts.number.insert(number));
-                display::is_up(xvnc, number).await?;
+                let (xvnc, number) =
+                    (self.resources.display.insert(xvnc), self.resources.display_number.insert(number));
+                display::wait_until_ready(xvnc, number).await?;
                 Ok(Some(number.to_string()))
             }
         }
@@ -313,7 +327,7 @@ impl Task {
     fn launch_request(&self) -> LaunchRequest<'_> {
         let Screen { width, height } = self.settings.screen;
         let camoufox_config = (self.settings.engine == EngineName::Camoufox).then(|| {
-            // The screen that pages are told of is the one that the window is on.
+            // The fingerprint's screen size matches the real one.
             serde_json::json!({
                 "screen.width": width, "screen.height": height, "screen.availWidth": width, "screen.availHeight": height,
                 "window.outerWidth": width, "window.outerHeight": height,
@@ -332,28 +346,28 @@ impl Task {
         }
     }
 
-    /// Ends what was started, in the order in which one depends on the other, then what is left, and removes the files.
-    async fn take_down(&mut self) {
-        if let Some(launcher) = &mut self.parts.launcher {
-            launcher.stop(LAUNCHER_PATIENCE).await;
+    /// Stops the processes in the order of their dependencies, kills those that remain, and removes the files.
+    async fn tear_down(&mut self) {
+        if let Some(launcher) = &mut self.resources.launcher {
+            launcher.stop(LAUNCHER_STOP_TIMEOUT).await;
         }
         if let Some(browser) = self.browser.get() {
-            // The launcher did it, unless it was killed itself.
+            // The launcher has killed the browser, unless it was itself killed.
             self.mark.kill_group(*browser);
         }
-        if let Some(display) = &mut self.parts.display {
-            display.stop(DISPLAY_PATIENCE).await;
+        if let Some(display) = &mut self.resources.display {
+            display.stop(DISPLAY_STOP_TIMEOUT).await;
         }
         self.mark.sweep().await;
-        self.parts.number = None;
+        self.resources.display_number = None;
         remove_directory(&self.dir).await;
     }
 }
 
-/// Waits for the end of a process; for ever, when there is none.
-async fn ended(process: Option<&mut Process>) -> String {
+/// Waits for the exit of a process; forever, if there is none.
+async fn exit_of(process: Option<&mut Process>) -> String {
     match process {
-        Some(process) => process.ended().await,
+        Some(process) => process.wait().await,
         None => std::future::pending().await,
     }
 }

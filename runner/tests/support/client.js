@@ -1,14 +1,14 @@
-// A Playwright client, as a user would write one. Arguments: the launcher's directory (whose Playwright is used), the
-// WebSocket's URL, the token, and what to do. It says what it found as lines of JSON.
+// A typical Playwright client. Arguments: the launcher's directory, whose Playwright it uses, the WebSocket URL, the
+// token, and the task. It reports its findings as JSON lines.
 'use strict';
 const path = require('node:path');
 const [launcher, url, token, task] = process.argv.slice(2);
 const { firefox } = require(path.join(launcher, 'node_modules', 'playwright-core'));
 
-const say = (value) => console.log(JSON.stringify(value));
+const report = (value) => console.log(JSON.stringify(value));
 
 const tasks = {
-  /** What the session shows at first, and then a page's work. */
+  /** Reports the initial page, then works in a page of its own context. */
   async work(browser) {
     const [first] = browser.contexts()[0].pages();
     const found = { contexts: browser.contexts().length, pages: browser.contexts()[0].pages().length };
@@ -21,46 +21,47 @@ const tasks = {
     await page.fill('#i', 'typed');
     await page.click('button');
     const screenshot = (await page.screenshot()).length;
-    // More than one frame's and one buffer's worth, in both directions.
+    // Larger than one frame and one buffer, in both directions.
     const big = await page.evaluate((text) => text.length + text, 'x'.repeat(3 << 20));
-    say({ ...found, firstTitle: await first.title(), title: await page.title(), screenshot, big: big.length });
+    report({ ...found, firstTitle: await first.title(), title: await page.title(), screenshot, big: big.length });
     await browser.close();
   },
 
-  /** Leaves a page with a value behind, as a client does that is killed. */
+  /** Opens a page with a value and holds the connection until the client is killed. */
   async hold(browser) {
     const page = await (await browser.newContext()).newPage();
     await page.goto('data:text/html,<title>held</title><input id=i>');
     await page.fill('#i', 'kept');
-    say({ holding: true });
+    report({ holding: true });
     await new Promise(() => {});
   },
 
-  /** Looks for what another client left. */
+  /** Reports the pages of all contexts. */
   async find(browser) {
     const pages = browser.contexts().flatMap((context) => context.pages());
     const found = await Promise.all(pages.map(async (page) => [await page.title(), await page.locator('#i').count() && await page.inputValue('#i')]));
-    say({ found });
+    report({ found });
     await browser.close();
   },
 
-  /** Works until it is cut off. */
+  /** Evaluates expressions until the connection is closed. */
   async busy(browser) {
     const [page] = browser.contexts()[0].pages();
-    browser.on('disconnected', () => say({ disconnected: true }));
+    browser.on('disconnected', () => report({ disconnected: true }));
     for (let round = 0; browser.isConnected(); round++) {
       await page.evaluate(() => 1).catch(() => {});
-      if (round === 0) say({ working: true });
+      if (round === 0) report({ working: true });
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   },
 };
 
-// It ends by itself: an exit right after `browser.close()` can cut off the goodbye, and the client counts as lost then.
+// There is no explicit exit on success: exiting right after `browser.close()` can cut off the Close frame, and the
+// server would consider the client lost.
 firefox
   .connect(url, { headers: { Authorization: `Bearer ${token}` } })
   .then(tasks[task])
   .catch((error) => {
-    say({ error: error.message });
+    report({ error: error.message });
     process.exit(1);
   });

@@ -1,5 +1,5 @@
-//! A runner as it runs in a pod, but for the pod: the built binary with its real launcher, called by the operator's real
-//! client with real tokens.
+//! Runs the built runner binary with its real launcher outside a pod, and calls it with the operator's client and
+//! valid tokens.
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
@@ -31,14 +31,13 @@ use tokio::{
     time::timeout,
 };
 
-/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Longer than any step takes on a loaded machine, so that a hung test fails with a message.
+pub const TIMEOUT: Duration = Duration::from_secs(90);
 pub const POD: &str = "b8a9f4d6-pod";
 pub const EPOCH: u64 = 7;
 
-pub struct Bed {
+pub struct TestRunner {
     child: Child,
-    /// Process id of the runner.
     pid: u32,
     pub address: IpAddr,
     pub operator: Signer,
@@ -54,7 +53,7 @@ pub fn launcher() -> PathBuf {
     launcher
 }
 
-/// A command that runs the built runner, without the settings of whoever runs the tests.
+/// Returns a command that runs the built runner without the relevant environment variables of the test process.
 pub fn runner_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_camofleet-runner"));
     command.env_remove("CAMOUFOX_EXECUTABLE_PATH").env_remove("CAMOUFOX_INSTALL_DIR").env("RUST_LOG", "info");
@@ -62,16 +61,16 @@ pub fn runner_command() -> Command {
     command
 }
 
-impl Bed {
-    /// Starts a runner with these flags and waits until it listens.
+impl TestRunner {
+    /// Starts a runner with these flags and waits until it accepts connections.
     pub async fn start(flags: &[&str]) -> Self {
         Self::start_with(flags, |_, _| {}).await
     }
 
-    /// The same; `adjust` may change the command, and is told the directory that the runner has for itself.
+    /// Like [`TestRunner::start`]. `adjust` can change the command and gets the runner's temporary directory.
     pub async fn start_with(flags: &[&str], adjust: impl FnOnce(&mut Command, &Path)) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
-        // All of 127/8 is this host, so each runner has an address of its own on the port that runners have.
+        // All runners listen on the same port, so each gets its own loopback address in 127/8.
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let address = IpAddr::V4(Ipv4Addr::new(127, 64 | high, low, NEXT.fetch_add(1, Ordering::Relaxed)));
         let [operator, gateway] = [Issuer::Operator, Issuer::Gateway].map(signer);
@@ -88,15 +87,15 @@ impl Bed {
             .args(flags);
         adjust(&mut command, dir.path());
         let child = command.spawn().unwrap();
-        let pid = child.id().expect("it was just started");
-        let bed = Self { child, pid, address, operator, gateway, client: RunnerClient::default(), dir };
-        bed.until_listening().await;
-        bed
+        let pid = child.id().expect("the process was just started");
+        let runner = Self { child, pid, address, operator, gateway, client: RunnerClient::default(), dir };
+        runner.wait_until_listening().await;
+        runner
     }
 
-    async fn until_listening(&self) {
+    async fn wait_until_listening(&self) {
         let url = self.url("/healthz");
-        timeout(PATIENCE, async {
+        timeout(TIMEOUT, async {
             while reqwest::get(&url).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -113,8 +112,8 @@ impl Bed {
         self.dir.path().join("keys")
     }
 
-    /// The profile of the one browser that there is.
-    pub fn only_profile(&self) -> PathBuf {
+    /// Returns the profile of the only browser.
+    pub fn profile(&self) -> PathBuf {
         let mut stacks = fs::read_dir(self.dir.path().join("state")).unwrap();
         let profile = stacks.next().expect("a browser").unwrap().path().join("profile");
         assert!(stacks.next().is_none(), "more than one browser");
@@ -126,11 +125,11 @@ impl Bed {
     }
 
     pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindAnswer, CallError> {
-        self.bind_in(None, uid, request).await
+        self.bind_traced(None, uid, request).await
     }
 
-    /// The same, as part of a trace.
-    pub async fn bind_in(
+    /// Like [`TestRunner::bind`], as part of a trace.
+    pub async fn bind_traced(
         &self,
         traceparent: Option<&str>,
         uid: &str,
@@ -143,8 +142,8 @@ impl Bed {
         self.client.end(self.address, &self.token(), uid).await.unwrap();
     }
 
-    /// Follows the runner's events until one says what is waited for.
-    pub async fn until<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
+    /// Follows the runner's events until `found` returns a value. `what` describes it in failures.
+    pub async fn wait_for<T>(&self, what: &str, found: impl Fn(&RunnerState) -> Option<T>) -> T {
         let mut last = None;
         let follow = async {
             let mut events = pin!(self.client.events(self.address, &self.token(), 32).await.unwrap());
@@ -156,26 +155,26 @@ impl Bed {
             }
             None
         };
-        let found = timeout(PATIENCE, follow).await;
-        let found = found.unwrap_or_else(|_| panic!("in {PATIENCE:?} nothing said {what}: {last:#?}"));
-        found.unwrap_or_else(|| panic!("the events ended without {what}"))
+        let found = timeout(TIMEOUT, follow).await;
+        let found = found.unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} waiting for {what}: {last:#?}"));
+        found.unwrap_or_else(|| panic!("the event stream ended while waiting for {what}"))
     }
 
     pub async fn state(&self) -> RunnerState {
-        self.until("anything", |state| Some(state.clone())).await
+        self.wait_for("anything", |state| Some(state.clone())).await
     }
 
-    pub async fn until_warm(&self) -> RunnerState {
-        self.until("warm", |state| state.warm.then(|| state.clone())).await
+    pub async fn wait_until_warm(&self) -> RunnerState {
+        self.wait_for("warm", |state| state.warm.then(|| state.clone())).await
     }
 
-    pub async fn until_phase(&self, uid: &str, phase: SessionPhase) -> Session {
+    pub async fn wait_for_phase(&self, uid: &str, phase: SessionPhase) -> Session {
         let reached = |state: &RunnerState| state.session(uid).filter(|session| session.phase >= phase).cloned();
-        self.until(&format!("{uid} {phase:?}"), reached).await
+        self.wait_for(&format!("{uid} {phase:?}"), reached).await
     }
 
-    /// The session's URL for clients, and a token for one connection to it.
-    pub fn door(&self, uid: &str, scope: Scope) -> (String, String) {
+    /// Returns the session's URL for this scope, and a token for it.
+    pub fn endpoint(&self, uid: &str, scope: Scope) -> (String, String) {
         let path = match scope {
             Scope::Connect => "playwright",
             Scope::Control | Scope::View => "vnc",
@@ -183,9 +182,9 @@ impl Bed {
         (self.url(&format!("/v1/sessions/{uid}/{path}")), self.gateway.hop_token(POD, uid, scope, None))
     }
 
-    /// Starts a Playwright client on a session.
+    /// Starts a Playwright client that connects to a session and runs a task of `client.js`.
     pub fn playwright(&self, uid: &str, task: &str) -> Client {
-        let (url, token) = self.door(uid, Scope::Connect);
+        let (url, token) = self.endpoint(uid, Scope::Connect);
         let mut command = Command::new("node");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/client.js"));
         command.arg(launcher()).args([url.replace("http:", "ws:"), token, task.to_owned()]);
@@ -194,15 +193,16 @@ impl Bed {
         Client { child, lines }
     }
 
-    /// Opens a connection to a session and sends an upgrade request with these headers. Returns the answer's head.
+    /// Opens a connection to a session and sends an upgrade request with these headers. Returns the head of the
+    /// response.
     pub async fn upgrade(&self, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
-        let (_, token) = self.door(uid, scope);
+        let (_, token) = self.endpoint(uid, scope);
         self.upgrade_with(&token, uid, scope, headers).await
     }
 
-    /// The same with that token.
+    /// Like [`TestRunner::upgrade`], with that token.
     pub async fn upgrade_with(&self, token: &str, uid: &str, scope: Scope, headers: &str) -> (TcpStream, String) {
-        let (url, _) = self.door(uid, scope);
+        let (url, _) = self.endpoint(uid, scope);
         let path = url.split_once("8070").unwrap().1;
         let mut stream = TcpStream::connect((self.address, PORT)).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: runner\r\nAuthorization: Bearer {token}\r\n{headers}\r\n");
@@ -211,39 +211,39 @@ impl Bed {
         (stream, head)
     }
 
-    /// Ids of processes of this runner's sessions whose command line contains this.
-    pub async fn processes(&self, command: &str) -> Vec<i32> {
+    /// Returns the ids of this runner's child processes whose command line contains `command`.
+    pub async fn pids(&self, command: &str) -> Vec<i32> {
         let boot_id = self.state().await.boot_id;
-        marked(&boot_id).into_iter().filter(|pid| read(*pid, "cmdline").contains(command)).collect()
+        stack_pids(&boot_id).into_iter().filter(|pid| read_proc(*pid, "cmdline").contains(command)).collect()
     }
 
-    /// The leader of the browser's processes, of the one browser that there is.
-    pub async fn browser(&self) -> i32 {
+    /// Returns the process id of the only browser: the leader of its process group.
+    pub async fn browser_pid(&self) -> i32 {
         let leads = |pid: &i32| {
             nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(*pid))).is_ok_and(|group| group.as_raw() == *pid)
         };
-        let leaders: Vec<_> = self.processes("firefox-esr").await.into_iter().filter(leads).collect();
+        let leaders: Vec<_> = self.pids("firefox-esr").await.into_iter().filter(leads).collect();
         let [leader] = leaders[..] else { panic!("not one browser but {leaders:?}") };
         leader
     }
 
-    /// Tells the runner to go, and waits until it went.
+    /// Sends SIGTERM and waits until the runner has exited.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
-        self.exited().await
+        self.wait_for_exit().await
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         kill(i32::try_from(self.child.id().unwrap()).unwrap(), signal);
     }
 
-    pub async fn exited(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.expect("the runner ends").unwrap()
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
+        timeout(TIMEOUT, self.child.wait()).await.expect("the runner exits").unwrap()
     }
 
-    /// Asserts that nothing runs or lies around for sessions.
-    pub fn assert_nothing_is_left(&self, boot_id: &str) {
-        let left: Vec<_> = marked(boot_id).iter().map(|pid| read(*pid, "cmdline")).collect();
+    /// Asserts that no processes, files or display locks of sessions are left.
+    pub fn assert_cleaned_up(&self, boot_id: &str) {
+        let left: Vec<_> = stack_pids(boot_id).iter().map(|pid| read_proc(*pid, "cmdline")).collect();
         assert!(left.is_empty(), "processes are left: {left:#?}");
         let files: Vec<_> =
             fs::read_dir(self.dir.path().join("state")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -254,7 +254,7 @@ impl Bed {
             .filter(|path| path.to_str().is_some_and(|path| path.starts_with("/tmp/.X") && path.ends_with("-lock")))
             .filter(|lock| fs::read_to_string(lock).is_ok_and(|owner| owner.trim() == self.pid.to_string()))
             .collect();
-        assert!(locks.is_empty(), "numbers of displays are left: {locks:?}");
+        assert!(locks.is_empty(), "display locks are left: {locks:?}");
     }
 }
 
@@ -281,21 +281,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// The next thing that it says.
-    pub async fn says(&mut self) -> serde_json::Value {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the client says something").unwrap();
-        serde_json::from_str(&line.expect("the client says something before it ends")).unwrap()
+    /// Returns the next message that the client prints.
+    pub async fn next_message(&mut self) -> serde_json::Value {
+        let line = timeout(TIMEOUT, self.lines.next_line()).await.expect("the client prints a message").unwrap();
+        serde_json::from_str(&line.expect("the client prints a message before it exits")).unwrap()
     }
 
-    /// The one thing that it says, once it has left: one that is dropped is killed, and has not said goodbye.
-    pub async fn said_when_it_left(mut self) -> serde_json::Value {
-        let said = self.says().await;
-        let ended = timeout(PATIENCE, self.child.wait()).await.expect("the client ends").unwrap();
-        assert!(ended.success(), "{ended}: {said}");
-        said
+    /// Returns the client's only message after it has exited. Dropping a client instead kills it before it closes its
+    /// connection.
+    pub async fn message_after_exit(mut self) -> serde_json::Value {
+        let message = self.next_message().await;
+        let status = timeout(TIMEOUT, self.child.wait()).await.expect("the client exits").unwrap();
+        assert!(status.success(), "{status}: {message}");
+        message
     }
 
-    /// Kills it, as a node's failure would: no Close frame is sent.
+    /// Kills the client, which sends no Close frame, as in a node failure.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
@@ -305,13 +306,13 @@ pub fn kill(pid: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
-fn marked(boot_id: &str) -> Vec<i32> {
+fn stack_pids(boot_id: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| read(*pid, "environ").contains(&format!("CAMOFLEET_STACK={boot_id}."))).collect()
+    pids.filter(|pid| read_proc(*pid, "environ").contains(&format!("CAMOFLEET_STACK={boot_id}."))).collect()
 }
 
-fn read(pid: i32, file: &str) -> String {
+fn read_proc(pid: i32, file: &str) -> String {
     fs::read(format!("/proc/{pid}/{file}"))
         .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
         .unwrap_or_default()

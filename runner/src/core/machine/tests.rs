@@ -1,12 +1,12 @@
-//! Random histories, without a runtime: the world below does what a shell could do, in any order, and checks after each
-//! step what must hold. Then a few histories by hand, for what a person should be able to read.
+//! Property tests over random histories: a simulated driver sends events and applies effects in any order, and checks
+//! the invariants after each step. Example tests follow for the behaviour that should be readable.
 
 #![allow(clippy::unchecked_time_subtraction, reason = "these times are long after the clock's beginning")]
 
 use super::*;
 use crate::core::{
     sessions::ACKNOWLEDGE_TIMEOUT,
-    stack::{FRESH, HUNG},
+    stack::{RESPONSIVE_WINDOW, UNRESPONSIVE_TIMEOUT},
 };
 use camofleet_runner_api::{Hot, SessionPhase, StartPage};
 use proptest::prelude::*;
@@ -21,11 +21,11 @@ enum Step {
     End { uid: u8 },
     Touch { uid: u8 },
     Launched { nth: usize },
-    Broke { nth: usize },
-    Gone { nth: usize },
-    Answered { nth: usize },
+    Failed { nth: usize },
+    Removed { nth: usize },
+    PingAnswered { nth: usize },
     Page { nth: usize, loaded: bool },
-    Client { nth: usize, comes: bool },
+    Client { nth: usize, connects: bool },
     Active { nth: usize },
     Wait { millis: u64 },
     Drain,
@@ -41,11 +41,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..6u8).prop_map(|uid| Step::End { uid }),
         1 => (0..6u8).prop_map(|uid| Step::Touch { uid }),
         8 => nth.clone().prop_map(|nth| Step::Launched { nth }),
-        2 => nth.clone().prop_map(|nth| Step::Broke { nth }),
-        6 => nth.clone().prop_map(|nth| Step::Gone { nth }),
-        3 => nth.clone().prop_map(|nth| Step::Answered { nth }),
+        2 => nth.clone().prop_map(|nth| Step::Failed { nth }),
+        6 => nth.clone().prop_map(|nth| Step::Removed { nth }),
+        3 => nth.clone().prop_map(|nth| Step::PingAnswered { nth }),
         3 => (nth.clone(), any::<bool>()).prop_map(|(nth, loaded)| Step::Page { nth, loaded }),
-        2 => (nth.clone(), any::<bool>()).prop_map(|(nth, comes)| Step::Client { nth, comes }),
+        2 => (nth.clone(), any::<bool>()).prop_map(|(nth, connects)| Step::Client { nth, connects }),
         1 => nth.prop_map(|nth| Step::Active { nth }),
         6 => (1..30_000u64).prop_map(|millis| Step::Wait { millis }),
         1 => Just(Step::Drain),
@@ -53,30 +53,31 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let proof = prop::option::of(prop_oneof![Just(Kind::Headless), Just(Kind::Headful)]);
-    (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, proof).prop_map(
-        |(slots, sessions, headless, headful, launches, prove)| {
+    let smoke_test = prop::option::of(prop_oneof![Just(Kind::Headless), Just(Kind::Headful)]);
+    (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, smoke_test).prop_map(
+        |(slots, sessions, headless, headful, launches, smoke_test)| {
             let headless = headless.min(slots);
             let prewarm = Hot { headless, headful: headful.min(slots - headless) };
-            Plan { slots, sessions, prewarm, prove, launches, drain_timeout: Duration::from_secs(100) }
+            Plan { slots, sessions, prewarm, smoke_test, launches, drain_timeout: Duration::from_secs(100) }
         },
     )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Sim {
+enum SimState {
     Launching,
     Running,
-    Ending,
+    Stopping,
 }
 
 struct World {
     machine: Machine,
     now: Instant,
-    stacks: BTreeMap<StackId, Sim>,
+    stacks: BTreeMap<StackId, SimState>,
     kinds: BTreeMap<StackId, Kind>,
-    /// The session (uid, and the how manyth of that name) that each stack was ever given to.
-    given: HashMap<StackId, (String, u32)>,
+    /// The session (UID and incarnation) to which each stack was assigned.
+    assigned_to: HashMap<StackId, (String, u32)>,
+    /// How often each UID was bound.
     incarnation: HashMap<String, u32>,
     opened: HashSet<StackId>,
     phases: HashMap<(String, u32), SessionPhase>,
@@ -89,12 +90,12 @@ impl World {
             now: Instant::now(),
             stacks: BTreeMap::new(),
             kinds: BTreeMap::new(),
-            given: HashMap::new(),
+            assigned_to: HashMap::new(),
             incarnation: HashMap::new(),
             opened: HashSet::new(),
             phases: HashMap::new(),
         };
-        world.happens(Event::Tick);
+        world.handle(Event::Tick);
         world
     }
 
@@ -102,29 +103,29 @@ impl World {
         self.machine.describe(&RunnerState::default(), self.now)
     }
 
-    fn happens(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         let effects = self.machine.handle(event, self.now);
-        self.carry_out(effects);
+        self.apply_effects(effects);
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    fn apply_effects(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Launch { stack, kind } => {
                     self.kinds.insert(stack, kind);
-                    assert_eq!(self.stacks.insert(stack, Sim::Launching), None, "a name given twice");
+                    assert_eq!(self.stacks.insert(stack, SimState::Launching), None, "stack id reused");
                 }
-                Effect::End { stack } => {
-                    let was = self.stacks.insert(stack, Sim::Ending).expect("only what runs is ended");
-                    assert_ne!(was, Sim::Ending, "{stack:?} ended twice");
+                Effect::Stop { stack } => {
+                    let was = self.stacks.insert(stack, SimState::Stopping).expect("only existing stacks are stopped");
+                    assert_ne!(was, SimState::Stopping, "{stack:?} stopped twice");
                 }
                 Effect::Ping { stack } => {
-                    assert_eq!(self.stacks[&stack], Sim::Running);
-                    assert!(!self.is_in_use(stack), "a session's browser is not to be disturbed");
+                    assert_eq!(self.stacks[&stack], SimState::Running);
+                    assert!(!self.is_in_use(stack), "pinged a browser in use");
                 }
-                Effect::Open { stack, .. } => {
-                    assert_eq!(self.stacks[&stack], Sim::Running);
-                    assert!(self.opened.insert(stack), "a start page opened twice");
+                Effect::OpenPage { stack, .. } => {
+                    assert_eq!(self.stacks[&stack], SimState::Running);
+                    assert!(self.opened.insert(stack), "page opened twice");
                 }
             }
         }
@@ -133,15 +134,15 @@ impl World {
 
     fn is_in_use(&self, stack: StackId) -> bool {
         let held = self.machine.sessions.iter().any(|(_, session)| session.stack() == Some(stack));
-        held || self.machine.proof.tried_by() == Some(stack)
+        held || self.machine.smoke_test.stack() == Some(stack)
     }
 
-    fn nth(&self, nth: usize, sim: Sim) -> Option<StackId> {
+    fn nth(&self, nth: usize, sim: SimState) -> Option<StackId> {
         let those: Vec<_> = self.stacks.iter().filter(|(_, state)| **state == sim).map(|(id, _)| *id).collect();
         (!those.is_empty()).then(|| those[nth % those.len()])
     }
 
-    fn take(&mut self, step: Step) {
+    fn apply(&mut self, step: Step) {
         match step {
             Step::Bind { uid, display, idle, lifetime, page } => {
                 self.bind(&format!("s{uid}"), request(display, idle, lifetime, page));
@@ -150,45 +151,49 @@ impl World {
                 let known = self.machine.session(&format!("s{uid}")).is_some();
                 let (answer, effects) = self.machine.end(&format!("s{uid}"), self.now);
                 assert_eq!(answer.is_ok(), known);
-                self.carry_out(effects);
+                self.apply_effects(effects);
             }
             Step::Touch { uid } => drop(self.machine.touch(&format!("s{uid}"), self.now)),
             Step::Launched { nth } => {
-                let Some(stack) = self.nth(nth, Sim::Launching) else { return };
-                self.stacks.insert(stack, Sim::Running);
-                self.happens(Event::Launched { stack, version: "1.2.3".into() });
+                let Some(stack) = self.nth(nth, SimState::Launching) else { return };
+                self.stacks.insert(stack, SimState::Running);
+                self.handle(Event::Launched { stack, version: "1.2.3".into() });
             }
-            Step::Broke { nth } => {
-                let sim = if nth % 2 == 0 { Sim::Launching } else { Sim::Running };
+            Step::Failed { nth } => {
+                let sim = if nth % 2 == 0 { SimState::Launching } else { SimState::Running };
                 let Some(stack) = self.nth(nth, sim) else { return };
-                self.stacks.insert(stack, Sim::Ending);
-                self.happens(Event::Broke { stack, message: "it broke".into() });
+                self.stacks.insert(stack, SimState::Stopping);
+                self.handle(Event::Failed { stack, message: "crashed".into() });
             }
-            Step::Gone { nth } => {
-                let Some(stack) = self.nth(nth, Sim::Ending) else { return };
+            Step::Removed { nth } => {
+                let Some(stack) = self.nth(nth, SimState::Stopping) else { return };
                 self.stacks.remove(&stack);
-                self.happens(Event::Gone { stack });
+                self.handle(Event::Removed { stack });
             }
-            Step::Answered { nth } => {
-                let Some(stack) = self.nth(nth, Sim::Running) else { return };
-                self.happens(Event::Answered { stack });
+            Step::PingAnswered { nth } => {
+                let Some(stack) = self.nth(nth, SimState::Running) else { return };
+                self.handle(Event::PingAnswered { stack });
             }
             Step::Page { nth, loaded } => {
-                let Some(stack) = self.nth(nth, Sim::Running).filter(|stack| self.opened.contains(stack)) else {
+                let Some(stack) = self.nth(nth, SimState::Running).filter(|stack| self.opened.contains(stack)) else {
                     return;
                 };
-                self.happens(Event::StartPage { stack, error: (!loaded).then(|| "it did not".into()) });
+                self.handle(Event::PageFinished { stack, error: (!loaded).then(|| "not loaded".into()) });
             }
-            Step::Client { nth, comes } => {
-                let Some(stack) = self.nth(nth, Sim::Running) else { return };
-                self.happens(if comes { Event::Joined { stack } } else { Event::Left { stack } });
+            Step::Client { nth, connects } => {
+                let Some(stack) = self.nth(nth, SimState::Running) else { return };
+                self.handle(if connects {
+                    Event::ClientConnected { stack }
+                } else {
+                    Event::ClientDisconnected { stack }
+                });
             }
             Step::Active { nth } => {
-                let Some(stack) = self.nth(nth, Sim::Running) else { return };
-                self.happens(Event::Active { stack });
+                let Some(stack) = self.nth(nth, SimState::Running) else { return };
+                self.handle(Event::ClientActive { stack });
             }
             Step::Wait { millis } => self.wait(Duration::from_millis(millis)),
-            Step::Drain => self.happens(Event::Drain),
+            Step::Drain => self.handle(Event::Drain),
         }
     }
 
@@ -199,28 +204,28 @@ impl World {
         let (answer, effects) = self.machine.bind(uid, request, self.now);
         match (before, answer) {
             (Some(before), answer) => {
-                assert_eq!(answer, Ok(()), "a repeated PUT is answered");
-                assert_eq!(self.machine.sessions.served(), served, "a repeated PUT takes nothing");
+                assert_eq!(answer, Ok(()), "a repeated PUT succeeds");
+                assert_eq!(self.machine.sessions.served(), served, "a repeated PUT does not count as a new session");
                 assert_eq!(
                     self.machine.session(uid).map(|after| (after.tier, after.name)),
                     Some((before.tier, before.name))
                 );
             }
             (None, Ok(())) => {
-                assert!(free > 0 && !draining, "granted without room");
+                assert!(free > 0 && !draining, "accepted without a free slot");
                 *self.incarnation.entry(uid.to_owned()).or_default() += 1;
                 assert_eq!(self.machine.sessions.served(), served + 1);
             }
-            (None, Err(refusal)) => {
-                assert_eq!(free, 0, "refused with room: {refusal}");
-                assert_eq!(refusal.reason == RefusalReason::Draining, draining);
+            (None, Err(error)) => {
+                assert_eq!(free, 0, "rejected with a free slot: {error}");
+                assert_eq!(error.reason == ErrorReason::Draining, draining);
                 assert!(self.machine.session(uid).is_none());
             }
         }
-        self.carry_out(effects);
+        self.apply_effects(effects);
     }
 
-    /// Lets time pass, deadline by deadline. Before a deadline nothing changes.
+    /// Advances the clock from deadline to deadline, and checks that nothing changes in between.
     fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -228,20 +233,20 @@ impl World {
             let before = self.state();
             let quiet = deadline.map_or(end, |deadline| deadline - Duration::from_nanos(1)).max(self.now);
             self.now = quiet;
-            assert_eq!(self.machine.handle(Event::Tick, quiet), [], "something was due before the deadline");
-            assert_eq!(before, self.state(), "something changed before the deadline");
+            assert_eq!(self.machine.handle(Event::Tick, quiet), [], "effects before the deadline");
+            assert_eq!(before, self.state(), "state changed before the deadline");
             if let Some(deadline) = deadline {
                 self.now = deadline;
-                self.happens(Event::Tick);
+                self.handle(Event::Tick);
             }
         }
     }
 
-    /// Lets time pass in which the first browser answers what it is asked.
-    fn answering(&mut self, time: Duration) {
+    /// Advances the clock while the first browser answers its pings.
+    fn answering_pings(&mut self, time: Duration) {
         for _ in 0..time.as_secs() {
             self.wait(Duration::from_secs(1));
-            self.take(Step::Answered { nth: 0 });
+            self.apply(Step::PingAnswered { nth: 0 });
         }
     }
 
@@ -249,22 +254,22 @@ impl World {
         let plan = self.machine.plan;
         let state = self.state();
         let live = state.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count();
-        let launching = self.stacks.values().filter(|sim| **sim == Sim::Launching).count();
-        assert!(self.stacks.len() <= plan.slots as usize, "more browsers than slots");
+        let launching = self.stacks.values().filter(|sim| **sim == SimState::Launching).count();
+        assert!(self.stacks.len() <= plan.slots as usize, "more stacks than slots");
         assert!(live <= plan.slots as usize, "more sessions than slots");
         assert!(launching <= plan.launches as usize, "too many launches at once");
-        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than in all");
+        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than the total");
         assert_eq!(state.spent, plan.sessions > 0 && self.machine.sessions.served() == plan.sessions);
         assert!(!(state.spent || state.draining) || state.free == 0);
         assert!(state.free as usize + live <= plan.slots as usize);
-        assert!(state.hot.headless + state.hot.headful <= state.free, "hot browsers that nobody can have");
-        assert!(!state.warm || self.machine.wanted().is_none() && self.machine.proof.is_given());
+        assert!(state.hot.headless + state.hot.headful <= state.free, "more hot browsers than free slots");
+        assert!(!state.warm || self.machine.missing_kind().is_none() && self.machine.smoke_test.has_passed());
         self.check_ownership();
-        self.check_that_nothing_waits_in_vain(launching);
+        self.check_no_missed_launch(launching);
         for session in &state.sessions {
             let key = (session.uid.clone(), self.incarnation[&session.uid]);
             let before = self.phases.insert(key, session.phase);
-            assert!(before.is_none_or(|before| before <= session.phase), "a session went back");
+            assert!(before.is_none_or(|before| before <= session.phase), "phase moved backwards");
             assert_eq!(session.end.is_some(), session.phase >= SessionPhase::Ending);
         }
     }
@@ -273,44 +278,54 @@ impl World {
         let mut held = HashSet::new();
         for (uid, session) in self.machine.sessions.iter() {
             let Some(stack) = session.stack() else { continue };
-            assert!(held.insert(stack), "one browser for two sessions");
+            assert!(held.insert(stack), "stack shared by two sessions");
             let owner = (uid.to_owned(), self.incarnation[uid]);
-            assert_eq!(*self.given.entry(stack).or_insert_with(|| owner.clone()), owner, "a browser was used again");
+            assert_eq!(
+                *self.assigned_to.entry(stack).or_insert_with(|| owner.clone()),
+                owner,
+                "stack reused by another session"
+            );
             let expected = match self.stacks[&stack] {
-                Sim::Launching => SessionPhase::Starting,
-                Sim::Running => SessionPhase::Ready,
-                Sim::Ending => SessionPhase::Ending,
+                SimState::Launching => SessionPhase::Starting,
+                SimState::Running => SessionPhase::Ready,
+                SimState::Stopping => SessionPhase::Ending,
             };
             assert_eq!(session.phase(), expected);
         }
         let mut hot = self.machine.hot_stacks();
-        assert!(hot.all(|stack| !self.is_in_use(stack)), "a browser in use is offered to other sessions");
-        for stack in self.given.keys().filter(|stack| !held.contains(*stack)) {
-            assert!(!self.stacks.contains_key(stack), "a browser outlived its session");
+        assert!(hot.all(|stack| !self.is_in_use(stack)), "hot browser is in use");
+        for stack in self.assigned_to.keys().filter(|stack| !held.contains(*stack)) {
+            assert!(!self.stacks.contains_key(stack), "stack outlived its session");
         }
     }
 
-    fn check_that_nothing_waits_in_vain(&self, launching: usize) {
+    fn check_no_missed_launch(&self, launching: usize) {
         let plan = self.machine.plan;
-        let place = self.stacks.len() < plan.slots as usize;
+        let has_slot = self.stacks.len() < plan.slots as usize;
         let for_sessions = self.machine.sessions.iter().filter_map(|(_, session)| session.stack());
-        let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == Sim::Launching).count();
-        let turn = for_sessions < plan.launches as usize;
-        assert!(!place || !turn || !self.machine.sessions.is_one_waiting(), "a session waits although there is room");
-        let room = place && launching < plan.launches as usize;
-        let paused = self.machine.backoff.until().is_some_and(|until| until > self.now);
-        assert!(!room || paused || self.machine.wanted().is_none(), "no browser is prewarmed although there is room");
+        let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == SimState::Launching).count();
+        let can_launch = for_sessions < plan.launches as usize;
+        assert!(
+            !has_slot || !can_launch || !self.machine.sessions.has_waiting(),
+            "session waits despite free capacity"
+        );
+        let has_room = has_slot && launching < plan.launches as usize;
+        let paused = self.machine.backoff.retry_at().is_some_and(|retry_at| retry_at > self.now);
+        assert!(!has_room || paused || self.machine.missing_kind().is_none(), "no prewarm despite free capacity");
         assert!(self.machine.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
     }
 
-    /// Told to go, with a shell that does its part, the runner comes to its end.
-    fn finish(mut self) {
-        self.happens(Event::Drain);
+    /// Drains the runner and checks that it finishes.
+    fn drain_to_end(mut self) {
+        self.handle(Event::Drain);
         self.wait(Duration::from_secs(300));
-        assert!(self.stacks.values().all(|sim| *sim == Sim::Ending), "something goes on after the drain deadline");
+        assert!(
+            self.stacks.values().all(|sim| *sim == SimState::Stopping),
+            "stack still alive after the drain deadline"
+        );
         for stack in self.stacks.keys().copied().collect::<Vec<_>>() {
             self.stacks.remove(&stack);
-            self.happens(Event::Gone { stack });
+            self.handle(Event::Removed { stack });
         }
         let state = self.state();
         assert!(state.sessions.iter().all(|session| session.phase == SessionPhase::Ended));
@@ -322,12 +337,12 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
     #[test]
-    fn no_history_breaks_the_rules(plan in plan(), steps in prop::collection::vec(step(), 0..80)) {
+    fn invariants_hold_in_random_histories(plan in plan(), steps in prop::collection::vec(step(), 0..80)) {
         let mut world = World::new(plan);
         for step in steps {
-            world.take(step);
+            world.apply(step);
         }
-        world.finish();
+        world.drain_to_end();
     }
 }
 
@@ -348,18 +363,18 @@ fn warm_world(slots: u32, prewarm: Hot) -> World {
         slots,
         sessions: 0,
         prewarm,
-        prove: None,
+        smoke_test: None,
         launches: 8,
         drain_timeout: Duration::from_secs(60),
     });
     for _ in 0..slots {
-        world.take(Step::Launched { nth: 0 });
+        world.apply(Step::Launched { nth: 0 });
     }
     world
 }
 
 #[test]
-fn a_hot_browser_makes_a_session_ready_at_once_and_opens_its_page() {
+fn binds_a_hot_browser_and_opens_the_start_page() {
     let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
     assert!(world.state().warm);
     world.bind("s", request(Display::Headless, 60, 600, true));
@@ -369,150 +384,154 @@ fn a_hot_browser_makes_a_session_ready_at_once_and_opens_its_page() {
     assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
 }
 
-/// A runner of one slot that is to prove itself first.
-fn world_to_prove() -> World {
+/// A runner with one slot and a pending smoke test.
+fn smoke_test_world() -> World {
     let drain_timeout = Duration::from_secs(60);
     let prewarm = Hot { headless: 1, headful: 0 };
-    World::new(Plan { slots: 1, sessions: 0, prewarm, prove: Some(Kind::Headful), launches: 2, drain_timeout })
+    World::new(Plan { slots: 1, sessions: 0, prewarm, smoke_test: Some(Kind::Headful), launches: 2, drain_timeout })
 }
 
 #[test]
-fn a_runner_is_warm_only_after_a_browser_of_it_has_loaded_a_page() {
-    let mut world = world_to_prove();
+fn is_warm_only_after_the_smoke_test_loads_a_page() {
+    let mut world = smoke_test_world();
     assert_eq!(world.kinds.values().copied().collect::<Vec<_>>(), [Kind::Headful]);
-    world.take(Step::Launched { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, Hot::default(), false));
-    world.take(Step::Page { nth: 0, loaded: false });
-    assert!(world.state().launch_error.is_some_and(|words| words.contains("could not load a page")));
-    world.take(Step::Gone { nth: 0 });
+    world.apply(Step::Page { nth: 0, loaded: false });
+    assert!(world.state().launch_error.is_some_and(|error| error.contains("could not load a page")));
+    world.apply(Step::Removed { nth: 0 });
     world.wait(Duration::from_secs(1));
-    world.take(Step::Launched { nth: 0 });
-    world.take(Step::Page { nth: 0, loaded: true });
-    assert_eq!((world.nth(0, Sim::Running), world.state().launch_error), (None, None), "it serves nobody");
-    world.take(Step::Gone { nth: 0 });
-    world.take(Step::Launched { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
+    world.apply(Step::Page { nth: 0, loaded: true });
+    assert_eq!(
+        (world.nth(0, SimState::Running), world.state().launch_error),
+        (None, None),
+        "the smoke test's browser is not reused"
+    );
+    world.apply(Step::Removed { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     assert!(world.state().warm && world.state().hot.headless == 1);
 }
 
 #[test]
-fn a_proof_that_hangs_failed_and_a_session_does_not_wait_for_it() {
-    let mut world = world_to_prove();
-    world.take(Step::Launched { nth: 0 });
+fn a_hung_smoke_test_fails_and_does_not_delay_a_session() {
+    let mut world = smoke_test_world();
+    world.apply(Step::Launched { nth: 0 });
     world.wait(LAUNCH_TIMEOUT);
-    assert!(world.state().launch_error.is_some_and(|words| words.contains("75 s")));
-    world.take(Step::Gone { nth: 0 });
+    assert!(world.state().launch_error.is_some_and(|error| error.contains("75 s")));
+    world.apply(Step::Removed { nth: 0 });
     world.wait(Duration::from_secs(1));
     world.bind("s", request(Display::Headless, 60, 600, false));
-    world.take(Step::Gone { nth: 0 });
-    world.take(Step::Launched { nth: 0 });
+    world.apply(Step::Removed { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.machine.session("s").unwrap().phase, SessionPhase::Ready);
-    assert!(!world.state().warm, "it owes the proof still");
+    assert!(!world.state().warm, "the smoke test is still pending");
 }
 
 #[test]
-fn a_session_of_another_kind_displaces_a_hot_browser_and_waits_until_it_is_gone() {
+fn a_session_of_the_other_kind_displaces_a_hot_browser() {
     let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
     world.bind("s", request(Display::LiveView, 60, 600, false));
-    assert_eq!(world.nth(0, Sim::Launching), None, "the room is not free yet");
-    world.take(Step::Gone { nth: 0 });
-    world.take(Step::Launched { nth: 0 });
+    assert_eq!(world.nth(0, SimState::Launching), None, "the displaced stack still occupies capacity");
+    world.apply(Step::Removed { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     let session = world.machine.session("s").unwrap();
     assert_eq!((session.phase, session.tier), (SessionPhase::Ready, Tier::Cold));
 }
 
 #[test]
-fn a_session_does_not_wait_behind_a_launch_for_nobody() {
+fn a_session_preempts_a_prewarm_launch() {
     let plan = Plan {
         slots: 3,
         sessions: 0,
         prewarm: Hot { headless: 2, headful: 0 },
-        prove: None,
+        smoke_test: None,
         launches: 1,
         drain_timeout: Duration::from_secs(60),
     };
     let mut world = World::new(plan);
-    world.take(Step::Launched { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     world.bind("hot", request(Display::Headless, 60, 600, false));
     let prewarmed = world.kinds.last_key_value().map(|(id, kind)| (*id, *kind));
     world.bind("other kind", request(Display::LiveView, 60, 600, false));
     let (prewarmed, kind) = prewarmed.unwrap();
-    assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, Sim::Ending));
-    world.take(Step::Launched { nth: 0 });
+    assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, SimState::Stopping));
+    world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.machine.session("other kind").unwrap().phase, SessionPhase::Ready);
-    // Then it is launched again.
-    world.take(Step::Gone { nth: 0 });
-    world.take(Step::Launched { nth: 0 });
+    // The preempted prewarm is launched again.
+    world.apply(Step::Removed { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.state().hot, Hot { headless: 1, headful: 0 });
 
-    // One of the session's kind is nobody's any more, and is what the session waits for.
+    // A prewarm of the session's own kind is assigned to it instead of being stopped.
     let mut world = World::new(plan);
     world.bind("same kind", request(Display::Headless, 60, 600, false));
     assert_eq!(world.stacks.len(), 1);
-    world.take(Step::Launched { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.machine.session("same kind").unwrap().phase, SessionPhase::Ready);
 }
 
 #[test]
-fn a_browser_that_does_not_answer_is_not_handed_out_and_then_replaced() {
+fn replaces_an_unresponsive_hot_browser() {
     let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
-    world.wait(FRESH);
+    world.wait(RESPONSIVE_WINDOW);
     assert_eq!((world.state().hot.headless, world.state().warm), (0, false));
-    world.take(Step::Answered { nth: 0 });
+    world.apply(Step::PingAnswered { nth: 0 });
     assert_eq!((world.state().hot.headless, world.state().warm), (1, true));
-    world.wait(HUNG);
-    assert_eq!(world.nth(0, Sim::Running), None);
-    world.take(Step::Gone { nth: 0 });
-    assert!(world.nth(0, Sim::Launching).is_some());
+    world.wait(UNRESPONSIVE_TIMEOUT);
+    assert_eq!(world.nth(0, SimState::Running), None);
+    world.apply(Step::Removed { nth: 0 });
+    assert!(world.nth(0, SimState::Launching).is_some());
 }
 
 #[test]
-fn a_launch_that_fails_is_retried_after_a_growing_pause() {
+fn retries_failed_launches_with_exponential_backoff() {
     let mut world = World::new(Plan {
         slots: 1,
         sessions: 0,
         prewarm: Hot { headless: 1, headful: 0 },
-        prove: None,
+        smoke_test: None,
         launches: 1,
         drain_timeout: Duration::ZERO,
     });
     for pause in [1, 2, 4, 8, 16, 30, 30] {
-        assert_eq!(world.stacks.values().collect::<Vec<_>>(), [&Sim::Launching]);
-        world.take(Step::Broke { nth: 0 });
-        world.take(Step::Gone { nth: 0 });
+        assert_eq!(world.stacks.values().collect::<Vec<_>>(), [&SimState::Launching]);
+        world.apply(Step::Failed { nth: 0 });
+        world.apply(Step::Removed { nth: 0 });
         assert!(!world.machine.is_ready() && world.state().launch_error.is_some());
         world.wait(Duration::from_secs(pause) - Duration::from_millis(1));
         assert!(world.stacks.is_empty());
         world.wait(Duration::from_millis(1));
     }
-    world.take(Step::Launched { nth: 0 });
+    world.apply(Step::Launched { nth: 0 });
     assert!(world.machine.is_ready() && world.state().launch_error.is_none());
 }
 
 #[test]
-fn hot_browsers_that_die_early_in_a_row_are_replaced_after_growing_pauses_and_a_single_one_soon() {
+fn backs_off_when_hot_browsers_crash_early_in_a_row() {
     let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
-    let mut dies_and_is_replaced_after = |lived: u64, pause: u64| {
-        world.answering(Duration::from_secs(lived));
-        world.take(Step::Broke { nth: 1 });
-        world.take(Step::Gone { nth: 0 });
+    let mut crash_and_expect_replacement_after = |lived: u64, pause: u64| {
+        world.answering_pings(Duration::from_secs(lived));
+        world.apply(Step::Failed { nth: 1 });
+        world.apply(Step::Removed { nth: 0 });
         world.wait(Duration::from_secs(pause) - Duration::from_millis(1));
-        assert!(world.stacks.is_empty(), "after {lived} s alive it is replaced in less than {pause} s");
+        assert!(world.stacks.is_empty(), "crashed after {lived} s: replaced in less than {pause} s");
         world.wait(Duration::from_millis(1));
-        world.take(Step::Launched { nth: 0 });
+        world.apply(Step::Launched { nth: 0 });
         assert!(world.machine.is_ready() && world.state().warm);
     };
     for pause in [1, 2, 4, 8, 16, 30, 30] {
-        dies_and_is_replaced_after(1, pause);
+        crash_and_expect_replacement_after(1, pause);
     }
-    // It was killed, or crashed once in a while: nothing is wrong with the next.
+    // A crash after a long uptime does not count towards the backoff.
     for _ in 0..3 {
-        dies_and_is_replaced_after(40, 1);
+        crash_and_expect_replacement_after(40, 1);
     }
-    dies_and_is_replaced_after(1, 2);
+    crash_and_expect_replacement_after(1, 2);
 }
 
 #[test]
-fn idle_time_runs_from_the_last_activity_and_lifetime_from_the_bind() {
+fn idle_time_counts_from_the_last_activity_and_lifetime_from_the_bind() {
     let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
     world.bind("idle", request(Display::Headless, 30, 600, false));
     world.bind("busy", request(Display::Headless, 30, 100, false));
@@ -523,7 +542,7 @@ fn idle_time_runs_from_the_last_activity_and_lifetime_from_the_bind() {
         world.machine.touch("busy", world.now).unwrap();
         assert_eq!(world.machine.report("busy", world.now).unwrap().idle_milliseconds, Some(0));
     }
-    assert_eq!(world.machine.report("idle", world.now).unwrap().idle_milliseconds, None, "it is over");
+    assert_eq!(world.machine.report("idle", world.now).unwrap().idle_milliseconds, None, "the session has ended");
     let reason = |world: &World, uid: &str| world.machine.session(uid).unwrap().end.map(|end| end.reason);
     assert_eq!(reason(&world, "idle"), Some(EndReason::IdleTimeout));
     assert_eq!(reason(&world, "busy"), None);
@@ -532,33 +551,37 @@ fn idle_time_runs_from_the_last_activity_and_lifetime_from_the_bind() {
 }
 
 #[test]
-fn how_a_session_ended_is_listed_until_it_is_acknowledged() {
+fn lists_an_ended_session_until_it_is_acknowledged() {
     let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
     world.bind("crashed", request(Display::Headless, 30, 600, false));
-    world.take(Step::Broke { nth: 1 });
+    world.apply(Step::Failed { nth: 1 });
     world.bind("deleted", request(Display::Headless, 30, 600, false));
-    world.take(Step::Gone { nth: 0 });
+    world.apply(Step::Removed { nth: 0 });
     let session = world.machine.session("crashed").map(|session| (session.phase, session.end.unwrap().reason));
     assert_eq!(session, Some((SessionPhase::Ended, EndReason::BrowserCrashed)));
     assert!(world.machine.end("crashed", world.now).0.is_ok());
     assert!(world.machine.session("crashed").is_none());
-    assert_eq!(world.machine.end("crashed", world.now).0.unwrap_err().reason, RefusalReason::UnknownSession);
+    assert_eq!(world.machine.end("crashed", world.now).0.unwrap_err().reason, ErrorReason::UnknownSession);
 }
 
 #[test]
-fn a_runner_that_was_told_to_go_lets_sessions_end_and_waits_for_the_acknowledgements() {
+fn drains_sessions_and_waits_for_acknowledgements() {
     let mut world = warm_world(3, Hot { headless: 3, headful: 0 });
     world.bind("ends", request(Display::Headless, 30, 600, false));
     world.bind("stays", request(Display::Headless, 300, 600, false));
-    world.happens(Event::Drain);
-    assert_eq!(world.stacks.values().filter(|sim| **sim == Sim::Ending).count(), 1, "the hot browser is of no use now");
-    assert!(world.machine.is_ready(), "it still serves");
+    world.handle(Event::Drain);
+    assert_eq!(
+        world.stacks.values().filter(|sim| **sim == SimState::Stopping).count(),
+        1,
+        "the unused hot browser is stopped"
+    );
+    assert!(world.machine.is_ready(), "a draining runner with sessions is ready");
     world.wait(Duration::from_secs(60));
     let reason = |world: &World, uid: &str| world.machine.session(uid).unwrap().end.unwrap().reason;
     assert_eq!(reason(&world, "ends"), EndReason::IdleTimeout);
     assert_eq!(reason(&world, "stays"), EndReason::RunnerDrained);
     for _ in 0..3 {
-        world.take(Step::Gone { nth: 0 });
+        world.apply(Step::Removed { nth: 0 });
     }
     assert!(!world.machine.is_finished(world.now));
     for uid in ["ends", "stays"] {

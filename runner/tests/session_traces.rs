@@ -1,4 +1,4 @@
-//! What a real runner tells a collector of traces.
+//! Tests of the traces that a real runner exports to a collector.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -7,27 +7,27 @@ mod support;
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{BindRequest, SessionPhase, StartPage, Tier};
 use camofleet_testkit::collector::{Collector, only};
-use support::{Bed, request};
+use support::{TestRunner, request};
 
 const TRACE: &str = "0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b";
 const CALLER: &str = "00f067aa0ba902b7";
 
-async fn start(collector: &Collector, flags: &[&str]) -> Bed {
+async fn start(collector: &Collector, flags: &[&str]) -> TestRunner {
     let endpoint = collector.endpoint();
-    Bed::start_with(flags, |command, _| {
+    TestRunner::start_with(flags, |command, _| {
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "100");
     })
     .await
 }
 
 #[tokio::test]
-async fn a_cold_start_goes_on_with_the_callers_trace() {
+async fn a_cold_start_continues_the_trace_of_its_caller() {
     let collector = Collector::start().await.unwrap();
-    let mut bed = start(&collector, &[]).await;
-    let asked =
+    let mut runner = start(&collector, &[]).await;
+    let bind_request =
         BindRequest { start_url: Some("data:text/html,<title>secret</title>".into()), ..request(Display::Headless) };
     let header = format!("00-{TRACE}-{CALLER}-01");
-    let bound = bed.bind_in(Some(&header), "cold", &asked).await.unwrap();
+    let bound = runner.bind_traced(Some(&header), "cold", &bind_request).await.unwrap();
     assert_eq!((bound.session.tier, bound.session.phase), (Tier::Cold, SessionPhase::Starting));
     let trace = collector.wait_for(TRACE, &["bind", "launch", "start page"]).await.unwrap();
 
@@ -37,21 +37,22 @@ async fn a_cold_start_goes_on_with_the_callers_trace() {
     assert!(trace.iter().all(|span| span.service == "camofleet-runner" && span.error.is_none()), "{trace:#?}");
     assert!(bind.time.0 == launch.time.0 && bind.time.1 <= launch.time.1, "{trace:#?}");
     assert!(launch.time.1 == page.time.0 && page.time.0 <= page.time.1, "{trace:#?}");
-    let told = trace.iter().flat_map(|span| &span.attributes).map(|(_, value)| value);
-    assert!(told.clone().all(|value| !value.contains("secret") && !value.contains("eyJ")), "{trace:#?}");
+    let values = trace.iter().flat_map(|span| &span.attributes).map(|(_, value)| value);
+    assert!(values.clone().all(|value| !value.contains("secret") && !value.contains("eyJ")), "{trace:#?}");
 
-    // A repeated call is told, and the start is over.
-    bed.bind_in(Some(&format!("00-{TRACE}-{}-01", "1".repeat(16))), "cold", &asked).await.unwrap();
-    // Nor is one that nobody records.
-    bed.end("cold").await;
-    bed.until("an empty list", |state| state.sessions.is_empty().then_some(())).await;
+    // A repeated call has its own span, but no further spans of the finished start.
+    runner.bind_traced(Some(&format!("00-{TRACE}-{}-01", "1".repeat(16))), "cold", &bind_request).await.unwrap();
+    // A call whose trace is not recorded has no span.
+    runner.end("cold").await;
+    runner.wait_for("an empty list", |state| state.sessions.is_empty().then_some(())).await;
     let unrecorded = "f".repeat(32);
-    bed.bind_in(Some(&format!("00-{unrecorded}-{CALLER}-00")), "unrecorded", &request(Display::Headless))
+    runner
+        .bind_traced(Some(&format!("00-{unrecorded}-{CALLER}-00")), "unrecorded", &request(Display::Headless))
         .await
         .unwrap();
-    bed.end("unrecorded").await;
-    // What is left is sent when it ends.
-    bed.terminate().await;
+    runner.end("unrecorded").await;
+    // The runner exports the remaining spans when it exits.
+    runner.terminate().await;
     let names = |trace: &str| collector.trace(trace).into_iter().map(|span| span.name).collect::<Vec<_>>();
     assert_eq!(names(&unrecorded), Vec::<String>::new());
     assert_eq!(names(TRACE).iter().filter(|name| *name == "bind").count(), 2);
@@ -59,15 +60,15 @@ async fn a_cold_start_goes_on_with_the_callers_trace() {
 }
 
 #[tokio::test]
-async fn a_start_page_that_fails_is_told_without_its_address() {
+async fn the_span_of_a_failed_start_page_omits_its_address() {
     let collector = Collector::start().await.unwrap();
-    let bed = start(&collector, &["--prewarm-headless=1"]).await;
-    bed.until_warm().await;
+    let runner = start(&collector, &["--prewarm-headless=1"]).await;
+    runner.wait_until_warm().await;
     let failing = BindRequest { start_url: Some("http://127.0.0.1:1/?secret".into()), ..request(Display::Headless) };
-    let bound = bed.bind_in(Some(&format!("00-{TRACE}-{CALLER}-01")), "hot", &failing).await.unwrap();
+    let bound = runner.bind_traced(Some(&format!("00-{TRACE}-{CALLER}-01")), "hot", &failing).await.unwrap();
     assert_eq!(bound.session.tier, Tier::Hot);
     let trace = collector.wait_for(TRACE, &["bind", "start page"]).await.unwrap();
     let (bind, page) = (only(&trace, "bind"), only(&trace, "start page"));
     assert_eq!((trace.len(), page.error.as_deref(), &page.parent), (2, Some("failed"), &bind.id));
-    assert!(matches!(bed.state().await.session("hot").unwrap().start_page, StartPage::Failed { .. }));
+    assert!(matches!(runner.state().await.session("hot").unwrap().start_page, StartPage::Failed { .. }));
 }
