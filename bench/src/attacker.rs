@@ -2,7 +2,7 @@
 //! runners are hostile, pods that only claim to be runners, and oversized sessions.
 
 use crate::{
-    harness::{lasting_pool, of_pool},
+    harness::{long_lived_pool, session_spec},
     simulator::{Attack, Simulator},
 };
 use anyhow::{Context, Result};
@@ -33,16 +33,16 @@ const ANNOTATION: usize = 262_000;
 /// An API group that no server serves, so that the garbage collector cannot find out that the owner does not exist.
 const MADE_UP_GROUP: &str = "unserved.example/v1";
 const NO_UID: &str = "00000000-0000-4000-8000-000000000000";
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// From one replaced object to the next of the same kind. Without a pause the API server of a machine with two cores is
 /// saturated, and claims wait for it rather than for the operator.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a hostile runner attacks before it is killed.
 const RUNNER_LIFE: Duration = Duration::from_secs(12);
 
-/// The pool whose pods [`Pretender`]s claim to be of.
+/// The pool whose pods [`FakeRunner`]s claim to be of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Victim {
+pub struct TargetPool {
     /// UID of the pool.
     pub uid: String,
     /// The revision that its runners have.
@@ -51,22 +51,22 @@ pub struct Victim {
 
 /// A pod that its creator labels as a runner of some pool.
 #[derive(Clone, Debug)]
-pub struct Pretender {
+pub struct FakeRunner {
     /// Name of the pod.
     pub name: String,
     /// How it attacks, once it runs.
     pub attack: Attack,
     /// The pool that it claims to be of, in another namespace; absent: a pool that does not exist.
-    pub victim: Option<Victim>,
+    pub target: Option<TargetPool>,
     /// A scheduling gate keeps it from ever running.
     pub gated: bool,
 }
 
-impl Pretender {
+impl FakeRunner {
     /// The pod, with the labels of a runner and an owner of the kind `WorkerPool` of an API group that does not exist.
     pub fn pod(&self) -> Pod {
-        let (uid, revision) = match &self.victim {
-            Some(victim) => (victim.uid.as_str(), victim.revision.as_str()),
+        let (uid, revision) = match &self.target {
+            Some(target) => (target.uid.as_str(), target.revision.as_str()),
             None => (NO_UID, "none"),
         };
         let gates = if self.gated { json!([{ "name": "unserved.example/never" }]) } else { json!([]) };
@@ -92,9 +92,9 @@ impl Pretender {
 }
 
 /// The pool whose runners attack in that way.
-pub fn pool(attack: Attack) -> WorkerPool {
+pub fn hostile_pool(attack: Attack) -> WorkerPool {
     let mut spec = match attack {
-        Attack::NeverWarm => lasting_pool(NEVER_WARM, 1),
+        Attack::NeverWarm => long_lived_pool(NEVER_WARM, 1),
         Attack::DrippingRefusal
         | Attack::DrippingState
         | Attack::HugeRefusal
@@ -105,7 +105,7 @@ pub fn pool(attack: Attack) -> WorkerPool {
         | Attack::OrphansInSlots
         | Attack::BadNames
         | Attack::Redirect
-        | Attack::HugeNumbers => lasting_pool(RUNNERS, SLOTS),
+        | Attack::HugeNumbers => long_lived_pool(RUNNERS, SLOTS),
     };
     // They ask for nothing of the nodes: what is short for others is to be the launches alone.
     spec.template.resources = Some(ResourceRequirements::default());
@@ -114,38 +114,38 @@ pub fn pool(attack: Attack) -> WorkerPool {
 
 /// A session that waits for a pool that does not exist, with as many annotations as the API server takes.
 pub fn large_session(index: usize) -> BrowserSession {
-    let spec = BrowserSessionSpec { queue_timeout_seconds: 86400, ..of_pool("absent") };
+    let spec = BrowserSessionSpec { queue_timeout_seconds: 86400, ..session_spec("absent") };
     let mut session = BrowserSession::new(&format!("large-{index}"), spec);
     session.metadata.annotations = Some([("attack".to_owned(), "x".repeat(ANNOTATION))].into());
     session
 }
 
-/// Runs the whole attack until the process ends: as that user, in that namespace, with hostile runners on 127.`second`.0.0/16.
+/// Runs the whole attack until the process ends: as that user, in that namespace, with hostile runners on 127.`octet`.0.0/16.
 ///
 /// # Errors
 /// When it cannot begin.
-pub async fn run(kubeconfig: &Path, namespace: &str, second: u8, victim: Victim) -> Result<()> {
+pub async fn run(kubeconfig: &Path, namespace: &str, octet: u8, target: TargetPool) -> Result<()> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).context("cannot read the kubeconfig")?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let client = Client::try_from(config.clone())?;
-    let _runners = Simulator::start_hostile(config, second, namespace).await?;
+    let _runners = Simulator::start_hostile(config, octet, namespace).await?;
     let (pools, pods, sessions): (Api<WorkerPool>, Api<Pod>, Api<BrowserSession>) = (
         Api::namespaced(client.clone(), namespace),
         Api::namespaced(client.clone(), namespace),
         Api::namespaced(client, namespace),
     );
-    let pretenders: Vec<Pod> = pretenders(&victim).map(|pretender| pretender.pod()).collect();
+    let fake_runners: Vec<Pod> = fake_runners(&target).map(|fake_runner| fake_runner.pod()).collect();
     let large: Vec<BrowserSession> = (0..LARGE_SESSIONS).map(large_session).collect();
     // The pretenders come first, because they would take the launch budget from the other namespaces.
-    for pretender in &pretenders {
-        create(&pods, pretender).await;
+    for fake_runner in &fake_runners {
+        create(&pods, fake_runner).await;
     }
-    create(&pools, &pool(Attack::NeverWarm)).await;
+    create(&pools, &hostile_pool(Attack::NeverWarm)).await;
     for attack in Attack::ALL.into_iter().filter(|attack| *attack != Attack::NeverWarm) {
-        create(&pools, &pool(attack)).await;
+        create(&pools, &hostile_pool(attack)).await;
     }
     for index in 0..BAIT {
-        let bait = of_pool(Attack::EndlessAnswer.name());
+        let bait = session_spec(Attack::EndlessAnswer.name());
         create(&sessions, &BrowserSession::new(&format!("bait-{index}"), bait)).await;
     }
     for session in &large {
@@ -153,7 +153,7 @@ pub async fn run(kubeconfig: &Path, namespace: &str, second: u8, victim: Victim)
     }
     // The operator closes connections early and waits before it opens others, so the attacks above soon cost the attacker
     // nothing. Replaced objects reach the operator as watch events, which it cannot slow down.
-    tokio::join!(replace_endlessly(&pods, &pretenders), replace_endlessly(&sessions, &large), kill_runners(&pods));
+    tokio::join!(replace_endlessly(&pods, &fake_runners), replace_endlessly(&sessions, &large), kill_runners(&pods));
     Ok(())
 }
 
@@ -185,26 +185,26 @@ async fn kill_runners(pods: &Api<Pod>) {
 }
 
 /// Pods that never run, and pods that run and are of no pool, or of one that is not theirs.
-fn pretenders(victim: &Victim) -> impl Iterator<Item = Pretender> {
-    let gated = (0..GATED).map(|index| Pretender {
+fn fake_runners(target: &TargetPool) -> impl Iterator<Item = FakeRunner> {
+    let gated = (0..GATED).map(|index| FakeRunner {
         name: format!("gated-{index}"),
         attack: Attack::NeverWarm,
-        victim: None,
+        target: None,
         gated: true,
     });
-    let of_victim = [Attack::OrphansInSlots, Attack::NeverWarm, Attack::DrippingRefusal].map(|attack| Pretender {
+    let of_target = [Attack::OrphansInSlots, Attack::NeverWarm, Attack::DrippingRefusal].map(|attack| FakeRunner {
         name: format!("of-victim-{}", attack.name()),
         attack,
-        victim: Some(victim.clone()),
+        target: Some(target.clone()),
         gated: false,
     });
-    let of_nothing = Attack::ALL.map(|attack| Pretender {
+    let without_pool = Attack::ALL.map(|attack| FakeRunner {
         name: format!("of-nothing-{}", attack.name()),
         attack,
-        victim: None,
+        target: None,
         gated: false,
     });
-    gated.chain(of_victim).chain(of_nothing)
+    gated.chain(of_target).chain(without_pool)
 }
 
 /// Creates it, or gives up when the API server refuses: a fleet that forbids this attack still has to stand the others.
@@ -222,7 +222,7 @@ where
             }
             Err(error) => {
                 eprintln!("tried again: {error}");
-                tokio::time::sleep(TRY_AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }

@@ -14,7 +14,7 @@ const PERIOD: u64 = 100_000;
 
 /// How often a group is tried to be removed, and the pause between.
 const TRIES: usize = 20;
-const TRY_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// The limit that a group's processes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Drop for ControlGroup {
         // The kernel lets go of a process a moment after it has ended. A group that still has processes stays.
         let removed = (0..TRIES).any(|_| {
             fs::remove_dir(&self.folder).is_ok() || {
-                thread::sleep(TRY_AGAIN);
+                thread::sleep(RETRY_DELAY);
                 false
             }
         });
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quarter_of_a_core_is_25_ms_of_100() {
+    fn a_quarter_of_a_core_is_25_ms_of_each_100_ms() {
         let quarter = Limit::CpuPercent(25);
         assert_eq!(settings(true, quarter), [("cpu.max", "25000 100000".to_owned())]);
         assert_eq!(settings(false, quarter)[1], ("cpu.cfs_quota_us", "25000".to_owned()));

@@ -1,8 +1,8 @@
 //! Compares two variants by runs in turn: medians, ratios of neighbouring runs, and how much runs of one variant differ.
 
 use crate::{
-    figures::{median, ratio},
     report::{cell, rounded},
+    stats::{median, ratio},
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub struct Row {
     /// B divided by A, of each pair of neighbours.
     pub ratios: Vec<f64>,
     /// The later divided by the earlier, of neighbouring runs of one variant.
-    pub same: Vec<f64>,
+    pub identical: Vec<f64>,
 }
 
 impl Comparison {
@@ -53,9 +53,9 @@ impl Comparison {
     }
 
     /// The next run in that order. Of its figures the numbers count; those within an object are called `object.field`.
-    pub fn add(&mut self, variant: Variant, figures: &Map<String, Value>) {
+    pub fn add(&mut self, variant: Variant, metrics: &Map<String, Value>) {
         let mut numbers = BTreeMap::new();
-        collect_numbers("", figures, &mut numbers);
+        collect_numbers("", metrics, &mut numbers);
         self.runs.push((variant, numbers));
     }
 
@@ -63,9 +63,9 @@ impl Comparison {
     pub fn row(&self, key: &str) -> Row {
         let of = |variant: Variant| {
             let runs = self.runs.iter().filter(move |(other, _)| *other == variant);
-            runs.filter_map(|(_, figures)| figures.get(key).copied()).collect()
+            runs.filter_map(|(_, metrics)| metrics.get(key).copied()).collect()
         };
-        let (mut ratios, mut same) = (Vec::new(), Vec::new());
+        let (mut ratios, mut identical) = (Vec::new(), Vec::new());
         for (index, neighbours) in self.runs.windows(2).enumerate() {
             let [(first, earlier), (second, later)] = neighbours else { continue };
             let (Some(earlier), Some(later)) = (earlier.get(key), later.get(key)) else { continue };
@@ -73,15 +73,15 @@ impl Comparison {
             match (first, second) {
                 (Variant::A, Variant::B) if is_pair => ratios.extend(ratio(*later, *earlier)),
                 (Variant::B, Variant::A) if is_pair => ratios.extend(ratio(*earlier, *later)),
-                (Variant::A, Variant::A) | (Variant::B, Variant::B) => same.extend(ratio(*later, *earlier)),
+                (Variant::A, Variant::A) | (Variant::B, Variant::B) => identical.extend(ratio(*later, *earlier)),
                 (Variant::A, Variant::B) | (Variant::B, Variant::A) => {}
             }
         }
-        Row { a: of(Variant::A), b: of(Variant::B), ratios, same }
+        Row { a: of(Variant::A), b: of(Variant::B), ratios, identical }
     }
 
     fn keys(&self) -> impl Iterator<Item = &String> {
-        self.runs.iter().flat_map(|(_, figures)| figures.keys()).collect::<std::collections::BTreeSet<_>>().into_iter()
+        self.runs.iter().flat_map(|(_, metrics)| metrics.keys()).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
 
     /// Prints a table for people, and one line of JSON.
@@ -95,17 +95,17 @@ impl Comparison {
             "{:<32} {:>3} {:>10} {:>10} {:>7}  {:<16} {:<16}",
             "figure", "n", "A", "B", "B/A", "lowest, highest", "identical runs"
         );
-        let mut figures = Map::new();
+        let mut metrics = Map::new();
         for key in self.keys() {
             let row = self.row(key);
             let [a, b, ratios] = [&row.a, &row.b, &row.ratios].map(|values| cell(median(values)));
-            let (range, same) = (range(&row.ratios), range(&row.same));
-            println!("{key:<32} {:>3} {a:>10} {b:>10} {ratios:>7}  {range:<16} {same:<16}", row.b.len());
-            figures.insert(key.clone(), row.to_json());
+            let (range, identical) = (range(&row.ratios), range(&row.identical));
+            println!("{key:<32} {:>3} {a:>10} {b:>10} {ratios:>7}  {range:<16} {identical:<16}", row.b.len());
+            metrics.insert(key.clone(), row.to_json());
         }
         println!();
         let document = json!({
-            "scenario": self.scenario, "a": self.names[0], "b": self.names[1], "runs": self.runs.len(), "figures": figures,
+            "scenario": self.scenario, "a": self.names[0], "b": self.names[1], "runs": self.runs.len(), "figures": metrics,
             "machine": machine, "versions": versions,
         });
         println!("{}", rounded(document));
@@ -120,14 +120,14 @@ impl Row {
 
     fn to_json(&self) -> Value {
         json!({
-            "a": median(&self.a), "b": median(&self.b), "ratio": self.ratio(), "ratios": self.ratios, "same": self.same,
+            "a": median(&self.a), "b": median(&self.b), "ratio": self.ratio(), "ratios": self.ratios, "same": self.identical,
             "runs_a": self.a, "runs_b": self.b,
         })
     }
 }
 
-fn collect_numbers(prefix: &str, figures: &Map<String, Value>, numbers: &mut BTreeMap<String, f64>) {
-    for (key, value) in figures {
+fn collect_numbers(prefix: &str, metrics: &Map<String, Value>, numbers: &mut BTreeMap<String, f64>) {
+    for (key, value) in metrics {
         let key = format!("{prefix}{key}");
         match value {
             Value::Object(within) => collect_numbers(&format!("{key}."), within, numbers),
@@ -149,29 +149,29 @@ mod tests {
     fn of_runs(values: &[f64]) -> Comparison {
         let mut comparison = Comparison::new("test", "before", "after");
         for (variant, value) in order(values.len() / 2).zip(values) {
-            let figures = json!({ "p50_ms": value, "cpu_percent": { "operator": 7.0 }, "writes": { "event": { "ok": 3 } }, "none": null });
-            comparison.add(variant, figures.as_object().unwrap());
+            let metrics = json!({ "p50_ms": value, "cpu_percent": { "operator": 7.0 }, "writes": { "event": { "ok": 3 } }, "none": null });
+            comparison.add(variant, metrics.as_object().unwrap());
         }
         comparison
     }
 
     #[test]
-    fn variants_take_turns() {
+    fn variants_alternate() {
         use Variant::{A, B};
         assert_eq!(order(3).collect::<Vec<_>>(), [A, B, B, A, A, B]);
     }
 
     #[test]
-    fn a_ratio_is_of_neighbours_and_the_spread_is_of_one_variant() {
+    fn ratios_compare_neighbouring_runs_and_identical_runs_give_the_spread() {
         // A 10, B 20, B 22, A 11, A 12, B 36
         let row = of_runs(&[10.0, 20.0, 22.0, 11.0, 12.0, 36.0]).row("p50_ms");
         assert_eq!((row.a, row.b), (vec![10.0, 11.0, 12.0], vec![20.0, 22.0, 36.0]));
         assert_eq!(row.ratios, [2.0, 2.0, 3.0]);
-        assert_eq!(row.same, [22.0 / 20.0, 12.0 / 11.0]);
+        assert_eq!(row.identical, [22.0 / 20.0, 12.0 / 11.0]);
     }
 
     #[test]
-    fn figures_within_figures_count() {
+    fn nested_metrics_get_dotted_names() {
         let comparison = of_runs(&[1.0, 1.0]);
         assert_eq!(comparison.row("cpu_percent.operator").a, [7.0]);
         assert_eq!(comparison.row("writes.event.ok").a, [3.0]);

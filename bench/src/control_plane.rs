@@ -4,7 +4,7 @@
 use crate::{
     binaries::Kubernetes,
     daemon::{Daemon, Spec},
-    network::Network,
+    network::LoopbackNetwork,
 };
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::{
@@ -28,8 +28,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// How long the API server may take until it answers.
-const START_PATIENCE: Duration = Duration::from_secs(180);
-const TRY_AGAIN: Duration = Duration::from_millis(50);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// What the API server says of itself when asked for `/readyz`.
 const READY: &str = "ok";
 
@@ -40,7 +40,7 @@ pub enum User {
     Admin,
     /// The operator's service account: its flow is that of any service account.
     Operator,
-    /// A user without any rights but those that [`crate::harness::Harness::admit_tenant`] grants in one namespace.
+    /// A user without any rights but those that [`crate::harness::Harness::grant_tenant`] grants in one namespace.
     Tenant,
 }
 
@@ -74,7 +74,7 @@ pub struct ControlPlane {
     /// Collects garbage, empties namespaces, gives them their service account, and checks the types of admission policies.
     pub controller_manager: Daemon,
     /// The addresses that are its own.
-    pub network: Network,
+    pub network: LoopbackNetwork,
     folder: TempDir,
 }
 
@@ -87,7 +87,7 @@ impl ControlPlane {
         let folder = tempfile::Builder::new().prefix("camofleet-bench-").tempdir();
         let folder = folder.context("cannot make a temporary folder")?;
         let path = folder.path();
-        let network = Network::claim()?;
+        let network = LoopbackNetwork::claim()?;
         write_keys(path)?;
         write_users(path, network.host())?;
         let etcd = Daemon::start(etcd(kubernetes, path, network.host()))?;
@@ -114,7 +114,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn kubeconfig_by(&self, server: &str, name: &str) -> Result<PathBuf> {
+    pub fn proxy_kubeconfig(&self, server: &str, name: &str) -> Result<PathBuf> {
         let kubeconfig = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
             "clusters": [{ "name": "proxy", "cluster": { "server": server } }],
@@ -131,7 +131,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn kubeconfig_as(&self, user: &str, groups: &[&str], name: &str) -> Result<PathBuf> {
+    pub fn impersonating_kubeconfig(&self, user: &str, groups: &[&str], name: &str) -> Result<PathBuf> {
         let admin = self.kubeconfig(User::Admin);
         let text = fs::read_to_string(&admin).with_context(|| format!("cannot read {}", admin.display()))?;
         let mut kubeconfig: serde_json::Value = serde_json::from_str(&text)?;
@@ -186,9 +186,9 @@ impl ControlPlane {
 }
 
 async fn wait_for_api_server(folder: &Path, api_server: &mut Daemon) -> Result<()> {
-    let began = Instant::now();
-    let mut said = "it did not answer yet".to_owned();
-    while began.elapsed() < START_PATIENCE {
+    let start = Instant::now();
+    let mut last_answer = "it did not answer yet".to_owned();
+    while start.elapsed() < START_TIMEOUT {
         api_server.pid()?;
         // It makes its certificate when it starts for the first time: before that nobody can know whom to trust.
         if folder.join(CERTIFICATE).is_file() {
@@ -196,15 +196,15 @@ async fn wait_for_api_server(folder: &Path, api_server: &mut Daemon) -> Result<(
             let request = http::Request::get("/readyz").body(Vec::new())?;
             match tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await {
                 Ok(Ok(answer)) if answer == READY => return Ok(()),
-                Ok(Ok(answer)) => said = answer,
-                Ok(Err(error)) => said = error.to_string(),
-                Err(_) => "it did not answer in 2 s".clone_into(&mut said),
+                Ok(Ok(answer)) => last_answer = answer,
+                Ok(Err(error)) => last_answer = error.to_string(),
+                Err(_) => "it did not answer in 2 s".clone_into(&mut last_answer),
             }
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
-    let seconds = START_PATIENCE.as_secs();
-    bail!("the API server was not ready after {seconds} s: {said}; its log ends: {}", api_server.last_words())
+    let seconds = START_TIMEOUT.as_secs();
+    bail!("the API server was not ready after {seconds} s: {last_answer}; its log ends: {}", api_server.log_tail())
 }
 
 /// Where the API server puts its self-made certificate, with that of the authority that signed it.

@@ -3,7 +3,7 @@
 use crate::{
     daemon::Daemon,
     harness::Harness,
-    machine::{Spent, Usage},
+    machine::{CpuTimes, Usage},
     operator::Operator,
 };
 use anyhow::Result;
@@ -17,7 +17,7 @@ use std::{
 #[derive(Debug)]
 pub struct CpuWatch {
     since: Instant,
-    machine: Spent,
+    machine: CpuTimes,
     processes: BTreeMap<&'static str, Duration>,
 }
 
@@ -27,7 +27,7 @@ impl CpuWatch {
     /// # Errors
     /// When the kernel does not tell what was used.
     pub fn start(harness: &Harness, operator: &Operator) -> Result<Self> {
-        Ok(Self { since: Instant::now(), machine: Spent::now()?, processes: processes(harness, operator) })
+        Ok(Self { since: Instant::now(), machine: CpuTimes::now()?, processes: processes(harness, operator) })
     }
 
     /// Percent of one CPU since the beginning, by process. `bench` is the measuring client with the simulator, `others` is
@@ -38,7 +38,7 @@ impl CpuWatch {
     pub fn percent(&self, harness: &Harness, operator: &Operator) -> Result<Value> {
         let elapsed = self.since.elapsed();
         let percent = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64() * 100.0;
-        let now = Spent::now()?;
+        let now = CpuTimes::now()?;
         let mut used = json!({ "stolen": percent(now.stolen.saturating_sub(self.machine.stolen)) });
         let mut others = now.busy.saturating_sub(self.machine.busy);
         for (name, time) in processes(harness, operator) {

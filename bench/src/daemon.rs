@@ -15,7 +15,7 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// How many bytes of a log are shown when its program failed.
-const LAST_WORDS: usize = 2000;
+const LOG_TAIL_BYTES: usize = 2000;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Daemon {
     pub fn pid(&mut self) -> Result<u32> {
         let running = self.is_running();
         let pid = self.child.as_ref().and_then(Child::id).filter(|_| running);
-        pid.with_context(|| format!("{} has ended: {}", self.spec.name, self.last_words()))
+        pid.with_context(|| format!("{} has ended: {}", self.spec.name, self.log_tail()))
     }
 
     /// Its process, while nobody has found out that it has ended.
@@ -101,12 +101,12 @@ impl Daemon {
     ///
     /// # Errors
     /// When the kernel does not let it be killed.
-    pub async fn terminate(&mut self, patience: Duration) -> Result<()> {
+    pub async fn terminate(&mut self, timeout: Duration) -> Result<()> {
         if self.is_running() {
             self.signal(Signal::SIGTERM)?;
             if let Some(child) = &mut self.child {
                 // Whether it ended in time or not, `kill` below finds out.
-                let _ = tokio::time::timeout(patience, child.wait()).await;
+                let _ = tokio::time::timeout(timeout, child.wait()).await;
             }
         }
         self.kill().await
@@ -147,13 +147,13 @@ impl Daemon {
     }
 
     /// The end of its log.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         tail(&self.spec.log).unwrap_or_else(|error| format!("its log cannot be read: {error}"))
     }
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {
     let bytes = fs::read(log)?;
-    let from = bytes.len().saturating_sub(LAST_WORDS);
+    let from = bytes.len().saturating_sub(LOG_TAIL_BYTES);
     Ok(String::from_utf8_lossy(&bytes[from..]).into_owned())
 }

@@ -44,8 +44,8 @@ use tokio::sync::Semaphore;
 
 /// Calls at once of each of the measuring client's kinds. Each call has a connection of its own while it lasts.
 const CALLS: usize = 64;
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const SETUP_PATIENCE: Duration = Duration::from_secs(180);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What the harness is made of.
 #[derive(Clone, Debug)]
@@ -79,20 +79,20 @@ pub struct Harness {
 #[derive(Clone)]
 pub struct Claims {
     sessions: Arc<Sessions>,
-    client: ClientWithTurns,
+    client: LimitedClient,
     /// Patches as the operator does.
-    patcher: ClientWithTurns,
+    patcher: LimitedClient,
 }
 
 #[derive(Clone)]
-struct ClientWithTurns {
+struct LimitedClient {
     client: Client,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl ClientWithTurns {
+impl LimitedClient {
     fn new(client: Client) -> Self {
-        Self { client, turns: Arc::new(Semaphore::new(CALLS)) }
+        Self { client, permits: Arc::new(Semaphore::new(CALLS)) }
     }
 }
 
@@ -103,7 +103,7 @@ impl Harness {
     /// When something cannot be started.
     pub async fn start(options: Options) -> Result<Self> {
         let mut control_plane = ControlPlane::start(&options.kubernetes).await?;
-        match Self::fill(&control_plane, &options).await {
+        match Self::populate(&control_plane, &options).await {
             Ok((client, simulator, sessions, claims)) => {
                 Ok(Self { options, sessions, simulator, control_plane, client, claims })
             }
@@ -114,7 +114,7 @@ impl Harness {
         }
     }
 
-    async fn fill(
+    async fn populate(
         control_plane: &ControlPlane,
         options: &Options,
     ) -> Result<(Client, Simulator, Arc<Sessions>, Claims)> {
@@ -140,15 +140,15 @@ impl Harness {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn operator(&self, identity: &str) -> Result<Operator> {
-        self.operator_in(identity, self.control_plane.kubeconfig(User::Operator), Vec::new())
+    pub fn start_operator(&self, identity: &str) -> Result<Operator> {
+        self.start_operator_with(identity, self.control_plane.kubeconfig(User::Operator), Vec::new())
     }
 
     /// Starts an operator of that name, which reaches the API server by that kubeconfig, with more environment than that.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn operator_in(
+    pub fn start_operator_with(
         &self,
         identity: &str,
         kubeconfig: PathBuf,
@@ -164,9 +164,9 @@ impl Harness {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub async fn proxy(&self, name: &str) -> Result<(Arc<Proxy>, PathBuf)> {
+    pub async fn start_proxy(&self, name: &str) -> Result<(Arc<Proxy>, PathBuf)> {
         let proxy = Proxy::start(self.control_plane.config(User::Operator).await?).await?;
-        let kubeconfig = self.control_plane.kubeconfig_by(&format!("http://{}", proxy.address()), name)?;
+        let kubeconfig = self.control_plane.proxy_kubeconfig(&format!("http://{}", proxy.address()), name)?;
         Ok((proxy, kubeconfig))
     }
 
@@ -179,15 +179,15 @@ impl Harness {
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub async fn namespace(&self, name: &str) -> Result<()> {
-        make_namespace(&self.client, name).await
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        create_namespace(&self.client, name).await
     }
 
     /// Gives [`User::Tenant`] all rights in that namespace, and none elsewhere.
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub async fn admit_tenant(&self, namespace: &str) -> Result<()> {
+    pub async fn grant_tenant(&self, namespace: &str) -> Result<()> {
         let rights = json!({
             "metadata": { "name": "tenant" },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
@@ -200,18 +200,19 @@ impl Harness {
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub async fn pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
-        let made = self.api::<WorkerPool>(namespace).create(&PostParams::default(), &WorkerPool::new(name, spec)).await;
-        made.map(|_| ()).with_context(|| format!("cannot make pool {namespace}/{name}"))
+    pub async fn create_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
+        let created =
+            self.api::<WorkerPool>(namespace).create(&PostParams::default(), &WorkerPool::new(name, spec)).await;
+        created.map(|_| ()).with_context(|| format!("cannot make pool {namespace}/{name}"))
     }
 
     /// Makes a pool, and waits until all its slots are hot.
     ///
     /// # Errors
     /// When they are not in time.
-    pub async fn hot_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
+    pub async fn create_hot_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
         let slots = spec.fixed_replicas() * spec.slots_per_runner;
-        self.pool(namespace, name, spec).await?;
+        self.create_pool(namespace, name, spec).await?;
         self.wait_for_hot(namespace, name, slots).await
     }
 
@@ -221,17 +222,17 @@ impl Harness {
     /// When they are not in time.
     pub async fn wait_for_hot(&self, namespace: &str, pool: &str, slots: i32) -> Result<()> {
         let api = self.api::<WorkerPool>(namespace);
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             let status = api.get(pool).await?.status.unwrap_or_default();
             if status.slots.hot >= slots {
                 return Ok(());
             }
-            if began.elapsed() > SETUP_PATIENCE {
-                let seconds = SETUP_PATIENCE.as_secs();
+            if start.elapsed() > SETUP_TIMEOUT {
+                let seconds = SETUP_TIMEOUT.as_secs();
                 bail!("{} of {slots} slots of pool {namespace}/{pool} are hot after {seconds} s", status.slots.hot);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -241,17 +242,17 @@ impl Harness {
     /// When they are not in time.
     pub async fn delete_sessions(&self, namespace: &str) -> Result<()> {
         let api = self.api::<BrowserSession>(namespace);
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             api.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
             if api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
                 self.sessions.forget(namespace);
                 return Ok(());
             }
-            if began.elapsed() > SETUP_PATIENCE {
+            if start.elapsed() > SETUP_TIMEOUT {
                 bail!("there are sessions in namespace {namespace} although all were deleted");
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -292,15 +293,15 @@ impl Harness {
 impl Claims {
     /// Who makes sessions by one client, and patches those of the floor by the other.
     pub fn new(sessions: Arc<Sessions>, client: Client, patcher: Client) -> Self {
-        Self { sessions, client: ClientWithTurns::new(client), patcher: ClientWithTurns::new(patcher) }
+        Self { sessions, client: LimitedClient::new(client), patcher: LimitedClient::new(patcher) }
     }
 
     /// Makes a session of a pool, and waits until the watch says that it is Ready.
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub async fn claim(self, namespace: String, name: String, pool: String, patience: Duration) -> Result<Claim> {
-        self.claim_with(namespace, name, of_pool(&pool), patience).await
+    pub async fn claim(self, namespace: String, name: String, pool: String, timeout: Duration) -> Result<Claim> {
+        self.claim_with(namespace, name, session_spec(&pool), timeout).await
     }
 
     /// Makes that session, and waits until the watch says that it is Ready.
@@ -312,11 +313,11 @@ impl Claims {
         namespace: String,
         name: String,
         spec: BrowserSessionSpec,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Claim> {
-        let (asked, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
+        let (requested, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
         self.create(&namespace, &name, spec).await?;
-        Ok(Claim { asked, ready: in_time(ready, patience).await })
+        Ok(Claim { requested, ready: received_within(ready, timeout).await })
     }
 
     /// The floor of that: the same create, by the same client, then one patch of the status as the operator would write it,
@@ -324,11 +325,11 @@ impl Claims {
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub async fn floor(self, namespace: String, name: String, patience: Duration) -> Result<Claim> {
-        let (asked, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
-        let session = self.create(&namespace, &name, of_pool("floor")).await?;
+    pub async fn floor(self, namespace: String, name: String, timeout: Duration) -> Result<Claim> {
+        let (requested, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
+        let session = self.create(&namespace, &name, session_spec("floor")).await?;
         self.patch(&session, &ready_status(&session)).await?;
-        Ok(Claim { asked, ready: in_time(ready, patience).await })
+        Ok(Claim { requested, ready: received_within(ready, timeout).await })
     }
 
     /// What [`Claims::floor`] does, and then all that is written of a session that ends: the patch that says so, and the
@@ -336,28 +337,28 @@ impl Claims {
     ///
     /// # Errors
     /// When the API server refuses it.
-    pub async fn whole_life(
+    pub async fn floor_lifecycle(
         self,
         namespace: String,
         name: String,
-        life: Duration,
-        patience: Duration,
+        lifetime: Duration,
+        timeout: Duration,
     ) -> Result<Claim> {
-        let (asked, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
-        let session = self.create(&namespace, &name, of_pool("floor")).await?;
+        let (requested, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
+        let session = self.create(&namespace, &name, session_spec("floor")).await?;
         let session = self.patch(&session, &ready_status(&session)).await?;
-        let ready = in_time(ready, patience).await;
+        let ready = received_within(ready, timeout).await;
         tokio::spawn(async move {
-            tokio::time::sleep(life).await;
+            tokio::time::sleep(lifetime).await;
             // It is the load that counts: what came of it is seen by whoever counts the objects that are left.
             let _ = self
                 .patch(&session, &BrowserSessionStatus { state: SessionState::Finished, ..ready_status(&session) })
                 .await;
-            let _turn = self.patcher.turns.acquire().await;
+            let _permit = self.patcher.permits.acquire().await;
             let api = Api::<BrowserSession>::namespaced(self.patcher.client.clone(), &namespace);
             let _ = api.delete(&name, &DeleteParams::default()).await;
         });
-        Ok(Claim { asked, ready })
+        Ok(Claim { requested, ready })
     }
 
     /// Makes a session, and does not wait for more.
@@ -365,30 +366,23 @@ impl Claims {
     /// # Errors
     /// When the API server refuses it.
     pub async fn create(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<BrowserSession> {
-        self.try_to_create(namespace, name, spec)
-            .await
-            .with_context(|| format!("cannot make session {namespace}/{name}"))
+        self.try_create(namespace, name, spec).await.with_context(|| format!("cannot make session {namespace}/{name}"))
     }
 
-    async fn try_to_create(
-        &self,
-        namespace: &str,
-        name: &str,
-        spec: BrowserSessionSpec,
-    ) -> kube::Result<BrowserSession> {
-        let _turn = self.client.turns.acquire().await;
+    async fn try_create(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> kube::Result<BrowserSession> {
+        let _permit = self.client.permits.acquire().await;
         let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
-        let made = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await?;
-        self.sessions.made(&made);
-        Ok(made)
+        let created = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await?;
+        self.sessions.created(&created);
+        Ok(created)
     }
 
     /// Makes a session, however often that has to be tried: the API server may be away, or its answer lost.
     ///
     /// # Errors
     /// When the API server refuses it for good.
-    pub async fn insist(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<()> {
-        insist(|| async { ignore_present(self.try_to_create(namespace, name, spec.clone()).await) })
+    pub async fn create_with_retry(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<()> {
+        retry(|| async { ignore_already_exists(self.try_create(namespace, name, spec.clone()).await) })
             .await
             .with_context(|| format!("cannot make session {namespace}/{name}"))
     }
@@ -397,18 +391,18 @@ impl Claims {
     ///
     /// # Errors
     /// When the API server refuses it for good.
-    pub async fn end(&self, namespace: &str, name: &str) -> Result<()> {
-        self.sessions.give_up(namespace, name);
+    pub async fn delete(&self, namespace: &str, name: &str) -> Result<()> {
+        self.sessions.mark_deleted_by_user(namespace, name);
         let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
-        insist(|| async {
-            let _turn = self.client.turns.acquire().await;
-            ignore_absent(api.delete(name, &DeleteParams::default()).await)
+        retry(|| async {
+            let _permit = self.client.permits.acquire().await;
+            ignore_not_found(api.delete(name, &DeleteParams::default()).await)
         })
         .await
     }
 
     async fn patch(&self, session: &BrowserSession, status: &BrowserSessionStatus) -> Result<BrowserSession> {
-        let _turn = self.patcher.turns.acquire().await?;
+        let _permit = self.patcher.permits.acquire().await?;
         let namespace = session.namespace().unwrap_or_default();
         let api = Api::<BrowserSession>::namespaced(self.patcher.client.clone(), &namespace);
         let patch = json!({ "metadata": { "resourceVersion": session.resource_version() }, "status": status });
@@ -417,7 +411,7 @@ impl Claims {
 }
 
 /// A session of that pool, that waits as long as it must and lives until somebody ends it.
-pub fn of_pool(pool: &str) -> BrowserSessionSpec {
+pub fn session_spec(pool: &str) -> BrowserSessionSpec {
     BrowserSessionSpec {
         pool_ref: Some(PoolRef { name: pool.to_owned(), namespace: None }),
         queue_timeout_seconds: 86400,
@@ -429,7 +423,7 @@ pub fn of_pool(pool: &str) -> BrowserSessionSpec {
 }
 
 /// A pool of so many runners with so many slots, that are never replaced.
-pub fn lasting_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
+pub fn long_lived_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
     let count = |number| i32::try_from(number).unwrap_or(i32::MAX);
     WorkerPoolSpec {
         replicas: Some(count(replicas)),
@@ -444,15 +438,15 @@ pub fn lasting_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
 ///
 /// # Errors
 /// When the API server refuses it for good.
-pub async fn insist<T, F: Future<Output = kube::Result<T>>>(call: impl Fn() -> F) -> Result<T> {
-    let began = Instant::now();
+pub async fn retry<T, F: Future<Output = kube::Result<T>>>(call: impl Fn() -> F) -> Result<T> {
+    let start = Instant::now();
     loop {
         match call().await {
             Err(kube::Error::Api(status)) if status.code < 429 && status.code != 403 => {
                 return Err(kube::Error::Api(status).into());
             }
-            Err(error) if began.elapsed() > SETUP_PATIENCE => return Err(error.into()),
-            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) if start.elapsed() > SETUP_TIMEOUT => return Err(error.into()),
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
             Ok(done) => return Ok(done),
         }
     }
@@ -462,7 +456,7 @@ pub async fn insist<T, F: Future<Output = kube::Result<T>>>(call: impl Fn() -> F
 ///
 /// # Errors
 /// Any other.
-pub fn ignore_absent<T>(answer: kube::Result<T>) -> kube::Result<()> {
+pub fn ignore_not_found<T>(answer: kube::Result<T>) -> kube::Result<()> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         answered => answered.map(drop),
@@ -473,15 +467,15 @@ pub fn ignore_absent<T>(answer: kube::Result<T>) -> kube::Result<()> {
 ///
 /// # Errors
 /// Any other.
-pub fn ignore_present<T>(answer: kube::Result<T>) -> kube::Result<()> {
+pub fn ignore_already_exists<T>(answer: kube::Result<T>) -> kube::Result<()> {
     match answer {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         answered => answered.map(drop),
     }
 }
 
-async fn in_time(ready: tokio::sync::oneshot::Receiver<Instant>, patience: Duration) -> Option<Instant> {
-    tokio::time::timeout(patience, ready).await.ok()?.ok()
+async fn received_within(ready: tokio::sync::oneshot::Receiver<Instant>, timeout: Duration) -> Option<Instant> {
+    tokio::time::timeout(timeout, ready).await.ok()?.ok()
 }
 
 /// A status of about the size that the operator writes. It names no runner: an operator that is there would look for it.
@@ -530,30 +524,30 @@ async fn install(client: &Client) -> Result<()> {
         "subjects": [{ "kind": "ServiceAccount", "namespace": NAMESPACE, "name": "camofleet-operator" }],
     });
     create::<ClusterRoleBinding>(&Api::all(client.clone()), &serde_json::from_value(rights)?).await?;
-    make_namespace(client, NAMESPACE).await?;
-    let began = Instant::now();
+    create_namespace(client, NAMESPACE).await?;
+    let start = Instant::now();
     // A resource is served a moment after its definition was taken.
     while Api::<BrowserSession>::all(client.clone()).list(&ListParams::default().limit(1)).await.is_err()
         || Api::<WorkerPool>::all(client.clone()).list(&ListParams::default().limit(1)).await.is_err()
     {
-        if began.elapsed() > SETUP_PATIENCE {
+        if start.elapsed() > SETUP_TIMEOUT {
             bail!("the API server does not serve the custom resources that it took");
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-async fn make_namespace(client: &Client, name: &str) -> Result<()> {
+async fn create_namespace(client: &Client, name: &str) -> Result<()> {
     let namespace = json!({ "metadata": { "name": name } });
     create::<Namespace>(&Api::all(client.clone()), &serde_json::from_value(namespace)?).await?;
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), name);
-    let began = Instant::now();
+    let start = Instant::now();
     while accounts.get_opt("default").await?.is_none() {
-        if began.elapsed() > SETUP_PATIENCE {
+        if start.elapsed() > SETUP_TIMEOUT {
             bail!("namespace {name} got no service account: the controller manager does not work");
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
@@ -563,8 +557,8 @@ where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     K::DynamicType: Default,
 {
-    let made = api.create(&PostParams::default(), object).await;
-    made.map(|_| ()).with_context(|| {
+    let created = api.create(&PostParams::default(), object).await;
+    created.map(|_| ()).with_context(|| {
         format!(
             "cannot make {} {}",
             K::kind(&K::DynamicType::default()),

@@ -47,14 +47,14 @@ impl Usage {
 
 /// The CPU time that this machine has spent since it was started, and how much of it was taken by its host for others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct CpuTimes {
     /// Not idle.
     pub busy: Duration,
     /// Wished for, and not given.
     pub stolen: Duration,
 }
 
-impl Spent {
+impl CpuTimes {
     /// What it is now.
     ///
     /// # Errors
@@ -100,20 +100,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_found_behind_any_name() {
+    fn parses_cpu_time_after_any_program_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1000 100 18446744073709551615";
         assert_eq!(cpu_time(stat), Some(Duration::from_secs(3)));
     }
 
     #[test]
-    fn the_machines_time_is_read() {
+    fn parses_the_cpu_times_of_the_machine() {
         let stat = "cpu  100 0 200 5000 7 0 300 40 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
         let (busy, stolen) = (Duration::from_secs(6), Duration::from_millis(400));
-        assert_eq!(Spent::read(stat), Some(Spent { busy, stolen }));
+        assert_eq!(CpuTimes::read(stat), Some(CpuTimes { busy, stolen }));
     }
 
     #[test]
-    fn this_process_uses_memory() {
+    fn reads_the_memory_of_this_process() {
         let usage = Usage::of(std::process::id()).unwrap();
         assert!(usage.memory > 0 && usage.peak_memory >= usage.memory);
     }

@@ -7,7 +7,7 @@ mod scenarios;
 
 use anyhow::{Result, ensure};
 use camofleet_bench::{
-    attacker::{self, Victim},
+    attacker::{self, TargetPool},
     binaries::{Kubernetes, OperatorProgram},
     harness::{Harness, Options},
     machine,
@@ -16,7 +16,7 @@ use camofleet_bench::{
 use camofleet_runtime::{signals, tls};
 use clap::{Args, Parser, Subcommand};
 use cluster::ClusterScenario;
-use scenarios::{Compare, Hostile, Scenario, failures, on_a_cluster};
+use scenarios::{Compare, Hostile, Scenario, failures, with_harness};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::runtime::Runtime;
 
@@ -55,7 +55,7 @@ struct Setup {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
-    Alone(Scenario),
+    Standalone(Scenario),
     /// One scenario with two programs of the operator, in turn: medians, ratios, and the spread of identical runs.
     Compare(Compare),
     /// Claims in one namespace while a tenant of another attacks the operator, against the same beside an idle burner.
@@ -109,38 +109,38 @@ fn run(setup: Setup, command: Command) -> Result<()> {
             scenario.run();
             Ok(())
         }
-        Command::Alone(scenario) => runtime.block_on(measure(setup, scenario)),
-        Command::Compare(compare) => runtime.block_on(measure_both(setup, compare)),
+        Command::Standalone(scenario) => runtime.block_on(measure(setup, scenario)),
+        Command::Compare(compare) => runtime.block_on(measure_comparison(setup, compare)),
         Command::Hostile(hostile) => runtime.block_on(measure_under_attack(setup, hostile)),
         Command::Attack(Attack { kubeconfig, namespace, network, pool_uid: uid, pool_revision: revision }) => {
-            runtime.block_on(attacker::run(&kubeconfig, &namespace, network, Victim { uid, revision }))
+            runtime.block_on(attacker::run(&kubeconfig, &namespace, network, TargetPool { uid, revision }))
         }
     }
 }
 
 async fn measure(setup: Setup, scenario: Scenario) -> Result<()> {
-    let (options, machine) = (setup.options(None, MANY).await?, machine::describe());
+    let (options, machine) = (setup.options(None, AMPLE_NODES).await?, machine::describe());
     eprintln!("starting the control plane");
     let measured = async |harness: &mut Harness| {
         let report = scenario.run(harness).await?;
         Ok((report, harness.versions().await?))
     };
-    let (report, versions) = on_a_cluster(options, &signals::shutdown()?, measured).await?;
+    let (report, versions) = with_harness(options, &signals::shutdown()?, measured).await?;
     report.print(machine, versions);
     Ok(())
 }
 
-async fn measure_both(setup: Setup, compare: Compare) -> Result<()> {
+async fn measure_comparison(setup: Setup, compare: Compare) -> Result<()> {
     ensure!(setup.operator.is_none(), "give --operator-a and --operator-b instead of --operator");
     let operator = compare.operator_b().await?;
-    let (options, machine) = (setup.options(Some(operator), MANY).await?, machine::describe());
+    let (options, machine) = (setup.options(Some(operator), AMPLE_NODES).await?, machine::describe());
     let (comparison, versions) = compare.run(options, &signals::shutdown()?).await?;
     comparison.print(machine, versions);
     Ok(())
 }
 
 async fn measure_under_attack(setup: Setup, hostile: Hostile) -> Result<()> {
-    let (options, machine) = (setup.options(None, FEW).await?, machine::describe());
+    let (options, machine) = (setup.options(None, SCARCE_NODES).await?, machine::describe());
     let (comparison, versions) = hostile.run(options, &signals::shutdown()?).await?;
     comparison.print(machine, versions);
     let failures = failures(&comparison);
@@ -149,9 +149,9 @@ async fn measure_under_attack(setup: Setup, hostile: Hostile) -> Result<()> {
 }
 
 /// Nodes that have room for whatever is launched.
-const MANY: Nodes = Nodes { count: 10, cpus: 64 };
+const AMPLE_NODES: Nodes = Nodes { count: 10, cpus: 64 };
 /// Nodes on which launches are scarce.
-const FEW: Nodes = Nodes { count: 4, cpus: 4 };
+const SCARCE_NODES: Nodes = Nodes { count: 4, cpus: 4 };
 
 impl Setup {
     /// Programs of the harness: the given operator, else the one of the command line, else this checkout's.

@@ -12,31 +12,31 @@ use tokio::net::TcpSocket;
 const BACKLOG: u32 = 64;
 /// A network of this machine's loopback, for as long as this is there: who listens on its first address has it.
 #[derive(Debug)]
-pub struct Network {
-    second: u8,
+pub struct LoopbackNetwork {
+    octet: u8,
     _claim: TcpListener,
 }
 
-impl Network {
+impl LoopbackNetwork {
     /// Claims one that is free.
     ///
     /// # Errors
     /// When none is.
     pub fn claim() -> Result<Self> {
-        let claim = |second| Some(Self { second, _claim: listen([127, second, 0, 0].into(), PORT).ok()? });
+        let claim = |octet| Some(Self { octet, _claim: listen([127, octet, 0, 0].into(), PORT).ok()? });
         (1..u8::MAX)
             .find_map(claim)
             .with_context(|| format!("port {PORT} cannot be had on any of 127.1.0.0 to 127.254.0.0"))
     }
 
     /// The second part of its addresses.
-    pub fn second(&self) -> u8 {
-        self.second
+    pub fn octet(&self) -> u8 {
+        self.octet
     }
 
     /// Where the control plane and the operators listen. Connections out begin elsewhere, so none takes a port here.
     pub fn host(&self) -> IpAddr {
-        Ipv4Addr::new(127, self.second, 0, 1).into()
+        Ipv4Addr::new(127, self.octet, 0, 1).into()
     }
 
     /// A port of the host that nobody has now.

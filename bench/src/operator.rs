@@ -19,9 +19,9 @@ use std::{
 /// The namespace of the release.
 pub const NAMESPACE: &str = "camo-fleet";
 /// A former leader's lease runs out after 15 s.
-const LEAD_PATIENCE: Duration = Duration::from_secs(180);
-const ASK_AGAIN: Duration = Duration::from_millis(20);
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const LEAD_TIMEOUT: Duration = Duration::from_secs(180);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITES: &str = "camofleet_operator_writes_total";
 const LEADER: &str = "camofleet_operator_leader";
 
@@ -74,7 +74,7 @@ impl Operator {
     /// # Errors
     /// When the kernel does not let it be killed.
     pub async fn stop(&mut self) -> Result<()> {
-        self.daemon.terminate(STOP_PATIENCE).await
+        self.daemon.terminate(STOP_TIMEOUT).await
     }
 
     /// Waits until it leads.
@@ -83,22 +83,19 @@ impl Operator {
     /// When it ends, or does not lead in time.
     pub async fn wait_until_leading(&mut self) -> Result<()> {
         let began = Instant::now();
-        while !self.leads().await {
+        while !self.is_leader().await {
             self.daemon.pid()?;
-            if began.elapsed() > LEAD_PATIENCE {
-                let (identity, seconds) = (&self.identity, LEAD_PATIENCE.as_secs());
-                bail!(
-                    "operator {identity} does not lead after {seconds} s; its log ends: {}",
-                    self.daemon.last_words()
-                );
+            if began.elapsed() > LEAD_TIMEOUT {
+                let (identity, seconds) = (&self.identity, LEAD_TIMEOUT.as_secs());
+                bail!("operator {identity} does not lead after {seconds} s; its log ends: {}", self.daemon.log_tail());
             }
-            tokio::time::sleep(ASK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
     /// Whether it says that it leads.
-    pub async fn leads(&self) -> bool {
+    pub async fn is_leader(&self) -> bool {
         self.metrics().await.is_ok_and(|metrics| metrics.sum(LEADER, &[]) > 0.0)
     }
 
@@ -144,18 +141,18 @@ impl Operator {
 ///
 /// # Errors
 /// When none does in time.
-pub async fn leading(operators: &mut [Operator]) -> Result<usize> {
+pub async fn wait_for_leader(operators: &mut [Operator]) -> Result<usize> {
     let began = Instant::now();
-    while began.elapsed() < LEAD_PATIENCE {
+    while began.elapsed() < LEAD_TIMEOUT {
         for (index, operator) in operators.iter_mut().enumerate() {
-            if operator.daemon.is_running() && operator.leads().await {
+            if operator.daemon.is_running() && operator.is_leader().await {
                 return Ok(index);
             }
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    let words = operators.first().context("there are operators")?.daemon.last_words();
-    bail!("no operator leads after {} s; a log ends: {words}", LEAD_PATIENCE.as_secs())
+    let log = operators.first().context("there are operators")?.daemon.log_tail();
+    bail!("no operator leads after {} s; a log ends: {log}", LEAD_TIMEOUT.as_secs())
 }
 
 /// Counts of writes by kind and outcome.
@@ -182,7 +179,7 @@ impl Writes {
     }
 
     /// Both together.
-    pub fn and(mut self, other: Self) -> Self {
+    pub fn plus(mut self, other: Self) -> Self {
         for (what, count) in other.0 {
             *self.0.entry(what).or_default() += count;
         }
@@ -213,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_are_counted_by_kind_and_outcome() {
+    fn counts_writes_by_kind_and_outcome() {
         let before = writes("camofleet_operator_writes_total{kind=\"event\",outcome=\"ok\"} 2\n");
         let after = writes(concat!(
             "# TYPE camofleet_operator_writes counter\n",

@@ -41,12 +41,12 @@ pub enum Fault {
     /// 409.
     Conflict,
     /// It was carried out, and nobody is told.
-    AnswerLost,
+    ResponseLost,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::TooManyRequests, Self::ServerError, Self::Conflict, Self::AnswerLost];
+    pub const ALL: [Self; 4] = [Self::TooManyRequests, Self::ServerError, Self::Conflict, Self::ResponseLost];
 }
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -54,34 +54,34 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// The proxy. It is gone when this is dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    passage: Arc<Passage>,
+    state: Arc<ProxyState>,
     address: SocketAddr,
     serving: AbortHandle,
 }
 
 /// What calls go through.
-struct Passage {
+struct ProxyState {
     config: Config,
     client: Client,
     /// Whether anything passes.
-    open: watch::Sender<bool>,
+    connected: watch::Sender<bool>,
     watches: Mutex<CancellationToken>,
-    faults: Mutex<Faults>,
+    faults: Mutex<FaultInjector>,
     calls: Mutex<Vec<String>>,
 }
 
-impl std::fmt::Debug for Passage {
+impl std::fmt::Debug for ProxyState {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Passage").field("open", &*self.open.borrow()).finish_non_exhaustive()
+        formatter.debug_struct("ProxyState").field("connected", &*self.connected.borrow()).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug)]
-struct Faults {
+struct FaultInjector {
     /// The share of writes that fail.
     share: f64,
     random: SmallRng,
-    happened: BTreeMap<Fault, usize>,
+    injected: BTreeMap<Fault, usize>,
 }
 
 impl Proxy {
@@ -92,16 +92,20 @@ impl Proxy {
     pub async fn start(config: Config) -> Result<Arc<Self>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free on 127.0.0.1")?;
         let address = listener.local_addr()?;
-        let passage = Arc::new(Passage {
+        let state = Arc::new(ProxyState {
             client: Client::try_from(config.clone())?,
             config,
-            open: watch::Sender::new(true),
+            connected: watch::Sender::new(true),
             watches: Mutex::default(),
-            faults: Mutex::new(Faults { share: 0.0, random: SmallRng::seed_from_u64(0), happened: BTreeMap::new() }),
+            faults: Mutex::new(FaultInjector {
+                share: 0.0,
+                random: SmallRng::seed_from_u64(0),
+                injected: BTreeMap::new(),
+            }),
             calls: Mutex::default(),
         });
-        let serving = tokio::spawn(serve(listener, Arc::clone(&passage))).abort_handle();
-        Ok(Arc::new(Self { passage, address, serving }))
+        let serving = tokio::spawn(serve(listener, Arc::clone(&state))).abort_handle();
+        Ok(Arc::new(Self { state, address, serving }))
     }
 
     /// Where it is called, by plain HTTP.
@@ -111,60 +115,60 @@ impl Proxy {
 
     /// From now on such a share of writes fails, each in a way that chance chooses, by that seed.
     pub fn fail_writes(&self, share: f64, seed: u64) {
-        let mut faults = lock(&self.passage.faults);
+        let mut faults = lock(&self.state.faults);
         (faults.share, faults.random) = (share, SmallRng::seed_from_u64(seed));
     }
 
     /// How often writes failed, by the way in which they did.
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
-        lock(&self.passage.faults).happened.clone()
+        lock(&self.state.faults).injected.clone()
     }
 
     /// All calls that it was sent, in order: method, path and query, as in `GET /api/v1/pods?limit=500`.
     pub fn calls(&self) -> Vec<String> {
-        lock(&self.passage.calls).clone()
+        lock(&self.state.calls).clone()
     }
 
     /// Ends every watch that is open. Those who watched have to begin again.
-    pub fn cut_watches(&self) {
-        std::mem::take(&mut *lock(&self.passage.watches)).cancel();
+    pub fn close_watches(&self) {
+        std::mem::take(&mut *lock(&self.state.watches)).cancel();
     }
 
     /// Nothing passes any more, in either direction, and no connection is seen to break. What is on its way arrives after
     /// [`Proxy::join`], whoever still waits for it.
-    pub fn part(&self) {
-        self.passage.open.send_replace(false);
+    pub fn partition(&self) {
+        self.state.connected.send_replace(false);
     }
 
     /// Everything passes again.
-    pub fn join(&self) {
-        self.passage.open.send_replace(true);
+    pub fn heal(&self) {
+        self.state.connected.send_replace(true);
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.serving.abort();
-        self.cut_watches();
+        self.close_watches();
     }
 }
 
-async fn serve(listener: TcpListener, passage: Arc<Passage>) {
+async fn serve(listener: TcpListener, state: Arc<ProxyState>) {
     // Accepting fails only for want of file descriptors; whoever calls then sees that nobody answers.
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        tokio::spawn(serve_connection(stream, Arc::clone(&passage)));
+        tokio::spawn(serve_connection(stream, Arc::clone(&state)));
     }
 }
 
-async fn serve_connection(stream: TcpStream, passage: Arc<Passage>) {
-    let service = service_fn(move |request| pass(Arc::clone(&passage), request));
+async fn serve_connection(stream: TcpStream, state: Arc<ProxyState>) {
+    let service = service_fn(move |request| forward(Arc::clone(&state), request));
     // A connection that was dropped on purpose is no news.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// An error drops the connection.
-async fn pass(passage: Arc<Passage>, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<Response<Body>> {
     let (mut head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     // How one connection carries it is nobody else's, and the caller is known to be the operator.
@@ -172,19 +176,19 @@ async fn pass(passage: Arc<Passage>, request: Request<Incoming>) -> Result<Respo
         head.headers.remove(own);
     }
     head.version = http::Version::default();
-    lock(&passage.calls).push(format!("{} {}", head.method, head.uri));
-    let watches = head.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
-    let writes = head.method != Method::GET;
+    lock(&state.calls).push(format!("{} {}", head.method, head.uri));
+    let is_watch = head.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
+    let is_write = head.method != Method::GET;
     let request = Request::from_parts(head, ClientBody::from(body));
-    if watches {
-        passage.opened().await;
-        return passage.watch(request).await;
+    if is_watch {
+        state.wait_until_connected().await;
+        return state.watch(request).await;
     }
-    let fault = if writes { passage.next_fault() } else { None };
+    let fault = if is_write { state.next_fault() } else { None };
     // Once sent, it arrives, whether the caller still waits or not.
-    let through = Arc::clone(&passage);
+    let through = Arc::clone(&state);
     let carried_out = tokio::spawn(async move {
-        through.opened().await;
+        through.wait_until_connected().await;
         if let Some(refusal) = fault.and_then(refusal) {
             return Ok(refusal);
         }
@@ -194,18 +198,18 @@ async fn pass(passage: Arc<Passage>, request: Request<Incoming>) -> Result<Respo
         anyhow::Ok(Response::from_parts(head, whole(body)))
     });
     let answer = carried_out.await?;
-    passage.opened().await;
-    if fault == Some(Fault::AnswerLost) {
+    state.wait_until_connected().await;
+    if fault == Some(Fault::ResponseLost) {
         anyhow::bail!("the answer is lost");
     }
     answer
 }
 
-impl Passage {
+impl ProxyState {
     /// Waits until something passes.
-    async fn opened(&self) {
+    async fn wait_until_connected(&self) {
         // It fails only when nobody can part or join them any more.
-        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        let _ = self.connected.subscribe().wait_for(|connected| *connected).await;
     }
 
     fn next_fault(&self) -> Option<Fault> {
@@ -215,7 +219,7 @@ impl Passage {
             return None;
         }
         let fault = Fault::ALL[faults.random.random_range(0..Fault::ALL.len())];
-        *faults.happened.entry(fault).or_default() += 1;
+        *faults.injected.entry(fault).or_default() += 1;
         Some(fault)
     }
 
@@ -225,10 +229,10 @@ impl Passage {
         let answer = Client::try_from(self.config.clone())?.send(request).await?;
         let (mut head, body) = answer.into_parts();
         prepare(&mut head.headers);
-        let frames = stream::unfold((self, body, cut), async |(passage, mut body, cut)| {
+        let frames = stream::unfold((self, body, cut), async |(state, mut body, cut)| {
             let frame = async {
                 let frame = body.frame().await?;
-                passage.opened().await;
+                state.wait_until_connected().await;
                 Some(frame)
             };
             let frame = tokio::select! {
@@ -236,7 +240,7 @@ impl Passage {
                 () = cut.cancelled() => Err(io::Error::other("the watch was cut")),
             };
             let data = frame.map(|frame| Frame::data(frame.into_data().unwrap_or_default()));
-            Some((data, (passage, body, cut)))
+            Some((data, (state, body, cut)))
         });
         Ok(Response::from_parts(head, StreamBody::new(frames).boxed_unsync()))
     }
@@ -258,7 +262,7 @@ fn refusal(fault: Fault) -> Option<Response<Body>> {
         Fault::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
         Fault::ServerError => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         Fault::Conflict => (StatusCode::CONFLICT, "Conflict"),
-        Fault::AnswerLost => return None,
+        Fault::ResponseLost => return None,
     };
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -6,7 +6,7 @@
 use camofleet_bench::{
     binaries::{Kubernetes, OperatorProgram},
     control_plane::User,
-    harness::{Harness, Options, lasting_pool, of_pool},
+    harness::{Harness, Options, long_lived_pool, session_spec},
     operator::Operator,
     simulator::Nodes,
 };
@@ -23,17 +23,17 @@ use serde_json::json;
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 /// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "traced";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-async fn until(what: &str, found: impl AsyncFn() -> bool) {
+async fn wait_until(what: &str, found: impl AsyncFn() -> bool) {
     let wait = async {
         while !found().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in {PATIENCE:?} not {what}"));
+    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("in {PATIENCE:?} not {what}"));
 }
 
 fn trace_of(uid: &str) -> String {
@@ -41,7 +41,7 @@ fn trace_of(uid: &str) -> String {
 }
 
 #[tokio::test]
-async fn one_trace_from_the_create_to_ready() {
+async fn exports_traces_and_metrics_of_sessions() {
     tls::install_provider().unwrap();
     let options = Options {
         kubernetes: Kubernetes::find(None).await.unwrap(),
@@ -51,42 +51,42 @@ async fn one_trace_from_the_create_to_ready() {
     };
     let harness = Harness::start(options).await.unwrap();
     // What fails must not leave the control plane running.
-    let outcome = AssertUnwindSafe(told(&harness)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(check_telemetry(&harness)).catch_unwind().await;
     harness.stop().await.unwrap();
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
 }
 
-async fn told(harness: &Harness) {
+async fn check_telemetry(harness: &Harness) {
     let collector = Collector::start().await.unwrap();
     let env = [(ENDPOINT, collector.endpoint()), ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned())];
     let env = env.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
-    let mut operator = harness.operator_in("a", harness.control_plane.kubeconfig(User::Operator), env).unwrap();
+    let mut operator = harness.start_operator_with("a", harness.control_plane.kubeconfig(User::Operator), env).unwrap();
     operator.wait_until_leading().await.unwrap();
-    harness.namespace(NAMESPACE).await.unwrap();
-    harness.hot_pool(NAMESPACE, "pool", lasting_pool(1, 2)).await.unwrap();
+    harness.create_namespace(NAMESPACE).await.unwrap();
+    harness.create_hot_pool(NAMESPACE, "pool", long_lived_pool(1, 2)).await.unwrap();
 
-    runners_are_told(harness, &collector).await;
-    a_start_is_one_trace(harness, &collector).await;
-    a_refusal_is_the_end_of_a_trace(harness, &collector).await;
-    of_a_pool_that_is_gone_nothing_is_told(harness, &operator).await;
+    runners_get_the_collector_endpoint(harness, &collector).await;
+    a_session_start_is_one_trace(harness, &collector).await;
+    a_rejected_session_ends_its_trace_with_an_error(harness, &collector).await;
+    metrics_of_a_deleted_pool_are_removed(harness, &operator).await;
     operator.stop().await.unwrap();
 }
 
-async fn runners_are_told(harness: &Harness, collector: &Collector) {
+async fn runners_get_the_collector_endpoint(harness: &Harness, collector: &Collector) {
     let pods = harness.api::<Pod>(NAMESPACE).list(&ListParams::default()).await.unwrap();
     let [pod] = pods.items.as_slice() else { panic!("not one runner") };
     let environment = pod.spec.as_ref().unwrap().containers[0].env.as_ref().unwrap();
-    let of_traces: Vec<_> = environment.iter().filter(|variable| variable.name.starts_with("OTEL_")).collect();
+    let variables: Vec<_> = environment.iter().filter(|variable| variable.name.starts_with("OTEL_")).collect();
     // And not how often the operator sends, or what would open the collector to it.
-    let [endpoint] = of_traces[..] else { panic!("{of_traces:?}") };
+    let [endpoint] = variables[..] else { panic!("{variables:?}") };
     assert_eq!((endpoint.name.as_str(), endpoint.value.clone()), (ENDPOINT, Some(collector.endpoint())));
 }
 
-async fn a_start_is_one_trace(harness: &Harness, collector: &Collector) {
+async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) {
     let claims = harness.claims();
-    let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), PATIENCE).await.unwrap();
+    let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), TIMEOUT).await.unwrap();
     assert!(claim.ready.is_some(), "it is not Ready");
     let sessions = harness.api::<BrowserSession>(NAMESPACE);
     let session = sessions.get("hot").await.unwrap();
@@ -113,18 +113,18 @@ async fn a_start_is_one_trace(harness: &Harness, collector: &Collector) {
     // What comes after Ready is no part of it: the runner is given a new time-out.
     let patch = json!({ "spec": { "idleTimeoutSeconds": 40 } });
     sessions.patch("hot", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-    until("a second call to the runner", async || harness.simulator.traceparents(&uid).len() > 1).await;
+    wait_until("a second call to the runner", async || harness.simulator.traceparents(&uid).len() > 1).await;
     assert_eq!(harness.simulator.traceparents(&uid), [Some(header), None]);
     sessions.delete("hot", &DeleteParams::default()).await.unwrap();
-    until("the end of the session", async || {
-        harness.simulator.record().bindings(&uid).iter().all(|binding| binding.ended.is_some())
+    wait_until("the end of the session", async || {
+        harness.simulator.binding_log().of_session(&uid).iter().all(|binding| binding.ended.is_some())
     })
     .await;
     assert_eq!(collector.trace(&trace_of(&uid)).len(), 4, "more is told than the start");
 }
 
-async fn a_refusal_is_the_end_of_a_trace(harness: &Harness, collector: &Collector) {
-    let greedy = BrowserSessionSpec { priority: 1, ttl_seconds_after_finished: 300, ..of_pool("pool") };
+async fn a_rejected_session_ends_its_trace_with_an_error(harness: &Harness, collector: &Collector) {
+    let greedy = BrowserSessionSpec { priority: 1, ttl_seconds_after_finished: 300, ..session_spec("pool") };
     let session = harness.claims().create(NAMESPACE, "greedy", greedy).await.unwrap();
     let id = trace_of(&session.uid().unwrap());
     let trace = collector.wait_for(&id, &["session.start", "publish"]).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_refusal_is_the_end_of_a_trace(harness: &Harness, collector: &Collecto
     assert_eq!((root.error.as_deref(), &publish.parent), (Some("PriorityTooHigh"), &root.id));
 }
 
-async fn of_a_pool_that_is_gone_nothing_is_told(harness: &Harness, operator: &Operator) {
+async fn metrics_of_a_deleted_pool_are_removed(harness: &Harness, operator: &Operator) {
     let of_pool = [("pool_namespace", NAMESPACE), ("pool", "pool")];
     let names = ["slots", "session_starts_total", "queue_wait_seconds_count"];
     let names = names.map(|name| format!("camofleet_operator_{name}"));
@@ -147,7 +147,7 @@ async fn of_a_pool_that_is_gone_nothing_is_told(harness: &Harness, operator: &Op
         assert!(silence > 0.0, "nothing is told of the watch of {kind}");
     }
     harness.api::<WorkerPool>(NAMESPACE).delete("pool", &DeleteParams::default()).await.unwrap();
-    until("the pool is forgotten", async || {
+    wait_until("the pool is forgotten", async || {
         let metrics = operator.metrics().await.unwrap();
         names.iter().all(|name| !metrics.has(name, &of_pool))
     })

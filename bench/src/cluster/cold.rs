@@ -1,8 +1,8 @@
 //! Claims on a pool that keeps no browser, beside a plain launch by Playwright on the same machine.
 
-use super::{Bench, PAGE, apart, ratio_of_medians, timed};
+use super::{Bench, PAGE, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
-use camofleet_bench::{arrivals::Figures, figures::Samples, report::Report};
+use camofleet_bench::{arrivals::ClaimStats, report::Report, stats::Samples};
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::clients::FIREFOX;
 use clap::Args;
@@ -39,9 +39,9 @@ impl Cold {
             launches.add(timed(&mut client, &launch).await?);
             plain_pages.add(timed(&mut client, &page).await?);
         }
-        let plain = Figures { claims: launches.count(), latencies: launches, ..Figures::default() };
-        let fleet = apart(&claims);
-        report.fleet(&fleet);
+        let plain = ClaimStats { claims: launches.count(), latencies: launches, ..ClaimStats::default() };
+        let fleet = stats_without_total(&claims);
+        report.claims(&fleet);
         report.row("plain launch", &plain);
         for percent in [50, 99] {
             report.set(&format!("plain_launch_p{percent}_ms"), plain.latencies.percentile(percent));

@@ -1,11 +1,11 @@
 //! Hot claims, beside what the API server alone takes; and loaded pages, beside a plain Playwright server that runs already.
 
-use super::{Bench, PAGE, PATIENCE, apart, ratio_of_medians, timed};
+use super::{Bench, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{
-    arrivals::Figures,
-    figures::{Samples, number, ratio},
+    arrivals::ClaimStats,
     report::Report,
+    stats::{Samples, as_f64, ratio},
 };
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::{clients::FIREFOX, metrics};
@@ -38,9 +38,9 @@ impl Hot {
         let written = writes(bench).await? - before;
         eprintln!("the floor again");
         floor.merge(&self.floor(bench, "after", self.claims - first_half).await?);
-        report.fleet(&fleet);
-        report.against(&fleet, &floor);
-        report.set("writes_per_session", ratio(written, number(self.claims)));
+        report.claims(&fleet);
+        report.compare_with_floor(&fleet, &floor);
+        report.set("writes_per_session", ratio(written, as_f64(self.claims)));
 
         eprintln!("pages");
         let (pages, plain) = self.pages(bench).await?;
@@ -53,24 +53,24 @@ impl Hot {
         Ok(report)
     }
 
-    async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
+    async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<ClaimStats> {
         let mut claims = Vec::new();
         for index in 0..count {
             claims.push(bench.claim(format!("{what}-{index}"), StartTier::Hot).await?);
         }
-        Ok(apart(&claims))
+        Ok(stats_without_total(&claims))
     }
 
-    async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
+    async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<ClaimStats> {
         let mut claims = Vec::new();
         let namespace = &bench.space.namespace;
         for index in 0..count {
             let name = format!("{what}-{index}");
             // Its pool is not there, and its status names no runner: the operator lets it alone for longer than this takes.
-            claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), PATIENCE).await?);
-            bench.claims.end(namespace, &name).await?;
+            claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
+            bench.claims.delete(namespace, &name).await?;
         }
-        Ok(apart(&claims))
+        Ok(stats_without_total(&claims))
     }
 
     /// Pages of the fleet, and of a plain server, in turns.

@@ -6,12 +6,12 @@ mod hot;
 
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    arrivals::{Claim, Figures},
-    figures::{Samples, ratio},
+    arrivals::{Claim, ClaimStats},
     harness::Claims,
     machine,
     report::Report,
     sessions::Sessions,
+    stats::{Samples, ratio},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
 use camofleet_e2e::{Fleet, Space, clients::NodeClient, test_alone};
@@ -23,7 +23,7 @@ use std::{
 };
 
 /// A claim that is not Ready by then counts as one that is not.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The pool of what is measured.
 const POOL: &str = "measured";
 /// A page that no network is needed for.
@@ -47,18 +47,24 @@ impl ClusterScenario {
         match self {
             Self::Hot(hot) => {
                 let pool = json!({ "sessionsPerRunner": 0 });
-                test_alone("bench-hot", |space| printed(space, pool, async |bench| hot.run(bench).await));
+                test_alone("bench-hot", |space| measure_and_print(space, pool, async |bench| hot.run(bench).await));
             }
             Self::Cold(cold) => {
                 let never_hot = json!({ "sessionsPerRunner": 0, "prewarm": { "headless": 0, "headful": 0 } });
-                test_alone("bench-cold", |space| printed(space, never_hot, async |bench| cold.run(bench).await));
+                test_alone("bench-cold", |space| {
+                    measure_and_print(space, never_hot, async |bench| cold.run(bench).await)
+                });
             }
         }
     }
 }
 
 /// Measures a pool of that spec.
-async fn printed(space: Space, pool: Value, measure: impl AsyncFnOnce(&Bench) -> Result<Report>) -> Result<()> {
+async fn measure_and_print(
+    space: Space,
+    pool: Value,
+    measure: impl AsyncFnOnce(&Bench) -> Result<Report>,
+) -> Result<()> {
     let machine = machine::describe();
     space.pool(POOL, pool).await?;
     let bench = Bench::start(space).await?;
@@ -85,14 +91,14 @@ impl Bench {
     /// measured on a machine at rest.
     async fn claim(&self, name: String, tier: StartTier) -> Result<Claim> {
         let namespace = &self.space.namespace;
-        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), PATIENCE).await?;
+        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), TIMEOUT).await?;
         let status = self.space.api::<BrowserSession>().get(&name).await?.status.unwrap_or_default();
         ensure!(
             claim.ready.is_none() || status.start_tier == Some(tier),
             "session {name} started by tier {:?}, not {tier:?}: the figures would mix two things",
             status.start_tier
         );
-        self.claims.end(namespace, &name).await?;
+        self.claims.delete(namespace, &name).await?;
         self.space.warm_pool(POOL).await?;
         Ok(claim)
     }
@@ -143,10 +149,10 @@ impl Bench {
 }
 
 /// The figures of claims between which other things were waited for, so that all of them together mean nothing.
-fn apart(claims: &[Claim]) -> Figures {
-    let mut figures = Figures::default();
-    figures.add(claims);
-    Figures { totals: Samples::default(), ..figures }
+fn stats_without_total(claims: &[Claim]) -> ClaimStats {
+    let mut stats = ClaimStats::default();
+    stats.add(claims);
+    ClaimStats { totals: Samples::default(), ..stats }
 }
 
 /// How many times longer the one takes, in the median.

@@ -1,6 +1,6 @@
 //! One scenario with two programs of the operator in turn.
 
-use super::{Scenario, on_a_cluster};
+use super::{Scenario, with_harness};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     binaries::OperatorProgram,
@@ -53,8 +53,8 @@ impl Compare {
             };
             let scenario = self.scenario.clone();
             let once = async |harness: &mut Harness| Ok((scenario.run(harness).await?, harness.versions().await?));
-            let (report, with) = on_a_cluster(Options { operator, ..options.clone() }, interrupted, once).await?;
-            comparison.add(variant, report.figures());
+            let (report, with) = with_harness(Options { operator, ..options.clone() }, interrupted, once).await?;
+            comparison.add(variant, report.metrics());
             versions[key] = with;
         }
         Ok((comparison, versions))

@@ -1,13 +1,13 @@
 //! A long queue on few slots: what it costs while nothing changes, and how fast it is served when slots free up.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
     cpu::CpuWatch,
-    figures::{number, ratio},
-    harness::{Harness, lasting_pool, of_pool},
+    harness::{Harness, long_lived_pool, session_spec},
     report::Report,
+    stats::{as_f64, ratio},
 };
 use camofleet_crds::v1alpha1::SessionState;
 use clap::Args;
@@ -31,19 +31,19 @@ pub struct Drain {
     idle_seconds: u64,
 }
 
-const QUEUE_PATIENCE: Duration = Duration::from_secs(300);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Creates at once.
 const CREATES: usize = 64;
 
 impl Drain {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
         let mut report = Report::new("drain");
-        harness.namespace(FLEET).await?;
-        let mut operator = leader(harness, "operator-0").await?;
+        harness.create_namespace(FLEET).await?;
+        let mut operator = start_leader(harness, "operator-0").await?;
         let runners = self.slots.div_ceil(SLOTS_PER_RUNNER);
         let slots = runners * SLOTS_PER_RUNNER;
-        harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
-        make(harness, Arrivals::AllAtOnce, slots, claim).await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
+        run_claims(harness, Arrivals::Burst, slots, claim).await?;
         let fillers = harness.simulator.runners();
 
         eprintln!("{} sessions wait", self.sessions);
@@ -51,42 +51,44 @@ impl Drain {
         let claims = harness.claims();
         let names = (0..self.sessions).map(|index| format!("queued-{index}"));
         stream::iter(names.map(Ok::<_, anyhow::Error>))
-            .try_for_each_concurrent(CREATES, async |name| claims.create(FLEET, &name, of_pool(POOL)).await.map(|_| ()))
+            .try_for_each_concurrent(CREATES, async |name| {
+                claims.create(FLEET, &name, session_spec(POOL)).await.map(|_| ())
+            })
             .await?;
         let waits = |state| state == SessionState::Queued;
-        harness.sessions.wait_for(self.sessions, FLEET, "Queued", QUEUE_PATIENCE, |seen| waits(seen.state)).await?;
-        settle(&operator).await?;
+        harness.sessions.wait_for(self.sessions, FLEET, "Queued", QUEUE_TIMEOUT, |seen| waits(seen.state)).await?;
+        wait_until_quiet(&operator).await?;
         let (start, idle) = (operator.usage()?, Duration::from_secs(self.idle_seconds));
         tokio::time::sleep(idle).await;
         let end = operator.usage()?;
         report.set("queued_cpu_percent", end.cpu.saturating_sub(start.cpu).as_secs_f64() / idle.as_secs_f64() * 100.0);
 
         eprintln!("slots free up");
-        harness.simulator.let_sessions_live(Some(Duration::from_millis(self.life_milliseconds)));
+        harness.simulator.set_session_lifetime(Some(Duration::from_millis(self.life_milliseconds)));
         let (began, watch) = (Instant::now(), CpuWatch::start(harness, &operator)?);
         for runner in fillers {
             for session in runner.state().sessions {
                 runner.crash(&session.uid)?;
             }
         }
-        let ended = |seen: &camofleet_bench::sessions::Seen| seen.finished.is_some() || seen.gone;
-        harness.sessions.wait_for(self.sessions + slots, FLEET, "finished", QUEUE_PATIENCE, ended).await?;
+        let ended = |seen: &camofleet_bench::sessions::ObservedSession| seen.finished.is_some() || seen.deleted;
+        harness.sessions.wait_for(self.sessions + slots, FLEET, "finished", QUEUE_TIMEOUT, ended).await?;
         let (took, cpu_percent) = (began.elapsed(), watch.percent(harness, &operator)?);
         let cpu = operator.usage()?.cpu.saturating_sub(end.cpu);
         let seen = harness.sessions.all(FLEET);
         report.set("sessions", self.sessions);
         // One that ends before its Ready could be written is published as Finished at once: it was served all the same.
-        let record = harness.simulator.record();
-        report.set("not_ready", seen.iter().filter(|seen| record.bindings(&seen.uid).is_empty()).count());
+        let binding_log = harness.simulator.binding_log();
+        report.set("not_ready", seen.iter().filter(|seen| binding_log.of_session(&seen.uid).is_empty()).count());
         report.set("never_shown_ready", seen.iter().filter(|seen| seen.ready.is_none()).count());
         report.set("slots", slots);
         report.set("total_ms", took.as_secs_f64() * 1000.0);
-        report.set("per_session_ms", ratio(took.as_secs_f64() * 1000.0, number(self.sessions)));
-        report.set("sessions_per_second", ratio(number(self.sessions), took.as_secs_f64()));
-        report.set("operator_cpu_ms_per_session", ratio(cpu.as_secs_f64() * 1000.0, number(self.sessions)));
+        report.set("per_session_ms", ratio(took.as_secs_f64() * 1000.0, as_f64(self.sessions)));
+        report.set("sessions_per_second", ratio(as_f64(self.sessions), took.as_secs_f64()));
+        report.set("operator_cpu_ms_per_session", ratio(cpu.as_secs_f64() * 1000.0, as_f64(self.sessions)));
         report.set("cpu_percent", cpu_percent);
         report.set("peak_memory_mb", operator.usage()?.peak_memory / 1024);
-        report.set("doubled", harness.simulator.record().doubled().len());
+        report.set("doubled", harness.simulator.binding_log().bound_twice().len());
         report.writes(&operator.writes().await?.since(&before), self.sessions);
         operator.stop().await?;
         Ok(report)

@@ -18,7 +18,7 @@ pub use hostile::{Hostile, failures};
 
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
-    arrivals::{Arrivals, Claim, Figures},
+    arrivals::{Arrivals, Claim, ClaimStats},
     harness::{Claims, Harness, Options},
     operator::Operator,
     report::Report,
@@ -42,10 +42,10 @@ const SLOTS_PER_RUNNER: usize = 4;
 /// Claims that come first, at once, and are not counted: they open connections, of the fleet and of the floor alike.
 const WARM_UP: usize = 64;
 /// A claim that is not Ready by then counts as one that is not.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// An operator that wrote nothing for so long has nothing to do.
-const SETTLE: Duration = Duration::from_secs(3);
-const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
+const QUIET_PERIOD: Duration = Duration::from_secs(3);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What is measured.
 #[derive(Clone, Debug, Subcommand)]
@@ -73,7 +73,7 @@ pub enum Scenario {
 }
 
 /// Runs on a cluster of its own, which is stopped whatever comes of it, and when it is interrupted.
-pub async fn on_a_cluster<T>(
+pub async fn with_harness<T>(
     options: Options,
     interrupted: &CancellationToken,
     run: impl AsyncFnOnce(&mut Harness) -> Result<T>,
@@ -125,70 +125,70 @@ impl Scenario {
 }
 
 /// The floor of so many claims that arrive like that, after a warm-up. Nothing of it is left.
-async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<Figures> {
-    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, PATIENCE);
-    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
-    measured(harness, FLOOR, arrivals, count, claim).await
+async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<ClaimStats> {
+    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, TIMEOUT);
+    run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
+    measure(harness, FLOOR, arrivals, count, claim).await
 }
 
 /// Makes claims, and deletes all sessions of the namespace when all is told.
-async fn measured<C, F>(
+async fn measure<C, F>(
     harness: &Harness,
     namespace: &str,
     arrivals: Arrivals,
     count: usize,
     claim: C,
-) -> Result<Figures>
+) -> Result<ClaimStats>
 where
     C: Fn(Claims, String) -> F,
     F: Future<Output = Result<Claim>> + Send + 'static,
 {
-    let mut figures = Figures::default();
-    figures.add(&make(harness, arrivals, count, claim).await?);
+    let mut stats = ClaimStats::default();
+    stats.add(&run_claims(harness, arrivals, count, claim).await?);
     harness.delete_sessions(namespace).await?;
-    Ok(figures)
+    Ok(stats)
 }
 
 /// Makes claims by names that were never there before: what the watch tells late of a former one is not taken for it.
-async fn make<C, F>(harness: &Harness, arrivals: Arrivals, count: usize, claim: C) -> Result<Vec<Claim>>
+async fn run_claims<C, F>(harness: &Harness, arrivals: Arrivals, count: usize, claim: C) -> Result<Vec<Claim>>
 where
     C: Fn(Claims, String) -> F,
     F: Future<Output = Result<Claim>> + Send + 'static,
 {
     static RUNS: AtomicUsize = AtomicUsize::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    arrivals.make(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
+    arrivals.run(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
 }
 
 /// An operator that leads.
-async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
-    let mut operator = harness.operator(identity)?;
+async fn start_leader(harness: &Harness, identity: &str) -> Result<Operator> {
+    let mut operator = harness.start_operator(identity)?;
     operator.wait_until_leading().await?;
     Ok(operator)
 }
 
 /// Waits until the operator has written all that it still had to, such as events.
-async fn settle(operator: &Operator) -> Result<()> {
+async fn wait_until_quiet(operator: &Operator) -> Result<()> {
     let began = Instant::now();
     let mut writes = operator.writes().await?;
     loop {
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(QUIET_PERIOD).await;
         let now = operator.writes().await?;
         if now == writes {
             return Ok(());
         }
-        ensure!(began.elapsed() < SETTLE_PATIENCE, "the operator writes without end: {}", now.since(&writes).to_json());
+        ensure!(began.elapsed() < QUIET_TIMEOUT, "the operator writes without end: {}", now.since(&writes).to_json());
         writes = now;
     }
 }
 
 /// Makes a claim of the measured pool.
 fn claim(claims: Claims, name: String) -> impl Future<Output = Result<Claim>> + Send + 'static {
-    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), PATIENCE)
+    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), TIMEOUT)
 }
 
 /// Claims that open the operator's connections.
 async fn warm_up(harness: &Harness) -> Result<()> {
-    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
+    run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
     Ok(())
 }

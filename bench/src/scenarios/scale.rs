@@ -1,12 +1,12 @@
 //! Many runners and sessions: what the operator needs for them, and how soon one that starts binds.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
 use anyhow::{Context, Result};
 use camofleet_bench::{
-    arrivals::{Arrivals, Figures},
-    figures::milliseconds,
-    harness::{Harness, lasting_pool, of_pool},
+    arrivals::{Arrivals, ClaimStats},
+    harness::{Harness, long_lived_pool, session_spec},
     report::Report,
+    stats::milliseconds,
 };
 use clap::Args;
 use std::time::{Duration, Instant};
@@ -34,25 +34,27 @@ const SPARE: &str = "spare";
 impl Scale {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
         let mut report = Report::new("scale");
-        harness.namespace(FLEET).await?;
-        let mut operator = leader(harness, "operator-0").await?;
+        harness.create_namespace(FLEET).await?;
+        let mut operator = start_leader(harness, "operator-0").await?;
         let sessions = self.sessions.unwrap_or(self.runners * SLOTS_PER_RUNNER);
         eprintln!("{} runners", self.runners);
         let began = Instant::now();
-        harness.hot_pool(FLEET, POOL, lasting_pool(self.runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(self.runners, SLOTS_PER_RUNNER)).await?;
         report.set("pool_hot_seconds", began.elapsed().as_secs_f64());
-        harness.hot_pool(FLEET, SPARE, lasting_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER)).await?;
+        harness
+            .create_hot_pool(FLEET, SPARE, long_lived_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER))
+            .await?;
 
         eprintln!("{sessions} sessions");
         let before = operator.writes().await?;
-        let mut figures = Figures::default();
-        figures.add(&make(harness, Arrivals::AllAtOnce, sessions, claim).await?);
-        report.fleet(&figures);
+        let mut stats = ClaimStats::default();
+        stats.add(&run_claims(harness, Arrivals::Burst, sessions, claim).await?);
+        report.claims(&stats);
         report.writes(&operator.writes().await?.since(&before), sessions);
 
         report.set("busy_memory_mb", operator.usage()?.memory / 1024);
         let ready = Instant::now();
-        settle(&operator).await?;
+        wait_until_quiet(&operator).await?;
         report.set("settled_seconds", ready.elapsed().as_secs_f64());
         eprintln!("idle for {} s", self.idle_seconds);
         let (start, idle) = (operator.usage()?, Duration::from_secs(self.idle_seconds));
@@ -70,13 +72,13 @@ impl Scale {
             operator.daemon.kill().await?;
             let name = format!("waiting-{index}");
             let ready = harness.sessions.await_ready(FLEET, &name);
-            harness.claims().create(FLEET, &name, of_pool(SPARE)).await?;
+            harness.claims().create(FLEET, &name, session_spec(SPARE)).await?;
             let started = Instant::now();
             operator.daemon.start_again()?;
-            let ready = tokio::time::timeout(super::PATIENCE, ready)
+            let ready = tokio::time::timeout(super::TIMEOUT, ready)
                 .await
                 .context("the operator that started binds nothing")??;
-            let bound = harness.simulator.record().first_after(started).context("what is Ready was bound")?;
+            let bound = harness.simulator.binding_log().first_bind_after(started).context("what is Ready was bound")?;
             to_bind.push(bound.duration_since(started));
             to_ready.push(ready.duration_since(started));
         }
@@ -85,7 +87,7 @@ impl Scale {
         report.set("start_to_first_ready_ms", longest(&to_ready));
         report.set("starts", self.starts);
         report.set("memory_after_start_mb", operator.usage()?.memory / 1024);
-        report.set("doubled", harness.simulator.record().doubled().len());
+        report.set("doubled", harness.simulator.binding_log().bound_twice().len());
         operator.stop().await?;
         Ok(report)
     }

@@ -94,15 +94,15 @@ impl Attack {
 
 /// A host that no operator has any business with. It counts the connections that arrive.
 #[derive(Clone, Debug)]
-pub(super) struct Bystander {
+pub(super) struct RedirectTarget {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
-impl Bystander {
+impl RedirectTarget {
     /// Starts it on that loopback network, on the runtime of the simulator.
-    pub(super) async fn start(second: u8) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::new(127, second, 0, 2), 0)).await?;
+    pub(super) async fn start(octet: u8) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, octet, 0, 2), 0)).await?;
         let (address, connections) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&connections);
         tokio::spawn(async move {
@@ -130,17 +130,17 @@ pub(super) fn orphans(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Se
 }
 
 /// The same, under names that are none.
-fn misnamed(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
+fn with_invalid_names(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
     let named = orphans(namespace, count, uid_prefix).into_iter().zip(BAD_NAMES.into_iter().cycle());
     named.map(|(orphan, name)| Session { name: name.to_owned(), ..orphan }).collect()
 }
 
 /// Invented sessions that the attack lists beside those that the runner has.
-pub(super) fn invented(attack: Attack, namespace: &str, slots: u32, pod_uid: &str) -> Vec<Session> {
+pub(super) fn extra_sessions(attack: Attack, namespace: &str, slots: u32, pod_uid: &str) -> Vec<Session> {
     let slots = usize::try_from(slots).unwrap_or(usize::MAX);
     match attack {
         Attack::OrphansInSlots => orphans(namespace, slots, pod_uid),
-        Attack::BadNames => misnamed(namespace, slots, pod_uid),
+        Attack::BadNames => with_invalid_names(namespace, slots, pod_uid),
         Attack::DrippingRefusal
         | Attack::DrippingState
         | Attack::HugeRefusal
@@ -173,14 +173,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attacks_are_found_by_their_names() {
+    fn finds_attacks_by_name() {
         assert!(Attack::ALL.into_iter().all(|attack| Attack::named(attack.name()) == Some(attack)));
         assert_eq!(Attack::named("hot"), None);
     }
 
     #[test]
-    fn orphans_are_as_many_as_slots_and_differ() {
-        let listed = |attack| invented(attack, "hostile", 7, "pod");
+    fn lists_as_many_distinct_orphans_as_slots() {
+        let listed = |attack| extra_sessions(attack, "hostile", 7, "pod");
         let names = |attack| listed(attack).into_iter().map(|session| session.name).collect::<Vec<_>>();
         assert_eq!(names(Attack::OrphansInSlots)[6], "orphan-6");
         assert_eq!(names(Attack::BadNames)[5..], ["?x", "x/status"]);

@@ -21,7 +21,7 @@ pub enum Fault {
     /// A browser does not respond once it is launched.
     Hangs,
     /// A browser cannot load a page.
-    LoadsNoPage,
+    PageLoadFails,
 }
 
 /// The browsers of one runner.
@@ -41,7 +41,7 @@ impl Browsers {
     }
 
     /// Those of another run of the runner's process, with nothing launched yet.
-    pub(super) fn anew(&self) -> Self {
+    pub(super) fn restarted(&self) -> Self {
         Self::new(self.launch_time, self.fault)
     }
 
@@ -62,10 +62,10 @@ impl Browsers {
                 self.launches += 1;
                 match self.fault {
                     Fault::LaunchHangs => None,
-                    Fault::None | Fault::Hangs | Fault::LoadsNoPage if self.launch_time.is_zero() => {
+                    Fault::None | Fault::Hangs | Fault::PageLoadFails if self.launch_time.is_zero() => {
                         Some(launched(stack))
                     }
-                    Fault::None | Fault::Hangs | Fault::LoadsNoPage => {
+                    Fault::None | Fault::Hangs | Fault::PageLoadFails => {
                         self.launching.insert(stack, now + self.launch_time);
                         None
                     }
@@ -73,13 +73,13 @@ impl Browsers {
             }
             Effect::Open { stack, url, .. } => match self.fault {
                 Fault::None | Fault::LaunchHangs => Some(Event::StartPage { stack, error: None }),
-                Fault::LoadsNoPage => {
+                Fault::PageLoadFails => {
                     Some(Event::StartPage { stack, error: Some(format!("the simulated browser does not load {url}")) })
                 }
                 Fault::Hangs => None,
             },
             Effect::Ping { stack } => match self.fault {
-                Fault::None | Fault::LaunchHangs | Fault::LoadsNoPage => Some(Event::Answered { stack }),
+                Fault::None | Fault::LaunchHangs | Fault::PageLoadFails => Some(Event::Answered { stack }),
                 Fault::Hangs => None,
             },
             // Even one that hangs can be killed.

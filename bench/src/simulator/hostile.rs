@@ -76,15 +76,15 @@ fn heavy_states(runner: &Arc<Runner>) -> impl Stream<Item = Bytes> + Send + 'sta
         let sessions = names.map(|(uid, name)| Session { clients, ..session(uid, &runner.pod.namespace, name) });
         RunnerState { sessions: sessions.collect(), ..runner.state() }
     });
-    in_turn(runner, variants)
+    alternate(runner, variants)
 }
 
 fn many_states(runner: &Arc<Runner>) -> impl Stream<Item = Bytes> + Send + 'static {
-    in_turn(runner, [0, 1].map(|free| RunnerState { free, ..runner.state() }))
+    alternate(runner, [0, 1].map(|free| RunnerState { free, ..runner.state() }))
 }
 
 /// Sends the one and the other state in turn, each with a generation of its own, without ever resting.
-fn in_turn(runner: &Arc<Runner>, variants: [RunnerState; 2]) -> impl Stream<Item = Bytes> + Send + 'static {
+fn alternate(runner: &Arc<Runner>, variants: [RunnerState; 2]) -> impl Stream<Item = Bytes> + Send + 'static {
     let mut generation = variants[0].generation;
     // Written once: what is to be kept busy is the operator, not this.
     let rests = variants.map(|state| {
@@ -96,7 +96,7 @@ fn in_turn(runner: &Arc<Runner>, variants: [RunnerState; 2]) -> impl Stream<Item
     let runner = Arc::clone(runner);
     let states = stream::iter((0_usize..).map(move |index| {
         generation += 1;
-        runner.note_hostile_state();
+        runner.count_hostile_state();
         [Bytes::from(format!("{{\"generation\":{generation}")), rests[index % 2].clone()]
     }));
     states.flat_map(stream::iter)
@@ -120,7 +120,7 @@ fn counted(
     states: impl Stream<Item = Bytes> + Send + 'static,
 ) -> impl Stream<Item = Bytes> + Send + 'static {
     let runner = Arc::clone(runner);
-    states.inspect(move |_| runner.note_hostile_state())
+    states.inspect(move |_| runner.count_hostile_state())
 }
 
 fn line(state: &RunnerState) -> Bytes {
@@ -135,8 +135,9 @@ fn redirect(runner: &Runner, request: &Request<Incoming>) -> Response<Body> {
         Method::GET => StatusCode::FOUND,
         _ => StatusCode::TEMPORARY_REDIRECT,
     };
-    let to =
-        runner.bystander().map_or_else(String::new, |other| format!("http://{}/latest/meta-data/", other.address()));
+    let to = runner
+        .redirect_target()
+        .map_or_else(String::new, |other| format!("http://{}/latest/meta-data/", other.address()));
     let response = Response::builder().status(status).header(LOCATION, to);
     response.body(StreamBody::new(stream::empty()).boxed_unsync()).expect("a status and a header are a response")
 }

@@ -38,7 +38,7 @@ const PROVE_VARIABLE: &str = "RUNNER_PROVE";
 pub(super) const POOL_LABEL: &str = "camofleet.dev/pool";
 /// Writes at once, of all nodes.
 const WRITES: usize = 16;
-const WRITE_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// How many nodes there are, and what each has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Nodes {
 
 impl Nodes {
     /// Makes them.
-    pub(super) async fn make(self, client: &Client) -> Result<()> {
+    pub(super) async fn create(self, client: &Client) -> Result<()> {
         let nodes = Api::<Node>::all(client.clone());
         for index in 0..self.count {
             let name = format!("simulated-{index}");
@@ -75,15 +75,15 @@ impl Nodes {
 /// A [`Pod`] as far as a simulated node reads it.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Pod)]
-struct SeenPod {
+struct WatchedPod {
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: SeenSpec,
+    spec: WatchedSpec,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct SeenSpec {
+struct WatchedSpec {
     node_name: Option<String>,
     containers: Vec<Container>,
 }
@@ -104,7 +104,7 @@ impl Kubelet {
 
     /// Follows the pods, all or those of one namespace, until it is dropped.
     pub(super) async fn run(self, watching: Client, namespace: Option<String>) {
-        let pods: Api<SeenPod> = match namespace {
+        let pods: Api<WatchedPod> = match namespace {
             Some(namespace) => Api::namespaced(watching, &namespace),
             None => Api::all(watching),
         };
@@ -116,30 +116,30 @@ impl Kubelet {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(pod)) => {
                     listed.extend(pod.uid());
-                    self.see(&pod);
+                    self.reconcile_pod(&pod);
                 }
-                Ok(Event::InitDone) => self.runners.keep_only(&listed),
-                Ok(Event::Apply(pod)) => self.see(&pod),
+                Ok(Event::InitDone) => self.runners.retain(&listed),
+                Ok(Event::Apply(pod)) => self.reconcile_pod(&pod),
                 Ok(Event::Delete(pod)) => self.runners.remove(&pod.uid().unwrap_or_default()),
                 Err(_) => {} // the API server is down, and watched again after a pause
             }
         }
     }
 
-    fn see(&self, pod: &SeenPod) {
+    fn reconcile_pod(&self, pod: &WatchedPod) {
         let (Some(uid), Some(node)) = (pod.uid(), pod.spec.node_name.clone()) else { return };
         let namespace = pod.namespace().unwrap_or_default();
-        if self.runners.is_dead(&node) || !self.runners.has(&namespace) {
+        if self.runners.is_dead(&node) || !self.runners.runs_namespace(&namespace) {
             return;
         }
         let keys = || {
             let text = pod.annotations().get(KEYS_ANNOTATION);
             text.and_then(|text| serde_json::from_str::<PublicKeys>(text).ok()).unwrap_or_default()
         };
-        let is_leaving = pod.metadata.deletion_timestamp.is_some();
-        match (self.runners.of_pod(&uid), is_leaving) {
+        let is_terminating = pod.metadata.deletion_timestamp.is_some();
+        match (self.runners.get(&uid), is_terminating) {
             (Some(runner), true) => runner.drain(),
-            (Some(runner), false) => runner.trust(keys()),
+            (Some(runner), false) => runner.set_keys(keys()),
             (None, false) => {
                 let container = pod.spec.containers.first().cloned().unwrap_or_default();
                 let fault = self.runners.fault_of(container.image.as_deref().unwrap_or_default());
@@ -151,12 +151,12 @@ impl Kubelet {
                 if let Some(attack) = attack {
                     runner.attack(attack);
                 }
-                tokio::spawn(live(self.api(&runner.pod), Arc::clone(&self.writes), runner));
+                tokio::spawn(run_pod(self.api(&runner.pod), Arc::clone(&self.writes), runner));
             }
             // Deleted before it ran.
             (None, true) => {
                 let (api, writes, name) = (self.api_in(&namespace), Arc::clone(&self.writes), pod.name_any());
-                tokio::spawn(async move { take_away(&api, &writes, &name, &uid).await });
+                tokio::spawn(async move { delete_pod(&api, &writes, &name, &uid).await });
             }
         }
     }
@@ -191,9 +191,9 @@ fn read_plan(container: &Container) -> Plan {
 }
 
 /// A pod's life on its node.
-async fn live(api: Api<Pod>, writes: Arc<Semaphore>, runner: Arc<Runner>) {
-    let running = tell_running(&api, &writes, &runner);
-    let living = runner.live();
+async fn run_pod(api: Api<Pod>, writes: Arc<Semaphore>, runner: Arc<Runner>) {
+    let running = report_running(&api, &writes, &runner);
+    let living = runner.run();
     pin_mut!(running, living);
     // It lives from the start: to be told running is not what it waits for.
     tokio::select! {
@@ -201,11 +201,11 @@ async fn live(api: Api<Pod>, writes: Arc<Semaphore>, runner: Arc<Runner>) {
         () = &mut running => living.await,
     }
     if runner.is_powered() {
-        take_away(&api, &writes, &runner.pod.name, &runner.pod.uid).await;
+        delete_pod(&api, &writes, &runner.pod.name, &runner.pod.uid).await;
     }
 }
 
-async fn tell_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {
+async fn report_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {
     let (now, address) = (Timestamp::now(), runner.address.to_string());
     let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"]
         .map(|type_| json!({ "type": type_, "status": "True", "lastTransitionTime": now }));
@@ -222,7 +222,7 @@ async fn tell_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {
     write(writes, || async { api.patch_status(&runner.pod.name, &params, &patch).await.map(|_| ()) }).await;
 }
 
-async fn take_away(api: &Api<Pod>, writes: &Semaphore, name: &str, uid: &str) {
+async fn delete_pod(api: &Api<Pod>, writes: &Semaphore, name: &str, uid: &str) {
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
@@ -232,16 +232,16 @@ async fn take_away(api: &Api<Pod>, writes: &Semaphore, name: &str, uid: &str) {
 }
 
 /// Writes until it is done, or there is nothing to be written to any more.
-async fn write<F: Future<Output = kube::Result<()>>>(turns: &Semaphore, call: impl Fn() -> F) {
+async fn write<F: Future<Output = kube::Result<()>>>(permits: &Semaphore, call: impl Fn() -> F) {
     loop {
-        let turn = turns.acquire().await;
+        let permit = permits.acquire().await;
         let answer = call().await;
-        drop(turn);
+        drop(permit);
         match answer {
             Ok(()) => return,
             // Gone, or another pod of the same name.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => return,
-            Err(_) => tokio::time::sleep(WRITE_AGAIN).await,
+            Err(_) => tokio::time::sleep(RETRY_DELAY).await,
         }
     }
 }
@@ -252,7 +252,7 @@ mod tests {
     use k8s_openapi::api::core::v1::EnvVar;
 
     #[test]
-    fn a_runners_arguments_are_read() {
+    fn parses_the_arguments_of_a_runner() {
         let args =
             ["--slots=4", "--sessions=0", "--prewarm-headless=3", "--prewarm-headful=1", "--drain-timeout-seconds=60"];
         let mut container = Container { args: Some(args.map(str::to_owned).into()), ..Container::default() };

@@ -1,10 +1,10 @@
 //! One simulated runner: its process, which callers it admits, and how it answers.
 
 use super::{
-    attack::{Attack, Bystander, invented},
+    attack::{Attack, RedirectTarget, extra_sessions},
+    binding_log::BindingLog,
     browsers::{Browsers, Fault},
     process::Process,
-    record::Record,
 };
 use camofleet_auth::token::{Caller, PublicKeys};
 use camofleet_runner::core::{Plan, Term};
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub enum Behaviour {
     /// As it should.
     #[default]
-    Well,
+    Normal,
     /// It takes connections and answers nothing.
     Hangs,
     /// It answers after so long.
@@ -37,9 +37,9 @@ pub enum Behaviour {
     /// It answers with what is not of its API.
     Garbage,
     /// It does what it is asked, and tells of no session.
-    Forgets,
+    OmitsSessions,
     /// It answers calls, and its event stream says nothing.
-    Mute,
+    NoEvents,
     /// It attacks the operator.
     Hostile(Attack),
 }
@@ -70,7 +70,7 @@ pub struct Runner {
     keys: Mutex<PublicKeys>,
     behaviour: watch::Sender<Behaviour>,
     /// Sessions that it tells of and has not.
-    invented: Mutex<Vec<Session>>,
+    extra_sessions: Mutex<Vec<Session>>,
     connections: Mutex<CancellationToken>,
     /// Calls that reached it.
     calls: AtomicUsize,
@@ -79,22 +79,22 @@ pub struct Runner {
     /// Its node has power.
     powered: AtomicBool,
     gone: CancellationToken,
-    world: Arc<World>,
+    shared: Arc<SharedState>,
 }
 
 /// What all runners share.
 #[derive(Debug, Default)]
-pub struct World {
+pub struct SharedState {
     /// Which runner held what.
-    pub record: Record,
+    pub binding_log: BindingLog,
     /// How long sessions live that are bound from now on; absent: until somebody ends them.
-    pub life: Mutex<Option<Duration>>,
+    pub session_lifetime: Mutex<Option<Duration>>,
     /// The `traceparent` of each call to bind, by session.
     pub traceparents: Mutex<BTreeMap<String, Vec<Option<String>>>>,
     /// What is wrong with the browsers of runners that start from now on, by image.
     pub(super) faults: Mutex<BTreeMap<String, Fault>>,
     /// The host that redirects lead to, once it listens.
-    pub(super) bystander: Mutex<Option<Bystander>>,
+    pub(super) redirect_target: Mutex<Option<RedirectTarget>>,
 }
 
 impl Runner {
@@ -105,7 +105,7 @@ impl Runner {
         plan: Plan,
         browsers: Browsers,
         keys: PublicKeys,
-        world: Arc<World>,
+        shared: Arc<SharedState>,
     ) -> Self {
         Self {
             pod,
@@ -114,19 +114,19 @@ impl Runner {
             changed: watch::Sender::new(0),
             timer: Notify::new(),
             keys: Mutex::new(keys),
-            behaviour: watch::Sender::new(Behaviour::Well),
-            invented: Mutex::default(),
+            behaviour: watch::Sender::new(Behaviour::Normal),
+            extra_sessions: Mutex::default(),
             connections: Mutex::default(),
             calls: AtomicUsize::new(0),
             hostile_states: AtomicUsize::new(0),
             powered: AtomicBool::new(true),
             gone: CancellationToken::new(),
-            world,
+            shared,
         }
     }
 
     /// Lives until it was told to go and has done so, or is killed.
-    pub(super) async fn live(&self) {
+    pub(super) async fn run(&self) {
         while !self.gone.is_cancelled() {
             let (deadline, finished) = {
                 let (mut process, now) = (self.process(), Instant::now());
@@ -155,32 +155,32 @@ impl Runner {
     /// Ends it at once, with all that it holds.
     pub(super) fn kill(&self) {
         self.gone.cancel();
-        self.cut_connections();
-        self.world.record.gone(&self.pod.uid, Instant::now());
+        self.close_connections();
+        self.shared.binding_log.record_runner_gone(&self.pod.uid, Instant::now());
     }
 
     /// Its process is another one, in the same pod, with another boot id: what it held is lost.
     pub fn restart(&self) {
         let (mut process, now) = (self.process(), Instant::now());
         process.restart(now);
-        self.world.record.gone(&self.pod.uid, now);
+        self.shared.binding_log.record_runner_gone(&self.pod.uid, now);
         self.changed.send_replace(process.state().generation);
         drop(process);
         self.timer.notify_one();
-        self.cut_connections();
+        self.close_connections();
     }
 
     /// From now on it answers like that.
-    pub fn behave(&self, behaviour: Behaviour) {
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
-        self.cut_connections();
+        self.close_connections();
     }
 
     /// From now on it attacks the operator in that way.
     pub fn attack(&self, attack: Attack) {
         let slots = self.process().slots();
-        self.invent(invented(attack, &self.pod.namespace, slots, &self.pod.uid));
-        self.behave(Behaviour::Hostile(attack));
+        self.set_extra_sessions(extra_sessions(attack, &self.pod.namespace, slots, &self.pod.uid));
+        self.set_behaviour(Behaviour::Hostile(attack));
     }
 
     /// How many calls have reached it, whatever it answered.
@@ -193,29 +193,29 @@ impl Runner {
         self.hostile_states.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_call(&self) {
+    pub(super) fn count_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn note_hostile_state(&self) {
+    pub(super) fn count_hostile_state(&self) {
         self.hostile_states.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn bystander(&self) -> Option<Bystander> {
-        lock(&self.world.bystander).clone()
+    pub(super) fn redirect_target(&self) -> Option<RedirectTarget> {
+        lock(&self.shared.redirect_target).clone()
     }
 
     /// From now on it tells of these sessions, too, which it has not.
-    pub fn invent(&self, sessions: Vec<Session>) {
-        *lock(&self.invented) = sessions;
-        self.cut_connections();
+    pub fn set_extra_sessions(&self, sessions: Vec<Session>) {
+        *lock(&self.extra_sessions) = sessions;
+        self.close_connections();
     }
 
     /// What it held is lost, it answers nobody, and is told nothing any more.
-    pub(super) fn lose_power(&self) {
+    pub(super) fn power_off(&self) {
         self.powered.store(false, Ordering::Relaxed);
         self.restart();
-        self.behave(Behaviour::Hangs);
+        self.set_behaviour(Behaviour::Hangs);
     }
 
     /// Whether somebody would hear that it should go, and could say that it has.
@@ -229,7 +229,7 @@ impl Runner {
     }
 
     /// Drops every connection to it. New ones are taken.
-    pub fn cut_connections(&self) {
+    pub fn close_connections(&self) {
         let mut connections = lock(&self.connections);
         std::mem::take(&mut *connections).cancel();
     }
@@ -239,7 +239,7 @@ impl Runner {
     /// # Errors
     /// When the session is not here, or not ready.
     pub fn crash(&self, uid: &str) -> Result<(), Refusal> {
-        self.ask(|process, now| process.crash(uid, now))
+        self.with_process(|process, now| process.crash(uid, now))
     }
 
     /// Sets what is wrong with its browsers from now on.
@@ -255,7 +255,7 @@ impl Runner {
     /// Tells it to go, as SIGTERM does.
     pub(super) fn drain(&self) {
         if self.is_powered() {
-            self.ask(Process::drain);
+            self.with_process(Process::drain);
         }
     }
 
@@ -267,9 +267,9 @@ impl Runner {
     /// What it tells of itself.
     pub fn state(&self) -> RunnerState {
         let mut state = self.process().state().clone();
-        state.sessions.extend(lock(&self.invented).iter().cloned());
+        state.sessions.extend(lock(&self.extra_sessions).iter().cloned());
         match *self.behaviour.borrow() {
-            Behaviour::Forgets => RunnerState { free: state.slots, sessions: Vec::new(), ..state },
+            Behaviour::OmitsSessions => RunnerState { free: state.slots, sessions: Vec::new(), ..state },
             _ => state,
         }
     }
@@ -285,16 +285,16 @@ impl Runner {
     }
 
     /// Cancelled when what connections it has now are to be dropped.
-    pub(super) fn connection(&self) -> CancellationToken {
+    pub(super) fn connection_token(&self) -> CancellationToken {
         lock(&self.connections).clone()
     }
 
-    pub(super) fn trust(&self, keys: PublicKeys) {
+    pub(super) fn set_keys(&self, keys: PublicKeys) {
         *lock(&self.keys) = keys;
     }
 
     /// Who sent a request with these headers.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let unauthorized = |message: String| Refusal { reason: RefusalReason::Unauthorized, message };
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| unauthorized("`Authorization: Bearer <token>` is missing".to_owned()))?;
@@ -305,19 +305,19 @@ impl Runner {
         Ok(caller)
     }
 
-    pub(super) fn note_trace(&self, uid: &str, headers: &HeaderMap) {
+    pub(super) fn record_traceparent(&self, uid: &str, headers: &HeaderMap) {
         let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        lock(&self.world.traceparents).entry(uid.to_owned()).or_default().push(header);
+        lock(&self.shared.traceparents).entry(uid.to_owned()).or_default().push(header);
     }
 
     pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
-        let life = *lock(&self.world.life);
+        let lifetime = *lock(&self.shared.session_lifetime);
         let (mut process, now) = (self.process(), Instant::now());
         // A leader of a later term may have called while the body was read.
         process.term(epoch).check()?;
-        let answer = process.bind(uid, request, life, now);
+        let answer = process.bind(uid, request, lifetime, now);
         if answer == Ok(true) {
-            self.world.record.bound(uid, &self.pod.uid, now);
+            self.shared.binding_log.record_bind(uid, &self.pod.uid, now);
         }
         self.publish(&mut process, now);
         self.timer.notify_one();
@@ -336,18 +336,18 @@ impl Runner {
 
     pub(super) fn end(&self, epoch: u64, uid: &str) -> Result<(), Refusal> {
         self.term(epoch).check()?;
-        self.ask(|process, now| process.end(uid, now))
+        self.with_process(|process, now| process.end(uid, now))
     }
 
     pub(super) fn touch(&self, uid: &str) -> Result<(), Refusal> {
-        self.ask(|process, now| process.touch(uid, now))
+        self.with_process(|process, now| process.touch(uid, now))
     }
 
     pub(super) fn report(&self, uid: &str) -> Result<SessionReport, Refusal> {
         self.process().report(uid, Instant::now())
     }
 
-    fn ask<T>(&self, call: impl FnOnce(&mut Process, Instant) -> T) -> T {
+    fn with_process<T>(&self, call: impl FnOnce(&mut Process, Instant) -> T) -> T {
         let (mut process, now) = (self.process(), Instant::now());
         let answer = call(&mut process, now);
         self.publish(&mut process, now);
@@ -358,7 +358,7 @@ impl Runner {
     fn publish(&self, process: &mut Process, now: Instant) {
         let Some(left) = process.publish(now) else { return };
         for uid in left {
-            self.world.record.ended(&uid, &self.pod.uid, now);
+            self.shared.binding_log.record_end(&uid, &self.pod.uid, now);
         }
         self.changed.send_replace(process.state().generation);
     }

@@ -1,14 +1,17 @@
 //! Browsers that fail, in runners that answer as they should.
 
-use crate::fleet::{FLEET, PATIENCE, POOL, assert_whole, assert_whole_but, claim, leader, on_a_fleet, session, until};
+use crate::fixture::{
+    FLEET, POOL, TIMEOUT, assert_invariants, assert_invariants_except, claim, retained_session_spec, start_leader,
+    wait_until, with_fleet,
+};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, lasting_pool},
-    sessions::Seen,
+    harness::{Harness, long_lived_pool},
+    sessions::ObservedSession,
     simulator::{Fault, Runner},
 };
 use camofleet_crds::{
-    conditions::{self, STALLED, pool::CANARY_FAILED, session::LAUNCH_FAILED},
+    conditions::{self, STALLED, pool::CANARY_FAILED, retained_session_spec::LAUNCH_FAILED},
     v1alpha1::{WorkerPool, WorkerPoolStatus},
 };
 use futures::future::try_join_all;
@@ -25,18 +28,18 @@ const FIXED: &str = "fixed";
 const FURTHER_LAUNCHES: usize = 2;
 
 #[test]
-fn a_canary_that_cannot_load_a_page_never_takes_over_its_pool() {
-    on_a_fleet("canary", async |harness| {
+fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
+    with_fleet("canary", async |harness| {
         let harness = &*harness;
-        let _operator = leader(harness, "a").await?;
-        harness.simulator.set_fault(BROKEN, Fault::LoadsNoPage);
+        let _operator = start_leader(harness, "a").await?;
+        harness.simulator.set_fault(BROKEN, Fault::PageLoadFails);
         // One slot each: with more, other browsers are hot during the proof, and the operator reports no failure while one is.
-        harness.hot_pool(FLEET, POOL, lasting_pool(4, 1)).await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
         claim(harness, "before", 2).await?;
         let former = serving(&status(harness).await?)?;
 
         set_image(harness, BROKEN).await?;
-        until("the canary's failure is published", async || {
+        wait_until("the canary's failure is published", async || {
             let status = status(harness).await?;
             let stalled = conditions::get(&status.conditions, STALLED);
             Ok(stalled.is_some_and(|stalled| {
@@ -51,45 +54,47 @@ fn a_canary_that_cannot_load_a_page_never_takes_over_its_pool() {
         };
         let launches = canary.launches() + FURTHER_LAUNCHES;
         claim(harness, "meanwhile", 1).await?;
-        until("its proof has failed again", async || Ok(canary.launches() >= launches)).await?;
+        wait_until("its proof has failed again", async || Ok(canary.launches() >= launches)).await?;
         let broken = status(harness).await?;
         ensure!(serving(&broken)? == former, "a shape that cannot load a page serves");
         ensure!(broken.updated_replicas <= 1, "{} runners have the broken shape", broken.updated_replicas);
         ensure!(canary.sessions().is_empty(), "the canary was given a session");
 
         set_image(harness, FIXED).await?;
-        until("the fixed shape serves", async || {
+        wait_until("the fixed shape serves", async || {
             let status = status(harness).await?;
             let revision = serving(&status)?;
             Ok(revision != former && Some(revision) == status.revision && status.updated_replicas >= 1)
         })
         .await?;
         let ends = ["before-0", "before-1", "meanwhile-0"];
-        try_join_all(ends.map(|name| async move { harness.claims().end(FLEET, name).await })).await?;
-        assert_whole(harness).await
+        try_join_all(ends.map(|name| async move { harness.claims().delete(FLEET, name).await })).await?;
+        assert_invariants(harness).await
     });
 }
 
 #[test]
-fn hot_browsers_that_hang_are_replaced_and_a_session_whose_launch_hangs_ends() {
-    on_a_fleet("hung", async |harness| {
-        let _operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(1, 3)).await?;
+fn hung_hot_browsers_are_replaced_and_a_session_whose_launch_hangs_fails() {
+    with_fleet("hung", async |harness| {
+        let _operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 3)).await?;
         claim(harness, "early", 1).await?;
         let runner = harness.simulator.runners().pop().context("the pool has a runner")?;
         runner.set_fault(Fault::Hangs);
-        until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
+        wait_until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
 
         runner.set_fault(Fault::LaunchHangs);
-        harness.claims().create(FLEET, "stuck", session(POOL)).await?;
-        let is_failed = |seen: &Seen| seen.reason.as_deref() == Some(LAUNCH_FAILED);
-        harness.sessions.wait_for(1, FLEET, "failed", PATIENCE, is_failed).await?;
+        harness.claims().create(FLEET, "stuck", retained_session_spec(POOL)).await?;
+        let is_failed = |seen: &ObservedSession| seen.reason.as_deref() == Some(LAUNCH_FAILED);
+        harness.sessions.wait_for(1, FLEET, "failed", TIMEOUT, is_failed).await?;
 
         runner.set_fault(Fault::None);
         harness.wait_for_hot(FLEET, POOL, 2).await?;
         claim(harness, "late", 2).await?;
-        assert_whole_but(harness, FLEET, |session, reason| reason == LAUNCH_FAILED && session.name_any() == "stuck")
-            .await
+        assert_invariants_except(harness, FLEET, |session, reason| {
+            reason == LAUNCH_FAILED && session.name_any() == "stuck"
+        })
+        .await
     });
 }
 

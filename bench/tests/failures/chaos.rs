@@ -1,10 +1,10 @@
 //! All failures at once, in small: the scenario `chaos`.
 
-use crate::fleet::programs;
+use crate::fixture::programs;
 use std::process::Command;
 
 #[test]
-fn hundreds_of_sessions_come_and_go_while_something_fails_every_few_seconds() {
+fn no_session_is_lost_while_a_failure_is_injected_every_few_seconds() {
     let (_, operator) = programs();
     let mut command = Command::new(env!("CARGO_BIN_EXE_camofleet-bench"));
     command.arg("--operator").arg(&operator.path);

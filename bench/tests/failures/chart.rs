@@ -78,7 +78,7 @@ impl Chart {
         let container = &rendered.data["spec"]["template"]["spec"]["containers"][0];
         let args: Vec<String> = serde_json::from_value(container["args"].clone())?;
         let account = format!("system:serviceaccount:{NAMESPACE}:{job}");
-        let kubeconfig = harness.control_plane.kubeconfig_as(&account, &[], job)?;
+        let kubeconfig = harness.control_plane.impersonating_kubeconfig(&account, &[], job)?;
         let mut command = Command::new(&harness.options.operator.path);
         // As Kubernetes does with `$$` in arguments.
         command.args(args.iter().map(|arg| arg.replace("$$", "$")));
@@ -110,6 +110,6 @@ pub fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObje
 
 /// A client that impersonates a user.
 pub async fn client_as(harness: &Harness, user: &str, groups: &[&str], name: &str) -> Result<Client> {
-    let kubeconfig = harness.control_plane.kubeconfig_as(user, groups, name)?;
+    let kubeconfig = harness.control_plane.impersonating_kubeconfig(user, groups, name)?;
     Ok(Client::try_from(read_config(&kubeconfig).await?)?)
 }

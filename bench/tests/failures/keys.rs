@@ -1,6 +1,6 @@
 //! The published public keys are deleted and altered while the operator runs.
 
-use crate::fleet::{FLEET, POOL, assert_whole, claim, leader, on_a_fleet, until};
+use crate::fixture::{FLEET, POOL, assert_invariants, claim, start_leader, wait_until, with_fleet};
 use anyhow::{Context, Result, ensure};
 use camofleet_auth::{
     keystore::{self, PUBLIC_KEYS, keys_of_secret, public_key_secret},
@@ -8,7 +8,7 @@ use camofleet_auth::{
 };
 use camofleet_bench::{
     control_plane::User,
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
     operator::NAMESPACE,
 };
 use k8s_openapi::{
@@ -33,9 +33,9 @@ const ISSUERS: [Issuer; 2] = [Issuer::Operator, Issuer::Gateway];
 
 /// The gateway is its key store, as the gateway's process runs it.
 #[test]
-fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
-    on_a_fleet("keys", async |harness| {
-        grant_what_the_chart_grants(harness).await?;
+fn deleted_or_altered_public_keys_are_restored_and_runners_keep_theirs() {
+    with_fleet("keys", async |harness| {
+        grant_chart_permissions(harness).await?;
         // A gateway of the previous version: it publishes in the ConfigMap alone.
         let private = new_private_key();
         let key = public_half(&private)?;
@@ -46,38 +46,39 @@ fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
             .api::<ConfigMap>(NAMESPACE)
             .create(&PostParams::default(), &serde_json::from_value(config_map)?)
             .await?;
-        let mut operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(2, 4)).await?;
+        let mut operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 4)).await?;
         let trusted = trusted(harness).await?;
         let of_gateway = vec![key.clone()];
         ensure!(trusted.0[&Issuer::Gateway] == of_gateway && trusted.0[&Issuer::Operator].len() == 1, "{trusted:?}");
         // One of this version comes: it has the same key.
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
         let gateway = tokio::spawn(publication.keep());
-        published_while_runners_keep(harness, &trusted).await?;
+        assert_published_and_trusted(harness, &trusted).await?;
 
         delete_all(harness).await?;
-        published_while_runners_keep(harness, &trusted).await?;
+        assert_published_and_trusted(harness, &trusted).await?;
 
         // A user with the right to write ConfigMaps, and no other, adds a key.
         let planted = public_half(&new_private_key())?;
         let lines = format!("{}\n{}", planted.as_str(), key.as_str());
         let patch = Patch::Merge(json!({ "data": { "gateway": lines, "operator": planted.as_str() } }));
         harness.api::<ConfigMap>(NAMESPACE).patch(PUBLIC_KEYS, &PatchParams::default(), &patch).await?;
-        published_while_runners_keep(harness, &trusted).await?;
+        assert_published_and_trusted(harness, &trusted).await?;
 
         // An emptied Secret does not take the runners' keys away.
         for (issuer, text) in [(Issuer::Gateway, ""), (Issuer::Operator, "no key")] {
             overwrite(harness, issuer, text).await?;
         }
-        published_while_runners_keep(harness, &trusted).await?;
+        assert_published_and_trusted(harness, &trusted).await?;
 
         // Another key in its place, and a line more.
         overwrite(harness, Issuer::Gateway, planted.as_str()).await?;
         let own = trusted.0[&Issuer::Operator][0].as_str();
         overwrite(harness, Issuer::Operator, &format!("{own}\n{}", planted.as_str())).await?;
-        until("the keys are restored", async || is_published(harness, &trusted).await).await?;
-        until("runners trust the right keys again", async || Ok(all_trust(harness, &trusted).await?.is_ok())).await?;
+        wait_until("the keys are restored", async || is_published(harness, &trusted).await).await?;
+        wait_until("runners trust the right keys again", async || Ok(check_trusted(harness, &trusted).await?.is_ok()))
+            .await?;
 
         // All is gone, and no gateway runs when the next operator starts.
         gateway.abort();
@@ -85,23 +86,23 @@ fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
         operator.stop().await?;
         operator.daemon.start_again()?;
         operator.wait_until_leading().await?;
-        until("the operator's own key is published", async || {
-            all_trust(harness, &trusted).await?.context("while no gateway runs")?;
+        wait_until("the operator's own key is published", async || {
+            check_trusted(harness, &trusted).await?.context("while no gateway runs")?;
             Ok(keys_in_secret(harness, Issuer::Operator).await? == trusted.0[&Issuer::Operator])
         })
         .await?;
         claim(harness, "claim", 4).await?;
-        all_trust(harness, &trusted).await?.context("while no gateway runs")?;
+        check_trusted(harness, &trusted).await?.context("while no gateway runs")?;
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
         let _gateway = tokio::spawn(publication.keep());
-        published_while_runners_keep(harness, &trusted).await?;
-        assert_whole(harness).await?;
+        assert_published_and_trusted(harness, &trusted).await?;
+        assert_invariants(harness).await?;
         operator_cannot_reach_the_gateways_keys(harness).await
     });
 }
 
 /// The operator has the rights of the chart, and no others.
-async fn grant_what_the_chart_grants(harness: &Harness) -> Result<()> {
+async fn grant_chart_permissions(harness: &Harness) -> Result<()> {
     let (client, params) = (&harness.client, PostParams::default());
     let everything = Api::<ClusterRoleBinding>::all(client.clone());
     everything.delete("camofleet-operator", &DeleteParams::default()).await?;
@@ -151,8 +152,8 @@ async fn operator_cannot_reach_the_gateways_keys(harness: &Harness) -> Result<()
 
 /// Replicas before and after a change of the key run side by side.
 #[test]
-fn replicas_with_two_keys_do_not_undo_each_others_publication() {
-    on_a_fleet("two-keys", async |harness| {
+fn replicas_with_different_keys_do_not_overwrite_each_others_publication() {
+    with_fleet("two-keys", async |harness| {
         let secrets = harness.api::<Secret>(NAMESPACE);
         let (former, of_former) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
         secrets.delete("camofleet-gateway-key", &DeleteParams::default()).await?;
@@ -165,14 +166,14 @@ fn replicas_with_two_keys_do_not_undo_each_others_publication() {
         for _ in 0..2 {
             overwrite(harness, Issuer::Gateway, "").await?;
             let emptied = version(harness, &name).await?;
-            until("it is restored", async || Ok(keys_in_secret(harness, Issuer::Gateway).await? == both)).await?;
+            wait_until("it is restored", async || Ok(keys_in_secret(harness, Issuer::Gateway).await? == both)).await?;
             ensure!(version(harness, &name).await? > emptied, "it was written once");
         }
         // Each checks again before it can restore this: if they undid each other, its version would have changed more often.
         let (before, config_maps) = (version(harness, &name).await?, harness.api::<ConfigMap>(NAMESPACE));
         for _ in 0..2 {
             config_maps.delete(PUBLIC_KEYS, &DeleteParams::default()).await?;
-            until("the ConfigMap is back", async || Ok(config_maps.get_opt(PUBLIC_KEYS).await?.is_some())).await?;
+            wait_until("the ConfigMap is back", async || Ok(config_maps.get_opt(PUBLIC_KEYS).await?.is_some())).await?;
         }
         ensure!(version(harness, &name).await? == before, "replicas undo each other's publication");
         for replica in replicas {
@@ -234,16 +235,16 @@ async fn is_published(harness: &Harness, keys: &PublicKeys) -> Result<bool> {
 }
 
 /// Waits until these keys are published everywhere; no runner is without one of them meanwhile.
-async fn published_while_runners_keep(harness: &Harness, keys: &PublicKeys) -> Result<()> {
-    until("the keys are published in all places", async || {
-        all_trust(harness, keys).await??;
+async fn assert_published_and_trusted(harness: &Harness, keys: &PublicKeys) -> Result<()> {
+    wait_until("the keys are published in all places", async || {
+        check_trusted(harness, keys).await??;
         is_published(harness, keys).await
     })
     .await
 }
 
 /// Whether all runners trust exactly these keys.
-async fn all_trust(harness: &Harness, keys: &PublicKeys) -> Result<Result<()>> {
+async fn check_trusted(harness: &Harness, keys: &PublicKeys) -> Result<Result<()>> {
     for found in annotations(harness).await? {
         if serde_json::from_value::<PublicKeys>(found.clone())? != *keys {
             return Ok(Err(anyhow::anyhow!("a runner trusts {found}, and should {keys:?}")));
@@ -254,7 +255,7 @@ async fn all_trust(harness: &Harness, keys: &PublicKeys) -> Result<Result<()>> {
 
 /// What the runners trust, once they have keys of both issuers.
 async fn trusted(harness: &Harness) -> Result<PublicKeys> {
-    until("runners trust both issuers", async || {
+    wait_until("runners trust both issuers", async || {
         let found = annotations(harness).await?;
         let complete = |keys: &Value| keys["gateway"][0].is_string() && keys["operator"][0].is_string();
         Ok(!found.is_empty() && found.iter().all(complete))

@@ -1,12 +1,12 @@
 //! Nodes that lose their power, with the runners on them.
 
-use crate::fleet::{FLEET, PATIENCE, POOL, assert_whole_but, claim, leader, on_a_fleet, until};
+use crate::fixture::{FLEET, POOL, TIMEOUT, assert_invariants_except, claim, start_leader, wait_until, with_fleet};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
     simulator::Runner,
 };
-use camofleet_crds::conditions::session::RUNNER_LOST;
+use camofleet_crds::conditions::retained_session_spec::RUNNER_LOST;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, ResourceExt,
@@ -16,10 +16,10 @@ use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc};
 
 #[test]
-fn runners_on_dead_nodes_are_replaced_and_cost_their_sessions_alone() {
-    on_a_fleet("nodes", async |harness| {
-        let _operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(12, 4)).await?;
+fn runners_on_dead_nodes_are_replaced_and_only_their_sessions_are_lost() {
+    with_fleet("nodes", async |harness| {
+        let _operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(12, 4)).await?;
         claim(harness, "early", 40).await?;
         let busy: BTreeSet<String> = harness
             .simulator
@@ -38,13 +38,13 @@ fn runners_on_dead_nodes_are_replaced_and_cost_their_sessions_alone() {
 
         // The one was taken away with its object, and what was on it is collected.
         let nodes = Api::<Node>::all(harness.client.clone());
-        let vanished = harness.simulator.lose_node(&gone);
+        let vanished = harness.simulator.power_off_node(&gone);
         nodes.delete(&gone, &DeleteParams::default()).await?;
         for runner in &vanished {
             delete_pod(harness, runner, 0).await?;
         }
         // The other one is there and dead: its pods are told to go, and nobody on it hears.
-        let stuck = harness.simulator.lose_node(&dead);
+        let stuck = harness.simulator.power_off_node(&dead);
         let taint = json!({ "spec": { "unschedulable": true } });
         nodes.patch(&dead, &PatchParams::default(), &Patch::Merge(taint)).await?;
         for runner in &stuck {
@@ -52,18 +52,18 @@ fn runners_on_dead_nodes_are_replaced_and_cost_their_sessions_alone() {
         }
         let lost: BTreeSet<String> = lost_with(&vanished).into_iter().chain(lost_with(&stuck)).collect();
         ensure!(!lost.is_empty(), "the nodes had sessions");
-        harness.sessions.wait_for(lost.len(), FLEET, "finished", PATIENCE, |seen| seen.finished.is_some()).await?;
+        harness.sessions.wait_for(lost.len(), FLEET, "finished", TIMEOUT, |seen| seen.finished.is_some()).await?;
         claim(harness, "late", 10).await?;
         // In the end somebody makes sure that the dead one is off, and collects what was on it.
         for runner in &stuck {
             delete_pod(harness, runner, 0).await?;
         }
-        until("nothing is left of them", async || {
+        wait_until("nothing is left of them", async || {
             let left = harness.api::<Pod>(FLEET).list_metadata(&kube::api::ListParams::default()).await?.items;
             Ok(!left.iter().any(|pod| stuck.iter().any(|runner| pod.uid().as_ref() == Some(&runner.pod.uid))))
         })
         .await?;
-        assert_whole_but(harness, FLEET, |session, reason| {
+        assert_invariants_except(harness, FLEET, |session, reason| {
             reason == RUNNER_LOST && session.uid().is_some_and(|uid| lost.contains(&uid))
         })
         .await

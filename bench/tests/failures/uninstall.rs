@@ -3,11 +3,11 @@
 
 use crate::{
     chart::Chart,
-    fleet::{FLEET, PATIENCE, leader, on_a_fleet, session, until},
+    fixture::{FLEET, TIMEOUT, retained_session_spec, start_leader, wait_until, with_fleet},
 };
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, ignore_absent, lasting_pool},
+    harness::{Harness, ignore_not_found, long_lived_pool},
     operator::NAMESPACE,
 };
 use camofleet_crds::{
@@ -73,9 +73,9 @@ async fn apply_as_former_chart(harness: &Harness, name: &str) -> Result<()> {
 }
 
 #[test]
-fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
-    on_a_fleet("uninstall", async |harness| {
-        let mut operator = leader(harness, "a").await?;
+fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
+    with_fleet("uninstall", async |harness| {
+        let mut operator = start_leader(harness, "a").await?;
         let chart = Chart::render(harness, &VALUES).await?;
         let printed = Chart::print(harness, &VALUES).await?.of_kind("Job", |_| true).count();
         ensure!(printed == 0, "helm template without a cluster renders {printed} Jobs");
@@ -87,8 +87,8 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
             apply_as_former_chart(harness, name).await?;
         }
         copy(harness, &pools.get("former").await?, "copy-of-former").await?;
-        harness.pool(NAMESPACE, "found", lasting_pool(0, 1)).await?;
-        harness.hot_pool(FLEET, "theirs", lasting_pool(1, 1)).await?;
+        harness.create_pool(NAMESPACE, "found", long_lived_pool(0, 1)).await?;
+        harness.create_hot_pool(FLEET, "theirs", long_lived_pool(1, 1)).await?;
         chart.run_job(harness, APPLY).await?;
         let names = |present: Vec<(String, String)>| present.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let expected = ["again", "copy-of-former", "former", "found", "headless", "live"];
@@ -98,7 +98,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         copy(harness, &pools.get("headless").await?, "copy").await?;
         let again = pools.get("again").await?;
         pools.delete("again", &DeleteParams::default()).await?;
-        until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
+        wait_until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
         copy(harness, &again, "again").await?;
         // A rollback to the previous chart, which knows no record, and an upgrade whose values lack a pool.
         apply_as_former_chart(harness, "live").await?;
@@ -116,7 +116,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
             ..session(name)
         };
         for (name, spec) in [("guest", on(NAMESPACE, "headless")), ("own", on(FLEET, "theirs"))] {
-            let claim = harness.claims().claim_with(FLEET.to_owned(), name.to_owned(), spec, PATIENCE).await?;
+            let claim = harness.claims().claim_with(FLEET.to_owned(), name.to_owned(), spec, TIMEOUT).await?;
             ensure!(claim.ready.is_some(), "session {name} was not Ready in time");
         }
         upgraded.run_job(harness, DELETE).await?;
@@ -135,12 +135,12 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         let pods = harness.count_pods(FLEET).await?;
         ensure!(pods == 1, "{pods} runners of another team's pool, which had 1");
         pools.delete("copy", &DeleteParams::default()).await?;
-        until("the copy is gone", async || Ok(pools.get_opt("copy").await?.is_none())).await?;
+        wait_until("the copy is gone", async || Ok(pools.get_opt("copy").await?.is_none())).await?;
 
         // An operator that is installed later takes the pools over.
         operator.daemon.start_again()?;
         operator.wait_until_leading().await?;
-        until("the pool is served again", async || {
+        wait_until("the pool is served again", async || {
             let pool = theirs.get("theirs").await?;
             let conditions = pool.status.map(|status| status.conditions).unwrap_or_default();
             Ok(pool.metadata.finalizers.is_some_and(|finalizers| finalizers == [FINALIZER])
@@ -149,7 +149,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         })
         .await?;
         upgraded.run_job(harness, APPLY).await?;
-        until("the release's pool has a runner and the finalizer", async || {
+        wait_until("the release's pool has a runner and the finalizer", async || {
             let pool = pools.get("headless").await?;
             Ok(!pool.finalizers().is_empty() && pool.status.is_some_and(|status| status.slots.hot == 1))
         })
@@ -181,33 +181,33 @@ fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
 }
 
 #[test]
-fn a_namespace_of_the_release_that_is_deleted_leaves_nothing_hanging() {
-    on_a_fleet("release-namespace", async |harness| {
+fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
+    with_fleet("release-namespace", async |harness| {
         // The operator has the rights that the chart grants, not all rights.
         let chart = Chart::render(harness, &[]).await?;
         let bindings = Api::<ClusterRoleBinding>::all(harness.client.clone());
-        ignore_absent(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
+        ignore_not_found(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
         chart.grant(&harness.client, "camofleet-operator").await?;
-        let mut leading = leader(harness, "a").await?;
-        let mut following = harness.operator("b")?;
+        let mut leading = start_leader(harness, "a").await?;
+        let mut following = harness.start_operator("b")?;
 
         // A pool of the release and one of another team, each with a session; and one that is being deleted while its runner is on
         // a node that has died, so that its pod never goes.
         let on_node = |node: &str, drain: i64| -> Result<WorkerPoolSpec> {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": drain }))?;
             let template = serde_json::from_value(json!({ "nodeSelector": { "kubernetes.io/hostname": node } }))?;
-            Ok(WorkerPoolSpec { rollout, template, ..lasting_pool(1, 1) })
+            Ok(WorkerPoolSpec { rollout, template, ..long_lived_pool(1, 1) })
         };
         let (dead, alive) = ("simulated-0", "simulated-1");
-        harness.hot_pool(NAMESPACE, "headless", on_node(alive, 5)?).await?;
-        harness.hot_pool(FLEET, "theirs", on_node(alive, 5)?).await?;
-        harness.hot_pool(FLEET, "dead", on_node(dead, 3600)?).await?;
+        harness.create_hot_pool(NAMESPACE, "headless", on_node(alive, 5)?).await?;
+        harness.create_hot_pool(FLEET, "theirs", on_node(alive, 5)?).await?;
+        harness.create_hot_pool(FLEET, "dead", on_node(dead, 3600)?).await?;
         for (namespace, pool) in [(NAMESPACE, "headless"), (FLEET, "theirs")] {
             let (namespace, name) = (namespace.to_owned(), format!("on-{pool}"));
-            let claim = harness.claims().claim_with(namespace, name, session(pool), PATIENCE).await?;
+            let claim = harness.claims().claim_with(namespace, name, retained_session_spec(pool), TIMEOUT).await?;
             ensure!(claim.ready.is_some(), "the session on {pool} was not Ready in time");
         }
-        harness.simulator.lose_node(dead);
+        harness.simulator.power_off_node(dead);
         let theirs = harness.api::<WorkerPool>(FLEET);
         theirs.delete("dead", &DeleteParams::default()).await?;
 
@@ -217,12 +217,13 @@ fn a_namespace_of_the_release_that_is_deleted_leaves_nothing_hanging() {
         following.stop().await?;
         leading.stop().await?;
 
-        until("the pool with a dead runner is gone", async || Ok(theirs.get_opt("dead").await?.is_none())).await?;
+        wait_until("the pool with a dead runner is gone", async || Ok(theirs.get_opt("dead").await?.is_none())).await?;
         assert_abandoned(&theirs.get("theirs").await?)?;
-        until("the release's namespace is gone", async || Ok(namespaces.get_opt(NAMESPACE).await?.is_none())).await?;
+        wait_until("the release's namespace is gone", async || Ok(namespaces.get_opt(NAMESPACE).await?.is_none()))
+            .await?;
         // Another team deletes its pool later.
         theirs.delete("theirs", &DeleteParams::default()).await?;
-        until("the pool and its runner are gone", async || {
+        wait_until("the pool and its runner are gone", async || {
             let pods = harness.api::<Pod>(FLEET).list_metadata(&ListParams::default()).await?;
             let left = pods.iter().filter(|pod| !pod.name_any().starts_with("dead-")).count();
             Ok(theirs.get_opt("theirs").await?.is_none() && left == 0)

@@ -1,7 +1,7 @@
 //! What is asked of the fleet when all failures are over: that no session was lost, none published on two runners, and
 //! nothing left behind.
 
-use crate::{harness::Harness, sessions::Seen};
+use crate::{harness::Harness, sessions::ObservedSession};
 use anyhow::Result;
 use camofleet_crds::{
     conditions::{self, FINISHED, READY},
@@ -16,30 +16,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is not as it should be, each in a sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Account {
+pub struct Violations {
     /// Sessions that are gone though nobody deleted them, are published where they are not, wait though there is room, or
     /// ended for what did not happen; and runners that a pool lacks.
     pub lost: Vec<String>,
     /// UIDs that were published on two runners.
-    pub doubled: Vec<String>,
+    pub published_twice: Vec<String>,
     /// What runners have without an object that says so, and runners that no pool wishes for.
     pub leaked: Vec<String>,
 }
 
-impl Account {
+impl Violations {
     /// Whether all is as it should be.
-    pub fn is_whole(&self) -> bool {
-        self.lost.is_empty() && self.doubled.is_empty() && self.leaked.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.published_twice.is_empty() && self.leaked.is_empty()
     }
 }
 
-impl fmt::Display for Account {
+impl fmt::Display for Violations {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, findings) in [("lost", &self.lost), ("doubled", &self.doubled), ("leaked", &self.leaked)] {
+        for (what, findings) in [("lost", &self.lost), ("doubled", &self.published_twice), ("leaked", &self.leaked)] {
             writeln!(formatter, "{} {what}", findings.len())?;
             for finding in findings.iter().take(20) {
                 writeln!(formatter, "    {finding}")?;
@@ -51,54 +51,54 @@ impl fmt::Display for Account {
 
 impl Harness {
     /// The account of what is in that namespace, at rest: looked at until all is as it should be, or for so long.
-    /// `ended_rightly` says of a finished session, by its reason, whether that is what happened to it.
+    /// `is_expected_end` says of a finished session, by its reason, whether that is what happened to it.
     ///
     /// # Errors
     /// When the API server does not answer.
-    pub async fn account(
+    pub async fn check_invariants(
         &self,
         namespace: &str,
-        patience: Duration,
-        ended_rightly: impl Fn(&BrowserSession, &str) -> bool,
-    ) -> Result<Account> {
+        timeout: Duration,
+        is_expected_end: impl Fn(&BrowserSession, &str) -> bool,
+    ) -> Result<Violations> {
         let began = Instant::now();
         loop {
-            let account = self.account_now(namespace, &ended_rightly).await?;
-            if account.is_whole() || !account.doubled.is_empty() || began.elapsed() > patience {
-                return Ok(account);
+            let violations = self.check_invariants_once(namespace, &is_expected_end).await?;
+            if violations.is_empty() || !violations.published_twice.is_empty() || began.elapsed() > timeout {
+                return Ok(violations);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn account_now(
+    async fn check_invariants_once(
         &self,
         namespace: &str,
-        ended_rightly: impl Fn(&BrowserSession, &str) -> bool,
-    ) -> Result<Account> {
+        is_expected_end: impl Fn(&BrowserSession, &str) -> bool,
+    ) -> Result<Violations> {
         let seen = self.sessions.by_name(namespace);
         let objects = self.api::<BrowserSession>(namespace).list(&ListParams::default()).await?.items;
-        let mut account = Account { doubled: self.sessions.doubled(), ..Account::default() };
-        account.look_for_lost(&seen, &objects);
+        let mut violations = Violations { published_twice: self.sessions.published_twice(), ..Violations::default() };
+        violations.check_deleted_sessions(&seen, &objects);
         for session in &objects {
-            account.lost.extend(self.complaint_about(session, &ended_rightly));
+            violations.lost.extend(self.check_session(session, &is_expected_end));
         }
-        self.look_for_leaked(namespace, &objects, &mut account);
-        self.look_at_pods(namespace, &mut account).await?;
-        Ok(account)
+        self.check_runners(namespace, &objects, &mut violations);
+        self.check_pods(namespace, &mut violations).await?;
+        Ok(violations)
     }
 
-    fn complaint_about(
+    fn check_session(
         &self,
         session: &BrowserSession,
-        ended_rightly: impl Fn(&BrowserSession, &str) -> bool,
+        is_expected_end: impl Fn(&BrowserSession, &str) -> bool,
     ) -> Option<String> {
         let (name, status) = (session.name_any(), session.status.clone().unwrap_or_default());
         if status.state == SessionState::Finished {
             let finished = conditions::get(&status.conditions, FINISHED);
             let (reason, message) =
                 finished.map_or(("", ""), |finished| (finished.reason.as_str(), finished.message.as_str()));
-            return (!ended_rightly(session, reason)).then(|| format!("{name} ended as {reason}: {message}"));
+            return (!is_expected_end(session, reason)).then(|| format!("{name} ended as {reason}: {message}"));
         }
         if status.state != SessionState::Ready || !conditions::is_true(&status.conditions, READY) {
             let why = conditions::get(&status.conditions, READY).map(|ready| ready.message.clone());
@@ -114,7 +114,7 @@ impl Harness {
     }
 
     /// What runners have must be published there.
-    fn look_for_leaked(&self, namespace: &str, objects: &[BrowserSession], account: &mut Account) {
+    fn check_runners(&self, namespace: &str, objects: &[BrowserSession], violations: &mut Violations) {
         let published: BTreeSet<(String, String)> = objects
             .iter()
             .filter_map(|session| {
@@ -125,7 +125,7 @@ impl Harness {
         for runner in self.simulator.runners() {
             for held in runner.sessions().into_iter().filter(|held| held.namespace == namespace) {
                 if !published.contains(&(held.uid.clone(), runner.pod.uid.clone())) {
-                    account.leaked.push(format!(
+                    violations.leaked.push(format!(
                         "{} is {:?} on {} and not published there",
                         held.name, held.phase, runner.pod.name
                     ));
@@ -135,38 +135,38 @@ impl Harness {
     }
 
     /// Each pool has as many runners as its owner wishes.
-    async fn look_at_pods(&self, namespace: &str, account: &mut Account) -> Result<()> {
+    async fn check_pods(&self, namespace: &str, violations: &mut Violations) -> Result<()> {
         let pools = self.api::<WorkerPool>(namespace).list(&ListParams::default()).await?.items;
-        let mut wished: BTreeMap<String, i32> = pools
+        let mut missing: BTreeMap<String, i32> = pools
             .iter()
             .filter(|pool| pool.spec.autoscaling.is_none())
             .filter_map(|pool| Some((pool.uid()?, pool.spec.fixed_replicas())))
             .collect();
         for pod in self.api::<Pod>(namespace).list_metadata(&ListParams::default()).await?.items {
             let owner = pod.owner_references().first().map(|owner| owner.uid.clone()).unwrap_or_default();
-            if let Some(left) = wished.get_mut(&owner) {
-                *left -= 1;
+            if let Some(missing_count) = missing.get_mut(&owner) {
+                *missing_count -= 1;
             } else if !pools.iter().any(|pool| pool.uid().as_ref() == Some(&owner)) {
-                account.leaked.push(format!("pod {} is of no pool", pod.name_any()));
+                violations.leaked.push(format!("pod {} is of no pool", pod.name_any()));
             }
         }
-        for left in wished.into_values() {
-            if left > 0 {
-                account.lost.push(format!("a pool lacks {left} runners"));
-            } else if left < 0 {
-                account.leaked.push(format!("a pool has {} runners too many", -left));
+        for missing_count in missing.into_values() {
+            if missing_count > 0 {
+                violations.lost.push(format!("a pool lacks {missing_count} runners"));
+            } else if missing_count < 0 {
+                violations.leaked.push(format!("a pool has {} runners too many", -missing_count));
             }
         }
         Ok(())
     }
 }
 
-impl Account {
+impl Violations {
     /// What is gone must have ended, or have been deleted by its user.
-    fn look_for_lost(&mut self, seen: &BTreeMap<String, Seen>, objects: &[BrowserSession]) {
+    fn check_deleted_sessions(&mut self, seen: &BTreeMap<String, ObservedSession>, objects: &[BrowserSession]) {
         let there: BTreeSet<_> = objects.iter().filter_map(|session| session.metadata.uid.as_deref()).collect();
         for (name, seen) in seen {
-            if !there.contains(seen.uid.as_str()) && seen.finished.is_none() && !seen.given_up {
+            if !there.contains(seen.uid.as_str()) && seen.finished.is_none() && !seen.deleted_by_user {
                 self.lost.push(format!("{name} is gone, and nobody deleted it"));
             }
         }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim},
     binaries::{Kubernetes, OperatorProgram},
-    harness::{Harness, Options, of_pool},
+    harness::{Harness, Options, session_spec},
     operator::Operator,
     simulator::Nodes,
 };
@@ -24,22 +24,22 @@ pub const FLEET: &str = "fleet";
 /// The pool.
 pub const POOL: &str = "hot";
 /// What has not happened by then will not: it tells what hangs from what is slow, on a machine with many tests.
-pub const PATIENCE: Duration = Duration::from_secs(300);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub const TIMEOUT: Duration = Duration::from_secs(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs a test on a cluster of its own. Of one that fails the logs are kept.
-pub fn on_a_fleet(name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
-    on_nodes(Nodes { count: 10, cpus: 64 }, name, test);
+pub fn with_fleet(name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
+    with_nodes(Nodes { count: 10, cpus: 64 }, name, test);
 }
 
 /// The same on a cluster with those nodes.
-pub fn on_nodes(nodes: Nodes, name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
+pub fn with_nodes(nodes: Nodes, name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
     let (kubernetes, operator) = programs();
     let options =
         Options { kubernetes: kubernetes.clone(), operator: operator.clone(), nodes, launch_time: Duration::ZERO };
     let outcome = runtime().block_on(async {
         let mut harness = Harness::start(options).await?;
-        harness.namespace(FLEET).await?;
+        harness.create_namespace(FLEET).await?;
         let outcome = test(&mut harness).await;
         if outcome.is_err() {
             keep_logs(&harness, name)?;
@@ -80,18 +80,18 @@ fn keep_logs(harness: &Harness, name: &str) -> Result<()> {
 }
 
 /// A session that waits as long as it must, lives until somebody ends it, and is kept when it is over.
-pub fn session(pool: &str) -> BrowserSessionSpec {
-    BrowserSessionSpec { ttl_seconds_after_finished: 86400, ..of_pool(pool) }
+pub fn retained_session_spec(pool: &str) -> BrowserSessionSpec {
+    BrowserSessionSpec { ttl_seconds_after_finished: 86400, ..session_spec(pool) }
 }
 
 /// Makes sessions of the pool, named by that and their numbers, and waits until all are Ready.
 pub async fn claim(harness: &Harness, name: &str, count: usize) -> Result<()> {
-    let claims = begin_claims(harness, name, count, Arrivals::AllAtOnce).await?;
-    all_ready(&claims)
+    let claims = start_claims(harness, name, count, Arrivals::Burst).await?;
+    ensure_all_ready(&claims)
 }
 
 /// Makes sessions of the pool that come like that, and waits until they are Ready or it is time to give up.
-pub fn begin_claims(
+pub fn start_claims(
     harness: &Harness,
     name: &str,
     count: usize,
@@ -102,53 +102,53 @@ pub fn begin_claims(
         let claim = |index| {
             let (claims, sessions, name) = (claims.clone(), sessions.clone(), format!("{name}-{index}"));
             async move {
-                let (asked, ready) = (Instant::now(), sessions.await_ready(FLEET, &name));
-                claims.insist(FLEET, &name, session(POOL)).await?;
-                let ready = tokio::time::timeout(PATIENCE, ready).await.ok().and_then(Result::ok);
-                Ok(Claim { asked, ready })
+                let (requested, ready) = (Instant::now(), sessions.await_ready(FLEET, &name));
+                claims.create_with_retry(FLEET, &name, retained_session_spec(POOL)).await?;
+                let ready = tokio::time::timeout(TIMEOUT, ready).await.ok().and_then(Result::ok);
+                Ok(Claim { requested, ready })
             }
         };
-        arrivals.make(count, claim).await
+        arrivals.run(count, claim).await
     }
 }
 
 /// All of them became Ready.
-pub fn all_ready(claims: &[Claim]) -> Result<()> {
+pub fn ensure_all_ready(claims: &[Claim]) -> Result<()> {
     let not_ready = claims.iter().filter(|claim| claim.ready.is_none()).count();
     ensure!(not_ready == 0, "{not_ready} of {} sessions were not Ready in time", claims.len());
     Ok(())
 }
 
 /// An operator that leads.
-pub async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
-    let mut operator = harness.operator(identity)?;
+pub async fn start_leader(harness: &Harness, identity: &str) -> Result<Operator> {
+    let mut operator = harness.start_operator(identity)?;
     operator.wait_until_leading().await?;
     Ok(operator)
 }
 
 /// Waits until that is so.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let waiting = async {
-        while !is_so().await? {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        while !condition().await? {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     };
-    tokio::time::timeout(PATIENCE, waiting).await.with_context(|| format!("it did not come to this: {what}"))?
+    tokio::time::timeout(TIMEOUT, waiting).await.with_context(|| format!("it did not come to this: {what}"))?
 }
 
 /// Nothing was lost, doubled or leaked, and no session ended that nobody ended.
-pub async fn assert_whole(harness: &Harness) -> Result<()> {
-    assert_whole_but(harness, FLEET, |_, _| false).await
+pub async fn assert_invariants(harness: &Harness) -> Result<()> {
+    assert_invariants_except(harness, FLEET, |_, _| false).await
 }
 
 /// The same of a namespace in which sessions may have ended, for reasons that are right.
-pub async fn assert_whole_but(
+pub async fn assert_invariants_except(
     harness: &Harness,
     namespace: &str,
-    ended_rightly: impl Fn(&BrowserSession, &str) -> bool,
+    is_expected_end: impl Fn(&BrowserSession, &str) -> bool,
 ) -> Result<()> {
-    let account = harness.account(namespace, PATIENCE, ended_rightly).await?;
-    ensure!(account.is_whole(), "namespace {namespace} is not whole:\n{account}");
+    let violations = harness.check_invariants(namespace, TIMEOUT, is_expected_end).await?;
+    ensure!(violations.is_empty(), "namespace {namespace} is not whole:\n{violations}");
     Ok(())
 }

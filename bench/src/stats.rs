@@ -31,7 +31,7 @@ impl Samples {
 
     /// The mean; none of none.
     pub fn mean(&self) -> Option<f64> {
-        ratio(self.0.iter().sum(), number(self.0.len()))
+        ratio(self.0.iter().sum(), as_f64(self.0.len()))
     }
 }
 
@@ -55,7 +55,7 @@ pub fn milliseconds(time: Duration) -> f64 {
 }
 
 /// A count, to reckon with.
-pub fn number(count: usize) -> f64 {
+pub fn as_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_a_sample() {
+    fn a_percentile_is_one_of_the_samples() {
         let hundred = samples((1..=100).rev());
         assert_eq!([50, 90, 99, 100].map(|percent| hundred.percentile(percent)), [50.0, 90.0, 99.0, 100.0].map(Some));
         let three = samples([3, 1, 2]);
@@ -82,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn a_median_is_in_the_middle() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&[]), None);
     }
 
     #[test]
-    fn a_mean_of_nothing_is_none() {
+    fn the_mean_of_no_samples_is_none() {
         assert_eq!(samples([1, 2, 6]).mean(), Some(3.0));
         assert_eq!(Samples::default().mean(), None);
     }
