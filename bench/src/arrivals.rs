@@ -1,4 +1,4 @@
-//! When claims come, and what became of them.
+//! Arrival patterns of claims, and statistics of their latencies.
 
 use crate::stats::{Samples, milliseconds};
 use anyhow::{Context, Result};
@@ -9,34 +9,34 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// How claims come.
+/// The arrival pattern of claims.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arrivals {
-    /// Each when the one before is Ready.
+    /// Closed loop: each claim starts when the previous one is Ready.
     Sequential,
-    /// All in the same moment.
+    /// All claims start at once.
     Burst,
-    /// So many a second, each independent of all others (a Poisson process). The same every time.
+    /// Open loop: a Poisson process with a fixed seed, so every run has the same arrivals.
     Poisson {
-        /// Claims a second.
+        /// Mean arrivals per second.
         rate: f64,
     },
 }
 
-/// What became of one claim.
+/// One session creation, timed until Ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// When it was made: just before the call that creates it, or queues up for a connection to do so.
+    /// Taken just before the create call, including any wait for a connection.
     pub requested: Instant,
-    /// When the watch said that it is Ready; absent when it did not in time.
+    /// When the watch showed Ready. `None` if that took too long.
     pub ready: Option<Instant>,
 }
 
 impl Arrivals {
-    /// Makes so many claims, and waits for all of them.
+    /// Starts `count` claims in this pattern and waits for all of them.
     ///
     /// # Errors
-    /// When one cannot be made at all.
+    /// Returns an error if a claim fails.
     pub async fn run<C, F>(self, count: usize, claim: C) -> Result<Vec<Claim>>
     where
         C: Fn(usize) -> F,
@@ -63,7 +63,7 @@ impl Arrivals {
         Ok(claims)
     }
 
-    /// The times between arrivals: exponentially distributed, by inversion.
+    /// Gaps between arrivals: exponentially distributed, by inversion.
     fn delays(self) -> impl FnMut() -> Duration {
         let mut random = SmallRng::seed_from_u64(9);
         move || match self {
@@ -76,21 +76,21 @@ impl Arrivals {
     }
 }
 
-/// The figures of one or more runs of claims.
+/// Latency statistics of one or more runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClaimStats {
-    /// From each claim to its Ready.
+    /// Time from claim to Ready.
     pub latencies: Samples,
-    /// From the first claim of each run to its last Ready.
+    /// Time from the first claim of a run to the last Ready.
     pub totals: Samples,
-    /// Claims.
+    /// Number of claims.
     pub claims: usize,
-    /// Claims that were not Ready in time.
+    /// Number of claims that were not Ready in time.
     pub not_ready: usize,
 }
 
 impl ClaimStats {
-    /// Takes in one more run.
+    /// Adds a run.
     pub fn add(&mut self, run: &[Claim]) {
         self.claims += run.len();
         for claim in run {
@@ -106,7 +106,7 @@ impl ClaimStats {
         }
     }
 
-    /// Takes in another's runs.
+    /// Adds all runs of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.latencies.extend(&other.latencies);
         self.totals.extend(&other.totals);
@@ -115,7 +115,7 @@ impl ClaimStats {
     }
 }
 
-/// Claims that were Ready a second, from the first claim to the last Ready.
+/// Ready claims per second, from the first claim to the last Ready.
 pub fn rate(run: &[Claim]) -> Option<f64> {
     let mut stats = ClaimStats::default();
     stats.add(run);

@@ -1,4 +1,5 @@
-//! Compares two variants by runs in turn: medians, ratios of neighbouring runs, and how much runs of one variant differ.
+//! Compares two variants by alternating runs: medians, ratios of neighbouring runs, and the spread between runs of one
+//! variant. differ.
 
 use crate::{
     report::{cell, rounded},
@@ -7,17 +8,17 @@ use crate::{
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// One of two variants.
+/// A variant of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The one that is compared with.
+    /// The baseline.
     A,
-    /// The one that is compared.
+    /// The candidate.
     B,
 }
 
-/// In which order the variants run: A B, B A, A B, … so that a machine that becomes slower favours neither, and so that
-/// each but the first and the last run has a run of the same variant beside it.
+/// Order of the runs: A B, B A, A B, … A machine that slows down favours neither variant, and every run except the
+/// first and the last is next to a run of the same variant.
 pub fn order(pairs: usize) -> impl Iterator<Item = Variant> {
     (0..pairs).flat_map(|pair| match pair % 2 {
         0 => [Variant::A, Variant::B],
@@ -25,7 +26,7 @@ pub fn order(pairs: usize) -> impl Iterator<Item = Variant> {
     })
 }
 
-/// The figures of runs in that [`order`].
+/// Metrics of runs in the order of [`order`].
 #[derive(Clone, Debug)]
 pub struct Comparison {
     scenario: String,
@@ -33,33 +34,33 @@ pub struct Comparison {
     runs: Vec<(Variant, BTreeMap<String, f64>)>,
 }
 
-/// The comparison of one figure.
+/// The comparison of one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// All values of A, in order.
+    /// Values of A, in order.
     pub a: Vec<f64>,
-    /// All values of B, in order.
+    /// Values of B, in order.
     pub b: Vec<f64>,
-    /// B divided by A, of each pair of neighbours.
+    /// B divided by A, for each pair of neighbouring runs.
     pub ratios: Vec<f64>,
-    /// The later divided by the earlier, of neighbouring runs of one variant.
+    /// Later divided by earlier, for neighbouring runs of one variant.
     pub identical: Vec<f64>,
 }
 
 impl Comparison {
-    /// No run has been made yet.
+    /// Creates a comparison without runs.
     pub fn new(scenario: &str, a: &str, b: &str) -> Self {
         Self { scenario: scenario.to_owned(), names: [a.to_owned(), b.to_owned()], runs: Vec::new() }
     }
 
-    /// The next run in that order. Of its figures the numbers count; those within an object are called `object.field`.
+    /// Adds the next run in [`order`]. Only numbers count; those in nested objects are named `object.field`.
     pub fn add(&mut self, variant: Variant, metrics: &Map<String, Value>) {
         let mut numbers = BTreeMap::new();
         collect_numbers("", metrics, &mut numbers);
         self.runs.push((variant, numbers));
     }
 
-    /// All values of one figure.
+    /// The comparison of one metric.
     pub fn row(&self, key: &str) -> Row {
         let of = |variant: Variant| {
             let runs = self.runs.iter().filter(move |(other, _)| *other == variant);
@@ -84,16 +85,16 @@ impl Comparison {
         self.runs.iter().flat_map(|(_, metrics)| metrics.keys()).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
 
-    /// Prints a table for people, and one line of JSON.
+    /// Prints a table and one line of JSON.
     pub fn print(&self, machine: Value, versions: Value) {
         let [a, b] = &self.names;
         println!(
-            "{}: A is {a}, B is {b}; medians, B/A of neighbouring runs, and the spread of identical runs",
+            "{}: A is {a}, B is {b}; medians, B/A of neighbouring runs, and spread of identical runs",
             self.scenario
         );
         println!(
             "{:<32} {:>3} {:>10} {:>10} {:>7}  {:<16} {:<16}",
-            "figure", "n", "A", "B", "B/A", "lowest, highest", "identical runs"
+            "metric", "n", "A", "B", "B/A", "lowest, highest", "identical runs"
         );
         let mut metrics = Map::new();
         for key in self.keys() {
@@ -113,7 +114,7 @@ impl Comparison {
 }
 
 impl Row {
-    /// The median of B divided by A over all pairs.
+    /// Median of the ratios B/A.
     pub fn ratio(&self) -> Option<f64> {
         median(&self.ratios)
     }

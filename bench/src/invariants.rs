@@ -1,5 +1,5 @@
-//! What is asked of the fleet when all failures are over: that no session was lost, none published on two runners, and
-//! nothing left behind.
+//! Checks the invariants that must hold once all failures are over: no session is lost, none was ever published on two
+//! runners, and runners and pods match the objects.
 
 use crate::{harness::Harness, sessions::ObservedSession};
 use anyhow::Result;
@@ -18,20 +18,20 @@ use std::{
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is not as it should be, each in a sentence.
+/// Violations of the invariants, one sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Violations {
-    /// Sessions that are gone though nobody deleted them, are published where they are not, wait though there is room, or
-    /// ended for what did not happen; and runners that a pool lacks.
+    /// Sessions that disappeared, are not on the runner that their status names, still wait, or ended for an unexpected
+    /// reason; and pools with too few runners.
     pub lost: Vec<String>,
-    /// UIDs that were published on two runners.
+    /// UIDs of sessions whose statuses named more than one runner.
     pub published_twice: Vec<String>,
-    /// What runners have without an object that says so, and runners that no pool wishes for.
+    /// Sessions on runners without a matching status, and runners that no pool needs.
     pub leaked: Vec<String>,
 }
 
 impl Violations {
-    /// Whether all is as it should be.
+    /// Whether all invariants hold.
     pub fn is_empty(&self) -> bool {
         self.lost.is_empty() && self.published_twice.is_empty() && self.leaked.is_empty()
     }
@@ -39,7 +39,9 @@ impl Violations {
 
 impl fmt::Display for Violations {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, findings) in [("lost", &self.lost), ("doubled", &self.published_twice), ("leaked", &self.leaked)] {
+        for (what, findings) in
+            [("lost", &self.lost), ("published on two runners", &self.published_twice), ("leaked", &self.leaked)]
+        {
             writeln!(formatter, "{} {what}", findings.len())?;
             for finding in findings.iter().take(20) {
                 writeln!(formatter, "    {finding}")?;
@@ -50,11 +52,11 @@ impl fmt::Display for Violations {
 }
 
 impl Harness {
-    /// The account of what is in that namespace, at rest: looked at until all is as it should be, or for so long.
-    /// `is_expected_end` says of a finished session, by its reason, whether that is what happened to it.
+    /// Checks a namespace until no invariant is violated, at most for `timeout`. `is_expected_end` decides whether a
+    /// session may have finished with a reason.
     ///
     /// # Errors
-    /// When the API server does not answer.
+    /// Returns an error if the API server cannot be reached.
     pub async fn check_invariants(
         &self,
         namespace: &str,
@@ -110,10 +112,10 @@ impl Harness {
         let has = runner.is_some_and(|runner| {
             runner.sessions().iter().any(|held| held.uid == uid && held.phase == SessionPhase::Ready)
         });
-        (!has).then(|| format!("{name} is published on {}, which has it not", published.name))
+        (!has).then(|| format!("{name} is published on {}, which does not have it", published.name))
     }
 
-    /// What runners have must be published there.
+    /// Every session on a runner must be published on that runner.
     fn check_runners(&self, namespace: &str, objects: &[BrowserSession], violations: &mut Violations) {
         let published: BTreeSet<(String, String)> = objects
             .iter()
@@ -126,7 +128,7 @@ impl Harness {
             for held in runner.sessions().into_iter().filter(|held| held.namespace == namespace) {
                 if !published.contains(&(held.uid.clone(), runner.pod.uid.clone())) {
                     violations.leaked.push(format!(
-                        "{} is {:?} on {} and not published there",
+                        "{} is {:?} on {} but not published there",
                         held.name, held.phase, runner.pod.name
                     ));
                 }
@@ -134,7 +136,7 @@ impl Harness {
         }
     }
 
-    /// Each pool has as many runners as its owner wishes.
+    /// Each pool must have as many runners as its spec says.
     async fn check_pods(&self, namespace: &str, violations: &mut Violations) -> Result<()> {
         let pools = self.api::<WorkerPool>(namespace).list(&ListParams::default()).await?.items;
         let mut missing: BTreeMap<String, i32> = pools
@@ -147,14 +149,14 @@ impl Harness {
             if let Some(missing_count) = missing.get_mut(&owner) {
                 *missing_count -= 1;
             } else if !pools.iter().any(|pool| pool.uid().as_ref() == Some(&owner)) {
-                violations.leaked.push(format!("pod {} is of no pool", pod.name_any()));
+                violations.leaked.push(format!("pod {} belongs to no pool", pod.name_any()));
             }
         }
         for missing_count in missing.into_values() {
             if missing_count > 0 {
                 violations.lost.push(format!("a pool lacks {missing_count} runners"));
             } else if missing_count < 0 {
-                violations.leaked.push(format!("a pool has {} runners too many", -missing_count));
+                violations.leaked.push(format!("a pool has {} excess runners", -missing_count));
             }
         }
         Ok(())
@@ -162,12 +164,12 @@ impl Harness {
 }
 
 impl Violations {
-    /// What is gone must have ended, or have been deleted by its user.
+    /// A deleted session must have finished, or have been deleted by its user.
     fn check_deleted_sessions(&mut self, seen: &BTreeMap<String, ObservedSession>, objects: &[BrowserSession]) {
         let there: BTreeSet<_> = objects.iter().filter_map(|session| session.metadata.uid.as_deref()).collect();
         for (name, seen) in seen {
             if !there.contains(seen.uid.as_str()) && seen.finished.is_none() && !seen.deleted_by_user {
-                self.lost.push(format!("{name} is gone, and nobody deleted it"));
+                self.lost.push(format!("{name} was deleted, but not by its user"));
             }
         }
     }

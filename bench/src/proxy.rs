@@ -1,5 +1,5 @@
-//! A proxy between an operator and the API server, where their connection fails: calls are refused, answers are lost after
-//! the call was carried out, watches end, and for a while nothing passes at all.
+//! Proxy between an operator and the API server that injects faults: rejected writes, lost responses, closed watches,
+//! and a network partition.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -31,27 +31,27 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A way in which a write fails.
+/// A fault of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// 429 with `Retry-After`.
+    /// HTTP 429 with `Retry-After`.
     TooManyRequests,
-    /// 500.
+    /// HTTP 500.
     ServerError,
-    /// 409.
+    /// HTTP 409.
     Conflict,
-    /// It was carried out, and nobody is told.
+    /// The API server carries out the write, and its response is lost.
     ResponseLost,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 4] = [Self::TooManyRequests, Self::ServerError, Self::Conflict, Self::ResponseLost];
 }
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// The proxy. It is gone when this is dropped.
+/// A running proxy. Dropping this stops it.
 #[derive(Debug)]
 pub struct Proxy {
     state: Arc<ProxyState>,
@@ -59,11 +59,11 @@ pub struct Proxy {
     serving: AbortHandle,
 }
 
-/// What calls go through.
+/// State shared by all connections.
 struct ProxyState {
     config: Config,
     client: Client,
-    /// Whether anything passes.
+    /// `false` during a partition.
     connected: watch::Sender<bool>,
     watches: Mutex<CancellationToken>,
     faults: Mutex<FaultInjector>,
@@ -78,17 +78,17 @@ impl std::fmt::Debug for ProxyState {
 
 #[derive(Debug)]
 struct FaultInjector {
-    /// The share of writes that fail.
+    /// Share of writes that fail, from 0 to 1.
     share: f64,
     random: SmallRng,
     injected: BTreeMap<Fault, usize>,
 }
 
 impl Proxy {
-    /// Starts it. It calls the API server as that configuration says.
+    /// Starts a proxy that calls the API server with `config`.
     ///
     /// # Errors
-    /// When there is no port for it.
+    /// Returns an error if no port is free.
     pub async fn start(config: Config) -> Result<Arc<Self>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free on 127.0.0.1")?;
         let address = listener.local_addr()?;
@@ -108,39 +108,39 @@ impl Proxy {
         Ok(Arc::new(Self { state, address, serving }))
     }
 
-    /// Where it is called, by plain HTTP.
+    /// Address of the proxy; plain HTTP.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on such a share of writes fails, each in a way that chance chooses, by that seed.
+    /// Makes a share of all writes fail, each with a random fault of a generator with this seed.
     pub fn fail_writes(&self, share: f64, seed: u64) {
         let mut faults = lock(&self.state.faults);
         (faults.share, faults.random) = (share, SmallRng::seed_from_u64(seed));
     }
 
-    /// How often writes failed, by the way in which they did.
+    /// Number of failed writes by fault.
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
         lock(&self.state.faults).injected.clone()
     }
 
-    /// All calls that it was sent, in order: method, path and query, as in `GET /api/v1/pods?limit=500`.
+    /// All calls received, in order, as method, path and query: `GET /api/v1/pods?limit=500`.
     pub fn calls(&self) -> Vec<String> {
         lock(&self.state.calls).clone()
     }
 
-    /// Ends every watch that is open. Those who watched have to begin again.
+    /// Closes every open watch. The clients must start new ones.
     pub fn close_watches(&self) {
         std::mem::take(&mut *lock(&self.state.watches)).cancel();
     }
 
-    /// Nothing passes any more, in either direction, and no connection is seen to break. What is on its way arrives after
-    /// [`Proxy::join`], whoever still waits for it.
+    /// Starts a partition: nothing passes in either direction, and no connection breaks. Requests under way arrive
+    /// after [`Proxy::heal`], even if the client has given up.
     pub fn partition(&self) {
         self.state.connected.send_replace(false);
     }
 
-    /// Everything passes again.
+    /// Ends the partition.
     pub fn heal(&self) {
         self.state.connected.send_replace(true);
     }
@@ -154,7 +154,7 @@ impl Drop for Proxy {
 }
 
 async fn serve(listener: TcpListener, state: Arc<ProxyState>) {
-    // Accepting fails only for want of file descriptors; whoever calls then sees that nobody answers.
+    // An accept fails only if file descriptors run out. The proxy then stops serving.
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         tokio::spawn(serve_connection(stream, Arc::clone(&state)));
@@ -163,15 +163,15 @@ async fn serve(listener: TcpListener, state: Arc<ProxyState>) {
 
 async fn serve_connection(stream: TcpStream, state: Arc<ProxyState>) {
     let service = service_fn(move |request| forward(Arc::clone(&state), request));
-    // A connection that was dropped on purpose is no news.
+    // Connections are dropped on purpose.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// An error drops the connection.
+/// Forwards a request. An error drops the connection.
 async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<Response<Body>> {
     let (mut head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    // How one connection carries it is nobody else's, and the caller is known to be the operator.
+    // Hop-by-hop headers stay on their connection, and the proxy authenticates as the operator itself.
     for own in [HOST, CONNECTION, TRANSFER_ENCODING, AUTHORIZATION] {
         head.headers.remove(own);
     }
@@ -185,7 +185,7 @@ async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<R
         return state.watch(request).await;
     }
     let fault = if is_write { state.next_fault() } else { None };
-    // Once sent, it arrives, whether the caller still waits or not.
+    // In a task of its own, so that the request arrives even if the client disconnects.
     let through = Arc::clone(&state);
     let carried_out = tokio::spawn(async move {
         through.wait_until_connected().await;
@@ -200,15 +200,15 @@ async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<R
     let answer = carried_out.await?;
     state.wait_until_connected().await;
     if fault == Some(Fault::ResponseLost) {
-        anyhow::bail!("the answer is lost");
+        anyhow::bail!("the response is lost");
     }
     answer
 }
 
 impl ProxyState {
-    /// Waits until something passes.
+    /// Waits for the end of a partition.
     async fn wait_until_connected(&self) {
-        // It fails only when nobody can part or join them any more.
+        // This fails only if the sender is dropped, and `self` owns the sender.
         let _ = self.connected.subscribe().wait_for(|connected| *connected).await;
     }
 
@@ -223,7 +223,7 @@ impl ProxyState {
         Some(fault)
     }
 
-    /// On a connection of its own, as watches are that should not wait for others.
+    /// Forwards a watch on its own connection, so that it does not delay other calls.
     async fn watch(self: Arc<Self>, request: Request<ClientBody>) -> Result<Response<Body>> {
         let cut = lock(&self.watches).clone();
         let answer = Client::try_from(self.config.clone())?.send(request).await?;
@@ -256,7 +256,7 @@ fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The API server's answer to what it does not carry out.
+/// The response of an API server that rejects a write, or `None` for [`Fault::ResponseLost`].
 fn refusal(fault: Fault) -> Option<Response<Body>> {
     let (code, reason) = match fault {
         Fault::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
@@ -266,7 +266,7 @@ fn refusal(fault: Fault) -> Option<Response<Body>> {
     };
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "the proxy of a test refuses it", "reason": reason, "code": code.as_u16(),
+        "message": "rejected by the fault injection proxy", "reason": reason, "code": code.as_u16(),
     });
     let mut answer = Response::builder().status(code).header(CONTENT_TYPE, "application/json");
     if fault == Fault::TooManyRequests {

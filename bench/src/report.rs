@@ -1,4 +1,4 @@
-//! What is told of a scenario: a table for people, and one line of JSON.
+//! The report of a scenario: a table and one line of JSON.
 
 use crate::{
     arrivals::ClaimStats,
@@ -7,7 +7,7 @@ use crate::{
 };
 use serde_json::{Map, Value, json};
 
-/// Keys that every scenario has, null where they mean nothing.
+/// Keys in the JSON of every scenario; null if they do not apply.
 const KEYS: [&str; 12] = [
     "sessions",
     "not_ready",
@@ -22,10 +22,10 @@ const KEYS: [&str; 12] = [
     "writes_per_session",
     "writes",
 ];
-/// The writes that count for a session's budget. Events, its deletion, pods and pools are told apart.
+/// Kind of the writes that count as writes per session. Events, deletions, pods and pools are reported separately.
 const SESSION_WRITE: &str = "browsersession_status";
 
-/// The figures of one scenario.
+/// Results of a scenario.
 #[derive(Clone, Debug)]
 pub struct Report {
     scenario: &'static str,
@@ -34,23 +34,23 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing is known yet.
+    /// Creates an empty report.
     pub fn new(scenario: &'static str) -> Self {
         let metrics = KEYS.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
         Self { scenario, rows: Vec::new(), metrics }
     }
 
-    /// One more figure.
+    /// Sets a metric.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.metrics.insert(key.to_owned(), value.into());
     }
 
-    /// One more row of the table.
+    /// Adds a row to the table.
     pub fn row(&mut self, what: &str, metrics: &ClaimStats) {
         self.rows.push((what.to_owned(), metrics.clone()));
     }
 
-    /// What the fleet took.
+    /// Adds the latencies of the fleet.
     pub fn claims(&mut self, fleet: &ClaimStats) {
         self.row("claim to Ready", fleet);
         self.set("sessions", fleet.claims);
@@ -61,7 +61,7 @@ impl Report {
         self.set("total_ms", fleet.totals.mean());
     }
 
-    /// What the API server alone took for the same, and how much longer the fleet took than that.
+    /// Adds the latencies of the API server alone (the floor), and the ratios of the fleet to them.
     pub fn compare_with_floor(&mut self, fleet: &ClaimStats, floor: &ClaimStats) {
         self.row("floor", floor);
         let quotient = |of: Option<f64>, to: Option<f64>| ratio(of?, to?);
@@ -74,18 +74,18 @@ impl Report {
         self.set("total_ratio", quotient(fleet.totals.mean(), floor.totals.mean()));
     }
 
-    /// What the operator wrote for so many sessions.
+    /// Adds the operator's writes for `sessions` sessions.
     pub fn writes(&mut self, writes: &Writes, sessions: usize) {
         self.set("writes", writes.to_json());
         self.set("writes_per_session", ratio(as_f64(writes.of_kind(SESSION_WRITE)), as_f64(sessions)));
     }
 
-    /// The figures, by their keys.
+    /// The metrics by key.
     pub fn metrics(&self) -> &Map<String, Value> {
         &self.metrics
     }
 
-    /// Prints it, with what it was measured on and what with.
+    /// Prints the report with a description of the machine and the versions.
     pub fn print(mut self, machine: Value, versions: Value) {
         println!(
             "{:<24} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -121,7 +121,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Figures with more digits than were measured are hard to read.
+/// Rounds fractions to three digits.
 pub(crate) fn rounded(value: Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() => {

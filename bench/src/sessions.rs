@@ -1,4 +1,4 @@
-//! The measuring client's view of the sessions: one watch of all of them, on a connection that nothing else uses.
+//! Watches all sessions on a dedicated connection and records when each was first Ready, queued, finished or deleted.
 
 use anyhow::{Result, bail};
 use camofleet_crds::{
@@ -23,10 +23,10 @@ use std::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-/// How often it is looked at whether what is waited for many sessions has come.
+/// Interval at which [`Sessions::wait_for`] counts sessions.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What was ever published of the sessions.
+/// Everything that the watch has shown of sessions.
 #[derive(Debug)]
 pub struct Sessions {
     observations: Arc<Mutex<Observations>>,
@@ -37,9 +37,9 @@ pub struct Sessions {
 struct Observations {
     seen: HashMap<Name, ObservedSession>,
     awaited: HashMap<Name, oneshot::Sender<Instant>>,
-    /// UIDs of the runners that each session was ever published on, by its UID.
+    /// UIDs of all runners in the statuses of a session, by the UID of the session.
     published: HashMap<String, BTreeSet<String>>,
-    /// Those that a list has shown which is being read.
+    /// Sessions in the list that the watch is reading.
     listed: HashSet<Name>,
 }
 
@@ -49,27 +49,27 @@ type Name = (String, String);
 /// What the watch has shown of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedSession {
-    /// Its UID.
+    /// UID of the session.
     pub uid: String,
-    /// Its latest state.
+    /// Latest state.
     pub state: SessionState,
-    /// When it was Ready for the first time.
+    /// Time of the first status with state Ready.
     pub ready: Option<Instant>,
-    /// When it was Finished for the first time.
+    /// Time of the first status with state Finished.
     pub finished: Option<Instant>,
-    /// Whether it was ever published as one that waits.
+    /// Whether any status had the state Queued.
     pub was_queued: bool,
-    /// Why it was Finished.
+    /// Reason of the condition `Finished`.
     pub reason: Option<String>,
-    /// Whether the object is gone.
+    /// Whether the object was deleted.
     pub deleted: bool,
-    /// Whether its user has no more use for it.
+    /// Whether the test deleted the session, or will do so.
     pub deleted_by_user: bool,
-    /// UIDs of the runners that it was ever published on.
+    /// UIDs of all runners in its statuses.
     pub runners: BTreeSet<String>,
 }
 
-/// A [`BrowserSession`] as far as it is measured.
+/// The fields of a [`BrowserSession`] that are measured. Decoding only those keeps the client fast.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = BrowserSession)]
 struct WatchedSession {
@@ -98,10 +98,10 @@ struct WatchedRunner {
 }
 
 impl Sessions {
-    /// Begins to watch. The client is to be used by nobody else.
+    /// Starts the watch. Other calls with this client would delay its events.
     ///
     /// # Errors
-    /// When the watch ends before it has begun.
+    /// Returns an error if the watch ends before the first list is complete.
     pub async fn watch(client: Client) -> Result<Self> {
         let observations = Arc::<Mutex<Observations>>::default();
         let (started, starts) = oneshot::channel();
@@ -110,34 +110,34 @@ impl Sessions {
         Ok(Self { observations, watching })
     }
 
-    /// Tells when that session, which is not made yet, is Ready.
+    /// Returns a receiver for the time at which the session becomes Ready. Call this before creating the session.
     pub fn await_ready(&self, namespace: &str, name: &str) -> oneshot::Receiver<Instant> {
         let (sender, receiver) = oneshot::channel();
         lock(&self.observations).awaited.insert((namespace.to_owned(), name.to_owned()), sender);
         receiver
     }
 
-    /// What was seen of a session.
+    /// The observations of one session.
     pub fn get(&self, namespace: &str, name: &str) -> Option<ObservedSession> {
         lock(&self.observations).seen.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// What was seen of all sessions of a namespace, but for their names.
+    /// The observations of all sessions of a namespace, without names.
     pub fn all(&self, namespace: &str) -> Vec<ObservedSession> {
         let observations = lock(&self.observations);
         observations.seen.iter().filter(|((in_, _), _)| in_ == namespace).map(|(_, seen)| seen.clone()).collect()
     }
 
-    /// How many sessions of the namespace are so.
+    /// Counts the sessions of a namespace that match.
     pub fn count(&self, namespace: &str, matches: impl Fn(&ObservedSession) -> bool) -> usize {
         let observations = lock(&self.observations);
         observations.seen.iter().filter(|((in_, _), seen)| in_ == namespace && matches(seen)).count()
     }
 
-    /// Waits until so many sessions of the namespace are so.
+    /// Waits until `count` sessions of a namespace match; `what` describes them in the error.
     ///
     /// # Errors
-    /// When they are not in time.
+    /// Returns an error after `timeout`.
     pub async fn wait_for(
         &self,
         count: usize,
@@ -160,32 +160,32 @@ impl Sessions {
         }
     }
 
-    /// A session was made: it is to be heard of.
+    /// Adds a session that was created, in case it is deleted before the watch shows it.
     pub fn created(&self, session: &BrowserSession) {
         let name = (session.namespace().unwrap_or_default(), session.name_any());
         entry(&mut lock(&self.observations).seen, name, session.metadata.uid.as_deref().unwrap_or_default());
     }
 
-    /// Its user has no more use for that session: that it goes is no loss.
+    /// Marks a session as deleted by its user, so that its deletion does not count as a loss.
     pub fn mark_deleted_by_user(&self, namespace: &str, name: &str) {
         lock(&self.observations).seen.entry((namespace.to_owned(), name.to_owned())).or_default().deleted_by_user =
             true;
     }
 
-    /// UIDs of the sessions that were ever published on two runners.
+    /// UIDs of sessions whose statuses named more than one runner.
     pub fn published_twice(&self) -> Vec<String> {
         let observations = lock(&self.observations);
         observations.published.iter().filter(|(_, runners)| runners.len() > 1).map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// What was seen of all sessions of a namespace, by name.
+    /// The observations of all sessions of a namespace, by name.
     pub fn by_name(&self, namespace: &str) -> BTreeMap<String, ObservedSession> {
         let observations = lock(&self.observations);
         let here = observations.seen.iter().filter(|((in_, _), _)| in_ == namespace);
         here.map(|((_, name), seen)| (name.clone(), seen.clone())).collect()
     }
 
-    /// Forgets what was seen of the sessions of a namespace.
+    /// Drops the observations of a namespace.
     pub fn forget(&self, namespace: &str) {
         lock(&self.observations).seen.retain(|(in_, _), _| in_ != namespace);
     }
@@ -221,7 +221,7 @@ async fn watch_sessions(
             }
             Ok(Event::Apply(session)) => lock(&observations).record(session),
             Ok(Event::Delete(session)) => lock(&observations).record_deleted(name_of(&session)),
-            // An interruption is made up for by the next list.
+            // The list after the interruption makes up for missed events.
             Err(_) => {}
         }
     }
@@ -244,7 +244,7 @@ impl Observations {
             SessionState::Ready => {
                 seen.ready.get_or_insert(now);
                 if let Some(sender) = self.awaited.remove(&name) {
-                    // Whoever waited may have given up.
+                    // The receiver may have timed out.
                     let _ = sender.send(now);
                 }
             }
@@ -253,7 +253,7 @@ impl Observations {
                 let mut conditions = session.status.conditions.into_iter();
                 seen.reason =
                     conditions.find(|condition| condition.r#type == FINISHED).map(|condition| condition.reason);
-                // Nobody needs to wait for it any longer.
+                // A finished session never becomes Ready: dropping the sender ends the wait.
                 self.awaited.remove(&name);
             }
         }
@@ -266,7 +266,8 @@ impl Observations {
         }
     }
 
-    /// What was there before and is not in a list went while nobody watched, or is younger than the list.
+    /// Marks sessions as deleted that are missing from a complete list. Some may only be younger than the list; their
+    /// next event corrects that.
     fn record_unlisted(&mut self) {
         for (_, seen) in self.seen.iter_mut().filter(|(name, _)| !self.listed.contains(*name)) {
             seen.deleted = true;
@@ -274,7 +275,7 @@ impl Observations {
     }
 }
 
-/// What was seen of the session with that UID: another of its name was another one.
+/// The observations of the session with this UID. A different UID under the same name replaces the former observations.
 fn entry<'a>(seen: &'a mut HashMap<Name, ObservedSession>, name: Name, uid: &str) -> &'a mut ObservedSession {
     let seen = seen.entry(name).or_default();
     if seen.uid != uid {

@@ -1,4 +1,4 @@
-//! Claims on hot slots, all at once.
+//! Claims of hot slots, all at once.
 
 use super::{
     FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, measure, start_leader, wait_until_quiet, warm_up,
@@ -13,13 +13,13 @@ use camofleet_bench::{
 };
 use clap::Args;
 
-/// How many claims, and how often.
+/// Size and number of bursts.
 #[derive(Clone, Debug, Args)]
 pub struct Burst {
-    /// Claims at once.
+    /// Claims per burst.
     #[arg(long, default_value_t = 300)]
     claims: usize,
-    /// How often, of the fleet and of the floor.
+    /// Bursts, both of the fleet and of the floor.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
@@ -29,13 +29,13 @@ impl Burst {
         let mut report = Report::new("burst");
         harness.create_namespace(FLOOR).await?;
         harness.create_namespace(FLEET).await?;
-        eprintln!("the floor");
+        eprintln!("measuring the floor");
         let (mut floor_stats, mut fleet) = (ClaimStats::default(), ClaimStats::default());
         for _ in 0..self.rounds.div_ceil(2) {
             floor_stats.merge(&floor(harness, Arrivals::Burst, self.claims).await?);
         }
 
-        eprintln!("the fleet");
+        eprintln!("measuring the fleet");
         let mut operator = start_leader(harness, "operator-0").await?;
         let slots = self.claims + WARM_UP;
         let runners = slots.div_ceil(SLOTS_PER_RUNNER);
@@ -53,7 +53,7 @@ impl Burst {
         }
         operator.stop().await?;
 
-        eprintln!("the floor again");
+        eprintln!("measuring the floor again");
         for _ in self.rounds.div_ceil(2)..self.rounds {
             floor_stats.merge(&floor(harness, Arrivals::Burst, self.claims).await?);
         }

@@ -1,4 +1,5 @@
-//! Sessions come and go while something fails every few seconds. In the end nothing may be lost, doubled or leaked.
+//! Injects a random failure every few seconds while sessions come and go, and checks afterwards that none was lost,
+//! published twice or leaked.
 
 use super::{FLEET, POOL, SLOTS_PER_RUNNER};
 use anyhow::{Context, Result, ensure};
@@ -32,41 +33,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many sessions, and how often something fails.
+/// Load and failures.
 #[derive(Clone, Debug, Args)]
 pub struct Chaos {
-    /// Sessions in all.
+    /// Number of sessions.
     #[arg(long, default_value_t = 10_000)]
     sessions: usize,
-    /// Sessions that come in a second.
+    /// New sessions per second.
     #[arg(long, default_value_t = 40.0)]
     rate: f64,
-    /// Slots for them.
+    /// Slots of the pool.
     #[arg(long, default_value_t = 240)]
     slots: usize,
-    /// How long each session lives that its user does not end before.
+    /// Lifetime of sessions that their users do not delete.
     #[arg(long, default_value_t = 2000)]
     life_milliseconds: u64,
-    /// Something fails each time when so many seconds have passed.
+    /// Seconds between two failures.
     #[arg(long, default_value_t = 5)]
     seconds_between: u64,
-    /// Chooses what fails, and which sessions their users end.
+    /// Seed for the choice of failures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// A session that is not Ready by then is lost.
+/// A session that takes longer to become Ready is lost.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(180);
-/// When the failures are over, all is as it should be after so long at most.
+/// Time after the last failure until the invariants must hold.
 const INVARIANTS_TIMEOUT: Duration = Duration::from_secs(180);
-/// Longer than the operator waits for an answer.
+/// Longer than the operator's timeout for calls to runners.
 const SLOW_ANSWER: Duration = Duration::from_secs(7);
-/// Of so many sessions the user ends one before its time.
+/// One of this many sessions is deleted by its user before it ends by itself.
 const ENDED_BY_USERS: usize = 5;
-/// Long enough that a watch which was cut sees how each ended.
+/// Long enough for an interrupted watch to see how each session ended.
 const TTL_SECONDS: i32 = 60;
 
-/// What can fail.
+/// A failure to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Failure {
     LeaderKilled,
@@ -116,7 +117,7 @@ const FAILURES: [Failure; 21] = [
     Failure::TemplateChanged,
 ];
 
-/// What takes a failure back.
+/// An action that ends a failure.
 enum Recovery {
     Start(usize),
     Resume(usize),
@@ -127,7 +128,7 @@ enum Recovery {
     ScaleUp,
 }
 
-/// The fleet, and what fails in it.
+/// State of a run.
 struct ChaosRun<'a> {
     harness: &'a mut Harness,
     operators: Vec<Operator>,
@@ -136,7 +137,7 @@ struct ChaosRun<'a> {
     random: SmallRng,
     recoveries: Vec<(Instant, Recovery)>,
     injected: BTreeMap<String, usize>,
-    /// Runners whose process lost sessions, by UID of the pod: what was on them ends as lost, and rightly so.
+    /// UIDs of runner pods that lost sessions by a failure: `RunnerLost` is the expected end of those sessions.
     disrupted: BTreeSet<String>,
     template_changes: usize,
     lost_nodes: usize,
@@ -171,13 +172,13 @@ impl Chaos {
             lost_nodes: 0,
         };
         let between = Duration::from_secs(self.seconds_between);
-        // When all have come the failures end: those that are there still have to be served.
+        // No failures are injected once all sessions are created, because the remaining ones must still be served.
         while !sessions_task.is_finished() && run.harness.sessions.count(FLEET, |_| true) < self.sessions {
             run.recover(Some(Instant::now())).await?;
             run.restart_ended()?;
             let failure = FAILURES[run.random.random_range(0..FAILURES.len())];
             eprintln!("{failure:?}");
-            run.inject(failure).await.with_context(|| format!("while {failure:?} was made to happen"))?;
+            run.inject(failure).await.with_context(|| format!("cannot inject {failure:?}"))?;
             tokio::time::sleep(between).await;
         }
         run.recover(None).await?;
@@ -186,17 +187,17 @@ impl Chaos {
         let disrupted = std::mem::take(&mut run.disrupted);
         let violations = run
             .harness
-            // How each ended is looked at below, of those too that are deleted by now.
+            // The ends are checked below, because that includes deleted sessions.
             .check_invariants(FLEET, INVARIANTS_TIMEOUT, |_, _| true)
             .await?;
         let binding_log = run.harness.simulator.binding_log();
         let by_name = run.harness.sessions.by_name(FLEET);
-        // A write that was to tell of a runner may have failed, and then no status ever names it.
+        // The write that names a runner may have failed, so that no status ever names it.
         let runners_of = |seen: &ObservedSession| -> BTreeSet<String> {
             let held = || binding_log.of_session(&seen.uid).into_iter().map(|binding| binding.runner).collect();
             if seen.runners.is_empty() { held() } else { seen.runners.clone() }
         };
-        // A runner that goes when its sessions are over may be gone before anybody can hear of that.
+        // A draining runner may exit after its last session ended and before the operator has read that end.
         let unreported = |seen: &ObservedSession| {
             let gone = runners_of(seen).iter().filter_map(|runner| binding_log.runner_gone_at(runner)).min();
             gone.is_some_and(|gone| seen.finished.is_some_and(|finished| gone <= finished))
@@ -208,7 +209,7 @@ impl Chaos {
                 Some(RUNNER_LOST) if runners_of(seen).iter().any(|runner| disrupted.contains(runner)) => {}
                 Some(RUNNER_LOST) if unreported(seen) => ended_unreported += 1,
                 Some(reason) => {
-                    unexpected_ends.push(format!("{name} as {reason} on {:?}", runners_of(seen)));
+                    unexpected_ends.push(format!("{name}: {reason} on {:?}", runners_of(seen)));
                 }
             }
         }
@@ -216,7 +217,7 @@ impl Chaos {
         let ended_by = |reason: &str| seen.iter().filter(|seen| seen.reason.as_deref() == Some(reason)).count();
         let mut stats = ClaimStats::default();
         stats.add(&claims);
-        // One that ended before its Ready could be seen was served all the same.
+        // A session that ended before its Ready was observed was served all the same.
         stats.not_ready =
             seen.iter().filter(|seen| binding_log.of_session(&seen.uid).is_empty() && !seen.deleted_by_user).count();
         report.claims(&stats);
@@ -233,11 +234,16 @@ impl Chaos {
         report.set("doubled", violations.published_twice.len());
         report.set("leaked", violations.leaked.len());
         report.set("sessions_per_failure", as_f64(seen.len()) / as_f64(run.injected.values().sum::<usize>().max(1)));
-        ensure!(violations.is_empty(), "not all is whole:\n{violations}");
+        ensure!(violations.is_empty(), "invariants are violated:\n{violations}");
         let many = unexpected_ends.len();
-        ensure!(many == 0, "{many} sessions ended for what did not happen to them:\n{}", unexpected_ends.join("\n"));
+        ensure!(many == 0, "{many} sessions ended for an unexpected reason:\n{}", unexpected_ends.join("\n"));
         ensure!(stats.not_ready == 0, "{} sessions were never served", stats.not_ready);
-        ensure!(seen.len() == self.sessions, "{} sessions were seen, of {}", seen.len(), self.sessions);
+        ensure!(
+            seen.len() == self.sessions,
+            "{} sessions were observed, but {} were created",
+            seen.len(),
+            self.sessions
+        );
         for operator in &mut run.operators {
             operator.stop().await?;
         }
@@ -245,7 +251,7 @@ impl Chaos {
     }
 }
 
-/// All sessions: made, awaited, and some ended by their users.
+/// Creates all sessions, waits until they are Ready, and deletes some of them.
 fn run_sessions(harness: &Harness, chaos: &Chaos) -> impl Future<Output = Result<Vec<Claim>>> + use<> {
     let (claims, sessions) = (harness.claims(), harness.sessions.clone());
     let (rate, count) = (chaos.rate, chaos.sessions);
@@ -272,7 +278,7 @@ impl ChaosRun<'_> {
         self.recoveries.push((Instant::now() + Duration::from_secs(seconds), recovery));
     }
 
-    /// Takes back what is due by then, or everything.
+    /// Carries out the recoveries that are due by a time, or all of them.
     async fn recover(&mut self, by: Option<Instant>) -> Result<()> {
         let is_due = |at: &Instant| by.is_none_or(|by| *at <= by);
         let (due, left) = std::mem::take(&mut self.recoveries).into_iter().partition(|(at, _)| is_due(at));
@@ -295,7 +301,7 @@ impl ChaosRun<'_> {
         Ok(())
     }
 
-    /// An operator that came up while nobody answered has ended, and is started again as a kubelet would.
+    /// Restarts operators that exited because the API server was down, as the kubelet would do.
     fn restart_ended(&mut self) -> Result<()> {
         let waits = |index| {
             self.recoveries.iter().any(|(_, recovery)| matches!(recovery, Recovery::Start(other) if *other == index))
@@ -308,7 +314,7 @@ impl ChaosRun<'_> {
         Ok(())
     }
 
-    /// Makes something fail, unless there is nothing that could at the moment.
+    /// Injects a failure, unless the current state does not allow it.
     async fn inject(&mut self, failure: Failure) -> Result<()> {
         let was_injected = match failure {
             Failure::LeaderKilled => self.kill_leader().await?,
@@ -368,7 +374,7 @@ impl ChaosRun<'_> {
         Ok(())
     }
 
-    /// Who leads, when the other operator is well and can take over.
+    /// The leader, if the other operator is healthy and can take over.
     async fn replaceable_leader(&mut self) -> Result<Option<usize>> {
         let is_for_operators = |recovery: &Recovery| match recovery {
             Recovery::Start(_) | Recovery::Resume(_) | Recovery::Reconnect(_) => true,
@@ -427,13 +433,14 @@ impl ChaosRun<'_> {
         true
     }
 
-    /// A runner tells of what others have.
+    /// Makes a runner report sessions of other runners.
     fn report_extra_sessions(&mut self) -> bool {
         let Some(runner) = self.random_runner() else { return false };
         let others = self.harness.simulator.runners().into_iter().filter(|other| other.pod.uid != runner.pod.uid);
         let extra_sessions: Vec<Session> = others.flat_map(|other| other.sessions()).take(4).collect();
         runner.set_extra_sessions(extra_sessions);
-        // What it is believed to have, where no leader knew better, is lost when it no longer says so.
+        // A new leader may believe this runner, and then count the sessions as lost when the runner stops reporting
+        // them.
         self.disrupted.insert(runner.pod.uid.clone());
         self.schedule_recovery(12, Recovery::RestoreBehaviour(runner));
         true
@@ -446,7 +453,7 @@ impl ChaosRun<'_> {
         true
     }
 
-    /// It drains, or with no grace takes its sessions with it.
+    /// Deletes a runner pod: it drains, or with a grace period of 0 loses its sessions.
     async fn delete_random_pod(&mut self, grace: Option<u32>) -> Result<bool> {
         let Some(runner) = self.random_runner() else { return Ok(false) };
         if grace == Some(0) {
@@ -463,7 +470,7 @@ impl ChaosRun<'_> {
         Ok(true)
     }
 
-    /// A node is gone with all that was on it, and another one comes in its place.
+    /// Loses a node with all its pods, and adds another one.
     async fn power_off_node(&mut self) -> Result<bool> {
         let Some(node) = self.random_runner().map(|runner| runner.pod.node.clone()) else { return Ok(false) };
         let nodes = Api::<Node>::all(self.harness.client.clone());
@@ -471,7 +478,7 @@ impl ChaosRun<'_> {
         let lost = self.harness.simulator.power_off_node(&node);
         self.disrupted.extend(lost.iter().map(|runner| runner.pod.uid.clone()));
         retry(|| async { ignore_not_found(nodes.delete(&node, &DeleteParams::default()).await) }).await?;
-        // Those, too, whose runner had not started yet: nobody else here deletes what a lost node had.
+        // Also pods whose runner has not started: no pod garbage collector runs here.
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let pods = retry(|| async { self.harness.api::<Pod>(FLEET).list_metadata(&there).await }).await?;
         for pod in &pods {
@@ -494,7 +501,7 @@ impl ChaosRun<'_> {
 
     fn random_runner(&mut self) -> Option<Arc<Runner>> {
         let runners = self.harness.simulator.runners();
-        // One that is ill already has its cure coming.
+        // A runner with a pending recovery is still affected by an earlier failure.
         let recovering_runner = |recovery: &Recovery| match recovery {
             Recovery::RestoreBehaviour(runner) => Some(runner.pod.uid.clone()),
             Recovery::Start(_)

@@ -1,4 +1,4 @@
-//! One pod for each session: how fast a pool refills.
+//! One pod per session: the rate at which a pool refills.
 
 use super::{FLEET, POOL, claim, run_claims, start_leader};
 use anyhow::Result;
@@ -14,22 +14,22 @@ use clap::Args;
 use futures::future::try_join_all;
 use std::time::{Duration, Instant};
 
-/// How many runners and claims there are at a time.
+/// Size of the pool and of the load.
 #[derive(Clone, Debug, Args)]
 pub struct Churn {
-    /// Runners of the pool, each good for one session.
+    /// Runners of the pool, each for one session.
     #[arg(long, default_value_t = 100)]
     runners: usize,
-    /// Claims under way at once, each followed by the next when it is Ready.
+    /// Concurrent claims. Each is followed by the next one when it is Ready.
     #[arg(long, default_value_t = 100)]
     outstanding: usize,
-    /// How long it goes on before it is measured: until the runners that were there at first are used up.
+    /// Time before the measurement starts, in which the initial runners are used up.
     #[arg(long, default_value_t = 10)]
     settle_seconds: u64,
-    /// How long it is measured.
+    /// Duration of the measurement.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// How long each session lives.
+    /// Lifetime of each session.
     #[arg(long, default_value_t = 100)]
     life_milliseconds: u64,
 }
@@ -43,7 +43,7 @@ impl Churn {
         harness.create_hot_pool(FLEET, POOL, spec).await?;
         harness.simulator.set_session_lifetime(Some(Duration::from_millis(self.life_milliseconds)));
 
-        eprintln!("{} claims at a time", self.outstanding);
+        eprintln!("running {} concurrent claims", self.outstanding);
         let begin = Instant::now() + Duration::from_secs(self.settle_seconds);
         let end = begin + Duration::from_secs(self.seconds);
         let one_after_another = async || {

@@ -1,4 +1,5 @@
-//! A long queue on few slots: what it costs while nothing changes, and how fast it is served when slots free up.
+//! A long queue for few slots: its cost while nothing changes, and the rate at which it is served when slots become
+//! free.
 
 use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
 use anyhow::Result;
@@ -14,25 +15,25 @@ use clap::Args;
 use futures::{TryStreamExt, stream};
 use std::time::{Duration, Instant};
 
-/// How long the queue is.
+/// Length of the queue and size of the pool.
 #[derive(Clone, Debug, Args)]
 pub struct Drain {
-    /// Sessions that wait.
+    /// Queued sessions.
     #[arg(long, default_value_t = 5000)]
     sessions: usize,
-    /// Slots, all taken at first.
+    /// Slots, all occupied at first.
     #[arg(long, default_value_t = 100)]
     slots: usize,
-    /// How long each session lives, once it is served.
+    /// Lifetime of each session once it is bound.
     #[arg(long, default_value_t = 200)]
     life_milliseconds: u64,
-    /// How long the operator is watched while all wait.
+    /// Duration of the measurement of the operator while all sessions are queued.
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
 }
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Creates at once.
+/// Concurrent create calls.
 const CREATES: usize = 64;
 
 impl Drain {
@@ -46,7 +47,7 @@ impl Drain {
         run_claims(harness, Arrivals::Burst, slots, claim).await?;
         let fillers = harness.simulator.runners();
 
-        eprintln!("{} sessions wait", self.sessions);
+        eprintln!("queueing {} sessions", self.sessions);
         let before = operator.writes().await?;
         let claims = harness.claims();
         let names = (0..self.sessions).map(|index| format!("queued-{index}"));
@@ -63,7 +64,7 @@ impl Drain {
         let end = operator.usage()?;
         report.set("queued_cpu_percent", end.cpu.saturating_sub(start.cpu).as_secs_f64() / idle.as_secs_f64() * 100.0);
 
-        eprintln!("slots free up");
+        eprintln!("freeing the slots");
         harness.simulator.set_session_lifetime(Some(Duration::from_millis(self.life_milliseconds)));
         let (began, watch) = (Instant::now(), CpuWatch::start(harness, &operator)?);
         for runner in fillers {
@@ -77,7 +78,7 @@ impl Drain {
         let cpu = operator.usage()?.cpu.saturating_sub(end.cpu);
         let seen = harness.sessions.all(FLEET);
         report.set("sessions", self.sessions);
-        // One that ends before its Ready could be written is published as Finished at once: it was served all the same.
+        // A session that ends before its Ready is written is published as Finished at once. It was served all the same.
         let binding_log = harness.simulator.binding_log();
         report.set("not_ready", seen.iter().filter(|seen| binding_log.of_session(&seen.uid).is_empty()).count());
         report.set("never_shown_ready", seen.iter().filter(|seen| seen.ready.is_none()).count());

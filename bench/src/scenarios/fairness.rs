@@ -1,4 +1,5 @@
-//! Three tenants on one pool, of which one floods it: what each is served, by its weight, and how long the others wait.
+//! Three tenants share a pool that one of them floods: the share that each gets by its weight, and the longest waits of
+//! the others.
 
 use super::{FLEET, POOL, start_leader};
 use anyhow::{Result, ensure};
@@ -19,40 +20,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who asks for how much.
+/// Load of each tenant and size of the pool.
 #[derive(Clone, Debug, Args)]
 pub struct Fairness {
-    /// Sessions of the tenant that floods, which comes first.
+    /// Sessions of the flooding tenant, which are created first.
     #[arg(long, default_value_t = 2000)]
     flood: usize,
-    /// Sessions of each of the two that come after it.
+    /// Sessions of each of the two other tenants.
     #[arg(long, default_value_t = 300)]
     others: usize,
-    /// Slots.
+    /// Slots of the pool.
     #[arg(long, default_value_t = 60)]
     slots: usize,
-    /// How long each session lives.
+    /// Lifetime of each session.
     #[arg(long, default_value_t = 2000)]
     life_milliseconds: u64,
 }
 
-/// Each tenant is a namespace, with its weight.
+/// Tenants, which are namespaces, and their weights.
 const TENANTS: [(&str, u32); 3] = [("flood", 1), ("light", 1), ("heavy", 3)];
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// Creates at once.
+/// Concurrent create calls.
 const CREATES: usize = 32;
 
-/// A session that was asked for.
 struct CreatedSession {
     uid: String,
     at: Instant,
 }
 
-/// When a tenant's sessions were asked for and served.
+/// When the sessions of a tenant were created and bound.
 struct Served {
     weight: f64,
     created: Instant,
-    /// In the order in which it happened.
+    /// Sorted by time.
     binds: Vec<Instant>,
     longest_wait: Duration,
 }
@@ -69,7 +69,7 @@ impl Fairness {
         for (tenant, weight) in TENANTS {
             harness.create_namespace(tenant).await?;
             let count = if tenant == "flood" { self.flood } else { self.others };
-            eprintln!("{count} sessions of tenant {tenant}, of weight {weight}");
+            eprintln!("creating {count} sessions of tenant {tenant} with weight {weight}");
             created.insert(tenant, (weight, create_sessions(harness, tenant, count).await?));
         }
         for (tenant, (_, sessions)) in &created {
@@ -79,14 +79,16 @@ impl Fairness {
         let served: BTreeMap<_, _> =
             created.iter().map(|(tenant, (weight, sessions))| (*tenant, served(harness, *weight, sessions))).collect();
 
-        // While all three wait: from the last one's coming until the first of them has nothing left.
+        // The interval in which all three tenants have queued sessions: from the last creation to the first tenant's
+        // last bind.
         let from = served.values().map(|tenant| tenant.created).max().unwrap_or_else(Instant::now);
         let to = served.values().filter_map(|tenant| tenant.binds.last()).min().copied().unwrap_or(from);
         let while_all_wait = |tenant: &Served| tenant.binds.iter().filter(|at| (from..=to).contains(*at)).count();
         let shares: BTreeMap<_, _> = served.iter().map(|(name, tenant)| (*name, while_all_wait(tenant))).collect();
         let by_weight = served.values().map(|tenant| as_f64(while_all_wait(tenant)) / tenant.weight);
         let jain = jain(&by_weight.collect::<Vec<_>>());
-        // What a tenant is due: its part of what is served. It waits for its own turns, and for one turnover of the slots.
+        // The longest wait in a fair system: the tenant's sessions at its share of the rate, and one turnover of the
+        // slots. slots.
         let rate = as_f64(shares.values().sum()) / to.duration_since(from).as_secs_f64();
         let weights: f64 = served.values().map(|tenant| tenant.weight).sum();
         let model =
@@ -106,9 +108,9 @@ impl Fairness {
             report.set(&format!("{name}_longest_wait_of_model"), ratio(*wait, *model));
         }
         report.set("doubled", harness.simulator.binding_log().bound_twice().len());
-        ensure!(jain >= 0.95, "Jain's index of what was served, by weight, is {jain:.3}: {shares:?}");
+        ensure!(jain >= 0.95, "Jain's fairness index of the weighted shares is {jain:.3}, below 0.95: {shares:?}");
         for (name, (wait, model)) in &waits {
-            ensure!(wait <= model, "a session of tenant {name} waited {wait:.1} s, and {model:.1} s are due");
+            ensure!(wait <= model, "a session of tenant {name} waited {wait:.1} s, longer than its fair {model:.1} s");
         }
         operator.stop().await?;
         Ok(report)
@@ -154,7 +156,7 @@ fn served(harness: &Harness, weight: u32, sessions: &[CreatedSession]) -> Served
     }
 }
 
-/// Jain's index of fairness: 1 when all are equal, 1/n when one has all (Jain, Chiu, Hawe 1984).
+/// Jain's fairness index: 1 for equal shares, 1/n if one of n has everything (Jain, Chiu, Hawe 1984).
 fn jain(shares: &[f64]) -> f64 {
     let (sum, squares) = shares.iter().fold((0.0, 0.0), |(sum, squares), share| (sum + share, squares + share * share));
     sum * sum / (as_f64(shares.len()) * squares)

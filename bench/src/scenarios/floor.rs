@@ -1,4 +1,4 @@
-//! What the API server itself takes.
+//! Latency of the API server alone.
 
 use super::{FLOOR, floor};
 use anyhow::Result;
@@ -10,13 +10,13 @@ use camofleet_bench::{
 };
 use clap::Args;
 
-/// How many claims of each kind.
+/// Number and rate of claims.
 #[derive(Clone, Debug, Args)]
 pub struct Floor {
-    /// Claims, one after another, and then all at once.
+    /// Claims per arrival pattern: one after another, all at once, and Poisson.
     #[arg(long, default_value_t = 300)]
     claims: usize,
-    /// Claims a second, of as many that come at random.
+    /// Claims per second of the Poisson arrivals.
     #[arg(long, default_value_t = 45.0)]
     rate: f64,
 }
@@ -30,7 +30,7 @@ impl Floor {
         let random = floor(harness, Arrivals::Poisson { rate: self.rate }, self.claims).await?;
         report.row("one after another", &one_by_one);
         report.row("all at once", &burst);
-        report.row(&format!("{} a second", self.rate), &random);
+        report.row(&format!("{} per second", self.rate), &random);
         report.set("sessions", self.claims);
         report.set("not_ready", one_by_one.not_ready + burst.not_ready + random.not_ready);
         report.set("floor_p50_ms", one_by_one.latencies.percentile(50));

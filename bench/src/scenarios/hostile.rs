@@ -1,4 +1,5 @@
-//! Claims in one namespace while a tenant of another attacks the operator, and the same beside an idle burner of CPU time.
+//! Claims in one namespace while a tenant of another namespace attacks the operator. The control runs have a busy loop
+//! with the same share of CPU in place of the attack. time.
 
 use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet, warm_up, with_harness};
 use anyhow::{Context, Result, ensure};
@@ -25,50 +26,51 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long, and how often.
+/// Duration, load and number of runs.
 #[derive(Clone, Debug, Args)]
 pub struct Hostile {
-    /// Seconds of claims under attack, in each run.
+    /// Duration of the claims of each run in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Claims a second.
+    /// Claims per second.
     #[arg(long, default_value_t = 5.0)]
     rate: f64,
-    /// Pairs of runs, one beside an idle burner and one under attack.
+    /// Pairs of runs: one with the busy loop and one with the attack.
     #[arg(long, default_value_t = 4)]
     pairs: usize,
-    /// The share of one core that the attack program has, and the burner.
+    /// CPU limit of the attack program and of the busy loop, in percent of one core.
     #[arg(long, default_value_t = 25)]
     attacker_cpu_percent: u32,
 }
 
-/// The attacker's namespace.
+/// Namespace of the attacker.
 const HOSTILE: &str = "hostile";
-/// A pool that is created under attack.
+/// A pool that is created during the attack.
 const LATE: &str = "late";
-/// Runners of either pool of the fleet.
+/// Runners of each of the fleet's pools.
 const RUNNERS: usize = 8;
-/// How long a session of the fleet lives: at the default rate a third of the slots is taken.
+/// Lifetime of the fleet's sessions: at the default rate, a third of the slots is occupied.
 const LIFE: Duration = Duration::from_secs(2);
-/// How long the attack program and the burner run before anything is measured.
+/// Time for which the neighbour runs before the measurement starts.
 const ATTACK_WARM_UP: Duration = Duration::from_secs(5);
-/// How long a pool may take to be hot, and a new leader to bind, before they count as never.
+/// Time limit for the late pool to become hot, and for a new leader to bind.
 const LATE_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// The operator's limit of memory in the chart's values.
+/// The operator's memory limit in the chart's values.
 const MEMORY_LIMIT: u64 = 512 << 20;
 
-/// Bounds under attack: p50 and p99 of claims against the control run, and the operator's memory in MiB.
+/// Bounds under attack: p50 and p99 as multiples of the control run, and the operator's memory in MiB.
 const P50_RATIO: f64 = 2.0;
 const P99_RATIO: f64 = 5.0;
 const MEMORY_MB: f64 = 128.0;
-/// From the moment when a new leader leads to its first bind: runners that were not heard are waited for 30 s.
+/// Bound on the time from a new leader's election to its first bind. A leader waits up to 30 s for runners that do not
+/// report.
 const LEAD_TO_BIND_MS: f64 = 31_000.0;
 
 impl Hostile {
-    /// Control runs and runs under attack in turn, each on a cluster of its own.
+    /// Alternates control runs and runs under attack, each on a new cluster.
     pub async fn run(self, options: Options, interrupted: &CancellationToken) -> Result<(Comparison, Value)> {
-        let mut comparison = Comparison::new("hostile", "an idle burner of CPU time", "the attack program");
+        let mut comparison = Comparison::new("hostile", "a busy loop", "the attack program");
         let mut versions = Value::Null;
         for (index, variant) in order(self.pairs).enumerate() {
             eprintln!("run {} of {}: {variant:?}", index + 1, self.pairs * 2);
@@ -111,7 +113,7 @@ impl Hostile {
         let claims = run_claims(harness, Arrivals::Poisson { rate: self.rate }, count, claim);
         let (claims, late) = supervised.supervise(async { tokio::join!(claims, late_pool(harness)) }).await?;
         report.set("cpu_percent", cpu.percent(harness, &supervised.operator)?);
-        // Of an operator that was started again they would be those since then.
+        // The counters of a restarted operator would miss earlier writes.
         let after = supervised.operator.writes().await.ok().filter(|_| supervised.restarts == 0);
         if let (Some(before), Some(after)) = (before, after) {
             report.set("writes", after.since(&before).to_json());
@@ -124,7 +126,7 @@ impl Hostile {
 
         let bound = supervised.measure_restart(harness).await?;
         report.set("lead_to_bind_ms", bound.map(milliseconds));
-        let used = Usage::of(neighbour_pid).context("what runs beside the fleet has ended")?.cpu;
+        let used = Usage::of(neighbour_pid).context("the process beside the fleet has exited")?.cpu;
         report.set("beside_cpu_percent", used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0);
         report.set("restarts", restarts);
         #[expect(clippy::cast_precision_loss, reason = "the operator has less than 2^52 KiB")]
@@ -135,17 +137,17 @@ impl Hostile {
     }
 }
 
-/// The bounds that were exceeded, one sentence each.
+/// The violated bounds, one sentence each.
 pub fn failures(comparison: &Comparison) -> Vec<String> {
     let mut failures = Vec::new();
     let mut bound = |what: &str, found: Option<f64>, most: f64| match found {
         Some(found) if found <= most => {}
-        Some(found) => failures.push(format!("{what} is {found:.2}, and must not exceed {most}")),
+        Some(found) => failures.push(format!("{what} is {found:.2}, more than {most}")),
         None => failures.push(format!("{what} was never measured")),
     };
     let highest = |key: &str| comparison.row(key).b.into_iter().max_by(f64::total_cmp);
-    bound("p50 under attack against the control run", comparison.row("p50_ms").ratio(), P50_RATIO);
-    bound("p99 under attack against the control run", comparison.row("p99_ms").ratio(), P99_RATIO);
+    bound("the ratio of p50 under attack to the control run", comparison.row("p50_ms").ratio(), P50_RATIO);
+    bound("the ratio of p99 under attack to the control run", comparison.row("p99_ms").ratio(), P99_RATIO);
     bound("the number of claims that were not Ready under attack", highest("not_ready"), 0.0);
     bound("the number of restarts of the operator under attack", highest("restarts"), 0.0);
     bound("the operator's memory in MiB under attack", highest("peak_memory_mb"), MEMORY_MB);
@@ -154,22 +156,22 @@ pub fn failures(comparison: &Comparison) -> Vec<String> {
         let row = comparison.row(key);
         let runs = comparison.row("restarts").b.len();
         let missed = as_f64(runs.saturating_sub(row.b.len()));
-        bound(&format!("the number of runs under attack in which {key} never came"), Some(missed), 0.0);
+        bound(&format!("the number of runs under attack without {key}"), Some(missed), 0.0);
     }
     failures
 }
 
-/// A control group of this process.
+/// Name of a control group of this process.
 fn group(of: &str) -> String {
     format!("camofleet-bench-{}-{of}", std::process::id())
 }
 
-/// The program that runs beside the fleet.
+/// The noisy neighbour of the fleet: a busy loop or the attack program.
 async fn neighbour(harness: &Harness, variant: Variant) -> Result<Spec> {
     let log = harness.control_plane.file("beside.log");
     let spec = match variant {
         Variant::A => Spec {
-            name: "the burner".to_owned(),
+            name: "the busy loop".to_owned(),
             program: "/bin/sh".into(),
             args: ["-c", "while :; do :; done"].map(Into::into).to_vec(),
             env: Vec::new(),
@@ -177,8 +179,8 @@ async fn neighbour(harness: &Harness, variant: Variant) -> Result<Spec> {
         },
         Variant::B => {
             let pool = harness.api::<WorkerPool>(FLEET).get(POOL).await?;
-            let (uid, status) = (pool.metadata.uid.context("it has a UID")?, pool.status.unwrap_or_default());
-            let revision = status.revision.context("it has a revision")?;
+            let (uid, status) = (pool.metadata.uid.context("the pool has no UID")?, pool.status.unwrap_or_default());
+            let revision = status.revision.context("the pool has no revision")?;
             let octet = harness.control_plane.network.octet().to_string();
             let kubeconfig = harness.control_plane.kubeconfig(User::Tenant).into_os_string();
             let args = [
@@ -194,7 +196,7 @@ async fn neighbour(harness: &Harness, variant: Variant) -> Result<Spec> {
             ];
             Spec {
                 name: "the attack program".to_owned(),
-                program: env::current_exe().context("this program has no path")?,
+                program: env::current_exe().context("cannot find the path of this program")?,
                 args: args.into_iter().map(Into::into).chain(["--kubeconfig".into(), kubeconfig]).collect(),
                 env: Vec::new(),
                 log,
@@ -204,7 +206,7 @@ async fn neighbour(harness: &Harness, variant: Variant) -> Result<Spec> {
     Ok(spec)
 }
 
-/// How long a pool that is created now takes until all its slots are hot; none when it does not become so in time.
+/// Creates a pool and returns the time until all its slots are hot, or `None` after the time limit.
 async fn late_pool(harness: &Harness) -> Result<Option<Duration>> {
     let began = Instant::now();
     harness.create_pool(FLEET, LATE, long_lived_pool(RUNNERS, SLOTS_PER_RUNNER)).await?;
@@ -219,12 +221,12 @@ async fn late_pool(harness: &Harness) -> Result<Option<Duration>> {
     Ok(None)
 }
 
-/// The operator, which is started again when it ends, as the kubelet does, within the memory that the chart gives it.
+/// An operator with the memory limit of the chart. It is restarted when it exits, as the kubelet would do.
 struct Supervised {
     operator: Operator,
     memory: ControlGroup,
     restarts: usize,
-    /// In KiB.
+    /// KiB.
     peak_memory: u64,
 }
 
@@ -234,7 +236,7 @@ impl Supervised {
         Ok(Self { operator, memory, restarts: 0, peak_memory: 0 })
     }
 
-    /// Supervises it until that is done.
+    /// Supervises the operator while `work` runs.
     async fn supervise<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         tokio::pin!(work);
         loop {
@@ -248,10 +250,10 @@ impl Supervised {
     fn check(&mut self) -> Result<()> {
         if !self.operator.daemon.is_running() {
             self.restarts += 1;
-            eprintln!("the operator has ended; at most it had {} MiB", self.peak_memory / 1024);
+            eprintln!("the operator exited; its peak memory was {} MiB", self.peak_memory / 1024);
             return self.start_again();
         }
-        // One that is just ending uses nothing any more.
+        // The process may exit between the two checks.
         if let Ok(usage) = self.operator.usage() {
             self.peak_memory = self.peak_memory.max(usage.peak_memory);
         }
@@ -263,8 +265,8 @@ impl Supervised {
         self.memory.add(self.operator.daemon.pid()?)
     }
 
-    /// Replaces it by a new leader, and measures from the moment when that leads to its first bind of a session of the
-    /// fleet, which is waiting; none when it binds nothing in time.
+    /// Restarts the operator and measures the time from its election to its first bind. A session of the fleet is
+    /// queued meanwhile. Returns `None` if it is not bound within the time limit.
     async fn measure_restart(&mut self, harness: &Harness) -> Result<Option<Duration>> {
         const WAITING: &str = "waiting";
         self.operator.stop().await?;
@@ -282,10 +284,10 @@ impl Supervised {
         let leading_since = Instant::now();
         let ready = self.supervise(tokio::time::timeout(LATE_TIMEOUT, ready)).await?;
         let Ok(Ok(ready)) = ready else { return Ok(None) };
-        let seen = harness.sessions.get(FLEET, WAITING).context("it was made")?;
+        let seen = harness.sessions.get(FLEET, WAITING).context("the session was not observed")?;
         let bindings = harness.simulator.binding_log().of_session(&seen.uid);
-        ensure!(!bindings.is_empty(), "a session is Ready that no runner has");
-        // It may have been bound before the metrics said that the operator leads.
+        ensure!(!bindings.is_empty(), "a session is Ready without a binding");
+        // The bind may precede the update of the leader metric.
         Ok(Some(bindings[0].bound.min(ready).saturating_duration_since(leading_since)))
     }
 }

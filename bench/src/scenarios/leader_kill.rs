@@ -1,4 +1,4 @@
-//! Two operators, of which the one that leads is killed again and again while claims come.
+//! Two operators, whose leader is killed repeatedly while claims arrive.
 
 use super::{FLEET, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, run_claims};
 use anyhow::{Result, ensure};
@@ -13,19 +13,19 @@ use clap::Args;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::{Duration, Instant};
 
-/// How many claims, and how often the leader is killed.
+/// Load and number of kills.
 #[derive(Clone, Debug, Args)]
 pub struct LeaderKill {
-    /// Claims in all.
+    /// Number of claims.
     #[arg(long, default_value_t = 300)]
     claims: usize,
-    /// Claims a second.
+    /// Claims per second.
     #[arg(long, default_value_t = 45.0)]
     rate: f64,
-    /// How often the leader is killed: in equal parts of the claims, in each at a random moment.
+    /// Number of kills. The claims are divided into as many parts, and each part has one kill at a random time.
     #[arg(long, default_value_t = 5)]
     kills: usize,
-    /// Chooses the moments.
+    /// Seed for the times.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -49,7 +49,8 @@ impl LeaderKill {
             left -= claims;
             eprintln!("kill {} of {}", kill + 1, self.kills);
             let part = run_claims(harness, Arrivals::Poisson { rate: self.rate }, claims, claim);
-            // A moment when so many of this part's claims were bound: the others are on their way in every stage of it.
+            // The kill comes after a random number of this part's claims is bound, so the other claims are in any
+            // stage.
             let after = harness.simulator.binding_log().count() + random.random_range(0..claims.max(1));
             let killing = async {
                 while harness.simulator.binding_log().count() < after {
@@ -59,7 +60,7 @@ impl LeaderKill {
                 operators[leader].daemon.kill().await?;
                 let killed = Instant::now();
                 let next = operator::wait_for_leader(&mut operators).await?;
-                ensure!(next != leader, "who was killed leads");
+                ensure!(next != leader, "the killed operator still leads");
                 let bound = async {
                     loop {
                         if let Some(bound) = harness.simulator.binding_log().first_bind_after(killed) {
@@ -68,7 +69,7 @@ impl LeaderKill {
                         tokio::time::sleep(POLL_INTERVAL).await;
                     }
                 };
-                // When all was bound before, there is nothing to go on with.
+                // If all claims were bound before the kill, there is no next bind.
                 if let Ok(bound) = tokio::time::timeout(Duration::from_secs(5), bound).await {
                     gaps.add(bound.duration_since(killed));
                 }
@@ -94,8 +95,11 @@ impl LeaderKill {
         report.set("kill_to_next_bind_p50_ms", gaps.percentile(50));
         report.set("kill_to_next_bind_max_ms", gaps.percentile(100));
         ensure!(lost == 0, "{lost} sessions were lost");
-        ensure!(doubled.is_empty() && republished == 0, "on two runners: {doubled:?}, published on two: {republished}");
-        ensure!(held == self.claims, "{held} sessions are on runners, of {} that were made", self.claims);
+        ensure!(
+            doubled.is_empty() && republished == 0,
+            "bound twice: {doubled:?}; published on more than one runner: {republished}"
+        );
+        ensure!(held == self.claims, "runners hold {held} sessions, but {} were created", self.claims);
         for operator in &mut operators {
             operator.stop().await?;
         }

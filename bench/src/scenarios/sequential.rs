@@ -1,4 +1,4 @@
-//! Claims on hot slots, one after another.
+//! Claims of hot slots, one after another.
 
 use super::{
     FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, measure, start_leader, wait_until_quiet, warm_up,
@@ -12,10 +12,10 @@ use camofleet_bench::{
 };
 use clap::Args;
 
-/// How many claims.
+/// Number of claims.
 #[derive(Clone, Debug, Args)]
 pub struct Sequential {
-    /// Claims.
+    /// Number of claims.
     #[arg(long, default_value_t = 200)]
     claims: usize,
 }
@@ -25,12 +25,12 @@ impl Sequential {
         let mut report = Report::new("sequential");
         harness.create_namespace(FLOOR).await?;
         harness.create_namespace(FLEET).await?;
-        // Half of the floor before and half after, so that a machine that becomes slower or faster favours nobody.
-        eprintln!("the floor");
+        // Half of the floor before the fleet and half after, so that a machine that changes speed favours neither.
+        eprintln!("measuring the floor");
         let first_half = self.claims.div_ceil(2);
         let mut floor_stats = floor(harness, Arrivals::Sequential, first_half).await?;
 
-        eprintln!("the fleet");
+        eprintln!("measuring the fleet");
         let mut operator = start_leader(harness, "operator-0").await?;
         let runners = (self.claims + WARM_UP).div_ceil(SLOTS_PER_RUNNER);
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
@@ -42,11 +42,11 @@ impl Sequential {
         let writes = operator.writes().await?.since(&before);
         operator.stop().await?;
 
-        eprintln!("the floor again");
+        eprintln!("measuring the floor again");
         floor_stats.merge(&floor(harness, Arrivals::Sequential, self.claims - first_half).await?);
         report.claims(&fleet);
         report.compare_with_floor(&fleet, &floor_stats);
-        // The totals are of runs of different lengths.
+        // The totals of runs of different lengths cannot be compared.
         report.set("total_ratio", serde_json::Value::Null);
         report.set("floor_total_ms", serde_json::Value::Null);
         report.writes(&writes, self.claims);

@@ -1,4 +1,4 @@
-//! Claims that come at random at a rate, and live briefly.
+//! Claims at a constant mean rate (Poisson arrivals) with short-lived sessions.
 
 use super::{
     FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, floor, measure, run_claims, start_leader, wait_until_quiet,
@@ -15,35 +15,36 @@ use camofleet_bench::{
 use clap::Args;
 use std::{future::Future, time::Duration};
 
-/// How many claims a second, and for how long.
+/// Rate and duration.
 #[derive(Clone, Debug, Args)]
 pub struct Sustained {
-    /// Claims a second.
+    /// Claims per second.
     #[arg(long, default_value_t = 45.0)]
     rate: f64,
-    /// For so long.
+    /// Duration in seconds.
     #[arg(long, default_value_t = 30)]
     seconds: u32,
-    /// How long each session lives.
+    /// Lifetime of each session.
     #[arg(long, default_value_t = 1000)]
     life_milliseconds: u64,
-    /// Then raise the rate until it is not held any more, of the fleet and of the floor: until the median is more than three
-    /// times the floor's at the first rate, of all claims or of the last quarter, or not all are Ready.
+    /// Afterwards, raise the rates of the fleet and of the floor to find the highest that each sustains. A rate is not
+    /// sustained if a claim is not Ready, or if the median of all claims or of the last quarter exceeds three times the
+    /// floor's median at the first rate.
     #[arg(long)]
     highest: bool,
-    /// For so long at each raised rate.
+    /// Duration of each step in seconds.
     #[arg(long, default_value_t = 8)]
     step_seconds: u32,
-    /// Slots of the pool. Absent: as many as sessions of the first rate could be there in 10 s, at most 4000.
+    /// Slots of the pool. Default: the sessions of 10 s at the first rate, but 400 to 4000.
     #[arg(long)]
     slots: Option<usize>,
 }
 
-/// By so much the rate is raised each time.
+/// Factor between two rates.
 const STEP: f64 = 1.2;
-/// A rate is held as long as the median is not more than so many times the floor's.
+/// A rate is sustained while the median is at most this multiple of the floor's.
 const LIMIT: f64 = 3.0;
-/// Nobody needs to know more.
+/// The search ends at this rate.
 const HIGHEST_RATE: f64 = 2000.0;
 
 impl Sustained {
@@ -53,13 +54,13 @@ impl Sustained {
         harness.create_namespace(FLEET).await?;
         let (arrivals, claims) = (Arrivals::Poisson { rate: self.rate }, count(self.rate, self.seconds));
         let lifetime = Duration::from_millis(self.life_milliseconds);
-        eprintln!("the floor");
+        eprintln!("measuring the floor");
         let floor_stats = floor(harness, arrivals, claims).await?;
         let floor_lifecycle =
             move |claims: Claims, name: String| claims.floor_lifecycle(FLOOR.to_owned(), name, lifetime, TIMEOUT);
         let lifecycle = measure(harness, FLOOR, arrivals, claims, floor_lifecycle).await?;
 
-        eprintln!("the fleet");
+        eprintln!("measuring the fleet");
         let mut operator = start_leader(harness, "operator-0").await?;
         let runners = self.slots.unwrap_or_else(|| count(self.rate, 10).clamp(400, 4000)).div_ceil(SLOTS_PER_RUNNER);
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
@@ -95,7 +96,7 @@ impl Sustained {
             });
             let held = held.await?;
             operator.stop().await?;
-            // What the fleet holds, the floor alone holds as well: it need not be tried from the first rate on.
+            // The floor sustains every rate that the fleet sustains, so its search starts there.
             let from = held.max(self.rate);
             let floor_stats = async |rate: f64| {
                 let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, TIMEOUT);
@@ -124,7 +125,7 @@ impl Sustained {
         Ok(run)
     }
 
-    /// The last rate that was held, from that one on; 0 when that was not.
+    /// The highest sustained rate, starting at `from`; 0 if even that is not sustained.
     async fn highest_rate(
         &self,
         whose: &str,
@@ -136,7 +137,7 @@ impl Sustained {
         while rate <= HIGHEST_RATE {
             let claims = run(rate).await?;
             let is_held = is_held(&claims, limit);
-            eprintln!("{whose} at {rate:.0} a second: {}", if is_held { "held" } else { "not held" });
+            eprintln!("{whose} at {rate:.0} per second: {}", if is_held { "sustained" } else { "not sustained" });
             if !is_held {
                 break;
             }
@@ -150,7 +151,7 @@ impl Sustained {
 fn is_held(claims: &[Claim], limit: f64) -> bool {
     let mut in_order = claims.to_vec();
     in_order.sort_by_key(|claim| claim.requested);
-    // A queue that grows shows in those who came last.
+    // A growing queue delays the last claims.
     let last = &in_order[in_order.len() - in_order.len().div_ceil(4)..];
     [&in_order[..], last].iter().all(|claims| {
         let mut stats = ClaimStats::default();
@@ -159,15 +160,15 @@ fn is_held(claims: &[Claim], limit: f64) -> bool {
     })
 }
 
-/// Claims that come in that time.
+/// Number of claims at this rate, at least 1.
 fn count(rate: f64, seconds: u32) -> usize {
-    // Both are numbers that somebody typed in.
+    // Both come from the command line and are small.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float becomes the nearest integer")]
     let count = (rate * f64::from(seconds)).round() as usize;
     count.max(1)
 }
 
-/// Sessions end by themselves, and are deleted by the operator.
+/// Waits until all sessions have ended and the operator has deleted them.
 async fn wait_until_gone(harness: &Harness) -> Result<()> {
     let all = harness.sessions.count(FLEET, |_| true);
     harness.sessions.wait_for(all, FLEET, "gone", TIMEOUT, |seen| seen.deleted).await?;

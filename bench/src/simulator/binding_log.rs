@@ -1,4 +1,4 @@
-//! Which session was held by which runner, and when: what must never be twice at once.
+//! Log of which runner held which session and when, to detect sessions that two runners held at the same time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-/// The book of all runners.
+/// The bindings of all runners.
 #[derive(Debug, Default)]
 pub struct BindingLog(Mutex<Entries>);
 
@@ -18,19 +18,19 @@ struct Entries {
     latest: Option<Instant>,
 }
 
-/// One session on one runner.
+/// A session on a runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// UID of the runner's pod.
     pub runner: String,
-    /// When the runner took it.
+    /// When the runner bound the session.
     pub bound: Instant,
-    /// When its slot was free again.
+    /// When the slot was free again.
     pub ended: Option<Instant>,
 }
 
 impl BindingLog {
-    /// A runner took a session that it did not have.
+    /// Records that a runner bound a new session.
     pub fn record_bind(&self, session: &str, runner: &str, now: Instant) {
         let mut entries = self.entries();
         let bindings = entries.bindings.entry(session.to_owned()).or_default();
@@ -42,7 +42,7 @@ impl BindingLog {
         }
     }
 
-    /// A runner no longer holds a session.
+    /// Records that a runner freed the slot of a session.
     pub fn record_end(&self, session: &str, runner: &str, now: Instant) {
         let mut entries = self.entries();
         let bindings = entries.bindings.get_mut(session).into_iter().flatten();
@@ -51,7 +51,7 @@ impl BindingLog {
         }
     }
 
-    /// A runner is gone, with all that it held.
+    /// Records that a runner, or its process, is gone with all its sessions.
     pub fn record_runner_gone(&self, runner: &str, now: Instant) {
         let mut entries = self.entries();
         for binding in entries.bindings.values_mut().flatten().filter(|binding| binding.runner == runner) {
@@ -60,17 +60,17 @@ impl BindingLog {
         entries.gone.entry(runner.to_owned()).or_insert(now);
     }
 
-    /// When a runner, or the first process in it, was gone.
+    /// When a runner, or its first process, was gone.
     pub fn runner_gone_at(&self, runner: &str) -> Option<Instant> {
         self.entries().gone.get(runner).copied()
     }
 
-    /// The runners that ever held a session, the first first.
+    /// All bindings of a session, oldest first.
     pub fn of_session(&self, session: &str) -> Vec<Binding> {
         self.entries().bindings.get(session).cloned().unwrap_or_default()
     }
 
-    /// Sessions that were held by two runners at a time.
+    /// Sessions that two runners held at the same time.
     pub fn bound_twice(&self) -> BTreeSet<String> {
         self.entries().bound_twice.clone()
     }
@@ -82,12 +82,12 @@ impl BindingLog {
         entries.bindings.iter().filter(|(_, bindings)| held(bindings)).map(|(session, _)| session.clone()).collect()
     }
 
-    /// How many times a session was taken by a runner.
+    /// Number of bindings of all sessions.
     pub fn count(&self) -> usize {
         self.entries().bindings.values().map(Vec::len).sum()
     }
 
-    /// The first time after that one at which a runner took a session.
+    /// Time of the first binding after `time`.
     pub fn first_bind_after(&self, time: Instant) -> Option<Instant> {
         let entries = self.entries();
         entries.latest.filter(|latest| *latest > time)?;

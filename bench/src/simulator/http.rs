@@ -1,4 +1,4 @@
-//! The runners' HTTP API.
+//! HTTP API of the simulated runners.
 
 use super::{
     hostile,
@@ -24,16 +24,16 @@ use tokio::{
     time::timeout,
 };
 
-/// How often a reader of events hears the state again when nothing changes: as the real runner does.
+/// Interval at which an unchanged state is sent again, as by the real runner.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// After the kernel refused a connection, for want of file descriptors.
+/// Delay after a failed accept, which means that file descriptors ran out.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Serves a runner for as long as it is there.
+/// Serves a runner until it is gone.
 pub(super) async fn serve(listener: std::net::TcpListener, runner: Arc<Runner>) {
-    let listener = TcpListener::from_std(listener).expect("a socket that listens is one of the runtime's");
+    let listener = TcpListener::from_std(listener).expect("a non-blocking listener can be registered with the runtime");
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -43,7 +43,8 @@ pub(super) async fn serve(listener: std::net::TcpListener, runner: Arc<Runner>) 
             tokio::time::sleep(RETRY_DELAY).await;
             continue;
         };
-        // Without it small answers wait for acknowledgements; a connection that is gone already says so when it is used.
+        // Without TCP_NODELAY, small responses wait for acknowledgements. A closed connection also fails on its next
+        // use.
         let _ = stream.set_nodelay(true);
         tokio::spawn(serve_connection(stream, Arc::clone(&runner)));
     }
@@ -57,7 +58,7 @@ async fn serve_connection(stream: TcpStream, runner: Arc<Runner>) {
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // A client that goes away is no news.
+        // A client may disconnect at any time.
         _ = connection => {}
         () = closed.cancelled() => {}
     }
@@ -123,15 +124,15 @@ async fn route(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Respo
     }
 }
 
-/// The operator's epoch: nobody else may ask this.
+/// The operator's epoch; other callers are refused.
 fn operator_epoch(caller: &Caller) -> Result<u64, Refusal> {
     match caller {
         Caller::Operator { epoch } => Ok(*epoch),
-        Caller::Gateway { .. } => Err(forbidden("this call is the operator's")),
+        Caller::Gateway { .. } => Err(forbidden("only the operator may make this call")),
     }
 }
 
-/// Whether the caller may ask about that session.
+/// Refuses a gateway whose token is for another session.
 fn check_session(caller: &Caller, uid: &str) -> Result<(), Refusal> {
     match caller {
         Caller::Operator { .. } => Ok(()),
@@ -148,7 +149,7 @@ fn invalid(message: String) -> Refusal {
     Refusal { reason: RefusalReason::Invalid, message }
 }
 
-/// The whole state at once, after each change, and now and then.
+/// A stream of the whole state: at once, after each change, and at every heartbeat.
 fn events(runner: Arc<Runner>) -> Response<Body> {
     let mut changes = runner.changes();
     changes.mark_changed();
@@ -166,7 +167,7 @@ async fn next_line(runner: &Runner, changes: &mut watch::Receiver<u64>) -> Optio
     }
     changes.mark_unchanged();
     let mut behaviour = runner.behaviour();
-    // When the runner changes its ways it drops its connections, this one among them.
+    // A change of behaviour closes all connections, including this one.
     behaviour.wait_for(|behaviour| *behaviour != Behaviour::NoEvents).await.ok()?;
     let mut line = serde_json::to_vec(&runner.state()).expect("plain data serializes");
     line.push(b'\n');

@@ -1,4 +1,4 @@
-//! One simulated runner: its process, which callers it admits, and how it answers.
+//! A simulated runner: its process, the authentication of callers, and its behaviour.
 
 use super::{
     attack::{Attack, RedirectTarget, extra_sessions},
@@ -24,27 +24,27 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// How a runner answers.
+/// How a runner answers calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Behaviour {
-    /// As it should.
+    /// Like a real runner.
     #[default]
     Normal,
-    /// It takes connections and answers nothing.
+    /// Accepts connections and never answers.
     Hangs,
-    /// It answers after so long.
+    /// Answers after this delay.
     Slow(Duration),
-    /// It answers with what is not of its API.
+    /// Answers with bodies that are not part of its API.
     Garbage,
-    /// It does what it is asked, and tells of no session.
+    /// Carries out calls but reports no session.
     OmitsSessions,
-    /// It answers calls, and its event stream says nothing.
+    /// Answers calls but sends nothing on the event stream.
     NoEvents,
-    /// It attacks the operator.
+    /// Attacks the operator.
     Hostile(Attack),
 }
 
-/// Which pod a runner is in.
+/// The pod of a runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
     /// UID of the pod.
@@ -60,45 +60,45 @@ pub struct PodIdentity {
 /// A simulated runner.
 #[derive(Debug)]
 pub struct Runner {
-    /// Its pod.
+    /// The pod of the runner.
     pub pod: PodIdentity,
-    /// Its address.
+    /// Address of the runner.
     pub address: IpAddr,
     process: Mutex<Process>,
     changed: watch::Sender<u64>,
     timer: Notify,
     keys: Mutex<PublicKeys>,
     behaviour: watch::Sender<Behaviour>,
-    /// Sessions that it tells of and has not.
+    /// Sessions that the runner reports without having them.
     extra_sessions: Mutex<Vec<Session>>,
     connections: Mutex<CancellationToken>,
-    /// Calls that reached it.
+    /// Calls received.
     calls: AtomicUsize,
-    /// States that it sent to attack.
+    /// States sent by an attack.
     hostile_states: AtomicUsize,
-    /// Its node has power.
+    /// Whether the node of the runner has power.
     powered: AtomicBool,
     gone: CancellationToken,
     shared: Arc<SharedState>,
 }
 
-/// What all runners share.
+/// State shared by all runners.
 #[derive(Debug, Default)]
 pub struct SharedState {
-    /// Which runner held what.
+    /// The log of all bindings.
     pub binding_log: BindingLog,
-    /// How long sessions live that are bound from now on; absent: until somebody ends them.
+    /// Lifetime of sessions that are bound from now on. `None`: until a caller or a timeout of the spec ends them.
     pub session_lifetime: Mutex<Option<Duration>>,
-    /// The `traceparent` of each call to bind, by session.
+    /// The `traceparent` header of each bind call, by session.
     pub traceparents: Mutex<BTreeMap<String, Vec<Option<String>>>>,
-    /// What is wrong with the browsers of runners that start from now on, by image.
+    /// Faults of browsers in runners that start from now on, by image.
     pub(super) faults: Mutex<BTreeMap<String, Fault>>,
-    /// The host that redirects lead to, once it listens.
+    /// The host that [`Attack::Redirect`] redirects to, once it listens.
     pub(super) redirect_target: Mutex<Option<RedirectTarget>>,
 }
 
 impl Runner {
-    /// A runner in that pod, which trusts these keys.
+    /// Creates a runner that trusts these keys.
     pub(super) fn new(
         pod: PodIdentity,
         address: IpAddr,
@@ -125,7 +125,7 @@ impl Runner {
         }
     }
 
-    /// Lives until it was told to go and has done so, or is killed.
+    /// Runs until the runner has drained or is killed.
     pub(super) async fn run(&self) {
         while !self.gone.is_cancelled() {
             let (deadline, finished) = {
@@ -152,14 +152,14 @@ impl Runner {
         self.kill();
     }
 
-    /// Ends it at once, with all that it holds.
+    /// Kills the runner with all its sessions.
     pub(super) fn kill(&self) {
         self.gone.cancel();
         self.close_connections();
         self.shared.binding_log.record_runner_gone(&self.pod.uid, Instant::now());
     }
 
-    /// Its process is another one, in the same pod, with another boot id: what it held is lost.
+    /// Restarts the process in the same pod with a new boot ID. All sessions are lost.
     pub fn restart(&self) {
         let (mut process, now) = (self.process(), Instant::now());
         process.restart(now);
@@ -170,25 +170,25 @@ impl Runner {
         self.close_connections();
     }
 
-    /// From now on it answers like that.
+    /// Changes how the runner answers, and closes its connections.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
         self.close_connections();
     }
 
-    /// From now on it attacks the operator in that way.
+    /// Starts an attack on the operator.
     pub fn attack(&self, attack: Attack) {
         let slots = self.process().slots();
         self.set_extra_sessions(extra_sessions(attack, &self.pod.namespace, slots, &self.pod.uid));
         self.set_behaviour(Behaviour::Hostile(attack));
     }
 
-    /// How many calls have reached it, whatever it answered.
+    /// Number of calls received, whatever the response.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// How many states it has sent to attack.
+    /// Number of states sent by an attack.
     pub fn hostile_states(&self) -> usize {
         self.hostile_states.load(Ordering::Relaxed)
     }
@@ -205,66 +205,66 @@ impl Runner {
         lock(&self.shared.redirect_target).clone()
     }
 
-    /// From now on it tells of these sessions, too, which it has not.
+    /// Makes the runner report these sessions in addition to its own, and closes its connections.
     pub fn set_extra_sessions(&self, sessions: Vec<Session>) {
         *lock(&self.extra_sessions) = sessions;
         self.close_connections();
     }
 
-    /// What it held is lost, it answers nobody, and is told nothing any more.
+    /// Powers the runner off: its sessions are lost, and it no longer answers or reacts to the deletion of its pod.
     pub(super) fn power_off(&self) {
         self.powered.store(false, Ordering::Relaxed);
         self.restart();
         self.set_behaviour(Behaviour::Hangs);
     }
 
-    /// Whether somebody would hear that it should go, and could say that it has.
+    /// Whether the kubelet can terminate the pod and report its end.
     pub(super) fn is_powered(&self) -> bool {
         self.powered.load(Ordering::Relaxed)
     }
 
-    /// Ends when it is no more.
+    /// Returns when the runner is gone.
     pub(super) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// Drops every connection to it. New ones are taken.
+    /// Closes all connections. New ones are accepted.
     pub fn close_connections(&self) {
         let mut connections = lock(&self.connections);
         std::mem::take(&mut *connections).cancel();
     }
 
-    /// The browser of a session crashes.
+    /// Crashes the browser of a session.
     ///
     /// # Errors
-    /// When the session is not here, or not ready.
+    /// Returns an error if the runner does not have the session or the session is not ready.
     pub fn crash(&self, uid: &str) -> Result<(), Refusal> {
         self.with_process(|process, now| process.crash(uid, now))
     }
 
-    /// Sets what is wrong with its browsers from now on.
+    /// Sets the fault of running and future browsers.
     pub fn set_fault(&self, fault: Fault) {
         self.process().set_fault(fault);
     }
 
-    /// How many launches of browsers its process has begun.
+    /// Number of browser launches that its process has started.
     pub fn launches(&self) -> usize {
         self.process().launches()
     }
 
-    /// Tells it to go, as SIGTERM does.
+    /// Starts to drain, as SIGTERM does.
     pub(super) fn drain(&self) {
         if self.is_powered() {
             self.with_process(Process::drain);
         }
     }
 
-    /// The sessions that it has, those that have ended and are still listed among them.
+    /// The sessions of the runner, including ended ones that are still listed.
     pub fn sessions(&self) -> Vec<Session> {
         self.process().state().sessions.clone()
     }
 
-    /// What it tells of itself.
+    /// The state that the runner reports.
     pub fn state(&self) -> RunnerState {
         let mut state = self.process().state().clone();
         state.sessions.extend(lock(&self.extra_sessions).iter().cloned());
@@ -274,17 +274,17 @@ impl Runner {
         }
     }
 
-    /// Says when its state has changed.
+    /// Notifies of changes of the state.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// How it answers.
+    /// The current behaviour.
     pub(super) fn behaviour(&self) -> watch::Receiver<Behaviour> {
         self.behaviour.subscribe()
     }
 
-    /// Cancelled when what connections it has now are to be dropped.
+    /// A token that is cancelled when the current connections must be closed.
     pub(super) fn connection_token(&self) -> CancellationToken {
         lock(&self.connections).clone()
     }
@@ -293,7 +293,7 @@ impl Runner {
         *lock(&self.keys) = keys;
     }
 
-    /// Who sent a request with these headers.
+    /// Authenticates the sender of a request.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let unauthorized = |message: String| Refusal { reason: RefusalReason::Unauthorized, message };
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -313,7 +313,7 @@ impl Runner {
     pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, Refusal> {
         let lifetime = *lock(&self.shared.session_lifetime);
         let (mut process, now) = (self.process(), Instant::now());
-        // A leader of a later term may have called while the body was read.
+        // A leader with a higher epoch may have called while the body was read.
         process.term(epoch).check()?;
         let answer = process.bind(uid, request, lifetime, now);
         if answer == Ok(true) {
@@ -330,7 +330,7 @@ impl Runner {
             engine: state.engine.unwrap_or(camofleet_crds::v1alpha1::EngineName::Firefox),
             browser_version: state.browser_version.clone(),
             playwright_version: state.playwright_version.clone(),
-            session: session.expect("what was just bound is listed until it is ended by another call"),
+            session: session.expect("a session is listed from its binding until a later call ends it"),
         })
     }
 

@@ -1,4 +1,4 @@
-//! The simulated runners of a simulator, and on what addresses they listen.
+//! Registry of the simulated runners, and allocation of their addresses.
 
 use super::{
     attack::Attack,
@@ -16,11 +16,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// The simulated runners, by pod.
 #[derive(Debug)]
 pub(super) struct Runners {
     state: Mutex<State>,
-    /// The second part of the runners' addresses.
+    /// Second octet of the runners' addresses.
     octet: u8,
     shared: Arc<SharedState>,
 }
@@ -30,9 +29,8 @@ struct State {
     by_pod: BTreeMap<String, Arc<Runner>>,
     latest_address: u16,
     dead_nodes: BTreeSet<String>,
-    /// Namespaces whose pods another simulator runs.
+    /// Namespaces that another simulator runs.
     skipped_namespaces: BTreeSet<String>,
-    /// Namespaces whose runners attack.
     hostile_namespaces: BTreeSet<String>,
 }
 
@@ -41,7 +39,7 @@ impl Runners {
         Self { state: Mutex::default(), octet, shared: Arc::default() }
     }
 
-    /// What all of them share.
+    /// State shared by all runners.
     pub(super) fn shared(&self) -> &SharedState {
         &self.shared
     }
@@ -50,17 +48,17 @@ impl Runners {
         lock(&self.state).by_pod.values().cloned().collect()
     }
 
-    /// Leaves the pods of that namespace to another simulator.
+    /// Leaves a namespace to another simulator.
     pub(super) fn skip_namespace(&self, namespace: &str) {
         lock(&self.state).skipped_namespaces.insert(namespace.to_owned());
     }
 
-    /// Has runners that start in that namespace from now on attack.
+    /// Makes runners that start in a namespace from now on attack.
     pub(super) fn set_hostile_namespace(&self, namespace: &str) {
         lock(&self.state).hostile_namespaces.insert(namespace.to_owned());
     }
 
-    /// A node loses its power. Returns the runners that it had.
+    /// Powers a node off and returns its runners.
     pub(super) fn power_off_node(&self, name: &str) -> Vec<Arc<Runner>> {
         lock(&self.state).dead_nodes.insert(name.to_owned());
         let lost: Vec<_> = self.all().into_iter().filter(|runner| runner.pod.node == name).collect();
@@ -74,18 +72,18 @@ impl Runners {
         lock(&self.state).dead_nodes.contains(node)
     }
 
-    /// Whether the pods of that namespace are run here.
+    /// Whether this simulator runs the pods of a namespace.
     pub(super) fn runs_namespace(&self, namespace: &str) -> bool {
         !lock(&self.state).skipped_namespaces.contains(namespace)
     }
 
-    /// How a runner of that pool attacks, if it does.
+    /// The attack of a runner of this pool, if its namespace is hostile.
     pub(super) fn attack_of(&self, namespace: &str, pool: &str) -> Option<Attack> {
         let is_hostile = lock(&self.state).hostile_namespaces.contains(namespace);
         Attack::named(pool).filter(|_| is_hostile)
     }
 
-    /// What is wrong with the browsers of that image.
+    /// The fault of browsers in runners with this image.
     pub(super) fn fault_of(&self, image: &str) -> Fault {
         lock(&self.shared.faults).get(image).copied().unwrap_or_default()
     }
@@ -94,7 +92,7 @@ impl Runners {
         lock(&self.state).by_pod.get(uid).cloned()
     }
 
-    /// Starts a runner. On the runtime of the simulator.
+    /// Starts a runner. Must be called on the simulator's runtime.
     pub(super) fn start(&self, pod: PodIdentity, plan: Plan, browsers: Browsers, keys: PublicKeys) -> Arc<Runner> {
         let mut state = lock(&self.state);
         let (address, listener) = state.listen_on_next_address(self.octet);
@@ -119,8 +117,8 @@ impl Runners {
 }
 
 impl State {
-    /// The next address of the network that nobody has: one that was given back rests as long as can be. The first 256 are
-    /// not for runners.
+    /// Listens on the next free address. Addresses are reused as late as possible. The first 256 are reserved for other
+    /// uses.
     fn listen_on_next_address(&mut self, octet: u8) -> (IpAddr, TcpListener) {
         loop {
             self.latest_address = self.latest_address.wrapping_add(1).max(256);

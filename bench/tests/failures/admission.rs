@@ -243,8 +243,9 @@ fn owners(count: usize) -> Vec<Value> {
     (0..count).map(owner).collect()
 }
 
-/// Tests the bounds of a kind. `large` is an object that exceeded them before the policy was installed, with 200,000 bytes and 40
-/// labels; `new` returns one without metadata; `max_applied` is the bound on `last-applied-configuration`, in bytes.
+/// Tests the bounds of a kind. `large` is an object that exceeded them before the policy was installed, with 200,000
+/// bytes and 40 labels; `new` returns one without metadata; `max_applied` is the bound on `last-applied-configuration`,
+/// in bytes.
 async fn assert_metadata_bounds<K>(
     client: &Client,
     large: &str,

@@ -33,7 +33,8 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         let harness = &*harness;
         let _operator = start_leader(harness, "a").await?;
         harness.simulator.set_fault(BROKEN, Fault::PageLoadFails);
-        // One slot each: with more, other browsers are hot during the proof, and the operator reports no failure while one is.
+        // One slot each: with more, other browsers are hot during the proof, and the operator reports no failure while
+        // one is.
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
         claim(harness, "before", 2).await?;
         let former = serving(&status(harness).await?)?;

@@ -1,4 +1,5 @@
-//! The chart on the harness: renders it with Helm, applies its objects, and runs its Jobs with the rights that it grants them.
+//! The chart on the harness: renders it with Helm, applies its objects, and runs its Jobs with the rights that it
+//! grants them.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
@@ -19,8 +20,8 @@ use tokio::process::Command;
 pub struct Chart(Vec<DynamicObject>);
 
 impl Chart {
-    /// Renders the chart as an install does, with look-ups in the cluster, but without its CRDs, which the harness has installed.
-    /// Each value is an argument of Helm's `--set`.
+    /// Renders the chart as an install does, with look-ups in the cluster, but without its CRDs, which the harness has
+    /// installed. Each value is an argument of Helm's `--set`.
     pub async fn render(harness: &Harness, values: &[&str]) -> Result<Self> {
         let kubeconfig = harness.control_plane.kubeconfig(User::Admin);
         let kubeconfig = kubeconfig.to_str().context("a path of UTF-8")?;

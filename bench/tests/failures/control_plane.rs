@@ -46,8 +46,8 @@ fn no_session_is_lost_when_the_api_server_freezes_until_the_leader_steps_down() 
     });
 }
 
-/// The operator's watches stand still while much changes, and their place is forgotten before they go on: a new API server
-/// keeps no history.
+/// The operator's watches stand still while much changes, and their place is forgotten before they go on: a new API
+/// server keeps no history.
 #[test]
 fn a_watch_with_an_expired_resource_version_lists_again_and_misses_nothing() {
     with_fleet("expired", async |harness| {

@@ -1,5 +1,6 @@
-//! A tenant that attacks the operator by its runners, its pods and its sessions: the others are served all the same, by the
-//! same process, within its memory and with few calls to the API server. `camofleet-bench hostile` measures the same at once.
+//! A tenant that attacks the operator by its runners, its pods and its sessions: the others are served all the same, by
+//! the same process, within its memory and with few calls to the API server. `camofleet-bench hostile` measures the
+//! same at once.
 
 use crate::fixture::{FLEET, POOL, TIMEOUT, claim, wait_until, with_fleet, with_nodes};
 use anyhow::{Context, Result, ensure};
@@ -249,7 +250,8 @@ fn numbers_that_a_runner_reports_are_clamped_to_its_slots() {
     });
 }
 
-/// Pods whose owner is of the kind `WorkerPool` of another API group, without a pool or with the UID of another namespace's.
+/// Pods whose owner is of the kind `WorkerPool` of another API group, without a pool or with the UID of another
+/// namespace's.
 #[test]
 fn pods_that_only_claim_to_be_runners_are_ignored() {
     with_nodes(FEW_CPUS, "hostile-pretenders", async |harness| {

@@ -169,7 +169,8 @@ fn replicas_with_different_keys_do_not_overwrite_each_others_publication() {
             wait_until("it is restored", async || Ok(keys_in_secret(harness, Issuer::Gateway).await? == both)).await?;
             ensure!(version(harness, &name).await? > emptied, "it was written once");
         }
-        // Each checks again before it can restore this: if they undid each other, its version would have changed more often.
+        // Each checks again before it can restore this: if they undid each other, its version would have changed more
+        // often.
         let (before, config_maps) = (version(harness, &name).await?, harness.api::<ConfigMap>(NAMESPACE));
         for _ in 0..2 {
             config_maps.delete(PUBLIC_KEYS, &DeleteParams::default()).await?;

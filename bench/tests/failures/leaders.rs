@@ -84,8 +84,9 @@ async fn holder(harness: &Harness) -> Result<String> {
     lease.spec.and_then(|spec| spec.holder_identity).context("nobody holds the lease")
 }
 
-/// In the midst of claims the first operator is disturbed for so long, and until the second leads. That one serves and ends
-/// sessions; then the first one is as before, and in the end leads again. `disturb` is told whether that begins or ends.
+/// In the midst of claims the first operator is disturbed for so long, and until the second leads. That one serves and
+/// ends sessions; then the first one is as before, and in the end leads again. `disturb` is told whether that begins or
+/// ends.
 async fn assert_failover(
     harness: &Harness,
     mut first: Operator,

@@ -95,8 +95,8 @@ fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
     });
 }
 
-/// A session and a pool as a version with other fields could have written them: they are there before an operator starts, and one
-/// comes while it runs.
+/// A session and a pool as a version with other fields could have written them: they are there before an operator
+/// starts, and one comes while it runs.
 #[test]
 fn objects_that_do_not_parse_do_not_stop_others() {
     with_fleet("poison", async |harness| {
@@ -136,8 +136,8 @@ fn objects_that_do_not_parse_do_not_stop_others() {
     });
 }
 
-/// The API server refuses fields that are too large, the operator refuses a template that is too large as a whole, and a pool from
-/// before there were bounds is still published and can still be deleted.
+/// The API server refuses fields that are too large, the operator refuses a template that is too large as a whole, and
+/// a pool from before there were bounds is still published and can still be deleted.
 #[test]
 fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
     with_fleet("large-pools", async |harness| {

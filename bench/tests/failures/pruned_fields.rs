@@ -102,7 +102,8 @@ async fn wait_for_renewals(harness: &Harness) -> Result<()> {
     .await
 }
 
-/// Takes a field of the status out of the schema, as it was before there was such a field. Returns the versions of before.
+/// Takes a field of the status out of the schema, as it was before there was such a field. Returns the versions of
+/// before.
 async fn drop_field(harness: &Harness, name: &str, field: &str) -> Result<Value> {
     let crd = Api::<CustomResourceDefinition>::all(harness.client.clone()).get(name).await?;
     let former = serde_json::to_value(&crd.spec.versions)?;

@@ -1,5 +1,5 @@
-//! Uninstalling the release and deleting its namespace: other pools are not deleted, and no pool is left with a finalizer that only
-//! an operator would remove.
+//! Uninstalling the release and deleting its namespace: other pools are not deleted, and no pool is left with a
+//! finalizer that only an operator would remove.
 
 use crate::{
     chart::Chart,
@@ -81,8 +81,8 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         ensure!(printed == 0, "helm template without a cluster renders {printed} Jobs");
         let pools = release_pools(harness);
 
-        // Present before: pools of the previous chart, a copy of one of them, a user's pool with a name of the values, and another
-        // team's pool.
+        // Present before: pools of the previous chart, a copy of one of them, a user's pool with a name of the values,
+        // and another team's pool.
         for name in ["former", "removed"] {
             apply_as_former_chart(harness, name).await?;
         }
@@ -191,8 +191,8 @@ fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
         let mut leading = start_leader(harness, "a").await?;
         let mut following = harness.start_operator("b")?;
 
-        // A pool of the release and one of another team, each with a session; and one that is being deleted while its runner is on
-        // a node that has died, so that its pod never goes.
+        // A pool of the release and one of another team, each with a session; and one that is being deleted while its
+        // runner is on a node that has died, so that its pod never goes.
         let on_node = |node: &str, drain: i64| -> Result<WorkerPoolSpec> {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": drain }))?;
             let template = serde_json::from_value(json!({ "nodeSelector": { "kubernetes.io/hostname": node } }))?;
