@@ -1,5 +1,5 @@
 //! Compares two variants by alternating runs: medians, ratios of neighbouring runs, and the spread between runs of one
-//! variant. differ.
+//! variant.
 
 use crate::{
     report::{cell, rounded},

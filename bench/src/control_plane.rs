@@ -278,7 +278,6 @@ fn spec(kubernetes: &Kubernetes, folder: &Path, name: &str, args: impl IntoItera
 }
 
 /// Writes the key pair for service account tokens. The API server does not start without one; no test uses such tokens.
-/// without.
 fn write_keys(folder: &Path) -> Result<()> {
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
     let document = document.context("cannot generate a key for service accounts")?;

@@ -61,7 +61,6 @@ pub struct Options {
 }
 
 /// A cluster without an operator. Call [`Harness::stop`] at the end; a drop leaves the temporary directory behind.
-/// behind.
 pub struct Harness {
     /// The configuration.
     pub options: Options,
@@ -482,7 +481,7 @@ async fn received_within(ready: tokio::sync::oneshot::Receiver<Instant>, timeout
 }
 
 /// A status of the size that the operator writes. It names no runner, because a running operator would look for that
-/// runner. it.
+/// runner.
 fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
     let now = Timestamp::now();
     let condition = |type_: &str, status: &str, reason: &str, message: &str| Condition {

@@ -1,5 +1,5 @@
-//! What the operator tells a collector of traces, and Prometheus. It needs etcd and Kubernetes, so only
-//! `cargo test --test traces` runs it.
+//! Tests the traces that the operator exports and its metrics, on a real API server. Needs etcd and the Kubernetes
+//! binaries, so only `cargo test --test traces` runs it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -22,7 +22,7 @@ use kube::{
 use serde_json::json;
 use std::{panic::AssertUnwindSafe, time::Duration};
 
-/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
+/// Longer than any step takes on a loaded machine. A test that hangs then fails at the step that hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "traced";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -33,7 +33,9 @@ async fn wait_until(what: &str, found: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("in {PATIENCE:?} not {what}"));
+    tokio::time::timeout(TIMEOUT, wait)
+        .await
+        .unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} while waiting for: {what}"));
 }
 
 fn trace_of(uid: &str) -> String {
@@ -50,7 +52,7 @@ async fn exports_traces_and_metrics_of_sessions() {
         launch_time: Duration::ZERO,
     };
     let harness = Harness::start(options).await.unwrap();
-    // What fails must not leave the control plane running.
+    // A panic must not leave the control plane running.
     let outcome = AssertUnwindSafe(check_telemetry(&harness)).catch_unwind().await;
     harness.stop().await.unwrap();
     if let Err(panic) = outcome {
@@ -76,10 +78,11 @@ async fn check_telemetry(harness: &Harness) {
 
 async fn runners_get_the_collector_endpoint(harness: &Harness, collector: &Collector) {
     let pods = harness.api::<Pod>(NAMESPACE).list(&ListParams::default()).await.unwrap();
-    let [pod] = pods.items.as_slice() else { panic!("not one runner") };
+    let [pod] = pods.items.as_slice() else { panic!("expected exactly one runner") };
     let environment = pod.spec.as_ref().unwrap().containers[0].env.as_ref().unwrap();
     let variables: Vec<_> = environment.iter().filter(|variable| variable.name.starts_with("OTEL_")).collect();
-    // And not how often the operator sends, or what would open the collector to it.
+    // The operator's other OTEL variables, such as its export interval or credentials of the collector, must not reach
+    // runners.
     let [endpoint] = variables[..] else { panic!("{variables:?}") };
     assert_eq!((endpoint.name.as_str(), endpoint.value.clone()), (ENDPOINT, Some(collector.endpoint())));
 }
@@ -87,7 +90,7 @@ async fn runners_get_the_collector_endpoint(harness: &Harness, collector: &Colle
 async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) {
     let claims = harness.claims();
     let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), TIMEOUT).await.unwrap();
-    assert!(claim.ready.is_some(), "it is not Ready");
+    assert!(claim.ready.is_some(), "the session is not Ready");
     let sessions = harness.api::<BrowserSession>(NAMESPACE);
     let session = sessions.get("hot").await.unwrap();
     let uid = session.uid().unwrap();
@@ -99,28 +102,28 @@ async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) 
         assert_eq!(part.parent, root.id, "{part:#?}");
         assert!(root.time.0 <= part.time.0 && part.time.1 <= root.time.1, "{part:#?} is not within {root:#?}");
     }
-    // A runner's events may be faster than its answer, and then the status is written before the call is over.
+    // The runner's event may arrive before its response, and then the status is written before the bind call returns.
     assert!(queue.time.1 <= bind.time.0 && bind.time.0 <= publish.time.0, "{trace:#?}");
     assert!(trace.iter().all(|span| span.service == "camofleet-operator" && span.error.is_none()), "{trace:#?}");
-    let told = ["namespace", "name"].map(|what| root.attribute(&format!("camofleet.session.{what}")).unwrap());
-    assert_eq!(told, [NAMESPACE, "hot"]);
+    let attributes = ["namespace", "name"].map(|what| root.attribute(&format!("camofleet.session.{what}")).unwrap());
+    assert_eq!(attributes, [NAMESPACE, "hot"]);
     assert_eq!(queue.attribute("camofleet.pool.name"), Some("pool"));
     let tokens = trace.iter().flat_map(|span| &span.attributes).filter(|(_, value)| value.contains("eyJ"));
-    assert_eq!(tokens.count(), 0, "a token is told");
+    assert_eq!(tokens.count(), 0, "a span contains a token");
     let header = format!("00-{}-{}-01", trace_of(&uid), bind.id);
     assert_eq!(harness.simulator.traceparents(&uid), [Some(header.clone())]);
 
-    // What comes after Ready is no part of it: the runner is given a new time-out.
+    // Calls after Ready are not part of the trace: an update of the timeout binds again without `traceparent`.
     let patch = json!({ "spec": { "idleTimeoutSeconds": 40 } });
     sessions.patch("hot", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-    wait_until("a second call to the runner", async || harness.simulator.traceparents(&uid).len() > 1).await;
+    wait_until("a second bind call", async || harness.simulator.traceparents(&uid).len() > 1).await;
     assert_eq!(harness.simulator.traceparents(&uid), [Some(header), None]);
     sessions.delete("hot", &DeleteParams::default()).await.unwrap();
-    wait_until("the end of the session", async || {
+    wait_until("the session ends on its runner", async || {
         harness.simulator.binding_log().of_session(&uid).iter().all(|binding| binding.ended.is_some())
     })
     .await;
-    assert_eq!(collector.trace(&trace_of(&uid)).len(), 4, "more is told than the start");
+    assert_eq!(collector.trace(&trace_of(&uid)).len(), 4, "the trace has spans after the start");
 }
 
 async fn a_rejected_session_ends_its_trace_with_an_error(harness: &Harness, collector: &Collector) {
@@ -139,15 +142,15 @@ async fn metrics_of_a_deleted_pool_are_removed(harness: &Harness, operator: &Ope
     let names = names.map(|name| format!("camofleet_operator_{name}"));
     let metrics = operator.metrics().await.unwrap();
     for name in &names {
-        assert!(metrics.sum(name, &of_pool) > 0.0, "{name} tells nothing of the pool");
+        assert!(metrics.sum(name, &of_pool) > 0.0, "{name} has no value for the pool");
     }
     let kinds = ["BrowserSession", "WorkerPool", "Pod", "Node", "Namespace", "ConfigMap"];
     for kind in kinds {
         let silence = metrics.sum("camofleet_operator_watch_silence_seconds", &[("kind", kind)]);
-        assert!(silence > 0.0, "nothing is told of the watch of {kind}");
+        assert!(silence > 0.0, "the watch of {kind} has no metric");
     }
     harness.api::<WorkerPool>(NAMESPACE).delete("pool", &DeleteParams::default()).await.unwrap();
-    wait_until("the pool is forgotten", async || {
+    wait_until("the metrics of the pool are removed", async || {
         let metrics = operator.metrics().await.unwrap();
         names.iter().all(|name| !metrics.has(name, &of_pool))
     })

@@ -1,5 +1,5 @@
 //! Claims of hot browsers, compared with the API server alone; and page loads, compared with a running Playwright
-//! server. already.
+//! server.
 
 use super::{Bench, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
@@ -68,7 +68,7 @@ impl Hot {
         for index in 0..count {
             let name = format!("{what}-{index}");
             // The pool does not exist and the status names no runner, so the operator ignores the session for longer
-            // than this takes. takes.
+            // than this takes.
             claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
             bench.claims.delete(namespace, &name).await?;
         }

@@ -88,7 +88,7 @@ impl Fairness {
         let by_weight = served.values().map(|tenant| as_f64(while_all_wait(tenant)) / tenant.weight);
         let jain = jain(&by_weight.collect::<Vec<_>>());
         // The longest wait in a fair system: the tenant's sessions at its share of the rate, and one turnover of the
-        // slots. slots.
+        // slots.
         let rate = as_f64(shares.values().sum()) / to.duration_since(from).as_secs_f64();
         let weights: f64 = served.values().map(|tenant| tenant.weight).sum();
         let model =

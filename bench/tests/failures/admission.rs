@@ -31,7 +31,11 @@ async fn install_policies(harness: &Harness) -> Result<()> {
             installed += 1;
         }
     }
-    ensure!(installed == 2 * POLICIES.len(), "{installed} objects of {} policies with a binding each", POLICIES.len());
+    ensure!(
+        installed == 2 * POLICIES.len(),
+        "installed {installed} objects instead of {} policies with a binding each",
+        POLICIES.len()
+    );
     for policy in chart.of_kind("ValidatingAdmissionPolicy", |_| true) {
         let (api, name) = (api_of(&harness.client, policy)?, policy.name_any());
         wait_until("the policy's types are checked", async || {
@@ -50,7 +54,10 @@ fn assert_refused<T: Debug>(what: &str, answer: kube::Result<T>, policy: &str, w
     match answer {
         Err(kube::Error::Api(status)) => {
             let message = &status.message;
-            ensure!(message.contains(policy) && message.contains(words), "{what} was refused otherwise: {message}");
+            ensure!(
+                message.contains(policy) && message.contains(words),
+                "{what} was refused for another reason: {message}"
+            );
             Ok(())
         }
         answer => anyhow::bail!("{what} was not refused: {answer:?}"),
@@ -89,7 +96,7 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 1)).await?;
         claim(harness, "claim", 2).await?;
         let runners = pods.list(&ListParams::default().labels("app.kubernetes.io/name=camofleet-runner")).await?.items;
-        ensure!(runners.len() == 2, "{} runners of 2", runners.len());
+        ensure!(runners.len() == 2, "{} runners instead of 2", runners.len());
         let runner = runners[0].name_any();
         let pool = harness.api::<WorkerPool>(FLEET).get(POOL).await?;
 
@@ -101,7 +108,7 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
                 "controller": true });
             json!({ "ownerReferences": [reference] })
         };
-        let own = owned(&pool.uid().context("it has a UID")?);
+        let own = owned(&pool.uid().context("the pool has no UID")?);
         let annotated = json!({ "annotations": { KEYS: "{}" } });
         for (what, metadata, words) in
             [("a runner's label", &runner_label, label), ("a pool as owner", &own, owner), ("keys", &annotated, keys)]

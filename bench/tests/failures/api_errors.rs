@@ -1,15 +1,15 @@
-//! Writes that the API server refuses, or carries out and does not answer, and watches that end.
+//! Failed writes, lost responses and closed watches between the operator and the API server.
 
 use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants_except, ensure_all_ready, start_claims, wait_until, with_fleet,
 };
 use anyhow::{Context, ensure};
 use camofleet_bench::{arrivals::Arrivals, harness::long_lived_pool, proxy::Fault, sessions::ObservedSession};
-use camofleet_crds::conditions::retained_session_spec::BROWSER_CRASHED;
+use camofleet_crds::conditions::session::BROWSER_CRASHED;
 
-/// The share of writes that fail.
+/// Share of writes that fail.
 const SHARE: f64 = 0.3;
-/// When the watches end: so many sessions are bound. Each time the operator waits longer before it watches again.
+/// Numbers of bindings at which the watches are closed. Each time, the operator waits longer before it watches again.
 const CUTS: [usize; 3] = [10, 30, 50];
 
 #[test]
@@ -21,7 +21,8 @@ fn no_session_is_lost_when_writes_fail_and_watches_are_closed() {
         proxy.fail_writes(SHARE, 8);
         let cutting = async {
             for bound in CUTS {
-                wait_until("so many are bound", async || Ok(harness.simulator.binding_log().count() >= bound)).await?;
+                wait_until("enough sessions are bound", async || Ok(harness.simulator.binding_log().count() >= bound))
+                    .await?;
                 proxy.close_watches();
             }
             anyhow::Ok(())
@@ -32,21 +33,27 @@ fn no_session_is_lost_when_writes_fail_and_watches_are_closed() {
             let claims = harness.claims();
             for index in 0..20 {
                 claims.delete(FLEET, &format!("claim-{index}")).await?;
-                let seen = harness.sessions.get(FLEET, &format!("claim-{}", index + 20)).context("it was made")?;
+                let seen = harness
+                    .sessions
+                    .get(FLEET, &format!("claim-{}", index + 20))
+                    .context("the session was not observed")?;
                 let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
-                runner.context("it was bound")?.crash(&seen.uid)?;
+                runner.context("the session was not bound")?.crash(&seen.uid)?;
             }
             ensure_all_ready(&start_claims(harness, "more", 20, Arrivals::Poisson { rate: 20.0 }).await?)
         };
         tokio::try_join!(living, cutting)?;
         proxy.fail_writes(0.0, 0);
         let faults = proxy.faults();
-        ensure!(Fault::ALL.iter().all(|fault| faults.contains_key(fault)), "not every fault happened: {faults:?}");
+        ensure!(
+            Fault::ALL.iter().all(|fault| faults.contains_key(fault)),
+            "not every kind of fault occurred: {faults:?}"
+        );
         let is_crashed = |seen: &ObservedSession| seen.reason.as_deref() == Some(BROWSER_CRASHED);
         harness.sessions.wait_for(20, FLEET, "crashed", TIMEOUT, is_crashed).await?;
         assert_invariants_except(harness, FLEET, |_, reason| reason == BROWSER_CRASHED).await?;
         let crashed = harness.sessions.count(FLEET, is_crashed);
-        ensure!(crashed == 20, "{crashed} sessions crashed, of 20");
+        ensure!(crashed == 20, "{crashed} of 20 sessions crashed");
         Ok(())
     });
 }

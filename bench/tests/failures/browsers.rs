@@ -1,4 +1,4 @@
-//! Browsers that fail, in runners that answer as they should.
+//! Failing browsers in healthy runners.
 
 use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants, assert_invariants_except, claim, retained_session_spec, start_leader,
@@ -11,7 +11,7 @@ use camofleet_bench::{
     simulator::{Fault, Runner},
 };
 use camofleet_crds::{
-    conditions::{self, STALLED, pool::CANARY_FAILED, retained_session_spec::LAUNCH_FAILED},
+    conditions::{self, STALLED, pool::CANARY_FAILED, session::LAUNCH_FAILED},
     v1alpha1::{WorkerPool, WorkerPoolStatus},
 };
 use futures::future::try_join_all;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 const BROKEN: &str = "broken";
 const FIXED: &str = "fixed";
-/// Launches of the canary after which its proof has failed again.
+/// Further launches of the canary that prove it has failed again.
 const FURTHER_LAUNCHES: usize = 2;
 
 #[test]
@@ -33,8 +33,8 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         let harness = &*harness;
         let _operator = start_leader(harness, "a").await?;
         harness.simulator.set_fault(BROKEN, Fault::PageLoadFails);
-        // One slot each: with more, other browsers are hot during the proof, and the operator reports no failure while
-        // one is.
+        // One slot per runner: with more, other browsers are hot during the proof, and the operator reports no failure
+        // while one is hot.
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
         claim(harness, "before", 2).await?;
         let former = serving(&status(harness).await?)?;
@@ -51,18 +51,18 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         let canary = {
             let failing =
                 harness.simulator.runners().into_iter().filter(|runner| runner.state().launch_error.is_some());
-            failing.collect::<Vec<Arc<Runner>>>().pop().context("the canary fails")?
+            failing.collect::<Vec<Arc<Runner>>>().pop().context("no runner reports a launch error")?
         };
         let launches = canary.launches() + FURTHER_LAUNCHES;
         claim(harness, "meanwhile", 1).await?;
-        wait_until("its proof has failed again", async || Ok(canary.launches() >= launches)).await?;
+        wait_until("the canary's proof has failed again", async || Ok(canary.launches() >= launches)).await?;
         let broken = status(harness).await?;
-        ensure!(serving(&broken)? == former, "a shape that cannot load a page serves");
-        ensure!(broken.updated_replicas <= 1, "{} runners have the broken shape", broken.updated_replicas);
+        ensure!(serving(&broken)? == former, "a revision that cannot load a page became current");
+        ensure!(broken.updated_replicas <= 1, "{} runners have the broken revision", broken.updated_replicas);
         ensure!(canary.sessions().is_empty(), "the canary was given a session");
 
         set_image(harness, FIXED).await?;
-        wait_until("the fixed shape serves", async || {
+        wait_until("the fixed revision is current", async || {
             let status = status(harness).await?;
             let revision = serving(&status)?;
             Ok(revision != former && Some(revision) == status.revision && status.updated_replicas >= 1)
@@ -80,7 +80,7 @@ fn hung_hot_browsers_are_replaced_and_a_session_whose_launch_hangs_fails() {
         let _operator = start_leader(harness, "a").await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 3)).await?;
         claim(harness, "early", 1).await?;
-        let runner = harness.simulator.runners().pop().context("the pool has a runner")?;
+        let runner = harness.simulator.runners().pop().context("the pool has no runner")?;
         runner.set_fault(Fault::Hangs);
         wait_until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
 
@@ -103,9 +103,9 @@ async fn status(harness: &Harness) -> Result<WorkerPoolStatus> {
     Ok(harness.api::<WorkerPool>(FLEET).get(POOL).await?.status.unwrap_or_default())
 }
 
-/// The revision in which runners are made.
+/// The current revision of the pool.
 fn serving(status: &WorkerPoolStatus) -> Result<String> {
-    Ok(status.serving.as_ref().context("runners have come up")?.revision.clone())
+    Ok(status.serving.as_ref().context("the pool has no current revision")?.revision.clone())
 }
 
 async fn set_image(harness: &Harness, image: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The operator's wall clock is set, while sessions wait, run and end.
+//! Jumps of the operator's wall clock while sessions are queued, running and ending.
 
 use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants_except, claim, ensure_all_ready, retained_session_spec, start_claims,
@@ -10,7 +10,7 @@ use camofleet_bench::{
     control_plane::User,
     harness::{Harness, long_lived_pool},
 };
-use camofleet_crds::{conditions::retained_session_spec::BROWSER_CRASHED, v1alpha1::BrowserSessionSpec};
+use camofleet_crds::{conditions::session::BROWSER_CRASHED, v1alpha1::BrowserSessionSpec};
 use kube::ResourceExt;
 use std::{
     fs,
@@ -37,7 +37,8 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
     let env = [
         ("LD_PRELOAD", library()?.into_os_string()),
         ("FAKETIME_TIMESTAMP_FILE", clock.clone().into()),
-        // The file is read at each look at the clock, and the monotonic clock is nobody's to set.
+        // The library reads the file at each call. The monotonic clock stays correct, because no administrator can set
+        // it.
         ("FAKETIME_NO_CACHE", "1".into()),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
     ];
@@ -46,7 +47,7 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
     operator.wait_until_leading().await?;
     harness.create_hot_pool(FLEET, POOL, long_lived_pool(5, 4)).await?;
     claim(harness, "running", 20).await?;
-    // These wait: every slot is taken. Their users wait for no more than the default, 300 s.
+    // These sessions are queued, because every slot is taken. Their queue timeout is the default, 300 s.
     for index in 0..5 {
         harness.claims().create_with_retry(FLEET, &format!("waiting-{index}"), queued_spec()).await?;
     }
@@ -73,7 +74,8 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
     ended(10).await?;
     ready(30).await?;
 
-    // One that begins to lead at such an hour believes what others wrote, and runners believe it.
+    // An operator that starts to lead with a wrong clock reads earlier timestamps correctly, and runners accept its
+    // tokens.
     set_clock(&clock, offset)?;
     operator.daemon.kill().await?;
     operator.daemon.start_again()?;
@@ -82,7 +84,7 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
         harness.claims().delete(FLEET, &format!("running-{index}")).await?;
     }
     ensure_all_ready(&start_claims(harness, "late", 5, Arrivals::Burst).await?)?;
-    wait_until("it leads", async || Ok(operator.is_leader().await)).await?;
+    wait_until("the operator leads", async || Ok(operator.is_leader().await)).await?;
     assert_invariants_except(harness, FLEET, |session, reason| {
         reason == BROWSER_CRASHED && session.name_any().starts_with("running-")
     })
@@ -90,17 +92,17 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
 }
 
 fn queued_spec() -> BrowserSessionSpec {
-    BrowserSessionSpec { queue_timeout_seconds: 300, ..session(POOL) }
+    BrowserSessionSpec { queue_timeout_seconds: 300, ..retained_session_spec(POOL) }
 }
 
 fn crash(harness: &Harness, name: &str) -> Result<()> {
-    let seen = harness.sessions.get(FLEET, name).context("it was made")?;
+    let seen = harness.sessions.get(FLEET, name).context("the session was not observed")?;
     let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
-    runner.context("it was bound")?.crash(&seen.uid)?;
+    runner.context("the session was not bound")?.crash(&seen.uid)?;
     Ok(())
 }
 
-/// In one step: whoever looks meanwhile sees the one time or the other.
+/// Replaces the file atomically, so that a reader sees either the former or the new time.
 fn set_clock(clock: &Path, offset: &str) -> Result<()> {
     let new = clock.with_extension("new");
     fs::write(&new, offset)?;
@@ -110,7 +112,7 @@ fn set_clock(clock: &Path, offset: &str) -> Result<()> {
 fn library() -> Result<PathBuf> {
     let folders = fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path().join("faketime").join(LIBRARY)));
     let found = folders.into_iter().find(|path| path.is_file());
-    let found = found.with_context(|| format!("{LIBRARY} is not there: install Debian's package `faketime`"))?;
+    let found = found.with_context(|| format!("{LIBRARY} is missing; install Debian's package `faketime`"))?;
     ensure!(found.is_absolute());
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! An API server and a store that go and come back, and what they then know no longer.
+//! Failures of the API server and etcd, and the loss of watch history.
 
 use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants, assert_invariants_except, claim, ensure_all_ready, start_claims,
@@ -11,7 +11,7 @@ use camofleet_bench::{
     daemon::Daemon,
     harness::{Harness, long_lived_pool},
 };
-use camofleet_crds::conditions::retained_session_spec::BROWSER_CRASHED;
+use camofleet_crds::conditions::session::BROWSER_CRASHED;
 use std::collections::BTreeSet;
 
 #[test]
@@ -36,7 +36,7 @@ fn no_session_is_lost_when_the_api_server_freezes_until_the_leader_steps_down() 
         harness.control_plane.api_server.pause()?;
         let meanwhile = tokio::spawn(meanwhile);
         let crashed = crash(harness, 10)?;
-        wait_until("nobody leads", async || Ok(!operator.is_leader().await)).await?;
+        wait_until("the operator does not lead", async || Ok(!operator.is_leader().await)).await?;
         harness.control_plane.api_server.resume()?;
         ensure_all_ready(&meanwhile.await??)?;
         assert_invariants_except(harness, FLEET, |session, reason| {
@@ -46,8 +46,8 @@ fn no_session_is_lost_when_the_api_server_freezes_until_the_leader_steps_down() 
     });
 }
 
-/// The operator's watches stand still while much changes, and their place is forgotten before they go on: a new API
-/// server keeps no history.
+/// The operator's watches are partitioned while many objects change. A new API server has no watch history, so the
+/// resource versions of the watches are expired when they continue.
 #[test]
 fn a_watch_with_an_expired_resource_version_lists_again_and_misses_nothing() {
     with_fleet("expired", async |harness| {
@@ -68,12 +68,15 @@ fn a_watch_with_an_expired_resource_version_lists_again_and_misses_nothing() {
         proxy.close_watches();
         proxy.heal();
         ensure_all_ready(&meanwhile.await??)?;
-        ensure!(operator.daemon.log()?.contains("too old resource version"), "no watch had lost its place");
+        ensure!(
+            operator.daemon.log()?.contains("too old resource version"),
+            "no watch had an expired resource version"
+        );
         assert_invariants(harness).await
     });
 }
 
-/// Sessions are asked for, and end, while it is away.
+/// Kills and restarts a process of the control plane while sessions are created and end.
 async fn assert_survives_restart(
     harness: &mut Harness,
     which: impl Fn(&mut ControlPlane) -> &mut Daemon,
@@ -83,7 +86,7 @@ async fn assert_survives_restart(
     claim(harness, "early", 30).await?;
     let bound = harness.simulator.binding_log().count() + 10;
     let meanwhile = tokio::spawn(start_claims(harness, "meanwhile", 40, Arrivals::Poisson { rate: 45.0 }));
-    wait_until("some are bound", async || Ok(harness.simulator.binding_log().count() >= bound)).await?;
+    wait_until("some sessions are bound", async || Ok(harness.simulator.binding_log().count() >= bound)).await?;
     which(&mut harness.control_plane).kill().await?;
     let crashed = crash(harness, 10)?;
     which(&mut harness.control_plane).start_again()?;
@@ -98,13 +101,13 @@ async fn assert_survives_restart(
     .await
 }
 
-/// The browsers of so many of the early sessions crash.
+/// Crashes the browsers of the first `count` early sessions, and returns the UIDs of those sessions.
 fn crash(harness: &Harness, count: usize) -> Result<BTreeSet<String>> {
     let mut crashed = BTreeSet::new();
     for index in 0..count {
-        let seen = harness.sessions.get(FLEET, &format!("early-{index}")).context("it was made")?;
+        let seen = harness.sessions.get(FLEET, &format!("early-{index}")).context("the session was not observed")?;
         let runner = seen.runners.first().and_then(|runner| harness.simulator.runner(runner));
-        runner.context("it was bound")?.crash(&seen.uid)?;
+        runner.context("the session was not bound")?.crash(&seen.uid)?;
         crashed.insert(seen.uid);
     }
     Ok(crashed)

@@ -1,4 +1,4 @@
-//! What the tests begin and end with.
+//! Shared steps of the failure tests: the cluster, waiting for conditions, and the final check of invariants.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
@@ -19,20 +19,20 @@ use std::{
 };
 use tokio::runtime::Runtime;
 
-/// The namespace of sessions and pools.
+/// Namespace of sessions and pools.
 pub const FLEET: &str = "fleet";
-/// The pool.
+/// Name of the default pool.
 pub const POOL: &str = "hot";
-/// What has not happened by then will not: it tells what hangs from what is slow, on a machine with many tests.
+/// Time limit of each wait. Long, because several tests run at once; it only separates a hang from a slow step.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Runs a test on a cluster of its own. Of one that fails the logs are kept.
+/// Runs a test on a new cluster. Keeps the logs if the test fails.
 pub fn with_fleet(name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
     with_nodes(Nodes { count: 10, cpus: 64 }, name, test);
 }
 
-/// The same on a cluster with those nodes.
+/// Like [`with_fleet`], with the given nodes.
 pub fn with_nodes(nodes: Nodes, name: &str, test: impl AsyncFnOnce(&mut Harness) -> Result<()>) {
     let (kubernetes, operator) = programs();
     let options =
@@ -52,18 +52,18 @@ pub fn with_nodes(nodes: Nodes, name: &str, test: impl AsyncFnOnce(&mut Harness)
     }
 }
 
-/// What is run: found, or built, once.
+/// The Kubernetes binaries and the operator, found or built once.
 pub fn programs() -> &'static (Kubernetes, OperatorProgram) {
     static PROGRAMS: OnceLock<(Kubernetes, OperatorProgram)> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
-        tls::install_provider().expect("no other TLS provider is there");
+        tls::install_provider().expect("the TLS provider is installed once");
         let finding = async { anyhow::Ok((Kubernetes::find(None).await?, OperatorProgram::for_tests().await?)) };
-        runtime().block_on(finding).expect("the programs are there or can be built")
+        runtime().block_on(finding).expect("the binaries exist or can be built")
     })
 }
 
 fn runtime() -> Runtime {
-    Runtime::new().expect("a runtime can be had")
+    Runtime::new().expect("the runtime starts")
 }
 
 fn keep_logs(harness: &Harness, name: &str) -> Result<()> {
@@ -75,22 +75,22 @@ fn keep_logs(harness: &Harness, name: &str) -> Result<()> {
             fs::copy(&path, folder.join(name))?;
         }
     }
-    eprintln!("logs are in {}", folder.display());
+    eprintln!("kept the logs in {}", folder.display());
     Ok(())
 }
 
-/// A session that waits as long as it must, lives until somebody ends it, and is kept when it is over.
+/// The spec of a session without practical time limits whose object is kept for a day after its end.
 pub fn retained_session_spec(pool: &str) -> BrowserSessionSpec {
     BrowserSessionSpec { ttl_seconds_after_finished: 86400, ..session_spec(pool) }
 }
 
-/// Makes sessions of the pool, named by that and their numbers, and waits until all are Ready.
+/// Creates sessions `name-0`, `name-1`, … on [`POOL`], and waits until all are Ready.
 pub async fn claim(harness: &Harness, name: &str, count: usize) -> Result<()> {
     let claims = start_claims(harness, name, count, Arrivals::Burst).await?;
     ensure_all_ready(&claims)
 }
 
-/// Makes sessions of the pool that come like that, and waits until they are Ready or it is time to give up.
+/// Starts to create sessions on [`POOL`] with an arrival pattern. The future waits until each is Ready or times out.
 pub fn start_claims(
     harness: &Harness,
     name: &str,
@@ -112,21 +112,21 @@ pub fn start_claims(
     }
 }
 
-/// All of them became Ready.
+/// Fails if a session was not Ready in time.
 pub fn ensure_all_ready(claims: &[Claim]) -> Result<()> {
     let not_ready = claims.iter().filter(|claim| claim.ready.is_none()).count();
     ensure!(not_ready == 0, "{not_ready} of {} sessions were not Ready in time", claims.len());
     Ok(())
 }
 
-/// An operator that leads.
+/// Starts an operator and waits until it leads.
 pub async fn start_leader(harness: &Harness, identity: &str) -> Result<Operator> {
     let mut operator = harness.start_operator(identity)?;
     operator.wait_until_leading().await?;
     Ok(operator)
 }
 
-/// Waits until that is so.
+/// Waits until a condition holds; `what` describes it in the error.
 pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let waiting = async {
         while !condition().await? {
@@ -134,21 +134,21 @@ pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> Result<b
         }
         Ok(())
     };
-    tokio::time::timeout(TIMEOUT, waiting).await.with_context(|| format!("it did not come to this: {what}"))?
+    tokio::time::timeout(TIMEOUT, waiting).await.with_context(|| format!("timed out while waiting for: {what}"))?
 }
 
-/// Nothing was lost, doubled or leaked, and no session ended that nobody ended.
+/// Checks the invariants in [`FLEET`], where no session may have finished.
 pub async fn assert_invariants(harness: &Harness) -> Result<()> {
     assert_invariants_except(harness, FLEET, |_, _| false).await
 }
 
-/// The same of a namespace in which sessions may have ended, for reasons that are right.
+/// Checks the invariants in a namespace. `is_expected_end` decides whether a session may have finished with a reason.
 pub async fn assert_invariants_except(
     harness: &Harness,
     namespace: &str,
     is_expected_end: impl Fn(&BrowserSession, &str) -> bool,
 ) -> Result<()> {
     let violations = harness.check_invariants(namespace, TIMEOUT, is_expected_end).await?;
-    ensure!(violations.is_empty(), "namespace {namespace} is not whole:\n{violations}");
+    ensure!(violations.is_empty(), "namespace {namespace} violates invariants:\n{violations}");
     Ok(())
 }

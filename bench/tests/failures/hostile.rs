@@ -1,6 +1,6 @@
-//! A tenant that attacks the operator by its runners, its pods and its sessions: the others are served all the same, by
-//! the same process, within its memory and with few calls to the API server. `camofleet-bench hostile` measures the
-//! same at once.
+//! A tenant attacks the operator with its runners, pods and sessions. Other tenants are still served by the same
+//! operator process, within its memory limit and with few calls to the API server. `camofleet-bench hostile` combines
+//! all attacks.
 
 use crate::fixture::{FLEET, POOL, TIMEOUT, claim, wait_until, with_fleet, with_nodes};
 use anyhow::{Context, Result, ensure};
@@ -19,26 +19,26 @@ use std::{
     sync::Arc,
 };
 
-/// The attacker's namespace.
+/// Namespace of the attacker.
 const HOSTILE: &str = "hostile";
-/// Claims of the fleet in each round. The pool has room for one round and the sessions that a test leaves there.
+/// Claims of the fleet per round. The pool has room for one round and for the sessions that a test keeps.
 const CLAIMS: usize = 12;
 /// Runners and slots of the fleet's pool.
 const RUNNERS: usize = 4;
 const SLOTS: usize = 4;
-/// The operator must stay below this, in KiB.
+/// Bound on the operator's peak memory in KiB.
 const MEMORY: u64 = 128 << 10;
-/// Renewals of the lease, one every 2 s, within which whatever is repeated would have been repeated.
+/// Lease renewals (one every 2 s) to wait for, so that a repeated call would have been repeated by then.
 const RENEWALS: usize = 5;
-/// Nodes on which a few launches are all that there may be at once.
+/// Few CPUs, so that only a few runners may launch at once.
 const FEW_CPUS: Nodes = Nodes { count: 1, cpus: 4 };
 
-/// The fleet that is attacked: its operator reaches the API server by a proxy, which records its calls.
+/// The attacked fleet. Its operator reaches the API server through a proxy, which records the calls.
 struct AttackedFleet<'a> {
     harness: &'a Harness,
     proxy: Arc<Proxy>,
     operator: Operator,
-    /// The operator's process.
+    /// Process ID of the operator.
     pid: u32,
     rounds: usize,
 }
@@ -55,19 +55,19 @@ impl<'a> AttackedFleet<'a> {
         Ok(Self { harness, proxy, operator, pid, rounds: 0 })
     }
 
-    /// Creates the pool whose runners attack in that way.
+    /// Creates the pool whose runners carry out the attack.
     async fn attack(&self, attack: Attack) -> Result<()> {
         self.harness.api::<WorkerPool>(HOSTILE).create(&PostParams::default(), &hostile_pool(attack)).await?;
         Ok(())
     }
 
-    /// The hostile runners of that kind.
+    /// The runners that carry out the attack.
     fn runners(&self, attack: Attack) -> Vec<Arc<Runner>> {
         let runners = self.harness.simulator.runners().into_iter();
         runners.filter(|it| it.pod.namespace == HOSTILE && it.pod.name.starts_with(attack.name())).collect()
     }
 
-    /// Waits until each runner of that kind has attacked: it was called so often, or has sent so many states.
+    /// Waits until each runner of the attack has received `calls` calls or sent `states` states.
     async fn until_attacked(&self, attack: Attack, calls: usize, states: usize) -> Result<()> {
         let has_attacked = |runner: &Arc<Runner>| runner.calls() >= calls || runner.hostile_states() >= states;
         wait_until(&format!("the operator is attacked by {}", attack.name()), async || {
@@ -77,7 +77,7 @@ impl<'a> AttackedFleet<'a> {
         .await
     }
 
-    /// Claims in the fleet's namespace become Ready, and end.
+    /// Asserts that claims in the fleet's namespace become Ready, and deletes them.
     async fn assert_serves(&mut self) -> Result<()> {
         let name = format!("round-{}", self.rounds);
         self.rounds += 1;
@@ -88,15 +88,15 @@ impl<'a> AttackedFleet<'a> {
         Ok(())
     }
 
-    /// The operator is the process that it was, and never had more memory than it may.
+    /// Asserts that the operator has not restarted and stayed below its memory bound.
     fn assert_healthy(&mut self) -> Result<()> {
         let (pid, peak) = (self.operator.daemon.pid()?, self.operator.usage()?.peak_memory);
-        ensure!(pid == self.pid, "the operator was process {}, and is {pid}", self.pid);
-        ensure!(peak < MEMORY, "the operator had {} MiB", peak / 1024);
+        ensure!(pid == self.pid, "the operator restarted: its process ID was {} and is {pid}", self.pid);
+        ensure!(peak < MEMORY, "the operator used {} MiB", peak / 1024);
         Ok(())
     }
 
-    /// Another process leads.
+    /// Restarts the operator and waits until it leads.
     async fn restart(&mut self) -> Result<()> {
         self.operator.stop().await?;
         self.operator.daemon.start_again()?;
@@ -105,13 +105,13 @@ impl<'a> AttackedFleet<'a> {
         Ok(())
     }
 
-    /// The operator's calls about sessions of the attacker's namespace, but for those on all of them.
+    /// The operator's GET calls for sessions in the attacker's namespace. Excludes lists of all namespaces.
     fn lookups(&self) -> Vec<String> {
         let about = format!("/namespaces/{HOSTILE}/browsersessions");
         self.proxy.calls().into_iter().filter(|call| call.starts_with("GET") && call.contains(&about)).collect()
     }
 
-    /// Waits until the operator has renewed its lease so often from now on.
+    /// Waits for further lease renewals.
     async fn wait_for_renewals(&self, renewals: usize) -> Result<()> {
         let count =
             || self.proxy.calls().iter().filter(|call| call.starts_with("PUT") && call.contains("/leases/")).count();
@@ -144,10 +144,10 @@ fn endless_response_bodies_are_not_buffered() {
         fleet.assert_serves().await?;
 
         fleet.attack(Attack::EndlessAnswer).await?;
-        // One call opens the stream of events; those after it bind.
+        // The first call opens the event stream; the others are binds.
         let binds = |runner: &Arc<Runner>| runner.calls().saturating_sub(1);
         harness.claims().create(HOSTILE, "bait", session_spec(Attack::EndlessAnswer.name())).await?;
-        wait_until("the operator is answered without end", async || {
+        wait_until("the operator receives endless responses", async || {
             Ok(fleet.runners(Attack::EndlessAnswer).iter().map(binds).sum::<usize>() >= 2)
         })
         .await?;
@@ -162,15 +162,15 @@ fn a_flood_of_runner_states_does_not_delay_other_pools() {
         let mut fleet = AttackedFleet::begin(harness).await?;
         for attack in [Attack::HeavyStates, Attack::ManyStates] {
             fleet.attack(attack).await?;
-            // A stream that the operator gives up is opened again; one that it reads has much to read.
+            // The operator reopens a stream that it has closed, or reads many states from one that it keeps open.
             fleet.until_attacked(attack, 4, 400).await?;
             fleet.assert_serves().await?;
         }
-        // A state that differs from the one before is no write by itself.
+        // A changed state must not cause a write by itself.
         let states: usize = fleet.runners(Attack::ManyStates).iter().map(|runner| runner.hostile_states()).sum();
         let is_write = |call: &&String| !call.starts_with("GET") && call.contains(&format!("/namespaces/{HOSTILE}/"));
         let writes = fleet.proxy.calls().iter().filter(is_write).count();
-        ensure!(writes * 10 <= states, "for {states} states there were {writes} writes");
+        ensure!(writes * 10 <= states, "{states} states caused {writes} writes");
         fleet.assert_healthy()
     });
 }
@@ -190,18 +190,16 @@ fn sessions_that_do_not_exist_are_looked_up_once_each() {
         for call in fleet.lookups() {
             *lookups.entry(call).or_default() += 1;
         }
-        ensure!(!lookups.is_empty(), "nothing was looked up: the attack did not take place");
-        // Those of the runners that list no more than they have slots for, under names that can be: each listing once.
+        ensure!(!lookups.is_empty(), "no session was looked up, so the attack did not take place");
+        // Only sessions of runners that list no more than their slots, with valid names, are looked up: once per
+        // listing runner.
         for (call, times) in &lookups {
             let index = call.rsplit_once("/browsersessions/orphan-").and_then(|(_, index)| index.parse::<usize>().ok());
-            ensure!(
-                index.is_some_and(|index| index < hostile::SLOTS),
-                "what no session can be called was looked up: {call}"
-            );
+            ensure!(index.is_some_and(|index| index < hostile::SLOTS), "an invalid session name was looked up: {call}");
             ensure!(*times <= hostile::RUNNERS, "looked up {times} times: {call}");
         }
 
-        // The end of the runners ends it.
+        // The lookups end with the runners.
         for attack in attacks {
             harness.api::<WorkerPool>(HOSTILE).delete(attack.name(), &DeleteParams::default()).await?;
         }
@@ -210,7 +208,7 @@ fn sessions_that_do_not_exist_are_looked_up_once_each() {
         let before = fleet.lookups().len();
         fleet.wait_for_renewals(RENEWALS).await?;
         let after = fleet.lookups().len();
-        ensure!(before == after, "{} lookups for runners that are gone", after - before);
+        ensure!(before == after, "{} lookups after the runners were gone", after - before);
         fleet.assert_healthy()
     });
 }
@@ -223,7 +221,7 @@ fn redirects_are_not_followed() {
         fleet.until_attacked(Attack::Redirect, 3, 1).await?;
         fleet.assert_serves().await?;
         let redirected_connections = harness.simulator.redirected_connections();
-        ensure!(redirected_connections == 0, "the operator was sent to another host {redirected_connections} times");
+        ensure!(redirected_connections == 0, "the operator followed {redirected_connections} redirects");
         fleet.assert_healthy()
     });
 }
@@ -240,18 +238,18 @@ fn numbers_that_a_runner_reports_are_clamped_to_its_slots() {
         // The pool's status is written at most once a second.
         fleet.wait_for_renewals(1).await?;
         fleet.assert_serves().await?;
-        let published = pools.get(Attack::HugeNumbers.name()).await?.status.context("it has a status")?.slots;
+        let published = pools.get(Attack::HugeNumbers.name()).await?.status.context("the pool has no status")?.slots;
         let is_within = |count: i32| (0..=slots).contains(&count);
         ensure!(
             [published.total, published.used, published.hot, published.starting].into_iter().all(is_within),
-            "a pool of {slots} slots says {published:?}"
+            "the status of a pool with {slots} slots has {published:?}"
         );
         fleet.assert_healthy()
     });
 }
 
-/// Pods whose owner is of the kind `WorkerPool` of another API group, without a pool or with the UID of another
-/// namespace's.
+/// The owner of each pod is a `WorkerPool` of another API group: a pool that does not exist, or the UID of another
+/// namespace's pool.
 #[test]
 fn pods_that_only_claim_to_be_runners_are_ignored() {
     with_nodes(FEW_CPUS, "hostile-pretenders", async |harness| {
@@ -261,8 +259,8 @@ fn pods_that_only_claim_to_be_runners_are_ignored() {
         let before: BTreeSet<String> = own().map(|runner| runner.pod.uid.clone()).collect();
 
         let target = harness.api::<WorkerPool>(FLEET).get(POOL).await?;
-        let uid = target.metadata.uid.context("it has a UID")?;
-        let revision = target.status.and_then(|status| status.revision).context("it has a revision")?;
+        let uid = target.metadata.uid.context("the pool has no UID")?;
+        let revision = target.status.and_then(|status| status.revision).context("the pool has no revision")?;
         let target = TargetPool { uid, revision };
         let fake_runner = |name: String, attack, target, gated| FakeRunner { name, attack, target, gated };
         let gated = (0..GATED).map(|index| fake_runner(format!("gated-{index}"), Attack::NeverWarm, None, true));
@@ -277,8 +275,9 @@ fn pods_that_only_claim_to_be_runners_are_ignored() {
         let others = || harness.simulator.runners().into_iter().filter(|runner| runner.pod.namespace == HOSTILE);
         wait_until("the pods run", async || Ok(others().count() == running)).await?;
 
-        // One of the pool's own goes and is replaced, although the pods would fill the CPUs if they were launching.
-        let idle = own().find(|runner| runner.sessions().is_empty()).context("a runner has no session")?;
+        // A deleted runner of the pool is replaced, although the fake runners would use up the launch budget if they
+        // counted.
+        let idle = own().find(|runner| runner.sessions().is_empty()).context("every runner has a session")?;
         harness.api::<Pod>(FLEET).delete(&idle.pod.name, &DeleteParams::default()).await?;
         wait_until("the runner is replaced", async || {
             Ok(own().count() == RUNNERS && own().all(|runner| runner.pod.uid != idle.pod.uid))
@@ -286,9 +285,9 @@ fn pods_that_only_claim_to_be_runners_are_ignored() {
         .await?;
         fleet.assert_serves().await?;
         let called: usize = others().map(|runner| runner.calls()).sum();
-        ensure!(called == 0, "the operator has called pods that are no runners {called} times");
+        ensure!(called == 0, "the operator called fake runners {called} times");
         let lost: Vec<_> = before.iter().filter(|uid| own().all(|runner| runner.pod.uid != **uid)).collect();
-        ensure!(lost == [&idle.pod.uid], "of the pool's runners these are gone: {lost:?}");
+        ensure!(lost == [&idle.pod.uid], "the pool lost the runners {lost:?}");
         let ended = harness.sessions.count(FLEET, |seen| seen.finished.is_some() && !seen.deleted_by_user);
         ensure!(ended == 0, "{ended} sessions ended");
         fleet.assert_healthy()
@@ -300,7 +299,7 @@ fn a_pool_that_never_becomes_warm_does_not_block_launches_of_other_pools() {
     with_nodes(FEW_CPUS, "hostile-launches", async |harness| {
         let mut fleet = AttackedFleet::begin(harness).await?;
         fleet.attack(Attack::NeverWarm).await?;
-        wait_until("as many launch as there are CPUs", async || {
+        wait_until("the attacker uses all launches", async || {
             Ok(fleet.runners(Attack::NeverWarm).len() >= FEW_CPUS.cpus * FEW_CPUS.count)
         })
         .await?;
@@ -323,9 +322,12 @@ fn unused_annotations_are_not_cached() {
         harness.sessions.wait_for(LARGE_SESSIONS, HOSTILE, "queued", TIMEOUT, is_queued).await?;
         fleet.assert_serves().await?;
         let grown = fleet.operator.usage()?.memory.saturating_sub(before);
-        // Each has 256 KiB of them.
+        // Each session has 256 KiB of annotations.
         let annotations = u64::try_from(LARGE_SESSIONS)? * 256;
-        ensure!(grown < annotations / 2, "for {annotations} KiB of annotations the operator took {grown} KiB more");
+        ensure!(
+            grown < annotations / 2,
+            "the operator's memory grew by {grown} KiB for {annotations} KiB of annotations"
+        );
         fleet.restart().await?;
         fleet.assert_serves().await?;
         fleet.assert_healthy()

@@ -1,4 +1,4 @@
-//! Leaders that die, are cut off, are stopped and woken, and that come in twos.
+//! Leader election: leaders that are killed, partitioned, or paused, and operators that start at the same time.
 
 use crate::fixture::{
     FLEET, POOL, assert_invariants, claim, ensure_all_ready, start_claims, start_leader, wait_until, with_fleet,
@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::{Duration, Instant};
 
 const RATE: f64 = 45.0;
-/// How long a leader is cut off.
+/// Duration of the partition.
 const PARTITION: Duration = Duration::from_secs(120);
 
 #[test]
@@ -28,19 +28,20 @@ fn no_session_is_lost_when_the_leader_is_killed() {
             let claims = start_claims(harness, &format!("claim-{kill}"), 40, Arrivals::Poisson { rate: RATE });
             let bound = harness.simulator.binding_log().count() + random.random_range(0..40);
             let killing = async {
-                wait_until("so many are bound", async || Ok(harness.simulator.binding_log().count() >= bound)).await?;
+                wait_until("enough sessions are bound", async || Ok(harness.simulator.binding_log().count() >= bound))
+                    .await?;
                 let leader = wait_for_leader(&mut operators).await?;
                 operators[leader].daemon.kill().await?;
                 let next = wait_for_leader(&mut operators).await?;
-                ensure!(next != leader, "who was killed leads");
+                ensure!(next != leader, "the killed operator still leads");
                 operators[leader].daemon.start_again()
             };
             let (claims, killed) = tokio::join!(claims, killing);
             killed?;
             ensure_all_ready(&claims?)?;
         }
-        // Runners were always in reach: not even an unpublished copy may have been made.
-        ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners had the same session");
+        // All runners were reachable throughout, so there must not even be an unpublished copy of a session.
+        ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners held the same session");
         assert_invariants(harness).await
     });
 }
@@ -78,15 +79,15 @@ fn no_session_is_lost_when_the_leader_is_paused_and_resumed() {
     });
 }
 
-/// Who holds the lease.
+/// The holder of the lease.
 async fn holder(harness: &Harness) -> Result<String> {
     let lease = harness.api::<Lease>(NAMESPACE).get("camofleet-operator").await?;
-    lease.spec.and_then(|spec| spec.holder_identity).context("nobody holds the lease")
+    lease.spec.and_then(|spec| spec.holder_identity).context("the lease has no holder")
 }
 
-/// In the midst of claims the first operator is disturbed for so long, and until the second leads. That one serves and
-/// ends sessions; then the first one is as before, and in the end leads again. `disturb` is told whether that begins or
-/// ends.
+/// Disturbs the first operator while claims arrive, at least for `time`, until the second one leads. The second one
+/// serves and ends sessions. Then the disturbance ends, the second operator stops, and the first one leads again.
+/// `disturb` is called with `true` at the start of the disturbance and with `false` at its end.
 async fn assert_failover(
     harness: &Harness,
     mut first: Operator,
@@ -96,7 +97,7 @@ async fn assert_failover(
 ) -> Result<()> {
     let early = start_claims(harness, "early", 40, Arrivals::Poisson { rate: RATE });
     let disturbing = async {
-        wait_until("some are bound", async || Ok(harness.simulator.binding_log().count() >= 15)).await?;
+        wait_until("some sessions are bound", async || Ok(harness.simulator.binding_log().count() >= 15)).await?;
         disturb(&mut first, true)?;
         let ends = Instant::now() + time;
         second.wait_until_leading().await?;
@@ -113,20 +114,20 @@ async fn assert_failover(
     let late = start_claims(harness, "late", 40, Arrivals::Poisson { rate: RATE });
     disturb(&mut first, false)?;
     ensure_all_ready(&late.await?)?;
-    wait_until("the first one knows that it does not lead", async || Ok(!first.is_leader().await)).await?;
-    // A term that lapses on a slow machine is taken anew by whoever holds the lease.
-    ensure!(holder(harness).await? == "b", "who leads was disturbed by who led before");
+    wait_until("the first operator knows that it does not lead", async || Ok(!first.is_leader().await)).await?;
+    // On a slow machine, the holder of the lease may start a new term, but the lease must not change its holder.
+    ensure!(holder(harness).await? == "b", "the former leader took the lease from the current one");
     second.stop().await?;
     first.wait_until_leading().await?;
     claim(harness, "last", 10).await?;
-    ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners had the same session");
+    ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners held the same session");
     assert_invariants(harness).await
 }
 
 #[test]
 fn exactly_one_of_three_operators_that_start_together_leads() {
     with_fleet("at-once", async |harness| {
-        // There is something to do for whoever comes first.
+        // The pool and the claims are work for the first leader.
         harness.create_pool(FLEET, POOL, long_lived_pool(20, 4)).await?;
         let waiting = start_claims(harness, "waiting", 60, Arrivals::Burst);
         let mut operators = Vec::new();
@@ -136,12 +137,12 @@ fn exactly_one_of_three_operators_that_start_together_leads() {
         ensure_all_ready(&waiting.await?)?;
         let holder = holder(harness).await?;
         for (operator, identity) in operators.iter().zip(["a", "b", "c"]) {
-            wait_until("who holds the lease leads, and nobody else", async || {
+            wait_until("only the holder of the lease leads", async || {
                 Ok(operator.is_leader().await == (identity == holder))
             })
             .await?;
         }
-        ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners had the same session");
+        ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners held the same session");
         assert_invariants(harness).await
     });
 }

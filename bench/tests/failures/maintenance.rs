@@ -1,4 +1,4 @@
-//! What is done to pools and nodes while they are full of sessions.
+//! Maintenance of pools and nodes under load: scaling, rollouts, cordons, deletion, and an upgrade of the operator.
 
 use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants, claim, ensure_all_ready, retained_session_spec, start_claims,
@@ -22,14 +22,14 @@ use kube::{
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Sessions of each pool, of 160 slots.
+/// Sessions of each pool, which has 160 slots.
 const SESSIONS: usize = 125;
 const RUNNERS: usize = 40;
 const POOLS: [&str; 4] = ["scaled", "rolled", "lasting", "deleted"];
 
 #[test]
 fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
-    with_fleet("upkeep", async |harness| {
+    with_fleet("maintenance", async |harness| {
         let harness = &*harness;
         let _operator = start_leader(harness, "a").await?;
         for pool in POOLS {
@@ -43,7 +43,7 @@ fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
             })
         });
         let sessions = try_join_all(sessions).await?;
-        ensure!(sessions.iter().all(|claim| claim.ready.is_some()), "not all were Ready in time");
+        ensure!(sessions.iter().all(|claim| claim.ready.is_some()), "not all sessions were Ready in time");
 
         let pools = harness.api::<WorkerPool>(FLEET);
         let change = async |pool: &str, spec: Value| {
@@ -58,8 +58,8 @@ fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
             let patch = Patch::Merge(json!({ "spec": { "unschedulable": true } }));
             nodes.patch(node, &PatchParams::default(), &patch).await?;
         }
-        // Whoever may go without harm is gone, and what is new has come.
-        wait_until("the pools are as they are wished, but for live sessions", async || {
+        // All idle runners that must go are gone, and the new ones have started.
+        wait_until("the pools are as desired except for runners with sessions", async || {
             let updated = pools.get("rolled").await?.status.unwrap_or_default().updated_replicas;
             let idle = runners_without_sessions(harness).await?;
             Ok(updated >= 5
@@ -70,11 +70,11 @@ fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
         .await?;
         let live =
             harness.sessions.count(FLEET, |seen| seen.ready.is_some() && seen.finished.is_none() && !seen.deleted);
-        ensure!(live == SESSIONS * POOLS.len(), "{live} of {} sessions live", SESSIONS * POOLS.len());
+        ensure!(live == SESSIONS * POOLS.len(), "{live} of {} sessions are live", SESSIONS * POOLS.len());
         let held = harness.simulator.binding_log().held().len();
-        ensure!(held == live, "{held} sessions are on runners, of {live} that live");
+        ensure!(held == live, "runners hold {held} sessions, but {live} are live");
 
-        // When their users are done, all comes to its end.
+        // The maintenance completes when the users delete their sessions.
         let names = POOLS.iter().flat_map(|pool| (0..SESSIONS).map(move |index| format!("{pool}-{index}")));
         let ends = names.map(|name| async move { harness.claims().delete(FLEET, &name).await });
         try_join_all(ends).await?;
@@ -100,19 +100,19 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
         let pools = harness.api::<WorkerPool>(FLEET);
         let before = pools.get(POOL).await?.status.unwrap_or_default().revision;
 
-        // It has another runner image, so the runners' shape changes, too.
+        // The new version has another runner image, so the revision of the runners changes too.
         let env = vec![(RUNNER_IMAGE.to_owned(), "simulated-2".into())];
         let mut next = harness.start_operator_with("b", harness.control_plane.kubeconfig(User::Operator), env)?;
         let claims = start_claims(harness, "meanwhile", 20, Arrivals::Poisson { rate: 10.0 });
         let handing_over = async {
-            wait_until("the new one answers", async || Ok(next.metrics().await.is_ok())).await?;
+            wait_until("the new operator serves its metrics", async || Ok(next.metrics().await.is_ok())).await?;
             former.stop().await?;
             next.wait_until_leading().await
         };
         let (claims, handed_over) = tokio::join!(claims, handing_over);
         handed_over?;
         ensure_all_ready(&claims?)?;
-        wait_until("runners have the new shape", async || {
+        wait_until("the new revision is current", async || {
             let status = pools.get(POOL).await?.status.unwrap_or_default();
             let serving = status.serving.map(|serving| serving.revision);
             Ok(serving != before && serving == status.revision && status.updated_replicas >= 2)
@@ -122,8 +122,8 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
             seen.ready.is_some() && seen.finished.is_none() && !seen.deleted && seen.runners.len() == 1
         };
         let live = harness.sessions.count(FLEET, live);
-        ensure!(live == 50, "{live} of 50 sessions live where they began");
-        // The last of the former shape go when their users are done, and with them the one runner more.
+        ensure!(live == 50, "{live} of 50 sessions are live on their first runner");
+        // The last runners of the former revision, and the surge runner, go when their sessions end.
         let names =
             (0..30).map(|index| format!("before-{index}")).chain((0..20).map(|index| format!("meanwhile-{index}")));
         try_join_all(names.map(|name| async move { harness.claims().delete(FLEET, &name).await })).await?;
@@ -131,7 +131,7 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
     });
 }
 
-/// Pool and node of each runner without a session that was not told to go.
+/// Pool and node of each runner pod without sessions.
 async fn runners_without_sessions(harness: &Harness) -> Result<BTreeSet<(String, String)>> {
     let busy: BTreeSet<String> = harness
         .simulator

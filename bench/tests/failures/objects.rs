@@ -1,4 +1,4 @@
-//! Objects that go all at once, and one that nobody understands.
+//! Mass deletions, deleted namespaces, objects that do not parse, and oversized templates.
 
 use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants, assert_invariants_except, claim, ensure_all_ready, retained_session_spec,
@@ -30,7 +30,7 @@ const SESSIONS: usize = 2000;
 
 #[test]
 fn no_runner_keeps_a_session_after_2000_are_deleted_at_once() {
-    with_fleet("crowd", async |harness| {
+    with_fleet("mass-deletion", async |harness| {
         let _operator = start_leader(harness, "a").await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(SESSIONS.div_ceil(32), 32)).await?;
         ensure_all_ready(&start_claims(harness, "claim", SESSIONS, Arrivals::Burst).await?)?;
@@ -41,7 +41,7 @@ fn no_runner_keeps_a_session_after_2000_are_deleted_at_once() {
             .api::<BrowserSession>(FLEET)
             .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
-        wait_until("no runner holds any", async || Ok(harness.simulator.binding_log().held().is_empty())).await?;
+        wait_until("no runner holds a session", async || Ok(harness.simulator.binding_log().held().is_empty())).await?;
         claim(harness, "late", 50).await?;
         ensure!(harness.simulator.binding_log().count() == SESSIONS + 50, "a runner was given a session twice");
         assert_invariants(harness).await
@@ -52,11 +52,12 @@ fn no_runner_keeps_a_session_after_2000_are_deleted_at_once() {
 fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
     with_fleet("namespace", async |harness| {
         let _operator = start_leader(harness, "a").await?;
-        // One with a pool and its sessions, and one whose sessions are on another's pool.
+        // `both` has a pool and its sessions; `guests` has sessions on a pool of another namespace.
         for namespace in ["both", "guests"] {
             harness.create_namespace(namespace).await?;
         }
-        // Kubernetes waits for pods first, and asks again after half of their grace period.
+        // The namespace controller waits for pods and retries after half of their grace period, so a short drain
+        // timeout suffices.
         let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 5 }))?;
         harness.create_hot_pool("both", POOL, WorkerPoolSpec { rollout, ..long_lived_pool(5, 4) }).await?;
         let shared = WorkerPoolSpec {
@@ -66,7 +67,7 @@ fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
         harness.create_hot_pool("camo-fleet", POOL, shared).await?;
         let at = |namespace: &str| BrowserSessionSpec {
             pool_ref: Some(PoolRef { name: POOL.to_owned(), namespace: Some(namespace.to_owned()) }),
-            ..session(POOL)
+            ..retained_session_spec(POOL)
         };
         for index in 0..10 {
             for (namespace, pool) in [("both", "both"), ("guests", "camo-fleet"), (FLEET, "camo-fleet")] {
@@ -90,54 +91,54 @@ fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
             assert_invariants_except(harness, namespace, |_, _| false).await?;
         }
         let runners = harness.simulator.runners().into_iter().filter(|runner| runner.pod.namespace == "both").count();
-        ensure!(runners == 0, "{runners} runners are left of a namespace that is gone");
+        ensure!(runners == 0, "{runners} runners are left of a deleted namespace");
         Ok(())
     });
 }
 
-/// A session and a pool as a version with other fields could have written them: they are there before an operator
-/// starts, and one comes while it runs.
+/// Sessions and a pool as an operator version with other fields could have written them: some exist before the operator
+/// starts, one is created while it runs.
 #[test]
 fn objects_that_do_not_parse_do_not_stop_others() {
-    with_fleet("poison", async |harness| {
+    with_fleet("unparsable", async |harness| {
         let (session_kind, pool_kind) =
             (ApiResource::erase::<BrowserSession>(&()), ApiResource::erase::<WorkerPool>(&()));
         relax_schema(harness, "browsersessions.camofleet.dev").await?;
         relax_schema(harness, "workerpools.camofleet.dev").await?;
-        create_unparsable(harness, &session_kind, "poison-early", json!({ "display": "Hologram" })).await?;
-        create_unparsable(harness, &pool_kind, "poison-pool", json!({ "slotsPerRunner": "many" })).await?;
+        create_unparsable(harness, &session_kind, "unparsable-early", json!({ "display": "Hologram" })).await?;
+        create_unparsable(harness, &pool_kind, "unparsable-pool", json!({ "slotsPerRunner": "many" })).await?;
         let mut operator = start_leader(harness, "a").await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(5, 4)).await?;
         claim(harness, "early", 8).await?;
-        create_unparsable(harness, &session_kind, "poison-late", json!({ "engine": 7 })).await?;
+        create_unparsable(harness, &session_kind, "unparsable-late", json!({ "engine": 7 })).await?;
         claim(harness, "late", 8).await?;
-        // One that was served and is now past understanding keeps its browser; its user may end it all the same.
+        // A served session whose spec no longer parses keeps its browser, and its user can still end it.
         let patch = json!({ "spec": { "idleTimeoutSeconds": "long" } });
         let sessions = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &session_kind);
         sessions.patch("early-0", &PatchParams::default(), &Patch::Merge(patch)).await?;
         claim(harness, "after", 2).await?;
         let binding_log = harness.simulator.binding_log();
-        let uid = harness.sessions.get(FLEET, "early-0").context("it was made")?.uid;
-        ensure!(binding_log.held().contains(&uid), "a session ended because nobody understood its new spec");
-        // And over a restart.
+        let uid = harness.sessions.get(FLEET, "early-0").context("the session was not observed")?.uid;
+        ensure!(binding_log.held().contains(&uid), "a session ended because its new spec does not parse");
+        // The same after a restart of the operator.
         operator.stop().await?;
         operator.daemon.start_again()?;
         operator.wait_until_leading().await?;
-        claim(harness, "anew", 1).await?;
-        for name in ["early-0", "poison-early", "poison-late"] {
+        claim(harness, "restarted", 1).await?;
+        for name in ["early-0", "unparsable-early", "unparsable-late"] {
             harness.claims().delete(FLEET, name).await?;
         }
         let pools = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &pool_kind);
-        pools.delete("poison-pool", &DeleteParams::default()).await?;
+        pools.delete("unparsable-pool", &DeleteParams::default()).await?;
         assert_invariants(harness).await?;
         let pods = harness.api::<Pod>(FLEET).list_metadata(&ListParams::default()).await?.items.len();
-        ensure!(pods == 5, "{pods} runners of a pool of 5");
+        ensure!(pods == 5, "{pods} runners instead of 5");
         Ok(())
     });
 }
 
-/// The API server refuses fields that are too large, the operator refuses a template that is too large as a whole, and
-/// a pool from before there were bounds is still published and can still be deleted.
+/// The API server refuses oversized fields, the operator refuses a template whose total is too large, and a pool from
+/// before the bounds still gets a status and can be deleted.
 #[test]
 fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
     with_fleet("large-pools", async |harness| {
@@ -163,13 +164,16 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
             ("affinity", node_affinity(32), node_affinity(33)),
             ("metadata", json!({ "annotations": map(1, &text(8192)) }), json!({ "annotations": map(1, &text(8193)) })),
         ] {
-            pools.create(&dry, &with(json!({ field: fits }))?).await.with_context(|| format!("{field} that fits"))?;
+            pools
+                .create(&dry, &with(json!({ field: fits }))?)
+                .await
+                .with_context(|| format!("{field} within its bound was refused"))?;
             let answer = pools.create(&dry, &with(json!({ field: too_large }))?).await;
-            let Err(kube::Error::Api(status)) = answer else { bail!("{field} was not refused: {answer:?}") };
+            let Err(kube::Error::Api(status)) = answer else { bail!("oversized {field} was not refused: {answer:?}") };
             ensure!(status.code == 422 && status.message.contains(&format!("spec.template.{field}")), "{status:?}");
         }
 
-        // As the CRDs of before would have taken it.
+        // An object that the former CRDs would have accepted.
         let definitions = Api::<CustomResourceDefinition>::all(harness.client.clone());
         let former = definitions.get("workerpools.camofleet.dev").await?.spec.versions;
         relax_schema(harness, "workerpools.camofleet.dev").await?;
@@ -184,7 +188,7 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
         .await?;
 
         let _operator = start_leader(harness, "a").await?;
-        // The type itself would drop the template.
+        // Created as a dynamic object, because `WorkerPool` would drop the unknown form of the template.
         let annotations = json!({ "metadata": { "annotations": map(5, &text(8000)) } });
         create_unparsable(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 4)).await?;
@@ -197,8 +201,8 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
             })
             .await?;
         }
-        ensure!(harness.count_pods(FLEET).await? == 1, "a runner was made of a template that is too large");
-        // It gets a finalizer and loses it again, which are writes as well.
+        ensure!(harness.count_pods(FLEET).await? == 1, "a runner was created from an oversized template");
+        // Adding and removing the finalizer also writes the oversized pool.
         for name in ["large", "of-before"] {
             wait_until("the pool has its finalizer", async || Ok(!pools.get(name).await?.finalizers().is_empty()))
                 .await?;
@@ -209,7 +213,7 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
     });
 }
 
-/// What is not of the schema is taken, as the schema of a later version would take it.
+/// Opens the schema of a CRD so that it accepts unknown fields, as the schema of a later version would.
 async fn relax_schema(harness: &Harness, name: &str) -> Result<()> {
     let api = Api::<CustomResourceDefinition>::all(harness.client.clone());
     let crd = api.get(name).await?;
@@ -224,7 +228,7 @@ async fn relax_schema(harness: &Harness, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A schema of an object of which only those fields are known.
+/// A schema with the known fields that keeps unknown ones.
 fn open_object(known: &Value) -> Value {
     json!({ "type": "object", "properties": known, "x-kubernetes-preserve-unknown-fields": true })
 }
@@ -232,6 +236,6 @@ fn open_object(known: &Value) -> Value {
 async fn create_unparsable(harness: &Harness, kind: &ApiResource, name: &str, spec: Value) -> Result<()> {
     let api = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, kind);
     let object = DynamicObject::new(name, kind).data(json!({ "spec": spec }));
-    // The schema is in force a moment after it was taken.
+    // The schema is in force a moment after the API server accepts it.
     wait_until("the object is taken", async || Ok(api.create(&PostParams::default(), &object).await.is_ok())).await
 }

@@ -1,4 +1,4 @@
-//! Runners that do not answer, or not what they should. Each kind has a namespace and a pool of its own.
+//! Runners that do not answer or answer incorrectly. Each kind has its own namespace and pool.
 
 use crate::fixture::{
     POOL, TIMEOUT, assert_invariants_except, retained_session_spec, start_leader, wait_until, with_fleet,
@@ -11,7 +11,7 @@ use camofleet_bench::{
 use camofleet_crds::{
     conditions::{
         self, READY,
-        retained_session_spec::{RUNNER_LOST, RUNNER_UNREACHABLE},
+        session::{RUNNER_LOST, RUNNER_UNREACHABLE},
     },
     v1alpha1::BrowserSession,
 };
@@ -20,7 +20,7 @@ use futures::future::try_join_all;
 use kube::ResourceExt;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// Of 4 runners with 4 slots: so many leave no runner empty for long.
+/// Enough sessions for 4 runners with 4 slots that no runner stays empty.
 const EARLY: usize = 10;
 const MEANWHILE: usize = 4;
 
@@ -37,20 +37,20 @@ fn a_misbehaving_runner_loses_only_its_own_sessions() {
             misbehaves(harness, "slow", Behaviour::Slow(Duration::from_secs(2)), async |_| Ok(())),
             misbehaves(harness, "too-slow", Behaviour::Slow(Duration::from_secs(7)), async |_| Ok(())),
             misbehaves(harness, "garbage", Behaviour::Garbage, async |_| Ok(())),
-            misbehaves(harness, "mute", Behaviour::NoEvents, async |victim| assert_unreachable(
-                harness, "mute", &victim
+            misbehaves(harness, "no-events", Behaviour::NoEvents, async |victim| assert_unreachable(
+                harness, "no-events", &victim
             )
             .await),
             omits_sessions(harness),
             restarts(harness),
             reports_extra_sessions(harness),
         )?;
-        ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners had the same session");
+        ensure!(harness.simulator.binding_log().bound_twice().is_empty(), "two runners held the same session");
         Ok(())
     });
 }
 
-/// A runner with sessions answers like that for a while, during which others come. Nothing ends by it.
+/// A runner with sessions misbehaves while other sessions are created. No session ends because of it.
 async fn misbehaves(
     harness: &Harness,
     namespace: &str,
@@ -61,17 +61,17 @@ async fn misbehaves(
     victim.set_behaviour(behaviour);
     claim_in(harness, namespace, "meanwhile", MEANWHILE).await?;
     meanwhile(victim.clone()).await?;
-    // Its user ends one that is there.
-    let ended = victim.sessions().first().context("it has sessions")?.name.clone();
+    // A user deletes a session on the misbehaving runner.
+    let ended = victim.sessions().first().context("the runner has no sessions")?.name.clone();
     harness.claims().delete(namespace, &ended).await?;
     victim.set_behaviour(Behaviour::Normal);
     claim_in(harness, namespace, "late", 1).await?;
     assert_invariants_except(harness, namespace, |_, _| false).await
 }
 
-/// What a runner forgets is over, and so is it where it was.
+/// A runner omits its sessions from its reports. They finish, and are gone from the runner.
 async fn omits_sessions(harness: &Harness) -> Result<()> {
-    let namespace = "forgets";
+    let namespace = "omits-sessions";
     let victim = start_pool(harness, namespace).await?;
     let forgotten: BTreeSet<String> = victim.sessions().into_iter().map(|session| session.uid).collect();
     victim.set_behaviour(Behaviour::OmitsSessions);
@@ -85,9 +85,9 @@ async fn omits_sessions(harness: &Harness) -> Result<()> {
     .await
 }
 
-/// Another process on the same address, with another boot id.
+/// The runner's process restarts on the same address with a new boot ID.
 async fn restarts(harness: &Harness) -> Result<()> {
-    let namespace = "starts-anew";
+    let namespace = "restarts";
     let victim = start_pool(harness, namespace).await?;
     let lost: BTreeSet<String> = victim.sessions().into_iter().map(|session| session.uid).collect();
     victim.restart();
@@ -100,9 +100,9 @@ async fn restarts(harness: &Harness) -> Result<()> {
     .await
 }
 
-/// A runner tells of sessions of others, and of some that nobody ever made.
+/// A runner reports sessions of other runners, and one that never existed.
 async fn reports_extra_sessions(harness: &Harness) -> Result<()> {
-    let namespace = "invents";
+    let namespace = "reports-extra-sessions";
     let victim = start_pool(harness, namespace).await?;
     let others = harness
         .simulator
@@ -110,8 +110,8 @@ async fn reports_extra_sessions(harness: &Harness) -> Result<()> {
         .into_iter()
         .filter(|runner| runner.pod.namespace == namespace && runner.pod.uid != victim.pod.uid);
     let mut extra_sessions: Vec<Session> = others.flat_map(|runner| runner.sessions()).collect();
-    let model = extra_sessions.first().context("others have sessions")?.clone();
-    extra_sessions.push(Session { uid: "nobody".to_owned(), name: "nobody".to_owned(), ..model });
+    let model = extra_sessions.first().context("the other runners have no sessions")?.clone();
+    extra_sessions.push(Session { uid: "invented".to_owned(), name: "invented".to_owned(), ..model });
     victim.set_extra_sessions(extra_sessions);
     claim_in(harness, namespace, "meanwhile", 1).await?;
     victim.set_extra_sessions(Vec::new());
@@ -119,13 +119,13 @@ async fn reports_extra_sessions(harness: &Harness) -> Result<()> {
     assert_invariants_except(harness, namespace, |_, _| false).await
 }
 
-/// A pool with sessions; says which of its runners has most.
+/// Creates a pool with sessions, and returns its runner with the most sessions.
 async fn start_pool(harness: &Harness, namespace: &str) -> Result<Arc<Runner>> {
     harness.create_namespace(namespace).await?;
     harness.create_hot_pool(namespace, POOL, long_lived_pool(4, 4)).await?;
     claim_in(harness, namespace, "early", EARLY).await?;
     let runners = harness.simulator.runners().into_iter().filter(|runner| runner.pod.namespace == namespace);
-    runners.max_by_key(|runner| runner.sessions().len()).context("the pool has runners")
+    runners.max_by_key(|runner| runner.sessions().len()).context("the pool has no runners")
 }
 
 async fn claim_in(harness: &Harness, namespace: &str, name: &str, count: usize) -> Result<()> {
@@ -138,11 +138,11 @@ async fn claim_in(harness: &Harness, namespace: &str, name: &str, count: usize) 
     Ok(())
 }
 
-/// The users of its sessions are told.
+/// Waits until the sessions of a runner are published as unreachable.
 async fn assert_unreachable(harness: &Harness, namespace: &str, victim: &Runner) -> Result<()> {
-    let name = victim.sessions().first().context("it has sessions")?.name.clone();
+    let name = victim.sessions().first().context("the runner has no sessions")?.name.clone();
     let api = harness.api::<BrowserSession>(namespace);
-    wait_until("its sessions are unreachable", async || {
+    wait_until("the session is published as unreachable", async || {
         let status = api.get(&name).await?.status.unwrap_or_default();
         Ok(conditions::get(&status.conditions, READY).is_some_and(|ready| ready.reason == RUNNER_UNREACHABLE))
     })

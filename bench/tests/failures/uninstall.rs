@@ -81,8 +81,8 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         ensure!(printed == 0, "helm template without a cluster renders {printed} Jobs");
         let pools = release_pools(harness);
 
-        // Present before: pools of the previous chart, a copy of one of them, a user's pool with a name of the values,
-        // and another team's pool.
+        // Pools that exist before: two of the previous chart, a copy of one of them, a user's pool with the name of one
+        // in the values, and another team's pool.
         for name in ["former", "removed"] {
             apply_as_former_chart(harness, name).await?;
         }
@@ -92,15 +92,16 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         chart.run_job(harness, APPLY).await?;
         let names = |present: Vec<(String, String)>| present.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let expected = ["again", "copy-of-former", "former", "found", "headless", "live"];
-        ensure!(names(present(harness).await?) == expected, "after the first: {:?}", present(harness).await?);
+        ensure!(names(present(harness).await?) == expected, "after the first apply: {:?}", present(harness).await?);
 
-        // A copy, and a pool that its user deletes and creates again from a file, record included.
+        // A copy of a pool, and a pool that its user deletes and recreates from a file that contains the record of the
+        // release.
         copy(harness, &pools.get("headless").await?, "copy").await?;
         let again = pools.get("again").await?;
         pools.delete("again", &DeleteParams::default()).await?;
         wait_until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
         copy(harness, &again, "again").await?;
-        // A rollback to the previous chart, which knows no record, and an upgrade whose values lack a pool.
+        // A rollback to the previous chart, which writes no record, and an upgrade whose values lack a pool.
         apply_as_former_chart(harness, "live").await?;
         apply_as_former_chart(harness, "found").await?;
         let upgraded = Chart::render(harness, &[&VALUES[..], &["pools.former=null"]].concat()).await?;
@@ -113,7 +114,7 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         harness.wait_for_hot(NAMESPACE, "headless", 1).await?;
         let on = |namespace: &str, name: &str| BrowserSessionSpec {
             pool_ref: Some(PoolRef { name: name.to_owned(), namespace: Some(namespace.to_owned()) }),
-            ..session(name)
+            ..retained_session_spec(name)
         };
         for (name, spec) in [("guest", on(NAMESPACE, "headless")), ("own", on(FLEET, "theirs"))] {
             let claim = harness.claims().claim_with(FLEET.to_owned(), name.to_owned(), spec, TIMEOUT).await?;
@@ -133,7 +134,7 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         upgraded.run_job(harness, ABANDON).await?;
         assert_abandoned(&theirs.get("theirs").await?)?;
         let pods = harness.count_pods(FLEET).await?;
-        ensure!(pods == 1, "{pods} runners of another team's pool, which had 1");
+        ensure!(pods == 1, "{pods} runners of another team's pool instead of 1");
         pools.delete("copy", &DeleteParams::default()).await?;
         wait_until("the copy is gone", async || Ok(pools.get_opt("copy").await?.is_none())).await?;
 
@@ -163,7 +164,7 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         let all = Chart::render(harness, &[&VALUES[..], &["uninstall.deleteAllPools=true"]].concat()).await?;
         all.run_job(harness, DELETE).await?;
         let left = Api::<WorkerPool>::all(harness.client.clone()).list(&ListParams::default()).await?.items;
-        ensure!(left.is_empty(), "{} pools are left though all were to be deleted", left.len());
+        ensure!(left.is_empty(), "{} pools are left after deleteAllPools", left.len());
         Ok(())
     });
 }
@@ -173,8 +174,8 @@ fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
     let name = pool.name_any();
     ensure!(pool.metadata.deletion_timestamp.is_none(), "pool {name} was deleted");
     ensure!(pool.finalizers().is_empty(), "pool {name} has the finalizers {:?}", pool.finalizers());
-    let conditions = pool.status.as_ref().context("it has a status")?.conditions.as_slice();
-    let stalled = conditions::get(conditions, STALLED).context("it has the condition Stalled")?;
+    let conditions = pool.status.as_ref().context("the pool has no status")?.conditions.as_slice();
+    let stalled = conditions::get(conditions, STALLED).context("the pool has no condition Stalled")?;
     ensure!(stalled.status == "True" && stalled.reason == reasons::NO_OPERATOR, "pool {name}: {stalled:?}");
     ensure!(stalled.message.contains("kubectl patch workerpool"), "pool {name}: {}", stalled.message);
     Ok(())
@@ -183,7 +184,7 @@ fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
 #[test]
 fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
     with_fleet("release-namespace", async |harness| {
-        // The operator has the rights that the chart grants, not all rights.
+        // The operator has only the permissions of the chart.
         let chart = Chart::render(harness, &[]).await?;
         let bindings = Api::<ClusterRoleBinding>::all(harness.client.clone());
         ignore_not_found(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
@@ -191,8 +192,8 @@ fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
         let mut leading = start_leader(harness, "a").await?;
         let mut following = harness.start_operator("b")?;
 
-        // A pool of the release and one of another team, each with a session; and one that is being deleted while its
-        // runner is on a node that has died, so that its pod never goes.
+        // A pool of the release and one of another team, each with a session; and a pool that is being deleted while
+        // its only runner is on a dead node, so that the runner's pod never terminates.
         let on_node = |node: &str, drain: i64| -> Result<WorkerPoolSpec> {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": drain }))?;
             let template = serde_json::from_value(json!({ "nodeSelector": { "kubernetes.io/hostname": node } }))?;
