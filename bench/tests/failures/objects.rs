@@ -105,12 +105,12 @@ fn objects_that_do_not_parse_do_not_stop_others() {
             (ApiResource::erase::<BrowserSession>(&()), ApiResource::erase::<WorkerPool>(&()));
         relax_schema(harness, "browsersessions.camofleet.dev").await?;
         relax_schema(harness, "workerpools.camofleet.dev").await?;
-        create_unparsable(harness, &session_kind, "unparsable-early", json!({ "display": "Hologram" })).await?;
-        create_unparsable(harness, &pool_kind, "unparsable-pool", json!({ "slotsPerRunner": "many" })).await?;
+        create_dynamic(harness, &session_kind, "unparsable-early", json!({ "display": "Hologram" })).await?;
+        create_dynamic(harness, &pool_kind, "unparsable-pool", json!({ "slotsPerRunner": "many" })).await?;
         let mut operator = start_leader(harness, "a").await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(5, 4)).await?;
         claim(harness, "early", 8).await?;
-        create_unparsable(harness, &session_kind, "unparsable-late", json!({ "engine": 7 })).await?;
+        create_dynamic(harness, &session_kind, "unparsable-late", json!({ "engine": 7 })).await?;
         claim(harness, "late", 8).await?;
         // A served session whose spec no longer parses keeps its browser, and its user can still end it.
         let patch = json!({ "spec": { "idleTimeoutSeconds": "long" } });
@@ -179,7 +179,7 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
         relax_schema(harness, "workerpools.camofleet.dev").await?;
         let pool_kind = ApiResource::erase::<WorkerPool>(&());
         let image = json!({ "image": "runner", "env": [{ "name": "A", "value": text(1_000_000) }], "nodeSelector": map(100, "a") });
-        create_unparsable(harness, &pool_kind, "of-before", json!({ "replicas": 1, "template": image })).await?;
+        create_dynamic(harness, &pool_kind, "of-before", json!({ "replicas": 1, "template": image })).await?;
         let patch = Patch::Merge(json!({ "spec": { "versions": former } }));
         definitions.patch("workerpools.camofleet.dev", &PatchParams::default(), &patch).await?;
         wait_until("the bounds are in force again", async || {
@@ -188,9 +188,9 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
         .await?;
 
         let _operator = start_leader(harness, "a").await?;
-        // Created as a dynamic object, because `WorkerPool` would drop the unknown form of the template.
+        // Created as a dynamic object, because `WorkerPool` drops an oversized template when it is deserialized.
         let annotations = json!({ "metadata": { "annotations": map(5, &text(8000)) } });
-        create_unparsable(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
+        create_dynamic(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 4)).await?;
         claim(harness, "served", 4).await?;
         for name in ["large", "of-before"] {
@@ -233,7 +233,7 @@ fn open_object(known: &Value) -> Value {
     json!({ "type": "object", "properties": known, "x-kubernetes-preserve-unknown-fields": true })
 }
 
-async fn create_unparsable(harness: &Harness, kind: &ApiResource, name: &str, spec: Value) -> Result<()> {
+async fn create_dynamic(harness: &Harness, kind: &ApiResource, name: &str, spec: Value) -> Result<()> {
     let api = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, kind);
     let object = DynamicObject::new(name, kind).data(json!({ "spec": spec }));
     // The schema is in force a moment after the API server accepts it.

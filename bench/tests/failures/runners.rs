@@ -38,7 +38,9 @@ fn a_misbehaving_runner_loses_only_its_own_sessions() {
             misbehaves(harness, "too-slow", Behaviour::Slow(Duration::from_secs(7)), async |_| Ok(())),
             misbehaves(harness, "garbage", Behaviour::Garbage, async |_| Ok(())),
             misbehaves(harness, "no-events", Behaviour::NoEvents, async |victim| assert_unreachable(
-                harness, "no-events", &victim
+                harness,
+                "no-events",
+                &victim
             )
             .await),
             omits_sessions(harness),
