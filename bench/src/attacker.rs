@@ -32,7 +32,7 @@ const BAIT: usize = 8;
 /// `TotalAnnotationSizeLimitB`).
 const ANNOTATION: usize = 262_000;
 /// An API group that no server serves. The garbage collector cannot look up such an owner, so it keeps the pod.
-const MADE_UP_GROUP: &str = "unserved.example/v1";
+const UNSERVED_GROUP: &str = "unserved.example/v1";
 const NO_UID: &str = "00000000-0000-4000-8000-000000000000";
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Interval between two replacements of objects of one kind. Without a pause, the API server of a two-core machine is
@@ -79,7 +79,7 @@ impl FakeRunner {
                     "camofleet.dev/ordinal": "0", "camofleet.dev/revision": revision,
                 },
                 "ownerReferences": [{
-                    "apiVersion": MADE_UP_GROUP, "kind": "WorkerPool", "name": "absent", "uid": uid, "controller": true,
+                    "apiVersion": UNSERVED_GROUP, "kind": "WorkerPool", "name": "absent", "uid": uid, "controller": true,
                 }],
             },
             "spec": {

@@ -186,18 +186,18 @@ async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<R
     }
     let fault = if is_write { state.next_fault() } else { None };
     // In a task of its own, so that the request arrives even if the client disconnects.
-    let through = Arc::clone(&state);
-    let carried_out = tokio::spawn(async move {
-        through.wait_until_connected().await;
+    let forwarder = Arc::clone(&state);
+    let forwarded = tokio::spawn(async move {
+        forwarder.wait_until_connected().await;
         if let Some(refusal) = fault.and_then(refusal) {
             return Ok(refusal);
         }
-        let (mut head, body) = through.client.send(request).await?.into_parts();
+        let (mut head, body) = forwarder.client.send(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         prepare(&mut head.headers);
-        anyhow::Ok(Response::from_parts(head, whole(body)))
+        anyhow::Ok(Response::from_parts(head, full_body(body)))
     });
-    let answer = carried_out.await?;
+    let answer = forwarded.await?;
     state.wait_until_connected().await;
     if fault == Some(Fault::ResponseLost) {
         anyhow::bail!("the response is lost");
@@ -225,11 +225,11 @@ impl ProxyState {
 
     /// Forwards a watch on its own connection, so that it does not delay other calls.
     async fn watch(self: Arc<Self>, request: Request<ClientBody>) -> Result<Response<Body>> {
-        let cut = lock(&self.watches).clone();
+        let closed = lock(&self.watches).clone();
         let answer = Client::try_from(self.config.clone())?.send(request).await?;
         let (mut head, body) = answer.into_parts();
         prepare(&mut head.headers);
-        let frames = stream::unfold((self, body, cut), async |(state, mut body, cut)| {
+        let frames = stream::unfold((self, body, closed), async |(state, mut body, closed)| {
             let frame = async {
                 let frame = body.frame().await?;
                 state.wait_until_connected().await;
@@ -237,10 +237,10 @@ impl ProxyState {
             };
             let frame = tokio::select! {
                 frame = frame => frame?.map_err(io::Error::other),
-                () = cut.cancelled() => Err(io::Error::other("the watch was cut")),
+                () = closed.cancelled() => Err(io::Error::other("the proxy closed the watch")),
             };
             let data = frame.map(|frame| Frame::data(frame.into_data().unwrap_or_default()));
-            Some((data, (state, body, cut)))
+            Some((data, (state, body, closed)))
         });
         Ok(Response::from_parts(head, StreamBody::new(frames).boxed_unsync()))
     }
@@ -252,7 +252,7 @@ fn prepare(headers: &mut HeaderMap) {
     }
 }
 
-fn whole(bytes: Bytes) -> Body {
+fn full_body(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
@@ -272,7 +272,7 @@ fn refusal(fault: Fault) -> Option<Response<Body>> {
     if fault == Fault::TooManyRequests {
         answer = answer.header(RETRY_AFTER, "1");
     }
-    Some(answer.body(whole(status.to_string().into())).expect("a status and two headers are a response"))
+    Some(answer.body(full_body(status.to_string().into())).expect("a status and two headers are a response"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

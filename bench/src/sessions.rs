@@ -104,9 +104,9 @@ impl Sessions {
     /// Returns an error if the watch ends before the first list is complete.
     pub async fn watch(client: Client) -> Result<Self> {
         let observations = Arc::<Mutex<Observations>>::default();
-        let (started, starts) = oneshot::channel();
+        let (started, start_signal) = oneshot::channel();
         let watching = tokio::spawn(watch_sessions(Api::all(client), Arc::clone(&observations), started));
-        starts.await?;
+        start_signal.await?;
         Ok(Self { observations, watching })
     }
 

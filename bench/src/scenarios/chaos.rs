@@ -175,9 +175,9 @@ impl Chaos {
         // No failures are injected once all sessions are created, because the remaining ones must still be served.
         while !sessions_task.is_finished() && run.harness.sessions.count(FLEET, |_| true) < self.sessions {
             run.recover(Some(Instant::now())).await?;
-            run.restart_ended()?;
+            run.restart_exited()?;
             let failure = FAILURES[run.random.random_range(0..FAILURES.len())];
-            eprintln!("{failure:?}");
+            eprintln!("injecting {failure:?}");
             run.inject(failure).await.with_context(|| format!("cannot inject {failure:?}"))?;
             tokio::time::sleep(between).await;
         }
@@ -302,7 +302,7 @@ impl ChaosRun<'_> {
     }
 
     /// Restarts operators that exited because the API server was down, as the kubelet would do.
-    fn restart_ended(&mut self) -> Result<()> {
+    fn restart_exited(&mut self) -> Result<()> {
         let waits = |index| {
             self.recoveries.iter().any(|(_, recovery)| matches!(recovery, Recovery::Start(other) if *other == index))
         };

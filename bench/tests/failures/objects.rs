@@ -140,7 +140,7 @@ fn objects_that_do_not_parse_do_not_stop_others() {
 /// The API server refuses oversized fields, the operator refuses a template whose total is too large, and a pool from
 /// before the bounds still gets a status and can be deleted.
 #[test]
-fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
+fn oversized_pools_are_refused_and_one_from_before_the_bounds_can_be_deleted() {
     with_fleet("large-pools", async |harness| {
         let pools = harness.api::<WorkerPool>(FLEET);
         let text = |length: usize| "x".repeat(length);
