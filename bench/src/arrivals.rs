@@ -1,6 +1,6 @@
-//! When claims come, and what became of them.
+//! Arrival patterns of claims, and statistics of their latencies.
 
-use crate::figures::{Samples, milliseconds};
+use crate::stats::{Samples, milliseconds};
 use anyhow::{Context, Result};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
@@ -9,35 +9,35 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// How claims come.
+/// The arrival pattern of claims.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arrivals {
-    /// Each when the one before is Ready.
-    OneAfterAnother,
-    /// All in the same moment.
-    AllAtOnce,
-    /// So many a second, each independent of all others (a Poisson process). The same every time.
-    Random {
-        /// Claims a second.
+    /// Closed loop: each claim starts when the previous one is Ready.
+    Sequential,
+    /// All claims start at once.
+    Burst,
+    /// Open loop: a Poisson process with a fixed seed, so every run has the same arrivals.
+    Poisson {
+        /// Mean arrivals per second.
         rate: f64,
     },
 }
 
-/// What became of one claim.
+/// One session creation, timed until Ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// When it was made: just before the call that creates it, or queues up for a connection to do so.
-    pub asked: Instant,
-    /// When the watch said that it is Ready; absent when it did not in time.
+    /// Taken just before the create call, including any wait for a connection.
+    pub requested: Instant,
+    /// When the watch showed Ready. `None` if that took too long.
     pub ready: Option<Instant>,
 }
 
 impl Arrivals {
-    /// Makes so many claims, and waits for all of them.
+    /// Starts `count` claims in this pattern and waits for all of them.
     ///
     /// # Errors
-    /// When one cannot be made at all.
-    pub async fn make<C, F>(self, count: usize, claim: C) -> Result<Vec<Claim>>
+    /// Returns an error if a claim fails.
+    pub async fn run<C, F>(self, count: usize, claim: C) -> Result<Vec<Claim>>
     where
         C: Fn(usize) -> F,
         F: Future<Output = Result<Claim>> + Send + 'static,
@@ -48,9 +48,9 @@ impl Arrivals {
         let mut next = Instant::now();
         for index in 0..count {
             match self {
-                Self::OneAfterAnother => claims.push(claim(index).await?),
-                Self::AllAtOnce => drop(under_way.spawn(claim(index))),
-                Self::Random { .. } => {
+                Self::Sequential => claims.push(claim(index).await?),
+                Self::Burst => drop(under_way.spawn(claim(index))),
+                Self::Poisson { .. } => {
                     next += delays();
                     tokio::time::sleep_until(next.into()).await;
                     under_way.spawn(claim(index));
@@ -63,12 +63,12 @@ impl Arrivals {
         Ok(claims)
     }
 
-    /// The times between arrivals: exponentially distributed, by inversion.
+    /// Gaps between arrivals: exponentially distributed, by inversion.
     fn delays(self) -> impl FnMut() -> Duration {
         let mut random = SmallRng::seed_from_u64(9);
         move || match self {
-            Self::OneAfterAnother | Self::AllAtOnce => Duration::ZERO,
-            Self::Random { rate } => {
+            Self::Sequential | Self::Burst => Duration::ZERO,
+            Self::Poisson { rate } => {
                 let uniform: f64 = random.random();
                 Duration::from_secs_f64(-(1.0 - uniform).ln() / rate)
             }
@@ -76,37 +76,37 @@ impl Arrivals {
     }
 }
 
-/// The figures of one or more runs of claims.
+/// Latency statistics of one or more runs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Figures {
-    /// From each claim to its Ready.
+pub struct ClaimStats {
+    /// Time from claim to Ready.
     pub latencies: Samples,
-    /// From the first claim of each run to its last Ready.
+    /// Time from the first claim of a run to the last Ready.
     pub totals: Samples,
-    /// Claims.
+    /// Number of claims.
     pub claims: usize,
-    /// Claims that were not Ready in time.
+    /// Number of claims that were not Ready in time.
     pub not_ready: usize,
 }
 
-impl Figures {
-    /// Takes in one more run.
+impl ClaimStats {
+    /// Adds a run.
     pub fn add(&mut self, run: &[Claim]) {
         self.claims += run.len();
         for claim in run {
             match claim.ready {
-                Some(ready) => self.latencies.add(ready.duration_since(claim.asked)),
+                Some(ready) => self.latencies.add(ready.duration_since(claim.requested)),
                 None => self.not_ready += 1,
             }
         }
-        let first = run.iter().map(|claim| claim.asked).min();
+        let first = run.iter().map(|claim| claim.requested).min();
         let last = run.iter().filter_map(|claim| claim.ready).max();
         if let (Some(first), Some(last)) = (first, last) {
             self.totals.add(last.duration_since(first));
         }
     }
 
-    /// Takes in another's runs.
+    /// Adds all runs of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.latencies.extend(&other.latencies);
         self.totals.extend(&other.totals);
@@ -115,15 +115,12 @@ impl Figures {
     }
 }
 
-/// Claims that were Ready a second, from the first claim to the last Ready.
+/// Ready claims per second, from the first claim to the last Ready.
 pub fn rate(run: &[Claim]) -> Option<f64> {
-    let mut figures = Figures::default();
-    figures.add(run);
-    let total = figures.totals.mean()?;
-    crate::figures::ratio(
-        crate::figures::number(figures.latencies.count()) * milliseconds(Duration::from_secs(1)),
-        total,
-    )
+    let mut stats = ClaimStats::default();
+    stats.add(run);
+    let total = stats.totals.mean()?;
+    crate::stats::ratio(crate::stats::as_f64(stats.latencies.count()) * milliseconds(Duration::from_secs(1)), total)
 }
 
 #[cfg(test)]
@@ -131,8 +128,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn random_arrivals_keep_their_rate_and_repeat() {
-        let arrivals = Arrivals::Random { rate: 50.0 };
+    fn poisson_arrivals_have_the_given_rate_and_are_repeatable() {
+        let arrivals = Arrivals::Poisson { rate: 50.0 };
         let total = |mut delays: Box<dyn FnMut() -> Duration>| (0..5000).map(|_| delays()).sum::<Duration>();
         let once = total(Box::new(arrivals.delays()));
         assert!((95.0..105.0).contains(&once.as_secs_f64()), "{once:?}");
@@ -140,30 +137,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn claims_come_as_they_are_said_to() {
+    async fn claims_run_at_once_or_in_sequence() {
         let claim = |_| async {
-            let asked = tokio::time::Instant::now().into_std();
+            let requested = tokio::time::Instant::now().into_std();
             tokio::time::sleep(Duration::from_secs(1)).await;
-            Ok(Claim { asked, ready: Some(asked + Duration::from_secs(1)) })
+            Ok(Claim { requested, ready: Some(requested + Duration::from_secs(1)) })
         };
         let start = tokio::time::Instant::now();
-        Arrivals::AllAtOnce.make(10, claim).await.unwrap();
+        Arrivals::Burst.run(10, claim).await.unwrap();
         assert_eq!(start.elapsed(), Duration::from_secs(1));
-        Arrivals::OneAfterAnother.make(10, claim).await.unwrap();
+        Arrivals::Sequential.run(10, claim).await.unwrap();
         assert_eq!(start.elapsed(), Duration::from_secs(11));
     }
 
     #[test]
-    fn a_claim_that_is_never_ready_counts_as_one() {
-        let asked = Instant::now();
-        let after = |seconds| Some(asked + Duration::from_secs(seconds));
-        let mut figures = Figures::default();
-        figures.add(&[
-            Claim { asked, ready: after(1) },
-            Claim { asked, ready: None },
-            Claim { asked, ready: after(3) },
+    fn counts_a_claim_that_is_never_ready() {
+        let requested = Instant::now();
+        let after = |seconds| Some(requested + Duration::from_secs(seconds));
+        let mut stats = ClaimStats::default();
+        stats.add(&[
+            Claim { requested, ready: after(1) },
+            Claim { requested, ready: None },
+            Claim { requested, ready: after(3) },
         ]);
-        assert_eq!((figures.claims, figures.not_ready), (3, 1));
-        assert_eq!(figures.totals.mean(), Some(3000.0));
+        assert_eq!((stats.claims, stats.not_ready), (3, 1));
+        assert_eq!(stats.totals.mean(), Some(3000.0));
     }
 }

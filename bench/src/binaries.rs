@@ -1,4 +1,4 @@
-//! The programs that the harness runs: where they are, and how they are made.
+//! Finds or builds the binaries that the harness runs.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -9,17 +9,17 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The folder with etcd and Kubernetes.
+/// Directory with the etcd and Kubernetes binaries.
 #[derive(Clone, Debug)]
 pub struct Kubernetes {
     folder: PathBuf,
 }
 
 impl Kubernetes {
-    /// Those in that folder, else those that `dev/up` uses too; these are built when they are not there.
+    /// Uses the given directory, or by default the binaries of `dev/up`, which are built if missing.
     ///
     /// # Errors
-    /// When they cannot be built, or one is missing.
+    /// Returns an error if the build fails or a binary is missing.
     pub async fn find(folder: Option<PathBuf>) -> Result<Self> {
         let folder = match folder {
             Some(folder) => folder,
@@ -28,12 +28,12 @@ impl Kubernetes {
         let found = Self { folder };
         for program in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
             let path = found.program(program);
-            ensure!(path.is_file(), "{} is missing: build it with dev/kubernetes-bin", path.display());
+            ensure!(path.is_file(), "{} is missing; build it with dev/kubernetes-bin", path.display());
         }
         Ok(found)
     }
 
-    /// Where the program of that name is.
+    /// Path of a binary.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -44,44 +44,45 @@ async fn built_folder() -> Result<PathBuf> {
     let built = Command::new(&script).stderr(Stdio::inherit()).kill_on_drop(true).output().await;
     let built = built.with_context(|| format!("cannot run {}", script.display()))?;
     ensure!(built.status.success(), "{} failed: see above", script.display());
-    Ok(PathBuf::from(String::from_utf8(built.stdout).context("a path is text")?.trim()))
+    Ok(PathBuf::from(String::from_utf8(built.stdout).context("dev/kubernetes-bin did not print a UTF-8 path")?.trim()))
 }
 
-/// The checkout that this was built from, or that cargo runs it in.
+/// Root of the checkout that cargo runs in, or else of the one that this was compiled from.
 fn repository() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// The operator's program, and what is known of how it was made.
+/// An operator binary and its origin.
 #[derive(Clone, Debug)]
 pub struct OperatorProgram {
-    /// Where it is.
+    /// Path of the binary.
     pub path: PathBuf,
-    /// The cargo profile that it was built with; absent when somebody else built it.
+    /// Cargo profile of the build. `None` for a binary given by path.
     pub profile: Option<&'static str>,
-    /// The commit that is checked out, with `-dirty` when there is more than that; absent when somebody else built it.
+    /// Commit of the checkout, with `-dirty` if it has uncommitted changes. `None` for a binary given by path.
     pub commit: Option<String>,
 }
 
 impl OperatorProgram {
-    /// The one at that path, else the one of this checkout, which is built.
+    /// Uses the given binary, or by default builds this checkout's with the release profile.
     ///
     /// # Errors
-    /// When it cannot be built, or is not there.
+    /// Returns an error if the build fails or the file does not exist.
     pub async fn find(path: Option<PathBuf>) -> Result<Self> {
         if let Some(path) = path {
-            ensure!(path.is_file(), "{} is no file: give --operator the operator's program", path.display());
+            ensure!(path.is_file(), "{} is not a file; pass the path of an operator binary", path.display());
             return Ok(Self { path, profile: None, commit: None });
         }
         let path = build_operator(&["--release", "--package", "camofleet-operator"]).await?;
         Ok(Self { path, profile: Some("release"), commit: commit().await })
     }
 
-    /// The one of this checkout as tests have it, which is built: with the workspace, so that nothing is compiled twice.
+    /// Builds this checkout's operator with the dev profile. Building the whole workspace selects the same features as
+    /// `cargo test`, so nothing is compiled twice.
     ///
     /// # Errors
-    /// When it cannot be built.
+    /// Returns an error if the build fails.
     pub async fn for_tests() -> Result<Self> {
         let path = build_operator(&["--workspace", "--bin", "camofleet-operator"]).await?;
         Ok(Self { path, profile: Some("dev"), commit: commit().await })
@@ -94,11 +95,11 @@ async fn build_operator(selection: &[&str]) -> Result<PathBuf> {
     command.arg("build").args(selection).args(["--message-format", "json-render-diagnostics"]);
     command.current_dir(repository()).stderr(Stdio::inherit()).kill_on_drop(true);
     let built = command.output().await.context("cannot run cargo to build the operator")?;
-    ensure!(built.status.success(), "the operator cannot be built: see above");
+    ensure!(built.status.success(), "the build of the operator failed: see above");
     let messages = String::from_utf8_lossy(&built.stdout);
     match messages.lines().rev().find_map(operator_artifact) {
         Some(path) => Ok(path),
-        None => bail!("cargo did not say where it put the operator"),
+        None => bail!("cargo reported no executable for the operator"),
     }
 }
 

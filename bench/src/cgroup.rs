@@ -1,4 +1,4 @@
-//! Limits CPU time and memory of processes by control groups, of version 1 or 2. Needs root.
+//! Control groups (v1 or v2) that limit CPU time and memory of processes. Needs root.
 
 use anyhow::{Context, Result};
 use std::{
@@ -9,33 +9,33 @@ use std::{
 };
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// The period in which a share of CPU time is given out, in microseconds: the kernel's default.
+/// CPU bandwidth period in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
-/// How often a group is tried to be removed, and the pause between.
+/// Attempts to remove a group, with [`RETRY_DELAY`] in between.
 const TRIES: usize = 20;
-const TRY_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The limit that a group's processes share.
+/// Limit shared by all processes of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Hundredths of one core.
+    /// Percent of one core.
     CpuPercent(u32),
-    /// Bytes of memory. At more the kernel kills a process of the group.
+    /// Bytes. Above this, the kernel kills a process of the group.
     Memory(u64),
 }
 
-/// A control group with a limit. It is removed when this is dropped, if its processes have ended.
+/// A control group with a limit. Dropping it removes the group once its processes have exited.
 #[derive(Debug)]
 pub struct ControlGroup {
     folder: PathBuf,
 }
 
 impl ControlGroup {
-    /// Makes the group. The name must be unique on this machine.
+    /// Creates a group. `name` must be unique on this machine.
     ///
     /// # Errors
-    /// When this process is not root, or the kernel has no such controller.
+    /// Returns an error without root, or if the kernel lacks the controller.
     pub fn new(name: &str, limit: Limit) -> Result<Self> {
         let is_v2 = Path::new(ROOT).join("cgroup.controllers").is_file();
         let controller = match limit {
@@ -44,11 +44,12 @@ impl ControlGroup {
         };
         let folder = if is_v2 { Path::new(ROOT).join(name) } else { Path::new(ROOT).join(controller).join(name) };
         if is_v2 {
-            // Without it the group has no files of this controller. Where it is in force already, nothing changes.
+            // This creates the controller's files in child groups. It has no effect if the controller is already
+            // enabled.
             write(&Path::new(ROOT).join("cgroup.subtree_control"), &format!("+{controller}"))?;
         }
         fs::create_dir(&folder)
-            .with_context(|| format!("cannot make the control group {}: this needs root", folder.display()))?;
+            .with_context(|| format!("cannot create the control group {}; run as root", folder.display()))?;
         let group = Self { folder };
         for (file, value) in settings(is_v2, limit) {
             write(&group.folder.join(file), &value)?;
@@ -56,10 +57,10 @@ impl ControlGroup {
         Ok(group)
     }
 
-    /// Puts a process into the group, with all its threads.
+    /// Moves a process with all its threads into the group.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Returns an error if the process has exited.
     pub fn add(&self, pid: u32) -> Result<()> {
         write(&self.folder.join("cgroup.procs"), &pid.to_string())
     }
@@ -67,20 +68,20 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // The kernel lets go of a process a moment after it has ended. A group that still has processes stays.
+        // A process leaves its group a moment after its exit. A group that still has processes cannot be removed.
         let removed = (0..TRIES).any(|_| {
             fs::remove_dir(&self.folder).is_ok() || {
-                thread::sleep(TRY_AGAIN);
+                thread::sleep(RETRY_DELAY);
                 false
             }
         });
         if !removed {
-            eprintln!("cannot remove the control group {}: it has processes", self.folder.display());
+            eprintln!("cannot remove the control group {}: it still has processes", self.folder.display());
         }
     }
 }
 
-/// The files of the group's folder, and what to write into them (kernel: Documentation/admin-guide/cgroup-v2.rst, and
+/// Files in the group's directory and their contents (kernel: Documentation/admin-guide/cgroup-v2.rst, and
 /// cgroup-v1/memory.rst and scheduler/sched-bwc.rst).
 fn settings(is_v2: bool, limit: Limit) -> Vec<(&'static str, String)> {
     match (is_v2, limit) {
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quarter_of_a_core_is_25_ms_of_100() {
+    fn a_quarter_of_a_core_is_25_ms_of_each_100_ms() {
         let quarter = Limit::CpuPercent(25);
         assert_eq!(settings(true, quarter), [("cpu.max", "25000 100000".to_owned())]);
         assert_eq!(settings(false, quarter)[1], ("cpu.cfs_quota_us", "25000".to_owned()));

@@ -1,23 +1,24 @@
-//! Compares two variants by runs in turn: medians, ratios of neighbouring runs, and how much runs of one variant differ.
+//! Compares two variants by alternating runs: medians, ratios of neighbouring runs, and the spread between runs of one
+//! variant.
 
 use crate::{
-    figures::{median, ratio},
     report::{cell, rounded},
+    stats::{median, ratio},
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// One of two variants.
+/// A variant of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The one that is compared with.
+    /// The baseline.
     A,
-    /// The one that is compared.
+    /// The candidate.
     B,
 }
 
-/// In which order the variants run: A B, B A, A B, … so that a machine that becomes slower favours neither, and so that
-/// each but the first and the last run has a run of the same variant beside it.
+/// Order of the runs: A B, B A, A B, … A machine that slows down favours neither variant, and every run except the
+/// first and the last is next to a run of the same variant.
 pub fn order(pairs: usize) -> impl Iterator<Item = Variant> {
     (0..pairs).flat_map(|pair| match pair % 2 {
         0 => [Variant::A, Variant::B],
@@ -25,7 +26,7 @@ pub fn order(pairs: usize) -> impl Iterator<Item = Variant> {
     })
 }
 
-/// The figures of runs in that [`order`].
+/// Metrics of runs in the order of [`order`].
 #[derive(Clone, Debug)]
 pub struct Comparison {
     scenario: String,
@@ -33,39 +34,39 @@ pub struct Comparison {
     runs: Vec<(Variant, BTreeMap<String, f64>)>,
 }
 
-/// The comparison of one figure.
+/// The comparison of one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// All values of A, in order.
+    /// Values of A, in order.
     pub a: Vec<f64>,
-    /// All values of B, in order.
+    /// Values of B, in order.
     pub b: Vec<f64>,
-    /// B divided by A, of each pair of neighbours.
+    /// B divided by A, for each pair of neighbouring runs.
     pub ratios: Vec<f64>,
-    /// The later divided by the earlier, of neighbouring runs of one variant.
-    pub same: Vec<f64>,
+    /// Later divided by earlier, for neighbouring runs of one variant.
+    pub identical: Vec<f64>,
 }
 
 impl Comparison {
-    /// No run has been made yet.
+    /// Creates a comparison without runs.
     pub fn new(scenario: &str, a: &str, b: &str) -> Self {
         Self { scenario: scenario.to_owned(), names: [a.to_owned(), b.to_owned()], runs: Vec::new() }
     }
 
-    /// The next run in that order. Of its figures the numbers count; those within an object are called `object.field`.
-    pub fn add(&mut self, variant: Variant, figures: &Map<String, Value>) {
+    /// Adds the next run in [`order`]. Only numbers count; those in nested objects are named `object.field`.
+    pub fn add(&mut self, variant: Variant, metrics: &Map<String, Value>) {
         let mut numbers = BTreeMap::new();
-        collect_numbers("", figures, &mut numbers);
+        collect_numbers("", metrics, &mut numbers);
         self.runs.push((variant, numbers));
     }
 
-    /// All values of one figure.
+    /// The comparison of one metric.
     pub fn row(&self, key: &str) -> Row {
         let of = |variant: Variant| {
             let runs = self.runs.iter().filter(move |(other, _)| *other == variant);
-            runs.filter_map(|(_, figures)| figures.get(key).copied()).collect()
+            runs.filter_map(|(_, metrics)| metrics.get(key).copied()).collect()
         };
-        let (mut ratios, mut same) = (Vec::new(), Vec::new());
+        let (mut ratios, mut identical) = (Vec::new(), Vec::new());
         for (index, neighbours) in self.runs.windows(2).enumerate() {
             let [(first, earlier), (second, later)] = neighbours else { continue };
             let (Some(earlier), Some(later)) = (earlier.get(key), later.get(key)) else { continue };
@@ -73,39 +74,39 @@ impl Comparison {
             match (first, second) {
                 (Variant::A, Variant::B) if is_pair => ratios.extend(ratio(*later, *earlier)),
                 (Variant::B, Variant::A) if is_pair => ratios.extend(ratio(*earlier, *later)),
-                (Variant::A, Variant::A) | (Variant::B, Variant::B) => same.extend(ratio(*later, *earlier)),
+                (Variant::A, Variant::A) | (Variant::B, Variant::B) => identical.extend(ratio(*later, *earlier)),
                 (Variant::A, Variant::B) | (Variant::B, Variant::A) => {}
             }
         }
-        Row { a: of(Variant::A), b: of(Variant::B), ratios, same }
+        Row { a: of(Variant::A), b: of(Variant::B), ratios, identical }
     }
 
     fn keys(&self) -> impl Iterator<Item = &String> {
-        self.runs.iter().flat_map(|(_, figures)| figures.keys()).collect::<std::collections::BTreeSet<_>>().into_iter()
+        self.runs.iter().flat_map(|(_, metrics)| metrics.keys()).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
 
-    /// Prints a table for people, and one line of JSON.
+    /// Prints a table and one line of JSON.
     pub fn print(&self, machine: Value, versions: Value) {
         let [a, b] = &self.names;
         println!(
-            "{}: A is {a}, B is {b}; medians, B/A of neighbouring runs, and the spread of identical runs",
+            "{}: A is {a}, B is {b}; medians, B/A of neighbouring runs, and spread of identical runs",
             self.scenario
         );
         println!(
             "{:<32} {:>3} {:>10} {:>10} {:>7}  {:<16} {:<16}",
-            "figure", "n", "A", "B", "B/A", "lowest, highest", "identical runs"
+            "metric", "n", "A", "B", "B/A", "lowest, highest", "identical runs"
         );
-        let mut figures = Map::new();
+        let mut metrics = Map::new();
         for key in self.keys() {
             let row = self.row(key);
             let [a, b, ratios] = [&row.a, &row.b, &row.ratios].map(|values| cell(median(values)));
-            let (range, same) = (range(&row.ratios), range(&row.same));
-            println!("{key:<32} {:>3} {a:>10} {b:>10} {ratios:>7}  {range:<16} {same:<16}", row.b.len());
-            figures.insert(key.clone(), row.to_json());
+            let (range, identical) = (range(&row.ratios), range(&row.identical));
+            println!("{key:<32} {:>3} {a:>10} {b:>10} {ratios:>7}  {range:<16} {identical:<16}", row.b.len());
+            metrics.insert(key.clone(), row.to_json());
         }
         println!();
         let document = json!({
-            "scenario": self.scenario, "a": self.names[0], "b": self.names[1], "runs": self.runs.len(), "figures": figures,
+            "scenario": self.scenario, "a": self.names[0], "b": self.names[1], "runs": self.runs.len(), "figures": metrics,
             "machine": machine, "versions": versions,
         });
         println!("{}", rounded(document));
@@ -113,21 +114,21 @@ impl Comparison {
 }
 
 impl Row {
-    /// The median of B divided by A over all pairs.
+    /// Median of the ratios B/A.
     pub fn ratio(&self) -> Option<f64> {
         median(&self.ratios)
     }
 
     fn to_json(&self) -> Value {
         json!({
-            "a": median(&self.a), "b": median(&self.b), "ratio": self.ratio(), "ratios": self.ratios, "same": self.same,
+            "a": median(&self.a), "b": median(&self.b), "ratio": self.ratio(), "ratios": self.ratios, "same": self.identical,
             "runs_a": self.a, "runs_b": self.b,
         })
     }
 }
 
-fn collect_numbers(prefix: &str, figures: &Map<String, Value>, numbers: &mut BTreeMap<String, f64>) {
-    for (key, value) in figures {
+fn collect_numbers(prefix: &str, metrics: &Map<String, Value>, numbers: &mut BTreeMap<String, f64>) {
+    for (key, value) in metrics {
         let key = format!("{prefix}{key}");
         match value {
             Value::Object(within) => collect_numbers(&format!("{key}."), within, numbers),
@@ -149,29 +150,29 @@ mod tests {
     fn of_runs(values: &[f64]) -> Comparison {
         let mut comparison = Comparison::new("test", "before", "after");
         for (variant, value) in order(values.len() / 2).zip(values) {
-            let figures = json!({ "p50_ms": value, "cpu_percent": { "operator": 7.0 }, "writes": { "event": { "ok": 3 } }, "none": null });
-            comparison.add(variant, figures.as_object().unwrap());
+            let metrics = json!({ "p50_ms": value, "cpu_percent": { "operator": 7.0 }, "writes": { "event": { "ok": 3 } }, "none": null });
+            comparison.add(variant, metrics.as_object().unwrap());
         }
         comparison
     }
 
     #[test]
-    fn variants_take_turns() {
+    fn variants_alternate() {
         use Variant::{A, B};
         assert_eq!(order(3).collect::<Vec<_>>(), [A, B, B, A, A, B]);
     }
 
     #[test]
-    fn a_ratio_is_of_neighbours_and_the_spread_is_of_one_variant() {
+    fn ratios_compare_neighbouring_runs_and_identical_runs_give_the_spread() {
         // A 10, B 20, B 22, A 11, A 12, B 36
         let row = of_runs(&[10.0, 20.0, 22.0, 11.0, 12.0, 36.0]).row("p50_ms");
         assert_eq!((row.a, row.b), (vec![10.0, 11.0, 12.0], vec![20.0, 22.0, 36.0]));
         assert_eq!(row.ratios, [2.0, 2.0, 3.0]);
-        assert_eq!(row.same, [22.0 / 20.0, 12.0 / 11.0]);
+        assert_eq!(row.identical, [22.0 / 20.0, 12.0 / 11.0]);
     }
 
     #[test]
-    fn figures_within_figures_count() {
+    fn nested_metrics_get_dotted_names() {
         let comparison = of_runs(&[1.0, 1.0]);
         assert_eq!(comparison.row("cpu_percent.operator").a, [7.0]);
         assert_eq!(comparison.row("writes.event.ok").a, [3.0]);

@@ -1,10 +1,10 @@
-//! Kubernetes without nodes: etcd, an API server, a scheduler, and of the controllers those that delete what nobody owns any
-//! more and those that check admission policies, on loopback and in a temporary folder.
+//! A Kubernetes control plane without nodes, on loopback and in a temporary directory: etcd, API server, scheduler, and
+//! the controllers for garbage collection, namespaces, service accounts and the type checking of admission policies.
 
 use crate::{
     binaries::Kubernetes,
     daemon::{Daemon, Spec},
-    network::Network,
+    network::LoopbackNetwork,
 };
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::{
@@ -27,20 +27,20 @@ use std::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// How long the API server may take until it answers.
-const START_PATIENCE: Duration = Duration::from_secs(180);
-const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// What the API server says of itself when asked for `/readyz`.
+/// Time limit for the start of the API server.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Body of `/readyz` when the API server is ready.
 const READY: &str = "ok";
 
-/// Who calls the API server.
+/// A user of the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
-    /// May do anything, and is never made to wait by the API server's flow control.
+    /// A cluster administrator, exempt from API Priority and Fairness.
     Admin,
-    /// The operator's service account: its flow is that of any service account.
+    /// The operator's service account, in the priority level of all service accounts.
     Operator,
-    /// A user without any rights but those that [`crate::harness::Harness::admit_tenant`] grants in one namespace.
+    /// A user whose only permissions are those of [`crate::harness::Harness::grant_tenant`].
     Tenant,
 }
 
@@ -62,32 +62,32 @@ impl User {
     }
 }
 
-/// The running control plane. It is gone when this is dropped.
+/// The running control plane. Dropping this kills it.
 #[derive(Debug)]
 pub struct ControlPlane {
-    /// The store.
+    /// etcd.
     pub etcd: Daemon,
     /// The API server.
     pub api_server: Daemon,
-    /// Puts pods on nodes.
+    /// The scheduler.
     pub scheduler: Daemon,
-    /// Collects garbage, empties namespaces, gives them their service account, and checks the types of admission policies.
+    /// The controller manager, with the controllers that the module lists. policies.
     pub controller_manager: Daemon,
-    /// The addresses that are its own.
-    pub network: Network,
+    /// The loopback network of this control plane.
+    pub network: LoopbackNetwork,
     folder: TempDir,
 }
 
 impl ControlPlane {
-    /// Starts all of it, and waits until the API server answers.
+    /// Starts all processes, and waits until the API server is ready.
     ///
     /// # Errors
-    /// When a program cannot be started, or ends, or does not answer in time.
+    /// Returns an error if a process cannot be started or exits, or if the API server is not ready in time.
     pub async fn start(kubernetes: &Kubernetes) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("camofleet-bench-").tempdir();
-        let folder = folder.context("cannot make a temporary folder")?;
+        let folder = folder.context("cannot create a temporary directory")?;
         let path = folder.path();
-        let network = Network::claim()?;
+        let network = LoopbackNetwork::claim()?;
         write_keys(path)?;
         write_users(path, network.host())?;
         let etcd = Daemon::start(etcd(kubernetes, path, network.host()))?;
@@ -105,16 +105,17 @@ impl ControlPlane {
         Ok(Self { etcd, api_server, scheduler, controller_manager, network, folder })
     }
 
-    /// Where the kubeconfig of that user is.
+    /// Path of the kubeconfig of a user.
     pub fn kubeconfig(&self, user: User) -> PathBuf {
         kubeconfig_path(self.folder.path(), user)
     }
 
-    /// A kubeconfig of the operator that names another server: a proxy, which knows by itself who the operator is.
+    /// Writes a kubeconfig for a proxy, which authenticates to the API server as the operator. `name` is the file's
+    /// name.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn kubeconfig_by(&self, server: &str, name: &str) -> Result<PathBuf> {
+    /// Returns an error if the file cannot be written.
+    pub fn proxy_kubeconfig(&self, server: &str, name: &str) -> Result<PathBuf> {
         let kubeconfig = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
             "clusters": [{ "name": "proxy", "cluster": { "server": server } }],
@@ -126,12 +127,12 @@ impl ControlPlane {
         Ok(path)
     }
 
-    /// A kubeconfig with which the admin acts as another user, with that user's rights only. A service account is in the groups of
-    /// service accounts; any other user is in those groups that are given.
+    /// Writes a kubeconfig with which the administrator impersonates a user. The API server adds the groups of service
+    /// accounts; other users are only in `groups`. `name` is the file's name.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn kubeconfig_as(&self, user: &str, groups: &[&str], name: &str) -> Result<PathBuf> {
+    /// Returns an error if the file cannot be written.
+    pub fn impersonating_kubeconfig(&self, user: &str, groups: &[&str], name: &str) -> Result<PathBuf> {
         let admin = self.kubeconfig(User::Admin);
         let text = fs::read_to_string(&admin).with_context(|| format!("cannot read {}", admin.display()))?;
         let mut kubeconfig: serde_json::Value = serde_json::from_str(&text)?;
@@ -144,31 +145,31 @@ impl ControlPlane {
         Ok(path)
     }
 
-    /// How that user reaches the API server.
+    /// Client configuration of a user.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be read.
+    /// Returns an error if the kubeconfig cannot be read.
     pub async fn config(&self, user: User) -> Result<Config> {
         config_of(self.folder.path(), user).await
     }
 
-    /// A client of that user, with connections of its own.
+    /// A client for a user, with its own connections.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be read.
+    /// Returns an error if the kubeconfig cannot be read.
     pub async fn client(&self, user: User) -> Result<Client> {
         Ok(Client::try_from(self.config(user).await?)?)
     }
 
-    /// A file of that name, for as long as the control plane is there.
+    /// Path of a file in the temporary directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Ends all of it, the store last.
+    /// Kills all processes, etcd last.
     ///
     /// # Errors
-    /// When the kernel does not let something be killed.
+    /// Returns an error if a process cannot be killed.
     pub async fn stop(&mut self) -> Result<()> {
         for daemon in [&mut self.controller_manager, &mut self.scheduler, &mut self.api_server, &mut self.etcd] {
             daemon.kill().await?;
@@ -176,38 +177,38 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Waits until the API server answers again.
+    /// Waits until the API server is ready again.
     ///
     /// # Errors
-    /// When it ended, or does not answer in time.
+    /// Returns an error if it exits or is not ready in time.
     pub async fn wait_until_ready(&mut self) -> Result<()> {
         wait_for_api_server(self.folder.path(), &mut self.api_server).await
     }
 }
 
 async fn wait_for_api_server(folder: &Path, api_server: &mut Daemon) -> Result<()> {
-    let began = Instant::now();
-    let mut said = "it did not answer yet".to_owned();
-    while began.elapsed() < START_PATIENCE {
+    let start = Instant::now();
+    let mut last_answer = "no answer yet".to_owned();
+    while start.elapsed() < START_TIMEOUT {
         api_server.pid()?;
-        // It makes its certificate when it starts for the first time: before that nobody can know whom to trust.
+        // The API server creates its certificate at its first start. Until then, no client can verify it.
         if folder.join(CERTIFICATE).is_file() {
             let client = Client::try_from(config_of(folder, User::Admin).await?)?;
             let request = http::Request::get("/readyz").body(Vec::new())?;
             match tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await {
                 Ok(Ok(answer)) if answer == READY => return Ok(()),
-                Ok(Ok(answer)) => said = answer,
-                Ok(Err(error)) => said = error.to_string(),
-                Err(_) => "it did not answer in 2 s".clone_into(&mut said),
+                Ok(Ok(answer)) => last_answer = answer,
+                Ok(Err(error)) => last_answer = error.to_string(),
+                Err(_) => "no answer within 2 s".clone_into(&mut last_answer),
             }
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
-    let seconds = START_PATIENCE.as_secs();
-    bail!("the API server was not ready after {seconds} s: {said}; its log ends: {}", api_server.last_words())
+    let seconds = START_TIMEOUT.as_secs();
+    bail!("the API server was not ready after {seconds} s: {last_answer}; its log ends: {}", api_server.log_tail())
 }
 
-/// Where the API server puts its self-made certificate, with that of the authority that signed it.
+/// File with the API server's self-signed certificate and its CA.
 const CERTIFICATE: &str = "certificates/apiserver.crt";
 const SIGNING_KEY: &str = "service-accounts.key";
 const VERIFYING_KEY: &str = "service-accounts.pub";
@@ -216,7 +217,7 @@ const ETCD_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 const API_PORT: u16 = 6443;
 
-/// With the flags of the dev cluster, so that figures of both can be compared.
+/// Uses the flags of the dev cluster, so that measurements on both can be compared.
 fn etcd(kubernetes: &Kubernetes, folder: &Path, host: IpAddr) -> Spec {
     let (client, peer) = (format!("http://{host}:{ETCD_PORT}"), format!("http://{host}:{PEER_PORT}"));
     let args = [
@@ -247,13 +248,13 @@ fn api_server(kubernetes: &Kubernetes, folder: &Path, host: IpAddr) -> Spec {
         format!("--service-account-signing-key-file={}", path(SIGNING_KEY)),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
-        // The controller that would take the taint away again is not there.
+        // The node lifecycle controller, which would remove the taint of a new node, does not run.
         "--disable-admission-plugins=TaintNodesByCondition".to_owned(),
     ];
     spec(kubernetes, folder, "kube-apiserver", args)
 }
 
-/// A client of the API server. At its default rate it could not keep up with what is measured.
+/// A component that calls the API server. The default client rate limit would be slower than the measured load.
 fn component(kubernetes: &Kubernetes, folder: &Path, name: &str, more: &[String]) -> Spec {
     let mut args = vec![
         format!("--kubeconfig={}", kubeconfig_path(folder, User::Admin).display()),
@@ -276,10 +277,10 @@ fn spec(kubernetes: &Kubernetes, folder: &Path, name: &str, args: impl IntoItera
     }
 }
 
-/// The key with which the API server signs tokens of service accounts. Nobody here uses one, and it does not start without.
+/// Writes the key pair for service account tokens. The API server does not start without one; no test uses such tokens.
 fn write_keys(folder: &Path) -> Result<()> {
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
-    let document = document.context("cannot make a key for service accounts")?;
+    let document = document.context("cannot generate a key for service accounts")?;
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref())?;
     let public = AsDer::<PublicKeyX509Der>::as_der(pair.public_key())?;
     fs::write(folder.join(SIGNING_KEY), pem("PRIVATE KEY", document.as_ref()))?;
@@ -307,7 +308,7 @@ fn write_users(folder: &Path, host: IpAddr) -> Result<()> {
         });
         fs::write(kubeconfig_path(folder, user), kubeconfig.to_string())?;
     }
-    fs::write(folder.join(TOKENS), tokens.concat()).context("cannot write the API server's users")
+    fs::write(folder.join(TOKENS), tokens.concat()).context("cannot write the token file of the API server")
 }
 
 fn kubeconfig_path(folder: &Path, user: User) -> PathBuf {
@@ -322,12 +323,12 @@ async fn config_of(folder: &Path, user: User) -> Result<Config> {
     read_config(&kubeconfig_path(folder, user)).await
 }
 
-/// How the API server is reached by that kubeconfig.
+/// Reads a kubeconfig.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Returns an error if the file cannot be read or is invalid.
 pub async fn read_config(path: &Path) -> Result<Config> {
     let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    config.with_context(|| format!("{} says nothing that can be used", path.display()))
+    config.with_context(|| format!("{} is not a usable kubeconfig", path.display()))
 }

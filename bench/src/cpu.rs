@@ -1,9 +1,10 @@
-//! Who used the CPUs while something was measured: what limits it, and whether the machine was ours.
+//! CPU usage during a measurement, by process: shows what limits the result, and whether other programs used the
+//! machine.
 
 use crate::{
     daemon::Daemon,
     harness::Harness,
-    machine::{Spent, Usage},
+    machine::{CpuTimes, Usage},
     operator::Operator,
 };
 use anyhow::Result;
@@ -13,32 +14,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A measurement that has begun.
+/// A running measurement.
 #[derive(Debug)]
 pub struct CpuWatch {
     since: Instant,
-    machine: Spent,
+    machine: CpuTimes,
     processes: BTreeMap<&'static str, Duration>,
 }
 
 impl CpuWatch {
-    /// Begins.
+    /// Starts a measurement.
     ///
     /// # Errors
-    /// When the kernel does not tell what was used.
+    /// Returns an error if `/proc` cannot be read.
     pub fn start(harness: &Harness, operator: &Operator) -> Result<Self> {
-        Ok(Self { since: Instant::now(), machine: Spent::now()?, processes: processes(harness, operator) })
+        Ok(Self { since: Instant::now(), machine: CpuTimes::now()?, processes: processes(harness, operator) })
     }
 
-    /// Percent of one CPU since the beginning, by process. `bench` is the measuring client with the simulator, `others` is
-    /// who has nothing to do with it, `stolen` what the host of a virtual machine did not give.
+    /// Percent of one CPU since the start, by process. `bench` is this process with the simulator, `others` all
+    /// unrelated processes, `stolen` the time that the hypervisor gave to other virtual machines.
     ///
     /// # Errors
-    /// When the kernel does not tell what was used.
+    /// Returns an error if `/proc` cannot be read.
     pub fn percent(&self, harness: &Harness, operator: &Operator) -> Result<Value> {
         let elapsed = self.since.elapsed();
         let percent = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64() * 100.0;
-        let now = Spent::now()?;
+        let now = CpuTimes::now()?;
         let mut used = json!({ "stolen": percent(now.stolen.saturating_sub(self.machine.stolen)) });
         let mut others = now.busy.saturating_sub(self.machine.busy);
         for (name, time) in processes(harness, operator) {

@@ -1,4 +1,4 @@
-//! A program that runs beside this one and does not outlive it.
+//! Child processes of the harness: started, signalled, restarted, and killed when the harness ends.
 
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -14,25 +14,25 @@ use std::{
 };
 use tokio::process::{Child, Command};
 
-/// How many bytes of a log are shown when its program failed.
-const LAST_WORDS: usize = 2000;
+/// Bytes of a log that an error message quotes.
+const LOG_TAIL_BYTES: usize = 2000;
 
-/// What is to be run.
+/// How to start a process.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// What it is called in messages.
+    /// Name in error messages.
     pub name: String,
-    /// The program.
+    /// Path of the executable.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments.
     pub args: Vec<OsString>,
-    /// Its whole environment.
+    /// The complete environment; nothing is inherited.
     pub env: Vec<(String, OsString)>,
-    /// Where its output goes; a later start adds to it.
+    /// Log file for stdout and stderr. Later starts append to it.
     pub log: PathBuf,
 }
 
-/// A program that was started, and can be started again the same way.
+/// A child process that can be started again with the same arguments.
 #[derive(Debug)]
 pub struct Daemon {
     spec: Spec,
@@ -40,56 +40,56 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Errors
-    /// When the program or its log cannot be opened.
+    /// Returns an error if the program or its log cannot be opened.
     pub fn start(spec: Spec) -> Result<Self> {
         let mut daemon = Self { spec, child: None };
         daemon.start_again()?;
         Ok(daemon)
     }
 
-    /// Starts it again after it was killed or has ended.
+    /// Starts the process again after it was killed or has exited.
     ///
     /// # Errors
-    /// When it still runs, or cannot be started.
+    /// Returns an error if the process still runs or cannot be started.
     pub fn start_again(&mut self) -> Result<()> {
-        ensure!(!self.is_running(), "{} runs already: kill it before it is started again", self.spec.name);
+        ensure!(!self.is_running(), "{} is still running; kill it before starting it again", self.spec.name);
         let Spec { name, program, args, env, log } = &self.spec;
         let output = File::options().create(true).append(true).open(log);
         let output = output.with_context(|| format!("cannot open the log of {name}, {}", log.display()))?;
-        // In a process group of its own, a Ctrl+C at the terminal is for the harness alone, which then ends all in order.
-        // Should the harness itself be killed, the kernel kills what it started.
+        // With its own process group, Ctrl+C at the terminal reaches only the harness, which then stops everything in
+        // order. PDEATHSIG covers the case that the harness itself is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
         command.env_clear().envs(env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         command.process_group(0).kill_on_drop(true);
         let child = command.spawn();
-        self.child = Some(child.with_context(|| format!("cannot run {} by setpriv", program.display()))?);
+        self.child = Some(child.with_context(|| format!("cannot run {} with setpriv", program.display()))?);
         Ok(())
     }
 
-    /// Its process, while it runs.
+    /// The process ID, if the process runs.
     ///
     /// # Errors
-    /// When it has ended, with the last words of its log.
+    /// Returns an error with the end of the log if the process has exited.
     pub fn pid(&mut self) -> Result<u32> {
         let running = self.is_running();
         let pid = self.child.as_ref().and_then(Child::id).filter(|_| running);
-        pid.with_context(|| format!("{} has ended: {}", self.spec.name, self.last_words()))
+        pid.with_context(|| format!("{} has exited; its log ends: {}", self.spec.name, self.log_tail()))
     }
 
-    /// Its process, while nobody has found out that it has ended.
+    /// The process ID. The process may have exited since the last check.
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills the process and waits until it has exited.
     ///
     /// # Errors
-    /// When the kernel does not let it be killed.
+    /// Returns an error if the process cannot be killed.
     pub async fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill().await.with_context(|| format!("cannot kill {}", self.spec.name))?;
@@ -97,63 +97,63 @@ impl Daemon {
         Ok(())
     }
 
-    /// Asks it to end, and kills it when it has not after that time.
+    /// Sends SIGTERM, and SIGKILL after `timeout`.
     ///
     /// # Errors
-    /// When the kernel does not let it be killed.
-    pub async fn terminate(&mut self, patience: Duration) -> Result<()> {
+    /// Returns an error if the process cannot be killed.
+    pub async fn terminate(&mut self, timeout: Duration) -> Result<()> {
         if self.is_running() {
             self.signal(Signal::SIGTERM)?;
             if let Some(child) = &mut self.child {
-                // Whether it ended in time or not, `kill` below finds out.
-                let _ = tokio::time::timeout(patience, child.wait()).await;
+                // The result does not matter: `kill` below handles both cases.
+                let _ = tokio::time::timeout(timeout, child.wait()).await;
             }
         }
         self.kill().await
     }
 
-    /// Stops it where it is.
+    /// Sends SIGSTOP.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Returns an error if the process has exited.
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on.
+    /// Sends SIGCONT.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Returns an error if the process has exited.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.pid()?).context("no process has so high a number")?;
+        let pid = i32::try_from(self.pid()?).context("the process ID exceeds the range of pid_t")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot send {signal} to {}", self.spec.name))
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Its log.
+    /// The whole log.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Returns an error if the log cannot be read.
     pub fn log(&self) -> Result<String> {
         fs::read_to_string(&self.spec.log).with_context(|| format!("cannot read the log of {}", self.spec.name))
     }
 
-    /// The end of its log.
-    pub fn last_words(&self) -> String {
-        tail(&self.spec.log).unwrap_or_else(|error| format!("its log cannot be read: {error}"))
+    /// The end of the log, at most 2000 bytes.
+    pub fn log_tail(&self) -> String {
+        tail(&self.spec.log).unwrap_or_else(|error| format!("(cannot read the log: {error})"))
     }
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {
     let bytes = fs::read(log)?;
-    let from = bytes.len().saturating_sub(LAST_WORDS);
+    let from = bytes.len().saturating_sub(LOG_TAIL_BYTES);
     Ok(String::from_utf8_lossy(&bytes[from..]).into_owned())
 }

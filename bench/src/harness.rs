@@ -1,4 +1,4 @@
-//! All of it together: what a benchmark or a test begins with.
+//! The cluster of a benchmark or failure test: control plane, CRDs, simulator, and the client that creates sessions.
 
 use crate::{
     arrivals::Claim,
@@ -42,68 +42,68 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// Calls at once of each of the measuring client's kinds. Each call has a connection of its own while it lasts.
+/// Concurrent calls of each client. Each call uses its own connection while it runs.
 const CALLS: usize = 64;
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const SETUP_PATIENCE: Duration = Duration::from_secs(180);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What the harness is made of.
+/// Configuration of the harness.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where etcd and Kubernetes are.
+    /// The etcd and Kubernetes binaries.
     pub kubernetes: Kubernetes,
-    /// The operator that is measured.
+    /// The operator binary.
     pub operator: OperatorProgram,
     /// The simulated nodes.
     pub nodes: Nodes,
-    /// How long a simulated browser takes to start.
+    /// Launch time of simulated browsers.
     pub launch_time: Duration,
 }
 
-/// A cluster without an operator yet. Call [`Harness::stop`] in the end: dropped, it leaves its temporary folder behind.
+/// A cluster without an operator. Call [`Harness::stop`] at the end; a drop leaves the temporary directory behind.
 pub struct Harness {
-    /// What was measured with.
+    /// The configuration.
     pub options: Options,
     /// The watch of all sessions.
     pub sessions: Arc<Sessions>,
-    /// Nodes and runners.
+    /// Simulated nodes and runners.
     pub simulator: Simulator,
-    /// etcd, API server, scheduler, controllers.
+    /// The control plane.
     pub control_plane: ControlPlane,
-    /// A client that may do anything.
+    /// A client with all permissions.
     pub client: Client,
     claims: Claims,
 }
 
-/// Makes claims, and waits until they are Ready.
+/// Creates sessions and waits until they are Ready.
 #[derive(Clone)]
 pub struct Claims {
     sessions: Arc<Sessions>,
-    client: ClientWithTurns,
-    /// Patches as the operator does.
-    patcher: ClientWithTurns,
+    client: LimitedClient,
+    /// Patches statuses as the operator's user.
+    patcher: LimitedClient,
 }
 
 #[derive(Clone)]
-struct ClientWithTurns {
+struct LimitedClient {
     client: Client,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl ClientWithTurns {
+impl LimitedClient {
     fn new(client: Client) -> Self {
-        Self { client, turns: Arc::new(Semaphore::new(CALLS)) }
+        Self { client, permits: Arc::new(Semaphore::new(CALLS)) }
     }
 }
 
 impl Harness {
-    /// Starts all but the operator.
+    /// Starts everything except the operator.
     ///
     /// # Errors
-    /// When something cannot be started.
+    /// Returns an error if a process cannot be started or the API server rejects an object.
     pub async fn start(options: Options) -> Result<Self> {
         let mut control_plane = ControlPlane::start(&options.kubernetes).await?;
-        match Self::fill(&control_plane, &options).await {
+        match Self::populate(&control_plane, &options).await {
             Ok((client, simulator, sessions, claims)) => {
                 Ok(Self { options, sessions, simulator, control_plane, client, claims })
             }
@@ -114,7 +114,7 @@ impl Harness {
         }
     }
 
-    async fn fill(
+    async fn populate(
         control_plane: &ControlPlane,
         options: &Options,
     ) -> Result<(Client, Simulator, Arc<Sessions>, Claims)> {
@@ -126,29 +126,29 @@ impl Harness {
         Ok((client, simulator, sessions, claims))
     }
 
-    /// Ends all of it, and takes the temporary folder away.
+    /// Stops everything and removes the temporary directory.
     ///
     /// # Errors
-    /// When the kernel does not let something be killed.
+    /// Returns an error if a process cannot be killed.
     pub async fn stop(self) -> Result<()> {
         let Self { mut control_plane, sessions, simulator, .. } = self;
         drop((sessions, simulator));
         control_plane.stop().await
     }
 
-    /// Starts an operator of that name.
+    /// Starts an operator with this identity.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn operator(&self, identity: &str) -> Result<Operator> {
-        self.operator_in(identity, self.control_plane.kubeconfig(User::Operator), Vec::new())
+    /// Returns an error if the process cannot be started.
+    pub fn start_operator(&self, identity: &str) -> Result<Operator> {
+        self.start_operator_with(identity, self.control_plane.kubeconfig(User::Operator), Vec::new())
     }
 
-    /// Starts an operator of that name, which reaches the API server by that kubeconfig, with more environment than that.
+    /// Starts an operator with a kubeconfig and additional environment variables. that.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn operator_in(
+    /// Returns an error if the process cannot be started.
+    pub fn start_operator_with(
         &self,
         identity: &str,
         kubeconfig: PathBuf,
@@ -160,34 +160,34 @@ impl Harness {
         Operator::start(&self.options.operator, identity, admin, env, log)
     }
 
-    /// A proxy between operators and the API server, and the kubeconfig with which they use it.
+    /// Starts a proxy between operators and the API server, and writes a kubeconfig for it.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub async fn proxy(&self, name: &str) -> Result<(Arc<Proxy>, PathBuf)> {
+    /// Returns an error if the proxy cannot listen.
+    pub async fn start_proxy(&self, name: &str) -> Result<(Arc<Proxy>, PathBuf)> {
         let proxy = Proxy::start(self.control_plane.config(User::Operator).await?).await?;
-        let kubeconfig = self.control_plane.kubeconfig_by(&format!("http://{}", proxy.address()), name)?;
+        let kubeconfig = self.control_plane.proxy_kubeconfig(&format!("http://{}", proxy.address()), name)?;
         Ok((proxy, kubeconfig))
     }
 
-    /// Who makes claims here.
+    /// The client for sessions.
     pub fn claims(&self) -> Claims {
         self.claims.clone()
     }
 
-    /// Makes a namespace, and waits until pods can be made in it.
+    /// Creates a namespace, and waits until pods can be created in it.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn namespace(&self, name: &str) -> Result<()> {
-        make_namespace(&self.client, name).await
+    /// Returns an error if the API server rejects the namespace.
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        create_namespace(&self.client, name).await
     }
 
-    /// Gives [`User::Tenant`] all rights in that namespace, and none elsewhere.
+    /// Gives [`User::Tenant`] all permissions in one namespace.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn admit_tenant(&self, namespace: &str) -> Result<()> {
+    /// Returns an error if the API server rejects the role binding.
+    pub async fn grant_tenant(&self, namespace: &str) -> Result<()> {
         let rights = json!({
             "metadata": { "name": "tenant" },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
@@ -196,66 +196,67 @@ impl Harness {
         create::<RoleBinding>(&self.api(namespace), &serde_json::from_value(rights)?).await
     }
 
-    /// Makes a pool.
+    /// Creates a pool.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
-        let made = self.api::<WorkerPool>(namespace).create(&PostParams::default(), &WorkerPool::new(name, spec)).await;
-        made.map(|_| ()).with_context(|| format!("cannot make pool {namespace}/{name}"))
+    /// Returns an error if the API server rejects the pool.
+    pub async fn create_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
+        let created =
+            self.api::<WorkerPool>(namespace).create(&PostParams::default(), &WorkerPool::new(name, spec)).await;
+        created.map(|_| ()).with_context(|| format!("cannot create pool {namespace}/{name}"))
     }
 
-    /// Makes a pool, and waits until all its slots are hot.
+    /// Creates a pool, and waits until all its slots are hot.
     ///
     /// # Errors
-    /// When they are not in time.
-    pub async fn hot_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
+    /// Returns an error after 180 s.
+    pub async fn create_hot_pool(&self, namespace: &str, name: &str, spec: WorkerPoolSpec) -> Result<()> {
         let slots = spec.fixed_replicas() * spec.slots_per_runner;
-        self.pool(namespace, name, spec).await?;
+        self.create_pool(namespace, name, spec).await?;
         self.wait_for_hot(namespace, name, slots).await
     }
 
-    /// Waits until so many slots of a pool are hot.
+    /// Waits until `slots` slots of a pool are hot.
     ///
     /// # Errors
-    /// When they are not in time.
+    /// Returns an error after 180 s.
     pub async fn wait_for_hot(&self, namespace: &str, pool: &str, slots: i32) -> Result<()> {
         let api = self.api::<WorkerPool>(namespace);
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             let status = api.get(pool).await?.status.unwrap_or_default();
             if status.slots.hot >= slots {
                 return Ok(());
             }
-            if began.elapsed() > SETUP_PATIENCE {
-                let seconds = SETUP_PATIENCE.as_secs();
+            if start.elapsed() > SETUP_TIMEOUT {
+                let seconds = SETUP_TIMEOUT.as_secs();
                 bail!("{} of {slots} slots of pool {namespace}/{pool} are hot after {seconds} s", status.slots.hot);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Deletes all sessions of a namespace, and waits until they are gone.
     ///
     /// # Errors
-    /// When they are not in time.
+    /// Returns an error after 180 s.
     pub async fn delete_sessions(&self, namespace: &str) -> Result<()> {
         let api = self.api::<BrowserSession>(namespace);
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             api.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
             if api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
                 self.sessions.forget(namespace);
                 return Ok(());
             }
-            if began.elapsed() > SETUP_PATIENCE {
-                bail!("there are sessions in namespace {namespace} although all were deleted");
+            if start.elapsed() > SETUP_TIMEOUT {
+                bail!("namespace {namespace} still has sessions 180 s after their deletion");
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// The objects of one kind in a namespace.
+    /// The API of a kind in a namespace.
     pub fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: Resource<Scope = kube::core::NamespaceResourceScope>,
@@ -264,18 +265,18 @@ impl Harness {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// How many runner pods a namespace has.
+    /// Number of pods in a namespace.
     ///
     /// # Errors
-    /// When they cannot be listed.
+    /// Returns an error if the pods cannot be listed.
     pub async fn count_pods(&self, namespace: &str) -> Result<usize> {
         Ok(self.api::<Pod>(namespace).list_metadata(&ListParams::default()).await?.items.len())
     }
 
-    /// What runs here.
+    /// Versions of Kubernetes, etcd and the operator.
     ///
     /// # Errors
-    /// When the API server does not say its version.
+    /// Returns an error if the versions cannot be read.
     pub async fn versions(&self) -> Result<Value> {
         let etcd = tokio::process::Command::new(self.options.kubernetes.program("etcd")).arg("--version").output();
         let etcd = String::from_utf8_lossy(&etcd.await?.stdout).into_owned();
@@ -290,125 +291,120 @@ impl Harness {
 }
 
 impl Claims {
-    /// Who makes sessions by one client, and patches those of the floor by the other.
+    /// Creates sessions with one client, and patches those of the floor with the other.
     pub fn new(sessions: Arc<Sessions>, client: Client, patcher: Client) -> Self {
-        Self { sessions, client: ClientWithTurns::new(client), patcher: ClientWithTurns::new(patcher) }
+        Self { sessions, client: LimitedClient::new(client), patcher: LimitedClient::new(patcher) }
     }
 
-    /// Makes a session of a pool, and waits until the watch says that it is Ready.
+    /// Creates a session for a pool, and waits until the watch shows Ready.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn claim(self, namespace: String, name: String, pool: String, patience: Duration) -> Result<Claim> {
-        self.claim_with(namespace, name, of_pool(&pool), patience).await
+    /// Returns an error if the API server rejects the session.
+    pub async fn claim(self, namespace: String, name: String, pool: String, timeout: Duration) -> Result<Claim> {
+        self.claim_with(namespace, name, session_spec(&pool), timeout).await
     }
 
-    /// Makes that session, and waits until the watch says that it is Ready.
+    /// Creates a session, and waits until the watch shows Ready.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// Returns an error if the API server rejects the session.
     pub async fn claim_with(
         self,
         namespace: String,
         name: String,
         spec: BrowserSessionSpec,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Claim> {
-        let (asked, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
+        let (requested, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
         self.create(&namespace, &name, spec).await?;
-        Ok(Claim { asked, ready: in_time(ready, patience).await })
+        Ok(Claim { requested, ready: received_within(ready, timeout).await })
     }
 
-    /// The floor of that: the same create, by the same client, then one patch of the status as the operator would write it,
-    /// and the event of that patch on the same watch.
+    /// The same without the operator: the create, one status patch like the operator's, and the watch event of the
+    /// patch.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn floor(self, namespace: String, name: String, patience: Duration) -> Result<Claim> {
-        let (asked, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
-        let session = self.create(&namespace, &name, of_pool("floor")).await?;
+    /// Returns an error if the API server rejects a call.
+    pub async fn floor(self, namespace: String, name: String, timeout: Duration) -> Result<Claim> {
+        let (requested, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
+        let session = self.create(&namespace, &name, session_spec("floor")).await?;
         self.patch(&session, &ready_status(&session)).await?;
-        Ok(Claim { asked, ready: in_time(ready, patience).await })
+        Ok(Claim { requested, ready: received_within(ready, timeout).await })
     }
 
-    /// What [`Claims::floor`] does, and then all that is written of a session that ends: the patch that says so, and the
-    /// deletion. Its claim is told before those.
+    /// Like [`Claims::floor`], and then the calls at the end of a session: the patch to Finished and the deletion.
+    /// Returns before those.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn whole_life(
+    /// Returns an error if the API server rejects a call before Ready.
+    pub async fn floor_lifecycle(
         self,
         namespace: String,
         name: String,
-        life: Duration,
-        patience: Duration,
+        lifetime: Duration,
+        timeout: Duration,
     ) -> Result<Claim> {
-        let (asked, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
-        let session = self.create(&namespace, &name, of_pool("floor")).await?;
+        let (requested, ready) = (Instant::now(), self.sessions.await_ready(&namespace, &name));
+        let session = self.create(&namespace, &name, session_spec("floor")).await?;
         let session = self.patch(&session, &ready_status(&session)).await?;
-        let ready = in_time(ready, patience).await;
+        let ready = received_within(ready, timeout).await;
         tokio::spawn(async move {
-            tokio::time::sleep(life).await;
-            // It is the load that counts: what came of it is seen by whoever counts the objects that are left.
+            tokio::time::sleep(lifetime).await;
+            // These calls are only load. The caller notices failed ones by the objects that are left.
             let _ = self
                 .patch(&session, &BrowserSessionStatus { state: SessionState::Finished, ..ready_status(&session) })
                 .await;
-            let _turn = self.patcher.turns.acquire().await;
+            let _permit = self.patcher.permits.acquire().await;
             let api = Api::<BrowserSession>::namespaced(self.patcher.client.clone(), &namespace);
             let _ = api.delete(&name, &DeleteParams::default()).await;
         });
-        Ok(Claim { asked, ready })
+        Ok(Claim { requested, ready })
     }
 
-    /// Makes a session, and does not wait for more.
+    /// Creates a session without waiting for Ready.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// Returns an error if the API server rejects the session.
     pub async fn create(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<BrowserSession> {
-        self.try_to_create(namespace, name, spec)
+        self.try_create(namespace, name, spec)
             .await
-            .with_context(|| format!("cannot make session {namespace}/{name}"))
+            .with_context(|| format!("cannot create session {namespace}/{name}"))
     }
 
-    async fn try_to_create(
-        &self,
-        namespace: &str,
-        name: &str,
-        spec: BrowserSessionSpec,
-    ) -> kube::Result<BrowserSession> {
-        let _turn = self.client.turns.acquire().await;
+    async fn try_create(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> kube::Result<BrowserSession> {
+        let _permit = self.client.permits.acquire().await;
         let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
-        let made = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await?;
-        self.sessions.made(&made);
-        Ok(made)
+        let created = api.create(&PostParams::default(), &BrowserSession::new(name, spec)).await?;
+        self.sessions.created(&created);
+        Ok(created)
     }
 
-    /// Makes a session, however often that has to be tried: the API server may be away, or its answer lost.
+    /// Creates a session, with retries while the API server is unreachable or its response is lost.
     ///
     /// # Errors
-    /// When the API server refuses it for good.
-    pub async fn insist(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<()> {
-        insist(|| async { ignore_present(self.try_to_create(namespace, name, spec.clone()).await) })
+    /// Returns an error if the API server rejects the session, or after 180 s.
+    pub async fn create_with_retry(&self, namespace: &str, name: &str, spec: BrowserSessionSpec) -> Result<()> {
+        retry(|| async { ignore_already_exists(self.try_create(namespace, name, spec.clone()).await) })
             .await
-            .with_context(|| format!("cannot make session {namespace}/{name}"))
+            .with_context(|| format!("cannot create session {namespace}/{name}"))
     }
 
-    /// Deletes a session as its user does, who then has no more use for it, however often that has to be tried.
+    /// Deletes a session as its user, with retries.
     ///
     /// # Errors
-    /// When the API server refuses it for good.
-    pub async fn end(&self, namespace: &str, name: &str) -> Result<()> {
-        self.sessions.give_up(namespace, name);
+    /// Returns an error if the API server rejects the deletion, or after 180 s.
+    pub async fn delete(&self, namespace: &str, name: &str) -> Result<()> {
+        self.sessions.mark_deleted_by_user(namespace, name);
         let api = Api::<BrowserSession>::namespaced(self.client.client.clone(), namespace);
-        insist(|| async {
-            let _turn = self.client.turns.acquire().await;
-            ignore_absent(api.delete(name, &DeleteParams::default()).await)
+        retry(|| async {
+            let _permit = self.client.permits.acquire().await;
+            ignore_not_found(api.delete(name, &DeleteParams::default()).await)
         })
         .await
     }
 
     async fn patch(&self, session: &BrowserSession, status: &BrowserSessionStatus) -> Result<BrowserSession> {
-        let _turn = self.patcher.turns.acquire().await?;
+        let _permit = self.patcher.permits.acquire().await?;
         let namespace = session.namespace().unwrap_or_default();
         let api = Api::<BrowserSession>::namespaced(self.patcher.client.clone(), &namespace);
         let patch = json!({ "metadata": { "resourceVersion": session.resource_version() }, "status": status });
@@ -416,8 +412,8 @@ impl Claims {
     }
 }
 
-/// A session of that pool, that waits as long as it must and lives until somebody ends it.
-pub fn of_pool(pool: &str) -> BrowserSessionSpec {
+/// The spec of a session without practical time limits: it waits, idles and lives for up to a day.
+pub fn session_spec(pool: &str) -> BrowserSessionSpec {
     BrowserSessionSpec {
         pool_ref: Some(PoolRef { name: pool.to_owned(), namespace: None }),
         queue_timeout_seconds: 86400,
@@ -428,8 +424,8 @@ pub fn of_pool(pool: &str) -> BrowserSessionSpec {
     }
 }
 
-/// A pool of so many runners with so many slots, that are never replaced.
-pub fn lasting_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
+/// The spec of a pool whose runners serve any number of sessions, so the operator does not replace them.
+pub fn long_lived_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
     let count = |number| i32::try_from(number).unwrap_or(i32::MAX);
     WorkerPoolSpec {
         replicas: Some(count(replicas)),
@@ -439,52 +435,53 @@ pub fn lasting_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
     }
 }
 
-/// Has it done, however often that has to be tried: the API server may be away, or its answer lost. One that has just come
-/// back refuses with 403 until its admission knows the cluster, and with 500 until it has its store.
+/// Retries a call while the API server is unreachable or its response is lost. A restarted API server answers 403 until
+/// its admission plugins have synced, and 500 until etcd is connected, so both are retried.
 ///
 /// # Errors
-/// When the API server refuses it for good.
-pub async fn insist<T, F: Future<Output = kube::Result<T>>>(call: impl Fn() -> F) -> Result<T> {
-    let began = Instant::now();
+/// Returns an error if the API server rejects the call, or after 180 s.
+pub async fn retry<T, F: Future<Output = kube::Result<T>>>(call: impl Fn() -> F) -> Result<T> {
+    let start = Instant::now();
     loop {
         match call().await {
             Err(kube::Error::Api(status)) if status.code < 429 && status.code != 403 => {
                 return Err(kube::Error::Api(status).into());
             }
-            Err(error) if began.elapsed() > SETUP_PATIENCE => return Err(error.into()),
-            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) if start.elapsed() > SETUP_TIMEOUT => return Err(error.into()),
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
             Ok(done) => return Ok(done),
         }
     }
 }
 
-/// What is not there need not be changed.
+/// Treats 404 as success: the object is absent already.
 ///
 /// # Errors
-/// Any other.
-pub fn ignore_absent<T>(answer: kube::Result<T>) -> kube::Result<()> {
+/// Returns all other errors.
+pub fn ignore_not_found<T>(answer: kube::Result<T>) -> kube::Result<()> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         answered => answered.map(drop),
     }
 }
 
-/// What is there was made by a call whose answer was lost.
+/// Treats `AlreadyExists` as success: an earlier call created the object and its response was lost.
 ///
 /// # Errors
-/// Any other.
-pub fn ignore_present<T>(answer: kube::Result<T>) -> kube::Result<()> {
+/// Returns all other errors.
+pub fn ignore_already_exists<T>(answer: kube::Result<T>) -> kube::Result<()> {
     match answer {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         answered => answered.map(drop),
     }
 }
 
-async fn in_time(ready: tokio::sync::oneshot::Receiver<Instant>, patience: Duration) -> Option<Instant> {
-    tokio::time::timeout(patience, ready).await.ok()?.ok()
+async fn received_within(ready: tokio::sync::oneshot::Receiver<Instant>, timeout: Duration) -> Option<Instant> {
+    tokio::time::timeout(timeout, ready).await.ok()?.ok()
 }
 
-/// A status of about the size that the operator writes. It names no runner: an operator that is there would look for it.
+/// A status of the size that the operator writes. It names no runner, because a running operator would look for that
+/// runner.
 fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
     let now = Timestamp::now();
     let condition = |type_: &str, status: &str, reason: &str, message: &str| Condition {
@@ -517,11 +514,11 @@ fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
     }
 }
 
-/// What Helm would install, as far as the operator needs it.
+/// Installs the parts of the chart that the operator needs: CRDs, permissions, its namespace.
 async fn install(client: &Client) -> Result<()> {
     for (file, yaml) in camofleet_crds::manifests() {
         let crd: CustomResourceDefinition =
-            serde_yaml::from_str(&yaml).with_context(|| format!("{file} is no resource definition"))?;
+            serde_yaml::from_str(&yaml).with_context(|| format!("{file} is not a CustomResourceDefinition"))?;
         create(&Api::all(client.clone()), &crd).await?;
     }
     let rights = json!({
@@ -530,30 +527,30 @@ async fn install(client: &Client) -> Result<()> {
         "subjects": [{ "kind": "ServiceAccount", "namespace": NAMESPACE, "name": "camofleet-operator" }],
     });
     create::<ClusterRoleBinding>(&Api::all(client.clone()), &serde_json::from_value(rights)?).await?;
-    make_namespace(client, NAMESPACE).await?;
-    let began = Instant::now();
-    // A resource is served a moment after its definition was taken.
+    create_namespace(client, NAMESPACE).await?;
+    let start = Instant::now();
+    // The API server serves a new resource a moment after it accepts the CRD.
     while Api::<BrowserSession>::all(client.clone()).list(&ListParams::default().limit(1)).await.is_err()
         || Api::<WorkerPool>::all(client.clone()).list(&ListParams::default().limit(1)).await.is_err()
     {
-        if began.elapsed() > SETUP_PATIENCE {
-            bail!("the API server does not serve the custom resources that it took");
+        if start.elapsed() > SETUP_TIMEOUT {
+            bail!("the API server does not serve the custom resources of the installed CRDs");
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-async fn make_namespace(client: &Client, name: &str) -> Result<()> {
+async fn create_namespace(client: &Client, name: &str) -> Result<()> {
     let namespace = json!({ "metadata": { "name": name } });
     create::<Namespace>(&Api::all(client.clone()), &serde_json::from_value(namespace)?).await?;
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), name);
-    let began = Instant::now();
+    let start = Instant::now();
     while accounts.get_opt("default").await?.is_none() {
-        if began.elapsed() > SETUP_PATIENCE {
-            bail!("namespace {name} got no service account: the controller manager does not work");
+        if start.elapsed() > SETUP_TIMEOUT {
+            bail!("namespace {name} has no service account; check the log of the controller manager");
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
@@ -563,10 +560,10 @@ where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     K::DynamicType: Default,
 {
-    let made = api.create(&PostParams::default(), object).await;
-    made.map(|_| ()).with_context(|| {
+    let created = api.create(&PostParams::default(), object).await;
+    created.map(|_| ()).with_context(|| {
         format!(
-            "cannot make {} {}",
+            "cannot create {} {}",
             K::kind(&K::DynamicType::default()),
             object.meta().name.as_deref().unwrap_or_default()
         )

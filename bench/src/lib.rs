@@ -1,8 +1,7 @@
-//! The harness of the benchmarks: a real etcd, API server, scheduler and controller manager on this machine, nodes and
-//! runners that are simulated, and the real operator's binary. Everything can be killed, paused and started again, so tests
-//! of failures use it too. There is no browser: what is measured is the operator.
+//! Test harness for benchmarks and failure tests: a real etcd, API server, scheduler and controller manager on this
+//! machine, the real operator binary, and simulated nodes and runners. Every process can be killed, paused and
+//! restarted. Browsers are simulated too, so the benchmarks measure the operator alone.
 
-pub mod account;
 pub mod arrivals;
 pub mod attacker;
 pub mod binaries;
@@ -11,8 +10,8 @@ pub mod comparison;
 pub mod control_plane;
 pub mod cpu;
 pub mod daemon;
-pub mod figures;
 pub mod harness;
+pub mod invariants;
 pub mod machine;
 pub mod network;
 pub mod operator;
@@ -20,3 +19,4 @@ pub mod proxy;
 pub mod report;
 pub mod sessions;
 pub mod simulator;
+pub mod stats;

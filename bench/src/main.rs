@@ -1,13 +1,14 @@
-//! Measures the operator: `cargo run --release -p camofleet-bench -- SCENARIO`. Each scenario starts what it needs, stops it
-//! again, prints a table and ends with one line of JSON. Figures are of one run, with the floor of the same run beside them,
-//! so that ratios mean something on any machine. Two scenarios measure the fleet that `dev/up` made instead.
+//! Command line of the benchmarks: `cargo run --release -p camofleet-bench -- SCENARIO`. A scenario starts the
+//! processes it needs, stops them at the end, and prints a table and one line of JSON. Each run also measures its own
+//! floor (the same calls without the operator), so ratios can be compared across machines. `hot` and `cold` measure the
+//! fleet of `dev/up` instead.
 
 mod cluster;
 mod scenarios;
 
 use anyhow::{Result, ensure};
 use camofleet_bench::{
-    attacker::{self, Victim},
+    attacker::{self, TargetPool},
     binaries::{Kubernetes, OperatorProgram},
     harness::{Harness, Options},
     machine,
@@ -16,11 +17,11 @@ use camofleet_bench::{
 use camofleet_runtime::{signals, tls};
 use clap::{Args, Parser, Subcommand};
 use cluster::ClusterScenario;
-use scenarios::{Compare, Hostile, Scenario, failures, on_a_cluster};
+use scenarios::{Compare, Hostile, Scenario, failures, with_harness};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::runtime::Runtime;
 
-/// Measures the operator on a real API server with simulated runners, or the fleet of dev/up with real browsers.
+/// Benchmarks the operator on a real API server with simulated runners, or the fleet of dev/up with real browsers.
 #[derive(Debug, Parser)]
 #[command(name = "camofleet-bench", version)]
 struct Cli {
@@ -30,24 +31,24 @@ struct Cli {
     command: Command,
 }
 
-/// Programs and nodes that a scenario starts. `hot` and `cold` start none and take none of these; `compare` and `hostile` start
-/// them again for each run.
+/// Binaries and nodes for a scenario. `hot` and `cold` use the fleet of dev/up and ignore these options; `compare` and
+/// `hostile` start a new cluster for each run.
 #[derive(Debug, Args)]
 struct Setup {
-    /// The operator's program. Absent: this checkout's, built in release mode.
+    /// Path of the operator binary. Default: built from this checkout with the release profile.
     #[arg(long, global = true)]
     operator: Option<PathBuf>,
-    /// Folder with etcd and the programs of Kubernetes. Absent: those that dev/up uses, built where they are not there.
+    /// Directory with the etcd and Kubernetes binaries. Default: those that dev/up uses, built if missing.
     #[arg(long, global = true)]
     kubernetes: Option<PathBuf>,
-    /// Simulated nodes. Absent: 10, and 4 for `hostile`.
+    /// Number of simulated nodes. Default: 10, or 4 for `hostile`.
     #[arg(long, global = true)]
     nodes: Option<usize>,
-    /// CPUs of each node. The operator launches at most as many runners at once as there are. Absent: 64, and 4 for `hostile`,
-    /// which is to take all launches away from others.
+    /// CPUs of each node. The operator never launches more runners at once than the nodes have CPUs. Default: 64, or 4
+    /// for `hostile`, where the attacker tries to use up all launches.
     #[arg(long, global = true)]
     cpus: Option<usize>,
-    /// How long a simulated browser takes to start. By default nothing, so that the operator alone is measured.
+    /// Launch time of a simulated browser. With the default of 0, latencies are those of the operator alone.
     #[arg(long, global = true, default_value_t = 0)]
     launch_milliseconds: u64,
 }
@@ -55,34 +56,35 @@ struct Setup {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
-    Alone(Scenario),
-    /// One scenario with two programs of the operator, in turn: medians, ratios, and the spread of identical runs.
+    Standalone(Scenario),
+    /// Run a scenario with two operator binaries alternately; print medians, ratios, and the spread of identical runs.
     Compare(Compare),
-    /// Claims in one namespace while a tenant of another attacks the operator, against the same beside an idle burner.
+    /// Measure claims while a tenant of another namespace attacks the operator; the control runs have a busy loop
+    /// instead.
     Hostile(Hostile),
-    /// The attack program of `hostile`. It runs until it is killed.
+    /// Attack the operator as a tenant until the process is killed (used by `hostile`).
     #[command(hide = true)]
     Attack(Attack),
     #[command(flatten)]
     OnCluster(ClusterScenario),
 }
 
-/// Whom the attack program attacks, and with which rights.
+/// Target and credentials of the attack.
 #[derive(Debug, Args)]
 struct Attack {
-    /// How the API server is reached, as a tenant.
+    /// Kubeconfig of the tenant.
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// The tenant's namespace.
+    /// Namespace of the tenant.
     #[arg(long)]
     namespace: String,
-    /// The second part of the addresses of hostile runners, 127.N.0.0/16.
+    /// Second octet of the addresses of hostile runners, 127.N.0.0/16.
     #[arg(long)]
     network: u8,
-    /// UID of a pool of another namespace, whose runners some pods claim to be.
+    /// UID of a pool in another namespace. Some pods claim to be its runners.
     #[arg(long)]
     pool_uid: String,
-    /// The revision of that pool's runners.
+    /// Current revision of that pool.
     #[arg(long)]
     pool_revision: String,
 }
@@ -109,58 +111,58 @@ fn run(setup: Setup, command: Command) -> Result<()> {
             scenario.run();
             Ok(())
         }
-        Command::Alone(scenario) => runtime.block_on(measure(setup, scenario)),
-        Command::Compare(compare) => runtime.block_on(measure_both(setup, compare)),
+        Command::Standalone(scenario) => runtime.block_on(measure(setup, scenario)),
+        Command::Compare(compare) => runtime.block_on(measure_comparison(setup, compare)),
         Command::Hostile(hostile) => runtime.block_on(measure_under_attack(setup, hostile)),
         Command::Attack(Attack { kubeconfig, namespace, network, pool_uid: uid, pool_revision: revision }) => {
-            runtime.block_on(attacker::run(&kubeconfig, &namespace, network, Victim { uid, revision }))
+            runtime.block_on(attacker::run(&kubeconfig, &namespace, network, TargetPool { uid, revision }))
         }
     }
 }
 
 async fn measure(setup: Setup, scenario: Scenario) -> Result<()> {
-    let (options, machine) = (setup.options(None, MANY).await?, machine::describe());
+    let (options, machine) = (setup.options(None, AMPLE_NODES).await?, machine::describe());
     eprintln!("starting the control plane");
     let measured = async |harness: &mut Harness| {
         let report = scenario.run(harness).await?;
         Ok((report, harness.versions().await?))
     };
-    let (report, versions) = on_a_cluster(options, &signals::shutdown()?, measured).await?;
+    let (report, versions) = with_harness(options, &signals::shutdown()?, measured).await?;
     report.print(machine, versions);
     Ok(())
 }
 
-async fn measure_both(setup: Setup, compare: Compare) -> Result<()> {
-    ensure!(setup.operator.is_none(), "give --operator-a and --operator-b instead of --operator");
+async fn measure_comparison(setup: Setup, compare: Compare) -> Result<()> {
+    ensure!(setup.operator.is_none(), "compare uses --operator-a and --operator-b; remove --operator");
     let operator = compare.operator_b().await?;
-    let (options, machine) = (setup.options(Some(operator), MANY).await?, machine::describe());
+    let (options, machine) = (setup.options(Some(operator), AMPLE_NODES).await?, machine::describe());
     let (comparison, versions) = compare.run(options, &signals::shutdown()?).await?;
     comparison.print(machine, versions);
     Ok(())
 }
 
 async fn measure_under_attack(setup: Setup, hostile: Hostile) -> Result<()> {
-    let (options, machine) = (setup.options(None, FEW).await?, machine::describe());
+    let (options, machine) = (setup.options(None, SCARCE_NODES).await?, machine::describe());
     let (comparison, versions) = hostile.run(options, &signals::shutdown()?).await?;
     comparison.print(machine, versions);
     let failures = failures(&comparison);
-    ensure!(failures.is_empty(), "not all holds that must:\n    {}", failures.join("\n    "));
+    ensure!(failures.is_empty(), "the run under attack exceeded its bounds:\n    {}", failures.join("\n    "));
     Ok(())
 }
 
-/// Nodes that have room for whatever is launched.
-const MANY: Nodes = Nodes { count: 10, cpus: 64 };
-/// Nodes on which launches are scarce.
-const FEW: Nodes = Nodes { count: 4, cpus: 4 };
+/// Enough CPUs for any number of launches.
+const AMPLE_NODES: Nodes = Nodes { count: 10, cpus: 64 };
+/// Few enough CPUs that pools compete for launches.
+const SCARCE_NODES: Nodes = Nodes { count: 4, cpus: 4 };
 
 impl Setup {
-    /// Programs of the harness: the given operator, else the one of the command line, else this checkout's.
+    /// Harness options with the given operator, the one from the command line, or this checkout's, in that order.
     async fn options(self, operator: Option<OperatorProgram>, nodes: Nodes) -> Result<Options> {
         let kubernetes = Kubernetes::find(self.kubernetes).await?;
         let operator = match operator {
             Some(operator) => operator,
             None => {
-                eprintln!("building the operator, if that was not done yet");
+                eprintln!("building the operator");
                 OperatorProgram::find(self.operator).await?
             }
         };

@@ -1,4 +1,4 @@
-//! Addresses that no other harness of this machine has: 127.N.0.0/16, N being another one for each.
+//! Loopback networks 127.N.0.0/16, one per harness, so that several harnesses can run on one machine.
 
 use anyhow::{Context, Result};
 use camofleet_runner_api::PORT;
@@ -8,48 +8,48 @@ use std::{
 };
 use tokio::net::TcpSocket;
 
-/// The kernel's queue of connections to one listener that were not accepted yet.
+/// Length of the accept queue of a listener.
 const BACKLOG: u32 = 64;
-/// A network of this machine's loopback, for as long as this is there: who listens on its first address has it.
+/// A claimed 127.N.0.0/16. The listener on its first address excludes other harnesses until this is dropped.
 #[derive(Debug)]
-pub struct Network {
-    second: u8,
+pub struct LoopbackNetwork {
+    octet: u8,
     _claim: TcpListener,
 }
 
-impl Network {
-    /// Claims one that is free.
+impl LoopbackNetwork {
+    /// Claims a free network.
     ///
     /// # Errors
-    /// When none is.
+    /// Returns an error if all networks are in use.
     pub fn claim() -> Result<Self> {
-        let claim = |second| Some(Self { second, _claim: listen([127, second, 0, 0].into(), PORT).ok()? });
+        let claim = |octet| Some(Self { octet, _claim: listen([127, octet, 0, 0].into(), PORT).ok()? });
         (1..u8::MAX)
             .find_map(claim)
-            .with_context(|| format!("port {PORT} cannot be had on any of 127.1.0.0 to 127.254.0.0"))
+            .with_context(|| format!("cannot listen on port {PORT} of any address from 127.1.0.0 to 127.254.0.0"))
     }
 
-    /// The second part of its addresses.
-    pub fn second(&self) -> u8 {
-        self.second
+    /// Second octet of the addresses.
+    pub fn octet(&self) -> u8 {
+        self.octet
     }
 
-    /// Where the control plane and the operators listen. Connections out begin elsewhere, so none takes a port here.
+    /// Address of the control plane and the operators. Outgoing connections use 127.0.0.1, so they take no ports here.
     pub fn host(&self) -> IpAddr {
-        Ipv4Addr::new(127, self.second, 0, 1).into()
+        Ipv4Addr::new(127, self.octet, 0, 1).into()
     }
 
-    /// A port of the host that nobody has now.
+    /// A free port of [`LoopbackNetwork::host`].
     ///
     /// # Errors
-    /// When none is free.
+    /// Returns an error if no port is free.
     pub fn free_address(&self) -> Result<SocketAddr> {
         let free = TcpListener::bind((self.host(), 0)).and_then(|listener| listener.local_addr());
         free.with_context(|| format!("no port is free on {}", self.host()))
     }
 }
 
-/// Listens there, whatever is left of former connections.
+/// Listens on an address even if connections of a former listener are in TIME_WAIT.
 pub(crate) fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;

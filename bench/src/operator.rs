@@ -1,4 +1,4 @@
-//! The real operator's process, and what it tells of itself.
+//! Runs the real operator binary, and reads its metrics and readiness.
 
 use crate::{
     binaries::OperatorProgram,
@@ -16,35 +16,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The namespace of the release.
+/// The operator's namespace.
 pub const NAMESPACE: &str = "camo-fleet";
-/// A former leader's lease runs out after 15 s.
-const LEAD_PATIENCE: Duration = Duration::from_secs(180);
-const ASK_AGAIN: Duration = Duration::from_millis(20);
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a new leader. The lease of a killed leader expires after 15 s.
+const LEAD_TIMEOUT: Duration = Duration::from_secs(180);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITES: &str = "camofleet_operator_writes_total";
 const LEADER: &str = "camofleet_operator_leader";
 
-/// An operator. It is gone when this is dropped.
+/// A running operator. Dropping this kills it.
 #[derive(Debug)]
 pub struct Operator {
-    /// Its process.
+    /// The process.
     pub daemon: Daemon,
-    /// The name under which it leads.
+    /// Its identity in the lease.
     pub identity: String,
     admin: SocketAddr,
     client: reqwest::Client,
 }
 
-/// Names the image of runners whose pool names none.
+/// Environment variable with the default runner image.
 pub const RUNNER_IMAGE: &str = "CAMOFLEET_RUNNER_IMAGE";
 
 impl Operator {
-    /// Starts an operator of that name, whose metrics are told there, in that environment: it says by `KUBECONFIG` how the
-    /// API server is reached.
+    /// Starts an operator that serves metrics and probes on `admin`. `env` is its whole environment; `KUBECONFIG` must
+    /// point to the API server.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Returns an error if the process cannot be started.
     pub fn start(
         program: &OperatorProgram,
         identity: &str,
@@ -69,101 +69,98 @@ impl Operator {
         Ok(Self { daemon, identity: identity.to_owned(), admin, client })
     }
 
-    /// Asks it to end, which gives its lease back.
+    /// Sends SIGTERM. The operator releases its lease.
     ///
     /// # Errors
-    /// When the kernel does not let it be killed.
+    /// Returns an error if the process cannot be killed.
     pub async fn stop(&mut self) -> Result<()> {
-        self.daemon.terminate(STOP_PATIENCE).await
+        self.daemon.terminate(STOP_TIMEOUT).await
     }
 
-    /// Waits until it leads.
+    /// Waits until this operator leads.
     ///
     /// # Errors
-    /// When it ends, or does not lead in time.
+    /// Returns an error if the operator exits or does not lead in time.
     pub async fn wait_until_leading(&mut self) -> Result<()> {
         let began = Instant::now();
-        while !self.leads().await {
+        while !self.is_leader().await {
             self.daemon.pid()?;
-            if began.elapsed() > LEAD_PATIENCE {
-                let (identity, seconds) = (&self.identity, LEAD_PATIENCE.as_secs());
-                bail!(
-                    "operator {identity} does not lead after {seconds} s; its log ends: {}",
-                    self.daemon.last_words()
-                );
+            if began.elapsed() > LEAD_TIMEOUT {
+                let (identity, seconds) = (&self.identity, LEAD_TIMEOUT.as_secs());
+                bail!("operator {identity} does not lead after {seconds} s; its log ends: {}", self.daemon.log_tail());
             }
-            tokio::time::sleep(ASK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
-    /// Whether it says that it leads.
-    pub async fn leads(&self) -> bool {
+    /// Whether its metrics say that it leads.
+    pub async fn is_leader(&self) -> bool {
         self.metrics().await.is_ok_and(|metrics| metrics.sum(LEADER, &[]) > 0.0)
     }
 
-    /// What it has written since its start.
+    /// Writes to the API server since the start of the process.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Returns an error if the metrics cannot be read.
     pub async fn writes(&self) -> Result<Writes> {
         Ok(Writes::of(&self.metrics().await?))
     }
 
-    /// Its metrics now.
+    /// The current metrics.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Returns an error if the metrics cannot be read.
     pub async fn metrics(&self) -> Result<Metrics> {
         let url = format!("http://{}/metrics", self.admin);
         let answer = self.client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-        let answer = answer.with_context(|| format!("operator {} tells no metrics", self.identity))?;
+        let answer = answer.with_context(|| format!("cannot read the metrics of operator {}", self.identity))?;
         Ok(Metrics::new(answer.text().await?))
     }
 
-    /// The answer of its readiness probe: HTTP status and body.
+    /// HTTP status and body of the readiness probe.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Returns an error without an HTTP response.
     pub async fn readiness(&self) -> Result<(u16, String)> {
         let answer = self.client.get(format!("http://{}/readyz", self.admin)).send().await;
-        let answer = answer.with_context(|| format!("operator {} does not say whether it is ready", self.identity))?;
+        let answer = answer.with_context(|| format!("cannot read the readiness of operator {}", self.identity))?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    /// The memory and CPU time that it has used.
+    /// Memory and CPU time used.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Returns an error if the process has exited.
     pub fn usage(&mut self) -> Result<Usage> {
         Usage::of(self.daemon.pid()?)
     }
 }
 
-/// Which of them leads, once one does.
+/// Waits until one of the operators leads, and returns its index.
 ///
 /// # Errors
-/// When none does in time.
-pub async fn leading(operators: &mut [Operator]) -> Result<usize> {
+/// Returns an error if none leads in time.
+pub async fn wait_for_leader(operators: &mut [Operator]) -> Result<usize> {
     let began = Instant::now();
-    while began.elapsed() < LEAD_PATIENCE {
+    while began.elapsed() < LEAD_TIMEOUT {
         for (index, operator) in operators.iter_mut().enumerate() {
-            if operator.daemon.is_running() && operator.leads().await {
+            if operator.daemon.is_running() && operator.is_leader().await {
                 return Ok(index);
             }
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    let words = operators.first().context("there are operators")?.daemon.last_words();
-    bail!("no operator leads after {} s; a log ends: {words}", LEAD_PATIENCE.as_secs())
+    let log = operators.first().context("no operators were given")?.daemon.log_tail();
+    bail!("no operator leads after {} s; the log of the first one ends: {log}", LEAD_TIMEOUT.as_secs())
 }
 
-/// Counts of writes by kind and outcome.
+/// Numbers of writes by kind and outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writes(BTreeMap<(String, String), usize>);
 
 impl Writes {
-    /// Writes to the API server since the operator's start.
+    /// Reads the counters from the metrics.
     pub fn of(metrics: &Metrics) -> Self {
         let count = |sample: Sample| {
             let [kind, outcome] = [sample.label("kind")?, sample.label("outcome")?].map(str::to_owned);
@@ -172,7 +169,7 @@ impl Writes {
         Self(metrics.samples(WRITES).filter_map(count).collect())
     }
 
-    /// What was written after that.
+    /// Writes since an earlier reading.
     pub fn since(&self, before: &Self) -> Self {
         let grown = self.0.iter().map(|(what, count)| {
             let former = before.0.get(what).copied().unwrap_or_default();
@@ -181,20 +178,20 @@ impl Writes {
         Self(grown.filter(|(_, count)| *count > 0).collect())
     }
 
-    /// Both together.
-    pub fn and(mut self, other: Self) -> Self {
+    /// The sum of both.
+    pub fn plus(mut self, other: Self) -> Self {
         for (what, count) in other.0 {
             *self.0.entry(what).or_default() += count;
         }
         self
     }
 
-    /// All of one kind, whatever came of them.
+    /// Writes of one kind with any outcome.
     pub fn of_kind(&self, kind: &str) -> usize {
         self.0.iter().filter(|((other, _), _)| other == kind).map(|(_, count)| count).sum()
     }
 
-    /// By kind, and within that by outcome.
+    /// Counts nested by kind and outcome.
     pub fn to_json(&self) -> Value {
         let mut kinds = json!({});
         for ((kind, outcome), count) in &self.0 {
@@ -213,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_are_counted_by_kind_and_outcome() {
+    fn counts_writes_by_kind_and_outcome() {
         let before = writes("camofleet_operator_writes_total{kind=\"event\",outcome=\"ok\"} 2\n");
         let after = writes(concat!(
             "# TYPE camofleet_operator_writes counter\n",

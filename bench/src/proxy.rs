@@ -1,5 +1,5 @@
-//! A proxy between an operator and the API server, where their connection fails: calls are refused, answers are lost after
-//! the call was carried out, watches end, and for a while nothing passes at all.
+//! Proxy between an operator and the API server that injects faults: rejected writes, lost responses, closed watches,
+//! and a network partition.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -31,181 +31,185 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A way in which a write fails.
+/// A fault of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// 429 with `Retry-After`.
+    /// HTTP 429 with `Retry-After`.
     TooManyRequests,
-    /// 500.
+    /// HTTP 500.
     ServerError,
-    /// 409.
+    /// HTTP 409.
     Conflict,
-    /// It was carried out, and nobody is told.
-    AnswerLost,
+    /// The API server carries out the write, and its response is lost.
+    ResponseLost,
 }
 
 impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::TooManyRequests, Self::ServerError, Self::Conflict, Self::AnswerLost];
+    /// All faults.
+    pub const ALL: [Self; 4] = [Self::TooManyRequests, Self::ServerError, Self::Conflict, Self::ResponseLost];
 }
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// The proxy. It is gone when this is dropped.
+/// A running proxy. Dropping this stops it.
 #[derive(Debug)]
 pub struct Proxy {
-    passage: Arc<Passage>,
+    state: Arc<ProxyState>,
     address: SocketAddr,
     serving: AbortHandle,
 }
 
-/// What calls go through.
-struct Passage {
+/// State shared by all connections.
+struct ProxyState {
     config: Config,
     client: Client,
-    /// Whether anything passes.
-    open: watch::Sender<bool>,
+    /// `false` during a partition.
+    connected: watch::Sender<bool>,
     watches: Mutex<CancellationToken>,
-    faults: Mutex<Faults>,
+    faults: Mutex<FaultInjector>,
     calls: Mutex<Vec<String>>,
 }
 
-impl std::fmt::Debug for Passage {
+impl std::fmt::Debug for ProxyState {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Passage").field("open", &*self.open.borrow()).finish_non_exhaustive()
+        formatter.debug_struct("ProxyState").field("connected", &*self.connected.borrow()).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug)]
-struct Faults {
-    /// The share of writes that fail.
+struct FaultInjector {
+    /// Share of writes that fail, from 0 to 1.
     share: f64,
     random: SmallRng,
-    happened: BTreeMap<Fault, usize>,
+    injected: BTreeMap<Fault, usize>,
 }
 
 impl Proxy {
-    /// Starts it. It calls the API server as that configuration says.
+    /// Starts a proxy that calls the API server with `config`.
     ///
     /// # Errors
-    /// When there is no port for it.
+    /// Returns an error if no port is free.
     pub async fn start(config: Config) -> Result<Arc<Self>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free on 127.0.0.1")?;
         let address = listener.local_addr()?;
-        let passage = Arc::new(Passage {
+        let state = Arc::new(ProxyState {
             client: Client::try_from(config.clone())?,
             config,
-            open: watch::Sender::new(true),
+            connected: watch::Sender::new(true),
             watches: Mutex::default(),
-            faults: Mutex::new(Faults { share: 0.0, random: SmallRng::seed_from_u64(0), happened: BTreeMap::new() }),
+            faults: Mutex::new(FaultInjector {
+                share: 0.0,
+                random: SmallRng::seed_from_u64(0),
+                injected: BTreeMap::new(),
+            }),
             calls: Mutex::default(),
         });
-        let serving = tokio::spawn(serve(listener, Arc::clone(&passage))).abort_handle();
-        Ok(Arc::new(Self { passage, address, serving }))
+        let serving = tokio::spawn(serve(listener, Arc::clone(&state))).abort_handle();
+        Ok(Arc::new(Self { state, address, serving }))
     }
 
-    /// Where it is called, by plain HTTP.
+    /// Address of the proxy; plain HTTP.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on such a share of writes fails, each in a way that chance chooses, by that seed.
+    /// Makes a share of all writes fail, each with a random fault of a generator with this seed.
     pub fn fail_writes(&self, share: f64, seed: u64) {
-        let mut faults = lock(&self.passage.faults);
+        let mut faults = lock(&self.state.faults);
         (faults.share, faults.random) = (share, SmallRng::seed_from_u64(seed));
     }
 
-    /// How often writes failed, by the way in which they did.
+    /// Number of failed writes by fault.
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
-        lock(&self.passage.faults).happened.clone()
+        lock(&self.state.faults).injected.clone()
     }
 
-    /// All calls that it was sent, in order: method, path and query, as in `GET /api/v1/pods?limit=500`.
+    /// All calls received, in order, as method, path and query: `GET /api/v1/pods?limit=500`.
     pub fn calls(&self) -> Vec<String> {
-        lock(&self.passage.calls).clone()
+        lock(&self.state.calls).clone()
     }
 
-    /// Ends every watch that is open. Those who watched have to begin again.
-    pub fn cut_watches(&self) {
-        std::mem::take(&mut *lock(&self.passage.watches)).cancel();
+    /// Closes every open watch. The clients must start new ones.
+    pub fn close_watches(&self) {
+        std::mem::take(&mut *lock(&self.state.watches)).cancel();
     }
 
-    /// Nothing passes any more, in either direction, and no connection is seen to break. What is on its way arrives after
-    /// [`Proxy::join`], whoever still waits for it.
-    pub fn part(&self) {
-        self.passage.open.send_replace(false);
+    /// Starts a partition: nothing passes in either direction, and no connection breaks. Requests under way arrive
+    /// after [`Proxy::heal`], even if the client has given up.
+    pub fn partition(&self) {
+        self.state.connected.send_replace(false);
     }
 
-    /// Everything passes again.
-    pub fn join(&self) {
-        self.passage.open.send_replace(true);
+    /// Ends the partition.
+    pub fn heal(&self) {
+        self.state.connected.send_replace(true);
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.serving.abort();
-        self.cut_watches();
+        self.close_watches();
     }
 }
 
-async fn serve(listener: TcpListener, passage: Arc<Passage>) {
-    // Accepting fails only for want of file descriptors; whoever calls then sees that nobody answers.
+async fn serve(listener: TcpListener, state: Arc<ProxyState>) {
+    // An accept fails only if file descriptors run out. The proxy then stops serving.
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        tokio::spawn(serve_connection(stream, Arc::clone(&passage)));
+        tokio::spawn(serve_connection(stream, Arc::clone(&state)));
     }
 }
 
-async fn serve_connection(stream: TcpStream, passage: Arc<Passage>) {
-    let service = service_fn(move |request| pass(Arc::clone(&passage), request));
-    // A connection that was dropped on purpose is no news.
+async fn serve_connection(stream: TcpStream, state: Arc<ProxyState>) {
+    let service = service_fn(move |request| forward(Arc::clone(&state), request));
+    // Connections are dropped on purpose.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// An error drops the connection.
-async fn pass(passage: Arc<Passage>, request: Request<Incoming>) -> Result<Response<Body>> {
+/// Forwards a request. An error drops the connection.
+async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<Response<Body>> {
     let (mut head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    // How one connection carries it is nobody else's, and the caller is known to be the operator.
+    // Hop-by-hop headers stay on their connection, and the proxy authenticates as the operator itself.
     for own in [HOST, CONNECTION, TRANSFER_ENCODING, AUTHORIZATION] {
         head.headers.remove(own);
     }
     head.version = http::Version::default();
-    lock(&passage.calls).push(format!("{} {}", head.method, head.uri));
-    let watches = head.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
-    let writes = head.method != Method::GET;
+    lock(&state.calls).push(format!("{} {}", head.method, head.uri));
+    let is_watch = head.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
+    let is_write = head.method != Method::GET;
     let request = Request::from_parts(head, ClientBody::from(body));
-    if watches {
-        passage.opened().await;
-        return passage.watch(request).await;
+    if is_watch {
+        state.wait_until_connected().await;
+        return state.watch(request).await;
     }
-    let fault = if writes { passage.next_fault() } else { None };
-    // Once sent, it arrives, whether the caller still waits or not.
-    let through = Arc::clone(&passage);
-    let carried_out = tokio::spawn(async move {
-        through.opened().await;
+    let fault = if is_write { state.next_fault() } else { None };
+    // In a task of its own, so that the request arrives even if the client disconnects.
+    let forwarder = Arc::clone(&state);
+    let forwarded = tokio::spawn(async move {
+        forwarder.wait_until_connected().await;
         if let Some(refusal) = fault.and_then(refusal) {
             return Ok(refusal);
         }
-        let (mut head, body) = through.client.send(request).await?.into_parts();
+        let (mut head, body) = forwarder.client.send(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         prepare(&mut head.headers);
-        anyhow::Ok(Response::from_parts(head, whole(body)))
+        anyhow::Ok(Response::from_parts(head, full_body(body)))
     });
-    let answer = carried_out.await?;
-    passage.opened().await;
-    if fault == Some(Fault::AnswerLost) {
-        anyhow::bail!("the answer is lost");
+    let answer = forwarded.await?;
+    state.wait_until_connected().await;
+    if fault == Some(Fault::ResponseLost) {
+        anyhow::bail!("the response is lost");
     }
     answer
 }
 
-impl Passage {
-    /// Waits until something passes.
-    async fn opened(&self) {
-        // It fails only when nobody can part or join them any more.
-        let _ = self.open.subscribe().wait_for(|open| *open).await;
+impl ProxyState {
+    /// Waits for the end of a partition.
+    async fn wait_until_connected(&self) {
+        // This fails only if the sender is dropped, and `self` owns the sender.
+        let _ = self.connected.subscribe().wait_for(|connected| *connected).await;
     }
 
     fn next_fault(&self) -> Option<Fault> {
@@ -215,28 +219,28 @@ impl Passage {
             return None;
         }
         let fault = Fault::ALL[faults.random.random_range(0..Fault::ALL.len())];
-        *faults.happened.entry(fault).or_default() += 1;
+        *faults.injected.entry(fault).or_default() += 1;
         Some(fault)
     }
 
-    /// On a connection of its own, as watches are that should not wait for others.
+    /// Forwards a watch on its own connection, so that it does not delay other calls.
     async fn watch(self: Arc<Self>, request: Request<ClientBody>) -> Result<Response<Body>> {
-        let cut = lock(&self.watches).clone();
+        let closed = lock(&self.watches).clone();
         let answer = Client::try_from(self.config.clone())?.send(request).await?;
         let (mut head, body) = answer.into_parts();
         prepare(&mut head.headers);
-        let frames = stream::unfold((self, body, cut), async |(passage, mut body, cut)| {
+        let frames = stream::unfold((self, body, closed), async |(state, mut body, closed)| {
             let frame = async {
                 let frame = body.frame().await?;
-                passage.opened().await;
+                state.wait_until_connected().await;
                 Some(frame)
             };
             let frame = tokio::select! {
                 frame = frame => frame?.map_err(io::Error::other),
-                () = cut.cancelled() => Err(io::Error::other("the watch was cut")),
+                () = closed.cancelled() => Err(io::Error::other("the proxy closed the watch")),
             };
             let data = frame.map(|frame| Frame::data(frame.into_data().unwrap_or_default()));
-            Some((data, (passage, body, cut)))
+            Some((data, (state, body, closed)))
         });
         Ok(Response::from_parts(head, StreamBody::new(frames).boxed_unsync()))
     }
@@ -248,27 +252,27 @@ fn prepare(headers: &mut HeaderMap) {
     }
 }
 
-fn whole(bytes: Bytes) -> Body {
+fn full_body(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The API server's answer to what it does not carry out.
+/// The response of an API server that rejects a write, or `None` for [`Fault::ResponseLost`].
 fn refusal(fault: Fault) -> Option<Response<Body>> {
     let (code, reason) = match fault {
         Fault::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
         Fault::ServerError => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         Fault::Conflict => (StatusCode::CONFLICT, "Conflict"),
-        Fault::AnswerLost => return None,
+        Fault::ResponseLost => return None,
     };
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "the proxy of a test refuses it", "reason": reason, "code": code.as_u16(),
+        "message": "rejected by the fault injection proxy", "reason": reason, "code": code.as_u16(),
     });
     let mut answer = Response::builder().status(code).header(CONTENT_TYPE, "application/json");
     if fault == Fault::TooManyRequests {
         answer = answer.header(RETRY_AFTER, "1");
     }
-    Some(answer.body(whole(status.to_string().into())).expect("a status and two headers are a response"))
+    Some(answer.body(full_body(status.to_string().into())).expect("a status and two headers are a response"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

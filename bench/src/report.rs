@@ -1,13 +1,13 @@
-//! What is told of a scenario: a table for people, and one line of JSON.
+//! The report of a scenario: a table and one line of JSON.
 
 use crate::{
-    arrivals::Figures,
-    figures::{number, ratio},
+    arrivals::ClaimStats,
     operator::Writes,
+    stats::{as_f64, ratio},
 };
 use serde_json::{Map, Value, json};
 
-/// Keys that every scenario has, null where they mean nothing.
+/// Keys in the JSON of every scenario; null if they do not apply.
 const KEYS: [&str; 12] = [
     "sessions",
     "not_ready",
@@ -22,36 +22,36 @@ const KEYS: [&str; 12] = [
     "writes_per_session",
     "writes",
 ];
-/// The writes that count for a session's budget. Events, its deletion, pods and pools are told apart.
+/// Kind of the writes that count as writes per session. Events, deletions, pods and pools are reported separately.
 const SESSION_WRITE: &str = "browsersession_status";
 
-/// The figures of one scenario.
+/// Results of a scenario.
 #[derive(Clone, Debug)]
 pub struct Report {
     scenario: &'static str,
-    rows: Vec<(String, Figures)>,
-    figures: Map<String, Value>,
+    rows: Vec<(String, ClaimStats)>,
+    metrics: Map<String, Value>,
 }
 
 impl Report {
-    /// Nothing is known yet.
+    /// Creates an empty report.
     pub fn new(scenario: &'static str) -> Self {
-        let figures = KEYS.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
-        Self { scenario, rows: Vec::new(), figures }
+        let metrics = KEYS.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
+        Self { scenario, rows: Vec::new(), metrics }
     }
 
-    /// One more figure.
+    /// Sets a metric.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        self.figures.insert(key.to_owned(), value.into());
+        self.metrics.insert(key.to_owned(), value.into());
     }
 
-    /// One more row of the table.
-    pub fn row(&mut self, what: &str, figures: &Figures) {
-        self.rows.push((what.to_owned(), figures.clone()));
+    /// Adds a row to the table.
+    pub fn row(&mut self, what: &str, metrics: &ClaimStats) {
+        self.rows.push((what.to_owned(), metrics.clone()));
     }
 
-    /// What the fleet took.
-    pub fn fleet(&mut self, fleet: &Figures) {
+    /// Adds the latencies of the fleet.
+    pub fn claims(&mut self, fleet: &ClaimStats) {
         self.row("claim to Ready", fleet);
         self.set("sessions", fleet.claims);
         self.set("not_ready", fleet.not_ready);
@@ -61,8 +61,8 @@ impl Report {
         self.set("total_ms", fleet.totals.mean());
     }
 
-    /// What the API server alone took for the same, and how much longer the fleet took than that.
-    pub fn against(&mut self, fleet: &Figures, floor: &Figures) {
+    /// Adds the latencies of the API server alone (the floor), and the ratios of the fleet to them.
+    pub fn compare_with_floor(&mut self, fleet: &ClaimStats, floor: &ClaimStats) {
         self.row("floor", floor);
         let quotient = |of: Option<f64>, to: Option<f64>| ratio(of?, to?);
         for percent in [50, 99] {
@@ -74,30 +74,30 @@ impl Report {
         self.set("total_ratio", quotient(fleet.totals.mean(), floor.totals.mean()));
     }
 
-    /// What the operator wrote for so many sessions.
+    /// Adds the operator's writes for `sessions` sessions.
     pub fn writes(&mut self, writes: &Writes, sessions: usize) {
         self.set("writes", writes.to_json());
-        self.set("writes_per_session", ratio(number(writes.of_kind(SESSION_WRITE)), number(sessions)));
+        self.set("writes_per_session", ratio(as_f64(writes.of_kind(SESSION_WRITE)), as_f64(sessions)));
     }
 
-    /// The figures, by their keys.
-    pub fn figures(&self) -> &Map<String, Value> {
-        &self.figures
+    /// The metrics by key.
+    pub fn metrics(&self) -> &Map<String, Value> {
+        &self.metrics
     }
 
-    /// Prints it, with what it was measured on and what with.
+    /// Prints the report with a description of the machine and the versions.
     pub fn print(mut self, machine: Value, versions: Value) {
         println!(
             "{:<24} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}",
             "milliseconds", "n", "not ready", "p50", "p90", "p99", "total"
         );
-        for (what, figures) in &self.rows {
-            let [p50, p90, p99] = [50, 90, 99].map(|percent| cell(figures.latencies.percentile(percent)));
-            let (n, not_ready, total) = (figures.claims, figures.not_ready, cell(figures.totals.mean()));
+        for (what, metrics) in &self.rows {
+            let [p50, p90, p99] = [50, 90, 99].map(|percent| cell(metrics.latencies.percentile(percent)));
+            let (n, not_ready, total) = (metrics.claims, metrics.not_ready, cell(metrics.totals.mean()));
             println!("{what:<24} {n:>6} {not_ready:>9} {p50:>9} {p90:>9} {p99:>9} {total:>9}");
         }
         println!();
-        for (key, value) in &self.figures {
+        for (key, value) in &self.metrics {
             if !value.is_null() {
                 println!("{key:<28} {}", shown(&rounded(value.clone())));
             }
@@ -106,7 +106,7 @@ impl Report {
         self.set("scenario", self.scenario);
         self.set("machine", machine);
         self.set("versions", versions);
-        println!("{}", rounded(Value::Object(self.figures)));
+        println!("{}", rounded(Value::Object(self.metrics)));
     }
 }
 
@@ -121,7 +121,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Figures with more digits than were measured are hard to read.
+/// Rounds fractions to three digits.
 pub(crate) fn rounded(value: Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() => {
@@ -139,25 +139,25 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn figures(milliseconds: &[u64]) -> Figures {
+    fn metrics(milliseconds: &[u64]) -> ClaimStats {
         let latencies = milliseconds.iter().map(|time| Duration::from_millis(*time)).collect();
         let totals = std::iter::once(Duration::from_millis(milliseconds.iter().sum())).collect();
-        Figures { latencies, totals, claims: milliseconds.len(), not_ready: 0 }
+        ClaimStats { latencies, totals, claims: milliseconds.len(), not_ready: 0 }
     }
 
     #[test]
-    fn a_ratio_is_of_the_fleet_to_the_floor() {
-        let (fleet, floor) = (figures(&[10, 10, 30]), figures(&[5, 5, 10]));
+    fn ratios_divide_the_fleet_by_the_floor() {
+        let (fleet, floor) = (metrics(&[10, 10, 30]), metrics(&[5, 5, 10]));
         let mut report = Report::new("test");
-        report.fleet(&fleet);
-        report.against(&fleet, &floor);
-        let of = |key: &str| report.figures[key].as_f64().unwrap();
+        report.claims(&fleet);
+        report.compare_with_floor(&fleet, &floor);
+        let of = |key: &str| report.metrics[key].as_f64().unwrap();
         assert_eq!((of("p50_ratio"), of("p99_ratio"), of("total_ratio")), (2.0, 3.0, 2.5));
-        assert!(KEYS.iter().all(|key| report.figures.contains_key(*key)));
+        assert!(KEYS.iter().all(|key| report.metrics.contains_key(*key)));
     }
 
     #[test]
-    fn figures_are_rounded_and_counts_are_not() {
+    fn rounds_fractions_and_keeps_integers() {
         assert_eq!(rounded(json!({ "a": [1.23456, 7], "b": "c" })), json!({ "a": [1.235, 7], "b": "c" }));
     }
 }

@@ -1,4 +1,4 @@
-//! The measuring client's view of the sessions: one watch of all of them, on a connection that nothing else uses.
+//! Watches all sessions on a dedicated connection and records when each was first Ready, queued, finished or deleted.
 
 use anyhow::{Result, bail};
 use camofleet_crds::{
@@ -23,23 +23,23 @@ use std::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-/// How often it is looked at whether what is waited for many sessions has come.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Interval at which [`Sessions::wait_for`] counts sessions.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What was ever published of the sessions.
+/// Everything that the watch has shown of sessions.
 #[derive(Debug)]
 pub struct Sessions {
-    book: Arc<Mutex<Book>>,
+    observations: Arc<Mutex<Observations>>,
     watching: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Book {
-    seen: HashMap<Name, Seen>,
+struct Observations {
+    seen: HashMap<Name, ObservedSession>,
     awaited: HashMap<Name, oneshot::Sender<Instant>>,
-    /// UIDs of the runners that each session was ever published on, by its UID.
+    /// UIDs of all runners in the statuses of a session, by the UID of the session.
     published: HashMap<String, BTreeSet<String>>,
-    /// Those that a list has shown which is being read.
+    /// Sessions in the list that the watch is reading.
     listed: HashSet<Name>,
 }
 
@@ -48,145 +48,146 @@ type Name = (String, String);
 
 /// What the watch has shown of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Its UID.
+pub struct ObservedSession {
+    /// UID of the session.
     pub uid: String,
-    /// Its latest state.
+    /// Latest state.
     pub state: SessionState,
-    /// When it was Ready for the first time.
+    /// Time of the first status with state Ready.
     pub ready: Option<Instant>,
-    /// When it was Finished for the first time.
+    /// Time of the first status with state Finished.
     pub finished: Option<Instant>,
-    /// Whether it was ever published as one that waits.
+    /// Whether any status had the state Queued.
     pub was_queued: bool,
-    /// Why it was Finished.
+    /// Reason of the condition `Finished`.
     pub reason: Option<String>,
-    /// Whether the object is gone.
-    pub gone: bool,
-    /// Whether its user has no more use for it.
-    pub given_up: bool,
-    /// UIDs of the runners that it was ever published on.
+    /// Whether the object was deleted.
+    pub deleted: bool,
+    /// Whether the test deleted the session, or will do so.
+    pub deleted_by_user: bool,
+    /// UIDs of all runners in its statuses.
     pub runners: BTreeSet<String>,
 }
 
-/// A [`BrowserSession`] as far as it is measured.
+/// The fields of a [`BrowserSession`] that are measured. Decoding only those keeps the client fast.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = BrowserSession)]
-struct SeenSession {
+struct WatchedSession {
     metadata: ObjectMeta,
     #[serde(default)]
-    status: SeenStatus,
+    status: WatchedStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct SeenStatus {
+struct WatchedStatus {
     state: SessionState,
-    runner: Option<SeenRunner>,
-    conditions: Vec<SeenCondition>,
+    runner: Option<WatchedRunner>,
+    conditions: Vec<WatchedCondition>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct SeenCondition {
+struct WatchedCondition {
     r#type: String,
     reason: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct SeenRunner {
+struct WatchedRunner {
     uid: String,
 }
 
 impl Sessions {
-    /// Begins to watch. The client is to be used by nobody else.
+    /// Starts the watch. Other calls with this client would delay its events.
     ///
     /// # Errors
-    /// When the watch ends before it has begun.
+    /// Returns an error if the watch ends before the first list is complete.
     pub async fn watch(client: Client) -> Result<Self> {
-        let book = Arc::<Mutex<Book>>::default();
-        let (begun, begins) = oneshot::channel();
-        let watching = tokio::spawn(follow(Api::all(client), Arc::clone(&book), begun));
-        begins.await?;
-        Ok(Self { book, watching })
+        let observations = Arc::<Mutex<Observations>>::default();
+        let (started, start_signal) = oneshot::channel();
+        let watching = tokio::spawn(watch_sessions(Api::all(client), Arc::clone(&observations), started));
+        start_signal.await?;
+        Ok(Self { observations, watching })
     }
 
-    /// Tells when that session, which is not made yet, is Ready.
+    /// Returns a receiver for the time at which the session becomes Ready. Call this before creating the session.
     pub fn await_ready(&self, namespace: &str, name: &str) -> oneshot::Receiver<Instant> {
-        let (tell, told) = oneshot::channel();
-        lock(&self.book).awaited.insert((namespace.to_owned(), name.to_owned()), tell);
-        told
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.observations).awaited.insert((namespace.to_owned(), name.to_owned()), sender);
+        receiver
     }
 
-    /// What was seen of a session.
-    pub fn seen(&self, namespace: &str, name: &str) -> Option<Seen> {
-        lock(&self.book).seen.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    /// The observations of one session.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<ObservedSession> {
+        lock(&self.observations).seen.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// What was seen of all sessions of a namespace, but for their names.
-    pub fn all(&self, namespace: &str) -> Vec<Seen> {
-        let book = lock(&self.book);
-        book.seen.iter().filter(|((in_, _), _)| in_ == namespace).map(|(_, seen)| seen.clone()).collect()
+    /// The observations of all sessions of a namespace, without names.
+    pub fn all(&self, namespace: &str) -> Vec<ObservedSession> {
+        let observations = lock(&self.observations);
+        observations.seen.iter().filter(|((in_, _), _)| in_ == namespace).map(|(_, seen)| seen.clone()).collect()
     }
 
-    /// How many sessions of the namespace are so.
-    pub fn count(&self, namespace: &str, is_so: impl Fn(&Seen) -> bool) -> usize {
-        let book = lock(&self.book);
-        book.seen.iter().filter(|((in_, _), seen)| in_ == namespace && is_so(seen)).count()
+    /// Counts the sessions of a namespace that match.
+    pub fn count(&self, namespace: &str, matches: impl Fn(&ObservedSession) -> bool) -> usize {
+        let observations = lock(&self.observations);
+        observations.seen.iter().filter(|((in_, _), seen)| in_ == namespace && matches(seen)).count()
     }
 
-    /// Waits until so many sessions of the namespace are so.
+    /// Waits until `count` sessions of a namespace match; `what` describes them in the error.
     ///
     /// # Errors
-    /// When they are not in time.
+    /// Returns an error after `timeout`.
     pub async fn wait_for(
         &self,
         count: usize,
         namespace: &str,
         what: &str,
-        patience: Duration,
-        is_so: impl Fn(&Seen) -> bool,
+        timeout: Duration,
+        matches: impl Fn(&ObservedSession) -> bool,
     ) -> Result<()> {
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
-            let have = self.count(namespace, &is_so);
+            let have = self.count(namespace, &matches);
             if have >= count {
                 return Ok(());
             }
-            if began.elapsed() > patience {
-                let seconds = patience.as_secs();
+            if start.elapsed() > timeout {
+                let seconds = timeout.as_secs();
                 bail!("{have} of {count} sessions of namespace {namespace} are {what} after {seconds} s");
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// A session was made: it is to be heard of.
-    pub fn made(&self, session: &BrowserSession) {
+    /// Adds a session that was created, in case it is deleted before the watch shows it.
+    pub fn created(&self, session: &BrowserSession) {
         let name = (session.namespace().unwrap_or_default(), session.name_any());
-        entry(&mut lock(&self.book).seen, name, session.metadata.uid.as_deref().unwrap_or_default());
+        entry(&mut lock(&self.observations).seen, name, session.metadata.uid.as_deref().unwrap_or_default());
     }
 
-    /// Its user has no more use for that session: that it goes is no loss.
-    pub fn give_up(&self, namespace: &str, name: &str) {
-        lock(&self.book).seen.entry((namespace.to_owned(), name.to_owned())).or_default().given_up = true;
+    /// Marks a session as deleted by its user, so that its deletion does not count as a loss.
+    pub fn mark_deleted_by_user(&self, namespace: &str, name: &str) {
+        lock(&self.observations).seen.entry((namespace.to_owned(), name.to_owned())).or_default().deleted_by_user =
+            true;
     }
 
-    /// UIDs of the sessions that were ever published on two runners.
-    pub fn doubled(&self) -> Vec<String> {
-        let book = lock(&self.book);
-        book.published.iter().filter(|(_, runners)| runners.len() > 1).map(|(uid, _)| uid.clone()).collect()
+    /// UIDs of sessions whose statuses named more than one runner.
+    pub fn published_twice(&self) -> Vec<String> {
+        let observations = lock(&self.observations);
+        observations.published.iter().filter(|(_, runners)| runners.len() > 1).map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// What was seen of all sessions of a namespace, by name.
-    pub fn by_name(&self, namespace: &str) -> BTreeMap<String, Seen> {
-        let book = lock(&self.book);
-        let here = book.seen.iter().filter(|((in_, _), _)| in_ == namespace);
+    /// The observations of all sessions of a namespace, by name.
+    pub fn by_name(&self, namespace: &str) -> BTreeMap<String, ObservedSession> {
+        let observations = lock(&self.observations);
+        let here = observations.seen.iter().filter(|((in_, _), _)| in_ == namespace);
         here.map(|((_, name), seen)| (name.clone(), seen.clone())).collect()
     }
 
-    /// Forgets what was seen of the sessions of a namespace.
+    /// Drops the observations of a namespace.
     pub fn forget(&self, namespace: &str) {
-        lock(&self.book).seen.retain(|(in_, _), _| in_ != namespace);
+        lock(&self.observations).seen.retain(|(in_, _), _| in_ != namespace);
     }
 }
 
@@ -196,34 +197,38 @@ impl Drop for Sessions {
     }
 }
 
-async fn follow(api: Api<SeenSession>, book: Arc<Mutex<Book>>, begun: oneshot::Sender<()>) {
-    let mut begun = Some(begun);
+async fn watch_sessions(
+    api: Api<WatchedSession>,
+    observations: Arc<Mutex<Observations>>,
+    started: oneshot::Sender<()>,
+) {
+    let mut started = Some(started);
     let events = watcher(api, watcher::Config::default()).backoff(Pauses::default());
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Init) => lock(&book).listed.clear(),
+            Ok(Event::Init) => lock(&observations).listed.clear(),
             Ok(Event::InitApply(session)) => {
-                let mut book = lock(&book);
-                book.listed.insert(name_of(&session));
-                book.note(session);
+                let mut observations = lock(&observations);
+                observations.listed.insert(name_of(&session));
+                observations.record(session);
             }
             Ok(Event::InitDone) => {
-                lock(&book).note_unlisted();
-                if let Some(begun) = begun.take() {
-                    let _ = begun.send(());
+                lock(&observations).record_unlisted();
+                if let Some(started) = started.take() {
+                    let _ = started.send(());
                 }
             }
-            Ok(Event::Apply(session)) => lock(&book).note(session),
-            Ok(Event::Delete(session)) => lock(&book).note_gone(name_of(&session)),
-            // An interruption is made up for by the next list.
+            Ok(Event::Apply(session)) => lock(&observations).record(session),
+            Ok(Event::Delete(session)) => lock(&observations).record_deleted(name_of(&session)),
+            // The list after the interruption makes up for missed events.
             Err(_) => {}
         }
     }
 }
 
-impl Book {
-    fn note(&mut self, session: SeenSession) {
+impl Observations {
+    fn record(&mut self, session: WatchedSession) {
         let now = Instant::now();
         let name = name_of(&session);
         let uid = session.metadata.uid.unwrap_or_default();
@@ -232,15 +237,15 @@ impl Book {
             entry(&mut self.seen, name.clone(), &uid).runners.insert(runner.uid);
         }
         let seen = entry(&mut self.seen, name.clone(), &uid);
-        (seen.state, seen.gone) = (session.status.state, false);
+        (seen.state, seen.deleted) = (session.status.state, false);
         match session.status.state {
             SessionState::Pending | SessionState::Starting => {}
             SessionState::Queued => seen.was_queued = true,
             SessionState::Ready => {
                 seen.ready.get_or_insert(now);
-                if let Some(tell) = self.awaited.remove(&name) {
-                    // Whoever waited may have given up.
-                    let _ = tell.send(now);
+                if let Some(sender) = self.awaited.remove(&name) {
+                    // The receiver may have timed out.
+                    let _ = sender.send(now);
                 }
             }
             SessionState::Finished => {
@@ -248,41 +253,42 @@ impl Book {
                 let mut conditions = session.status.conditions.into_iter();
                 seen.reason =
                     conditions.find(|condition| condition.r#type == FINISHED).map(|condition| condition.reason);
-                // Nobody needs to wait for it any longer.
+                // A finished session never becomes Ready: dropping the sender ends the wait.
                 self.awaited.remove(&name);
             }
         }
     }
 
-    fn note_gone(&mut self, name: Name) {
+    fn record_deleted(&mut self, name: Name) {
         self.awaited.remove(&name);
         if let Some(seen) = self.seen.get_mut(&name) {
-            seen.gone = true;
+            seen.deleted = true;
         }
     }
 
-    /// What was there before and is not in a list went while nobody watched, or is younger than the list.
-    fn note_unlisted(&mut self) {
+    /// Marks sessions as deleted that are missing from a complete list. Some may only be younger than the list; their
+    /// next event corrects that.
+    fn record_unlisted(&mut self) {
         for (_, seen) in self.seen.iter_mut().filter(|(name, _)| !self.listed.contains(*name)) {
-            seen.gone = true;
+            seen.deleted = true;
         }
     }
 }
 
-/// What was seen of the session with that UID: another of its name was another one.
-fn entry<'a>(seen: &'a mut HashMap<Name, Seen>, name: Name, uid: &str) -> &'a mut Seen {
+/// The observations of the session with this UID. A different UID under the same name replaces the former observations.
+fn entry<'a>(seen: &'a mut HashMap<Name, ObservedSession>, name: Name, uid: &str) -> &'a mut ObservedSession {
     let seen = seen.entry(name).or_default();
     if seen.uid != uid {
-        let given_up = seen.given_up && seen.uid.is_empty();
-        *seen = Seen { uid: uid.to_owned(), given_up, ..Seen::default() };
+        let deleted_by_user = seen.deleted_by_user && seen.uid.is_empty();
+        *seen = ObservedSession { uid: uid.to_owned(), deleted_by_user, ..ObservedSession::default() };
     }
     seen
 }
 
-fn name_of(session: &SeenSession) -> Name {
+fn name_of(session: &WatchedSession) -> Name {
     (session.namespace().unwrap_or_default(), session.name_any())
 }
 
-fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
-    book.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(observations: &Mutex<Observations>) -> MutexGuard<'_, Observations> {
+    observations.lock().unwrap_or_else(PoisonError::into_inner)
 }

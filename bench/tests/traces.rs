@@ -1,12 +1,12 @@
-//! What the operator tells a collector of traces, and Prometheus. It needs etcd and Kubernetes, so only
-//! `cargo test --test traces` runs it.
+//! Tests the traces that the operator exports and its metrics, on a real API server. Needs etcd and the Kubernetes
+//! binaries, so only `cargo test --test traces` runs it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use camofleet_bench::{
     binaries::{Kubernetes, OperatorProgram},
     control_plane::User,
-    harness::{Harness, Options, lasting_pool, of_pool},
+    harness::{Harness, Options, long_lived_pool, session_spec},
     operator::Operator,
     simulator::Nodes,
 };
@@ -22,18 +22,20 @@ use kube::{
 use serde_json::json;
 use std::{panic::AssertUnwindSafe, time::Duration};
 
-/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any step takes on a loaded machine. A test that hangs then fails at the step that hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "traced";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-async fn until(what: &str, found: impl AsyncFn() -> bool) {
+async fn wait_until(what: &str, found: impl AsyncFn() -> bool) {
     let wait = async {
         while !found().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in {PATIENCE:?} not {what}"));
+    tokio::time::timeout(TIMEOUT, wait)
+        .await
+        .unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} while waiting for: {what}"));
 }
 
 fn trace_of(uid: &str) -> String {
@@ -41,7 +43,7 @@ fn trace_of(uid: &str) -> String {
 }
 
 #[tokio::test]
-async fn one_trace_from_the_create_to_ready() {
+async fn exports_traces_and_metrics_of_sessions() {
     tls::install_provider().unwrap();
     let options = Options {
         kubernetes: Kubernetes::find(None).await.unwrap(),
@@ -50,44 +52,45 @@ async fn one_trace_from_the_create_to_ready() {
         launch_time: Duration::ZERO,
     };
     let harness = Harness::start(options).await.unwrap();
-    // What fails must not leave the control plane running.
-    let outcome = AssertUnwindSafe(told(&harness)).catch_unwind().await;
+    // A panic must not leave the control plane running.
+    let outcome = AssertUnwindSafe(check_telemetry(&harness)).catch_unwind().await;
     harness.stop().await.unwrap();
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
 }
 
-async fn told(harness: &Harness) {
+async fn check_telemetry(harness: &Harness) {
     let collector = Collector::start().await.unwrap();
     let env = [(ENDPOINT, collector.endpoint()), ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned())];
     let env = env.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
-    let mut operator = harness.operator_in("a", harness.control_plane.kubeconfig(User::Operator), env).unwrap();
+    let mut operator = harness.start_operator_with("a", harness.control_plane.kubeconfig(User::Operator), env).unwrap();
     operator.wait_until_leading().await.unwrap();
-    harness.namespace(NAMESPACE).await.unwrap();
-    harness.hot_pool(NAMESPACE, "pool", lasting_pool(1, 2)).await.unwrap();
+    harness.create_namespace(NAMESPACE).await.unwrap();
+    harness.create_hot_pool(NAMESPACE, "pool", long_lived_pool(1, 2)).await.unwrap();
 
-    runners_are_told(harness, &collector).await;
-    a_start_is_one_trace(harness, &collector).await;
-    a_refusal_is_the_end_of_a_trace(harness, &collector).await;
-    of_a_pool_that_is_gone_nothing_is_told(harness, &operator).await;
+    runners_get_the_collector_endpoint(harness, &collector).await;
+    a_session_start_is_one_trace(harness, &collector).await;
+    a_rejected_session_ends_its_trace_with_an_error(harness, &collector).await;
+    metrics_of_a_deleted_pool_are_removed(harness, &operator).await;
     operator.stop().await.unwrap();
 }
 
-async fn runners_are_told(harness: &Harness, collector: &Collector) {
+async fn runners_get_the_collector_endpoint(harness: &Harness, collector: &Collector) {
     let pods = harness.api::<Pod>(NAMESPACE).list(&ListParams::default()).await.unwrap();
-    let [pod] = pods.items.as_slice() else { panic!("not one runner") };
+    let [pod] = pods.items.as_slice() else { panic!("expected exactly one runner") };
     let environment = pod.spec.as_ref().unwrap().containers[0].env.as_ref().unwrap();
-    let of_traces: Vec<_> = environment.iter().filter(|variable| variable.name.starts_with("OTEL_")).collect();
-    // And not how often the operator sends, or what would open the collector to it.
-    let [endpoint] = of_traces[..] else { panic!("{of_traces:?}") };
+    let variables: Vec<_> = environment.iter().filter(|variable| variable.name.starts_with("OTEL_")).collect();
+    // The operator's other OTEL variables, such as its export interval or credentials of the collector, must not reach
+    // runners.
+    let [endpoint] = variables[..] else { panic!("{variables:?}") };
     assert_eq!((endpoint.name.as_str(), endpoint.value.clone()), (ENDPOINT, Some(collector.endpoint())));
 }
 
-async fn a_start_is_one_trace(harness: &Harness, collector: &Collector) {
+async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) {
     let claims = harness.claims();
-    let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), PATIENCE).await.unwrap();
-    assert!(claim.ready.is_some(), "it is not Ready");
+    let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), TIMEOUT).await.unwrap();
+    assert!(claim.ready.is_some(), "the session is not Ready");
     let sessions = harness.api::<BrowserSession>(NAMESPACE);
     let session = sessions.get("hot").await.unwrap();
     let uid = session.uid().unwrap();
@@ -99,32 +102,32 @@ async fn a_start_is_one_trace(harness: &Harness, collector: &Collector) {
         assert_eq!(part.parent, root.id, "{part:#?}");
         assert!(root.time.0 <= part.time.0 && part.time.1 <= root.time.1, "{part:#?} is not within {root:#?}");
     }
-    // A runner's events may be faster than its answer, and then the status is written before the call is over.
+    // The runner's event may arrive before its response, and then the status is written before the bind call returns.
     assert!(queue.time.1 <= bind.time.0 && bind.time.0 <= publish.time.0, "{trace:#?}");
     assert!(trace.iter().all(|span| span.service == "camofleet-operator" && span.error.is_none()), "{trace:#?}");
-    let told = ["namespace", "name"].map(|what| root.attribute(&format!("camofleet.session.{what}")).unwrap());
-    assert_eq!(told, [NAMESPACE, "hot"]);
+    let attributes = ["namespace", "name"].map(|what| root.attribute(&format!("camofleet.session.{what}")).unwrap());
+    assert_eq!(attributes, [NAMESPACE, "hot"]);
     assert_eq!(queue.attribute("camofleet.pool.name"), Some("pool"));
     let tokens = trace.iter().flat_map(|span| &span.attributes).filter(|(_, value)| value.contains("eyJ"));
-    assert_eq!(tokens.count(), 0, "a token is told");
+    assert_eq!(tokens.count(), 0, "a span contains a token");
     let header = format!("00-{}-{}-01", trace_of(&uid), bind.id);
     assert_eq!(harness.simulator.traceparents(&uid), [Some(header.clone())]);
 
-    // What comes after Ready is no part of it: the runner is given a new time-out.
+    // Calls after Ready are not part of the trace: an update of the timeout binds again without `traceparent`.
     let patch = json!({ "spec": { "idleTimeoutSeconds": 40 } });
     sessions.patch("hot", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-    until("a second call to the runner", async || harness.simulator.traceparents(&uid).len() > 1).await;
+    wait_until("a second bind call", async || harness.simulator.traceparents(&uid).len() > 1).await;
     assert_eq!(harness.simulator.traceparents(&uid), [Some(header), None]);
     sessions.delete("hot", &DeleteParams::default()).await.unwrap();
-    until("the end of the session", async || {
-        harness.simulator.record().bindings(&uid).iter().all(|binding| binding.ended.is_some())
+    wait_until("the session ends on its runner", async || {
+        harness.simulator.binding_log().of_session(&uid).iter().all(|binding| binding.ended.is_some())
     })
     .await;
-    assert_eq!(collector.trace(&trace_of(&uid)).len(), 4, "more is told than the start");
+    assert_eq!(collector.trace(&trace_of(&uid)).len(), 4, "the trace has spans after the start");
 }
 
-async fn a_refusal_is_the_end_of_a_trace(harness: &Harness, collector: &Collector) {
-    let greedy = BrowserSessionSpec { priority: 1, ttl_seconds_after_finished: 300, ..of_pool("pool") };
+async fn a_rejected_session_ends_its_trace_with_an_error(harness: &Harness, collector: &Collector) {
+    let greedy = BrowserSessionSpec { priority: 1, ttl_seconds_after_finished: 300, ..session_spec("pool") };
     let session = harness.claims().create(NAMESPACE, "greedy", greedy).await.unwrap();
     let id = trace_of(&session.uid().unwrap());
     let trace = collector.wait_for(&id, &["session.start", "publish"]).await.unwrap();
@@ -133,21 +136,21 @@ async fn a_refusal_is_the_end_of_a_trace(harness: &Harness, collector: &Collecto
     assert_eq!((root.error.as_deref(), &publish.parent), (Some("PriorityTooHigh"), &root.id));
 }
 
-async fn of_a_pool_that_is_gone_nothing_is_told(harness: &Harness, operator: &Operator) {
+async fn metrics_of_a_deleted_pool_are_removed(harness: &Harness, operator: &Operator) {
     let of_pool = [("pool_namespace", NAMESPACE), ("pool", "pool")];
     let names = ["slots", "session_starts_total", "queue_wait_seconds_count"];
     let names = names.map(|name| format!("camofleet_operator_{name}"));
     let metrics = operator.metrics().await.unwrap();
     for name in &names {
-        assert!(metrics.sum(name, &of_pool) > 0.0, "{name} tells nothing of the pool");
+        assert!(metrics.sum(name, &of_pool) > 0.0, "{name} has no value for the pool");
     }
     let kinds = ["BrowserSession", "WorkerPool", "Pod", "Node", "Namespace", "ConfigMap"];
     for kind in kinds {
         let silence = metrics.sum("camofleet_operator_watch_silence_seconds", &[("kind", kind)]);
-        assert!(silence > 0.0, "nothing is told of the watch of {kind}");
+        assert!(silence > 0.0, "the watch of {kind} has no metric");
     }
     harness.api::<WorkerPool>(NAMESPACE).delete("pool", &DeleteParams::default()).await.unwrap();
-    until("the pool is forgotten", async || {
+    wait_until("the metrics of the pool are removed", async || {
         let metrics = operator.metrics().await.unwrap();
         names.iter().all(|name| !metrics.has(name, &of_pool))
     })

@@ -1,16 +1,16 @@
-//! Claims on a pool that keeps no browser, beside a plain launch by Playwright on the same machine.
+//! Claims of a pool without prewarmed browsers, compared with a plain launch by Playwright on the same machine.
 
-use super::{Bench, PAGE, apart, ratio_of_medians, timed};
+use super::{Bench, PAGE, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
-use camofleet_bench::{arrivals::Figures, figures::Samples, report::Report};
+use camofleet_bench::{arrivals::ClaimStats, report::Report, stats::Samples};
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::clients::FIREFOX;
 use clap::Args;
 
-/// How many.
+/// Number of samples.
 #[derive(Debug, Args)]
 pub struct Cold {
-    /// Claims, and as many pages and plain launches.
+    /// Number of claims, of page loads and of plain launches.
     #[arg(long, default_value_t = 10)]
     claims: usize,
 }
@@ -31,17 +31,17 @@ impl Cold {
         );
         let (mut claims, mut pages) = (Vec::new(), Samples::default());
         let (mut launches, mut plain_pages) = (Samples::default(), Samples::default());
-        // In turns, so that all see the same machine.
+        // Interleaved, so that changes of the machine's speed affect all of them.
         for index in 0..self.claims {
-            eprintln!("{} of {}", index + 1, self.claims);
+            eprintln!("claim {} of {}", index + 1, self.claims);
             claims.push(bench.claim(format!("cold-{index}"), StartTier::Cold).await?);
             pages.add(bench.loaded_page().await?);
             launches.add(timed(&mut client, &launch).await?);
             plain_pages.add(timed(&mut client, &page).await?);
         }
-        let plain = Figures { claims: launches.count(), latencies: launches, ..Figures::default() };
-        let fleet = apart(&claims);
-        report.fleet(&fleet);
+        let plain = ClaimStats { claims: launches.count(), latencies: launches, ..ClaimStats::default() };
+        let fleet = stats_without_total(&claims);
+        report.claims(&fleet);
         report.row("plain launch", &plain);
         for percent in [50, 99] {
             report.set(&format!("plain_launch_p{percent}_ms"), plain.latencies.percentile(percent));

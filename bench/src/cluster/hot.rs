@@ -1,23 +1,24 @@
-//! Hot claims, beside what the API server alone takes; and loaded pages, beside a plain Playwright server that runs already.
+//! Claims of hot browsers, compared with the API server alone; and page loads, compared with a running Playwright
+//! server.
 
-use super::{Bench, PAGE, PATIENCE, apart, ratio_of_medians, timed};
+use super::{Bench, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{
-    arrivals::Figures,
-    figures::{Samples, number, ratio},
+    arrivals::ClaimStats,
     report::Report,
+    stats::{Samples, as_f64, ratio},
 };
 use camofleet_crds::v1alpha1::StartTier;
 use camofleet_e2e::{clients::FIREFOX, metrics};
 use clap::Args;
 
-/// How many.
+/// Number of samples.
 #[derive(Debug, Args)]
 pub struct Hot {
-    /// Claims.
+    /// Number of claims.
     #[arg(long, default_value_t = 50)]
     claims: usize,
-    /// Pages.
+    /// Number of page loads.
     #[arg(long, default_value_t = 20)]
     pages: usize,
 }
@@ -25,24 +26,24 @@ pub struct Hot {
 impl Hot {
     pub async fn run(self, bench: &Bench) -> Result<Report> {
         let mut report = Report::new("hot");
-        // The first session of a client opens its connection.
+        // The first session opens the client's connections.
         self.claims(bench, "first", 1).await?;
 
-        // Half of the floor before and half after, so that a machine that becomes slower or faster favours nobody.
-        eprintln!("the floor");
+        // Half of the floor before the fleet and half after, so that a machine that changes speed favours neither.
+        eprintln!("measuring the floor");
         let first_half = self.claims.div_ceil(2);
         let mut floor = self.floor(bench, "before", first_half).await?;
-        eprintln!("the fleet");
+        eprintln!("measuring the fleet");
         let before = writes(bench).await?;
         let fleet = self.claims(bench, "hot", self.claims).await?;
         let written = writes(bench).await? - before;
-        eprintln!("the floor again");
+        eprintln!("measuring the floor again");
         floor.merge(&self.floor(bench, "after", self.claims - first_half).await?);
-        report.fleet(&fleet);
-        report.against(&fleet, &floor);
-        report.set("writes_per_session", ratio(written, number(self.claims)));
+        report.claims(&fleet);
+        report.compare_with_floor(&fleet, &floor);
+        report.set("writes_per_session", ratio(written, as_f64(self.claims)));
 
-        eprintln!("pages");
+        eprintln!("measuring page loads");
         let (pages, plain) = self.pages(bench).await?;
         for (key, samples) in [("page", &pages), ("plain_page", &plain)] {
             for percent in [50, 90, 99] {
@@ -53,27 +54,28 @@ impl Hot {
         Ok(report)
     }
 
-    async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
+    async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<ClaimStats> {
         let mut claims = Vec::new();
         for index in 0..count {
             claims.push(bench.claim(format!("{what}-{index}"), StartTier::Hot).await?);
         }
-        Ok(apart(&claims))
+        Ok(stats_without_total(&claims))
     }
 
-    async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<Figures> {
+    async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<ClaimStats> {
         let mut claims = Vec::new();
         let namespace = &bench.space.name;
         for index in 0..count {
             let name = format!("{what}-{index}");
-            // Its pool is not there, and its status names no runner: the operator lets it alone for longer than this takes.
-            claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), PATIENCE).await?);
-            bench.claims.end(namespace, &name).await?;
+            // The pool does not exist and the status names no runner, so the operator ignores the session for longer
+            // than this takes.
+            claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
+            bench.claims.delete(namespace, &name).await?;
         }
-        Ok(apart(&claims))
+        Ok(stats_without_total(&claims))
     }
 
-    /// Pages of the fleet, and of a plain server, in turns.
+    /// Page loads on the fleet and on a plain server, alternating.
     async fn pages(&self, bench: &Bench) -> Result<(Samples, Samples)> {
         let mut client = bench.plain_client().await?;
         let server = format!("{{ channel: 'moz-firefox', executablePath: {FIREFOX:?}, headless: true }}");
@@ -93,7 +95,7 @@ impl Hot {
     }
 }
 
-/// Statuses of sessions that the operator has written: none is on its way while the pool is as it was.
+/// Number of session statuses that the operator has written. The warm pool causes no further ones.
 async fn writes(bench: &Bench) -> Result<f64> {
     let metrics = metrics::of(&bench.space.fleet.operator().await?).await?;
     Ok(metrics.sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]))

@@ -1,17 +1,17 @@
-//! Scenarios on the fleet that `dev/up` made, with real browsers and a real Playwright client. Nothing else uses the fleet
-//! meanwhile.
+//! Scenarios on the fleet of `dev/up`, with real browsers and a real Playwright client. No other program may use the
+//! fleet during a run.
 
 mod cold;
 mod hot;
 
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    arrivals::{Claim, Figures},
-    figures::{Samples, ratio},
+    arrivals::{Claim, ClaimStats},
     harness::Claims,
     machine,
     report::Report,
     sessions::Sessions,
+    stats::{Samples, ratio},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
 use camofleet_e2e::{Fleet, TestNamespace, clients::NodeClient, test_alone};
@@ -22,43 +22,49 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A claim that is not Ready by then counts as one that is not.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The pool of what is measured.
+/// A claim that takes longer counts as not Ready.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Name of the measured pool.
 const POOL: &str = "measured";
-/// A page that no network is needed for.
+/// A page that needs no network.
 const PAGE: &str = "data:text/html,<title>measured</title>";
 
-/// What is measured on a cluster.
+/// Scenarios on a cluster.
 #[derive(Debug, Subcommand)]
 pub enum ClusterScenario {
-    /// On the fleet of dev/up: claims on hot browsers, one after another, and pages loaded in them.
+    /// On the fleet of dev/up: claims of hot browsers one after another, and page loads in them.
     Hot(hot::Hot),
-    /// On the fleet of dev/up: claims that a browser is launched for, and pages loaded in it.
+    /// On the fleet of dev/up: claims that launch a browser, and page loads in it.
     Cold(cold::Cold),
 }
 
 impl ClusterScenario {
-    /// Measures it, and prints what came of it.
+    /// Runs the scenario and prints its report.
     ///
     /// # Panics
-    /// When it fails, after it was said how the fleet stands.
+    /// If the scenario fails, after printing the state of the fleet.
     pub fn run(self) {
         match self {
             Self::Hot(hot) => {
                 let pool = json!({ "sessionsPerRunner": 0 });
-                test_alone("bench-hot", |space| printed(space, pool, async |bench| hot.run(bench).await));
+                test_alone("bench-hot", |space| measure_and_print(space, pool, async |bench| hot.run(bench).await));
             }
             Self::Cold(cold) => {
                 let never_hot = json!({ "sessionsPerRunner": 0, "prewarm": { "headless": 0, "headful": 0 } });
-                test_alone("bench-cold", |space| printed(space, never_hot, async |bench| cold.run(bench).await));
+                test_alone("bench-cold", |space| {
+                    measure_and_print(space, never_hot, async |bench| cold.run(bench).await)
+                });
             }
         }
     }
 }
 
-/// Measures a pool of that spec.
-async fn printed(space: TestNamespace, pool: Value, measure: impl AsyncFnOnce(&Bench) -> Result<Report>) -> Result<()> {
+/// Creates a pool with this spec, runs the measurement and prints the report.
+async fn measure_and_print(
+    space: TestNamespace,
+    pool: Value,
+    measure: impl AsyncFnOnce(&Bench) -> Result<Report>,
+) -> Result<()> {
     let machine = machine::describe();
     space.pool(POOL, pool).await?;
     let bench = Bench::start(space).await?;
@@ -67,7 +73,7 @@ async fn printed(space: TestNamespace, pool: Value, measure: impl AsyncFnOnce(&B
     Ok(())
 }
 
-/// A namespace of the fleet with a pool, and who makes claims in it.
+/// A namespace with the measured pool, and the client that creates sessions in it.
 pub struct Bench {
     space: TestNamespace,
     claims: Claims,
@@ -75,30 +81,31 @@ pub struct Bench {
 
 impl Bench {
     async fn start(space: TestNamespace) -> Result<Self> {
-        // Clients of their own, as an operator and a user have: nobody waits behind another's calls.
+        // Separate clients with their own connections, like an operator and a user, so that calls do not delay each
+        // other.
         let [watching, asking, patching] = [Fleet::find().await?, Fleet::find().await?, Fleet::find().await?];
         let sessions = Arc::new(Sessions::watch(watching.client).await?);
         Ok(Self { space, claims: Claims::new(sessions, asking.client, patching.client) })
     }
 
-    /// Makes a session, waits until it is Ready by that tier, ends it, and waits until the pool is as it was: claims are
-    /// measured on a machine at rest.
+    /// Creates a session, waits until it is Ready, checks its start tier, deletes it, and waits until the pool is warm
+    /// again, so that each claim is measured on an idle machine.
     async fn claim(&self, name: String, tier: StartTier) -> Result<Claim> {
         let namespace = &self.space.name;
-        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), PATIENCE).await?;
+        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), TIMEOUT).await?;
         let status = self.space.api::<BrowserSession>().get(&name).await?.status.unwrap_or_default();
         ensure!(
             claim.ready.is_none() || status.start_tier == Some(tier),
-            "session {name} started by tier {:?}, not {tier:?}: the figures would mix two things",
+            "session {name} started with tier {:?} instead of {tier:?}, so its latency cannot be compared",
             status.start_tier
         );
-        self.claims.end(namespace, &name).await?;
+        self.claims.delete(namespace, &name).await?;
         self.space.warm_pool(POOL).await?;
         Ok(claim)
     }
 
-    /// From the create of a session until a page is loaded in the page that it has open. Starting Node is no part of
-    /// it: the client that connects is one that has been there before.
+    /// Time from the creation of a session to a loaded page in its initial page. Excludes the start of Node: the client
+    /// process runs before it connects.
     async fn loaded_page(&self) -> Result<Duration> {
         let start = Instant::now();
         let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
@@ -114,9 +121,9 @@ impl Bench {
         Ok(took)
     }
 
-    /// A Playwright client that is to drive browsers of this machine, without a fleet.
+    /// A Playwright client that drives browsers of this machine without the fleet.
     async fn plain_client(&self) -> Result<NodeClient> {
-        // A client is made for a session, whether it connects or not.
+        // `NodeClient` requires a session, even if it never connects.
         let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
         let mut client = NodeClient::start(&self.space, &session).await?;
         client.run("return 0").await?;
@@ -129,7 +136,7 @@ impl Bench {
         let operator = self.space.fleet.operator().await?;
         let image = operator.spec.and_then(|spec| spec.containers.into_iter().next()?.image);
         let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
-        let status = session.object().await?.status.context("a session that is Ready has a status")?;
+        let status = session.object().await?.status.context("the session has no status")?;
         session.delete().await?;
         self.space.warm_pool(POOL).await?;
         Ok(json!({
@@ -142,20 +149,20 @@ impl Bench {
     }
 }
 
-/// The figures of claims between which other things were waited for, so that all of them together mean nothing.
-fn apart(claims: &[Claim]) -> Figures {
-    let mut figures = Figures::default();
-    figures.add(claims);
-    Figures { totals: Samples::default(), ..figures }
+/// Statistics without a total time, because other work runs between these claims.
+fn stats_without_total(claims: &[Claim]) -> ClaimStats {
+    let mut stats = ClaimStats::default();
+    stats.add(claims);
+    ClaimStats { totals: Samples::default(), ..stats }
 }
 
-/// How many times longer the one takes, in the median.
+/// Ratio of the medians.
 fn ratio_of_medians(of: &Samples, to: &Samples) -> Option<f64> {
     ratio(of.percentile(50)?, to.percentile(50)?)
 }
 
-/// How long the code took, which returns milliseconds.
+/// Runs code that returns milliseconds.
 async fn timed(client: &mut NodeClient, code: &str) -> Result<Duration> {
-    let took = client.run(code).await?.as_f64().context("a time is a number")?;
+    let took = client.run(code).await?.as_f64().context("the code did not return a number")?;
     Ok(Duration::from_secs_f64(took / 1000.0))
 }

@@ -1,35 +1,35 @@
-//! One pod for each session: how fast a pool refills.
+//! One pod per session: the rate at which a pool refills.
 
-use super::{FLEET, POOL, claim, leader, make};
+use super::{FLEET, POOL, claim, run_claims, start_leader};
 use anyhow::Result;
 use camofleet_bench::{
-    arrivals::{Arrivals, Claim, Figures},
+    arrivals::{Arrivals, Claim, ClaimStats},
     cpu::CpuWatch,
-    figures::number,
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
     report::Report,
+    stats::as_f64,
 };
 use camofleet_crds::v1alpha1::WorkerPoolSpec;
 use clap::Args;
 use futures::future::try_join_all;
 use std::time::{Duration, Instant};
 
-/// How many runners and claims there are at a time.
+/// Size of the pool and of the load.
 #[derive(Clone, Debug, Args)]
 pub struct Churn {
-    /// Runners of the pool, each good for one session.
+    /// Runners of the pool, each for one session.
     #[arg(long, default_value_t = 100)]
     runners: usize,
-    /// Claims under way at once, each followed by the next when it is Ready.
+    /// Concurrent claims. Each is followed by the next one when it is Ready.
     #[arg(long, default_value_t = 100)]
     outstanding: usize,
-    /// How long it goes on before it is measured: until the runners that were there at first are used up.
+    /// Time before the measurement starts, in which the initial runners are used up.
     #[arg(long, default_value_t = 10)]
     settle_seconds: u64,
-    /// How long it is measured.
+    /// Duration of the measurement.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// How long each session lives.
+    /// Lifetime of each session.
     #[arg(long, default_value_t = 100)]
     life_milliseconds: u64,
 }
@@ -37,19 +37,19 @@ pub struct Churn {
 impl Churn {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
         let mut report = Report::new("churn");
-        harness.namespace(FLEET).await?;
-        let mut operator = leader(harness, "operator-0").await?;
-        let spec = WorkerPoolSpec { sessions_per_runner: None, ..lasting_pool(self.runners, 1) };
-        harness.hot_pool(FLEET, POOL, spec).await?;
-        harness.simulator.let_sessions_live(Some(Duration::from_millis(self.life_milliseconds)));
+        harness.create_namespace(FLEET).await?;
+        let mut operator = start_leader(harness, "operator-0").await?;
+        let spec = WorkerPoolSpec { sessions_per_runner: None, ..long_lived_pool(self.runners, 1) };
+        harness.create_hot_pool(FLEET, POOL, spec).await?;
+        harness.simulator.set_session_lifetime(Some(Duration::from_millis(self.life_milliseconds)));
 
-        eprintln!("{} claims at a time", self.outstanding);
+        eprintln!("running {} concurrent claims", self.outstanding);
         let begin = Instant::now() + Duration::from_secs(self.settle_seconds);
         let end = begin + Duration::from_secs(self.seconds);
         let one_after_another = async || {
             let mut claims = Vec::new();
             while Instant::now() < end {
-                claims.extend(make(harness, Arrivals::OneAfterAnother, 1, claim).await?);
+                claims.extend(run_claims(harness, Arrivals::Sequential, 1, claim).await?);
             }
             anyhow::Ok(claims)
         };
@@ -65,17 +65,17 @@ impl Churn {
 
         let in_time = |claim: &&Claim| claim.ready.is_none_or(|ready| ready >= begin && ready < end);
         let claims: Vec<Claim> = claims.iter().flatten().filter(in_time).copied().collect();
-        let mut figures = Figures::default();
-        figures.add(&claims);
-        let (ready, seconds) = (number(figures.latencies.count()), Duration::from_secs(self.seconds).as_secs_f64());
-        report.fleet(&figures);
+        let mut stats = ClaimStats::default();
+        stats.add(&claims);
+        let (ready, seconds) = (as_f64(stats.latencies.count()), Duration::from_secs(self.seconds).as_secs_f64());
+        report.claims(&stats);
         report.set("total_ms", serde_json::Value::Null);
         report.writes(&writes, claims.len());
         report.set("claims_per_second", ready / seconds);
         report.set("runners", self.runners);
         report.set("outstanding", self.outstanding);
         report.set("cpu_percent", cpu);
-        report.set("doubled", harness.simulator.record().doubled().len());
+        report.set("doubled", harness.simulator.binding_log().bound_twice().len());
         operator.stop().await?;
         Ok(report)
     }

@@ -1,6 +1,6 @@
-//! One scenario with two programs of the operator in turn.
+//! Runs a scenario with two operator binaries alternately.
 
-use super::{Scenario, on_a_cluster};
+use super::{Scenario, with_harness};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     binaries::OperatorProgram,
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
-/// Which operators, how often, and what is measured.
+/// Operators, number of runs, and scenario.
 #[derive(Clone, Debug, Args)]
 pub struct Compare {
-    /// The program of the operator that is compared with, such as the one of the version before.
+    /// Path of the baseline operator binary, such as that of the previous version.
     #[arg(long)]
     operator_a: PathBuf,
-    /// The program of the operator that is compared. Absent: this checkout's, built in release mode.
+    /// Path of the candidate operator binary. Default: built from this checkout with the release profile.
     #[arg(long)]
     operator_b: Option<PathBuf>,
-    /// Pairs of runs, one with each operator.
+    /// Pairs of runs: one with each operator.
     #[arg(long, default_value_t = 12)]
     pairs: usize,
     #[command(subcommand)]
@@ -29,15 +29,15 @@ pub struct Compare {
 }
 
 impl Compare {
-    /// The operator that is compared.
+    /// The candidate operator.
     ///
     /// # Errors
-    /// When one of the two is not there.
+    /// Returns an error if the binary does not exist or cannot be built.
     pub async fn operator_b(&self) -> Result<OperatorProgram> {
         OperatorProgram::find(self.operator_b.clone()).await
     }
 
-    /// Runs with either operator in turn, each on a cluster of its own. `options` names the operator that is compared.
+    /// Alternates runs with both operators, each on a new cluster. `options.operator` is the candidate.
     pub async fn run(self, options: Options, interrupted: &CancellationToken) -> Result<(Comparison, Value)> {
         ensure!(self.pairs > 0, "--pairs must be at least 1");
         let a = OperatorProgram::find(Some(self.operator_a.clone())).await?;
@@ -53,8 +53,8 @@ impl Compare {
             };
             let scenario = self.scenario.clone();
             let once = async |harness: &mut Harness| Ok((scenario.run(harness).await?, harness.versions().await?));
-            let (report, with) = on_a_cluster(Options { operator, ..options.clone() }, interrupted, once).await?;
-            comparison.add(variant, report.figures());
+            let (report, with) = with_harness(Options { operator, ..options.clone() }, interrupted, once).await?;
+            comparison.add(variant, report.metrics());
             versions[key] = with;
         }
         Ok((comparison, versions))

@@ -1,74 +1,75 @@
-//! Two operators, of which the one that leads is killed again and again while claims come.
+//! Two operators, whose leader is killed repeatedly while claims arrive.
 
-use super::{FLEET, PATIENCE, POOL, SLOTS_PER_RUNNER, claim, make};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, run_claims};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
-    arrivals::{Arrivals, Figures},
-    figures::Samples,
-    harness::{Harness, lasting_pool},
+    arrivals::{Arrivals, ClaimStats},
+    harness::{Harness, long_lived_pool},
     operator,
     report::Report,
+    stats::Samples,
 };
 use clap::Args;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::time::{Duration, Instant};
 
-/// How many claims, and how often the leader is killed.
+/// Load and number of kills.
 #[derive(Clone, Debug, Args)]
 pub struct LeaderKill {
-    /// Claims in all.
+    /// Number of claims.
     #[arg(long, default_value_t = 300)]
     claims: usize,
-    /// Claims a second.
+    /// Claims per second.
     #[arg(long, default_value_t = 45.0)]
     rate: f64,
-    /// How often the leader is killed: in equal parts of the claims, in each at a random moment.
+    /// Number of kills. The claims are divided into as many parts, and each part has one kill at a random time.
     #[arg(long, default_value_t = 5)]
     kills: usize,
-    /// Chooses the moments.
+    /// Seed for the times.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 impl LeaderKill {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
         let mut report = Report::new("leader-kill");
-        harness.namespace(FLEET).await?;
-        let mut operators = vec![harness.operator("operator-0")?, harness.operator("operator-1")?];
-        operator::leading(&mut operators).await?;
+        harness.create_namespace(FLEET).await?;
+        let mut operators = vec![harness.start_operator("operator-0")?, harness.start_operator("operator-1")?];
+        operator::wait_for_leader(&mut operators).await?;
         let runners = self.claims.div_ceil(SLOTS_PER_RUNNER);
-        harness.hot_pool(FLEET, POOL, lasting_pool(runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
 
         let mut random = SmallRng::seed_from_u64(self.seed);
-        let (mut figures, mut gaps) = (Figures::default(), Samples::default());
+        let (mut stats, mut gaps) = (ClaimStats::default(), Samples::default());
         let mut left = self.claims;
         for kill in 0..self.kills {
             let claims = left / (self.kills - kill);
             left -= claims;
             eprintln!("kill {} of {}", kill + 1, self.kills);
-            let part = make(harness, Arrivals::Random { rate: self.rate }, claims, claim);
-            // A moment when so many of this part's claims were bound: the others are on their way in every stage of it.
-            let after = harness.simulator.record().count() + random.random_range(0..claims.max(1));
+            let part = run_claims(harness, Arrivals::Poisson { rate: self.rate }, claims, claim);
+            // The kill comes after a random number of this part's claims is bound, so the other claims are in any
+            // stage.
+            let after = harness.simulator.binding_log().count() + random.random_range(0..claims.max(1));
             let killing = async {
-                while harness.simulator.record().count() < after {
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                while harness.simulator.binding_log().count() < after {
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
-                let leader = operator::leading(&mut operators).await?;
+                let leader = operator::wait_for_leader(&mut operators).await?;
                 operators[leader].daemon.kill().await?;
                 let killed = Instant::now();
-                let next = operator::leading(&mut operators).await?;
-                ensure!(next != leader, "who was killed leads");
+                let next = operator::wait_for_leader(&mut operators).await?;
+                ensure!(next != leader, "the killed operator still leads");
                 let bound = async {
                     loop {
-                        if let Some(bound) = harness.simulator.record().first_after(killed) {
+                        if let Some(bound) = harness.simulator.binding_log().first_bind_after(killed) {
                             return bound;
                         }
-                        tokio::time::sleep(LOOK_AGAIN).await;
+                        tokio::time::sleep(POLL_INTERVAL).await;
                     }
                 };
-                // When all was bound before, there is nothing to go on with.
+                // If all claims were bound before the kill, there is no next bind.
                 if let Ok(bound) = tokio::time::timeout(Duration::from_secs(5), bound).await {
                     gaps.add(bound.duration_since(killed));
                 }
@@ -76,16 +77,16 @@ impl LeaderKill {
             };
             let (part, killed) = tokio::join!(part, killing);
             killed?;
-            figures.add(&part?);
+            stats.add(&part?);
         }
-        harness.sessions.wait_for(self.claims, FLEET, "Ready", PATIENCE, |seen| seen.ready.is_some()).await?;
+        harness.sessions.wait_for(self.claims, FLEET, "Ready", TIMEOUT, |seen| seen.ready.is_some()).await?;
 
         let seen = harness.sessions.all(FLEET);
-        let lost = seen.iter().filter(|seen| seen.ready.is_none() || seen.finished.is_some() || seen.gone).count();
+        let lost = seen.iter().filter(|seen| seen.ready.is_none() || seen.finished.is_some() || seen.deleted).count();
         let republished = seen.iter().filter(|seen| seen.runners.len() != 1).count();
-        let doubled = harness.simulator.record().doubled();
-        let held = harness.simulator.record().held().len();
-        report.fleet(&figures);
+        let doubled = harness.simulator.binding_log().bound_twice();
+        let held = harness.simulator.binding_log().held().len();
+        report.claims(&stats);
         report.set("total_ms", serde_json::Value::Null);
         report.set("kills", self.kills);
         report.set("lost", lost);
@@ -94,8 +95,11 @@ impl LeaderKill {
         report.set("kill_to_next_bind_p50_ms", gaps.percentile(50));
         report.set("kill_to_next_bind_max_ms", gaps.percentile(100));
         ensure!(lost == 0, "{lost} sessions were lost");
-        ensure!(doubled.is_empty() && republished == 0, "on two runners: {doubled:?}, published on two: {republished}");
-        ensure!(held == self.claims, "{held} sessions are on runners, of {} that were made", self.claims);
+        ensure!(
+            doubled.is_empty() && republished == 0,
+            "bound twice: {doubled:?}; published on more than one runner: {republished}"
+        );
+        ensure!(held == self.claims, "runners hold {held} sessions, but {} were created", self.claims);
         for operator in &mut operators {
             operator.stop().await?;
         }

@@ -1,4 +1,4 @@
-//! The scenarios, and what they have in common.
+//! Scenarios on a cluster of the harness, and their shared steps.
 
 mod burst;
 mod chaos;
@@ -18,7 +18,7 @@ pub use hostile::{Hostile, failures};
 
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
-    arrivals::{Arrivals, Claim, Figures},
+    arrivals::{Arrivals, Claim, ClaimStats},
     harness::{Claims, Harness, Options},
     operator::Operator,
     report::Report,
@@ -31,49 +31,49 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The namespace of what is measured.
+/// Namespace of the measured sessions and pools.
 const FLEET: &str = "fleet";
-/// The namespace of what it is compared with.
+/// Namespace of the sessions of the floor.
 const FLOOR: &str = "floor";
-/// The pool of what is measured.
+/// Name of the measured pool.
 const POOL: &str = "hot";
-/// The slots of each runner of a pool in which runners are not what is measured.
+/// Slots per runner where runners are not what is measured.
 const SLOTS_PER_RUNNER: usize = 4;
-/// Claims that come first, at once, and are not counted: they open connections, of the fleet and of the floor alike.
+/// Unmeasured claims that open connections before the fleet or the floor is measured.
 const WARM_UP: usize = 64;
-/// A claim that is not Ready by then counts as one that is not.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// An operator that wrote nothing for so long has nothing to do.
-const SETTLE: Duration = Duration::from_secs(3);
-const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
+/// A claim that takes longer counts as not Ready.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// An operator that writes nothing for this long is quiet.
+const QUIET_PERIOD: Duration = Duration::from_secs(3);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What is measured.
+/// Scenarios.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Scenario {
-    /// What the API server itself takes: a create, a status patch, and the watch event of that.
+    /// The API server alone: a create, a status patch, and the watch event of the patch.
     Floor(floor::Floor),
-    /// Claims on hot slots, one after another.
+    /// Claims of hot slots, one after another.
     Sequential(sequential::Sequential),
-    /// Claims on hot slots, all at once.
+    /// Claims of hot slots, all at once.
     Burst(burst::Burst),
-    /// Claims that come at random at a rate, and live briefly.
+    /// Claims at a constant mean rate (Poisson arrivals) with short-lived sessions.
     Sustained(sustained::Sustained),
-    /// A long queue on few slots, which free up.
+    /// A long queue for few slots: its cost while nothing changes, and the rate at which it is served.
     Drain(drain::Drain),
-    /// Three tenants, of which one floods the pool.
+    /// Three tenants share a pool that one of them floods.
     Fairness(fairness::Fairness),
-    /// Many runners and sessions: memory, idle CPU, and how soon an operator that starts binds.
+    /// Many runners and sessions: memory, idle CPU, and the time from a start of the operator to its first bind.
     Scale(scale::Scale),
-    /// One pod for each session: how fast a pool refills.
+    /// One pod per session: the rate at which a pool refills.
     Churn(churn::Churn),
-    /// Two operators, of which the one that leads is killed again and again.
+    /// Two operators; the leader is killed repeatedly.
     LeaderKill(leader_kill::LeaderKill),
-    /// Sessions come and go while something fails every few seconds.
+    /// Sessions come and go while a failure is injected every few seconds.
     Chaos(chaos::Chaos),
 }
 
-/// Runs on a cluster of its own, which is stopped whatever comes of it, and when it is interrupted.
-pub async fn on_a_cluster<T>(
+/// Runs on a new cluster, which is stopped at the end, on errors and on interruption.
+pub async fn with_harness<T>(
     options: Options,
     interrupted: &CancellationToken,
     run: impl AsyncFnOnce(&mut Harness) -> Result<T>,
@@ -86,12 +86,12 @@ pub async fn on_a_cluster<T>(
         outcome = run(&mut harness) => outcome,
         () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted")),
     };
-    harness.stop().await.context("not all could be stopped")?;
+    harness.stop().await.context("cannot stop the cluster")?;
     outcome
 }
 
 impl Scenario {
-    /// Its name on the command line.
+    /// Name on the command line.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Floor(_) => "floor",
@@ -107,7 +107,7 @@ impl Scenario {
         }
     }
 
-    /// Measures it.
+    /// Runs the scenario.
     pub async fn run(self, harness: &mut Harness) -> Result<Report> {
         match self {
             Self::Floor(floor) => floor.run(harness).await,
@@ -124,71 +124,75 @@ impl Scenario {
     }
 }
 
-/// The floor of so many claims that arrive like that, after a warm-up. Nothing of it is left.
-async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<Figures> {
-    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, PATIENCE);
-    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
-    measured(harness, FLOOR, arrivals, count, claim).await
+/// Measures the floor after a warm-up, and deletes its sessions.
+async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<ClaimStats> {
+    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, TIMEOUT);
+    run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
+    measure(harness, FLOOR, arrivals, count, claim).await
 }
 
-/// Makes claims, and deletes all sessions of the namespace when all is told.
-async fn measured<C, F>(
+/// Runs claims, and deletes all sessions of the namespace afterwards.
+async fn measure<C, F>(
     harness: &Harness,
     namespace: &str,
     arrivals: Arrivals,
     count: usize,
     claim: C,
-) -> Result<Figures>
+) -> Result<ClaimStats>
 where
     C: Fn(Claims, String) -> F,
     F: Future<Output = Result<Claim>> + Send + 'static,
 {
-    let mut figures = Figures::default();
-    figures.add(&make(harness, arrivals, count, claim).await?);
+    let mut stats = ClaimStats::default();
+    stats.add(&run_claims(harness, arrivals, count, claim).await?);
     harness.delete_sessions(namespace).await?;
-    Ok(figures)
+    Ok(stats)
 }
 
-/// Makes claims by names that were never there before: what the watch tells late of a former one is not taken for it.
-async fn make<C, F>(harness: &Harness, arrivals: Arrivals, count: usize, claim: C) -> Result<Vec<Claim>>
+/// Runs claims with names that were never used before, so that late watch events of former sessions cannot be mistaken.
+async fn run_claims<C, F>(harness: &Harness, arrivals: Arrivals, count: usize, claim: C) -> Result<Vec<Claim>>
 where
     C: Fn(Claims, String) -> F,
     F: Future<Output = Result<Claim>> + Send + 'static,
 {
     static RUNS: AtomicUsize = AtomicUsize::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    arrivals.make(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
+    arrivals.run(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
 }
 
-/// An operator that leads.
-async fn leader(harness: &Harness, identity: &str) -> Result<Operator> {
-    let mut operator = harness.operator(identity)?;
+/// Starts an operator and waits until it leads.
+async fn start_leader(harness: &Harness, identity: &str) -> Result<Operator> {
+    let mut operator = harness.start_operator(identity)?;
     operator.wait_until_leading().await?;
     Ok(operator)
 }
 
-/// Waits until the operator has written all that it still had to, such as events.
-async fn settle(operator: &Operator) -> Result<()> {
+/// Waits until the operator stops writing, for example events.
+async fn wait_until_quiet(operator: &Operator) -> Result<()> {
     let began = Instant::now();
     let mut writes = operator.writes().await?;
     loop {
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(QUIET_PERIOD).await;
         let now = operator.writes().await?;
         if now == writes {
             return Ok(());
         }
-        ensure!(began.elapsed() < SETTLE_PATIENCE, "the operator writes without end: {}", now.since(&writes).to_json());
+        ensure!(
+            began.elapsed() < QUIET_TIMEOUT,
+            "the operator does not stop writing: {}",
+            now.since(&writes).to_json()
+        );
         writes = now;
     }
 }
 
-/// Makes a claim of the measured pool.
+/// Claims a session of the measured pool.
 fn claim(claims: Claims, name: String) -> impl Future<Output = Result<Claim>> + Send + 'static {
-    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), PATIENCE)
+    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), TIMEOUT)
 }
 
-/// Claims that open the operator's connections.
+/// Opens the operator's connections by unmeasured claims.
 async fn warm_up(harness: &Harness) -> Result<()> {
-    make(harness, Arrivals::AllAtOnce, WARM_UP, claim).await?;
+    run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
     Ok(())
 }

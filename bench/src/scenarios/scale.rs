@@ -1,60 +1,62 @@
-//! Many runners and sessions: what the operator needs for them, and how soon one that starts binds.
+//! Many runners and sessions: memory and CPU of the operator, and the time from its start to its first bind.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, leader, make, settle};
+use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
 use anyhow::{Context, Result};
 use camofleet_bench::{
-    arrivals::{Arrivals, Figures},
-    figures::milliseconds,
-    harness::{Harness, lasting_pool, of_pool},
+    arrivals::{Arrivals, ClaimStats},
+    harness::{Harness, long_lived_pool, session_spec},
     report::Report,
+    stats::milliseconds,
 };
 use clap::Args;
 use std::time::{Duration, Instant};
 
-/// How many of them.
+/// Size of the fleet, and measurements.
 #[derive(Clone, Debug, Args)]
 pub struct Scale {
     /// Runners, each with four slots.
     #[arg(long, default_value_t = 1000)]
     runners: usize,
-    /// Sessions. Absent: one for every slot.
+    /// Number of sessions. Default: one per slot.
     #[arg(long)]
     sessions: Option<usize>,
-    /// How long the operator is watched while nothing changes.
+    /// Duration of the measurement while nothing changes.
     #[arg(long, default_value_t = 30)]
     idle_seconds: u64,
-    /// How often the operator is killed and started again.
+    /// How many times the operator is killed and restarted.
     #[arg(long, default_value_t = 3)]
     starts: usize,
 }
 
-/// A pool with room, when all other slots are taken.
+/// A pool with free slots when the measured pool is full.
 const SPARE: &str = "spare";
 
 impl Scale {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
         let mut report = Report::new("scale");
-        harness.namespace(FLEET).await?;
-        let mut operator = leader(harness, "operator-0").await?;
+        harness.create_namespace(FLEET).await?;
+        let mut operator = start_leader(harness, "operator-0").await?;
         let sessions = self.sessions.unwrap_or(self.runners * SLOTS_PER_RUNNER);
-        eprintln!("{} runners", self.runners);
+        eprintln!("creating {} runners", self.runners);
         let began = Instant::now();
-        harness.hot_pool(FLEET, POOL, lasting_pool(self.runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(self.runners, SLOTS_PER_RUNNER)).await?;
         report.set("pool_hot_seconds", began.elapsed().as_secs_f64());
-        harness.hot_pool(FLEET, SPARE, lasting_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER)).await?;
+        harness
+            .create_hot_pool(FLEET, SPARE, long_lived_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER))
+            .await?;
 
-        eprintln!("{sessions} sessions");
+        eprintln!("creating {sessions} sessions");
         let before = operator.writes().await?;
-        let mut figures = Figures::default();
-        figures.add(&make(harness, Arrivals::AllAtOnce, sessions, claim).await?);
-        report.fleet(&figures);
+        let mut stats = ClaimStats::default();
+        stats.add(&run_claims(harness, Arrivals::Burst, sessions, claim).await?);
+        report.claims(&stats);
         report.writes(&operator.writes().await?.since(&before), sessions);
 
         report.set("busy_memory_mb", operator.usage()?.memory / 1024);
         let ready = Instant::now();
-        settle(&operator).await?;
+        wait_until_quiet(&operator).await?;
         report.set("settled_seconds", ready.elapsed().as_secs_f64());
-        eprintln!("idle for {} s", self.idle_seconds);
+        eprintln!("measuring the idle operator for {} s", self.idle_seconds);
         let (start, idle) = (operator.usage()?, Duration::from_secs(self.idle_seconds));
         tokio::time::sleep(idle).await;
         let end = operator.usage()?;
@@ -66,17 +68,21 @@ impl Scale {
         let mut to_bind = Vec::new();
         let mut to_ready = Vec::new();
         for index in 0..self.starts {
-            eprintln!("start {} of {}", index + 1, self.starts);
+            eprintln!("restart {} of {}", index + 1, self.starts);
             operator.daemon.kill().await?;
             let name = format!("waiting-{index}");
             let ready = harness.sessions.await_ready(FLEET, &name);
-            harness.claims().create(FLEET, &name, of_pool(SPARE)).await?;
+            harness.claims().create(FLEET, &name, session_spec(SPARE)).await?;
             let started = Instant::now();
             operator.daemon.start_again()?;
-            let ready = tokio::time::timeout(super::PATIENCE, ready)
+            let ready = tokio::time::timeout(super::TIMEOUT, ready)
                 .await
-                .context("the operator that started binds nothing")??;
-            let bound = harness.simulator.record().first_after(started).context("what is Ready was bound")?;
+                .context("the restarted operator did not bind the session in time")??;
+            let bound = harness
+                .simulator
+                .binding_log()
+                .first_bind_after(started)
+                .context("a session is Ready without a binding")?;
             to_bind.push(bound.duration_since(started));
             to_ready.push(ready.duration_since(started));
         }
@@ -85,7 +91,7 @@ impl Scale {
         report.set("start_to_first_ready_ms", longest(&to_ready));
         report.set("starts", self.starts);
         report.set("memory_after_start_mb", operator.usage()?.memory / 1024);
-        report.set("doubled", harness.simulator.record().doubled().len());
+        report.set("doubled", harness.simulator.binding_log().bound_twice().len());
         operator.stop().await?;
         Ok(report)
     }

@@ -1,4 +1,4 @@
-//! The ways in which a runner can attack the operator, and what it invents for that.
+//! Attacks of hostile runners on the operator, and the sessions that they invent.
 
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{Session, SessionPhase, StartPage, Tier};
@@ -12,47 +12,47 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// One way in which a runner attacks the operator.
+/// An attack of a runner on the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attack {
-    /// Refuses every call with a body that never ends, one byte a second.
+    /// Refuses every call with a body that never ends, at one byte per second.
     DrippingRefusal,
-    /// Opens its event stream and never finishes the first state, one byte a second.
+    /// Starts its event stream and never finishes the first state, at one byte per second.
     DrippingState,
     /// Refuses every call with a body of [`HUGE_BODY`] bytes.
     HugeRefusal,
-    /// Offers a free slot, and answers a bind with a JSON string that never ends.
+    /// Reports a free slot, and answers a bind with a JSON string that never ends.
     EndlessAnswer,
-    /// Sends states with [`HEAVY_SESSIONS`] sessions each, as fast as they are read.
+    /// Sends states with [`HEAVY_SESSIONS`] sessions each, as fast as the operator reads.
     HeavyStates,
-    /// Sends small states that all differ, as fast as they are read.
+    /// Sends small, differing states as fast as the operator reads.
     ManyStates,
-    /// Lists [`ORPHANS`] sessions that do not exist in each state, others every second.
+    /// Lists [`ORPHANS`] sessions that do not exist in each state, different ones every second.
     Orphans,
-    /// Lists as many sessions that do not exist as it has slots, always the same.
+    /// Lists one session that does not exist for each slot, always the same ones.
     OrphansInSlots,
-    /// The same, under names that change the meaning of a URL which they are put into without a check.
+    /// The same, with names that change the meaning of a URL if they are inserted unchecked.
     BadNames,
     /// Redirects every call to another host.
     Redirect,
-    /// Publishes the largest numbers that its state can hold.
+    /// Reports the largest numbers that the fields of a state can hold.
     HugeNumbers,
-    /// Behaves well, but for never becoming warm.
+    /// Behaves normally but never becomes warm.
     NeverWarm,
 }
 
-/// The body of [`Attack::HugeRefusal`] in bytes.
+/// Bytes in the body of [`Attack::HugeRefusal`].
 pub const HUGE_BODY: usize = 300_000_000;
-/// The sessions in each state of [`Attack::HeavyStates`]: about 600 KB.
+/// Sessions in each state of [`Attack::HeavyStates`]: about 600 KB.
 pub const HEAVY_SESSIONS: usize = 2500;
-/// The sessions in each state of [`Attack::Orphans`]: close to 1 MiB.
+/// Sessions in each state of [`Attack::Orphans`]: close to 1 MiB.
 pub const ORPHANS: usize = 4000;
 
-/// Strings that are no names of objects. The API server reads a list for the first, and another resource for the second.
+/// Invalid object names. In a URL, the first would list objects and the second would address a subresource.
 const BAD_NAMES: [&str; 5] = ["?x", "x/status", "../..", "%2e%2e", "UPPER"];
 
 impl Attack {
-    /// All of them.
+    /// All attacks.
     pub const ALL: [Self; 12] = [
         Self::DrippingRefusal,
         Self::DrippingState,
@@ -68,7 +68,7 @@ impl Attack {
         Self::NeverWarm,
     ];
 
-    /// The name of the pools whose runners attack in this way.
+    /// Name of the pools whose runners carry out this attack.
     pub fn name(self) -> &'static str {
         match self {
             Self::DrippingRefusal => "dripping-refusal",
@@ -86,23 +86,23 @@ impl Attack {
         }
     }
 
-    /// The attack of that name.
+    /// The attack with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|attack| attack.name() == name)
     }
 }
 
-/// A host that no operator has any business with. It counts the connections that arrive.
+/// A host that only redirects lead to. It counts the connections that arrive.
 #[derive(Clone, Debug)]
-pub(super) struct Bystander {
+pub(super) struct RedirectTarget {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
-impl Bystander {
-    /// Starts it on that loopback network, on the runtime of the simulator.
-    pub(super) async fn start(second: u8) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::new(127, second, 0, 2), 0)).await?;
+impl RedirectTarget {
+    /// Starts listening in a loopback network. Must be called on the simulator's runtime.
+    pub(super) async fn start(octet: u8) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, octet, 0, 2), 0)).await?;
         let (address, connections) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&connections);
         tokio::spawn(async move {
@@ -113,7 +113,6 @@ impl Bystander {
         Ok(Self { address, connections })
     }
 
-    /// Where redirects lead.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -123,24 +122,24 @@ impl Bystander {
     }
 }
 
-/// Sessions that no API server has.
+/// Sessions that have no object.
 pub(super) fn orphans(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
     let uid = |index| format!("{uid_prefix}-{index:06}");
     (0..count).map(|index| session(uid(index), namespace, format!("orphan-{index}"))).collect()
 }
 
-/// The same, under names that are none.
-fn misnamed(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
+/// The same with invalid names.
+fn with_invalid_names(namespace: &str, count: usize, uid_prefix: &str) -> Vec<Session> {
     let named = orphans(namespace, count, uid_prefix).into_iter().zip(BAD_NAMES.into_iter().cycle());
     named.map(|(orphan, name)| Session { name: name.to_owned(), ..orphan }).collect()
 }
 
-/// Invented sessions that the attack lists beside those that the runner has.
-pub(super) fn invented(attack: Attack, namespace: &str, slots: u32, pod_uid: &str) -> Vec<Session> {
+/// Sessions that the attack reports in addition to those of the runner.
+pub(super) fn extra_sessions(attack: Attack, namespace: &str, slots: u32, pod_uid: &str) -> Vec<Session> {
     let slots = usize::try_from(slots).unwrap_or(usize::MAX);
     match attack {
         Attack::OrphansInSlots => orphans(namespace, slots, pod_uid),
-        Attack::BadNames => misnamed(namespace, slots, pod_uid),
+        Attack::BadNames => with_invalid_names(namespace, slots, pod_uid),
         Attack::DrippingRefusal
         | Attack::DrippingState
         | Attack::HugeRefusal
@@ -173,14 +172,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attacks_are_found_by_their_names() {
+    fn finds_attacks_by_name() {
         assert!(Attack::ALL.into_iter().all(|attack| Attack::named(attack.name()) == Some(attack)));
         assert_eq!(Attack::named("hot"), None);
     }
 
     #[test]
-    fn orphans_are_as_many_as_slots_and_differ() {
-        let listed = |attack| invented(attack, "hostile", 7, "pod");
+    fn lists_as_many_distinct_orphans_as_slots() {
+        let listed = |attack| extra_sessions(attack, "hostile", 7, "pod");
         let names = |attack| listed(attack).into_iter().map(|session| session.name).collect::<Vec<_>>();
         assert_eq!(names(Attack::OrphansInSlots)[6], "orphan-6");
         assert_eq!(names(Attack::BadNames)[5..], ["?x", "x/status"]);

@@ -1,5 +1,5 @@
-//! Simulated browsers: they take the effects of the runner's core and return the events that processes would cause, without a task
-//! or a timer of their own.
+//! Simulated browsers: they take the effects of the runner's state machine and return the events that real processes
+//! would cause. They need no process, task or timer.
 
 use camofleet_runner::core::{Effect, Event, StackId};
 use std::{
@@ -7,21 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The version that simulated browsers report.
+/// The browser version in reports.
 const VERSION: &str = "153.0";
 
-/// What is wrong with the browsers of a runner.
+/// A fault of the browsers of one runner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// Browsers work.
     #[default]
     None,
-    /// A launch never ends.
+    /// Launches never finish.
     LaunchHangs,
-    /// A browser does not respond once it is launched.
+    /// Launched browsers do not respond.
     Hangs,
-    /// A browser cannot load a page.
-    LoadsNoPage,
+    /// Browsers cannot load pages.
+    PageLoadFails,
 }
 
 /// The browsers of one runner.
@@ -29,43 +29,42 @@ pub enum Fault {
 pub(super) struct Browsers {
     launch_time: Duration,
     fault: Fault,
-    /// Launches under way, and when each ends.
+    /// Running launches and when each finishes.
     launching: BTreeMap<StackId, Instant>,
     launches: usize,
 }
 
 impl Browsers {
-    /// Browsers that take `launch_time` to launch, and have that fault.
     pub(super) fn new(launch_time: Duration, fault: Fault) -> Self {
         Self { launch_time, fault, launching: BTreeMap::new(), launches: 0 }
     }
 
-    /// Those of another run of the runner's process, with nothing launched yet.
-    pub(super) fn anew(&self) -> Self {
+    /// Browsers of a restarted runner process: none is launched.
+    pub(super) fn restarted(&self) -> Self {
         Self::new(self.launch_time, self.fault)
     }
 
-    /// Sets what is wrong from now on, also with browsers that run. A launch that hangs is not cured.
+    /// Sets the fault of running and future browsers. A launch that hangs stays hung.
     pub(super) fn set_fault(&mut self, fault: Fault) {
         self.fault = fault;
     }
 
-    /// How many launches have begun.
+    /// Number of launches started.
     pub(super) fn launches(&self) -> usize {
         self.launches
     }
 
-    /// Carries out an effect. Returns the event that follows at once, if one does.
+    /// Carries out an effect and returns the event that it causes at once, if any.
     pub(super) fn carry_out(&mut self, effect: Effect, now: Instant) -> Option<Event> {
         match effect {
             Effect::Launch { stack, .. } => {
                 self.launches += 1;
                 match self.fault {
                     Fault::LaunchHangs => None,
-                    Fault::None | Fault::Hangs | Fault::LoadsNoPage if self.launch_time.is_zero() => {
+                    Fault::None | Fault::Hangs | Fault::PageLoadFails if self.launch_time.is_zero() => {
                         Some(launched(stack))
                     }
-                    Fault::None | Fault::Hangs | Fault::LoadsNoPage => {
+                    Fault::None | Fault::Hangs | Fault::PageLoadFails => {
                         self.launching.insert(stack, now + self.launch_time);
                         None
                     }
@@ -73,17 +72,17 @@ impl Browsers {
             }
             Effect::OpenPage { stack, url, .. } => match self.fault {
                 Fault::None | Fault::LaunchHangs => Some(Event::PageFinished { stack, error: None }),
-                Fault::LoadsNoPage => Some(Event::PageFinished {
+                Fault::PageLoadFails => Some(Event::PageFinished {
                     stack,
                     error: Some(format!("the simulated browser does not load {url}")),
                 }),
                 Fault::Hangs => None,
             },
             Effect::Ping { stack } => match self.fault {
-                Fault::None | Fault::LaunchHangs | Fault::LoadsNoPage => Some(Event::PingAnswered { stack }),
+                Fault::None | Fault::LaunchHangs | Fault::PageLoadFails => Some(Event::PingAnswered { stack }),
                 Fault::Hangs => None,
             },
-            // Even one that hangs can be killed.
+            // A browser that hangs can still be killed.
             Effect::Stop { stack } => {
                 self.launching.remove(&stack);
                 Some(Event::Removed { stack })
@@ -91,19 +90,19 @@ impl Browsers {
         }
     }
 
-    /// A launch that ended by now, if there is one.
+    /// Removes a launch that has finished by now and returns its event.
     pub(super) fn next_launched(&mut self, now: Instant) -> Option<Event> {
         let (&stack, _) = self.launching.iter().find(|(_, ready)| **ready <= now)?;
         self.launching.remove(&stack);
         Some(launched(stack))
     }
 
-    /// When the next launch ends.
+    /// Time at which the next launch finishes.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.launching.values().min().copied()
     }
 
-    /// A browser crashes. Returns the events that follow.
+    /// Crashes a browser and returns the resulting events.
     pub(super) fn crash(&mut self, stack: StackId) -> [Event; 2] {
         self.launching.remove(&stack);
         [Event::Failed { stack, message: "the simulated browser crashed".to_owned() }, Event::Removed { stack }]

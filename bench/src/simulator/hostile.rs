@@ -1,4 +1,4 @@
-//! Hostile runners: what a pod can answer to the operator in place of the runner API.
+//! HTTP responses of hostile runners.
 
 use super::{
     attack::{Attack, HEAVY_SESSIONS, HUGE_BODY, ORPHANS, orphans, session},
@@ -20,7 +20,7 @@ const CHUNK: usize = 1 << 16;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// The hostile answer to a call; absent where the attack is to answer as runners do.
+/// The hostile response to a call, or `None` if the attack answers this call as a normal runner.
 pub(super) fn answer(attack: Attack, runner: &Arc<Runner>, request: &Request<Incoming>) -> Option<Response<Body>> {
     let is_events = request.method() == Method::GET && request.uri().path() == "/v1/events";
     match attack {
@@ -70,23 +70,23 @@ fn dripping() -> impl Stream<Item = Bytes> + Send + 'static {
 }
 
 fn heavy_states(runner: &Arc<Runner>) -> impl Stream<Item = Bytes> + Send + 'static {
-    // Two that differ, so that each is news.
+    // Two different states, so that each is a change.
     let variants = [0, 1].map(|clients| {
         let names = (0..HEAVY_SESSIONS).map(|index| (format!("heavy-{index:06}"), format!("invented-{index}")));
         let sessions = names.map(|(uid, name)| Session { clients, ..session(uid, &runner.pod.namespace, name) });
         RunnerState { sessions: sessions.collect(), ..runner.state() }
     });
-    in_turn(runner, variants)
+    alternate(runner, variants)
 }
 
 fn many_states(runner: &Arc<Runner>) -> impl Stream<Item = Bytes> + Send + 'static {
-    in_turn(runner, [0, 1].map(|free| RunnerState { free, ..runner.state() }))
+    alternate(runner, [0, 1].map(|free| RunnerState { free, ..runner.state() }))
 }
 
-/// Sends the one and the other state in turn, each with a generation of its own, without ever resting.
-fn in_turn(runner: &Arc<Runner>, variants: [RunnerState; 2]) -> impl Stream<Item = Bytes> + Send + 'static {
+/// Sends two states alternately without pause, each with a new generation.
+fn alternate(runner: &Arc<Runner>, variants: [RunnerState; 2]) -> impl Stream<Item = Bytes> + Send + 'static {
     let mut generation = variants[0].generation;
-    // Written once: what is to be kept busy is the operator, not this.
+    // Serialized once: the attack should keep the operator busy, not the simulator.
     let rests = variants.map(|state| {
         let mut document = serde_json::to_value(state).expect("plain data serializes");
         let fields = document.as_object_mut().expect("a state is an object");
@@ -96,7 +96,7 @@ fn in_turn(runner: &Arc<Runner>, variants: [RunnerState; 2]) -> impl Stream<Item
     let runner = Arc::clone(runner);
     let states = stream::iter((0_usize..).map(move |index| {
         generation += 1;
-        runner.note_hostile_state();
+        runner.count_hostile_state();
         [Bytes::from(format!("{{\"generation\":{generation}")), rests[index % 2].clone()]
     }));
     states.flat_map(stream::iter)
@@ -120,7 +120,7 @@ fn counted(
     states: impl Stream<Item = Bytes> + Send + 'static,
 ) -> impl Stream<Item = Bytes> + Send + 'static {
     let runner = Arc::clone(runner);
-    states.inspect(move |_| runner.note_hostile_state())
+    states.inspect(move |_| runner.count_hostile_state())
 }
 
 fn line(state: &RunnerState) -> Bytes {
@@ -129,14 +129,15 @@ fn line(state: &RunnerState) -> Bytes {
     line.into()
 }
 
-/// 302 for what has no body, and 307 for what has one, so that method and body go along (RFC 9110 section 15.4).
+/// 302 for GET, and 307 for other methods so that the client would repeat method and body (RFC 9110 section 15.4).
 fn redirect(runner: &Runner, request: &Request<Incoming>) -> Response<Body> {
     let status = match *request.method() {
         Method::GET => StatusCode::FOUND,
         _ => StatusCode::TEMPORARY_REDIRECT,
     };
-    let to =
-        runner.bystander().map_or_else(String::new, |other| format!("http://{}/latest/meta-data/", other.address()));
+    let to = runner
+        .redirect_target()
+        .map_or_else(String::new, |other| format!("http://{}/latest/meta-data/", other.address()));
     let response = Response::builder().status(status).header(LOCATION, to);
     response.body(StreamBody::new(stream::empty()).boxed_unsync()).expect("a status and a header are a response")
 }

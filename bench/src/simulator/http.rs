@@ -1,4 +1,4 @@
-//! The runners' HTTP API.
+//! HTTP API of the simulated runners.
 
 use super::{
     hostile,
@@ -24,48 +24,49 @@ use tokio::{
     time::timeout,
 };
 
-/// How often a reader of events hears the state again when nothing changes: as the real runner does.
+/// Interval at which an unchanged state is sent again, as by the real runner.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// After the kernel refused a connection, for want of file descriptors.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Delay after a failed accept, which means that file descriptors ran out.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Serves a runner for as long as it is there.
+/// Serves a runner until it is gone.
 pub(super) async fn serve(listener: std::net::TcpListener, runner: Arc<Runner>) {
-    let listener = TcpListener::from_std(listener).expect("a socket that listens is one of the runtime's");
+    let listener = TcpListener::from_std(listener).expect("a non-blocking listener can be registered with the runtime");
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = runner.gone() => return,
         };
         let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(ACCEPT_AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
             continue;
         };
-        // Without it small answers wait for acknowledgements; a connection that is gone already says so when it is used.
+        // Without TCP_NODELAY, small responses wait for acknowledgements. A closed connection also fails on its next
+        // use.
         let _ = stream.set_nodelay(true);
         tokio::spawn(serve_connection(stream, Arc::clone(&runner)));
     }
 }
 
 async fn serve_connection(stream: TcpStream, runner: Arc<Runner>) {
-    let cut = runner.connection();
+    let closed = runner.connection_token();
     let service = service_fn(move |request| {
         let runner = Arc::clone(&runner);
         async move { Ok::<_, Infallible>(answer(&runner, request).await) }
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // A client that goes away is no news.
+        // A client may disconnect at any time.
         _ = connection => {}
-        () = cut.cancelled() => {}
+        () = closed.cancelled() => {}
     }
 }
 
 async fn answer(runner: &Arc<Runner>, request: Request<Incoming>) -> Response<Body> {
     let behaviour = *runner.behaviour().borrow();
-    runner.note_call();
+    runner.count_call();
     match behaviour {
         Behaviour::Hangs => std::future::pending().await,
         Behaviour::Garbage => return plain(StatusCode::OK, "<html>It works!</html>"),
@@ -75,30 +76,30 @@ async fn answer(runner: &Arc<Runner>, request: Request<Incoming>) -> Response<Bo
                 return answer;
             }
         }
-        Behaviour::Well | Behaviour::Forgets | Behaviour::Mute => {}
+        Behaviour::Normal | Behaviour::OmitsSessions | Behaviour::NoEvents => {}
     }
-    obey(runner, request).await.unwrap_or_else(|error| {
-        let status = StatusCode::from_u16(error.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        json(status, &error)
+    route(runner, request).await.unwrap_or_else(|refusal| {
+        let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, &refusal)
     })
 }
 
-async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Response<Body>, ErrorResponse> {
+async fn route(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Response<Body>, ErrorResponse> {
     let (head, body) = request.into_parts();
     let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
     if let (&Method::GET, ["healthz" | "readyz"]) = (&head.method, path.as_slice()) {
         return Ok(plain(StatusCode::OK, "ok\n"));
     }
-    let caller = runner.admit(&head.headers)?;
+    let caller = runner.authenticate(&head.headers)?;
     match (&head.method, path.as_slice()) {
         (&Method::GET, ["v1", "sessions"]) => Ok(json(StatusCode::OK, &runner.state())),
         (&Method::GET, ["v1", "events"]) => {
-            epoch(&caller)?;
+            operator_epoch(&caller)?;
             Ok(events(Arc::clone(runner)))
         }
         (&Method::PUT, ["v1", "sessions", uid]) => {
-            let epoch = epoch(&caller)?;
-            runner.note_trace(uid, &head.headers);
+            let epoch = operator_epoch(&caller)?;
+            runner.record_traceparent(uid, &head.headers);
             let bytes = body.collect().await.map_err(|error| invalid(error.to_string()))?.to_bytes();
             let request: BindRequest = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
             if request.idle_timeout_seconds == 0 || request.max_lifetime_seconds == 0 {
@@ -107,15 +108,15 @@ async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Respon
             Ok(json(StatusCode::OK, &runner.bind(epoch, uid, request)?))
         }
         (&Method::DELETE, ["v1", "sessions", uid]) => {
-            runner.end(epoch(&caller)?, uid)?;
+            runner.end(operator_epoch(&caller)?, uid)?;
             Ok(plain(StatusCode::NO_CONTENT, ""))
         }
         (&Method::GET, ["v1", "sessions", uid]) => {
-            about(&caller, uid)?;
+            check_session(&caller, uid)?;
             Ok(json(StatusCode::OK, &runner.report(uid)?))
         }
         (&Method::POST, ["v1", "sessions", uid, "touch"]) => {
-            about(&caller, uid)?;
+            check_session(&caller, uid)?;
             runner.touch(uid)?;
             Ok(plain(StatusCode::NO_CONTENT, ""))
         }
@@ -123,16 +124,16 @@ async fn obey(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Respon
     }
 }
 
-/// The operator's epoch: nobody else may ask this.
-fn epoch(caller: &Caller) -> Result<u64, ErrorResponse> {
+/// The operator's epoch; other callers are refused.
+fn operator_epoch(caller: &Caller) -> Result<u64, ErrorResponse> {
     match caller {
         Caller::Operator { epoch } => Ok(*epoch),
-        Caller::Gateway { .. } => Err(forbidden("this call is the operator's")),
+        Caller::Gateway { .. } => Err(forbidden("only the operator may make this call")),
     }
 }
 
-/// Whether the caller may ask about that session.
-fn about(caller: &Caller, uid: &str) -> Result<(), ErrorResponse> {
+/// Refuses a gateway whose token is for another session.
+fn check_session(caller: &Caller, uid: &str) -> Result<(), ErrorResponse> {
     match caller {
         Caller::Operator { .. } => Ok(()),
         Caller::Gateway { session, .. } if session == uid => Ok(()),
@@ -148,7 +149,7 @@ fn invalid(message: String) -> ErrorResponse {
     ErrorResponse { reason: ErrorReason::Invalid, message }
 }
 
-/// The whole state at once, after each change, and now and then.
+/// A stream of the whole state: at once, after each change, and at every heartbeat.
 fn events(runner: Arc<Runner>) -> Response<Body> {
     let mut changes = runner.changes();
     changes.mark_changed();
@@ -166,8 +167,8 @@ async fn next_line(runner: &Runner, changes: &mut watch::Receiver<u64>) -> Optio
     }
     changes.mark_unchanged();
     let mut behaviour = runner.behaviour();
-    // When the runner changes its ways it drops its connections, this one among them.
-    behaviour.wait_for(|behaviour| *behaviour != Behaviour::Mute).await.ok()?;
+    // A change of behaviour closes all connections, including this one.
+    behaviour.wait_for(|behaviour| *behaviour != Behaviour::NoEvents).await.ok()?;
     let mut line = serde_json::to_vec(&runner.state()).expect("plain data serializes");
     line.push(b'\n');
     Some(line.into())

@@ -1,5 +1,5 @@
-//! What a node does: pods that are bound to it get an address and run, and pods that are deleted drain before they are gone.
-//! The nodes' heartbeats are left out, and so is the controller that would miss them.
+//! Simulated kubelets: a pod bound to a node gets an address and runs; a deleted pod drains and is then removed. Node
+//! heartbeats are omitted, because the node lifecycle controller that would check them does not run.
 
 use super::{
     browsers::Browsers,
@@ -30,28 +30,28 @@ use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
-/// The annotation that the operator gives to runner pods.
+/// Annotation with the public keys that a runner trusts. The operator sets it on runner pods.
 const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
-/// The environment variable that the operator gives to a canary.
+/// Environment variable that the operator sets on a canary.
 const PROVE_VARIABLE: &str = "RUNNER_PROVE";
-/// The label that says of which pool a runner pod is.
+/// Label with the pool of a runner pod.
 pub(super) const POOL_LABEL: &str = "camofleet.dev/pool";
-/// Writes at once, of all nodes.
+/// Concurrent writes of all kubelets.
 const WRITES: usize = 16;
-const WRITE_AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// How many nodes there are, and what each has room for.
+/// Number and size of the simulated nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nodes {
-    /// How many.
+    /// Number of nodes.
     pub count: usize,
-    /// CPUs of each. The operator launches at most as many runners at once as there are.
+    /// CPUs of each node. The operator never launches more runners at once than all nodes have CPUs.
     pub cpus: usize,
 }
 
 impl Nodes {
-    /// Makes them.
-    pub(super) async fn make(self, client: &Client) -> Result<()> {
+    /// Creates the Node objects.
+    pub(super) async fn create(self, client: &Client) -> Result<()> {
         let nodes = Api::<Node>::all(client.clone());
         for index in 0..self.count {
             let name = format!("simulated-{index}");
@@ -65,32 +65,32 @@ impl Nodes {
                         "lastTransitionTime": Timestamp::now(), "lastHeartbeatTime": Timestamp::now() }],
                 },
             });
-            let node = serde_json::from_value(node).context("a node is not as it should be")?;
-            nodes.create(&PostParams::default(), &node).await.with_context(|| format!("cannot make node {name}"))?;
+            let node = serde_json::from_value(node).context("the Node document is invalid")?;
+            nodes.create(&PostParams::default(), &node).await.with_context(|| format!("cannot create node {name}"))?;
         }
         Ok(())
     }
 }
 
-/// A [`Pod`] as far as a simulated node reads it.
+/// The fields of a [`Pod`] that a simulated node reads.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Pod)]
-struct SeenPod {
+struct WatchedPod {
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: SeenSpec,
+    spec: WatchedSpec,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct SeenSpec {
+struct WatchedSpec {
     node_name: Option<String>,
     containers: Vec<Container>,
 }
 
 /// The kubelets of all nodes.
 pub(super) struct Kubelet {
-    /// For writes; the watch has a client of its own.
+    /// For writes. The watch has its own client.
     client: Client,
     runners: Arc<Runners>,
     launch_time: Duration,
@@ -102,9 +102,9 @@ impl Kubelet {
         Self { client, runners, launch_time, writes: Arc::new(Semaphore::new(WRITES)) }
     }
 
-    /// Follows the pods, all or those of one namespace, until it is dropped.
+    /// Watches all pods, or those of one namespace, until it is cancelled.
     pub(super) async fn run(self, watching: Client, namespace: Option<String>) {
-        let pods: Api<SeenPod> = match namespace {
+        let pods: Api<WatchedPod> = match namespace {
             Some(namespace) => Api::namespaced(watching, &namespace),
             None => Api::all(watching),
         };
@@ -116,30 +116,30 @@ impl Kubelet {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(pod)) => {
                     listed.extend(pod.uid());
-                    self.see(&pod);
+                    self.reconcile_pod(&pod);
                 }
-                Ok(Event::InitDone) => self.runners.keep_only(&listed),
-                Ok(Event::Apply(pod)) => self.see(&pod),
+                Ok(Event::InitDone) => self.runners.retain(&listed),
+                Ok(Event::Apply(pod)) => self.reconcile_pod(&pod),
                 Ok(Event::Delete(pod)) => self.runners.remove(&pod.uid().unwrap_or_default()),
-                Err(_) => {} // the API server is down, and watched again after a pause
+                Err(_) => {} // the API server is down; the watch restarts after its back-off
             }
         }
     }
 
-    fn see(&self, pod: &SeenPod) {
+    fn reconcile_pod(&self, pod: &WatchedPod) {
         let (Some(uid), Some(node)) = (pod.uid(), pod.spec.node_name.clone()) else { return };
         let namespace = pod.namespace().unwrap_or_default();
-        if self.runners.is_dead(&node) || !self.runners.has(&namespace) {
+        if self.runners.is_dead(&node) || !self.runners.runs_namespace(&namespace) {
             return;
         }
         let keys = || {
             let text = pod.annotations().get(KEYS_ANNOTATION);
             text.and_then(|text| serde_json::from_str::<PublicKeys>(text).ok()).unwrap_or_default()
         };
-        let is_leaving = pod.metadata.deletion_timestamp.is_some();
-        match (self.runners.of_pod(&uid), is_leaving) {
+        let is_terminating = pod.metadata.deletion_timestamp.is_some();
+        match (self.runners.get(&uid), is_terminating) {
             (Some(runner), true) => runner.drain(),
-            (Some(runner), false) => runner.trust(keys()),
+            (Some(runner), false) => runner.set_keys(keys()),
             (None, false) => {
                 let container = pod.spec.containers.first().cloned().unwrap_or_default();
                 let fault = self.runners.fault_of(container.image.as_deref().unwrap_or_default());
@@ -151,12 +151,12 @@ impl Kubelet {
                 if let Some(attack) = attack {
                     runner.attack(attack);
                 }
-                tokio::spawn(live(self.api(&runner.pod), Arc::clone(&self.writes), runner));
+                tokio::spawn(run_pod(self.api(&runner.pod), Arc::clone(&self.writes), runner));
             }
-            // Deleted before it ran.
+            // The pod was deleted before it ran.
             (None, true) => {
                 let (api, writes, name) = (self.api_in(&namespace), Arc::clone(&self.writes), pod.name_any());
-                tokio::spawn(async move { take_away(&api, &writes, &name, &uid).await });
+                tokio::spawn(async move { delete_pod(&api, &writes, &name, &uid).await });
             }
         }
     }
@@ -170,7 +170,7 @@ impl Kubelet {
     }
 }
 
-/// The configuration that the operator gave to a runner.
+/// The configuration of a runner, from the arguments and environment of its container.
 fn read_plan(container: &Container) -> Plan {
     let args = container.args.as_deref().unwrap_or_default();
     let number = |name: &str| -> u32 {
@@ -184,28 +184,28 @@ fn read_plan(container: &Container) -> Plan {
         sessions: number("sessions"),
         prewarm: Hot { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
         smoke_test: prove.and_then(|variable| Kind::from_str(variable.value.as_deref()?, false).ok()),
-        // Simulated browsers need no processors to launch.
+        // Simulated launches use no CPU, so all slots may launch at once.
         launches: slots,
         drain_timeout: Duration::from_secs(number("drain-timeout-seconds").into()),
     }
 }
 
-/// A pod's life on its node.
-async fn live(api: Api<Pod>, writes: Arc<Semaphore>, runner: Arc<Runner>) {
-    let running = tell_running(&api, &writes, &runner);
-    let living = runner.live();
+/// Runs a pod until its runner exits, and then removes it from the API server.
+async fn run_pod(api: Api<Pod>, writes: Arc<Semaphore>, runner: Arc<Runner>) {
+    let running = report_running(&api, &writes, &runner);
+    let living = runner.run();
     pin_mut!(running, living);
-    // It lives from the start: to be told running is not what it waits for.
+    // The runner serves from the start and does not wait for the status update.
     tokio::select! {
         () = &mut living => {}
         () = &mut running => living.await,
     }
     if runner.is_powered() {
-        take_away(&api, &writes, &runner.pod.name, &runner.pod.uid).await;
+        delete_pod(&api, &writes, &runner.pod.name, &runner.pod.uid).await;
     }
 }
 
-async fn tell_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {
+async fn report_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {
     let (now, address) = (Timestamp::now(), runner.address.to_string());
     let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"]
         .map(|type_| json!({ "type": type_, "status": "True", "lastTransitionTime": now }));
@@ -222,7 +222,7 @@ async fn tell_running(api: &Api<Pod>, writes: &Semaphore, runner: &Runner) {
     write(writes, || async { api.patch_status(&runner.pod.name, &params, &patch).await.map(|_| ()) }).await;
 }
 
-async fn take_away(api: &Api<Pod>, writes: &Semaphore, name: &str, uid: &str) {
+async fn delete_pod(api: &Api<Pod>, writes: &Semaphore, name: &str, uid: &str) {
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
@@ -231,17 +231,17 @@ async fn take_away(api: &Api<Pod>, writes: &Semaphore, name: &str, uid: &str) {
     write(writes, || async { api.delete(name, &params).await.map(|_| ()) }).await;
 }
 
-/// Writes until it is done, or there is nothing to be written to any more.
-async fn write<F: Future<Output = kube::Result<()>>>(turns: &Semaphore, call: impl Fn() -> F) {
+/// Retries a write until it succeeds or its pod no longer exists.
+async fn write<F: Future<Output = kube::Result<()>>>(permits: &Semaphore, call: impl Fn() -> F) {
     loop {
-        let turn = turns.acquire().await;
+        let permit = permits.acquire().await;
         let answer = call().await;
-        drop(turn);
+        drop(permit);
         match answer {
             Ok(()) => return,
-            // Gone, or another pod of the same name.
+            // The pod is gone, or another pod has its name.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => return,
-            Err(_) => tokio::time::sleep(WRITE_AGAIN).await,
+            Err(_) => tokio::time::sleep(RETRY_DELAY).await,
         }
     }
 }
@@ -252,7 +252,7 @@ mod tests {
     use k8s_openapi::api::core::v1::EnvVar;
 
     #[test]
-    fn a_runners_arguments_are_read() {
+    fn parses_the_arguments_of_a_runner() {
         let args =
             ["--slots=4", "--sessions=0", "--prewarm-headless=3", "--prewarm-headful=1", "--drain-timeout-seconds=60"];
         let mut container = Container { args: Some(args.map(str::to_owned).into()), ..Container::default() };

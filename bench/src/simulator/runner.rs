@@ -1,10 +1,10 @@
-//! One simulated runner: its process, which callers it admits, and how it answers.
+//! A simulated runner: its process, the authentication of callers, and its behaviour.
 
 use super::{
-    attack::{Attack, Bystander, invented},
+    attack::{Attack, RedirectTarget, extra_sessions},
+    binding_log::BindingLog,
     browsers::{Browsers, Fault},
     process::Process,
-    record::Record,
 };
 use camofleet_auth::token::{Caller, PublicKeys};
 use camofleet_runner::core::{Plan, Term};
@@ -24,27 +24,27 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// How a runner answers.
+/// How a runner answers calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Behaviour {
-    /// As it should.
+    /// Like a real runner.
     #[default]
-    Well,
-    /// It takes connections and answers nothing.
+    Normal,
+    /// Accepts connections and never answers.
     Hangs,
-    /// It answers after so long.
+    /// Answers after this delay.
     Slow(Duration),
-    /// It answers with what is not of its API.
+    /// Answers with bodies that are not part of its API.
     Garbage,
-    /// It does what it is asked, and tells of no session.
-    Forgets,
-    /// It answers calls, and its event stream says nothing.
-    Mute,
-    /// It attacks the operator.
+    /// Carries out calls but reports no session.
+    OmitsSessions,
+    /// Answers calls but sends nothing on the event stream.
+    NoEvents,
+    /// Attacks the operator.
     Hostile(Attack),
 }
 
-/// Which pod a runner is in.
+/// The pod of a runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
     /// UID of the pod.
@@ -60,52 +60,52 @@ pub struct PodIdentity {
 /// A simulated runner.
 #[derive(Debug)]
 pub struct Runner {
-    /// Its pod.
+    /// The pod of the runner.
     pub pod: PodIdentity,
-    /// Its address.
+    /// Address of the runner.
     pub address: IpAddr,
     process: Mutex<Process>,
     changed: watch::Sender<u64>,
     timer: Notify,
     keys: Mutex<PublicKeys>,
     behaviour: watch::Sender<Behaviour>,
-    /// Sessions that it tells of and has not.
-    invented: Mutex<Vec<Session>>,
+    /// Sessions that the runner reports without having them.
+    extra_sessions: Mutex<Vec<Session>>,
     connections: Mutex<CancellationToken>,
-    /// Calls that reached it.
+    /// Calls received.
     calls: AtomicUsize,
-    /// States that it sent to attack.
+    /// States sent by an attack.
     hostile_states: AtomicUsize,
-    /// Its node has power.
+    /// Whether the node of the runner has power.
     powered: AtomicBool,
     gone: CancellationToken,
-    world: Arc<World>,
+    shared: Arc<SharedState>,
 }
 
-/// What all runners share.
+/// State shared by all runners.
 #[derive(Debug, Default)]
-pub struct World {
-    /// Which runner held what.
-    pub record: Record,
-    /// How long sessions live that are bound from now on; absent: until somebody ends them.
-    pub life: Mutex<Option<Duration>>,
-    /// The `traceparent` of each call to bind, by session.
+pub struct SharedState {
+    /// The log of all bindings.
+    pub binding_log: BindingLog,
+    /// Lifetime of sessions that are bound from now on. `None`: until a caller or a timeout of the spec ends them.
+    pub session_lifetime: Mutex<Option<Duration>>,
+    /// The `traceparent` header of each bind call, by session.
     pub traceparents: Mutex<BTreeMap<String, Vec<Option<String>>>>,
-    /// What is wrong with the browsers of runners that start from now on, by image.
+    /// Faults of browsers in runners that start from now on, by image.
     pub(super) faults: Mutex<BTreeMap<String, Fault>>,
-    /// The host that redirects lead to, once it listens.
-    pub(super) bystander: Mutex<Option<Bystander>>,
+    /// The host that [`Attack::Redirect`] redirects to, once it listens.
+    pub(super) redirect_target: Mutex<Option<RedirectTarget>>,
 }
 
 impl Runner {
-    /// A runner in that pod, which trusts these keys.
+    /// Creates a runner that trusts these keys.
     pub(super) fn new(
         pod: PodIdentity,
         address: IpAddr,
         plan: Plan,
         browsers: Browsers,
         keys: PublicKeys,
-        world: Arc<World>,
+        shared: Arc<SharedState>,
     ) -> Self {
         Self {
             pod,
@@ -114,19 +114,19 @@ impl Runner {
             changed: watch::Sender::new(0),
             timer: Notify::new(),
             keys: Mutex::new(keys),
-            behaviour: watch::Sender::new(Behaviour::Well),
-            invented: Mutex::default(),
+            behaviour: watch::Sender::new(Behaviour::Normal),
+            extra_sessions: Mutex::default(),
             connections: Mutex::default(),
             calls: AtomicUsize::new(0),
             hostile_states: AtomicUsize::new(0),
             powered: AtomicBool::new(true),
             gone: CancellationToken::new(),
-            world,
+            shared,
         }
     }
 
-    /// Lives until it was told to go and has done so, or is killed.
-    pub(super) async fn live(&self) {
+    /// Runs until the runner has drained or is killed.
+    pub(super) async fn run(&self) {
         while !self.gone.is_cancelled() {
             let (deadline, finished) = {
                 let (mut process, now) = (self.process(), Instant::now());
@@ -152,149 +152,149 @@ impl Runner {
         self.kill();
     }
 
-    /// Ends it at once, with all that it holds.
+    /// Kills the runner with all its sessions.
     pub(super) fn kill(&self) {
         self.gone.cancel();
-        self.cut_connections();
-        self.world.record.gone(&self.pod.uid, Instant::now());
+        self.close_connections();
+        self.shared.binding_log.record_runner_gone(&self.pod.uid, Instant::now());
     }
 
-    /// Its process is another one, in the same pod, with another boot id: what it held is lost.
+    /// Restarts the process in the same pod with a new boot ID. All sessions are lost.
     pub fn restart(&self) {
         let (mut process, now) = (self.process(), Instant::now());
         process.restart(now);
-        self.world.record.gone(&self.pod.uid, now);
+        self.shared.binding_log.record_runner_gone(&self.pod.uid, now);
         self.changed.send_replace(process.state().generation);
         drop(process);
         self.timer.notify_one();
-        self.cut_connections();
+        self.close_connections();
     }
 
-    /// From now on it answers like that.
-    pub fn behave(&self, behaviour: Behaviour) {
+    /// Changes how the runner answers, and closes its connections.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
-        self.cut_connections();
+        self.close_connections();
     }
 
-    /// From now on it attacks the operator in that way.
+    /// Starts an attack on the operator.
     pub fn attack(&self, attack: Attack) {
         let slots = self.process().slots();
-        self.invent(invented(attack, &self.pod.namespace, slots, &self.pod.uid));
-        self.behave(Behaviour::Hostile(attack));
+        self.set_extra_sessions(extra_sessions(attack, &self.pod.namespace, slots, &self.pod.uid));
+        self.set_behaviour(Behaviour::Hostile(attack));
     }
 
-    /// How many calls have reached it, whatever it answered.
+    /// Number of calls received, whatever the response.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// How many states it has sent to attack.
+    /// Number of states sent by an attack.
     pub fn hostile_states(&self) -> usize {
         self.hostile_states.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_call(&self) {
+    pub(super) fn count_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn note_hostile_state(&self) {
+    pub(super) fn count_hostile_state(&self) {
         self.hostile_states.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn bystander(&self) -> Option<Bystander> {
-        lock(&self.world.bystander).clone()
+    pub(super) fn redirect_target(&self) -> Option<RedirectTarget> {
+        lock(&self.shared.redirect_target).clone()
     }
 
-    /// From now on it tells of these sessions, too, which it has not.
-    pub fn invent(&self, sessions: Vec<Session>) {
-        *lock(&self.invented) = sessions;
-        self.cut_connections();
+    /// Makes the runner report these sessions in addition to its own, and closes its connections.
+    pub fn set_extra_sessions(&self, sessions: Vec<Session>) {
+        *lock(&self.extra_sessions) = sessions;
+        self.close_connections();
     }
 
-    /// What it held is lost, it answers nobody, and is told nothing any more.
-    pub(super) fn lose_power(&self) {
+    /// Powers the runner off: its sessions are lost, and it no longer answers or reacts to the deletion of its pod.
+    pub(super) fn power_off(&self) {
         self.powered.store(false, Ordering::Relaxed);
         self.restart();
-        self.behave(Behaviour::Hangs);
+        self.set_behaviour(Behaviour::Hangs);
     }
 
-    /// Whether somebody would hear that it should go, and could say that it has.
+    /// Whether the kubelet can terminate the pod and report its end.
     pub(super) fn is_powered(&self) -> bool {
         self.powered.load(Ordering::Relaxed)
     }
 
-    /// Ends when it is no more.
+    /// Returns when the runner is gone.
     pub(super) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// Drops every connection to it. New ones are taken.
-    pub fn cut_connections(&self) {
+    /// Closes all connections. New ones are accepted.
+    pub fn close_connections(&self) {
         let mut connections = lock(&self.connections);
         std::mem::take(&mut *connections).cancel();
     }
 
-    /// The browser of a session crashes.
+    /// Crashes the browser of a session.
     ///
     /// # Errors
-    /// When the session is not here, or not ready.
+    /// Returns an error if the runner does not have the session or the session is not ready.
     pub fn crash(&self, uid: &str) -> Result<(), ErrorResponse> {
-        self.ask(|process, now| process.crash(uid, now))
+        self.with_process(|process, now| process.crash(uid, now))
     }
 
-    /// Sets what is wrong with its browsers from now on.
+    /// Sets the fault of running and future browsers.
     pub fn set_fault(&self, fault: Fault) {
         self.process().set_fault(fault);
     }
 
-    /// How many launches of browsers its process has begun.
+    /// Number of browser launches that its process has started.
     pub fn launches(&self) -> usize {
         self.process().launches()
     }
 
-    /// Tells it to go, as SIGTERM does.
+    /// Starts to drain, as SIGTERM does.
     pub(super) fn drain(&self) {
         if self.is_powered() {
-            self.ask(Process::drain);
+            self.with_process(Process::drain);
         }
     }
 
-    /// The sessions that it has, those that have ended and are still listed among them.
+    /// The sessions of the runner, including ended ones that are still listed.
     pub fn sessions(&self) -> Vec<Session> {
         self.process().state().sessions.clone()
     }
 
-    /// What it tells of itself.
+    /// The state that the runner reports.
     pub fn state(&self) -> RunnerState {
         let mut state = self.process().state().clone();
-        state.sessions.extend(lock(&self.invented).iter().cloned());
+        state.sessions.extend(lock(&self.extra_sessions).iter().cloned());
         match *self.behaviour.borrow() {
-            Behaviour::Forgets => RunnerState { free: state.slots, sessions: Vec::new(), ..state },
+            Behaviour::OmitsSessions => RunnerState { free: state.slots, sessions: Vec::new(), ..state },
             _ => state,
         }
     }
 
-    /// Says when its state has changed.
+    /// Notifies of changes of the state.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// How it answers.
+    /// The current behaviour.
     pub(super) fn behaviour(&self) -> watch::Receiver<Behaviour> {
         self.behaviour.subscribe()
     }
 
-    /// Cancelled when what connections it has now are to be dropped.
-    pub(super) fn connection(&self) -> CancellationToken {
+    /// A token that is cancelled when the current connections must be closed.
+    pub(super) fn connection_token(&self) -> CancellationToken {
         lock(&self.connections).clone()
     }
 
-    pub(super) fn trust(&self, keys: PublicKeys) {
+    pub(super) fn set_keys(&self, keys: PublicKeys) {
         *lock(&self.keys) = keys;
     }
 
-    /// Who sent a request with these headers.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Caller, ErrorResponse> {
+    /// Authenticates the sender of a request.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ErrorResponse> {
         let unauthorized = |message: String| ErrorResponse { reason: ErrorReason::Unauthorized, message };
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| unauthorized("`Authorization: Bearer <token>` is missing".to_owned()))?;
@@ -305,19 +305,19 @@ impl Runner {
         Ok(caller)
     }
 
-    pub(super) fn note_trace(&self, uid: &str, headers: &HeaderMap) {
+    pub(super) fn record_traceparent(&self, uid: &str, headers: &HeaderMap) {
         let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        lock(&self.world.traceparents).entry(uid.to_owned()).or_default().push(header);
+        lock(&self.shared.traceparents).entry(uid.to_owned()).or_default().push(header);
     }
 
     pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
-        let life = *lock(&self.world.life);
+        let lifetime = *lock(&self.shared.session_lifetime);
         let (mut process, now) = (self.process(), Instant::now());
-        // A leader of a later term may have called while the body was read.
+        // A leader with a higher epoch may have called while the body was read.
         process.term(epoch).check()?;
-        let answer = process.bind(uid, request, life, now);
+        let answer = process.bind(uid, request, lifetime, now);
         if answer == Ok(true) {
-            self.world.record.bound(uid, &self.pod.uid, now);
+            self.shared.binding_log.record_bind(uid, &self.pod.uid, now);
         }
         self.publish(&mut process, now);
         self.timer.notify_one();
@@ -330,24 +330,24 @@ impl Runner {
             engine: state.engine.unwrap_or(camofleet_crds::v1alpha1::EngineName::Firefox),
             browser_version: state.browser_version.clone(),
             playwright_version: state.playwright_version.clone(),
-            session: session.expect("what was just bound is listed until it is ended by another call"),
+            session: session.expect("a session is listed from its binding until a later call ends it"),
         })
     }
 
     pub(super) fn end(&self, epoch: u64, uid: &str) -> Result<(), ErrorResponse> {
         self.term(epoch).check()?;
-        self.ask(|process, now| process.end(uid, now))
+        self.with_process(|process, now| process.end(uid, now))
     }
 
     pub(super) fn touch(&self, uid: &str) -> Result<(), ErrorResponse> {
-        self.ask(|process, now| process.touch(uid, now))
+        self.with_process(|process, now| process.touch(uid, now))
     }
 
     pub(super) fn report(&self, uid: &str) -> Result<SessionReport, ErrorResponse> {
         self.process().report(uid, Instant::now())
     }
 
-    fn ask<T>(&self, call: impl FnOnce(&mut Process, Instant) -> T) -> T {
+    fn with_process<T>(&self, call: impl FnOnce(&mut Process, Instant) -> T) -> T {
         let (mut process, now) = (self.process(), Instant::now());
         let answer = call(&mut process, now);
         self.publish(&mut process, now);
@@ -358,7 +358,7 @@ impl Runner {
     fn publish(&self, process: &mut Process, now: Instant) {
         let Some(left) = process.publish(now) else { return };
         for uid in left {
-            self.world.record.ended(&uid, &self.pod.uid, now);
+            self.shared.binding_log.record_end(&uid, &self.pod.uid, now);
         }
         self.changed.send_replace(process.state().generation);
     }

@@ -2,10 +2,10 @@
 
 use crate::{
     chart::{Chart, api_of, apply, client_as},
-    fleet::{FLEET, POOL, claim, leader, on_a_fleet, until},
+    fixture::{FLEET, POOL, claim, start_leader, wait_until, with_fleet},
 };
 use anyhow::{Context, Result, ensure};
-use camofleet_bench::harness::{Harness, lasting_pool, of_pool};
+use camofleet_bench::harness::{Harness, long_lived_pool, session_spec};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
 use k8s_openapi::api::core::v1::{Binding, Pod};
 use kube::{
@@ -31,10 +31,14 @@ async fn install_policies(harness: &Harness) -> Result<()> {
             installed += 1;
         }
     }
-    ensure!(installed == 2 * POLICIES.len(), "{installed} objects of {} policies with a binding each", POLICIES.len());
+    ensure!(
+        installed == 2 * POLICIES.len(),
+        "installed {installed} objects instead of {} policies with a binding each",
+        POLICIES.len()
+    );
     for policy in chart.of_kind("ValidatingAdmissionPolicy", |_| true) {
         let (api, name) = (api_of(&harness.client, policy)?, policy.name_any());
-        until("the policy's types are checked", async || {
+        wait_until("the policy's types are checked", async || {
             Ok(api.get(&name).await?.data["status"]["typeChecking"].is_object())
         })
         .await?;
@@ -50,7 +54,10 @@ fn assert_refused<T: Debug>(what: &str, answer: kube::Result<T>, policy: &str, w
     match answer {
         Err(kube::Error::Api(status)) => {
             let message = &status.message;
-            ensure!(message.contains(policy) && message.contains(words), "{what} was refused otherwise: {message}");
+            ensure!(
+                message.contains(policy) && message.contains(words),
+                "{what} was refused for another reason: {message}"
+            );
             Ok(())
         }
         answer => anyhow::bail!("{what} was not refused: {answer:?}"),
@@ -69,8 +76,8 @@ fn pod(name: &str, metadata: &Value) -> Result<Pod> {
 }
 
 #[test]
-fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
-    on_a_fleet("runner-policy", async |harness| {
+fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
+    with_fleet("runner-policy", async |harness| {
         install_policies(harness).await?;
         // A cluster administrator: RBAC allows every request.
         let mallory = client_as(harness, "mallory", &["system:masters"], "mallory").await?;
@@ -79,15 +86,17 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
         let runner_label = json!({ "labels": { "app.kubernetes.io/name": "camofleet-runner" } });
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         // The API server enforces a policy some time after its creation.
-        until("the policy is in force", async || Ok(pods.create(&dry, &pod("early", &runner_label)?).await.is_err()))
-            .await?;
+        wait_until("the policy is in force", async || {
+            Ok(pods.create(&dry, &pod("early", &runner_label)?).await.is_err())
+        })
+        .await?;
 
         // The operator, the scheduler and the nodes are not refused.
-        let _operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(2, 1)).await?;
+        let _operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 1)).await?;
         claim(harness, "claim", 2).await?;
         let runners = pods.list(&ListParams::default().labels("app.kubernetes.io/name=camofleet-runner")).await?.items;
-        ensure!(runners.len() == 2, "{} runners of 2", runners.len());
+        ensure!(runners.len() == 2, "{} runners instead of 2", runners.len());
         let runner = runners[0].name_any();
         let pool = harness.api::<WorkerPool>(FLEET).get(POOL).await?;
 
@@ -99,7 +108,7 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
                 "controller": true });
             json!({ "ownerReferences": [reference] })
         };
-        let own = owned(&pool.uid().context("it has a UID")?);
+        let own = owned(&pool.uid().context("the pool has no UID")?);
         let annotated = json!({ "annotations": { KEYS: "{}" } });
         for (what, metadata, words) in
             [("a runner's label", &runner_label, label), ("a pool as owner", &own, owner), ("keys", &annotated, keys)]
@@ -143,7 +152,7 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
         assert_refused("keys by a former binding", bindings.create(&create, &binding).await, policy, keys)?;
         binding.metadata.annotations = None;
         bind(&binding).await.context("a binding without annotations")?;
-        until("the pod is bound", async || {
+        wait_until("the pod is bound", async || {
             Ok(pods.get("plain").await?.spec.is_some_and(|spec| spec.node_name.as_deref() == Some("simulated-9")))
         })
         .await?;
@@ -164,7 +173,7 @@ fn only_the_operator_makes_runner_pods_and_gives_them_keys() {
         pods.delete(&runner, &DeleteParams::default().grace_period(0)).await?;
         harness.api::<WorkerPool>(FLEET).delete(POOL, &DeleteParams::default().grace_period(0)).await?;
         harness.delete_sessions(FLEET).await?;
-        until("the pool's runners are gone", async || {
+        wait_until("the pool's runners are gone", async || {
             let left =
                 pods.list_metadata(&ListParams::default().labels("app.kubernetes.io/name=camofleet-runner")).await?;
             Ok(left.items.is_empty())
@@ -192,36 +201,42 @@ where
 }
 
 #[test]
-fn annotations_and_labels_of_our_kinds_are_bounded_and_larger_objects_go_on() {
-    on_a_fleet("metadata-policy", async |harness| {
+fn metadata_is_bounded_and_existing_larger_objects_keep_working() {
+    with_fleet("metadata-policy", async |harness| {
         // An object of each kind exceeds the bounds before the policy is installed.
         let large = |bytes, count| json!({ "annotations": annotations(bytes), "labels": labels(count) });
         let (sessions, pools) = (harness.api::<BrowserSession>(FLEET), harness.api::<WorkerPool>(FLEET));
-        harness.pool(FLEET, POOL, lasting_pool(1, 2)).await?;
+        harness.create_pool(FLEET, POOL, long_lived_pool(1, 2)).await?;
         merge(&pools, POOL, &large(200_000, 40)).await?;
-        sessions.create(&PostParams::default(), &BrowserSession::new("large", of_pool(POOL))).await?;
+        sessions.create(&PostParams::default(), &BrowserSession::new("large", session_spec(POOL))).await?;
         merge(&sessions, "large", &large(200_000, 40)).await?;
         install_policies(harness).await?;
         let mallory = client_as(harness, "mallory", &["system:masters"], "mallory").await?;
-        bounded::<BrowserSession>(&mallory, "large", json!({ "idleTimeoutSeconds": 600 }), 16384, || {
-            BrowserSession::new("new", of_pool(POOL))
-        })
+        assert_metadata_bounds::<BrowserSession>(
+            &mallory,
+            "large",
+            json!({ "idleTimeoutSeconds": 600 }),
+            16384,
+            || BrowserSession::new("new", session_spec(POOL)),
+        )
         .await
         .context("sessions")?;
-        bounded::<WorkerPool>(&mallory, POOL, json!({ "replicas": 2 }), 65536, || {
-            WorkerPool::new("new", lasting_pool(0, 1))
+        assert_metadata_bounds::<WorkerPool>(&mallory, POOL, json!({ "replicas": 2 }), 65536, || {
+            WorkerPool::new("new", long_lived_pool(0, 1))
         })
         .await
         .context("pools")?;
 
         // The operator serves and deletes them.
-        let _operator = leader(harness, "a").await?;
+        let _operator = start_leader(harness, "a").await?;
         harness.wait_for_hot(FLEET, POOL, 1).await?;
-        until("the large session is Ready", async || Ok(sessions.get("large").await?.state() == SessionState::Ready))
-            .await?;
+        wait_until("the large session is Ready", async || {
+            Ok(sessions.get("large").await?.state() == SessionState::Ready)
+        })
+        .await?;
         sessions.delete("large", &DeleteParams::default()).await?;
         pools.delete(POOL, &DeleteParams::default()).await?;
-        until("the large pool is gone", async || Ok(pools.get_opt(POOL).await?.is_none())).await
+        wait_until("the large pool is gone", async || Ok(pools.get_opt(POOL).await?.is_none())).await
     });
 }
 
@@ -235,9 +250,16 @@ fn owners(count: usize) -> Vec<Value> {
     (0..count).map(owner).collect()
 }
 
-/// Tests the bounds of a kind. `large` is an object that exceeded them before the policy was installed, with 200,000 bytes and 40
-/// labels; `new` returns one without metadata; `max_applied` is the bound on `last-applied-configuration`, in bytes.
-async fn bounded<K>(client: &Client, large: &str, spec: Value, max_applied: usize, new: impl Fn() -> K) -> Result<()>
+/// Tests the bounds of a kind. `large` is an object that exceeded them before the policy was installed, with 200,000
+/// bytes and 40 labels; `new` returns one without metadata; `max_applied` is the bound on `last-applied-configuration`,
+/// in bytes.
+async fn assert_metadata_bounds<K>(
+    client: &Client,
+    large: &str,
+    spec: Value,
+    max_applied: usize,
+    new: impl Fn() -> K,
+) -> Result<()>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug,
 {
@@ -252,7 +274,7 @@ where
     };
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let applied = |bytes: usize| json!({ "annotations": { LAST_APPLIED: "x".repeat(bytes) } });
-    until("the policy is in force", async || {
+    wait_until("the policy is in force", async || {
         Ok(api.create(&dry, &with(json!({ "labels": labels(33) }))?).await.is_err())
     })
     .await?;

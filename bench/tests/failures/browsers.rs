@@ -1,10 +1,13 @@
-//! Browsers that fail, in runners that answer as they should.
+//! Failing browsers in healthy runners.
 
-use crate::fleet::{FLEET, PATIENCE, POOL, assert_whole, assert_whole_but, claim, leader, on_a_fleet, session, until};
+use crate::fixture::{
+    FLEET, POOL, TIMEOUT, assert_invariants, assert_invariants_except, claim, retained_session_spec, start_leader,
+    wait_until, with_fleet,
+};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, lasting_pool},
-    sessions::Seen,
+    harness::{Harness, long_lived_pool},
+    sessions::ObservedSession,
     simulator::{Fault, Runner},
 };
 use camofleet_crds::{
@@ -21,22 +24,23 @@ use std::sync::Arc;
 
 const BROKEN: &str = "broken";
 const FIXED: &str = "fixed";
-/// Launches of the canary after which its proof has failed again.
+/// Further launches of the canary that prove it has failed again.
 const FURTHER_LAUNCHES: usize = 2;
 
 #[test]
-fn a_canary_that_cannot_load_a_page_never_takes_over_its_pool() {
-    on_a_fleet("canary", async |harness| {
+fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
+    with_fleet("canary", async |harness| {
         let harness = &*harness;
-        let _operator = leader(harness, "a").await?;
-        harness.simulator.set_fault(BROKEN, Fault::LoadsNoPage);
-        // One slot each: with more, other browsers are hot during the proof, and the operator reports no failure while one is.
-        harness.hot_pool(FLEET, POOL, lasting_pool(4, 1)).await?;
+        let _operator = start_leader(harness, "a").await?;
+        harness.simulator.set_fault(BROKEN, Fault::PageLoadFails);
+        // One slot per runner: with more, other browsers are hot during the proof, and the operator reports no failure
+        // while one is hot.
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
         claim(harness, "before", 2).await?;
         let former = serving(&status(harness).await?)?;
 
         set_image(harness, BROKEN).await?;
-        until("the canary's failure is published", async || {
+        wait_until("the canary's failure is published", async || {
             let status = status(harness).await?;
             let stalled = conditions::get(&status.conditions, STALLED);
             Ok(stalled.is_some_and(|stalled| {
@@ -47,49 +51,51 @@ fn a_canary_that_cannot_load_a_page_never_takes_over_its_pool() {
         let canary = {
             let failing =
                 harness.simulator.runners().into_iter().filter(|runner| runner.state().launch_error.is_some());
-            failing.collect::<Vec<Arc<Runner>>>().pop().context("the canary fails")?
+            failing.collect::<Vec<Arc<Runner>>>().pop().context("no runner reports a launch error")?
         };
         let launches = canary.launches() + FURTHER_LAUNCHES;
         claim(harness, "meanwhile", 1).await?;
-        until("its proof has failed again", async || Ok(canary.launches() >= launches)).await?;
+        wait_until("the canary's proof has failed again", async || Ok(canary.launches() >= launches)).await?;
         let broken = status(harness).await?;
-        ensure!(serving(&broken)? == former, "a shape that cannot load a page serves");
-        ensure!(broken.updated_replicas <= 1, "{} runners have the broken shape", broken.updated_replicas);
+        ensure!(serving(&broken)? == former, "a revision that cannot load a page became current");
+        ensure!(broken.updated_replicas <= 1, "{} runners have the broken revision", broken.updated_replicas);
         ensure!(canary.sessions().is_empty(), "the canary was given a session");
 
         set_image(harness, FIXED).await?;
-        until("the fixed shape serves", async || {
+        wait_until("the fixed revision is current", async || {
             let status = status(harness).await?;
             let revision = serving(&status)?;
             Ok(revision != former && Some(revision) == status.revision && status.updated_replicas >= 1)
         })
         .await?;
         let ends = ["before-0", "before-1", "meanwhile-0"];
-        try_join_all(ends.map(|name| async move { harness.claims().end(FLEET, name).await })).await?;
-        assert_whole(harness).await
+        try_join_all(ends.map(|name| async move { harness.claims().delete(FLEET, name).await })).await?;
+        assert_invariants(harness).await
     });
 }
 
 #[test]
-fn hot_browsers_that_hang_are_replaced_and_a_session_whose_launch_hangs_ends() {
-    on_a_fleet("hung", async |harness| {
-        let _operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(1, 3)).await?;
+fn hung_hot_browsers_are_replaced_and_a_session_whose_launch_hangs_fails() {
+    with_fleet("hung", async |harness| {
+        let _operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 3)).await?;
         claim(harness, "early", 1).await?;
-        let runner = harness.simulator.runners().pop().context("the pool has a runner")?;
+        let runner = harness.simulator.runners().pop().context("the pool has no runner")?;
         runner.set_fault(Fault::Hangs);
-        until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
+        wait_until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
 
         runner.set_fault(Fault::LaunchHangs);
-        harness.claims().create(FLEET, "stuck", session(POOL)).await?;
-        let is_failed = |seen: &Seen| seen.reason.as_deref() == Some(LAUNCH_FAILED);
-        harness.sessions.wait_for(1, FLEET, "failed", PATIENCE, is_failed).await?;
+        harness.claims().create(FLEET, "stuck", retained_session_spec(POOL)).await?;
+        let is_failed = |seen: &ObservedSession| seen.reason.as_deref() == Some(LAUNCH_FAILED);
+        harness.sessions.wait_for(1, FLEET, "failed", TIMEOUT, is_failed).await?;
 
         runner.set_fault(Fault::None);
         harness.wait_for_hot(FLEET, POOL, 2).await?;
         claim(harness, "late", 2).await?;
-        assert_whole_but(harness, FLEET, |session, reason| reason == LAUNCH_FAILED && session.name_any() == "stuck")
-            .await
+        assert_invariants_except(harness, FLEET, |session, reason| {
+            reason == LAUNCH_FAILED && session.name_any() == "stuck"
+        })
+        .await
     });
 }
 
@@ -97,9 +103,9 @@ async fn status(harness: &Harness) -> Result<WorkerPoolStatus> {
     Ok(harness.api::<WorkerPool>(FLEET).get(POOL).await?.status.unwrap_or_default())
 }
 
-/// The revision in which runners are made.
+/// The current revision of the pool.
 fn serving(status: &WorkerPoolStatus) -> Result<String> {
-    Ok(status.serving.as_ref().context("runners have come up")?.revision.clone())
+    Ok(status.serving.as_ref().context("the pool has no current revision")?.revision.clone())
 }
 
 async fn set_image(harness: &Harness, image: &str) -> Result<()> {

@@ -1,4 +1,5 @@
-//! The chart on the harness: renders it with Helm, applies its objects, and runs its Jobs with the rights that it grants them.
+//! Renders the chart with Helm, applies its objects to the harness, and runs its Jobs with their service accounts'
+//! permissions.
 
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
@@ -19,11 +20,11 @@ use tokio::process::Command;
 pub struct Chart(Vec<DynamicObject>);
 
 impl Chart {
-    /// Renders the chart as an install does, with look-ups in the cluster, but without its CRDs, which the harness has installed.
-    /// Each value is an argument of Helm's `--set`.
+    /// Renders the chart as an install does, with look-ups in the cluster, but without its CRDs, which the harness has
+    /// installed. Each value is an argument of Helm's `--set`.
     pub async fn render(harness: &Harness, values: &[&str]) -> Result<Self> {
         let kubeconfig = harness.control_plane.kubeconfig(User::Admin);
-        let kubeconfig = kubeconfig.to_str().context("a path of UTF-8")?;
+        let kubeconfig = kubeconfig.to_str().context("the path is not UTF-8")?;
         Self::template(harness, &["--dry-run=server", "--kubeconfig", kubeconfig], values).await
     }
 
@@ -61,7 +62,7 @@ impl Chart {
         })
     }
 
-    /// Applies the roles and bindings of that component.
+    /// Applies the roles and bindings of a component.
     pub async fn grant(&self, client: &Client, component: &str) -> Result<()> {
         for kind in ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"] {
             for object in self.of_kind(kind, |name| name == component) {
@@ -78,7 +79,7 @@ impl Chart {
         let container = &rendered.data["spec"]["template"]["spec"]["containers"][0];
         let args: Vec<String> = serde_json::from_value(container["args"].clone())?;
         let account = format!("system:serviceaccount:{NAMESPACE}:{job}");
-        let kubeconfig = harness.control_plane.kubeconfig_as(&account, &[], job)?;
+        let kubeconfig = harness.control_plane.impersonating_kubeconfig(&account, &[], job)?;
         let mut command = Command::new(&harness.options.operator.path);
         // As Kubernetes does with `$$` in arguments.
         command.args(args.iter().map(|arg| arg.replace("$$", "$")));
@@ -92,7 +93,7 @@ impl Chart {
 
 /// Applies an object as Helm would.
 pub async fn apply(client: &Client, object: &DynamicObject) -> Result<DynamicObject> {
-    let name = object.metadata.name.as_deref().context("it has a name")?;
+    let name = object.metadata.name.as_deref().context("the object has no name")?;
     let params = PatchParams::apply("helm").force();
     let applied = api_of(client, object)?.patch(name, &params, &Patch::Apply(object)).await;
     applied.with_context(|| format!("cannot apply {name}"))
@@ -100,7 +101,7 @@ pub async fn apply(client: &Client, object: &DynamicObject) -> Result<DynamicObj
 
 /// The API of the object's kind and namespace.
 pub fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>> {
-    let types: &TypeMeta = object.types.as_ref().context("it has a kind")?;
+    let types: &TypeMeta = object.types.as_ref().context("the object has no kind")?;
     let kind = ApiResource::from_gvk(&types.try_into()?);
     Ok(match &object.metadata.namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
@@ -110,6 +111,6 @@ pub fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObje
 
 /// A client that impersonates a user.
 pub async fn client_as(harness: &Harness, user: &str, groups: &[&str], name: &str) -> Result<Client> {
-    let kubeconfig = harness.control_plane.kubeconfig_as(user, groups, name)?;
+    let kubeconfig = harness.control_plane.impersonating_kubeconfig(user, groups, name)?;
     Ok(Client::try_from(read_config(&kubeconfig).await?)?)
 }

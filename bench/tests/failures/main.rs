@@ -1,5 +1,5 @@
-//! What stays whole while things fail: tests on a real API server, with the real operator and simulated runners. Each ends
-//! with the same account: no session lost, none published on two runners, nothing left behind.
+//! Failure tests with the real operator on a real API server, with simulated runners. Each ends with the same check of
+//! invariants: no session is lost, none was published on two runners, and nothing is left behind.
 
 mod admission;
 mod api_errors;
@@ -8,13 +8,13 @@ mod chaos;
 mod chart;
 mod clock;
 mod control_plane;
-mod fleet;
+mod fixture;
 mod hostile;
 mod keys;
 mod leaders;
+mod maintenance;
 mod nodes;
 mod objects;
-mod pruned;
+mod pruned_fields;
 mod runners;
 mod uninstall;
-mod upkeep;

@@ -1,9 +1,9 @@
-//! Nodes that lose their power, with the runners on them.
+//! Loss of nodes with the runners on them.
 
-use crate::fleet::{FLEET, PATIENCE, POOL, assert_whole_but, claim, leader, on_a_fleet, until};
+use crate::fixture::{FLEET, POOL, TIMEOUT, assert_invariants_except, claim, start_leader, wait_until, with_fleet};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
     simulator::Runner,
 };
 use camofleet_crds::conditions::session::RUNNER_LOST;
@@ -16,10 +16,10 @@ use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc};
 
 #[test]
-fn runners_on_dead_nodes_are_replaced_and_cost_their_sessions_alone() {
-    on_a_fleet("nodes", async |harness| {
-        let _operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(12, 4)).await?;
+fn runners_on_dead_nodes_are_replaced_and_only_their_sessions_are_lost() {
+    with_fleet("nodes", async |harness| {
+        let _operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(12, 4)).await?;
         claim(harness, "early", 40).await?;
         let busy: BTreeSet<String> = harness
             .simulator
@@ -29,41 +29,42 @@ fn runners_on_dead_nodes_are_replaced_and_cost_their_sessions_alone() {
             .map(|runner| runner.pod.node.clone())
             .collect();
         let mut busy = busy.into_iter();
-        let (gone, dead) = (busy.next().context("a node is busy")?, busy.next().context("two are")?);
+        let (gone, dead) =
+            (busy.next().context("no node has sessions")?, busy.next().context("only one node has sessions")?);
         let lost_with = |runners: &[Arc<Runner>]| -> BTreeSet<String> {
             let uids = harness.sessions.all(FLEET).into_iter();
             let on = |uid: &String| runners.iter().any(|runner| runner.pod.uid == *uid);
             uids.filter(|seen| seen.runners.iter().any(on)).map(|seen| seen.uid).collect()
         };
 
-        // The one was taken away with its object, and what was on it is collected.
+        // The first node disappears with its Node object, and its pods are garbage collected.
         let nodes = Api::<Node>::all(harness.client.clone());
-        let vanished = harness.simulator.lose_node(&gone);
+        let vanished = harness.simulator.power_off_node(&gone);
         nodes.delete(&gone, &DeleteParams::default()).await?;
         for runner in &vanished {
             delete_pod(harness, runner, 0).await?;
         }
-        // The other one is there and dead: its pods are told to go, and nobody on it hears.
-        let stuck = harness.simulator.lose_node(&dead);
+        // The second node is dead but keeps its Node object: its pods are deleted, but no kubelet terminates them.
+        let stuck = harness.simulator.power_off_node(&dead);
         let taint = json!({ "spec": { "unschedulable": true } });
         nodes.patch(&dead, &PatchParams::default(), &Patch::Merge(taint)).await?;
         for runner in &stuck {
             delete_pod(harness, runner, 1).await?;
         }
         let lost: BTreeSet<String> = lost_with(&vanished).into_iter().chain(lost_with(&stuck)).collect();
-        ensure!(!lost.is_empty(), "the nodes had sessions");
-        harness.sessions.wait_for(lost.len(), FLEET, "finished", PATIENCE, |seen| seen.finished.is_some()).await?;
+        ensure!(!lost.is_empty(), "the lost nodes had no sessions");
+        harness.sessions.wait_for(lost.len(), FLEET, "finished", TIMEOUT, |seen| seen.finished.is_some()).await?;
         claim(harness, "late", 10).await?;
-        // In the end somebody makes sure that the dead one is off, and collects what was on it.
+        // Finally an administrator confirms that the dead node is off, and force-deletes its pods.
         for runner in &stuck {
             delete_pod(harness, runner, 0).await?;
         }
-        until("nothing is left of them", async || {
+        wait_until("the pods of the dead node are gone", async || {
             let left = harness.api::<Pod>(FLEET).list_metadata(&kube::api::ListParams::default()).await?.items;
             Ok(!left.iter().any(|pod| stuck.iter().any(|runner| pod.uid().as_ref() == Some(&runner.pod.uid))))
         })
         .await?;
-        assert_whole_but(harness, FLEET, |session, reason| {
+        assert_invariants_except(harness, FLEET, |session, reason| {
             reason == RUNNER_LOST && session.uid().is_some_and(|uid| lost.contains(&uid))
         })
         .await

@@ -1,13 +1,13 @@
-//! Objects that go all at once, and one that nobody understands.
+//! Mass deletions, deleted namespaces, objects that do not parse, and oversized templates.
 
-use crate::fleet::{
-    FLEET, PATIENCE, POOL, all_ready, assert_whole, assert_whole_but, begin_claims, claim, leader, on_a_fleet, session,
-    until,
+use crate::fixture::{
+    FLEET, POOL, TIMEOUT, assert_invariants, assert_invariants_except, claim, ensure_all_ready, retained_session_spec,
+    start_claims, start_leader, wait_until, with_fleet,
 };
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
 };
 use camofleet_crds::{
     conditions,
@@ -26,121 +26,122 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-const CROWD: usize = 2000;
+const SESSIONS: usize = 2000;
 
 #[test]
-fn a_crowd_that_is_deleted_at_once_leaves_nothing_on_any_runner() {
-    on_a_fleet("crowd", async |harness| {
-        let _operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(CROWD.div_ceil(32), 32)).await?;
-        all_ready(&begin_claims(harness, "claim", CROWD, Arrivals::AllAtOnce).await?)?;
-        for index in 0..CROWD {
-            harness.sessions.give_up(FLEET, &format!("claim-{index}"));
+fn no_runner_keeps_a_session_after_2000_are_deleted_at_once() {
+    with_fleet("mass-deletion", async |harness| {
+        let _operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(SESSIONS.div_ceil(32), 32)).await?;
+        ensure_all_ready(&start_claims(harness, "claim", SESSIONS, Arrivals::Burst).await?)?;
+        for index in 0..SESSIONS {
+            harness.sessions.mark_deleted_by_user(FLEET, &format!("claim-{index}"));
         }
         harness
             .api::<BrowserSession>(FLEET)
             .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
-        until("no runner holds any", async || Ok(harness.simulator.record().held().is_empty())).await?;
+        wait_until("no runner holds a session", async || Ok(harness.simulator.binding_log().held().is_empty())).await?;
         claim(harness, "late", 50).await?;
-        ensure!(harness.simulator.record().count() == CROWD + 50, "a runner was given a session twice");
-        assert_whole(harness).await
+        ensure!(harness.simulator.binding_log().count() == SESSIONS + 50, "a runner was given a session twice");
+        assert_invariants(harness).await
     });
 }
 
 #[test]
-fn a_namespace_that_is_deleted_with_live_sessions_goes_and_leaves_nothing() {
-    on_a_fleet("namespace", async |harness| {
-        let _operator = leader(harness, "a").await?;
-        // One with a pool and its sessions, and one whose sessions are on another's pool.
+fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
+    with_fleet("namespace", async |harness| {
+        let _operator = start_leader(harness, "a").await?;
+        // `both` has a pool and its sessions; `guests` has sessions on a pool of another namespace.
         for namespace in ["both", "guests"] {
-            harness.namespace(namespace).await?;
+            harness.create_namespace(namespace).await?;
         }
-        // Kubernetes waits for pods first, and asks again after half of their grace period.
+        // The namespace controller waits for pods and retries after half of their grace period, so a short drain
+        // timeout suffices.
         let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 5 }))?;
-        harness.hot_pool("both", POOL, WorkerPoolSpec { rollout, ..lasting_pool(5, 4) }).await?;
+        harness.create_hot_pool("both", POOL, WorkerPoolSpec { rollout, ..long_lived_pool(5, 4) }).await?;
         let shared = WorkerPoolSpec {
             allowed_namespaces: AllowedNamespaces { from: NamespacesFrom::All, selector: None },
-            ..lasting_pool(30, 1)
+            ..long_lived_pool(30, 1)
         };
-        harness.hot_pool("camo-fleet", POOL, shared).await?;
+        harness.create_hot_pool("camo-fleet", POOL, shared).await?;
         let at = |namespace: &str| BrowserSessionSpec {
             pool_ref: Some(PoolRef { name: POOL.to_owned(), namespace: Some(namespace.to_owned()) }),
-            ..session(POOL)
+            ..retained_session_spec(POOL)
         };
         for index in 0..10 {
             for (namespace, pool) in [("both", "both"), ("guests", "camo-fleet"), (FLEET, "camo-fleet")] {
                 let (claims, name) = (harness.claims(), format!("claim-{index}"));
-                let claim = claims.claim_with(namespace.to_owned(), name, at(pool), PATIENCE).await?;
+                let claim = claims.claim_with(namespace.to_owned(), name, at(pool), TIMEOUT).await?;
                 ensure!(claim.ready.is_some(), "a session of {namespace} was not Ready");
             }
         }
         let namespaces = Api::<Namespace>::all(harness.client.clone());
         for namespace in ["both", "guests"] {
             for index in 0..10 {
-                harness.sessions.give_up(namespace, &format!("claim-{index}"));
+                harness.sessions.mark_deleted_by_user(namespace, &format!("claim-{index}"));
             }
             namespaces.delete(namespace, &DeleteParams::default()).await?;
         }
-        until("the namespaces are gone", async || {
+        wait_until("the namespaces are gone", async || {
             Ok(namespaces.get_opt("both").await?.is_none() && namespaces.get_opt("guests").await?.is_none())
         })
         .await?;
         for namespace in ["both", "guests", "camo-fleet", FLEET] {
-            assert_whole_but(harness, namespace, |_, _| false).await?;
+            assert_invariants_except(harness, namespace, |_, _| false).await?;
         }
         let runners = harness.simulator.runners().into_iter().filter(|runner| runner.pod.namespace == "both").count();
-        ensure!(runners == 0, "{runners} runners are left of a namespace that is gone");
+        ensure!(runners == 0, "{runners} runners are left of a deleted namespace");
         Ok(())
     });
 }
 
-/// A session and a pool as a version with other fields could have written them: they are there before an operator starts, and one
-/// comes while it runs.
+/// Sessions and a pool as an operator version with other fields could have written them: some exist before the operator
+/// starts, one is created while it runs.
 #[test]
-fn what_cannot_be_understood_does_not_stop_the_others() {
-    on_a_fleet("poison", async |harness| {
+fn objects_that_do_not_parse_do_not_stop_others() {
+    with_fleet("unparsable", async |harness| {
         let (session_kind, pool_kind) =
             (ApiResource::erase::<BrowserSession>(&()), ApiResource::erase::<WorkerPool>(&()));
-        open_schema(harness, "browsersessions.camofleet.dev").await?;
-        open_schema(harness, "workerpools.camofleet.dev").await?;
-        poison(harness, &session_kind, "poison-early", json!({ "display": "Hologram" })).await?;
-        poison(harness, &pool_kind, "poison-pool", json!({ "slotsPerRunner": "many" })).await?;
-        let mut operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(5, 4)).await?;
+        relax_schema(harness, "browsersessions.camofleet.dev").await?;
+        relax_schema(harness, "workerpools.camofleet.dev").await?;
+        create_dynamic(harness, &session_kind, "unparsable-early", json!({ "display": "Hologram" })).await?;
+        create_dynamic(harness, &pool_kind, "unparsable-pool", json!({ "slotsPerRunner": "many" })).await?;
+        let mut operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(5, 4)).await?;
         claim(harness, "early", 8).await?;
-        poison(harness, &session_kind, "poison-late", json!({ "engine": 7 })).await?;
+        create_dynamic(harness, &session_kind, "unparsable-late", json!({ "engine": 7 })).await?;
         claim(harness, "late", 8).await?;
-        // One that was served and is now past understanding keeps its browser; its user may end it all the same.
+        // A served session whose spec no longer parses keeps its browser, and its user can still end it.
         let patch = json!({ "spec": { "idleTimeoutSeconds": "long" } });
         let sessions = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &session_kind);
         sessions.patch("early-0", &PatchParams::default(), &Patch::Merge(patch)).await?;
         claim(harness, "after", 2).await?;
-        let record = harness.simulator.record();
-        let uid = harness.sessions.seen(FLEET, "early-0").context("it was made")?.uid;
-        ensure!(record.held().contains(&uid), "a session ended because nobody understood its new spec");
-        // And over a restart.
+        let binding_log = harness.simulator.binding_log();
+        let uid = harness.sessions.get(FLEET, "early-0").context("the session was not observed")?.uid;
+        ensure!(binding_log.held().contains(&uid), "a session ended because its new spec does not parse");
+        // The same after a restart of the operator.
         operator.stop().await?;
         operator.daemon.start_again()?;
         operator.wait_until_leading().await?;
-        claim(harness, "anew", 1).await?;
-        for name in ["early-0", "poison-early", "poison-late"] {
-            harness.claims().end(FLEET, name).await?;
+        claim(harness, "restarted", 1).await?;
+        for name in ["early-0", "unparsable-early", "unparsable-late"] {
+            harness.claims().delete(FLEET, name).await?;
         }
         let pools = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &pool_kind);
-        pools.delete("poison-pool", &DeleteParams::default()).await?;
-        assert_whole(harness).await?;
+        pools.delete("unparsable-pool", &DeleteParams::default()).await?;
+        assert_invariants(harness).await?;
         let pods = harness.api::<Pod>(FLEET).list_metadata(&ListParams::default()).await?.items.len();
-        ensure!(pods == 5, "{pods} runners of a pool of 5");
+        ensure!(pods == 5, "{pods} runners instead of 5");
         Ok(())
     });
 }
 
-/// The API server refuses fields that are too large, the operator refuses a template that is too large as a whole, and a pool from
-/// before there were bounds is still published and can still be deleted.
+/// The API server refuses oversized fields, the operator refuses a template whose total is too large, and a pool from
+/// before the bounds still gets a status and can be deleted.
 #[test]
-fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
-    on_a_fleet("large-pools", async |harness| {
+fn oversized_pools_are_refused_and_one_from_before_the_bounds_can_be_deleted() {
+    with_fleet("large-pools", async |harness| {
         let pools = harness.api::<WorkerPool>(FLEET);
         let text = |length: usize| "x".repeat(length);
         let map = |entries: usize, value: &str| -> Value {
@@ -163,74 +164,78 @@ fn a_pool_is_bounded_and_one_of_before_is_published_and_deleted() {
             ("affinity", node_affinity(32), node_affinity(33)),
             ("metadata", json!({ "annotations": map(1, &text(8192)) }), json!({ "annotations": map(1, &text(8193)) })),
         ] {
-            pools.create(&dry, &with(json!({ field: fits }))?).await.with_context(|| format!("{field} that fits"))?;
+            pools
+                .create(&dry, &with(json!({ field: fits }))?)
+                .await
+                .with_context(|| format!("{field} within its bound was refused"))?;
             let answer = pools.create(&dry, &with(json!({ field: too_large }))?).await;
-            let Err(kube::Error::Api(status)) = answer else { bail!("{field} was not refused: {answer:?}") };
+            let Err(kube::Error::Api(status)) = answer else { bail!("oversized {field} was not refused: {answer:?}") };
             ensure!(status.code == 422 && status.message.contains(&format!("spec.template.{field}")), "{status:?}");
         }
 
-        // As the CRDs of before would have taken it.
+        // An object that the former CRDs would have accepted.
         let definitions = Api::<CustomResourceDefinition>::all(harness.client.clone());
         let former = definitions.get("workerpools.camofleet.dev").await?.spec.versions;
-        open_schema(harness, "workerpools.camofleet.dev").await?;
+        relax_schema(harness, "workerpools.camofleet.dev").await?;
         let pool_kind = ApiResource::erase::<WorkerPool>(&());
         let image = json!({ "image": "runner", "env": [{ "name": "A", "value": text(1_000_000) }], "nodeSelector": map(100, "a") });
-        poison(harness, &pool_kind, "of-before", json!({ "replicas": 1, "template": image })).await?;
+        create_dynamic(harness, &pool_kind, "of-before", json!({ "replicas": 1, "template": image })).await?;
         let patch = Patch::Merge(json!({ "spec": { "versions": former } }));
         definitions.patch("workerpools.camofleet.dev", &PatchParams::default(), &patch).await?;
-        until("the bounds are in force again", async || {
+        wait_until("the bounds are in force again", async || {
             Ok(pools.create(&dry, &with(json!({ "nodeSelector": map(33, "a") }))?).await.is_err())
         })
         .await?;
 
-        let _operator = leader(harness, "a").await?;
-        // The type itself would drop the template.
+        let _operator = start_leader(harness, "a").await?;
+        // Created as a dynamic object, because `WorkerPool` drops an oversized template when it is deserialized.
         let annotations = json!({ "metadata": { "annotations": map(5, &text(8000)) } });
-        poison(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(1, 4)).await?;
+        create_dynamic(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 4)).await?;
         claim(harness, "served", 4).await?;
         for name in ["large", "of-before"] {
-            until("the pool is refused", async || {
+            wait_until("the pool is refused", async || {
                 let status = pools.get(name).await?.status.unwrap_or_default();
                 let stalled = conditions::get(&status.conditions, conditions::STALLED);
                 Ok(stalled.is_some_and(|it| it.status == "True" && it.reason == conditions::pool::TEMPLATE_TOO_LARGE))
             })
             .await?;
         }
-        ensure!(harness.count_pods(FLEET).await? == 1, "a runner was made of a template that is too large");
-        // It gets a finalizer and loses it again, which are writes as well.
+        ensure!(harness.count_pods(FLEET).await? == 1, "a runner was created from an oversized template");
+        // Adding and removing the finalizer also writes the oversized pool.
         for name in ["large", "of-before"] {
-            until("the pool has its finalizer", async || Ok(!pools.get(name).await?.finalizers().is_empty())).await?;
+            wait_until("the pool has its finalizer", async || Ok(!pools.get(name).await?.finalizers().is_empty()))
+                .await?;
             pools.delete(name, &DeleteParams::default()).await?;
-            until("the pool is gone", async || Ok(pools.get_opt(name).await?.is_none())).await?;
+            wait_until("the pool is gone", async || Ok(pools.get_opt(name).await?.is_none())).await?;
         }
-        assert_whole(harness).await
+        assert_invariants(harness).await
     });
 }
 
-/// What is not of the schema is taken, as the schema of a later version would take it.
-async fn open_schema(harness: &Harness, name: &str) -> Result<()> {
+/// Opens the schema of a CRD so that it accepts unknown fields, as the schema of a later version would.
+async fn relax_schema(harness: &Harness, name: &str) -> Result<()> {
     let api = Api::<CustomResourceDefinition>::all(harness.client.clone());
     let crd = api.get(name).await?;
     let mut versions = serde_json::to_value(&crd.spec.versions)?;
     versions[0]["schema"]["openAPIV3Schema"] = json!({
         "type": "object",
-        "properties": { "spec": anything(&json!({ "poolRef": anything(&json!({ "name": { "type": "string" } })) })),
-            "status": anything(&json!({ "state": { "type": "string" }, "pool": { "type": "string" } })) },
+        "properties": { "spec": open_object(&json!({ "poolRef": open_object(&json!({ "name": { "type": "string" } })) })),
+            "status": open_object(&json!({ "state": { "type": "string" }, "pool": { "type": "string" } })) },
     });
     let patch = json!({ "spec": { "versions": versions } });
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(())
 }
 
-/// A schema of an object of which only those fields are known.
-fn anything(known: &Value) -> Value {
+/// A schema with the known fields that keeps unknown ones.
+fn open_object(known: &Value) -> Value {
     json!({ "type": "object", "properties": known, "x-kubernetes-preserve-unknown-fields": true })
 }
 
-async fn poison(harness: &Harness, kind: &ApiResource, name: &str, spec: Value) -> Result<()> {
+async fn create_dynamic(harness: &Harness, kind: &ApiResource, name: &str, spec: Value) -> Result<()> {
     let api = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, kind);
     let object = DynamicObject::new(name, kind).data(json!({ "spec": spec }));
-    // The schema is in force a moment after it was taken.
-    until("the object is taken", async || Ok(api.create(&PostParams::default(), &object).await.is_ok())).await
+    // The schema is in force a moment after the API server accepts it.
+    wait_until("the object is taken", async || Ok(api.create(&PostParams::default(), &object).await.is_ok())).await
 }

@@ -1,13 +1,13 @@
-//! Uninstalling the release and deleting its namespace: other pools are not deleted, and no pool is left with a finalizer that only
-//! an operator would remove.
+//! Uninstalling the release and deleting its namespace: other pools are not deleted, and no pool is left with a
+//! finalizer that only an operator would remove.
 
 use crate::{
     chart::Chart,
-    fleet::{FLEET, PATIENCE, leader, on_a_fleet, session, until},
+    fixture::{FLEET, TIMEOUT, retained_session_spec, start_leader, wait_until, with_fleet},
 };
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, ignore_absent, lasting_pool},
+    harness::{Harness, ignore_not_found, long_lived_pool},
     operator::NAMESPACE,
 };
 use camofleet_crds::{
@@ -73,34 +73,35 @@ async fn apply_as_former_chart(harness: &Harness, name: &str) -> Result<()> {
 }
 
 #[test]
-fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
-    on_a_fleet("uninstall", async |harness| {
-        let mut operator = leader(harness, "a").await?;
+fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
+    with_fleet("uninstall", async |harness| {
+        let mut operator = start_leader(harness, "a").await?;
         let chart = Chart::render(harness, &VALUES).await?;
         let printed = Chart::print(harness, &VALUES).await?.of_kind("Job", |_| true).count();
         ensure!(printed == 0, "helm template without a cluster renders {printed} Jobs");
         let pools = release_pools(harness);
 
-        // Present before: pools of the previous chart, a copy of one of them, a user's pool with a name of the values, and another
-        // team's pool.
+        // Pools that exist before: two of the previous chart, a copy of one of them, a user's pool with the name of one
+        // in the values, and another team's pool.
         for name in ["former", "removed"] {
             apply_as_former_chart(harness, name).await?;
         }
         copy(harness, &pools.get("former").await?, "copy-of-former").await?;
-        harness.pool(NAMESPACE, "found", lasting_pool(0, 1)).await?;
-        harness.hot_pool(FLEET, "theirs", lasting_pool(1, 1)).await?;
+        harness.create_pool(NAMESPACE, "found", long_lived_pool(0, 1)).await?;
+        harness.create_hot_pool(FLEET, "theirs", long_lived_pool(1, 1)).await?;
         chart.run_job(harness, APPLY).await?;
         let names = |present: Vec<(String, String)>| present.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let expected = ["again", "copy-of-former", "former", "found", "headless", "live"];
-        ensure!(names(present(harness).await?) == expected, "after the first: {:?}", present(harness).await?);
+        ensure!(names(present(harness).await?) == expected, "after the first apply: {:?}", present(harness).await?);
 
-        // A copy, and a pool that its user deletes and creates again from a file, record included.
+        // A copy of a pool, and a pool that its user deletes and recreates from a file that contains the record of the
+        // release.
         copy(harness, &pools.get("headless").await?, "copy").await?;
         let again = pools.get("again").await?;
         pools.delete("again", &DeleteParams::default()).await?;
-        until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
+        wait_until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
         copy(harness, &again, "again").await?;
-        // A rollback to the previous chart, which knows no record, and an upgrade whose values lack a pool.
+        // A rollback to the previous chart, which writes no record, and an upgrade whose values lack a pool.
         apply_as_former_chart(harness, "live").await?;
         apply_as_former_chart(harness, "found").await?;
         let upgraded = Chart::render(harness, &[&VALUES[..], &["pools.former=null"]].concat()).await?;
@@ -113,10 +114,10 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         harness.wait_for_hot(NAMESPACE, "headless", 1).await?;
         let on = |namespace: &str, name: &str| BrowserSessionSpec {
             pool_ref: Some(PoolRef { name: name.to_owned(), namespace: Some(namespace.to_owned()) }),
-            ..session(name)
+            ..retained_session_spec(name)
         };
         for (name, spec) in [("guest", on(NAMESPACE, "headless")), ("own", on(FLEET, "theirs"))] {
-            let claim = harness.claims().claim_with(FLEET.to_owned(), name.to_owned(), spec, PATIENCE).await?;
+            let claim = harness.claims().claim_with(FLEET.to_owned(), name.to_owned(), spec, TIMEOUT).await?;
             ensure!(claim.ready.is_some(), "session {name} was not Ready in time");
         }
         upgraded.run_job(harness, DELETE).await?;
@@ -133,14 +134,14 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         upgraded.run_job(harness, ABANDON).await?;
         assert_abandoned(&theirs.get("theirs").await?)?;
         let pods = harness.count_pods(FLEET).await?;
-        ensure!(pods == 1, "{pods} runners of another team's pool, which had 1");
+        ensure!(pods == 1, "{pods} runners of another team's pool instead of 1");
         pools.delete("copy", &DeleteParams::default()).await?;
-        until("the copy is gone", async || Ok(pools.get_opt("copy").await?.is_none())).await?;
+        wait_until("the copy is gone", async || Ok(pools.get_opt("copy").await?.is_none())).await?;
 
         // An operator that is installed later takes the pools over.
         operator.daemon.start_again()?;
         operator.wait_until_leading().await?;
-        until("the pool is served again", async || {
+        wait_until("the pool is served again", async || {
             let pool = theirs.get("theirs").await?;
             let conditions = pool.status.map(|status| status.conditions).unwrap_or_default();
             Ok(pool.metadata.finalizers.is_some_and(|finalizers| finalizers == [FINALIZER])
@@ -149,7 +150,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         })
         .await?;
         upgraded.run_job(harness, APPLY).await?;
-        until("the release's pool has a runner and the finalizer", async || {
+        wait_until("the release's pool has a runner and the finalizer", async || {
             let pool = pools.get("headless").await?;
             Ok(!pool.finalizers().is_empty() && pool.status.is_some_and(|status| status.slots.hot == 1))
         })
@@ -163,7 +164,7 @@ fn an_uninstall_deletes_the_pools_that_the_release_created_and_no_others() {
         let all = Chart::render(harness, &[&VALUES[..], &["uninstall.deleteAllPools=true"]].concat()).await?;
         all.run_job(harness, DELETE).await?;
         let left = Api::<WorkerPool>::all(harness.client.clone()).list(&ListParams::default()).await?.items;
-        ensure!(left.is_empty(), "{} pools are left though all were to be deleted", left.len());
+        ensure!(left.is_empty(), "{} pools are left after deleteAllPools", left.len());
         Ok(())
     });
 }
@@ -173,41 +174,41 @@ fn assert_abandoned(pool: &WorkerPool) -> Result<()> {
     let name = pool.name_any();
     ensure!(pool.metadata.deletion_timestamp.is_none(), "pool {name} was deleted");
     ensure!(pool.finalizers().is_empty(), "pool {name} has the finalizers {:?}", pool.finalizers());
-    let conditions = pool.status.as_ref().context("it has a status")?.conditions.as_slice();
-    let stalled = conditions::get(conditions, STALLED).context("it has the condition Stalled")?;
+    let conditions = pool.status.as_ref().context("the pool has no status")?.conditions.as_slice();
+    let stalled = conditions::get(conditions, STALLED).context("the pool has no condition Stalled")?;
     ensure!(stalled.status == "True" && stalled.reason == reasons::NO_OPERATOR, "pool {name}: {stalled:?}");
     ensure!(stalled.message.contains("kubectl patch workerpool"), "pool {name}: {}", stalled.message);
     Ok(())
 }
 
 #[test]
-fn a_namespace_of_the_release_that_is_deleted_leaves_nothing_hanging() {
-    on_a_fleet("release-namespace", async |harness| {
-        // The operator has the rights that the chart grants, not all rights.
+fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
+    with_fleet("release-namespace", async |harness| {
+        // The operator has only the permissions of the chart.
         let chart = Chart::render(harness, &[]).await?;
         let bindings = Api::<ClusterRoleBinding>::all(harness.client.clone());
-        ignore_absent(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
+        ignore_not_found(bindings.delete("camofleet-operator", &DeleteParams::default()).await)?;
         chart.grant(&harness.client, "camofleet-operator").await?;
-        let mut leading = leader(harness, "a").await?;
-        let mut following = harness.operator("b")?;
+        let mut leading = start_leader(harness, "a").await?;
+        let mut following = harness.start_operator("b")?;
 
-        // A pool of the release and one of another team, each with a session; and one that is being deleted while its runner is on
-        // a node that has died, so that its pod never goes.
+        // A pool of the release and one of another team, each with a session; and a pool that is being deleted while
+        // its only runner is on a dead node, so that the runner's pod never terminates.
         let on_node = |node: &str, drain: i64| -> Result<WorkerPoolSpec> {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": drain }))?;
             let template = serde_json::from_value(json!({ "nodeSelector": { "kubernetes.io/hostname": node } }))?;
-            Ok(WorkerPoolSpec { rollout, template, ..lasting_pool(1, 1) })
+            Ok(WorkerPoolSpec { rollout, template, ..long_lived_pool(1, 1) })
         };
         let (dead, alive) = ("simulated-0", "simulated-1");
-        harness.hot_pool(NAMESPACE, "headless", on_node(alive, 5)?).await?;
-        harness.hot_pool(FLEET, "theirs", on_node(alive, 5)?).await?;
-        harness.hot_pool(FLEET, "dead", on_node(dead, 3600)?).await?;
+        harness.create_hot_pool(NAMESPACE, "headless", on_node(alive, 5)?).await?;
+        harness.create_hot_pool(FLEET, "theirs", on_node(alive, 5)?).await?;
+        harness.create_hot_pool(FLEET, "dead", on_node(dead, 3600)?).await?;
         for (namespace, pool) in [(NAMESPACE, "headless"), (FLEET, "theirs")] {
             let (namespace, name) = (namespace.to_owned(), format!("on-{pool}"));
-            let claim = harness.claims().claim_with(namespace, name, session(pool), PATIENCE).await?;
+            let claim = harness.claims().claim_with(namespace, name, retained_session_spec(pool), TIMEOUT).await?;
             ensure!(claim.ready.is_some(), "the session on {pool} was not Ready in time");
         }
-        harness.simulator.lose_node(dead);
+        harness.simulator.power_off_node(dead);
         let theirs = harness.api::<WorkerPool>(FLEET);
         theirs.delete("dead", &DeleteParams::default()).await?;
 
@@ -217,12 +218,13 @@ fn a_namespace_of_the_release_that_is_deleted_leaves_nothing_hanging() {
         following.stop().await?;
         leading.stop().await?;
 
-        until("the pool with a dead runner is gone", async || Ok(theirs.get_opt("dead").await?.is_none())).await?;
+        wait_until("the pool with a dead runner is gone", async || Ok(theirs.get_opt("dead").await?.is_none())).await?;
         assert_abandoned(&theirs.get("theirs").await?)?;
-        until("the release's namespace is gone", async || Ok(namespaces.get_opt(NAMESPACE).await?.is_none())).await?;
+        wait_until("the release's namespace is gone", async || Ok(namespaces.get_opt(NAMESPACE).await?.is_none()))
+            .await?;
         // Another team deletes its pool later.
         theirs.delete("theirs", &DeleteParams::default()).await?;
-        until("the pool and its runner are gone", async || {
+        wait_until("the pool and its runner are gone", async || {
             let pods = harness.api::<Pod>(FLEET).list_metadata(&ListParams::default()).await?;
             let left = pods.iter().filter(|pod| !pod.name_any().starts_with("dead-")).count();
             Ok(theirs.get_opt("theirs").await?.is_none() && left == 0)

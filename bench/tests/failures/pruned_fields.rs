@@ -1,9 +1,11 @@
-//! The API server does not keep all that the operator writes, because its CRDs are older.
+//! Outdated CRDs: the API server prunes fields that the operator writes.
 
-use crate::fleet::{FLEET, POOL, assert_whole, claim, leader, on_a_fleet, session, until};
+use crate::fixture::{
+    FLEET, POOL, assert_invariants, claim, retained_session_spec, start_leader, wait_until, with_fleet,
+};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
     operator::NAMESPACE,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool, WorkerPoolSpec};
@@ -18,58 +20,61 @@ use serde_json::{Value, json};
 
 const CRDS: [&str; 2] = ["browsersessions.camofleet.dev", "workerpools.camofleet.dev"];
 const KINDS: [&str; 2] = ["BrowserSession", "WorkerPool"];
-/// Objects of each kind to which nothing happens.
-const RESTING: usize = 10;
-/// Writes that landed in part after which the pauses are long: about six of each object.
+/// Objects of each kind that do not change during the test.
+const UNCHANGED: usize = 10;
+/// Pruned writes after which the back-off is long: about six per object.
 const REPEATED: f64 = 60.0;
-/// Renewals of the leader's lease, which it makes every 2 s: the operator's own measure of time.
+/// Lease renewals during the measurement, one every 2 s, as a measure of time that a loaded machine stretches too.
 const RENEWALS: usize = 10;
 const PRUNED: &str = "camofleet_operator_pruned_writes_total";
 
 #[test]
-fn a_field_that_older_crds_lack_is_not_written_without_end_and_sessions_are_served() {
-    on_a_fleet("pruned", async |harness| {
+fn outdated_crds_do_not_cause_endless_writes_and_sessions_are_served() {
+    with_fleet("pruned", async |harness| {
         let mut former = Vec::new();
         for name in CRDS {
             former.push(drop_field(harness, name, "observedGeneration").await?);
         }
-        until_pruned(harness).await?;
-        let operator = leader(harness, "a").await?;
-        harness.hot_pool(FLEET, POOL, lasting_pool(2, 4)).await?;
+        wait_until_pruned(harness).await?;
+        let operator = start_leader(harness, "a").await?;
+        harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 4)).await?;
         claim(harness, "served", 4).await?;
-        for index in 0..RESTING {
-            harness.claims().create(FLEET, &format!("waits-{index}"), session("nowhere")).await?;
+        for index in 0..UNCHANGED {
+            harness.claims().create(FLEET, &format!("waits-{index}"), retained_session_spec("nowhere")).await?;
             let empty = WorkerPoolSpec { replicas: Some(0), ..WorkerPoolSpec::default() };
-            harness.pool(FLEET, &format!("empty-{index}"), empty).await?;
+            harness.create_pool(FLEET, &format!("empty-{index}"), empty).await?;
         }
-        // The first repetitions come fast.
+        // The first retries come fast.
         for kind in KINDS {
-            until("the writes were found to land in part", async || {
+            wait_until("the operator has detected the pruned writes", async || {
                 Ok(operator.metrics().await?.sum(PRUNED, &[("kind", kind)]) >= REPEATED)
             })
             .await?;
         }
-        let (status, words) = operator.readiness().await?;
-        ensure!(status == 503, "it is ready: {status} {words}");
+        let (status, body) = operator.readiness().await?;
+        ensure!(status == 503, "the operator is ready: {status} {body}");
         for kind in KINDS {
-            ensure!(words.contains(&format!("{kind} status.observedGeneration")), "it does not name {kind}: {words}");
+            ensure!(
+                body.contains(&format!("{kind} status.observedGeneration")),
+                "the readiness response does not name {kind}: {body}"
+            );
         }
 
         let before = operator.writes().await?;
-        renewals(harness).await?;
+        wait_for_renewals(harness).await?;
         let since = operator.writes().await?.since(&before);
-        // Of a session and of a pool without back-off there were some hundred and some twenty.
-        for (kind, objects) in [("browsersession_status", RESTING + 4), ("workerpool_status", RESTING + 1)] {
+        // Without back-off there were about a hundred writes per session and twenty per pool.
+        for (kind, objects) in [("browsersession_status", UNCHANGED + 4), ("workerpool_status", UNCHANGED + 1)] {
             let writes = since.of_kind(kind);
-            ensure!(writes <= 6 * objects, "{writes} writes of {kind} of {objects} objects: {}", since.to_json());
+            ensure!(writes <= 6 * objects, "{writes} writes of {kind} for {objects} objects: {}", since.to_json());
         }
         claim(harness, "served-later", 2).await?;
 
-        // The CRDs of this version are applied.
+        // The CRDs of the current version are applied.
         for (name, versions) in CRDS.iter().zip(former) {
             apply_versions(harness, name, versions).await?;
         }
-        until("the whole status is there", async || {
+        wait_until("every status is complete", async || {
             let sessions = harness.api::<BrowserSession>(FLEET).list(&ListParams::default()).await?.items;
             let pools = harness.api::<WorkerPool>(FLEET).list(&ListParams::default()).await?.items;
             let of_sessions = sessions.iter().map(|session| session.status.as_ref()?.observed_generation);
@@ -77,19 +82,19 @@ fn a_field_that_older_crds_lack_is_not_written_without_end_and_sessions_are_serv
             Ok(of_sessions.chain(of_pools).all(|generation| generation.is_some()))
         })
         .await?;
-        until("it is ready", async || Ok(operator.readiness().await?.0 == 200)).await?;
-        for index in 0..RESTING {
-            harness.claims().end(FLEET, &format!("waits-{index}")).await?;
+        wait_until("the operator is ready", async || Ok(operator.readiness().await?.0 == 200)).await?;
+        for index in 0..UNCHANGED {
+            harness.claims().delete(FLEET, &format!("waits-{index}")).await?;
             harness.api::<WorkerPool>(FLEET).delete(&format!("empty-{index}"), &DeleteParams::default()).await?;
         }
-        assert_whole(harness).await
+        assert_invariants(harness).await
     });
 }
 
-async fn renewals(harness: &Harness) -> Result<()> {
+async fn wait_for_renewals(harness: &Harness) -> Result<()> {
     let leases = harness.api::<Lease>(NAMESPACE);
     let (mut version, mut seen) = (None, 0);
-    until("the leader has renewed its lease", async || {
+    wait_until("the leader has renewed its lease", async || {
         let now = leases.get("camofleet-operator").await?.resource_version();
         if version != now {
             seen += usize::from(version.is_some());
@@ -100,14 +105,14 @@ async fn renewals(harness: &Harness) -> Result<()> {
     .await
 }
 
-/// Takes a field of the status out of the schema, as it was before there was such a field. Returns the versions of before.
+/// Removes a status field from the schema of a CRD. Returns the former versions. before.
 async fn drop_field(harness: &Harness, name: &str, field: &str) -> Result<Value> {
     let crd = Api::<CustomResourceDefinition>::all(harness.client.clone()).get(name).await?;
     let former = serde_json::to_value(&crd.spec.versions)?;
     let mut versions = former.clone();
     let fields = versions[0].pointer_mut("/schema/openAPIV3Schema/properties/status/properties");
-    let fields = fields.and_then(Value::as_object_mut).context("the status has fields")?;
-    fields.remove(field).context("the field is there")?;
+    let fields = fields.and_then(Value::as_object_mut).context("the schema has no status fields")?;
+    fields.remove(field).context("the schema does not have the field")?;
     apply_versions(harness, name, versions).await?;
     Ok(former)
 }
@@ -119,19 +124,19 @@ async fn apply_versions(harness: &Harness, name: &str, versions: Value) -> Resul
     Ok(())
 }
 
-/// A schema is in force a moment after it was taken.
-async fn until_pruned(harness: &Harness) -> Result<()> {
+/// Waits until both schemas are in force, which is a moment after the API server accepts them.
+async fn wait_until_pruned(harness: &Harness) -> Result<()> {
     for kind in [ApiResource::erase::<BrowserSession>(&()), ApiResource::erase::<WorkerPool>(&())] {
         let api = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &kind);
         let probe = DynamicObject::new("probe", &kind).data(json!({ "spec": {} }));
         api.create(&PostParams::default(), &probe).await?;
-        until("the older schema is in force", async || {
+        wait_until("the older schema is in force", async || {
             let patch = Patch::Merge(json!({ "status": { "observedGeneration": 1 } }));
             let patched = api.patch_status("probe", &PatchParams::default(), &patch).await?;
             Ok(patched.data["status"]["observedGeneration"].is_null())
         })
         .await?;
-        harness.sessions.give_up(FLEET, "probe");
+        harness.sessions.mark_deleted_by_user(FLEET, "probe");
         api.delete("probe", &DeleteParams::default()).await?;
     }
     Ok(())

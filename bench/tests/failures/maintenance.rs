@@ -1,15 +1,16 @@
-//! What is done to pools and nodes while they are full of sessions.
+//! Maintenance of pools and nodes under load: scaling, rollouts, cordons, deletion, and an upgrade of the operator.
 
-use crate::fleet::{
-    FLEET, PATIENCE, POOL, all_ready, assert_whole, begin_claims, claim, leader, on_a_fleet, session, until,
+use crate::fixture::{
+    FLEET, POOL, TIMEOUT, assert_invariants, claim, ensure_all_ready, retained_session_spec, start_claims,
+    start_leader, wait_until, with_fleet,
 };
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
     control_plane::User,
-    harness::{Harness, lasting_pool},
+    harness::{Harness, long_lived_pool},
     operator::RUNNER_IMAGE,
-    sessions::Seen,
+    sessions::ObservedSession,
 };
 use camofleet_crds::v1alpha1::{Rollout, WorkerPool, WorkerPoolSpec};
 use futures::future::try_join_all;
@@ -21,28 +22,28 @@ use kube::{
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Sessions of each pool, of 160 slots.
+/// Sessions of each pool, which has 160 slots.
 const SESSIONS: usize = 125;
 const RUNNERS: usize = 40;
 const POOLS: [&str; 4] = ["scaled", "rolled", "lasting", "deleted"];
 
 #[test]
-fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() {
-    on_a_fleet("upkeep", async |harness| {
+fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
+    with_fleet("maintenance", async |harness| {
         let harness = &*harness;
-        let _operator = leader(harness, "a").await?;
+        let _operator = start_leader(harness, "a").await?;
         for pool in POOLS {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
-            harness.pool(FLEET, pool, WorkerPoolSpec { rollout, ..lasting_pool(RUNNERS, 4) }).await?;
+            harness.create_pool(FLEET, pool, WorkerPoolSpec { rollout, ..long_lived_pool(RUNNERS, 4) }).await?;
         }
         let sessions = POOLS.iter().flat_map(|pool| {
             (0..SESSIONS).map(move |index| {
                 let (claims, name) = (harness.claims(), format!("{pool}-{index}"));
-                claims.claim_with(FLEET.to_owned(), name, session(pool), PATIENCE)
+                claims.claim_with(FLEET.to_owned(), name, retained_session_spec(pool), TIMEOUT)
             })
         });
         let sessions = try_join_all(sessions).await?;
-        ensure!(sessions.iter().all(|claim| claim.ready.is_some()), "not all were Ready in time");
+        ensure!(sessions.iter().all(|claim| claim.ready.is_some()), "not all sessions were Ready in time");
 
         let pools = harness.api::<WorkerPool>(FLEET);
         let change = async |pool: &str, spec: Value| {
@@ -57,8 +58,8 @@ fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() 
             let patch = Patch::Merge(json!({ "spec": { "unschedulable": true } }));
             nodes.patch(node, &PatchParams::default(), &patch).await?;
         }
-        // Whoever may go without harm is gone, and what is new has come.
-        until("the pools are as they are wished, but for live sessions", async || {
+        // All idle runners that must go are gone, and the new ones have started.
+        wait_until("the pools are as desired except for runners with sessions", async || {
             let updated = pools.get("rolled").await?.status.unwrap_or_default().updated_replicas;
             let idle = runners_without_sessions(harness).await?;
             Ok(updated >= 5
@@ -67,18 +68,19 @@ fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() 
                     .all(|(pool, node)| !cordoned.contains(&node.as_str()) && pool != "deleted" && pool != "scaled"))
         })
         .await?;
-        let live = harness.sessions.count(FLEET, |seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone);
-        ensure!(live == SESSIONS * POOLS.len(), "{live} of {} sessions live", SESSIONS * POOLS.len());
-        let held = harness.simulator.record().held().len();
-        ensure!(held == live, "{held} sessions are on runners, of {live} that live");
+        let live =
+            harness.sessions.count(FLEET, |seen| seen.ready.is_some() && seen.finished.is_none() && !seen.deleted);
+        ensure!(live == SESSIONS * POOLS.len(), "{live} of {} sessions are live", SESSIONS * POOLS.len());
+        let held = harness.simulator.binding_log().held().len();
+        ensure!(held == live, "runners hold {held} sessions, but {live} are live");
 
-        // When their users are done, all comes to its end.
+        // The maintenance completes when the users delete their sessions.
         let names = POOLS.iter().flat_map(|pool| (0..SESSIONS).map(move |index| format!("{pool}-{index}")));
-        let ends = names.map(|name| async move { harness.claims().end(FLEET, &name).await });
+        let ends = names.map(|name| async move { harness.claims().delete(FLEET, &name).await });
         try_join_all(ends).await?;
-        until("the deleted pool is gone", async || Ok(pools.get_opt("deleted").await?.is_none())).await?;
-        assert_whole(harness).await?;
-        until("the cordoned nodes are empty", async || {
+        wait_until("the deleted pool is gone", async || Ok(pools.get_opt("deleted").await?.is_none())).await?;
+        assert_invariants(harness).await?;
+        wait_until("the cordoned nodes are empty", async || {
             let pods = harness.api::<Pod>(FLEET).list(&ListParams::default()).await?.items;
             let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
             Ok(!pods.iter().any(|pod| cordoned.contains(&on(pod).as_str())))
@@ -88,47 +90,48 @@ fn of_500_sessions_none_ends_by_scaling_rollout_drain_or_deletion_of_its_pool() 
 }
 
 #[test]
-fn a_new_version_of_the_operator_takes_over_and_no_session_notices() {
-    on_a_fleet("upgrade", async |harness| {
+fn no_session_ends_when_a_new_operator_version_takes_over() {
+    with_fleet("upgrade", async |harness| {
         let harness = &*harness;
-        let mut former = leader(harness, "a").await?;
+        let mut former = start_leader(harness, "a").await?;
         let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
-        harness.hot_pool(FLEET, POOL, WorkerPoolSpec { rollout, ..lasting_pool(15, 4) }).await?;
+        harness.create_hot_pool(FLEET, POOL, WorkerPoolSpec { rollout, ..long_lived_pool(15, 4) }).await?;
         claim(harness, "before", 30).await?;
         let pools = harness.api::<WorkerPool>(FLEET);
         let before = pools.get(POOL).await?.status.unwrap_or_default().revision;
 
-        // It has another runner image, so the runners' shape changes, too.
+        // The new version has another runner image, so the revision of the runners changes too.
         let env = vec![(RUNNER_IMAGE.to_owned(), "simulated-2".into())];
-        let mut next = harness.operator_in("b", harness.control_plane.kubeconfig(User::Operator), env)?;
-        let claims = begin_claims(harness, "meanwhile", 20, Arrivals::Random { rate: 10.0 });
+        let mut next = harness.start_operator_with("b", harness.control_plane.kubeconfig(User::Operator), env)?;
+        let claims = start_claims(harness, "meanwhile", 20, Arrivals::Poisson { rate: 10.0 });
         let handing_over = async {
-            until("the new one answers", async || Ok(next.metrics().await.is_ok())).await?;
+            wait_until("the new operator serves its metrics", async || Ok(next.metrics().await.is_ok())).await?;
             former.stop().await?;
             next.wait_until_leading().await
         };
         let (claims, handed_over) = tokio::join!(claims, handing_over);
         handed_over?;
-        all_ready(&claims?)?;
-        until("runners have the new shape", async || {
+        ensure_all_ready(&claims?)?;
+        wait_until("the new revision is current", async || {
             let status = pools.get(POOL).await?.status.unwrap_or_default();
             let serving = status.serving.map(|serving| serving.revision);
             Ok(serving != before && serving == status.revision && status.updated_replicas >= 2)
         })
         .await?;
-        let live =
-            |seen: &Seen| seen.ready.is_some() && seen.finished.is_none() && !seen.gone && seen.runners.len() == 1;
+        let live = |seen: &ObservedSession| {
+            seen.ready.is_some() && seen.finished.is_none() && !seen.deleted && seen.runners.len() == 1
+        };
         let live = harness.sessions.count(FLEET, live);
-        ensure!(live == 50, "{live} of 50 sessions live where they began");
-        // The last of the former shape go when their users are done, and with them the one runner more.
+        ensure!(live == 50, "{live} of 50 sessions are live on their first runner");
+        // The last runners of the former revision, and the surge runner, go when their sessions end.
         let names =
             (0..30).map(|index| format!("before-{index}")).chain((0..20).map(|index| format!("meanwhile-{index}")));
-        try_join_all(names.map(|name| async move { harness.claims().end(FLEET, &name).await })).await?;
-        assert_whole(harness).await
+        try_join_all(names.map(|name| async move { harness.claims().delete(FLEET, &name).await })).await?;
+        assert_invariants(harness).await
     });
 }
 
-/// Pool and node of each runner without a session that was not told to go.
+/// Pool and node of each runner pod without sessions.
 async fn runners_without_sessions(harness: &Harness) -> Result<BTreeSet<(String, String)>> {
     let busy: BTreeSet<String> = harness
         .simulator
