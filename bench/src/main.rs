@@ -17,7 +17,12 @@ use camofleet_bench::{
 use camofleet_runtime::{signals, tls};
 use clap::{Args, Parser, Subcommand};
 use cluster::ClusterScenario;
-use scenarios::{Compare, Hostile, Scenario, failures, with_harness};
+use scenarios::{
+    Scenario,
+    compare::Compare,
+    hostile::{Hostile, failures},
+    steps::with_harness,
+};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::runtime::Runtime;
 

@@ -1,6 +1,6 @@
 //! Claims of a pool without prewarmed browsers, compared with a plain launch by Playwright on the same machine.
 
-use super::{Bench, PAGE, ratio_of_medians, stats_without_total, timed};
+use super::bench::{Bench, PAGE, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{arrivals::ClaimStats, report::Report, stats::Samples};
 use camofleet_crds::v1alpha1::StartTier;

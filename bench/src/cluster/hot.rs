@@ -1,7 +1,7 @@
 //! Claims of hot browsers, compared with the API server alone; and page loads, compared with a running Playwright
 //! server.
 
-use super::{Bench, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
+use super::bench::{Bench, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::ClaimStats,

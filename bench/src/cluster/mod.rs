@@ -1,33 +1,16 @@
 //! Scenarios on the fleet of `dev/up`, with real browsers and a real Playwright client. No other program may use the
 //! fleet during a run.
 
+mod bench;
 mod cold;
 mod hot;
 
-use anyhow::{Context, Result, ensure};
-use camofleet_bench::{
-    arrivals::{Claim, ClaimStats},
-    harness::Claims,
-    machine,
-    report::Report,
-    sessions::Sessions,
-    stats::{Samples, ratio},
-};
-use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
-use camofleet_e2e::{Fleet, TestNamespace, clients::NodeClient, test_alone};
+use anyhow::Result;
+use bench::{Bench, POOL};
+use camofleet_bench::{machine, report::Report};
+use camofleet_e2e::{TestNamespace, test_alone};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-/// A claim that takes longer counts as not Ready.
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// Name of the measured pool.
-const POOL: &str = "measured";
-/// A page that needs no network.
-const PAGE: &str = "data:text/html,<title>measured</title>";
 
 /// Scenarios on a cluster.
 #[derive(Debug, Subcommand)]
@@ -71,98 +54,4 @@ async fn measure_and_print(
     let versions = bench.versions().await?;
     measure(&bench).await?.print(machine, versions);
     Ok(())
-}
-
-/// A namespace with the measured pool, and the client that creates sessions in it.
-pub struct Bench {
-    space: TestNamespace,
-    claims: Claims,
-}
-
-impl Bench {
-    async fn start(space: TestNamespace) -> Result<Self> {
-        // Separate clients with their own connections, like an operator and a user, so that calls do not delay each
-        // other.
-        let [watching, asking, patching] = [Fleet::find().await?, Fleet::find().await?, Fleet::find().await?];
-        let sessions = Arc::new(Sessions::watch(watching.client).await?);
-        Ok(Self { space, claims: Claims::new(sessions, asking.client, patching.client) })
-    }
-
-    /// Creates a session, waits until it is Ready, checks its start tier, deletes it, and waits until the pool is warm
-    /// again, so that each claim is measured on an idle machine.
-    async fn claim(&self, name: String, tier: StartTier) -> Result<Claim> {
-        let namespace = &self.space.name;
-        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), TIMEOUT).await?;
-        let status = self.space.api::<BrowserSession>().get(&name).await?.status.unwrap_or_default();
-        ensure!(
-            claim.ready.is_none() || status.start_tier == Some(tier),
-            "session {name} started with tier {:?} instead of {tier:?}, so its latency cannot be compared",
-            status.start_tier
-        );
-        self.claims.delete(namespace, &name).await?;
-        self.space.warm_pool(POOL).await?;
-        Ok(claim)
-    }
-
-    /// Time from the creation of a session to a loaded page in its initial page. Excludes the start of Node: the client
-    /// process runs before it connects.
-    async fn loaded_page(&self) -> Result<Duration> {
-        let start = Instant::now();
-        let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
-        let ready = start.elapsed();
-        let mut client = NodeClient::start(&self.space, &session).await?;
-        client.run("return 0").await?;
-        let start = Instant::now();
-        client.run(&format!("await connect(); await page.goto({PAGE:?})")).await?;
-        let took = ready + start.elapsed();
-        client.run("await browser.close()").await?;
-        session.delete().await?;
-        self.space.warm_pool(POOL).await?;
-        Ok(took)
-    }
-
-    /// A Playwright client that drives browsers of this machine without the fleet.
-    async fn plain_client(&self) -> Result<NodeClient> {
-        // `NodeClient` requires a session, even if it never connects.
-        let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
-        let mut client = NodeClient::start(&self.space, &session).await?;
-        client.run("return 0").await?;
-        session.delete().await?;
-        self.space.warm_pool(POOL).await?;
-        Ok(client)
-    }
-
-    async fn versions(&self) -> Result<Value> {
-        let operator = self.space.fleet.operator().await?;
-        let image = operator.spec.and_then(|spec| spec.containers.into_iter().next()?.image);
-        let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
-        let status = session.object().await?.status.context("the session has no status")?;
-        session.delete().await?;
-        self.space.warm_pool(POOL).await?;
-        Ok(json!({
-            "kubernetes": self.space.fleet.client.apiserver_version().await?.git_version,
-            "operator": image,
-            "engine": status.engine,
-            "browser": status.browser_version,
-            "playwright": status.playwright_version,
-        }))
-    }
-}
-
-/// Statistics without a total time, because other work runs between these claims.
-fn stats_without_total(claims: &[Claim]) -> ClaimStats {
-    let mut stats = ClaimStats::default();
-    stats.add(claims);
-    ClaimStats { totals: Samples::default(), ..stats }
-}
-
-/// Ratio of the medians.
-fn ratio_of_medians(of: &Samples, to: &Samples) -> Option<f64> {
-    ratio(of.percentile(50)?, to.percentile(50)?)
-}
-
-/// Runs code that returns milliseconds.
-async fn timed(client: &mut NodeClient, code: &str) -> Result<Duration> {
-    let took = client.run(code).await?.as_f64().context("the code did not return a number")?;
-    Ok(Duration::from_secs_f64(took / 1000.0))
 }

@@ -1,6 +1,6 @@
 //! Claims of hot slots, all at once.
 
-use super::{
+use super::steps::{
     FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, WARM_UP, claim, floor, measure, start_leader, wait_until_quiet, warm_up,
 };
 use anyhow::Result;

@@ -1,7 +1,7 @@
 //! Injects a random failure every few seconds while sessions come and go, and checks afterwards that none was lost,
 //! published twice or leaked.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER};
+use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},

@@ -1,6 +1,6 @@
 //! One pod per session: the rate at which a pool refills.
 
-use super::{FLEET, POOL, claim, run_claims, start_leader};
+use super::steps::{FLEET, POOL, claim, run_claims, start_leader};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},

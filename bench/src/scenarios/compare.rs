@@ -1,6 +1,6 @@
 //! Runs a scenario with two operator binaries alternately.
 
-use super::{Scenario, with_harness};
+use super::{Scenario, steps::with_harness};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     binaries::OperatorProgram,

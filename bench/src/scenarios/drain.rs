@@ -1,7 +1,7 @@
 //! A long queue for few slots: its cost while nothing changes, and the rate at which it is served when slots become
 //! free.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
+use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,

@@ -1,7 +1,7 @@
 //! Three tenants share a pool that one of them floods: the share that each gets by its weight, and the longest waits of
 //! the others.
 
-use super::{FLEET, POOL, start_leader};
+use super::steps::{FLEET, POOL, start_leader};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     harness::{Harness, long_lived_pool, session_spec},

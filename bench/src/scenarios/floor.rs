@@ -1,6 +1,6 @@
 //! Latency of the API server alone.
 
-use super::{FLOOR, floor};
+use super::steps::{FLOOR, floor};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,

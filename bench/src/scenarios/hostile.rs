@@ -1,7 +1,9 @@
 //! Claims in one namespace while a tenant of another namespace attacks the operator. The control runs have a busy loop
 //! with the same share of CPU in place of the attack.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet, warm_up, with_harness};
+use super::steps::{
+    FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet, warm_up, with_harness,
+};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, ClaimStats},

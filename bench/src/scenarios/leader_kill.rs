@@ -1,6 +1,6 @@
 //! Two operators, whose leader is killed repeatedly while claims arrive.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, run_claims};
+use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, run_claims};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, ClaimStats},

@@ -1,51 +1,22 @@
-//! Scenarios on a cluster of the harness, and their shared steps.
+//! Scenarios on a cluster of the harness.
 
 mod burst;
 mod chaos;
 mod churn;
-mod compare;
+pub mod compare;
 mod drain;
 mod fairness;
 mod floor;
-mod hostile;
+pub mod hostile;
 mod leader_kill;
 mod scale;
 mod sequential;
+pub mod steps;
 mod sustained;
 
-pub use compare::Compare;
-pub use hostile::{Hostile, failures};
-
-use anyhow::{Context, Result, bail, ensure};
-use camofleet_bench::{
-    arrivals::{Arrivals, Claim, ClaimStats},
-    harness::{Claims, Harness, Options},
-    operator::Operator,
-    report::Report,
-};
+use anyhow::Result;
+use camofleet_bench::{harness::Harness, report::Report};
 use clap::Subcommand;
-use std::{
-    future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
-};
-use tokio_util::sync::CancellationToken;
-
-/// Namespace of the measured sessions and pools.
-const FLEET: &str = "fleet";
-/// Namespace of the sessions of the floor.
-const FLOOR: &str = "floor";
-/// Name of the measured pool.
-const POOL: &str = "hot";
-/// Slots per runner where runners are not what is measured.
-const SLOTS_PER_RUNNER: usize = 4;
-/// Unmeasured claims that open connections before the fleet or the floor is measured.
-const WARM_UP: usize = 64;
-/// A claim that takes longer counts as not Ready.
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// An operator that writes nothing for this long is quiet.
-const QUIET_PERIOD: Duration = Duration::from_secs(3);
-const QUIET_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Scenarios.
 #[derive(Clone, Debug, Subcommand)]
@@ -70,24 +41,6 @@ pub enum Scenario {
     LeaderKill(leader_kill::LeaderKill),
     /// Sessions come and go while a failure is injected every few seconds.
     Chaos(chaos::Chaos),
-}
-
-/// Runs on a new cluster, which is stopped at the end, on errors and on interruption.
-pub async fn with_harness<T>(
-    options: Options,
-    interrupted: &CancellationToken,
-    run: impl AsyncFnOnce(&mut Harness) -> Result<T>,
-) -> Result<T> {
-    let mut harness = tokio::select! {
-        started = Harness::start(options) => started?,
-        () = interrupted.cancelled() => bail!("interrupted"),
-    };
-    let outcome = tokio::select! {
-        outcome = run(&mut harness) => outcome,
-        () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted")),
-    };
-    harness.stop().await.context("cannot stop the cluster")?;
-    outcome
 }
 
 impl Scenario {
@@ -122,77 +75,4 @@ impl Scenario {
             Self::Chaos(chaos) => chaos.run(harness).await,
         }
     }
-}
-
-/// Measures the floor after a warm-up, and deletes its sessions.
-async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<ClaimStats> {
-    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, TIMEOUT);
-    run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
-    measure(harness, FLOOR, arrivals, count, claim).await
-}
-
-/// Runs claims, and deletes all sessions of the namespace afterwards.
-async fn measure<C, F>(
-    harness: &Harness,
-    namespace: &str,
-    arrivals: Arrivals,
-    count: usize,
-    claim: C,
-) -> Result<ClaimStats>
-where
-    C: Fn(Claims, String) -> F,
-    F: Future<Output = Result<Claim>> + Send + 'static,
-{
-    let mut stats = ClaimStats::default();
-    stats.add(&run_claims(harness, arrivals, count, claim).await?);
-    harness.delete_sessions(namespace).await?;
-    Ok(stats)
-}
-
-/// Runs claims with names that were never used before, so that late watch events of former sessions cannot be mistaken.
-async fn run_claims<C, F>(harness: &Harness, arrivals: Arrivals, count: usize, claim: C) -> Result<Vec<Claim>>
-where
-    C: Fn(Claims, String) -> F,
-    F: Future<Output = Result<Claim>> + Send + 'static,
-{
-    static RUNS: AtomicUsize = AtomicUsize::new(0);
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    arrivals.run(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
-}
-
-/// Starts an operator and waits until it leads.
-async fn start_leader(harness: &Harness, identity: &str) -> Result<Operator> {
-    let mut operator = harness.start_operator(identity)?;
-    operator.wait_until_leading().await?;
-    Ok(operator)
-}
-
-/// Waits until the operator stops writing, for example events.
-async fn wait_until_quiet(operator: &Operator) -> Result<()> {
-    let began = Instant::now();
-    let mut writes = operator.writes().await?;
-    loop {
-        tokio::time::sleep(QUIET_PERIOD).await;
-        let now = operator.writes().await?;
-        if now == writes {
-            return Ok(());
-        }
-        ensure!(
-            began.elapsed() < QUIET_TIMEOUT,
-            "the operator does not stop writing: {}",
-            now.since(&writes).to_json()
-        );
-        writes = now;
-    }
-}
-
-/// Claims a session of the measured pool.
-fn claim(claims: Claims, name: String) -> impl Future<Output = Result<Claim>> + Send + 'static {
-    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), TIMEOUT)
-}
-
-/// Opens the operator's connections by unmeasured claims.
-async fn warm_up(harness: &Harness) -> Result<()> {
-    run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
-    Ok(())
 }

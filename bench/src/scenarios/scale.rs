@@ -1,6 +1,6 @@
 //! Many runners and sessions: memory and CPU of the operator, and the time from its start to its first bind.
 
-use super::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
+use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leader, wait_until_quiet};
 use anyhow::{Context, Result};
 use camofleet_bench::{
     arrivals::{Arrivals, ClaimStats},
@@ -75,7 +75,7 @@ impl Scale {
             harness.claims().create(FLEET, &name, session_spec(SPARE)).await?;
             let started = Instant::now();
             operator.daemon.start_again()?;
-            let ready = tokio::time::timeout(super::TIMEOUT, ready)
+            let ready = tokio::time::timeout(super::steps::TIMEOUT, ready)
                 .await
                 .context("the restarted operator did not bind the session in time")??;
             let bound = harness

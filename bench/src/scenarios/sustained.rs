@@ -1,6 +1,6 @@
 //! Claims at a constant mean rate (Poisson arrivals) with short-lived sessions.
 
-use super::{
+use super::steps::{
     FLEET, FLOOR, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, floor, measure, run_claims, start_leader, wait_until_quiet,
     warm_up,
 };
