@@ -64,16 +64,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
-        async move { kubernetes::follow_sessions(watching, &gateway.sessions, &gateway.changes).await }
+        async move { kubernetes::watch_sessions(watching, &gateway.sessions, &gateway.changes).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
         let watching = watching.clone();
-        async move { kubernetes::follow_pools(watching, &gateway.pools, &gateway.changes).await }
+        async move { kubernetes::watch_pools(watching, &gateway.pools, &gateway.changes).await }
     });
     parts.spawn({
         let gateway = Arc::clone(&gateway);
-        async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.auth).await }
+        async move { kubernetes::watch_tokens(watching, &config.namespace, &gateway.auth).await }
     });
     parts.spawn(publication.keep());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");

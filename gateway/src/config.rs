@@ -37,13 +37,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ports_have_defaults() {
+    fn ports_have_defaults() {
         let config = parse(&["--namespace", "camo-fleet", "--identity", "gateway-0"]).unwrap();
         assert_eq!((config.listen.port(), config.admin_listen.port()), (8080, 8081));
     }
 
     #[test]
-    fn proxies_are_networks() {
+    fn parses_trusted_proxies_as_networks() {
         let config = |proxies: &str| parse(&["--namespace", "n", "--identity", "i", "--trusted-proxies", proxies]);
         let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
         assert_eq!(config("10.0.0.0/8,fd00::/8").unwrap().trusted_proxies, networks);
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_invalid_argument() {
         let error = parse(&["--namespace", "n", "--identity", "i", "--listen", "everywhere"]).unwrap_err();
         assert!(error.to_string().contains("--listen"), "{error}");
     }

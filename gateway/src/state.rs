@@ -63,9 +63,9 @@ impl Gateway {
     pub fn not_ready(&self) -> Option<&'static str> {
         if self.shutdown.is_leaving() {
             Some("going away")
-        } else if !self.sessions.is_read() {
+        } else if !self.sessions.has_synced() {
             Some("the sessions were not read yet")
-        } else if !self.pools.is_read() {
+        } else if !self.pools.has_synced() {
             Some("the pools were not read yet")
         } else if !self.auth.is_ready() {
             Some("the tokens were not read yet")

@@ -100,7 +100,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_pass_both_ways_untouched() {
+async fn relays_bytes_unchanged_both_ways() {
     let Relayed { mut client, mut runner, outcome, .. } = relayed();
     let (up, down) = (frame(1, true, b"to the runner"), frame(2, false, &[7; 300]));
     client.write_all(&up).await.unwrap();
@@ -113,7 +113,7 @@ async fn bytes_pass_both_ways_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_of_either_side_passes_with_its_code() {
+async fn forwards_close_frames_from_either_side() {
     let Relayed { mut client, mut runner, outcome, .. } = relayed();
     client.write_all(&close(true, 1000, "done")).await.unwrap();
     expect(&mut runner, &close(true, 1000, "done")).await;
@@ -134,7 +134,7 @@ async fn a_close_of_either_side_passes_with_its_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_client_drops_the_runners_side_without_a_close() {
+async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
     let Relayed { mut client, mut runner, outcome, .. } = relayed();
     client.write_all(&frame(1, true, b"last words")).await.unwrap();
     drop(client);
@@ -144,7 +144,7 @@ async fn a_lost_client_drops_the_runners_side_without_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_client_is_pinged_and_lost_when_it_does_not_answer() {
+async fn pings_a_quiet_client_and_drops_it_without_a_pong() {
     let start = Instant::now();
     let Relayed { mut client, mut runner, outcome, .. } = relayed();
     expect(&mut client, &PING).await;
@@ -155,7 +155,7 @@ async fn a_quiet_client_is_pinged_and_lost_when_it_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_answers_pings_stays_however_long_it_is_idle() {
+async fn keeps_an_idle_client_that_answers_pings() {
     let Relayed { mut client, mut runner, outcome, .. } = relayed();
     let pong = frame(10, true, b"");
     for _ in 0..200 {
@@ -167,7 +167,7 @@ async fn a_client_that_answers_pings_stays_however_long_it_is_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_real_client_stays_while_it_reads_though_nobody_says_a_word_for_an_hour() {
+async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
     let Relayed { client, runner, outcome, .. } = relayed();
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let mut runner = WebSocketStream::from_raw_socket(runner, Role::Server, None).await;
@@ -211,7 +211,7 @@ async fn a_ping_waits_for_the_end_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_goes_between_two_frames_of_one_chunk_when_the_second_is_not_whole() {
+async fn inserts_a_ping_before_an_incomplete_second_frame() {
     let Relayed { mut client, mut runner, .. } = relayed();
     let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&first[..50]).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_ping_goes_between_two_frames_of_one_chunk_when_the_second_is_not_whol
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_is_lost() {
+async fn drops_a_client_that_reads_nothing() {
     let start = Instant::now();
     let Relayed { client, mut runner, outcome, .. } = relayed_over(100);
     runner.write_all(&frame(2, false, &[0; 1000])).await.unwrap_err();
@@ -235,7 +235,7 @@ async fn a_client_that_takes_nothing_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_tells_the_client_and_not_the_runner() {
+async fn a_drain_sends_a_close_frame_to_the_client_only() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     ending.send(Ending::Drain).unwrap();
     let goodbye = close(false, 1001, "the gateway is going away; connect again");
@@ -249,7 +249,7 @@ async fn a_drain_tells_the_client_and_not_the_runner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_lets_a_frame_end_before_its_close() {
+async fn a_drain_completes_the_current_frame_before_closing() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     let (whole, next) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&whole[..50]).await.unwrap();
@@ -265,7 +265,7 @@ async fn a_drain_lets_a_frame_end_before_its_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_wait_for_ever_for_the_end_of_a_frame() {
+async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     let whole = frame(2, false, &[1; 200]);
     runner.write_all(&whole[..50]).await.unwrap();
@@ -279,7 +279,7 @@ async fn a_drain_does_not_wait_for_ever_for_the_end_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_drives_no_more_once_his_token_is_taken_back() {
+async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed_over(100);
     // More than the client's side takes: the relay waits in the midst of writing it.
     runner.write_all(&frame(2, false, &[0; 1000])[..300]).await.unwrap();
@@ -295,7 +295,7 @@ async fn who_does_not_read_drives_no_more_once_his_token_is_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_session_is_told_with_its_reason() {
+async fn closes_with_the_reason_when_the_session_ends() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
     ending.send(Ending::Session(SessionEnd::Finished(finish))).unwrap();
@@ -307,7 +307,7 @@ async fn the_end_of_the_session_is_told_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_to_the_runners_close_is_waited_for_whatever_ends_meanwhile() {
+async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
     let Relayed { mut client, mut runner, ending, outcome } = relayed();
     let (goodbye, answer) = (close(false, 1001, "the session is over"), close(true, 1001, ""));
     runner.write_all(&goodbye).await.unwrap();
@@ -323,7 +323,7 @@ async fn the_answer_to_the_runners_close_is_waited_for_whatever_ends_meanwhile()
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_runner_ends_first_the_reason_is_waited_for() {
+async fn waits_for_the_end_reason_when_the_runner_disconnects_first() {
     let Relayed { mut client, runner, ending, outcome } = relayed();
     drop(runner);
     advance(SECOND).await;
@@ -334,7 +334,7 @@ async fn when_the_runner_ends_first_the_reason_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_runner_is_told_when_its_session_is_not_known_to_be_over() {
+async fn closes_with_1011_when_the_runner_is_lost() {
     let Relayed { mut client, runner, outcome, ending } = relayed();
     drop(runner);
     expect(&mut client, &close(false, 1011, "the connection to the session's runner was lost; connect again")).await;
@@ -344,7 +344,7 @@ async fn a_lost_runner_is_told_when_its_session_is_not_known_to_be_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runner_that_is_lost_within_a_frame_leaves_no_place_for_a_close() {
+async fn sends_no_close_frame_inside_an_unfinished_frame() {
     let Relayed { mut client, mut runner, outcome, ending } = relayed();
     runner.write_all(&frame(2, false, &[1; 200])[..50]).await.unwrap();
     drop(runner);
@@ -355,7 +355,7 @@ async fn a_runner_that_is_lost_within_a_frame_leaves_no_place_for_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_speaks_no_websocket_is_told_so() {
+async fn closes_a_client_that_sends_invalid_frames() {
     let too_long = [0x82, 0xff, 0, 0, 0, 0, 0x10, 0, 0, 1, 1, 2, 3, 4];
     for (bytes, code) in [(b"GET /json HTTP/1.1\r\n".as_slice(), 1002_u16), (&too_long, 1009)] {
         let Relayed { mut client, mut runner, outcome, .. } = relayed();
@@ -370,7 +370,7 @@ async fn a_client_that_speaks_no_websocket_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runner_that_speaks_no_websocket_is_not_passed_on() {
+async fn drops_invalid_frames_of_the_runner() {
     let Relayed { mut client, mut runner, outcome, .. } = relayed();
     runner.write_all(b"not frames").await.unwrap();
     expect_end(&mut client).await;

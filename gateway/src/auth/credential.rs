@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_taken_from_the_header_else_from_the_query() {
+    fn reads_the_token_from_the_header_before_the_query() {
         let taken = |header: Option<&str>, uri: &str| {
             let headers = header.map(|value| (AUTHORIZATION, value.parse().unwrap())).into_iter().collect();
             token(&headers, &uri.parse().unwrap())
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_counts_when_no_token_is_shown() {
+    fn uses_the_login_cookie_only_without_a_token() {
         let shown = |headers: &[(&str, &str)], uri: &str| {
             let pairs = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             Credential::of(&pairs.collect(), &uri.parse().unwrap())

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_holds_while_its_token_gives_the_role() {
+    fn a_permission_ends_when_its_static_token_loses_the_role() {
         let shown = Credential::Token("a".into());
         let principal =
             Principal::authenticate(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&shown)).unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_role_decides() {
+    fn a_static_token_is_granted_the_first_scope_of_its_role() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
         let scope = |token: Option<&str>, wanted| {
             let shown = token.map(|token| Credential::Token(token.into()));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_token_gives_its_scope_of_its_session_until_it_expires() {
+    fn a_session_token_grants_its_scope_for_its_session_until_it_expires() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let token = |scope, expires| SessionToken { session: "uid-1".into(), scope, expires, once: None };
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_good_while_its_token_is_and_only_as_a_cookie() {
+    fn a_login_is_valid_only_as_a_cookie_and_while_its_static_token_is_valid() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_token_gives_no_role() {
+    fn a_session_token_has_no_role() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let token = SessionToken { session: "uid".into(), scope: Scope::Connect, expires: now + 60, once: None };

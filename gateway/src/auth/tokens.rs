@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_the_secret_is_a_token_of_its_keys_role() {
+    fn each_line_of_a_secret_key_is_a_token_of_that_role() {
         let tokens = tokens(&[("admin", "a1\n  a2 \r\n\n"), ("viewer", "v1\na2\n"), ("root", "r1")]);
         let role_of = |token: &str| tokens.role_of(TokenHash::of(token.as_bytes()));
         assert_eq!(role_of("a1"), Some(Role::Admin));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_not_shown() {
+    fn debug_output_hides_tokens() {
         assert!(!format!("{:?}", tokens(&[("admin", "secret")])).contains("secret"));
     }
 }

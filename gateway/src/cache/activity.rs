@@ -7,7 +7,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activity {
     /// When a client was last active in it.
-    pub last: Timestamp,
+    pub last_active: Timestamp,
     /// The state of its start page.
     pub start_page: StartPage,
     /// Number of connected clients.
@@ -17,8 +17,8 @@ pub struct Activity {
 impl Activity {
     /// Whether both reports are the same. The time of the last activity may differ by less than a second, because it
     /// is computed from an age.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
-        self.last.duration_since(other.last).abs() < SignedDuration::from_secs(1)
+    pub(super) fn is_equivalent(&self, other: &Self) -> bool {
+        self.last_active.duration_since(other.last_active).abs() < SignedDuration::from_secs(1)
             && self.start_page == other.start_page
             && self.clients == other.clients
     }

@@ -54,7 +54,7 @@ impl Changes {
     }
 
     /// The position of a reader that has read everything.
-    pub fn now(&self) -> Position {
+    pub fn end(&self) -> Position {
         Position(*self.count.borrow())
     }
 
@@ -71,21 +71,21 @@ impl Changes {
     }
 
     /// Waits until there are changes after a position.
-    pub async fn more_than(&self, Position(position): Position) {
+    pub async fn wait_past(&self, Position(position): Position) {
         let mut count = self.count.subscribe();
         count.wait_for(|count| *count > position).await.expect("the sender lives in self");
     }
 
     /// The position as text, for readers that come back.
-    pub fn id(&self, Position(position): Position) -> String {
+    pub fn event_id(&self, Position(position): Position) -> String {
         format!("{}-{position}", self.run)
     }
 
     /// Parses a position. None when it is malformed or of another process.
-    pub fn position(&self, id: &str) -> Option<Position> {
+    pub fn parse_event_id(&self, id: &str) -> Option<Position> {
         let (run, position) = id.split_once('-')?;
         let position = Position(position.parse().ok()?);
-        (run == self.run && position <= self.now()).then_some(position)
+        (run == self.run && position <= self.end()).then_some(position)
     }
 
     fn log(&self) -> MutexGuard<'_, VecDeque<Changed>> {
@@ -104,24 +104,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_told_of_each_object_once() {
+    fn returns_each_changed_object_once() {
         let changes = Changes::default();
         changes.record(session("before"));
-        let start = changes.now();
+        let start = changes.end();
         for name in ["a", "b", "a", "a"] {
             changes.record(session(name));
         }
         let (changed, then) = changes.since(start).unwrap();
         assert_eq!(changed, [session("a"), session("b")]);
         assert_eq!(changes.since(then), Some((vec![], then)));
-        assert!(changes.more_than(start).now_or_never().is_some());
-        assert!(changes.more_than(then).now_or_never().is_none());
+        assert!(changes.wait_past(start).now_or_never().is_some());
+        assert!(changes.wait_past(then).now_or_never().is_none());
     }
 
     #[test]
-    fn a_reader_that_was_away_comes_back_by_id_unless_for_too_long() {
+    fn resumes_from_an_event_id_within_the_kept_changes() {
         let changes = Changes::default();
-        let start = changes.position(&changes.id(changes.now())).unwrap();
+        let start = changes.parse_event_id(&changes.event_id(changes.end())).unwrap();
         for number in 0..KEPT {
             changes.record(session(&number.to_string()));
         }
@@ -131,12 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_other_processes_and_nonsense_are_no_positions() {
+    fn rejects_event_ids_that_are_malformed_or_of_another_process() {
         let changes = Changes::default();
         let foreign = Changes::default();
         let from_the_future = format!("{}-1", changes.run);
-        for id in [foreign.id(foreign.now()).as_str(), &from_the_future, "", "-", "x", &format!("{}-x", changes.run)] {
-            assert_eq!(changes.position(id), None, "{id:?}");
+        for id in
+            [foreign.event_id(foreign.end()).as_str(), &from_the_future, "", "-", "x", &format!("{}-x", changes.run)]
+        {
+            assert_eq!(changes.parse_event_id(id), None, "{id:?}");
         }
     }
 }

@@ -15,11 +15,11 @@ pub struct Pools(Mutex<Cache>);
 #[derive(Default)]
 struct Cache {
     known: BTreeMap<Key, Arc<WorkerPool>>,
-    read: bool,
+    synced: bool,
 }
 
 /// The pool without the shape of its runner pods: it is the largest part of a pool, and the gateway does not read it.
-pub fn without_shape(mut pool: WorkerPool) -> WorkerPool {
+pub fn without_template(mut pool: WorkerPool) -> WorkerPool {
     pool.spec.template = RunnerTemplate::default();
     if let Some(status) = &mut pool.status {
         status.serving = None;
@@ -32,7 +32,7 @@ impl Pools {
     pub fn replace_all(&self, pools: Vec<(Key, Arc<WorkerPool>)>) -> Vec<Key> {
         let mut cache = self.cache();
         let former = mem::replace(&mut cache.known, pools.into_iter().collect());
-        cache.read = true;
+        cache.synced = true;
         let gone = former.keys().filter(|key| !cache.known.contains_key(*key));
         let changed = cache.known.iter().filter(|(key, pool)| former.get(*key) != Some(*pool)).map(|(key, _)| key);
         gone.chain(changed).cloned().collect()
@@ -53,8 +53,8 @@ impl Pools {
     }
 
     /// Whether a whole list was read once.
-    pub fn is_read(&self) -> bool {
-        self.cache().read
+    pub fn has_synced(&self) -> bool {
+        self.cache().synced
     }
 
     /// The pool of that name.
@@ -70,7 +70,7 @@ impl Pools {
 
     /// Whether a session of that namespace may find a pool: one of its own, or one that is for other namespaces too.
     /// For which, the operator judges.
-    pub fn are_there_for(&self, namespace: &str) -> bool {
+    pub fn any_may_serve(&self, namespace: &str) -> bool {
         let shared = |pool: &WorkerPool| pool.spec.allowed_namespaces.from != NamespacesFrom::Same;
         self.cache().known.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))
     }
@@ -100,28 +100,28 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_of_runner_pods_is_not_kept() {
+    fn drops_the_template_and_the_serving_shape() {
         let (pools, mut pool) = (Pools::default(), pool(1));
         pool.spec.template.image = Some("image".into());
         let serving = Serving { revision: "revision".into(), shape: "shape".into() };
         pool.status = Some(WorkerPoolStatus { queued: 3, serving: Some(serving), ..WorkerPoolStatus::default() });
-        pools.put(key("pool"), without_shape(pool));
+        pools.put(key("pool"), without_template(pool));
         let kept = pools.get(&key("pool")).unwrap();
         assert_eq!(kept.spec.template, RunnerTemplate::default());
         assert_eq!(kept.status, Some(WorkerPoolStatus { queued: 3, ..WorkerPoolStatus::default() }));
     }
 
     #[test]
-    fn a_list_takes_the_place_of_what_was_known() {
+    fn a_list_replaces_the_cache_and_returns_the_changes() {
         let (pools, pool) = (Pools::default(), |replicas| Arc::new(pool(replicas)));
         for name in ["same", "changed", "gone"] {
             assert!(pools.put(key(name), pool(1)));
         }
         assert!(!pools.put(key("same"), pool(1)));
-        assert!(pools.get(&key("gone")).is_some() && pools.get(&key("new")).is_none() && !pools.is_read());
+        assert!(pools.get(&key("gone")).is_some() && pools.get(&key("new")).is_none() && !pools.has_synced());
         let listed = [("same", 1), ("changed", 2), ("new", 1)].map(|(name, replicas)| (key(name), pool(replicas)));
         assert_eq!(pools.replace_all(listed.to_vec()), [key("gone"), key("changed"), key("new")]);
-        assert!(pools.get(&key("gone")).is_none() && pools.is_read());
+        assert!(pools.get(&key("gone")).is_none() && pools.has_synced());
         assert_eq!(pools.in_namespace("ns").len(), 3);
         assert_eq!(pools.in_namespace("other").len(), 0);
     }

@@ -43,14 +43,14 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     /// What can be done with it now.
-    pub standing: Standing,
+    pub readiness: Readiness,
     /// The whole of it.
     pub object: Arc<BrowserSession>,
 }
 
 /// What can be done with a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Readiness {
     /// It can be waited for.
     Waiting(SessionState),
     /// It can be connected to, there.
@@ -77,9 +77,9 @@ impl fmt::Display for Finish {
 
 impl Session {
     /// Reads an object as the API server gives it.
-    pub fn of(object: impl Into<Arc<BrowserSession>>) -> Self {
+    pub fn new(object: impl Into<Arc<BrowserSession>>) -> Self {
         let object = object.into();
-        Self { standing: Standing::of(&object), object }
+        Self { readiness: Readiness::of(&object), object }
     }
 
     /// UID of the `BrowserSession`.
@@ -100,8 +100,8 @@ impl Session {
     }
 
     /// Whether it may still wait for a slot.
-    pub fn may_wait(&self) -> bool {
-        matches!(self.standing, Standing::Waiting(SessionState::Pending | SessionState::Queued))
+    pub fn may_be_queued(&self) -> bool {
+        matches!(self.readiness, Readiness::Waiting(SessionState::Pending | SessionState::Queued))
     }
 
     /// Whether its display can be looked at; known once it is Ready.
@@ -116,7 +116,7 @@ pub fn pool_name(session: &BrowserSession) -> &str {
     serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
 }
 
-impl Standing {
+impl Readiness {
     fn of(object: &BrowserSession) -> Self {
         let Some(status) = &object.status else {
             return Self::Waiting(SessionState::Pending);
@@ -142,7 +142,7 @@ mod tests {
     use camofleet_crds::v1alpha1::{BrowserSessionSpec, BrowserSessionStatus, PoolRef};
     use k8s_openapi::jiff::Timestamp;
 
-    fn standing(conditions: &[(&str, Truth, &str)], runner: bool) -> Standing {
+    fn readiness(conditions: &[(&str, Truth, &str)], runner: bool) -> Readiness {
         let mut object = BrowserSession::new("s", BrowserSessionSpec::default());
         let mut status = BrowserSessionStatus { state: SessionState::Starting, ..BrowserSessionStatus::default() };
         for (type_, truth, reason) in conditions {
@@ -150,7 +150,7 @@ mod tests {
         }
         status.runner = runner.then(self::runner);
         object.status = Some(status);
-        Session::of(object).standing
+        Session::new(object).readiness
     }
 
     fn runner() -> RunnerRef {
@@ -158,23 +158,23 @@ mod tests {
     }
 
     #[test]
-    fn conditions_say_where_it_stands() {
-        let waiting = Standing::Waiting(SessionState::Starting);
-        let finished = Standing::Finished(Finish { reason: "IdleTimeout".into(), message: "words".into() });
-        assert_eq!(standing(&[], false), waiting);
-        assert_eq!(standing(&[], true), waiting);
-        assert_eq!(standing(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
-        assert_eq!(standing(&[(READY, Truth::True, "BrowserReady")], true), Standing::Ready(runner()));
-        assert_eq!(standing(&[(READY, Truth::True, "BrowserReady")], false), waiting);
-        assert_eq!(standing(&[(READY, Truth::Unknown, "RunnerUnreachable")], true), Standing::Ready(runner()));
+    fn derives_readiness_from_conditions() {
+        let waiting = Readiness::Waiting(SessionState::Starting);
+        let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "words".into() });
+        assert_eq!(readiness(&[], false), waiting);
+        assert_eq!(readiness(&[], true), waiting);
+        assert_eq!(readiness(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
+        assert_eq!(readiness(&[(READY, Truth::True, "BrowserReady")], true), Readiness::Ready(runner()));
+        assert_eq!(readiness(&[(READY, Truth::True, "BrowserReady")], false), waiting);
+        assert_eq!(readiness(&[(READY, Truth::Unknown, "RunnerUnreachable")], true), Readiness::Ready(runner()));
         let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
-        assert_eq!(standing(&over, true), finished);
+        assert_eq!(readiness(&over, true), finished);
         let bare = BrowserSession::new("s", BrowserSessionSpec::default());
-        assert_eq!(Session::of(bare).standing, Standing::Waiting(SessionState::Pending));
+        assert_eq!(Session::new(bare).readiness, Readiness::Waiting(SessionState::Pending));
     }
 
     #[test]
-    fn a_session_is_in_the_pool_that_serves_it_else_in_the_one_that_it_names() {
+    fn the_serving_pool_takes_precedence_over_the_named_pool() {
         let session = |named: Option<&str>, serving: Option<&str>| {
             let pool_ref = named.map(|name| PoolRef { name: name.into(), namespace: None });
             let spec = BrowserSessionSpec { pool_ref, ..BrowserSessionSpec::default() };
@@ -182,7 +182,7 @@ mod tests {
             object.metadata.namespace = Some("ns".into());
             object.status =
                 Some(BrowserSessionStatus { pool: serving.map(str::to_owned), ..BrowserSessionStatus::default() });
-            Session::of(object)
+            Session::new(object)
         };
         for (named, serving, pool) in [
             (None, Some("a"), Some("a")),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_what_an_object_can_be_called() {
+    fn a_key_accepts_only_valid_object_names() {
         for good in ["a", "demo", "a-1.b2", "0"] {
             assert!(Key::new("ns", good).is_some(), "{good:?}");
         }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finish_reads_as_a_sentence() {
+    fn a_finish_displays_its_reason_and_message() {
         let finish = |message: &str| Finish { reason: "IdleTimeout".into(), message: message.into() }.to_string();
         assert_eq!(finish("300 s"), "IdleTimeout: 300 s");
         assert_eq!(finish(""), "IdleTimeout");

@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_between_characters() {
+    fn a_long_reason_is_truncated_at_a_character_boundary() {
         let frame = close(1001, &"ä".repeat(100));
         assert_eq!(frame[1], 124);
         assert_eq!(std::str::from_utf8(&frame[4..]).unwrap(), "ä".repeat(61));

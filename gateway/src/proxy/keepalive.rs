@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_starts_the_time_anew() {
+    fn a_pong_restarts_the_ping_interval() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(start);
         keepalive.pinged(start + 20 * SECOND);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_within_the_millisecond_of_the_ping_is_one() {
+    fn a_pong_in_the_same_millisecond_as_its_ping_counts() {
         let start = Instant::now();
         let (last_seen, mut keepalive) = (LastSeen::new(start), Keepalive::new(start));
         let pinged = start + 20 * SECOND + Duration::from_micros(312);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_before_the_ping_is_no_answer() {
+    fn bytes_received_before_the_ping_do_not_answer_it() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(start);
         keepalive.pinged(start + 20 * SECOND);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn one_direction_at_work_does_not_stand_for_the_other() {
+    fn traffic_in_one_direction_does_not_delay_the_ping() {
         let start = Instant::now();
         let (mut streaming, mut typing) = (Keepalive::new(start), Keepalive::new(start));
         for second in 1..=20 {

@@ -2,7 +2,7 @@
 
 use crate::{
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
-    cache::sessions::Followed,
+    cache::sessions::SessionWatch,
     error::ApiError,
     proxy::{
         relay::relay,
@@ -43,7 +43,7 @@ pub async fn playwright(
 async fn relay_both(
     gateway: Arc<Gateway>,
     access: SessionAccess,
-    mut session: Followed,
+    mut session: SessionWatch,
     client: Upgrading,
     runner: OnUpgrade,
 ) {

@@ -6,7 +6,7 @@ use crate::{
         extract::{SessionAccess, Upgrading},
         principal::Denied,
     },
-    cache::sessions::Followed,
+    cache::sessions::SessionWatch,
     error::ApiError,
     kubernetes,
     metrics::Outcome,
@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// A session that is Ready, and its runner.
 pub struct Found {
     /// The session.
-    pub session: Followed,
+    pub session: SessionWatch,
     /// Its runner.
     pub runner: RunnerRef,
 }
@@ -97,7 +97,7 @@ pub async fn open(
 }
 
 /// Waits until the gateway has to end a connection, and returns why.
-pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Followed) -> Ending {
+pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut SessionWatch) -> Ending {
     tokio::select! {
         end = session.ended() => Ending::Session(end),
         () = gateway.shutdown.draining() => Ending::Drain,
@@ -133,7 +133,7 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
     let key = access.session();
     // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the
     // cache does not have, or has as ended, is therefore read once from the API server.
-    let known = gateway.sessions.follow(key).filter(|session| access.is_for(&session.uid()));
+    let known = gateway.sessions.watch(key).filter(|session| access.is_for(&session.uid()));
     let ended = match known {
         None => None,
         Some(session) => {
@@ -152,11 +152,11 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
         (None, Some((_, error))) => return Err(error),
         (None, None) => return Err(ApiError::NoSession(key.clone())),
     };
-    let next = timeout_at(deadline, gateway.sessions.follow_later(key, &next)).await;
+    let next = timeout_at(deadline, gateway.sessions.wait_for_session(key, &next)).await;
     ready_by(deadline, next.map_err(|_| ApiError::NotReady(SessionState::Pending))?).await
 }
 
-async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, ApiError> {
+async fn ready_by(deadline: Instant, mut session: SessionWatch) -> Result<Found, ApiError> {
     match timeout_at(deadline, session.ready()).await {
         Ok(Ok(runner)) => Ok(Found { session, runner }),
         Ok(Err(end)) => Err(ApiError::SessionEnded(end)),
@@ -167,7 +167,7 @@ async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, Api
 async fn ask_runner(
     gateway: &Gateway,
     access: &SessionAccess,
-    session: &Followed,
+    session: &SessionWatch,
     runner: &RunnerRef,
     service: Service,
     client: &HeaderMap,
@@ -183,7 +183,7 @@ async fn ask_runner(
 
 /// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the
 /// watch delivers why.
-pub async fn ended_or(session: &mut Followed, error: ApiError) -> ApiError {
+pub async fn ended_or(session: &mut SessionWatch, error: ApiError) -> ApiError {
     timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }
 

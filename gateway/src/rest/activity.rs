@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// changed.
 pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
     let now = Instant::now();
-    let due = |key: &Key| gateway.sessions.due(key, age, now).map(|(session, runner)| (key.clone(), session, runner));
+    let due =
+        |key: &Key| gateway.sessions.start_poll(key, age, now).map(|(session, runner)| (key.clone(), session, runner));
     let asking =
         stream::iter(keys.iter().filter_map(due)).for_each_concurrent(AT_ONCE, |(key, session, runner)| async move {
             ask(gateway, &key, &session, &runner).await;
@@ -47,7 +48,7 @@ async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef
     };
     let idle = SignedDuration::from_millis(report.idle_milliseconds.unwrap_or_default().try_into().unwrap_or_default());
     let activity = Activity {
-        last: Timestamp::now().checked_sub(idle).unwrap_or(Timestamp::MIN),
+        last_active: Timestamp::now().checked_sub(idle).unwrap_or(Timestamp::MIN),
         start_page: report.session.start_page,
         clients: report.session.clients,
     };

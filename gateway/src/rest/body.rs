@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_told_with_its_field() {
+    fn reports_every_invalid_field() {
         assert_eq!(wrong::<CreateSession>(json!({})), [""; 0]);
         let nothing_said = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
         assert_eq!(wrong::<CreateSession>(nothing_said), [""; 0]);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_document_has_a_schema_and_is_held_to_it() {
+    fn validates_every_request_body_against_its_schema() {
         assert_eq!(wrong::<Share>(json!({ "scope": "view" })), [""; 0]);
         assert_eq!(wrong::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
         assert_eq!(wrong::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);

@@ -152,7 +152,7 @@ impl Shown<'_> {
             object.spec.idle_timeout_seconds.or_else(|| self.pool.map(|pool| object.idle_timeout_in(pool)));
         let display = object.spec.display.or_else(|| self.pool.map(|pool| object.display_in(pool))).unwrap_or_default();
         let is_live = status.state != SessionState::Finished;
-        let last_seen_at = self.activity.map(|activity| activity.last).or(ready_at).unwrap_or(created_at);
+        let last_seen_at = self.activity.map(|activity| activity.last_active).or(ready_at).unwrap_or(created_at);
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
         let idle_at = ready_at.filter(|_| is_live).and(idle_after).and_then(|ttl| last_seen_at.checked_add(ttl).ok());
         let condition = conditions::get(&status.conditions, READY);
@@ -252,7 +252,7 @@ mod tests {
     };
 
     #[test]
-    fn what_was_typed_becomes_a_url() {
+    fn normalizes_the_start_url() {
         for (typed, url) in [
             ("example.org", Some("https://example.org")),
             (" example.org/path?q=1#x ", Some("https://example.org/path?q=1#x")),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn display_is_two_booleans() {
+    fn maps_headless_and_vnc_to_a_display() {
         let display = |vnc, headless| {
             let asked = CreateSession { headless, vnc, ..CreateSession::default() };
             requested("s", "ns", asked).unwrap().spec.display
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_position_counts_who_is_served_before_it() {
+    fn a_queue_position_counts_the_sessions_served_earlier() {
         let session = |namespace: &str, uid: &str, state: SessionState| {
             let named = PoolRef { name: "pool".into(), namespace: Some("own".into()) };
             let spec = BrowserSessionSpec { pool_ref: Some(named), ..BrowserSessionSpec::default() };
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_come_back_as_they_were() {
+    fn labels_round_trip() {
         let given: BTreeMap<String, String> =
             [("Any thing/at all", "ä\n{}"), ("", "")].map(|(k, v)| (k.into(), v.into())).into();
         let asked = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };

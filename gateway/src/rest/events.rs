@@ -61,7 +61,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Response {
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let position = last.and_then(|id| gateway.changes.position(id));
+    let position = last.and_then(|id| gateway.changes.parse_event_id(id));
     let reader = Reader { gateway, namespace, principal, position, look: Instant::now() };
     let batches = stream::unfold(reader, |mut reader| async {
         let events = reader.next().await?;
@@ -103,7 +103,7 @@ impl Reader {
                     gateway.shutdown.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });
                     continue;
                 }
-                () = gateway.changes.more_than(position) => {}
+                () = gateway.changes.wait_past(position) => {}
             }
             sleep(GATHER).await;
             let missed = gateway.changes.since(position);
@@ -112,7 +112,7 @@ impl Reader {
             let mut told: Vec<_> = changed.iter().filter_map(|changed| self.told(changed)).collect();
             // Who has read only a part is told all of it again.
             if let Some(last) = told.pop() {
-                told.push(last.id(gateway.changes.id(position)));
+                told.push(last.id(gateway.changes.event_id(position)));
                 return Some(told);
             }
         }
@@ -121,11 +121,11 @@ impl Reader {
     fn everything(&mut self) -> Event {
         let (gateway, namespace) = (&self.gateway, &self.namespace);
         // Before it is looked at: what changes meanwhile is told again.
-        let position = gateway.changes.now();
+        let position = gateway.changes.end();
         self.position = Some(position);
         let everything =
             Everything { sessions: lookup::all(gateway, namespace), workers: workers::all(gateway, namespace) };
-        event("reset", &everything).id(gateway.changes.id(position))
+        event("reset", &everything).id(gateway.changes.event_id(position))
     }
 
     fn told(&self, changed: &Changed) -> Option<Event> {

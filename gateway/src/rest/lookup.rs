@@ -61,7 +61,7 @@ pub async fn known(gateway: &Gateway, target: &Target) -> Result<session::Sessio
 pub async fn now(gateway: &Gateway, target: &Target) -> Result<session::Session, ApiError> {
     let object = kubernetes::get(&gateway.client, &target.session).await?;
     let object = object.ok_or_else(|| ApiError::NoSession(target.session.clone()))?;
-    of_its_pool(session::Session::of(object), target)
+    of_its_pool(session::Session::new(object), target)
 }
 
 /// The session, unless it is looked for in a pool that is not its own.

@@ -104,7 +104,7 @@ pub async fn get(
     activity::refresh(&gateway, std::slice::from_ref(&target.session), AGE_OF_ONE).await;
     let mut shown =
         lookup::shown(&gateway, &target.session).unwrap_or_else(|| lookup::document(&gateway, &session, None));
-    if session.may_wait() {
+    if session.may_be_queued() {
         let pool = lookup::pool_of(&gateway, &session);
         shown.queue_position =
             pool.and_then(|pool| convert::queue_position(&pool, &session.object, &gateway.sessions.objects()));
@@ -127,20 +127,20 @@ pub async fn touch(
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Session>, ApiError> {
     let session = lookup::known(&gateway, &target).await?;
-    match &session.standing {
-        session::Standing::Finished(finish) => {
+    match &session.readiness {
+        session::Readiness::Finished(finish) => {
             return Err(ApiError::SessionEnded(SessionEnd::Finished(finish.clone())));
         }
         // Its idle time does not run yet.
-        session::Standing::Waiting(_) => {}
-        session::Standing::Ready(runner) => {
+        session::Readiness::Waiting(_) => {}
+        session::Readiness::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
             if let Err(error) = runner_client::touch(&runner.address, session.uid(), &token).await {
                 let error = match error {
                     error @ RunnerError::Refused(_) => ApiError::RunnerRefused(error.to_string()),
                     other => ApiError::RunnerUnreachable(other.to_string()),
                 };
-                return Err(match gateway.sessions.follow(&target.session) {
+                return Err(match gateway.sessions.watch(&target.session) {
                     Some(mut session) => upstream::ended_or(&mut session, error).await,
                     None => error,
                 });
@@ -199,13 +199,13 @@ pub async fn connect(
 /// Refuses at once what could only time out.
 async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), ApiError> {
     let Some(name) = name else {
-        return if gateway.pools.are_there_for(namespace) { Ok(()) } else { Err(ApiError::NoPools) };
+        return if gateway.pools.any_may_serve(namespace) { Ok(()) } else { Err(ApiError::NoPools) };
     };
     let no_pool = || ApiError::NoPool(name.to_owned());
     let key = Key::new(namespace, name).ok_or_else(no_pool)?;
     let known = gateway.pools.get(&key).is_some();
     // The watch may lag behind its making.
-    if known || kubernetes::pool_is_there(&gateway.client, &key).await? { Ok(()) } else { Err(no_pool()) }
+    if known || kubernetes::pool_exists(&gateway.client, &key).await? { Ok(()) } else { Err(no_pool()) }
 }
 
 /// Makes the session and waits until it is Ready. What does not become so is ended.
@@ -255,12 +255,12 @@ async fn unmake(gateway: &Gateway, key: &Key, uid: Option<&str>) {
 
 async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, ApiError> {
     let waiting = async {
-        let mut followed = gateway.sessions.follow_later(key, uid).await;
+        let mut followed = gateway.sessions.wait_for_session(key, uid).await;
         let ready = followed.ready().await;
         ready.map(|_| followed.session()).map_err(|end| ApiError::NotStarted(end.to_string()))
     };
     let late = || {
-        let state = gateway.sessions.follow(key).map_or("Pending", |session| session.state().as_str());
+        let state = gateway.sessions.watch(key).map_or("Pending", |session| session.state().as_str());
         ApiError::NotStarted(format!("after {} s it is still {state}", gateway.patience.as_secs()))
     };
     timeout(gateway.patience, waiting).await.unwrap_or_else(|_| Err(late()))

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_display_greets_with_version_one_security_type_and_ok() {
+    fn accepts_the_greeting_of_the_runners_display() {
         assert_eq!(&GREETING, b"RFB 003.008\n\x01\x01\0\0\0\0");
         let mut display = DisplayCheck::default();
         for cut in [&GREETING[..3], &[], &GREETING[3..], b"RFB 003.003\n", &[2, 3, 4]] {
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn another_greeting_does_not_pass() {
+    fn rejects_any_other_greeting() {
         // Another version, a password, no security type but a reason, a failed SecurityResult.
         for other in
             [&b"RFB 003.003\n"[..], b"RFB 003.008\n\x01\x02", b"RFB 003.008\n\0", b"RFB 003.008\n\x01\x01\0\0\0\x01"]

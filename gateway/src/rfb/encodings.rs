@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_grammar_of_the_viewer_is_left_out() {
+    fn removes_encodings_that_change_the_format_of_viewer_messages() {
         // noVNC 1.7.0's list: with xvp, the extended desktop size and the extended mouse buttons.
         let novnc = [
             1,
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_only_look_keeps_the_extended_clipboard() {
+    fn a_view_only_viewer_always_announces_the_extended_clipboard() {
         assert_eq!(allowed(&[], ViewerRole::View), set(&[EXTENDED_CLIPBOARD]));
         assert_eq!(allowed(&[7], ViewerRole::View), set(&[7, EXTENDED_CLIPBOARD]));
         assert_eq!(allowed(&[7], ViewerRole::Control), set(&[7]));

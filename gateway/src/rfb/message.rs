@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_that_tells_a_message_tells_its_length() {
+    fn parses_each_message_from_its_shortest_head() {
         let lengths = [
             (&[0][..], 20),
             (&[2, 9, 0, 0], 4),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_told_as_soon_as_it_can_be() {
+    fn rejects_an_invalid_message_at_its_first_invalid_byte() {
         let told = |head: &[u8], error| {
             assert_eq!(Message::parse(head), Err(error));
             assert_eq!(Message::parse(&head[..head.len() - 1]), Ok(None));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn input_is_what_a_person_does() {
+    fn only_notify_and_provide_of_the_extended_clipboard_are_input() {
         let clipboard = |actions| Message::ExtendedClipboard { length: 4, actions };
         // noVNC's capabilities, its request for what a page copied, its answer to a peek: by themselves, but for the
         // last two, which follow a paste.
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_fits_into_a_close_frame() {
+    fn every_error_fits_into_a_close_frame() {
         let longest = [
             MessageError::UnknownSubmessage(255),
             MessageError::TooManyEncodings(u16::MAX),

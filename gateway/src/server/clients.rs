@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sole_address_is_reported_once() {
+    fn reports_a_sole_address_once() {
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let reports = |requests: &[IpAddr]| {
             let sole = SoleAddress::new(TrustedProxies::new(vec![IpAddr::from([10, 0, 0, 1]).into()]));

@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessio
 use camofleet_gateway::{
     Gateway,
     auth::tokens::StaticTokens,
-    cache::session::{Key, Session, Standing},
+    cache::session::{Key, Readiness, Session},
     server::listener,
 };
 use camofleet_runtime::logging;
@@ -165,11 +165,11 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Vec<u8>) {
 
 impl Served {
     /// The watch tells of a session, or of a change of it.
-    pub fn tell(&self, name: &str, uid: &str, standing: Standing) {
+    pub fn tell(&self, name: &str, uid: &str, readiness: Readiness) {
         let mut object = object(name, uid);
         object.status =
             Some(BrowserSessionStatus { vnc: Some(LiveViewRef::default()), ..BrowserSessionStatus::default() });
-        self.gateway.sessions.put(key(name), Session { standing, object: Arc::new(object) });
+        self.gateway.sessions.put(key(name), Session { readiness, object: Arc::new(object) });
     }
 
     /// The API server has a session that the watch has not told of.
@@ -292,13 +292,13 @@ impl Runner {
         self.arrivals.recv().await.unwrap()
     }
 
-    pub fn ready(&self) -> Standing {
+    pub fn ready(&self) -> Readiness {
         ready(self.address)
     }
 }
 
-pub fn ready(address: SocketAddr) -> Standing {
-    Standing::Ready(RunnerRef { name: "pod".into(), uid: POD_UID.into(), address: address.to_string() })
+pub fn ready(address: SocketAddr) -> Readiness {
+    Readiness::Ready(RunnerRef { name: "pod".into(), uid: POD_UID.into(), address: address.to_string() })
 }
 
 async fn accept(stream: TcpStream, arrivals: mpsc::UnboundedSender<Arrival>) {

@@ -40,7 +40,7 @@ async fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn the_beginnings_of_heads_are_held_by_few_and_never_long() {
+async fn limits_connections_with_unfinished_request_heads() {
     // This process is the attacker, too.
     files::raise_limit(u64::MAX).unwrap();
     let served = serve_gateway().await;
@@ -97,7 +97,7 @@ async fn the_beginnings_of_heads_are_held_by_few_and_never_long() {
 }
 
 #[tokio::test]
-async fn every_kind_of_credential_frees_its_connection() {
+async fn every_kind_of_credential_authenticates_its_connection() {
     let served = serve_gateway().await;
     let runner = Runner::start().await;
     served.tell("s", "u1", runner.ready());
@@ -149,7 +149,7 @@ async fn every_kind_of_credential_frees_its_connection() {
 }
 
 #[tokio::test]
-async fn a_login_is_bounded_though_it_takes_no_token() {
+async fn limits_the_body_of_an_unauthenticated_login() {
     let served = serve_gateway().await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     let head =
@@ -160,7 +160,7 @@ async fn a_login_is_bounded_though_it_takes_no_token() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_named_is_reported_once() {
+async fn reports_an_untrusted_proxy_once() {
     let proxies = TrustedProxies::new(vec!["127.0.0.1/32".parse().unwrap()]);
     let served = serve_gateway_with(|gateway| {
         gateway.clients = Clients::new(proxies);
@@ -181,7 +181,7 @@ async fn a_proxy_that_is_not_named_is_reported_once() {
 }
 
 #[tokio::test]
-async fn probes_and_metrics_survive_those_that_hold_their_port() {
+async fn serves_probes_and_metrics_while_attackers_hold_connections() {
     // This process is the attacker, too.
     files::raise_limit(u64::MAX).unwrap();
     let served = serve_gateway().await;

@@ -2,7 +2,7 @@
 
 use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
 use camofleet_auth::token::{Caller, Scope, SessionToken};
-use camofleet_gateway::cache::session::{Finish, Standing};
+use camofleet_gateway::cache::session::{Finish, Readiness};
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, StatusCode};
@@ -97,7 +97,7 @@ fn token(served: &Served, session: &str, scope: Scope, expires: u64) -> String {
 }
 
 #[tokio::test]
-async fn a_controller_types_and_the_session_counts_as_active() {
+async fn forwards_a_controllers_input_and_reports_activity() {
     let (served, mut runner) = session().await;
     let offered = format!("camofleet.control, camofleet.view, camofleet.bearer.{ADMIN}");
     let (mut viewer, headers) = watch(&served, &offered).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_controller_types_and_the_session_counts_as_active() {
 }
 
 #[tokio::test]
-async fn who_may_only_look_does_not_type() {
+async fn drops_the_input_of_a_viewer_without_control() {
     let (served, mut runner) = session().await;
     let view = token(&served, "uid-1", Scope::View, now() + 60);
     for offered in [
@@ -147,7 +147,7 @@ async fn who_may_only_look_does_not_type() {
 }
 
 #[tokio::test]
-async fn what_is_no_rfb_ends_the_view_with_words() {
+async fn closes_with_a_reason_after_invalid_rfb() {
     let (served, mut runner) = session().await;
     for (said, code) in [
         (Message::Binary(b"RFB 003.003\n".as_slice().into()), 1002),
@@ -167,7 +167,7 @@ async fn what_is_no_rfb_ends_the_view_with_words() {
 }
 
 #[tokio::test]
-async fn pictures_pass_whole_and_pings_are_answered_between_them() {
+async fn relays_pictures_and_answers_pings_between_them() {
     let (served, mut runner) = session().await;
     let (viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     let (_, mut display) = runner.display().await;
@@ -201,7 +201,7 @@ async fn pictures_pass_whole_and_pings_are_answered_between_them() {
 }
 
 #[tokio::test]
-async fn the_end_is_told_by_its_code() {
+async fn the_close_code_names_the_cause() {
     let (served, mut runner) = session().await;
     let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     runner.display().await;
@@ -211,14 +211,14 @@ async fn the_end_is_told_by_its_code() {
     assert_eq!(closed(expires.next().await).0, 4401);
 
     let finish = Finish { reason: "IdleTimeout".into(), message: "nobody did anything for 300 s".into() };
-    served.tell("s", "uid-1", Standing::Finished(finish));
+    served.tell("s", "uid-1", Readiness::Finished(finish));
     let (code, reason) = closed(viewer.next().await);
     assert_eq!(code, 4410);
     assert!(reason.contains("IdleTimeout: nobody did anything for 300 s"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_display_that_is_lost_and_a_gateway_that_goes_are_told_apart() {
+async fn a_lost_display_and_a_drain_have_different_close_codes() {
     let (served, mut runner) = session().await;
     let offered = format!("binary, camofleet.bearer.{ADMIN}");
     let (mut viewer, _) = watch(&served, &offered).await.unwrap();
@@ -232,7 +232,7 @@ async fn a_display_that_is_lost_and_a_gateway_that_goes_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_goodbye_is_answered_and_who_vanishes_is_lost() {
+async fn answers_a_close_frame_and_counts_a_lost_viewer() {
     let (served, mut runner) = session().await;
     let offered = format!("binary, camofleet.bearer.{ADMIN}");
     let (mut viewer, _) = watch(&served, &offered).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_goodbye_is_answered_and_who_vanishes_is_lost() {
 }
 
 #[tokio::test]
-async fn each_token_opens_its_own_endpoint_and_no_other() {
+async fn rejects_a_token_for_another_endpoint_or_session() {
     let (served, mut runner) = session().await;
     served.tell("other", "uid-2", ready(runner.address));
     served.make("other", "uid-2");
@@ -291,7 +291,7 @@ async fn each_token_opens_its_own_endpoint_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_page_learns_by_a_plain_request_why_it_was_refused() {
+async fn a_plain_request_returns_the_cause_of_a_rejection() {
     let (served, _runner) = session().await;
     let ask = async |name: &str, token: &str| {
         let authorization = format!("Bearer {token}");
@@ -301,7 +301,7 @@ async fn a_page_learns_by_a_plain_request_why_it_was_refused() {
     assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "it would be let in");
     assert_eq!(ask("s", "nobody").await, StatusCode::UNAUTHORIZED);
     assert_eq!(ask("none", ADMIN).await, StatusCode::NOT_FOUND);
-    served.tell("s", "uid-1", Standing::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
+    served.tell("s", "uid-1", Readiness::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
     assert_eq!(ask("s", ADMIN).await, StatusCode::GONE);
 }
 
@@ -313,7 +313,7 @@ async fn share(served: &Served, name: &str, token: &str, body: &Value) -> (Statu
 }
 
 #[tokio::test]
-async fn an_admin_gives_access_to_one_session() {
+async fn an_admin_creates_a_token_for_one_session() {
     let (served, mut runner) = session().await;
     let (status, given) = share(&served, "s", ADMIN, &json!({ "scope": "view" })).await;
     assert_eq!(status, StatusCode::CREATED, "{given}");
@@ -357,7 +357,7 @@ async fn an_admin_gives_access_to_one_session() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_used_up_is_told_to_be_so() {
+async fn rejects_a_single_use_token_that_was_used() {
     let served = serve_gateway().await;
     let body = r#"{"reason":"TokenUsed","message":"used"}"#;
     let answer: &'static str =
@@ -371,7 +371,7 @@ async fn a_token_that_was_used_up_is_told_to_be_so() {
 }
 
 #[tokio::test]
-async fn the_pages_are_for_everybody_and_may_do_little() {
+async fn serves_pages_without_a_token_under_a_strict_policy() {
     let served = serve_gateway().await;
     let get = async |path: &str| served.ask_plainly(path, &[("host", "gateway")]).await;
     for (path, title) in [("/view/ns/s?embed=1", "<title>view"), ("/?tab=pools", "<title>dashboard")] {

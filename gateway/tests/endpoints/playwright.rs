@@ -5,7 +5,7 @@ use camofleet_auth::token::{Caller, Scope};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     auth::tokens::StaticTokens,
-    cache::session::{Finish, Standing},
+    cache::session::{Finish, Readiness},
 };
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
@@ -17,12 +17,12 @@ use std::{
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
-fn waiting() -> Standing {
-    Standing::Waiting(SessionState::Starting)
+fn waiting() -> Readiness {
+    Readiness::Waiting(SessionState::Starting)
 }
 
-fn finished() -> Standing {
-    Standing::Finished(Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
+fn finished() -> Readiness {
+    Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
 }
 
 fn detail(body: &str) -> String {
@@ -32,7 +32,7 @@ fn detail(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_client_reaches_its_session_with_a_hop_token_of_its_own() {
+async fn connects_a_client_to_its_session_with_a_hop_token() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -55,7 +55,7 @@ async fn a_client_reaches_its_session_with_a_hop_token_of_its_own() {
 }
 
 #[tokio::test]
-async fn large_messages_pass_both_ways() {
+async fn relays_large_messages_both_ways() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -74,7 +74,7 @@ async fn large_messages_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn what_a_runner_says_with_its_handshake_is_not_lost() {
+async fn relays_bytes_that_arrive_with_the_runners_handshake() {
     let served = serve_gateway().await;
     // The accept key of the handshake that `ask` sends (RFC 6455 section 1.3), and a text frame in the same segment.
     let address = Runner::answering(concat!(
@@ -98,7 +98,7 @@ async fn what_a_runner_says_with_its_handshake_is_not_lost() {
 }
 
 #[tokio::test]
-async fn the_close_code_passes_by_itself() {
+async fn forwards_close_codes_both_ways() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -114,7 +114,7 @@ async fn the_close_code_passes_by_itself() {
 }
 
 #[tokio::test]
-async fn a_lost_client_drops_the_runners_side_without_a_close() {
+async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -126,7 +126,7 @@ async fn a_lost_client_drops_the_runners_side_without_a_close() {
 }
 
 #[tokio::test]
-async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
+async fn a_drain_sends_1001_to_the_client_and_no_close_frame_to_the_runner() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -151,7 +151,7 @@ async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_session_when_the_gateway_drains_is_told_to_come_again() {
+async fn a_drain_ends_the_wait_for_a_session_with_503() {
     let served = serve_gateway().await;
     served.tell("slow", "uid-2", waiting());
     let refused = served.ask("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
@@ -171,7 +171,7 @@ async fn who_waits_for_a_session_when_the_gateway_drains_is_told_to_come_again()
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_closes_its_sockets_with_the_reason() {
+async fn closes_connections_with_the_reason_when_their_session_ends() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     for (over, told) in
@@ -190,7 +190,7 @@ async fn the_end_of_a_session_closes_its_sockets_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_session_made_again_under_its_name_is_another_one() {
+async fn a_recreated_session_is_another_session() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -206,7 +206,7 @@ async fn a_session_made_again_under_its_name_is_another_one() {
 }
 
 #[tokio::test]
-async fn a_session_that_still_starts_is_waited_for() {
+async fn waits_for_a_starting_session() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", waiting());
@@ -224,7 +224,7 @@ async fn a_session_that_still_starts_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
+async fn looks_up_a_session_that_is_not_cached() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.make("fresh", "uid-1");
@@ -241,7 +241,7 @@ async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
 }
 
 #[tokio::test]
-async fn a_session_made_again_is_not_refused_because_its_former_one_is_over() {
+async fn connects_to_a_recreated_session_while_the_finished_one_is_cached() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", finished());
@@ -264,7 +264,7 @@ async fn a_session_made_again_is_not_refused_because_its_former_one_is_over() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_it_waits_is_counted() {
+async fn counts_a_client_that_disconnects_while_waiting() {
     let served = serve_gateway().await;
     served.make("slow", "uid-1");
     let mut waiting = tokio::net::TcpStream::connect(served.address).await.unwrap();
@@ -286,7 +286,7 @@ async fn a_client_that_leaves_while_it_waits_is_counted() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_taken_out_closes_its_connections_and_no_others() {
+async fn revoking_a_token_closes_only_its_connections() {
     let served = serve_gateway().await;
     let mut runner = Runner::start().await;
     served.tell("demo", "uid-1", runner.ready());
@@ -311,7 +311,7 @@ async fn a_token_that_is_taken_out_closes_its_connections_and_no_others() {
 }
 
 #[tokio::test]
-async fn of_an_url_only_the_names_of_a_session_are_logged() {
+async fn logs_only_the_session_name_of_a_url() {
     let served = serve_gateway().await;
     for (id, target) in [
         ("log-1", "/ws/ns/demo?token=a-token-in-a-url"),
@@ -338,7 +338,7 @@ async fn of_an_url_only_the_names_of_a_session_are_logged() {
 }
 
 #[tokio::test]
-async fn patience_ends() {
+async fn times_out_waiting_for_a_session() {
     let served = serve_gateway_with(|gateway| gateway.patience = Duration::from_millis(1)).await;
     served.tell("demo", "uid-1", waiting());
     let (status, headers, body) = served.refusal("demo").await;
@@ -350,7 +350,7 @@ async fn patience_ends() {
 }
 
 #[tokio::test]
-async fn what_is_over_and_what_never_was() {
+async fn rejects_finished_and_unknown_sessions() {
     let served = serve_gateway().await;
     served.tell("over", "uid-1", finished());
     let (status, _, body) = served.refusal("over").await;
@@ -371,7 +371,7 @@ async fn what_is_over_and_what_never_was() {
 }
 
 #[tokio::test]
-async fn who_is_not_let_in() {
+async fn rejects_clients_without_permission() {
     let served = serve_gateway().await;
     served.tell("demo", "uid-1", waiting());
     let admin = format!("Bearer {ADMIN}");
@@ -418,7 +418,7 @@ async fn who_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn tokens_follow_their_secret() {
+async fn static_tokens_follow_the_secret() {
     let served = serve_gateway().await;
     served.tell("over", "uid-1", finished());
     assert_eq!(served.refusal("over").await.0, StatusCode::GONE);
@@ -430,7 +430,7 @@ async fn tokens_follow_their_secret() {
 }
 
 #[tokio::test]
-async fn only_a_websocket_handshake_is_taken() {
+async fn requires_a_websocket_handshake() {
     let served = serve_gateway().await;
     let (status, headers, body) =
         served.ask_plainly(&format!("/ws/ns/demo?token={ADMIN}"), &[("host", "gateway")]).await;
@@ -440,7 +440,7 @@ async fn only_a_websocket_handshake_is_taken() {
 }
 
 #[tokio::test]
-async fn a_wrong_playwright_minor_is_told_by_the_runner_itself() {
+async fn forwards_the_runners_rejection_of_a_playwright_version() {
     let served = serve_gateway().await;
     let address = Runner::answering(
         "HTTP/1.1 428 Precondition Required\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nserver: v1.62",
@@ -453,7 +453,7 @@ async fn a_wrong_playwright_minor_is_told_by_the_runner_itself() {
 }
 
 #[tokio::test]
-async fn a_runner_that_is_gone_or_refuses_the_gateway_is_no_fault_of_the_client() {
+async fn returns_503_for_an_unreachable_or_rejecting_runner() {
     let served = serve_gateway().await;
     let refusing = Runner::answering(concat!(
         "HTTP/1.1 401 Unauthorized\r\ncontent-length: 55\r\n\r\n",
@@ -477,7 +477,7 @@ async fn a_runner_that_is_gone_or_refuses_the_gateway_is_no_fault_of_the_client(
 }
 
 #[tokio::test]
-async fn a_session_that_ended_a_moment_ago_is_told_with_its_reason() {
+async fn returns_the_end_reason_that_arrives_after_the_runners_404() {
     let served = serve_gateway().await;
     let address = Runner::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     served.tell("demo", "uid-1", ready(address));

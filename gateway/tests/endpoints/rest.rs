@@ -13,7 +13,7 @@ use camofleet_crds::{
 use camofleet_gateway::{
     auth::tokens::StaticTokens,
     cache::changes::Changed,
-    cache::session::{Finish, Key, Session, Standing},
+    cache::session::{Finish, Key, Readiness, Session},
     rest,
 };
 use k8s_openapi::{
@@ -70,8 +70,8 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
     };
     conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "it is ready", None, at(1));
     object.status = Some(status);
-    let mut session = Session::of(object);
-    session.standing = ready(runner);
+    let mut session = Session::new(object);
+    session.readiness = ready(runner);
     session
 }
 
@@ -87,7 +87,7 @@ async fn telling_runner() -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn who_may_see_and_who_may_change() {
+async fn viewers_read_and_admins_change() {
     let served = serve_gateway().await;
     let expires = u64::try_from(Timestamp::now().as_second()).unwrap() + 60;
     let session_token = served.gateway.signer.session_token(SessionToken {
@@ -125,7 +125,7 @@ async fn who_may_see_and_who_may_change() {
 }
 
 #[tokio::test]
-async fn a_login_is_for_the_pages_of_this_host() {
+async fn a_login_works_only_from_same_origin_pages() {
     let served = serve_gateway().await;
     let own = format!("http://{}", served.address);
     let login = async |token: &str, origin: &str| {
@@ -184,7 +184,7 @@ async fn a_login_is_for_the_pages_of_this_host() {
 }
 
 #[tokio::test]
-async fn a_session_is_told_in_the_originals_shape_and_more() {
+async fn returns_a_session_in_the_originals_format() {
     let served = serve_gateway().await;
     served.gateway.sessions.put(key("s"), live_session("s", telling_runner().await));
     let (status, session) = get(&served, "/api/sessions/pool/s").await;
@@ -229,7 +229,7 @@ async fn a_session_is_told_in_the_originals_shape_and_more() {
 }
 
 #[tokio::test]
-async fn pools_are_workers() {
+async fn returns_pools_as_workers() {
     let served = serve_gateway().await;
     assert_eq!(get(&served, "/api/health").await.1, json!({ "status": "degraded", "workers": [] }));
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
@@ -253,7 +253,7 @@ async fn pools_are_workers() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_is_refused_at_once() {
+async fn rejects_an_invalid_creation_at_once() {
     let served = serve_gateway().await;
     let create = async |body: &str| {
         let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN);
@@ -312,7 +312,7 @@ fn put(served: &Served, name: &str, address: std::net::SocketAddr) {
 }
 
 #[tokio::test]
-async fn events_tell_everything_and_then_what_changes() {
+async fn streams_a_reset_and_then_the_changes() {
     let served = serve_gateway().await;
     let runner = telling_runner().await;
     put(&served, "old", runner);
@@ -359,7 +359,7 @@ async fn events_tell_everything_and_then_what_changes() {
 }
 
 #[tokio::test]
-async fn the_document_tells_what_is_served() {
+async fn the_openapi_document_matches_the_routes_and_the_ui() {
     let served = serve_gateway().await;
     let (status, document) = get(&served, "/api/openapi.json").await;
     assert_eq!(status, StatusCode::OK);
@@ -386,7 +386,7 @@ async fn the_document_tells_what_is_served() {
 }
 
 #[tokio::test]
-async fn a_session_whose_making_is_not_known_to_have_failed_is_taken_back() {
+async fn deletes_a_session_after_an_ambiguous_creation_error() {
     let served = serve_gateway().await;
     served.gateway.pools.put(key("pool"), WorkerPool::new("pool", WorkerPoolSpec::default()));
     let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
@@ -396,9 +396,13 @@ async fn a_session_whose_making_is_not_known_to_have_failed_is_taken_back() {
 }
 
 #[tokio::test]
-async fn of_a_name_that_was_made_again_the_session_that_is_there_is_ended() {
+async fn deletes_the_current_session_of_a_reused_name() {
     let served = serve_gateway().await;
-    served.tell("again", "former", Standing::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }));
+    served.tell(
+        "again",
+        "former",
+        Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }),
+    );
     served.make("again", "new");
     let (status, ended) =
         json(request(&served, &Method::DELETE, "/api/sessions/-/again").bearer_auth(ADMIN).send().await.unwrap()).await;

@@ -69,7 +69,7 @@ fn assert_only_looking(mut heard: &[u8]) {
 
 proptest! {
     #[test]
-    fn a_message_is_read_as_it_was_written(said in said()) {
+    fn parses_every_encoded_message(said in said()) {
         let bytes = said.encode();
         let ends = (1..=bytes.len()).find_map(|end| Some((end, Message::parse(&bytes[..end]).unwrap()?)));
         let (end, message) = ends.unwrap();
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn what_the_role_may_say_passes_and_nothing_else(
+    fn forwards_exactly_what_the_role_permits(
         role in role(),
         said in vec(said(), 0..12),
         cuts in vec(any::<Index>(), 0..20),
@@ -94,7 +94,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_cut_into_single_bytes_passes_as_in_one_piece(role in role(), said in vec(said(), 0..4)) {
+    fn single_byte_chunks_give_the_same_output(role in role(), said in vec(said(), 0..4)) {
         let stream = stream(&said);
         let mut filter_of_bytes = ClientFilter::new(role);
         let mut passed = Vec::new();
@@ -106,7 +106,7 @@ proptest! {
 
     /// The fuzz: messages with bytes changed, put in, and cut off, and plain noise.
     #[test]
-    fn a_hostile_stream_passes_the_same_however_it_is_cut_and_no_viewer_gets_through(
+    fn a_hostile_stream_gives_the_same_output_in_any_chunks_and_no_input_of_a_viewer(
         role in role(),
         said in vec(said(), 0..6),
         noise in vec(any::<u8>(), 0..200),
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_instead_of_a_handshake_ends_it(role in role(), noise in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..5)) {
+    fn rejects_an_invalid_handshake(role in role(), noise in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..5)) {
         prop_assume!(noise[..noise.len().min(13)] != HANDSHAKE[..noise.len().min(13)]);
         let all = filter(role, &noise, &cuts);
         prop_assert_eq!(all.error, Some(RfbError::ClientHandshake));
@@ -142,7 +142,7 @@ proptest! {
 }
 
 #[test]
-fn the_largest_clipboard_passes_and_one_byte_more_ends_it() {
+fn limits_the_clipboard_to_256_kib() {
     let paste = |length: usize| filter(ViewerRole::Control, &stream(&[Said::CutText(vec![4; length])]), &[]);
     let largest = paste(256 << 10);
     assert_eq!((largest.error, largest.input), (None, true));
@@ -152,7 +152,7 @@ fn the_largest_clipboard_passes_and_one_byte_more_ends_it() {
 }
 
 #[test]
-fn keys_in_the_payload_of_another_message_are_no_keys() {
+fn ignores_keys_inside_the_payload_of_another_message() {
     // Each payload is a KeyEvent, followed by one that is real.
     let key = Said::Key { down: true, symbol: 0x61 };
     let fence = Said::Fence { flags: 0, payload: key.encode() };

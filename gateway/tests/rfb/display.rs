@@ -181,7 +181,7 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_controllers_input_arrives_and_a_viewers_does_not() {
+fn forwards_a_controllers_input_and_drops_a_viewers() {
     let display = Display::start();
     let (x, root) = display.x_client();
     let pointer = || {
@@ -261,7 +261,7 @@ fn copy_text(display: &Display, text: &'static str) {
 }
 
 #[test]
-fn what_is_copied_in_the_session_is_for_controllers_only() {
+fn sends_the_clipboard_to_controllers_only() {
     const NOTIFY: u8 = 1 << 3;
     const PEEK_AND_PROVIDE: u8 = 1 << 2 | 1 << 4;
     const CAPS: u8 = 1;
