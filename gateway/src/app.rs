@@ -18,10 +18,10 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 /// `EX_USAGE` of sysexits.h: what the process was told makes no sense, and starting it again will not help.
-const USAGE: u8 = 64;
+const EX_USAGE: u8 = 64;
 /// Between "not ready" and "no longer accepting": the time in which the cluster stops sending clients here. They are
 /// told to connect again only after it, so that they come to another replica.
-const LEAVE_ENDPOINTS: Duration = Duration::from_secs(3);
+const ENDPOINT_REMOVAL: Duration = Duration::from_secs(3);
 
 /// Runs the gateway until SIGTERM.
 pub fn main() -> ExitCode {
@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     if let Err(error) = logging::init() {
@@ -53,36 +53,36 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
     let listener = listen(config.listen)?;
     let admin_listener = listen(config.admin_listen)?;
-    let (gateway, watching, publication) = tokio::select! {
+    let (gateway, watch_client, publication) = tokio::select! {
         connected = connect(config.namespace.clone(), config.trusted_proxies) => connected?,
         () = shutdown.cancelled() => return Ok(()),
     };
 
-    let mut parts = JoinSet::new();
-    parts.spawn(admin::serve(Arc::clone(&gateway), admin_listener));
-    parts.spawn(listener::serve(Arc::clone(&gateway), listener, config.ui));
-    parts.spawn({
+    let mut tasks = JoinSet::new();
+    tasks.spawn(admin::serve(Arc::clone(&gateway), admin_listener));
+    tasks.spawn(listener::serve(Arc::clone(&gateway), listener, config.ui));
+    tasks.spawn({
         let gateway = Arc::clone(&gateway);
-        let watching = watching.clone();
-        async move { kubernetes::watch_sessions(watching, &gateway.sessions, &gateway.changes).await }
+        let watch_client = watch_client.clone();
+        async move { kubernetes::watch_sessions(watch_client, &gateway.sessions, &gateway.changes).await }
     });
-    parts.spawn({
+    tasks.spawn({
         let gateway = Arc::clone(&gateway);
-        let watching = watching.clone();
-        async move { kubernetes::watch_pools(watching, &gateway.pools, &gateway.changes).await }
+        let watch_client = watch_client.clone();
+        async move { kubernetes::watch_pools(watch_client, &gateway.pools, &gateway.changes).await }
     });
-    parts.spawn({
+    tasks.spawn({
         let gateway = Arc::clone(&gateway);
-        async move { kubernetes::watch_tokens(watching, &config.namespace, &gateway.auth).await }
+        async move { kubernetes::watch_tokens(watch_client, &config.namespace, &gateway.auth).await }
     });
-    parts.spawn(publication.keep());
+    tasks.spawn(publication.keep());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
     tokio::select! {
         () = shutdown.cancelled() => {}
-        Some(ended) = parts.join_next() => anyhow::bail!("a part of the gateway ended by itself: {ended:?}"),
+        Some(ended) = tasks.join_next() => anyhow::bail!("a part of the gateway ended by itself: {ended:?}"),
     }
-    gateway.shutdown.drain(LEAVE_ENDPOINTS).await;
+    gateway.shutdown.drain(ENDPOINT_REMOVAL).await;
     Ok(())
 }
 

@@ -25,16 +25,16 @@ const RETRY_AFTER_SECONDS: u16 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Who asks is not known, or may not do this.
-    #[error("{}", denied_words(*.0))]
+    #[error("{}", denied_message(*.0))]
     Denied(Denied),
     /// A page of a browser asks. Nobody has said yet which pages may.
     #[error("pages may not connect here (the request has an Origin header): connect from a program")]
-    Origin,
+    FromBrowserPage,
     /// A page of another host asks, and a browser added the cookie by itself.
     #[error(
         "this was asked by a page of another host (its Origin is not this host): use this host's own pages, or a token"
     )]
-    ForeignPage,
+    CrossOrigin,
     /// The request is no WebSocket handshake.
     #[error(
         "this address takes WebSocket connections only: /ws/… is for Playwright's firefox.connect(), /vnc/… for the live view"
@@ -66,10 +66,10 @@ pub enum ApiError {
     NoSession(Key),
     /// Nothing can have that name.
     #[error("there is nothing here that can have this name: see /api/openapi.json, or /ws/<namespace>/<name>")]
-    NoSuchName,
+    NoSuchResource,
     /// Nothing is known yet of who may do what.
     #[error("this gateway has not read its tokens yet")]
-    Starting,
+    TokensNotSynced,
     /// The session is over.
     #[error("{0}")]
     SessionEnded(SessionEnd),
@@ -84,7 +84,7 @@ pub enum ApiError {
     ApiServer(#[source] Box<kube::Error>),
     /// The API server does not answer.
     #[error("the cluster's API server does not answer now")]
-    ApiServerSilent,
+    ApiServerTimeout,
     /// The object is not as its CRD says.
     #[error("this gateway cannot read session {0}: is it older than the custom resources?")]
     Unreadable(Key, String),
@@ -96,14 +96,16 @@ pub enum ApiError {
     RunnerRefused(String),
 }
 
-fn denied_words(denied: Denied) -> String {
+fn denied_message(denied: Denied) -> String {
     match denied {
         Denied::NoToken => {
             "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL".to_owned()
         }
         Denied::UnknownToken => "the token is not valid".to_owned(),
         Denied::Expired => "the token has expired: ask for a new one".to_owned(),
-        Denied::Used => "the token was good for one connection, and was used before: ask for a new one".to_owned(),
+        Denied::AlreadyUsed => {
+            "the token was good for one connection, and was used before: ask for a new one".to_owned()
+        }
         Denied::Scope(scopes) => {
             let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
             format!("the token may not do this: it takes one with the scope {}, or an admin's", scopes.join(" or "))
@@ -120,15 +122,15 @@ impl ApiError {
     /// The status code.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
+            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::AlreadyUsed) => {
                 StatusCode::UNAUTHORIZED
             }
             Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
-            | Self::Origin
-            | Self::ForeignPage
+            | Self::FromBrowserPage
+            | Self::CrossOrigin
             | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
-            Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => StatusCode::NOT_FOUND,
+            Self::NoSession(_) | Self::NoSuchResource | Self::NoPool(_) => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SessionEnded(_) => StatusCode::GONE,
             Self::NoLiveView => StatusCode::CONFLICT,
@@ -137,10 +139,10 @@ impl ApiError {
             Self::NotReady(_)
             | Self::NotStarted(_)
             | Self::NoPools
-            | Self::Starting
+            | Self::TokensNotSynced
             | Self::Draining
             | Self::ApiServer(_)
-            | Self::ApiServerSilent
+            | Self::ApiServerTimeout
             | Self::RunnerUnreachable(_)
             | Self::RunnerRefused(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -148,21 +150,21 @@ impl ApiError {
 
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
+            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::AlreadyUsed) => {
                 Outcome::Unauthorized
             }
             Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
-            | Self::Origin
-            | Self::ForeignPage
+            | Self::FromBrowserPage
+            | Self::CrossOrigin
             | Self::Forbidden(_) => Outcome::Forbidden,
             Self::NotWebSocket => Outcome::NotWebSocket,
             Self::NoLiveView => Outcome::NoLiveView,
             Self::BadBody(..) | Self::Invalid(_) => Outcome::BadRequest,
-            Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => Outcome::NotFound,
+            Self::NoSession(_) | Self::NoSuchResource | Self::NoPool(_) => Outcome::NotFound,
             Self::SessionEnded(_) => Outcome::Gone,
-            Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::Starting => Outcome::NotReady,
+            Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::TokensNotSynced => Outcome::NotReady,
             Self::Draining => Outcome::Draining,
-            Self::ApiServer(_) | Self::ApiServerSilent | Self::Unreadable(..) => Outcome::ApiServer,
+            Self::ApiServer(_) | Self::ApiServerTimeout | Self::Unreadable(..) => Outcome::ApiServer,
             Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,
             Self::RunnerRefused(_) => Outcome::RunnerRefused,
         }
@@ -171,11 +173,11 @@ impl ApiError {
     fn log_cause(&self) {
         match self {
             Self::ApiServer(error) => tracing::warn!(%error, "could not reach the API server"),
-            Self::ApiServerSilent => tracing::warn!("timed out waiting for the API server"),
+            Self::ApiServerTimeout => tracing::warn!("timed out waiting for the API server"),
             Self::Unreadable(_, error) => tracing::error!(error, "could not read the session"),
             Self::RunnerUnreachable(error) => tracing::warn!(error, "could not reach the runner"),
-            Self::Forbidden(words) => tracing::warn!(words, "the API server refused the gateway"),
-            Self::RunnerRefused(words) => tracing::warn!(words, "the runner refused the gateway"),
+            Self::Forbidden(error) => tracing::warn!(error, "the API server refused the gateway"),
+            Self::RunnerRefused(error) => tracing::warn!(error, "the runner refused the gateway"),
             _ => {}
         }
     }
@@ -195,7 +197,7 @@ impl IntoResponse for ApiError {
             (Self::Denied(Denied::NoToken), _) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="camofleet""#));
             }
-            (Self::Denied(Denied::UnknownToken | Denied::Expired | Denied::Used), _) => {
+            (Self::Denied(Denied::UnknownToken | Denied::Expired | Denied::AlreadyUsed), _) => {
                 let challenge = r#"Bearer realm="camofleet", error="invalid_token""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }

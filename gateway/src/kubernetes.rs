@@ -181,7 +181,7 @@ pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(),
 async fn with_timeout<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match timeout(REQUEST_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| ApiError::ApiServer(Box::new(error))),
-        Err(_) => Err(ApiError::ApiServerSilent),
+        Err(_) => Err(ApiError::ApiServerTimeout),
     }
 }
 

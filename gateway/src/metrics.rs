@@ -146,7 +146,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A connection that was asked for came to this.
-    pub fn count(&self, outcome: Outcome) {
+    pub fn record(&self, outcome: Outcome) {
         self.outcomes.get_or_create(&ByOutcome { outcome }).inc();
     }
 
@@ -158,7 +158,7 @@ impl Metrics {
     /// A connection is no longer relayed, and ended like this.
     pub fn closed(&self, outcome: Outcome) {
         self.open.dec();
-        self.count(outcome);
+        self.record(outcome);
     }
 
     /// Counts relayed bytes.
@@ -167,12 +167,12 @@ impl Metrics {
     }
 
     /// Records how long a runner took to answer.
-    pub fn runner_answered(&self, took: Duration) {
+    pub fn observe_dial(&self, took: Duration) {
         self.dial.observe(took.as_secs_f64());
     }
 
     /// All of it, in OpenMetrics text, with what the public listener's server counts.
-    pub fn text(&self, served: Counts) -> Result<String, fmt::Error> {
+    pub fn render(&self, served: Counts) -> Result<String, fmt::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.clients.connections.set(gauge(served.connections));
         self.clients.anonymous.set(gauge(served.anonymous));

@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long connections may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The stages in which the process ends, and the tasks that it waits for.
 #[derive(Default)]
@@ -62,13 +62,13 @@ impl Shutdown {
 
     /// Ends in order: the gateway is not ready any more; after `leave_endpoints` it accepts nothing, and every client
     /// is told to connect again. Returns when all tasks have ended, or after 10 s.
-    pub async fn drain(&self, leave_endpoints: Duration) {
+    pub async fn drain(&self, endpoint_removal: Duration) {
         tracing::info!("stopped being ready, because the process ends");
         self.leaving.cancel();
-        sleep(leave_endpoints).await;
+        sleep(endpoint_removal).await;
         self.draining.cancel();
         self.tasks.close();
-        if timeout(DRAIN, self.tasks.wait()).await.is_err() {
+        if timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "cut the connections that did not end in time");
         }
         tracing::info!("stopped");

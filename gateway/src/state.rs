@@ -12,7 +12,7 @@ use camofleet_runtime::client_address::TrustedProxies;
 use std::time::Duration;
 
 /// How long a client waits for its session to become Ready.
-const PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The state of one replica.
 pub struct Gateway {
@@ -35,7 +35,7 @@ pub struct Gateway {
     /// Counters and gauges.
     pub metrics: Metrics,
     /// How long a client waits for its session to become Ready.
-    pub patience: Duration,
+    pub ready_timeout: Duration,
     /// The orderly end of the process.
     pub shutdown: Shutdown,
 }
@@ -54,13 +54,13 @@ impl Gateway {
             client,
             clients: Clients::new(TrustedProxies::default()),
             metrics: Metrics::default(),
-            patience: PATIENCE,
+            ready_timeout: READY_TIMEOUT,
             shutdown: Shutdown::default(),
         }
     }
 
     /// Why the gateway is not ready. None when it is.
-    pub fn not_ready(&self) -> Option<&'static str> {
+    pub fn unready_reason(&self) -> Option<&'static str> {
         if self.shutdown.is_leaving() {
             Some("going away")
         } else if !self.sessions.has_synced() {

@@ -6,7 +6,7 @@ use camofleet_gateway::{
     cache::session::Finish,
     cache::sessions::SessionEnd,
     metrics::{Outcome, Traffic},
-    proxy::relay::{Ending, Side, relay},
+    proxy::relay::{CloseReason, Side, relay},
 };
 use futures::{SinkExt, StreamExt};
 use proptest::prelude::*;
@@ -26,35 +26,35 @@ const SECOND: Duration = Duration::from_secs(1);
 const PING: [u8; 2] = [0x89, 0];
 
 /// A relay at work, seen from its two ends.
-struct Relayed {
+struct RelayFixture {
     client: DuplexStream,
     runner: DuplexStream,
-    ending: oneshot::Sender<Ending>,
+    closing: oneshot::Sender<CloseReason>,
     outcome: JoinHandle<Outcome>,
 }
 
-fn relayed() -> Relayed {
-    relayed_over(1 << 20)
+fn start_relay() -> RelayFixture {
+    start_relay_with_buffer(1 << 20)
 }
 
-fn relayed_over(buffer: usize) -> Relayed {
-    let (client, of_client) = duplex(buffer);
-    let (runner, of_runner) = duplex(buffer);
-    let (ending, ends) = oneshot::channel();
+fn start_relay_with_buffer(buffer: usize) -> RelayFixture {
+    let (client, client_peer) = duplex(buffer);
+    let (runner, runner_peer) = duplex(buffer);
+    let (closing, closed) = oneshot::channel();
     let outcome = tokio::spawn(async move {
         let side = |stream| {
             let (read, write) = split(stream);
             Side { read, write }
         };
-        let ends = async {
-            match ends.await {
-                Ok(ending) => ending,
+        let closed = async {
+            match closed.await {
+                Ok(closing) => closing,
                 Err(_) => std::future::pending().await,
             }
         };
-        relay(side(of_client), side(of_runner), ends, &Traffic::default()).await
+        relay(side(client_peer), side(runner_peer), closed, &Traffic::default()).await
     });
-    Relayed { client, runner, ending, outcome }
+    RelayFixture { client, runner, closing, outcome }
 }
 
 /// A frame as RFC 6455 section 5.2 draws it, masked as a client's when `mask`.
@@ -101,7 +101,7 @@ async fn settle() {
 
 #[tokio::test(start_paused = true)]
 async fn relays_bytes_unchanged_both_ways() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     let (up, down) = (frame(1, true, b"to the runner"), frame(2, false, &[7; 300]));
     client.write_all(&up).await.unwrap();
     expect(&mut runner, &up).await;
@@ -114,7 +114,7 @@ async fn relays_bytes_unchanged_both_ways() {
 
 #[tokio::test(start_paused = true)]
 async fn forwards_close_frames_from_either_side() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     client.write_all(&close(true, 1000, "done")).await.unwrap();
     expect(&mut runner, &close(true, 1000, "done")).await;
     runner.write_all(&close(false, 1000, "")).await.unwrap();
@@ -124,7 +124,7 @@ async fn forwards_close_frames_from_either_side() {
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::ClientClosed);
 
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     runner.write_all(&close(false, 4001, "why")).await.unwrap();
     expect(&mut client, &close(false, 4001, "why")).await;
     client.write_all(&close(true, 4001, "")).await.unwrap();
@@ -135,7 +135,7 @@ async fn forwards_close_frames_from_either_side() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     client.write_all(&frame(1, true, b"last words")).await.unwrap();
     drop(client);
     expect(&mut runner, &frame(1, true, b"last words")).await;
@@ -146,7 +146,7 @@ async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
 #[tokio::test(start_paused = true)]
 async fn pings_a_quiet_client_and_drops_it_without_a_pong() {
     let start = Instant::now();
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     expect(&mut client, &PING).await;
     assert_eq!(start.elapsed().as_secs(), 20);
     expect_end(&mut runner).await;
@@ -156,7 +156,7 @@ async fn pings_a_quiet_client_and_drops_it_without_a_pong() {
 
 #[tokio::test(start_paused = true)]
 async fn keeps_an_idle_client_that_answers_pings() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     let pong = frame(10, true, b"");
     for _ in 0..200 {
         expect(&mut client, &PING).await;
@@ -168,7 +168,7 @@ async fn keeps_an_idle_client_that_answers_pings() {
 
 #[tokio::test(start_paused = true)]
 async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
-    let Relayed { client, runner, outcome, .. } = relayed();
+    let RelayFixture { client, runner, outcome, .. } = start_relay();
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let mut runner = WebSocketStream::from_raw_socket(runner, Role::Server, None).await;
     // Between two Pings.
@@ -178,8 +178,8 @@ async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
         tokio::select! {
             biased;
             // What is read is answered by the library itself.
-            Some(heard) = client.next() => pings += u32::from(heard.unwrap() == Message::Ping(Bytes::new())),
-            Some(heard) = runner.next() => pongs += u32::from(heard.unwrap() == Message::Pong(Bytes::new())),
+            Some(message) = client.next() => pings += u32::from(message.unwrap() == Message::Ping(Bytes::new())),
+            Some(message) = runner.next() => pongs += u32::from(message.unwrap() == Message::Pong(Bytes::new())),
             () = sleep_until(end) => break,
         }
     }
@@ -198,7 +198,7 @@ async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_waits_for_the_end_of_a_frame() {
-    let Relayed { mut client, mut runner, .. } = relayed();
+    let RelayFixture { mut client, mut runner, .. } = start_relay();
     let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&first[..50]).await.unwrap();
     expect(&mut client, &first[..50]).await;
@@ -212,7 +212,7 @@ async fn a_ping_waits_for_the_end_of_a_frame() {
 
 #[tokio::test(start_paused = true)]
 async fn inserts_a_ping_before_an_incomplete_second_frame() {
-    let Relayed { mut client, mut runner, .. } = relayed();
+    let RelayFixture { mut client, mut runner, .. } = start_relay();
     let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&first[..50]).await.unwrap();
     expect(&mut client, &first[..50]).await;
@@ -227,7 +227,7 @@ async fn inserts_a_ping_before_an_incomplete_second_frame() {
 #[tokio::test(start_paused = true)]
 async fn drops_a_client_that_reads_nothing() {
     let start = Instant::now();
-    let Relayed { client, mut runner, outcome, .. } = relayed_over(100);
+    let RelayFixture { client, mut runner, outcome, .. } = start_relay_with_buffer(100);
     runner.write_all(&frame(2, false, &[0; 1000])).await.unwrap_err();
     assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
     assert_eq!(start.elapsed().as_secs(), 30);
@@ -236,10 +236,10 @@ async fn drops_a_client_that_reads_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_sends_a_close_frame_to_the_client_only() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
-    ending.send(Ending::Drain).unwrap();
-    let goodbye = close(false, 1001, "the gateway is going away; connect again");
-    expect(&mut client, &goodbye).await;
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    closing.send(CloseReason::Drain).unwrap();
+    let close_frame = close(false, 1001, "the gateway is going away; connect again");
+    expect(&mut client, &close_frame).await;
     expect_end(&mut client).await;
     // What the client answers must not reach the runner: it would take it for the client's own wish.
     let _ = client.write_all(&close(true, 1001, "")).await;
@@ -250,11 +250,11 @@ async fn a_drain_sends_a_close_frame_to_the_client_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_completes_the_current_frame_before_closing() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let (whole, next) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&whole[..50]).await.unwrap();
     expect(&mut client, &whole[..50]).await;
-    ending.send(Ending::Drain).unwrap();
+    closing.send(CloseReason::Drain).unwrap();
     settle().await;
     runner.write_all(&[&whole[50..], &next[..2]].concat()).await.unwrap();
     expect(&mut client, &whole[50..]).await;
@@ -266,12 +266,12 @@ async fn a_drain_completes_the_current_frame_before_closing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let whole = frame(2, false, &[1; 200]);
     runner.write_all(&whole[..50]).await.unwrap();
     expect(&mut client, &whole[..50]).await;
     let start = Instant::now();
-    ending.send(Ending::Drain).unwrap();
+    closing.send(CloseReason::Drain).unwrap();
     expect_end(&mut client).await;
     assert_eq!(start.elapsed().as_secs(), 5);
     drop(client);
@@ -280,12 +280,12 @@ async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed_over(100);
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay_with_buffer(100);
     // More than the client's side takes: the relay waits in the midst of writing it.
     runner.write_all(&frame(2, false, &[0; 1000])[..300]).await.unwrap();
     settle().await;
     let start = Instant::now();
-    ending.send(Ending::Revoked).unwrap();
+    closing.send(CloseReason::Revoked).unwrap();
     settle().await;
     client.write_all(&frame(1, true, b"drive on")).await.unwrap();
     expect_end(&mut runner).await;
@@ -296,9 +296,9 @@ async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() 
 
 #[tokio::test(start_paused = true)]
 async fn closes_with_the_reason_when_the_session_ends() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
-    ending.send(Ending::Session(SessionEnd::Finished(finish))).unwrap();
+    closing.send(CloseReason::Session(SessionEnd::Finished(finish))).unwrap();
     expect(&mut client, &close(false, 1001, "the session is over: IdleTimeout: nothing for 30 s")).await;
     expect_end(&mut client).await;
     expect_end(&mut runner).await;
@@ -308,12 +308,12 @@ async fn closes_with_the_reason_when_the_session_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
-    let (goodbye, answer) = (close(false, 1001, "the session is over"), close(true, 1001, ""));
-    runner.write_all(&goodbye).await.unwrap();
-    expect(&mut client, &goodbye).await;
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let (close_frame, answer) = (close(false, 1001, "the session is over"), close(true, 1001, ""));
+    runner.write_all(&close_frame).await.unwrap();
+    expect(&mut client, &close_frame).await;
     let start = Instant::now();
-    ending.send(Ending::Session(SessionEnd::Deleted)).unwrap();
+    closing.send(CloseReason::Session(SessionEnd::Deleted)).unwrap();
     settle().await;
     client.write_all(&answer).await.unwrap();
     expect(&mut runner, &answer).await;
@@ -324,10 +324,10 @@ async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_for_the_end_reason_when_the_runner_disconnects_first() {
-    let Relayed { mut client, runner, ending, outcome } = relayed();
+    let RelayFixture { mut client, runner, closing, outcome } = start_relay();
     drop(runner);
     advance(SECOND).await;
-    ending.send(Ending::Session(SessionEnd::Deleted)).unwrap();
+    closing.send(CloseReason::Session(SessionEnd::Deleted)).unwrap();
     expect(&mut client, &close(false, 1001, "the session was deleted")).await;
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::SessionEnded);
@@ -335,22 +335,22 @@ async fn waits_for_the_end_reason_when_the_runner_disconnects_first() {
 
 #[tokio::test(start_paused = true)]
 async fn closes_with_1011_when_the_runner_is_lost() {
-    let Relayed { mut client, runner, outcome, ending } = relayed();
+    let RelayFixture { mut client, runner, outcome, closing } = start_relay();
     drop(runner);
     expect(&mut client, &close(false, 1011, "the connection to the session's runner was lost; connect again")).await;
     expect_end(&mut client).await;
-    drop((client, ending));
+    drop((client, closing));
     assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
 }
 
 #[tokio::test(start_paused = true)]
 async fn sends_no_close_frame_inside_an_unfinished_frame() {
-    let Relayed { mut client, mut runner, outcome, ending } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, closing } = start_relay();
     runner.write_all(&frame(2, false, &[1; 200])[..50]).await.unwrap();
     drop(runner);
     expect(&mut client, &frame(2, false, &[1; 200])[..50]).await;
     expect_end(&mut client).await;
-    drop((client, ending));
+    drop((client, closing));
     assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
 }
 
@@ -358,7 +358,7 @@ async fn sends_no_close_frame_inside_an_unfinished_frame() {
 async fn closes_a_client_that_sends_invalid_frames() {
     let too_long = [0x82, 0xff, 0, 0, 0, 0, 0x10, 0, 0, 1, 1, 2, 3, 4];
     for (bytes, code) in [(b"GET /json HTTP/1.1\r\n".as_slice(), 1002_u16), (&too_long, 1009)] {
-        let Relayed { mut client, mut runner, outcome, .. } = relayed();
+        let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
         client.write_all(bytes).await.unwrap();
         expect_end(&mut runner).await;
         let mut head = [0; 4];
@@ -371,7 +371,7 @@ async fn closes_a_client_that_sends_invalid_frames() {
 
 #[tokio::test(start_paused = true)]
 async fn drops_invalid_frames_of_the_runner() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     runner.write_all(b"not frames").await.unwrap();
     expect_end(&mut client).await;
     drop(client);
@@ -379,7 +379,7 @@ async fn drops_invalid_frames_of_the_runner() {
 }
 
 /// The frames of a stream, which must end with a whole one.
-fn frames_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+fn split_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
         let (header, length) = match bytes[1] {
@@ -407,7 +407,7 @@ proptest! {
         at.sort_unstable();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let received = runtime.block_on(async {
-            let Relayed { mut client, mut runner, ending, outcome } = relayed();
+            let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
             for part in at.windows(2) {
                 runner.write_all(&stream[part[0]..part[1]]).await.unwrap();
                 settle().await;
@@ -416,14 +416,14 @@ proptest! {
                 client.write_all(&frame(10, true, b"")).await.unwrap();
                 settle().await;
             }
-            drop((runner, ending));
+            drop((runner, closing));
             let mut received = Vec::new();
             client.read_to_end(&mut received).await.unwrap();
             drop(client);
             assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
             received
         });
-        let (pings, others): (Vec<_>, Vec<_>) = frames_of(&received).into_iter().partition(|frame| *frame == PING);
+        let (pings, others): (Vec<_>, Vec<_>) = split_frames(&received).into_iter().partition(|frame| *frame == PING);
         prop_assert_eq!(&others[..others.len() - 1], &sent[..], "all frames, and then the Close");
         prop_assert!(!pings.is_empty());
     }

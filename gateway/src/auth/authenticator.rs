@@ -41,7 +41,7 @@ impl Authenticator {
     /// When there is none, it is not valid, or the static tokens were not read yet.
     pub fn authenticate(&self, credential: Option<&Credential>) -> Result<Principal, ApiError> {
         let tokens = self.tokens.borrow();
-        let tokens = tokens.as_ref().ok_or(ApiError::Starting)?;
+        let tokens = tokens.as_ref().ok_or(ApiError::TokensNotSynced)?;
         Principal::authenticate(tokens, &self.keys, credential).map_err(ApiError::Denied)
     }
 
@@ -51,7 +51,7 @@ impl Authenticator {
     /// When the token is not valid, or the static tokens were not read yet.
     pub fn login(&self, token: &str, expires: u64) -> Result<(Login, Role), ApiError> {
         let tokens = self.tokens.borrow();
-        let tokens = tokens.as_ref().ok_or(ApiError::Starting)?;
+        let tokens = tokens.as_ref().ok_or(ApiError::TokensNotSynced)?;
         tokens.login(token, expires).ok_or(ApiError::Denied(Denied::UnknownToken))
     }
 

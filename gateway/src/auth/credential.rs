@@ -19,7 +19,7 @@ pub enum Credential {
 
 impl Credential {
     /// The token of a request, else its login cookie.
-    pub fn of(headers: &HeaderMap, uri: &Uri) -> Option<Self> {
+    pub fn from_request(headers: &HeaderMap, uri: &Uri) -> Option<Self> {
         let cookie = || CookieJar::from_headers(headers).get(LOGIN_COOKIE).map(|cookie| cookie.value().to_owned());
         token(headers, uri).map(Self::Token).or_else(|| cookie().map(Self::Cookie))
     }
@@ -44,28 +44,28 @@ mod tests {
 
     #[test]
     fn reads_the_token_from_the_header_before_the_query() {
-        let taken = |header: Option<&str>, uri: &str| {
+        let token_of = |header: Option<&str>, uri: &str| {
             let headers = header.map(|value| (AUTHORIZATION, value.parse().unwrap())).into_iter().collect();
             token(&headers, &uri.parse().unwrap())
         };
-        assert_eq!(taken(Some("Bearer abc"), "/ws/a/b?token=other").as_deref(), Some("abc"));
-        assert_eq!(taken(Some("bearer  abc"), "/ws/a/b").as_deref(), Some("abc"));
-        assert_eq!(taken(None, "/ws/a/b?x=1&token=a%2Bb").as_deref(), Some("a+b"));
-        assert_eq!(taken(Some("Basic abc"), "/ws/a/b?token=q").as_deref(), Some("q"));
-        assert_eq!(taken(Some("Bearer"), "/ws/a/b"), None);
-        assert_eq!(taken(None, "/ws/a/b?token=a&token=b"), None, "two tokens are none");
+        assert_eq!(token_of(Some("Bearer abc"), "/ws/a/b?token=other").as_deref(), Some("abc"));
+        assert_eq!(token_of(Some("bearer  abc"), "/ws/a/b").as_deref(), Some("abc"));
+        assert_eq!(token_of(None, "/ws/a/b?x=1&token=a%2Bb").as_deref(), Some("a+b"));
+        assert_eq!(token_of(Some("Basic abc"), "/ws/a/b?token=q").as_deref(), Some("q"));
+        assert_eq!(token_of(Some("Bearer"), "/ws/a/b"), None);
+        assert_eq!(token_of(None, "/ws/a/b?token=a&token=b"), None, "two tokens are none");
     }
 
     #[test]
     fn uses_the_login_cookie_only_without_a_token() {
-        let shown = |headers: &[(&str, &str)], uri: &str| {
+        let credential = |headers: &[(&str, &str)], uri: &str| {
             let pairs = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            Credential::of(&pairs.collect(), &uri.parse().unwrap())
+            Credential::from_request(&pairs.collect(), &uri.parse().unwrap())
         };
         let cookie = ("cookie", "other=1; camofleet_login=abc");
-        assert_eq!(shown(&[cookie], "/api/sessions"), Some(Credential::Cookie("abc".into())));
-        assert_eq!(shown(&[cookie], "/api/sessions?token=t"), Some(Credential::Token("t".into())));
-        assert_eq!(shown(&[cookie, ("authorization", "Bearer t")], "/"), Some(Credential::Token("t".into())));
-        assert_eq!(shown(&[("cookie", "other=1")], "/"), None);
+        assert_eq!(credential(&[cookie], "/api/sessions"), Some(Credential::Cookie("abc".into())));
+        assert_eq!(credential(&[cookie], "/api/sessions?token=t"), Some(Credential::Token("t".into())));
+        assert_eq!(credential(&[cookie, ("authorization", "Bearer t")], "/"), Some(Credential::Token("t".into())));
+        assert_eq!(credential(&[("cookie", "other=1")], "/"), None);
     }
 }

@@ -38,8 +38,8 @@ pub struct MayConnect(pub SessionAccess);
 pub struct MayWatch(pub SessionAccess);
 
 /// Permission to list and read sessions and pools.
-pub struct MaySee<T> {
-    /// The object or namespace that the path names.
+pub struct MayRead<T> {
+    /// The object or namespace that the path params.
     pub target: T,
     /// The client.
     pub principal: Principal,
@@ -54,7 +54,7 @@ impl SessionAccess {
         &self.session
     }
 
-    /// Name of the pool that the path names. None: any.
+    /// Name of the pool that the path params. None: any.
     pub fn pool(&self) -> Option<&str> {
         self.pool.as_deref()
     }
@@ -88,8 +88,8 @@ impl SessionAccess {
     ) -> Result<Self, ApiError> {
         let principal = gateway.auth.authenticate(credential.as_ref())?;
         let scope = principal.first_scope(wanted).map_err(ApiError::Denied)?;
-        accepted(&parts.extensions);
-        let Target { session, pool } = Target::of(Names::of(parts, gateway).await?, gateway)?;
+        mark_authenticated(&parts.extensions);
+        let Target { session, pool } = Target::from_params(PathParams::extract(parts, gateway).await?, gateway)?;
         Ok(Self { session, pool, principal, scope })
     }
 }
@@ -97,7 +97,7 @@ impl SessionAccess {
 /// Parameters of a path. A path without a namespace means the gateway's own. The REST API calls the pool `worker` and
 /// the session's name `id`, as the original Camo-fleet does.
 #[derive(Deserialize)]
-pub struct Names {
+pub struct PathParams {
     namespace: Option<String>,
     #[serde(alias = "worker")]
     pool: Option<String>,
@@ -108,10 +108,10 @@ pub struct Names {
 /// Stands for any pool in a path.
 pub const ANY_POOL: &str = "-";
 
-impl Names {
-    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        let names = Path::from_request_parts(parts, gateway).await;
-        names.map(|Path(names)| names).map_err(|_| ApiError::NoSuchName)
+impl PathParams {
+    async fn extract(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        let params = Path::from_request_parts(parts, gateway).await;
+        params.map(|Path(params)| params).map_err(|_| ApiError::NoSuchResource)
     }
 
     /// The session that is named, if one is.
@@ -121,9 +121,9 @@ impl Names {
 }
 
 /// What a path stands for.
-pub trait FromNames: Sized {
+pub trait FromPathParams: Sized {
     /// It, or that nothing can be called so.
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError>;
+    fn from_params(params: PathParams, gateway: &Gateway) -> Result<Self, ApiError>;
 }
 
 /// The sessions and pools of one namespace.
@@ -137,27 +137,27 @@ pub struct Target {
     pub pool: Option<String>,
 }
 
-impl FromNames for Namespace {
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError> {
-        let namespace = names.namespace.unwrap_or_else(|| gateway.namespace.clone());
-        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(ApiError::NoSuchName) }
+impl FromPathParams for Namespace {
+    fn from_params(params: PathParams, gateway: &Gateway) -> Result<Self, ApiError> {
+        let namespace = params.namespace.unwrap_or_else(|| gateway.namespace.clone());
+        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(ApiError::NoSuchResource) }
     }
 }
 
-impl FromNames for Target {
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError> {
-        let session = names.session(gateway).ok_or(ApiError::NoSuchName)?;
-        Ok(Self { session, pool: names.pool.filter(|pool| pool != ANY_POOL) })
+impl FromPathParams for Target {
+    fn from_params(params: PathParams, gateway: &Gateway) -> Result<Self, ApiError> {
+        let session = params.session(gateway).ok_or(ApiError::NoSuchResource)?;
+        Ok(Self { session, pool: params.pool.filter(|pool| pool != ANY_POOL) })
     }
 }
 
 /// The request's credential. Browsers send the login cookie also with requests that a page of another host caused.
 /// With a cookie, therefore, only a page of this host may change anything or open a socket.
 fn credential(parts: &Parts) -> Result<Option<Credential>, ApiError> {
-    let credential = Credential::of(&parts.headers, &parts.uri);
+    let credential = Credential::from_request(&parts.headers, &parts.uri);
     let only_reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
     match credential {
-        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(ApiError::ForeignPage),
+        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(ApiError::CrossOrigin),
         other => Ok(other),
     }
 }
@@ -176,32 +176,32 @@ pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
 fn authorize(parts: &Parts, gateway: &Gateway, action: Action) -> Result<Principal, ApiError> {
     let principal = gateway.auth.authenticate(credential(parts)?.as_ref())?;
     principal.require(action).map_err(ApiError::Denied)?;
-    accepted(&parts.extensions);
+    mark_authenticated(&parts.extensions);
     Ok(principal)
 }
 
 /// Exempts the connection of a request from what holds for unknown clients.
-pub(crate) fn accepted(request: &Extensions) {
+pub(crate) fn mark_authenticated(request: &Extensions) {
     if let Some(connection) = request.get::<ConnectionHandle>() {
         connection.authenticated();
     }
 }
 
-impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
+impl<T: FromPathParams> FromRequestParts<Arc<Gateway>> for MayRead<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         let principal = authorize(parts, gateway, Action::Read)?;
-        Ok(Self { target: T::of(Names::of(parts, gateway).await?, gateway)?, principal })
+        Ok(Self { target: T::from_params(PathParams::extract(parts, gateway).await?, gateway)?, principal })
     }
 }
 
-impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MayManage<T> {
+impl<T: FromPathParams> FromRequestParts<Arc<Gateway>> for MayManage<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         authorize(parts, gateway, Action::Manage)?;
-        Ok(Self(T::of(Names::of(parts, gateway).await?, gateway)?))
+        Ok(Self(T::from_params(PathParams::extract(parts, gateway).await?, gateway)?))
     }
 }
 
@@ -210,11 +210,12 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         // Cookies are ignored: pages have them, and pages do not drive browsers.
-        let token = Credential::of(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
+        let token =
+            Credential::from_request(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
         let access = SessionAccess::grant(parts, gateway, token, &[Scope::Connect]).await?;
         // A page that got hold of a token cannot omit this header.
         if parts.headers.contains_key(ORIGIN) {
-            return Err(ApiError::Origin);
+            return Err(ApiError::FromBrowserPage);
         }
         Ok(Self(access))
     }
@@ -225,12 +226,12 @@ impl FromRequestParts<Arc<Gateway>> for MayWatch {
 
     /// With a token, any page may watch; with a cookie, only the gateway's own.
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        let offer = Offer::of(&parts.headers);
+        let offer = Offer::from_headers(&parts.headers);
         let credential = match offer.token() {
             Some(token) => Some(Credential::Token(token.to_owned())),
             None => credential(parts)?,
         };
-        SessionAccess::grant(parts, gateway, credential, offer.wanted()).await.map(Self)
+        SessionAccess::grant(parts, gateway, credential, offer.scopes()).await.map(Self)
     }
 }
 
@@ -247,7 +248,7 @@ pub struct Handshake {
 pub struct Upgrading {
     /// The connection itself.
     pub upgrade: OnUpgrade,
-    _place: Option<ConnectionHandle>,
+    _connection: Option<ConnectionHandle>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Handshake {
@@ -258,14 +259,14 @@ impl<S: Sync> FromRequestParts<S> for Handshake {
             let values = parts.headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
             values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
         };
-        let asks = parts.method == Method::GET
+        let is_handshake = parts.method == Method::GET
             && lists(UPGRADE, "websocket")
             && lists(CONNECTION, "upgrade")
             && parts.headers.contains_key(SEC_WEBSOCKET_KEY);
         match parts.extensions.remove::<OnUpgrade>() {
-            Some(upgrade) if asks => {
-                let place = parts.extensions.get::<ConnectionHandle>().cloned();
-                Ok(Self { headers: parts.headers.clone(), connection: Upgrading { upgrade, _place: place } })
+            Some(upgrade) if is_handshake => {
+                let connection = parts.extensions.get::<ConnectionHandle>().cloned();
+                Ok(Self { headers: parts.headers.clone(), connection: Upgrading { upgrade, _connection: connection } })
             }
             _ => Err(ApiError::NotWebSocket),
         }

@@ -45,7 +45,7 @@ pub enum Denied {
     /// The session token or login has expired.
     Expired,
     /// The token allows a single connection, and was used before.
-    Used,
+    AlreadyUsed,
     /// The token is valid, but has none of these scopes.
     Scope(&'static [Scope]),
     /// The token is valid for another session, which may have had this name before.
@@ -191,17 +191,17 @@ mod tests {
 
     #[test]
     fn a_permission_ends_when_its_static_token_loses_the_role() {
-        let shown = Credential::Token("a".into());
+        let credential = Credential::Token("a".into());
         let principal =
-            Principal::authenticate(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&shown)).unwrap();
+            Principal::authenticate(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&credential)).unwrap();
         assert_eq!(principal.first_scope(&[Scope::Connect]), Ok(Scope::Connect));
-        let honoured = |data: &[(&str, &str)]| {
+        let is_allowed = |data: &[(&str, &str)]| {
             principal.renewed(&tokens(data)).is_some_and(|now| now.allows(Action::Session(Scope::Connect)))
         };
-        assert!(honoured(&[("admin", "b\na"), ("viewer", "c")]));
-        assert!(!honoured(&[("admin", "b")]), "it was taken out");
-        assert!(!honoured(&[("viewer", "a")]), "it may less now");
-        assert!(!honoured(&[]));
+        assert!(is_allowed(&[("admin", "b\na"), ("viewer", "c")]));
+        assert!(!is_allowed(&[("admin", "b")]), "it was taken out");
+        assert!(!is_allowed(&[("viewer", "a")]), "it may less now");
+        assert!(!is_allowed(&[]));
         assert_eq!(format!("{principal:?}"), "Principal(Admin)");
     }
 
@@ -209,8 +209,8 @@ mod tests {
     fn a_static_token_is_granted_the_first_scope_of_its_role() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
         let scope = |token: Option<&str>, wanted| {
-            let shown = token.map(|token| Credential::Token(token.into()));
-            Principal::authenticate(&tokens, &PublicKeys::default(), shown.as_ref())?.first_scope(wanted)
+            let credential = token.map(|token| Credential::Token(token.into()));
+            Principal::authenticate(&tokens, &PublicKeys::default(), credential.as_ref())?.first_scope(wanted)
         };
         assert_eq!(scope(Some("a"), &[Scope::Connect]), Ok(Scope::Connect));
         assert_eq!(scope(Some("a"), &[Scope::Control, Scope::View]), Ok(Scope::Control));
@@ -228,8 +228,8 @@ mod tests {
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let token = |scope, expires| SessionToken { session: "uid-1".into(), scope, expires, once: None };
         let authenticated = |scope, expires| {
-            let shown = Credential::Token(signer.session_token(token(scope, expires)));
-            Principal::authenticate(&StaticTokens::default(), &keys, Some(&shown))
+            let credential = Credential::Token(signer.session_token(token(scope, expires)));
+            Principal::authenticate(&StaticTokens::default(), &keys, Some(&credential))
         };
         let scope = |has, wanted| authenticated(has, now + 60)?.first_scope(wanted);
         assert_eq!(scope(Scope::Connect, &[Scope::Connect]), Ok(Scope::Connect));
@@ -238,10 +238,10 @@ mod tests {
         assert_eq!(scope(Scope::View, &[Scope::Control, Scope::View]), Ok(Scope::View));
         let wanted: [&[Scope]; 3] = [&[Scope::Connect], &[Scope::Control], &[Scope::View]];
         let [connect, control, view] = wanted;
-        for (has, wanted) in
+        for (held, wanted) in
             [(Scope::View, control), (Scope::View, connect), (Scope::Control, connect), (Scope::Connect, view)]
         {
-            assert_eq!(scope(has, wanted), Err(Denied::Scope(wanted)));
+            assert_eq!(scope(held, wanted), Err(Denied::Scope(wanted)));
         }
         assert_eq!(authenticated(Scope::View, now - 1), Err(Denied::Expired));
         let principal = authenticated(Scope::View, now + 60).unwrap();
@@ -262,22 +262,22 @@ mod tests {
         assert_eq!(role, Role::Viewer);
         let text = signer.login(login.clone());
         let cookie = Credential::Cookie(text.clone());
-        let admitted = |tokens: &StaticTokens, shown: &Credential, action| {
-            let principal = Principal::authenticate(tokens, &keys, Some(shown))?;
+        let role_for = |tokens: &StaticTokens, credential: &Credential, action| {
+            let principal = Principal::authenticate(tokens, &keys, Some(credential))?;
             principal.require(action).map(|()| principal.role().unwrap())
         };
-        assert_eq!(admitted(&tokens, &cookie, Action::Read), Ok(Role::Viewer));
-        assert_eq!(admitted(&tokens, &cookie, Action::Manage), Err(Denied::Action(Action::Manage)));
+        assert_eq!(role_for(&tokens, &cookie, Action::Read), Ok(Role::Viewer));
+        assert_eq!(role_for(&tokens, &cookie, Action::Manage), Err(Denied::Action(Action::Manage)));
         let principal = Principal::authenticate(&tokens, &keys, Some(&cookie)).unwrap();
         assert_eq!((principal.first_scope(&[Scope::View]), principal.expires()), (Ok(Scope::View), Some(now + 60)));
         let token = Credential::Token("v".into());
         assert_eq!(Principal::authenticate(&tokens, &keys, Some(&token)).unwrap().expires(), None);
         let without = self::tokens(&[("admin", "a")]);
-        assert_eq!(admitted(&without, &cookie, Action::Read), Err(Denied::UnknownToken), "its token was taken out");
-        assert_eq!(admitted(&tokens, &Credential::Token(text), Action::Read), Err(Denied::UnknownToken));
-        assert_eq!(admitted(&tokens, &Credential::Cookie("v".into()), Action::Read), Err(Denied::UnknownToken));
+        assert_eq!(role_for(&without, &cookie, Action::Read), Err(Denied::UnknownToken), "its token was taken out");
+        assert_eq!(role_for(&tokens, &Credential::Token(text), Action::Read), Err(Denied::UnknownToken));
+        assert_eq!(role_for(&tokens, &Credential::Cookie("v".into()), Action::Read), Err(Denied::UnknownToken));
         let ended = Credential::Cookie(signer.login(Login { expires: now - 1, ..login }));
-        assert_eq!(admitted(&tokens, &ended, Action::Read), Err(Denied::Expired));
+        assert_eq!(role_for(&tokens, &ended, Action::Read), Err(Denied::Expired));
     }
 
     #[test]
@@ -286,12 +286,12 @@ mod tests {
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let token = SessionToken { session: "uid".into(), scope: Scope::Connect, expires: now + 60, once: None };
         let text = signer.session_token(token);
-        let admitted = |shown| {
-            let principal = Principal::authenticate(&tokens(&[("admin", "a")]), &keys, Some(&shown))?;
+        let role_for = |credential| {
+            let principal = Principal::authenticate(&tokens(&[("admin", "a")]), &keys, Some(&credential))?;
             principal.require(Action::Read).map(|()| principal.role())
         };
-        assert_eq!(admitted(Credential::Token(text.clone())), Err(Denied::Action(Action::Read)));
-        assert_eq!(admitted(Credential::Cookie(text)), Err(Denied::UnknownToken));
-        assert_eq!(admitted(Credential::Token("a".into())), Ok(Some(Role::Admin)));
+        assert_eq!(role_for(Credential::Token(text.clone())), Err(Denied::Action(Action::Read)));
+        assert_eq!(role_for(Credential::Cookie(text)), Err(Denied::UnknownToken));
+        assert_eq!(role_for(Credential::Token("a".into())), Ok(Some(Role::Admin)));
     }
 }

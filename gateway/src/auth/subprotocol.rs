@@ -24,7 +24,7 @@ pub struct Offer {
 
 impl Offer {
     /// Reads the headers of a handshake.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut offer = Self::default();
         let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
         for protocol in values.flat_map(|value| value.split(',')).map(str::trim) {
@@ -45,12 +45,12 @@ impl Offer {
 
     /// The scopes that the viewer asks for, the preferred one first. A viewer that offers only `camofleet.view` asks
     /// for no more.
-    pub fn wanted(&self) -> &'static [Scope] {
+    pub fn scopes(&self) -> &'static [Scope] {
         if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
     }
 
     /// The offered protocol that names the granted scope, else `binary` when it was offered.
-    pub fn answer(&self, granted: Scope) -> Option<&'static str> {
+    pub fn select(&self, granted: Scope) -> Option<&'static str> {
         match granted {
             Scope::Control if self.control => Some(CONTROL),
             Scope::View if self.view => Some(VIEW),

@@ -7,14 +7,14 @@ pub const PING: [u8; 2] = [0x89, 0];
 const MAX_REASON: usize = 123;
 
 /// As much of a reason as fits into a Close frame.
-pub fn fitting(reason: &str) -> &str {
+pub fn truncate_reason(reason: &str) -> &str {
     let end = (0..=reason.len().min(MAX_REASON)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
     &reason[..end]
 }
 
 /// A Close frame with a code (section 7.4) and a reason, which is cut to what fits.
 pub fn close(code: u16, reason: &str) -> Vec<u8> {
-    let reason = fitting(reason);
+    let reason = truncate_reason(reason);
     let length = u8::try_from(2 + reason.len()).expect("the reason was cut to 123 bytes");
     [&[0x88, length], &code.to_be_bytes(), reason.as_bytes()].concat()
 }

@@ -11,9 +11,9 @@ use std::{
 use tokio::time::Instant;
 
 /// A client is pinged when there was no byte in one direction for this long.
-pub const QUIET: Duration = Duration::from_secs(20);
-/// A client that sends nothing for this long after a Ping is lost: 60 s after its last byte, with [`QUIET`] before it.
-pub const ANSWER: Duration = Duration::from_secs(40);
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A client that sends nothing for this long after a Ping is lost: 60 s after its last byte, with [`PING_INTERVAL`] before it.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The keepalive of one client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +64,9 @@ impl Keepalive {
     pub fn next_ping(&self, now: Instant) -> Ping {
         let (due, then) = match self.pinged {
             // An answer wakes no task, so the next look is when another Ping would be due after it.
-            Some(pinged) if now < pinged + QUIET => (pinged + QUIET, Ping::Due),
-            Some(pinged) => (pinged + ANSWER, Ping::Unanswered),
-            None => (self.sent.min(self.received) + QUIET, Ping::Due),
+            Some(pinged) if now < pinged + PING_INTERVAL => (pinged + PING_INTERVAL, Ping::Due),
+            Some(pinged) => (pinged + PONG_TIMEOUT, Ping::Unanswered),
+            None => (self.sent.min(self.received) + PING_INTERVAL, Ping::Due),
         };
         if now < due { Ping::NotBefore(due) } else { then }
     }

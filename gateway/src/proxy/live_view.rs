@@ -14,9 +14,9 @@ use crate::{
     proxy::{
         close_frame,
         keepalive::{Keepalive, LastSeen, Ping},
-        relay::{END_REASON_TIMEOUT, Ending, Side},
+        relay::{CloseReason, END_REASON_TIMEOUT, Side},
         runner_client::{self, Service},
-        upstream::{self, Found, Upstream},
+        upstream::{self, ReadySession, Upstream},
     },
     rfb::{self, ClientFilter, DisplayCheck, MessageError, RfbError},
     state::Gateway,
@@ -54,7 +54,7 @@ use tracing::Instrument;
 /// What is read of the display at once.
 const BUFFER: usize = 64 << 10;
 /// The longest message of a viewer. noVNC's are some bytes each; a pasted text is the longest.
-const LONGEST_MESSAGE: usize = 1 << 20;
+const MAX_MESSAGE: usize = 1 << 20;
 /// What is read of a viewer at once. tungstenite clears as much before each look, and it looks with every piece of a
 /// picture.
 const READ_BUFFER: usize = 4 << 10;
@@ -77,11 +77,11 @@ pub async fn vnc(
     // Last: a page learns by a plain request what its WebSocket was refused for.
     let handshake = handshake?;
     let role = if access.scope() == Scope::Control { rfb::ViewerRole::Control } else { rfb::ViewerRole::View };
-    let response = switching(&handshake.headers, access.scope());
+    let response = switching_protocols(&handshake.headers, access.scope());
     match upstream::open(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
         Upstream::Opened { connection, .. } => {
-            let watched = watch(Arc::clone(&gateway), access, found, role, handshake.connection, connection);
-            gateway.shutdown.spawn(watched.in_current_span());
+            let relayed = relay_view(Arc::clone(&gateway), access, found, role, handshake.connection, connection);
+            gateway.shutdown.spawn(relayed.in_current_span());
             Ok(response)
         }
         Upstream::Rejected(response) => Ok(response),
@@ -89,7 +89,7 @@ pub async fn vnc(
 }
 
 /// The answer to a handshake (RFC 6455 section 4.2.2).
-fn switching(headers: &HeaderMap, granted: Scope) -> Response {
+fn switching_protocols(headers: &HeaderMap, granted: Scope) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let answer = response.headers_mut();
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -97,43 +97,50 @@ fn switching(headers: &HeaderMap, granted: Scope) -> Response {
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is fit for a header");
     answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    if let Some(protocol) = Offer::of(headers).answer(granted) {
+    if let Some(protocol) = Offer::from_headers(headers).select(granted) {
         answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
     response
 }
 
-async fn watch(
+async fn relay_view(
     gateway: Arc<Gateway>,
     access: SessionAccess,
-    found: Found,
+    found: ReadySession,
     role: rfb::ViewerRole,
     viewer: Upgrading,
     display: OnUpgrade,
 ) {
-    let Found { mut session, runner } = found;
+    let ReadySession { mut session, runner } = found;
     let gateway = &gateway;
     upstream::run(gateway, viewer, display, |viewer, display| async move {
         let config = WebSocketConfig::default()
-            .max_message_size(Some(LONGEST_MESSAGE))
-            .max_frame_size(Some(LONGEST_MESSAGE))
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE))
             .read_buffer_size(READ_BUFFER);
         let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
-        let touch = Touch { gateway, uid: session.uid(), runner: &runner, scope: access.scope() };
-        relay(viewer, runner_client::side(display), role, upstream::ending(gateway, &access, &mut session), touch).await
+        let reporter = ActivityReporter { gateway, uid: session.uid(), runner: &runner, scope: access.scope() };
+        relay(
+            viewer,
+            runner_client::into_side(display),
+            role,
+            upstream::close_reason(gateway, &access, &mut session),
+            reporter,
+        )
+        .await
     })
     .await;
 }
 
 /// Reports the activity of a controller to the runner.
-struct Touch<'a> {
+struct ActivityReporter<'a> {
     gateway: &'a Arc<Gateway>,
     uid: String,
     runner: &'a RunnerRef,
     scope: Scope,
 }
 
-impl Touch<'_> {
+impl ActivityReporter<'_> {
     fn traffic(&self) -> &Traffic {
         self.gateway.metrics.traffic()
     }
@@ -159,16 +166,16 @@ enum End {
     /// It does not take or does not answer any more.
     ViewerLost,
     /// It sent what may not pass.
-    ViewerBroken(RfbError),
+    InvalidViewerBytes(RfbError),
     /// It sent what is no binary WebSocket message, or one that is too long: a code of RFC 6455 section 7.4.1, and
     /// words.
-    NoMessage(u16, String),
+    InvalidMessage(u16, String),
     /// The display's side ended, or does not take any more.
-    DisplayGone,
+    DisplayLost,
     /// The display is not one of ours.
-    DisplayBroken(RfbError),
+    InvalidGreeting(RfbError),
     /// The gateway ends it.
-    Ended(Ending),
+    ByGateway(CloseReason),
 }
 
 /// Carries both directions until one of the sides or `ending` ends it.
@@ -176,8 +183,8 @@ async fn relay<V, R, W>(
     viewer: WebSocketStream<V>,
     display: Side<R, W>,
     role: rfb::ViewerRole,
-    ending: impl Future<Output = Ending>,
-    touch: Touch<'_>,
+    closing: impl Future<Output = CloseReason>,
+    reporter: ActivityReporter<'_>,
 ) -> Outcome
 where
     V: AsyncRead + AsyncWrite + Unpin,
@@ -187,34 +194,34 @@ where
     let last_seen = LastSeen::new(Instant::now());
     let (mut to_viewer, mut from_viewer) = viewer.split();
     let Side { read: mut from_display, write: mut to_display } = display;
-    let mut ending = pin!(ending);
+    let mut closing = pin!(closing);
     let end = tokio::select! {
         biased;
-        ending = ending.as_mut() => End::Ended(ending),
-        end = carry_down(&mut from_display, &mut to_viewer, &last_seen, touch.traffic()) => end,
-        end = carry_up(&mut from_viewer, &mut to_display, role, &last_seen, &touch) => end,
+        reason = closing.as_mut() => End::ByGateway(reason),
+        end = copy_to_viewer(&mut from_display, &mut to_viewer, &last_seen, reporter.traffic()) => end,
+        end = copy_to_display(&mut from_viewer, &mut to_display, role, &last_seen, &reporter) => end,
     };
     drop((from_display, to_display));
-    let (outcome, farewell) = match end {
+    let (outcome, close) = match end {
         End::ViewerClosed => (Outcome::ClientClosed, None),
         End::ViewerLost => (Outcome::ClientLost, None),
-        End::ViewerBroken(error @ RfbError::Message(MessageError::CutTextTooLong(_))) => {
+        End::InvalidViewerBytes(error @ RfbError::Message(MessageError::CutTextTooLong(_))) => {
             (Outcome::ProtocolError, Some((1009, error.to_string())))
         }
-        End::ViewerBroken(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
-        End::NoMessage(code, words) => (Outcome::ProtocolError, Some((code, words))),
-        End::DisplayBroken(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
-        End::DisplayGone => match timeout(END_REASON_TIMEOUT, ending).await {
-            Ok(ending) => (ending.outcome(), Some(farewell(&ending))),
+        End::InvalidViewerBytes(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
+        End::InvalidMessage(code, reason) => (Outcome::ProtocolError, Some((code, reason))),
+        End::InvalidGreeting(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
+        End::DisplayLost => match timeout(END_REASON_TIMEOUT, closing).await {
+            Ok(reason) => (reason.outcome(), Some(close_of(&reason))),
             Err(_) => (Outcome::RunnerLost, Some((1011, "the session's runner was lost; connect again".to_owned()))),
         },
-        End::Ended(ending) => (ending.outcome(), Some(farewell(&ending))),
+        End::ByGateway(reason) => (reason.outcome(), Some(close_of(&reason))),
     };
     if outcome != Outcome::ClientLost {
         let mut viewer = to_viewer.reunite(from_viewer).expect("they are two halves of one");
         let goodbye = async {
-            if let Some((code, reason)) = farewell {
-                let frame = CloseFrame { code: code.into(), reason: close_frame::fitting(&reason).into() };
+            if let Some((code, reason)) = close {
+                let frame = CloseFrame { code: code.into(), reason: close_frame::truncate_reason(&reason).into() };
                 let _ = viewer.send(Message::Close(Some(frame))).await;
             }
             // Where the viewer said goodbye first, reading on is what sends it ours.
@@ -230,17 +237,17 @@ where
 }
 
 /// How the end is told to a page: 4410 and 4401 are final, after 1001 it connects again.
-fn farewell(ending: &Ending) -> (u16, String) {
-    let code = match ending {
-        Ending::Session(_) => 4410,
-        Ending::Revoked => 4401,
-        Ending::Drain => 1001,
+fn close_of(reason: &CloseReason) -> (u16, String) {
+    let code = match reason {
+        CloseReason::Session(_) => 4410,
+        CloseReason::Revoked => 4401,
+        CloseReason::Drain => 1001,
     };
-    (code, ending.words())
+    (code, reason.message())
 }
 
 /// Pictures, and Pings between them.
-async fn carry_down(
+async fn copy_to_viewer(
     display: &mut (impl AsyncRead + Unpin),
     viewer: &mut (impl Sink<Message, Error = Error> + Unpin),
     last_seen: &LastSeen,
@@ -265,9 +272,9 @@ async fn carry_down(
         tokio::select! {
             () = sleep_until(next) => {}
             read = display.read_buf(&mut buffer) => {
-                let Ok(length @ 1..) = read else { return End::DisplayGone };
+                let Ok(length @ 1..) = read else { return End::DisplayLost };
                 if let Err(error) = check.check(&buffer) {
-                    return End::DisplayBroken(error);
+                    return End::InvalidGreeting(error);
                 }
                 if send(viewer, Message::Binary(buffer.split().freeze())).await.is_err() {
                     return End::ViewerLost;
@@ -284,15 +291,15 @@ async fn send(viewer: &mut (impl Sink<Message, Error = Error> + Unpin), message:
 }
 
 /// What the viewer may say.
-async fn carry_up(
+async fn copy_to_display(
     viewer: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
     display: &mut (impl AsyncWrite + Unpin),
     role: rfb::ViewerRole,
     last_seen: &LastSeen,
-    touch: &Touch<'_>,
+    reporter: &ActivityReporter<'_>,
 ) -> End {
     let (mut filter, mut passed) = (ClientFilter::new(role), Vec::new());
-    let mut touched: Option<Instant> = None;
+    let mut reported: Option<Instant> = None;
     loop {
         let message = match viewer.next().await {
             Some(Ok(message)) => message,
@@ -300,29 +307,31 @@ async fn carry_up(
             Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_))) => {
                 return End::ViewerLost;
             }
-            Some(Err(error @ Error::Capacity(_))) => return End::NoMessage(1009, error.to_string()),
-            Some(Err(error)) => return End::NoMessage(1002, error.to_string()),
+            Some(Err(error @ Error::Capacity(_))) => return End::InvalidMessage(1009, error.to_string()),
+            Some(Err(error)) => return End::InvalidMessage(1002, error.to_string()),
         };
         let now = Instant::now();
         last_seen.update(now);
         let chunk = match message {
             Message::Binary(chunk) => chunk,
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-            Message::Text(_) => return End::NoMessage(1003, "the live view speaks RFB in binary messages".to_owned()),
+            Message::Text(_) => {
+                return End::InvalidMessage(1003, "the live view speaks RFB in binary messages".to_owned());
+            }
             Message::Close(_) => return End::ViewerClosed,
         };
         passed.clear();
         let input = match filter.filter(&chunk, &mut passed) {
             Ok(input) => input,
-            Err(error) => return End::ViewerBroken(error),
+            Err(error) => return End::InvalidViewerBytes(error),
         };
-        if input && touched.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
-            touched = Some(now);
-            touch.report();
+        if input && reported.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
+            reported = Some(now);
+            reporter.report();
         }
-        touch.traffic().to_runner(passed.len());
+        reporter.traffic().to_runner(passed.len());
         if !matches!(timeout(WRITE_DEADLINE, display.write_all(&passed)).await, Ok(Ok(()))) {
-            return End::DisplayGone;
+            return End::DisplayLost;
         }
         last_seen.update(Instant::now());
     }

@@ -43,10 +43,10 @@ const BUFFER: usize = 64 << 10;
 /// because a client is not heard while its bytes wait for the runner.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// After one side's Close frame was passed, the other's answer is waited for so long.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// When the connection is to end in the midst of a frame to the client, its rest is waited for so long. Of the client
 /// nothing is carried meanwhile.
-const REST_OF_FRAME: Duration = Duration::from_secs(5);
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for the reason of a session's end, because the runner ends its connections before the watch
 /// delivers it.
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ pub struct Side<R, W> {
 
 /// Why the gateway itself ends a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum CloseReason {
     /// The session is over.
     Session(SessionEnd),
     /// The gateway is told to go.
@@ -74,7 +74,7 @@ pub enum Ending {
 }
 
 /// A Close frame for the client.
-struct Farewell {
+struct Close {
     code: u16,
     reason: String,
 }
@@ -84,7 +84,7 @@ struct Farewell {
 pub async fn relay<CR, CW, RR, RW>(
     client: Side<CR, CW>,
     runner: Side<RR, RW>,
-    ending: impl Future<Output = Ending>,
+    closing: impl Future<Output = CloseReason>,
     traffic: &Traffic,
 ) -> Outcome
 where
@@ -94,24 +94,24 @@ where
     RW: AsyncWrite + Unpin,
 {
     let last_seen = LastSeen::new(Instant::now());
-    let ending = pin!(ending);
-    let ending = ending.shared();
+    let closing = pin!(closing);
+    let closing = closing.shared();
     let mut from_client = client.read;
     let mut to_client = ToClient::new(client.write, traffic);
     let (mut from_runner, mut to_runner) = (runner.read, runner.write);
 
     let end = {
         let runner_has_closed = AtomicBool::new(false);
-        let down = pin!(to_client.carry(&mut from_runner, &last_seen, ending.clone()));
+        let down = pin!(to_client.copy_from(&mut from_runner, &last_seen, closing.clone()));
         let up = pin!(async {
-            let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &last_seen, traffic));
+            let copying = pin!(copy_to_runner(&mut from_client, &mut to_runner, &last_seen, traffic));
             // `ending` is asked first: once it is there, nothing more of the client may reach the runner.
-            match select(ending.clone(), carrying).await {
+            match select(closing.clone(), copying).await {
                 // What is still to come is the client's goodbye.
-                Either::Left((_, carrying)) if runner_has_closed.load(Relaxed) => carrying.await,
-                Either::Left((ending, _)) => {
-                    sleep(REST_OF_FRAME).await;
-                    End::Ended(ending)
+                Either::Left((_, copying)) if runner_has_closed.load(Relaxed) => copying.await,
+                Either::Left((reason, _)) => {
+                    sleep(FRAME_TIMEOUT).await;
+                    End::ByGateway(reason)
                 }
                 Either::Right((end, _)) => end,
             }
@@ -119,33 +119,33 @@ where
         match select(down, up).await {
             Either::Left((End::RunnerClosed, up)) => {
                 runner_has_closed.store(true, Relaxed);
-                let _ = timeout(CLOSING, up).await;
+                let _ = timeout(CLOSE_TIMEOUT, up).await;
                 End::RunnerClosed
             }
             Either::Right((End::ClientClosed, down)) => {
-                let _ = timeout(CLOSING, down).await;
+                let _ = timeout(CLOSE_TIMEOUT, down).await;
                 End::ClientClosed
             }
             // What the runner said before it went may still be on its way, a Close frame most of all.
-            Either::Right((End::RunnerGone, down)) => timeout(CLOSING, down).await.unwrap_or(End::RunnerGone),
+            Either::Right((End::RunnerLost, down)) => timeout(CLOSE_TIMEOUT, down).await.unwrap_or(End::RunnerLost),
             Either::Left((end, _)) | Either::Right((end, _)) => end,
         }
     };
-    let (outcome, farewell) = match end {
+    let (outcome, close) = match end {
         End::ClientClosed => (Outcome::ClientClosed, None),
-        End::ClientGone => (Outcome::ClientLost, None),
-        End::ClientBroken(error) => (Outcome::ProtocolError, Some(Farewell::for_bad_frame(error))),
+        End::ClientLost => (Outcome::ClientLost, None),
+        End::InvalidClientFrame(error) => (Outcome::ProtocolError, Some(Close::for_invalid_frame(error))),
         End::RunnerClosed => (Outcome::RunnerClosed, None),
-        End::RunnerBroken => (Outcome::ProtocolError, None),
-        End::RunnerGone => match timeout(END_REASON_TIMEOUT, ending).await {
-            Ok(ending) => (ending.outcome(), Some(ending.farewell())),
-            Err(_) => (Outcome::RunnerLost, Some(Farewell::for_lost_runner())),
+        End::InvalidRunnerFrame => (Outcome::ProtocolError, None),
+        End::RunnerLost => match timeout(END_REASON_TIMEOUT, closing).await {
+            Ok(reason) => (reason.outcome(), Some(reason.close())),
+            Err(_) => (Outcome::RunnerLost, Some(Close::for_lost_runner())),
         },
-        End::Ended(ending) => (ending.outcome(), Some(ending.farewell())),
+        End::ByGateway(reason) => (reason.outcome(), Some(reason.close())),
     };
     drop((from_runner, to_runner));
     if outcome != Outcome::ClientLost {
-        to_client.finish(farewell).await;
+        to_client.finish(close).await;
         let _ = timeout(LINGER, tokio::io::copy(&mut from_client, &mut tokio::io::sink())).await;
     }
     outcome
@@ -156,17 +156,17 @@ enum End {
     /// The client's Close frame was passed.
     ClientClosed,
     /// The client's side ended, or does not take or does not answer any more.
-    ClientGone,
+    ClientLost,
     /// The client sent what may not pass.
-    ClientBroken(FrameError),
+    InvalidClientFrame(FrameError),
     /// The runner's Close frame was passed.
     RunnerClosed,
     /// The runner's side ended without a Close frame, or does not take any more.
-    RunnerGone,
+    RunnerLost,
     /// The runner sent what is no WebSocket.
-    RunnerBroken,
+    InvalidRunnerFrame,
     /// The gateway ends it.
-    Ended(Ending),
+    ByGateway(CloseReason),
 }
 
 /// The way to the client, where frames of our own may be put in.
@@ -188,25 +188,25 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     }
 
     /// Carries what comes from the runner, with Pings in between, until a frame ends after `ending`.
-    async fn carry(
+    async fn copy_from(
         &mut self,
         runner: &mut (impl AsyncRead + Unpin),
         last_seen: &LastSeen,
-        mut ending: impl Future<Output = Ending> + Unpin,
+        mut closing: impl Future<Output = CloseReason> + Unpin,
     ) -> End {
-        let mut ends = None;
+        let mut pending = None;
         loop {
             self.keepalive.received(last_seen.get());
             let ping = self.keepalive.next_ping(Instant::now());
-            if let Some(ending) = ends.take_if(|_| self.between_frames) {
-                return End::Ended(ending);
+            if let Some(reason) = pending.take_if(|_| self.between_frames) {
+                return End::ByGateway(reason);
             }
             let alarm = match ping {
                 // A client that sends no more because the gateway ends its connection is not lost.
-                Ping::Unanswered if ends.is_none() => return End::ClientGone,
+                Ping::Unanswered if pending.is_none() => return End::ClientLost,
                 Ping::Due if self.between_frames => match self.ping().await {
                     Ok(()) => continue,
-                    Err(_) => return End::ClientGone,
+                    Err(_) => return End::ClientLost,
                 },
                 // No Ping fits into a frame: the rest of the frame must be passed first.
                 Ping::Due | Ping::Unanswered => None,
@@ -214,14 +214,14 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
             };
             tokio::select! {
                 biased;
-                ending = &mut ending, if ends.is_none() => ends = Some(ending),
+                reason = &mut closing, if pending.is_none() => pending = Some(reason),
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 read = runner.read(&mut self.buffer) => {
-                    let Ok(length @ 1..) = read else { return ends.map_or(End::RunnerGone, End::Ended) };
-                    match self.pass(length, &mut ends).await {
+                    let Ok(length @ 1..) = read else { return pending.map_or(End::RunnerLost, End::ByGateway) };
+                    match self.pass(length, &mut pending).await {
                         Ok(None) => {}
                         Ok(Some(end)) => return end,
-                        Err(_) => return End::ClientGone,
+                        Err(_) => return End::ClientLost,
                     }
                 }
             }
@@ -229,9 +229,9 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     }
 
     /// Passes what was read, and puts in what waits for a place between two frames.
-    async fn pass(&mut self, length: usize, ends: &mut Option<Ending>) -> io::Result<Option<End>> {
+    async fn pass(&mut self, length: usize, pending: &mut Option<CloseReason>) -> io::Result<Option<End>> {
         let Ok(scan) = self.scanner.scan(&self.buffer[..length]) else {
-            return Ok(Some(End::RunnerBroken));
+            return Ok(Some(End::InvalidRunnerFrame));
         };
         self.traffic.to_client(length);
         if scan.close.is_some() {
@@ -241,9 +241,9 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         }
         let mut written = 0;
         if let Some(boundary) = scan.boundary {
-            if let Some(ending) = ends.take() {
+            if let Some(reason) = pending.take() {
                 self.write(0..boundary, true).await?;
-                return Ok(Some(End::Ended(ending)));
+                return Ok(Some(End::ByGateway(reason)));
             }
             if self.keepalive.next_ping(Instant::now()) == Ping::Due {
                 self.write(0..boundary, true).await?;
@@ -274,8 +274,8 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     }
 
     /// Says farewell, if a frame fits in, and that no more will come.
-    async fn finish(&mut self, farewell: Option<Farewell>) {
-        if let Some(Farewell { code, reason }) = farewell.filter(|_| self.between_frames) {
+    async fn finish(&mut self, close: Option<Close>) {
+        if let Some(Close { code, reason }) = close.filter(|_| self.between_frames) {
             let _ = send(&mut self.client, &close_frame::close(code, &reason)).await;
         }
         let _ = timeout(LINGER, self.client.shutdown()).await;
@@ -283,7 +283,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
 }
 
 /// Carries what comes from the client to the runner, until its Close frame or its end.
-async fn carry_up(
+async fn copy_to_runner(
     client: &mut (impl AsyncRead + Unpin),
     runner: &mut (impl AsyncWrite + Unpin),
     last_seen: &LastSeen,
@@ -292,15 +292,15 @@ async fn carry_up(
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
     let mut scanner = FrameScanner::default();
     loop {
-        let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientGone };
+        let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientLost };
         last_seen.update(Instant::now());
         let scan = match scanner.scan(&buffer[..length]) {
             Ok(scan) => scan,
-            Err(error) => return End::ClientBroken(error),
+            Err(error) => return End::InvalidClientFrame(error),
         };
         traffic.to_runner(length);
         if send(runner, &buffer[..length]).await.is_err() {
-            return End::RunnerGone;
+            return End::RunnerLost;
         }
         last_seen.update(Instant::now());
         if scan.close.is_some() {
@@ -313,7 +313,7 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()
     timeout(WRITE_DEADLINE, to.write_all(bytes)).await.map_err(io::Error::other)?
 }
 
-impl Ending {
+impl CloseReason {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Session(_) => Outcome::SessionEnded,
@@ -323,7 +323,7 @@ impl Ending {
     }
 
     /// What the client is told, whatever the code.
-    pub(crate) fn words(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::Session(end) => end.to_string(),
             Self::Drain => "the gateway is going away; connect again".to_owned(),
@@ -331,21 +331,21 @@ impl Ending {
         }
     }
 
-    fn farewell(&self) -> Farewell {
+    fn close(&self) -> Close {
         let code = match self {
             Self::Session(_) | Self::Drain => 1001,
             Self::Revoked => 4401,
         };
-        Farewell { code, reason: self.words() }
+        Close { code, reason: self.message() }
     }
 }
 
-impl Farewell {
+impl Close {
     fn for_lost_runner() -> Self {
         Self { code: 1011, reason: "the connection to the session's runner was lost; connect again".to_owned() }
     }
 
-    fn for_bad_frame(error: FrameError) -> Self {
+    fn for_invalid_frame(error: FrameError) -> Self {
         let code = if matches!(error, FrameError::TooLong(_)) { 1009 } else { 1002 };
         Self { code, reason: error.to_string() }
     }

@@ -25,18 +25,18 @@ use tracing::Instrument;
 /// How long a runner may take to accept a connection. It is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a runner may take to answer. The Playwright server answers the handshake itself, and may be busy.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest refusal that is passed on.
-const MAX_REFUSAL: usize = 64 << 10;
+const MAX_BODY: usize = 64 << 10;
 
-const TO_PLAYWRIGHT: [HeaderName; 5] =
+const HANDSHAKE_HEADERS: [HeaderName; 5] =
     [USER_AGENT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
 /// Headers of the runner's 101 that are for the client.
-const TO_CLIENT: [HeaderName; 5] =
+const SWITCHING_HEADERS: [HeaderName; 5] =
     [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
 
 /// The answer of a runner.
-pub enum Answer {
+pub enum RunnerResponse {
     /// 101: the connection is a WebSocket once the client has these headers.
     Upgraded {
         /// For the client's 101.
@@ -45,7 +45,7 @@ pub enum Answer {
         connection: hyper::upgrade::OnUpgrade,
     },
     /// Anything else, with its body.
-    Plain {
+    Other {
         /// The status code.
         status: StatusCode,
         /// Type of the body, when the runner says it.
@@ -71,10 +71,10 @@ pub enum RunnerError {
     Http(#[from] hyper::Error),
     /// It did not do what it was asked.
     #[error("the runner answered {0}")]
-    Refused(StatusCode),
+    UnexpectedStatus(StatusCode),
     /// A connection, but nothing in time.
-    #[error("the runner did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    Silent,
+    #[error("the runner did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    Timeout,
     /// The body of a refusal is broken or too long.
     #[error("the runner's answer {status} cannot be read: {source}")]
     Body {
@@ -110,9 +110,9 @@ impl Service {
     }
 
     /// The client's headers that it needs: to check the version (User-Agent), and for the WebSocket handshake.
-    fn needs(self) -> &'static [HeaderName] {
+    fn forwarded_headers(self) -> &'static [HeaderName] {
         match self {
-            Self::Playwright => &TO_PLAYWRIGHT,
+            Self::Playwright => &HANDSHAKE_HEADERS,
             Self::Display => &[],
         }
     }
@@ -125,11 +125,11 @@ pub async fn upgrade(
     service: Service,
     hop_token: &str,
     client: &HeaderMap,
-) -> Result<Answer, RunnerError> {
+) -> Result<RunnerResponse, RunnerError> {
     let mut request = request(Method::GET, address, &service.path(uid), hop_token);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, HeaderValue::from_static(service.protocol()));
-    request.headers_mut().extend(picked(client, service.needs()));
+    request.headers_mut().extend(select_headers(client, service.forwarded_headers()));
     send_to(address, request).await
 }
 
@@ -137,9 +137,9 @@ pub async fn upgrade(
 pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), RunnerError> {
     let request = request(Method::POST, address, &format!("/v1/sessions/{uid}/touch"), hop_token);
     match send_to(address, request).await? {
-        Answer::Plain { status, .. } if status.is_success() => Ok(()),
-        Answer::Plain { status, .. } => Err(RunnerError::Refused(status)),
-        Answer::Upgraded { .. } => Err(RunnerError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+        RunnerResponse::Other { status, .. } if status.is_success() => Ok(()),
+        RunnerResponse::Other { status, .. } => Err(RunnerError::UnexpectedStatus(status)),
+        RunnerResponse::Upgraded { .. } => Err(RunnerError::UnexpectedStatus(StatusCode::SWITCHING_PROTOCOLS)),
     }
 }
 
@@ -147,18 +147,18 @@ pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), Runn
 pub async fn report(address: &str, uid: &str, hop_token: &str) -> Result<SessionReport, RunnerError> {
     let request = request(Method::GET, address, &format!("/v1/sessions/{uid}"), hop_token);
     match send_to(address, request).await? {
-        Answer::Plain { status, body, .. } if status.is_success() => {
+        RunnerResponse::Other { status, body, .. } if status.is_success() => {
             serde_json::from_slice(&body).map_err(|error| RunnerError::Body { status, source: error.into() })
         }
-        Answer::Plain { status, .. } => Err(RunnerError::Refused(status)),
-        Answer::Upgraded { .. } => Err(RunnerError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+        RunnerResponse::Other { status, .. } => Err(RunnerError::UnexpectedStatus(status)),
+        RunnerResponse::Upgraded { .. } => Err(RunnerError::UnexpectedStatus(StatusCode::SWITCHING_PROTOCOLS)),
     }
 }
 
-async fn send_to(address: &str, request: Request<Empty<Bytes>>) -> Result<Answer, RunnerError> {
+async fn send_to(address: &str, request: Request<Empty<Bytes>>) -> Result<RunnerResponse, RunnerError> {
     let stream =
         connect(address).await.map_err(|source| RunnerError::Connect { address: address.to_owned(), source })?;
-    timeout(ANSWER_TIMEOUT, send(stream, request)).await.map_err(|_| RunnerError::Silent)?
+    timeout(RESPONSE_TIMEOUT, send(stream, request)).await.map_err(|_| RunnerError::Timeout)?
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
@@ -177,22 +177,22 @@ fn request(method: Method, address: &str, path: &str, hop_token: &str) -> Reques
         .expect("a UID, an address and a JWT are fit for a path and for headers")
 }
 
-async fn send(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, RunnerError> {
+async fn send(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<RunnerResponse, RunnerError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the upgrade, or with the body of the refusal.
     tokio::spawn(connection.with_upgrades().instrument(tracing::Span::current()));
     let response = sender.send_request(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let headers = picked(response.headers(), &TO_CLIENT).collect();
-        return Ok(Answer::Upgraded { headers, connection: hyper::upgrade::on(response) });
+        let headers = select_headers(response.headers(), &SWITCHING_HEADERS).collect();
+        return Ok(RunnerResponse::Upgraded { headers, connection: hyper::upgrade::on(response) });
     }
-    plain(response).await
+    read_body(response).await
 }
 
-async fn plain(response: http::Response<Incoming>) -> Result<Answer, RunnerError> {
+async fn read_body(response: http::Response<Incoming>) -> Result<RunnerResponse, RunnerError> {
     let (head, body) = response.into_parts();
-    match Limited::new(body, MAX_REFUSAL).collect().await {
-        Ok(body) => Ok(Answer::Plain {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(RunnerResponse::Other {
             status: head.status,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             body: body.to_bytes(),
@@ -201,12 +201,15 @@ async fn plain(response: http::Response<Incoming>) -> Result<Answer, RunnerError
     }
 }
 
-fn picked<'a>(headers: &'a HeaderMap, names: &'a [HeaderName]) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
+fn select_headers<'a>(
+    headers: &'a HeaderMap,
+    names: &'a [HeaderName],
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
     names.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name.clone(), value.clone())))
 }
 
 /// The TCP connection below an upgraded HTTP connection, with what was read of it already.
-pub fn side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
+pub fn into_side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>();
     let parts = parts.expect(
         "both sides of the gateway are HTTP/1.1 over plain TCP (runner_client.rs, and the server of camofleet-runtime)",

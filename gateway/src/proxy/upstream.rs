@@ -11,8 +11,8 @@ use crate::{
     kubernetes,
     metrics::Outcome,
     proxy::{
-        relay::{END_REASON_TIMEOUT, Ending},
-        runner_client::{self, Answer, Service},
+        relay::{CloseReason, END_REASON_TIMEOUT},
+        runner_client::{self, RunnerResponse, Service},
     },
     state::Gateway,
 };
@@ -28,7 +28,7 @@ use kube::ResourceExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A session that is Ready, and its runner.
-pub struct Found {
+pub struct ReadySession {
     /// The session.
     pub session: SessionWatch,
     /// Its runner.
@@ -53,7 +53,7 @@ pub enum Upstream {
 ///
 /// # Errors
 /// When there is no such session, it has ended, or it is not Ready in time.
-pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
+pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySession, ApiError> {
     let found = gateway.shutdown.unless_draining(ready_session(gateway, access)).await?;
     if found.session.session().is_in_pool(access.pool()) {
         Ok(found)
@@ -69,39 +69,40 @@ pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Ap
 pub async fn open(
     gateway: &Gateway,
     access: &SessionAccess,
-    found: &mut Found,
+    found: &mut ReadySession,
     service: Service,
     client: &HeaderMap,
 ) -> Result<Upstream, ApiError> {
     let session = &mut found.session;
-    match gateway.shutdown.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
-        Ok(Answer::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
-        Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
+    match gateway.shutdown.unless_draining(dial_runner(gateway, access, session, &found.runner, service, client)).await
+    {
+        Ok(RunnerResponse::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
+        Ok(RunnerResponse::Other { status, body, .. }) if is_used_token(&body) => {
             tracing::debug!(%status, "rejected a single-use token that was used before");
-            Err(ApiError::Denied(Denied::Used))
+            Err(ApiError::Denied(Denied::AlreadyUsed))
         }
         // The runner rejected the gateway's token, not the client's.
-        Ok(Answer::Plain { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
-            Err(ApiError::RunnerRefused(runner_message(status, &body)))
-        }
+        Ok(RunnerResponse::Other {
+            status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, ..
+        }) => Err(ApiError::RunnerRefused(runner_message(status, &body))),
         // The runner does not have the session, or is ending it.
-        Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(ended_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
+        Ok(RunnerResponse::Other { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
+            Err(session_end_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
         }
-        Ok(Answer::Plain { status, content_type, body }) => {
-            Ok(Upstream::Rejected(client_response(status, content_type, body.into())))
+        Ok(RunnerResponse::Other { status, content_type, body }) => {
+            Ok(Upstream::Rejected(forwarded_response(status, content_type, body.into())))
         }
         Err(ApiError::Draining) => Err(ApiError::Draining),
-        Err(error) => Err(ended_or(session, error).await),
+        Err(error) => Err(session_end_or(session, error).await),
     }
 }
 
 /// Waits until the gateway has to end a connection, and returns why.
-pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut SessionWatch) -> Ending {
+pub async fn close_reason(gateway: &Gateway, access: &SessionAccess, session: &mut SessionWatch) -> CloseReason {
     tokio::select! {
-        end = session.ended() => Ending::Session(end),
-        () = gateway.shutdown.draining() => Ending::Drain,
-        () = access.revoked(gateway) => Ending::Revoked,
+        end = session.ended() => CloseReason::Session(end),
+        () = gateway.shutdown.draining() => CloseReason::Drain,
+        () = access.revoked(gateway) => CloseReason::Revoked,
     }
 }
 
@@ -128,8 +129,8 @@ pub async fn run<Relayed: Future<Output = Outcome>>(
     tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
-async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
-    let deadline = Instant::now() + gateway.patience;
+async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySession, ApiError> {
+    let deadline = Instant::now() + gateway.ready_timeout;
     let key = access.session();
     // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the
     // cache does not have, or has as ended, is therefore read once from the API server.
@@ -156,34 +157,34 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
     ready_by(deadline, next.map_err(|_| ApiError::NotReady(SessionState::Pending))?).await
 }
 
-async fn ready_by(deadline: Instant, mut session: SessionWatch) -> Result<Found, ApiError> {
+async fn ready_by(deadline: Instant, mut session: SessionWatch) -> Result<ReadySession, ApiError> {
     match timeout_at(deadline, session.ready()).await {
-        Ok(Ok(runner)) => Ok(Found { session, runner }),
+        Ok(Ok(runner)) => Ok(ReadySession { session, runner }),
         Ok(Err(end)) => Err(ApiError::SessionEnded(end)),
         Err(_) => Err(ApiError::NotReady(session.state())),
     }
 }
 
-async fn ask_runner(
+async fn dial_runner(
     gateway: &Gateway,
     access: &SessionAccess,
     session: &SessionWatch,
     runner: &RunnerRef,
     service: Service,
     client: &HeaderMap,
-) -> Result<Answer, ApiError> {
+) -> Result<RunnerResponse, ApiError> {
     let uid = session.uid();
     let token = gateway.signer.hop_token(&runner.uid, &uid, access.scope(), access.single_use_id());
     let start = Instant::now();
-    let answer = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
-    let answer = answer.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
-    gateway.metrics.runner_answered(start.elapsed());
-    Ok(answer)
+    let response = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
+    let response = response.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
+    gateway.metrics.observe_dial(start.elapsed());
+    Ok(response)
 }
 
 /// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the
 /// watch delivers why.
-pub async fn ended_or(session: &mut SessionWatch, error: ApiError) -> ApiError {
+pub async fn session_end_or(session: &mut SessionWatch, error: ApiError) -> ApiError {
     timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }
 
@@ -195,7 +196,7 @@ fn runner_message(status: StatusCode, body: &[u8]) -> String {
     serde_json::from_slice(body).map_or_else(|_| status.to_string(), |refusal: RunnerRefusal| refusal.message)
 }
 
-fn client_response(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {
+fn forwarded_response(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {
     let mut response = (status, body).into_response();
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, content_type);

@@ -18,26 +18,29 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// Number of runners that are polled at once.
-const AT_ONCE: usize = 32;
+const CONCURRENCY: usize = 32;
 /// How long a request waits for runners. Activity that is not known by then is left out.
-const PATIENCE: Duration = Duration::from_secs(2);
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Polls the runners of these sessions whose activity is older than `age`, and records the sessions whose activity
+/// Polls the runners of these sessions whose activity is older than `max_age`, and records the sessions whose activity
 /// changed.
-pub async fn refresh(gateway: &Gateway, keys: &[Key], age: Duration) {
+pub async fn refresh(gateway: &Gateway, keys: &[Key], max_age: Duration) {
     let now = Instant::now();
-    let due =
-        |key: &Key| gateway.sessions.start_poll(key, age, now).map(|(session, runner)| (key.clone(), session, runner));
-    let asking =
-        stream::iter(keys.iter().filter_map(due)).for_each_concurrent(AT_ONCE, |(key, session, runner)| async move {
-            ask(gateway, &key, &session, &runner).await;
-        });
-    if timeout(PATIENCE, asking).await.is_err() {
+    let due = |key: &Key| {
+        gateway.sessions.start_poll(key, max_age, now).map(|(session, runner)| (key.clone(), session, runner))
+    };
+    let polls = stream::iter(keys.iter().filter_map(due)).for_each_concurrent(
+        CONCURRENCY,
+        |(key, session, runner)| async move {
+            poll(gateway, &key, &session, &runner).await;
+        },
+    );
+    if timeout(POLL_TIMEOUT, polls).await.is_err() {
         tracing::debug!("some runners did not report their sessions in time");
     }
 }
 
-async fn ask(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef) {
+async fn poll(gateway: &Gateway, key: &Key, session: &Session, runner: &RunnerRef) {
     let uid = session.uid();
     let token = gateway.signer.hop_token(&runner.uid, uid, Scope::View, None);
     let report = match runner_client::report(&runner.address, uid, &token).await {

@@ -18,18 +18,18 @@ use utoipa::{
 };
 
 /// How long a body may take to come, from whoever.
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A document that comes in.
-pub trait Document: DeserializeOwned + ToSchema {
+pub trait RequestBody: DeserializeOwned + ToSchema {
     /// Where its validator is kept, once made.
     fn validator() -> &'static OnceLock<Validator>;
 }
 
 /// Says where the validators of these documents are kept.
-macro_rules! documents {
+macro_rules! request_bodies {
     ($($document:ty),*) => {
-        $(impl Document for $document {
+        $(impl RequestBody for $document {
             fn validator() -> &'static OnceLock<Validator> {
                 static VALIDATOR: OnceLock<Validator> = OnceLock::new();
                 &VALIDATOR
@@ -38,30 +38,30 @@ macro_rules! documents {
     };
 }
 
-documents!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
+request_bodies!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
 
 /// A body that is as its schema says.
-pub struct Checked<T>(pub T);
+pub struct ValidatedJson<T>(pub T);
 
-impl<T: Document, S: Send + Sync> FromRequest<S> for Checked<T> {
+impl<T: RequestBody, S: Send + Sync> FromRequest<S> for ValidatedJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let read = timeout(BODY_DEADLINE, Json::<Value>::from_request(request, state)).await;
+        let read = timeout(BODY_TIMEOUT, Json::<Value>::from_request(request, state)).await;
         let Json(body) =
-            read.map_err(|_| ApiError::BadBody(StatusCode::REQUEST_TIMEOUT, late()))?.map_err(unreadable)?;
+            read.map_err(|_| ApiError::BadBody(StatusCode::REQUEST_TIMEOUT, timeout_message()))?.map_err(rejected)?;
         check::<T>(&body)?;
         serde_json::from_value(body).map(Self).map_err(|error| invalid_body(error.to_string(), "value_error"))
     }
 }
 
-fn check<T: Document>(body: &Value) -> Result<(), ApiError> {
+fn check<T: RequestBody>(body: &Value) -> Result<(), ApiError> {
     let validator = T::validator().get_or_init(validator::<T>);
-    let wrong: Vec<_> = validator.iter_errors(body).flat_map(|error| fields(&error)).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(ApiError::Invalid(wrong)) }
+    let errors: Vec<_> = validator.iter_errors(body).flat_map(|error| invalid_fields(&error)).collect();
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::Invalid(errors)) }
 }
 
-fn validator<T: Document>() -> Validator {
+fn validator<T: RequestBody>() -> Validator {
     let mut referenced: Vec<(String, RefOr<Schema>)> = Vec::new();
     T::schemas(&mut referenced);
     let mut schema = serde_json::to_value(T::schema()).expect("a schema serializes");
@@ -72,7 +72,7 @@ fn validator<T: Document>() -> Validator {
 }
 
 /// What an error says of which fields.
-fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
+fn invalid_fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
     let at = |name: Option<&str>| {
         let path = error.instance_path().segments().map(|segment| segment.to_string());
         ["body".to_owned()].into_iter().chain(path).chain(name.map(str::to_owned)).collect()
@@ -95,21 +95,21 @@ fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
             let is_null = |errors: &[jsonschema::ValidationError<'_>]| {
                 errors.iter().any(|error| matches!(error.kind(), ValidationErrorKind::Type { .. }))
             };
-            context.iter().filter(|errors| !is_null(errors)).flatten().flat_map(fields).collect()
+            context.iter().filter(|errors| !is_null(errors)).flatten().flat_map(invalid_fields).collect()
         }
         _ => vec![InvalidField { loc: at(None), msg: error.to_string(), type_ }],
     }
 }
 
-fn unreadable(rejection: JsonRejection) -> ApiError {
+fn rejected(rejection: JsonRejection) -> ApiError {
     match rejection {
         JsonRejection::JsonSyntaxError(error) => invalid_body(error.body_text(), "json_invalid"),
         other => ApiError::BadBody(other.status(), other.body_text()),
     }
 }
 
-fn late() -> String {
-    format!("the body did not come within {} s", BODY_DEADLINE.as_secs())
+fn timeout_message() -> String {
+    format!("the body did not come within {} s", BODY_TIMEOUT.as_secs())
 }
 
 fn invalid_body(msg: String, type_: &str) -> ApiError {
@@ -121,12 +121,12 @@ mod tests {
     use super::*;
     use crate::rest::documents::{CreateSession, Login, Share};
 
-    fn wrong<T: Document>(body: Value) -> Vec<String> {
+    fn errors_of<T: RequestBody>(body: Value) -> Vec<String> {
         match check::<T>(&body) {
             Ok(()) => vec![],
             Err(ApiError::Invalid(fields)) => {
-                let told = fields.into_iter().map(|field| format!("{}: {}", field.loc.join("."), field.type_));
-                told.collect()
+                let messages = fields.into_iter().map(|field| format!("{}: {}", field.loc.join("."), field.type_));
+                messages.collect()
             }
             Err(other) => panic!("{other}"),
         }
@@ -134,17 +134,17 @@ mod tests {
 
     #[test]
     fn reports_every_invalid_field() {
-        assert_eq!(wrong::<CreateSession>(json!({})), [""; 0]);
-        let nothing_said = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
-        assert_eq!(wrong::<CreateSession>(nothing_said), [""; 0]);
+        assert_eq!(errors_of::<CreateSession>(json!({})), [""; 0]);
+        let all_null = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
+        assert_eq!(errors_of::<CreateSession>(all_null), [""; 0]);
         let body = json!({
             "worker": 7, "idle_ttl_seconds": 29, "max_lifetime_seconds": 604_801, "labels": { "a/b": 1 },
             "start_url_wait": "never", "colour": "red",
         });
-        let mut told = wrong::<CreateSession>(body);
-        told.sort();
+        let mut errors = errors_of::<CreateSession>(body);
+        errors.sort();
         assert_eq!(
-            told,
+            errors,
             [
                 "body.colour: additionalProperties",
                 "body.idle_ttl_seconds: minimum",
@@ -154,14 +154,14 @@ mod tests {
                 "body.worker: type",
             ]
         );
-        assert_eq!(wrong::<CreateSession>(json!([])), ["body: type"]);
+        assert_eq!(errors_of::<CreateSession>(json!([])), ["body: type"]);
     }
 
     #[test]
     fn validates_every_request_body_against_its_schema() {
-        assert_eq!(wrong::<Share>(json!({ "scope": "view" })), [""; 0]);
-        assert_eq!(wrong::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
-        assert_eq!(wrong::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);
-        assert_eq!(wrong::<Login>(json!({ "token": "" })), ["body.token: minLength"]);
+        assert_eq!(errors_of::<Share>(json!({ "scope": "view" })), [""; 0]);
+        assert_eq!(errors_of::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
+        assert_eq!(errors_of::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);
+        assert_eq!(errors_of::<Login>(json!({ "token": "" })), ["body.token: minLength"]);
     }
 }

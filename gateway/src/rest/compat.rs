@@ -1,6 +1,6 @@
 //! The vocabulary of the original Camo-fleet: `worker` for a pool, its states of a session, its two booleans for a
 //! display, and the names of its fields. It is translated here. Outside of the REST API, only the path parameters of
-//! `auth::extract::Names` use it.
+//! `auth::extract::PathParams` use it.
 
 use crate::{
     auth::extract::ANY_POOL,
@@ -40,7 +40,7 @@ pub fn ws_endpoint(namespace: &str, own_namespace: &str, pool: &str, id: &str) -
 }
 
 /// The field of a request that became this field of a `BrowserSession`.
-fn field_of_request(path: &str) -> &str {
+fn request_field(path: &str) -> &str {
     match path {
         "spec.poolRef" | "spec.poolRef.name" => "worker",
         "spec.display" => "headless",
@@ -55,7 +55,7 @@ fn field_of_request(path: &str) -> &str {
 
 /// Translates the API server's rejection of a session into fields of the request that the session was created from.
 /// Other errors stay as they are.
-pub fn in_terms_of_request(error: ApiError) -> ApiError {
+pub fn translate_rejection(error: ApiError) -> ApiError {
     match error {
         ApiError::ApiServer(error) => match *error {
             kube::Error::Api(status) if status.is_invalid() => ApiError::Invalid(invalid_fields(&status)),
@@ -69,7 +69,7 @@ fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     causes
         .map(|cause| InvalidField {
-            loc: vec!["body".to_owned(), field_of_request(&cause.field).to_owned()],
+            loc: vec!["body".to_owned(), request_field(&cause.field).to_owned()],
             msg: cause.message.clone(),
             type_: cause.reason.clone(),
         })
@@ -86,8 +86,8 @@ pub fn worker(pool: &WorkerPool) -> Worker {
         .map(|it| Condition { type_: it.type_, status: it.status, reason: it.reason, message: it.message })
         .collect();
     let check = |it: &Condition| {
-        let told = it.type_ == READY || it.type_ == STALLED;
-        told.then(|| (it.type_.clone(), format!("{}: {}", it.reason, it.message)))
+        let is_shown = it.type_ == READY || it.type_ == STALLED;
+        is_shown.then(|| (it.type_.clone(), format!("{}: {}", it.reason, it.message)))
     };
     Worker {
         name: pool.name_any(),

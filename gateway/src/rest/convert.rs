@@ -39,20 +39,20 @@ pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
 ///
 /// # Errors
 /// When its labels are too long to be kept with it.
-pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> Result<BrowserSession, InvalidField> {
+pub fn browser_session(name: &str, namespace: &str, request: CreateSession) -> Result<BrowserSession, InvalidField> {
     let spec = BrowserSessionSpec {
-        pool_ref: asked.worker.map(|name| PoolRef { name, namespace: None }),
-        display: compat::display(asked.vnc, asked.headless),
-        idle_timeout_seconds: asked.idle_ttl_seconds,
-        max_lifetime_seconds: asked.max_lifetime_seconds,
+        pool_ref: request.worker.map(|name| PoolRef { name, namespace: None }),
+        display: compat::display(request.vnc, request.headless),
+        idle_timeout_seconds: request.idle_ttl_seconds,
+        max_lifetime_seconds: request.max_lifetime_seconds,
         queue_timeout_seconds: QUEUE_TIMEOUT_SECONDS,
-        start_url: asked.start_url.as_deref().and_then(start_url),
-        start_url_wait: asked.start_url_wait.map_or_else(StartUrlWait::default, StartUrlWait::from),
+        start_url: request.start_url.as_deref().and_then(start_url),
+        start_url_wait: request.start_url_wait.map_or_else(StartUrlWait::default, StartUrlWait::from),
         ..BrowserSessionSpec::default()
     };
     let mut session = BrowserSession::new(name, spec);
     session.metadata.namespace = Some(namespace.to_owned());
-    if let Some(labels) = asked.labels.filter(|labels| !labels.is_empty()) {
+    if let Some(labels) = request.labels.filter(|labels| !labels.is_empty()) {
         let json = serde_json::to_string(&labels).expect("text serializes");
         if json.len() > MAX_LABELS {
             return Err(InvalidField {
@@ -91,7 +91,7 @@ fn has_scheme(typed: &str) -> bool {
 }
 
 /// How a session is shown to those who may look at it.
-pub struct Shown<'a> {
+pub struct SessionSources<'a> {
     /// The session.
     pub session: &'a session::Session,
     /// What its runner last said.
@@ -139,7 +139,7 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
     u32::try_from(at).ok()
 }
 
-impl Shown<'_> {
+impl SessionSources<'_> {
     /// As a document.
     pub fn document(&self) -> Session {
         let object = &*self.session.object;
@@ -172,7 +172,7 @@ impl Shown<'_> {
             deadline_at: at(status.deadline_time.as_ref()).filter(|_| is_live),
             idle_ttl_seconds,
             hot_start: status.start_tier.map(|tier| tier == StartTier::Hot),
-            browser: status.engine.map(|engine| engine_word(engine).to_owned()),
+            browser: status.engine.map(|engine| engine_name(engine).to_owned()),
             browser_version: status.browser_version,
             playwright_version: status.playwright_version,
             runner: status.runner.map(|runner| runner.name),
@@ -199,7 +199,7 @@ fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
     time.map(|time| time.0)
 }
 
-fn engine_word(engine: EngineName) -> &'static str {
+fn engine_name(engine: EngineName) -> &'static str {
     match engine {
         EngineName::Camoufox => "camoufox",
         EngineName::Firefox => "firefox",
@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn maps_headless_and_vnc_to_a_display() {
         let display = |vnc, headless| {
-            let asked = CreateSession { headless, vnc, ..CreateSession::default() };
-            requested("s", "ns", asked).unwrap().spec.display
+            let request = CreateSession { headless, vnc, ..CreateSession::default() };
+            browser_session("s", "ns", request).unwrap().spec.display
         };
         assert_eq!(display(false, None), None, "as the pool has it");
         assert_eq!(display(false, Some(true)), Some(Display::Headless));
@@ -330,9 +330,10 @@ mod tests {
     fn labels_round_trip() {
         let given: BTreeMap<String, String> =
             [("Any thing/at all", "ä\n{}"), ("", "")].map(|(k, v)| (k.into(), v.into())).into();
-        let asked = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };
-        assert_eq!(labels(&requested("s", "ns", asked).unwrap()), given);
-        let with = |labels| requested("s", "ns", CreateSession { labels: Some(labels), ..CreateSession::default() });
+        let request = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };
+        assert_eq!(labels(&browser_session("s", "ns", request).unwrap()), given);
+        let with =
+            |labels| browser_session("s", "ns", CreateSession { labels: Some(labels), ..CreateSession::default() });
         let refused = with([("a".to_owned(), "x".repeat(MAX_LABELS))].into()).unwrap_err();
         assert_eq!(refused.loc, ["body", "labels"]);
         let none = with(BTreeMap::new()).unwrap();

@@ -164,7 +164,7 @@ pub enum StartPageState {
     Failed,
 }
 
-/// The names in the path of a session. `auth::extract::Names` reads them.
+/// The names in the path of a session. `auth::extract::PathParams` reads them.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "they are only told of")]

@@ -3,11 +3,11 @@
 use crate::{
     auth::{
         credential::LOGIN_COOKIE,
-        extract::{MaySee, Namespace, accepted, is_same_origin},
+        extract::{MayRead, Namespace, is_same_origin, mark_authenticated},
     },
     error::{ApiError, InvalidRequest, Problem},
     rest::{
-        body::Checked,
+        body::ValidatedJson,
         documents::{LoggedIn, Login},
     },
     state::Gateway,
@@ -25,7 +25,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
 /// How long a login lasts, whatever is done with it.
-const LIFETIME: SignedDuration = SignedDuration::from_hours(12);
+const LOGIN_LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 
 /// Takes a token and sets a cookie, which is good for 12 hours and no longer than the token.
 #[utoipa::path(
@@ -42,15 +42,15 @@ pub async fn login(
     headers: HeaderMap,
     extensions: Extensions,
     cookies: CookieJar,
-    Checked(asked): Checked<Login>,
+    ValidatedJson(request): ValidatedJson<Login>,
 ) -> Result<(CookieJar, Json<LoggedIn>), ApiError> {
-    only_own_pages(&headers)?;
-    let ends = Timestamp::now() + LIFETIME;
+    require_same_origin(&headers)?;
+    let ends = Timestamp::now() + LOGIN_LIFETIME;
     let expires = u64::try_from(ends.as_second()).unwrap_or_default();
-    let (login, role) = gateway.auth.login(asked.token.trim(), expires)?;
-    accepted(&extensions);
+    let (login, role) = gateway.auth.login(request.token.trim(), expires)?;
+    mark_authenticated(&extensions);
     let mut cookie = cookie(gateway.signer.login(login), &headers);
-    cookie.set_max_age(std::time::Duration::from_secs(LIFETIME.unsigned_abs().as_secs()).try_into().ok());
+    cookie.set_max_age(std::time::Duration::from_secs(LOGIN_LIFETIME.unsigned_abs().as_secs()).try_into().ok());
     Ok((cookies.add(cookie), Json(LoggedIn { role: Some(role) })))
 }
 
@@ -59,7 +59,7 @@ pub async fn login(
     get, path = "/login", tag = "login",
     responses((status = 200, body = LoggedIn), (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem))
 )]
-pub async fn who(MaySee { principal, .. }: MaySee<Namespace>) -> Json<LoggedIn> {
+pub async fn who(MayRead { principal, .. }: MayRead<Namespace>) -> Json<LoggedIn> {
     Json(LoggedIn { role: principal.role() })
 }
 
@@ -69,12 +69,12 @@ pub async fn who(MaySee { principal, .. }: MaySee<Namespace>) -> Json<LoggedIn> 
     responses((status = 200, body = LoggedIn), (status = 403, body = Problem, description = "A page of another host asks"))
 )]
 pub async fn logout(headers: HeaderMap, cookies: CookieJar) -> Result<(CookieJar, Json<LoggedIn>), ApiError> {
-    only_own_pages(&headers)?;
+    require_same_origin(&headers)?;
     Ok((cookies.remove(cookie(String::new(), &headers)), Json(LoggedIn { role: None })))
 }
 
-fn only_own_pages(headers: &HeaderMap) -> Result<(), ApiError> {
-    if !headers.contains_key(ORIGIN) || is_same_origin(headers) { Ok(()) } else { Err(ApiError::ForeignPage) }
+fn require_same_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    if !headers.contains_key(ORIGIN) || is_same_origin(headers) { Ok(()) } else { Err(ApiError::CrossOrigin) }
 }
 
 fn cookie(value: String, headers: &HeaderMap) -> Cookie<'static> {

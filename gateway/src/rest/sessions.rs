@@ -1,7 +1,7 @@
 //! Sessions: made, shown, kept alive and ended.
 
 use crate::{
-    auth::extract::{Handshake, MayConnect, MayManage, MaySee, Namespace, Target},
+    auth::extract::{Handshake, MayConnect, MayManage, MayRead, Namespace, Target},
     cache::{
         session::{self, Key},
         sessions::SessionEnd,
@@ -15,7 +15,7 @@ use crate::{
     },
     rest::{
         activity,
-        body::Checked,
+        body::ValidatedJson,
         compat, convert,
         documents::{CreateSession, Deleted, Session, SessionPath, Status},
         lookup,
@@ -31,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 /// What runners said that long ago is asked for again when all sessions are listed, or one.
-const AGE_IN_LIST: Duration = Duration::from_secs(5);
-const AGE_OF_ONE: Duration = Duration::from_secs(1);
+const MAX_AGE_IN_LIST: Duration = Duration::from_secs(5);
+const MAX_AGE_OF_ONE: Duration = Duration::from_secs(1);
 
 /// All sessions, those that are over included while their objects are there.
 #[utoipa::path(
@@ -43,12 +43,12 @@ const AGE_OF_ONE: Duration = Duration::from_secs(1);
     )
 )]
 pub async fn list(
-    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    MayRead { target: Namespace(namespace), .. }: MayRead<Namespace>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Json<Vec<Session>> {
     let keys = gateway.sessions.keys_in(&namespace);
-    activity::refresh(&gateway, &keys, AGE_IN_LIST).await;
-    Json(lookup::all(&gateway, &namespace))
+    activity::refresh(&gateway, &keys, MAX_AGE_IN_LIST).await;
+    Json(lookup::documents_in(&gateway, &namespace))
 }
 
 /// Makes a session, and waits until clients can connect.
@@ -65,25 +65,26 @@ pub async fn list(
 pub async fn create(
     MayManage(Namespace(namespace)): MayManage<Namespace>,
     State(gateway): State<Arc<Gateway>>,
-    Checked(asked): Checked<CreateSession>,
+    ValidatedJson(request): ValidatedJson<CreateSession>,
 ) -> Result<(StatusCode, Json<Session>), ApiError> {
-    there_is_a_pool(&gateway, &namespace, asked.worker.as_deref()).await?;
+    require_pool(&gateway, &namespace, request.worker.as_deref()).await?;
     let name = uuid::Uuid::new_v4().to_string();
-    let key = Key::new(&namespace, &name).ok_or(ApiError::NoSuchName)?;
-    let object = convert::requested(&name, &namespace, asked).map_err(|field| ApiError::Invalid(vec![field]))?;
+    let key = Key::new(&namespace, &name).ok_or(ApiError::NoSuchResource)?;
+    let object =
+        convert::browser_session(&name, &namespace, request).map_err(|field| ApiError::Invalid(vec![field]))?;
     // In a task of its own, so that a session whose caller goes at any moment is ended and not forgotten.
     let caller = CancellationToken::new();
-    let left = caller.clone();
-    let made = gateway.shutdown.spawn(
+    let abandoned = caller.clone();
+    let created = gateway.shutdown.spawn(
         {
             let gateway = Arc::clone(&gateway);
-            async move { make(&gateway, &key, &object, &left).await }
+            async move { create_and_wait(&gateway, &key, &object, &abandoned).await }
         }
         .in_current_span(),
     );
     let _gone = caller.drop_guard();
-    let session = made.await.map_err(|_| ApiError::Draining)??;
-    Ok((StatusCode::CREATED, Json(lookup::document(&gateway, &session, None))))
+    let session = created.await.map_err(|_| ApiError::Draining)??;
+    Ok((StatusCode::CREATED, Json(lookup::to_document(&gateway, &session, None))))
 }
 
 /// A session.
@@ -97,19 +98,19 @@ pub async fn create(
     )
 )]
 pub async fn get(
-    MaySee { target, .. }: MaySee<Target>,
+    MayRead { target, .. }: MayRead<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Session>, ApiError> {
-    let session = lookup::known(&gateway, &target).await?;
-    activity::refresh(&gateway, std::slice::from_ref(&target.session), AGE_OF_ONE).await;
-    let mut shown =
-        lookup::shown(&gateway, &target.session).unwrap_or_else(|| lookup::document(&gateway, &session, None));
+    let session = lookup::find(&gateway, &target).await?;
+    activity::refresh(&gateway, std::slice::from_ref(&target.session), MAX_AGE_OF_ONE).await;
+    let mut document =
+        lookup::document_of(&gateway, &target.session).unwrap_or_else(|| lookup::to_document(&gateway, &session, None));
     if session.may_be_queued() {
         let pool = lookup::pool_of(&gateway, &session);
-        shown.queue_position =
+        document.queue_position =
             pool.and_then(|pool| convert::queue_position(&pool, &session.object, &gateway.sessions.objects()));
     }
-    Ok(Json(shown))
+    Ok(Json(document))
 }
 
 /// Counts as activity: the session's idle time begins anew.
@@ -126,7 +127,7 @@ pub async fn touch(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Session>, ApiError> {
-    let session = lookup::known(&gateway, &target).await?;
+    let session = lookup::find(&gateway, &target).await?;
     match &session.readiness {
         session::Readiness::Finished(finish) => {
             return Err(ApiError::SessionEnded(SessionEnd::Finished(finish.clone())));
@@ -137,18 +138,20 @@ pub async fn touch(
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
             if let Err(error) = runner_client::touch(&runner.address, session.uid(), &token).await {
                 let error = match error {
-                    error @ RunnerError::Refused(_) => ApiError::RunnerRefused(error.to_string()),
+                    error @ RunnerError::UnexpectedStatus(_) => ApiError::RunnerRefused(error.to_string()),
                     other => ApiError::RunnerUnreachable(other.to_string()),
                 };
                 return Err(match gateway.sessions.watch(&target.session) {
-                    Some(mut session) => upstream::ended_or(&mut session, error).await,
+                    Some(mut session) => upstream::session_end_or(&mut session, error).await,
                     None => error,
                 });
             }
             activity::refresh(&gateway, std::slice::from_ref(&target.session), Duration::ZERO).await;
         }
     }
-    Ok(Json(lookup::shown(&gateway, &target.session).unwrap_or_else(|| lookup::document(&gateway, &session, None))))
+    Ok(Json(
+        lookup::document_of(&gateway, &target.session).unwrap_or_else(|| lookup::to_document(&gateway, &session, None)),
+    ))
 }
 
 /// Ends a session.
@@ -167,8 +170,8 @@ pub async fn delete(
 ) -> Result<Json<Deleted>, ApiError> {
     // The API server itself: a watch that lags would end the former session of this name, which is over, and not this
     // one.
-    let session = match lookup::now(&gateway, &target).await {
-        Err(ApiError::Unreadable(..)) => lookup::known(&gateway, &target).await?,
+    let session = match lookup::read(&gateway, &target).await {
+        Err(ApiError::Unreadable(..)) => lookup::find(&gateway, &target).await?,
         read => read?,
     };
     kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
@@ -189,15 +192,15 @@ pub async fn delete(
     )
 )]
 pub async fn connect(
-    right: MayConnect,
+    access: MayConnect,
     handshake: Handshake,
     gateway: State<Arc<Gateway>>,
 ) -> Result<Response, ApiError> {
-    playwright::playwright(right, handshake, gateway).await
+    playwright::playwright(access, handshake, gateway).await
 }
 
 /// Refuses at once what could only time out.
-async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), ApiError> {
+async fn require_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), ApiError> {
     let Some(name) = name else {
         return if gateway.pools.any_may_serve(namespace) { Ok(()) } else { Err(ApiError::NoPools) };
     };
@@ -209,51 +212,51 @@ async fn there_is_a_pool(gateway: &Gateway, namespace: &str, name: Option<&str>)
 }
 
 /// Makes the session and waits until it is Ready. What does not become so is ended.
-async fn make(
+async fn create_and_wait(
     gateway: &Gateway,
     key: &Key,
     object: &camofleet_crds::v1alpha1::BrowserSession,
-    left: &CancellationToken,
+    abandoned: &CancellationToken,
 ) -> Result<session::Session, ApiError> {
     let uid = match kubernetes::create(&gateway.client, key, object).await {
         Ok(uid) => uid,
         Err(error) => {
-            if may_be_made(&error) {
+            if may_have_been_created(&error) {
                 // Nobody else knows its name.
-                unmake(gateway, key, None).await;
+                clean_up(gateway, key, None).await;
             }
-            return Err(compat::in_terms_of_request(error));
+            return Err(compat::translate_rejection(error));
         }
     };
     tracing::info!(session = uid, "created the session");
     let ready = tokio::select! {
-        ready = ready(gateway, key, &uid) => ready,
-        () = left.cancelled() => Err(ApiError::NotStarted("its caller left".to_owned())),
+        ready = wait_until_ready(gateway, key, &uid) => ready,
+        () = abandoned.cancelled() => Err(ApiError::NotStarted("its caller abandoned".to_owned())),
         () = gateway.shutdown.draining() => Err(ApiError::Draining),
     };
     if let Err(error) = &ready {
         tracing::info!(session = uid, %error, "deleted the session, because it did not become ready");
-        unmake(gateway, key, Some(&uid)).await;
+        clean_up(gateway, key, Some(&uid)).await;
     }
     ready
 }
 
 /// Whether a session may be there although its making was not answered with success.
-fn may_be_made(error: &ApiError) -> bool {
+fn may_have_been_created(error: &ApiError) -> bool {
     match error {
-        ApiError::ApiServerSilent => true,
+        ApiError::ApiServerTimeout => true,
         ApiError::ApiServer(error) => !matches!(error.as_ref(), kube::Error::Api(status) if status.code < 500),
         _ => false,
     }
 }
 
-async fn unmake(gateway: &Gateway, key: &Key, uid: Option<&str>) {
+async fn clean_up(gateway: &Gateway, key: &Key, uid: Option<&str>) {
     if let Err(error) = kubernetes::delete(&gateway.client, key, uid).await {
         tracing::warn!(namespace = key.namespace(), name = key.name(), %error, "could not delete the session: it ends by its idle timeout if it exists");
     }
 }
 
-async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, ApiError> {
+async fn wait_until_ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, ApiError> {
     let waiting = async {
         let mut followed = gateway.sessions.wait_for_session(key, uid).await;
         let ready = followed.ready().await;
@@ -261,7 +264,7 @@ async fn ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Sessi
     };
     let late = || {
         let state = gateway.sessions.watch(key).map_or("Pending", |session| session.state().as_str());
-        ApiError::NotStarted(format!("after {} s it is still {state}", gateway.patience.as_secs()))
+        ApiError::NotStarted(format!("after {} s it is still {state}", gateway.ready_timeout.as_secs()))
     };
-    timeout(gateway.patience, waiting).await.unwrap_or_else(|_| Err(late()))
+    timeout(gateway.ready_timeout, waiting).await.unwrap_or_else(|_| Err(late()))
 }

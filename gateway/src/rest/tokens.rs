@@ -4,7 +4,7 @@ use crate::{
     auth::extract::{MayManage, Target},
     error::{ApiError, InvalidRequest, Problem},
     rest::{
-        body::Checked,
+        body::ValidatedJson,
         documents::{SessionPath, Share, Shared},
         lookup,
     },
@@ -31,21 +31,21 @@ use std::sync::Arc;
 pub async fn share(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
-    Checked(asked): Checked<Share>,
+    ValidatedJson(request): ValidatedJson<Share>,
 ) -> Result<impl IntoResponse, ApiError> {
     // The API server itself: a watch that lags would mint for the former session of this name.
-    let session = lookup::now(&gateway, &target).await?;
+    let session = lookup::read(&gateway, &target).await?;
     let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("now is a time")
-        + SignedDuration::from_secs(asked.ttl_seconds.into());
+        + SignedDuration::from_secs(request.ttl_seconds.into());
     let token = gateway.signer.session_token(SessionToken {
         session: session.uid().to_owned(),
-        scope: asked.scope.into(),
+        scope: request.scope.into(),
         expires: u64::try_from(expires_at.as_second()).unwrap_or_default(),
-        once: asked.single_use.then(token_id),
+        once: request.single_use.then(token_id),
     });
-    let (uid, scope) = (session.uid().to_owned(), Scope::from(asked.scope).as_str());
-    tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "created a session token");
-    let shared = Shared { token, scope: asked.scope, session: uid, expires_at, single_use: asked.single_use };
+    let (uid, scope) = (session.uid().to_owned(), Scope::from(request.scope).as_str());
+    tracing::info!(session = uid, scope, %expires_at, single_use = request.single_use, "created a session token");
+    let shared = Shared { token, scope: request.scope, session: uid, expires_at, single_use: request.single_use };
     Ok((StatusCode::CREATED, Json(shared)))
 }
 

@@ -1,7 +1,7 @@
 //! Pools, which the REST API calls workers.
 
 use crate::{
-    auth::extract::{MaySee, Namespace},
+    auth::extract::{MayRead, Namespace},
     error::Problem,
     rest::{
         compat,
@@ -21,10 +21,10 @@ use std::sync::Arc;
     )
 )]
 pub async fn list(
-    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    MayRead { target: Namespace(namespace), .. }: MayRead<Namespace>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Json<Vec<Worker>> {
-    Json(all(&gateway, &namespace))
+    Json(documents_in(&gateway, &namespace))
 }
 
 /// How the pools are.
@@ -36,10 +36,10 @@ pub async fn list(
     )
 )]
 pub async fn health(
-    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    MayRead { target: Namespace(namespace), .. }: MayRead<Namespace>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Json<FleetHealth> {
-    let workers = all(&gateway, &namespace);
+    let workers = documents_in(&gateway, &namespace);
     let all_healthy = !workers.is_empty() && workers.iter().all(|worker| worker.healthy);
     let status = if all_healthy { Health::Ok } else { Health::Degraded };
     Json(FleetHealth { status, workers })
@@ -53,7 +53,7 @@ pub async fn health(
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
-pub async fn namespaces(_: MaySee<Namespace>, State(gateway): State<Arc<Gateway>>) -> Json<Namespaces> {
+pub async fn namespaces(_: MayRead<Namespace>, State(gateway): State<Arc<Gateway>>) -> Json<Namespaces> {
     let own = gateway.namespace.clone();
     let mut namespaces = gateway.pools.namespaces();
     namespaces.extend(gateway.sessions.namespaces());
@@ -62,6 +62,6 @@ pub async fn namespaces(_: MaySee<Namespace>, State(gateway): State<Arc<Gateway>
 }
 
 /// Every pool of a namespace as a document, by name.
-pub(super) fn all(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
+pub(super) fn documents_in(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
     gateway.pools.in_namespace(namespace).iter().map(|pool| compat::worker(pool)).collect()
 }

@@ -8,7 +8,7 @@ use crate::rfb::{
 use std::mem;
 
 /// The longest that is kept: a whole `SetEncodings`, which is rewritten.
-const HELD: usize = 4 + 4 * MAX_ENCODINGS as usize;
+const BUFFER: usize = 4 + 4 * MAX_ENCODINGS as usize;
 
 /// Follows what a viewer says, however its bytes were cut, and lets through what its role may say.
 ///
@@ -17,15 +17,15 @@ const HELD: usize = 4 + 4 * MAX_ENCODINGS as usize;
 #[derive(Clone, Debug)]
 pub struct ClientFilter {
     role: ViewerRole,
-    awaited: Awaited,
-    held: [u8; HELD],
+    state: State,
+    buffer: [u8; BUFFER],
     /// Bytes of `held` that have come.
-    have: usize,
+    filled: usize,
 }
 
 /// What comes next.
 #[derive(Clone, Copy, Debug)]
-enum Awaited {
+enum State {
     /// The handshake, after so many bytes of it.
     Handshake(usize),
     /// The bytes that tell a message by [`Message::parse`].
@@ -39,7 +39,7 @@ enum Awaited {
 impl ClientFilter {
     /// For a viewer that is just about to begin.
     pub fn new(role: ViewerRole) -> Self {
-        Self { role, awaited: Awaited::Handshake(0), held: [0; HELD], have: 0 }
+        Self { role, state: State::Handshake(0), buffer: [0; BUFFER], filled: 0 }
     }
 
     /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB.
@@ -51,35 +51,35 @@ impl ClientFilter {
     pub fn filter(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> Result<bool, RfbError> {
         let mut input = false;
         while let Some((first, _)) = chunk.split_first() {
-            match &mut self.awaited {
-                Awaited::Handshake(at) => {
-                    let said = handshake(*at, *first).ok_or(RfbError::ClientHandshake)?;
-                    out.push(said);
+            match &mut self.state {
+                State::Handshake(at) => {
+                    let byte = handshake(*at, *first).ok_or(RfbError::ClientHandshake)?;
+                    out.push(byte);
                     *at += 1;
                     if *at == HANDSHAKE {
-                        self.awaited = Awaited::Head;
+                        self.state = State::Head;
                         if self.role == ViewerRole::View {
-                            out.extend(encodings::KEEP_CLIPBOARD);
+                            out.extend(encodings::CLIPBOARD_NOTIFY_ONLY);
                         }
                     }
                     chunk = &chunk[1..];
                 }
-                Awaited::Head => {
-                    self.held[self.have] = *first;
-                    self.have += 1;
-                    if let Some(message) = Message::parse(&self.held[..self.have])? {
-                        input |= self.begin(message, out);
+                State::Head => {
+                    self.buffer[self.filled] = *first;
+                    self.filled += 1;
+                    if let Some(message) = Message::parse(&self.buffer[..self.filled])? {
+                        input |= self.begin_message(message, out);
                     }
                     chunk = &chunk[1..];
                 }
-                Awaited::Encodings(left) => {
+                State::Encodings(left) => {
                     let taken = (*left).min(chunk.len());
-                    self.held[self.have..self.have + taken].copy_from_slice(&chunk[..taken]);
-                    self.have += taken;
+                    self.buffer[self.filled..self.filled + taken].copy_from_slice(&chunk[..taken]);
+                    self.filled += taken;
                     *left -= taken;
                     chunk = &chunk[taken..];
                 }
-                Awaited::Body(left, passes) => {
+                State::Body(left, passes) => {
                     let taken = (*left).min(chunk.len());
                     if *passes {
                         out.extend(&chunk[..taken]);
@@ -88,34 +88,34 @@ impl ClientFilter {
                     chunk = &chunk[taken..];
                 }
             }
-            self.end_of_message(out);
+            self.finish_message(out);
         }
         Ok(input)
     }
 
     /// The message is told by what is held; decides on the rest of it. Says whether it is input that passes.
-    fn begin(&mut self, message: Message, out: &mut Vec<u8>) -> bool {
-        let left = message.length() - self.have;
+    fn begin_message(&mut self, message: Message, out: &mut Vec<u8>) -> bool {
+        let left = message.length() - self.filled;
         if matches!(message, Message::SetEncodings { .. }) {
-            self.awaited = Awaited::Encodings(left);
+            self.state = State::Encodings(left);
             return false;
         }
-        let passes = message.is_for(self.role);
-        let head = &self.held[..mem::take(&mut self.have)];
+        let passes = message.is_allowed_for(self.role);
+        let head = &self.buffer[..mem::take(&mut self.filled)];
         if passes {
             out.extend(head);
         }
-        self.awaited = Awaited::Body(left, passes);
+        self.state = State::Body(left, passes);
         passes && message.is_input()
     }
 
-    fn end_of_message(&mut self, out: &mut Vec<u8>) {
-        match self.awaited {
-            Awaited::Encodings(0) => {
-                encodings::append_allowed(&self.held[..mem::take(&mut self.have)], self.role, out);
-                self.awaited = Awaited::Head;
+    fn finish_message(&mut self, out: &mut Vec<u8>) {
+        match self.state {
+            State::Encodings(0) => {
+                encodings::append_allowed(&self.buffer[..mem::take(&mut self.filled)], self.role, out);
+                self.state = State::Head;
             }
-            Awaited::Body(0, _) => self.awaited = Awaited::Head,
+            State::Body(0, _) => self.state = State::Head,
             _ => {}
         }
     }

@@ -18,7 +18,7 @@ const GREETING: [u8; 18] = {
 #[derive(Clone, Debug, Default)]
 pub struct DisplayCheck {
     /// Bytes of the greeting that have come.
-    greeted: usize,
+    received: usize,
 }
 
 impl DisplayCheck {
@@ -27,12 +27,12 @@ impl DisplayCheck {
     /// # Errors
     /// When this is no display of ours: nothing of the chunk may pass.
     pub fn check(&mut self, chunk: &[u8]) -> Result<(), RfbError> {
-        let rest = &GREETING[self.greeted..];
+        let rest = &GREETING[self.received..];
         let compared = rest.len().min(chunk.len());
         if rest[..compared] != chunk[..compared] {
             return Err(RfbError::DisplayHandshake);
         }
-        self.greeted += compared;
+        self.received += compared;
         Ok(())
     }
 }

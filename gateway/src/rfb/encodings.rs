@@ -17,7 +17,7 @@ const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 /// Without it, Xvnc sends every text that is copied in the session, a password perhaps, to every viewer at once. With
 /// it, a viewer hears that there is a text, and its request for it is dropped. It must know the extended clipboard for
 /// that (noVNC does): the display's notes have a negative length.
-pub(super) const KEEP_CLIPBOARD: [u8; 28] = [
+pub(super) const CLIPBOARD_NOTIFY_ONLY: [u8; 28] = [
     // SetEncodings: Raw and ExtendedClipboard.
     2, 0, 0, 2, 0, 0, 0, 0, 0xc0, 0xa1, 0xe5, 0xce,
     // ClientCutText with length -8: capabilities and notify; text; its size.
@@ -25,7 +25,7 @@ pub(super) const KEEP_CLIPBOARD: [u8; 28] = [
 ];
 
 /// Whether a viewer may ask for it.
-fn may_pass(encoding: i32) -> bool {
+fn is_allowed(encoding: i32) -> bool {
     const VMWARE_CURSOR: i32 = 0x574d_5664;
     const VMWARE_CURSOR_POSITION: i32 = 0x574d_5666;
     const VMWARE_LED_STATE: i32 = 0x574d_5668;
@@ -49,13 +49,13 @@ pub(super) fn append_allowed(message: &[u8], role: ViewerRole, out: &mut Vec<u8>
     out.extend([message[0], 0, 0, 0]);
     let (listed, _) = message[4..].as_chunks::<4>();
     let mut count = 0_u16;
-    let mut keeps_clipboard = role == ViewerRole::Control;
-    for encoding in listed.iter().map(|encoding| i32::from_be_bytes(*encoding)).filter(|it| may_pass(*it)) {
+    let mut has_extended_clipboard = role == ViewerRole::Control;
+    for encoding in listed.iter().map(|encoding| i32::from_be_bytes(*encoding)).filter(|it| is_allowed(*it)) {
         out.extend(encoding.to_be_bytes());
         count += 1;
-        keeps_clipboard |= encoding == EXTENDED_CLIPBOARD;
+        has_extended_clipboard |= encoding == EXTENDED_CLIPBOARD;
     }
-    if !keeps_clipboard {
+    if !has_extended_clipboard {
         out.extend(EXTENDED_CLIPBOARD.to_be_bytes());
         count += 1;
     }
@@ -124,6 +124,6 @@ mod tests {
         assert_eq!(allowed(&[7], ViewerRole::View), set(&[7, EXTENDED_CLIPBOARD]));
         assert_eq!(allowed(&[7], ViewerRole::Control), set(&[7]));
         assert_eq!(allowed(&[], ViewerRole::Control), set(&[]));
-        assert!(KEEP_CLIPBOARD.starts_with(&set(&[0, EXTENDED_CLIPBOARD])));
+        assert!(CLIPBOARD_NOTIFY_ONLY.starts_with(&set(&[0, EXTENDED_CLIPBOARD])));
     }
 }

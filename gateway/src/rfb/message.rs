@@ -110,7 +110,7 @@ impl Message {
                     }
                     // A length that cannot be is told at once, not after one more byte.
                     (extended, []) => {
-                        Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: 0 }.checked()?;
+                        Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: 0 }.validate()?;
                         return Ok(None);
                     }
                 }
@@ -124,10 +124,10 @@ impl Message {
             [2 | 6 | 248 | 251 | 255, ..] => return Ok(None),
             [unknown, ..] => return Err(MessageError::UnknownType(unknown)),
         };
-        message.checked().map(Some)
+        message.validate().map(Some)
     }
 
-    fn checked(self) -> Result<Self, MessageError> {
+    fn validate(self) -> Result<Self, MessageError> {
         match self {
             Self::SetEncodings { count } if count > MAX_ENCODINGS => Err(MessageError::TooManyEncodings(count)),
             Self::ClientCutText { length } | Self::ExtendedClipboard { length, .. } if length > MAX_CUT_TEXT => {
@@ -157,7 +157,7 @@ impl Message {
     }
 
     /// Whether that role may say it. What it may not is dropped, and the view goes on.
-    pub fn is_for(self, role: ViewerRole) -> bool {
+    pub fn is_allowed_for(self, role: ViewerRole) -> bool {
         match self {
             Self::SetPixelFormat
             | Self::SetEncodings { .. }
@@ -230,21 +230,21 @@ mod tests {
 
     #[test]
     fn rejects_an_invalid_message_at_its_first_invalid_byte() {
-        let told = |head: &[u8], error| {
+        let rejects = |head: &[u8], error| {
             assert_eq!(Message::parse(head), Err(error));
             assert_eq!(Message::parse(&head[..head.len() - 1]), Ok(None));
         };
-        told(&[1], MessageError::UnknownType(1));
-        told(&[7], MessageError::UnknownType(7));
-        told(&[253], MessageError::UnknownType(253));
-        told(&[255, 1], MessageError::UnknownSubmessage(1));
-        told(&[2, 0, 0, 129], MessageError::TooManyEncodings(129));
-        told(&[2, 0, 255, 255], MessageError::TooManyEncodings(65535));
-        told(&[6, 0, 0, 0, 0, 4, 0, 1], MessageError::CutTextTooLong((256 << 10) + 1));
-        told(&[6, 0, 0, 0, 0x7f, 255, 255, 255], MessageError::CutTextTooLong(i32::MAX.unsigned_abs()));
-        told(&[6, 0, 0, 0, 0x80, 0, 0, 0], MessageError::CutTextTooLong(1 << 31));
-        told(&[6, 0, 0, 0, 255, 255, 255, 253], MessageError::NoClipboardFlags(3));
-        told(&[248, 0, 0, 0, 0, 0, 0, 0, 65], MessageError::FenceTooLong(65));
+        rejects(&[1], MessageError::UnknownType(1));
+        rejects(&[7], MessageError::UnknownType(7));
+        rejects(&[253], MessageError::UnknownType(253));
+        rejects(&[255, 1], MessageError::UnknownSubmessage(1));
+        rejects(&[2, 0, 0, 129], MessageError::TooManyEncodings(129));
+        rejects(&[2, 0, 255, 255], MessageError::TooManyEncodings(65535));
+        rejects(&[6, 0, 0, 0, 0, 4, 0, 1], MessageError::CutTextTooLong((256 << 10) + 1));
+        rejects(&[6, 0, 0, 0, 0x7f, 255, 255, 255], MessageError::CutTextTooLong(i32::MAX.unsigned_abs()));
+        rejects(&[6, 0, 0, 0, 0x80, 0, 0, 0], MessageError::CutTextTooLong(1 << 31));
+        rejects(&[6, 0, 0, 0, 255, 255, 255, 253], MessageError::NoClipboardFlags(3));
+        rejects(&[248, 0, 0, 0, 0, 0, 0, 0, 65], MessageError::FenceTooLong(65));
     }
 
     #[test]
@@ -268,8 +268,8 @@ mod tests {
             MessageError::NoClipboardFlags(3),
             MessageError::FenceTooLong(255),
         ];
-        let words = longest.map(crate::rfb::RfbError::from).into_iter();
-        for error in words.chain([crate::rfb::RfbError::ClientHandshake, crate::rfb::RfbError::DisplayHandshake]) {
+        let errors = longest.map(crate::rfb::RfbError::from).into_iter();
+        for error in errors.chain([crate::rfb::RfbError::ClientHandshake, crate::rfb::RfbError::DisplayHandshake]) {
             assert!(error.to_string().len() <= 123, "{error}");
         }
     }

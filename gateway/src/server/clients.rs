@@ -27,7 +27,7 @@ const LIMITS: Limits = Limits {
     keep_alive: true,
 };
 /// How many requests in a row have to come from one address until it is reported as a proxy's.
-const ALL_FROM_ONE: u32 = 200;
+const REPORTED_RUN: u32 = 200;
 
 /// The clients of the public listener.
 pub struct Clients {
@@ -62,7 +62,7 @@ impl Clients {
         if self.sole_address.is_sole(client) {
             tracing::warn!(
                 %client,
-                requests = ALL_FROM_ONE,
+                requests = REPORTED_RUN,
                 "received a long run of requests from one address: if it is a proxy's or a load balancer's, all its clients share one limit, so add it to the chart's value gateway.trustedProxies"
             );
         }
@@ -102,7 +102,7 @@ impl SoleAddress {
             (run.client, run.requests) = (Some(client), 0);
         }
         run.requests = run.requests.saturating_add(1);
-        let is_sole = run.requests == ALL_FROM_ONE && !run.is_reported;
+        let is_sole = run.requests == REPORTED_RUN && !run.is_reported;
         run.is_reported |= is_sole;
         is_sole
     }
@@ -119,16 +119,16 @@ mod tests {
             let sole = SoleAddress::new(TrustedProxies::new(vec![IpAddr::from([10, 0, 0, 1]).into()]));
             requests.iter().filter(|client| sole.is_sole(**client)).count()
         };
-        let run = vec![one; ALL_FROM_ONE as usize];
+        let run = vec![one; REPORTED_RUN as usize];
         assert_eq!(reports(&run[1..]), 0, "one too few");
         assert_eq!(reports(&run), 1);
         assert_eq!(reports(&[&run[..], &run[..]].concat()), 1, "a longer run");
         assert_eq!(reports(&[&run[1..], &[other][..], &run[1..]].concat()), 0, "two runs, one too few in each");
         assert_eq!(reports(&[&[other, one, other][..], &run[..]].concat()), 1, "a run after requests of several");
         assert_eq!(reports(&[&run[..], &[other][..], &run[..]].concat()), 1, "a second run");
-        assert_eq!(reports(&[one, other].repeat(ALL_FROM_ONE as usize)), 0, "two that take turns");
+        assert_eq!(reports(&[one, other].repeat(REPORTED_RUN as usize)), 0, "two that take turns");
         let proxy = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(reports(&vec![proxy; ALL_FROM_ONE as usize]), 0, "a trusted proxy's health checks");
-        assert_eq!(reports(&[proxy, one].repeat(ALL_FROM_ONE as usize)), 1, "a sole address between health checks");
+        assert_eq!(reports(&vec![proxy; REPORTED_RUN as usize]), 0, "a trusted proxy's health checks");
+        assert_eq!(reports(&[proxy, one].repeat(REPORTED_RUN as usize)), 1, "a sole address between health checks");
     }
 }

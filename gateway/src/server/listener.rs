@@ -2,7 +2,7 @@
 //! names of the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
 
 use crate::{
-    auth::extract::Names,
+    auth::extract::PathParams,
     cache::session::Key,
     error::ApiError,
     metrics::{Metrics, Outcome},
@@ -36,7 +36,7 @@ fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
         .route("/vnc/{namespace}/{name}", get(live_view::vnc))
         .merge(rest::router())
         .merge(static_files::router(ui))
-        .fallback(async || ApiError::NoSuchName)
+        .fallback(async || ApiError::NoSuchResource)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)
 }
@@ -50,7 +50,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, ui: PathBuf) {
 
 async fn log_and_count(
     State(gateway): State<Arc<Gateway>>,
-    names: Result<extract::Path<Names>, PathRejection>,
+    params: Result<extract::Path<PathParams>, PathRejection>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -58,7 +58,7 @@ async fn log_and_count(
         gateway.clients.observe(connection.client_address());
     }
     let id = request_id(&request);
-    let key = names.ok().and_then(|extract::Path(names)| names.session(&gateway));
+    let key = params.ok().and_then(|extract::Path(params)| params.session(&gateway));
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
@@ -67,16 +67,16 @@ async fn log_and_count(
         name = key.as_ref().map(Key::name),
         session = field::Empty,
     );
-    answer(gateway, request, next, id).instrument(span).await
+    respond(gateway, request, next, id).instrument(span).await
 }
 
-async fn answer(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderValue) -> Response {
+async fn respond(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderValue) -> Response {
     let start = Instant::now();
-    let asked = Asked { metrics: &gateway.metrics, answered: false };
+    let in_flight = InFlight { metrics: &gateway.metrics, completed: false };
     let mut response = next.run(request).await;
-    asked.answered();
+    in_flight.complete();
     if let Some(outcome) = response.extensions().get::<Outcome>() {
-        gateway.metrics.count(*outcome);
+        gateway.metrics.record(*outcome);
     }
     let outcome = response.extensions().get::<Outcome>().map(field::debug);
     let status = response.status().as_u16();
@@ -86,21 +86,21 @@ async fn answer(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderV
 }
 
 /// A request that is under way. It is dropped when its client goes before the answer, which counts too.
-struct Asked<'a> {
+struct InFlight<'a> {
     metrics: &'a Metrics,
-    answered: bool,
+    completed: bool,
 }
 
-impl Asked<'_> {
-    fn answered(mut self) {
-        self.answered = true;
+impl InFlight<'_> {
+    fn complete(mut self) {
+        self.completed = true;
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.metrics.count(Outcome::ClientLeft);
+        if !self.completed {
+            self.metrics.record(Outcome::ClientLeft);
             tracing::info!(outcome = ?Outcome::ClientLeft, "client disconnected before the answer");
         }
     }

@@ -23,7 +23,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(dir: &Path) -> Router<S> {
         .layer(middleware::from_fn(|request: Request, next: Next| cached("no-cache", request, next)));
     let assets = Router::new()
         .nest_service("/assets", ServeDir::new(dir.join("assets")))
-        // Names hold a hash of the content.
+        // PathParams hold a hash of the content.
         .layer(middleware::from_fn(|request: Request, next: Next| {
             cached("public, max-age=31536000, immutable", request, next)
         }));

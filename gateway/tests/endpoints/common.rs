@@ -50,7 +50,7 @@ pub const POD_UID: &str = "pod-uid";
 
 pub type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What all tests of this program log. One subscriber for all of them, set before anything is logged: one of a thread's own
+/// What all tests of this program log. One subscriber for all of them, set before anything is log_output: one of a thread's own
 /// misses what another thread was the first to log without it.
 static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
@@ -59,8 +59,8 @@ static LOG: LazyLock<Log> = LazyLock::new(|| {
     log
 });
 
-/// What was logged so far, a JSON object a line.
-pub fn logged() -> String {
+/// What was log_output so far, a JSON object a line.
+pub fn log_output() -> String {
     String::from_utf8(LOG.0.lock().unwrap().clone()).unwrap()
 }
 
@@ -79,37 +79,37 @@ impl std::io::Write for Log {
 }
 
 /// A gateway that serves, and what the test may turn.
-pub struct Served {
-    pub gateway: Arc<Gateway>,
+pub struct TestGateway {
+    pub state: Arc<Gateway>,
     pub address: SocketAddr,
     /// What runners trust.
     pub keys: PublicKeys,
     /// Sessions that the API server has and the watch has not told of.
-    pub unwatched: Arc<Mutex<Vec<BrowserSession>>>,
+    pub uncached: Arc<Mutex<Vec<BrowserSession>>>,
     /// How often the API server was asked for a session.
-    pub lookups: Arc<AtomicU32>,
+    pub api_requests: Arc<AtomicU32>,
 }
 
-pub async fn serve_gateway() -> Served {
-    serve_gateway_with(|_| ()).await
+pub async fn start_gateway() -> TestGateway {
+    start_gateway_with(|_| ()).await
 }
 
-pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
+pub async fn start_gateway_with(change: impl FnOnce(&mut Gateway)) -> TestGateway {
     LazyLock::force(&LOG);
     let signer = signer(Issuer::Gateway);
     let keys = public_keys(&[(Issuer::Gateway, &signer)]);
-    let (unwatched, lookups) = (Arc::default(), Arc::default());
-    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer);
+    let (uncached, api_requests) = (Arc::default(), Arc::default());
+    let mut gateway = Gateway::new(api_server(Arc::clone(&uncached), Arc::clone(&api_requests)), "ns".into(), signer);
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.auth.set_tokens(Some(tokens));
     gateway.sessions.replace_all(Vec::new());
     gateway.pools.replace_all(Vec::new());
-    let gateway = Arc::new(gateway);
+    let state = Arc::new(gateway);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(listener::serve(Arc::clone(&gateway), listener, ui()));
-    Served { gateway, address, keys, unwatched, lookups }
+    tokio::spawn(listener::serve(Arc::clone(&state), listener, ui()));
+    TestGateway { state, address, keys, uncached, api_requests }
 }
 
 /// As the UI's build leaves it.
@@ -118,10 +118,10 @@ fn ui() -> PathBuf {
 }
 
 /// Answers a GET and a DELETE of a session as the real one does. Of a POST the answer is lost on its way.
-fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>) -> kube::Client {
+fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, api_requests: Arc<AtomicU32>) -> kube::Client {
     let answer =
         move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<_, std::convert::Infallible>> {
-            lookups.fetch_add(1, Ordering::Relaxed);
+            api_requests.fetch_add(1, Ordering::Relaxed);
             let sessions = Arc::clone(&sessions);
             Box::pin(async move {
                 let (head, body) = request.into_parts();
@@ -163,18 +163,18 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Vec<u8>) {
     (code, serde_json::to_vec(&status).unwrap())
 }
 
-impl Served {
+impl TestGateway {
     /// The watch tells of a session, or of a change of it.
-    pub fn tell(&self, name: &str, uid: &str, readiness: Readiness) {
+    pub fn put_session(&self, name: &str, uid: &str, readiness: Readiness) {
         let mut object = object(name, uid);
         object.status =
             Some(BrowserSessionStatus { vnc: Some(LiveViewRef::default()), ..BrowserSessionStatus::default() });
-        self.gateway.sessions.put(key(name), Session { readiness, object: Arc::new(object) });
+        self.state.sessions.put(key(name), Session { readiness, object: Arc::new(object) });
     }
 
     /// The API server has a session that the watch has not told of.
-    pub fn make(&self, name: &str, uid: &str) {
-        self.unwatched.lock().unwrap().push(object(name, uid));
+    pub fn create_uncached(&self, name: &str, uid: &str) {
+        self.uncached.lock().unwrap().push(object(name, uid));
     }
 
     pub fn url(&self, name: &str) -> String {
@@ -195,11 +195,12 @@ impl Served {
     }
 
     /// The refusal of a connection that is to be refused: status, headers and body.
-    pub async fn refusal(&self, name: &str) -> (StatusCode, HeaderMap, String) {
+    pub async fn rejection(&self, name: &str) -> (StatusCode, HeaderMap, String) {
         match self.connect(name).await {
             Err(Error::Http(response)) => {
                 // The WebSocket client does not read the body: ask again, by hand.
-                let asked = self.ask(&format!("/ws/ns/{name}"), &[("authorization", &format!("Bearer {ADMIN}"))]).await;
+                let asked =
+                    self.handshake(&format!("/ws/ns/{name}"), &[("authorization", &format!("Bearer {ADMIN}"))]).await;
                 assert_eq!(asked.0, response.status());
                 asked
             }
@@ -208,7 +209,7 @@ impl Served {
     }
 
     /// Sends a WebSocket handshake with these headers, and reads the answer to its end.
-    pub async fn ask(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+    pub async fn handshake(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
         let handshake = [
             ("host", "gateway"),
             ("connection", "upgrade"),
@@ -216,11 +217,11 @@ impl Served {
             ("sec-websocket-version", "13"),
             ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ];
-        self.ask_plainly(target, &[&handshake, headers].concat()).await
+        self.get(target, &[&handshake, headers].concat()).await
     }
 
     /// Sends a GET with these headers and no others.
-    pub async fn ask_plainly(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+    pub async fn get(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -234,7 +235,7 @@ impl Served {
 
     /// The metrics' text.
     pub fn metrics(&self) -> String {
-        self.gateway.metrics.text(self.gateway.clients.counts()).unwrap()
+        self.state.metrics.render(self.state.clients.counts()).unwrap()
     }
 }
 
@@ -250,7 +251,7 @@ pub fn key(name: &str) -> Key {
 }
 
 /// A connection that came to a runner.
-pub struct Arrival {
+pub struct RunnerConnection {
     pub path: String,
     pub headers: HeaderMap,
     pub socket: WebSocketStream<TcpStream>,
@@ -259,20 +260,20 @@ pub struct Arrival {
 /// A runner whose end of each connection the test has in hand.
 pub struct Runner {
     pub address: SocketAddr,
-    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    connections: mpsc::UnboundedReceiver<RunnerConnection>,
 }
 
 impl Runner {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, arrivals) = mpsc::unbounded_channel();
+        let (sender, connections) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(accept(stream, sender.clone()));
             }
         });
-        Self { address, arrivals }
+        Self { address, connections }
     }
 
     /// A runner that answers every handshake with these bytes.
@@ -288,8 +289,8 @@ impl Runner {
         address
     }
 
-    pub async fn arrival(&mut self) -> Arrival {
-        self.arrivals.recv().await.unwrap()
+    pub async fn accept_connection(&mut self) -> RunnerConnection {
+        self.connections.recv().await.unwrap()
     }
 
     pub fn ready(&self) -> Readiness {
@@ -301,7 +302,7 @@ pub fn ready(address: SocketAddr) -> Readiness {
     Readiness::Ready(RunnerRef { name: "pod".into(), uid: POD_UID.into(), address: address.to_string() })
 }
 
-async fn accept(stream: TcpStream, arrivals: mpsc::UnboundedSender<Arrival>) {
+async fn accept(stream: TcpStream, connections: mpsc::UnboundedSender<RunnerConnection>) {
     let (mut path, mut headers) = (String::new(), HeaderMap::new());
     #[allow(clippy::result_large_err, reason = "tungstenite's own type")]
     let note = |request: &Handshake, accepted: Accepted| -> Result<Accepted, ErrorResponse> {
@@ -310,7 +311,7 @@ async fn accept(stream: TcpStream, arrivals: mpsc::UnboundedSender<Arrival>) {
         Ok(accepted)
     };
     let socket = accept_hdr_async_with_config(stream, note, Some(large())).await.unwrap();
-    let _ = arrivals.send(Arrival { path, headers, socket });
+    let _ = connections.send(RunnerConnection { path, headers, socket });
 }
 
 /// Messages as large as Playwright's may be.
@@ -319,7 +320,7 @@ fn large() -> WebSocketConfig {
 }
 
 /// The code and reason of the Close frame that must come next.
-pub fn closed(message: Option<Result<Message, Error>>) -> (u16, String) {
+pub fn expect_close(message: Option<Result<Message, Error>>) -> (u16, String) {
     match message {
         Some(Ok(Message::Close(Some(close)))) => (close.code.into(), close.reason.to_string()),
         other => panic!("expected a Close frame, got {other:?}"),

@@ -1,7 +1,7 @@
 //! The REST API: who may ask for what, in which shape it is told, and what changes. That sessions are made and ended is for the
 //! end-to-end tests, with a real API server.
 
-use crate::common::{ADMIN, Runner, Served, VIEWER, key, ready, serve_gateway};
+use crate::common::{ADMIN, Runner, TestGateway, VIEWER, key, ready, start_gateway};
 use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, READY, Truth},
@@ -24,9 +24,9 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use std::{sync::atomic::Ordering, time::Duration};
 
-fn request(served: &Served, method: &Method, path: &str) -> RequestBuilder {
+fn request(gateway: &TestGateway, method: &Method, path: &str) -> RequestBuilder {
     let client = Client::builder().no_proxy().build().unwrap();
-    client.request(method.clone(), format!("http://{}{path}", served.address))
+    client.request(method.clone(), format!("http://{}{path}", gateway.address))
 }
 
 async fn json(response: Response) -> (StatusCode, Value) {
@@ -34,8 +34,8 @@ async fn json(response: Response) -> (StatusCode, Value) {
     (response.status(), response.json().await.unwrap())
 }
 
-async fn get(served: &Served, path: &str) -> (StatusCode, Value) {
-    json(request(served, &Method::GET, path).bearer_auth(ADMIN).send().await.unwrap()).await
+async fn get(gateway: &TestGateway, path: &str) -> (StatusCode, Value) {
+    json(request(gateway, &Method::GET, path).bearer_auth(ADMIN).send().await.unwrap()).await
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -76,7 +76,7 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
 }
 
 /// A runner that says of its session that somebody did something 5 s ago.
-async fn telling_runner() -> std::net::SocketAddr {
+async fn reporting_runner() -> std::net::SocketAddr {
     let report = json!({
         "uid": "uid-1", "namespace": "ns", "name": "s", "phase": "Ready", "display": "LiveView", "tier": "Hot",
         "startPage": { "state": "Failed", "message": "no such host" }, "clients": 2, "end": null, "idleMilliseconds": 5000,
@@ -88,9 +88,9 @@ async fn telling_runner() -> std::net::SocketAddr {
 
 #[tokio::test]
 async fn viewers_read_and_admins_change() {
-    let served = serve_gateway().await;
+    let gateway = start_gateway().await;
     let expires = u64::try_from(Timestamp::now().as_second()).unwrap() + 60;
-    let session_token = served.gateway.signer.session_token(SessionToken {
+    let session_token = gateway.state.signer.session_token(SessionToken {
         session: "uid-1".into(),
         scope: Scope::Connect,
         expires,
@@ -109,7 +109,7 @@ async fn viewers_read_and_admins_change() {
         for prefix in ["", "/api", "/api/namespaces/other"] {
             let path = format!("{prefix}{path}");
             let status = async |token: Option<&str>| {
-                let asked = request(&served, &method, &path).json(&json!({}));
+                let asked = request(&gateway, &method, &path).json(&json!({}));
                 let asked = token.into_iter().fold(asked, RequestBuilder::bearer_auth);
                 asked.send().await.unwrap().status()
             };
@@ -126,11 +126,11 @@ async fn viewers_read_and_admins_change() {
 
 #[tokio::test]
 async fn a_login_works_only_from_same_origin_pages() {
-    let served = serve_gateway().await;
-    let own = format!("http://{}", served.address);
+    let gateway = start_gateway().await;
+    let own = format!("http://{}", gateway.address);
     let login = async |token: &str, origin: &str| {
         let asked =
-            request(&served, &Method::POST, "/api/login").header("origin", origin).json(&json!({ "token": token }));
+            request(&gateway, &Method::POST, "/api/login").header("origin", origin).json(&json!({ "token": token }));
         asked.send().await.unwrap()
     };
     assert_eq!(login("x", &own).await.status(), StatusCode::UNAUTHORIZED);
@@ -143,12 +143,12 @@ async fn a_login_works_only_from_same_origin_pages() {
     }
     assert!(!set.contains("Secure") && !set.contains(ADMIN), "{set}");
     let cookie = set.split(';').next().unwrap();
-    let secure = request(&served, &Method::POST, "/api/login").header("x-forwarded-proto", "https");
+    let secure = request(&gateway, &Method::POST, "/api/login").header("x-forwarded-proto", "https");
     let secure = secure.json(&json!({ "token": ADMIN })).send().await.unwrap();
     assert!(secure.headers()["set-cookie"].to_str().unwrap().contains("Secure"));
 
     let ask = async |method: Method, path: &str, origin: Option<&str>| {
-        let asked = request(&served, &method, path).header("cookie", cookie);
+        let asked = request(&gateway, &method, path).header("cookie", cookie);
         let asked = origin.into_iter().fold(asked, |asked, origin| asked.header("origin", origin));
         asked.send().await.unwrap().status()
     };
@@ -162,18 +162,18 @@ async fn a_login_works_only_from_same_origin_pages() {
         );
         let origin: Vec<_> = foreign.map(|origin| ("origin", origin)).into_iter().collect();
         let headers = [&[("cookie", cookie)], origin.as_slice()].concat();
-        assert_eq!(served.ask("/vnc/ns/none", &headers).await.0, StatusCode::FORBIDDEN, "{foreign:?}");
-        assert_eq!(served.ask("/ws/ns/none", &headers).await.0, StatusCode::UNAUTHORIZED, "{foreign:?}");
+        assert_eq!(gateway.handshake("/vnc/ns/none", &headers).await.0, StatusCode::FORBIDDEN, "{foreign:?}");
+        assert_eq!(gateway.handshake("/ws/ns/none", &headers).await.0, StatusCode::UNAUTHORIZED, "{foreign:?}");
     }
     assert_eq!(ask(Method::POST, "/api/sessions/p/none/touch", Some(&own)).await, StatusCode::NOT_FOUND);
     assert_eq!(
-        served.ask("/vnc/ns/none", &[("cookie", cookie), ("origin", "http://gateway")]).await.0,
+        gateway.handshake("/vnc/ns/none", &[("cookie", cookie), ("origin", "http://gateway")]).await.0,
         StatusCode::NOT_FOUND
     );
 
-    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
+    gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
     assert_eq!(ask(Method::GET, "/api/sessions", None).await, StatusCode::UNAUTHORIZED, "its token was taken out");
-    let out = request(&served, &Method::POST, "/api/logout")
+    let out = request(&gateway, &Method::POST, "/api/logout")
         .header("origin", &own)
         .header("cookie", cookie)
         .send()
@@ -185,9 +185,9 @@ async fn a_login_works_only_from_same_origin_pages() {
 
 #[tokio::test]
 async fn returns_a_session_in_the_originals_format() {
-    let served = serve_gateway().await;
-    served.gateway.sessions.put(key("s"), live_session("s", telling_runner().await));
-    let (status, session) = get(&served, "/api/sessions/pool/s").await;
+    let gateway = start_gateway().await;
+    gateway.state.sessions.put(key("s"), live_session("s", reporting_runner().await));
+    let (status, session) = get(&gateway, "/api/sessions/pool/s").await;
     assert_eq!(status, StatusCode::OK, "{session}");
     let told = |field: &str| session[field].clone();
     for (field, value) in [
@@ -212,16 +212,16 @@ async fn returns_a_session_in_the_originals_format() {
     assert!((5..60).contains(&ago), "last seen {ago} s ago");
     let watched = told("vnc")["http"].as_str().unwrap().to_owned();
     let token = watched.strip_prefix("http://fleet/view/ns/s#token=").unwrap();
-    let token = served.keys.verify_session_token(token).unwrap();
+    let token = gateway.keys.verify_session_token(token).unwrap();
     assert_eq!((token.session.as_str(), token.scope, token.once), ("uid-1", Scope::View, None));
     assert_eq!(told("vnc")["password_protected"], json!(false));
 
-    let list = get(&served, "/sessions").await.1;
+    let list = get(&gateway, "/sessions").await.1;
     assert_eq!((list.as_array().unwrap().len(), &list[0]["id"], &list[0]["vnc"]), (1, &json!("s"), &told("vnc")));
-    assert_eq!(get(&served, "/api/namespaces/ns/sessions").await.1[0]["id"], json!("s"));
-    assert_eq!(get(&served, "/api/namespaces/other/sessions").await.1, json!([]));
-    assert_eq!(get(&served, "/api/sessions/-/s").await.0, StatusCode::OK);
-    let (status, problem) = get(&served, "/api/sessions/other/s").await;
+    assert_eq!(get(&gateway, "/api/namespaces/ns/sessions").await.1[0]["id"], json!("s"));
+    assert_eq!(get(&gateway, "/api/namespaces/other/sessions").await.1, json!([]));
+    assert_eq!(get(&gateway, "/api/sessions/-/s").await.0, StatusCode::OK);
+    let (status, problem) = get(&gateway, "/api/sessions/other/s").await;
     assert_eq!(
         (status, problem),
         (StatusCode::NOT_FOUND, json!({ "detail": "Session not found: there is no session ns/s" }))
@@ -230,14 +230,14 @@ async fn returns_a_session_in_the_originals_format() {
 
 #[tokio::test]
 async fn returns_pools_as_workers() {
-    let served = serve_gateway().await;
-    assert_eq!(get(&served, "/api/health").await.1, json!({ "status": "degraded", "workers": [] }));
+    let gateway = start_gateway().await;
+    assert_eq!(get(&gateway, "/api/health").await.1, json!({ "status": "degraded", "workers": [] }));
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
     let status = pool.status.get_or_insert_default();
     conditions::set(&mut status.conditions, READY, Truth::True, "AllReady", "all of it", None, at(0));
-    served.gateway.pools.put(key("pool"), pool);
-    let (status, health) = get(&served, "/health").await;
+    gateway.state.pools.put(key("pool"), pool);
+    let (status, health) = get(&gateway, "/health").await;
     assert_eq!((status, &health["status"]), (StatusCode::OK, &json!("ok")));
     let worker = &health["workers"][0];
     assert_eq!(
@@ -245,18 +245,18 @@ async fn returns_pools_as_workers() {
         (&json!("pool"), &json!(true), &json!(true))
     );
     assert_eq!(worker["detail"]["checks"], json!({ "Ready": "AllReady: all of it" }));
-    assert_eq!(get(&served, "/api/workers").await.1, health["workers"]);
+    assert_eq!(get(&gateway, "/api/workers").await.1, health["workers"]);
     let elsewhere = Key::new("elsewhere", "pool").unwrap();
-    served.gateway.pools.put(elsewhere, WorkerPool::new("pool", WorkerPoolSpec::default()));
+    gateway.state.pools.put(elsewhere, WorkerPool::new("pool", WorkerPoolSpec::default()));
     let namespaces = json!({ "own": "ns", "namespaces": ["elsewhere", "ns"] });
-    assert_eq!(get(&served, "/api/namespaces").await, (StatusCode::OK, namespaces));
+    assert_eq!(get(&gateway, "/api/namespaces").await, (StatusCode::OK, namespaces));
 }
 
 #[tokio::test]
 async fn rejects_an_invalid_creation_at_once() {
-    let served = serve_gateway().await;
+    let gateway = start_gateway().await;
     let create = async |body: &str| {
-        let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN);
+        let asked = request(&gateway, &Method::POST, "/api/sessions").bearer_auth(ADMIN);
         json(asked.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()).await
     };
     let (status, problem) = create("{}").await;
@@ -269,7 +269,7 @@ async fn rejects_an_invalid_creation_at_once() {
     assert_eq!((status, problem["detail"].as_array().unwrap().len()), (StatusCode::UNPROCESSABLE_ENTITY, 2));
     let (status, problem) = create("{").await;
     assert_eq!((status, &problem["detail"][0]["loc"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(["body"])));
-    let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).body("{}").send().await.unwrap();
+    let asked = request(&gateway, &Method::POST, "/api/sessions").bearer_auth(ADMIN).body("{}").send().await.unwrap();
     assert_eq!(asked.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
 }
 
@@ -280,8 +280,8 @@ struct Events {
 }
 
 impl Events {
-    async fn open(served: &Served, last: Option<&str>) -> Self {
-        let asked = request(served, &Method::GET, "/api/events").bearer_auth(VIEWER);
+    async fn open(gateway: &TestGateway, last: Option<&str>) -> Self {
+        let asked = request(gateway, &Method::GET, "/api/events").bearer_auth(VIEWER);
         let asked = last.into_iter().fold(asked, |asked, id| asked.header("last-event-id", id));
         let response = asked.send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -306,17 +306,17 @@ impl Events {
     }
 }
 
-fn put(served: &Served, name: &str, address: std::net::SocketAddr) {
-    served.gateway.sessions.put(key(name), live_session(name, address));
-    served.gateway.changes.record(Changed::Session(key(name)));
+fn put(gateway: &TestGateway, name: &str, address: std::net::SocketAddr) {
+    gateway.state.sessions.put(key(name), live_session(name, address));
+    gateway.state.changes.record(Changed::Session(key(name)));
 }
 
 #[tokio::test]
 async fn streams_a_reset_and_then_the_changes() {
-    let served = serve_gateway().await;
-    let runner = telling_runner().await;
-    put(&served, "old", runner);
-    let mut events = Events::open(&served, None).await;
+    let gateway = start_gateway().await;
+    let runner = reporting_runner().await;
+    put(&gateway, "old", runner);
+    let mut events = Events::open(&gateway, None).await;
     let (name, id, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), &data["sessions"][0]["id"], &data["workers"]), ("reset", &json!("old"), &json!([])));
     // What the runner says of it, asked for because somebody reads.
@@ -324,24 +324,24 @@ async fn streams_a_reset_and_then_the_changes() {
     assert_eq!((name.as_str(), &data["id"], &data["clients"]), ("session", &json!("old"), &json!(2)));
     let start = id.unwrap();
 
-    put(&served, "new", runner);
+    put(&gateway, "new", runner);
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), &data["id"]), ("session", &json!("new")));
-    served.gateway.sessions.remove(&key("old"));
-    served.gateway.changes.record(Changed::Session(key("old")));
+    gateway.state.sessions.remove(&key("old"));
+    gateway.state.changes.record(Changed::Session(key("old")));
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), data), ("session-gone", json!({ "id": "old" })));
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
-    served.gateway.pools.put(key("pool"), pool);
-    served.gateway.changes.record(Changed::Pool(key("pool")));
+    gateway.state.pools.put(key("pool"), pool);
+    gateway.state.changes.record(Changed::Pool(key("pool")));
     assert_eq!(events.next().await.unwrap().0, "worker");
-    served.gateway.pools.remove(&key("pool"));
-    served.gateway.changes.record(Changed::Pool(key("pool")));
+    gateway.state.pools.remove(&key("pool"));
+    gateway.state.changes.record(Changed::Pool(key("pool")));
     assert_eq!(events.next().await.unwrap().0, "worker-gone");
 
     // Who comes back is told what it missed, each once.
-    let mut again = Events::open(&served, Some(&start)).await;
+    let mut again = Events::open(&gateway, Some(&start)).await;
     let mut missed = vec![];
     while missed.len() < 3 {
         let (name, _, data) = again.next().await.unwrap();
@@ -350,32 +350,32 @@ async fn streams_a_reset_and_then_the_changes() {
     missed.sort();
     assert_eq!(missed, ["session new", "session-gone old", "worker-gone pool"]);
     for stranger in ["someone-0", "x"] {
-        assert_eq!(Events::open(&served, Some(stranger)).await.next().await.unwrap().0, "reset");
+        assert_eq!(Events::open(&gateway, Some(stranger)).await.next().await.unwrap().0, "reset");
     }
 
-    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
+    gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
     let ended = tokio::time::timeout(Duration::from_secs(30), async { while events.next().await.is_some() {} }).await;
     ended.expect("the stream goes on though its token was taken out");
 }
 
 #[tokio::test]
 async fn the_openapi_document_matches_the_routes_and_the_ui() {
-    let served = serve_gateway().await;
-    let (status, document) = get(&served, "/api/openapi.json").await;
+    let gateway = start_gateway().await;
+    let (status, document) = get(&gateway, "/api/openapi.json").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(document, serde_json::to_value(rest::document()).unwrap());
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
     let uis = include_str!("../../../ui/openapi.json");
     assert!(
         serde_json::from_str::<Value>(uis).unwrap() == document,
-        "ui/openapi.json is not what is served: run `cargo run --bin openapi > ui/openapi.json`, and `npm run generate` in ui/"
+        "ui/openapi.json is not what is gateway: run `cargo run --bin openapi > ui/openapi.json`, and `npm run generate` in ui/"
     );
     let mut calls = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let named = path.replace("{worker}", "pool").replace("{id}", "none");
-            let asked = request(&served, &method, &format!("/api{named}")).header("origin", "http://elsewhere.test");
+            let asked = request(&gateway, &method, &format!("/api{named}")).header("origin", "http://elsewhere.test");
             let asked = asked.json(&json!({ "token": "x" }));
             let status = asked.send().await.unwrap().status().as_u16();
             assert!([401, 403].contains(&status), "{method} {path}: {status}");
@@ -387,25 +387,26 @@ async fn the_openapi_document_matches_the_routes_and_the_ui() {
 
 #[tokio::test]
 async fn deletes_a_session_after_an_ambiguous_creation_error() {
-    let served = serve_gateway().await;
-    served.gateway.pools.put(key("pool"), WorkerPool::new("pool", WorkerPoolSpec::default()));
-    let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
+    let gateway = start_gateway().await;
+    gateway.state.pools.put(key("pool"), WorkerPool::new("pool", WorkerPoolSpec::default()));
+    let asked = request(&gateway, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
     assert_eq!(asked.send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(served.lookups.load(Ordering::Relaxed) >= 2, "it was made, and taken back");
-    assert_eq!(*served.unwatched.lock().unwrap(), []);
+    assert!(gateway.api_requests.load(Ordering::Relaxed) >= 2, "it was made, and taken back");
+    assert_eq!(*gateway.uncached.lock().unwrap(), []);
 }
 
 #[tokio::test]
 async fn deletes_the_current_session_of_a_reused_name() {
-    let served = serve_gateway().await;
-    served.tell(
+    let gateway = start_gateway().await;
+    gateway.put_session(
         "again",
         "former",
         Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }),
     );
-    served.make("again", "new");
+    gateway.create_uncached("again", "new");
     let (status, ended) =
-        json(request(&served, &Method::DELETE, "/api/sessions/-/again").bearer_auth(ADMIN).send().await.unwrap()).await;
+        json(request(&gateway, &Method::DELETE, "/api/sessions/-/again").bearer_auth(ADMIN).send().await.unwrap())
+            .await;
     assert_eq!((status, &ended["status"]), (StatusCode::OK, &json!("TERMINATING")));
-    assert_eq!(*served.unwatched.lock().unwrap(), []);
+    assert_eq!(*gateway.uncached.lock().unwrap(), []);
 }

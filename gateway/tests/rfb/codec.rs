@@ -1,6 +1,6 @@
 //! Any stream, cut anywhere. `PROPTEST_CASES=1000000 cargo test -p camofleet-gateway --test rfb codec` fuzzes for longer.
 
-use crate::said::{HANDSHAKE, Said, role, said};
+use crate::viewer_message::{HANDSHAKE, ViewerMessage, role, viewer_message};
 use camofleet_gateway::rfb::{ClientFilter, RfbError, ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -39,22 +39,22 @@ fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
 
 /// What a display hears before the first message.
 fn greeting(role: ViewerRole) -> Vec<u8> {
-    let mut heard = b"RFB 003.008\n\x01\x01".to_vec();
+    let mut received = b"RFB 003.008\n\x01\x01".to_vec();
     if role == ViewerRole::View {
-        heard.extend(b"\x02\0\0\x02\0\0\0\0\xc0\xa1\xe5\xce");
-        heard.extend(b"\x06\0\0\0\xff\xff\xff\xf8\x09\0\0\x01\0\0\0\0");
+        received.extend(b"\x02\0\0\x02\0\0\0\0\xc0\xa1\xe5\xce");
+        received.extend(b"\x06\0\0\0\xff\xff\xff\xf8\x09\0\0\x01\0\0\0\0");
     }
-    heard
+    received
 }
 
-fn stream(said: &[Said]) -> Vec<u8> {
-    [HANDSHAKE.to_vec(), said.iter().flat_map(Said::encode).collect()].concat()
+fn stream(messages: &[ViewerMessage]) -> Vec<u8> {
+    [HANDSHAKE.to_vec(), messages.iter().flat_map(ViewerMessage::encode).collect()].concat()
 }
 
 /// Reads what a display would read, by a table of its own: only what a viewer who may only look may say.
-fn assert_only_looking(mut heard: &[u8]) {
-    while let [kind, ..] = *heard {
-        let length = match (kind, heard) {
+fn assert_no_input(mut received: &[u8]) {
+    while let [kind, ..] = *received {
+        let length = match (kind, received) {
             (0, _) => 20,
             (2, [_, _, a, b, ..]) => 4 + 4 * (usize::from(*a) << 8 | usize::from(*b)),
             (3 | 150, _) => 10,
@@ -63,39 +63,39 @@ fn assert_only_looking(mut heard: &[u8]) {
             other => panic!("a viewer got through with {other:?}"),
         };
         // The stream may end in the midst of a message.
-        heard = heard.get(length..).unwrap_or_default();
+        received = received.get(length..).unwrap_or_default();
     }
 }
 
 proptest! {
     #[test]
-    fn parses_every_encoded_message(said in said()) {
-        let bytes = said.encode();
+    fn parses_every_encoded_message(message in viewer_message()) {
+        let bytes = message.encode();
         let ends = (1..=bytes.len()).find_map(|end| Some((end, Message::parse(&bytes[..end]).unwrap()?)));
-        let (end, message) = ends.unwrap();
-        prop_assert_eq!(message, said.message());
-        prop_assert_eq!(message.length(), bytes.len());
+        let (end, parsed) = ends.unwrap();
+        prop_assert_eq!(parsed, message.parsed());
+        prop_assert_eq!(parsed.length(), bytes.len());
         // Once told, it stays the same whatever follows.
-        prop_assert_eq!(Message::parse(&bytes), Ok(Some(message)));
+        prop_assert_eq!(Message::parse(&bytes), Ok(Some(parsed)));
         prop_assert!(end <= 13);
     }
 
     #[test]
     fn forwards_exactly_what_the_role_permits(
         role in role(),
-        said in vec(said(), 0..12),
+        messages in vec(viewer_message(), 0..12),
         cuts in vec(any::<Index>(), 0..20),
     ) {
-        let passed = said.iter().filter_map(|it| it.passed(role)).collect::<Vec<_>>();
-        let input = passed.iter().any(Said::is_input);
-        let heard = [greeting(role), passed.iter().flat_map(Said::encode).collect()].concat();
-        let expected = Filtered { passed: heard, input, error: None };
-        prop_assert_eq!(filter(role, &stream(&said), &cuts), expected);
+        let passed = messages.iter().filter_map(|it| it.filtered(role)).collect::<Vec<_>>();
+        let input = passed.iter().any(ViewerMessage::is_input);
+        let received = [greeting(role), passed.iter().flat_map(ViewerMessage::encode).collect()].concat();
+        let expected = Filtered { passed: received, input, error: None };
+        prop_assert_eq!(filter(role, &stream(&messages), &cuts), expected);
     }
 
     #[test]
-    fn single_byte_chunks_give_the_same_output(role in role(), said in vec(said(), 0..4)) {
-        let stream = stream(&said);
+    fn single_byte_chunks_give_the_same_output(role in role(), messages in vec(viewer_message(), 0..4)) {
+        let stream = stream(&messages);
         let mut filter_of_bytes = ClientFilter::new(role);
         let mut passed = Vec::new();
         for byte in &stream {
@@ -108,12 +108,12 @@ proptest! {
     #[test]
     fn a_hostile_stream_gives_the_same_output_in_any_chunks_and_no_input_of_a_viewer(
         role in role(),
-        said in vec(said(), 0..6),
+        messages in vec(viewer_message(), 0..6),
         noise in vec(any::<u8>(), 0..200),
         changes in vec(any::<(Index, u8, bool)>(), 0..6),
         cuts in vec(any::<Index>(), 0..20),
     ) {
-        let mut hostile = [stream(&said), noise].concat();
+        let mut hostile = [stream(&messages), noise].concat();
         for (place, byte, insert) in changes {
             // The handshake is left alone, or nothing would be reached behind it.
             let place = HANDSHAKE.len() + place.index(hostile.len() - HANDSHAKE.len() + 1);
@@ -127,8 +127,8 @@ proptest! {
         prop_assert_eq!(&filter(role, &hostile, &cuts), &whole);
         prop_assert!(role == ViewerRole::Control || !whole.input);
         if role == ViewerRole::View {
-            let heard = whole.passed.strip_prefix(&greeting(role)[..]);
-            assert_only_looking(heard.unwrap());
+            let received = whole.passed.strip_prefix(&greeting(role)[..]);
+            assert_no_input(received.unwrap());
         }
     }
 
@@ -143,7 +143,7 @@ proptest! {
 
 #[test]
 fn limits_the_clipboard_to_256_kib() {
-    let paste = |length: usize| filter(ViewerRole::Control, &stream(&[Said::CutText(vec![4; length])]), &[]);
+    let paste = |length: usize| filter(ViewerRole::Control, &stream(&[ViewerMessage::CutText(vec![4; length])]), &[]);
     let largest = paste(256 << 10);
     assert_eq!((largest.error, largest.input), (None, true));
     assert_eq!(largest.passed.len(), HANDSHAKE.len() + 8 + (256 << 10));
@@ -154,15 +154,18 @@ fn limits_the_clipboard_to_256_kib() {
 #[test]
 fn ignores_keys_inside_the_payload_of_another_message() {
     // Each payload is a KeyEvent, followed by one that is real.
-    let key = Said::Key { down: true, symbol: 0x61 };
-    let fence = Said::Fence { flags: 0, payload: key.encode() };
-    let cut_text = Said::CutText(key.encode());
-    let clipboard = Said::ExtendedClipboard { flags: 1 << 28 | 1, data: key.encode() };
-    let said = [fence.clone(), cut_text, clipboard, key];
-    let view = filter(ViewerRole::View, &stream(&said), &[]);
+    let key = ViewerMessage::Key { down: true, symbol: 0x61 };
+    let fence = ViewerMessage::Fence { flags: 0, payload: key.encode() };
+    let cut_text = ViewerMessage::CutText(key.encode());
+    let clipboard = ViewerMessage::ExtendedClipboard { flags: 1 << 28 | 1, data: key.encode() };
+    let messages = [fence.clone(), cut_text, clipboard, key];
+    let view = filter(ViewerRole::View, &stream(&messages), &[]);
     assert_eq!(view.passed, [greeting(ViewerRole::View), fence.encode()].concat());
     assert!(!view.input);
-    let control = filter(ViewerRole::Control, &stream(&said), &[]);
-    assert_eq!(control.passed, [greeting(ViewerRole::Control), said.iter().flat_map(Said::encode).collect()].concat());
+    let control = filter(ViewerRole::Control, &stream(&messages), &[]);
+    assert_eq!(
+        control.passed,
+        [greeting(ViewerRole::Control), messages.iter().flat_map(ViewerMessage::encode).collect()].concat()
+    );
     assert!(control.input);
 }

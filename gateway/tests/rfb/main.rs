@@ -4,4 +4,4 @@
 
 mod codec;
 mod display;
-mod said;
+mod viewer_message;
