@@ -1,29 +1,29 @@
-//! What the gateway is told at its start. Everything is read and checked before a socket is opened.
+//! Command-line flags and environment variables, all validated before a socket is opened.
 
 use clap::Parser;
 use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf};
 
-/// The gateway of Camo-fleet: authenticates clients, finds their sessions' runners and relays.
+/// The gateway of Camo-fleet: authenticates clients, finds the runners of their sessions and relays the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(version)]
 pub struct Config {
-    /// Address that clients connect to.
+    /// Address of the public listener: REST API, Playwright, live view and dashboard.
     #[arg(long, env = "CAMOFLEET_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
-    /// Address of /healthz, /readyz and /metrics.
+    /// Address of the admin listener: /healthz, /readyz and /metrics.
     #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
     pub admin_listen: SocketAddr,
-    /// Networks of the proxies before the gateway, as CIDRs with commas between them: their X-Forwarded-For tells a client's address.
+    /// Networks of trusted proxies, as comma-separated CIDRs. X-Forwarded-For is read only from these proxies.
     #[arg(long, env = "CAMOFLEET_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
-    /// Folder with the UI's build.
+    /// Directory with the UI's build.
     #[arg(long, env = "CAMOFLEET_UI", default_value = "/usr/share/camofleet/ui")]
     pub ui: PathBuf,
-    /// Namespace of the release: there are its key and its static tokens.
+    /// Namespace of the release, which has the gateway's signing key and its static tokens.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
-    /// Name of this replica, for logs.
+    /// Name of this replica in the logs.
     #[arg(long, env = "POD_NAME")]
     pub identity: String,
 }

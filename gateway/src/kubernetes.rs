@@ -1,6 +1,5 @@
-//! What the gateway asks of the API server: sessions and pools by watch, one session by name, the Secret with the
-//! static tokens; and that sessions be made and deleted. Thin: what it reads goes into [`Sessions`], [`Pools`] and
-//! [`StaticTokens`], where the decisions are.
+//! Requests to the API server: watches sessions, pools and the Secret with the static tokens; reads, creates and
+//! deletes single sessions. The watches feed [`Sessions`], [`Pools`] and [`StaticTokens`], which make the decisions.
 
 use crate::{
     auth::{
@@ -36,19 +35,19 @@ use tokio::time::timeout;
 
 /// The Secret with the static tokens, in the release's namespace.
 pub const TOKENS: &str = "camofleet-tokens";
-/// How long to wait before the Secret is made again after that failed.
+/// Delay before another attempt to create the Secret.
 const CREATE_RETRY: Duration = Duration::from_secs(5);
-/// How long the API server may take for one object.
+/// Timeout of a request for one object.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a watch keeps up to date.
+/// A cache that a watch keeps up to date.
 trait Cache {
     type Object;
-    /// The part of an object that is kept.
+    /// Removes the parts of an object that the gateway does not read.
     fn trim(object: Self::Object) -> Self::Object;
-    /// Takes the complete list. Says what changed by it.
+    /// Replaces the content with a complete list. Returns the keys of objects that changed or are gone.
     fn replace_all(&self, objects: Vec<(Key, Arc<Self::Object>)>) -> Vec<Key>;
-    /// Whether that is news.
+    /// Inserts or replaces an object. Returns whether it changed.
     fn put(&self, key: Key, object: Arc<Self::Object>) -> bool;
     fn remove(&self, key: &Key);
 }
@@ -93,13 +92,13 @@ impl Cache for Pools {
     }
 }
 
-/// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many
-/// requests on one HTTP/2 connection, one was seen to starve.
+/// Keeps the cache of sessions up to date, forever. Do not use `client` for anything but watches: a watch that shared
+/// its HTTP/2 connection with many requests was seen to starve.
 pub async fn watch_sessions(client: Client, sessions: &Sessions, changes: &Changes) {
     mirror(client, sessions, |key| changes.record(Changed::Session(key))).await;
 }
 
-/// Keeps the cache of pools up to date, for ever. `client` as above.
+/// Keeps the cache of pools up to date, forever. `client` as in [`watch_sessions`].
 pub async fn watch_pools(client: Client, pools: &Pools, changes: &Changes) {
     mirror(client, pools, |key| changes.record(Changed::Pool(key))).await;
 }
@@ -109,7 +108,7 @@ where
     C::Object:
         Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    // Guarded: one object that this version cannot read must not keep the others from being seen.
+    // `DeserializeGuard`: an object that this version cannot parse must not hide the other objects.
     let api = Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client);
     let apply = |change: Change<Arc<C::Object>>| match change {
         Change::All(objects) => {
@@ -131,7 +130,7 @@ where
     watch::follow(api, watch::config(), |object| Some(Arc::new(C::trim(object))), apply).await;
 }
 
-/// Asks the API server itself for the session that has this name now, if there is one.
+/// Reads the session that currently has this name, bypassing the cache.
 pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, ApiError> {
     let api = Api::<DeserializeGuard<BrowserSession>>::namespaced(client.clone(), key.namespace());
     match with_timeout(api.get_opt(key.name())).await? {
@@ -141,7 +140,7 @@ pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, A
     }
 }
 
-/// Whether the API server has a pool of this name.
+/// Returns whether the API server has a pool with this name.
 pub async fn pool_exists(client: &Client, key: &Key) -> Result<bool, ApiError> {
     let api = Api::<WorkerPool>::namespaced(client.clone(), key.namespace());
     Ok(with_timeout(api.get_metadata_opt(key.name())).await?.is_some())
@@ -153,7 +152,7 @@ pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Res
     match with_timeout(api.create(&PostParams::default(), session)).await {
         Ok(created) => Ok(created.uid().unwrap_or_default()),
         Err(ApiError::ApiServer(error)) => Err(match *error {
-            // Its own rights, a quota, or an admission policy.
+            // RBAC, a quota, or an admission policy.
             kube::Error::Api(status) if status.is_forbidden() => ApiError::Forbidden(status.message),
             other => ApiError::ApiServer(Box::new(other)),
         }),
@@ -161,7 +160,8 @@ pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Res
     }
 }
 
-/// Deletes the session of this name, if it has this UID. One that is gone, or another by now, is as good as deleted.
+/// Deletes the session with this name. With a UID, only a session with that UID is deleted. Succeeds also when the
+/// session is gone or another session has taken its name.
 pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(), ApiError> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
     let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
@@ -177,15 +177,14 @@ pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(),
     }
 }
 
-/// The API server's answer, if it comes in time.
-async fn with_timeout<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
-    match timeout(REQUEST_TIMEOUT, answer).await {
-        Ok(answer) => answer.map_err(|error| ApiError::ApiServer(Box::new(error))),
+async fn with_timeout<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+    match timeout(REQUEST_TIMEOUT, request).await {
+        Ok(response) => response.map_err(|error| ApiError::ApiServer(Box::new(error))),
         Err(_) => Err(ApiError::ApiServerTimeout),
     }
 }
 
-/// Keeps the static tokens as the Secret has them, for ever, and makes the Secret when it is not there.
+/// Keeps the static tokens in sync with the Secret, forever, and creates the Secret when it does not exist.
 pub async fn watch_tokens(client: Client, namespace: &str, auth: &Authenticator) {
     let api = Api::<Secret>::namespaced(client, namespace);
     let only_ours = watcher::Config::default().fields(&format!("metadata.name={TOKENS}"));
@@ -200,7 +199,7 @@ pub async fn watch_tokens(client: Client, namespace: &str, auth: &Authenticator)
                 None => create_tokens(&api, auth).await,
             },
             Event::Apply(secret) => apply_tokens(auth, &secret),
-            // Whoever deletes it wants other tokens.
+            // An administrator deletes the Secret to replace its tokens.
             Event::Delete(_) => create_tokens(&api, auth).await,
         }
     }
@@ -210,14 +209,15 @@ fn apply_tokens(auth: &Authenticator, secret: &Secret) {
     let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let read = StaticTokens::parse(data);
     if read.is_empty() {
-        tracing::warn!("Secret {TOKENS} holds no token under `admin` or `viewer`, so all requests are rejected");
+        tracing::warn!("found no token under `admin` or `viewer` in Secret {TOKENS}, so all requests are rejected");
     } else {
         tracing::info!(tokens = ?read, "read Secret {TOKENS}");
     }
     auth.set_tokens(Some(read));
 }
 
-/// Makes the Secret with one new token for each role. The watch tells of it, and of another replica's that was faster.
+/// Creates the Secret with one new token for each role. The watch delivers the new Secret, or the Secret of another
+/// replica that was faster.
 async fn create_tokens(api: &Api<Secret>, auth: &Authenticator) {
     // The deletion of the Secret revokes its tokens.
     if auth.is_ready() {
@@ -234,22 +234,22 @@ async fn create_tokens(api: &Api<Secret>, auth: &Authenticator) {
             Ok(_) => return tracing::info!("created Secret {TOKENS} with one token for each role"),
             Err(kube::Error::Api(status)) if status.is_already_exists() => return,
             Err(error) => {
-                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; you can create it by hand")
+                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; create it by hand to continue")
             }
         }
         tokio::time::sleep(CREATE_RETRY).await;
     }
 }
 
-/// 256 random bits, fit for a URL.
+/// A token of 256 random bits, safe in a URL.
 fn new_token() -> String {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
+    rand::fill(&mut bytes).expect("the system's random source works");
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn key_of(object: &impl ResourceExt) -> Key {
-    Key::new(object.namespace().unwrap_or_default(), object.name_any()).expect("the API server checks names")
+    Key::new(object.namespace().unwrap_or_default(), object.name_any()).expect("the API server validates names")
 }
 
 #[cfg(test)]
@@ -260,7 +260,7 @@ mod tests {
     use serde_json::{Value, json};
     use std::{convert::Infallible, future};
 
-    /// An API server with one object, which has a great deal of metadata.
+    /// An API server with one object that has a lot of metadata.
     fn api_server(kind: &'static str) -> Client {
         let labels: BTreeMap<String, String> =
             (0..20_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect();
@@ -303,7 +303,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = mirror(api_server(kind), cache, |_| {}) => unreachable!("it follows for ever"),
+            () = mirror(api_server(kind), cache, |_| {}) => unreachable!("a watch never ends"),
             () = reading => {}
         }
     }

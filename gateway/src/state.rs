@@ -1,4 +1,4 @@
-//! What the handlers of all requests share.
+//! The state that the handlers of all requests share.
 
 use crate::{
     auth::authenticator::Authenticator,
@@ -22,26 +22,26 @@ pub struct Gateway {
     pub sessions: Sessions,
     /// The pools of all namespaces.
     pub pools: Pools,
-    /// The changes of both.
+    /// Changes of sessions and pools, for the event streams of the REST API.
     pub changes: Changes,
     /// Authenticates clients.
     pub auth: Authenticator,
     /// Signs hop tokens, session tokens and logins.
     pub signer: Signer,
-    /// Single requests to the API server.
+    /// For single requests to the API server. Watches use a client of their own.
     pub client: kube::Client,
-    /// The clients of the public listener.
+    /// Connections to the public listener.
     pub clients: Clients,
-    /// Counters and gauges.
+    /// Counters, gauges and histograms.
     pub metrics: Metrics,
-    /// How long a client waits for its session to become Ready.
+    /// How long a client waits for its session to become Ready: 60 s, except in tests.
     pub ready_timeout: Duration,
-    /// The orderly end of the process.
+    /// Coordinates graceful shutdown.
     pub shutdown: Shutdown,
 }
 
 impl Gateway {
-    /// Knows no sessions, pools and static tokens yet, and trusts no proxies.
+    /// Starts without sessions, pools and static tokens, and trusts no proxies.
     pub fn new(client: kube::Client, namespace: String, signer: Signer) -> Self {
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         Self {
@@ -59,16 +59,16 @@ impl Gateway {
         }
     }
 
-    /// Why the gateway is not ready. None when it is.
+    /// Returns why the readiness probe fails, or None when the gateway is ready.
     pub fn unready_reason(&self) -> Option<&'static str> {
         if self.shutdown.is_leaving() {
-            Some("going away")
+            Some("shutting down")
         } else if !self.sessions.has_synced() {
-            Some("the sessions were not read yet")
+            Some("the session cache has not synced yet")
         } else if !self.pools.has_synced() {
-            Some("the pools were not read yet")
+            Some("the pool cache has not synced yet")
         } else if !self.auth.is_ready() {
-            Some("the tokens were not read yet")
+            Some("the static tokens were not read yet")
         } else {
             None
         }

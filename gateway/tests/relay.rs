@@ -238,7 +238,7 @@ async fn drops_a_client_that_reads_nothing() {
 async fn a_drain_sends_a_close_frame_to_the_client_only() {
     let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     closing.send(CloseReason::Drain).unwrap();
-    let close_frame = close(false, 1001, "the gateway is going away; connect again");
+    let close_frame = close(false, 1001, "the gateway is shutting down; connect again");
     expect(&mut client, &close_frame).await;
     expect_end(&mut client).await;
     // What the client answers must not reach the runner: it would take it for the client's own wish.
@@ -258,7 +258,7 @@ async fn a_drain_completes_the_current_frame_before_closing() {
     settle().await;
     runner.write_all(&[&whole[50..], &next[..2]].concat()).await.unwrap();
     expect(&mut client, &whole[50..]).await;
-    expect(&mut client, &close(false, 1001, "the gateway is going away; connect again")).await;
+    expect(&mut client, &close(false, 1001, "the gateway is shutting down; connect again")).await;
     expect_end(&mut client).await;
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::Drained);
@@ -299,7 +299,7 @@ async fn closes_with_the_reason_when_the_session_ends() {
     let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
     closing.send(CloseReason::Session(SessionEnd::Finished(finish))).unwrap();
-    expect(&mut client, &close(false, 1001, "the session is over: IdleTimeout: nothing for 30 s")).await;
+    expect(&mut client, &close(false, 1001, "the session has ended: IdleTimeout: nothing for 30 s")).await;
     expect_end(&mut client).await;
     expect_end(&mut runner).await;
     drop(client);
@@ -309,7 +309,7 @@ async fn closes_with_the_reason_when_the_session_ends() {
 #[tokio::test(start_paused = true)]
 async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
     let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
-    let (close_frame, answer) = (close(false, 1001, "the session is over"), close(true, 1001, ""));
+    let (close_frame, answer) = (close(false, 1001, "the session has ended"), close(true, 1001, ""));
     runner.write_all(&close_frame).await.unwrap();
     expect(&mut client, &close_frame).await;
     let start = Instant::now();

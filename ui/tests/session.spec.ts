@@ -76,7 +76,7 @@ test('when the login is over, it is asked for again', { tag: '@once' }, async ({
   await enter(page, gateway, '?session=watched');
   await expect(picture(page)).toBeVisible();
   gateway.api.role = null;
-  gateway.call.socket.close(4401, 'the token is not valid any more');
+  gateway.call.socket.close(4401, 'the token is no longer valid');
   await expect(page.getByLabel('Token')).toBeVisible();
   await typeInto(page.getByLabel('Token'), tokens.admin);
   await button(page, 'Log in').click();

@@ -1,31 +1,31 @@
-//! Reads the credential of a request: a token, or the cookie of a login.
+//! Reads a request's credential: a token or a login cookie.
 
 use axum::extract::Query;
 use axum_extra::extract::CookieJar;
 use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use serde::Deserialize;
 
-/// The cookie with a browser's login.
+/// Name of the cookie with a browser's login.
 pub const LOGIN_COOKIE: &str = "camofleet_login";
 
 /// The credential of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// A token that the client sent on purpose.
+    /// A static token or a session token, which the client sent explicitly.
     Token(String),
-    /// A login. Browsers add it to every request to this host, including those that a page of another host caused.
+    /// A login. Browsers add it to every request to this host, including requests caused by a page of another host.
     Cookie(String),
 }
 
 impl Credential {
-    /// The token of a request, else its login cookie.
+    /// Returns the request's token, or its login cookie when it has no token.
     pub fn from_request(headers: &HeaderMap, uri: &Uri) -> Option<Self> {
         let cookie = || CookieJar::from_headers(headers).get(LOGIN_COOKIE).map(|cookie| cookie.value().to_owned());
         token(headers, uri).map(Self::Token).or_else(|| cookie().map(Self::Cookie))
     }
 }
 
-/// The token of a request: `Authorization: Bearer` (RFC 6750), else `?token=` for clients that cannot set headers.
+/// Reads `Authorization: Bearer` (RFC 6750), or else `?token=`, for clients that cannot set headers.
 fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     #[derive(Deserialize)]
     struct InQuery {
@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(token_of(None, "/ws/a/b?x=1&token=a%2Bb").as_deref(), Some("a+b"));
         assert_eq!(token_of(Some("Basic abc"), "/ws/a/b?token=q").as_deref(), Some("q"));
         assert_eq!(token_of(Some("Bearer"), "/ws/a/b"), None);
-        assert_eq!(token_of(None, "/ws/a/b?token=a&token=b"), None, "two tokens are none");
+        assert_eq!(token_of(None, "/ws/a/b?token=a&token=b"), None, "a repeated parameter is rejected");
     }
 
     #[test]

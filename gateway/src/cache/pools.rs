@@ -1,4 +1,4 @@
-//! The pools of all namespaces as the watch tells them. Does no IO: whoever watches the API server feeds it.
+//! The cache of the pools of all namespaces. Does no I/O; the watches in `kubernetes` feed it.
 
 use crate::cache::session::Key;
 use camofleet_crds::v1alpha1::{NamespacesFrom, RunnerTemplate, WorkerPool};
@@ -8,17 +8,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The cache.
+/// The cache of pools.
 #[derive(Default)]
 pub struct Pools(Mutex<Cache>);
 
 #[derive(Default)]
 struct Cache {
-    known: BTreeMap<Key, Arc<WorkerPool>>,
+    by_key: BTreeMap<Key, Arc<WorkerPool>>,
     synced: bool,
 }
 
-/// The pool without the shape of its runner pods: it is the largest part of a pool, and the gateway does not read it.
+/// Removes the template of the runner pods and the serving shape, which are most of a pool and which the gateway does
+/// not read.
 pub fn without_template(mut pool: WorkerPool) -> WorkerPool {
     pool.spec.template = RunnerTemplate::default();
     if let Some(status) = &mut pool.status {
@@ -28,60 +29,60 @@ pub fn without_template(mut pool: WorkerPool) -> WorkerPool {
 }
 
 impl Pools {
-    /// Takes the complete list of pools: one that is not in it is gone. Returns what changed.
+    /// Replaces the cache with a complete list of pools. Returns the keys of pools that changed or are gone.
     pub fn replace_all(&self, pools: Vec<(Key, Arc<WorkerPool>)>) -> Vec<Key> {
         let mut cache = self.cache();
-        let former = mem::replace(&mut cache.known, pools.into_iter().collect());
+        let former = mem::replace(&mut cache.by_key, pools.into_iter().collect());
         cache.synced = true;
-        let gone = former.keys().filter(|key| !cache.known.contains_key(*key));
-        let changed = cache.known.iter().filter(|(key, pool)| former.get(*key) != Some(*pool)).map(|(key, _)| key);
+        let gone = former.keys().filter(|key| !cache.by_key.contains_key(*key));
+        let changed = cache.by_key.iter().filter(|(key, pool)| former.get(*key) != Some(*pool)).map(|(key, _)| key);
         gone.chain(changed).cloned().collect()
     }
 
-    /// A pool is there. Whether that is news.
+    /// Inserts or replaces a pool. Returns whether it changed.
     pub fn put(&self, key: Key, pool: impl Into<Arc<WorkerPool>>) -> bool {
         let pool = pool.into();
-        let known = &mut self.cache().known;
-        let is_news = known.get(&key) != Some(&pool);
-        known.insert(key, pool);
-        is_news
+        let by_key = &mut self.cache().by_key;
+        let changed = by_key.get(&key) != Some(&pool);
+        by_key.insert(key, pool);
+        changed
     }
 
-    /// A pool was deleted.
+    /// Removes a deleted pool.
     pub fn remove(&self, key: &Key) {
-        self.cache().known.remove(key);
+        self.cache().by_key.remove(key);
     }
 
-    /// Whether a whole list was read once.
+    /// Whether a complete list was received.
     pub fn has_synced(&self) -> bool {
         self.cache().synced
     }
 
-    /// The pool of that name.
+    /// The pool with this name.
     pub fn get(&self, key: &Key) -> Option<Arc<WorkerPool>> {
-        self.cache().known.get(key).cloned()
+        self.cache().by_key.get(key).cloned()
     }
 
-    /// A namespace's pools by name.
+    /// The pools of a namespace, sorted by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<WorkerPool>> {
         let cache = self.cache();
-        cache.known.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
+        cache.by_key.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
     }
 
-    /// Whether a session of that namespace may find a pool: one of its own, or one that is for other namespaces too.
-    /// For which, the operator judges.
+    /// Whether any pool may serve sessions of this namespace: a pool of the same namespace, or one that allows other
+    /// namespaces. The operator decides which of those namespaces it allows.
     pub fn any_may_serve(&self, namespace: &str) -> bool {
         let shared = |pool: &WorkerPool| pool.spec.allowed_namespaces.from != NamespacesFrom::Same;
-        self.cache().known.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))
+        self.cache().by_key.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))
     }
 
     /// The namespaces that have pools.
     pub fn namespaces(&self) -> BTreeSet<String> {
-        self.cache().known.keys().map(|key| key.namespace().to_owned()).collect()
+        self.cache().by_key.keys().map(|key| key.namespace().to_owned()).collect()
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        // Every change is complete before anything can panic.
+        // Poisoning is harmless: no code panics between two parts of an update.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What the gateway needs to know of a session. Pure: a `BrowserSession` goes in, where it stands comes out.
+//! A session as the gateway sees it: its name, its object, and whether clients can connect to it. Pure.
 
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, Truth},
@@ -7,7 +7,7 @@ use camofleet_crds::{
 };
 use std::{fmt, sync::Arc};
 
-/// The name by which clients ask.
+/// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     namespace: String,
@@ -15,19 +15,19 @@ pub struct Key {
 }
 
 impl Key {
-    /// Namespace and name of a `BrowserSession`. None when no object can have them: they become part of a URL towards
-    /// the API server, so a slash or dots must not come through.
+    /// Validates a namespace and a name. None when no object can have them. Both become part of a URL of the API
+    /// server, so a slash or `..` must be rejected.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Option<Self> {
         let key = Self { namespace: namespace.into(), name: name.into() };
         (names::is_label(&key.namespace) && names::is_subdomain(&key.name)).then_some(key)
     }
 
-    /// Namespace of the `BrowserSession`.
+    /// Namespace of the object.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Name of the `BrowserSession`.
+    /// Name of the object.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -39,32 +39,32 @@ impl fmt::Display for Key {
     }
 }
 
-/// A session: another UID under the same name is another one.
+/// A session. Another UID under the same name is another session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    /// What can be done with it now.
+    /// Whether clients can connect.
     pub readiness: Readiness,
-    /// The whole of it.
+    /// The whole object.
     pub object: Arc<BrowserSession>,
 }
 
-/// What can be done with a session.
+/// Whether clients can connect to a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It can be waited for.
+    /// Not yet.
     Waiting(SessionState),
-    /// It can be connected to, there.
+    /// Yes, at this runner.
     Ready(RunnerRef),
-    /// It is over, for that reason.
+    /// No, the session has ended.
     Finished(Finish),
 }
 
-/// Why a session is over.
+/// Why a session finished: reason and message of its condition `Finished`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
-    /// One word: a reason of the condition `Finished`.
+    /// The condition's reason, for programs.
     pub reason: String,
-    /// For people; may be empty.
+    /// The condition's message, for people. Can be empty.
     pub message: String,
 }
 
@@ -76,41 +76,41 @@ impl fmt::Display for Finish {
 }
 
 impl Session {
-    /// Reads an object as the API server gives it.
+    /// Derives the readiness from the object's status.
     pub fn new(object: impl Into<Arc<BrowserSession>>) -> Self {
         let object = object.into();
         Self { readiness: Readiness::of(&object), object }
     }
 
-    /// UID of the `BrowserSession`.
+    /// UID of the object.
     pub fn uid(&self) -> &str {
         self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// The pool that serves it, else the one that its spec names. None when it has neither.
+    /// The pool that serves the session, or else the pool in its spec. None when it has neither.
     pub fn pool(&self) -> Option<Key> {
         Key::new(self.object.pool_namespace(), pool_name(&self.object))
     }
 
-    /// Whether it may be found under this pool's name. None stands for any pool. A session that has no pool yet is
-    /// found under any.
+    /// Whether a path with this pool matches the session. None matches every session. A session without a pool matches
+    /// every pool.
     pub fn is_in_pool(&self, pool: Option<&str>) -> bool {
         let own = pool_name(&self.object);
         pool.is_none_or(|pool| pool == own || own.is_empty())
     }
 
-    /// Whether it may still wait for a slot.
+    /// Whether the session may be waiting for a slot.
     pub fn may_be_queued(&self) -> bool {
         matches!(self.readiness, Readiness::Waiting(SessionState::Pending | SessionState::Queued))
     }
 
-    /// Whether its display can be looked at; known once it is Ready.
+    /// Whether the session has a live view. False until it is Ready.
     pub fn has_live_view(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.vnc.is_some())
     }
 }
 
-/// Name of the pool that serves a session, else of the one that its spec names, else empty.
+/// Name of the pool that serves a session, or else of the pool in its spec, or else empty.
 pub fn pool_name(session: &BrowserSession) -> &str {
     let serving = session.status.as_ref().and_then(|status| status.pool.as_deref());
     serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
@@ -126,7 +126,7 @@ impl Readiness {
         {
             return Self::Finished(Finish { reason: finished.reason.clone(), message: finished.message.clone() });
         }
-        // Unknown means that the operator cannot reach the runner. The gateway may still reach it, so it tries.
+        // `Unknown` means that the operator cannot reach the runner. The gateway tries, because it may still reach it.
         let may_be_ready =
             conditions::get(&status.conditions, READY).is_some_and(|it| it.status != Truth::False.as_str());
         match &status.runner {
@@ -146,7 +146,7 @@ mod tests {
         let mut object = BrowserSession::new("s", BrowserSessionSpec::default());
         let mut status = BrowserSessionStatus { state: SessionState::Starting, ..BrowserSessionStatus::default() };
         for (type_, truth, reason) in conditions {
-            conditions::set(&mut status.conditions, type_, *truth, reason, "words", None, Timestamp::UNIX_EPOCH);
+            conditions::set(&mut status.conditions, type_, *truth, reason, "message", None, Timestamp::UNIX_EPOCH);
         }
         status.runner = runner.then(self::runner);
         object.status = Some(status);
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn derives_readiness_from_conditions() {
         let waiting = Readiness::Waiting(SessionState::Starting);
-        let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "words".into() });
+        let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "message".into() });
         assert_eq!(readiness(&[], false), waiting);
         assert_eq!(readiness(&[], true), waiting);
         assert_eq!(readiness(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
@@ -193,7 +193,7 @@ mod tests {
             let session = session(named, serving);
             assert_eq!(session.pool(), pool.and_then(|pool| Key::new("ns", pool)));
             assert!(session.is_in_pool(None) && session.is_in_pool(Some("a")));
-            assert_eq!(session.is_in_pool(Some("b")), pool.is_none(), "one without a pool is found in any");
+            assert_eq!(session.is_in_pool(Some("b")), pool.is_none(), "a session without a pool matches every pool");
         }
     }
 

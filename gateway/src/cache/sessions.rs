@@ -1,5 +1,5 @@
-//! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to
-//! follow one of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
+//! The cache of the sessions of all namespaces, with the activity that their runners reported. Callers can watch a
+//! single session. Does no I/O; `kubernetes` and the REST API's polls feed the cache.
 
 use crate::cache::{
     activity::Activity,
@@ -14,11 +14,11 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The cache. Each session has a channel of its own, so an event wakes those who follow that session and nobody else.
+/// The cache of sessions. Each session has its own channel, so a change wakes only the watchers of that session.
 #[derive(Default)]
 pub struct Sessions {
     entries: Mutex<HashMap<Key, CachedSession>>,
-    /// Sends after each session that is new in the cache.
+    /// Sends after each new session.
     additions: watch::Sender<()>,
     synced: watch::Sender<bool>,
 }
@@ -26,7 +26,7 @@ pub struct Sessions {
 struct CachedSession {
     session: watch::Sender<Session>,
     activity: Option<Activity>,
-    /// When the runner was asked for it last.
+    /// When the runner was last polled for the activity.
     polled_at: Option<Instant>,
 }
 
@@ -37,13 +37,13 @@ impl CachedSession {
 }
 
 impl Sessions {
-    /// Takes the complete list of sessions: one that is not in it is gone. Returns what changed.
+    /// Replaces the cache with a complete list of sessions. Returns the keys of sessions that changed or are gone.
     pub fn replace_all(&self, sessions: Vec<(Key, Session)>) -> Vec<Key> {
-        let mut known = self.entries();
+        let mut entries = self.entries();
         let listed: HashSet<Key> = sessions.iter().map(|(key, _)| key.clone()).collect();
-        let mut changed: Vec<Key> = known.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
+        let mut changed: Vec<Key> = entries.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
         for (key, session) in sessions {
-            if self.put_into(&mut known, key.clone(), session) {
+            if self.put_into(&mut entries, key.clone(), session) {
                 changed.push(key);
             }
         }
@@ -51,54 +51,54 @@ impl Sessions {
         changed
     }
 
-    /// A session is there. Whether that is news.
+    /// Inserts or replaces a session. Returns whether it changed.
     pub fn put(&self, key: Key, session: Session) -> bool {
         self.put_into(&mut self.entries(), key, session)
     }
 
-    fn put_into(&self, known: &mut HashMap<Key, CachedSession>, key: Key, session: Session) -> bool {
-        match known.entry(key) {
-            Entry::Occupied(known) if known.get().session.borrow().uid() == session.uid() => {
-                return known.get().session.send_if_modified(|former| {
+    fn put_into(&self, entries: &mut HashMap<Key, CachedSession>, key: Key, session: Session) -> bool {
+        match entries.entry(key) {
+            Entry::Occupied(entry) if entry.get().session.borrow().uid() == session.uid() => {
+                return entry.get().session.send_if_modified(|former| {
                     let changed = *former != session;
                     *former = session;
                     changed
                 });
             }
-            // Another UID: the channel of the former session closes, and its followers see that it is gone.
-            Entry::Occupied(mut known) => drop(known.insert(CachedSession::new(session))),
-            Entry::Vacant(place) => _ = place.insert(CachedSession::new(session)),
+            // Another UID: the former session's channel closes, so its watchers see the deletion.
+            Entry::Occupied(mut entry) => drop(entry.insert(CachedSession::new(session))),
+            Entry::Vacant(entry) => _ = entry.insert(CachedSession::new(session)),
         }
         self.additions.send_replace(());
         true
     }
 
-    /// A session was deleted.
+    /// Removes a deleted session.
     pub fn remove(&self, key: &Key) {
         self.entries().remove(key);
     }
 
-    /// Whether a whole list was read once.
+    /// Whether a complete list was received.
     pub fn has_synced(&self) -> bool {
         *self.synced.borrow()
     }
 
-    /// Follows the session that has this name now.
+    /// Watches the session that currently has this name.
     pub fn watch(&self, key: &Key) -> Option<SessionWatch> {
-        self.entries().get(key).map(|known| SessionWatch(known.session.subscribe()))
+        self.entries().get(key).map(|cached| SessionWatch(cached.session.subscribe()))
     }
 
-    /// The session that has this name now, and what its runner last said.
+    /// The session that currently has this name, and the activity that its runner last reported.
     pub fn get(&self, key: &Key) -> Option<(Session, Option<Activity>)> {
-        self.entries().get(key).map(|known| (known.session.borrow().clone(), known.activity.clone()))
+        self.entries().get(key).map(|cached| (cached.session.borrow().clone(), cached.activity.clone()))
     }
 
-    /// Every session's object, in no order.
+    /// The objects of all sessions, in no particular order.
     pub fn objects(&self) -> Vec<Arc<BrowserSession>> {
-        self.entries().values().map(|known| Arc::clone(&known.session.borrow().object)).collect()
+        self.entries().values().map(|cached| Arc::clone(&cached.session.borrow().object)).collect()
     }
 
-    /// The names of a namespace's sessions, in no order.
+    /// The names of a namespace's sessions, in no particular order.
     pub fn keys_in(&self, namespace: &str) -> Vec<Key> {
         self.entries().keys().filter(|key| key.namespace() == namespace).cloned().collect()
     }
@@ -108,55 +108,55 @@ impl Sessions {
         self.entries().keys().map(|key| key.namespace().to_owned()).collect()
     }
 
-    /// The session, if its runner can be asked for its activity, and was not for so long. By this it counts as asked,
-    /// whether the runner answers or not.
+    /// Returns the session and its runner when a poll of its activity is due: the session is Ready, and the last poll
+    /// began at least `max_age` ago. Records `now` as the time of the poll, whether the runner answers or not.
     pub fn start_poll(&self, key: &Key, max_age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
-        let mut known = self.entries();
-        let known = known.get_mut(key)?;
-        let session = known.session.borrow().clone();
+        let mut entries = self.entries();
+        let cached = entries.get_mut(key)?;
+        let session = cached.session.borrow().clone();
         let Readiness::Ready(runner) = session.readiness.clone() else { return None };
-        if known.polled_at.is_some_and(|polled_at| now.duration_since(polled_at) < max_age) {
+        if cached.polled_at.is_some_and(|polled_at| now.duration_since(polled_at) < max_age) {
             return None;
         }
-        known.polled_at = Some(now);
+        cached.polled_at = Some(now);
         Some((session, runner))
     }
 
-    /// A runner said this of the session with this UID. Whether that is news.
+    /// Records the activity that a runner reported for the session with this UID. Returns whether it changed.
     pub fn record_activity(&self, key: &Key, uid: &str, activity: Activity) -> bool {
-        let mut known = self.entries();
-        let Some(known) = known.get_mut(key).filter(|known| known.session.borrow().uid() == uid) else {
+        let mut entries = self.entries();
+        let Some(cached) = entries.get_mut(key).filter(|cached| cached.session.borrow().uid() == uid) else {
             return false;
         };
-        let is_news = known.activity.as_ref().is_none_or(|former| !former.is_equivalent(&activity));
-        known.activity = Some(activity);
-        is_news
+        let changed = cached.activity.as_ref().is_none_or(|former| !former.is_equivalent(&activity));
+        cached.activity = Some(activity);
+        changed
     }
 
-    /// Follows the session of this name with this UID as soon as the cache has it, which may be never.
+    /// Watches the session with this name and UID once the cache has it. Pends forever if that never happens.
     pub async fn wait_for_session(&self, key: &Key, uid: &str) -> SessionWatch {
         let mut additions = self.additions.subscribe();
         loop {
-            if let Some(followed) = self.watch(key).filter(|followed| followed.uid() == uid) {
-                return followed;
+            if let Some(session) = self.watch(key).filter(|session| session.uid() == uid) {
+                return session;
             }
             additions.changed().await.expect("the sender lives in self");
         }
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, CachedSession>> {
-        // Every change is complete before anything can panic.
+        // Poisoning is harmless: no code panics between two parts of an update.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One session, by UID: a later one of the same name does not show up here.
+/// A watch on one session, identified by UID. A later session with the same name does not appear here.
 pub struct SessionWatch(watch::Receiver<Session>);
 
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// It finished.
+    /// The session finished.
     Finished(Finish),
     /// The object was deleted.
     Deleted,
@@ -165,7 +165,7 @@ pub enum SessionEnd {
 impl fmt::Display for SessionEnd {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Finished(finish) => write!(out, "the session is over: {finish}"),
+            Self::Finished(finish) => write!(out, "the session has ended: {finish}"),
             Self::Deleted => out.write_str("the session was deleted"),
         }
     }
@@ -177,17 +177,17 @@ impl SessionWatch {
         self.0.borrow().uid().to_owned()
     }
 
-    /// All that was last heard of it.
+    /// The latest known state.
     pub fn session(&self) -> Session {
         self.0.borrow().clone()
     }
 
-    /// Whether it has a display that can be looked at.
+    /// Whether the session has a live view. False until it is Ready.
     pub fn has_live_view(&self) -> bool {
         self.0.borrow().has_live_view()
     }
 
-    /// Where it stood when it was last heard of, for words.
+    /// The latest known state, for messages.
     pub fn state(&self) -> SessionState {
         match &self.0.borrow().readiness {
             Readiness::Waiting(state) => *state,
@@ -196,7 +196,10 @@ impl SessionWatch {
         }
     }
 
-    /// Waits until it can be connected to.
+    /// Waits until clients can connect.
+    ///
+    /// # Errors
+    /// When the session ends first.
     pub async fn ready(&mut self) -> Result<RunnerRef, SessionEnd> {
         self.until(|readiness| match readiness {
             Readiness::Waiting(_) => None,
@@ -207,7 +210,7 @@ impl SessionWatch {
         .unwrap_or(Err(SessionEnd::Deleted))
     }
 
-    /// Waits until it ends.
+    /// Waits until the session ends.
     pub async fn ended(&mut self) -> SessionEnd {
         let finish = self.until(|readiness| match readiness {
             Readiness::Waiting(_) | Readiness::Ready(_) => None,
@@ -216,11 +219,11 @@ impl SessionWatch {
         finish.await.map_or(SessionEnd::Deleted, SessionEnd::Finished)
     }
 
-    /// Waits for a readiness that gives an answer. None: it was deleted before.
-    async fn until<T>(&mut self, mut answer: impl FnMut(&Readiness) -> Option<T>) -> Option<T> {
+    /// Waits until `matches` returns a value for the readiness. None when the object is deleted first.
+    async fn until<T>(&mut self, mut matches: impl FnMut(&Readiness) -> Option<T>) -> Option<T> {
         let mut found = None;
         let waited = self.0.wait_for(|session| {
-            found = answer(&session.readiness);
+            found = matches(&session.readiness);
             found.is_some()
         });
         waited.await.ok()?;
@@ -262,22 +265,22 @@ mod tests {
     async fn a_watch_sees_a_session_become_ready_and_finish() {
         let sessions = Sessions::default();
         sessions.put(key("a"), session("1", waiting()));
-        let mut followed = sessions.watch(&key("a")).unwrap();
-        assert_eq!((followed.uid().as_str(), followed.state()), ("1", SessionState::Queued));
+        let mut session_watch = sessions.watch(&key("a")).unwrap();
+        assert_eq!((session_watch.uid().as_str(), session_watch.state()), ("1", SessionState::Queued));
         sessions.put(key("a"), session("1", Readiness::Ready(runner())));
-        assert_eq!(followed.ready().await, Ok(runner()));
+        assert_eq!(session_watch.ready().await, Ok(runner()));
         sessions.put(key("a"), session("1", Readiness::Finished(finish())));
-        assert_eq!(followed.ended().await, SessionEnd::Finished(finish()));
-        assert_eq!(followed.ready().await, Err(SessionEnd::Finished(finish())));
+        assert_eq!(session_watch.ended().await, SessionEnd::Finished(finish()));
+        assert_eq!(session_watch.ready().await, Err(SessionEnd::Finished(finish())));
     }
 
     #[tokio::test]
     async fn a_watch_ends_when_another_session_takes_the_name() {
         let sessions = Sessions::default();
         sessions.put(key("a"), session("1", waiting()));
-        let mut followed = sessions.watch(&key("a")).unwrap();
+        let mut session_watch = sessions.watch(&key("a")).unwrap();
         sessions.put(key("a"), session("2", Readiness::Ready(runner())));
-        assert_eq!(followed.ready().await, Err(SessionEnd::Deleted));
+        assert_eq!(session_watch.ready().await, Err(SessionEnd::Deleted));
         assert_eq!(sessions.watch(&key("a")).unwrap().uid(), "2");
     }
 
@@ -291,7 +294,7 @@ mod tests {
         let mut missed = sessions.watch(&key("missed")).unwrap();
         sessions.remove(&key("deleted"));
         assert_eq!(deleted.ended().await, SessionEnd::Deleted);
-        assert!(sessions.watch(&key("missed")).is_some(), "nothing is gone before the list is complete");
+        assert!(sessions.watch(&key("missed")).is_some(), "a session is removed only when the list is complete");
         assert!(!sessions.has_synced());
         let listed = (key("kept"), session("kept", Readiness::Ready(runner())));
         assert_eq!(sessions.replace_all(vec![listed]), [key("missed")]);
@@ -304,10 +307,10 @@ mod tests {
     async fn a_watch_sees_a_finish_that_a_deletion_follows_at_once() {
         let sessions = Sessions::default();
         sessions.put(key("a"), session("1", Readiness::Ready(runner())));
-        let mut followed = sessions.watch(&key("a")).unwrap();
+        let mut session_watch = sessions.watch(&key("a")).unwrap();
         sessions.put(key("a"), session("1", Readiness::Finished(finish())));
         sessions.remove(&key("a"));
-        assert_eq!(followed.ended().await, SessionEnd::Finished(finish()));
+        assert_eq!(session_watch.ended().await, SessionEnd::Finished(finish()));
     }
 
     #[tokio::test]
@@ -343,10 +346,10 @@ mod tests {
         };
         let record = |uid, activity| sessions.record_activity(&key("a"), uid, activity);
         assert!(record("1", activity(10_000, 0)));
-        assert!(!record("1", activity(10_400, 0)), "the same, but for the rounding");
+        assert!(!record("1", activity(10_400, 0)), "differs only by rounding");
         assert!(record("1", activity(12_000, 0)));
         assert!(record("1", activity(12_000, 1)));
-        assert!(!record("2", activity(20_000, 1)), "it is another session");
+        assert!(!record("2", activity(20_000, 1)), "the UID is of another session");
         assert_eq!(sessions.get(&key("a")).unwrap().1.unwrap().last_active, activity(12_000, 1).last_active);
         assert!(sessions.put(key("a"), session("2", Readiness::Ready(runner()))));
         assert_eq!(sessions.get(&key("a")).unwrap().1, None);
@@ -356,11 +359,11 @@ mod tests {
     fn starts_one_poll_of_a_session_per_interval() {
         let (sessions, now, age) = (Sessions::default(), Instant::now(), Duration::from_secs(5));
         sessions.put(key("a"), session("1", waiting()));
-        assert_eq!(sessions.start_poll(&key("a"), age, now), None, "it has no runner");
+        assert_eq!(sessions.start_poll(&key("a"), age, now), None, "the session has no runner");
         let ready = session("1", Readiness::Ready(runner()));
         sessions.put(key("a"), ready.clone());
         assert_eq!(sessions.start_poll(&key("a"), age, now), Some((ready, runner())));
-        assert_eq!(sessions.start_poll(&key("a"), age, now + age / 2), None, "nobody knows yet whether it answers");
+        assert_eq!(sessions.start_poll(&key("a"), age, now + age / 2), None, "a poll may be in progress");
         assert!(sessions.start_poll(&key("a"), age, now + age).is_some());
         assert!(sessions.start_poll(&key("a"), Duration::ZERO, now + age).is_some());
     }

@@ -1,8 +1,8 @@
-//! `GET /vnc/{namespace}/{name}`: the display of a session as RFB over a WebSocket, for noVNC and others.
+//! `GET /vnc/{namespace}/{name}`: the display of a session as RFB over a WebSocket, for noVNC and other viewers.
 //!
-//! Each viewer has a connection of its own to the display, so a slow one slows nobody but itself, and the display
-//! sends it fewer pictures. What a viewer may say is decided here ([`rfb`](crate::rfb)); what a controller does counts
-//! as activity of the session, looking does not.
+//! Each viewer has its own connection to the display. A slow viewer therefore does not slow down other viewers, and the
+//! display sends it fewer pictures. [`rfb`](crate::rfb) filters the viewer's messages by its role. Input of a
+//! controller counts as activity of the session; viewing does not.
 
 use crate::{
     auth::{
@@ -51,19 +51,19 @@ use tokio_tungstenite::{
 };
 use tracing::Instrument;
 
-/// What is read of the display at once.
+/// Longest read from the display.
 const BUFFER: usize = 64 << 10;
-/// The longest message of a viewer. noVNC's are some bytes each; a pasted text is the longest.
+/// Longest WebSocket message of a viewer. noVNC's messages have a few bytes, except for pasted text.
 const MAX_MESSAGE: usize = 1 << 20;
-/// What is read of a viewer at once. tungstenite clears as much before each look, and it looks with every piece of a
-/// picture.
+/// Longest read from a viewer. tungstenite zeroes a buffer of this size before each read, and it reads with every chunk
+/// of a picture that is sent.
 const READ_BUFFER: usize = 4 << 10;
-/// A side that does not take what it is sent within this time is stuck.
+/// A side that does not accept a message within this time is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// How often the activity of a controller is reported to the runner.
+/// Shortest interval between two reports of a controller's activity to the runner.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Finds the session, waits until it is Ready, connects with its display, and relays.
+/// Finds the session, waits until it is Ready, connects to its display, and relays.
 pub async fn vnc(
     MayWatch(access): MayWatch,
     handshake: Result<Handshake, ApiError>,
@@ -74,7 +74,7 @@ pub async fn vnc(
     if !found.session.has_live_view() {
         return Err(ApiError::NoLiveView);
     }
-    // Last: a page learns by a plain request what its WebSocket was refused for.
+    // Checked last, so that a page can send a plain request to find out why its WebSocket was rejected.
     let handshake = handshake?;
     let role = if access.scope() == Scope::Control { rfb::ViewerRole::Control } else { rfb::ViewerRole::View };
     let response = switching_protocols(&handshake.headers, access.scope());
@@ -88,14 +88,14 @@ pub async fn vnc(
     }
 }
 
-/// The answer to a handshake (RFC 6455 section 4.2.2).
+/// The response to a handshake (RFC 6455 section 4.2.2).
 fn switching_protocols(headers: &HeaderMap, granted: Scope) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let answer = response.headers_mut();
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
-    let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is fit for a header");
+    let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is valid in a header");
     answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     if let Some(protocol) = Offer::from_headers(headers).select(granted) {
         answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
@@ -159,26 +159,26 @@ impl ActivityReporter<'_> {
     }
 }
 
-/// Why no more is relayed.
+/// How the relay ended.
 enum End {
-    /// The viewer said goodbye, or its side ended.
+    /// The viewer closed the connection.
     ViewerClosed,
-    /// It does not take or does not answer any more.
+    /// The viewer disconnected without a Close frame, is stuck, or did not answer a Ping.
     ViewerLost,
-    /// It sent what may not pass.
+    /// The viewer violated RFB.
     InvalidViewerBytes(RfbError),
-    /// It sent what is no binary WebSocket message, or one that is too long: a code of RFC 6455 section 7.4.1, and
-    /// words.
+    /// The viewer sent an invalid, non-binary or too long WebSocket message. Contains a code of RFC 6455 section 7.4.1
+    /// and a reason.
     InvalidMessage(u16, String),
-    /// The display's side ended, or does not take any more.
+    /// The display disconnected, or is stuck.
     DisplayLost,
-    /// The display is not one of ours.
+    /// The display's greeting is not the one of a runner's display.
     InvalidGreeting(RfbError),
-    /// The gateway ends it.
+    /// The gateway closed the connection.
     ByGateway(CloseReason),
 }
 
-/// Carries both directions until one of the sides or `ending` ends it.
+/// Relays both directions until one side ends the connection or `closing` resolves.
 async fn relay<V, R, W>(
     viewer: WebSocketStream<V>,
     display: Side<R, W>,
@@ -213,30 +213,34 @@ where
         End::InvalidGreeting(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
         End::DisplayLost => match timeout(END_REASON_TIMEOUT, closing).await {
             Ok(reason) => (reason.outcome(), Some(close_of(&reason))),
-            Err(_) => (Outcome::RunnerLost, Some((1011, "the session's runner was lost; connect again".to_owned()))),
+            Err(_) => {
+                let reason = "the connection to the session's runner was lost; connect again".to_owned();
+                (Outcome::RunnerLost, Some((1011, reason)))
+            }
         },
         End::ByGateway(reason) => (reason.outcome(), Some(close_of(&reason))),
     };
     if outcome != Outcome::ClientLost {
-        let mut viewer = to_viewer.reunite(from_viewer).expect("they are two halves of one");
-        let goodbye = async {
+        let mut viewer = to_viewer.reunite(from_viewer).expect("both halves are of the same WebSocket");
+        let closing_handshake = async {
             if let Some((code, reason)) = close {
                 let frame = CloseFrame { code: code.into(), reason: close_frame::truncate_reason(&reason).into() };
                 let _ = viewer.send(Message::Close(Some(frame))).await;
             }
-            // Where the viewer said goodbye first, reading on is what sends it ours.
+            // When the viewer closed first, this read also sends the answering Close frame.
             while let Some(Ok(_)) = viewer.next().await {}
-            // Closing with unread bytes would reset the connection, and the viewer could lose our words.
+            // Closing the socket while it has unread bytes would reset the connection, and the viewer could lose the
+            // Close frame.
             let connection = viewer.get_mut();
             connection.shutdown().await?;
             tokio::io::copy(connection, &mut tokio::io::sink()).await
         };
-        let _ = timeout(END_REASON_TIMEOUT, goodbye).await;
+        let _ = timeout(END_REASON_TIMEOUT, closing_handshake).await;
     }
     outcome
 }
 
-/// How the end is told to a page: 4410 and 4401 are final, after 1001 it connects again.
+/// Code and reason of the Close frame. For a page, 4410 and 4401 are final; after 1001 it connects again.
 fn close_of(reason: &CloseReason) -> (u16, String) {
     let code = match reason {
         CloseReason::Session(_) => 4410,
@@ -246,7 +250,7 @@ fn close_of(reason: &CloseReason) -> (u16, String) {
     (code, reason.message())
 }
 
-/// Pictures, and Pings between them.
+/// Copies the display's bytes to the viewer, with Pings in between.
 async fn copy_to_viewer(
     display: &mut (impl AsyncRead + Unpin),
     viewer: &mut (impl Sink<Message, Error = Error> + Unpin),
@@ -290,7 +294,7 @@ async fn send(viewer: &mut (impl Sink<Message, Error = Error> + Unpin), message:
     timeout(WRITE_DEADLINE, viewer.send(message)).await.map_err(drop)?.map_err(drop)
 }
 
-/// What the viewer may say.
+/// Copies the viewer's permitted messages to the display, and reports input as activity.
 async fn copy_to_display(
     viewer: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
     display: &mut (impl AsyncWrite + Unpin),
@@ -316,7 +320,7 @@ async fn copy_to_display(
             Message::Binary(chunk) => chunk,
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
             Message::Text(_) => {
-                return End::InvalidMessage(1003, "the live view speaks RFB in binary messages".to_owned());
+                return End::InvalidMessage(1003, "the live view accepts RFB in binary messages only".to_owned());
             }
             Message::Close(_) => return End::ViewerClosed,
         };

@@ -1,4 +1,4 @@
-//! `GET /ws/{namespace}/{name}`: connects a Playwright client to its session.
+//! `GET /ws/{namespace}/{name}`: connects a Playwright client to the browser of a session.
 
 use crate::{
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},

@@ -1,4 +1,5 @@
-//! The client of the runner's API: one HTTP/1.1 connection for each request, which may become a WebSocket or RFB.
+//! Client of the runner's API. Each request uses its own HTTP/1.1 connection, which can be upgraded to WebSocket or
+//! RFB.
 
 use crate::proxy::relay::Side;
 use axum::body::Bytes;
@@ -22,75 +23,75 @@ use tokio::{
 };
 use tracing::Instrument;
 
-/// How long a runner may take to accept a connection. It is in the same cluster.
+/// Timeout of the TCP connection. The runner is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a runner may take to answer. The Playwright server answers the handshake itself, and may be busy.
+/// Timeout of a response. Long, because the Playwright server itself responds to the handshake and can be busy.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest refusal that is passed on.
+/// Longest response body, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
 const HANDSHAKE_HEADERS: [HeaderName; 5] =
     [USER_AGENT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
-/// Headers of the runner's 101 that are for the client.
+/// Headers of the runner's 101 that are forwarded to the client.
 const SWITCHING_HEADERS: [HeaderName; 5] =
     [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
 
-/// The answer of a runner.
+/// A response of a runner.
 pub enum RunnerResponse {
-    /// 101: the connection is a WebSocket once the client has these headers.
+    /// 101 Switching Protocols.
     Upgraded {
-        /// For the client's 101.
+        /// Headers for the client's 101.
         headers: HeaderMap,
-        /// The connection itself.
+        /// Resolves to the upgraded connection.
         connection: hyper::upgrade::OnUpgrade,
     },
-    /// Anything else, with its body.
+    /// Any other status.
     Other {
         /// The status code.
         status: StatusCode,
-        /// Type of the body, when the runner says it.
+        /// The header `Content-Type`.
         content_type: Option<HeaderValue>,
-        /// The body.
+        /// The body, at most 64 KiB.
         body: Bytes,
     },
 }
 
-/// Why a runner could not be asked, or gave no useful answer.
+/// Why a request to a runner failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
-    /// No connection.
-    #[error("cannot connect to {address}: {source}")]
+    /// The TCP connection failed.
+    #[error("could not connect to runner {address}: {source}")]
     Connect {
-        /// Where to.
+        /// The runner's `ip:port`.
         address: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection broke.
+    /// The HTTP exchange failed.
     #[error("the runner did not answer: {0}")]
     Http(#[from] hyper::Error),
-    /// It did not do what it was asked.
+    /// The runner returned a status that the request does not expect.
     #[error("the runner answered {0}")]
     UnexpectedStatus(StatusCode),
-    /// A connection, but nothing in time.
+    /// The runner accepted the connection, but did not answer in time.
     #[error("the runner did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
     Timeout,
-    /// The body of a refusal is broken or too long.
-    #[error("the runner's answer {status} cannot be read: {source}")]
+    /// The response body is malformed, incomplete or too long.
+    #[error("could not read the body of the runner's answer {status}: {source}")]
     Body {
-        /// Its status.
+        /// Status of the response.
         status: StatusCode,
-        /// Why not.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// A service of a session.
+/// A service of a session on its runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Its Playwright server: a WebSocket, for which the client's handshake is passed on.
+    /// The Playwright server, over WebSocket. The client's handshake is forwarded.
     Playwright,
-    /// Its display: RFB as it is.
+    /// The display, over plain RFB.
     Display,
 }
 
@@ -109,7 +110,8 @@ impl Service {
         }
     }
 
-    /// The client's headers that it needs: to check the version (User-Agent), and for the WebSocket handshake.
+    /// The client's headers to forward: User-Agent, from which the server checks the Playwright version, and the
+    /// headers of the WebSocket handshake.
     fn forwarded_headers(self) -> &'static [HeaderName] {
         match self {
             Self::Playwright => &HANDSHAKE_HEADERS,
@@ -118,7 +120,8 @@ impl Service {
     }
 }
 
-/// Asks the runner at `address` (`ip:port`) for a service of a session, with what the client sent.
+/// Requests an upgrade to a session's service from the runner at `address` (`ip:port`). `client`: the headers of the
+/// client's request.
 pub async fn upgrade(
     address: &str,
     uid: &str,
@@ -133,7 +136,7 @@ pub async fn upgrade(
     send_to(address, request).await
 }
 
-/// Counts as activity in a session on the runner at `address` (`ip:port`).
+/// Resets a session's idle time on the runner at `address` (`ip:port`).
 pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), RunnerError> {
     let request = request(Method::POST, address, &format!("/v1/sessions/{uid}/touch"), hop_token);
     match send_to(address, request).await? {
@@ -143,7 +146,7 @@ pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), Runn
     }
 }
 
-/// Asks the runner at `address` (`ip:port`) for a session, with how long it has been idle.
+/// Reads the report of a session, including its idle time, from the runner at `address` (`ip:port`).
 pub async fn report(address: &str, uid: &str, hop_token: &str) -> Result<SessionReport, RunnerError> {
     let request = request(Method::GET, address, &format!("/v1/sessions/{uid}"), hop_token);
     match send_to(address, request).await? {
@@ -174,12 +177,12 @@ fn request(method: Method, address: &str, path: &str, hop_token: &str) -> Reques
         .header(HOST, address)
         .header(AUTHORIZATION, format!("Bearer {hop_token}"))
         .body(Empty::new())
-        .expect("a UID, an address and a JWT are fit for a path and for headers")
+        .expect("a UID, an address and a JWT are valid in a path and in headers")
 }
 
 async fn send(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<RunnerResponse, RunnerError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the upgrade, or with the body of the refusal.
+    // The task ends with the upgrade, or after the response body.
     tokio::spawn(connection.with_upgrades().instrument(tracing::Span::current()));
     let response = sender.send_request(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -208,12 +211,11 @@ fn select_headers<'a>(
     names.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name.clone(), value.clone())))
 }
 
-/// The TCP connection below an upgraded HTTP connection, with what was read of it already.
+/// Splits the TCP connection of an upgraded HTTP connection. Bytes that were already read come first.
 pub fn into_side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>();
-    let parts = parts.expect(
-        "both sides of the gateway are HTTP/1.1 over plain TCP (runner_client.rs, and the server of camofleet-runtime)",
-    );
+    let parts =
+        parts.expect("both sides use HTTP/1.1 over plain TCP (runner_client.rs, the server in camofleet-runtime)");
     let (read, write) = parts.io.into_inner().into_split();
     Side { read: io::Cursor::new(parts.read_buf).chain(read), write }
 }

@@ -1,5 +1,5 @@
-//! The upstream of a connection: finds the session, waits until it is Ready, and connects to its runner. Shared by all
-//! endpoints that clients connect to.
+//! Opens the upstream connection: finds the session, waits until it is Ready, and connects to its runner. Shared by
+//! `/ws` and `/vnc`.
 
 use crate::{
     auth::{
@@ -27,32 +27,32 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use kube::ResourceExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A session that is Ready, and its runner.
+/// A Ready session.
 pub struct ReadySession {
-    /// The session.
+    /// A watch on the session.
     pub session: SessionWatch,
-    /// Its runner.
+    /// The session's runner.
     pub runner: RunnerRef,
 }
 
-/// The runner's answer to a client's handshake.
+/// The runner's response to a client's handshake.
 pub enum Upstream {
-    /// The runner accepted it.
+    /// The runner accepted the connection.
     Opened {
-        /// Headers of the runner's 101 that are for the client.
+        /// Headers of the runner's 101 to forward to the client.
         headers: HeaderMap,
-        /// The connection to the session's service.
+        /// Resolves to the connection to the session's service.
         connection: OnUpgrade,
     },
-    /// The runner rejected the client, not the gateway: for example 428 for another minor of Playwright. Holds the
-    /// response to pass on.
+    /// The runner rejected the client, not the gateway: for example, with 428 for another minor version of Playwright.
+    /// Contains the response to forward.
     Rejected(Response),
 }
 
-/// The session that the client may connect to, once it is Ready.
+/// Finds the session that the client is allowed to connect to, and waits until it is Ready.
 ///
 /// # Errors
-/// When there is no such session, it has ended, or it is not Ready in time.
+/// When the session does not exist, has ended, or does not become Ready in time.
 pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySession, ApiError> {
     let found = gateway.shutdown.unless_draining(ready_session(gateway, access)).await?;
     if found.session.session().is_in_pool(access.pool()) {
@@ -62,10 +62,10 @@ pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySess
     }
 }
 
-/// Connects to one of the session's services on its runner, with the client's headers that the service needs.
+/// Connects to one of the session's services on its runner. `client`: the headers of the client's request.
 ///
 /// # Errors
-/// When the gateway drains, the session is over, or the runner is unreachable or rejects the gateway.
+/// When the gateway drains, the session has ended, or the runner is unreachable or rejects the gateway.
 pub async fn open(
     gateway: &Gateway,
     access: &SessionAccess,
@@ -85,7 +85,7 @@ pub async fn open(
         Ok(RunnerResponse::Other {
             status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, ..
         }) => Err(ApiError::RunnerRefused(runner_message(status, &body))),
-        // The runner does not have the session, or is ending it.
+        // The runner does not have the session, or the session is ending.
         Ok(RunnerResponse::Other { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
             Err(session_end_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
         }
@@ -97,7 +97,7 @@ pub async fn open(
     }
 }
 
-/// Waits until the gateway has to end a connection, and returns why.
+/// Waits until the gateway has to close a connection, and returns the reason.
 pub async fn close_reason(gateway: &Gateway, access: &SessionAccess, session: &mut SessionWatch) -> CloseReason {
     tokio::select! {
         end = session.ended() => CloseReason::Session(end),
@@ -106,7 +106,7 @@ pub async fn close_reason(gateway: &Gateway, access: &SessionAccess, session: &m
     }
 }
 
-/// Runs `relay` once both sides are upgraded, and counts the connection and its outcome.
+/// Waits until both sides are upgraded, runs `relay`, and counts the connection and its outcome.
 pub async fn run<Relayed: Future<Output = Outcome>>(
     gateway: &Gateway,
     client: Upgrading,
@@ -132,8 +132,8 @@ pub async fn run<Relayed: Future<Output = Outcome>>(
 async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySession, ApiError> {
     let deadline = Instant::now() + gateway.ready_timeout;
     let key = access.session();
-    // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the
-    // cache does not have, or has as ended, is therefore read once from the API server.
+    // The watch can lag behind the creation of a session, and an ended session may have had the same name. Therefore,
+    // when the cache has no session or an ended one, the session is read once from the API server.
     let known = gateway.sessions.watch(key).filter(|session| access.is_for(&session.uid()));
     let ended = match known {
         None => None,
@@ -182,8 +182,8 @@ async fn dial_runner(
     Ok(response)
 }
 
-/// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the
-/// watch delivers why.
+/// Returns the session's end if the watch delivers it within 2 s, or else `error`. A runner ends a session before the
+/// watch delivers the reason.
 pub async fn session_end_or(session: &mut SessionWatch, error: ApiError) -> ApiError {
     timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }

@@ -1,4 +1,4 @@
-//! What a viewer says, less what its role may not. Pure.
+//! Filters the messages of a viewer by its role. Pure.
 
 use crate::rfb::{
     encodings,
@@ -7,47 +7,48 @@ use crate::rfb::{
 };
 use std::mem;
 
-/// The longest that is kept: a whole `SetEncodings`, which is rewritten.
+/// Size of the buffer: a whole `SetEncodings`, which is rewritten.
 const BUFFER: usize = 4 + 4 * MAX_ENCODINGS as usize;
 
-/// Follows what a viewer says, however its bytes were cut, and lets through what its role may say.
+/// Parses a viewer's byte stream, in chunks of any size, and forwards the messages that the viewer's role permits.
 ///
-/// Memory is a constant: of a message only the bytes that tell its length are kept, and the whole of a `SetEncodings`.
-/// All else passes, or is dropped, as it comes.
+/// Memory is constant: the filter buffers only the head of a message, which determines its length, and a whole
+/// `SetEncodings`. All other bytes are forwarded or dropped as they arrive.
 #[derive(Clone, Debug)]
 pub struct ClientFilter {
     role: ViewerRole,
     state: State,
     buffer: [u8; BUFFER],
-    /// Bytes of `held` that have come.
+    /// Number of bytes in `buffer`.
     filled: usize,
 }
 
-/// What comes next.
+/// What the next byte belongs to.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// The handshake, after so many bytes of it.
+    /// The handshake. Contains the number of its bytes so far.
     Handshake(usize),
-    /// The bytes that tell a message by [`Message::parse`].
+    /// The head of a message, which [`Message::parse`] needs.
     Head,
-    /// The rest of a list of encodings, which is held: so many bytes.
+    /// The rest of a `SetEncodings`, which is buffered. Contains the number of bytes left.
     Encodings(usize),
-    /// The rest of a message: so many bytes, and whether they pass.
+    /// The rest of a message. Contains the number of bytes left, and whether they are forwarded.
     Body(usize, bool),
 }
 
 impl ClientFilter {
-    /// For a viewer that is just about to begin.
+    /// Starts before the handshake.
     pub fn new(role: ViewerRole) -> Self {
         Self { role, state: State::Handshake(0), buffer: [0; BUFFER], filled: 0 }
     }
 
-    /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB.
-    /// Says whether a controller did something in them, which keeps the session from being idle: keys, pointer or
-    /// clipboard, let through.
+    /// Appends the permitted bytes of the chunk to `out`: usually as many as the chunk has, at most twice as many plus
+    /// 1 KiB. Returns whether they contain input of a controller (keys, pointer or clipboard), which counts as activity
+    /// of the session.
     ///
     /// # Errors
-    /// When the bytes cannot be followed. The filter is of no use after that; what it appended before may pass.
+    /// When the bytes violate the protocol. Do not use the filter afterwards. The bytes that it appended before can be
+    /// forwarded.
     pub fn filter(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> Result<bool, RfbError> {
         let mut input = false;
         while let Some((first, _)) = chunk.split_first() {
@@ -93,7 +94,8 @@ impl ClientFilter {
         Ok(input)
     }
 
-    /// The message is told by what is held; decides on the rest of it. Says whether it is input that passes.
+    /// Forwards or drops the buffered head of a message and decides about its rest. Returns whether the message is
+    /// permitted input.
     fn begin_message(&mut self, message: Message, out: &mut Vec<u8>) -> bool {
         let left = message.length() - self.filled;
         if matches!(message, Message::SetEncodings { .. }) {
@@ -121,10 +123,10 @@ impl ClientFilter {
     }
 }
 
-/// Version, security type and `ClientInit`.
+/// Length of the viewer's handshake: version, security type and `ClientInit`.
 const HANDSHAKE: usize = VERSION.len() + 2;
 
-/// What is passed on of the byte at that place of a viewer's handshake. None when it says something else than it must.
+/// Returns the byte to forward for the byte at position `at` of a viewer's handshake. None when the byte is invalid.
 fn handshake(at: usize, byte: u8) -> Option<u8> {
     match VERSION.get(at) {
         Some(expected) => (byte == *expected).then_some(byte),

@@ -1,4 +1,4 @@
-//! The listener for the cluster: probes and metrics.
+//! The admin listener: serves the cluster's probes and metrics.
 
 use crate::state::Gateway;
 use camofleet_runtime::admin;
@@ -6,7 +6,7 @@ use http::StatusCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// Serves until the process ends, also while it drains.
+/// Serves until the process exits, including while the gateway drains.
 pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     let state = Arc::clone(&gateway);
     let unready_reason = move || state.unready_reason().map(str::to_owned);

@@ -1,5 +1,5 @@
-//! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. Of the URL it logs the
-//! names of the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
+//! The public listener: routes requests over HTTP/1.1, logs and counts them. From the URL it logs only the namespace
+//! and name of a session, because the query can contain a token and the rest is arbitrary client input.
 
 use crate::{
     auth::extract::PathParams,
@@ -29,7 +29,7 @@ use tracing::{Instrument, Span, field};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Everything that clients can ask for. `ui`: the folder with the UI's build.
+/// The routes of the public listener. `ui`: the directory with the UI's build.
 fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
     Router::new()
         .route("/ws/{namespace}/{name}", get(playwright::playwright))
@@ -41,8 +41,8 @@ fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
         .with_state(gateway)
 }
 
-/// Serves until the gateway drains. Each connection is one of the gateway's tasks. `ui`: the folder with the UI's
-/// build.
+/// Serves until the gateway drains. Each connection runs in a task that the shutdown waits for. `ui`: the directory
+/// with the UI's build.
 pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, ui: PathBuf) {
     let (draining, tasks) = (gateway.shutdown.draining_token(), gateway.shutdown.tasks());
     gateway.clients.serve(listener, router(Arc::clone(&gateway), &ui), draining, tasks).await;
@@ -85,7 +85,8 @@ async fn respond(gateway: Arc<Gateway>, request: Request, next: Next, id: Header
     response
 }
 
-/// A request that is under way. It is dropped when its client goes before the answer, which counts too.
+/// A request in flight. When the client disconnects before the response, this value is dropped uncompleted and counts
+/// the outcome `ClientLeft`.
 struct InFlight<'a> {
     metrics: &'a Metrics,
     completed: bool,
@@ -101,20 +102,20 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if !self.completed {
             self.metrics.record(Outcome::ClientLeft);
-            tracing::info!(outcome = ?Outcome::ClientLeft, "client disconnected before the answer");
+            tracing::info!(outcome = ?Outcome::ClientLeft, "client disconnected before the response");
         }
     }
 }
 
-/// The id that a proxy before us gave, when it is fit for a log, else a new one.
+/// The request id from a proxy if it is safe to log, or else a new one.
 fn request_id(request: &Request) -> HeaderValue {
-    let is_fit = |id: &&HeaderValue| {
+    let is_safe = |id: &&HeaderValue| {
         let bytes = id.as_bytes();
         (1..=64).contains(&bytes.len())
             && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
     };
-    request.headers().get(REQUEST_ID).filter(is_fit).cloned().unwrap_or_else(|| {
+    request.headers().get(REQUEST_ID).filter(is_safe).cloned().unwrap_or_else(|| {
         let id = uuid::Uuid::new_v4().simple().to_string();
-        HeaderValue::from_str(&id).expect("hexadecimal digits are fit for a header")
+        HeaderValue::from_str(&id).expect("hexadecimal digits are valid in a header")
     })
 }

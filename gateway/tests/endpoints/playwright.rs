@@ -140,13 +140,13 @@ async fn a_drain_sends_1001_to_the_client_and_no_close_frame_to_the_runner() {
         let state = Arc::clone(&gateway.state);
         async move { state.shutdown.drain(Duration::ZERO).await }
     });
-    assert_eq!(expect_close(client.next().await), (1001, "the gateway is going away; connect again".into()));
+    assert_eq!(expect_close(client.next().await), (1001, "the gateway is shutting down; connect again".into()));
     // The answer to the Close, as a client of Playwright gives it.
     while client.next().await.is_some() {}
     let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
     draining.await.unwrap();
-    assert_eq!(gateway.state.unready_reason(), Some("going away"));
+    assert_eq!(gateway.state.unready_reason(), Some("shutting down"));
     assert!(gateway.state.shutdown.tasks().is_empty());
     assert!(matches!(gateway.connect("demo").await, Err(Error::Io(_))), "nothing is accepted any more");
     assert!(gateway.metrics().contains(r#"connections_total{outcome="Drained"} 1"#), "{}", gateway.metrics());
@@ -167,7 +167,7 @@ async fn a_drain_ends_the_wait_for_a_session_with_503() {
     let ((status, headers, body), ()) = tokio::join!(refused, drained);
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "this gateway is going away: connect again")
+        (StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down: connect again")
     );
     assert!(headers.contains_key("retry-after"));
 }
@@ -177,7 +177,7 @@ async fn closes_connections_with_the_reason_when_their_session_ends() {
     let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
     for (over, told) in
-        [(Some(finished()), "the session is over: IdleTimeout: nothing for 30 s"), (None, "the session was deleted")]
+        [(Some(finished()), "the session has ended: IdleTimeout: nothing for 30 s"), (None, "the session was deleted")]
     {
         gateway.put_session("demo", "uid-1", runner.ready());
         let mut client = gateway.connect("demo").await.unwrap();
@@ -300,7 +300,7 @@ async fn revoking_a_token_closes_only_its_connections() {
     let mut other_connection = runner.accept_connection().await;
 
     gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
-    assert_eq!(expect_close(client.next().await), (4401, "the token is not valid any more".into()));
+    assert_eq!(expect_close(client.next().await), (4401, "the token is no longer valid".into()));
     // The session's pages wait for a client with a good token, as they do for one that was lost.
     let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
@@ -346,7 +346,7 @@ async fn times_out_waiting_for_a_session() {
     let (status, headers, body) = gateway.rejection("demo").await;
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "the session is not ready: it is Starting")
+        (StatusCode::SERVICE_UNAVAILABLE, "the session is not ready: its state is Starting")
     );
     assert_eq!(headers["retry-after"], "5");
 }
@@ -358,7 +358,7 @@ async fn rejects_finished_and_unknown_sessions() {
     let (status, _, body) = gateway.rejection("over").await;
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
+        (StatusCode::GONE, "the session has ended: IdleTimeout: nothing for 30 s")
     );
     let (status, _, body) = gateway.rejection("never").await;
     assert_eq!(
@@ -368,7 +368,7 @@ async fn rejects_finished_and_unknown_sessions() {
     for path in ["/ws/ns/..%2f..%2fsecrets", "/ws/ns/%ff", "/ws/ns/Demo", "/ws/ns", "/nothing"] {
         let (status, _, body) = gateway.handshake(path, &[("authorization", "Bearer admin-token")]).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
-        assert!(detail(&body).starts_with("there is nothing here that can have this name"), "{body}");
+        assert!(detail(&body).starts_with("no resource matches this path"), "{body}");
     }
 }
 
@@ -385,7 +385,7 @@ async fn rejects_clients_without_permission() {
             path,
             [].as_slice(),
             StatusCode::UNAUTHORIZED,
-            "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
+            "the request has no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
         ),
         (path, &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
         // Whether a session exists is not for those who are not let in.
@@ -394,19 +394,19 @@ async fn rejects_clients_without_permission() {
             path,
             &[("authorization", &viewer)],
             StatusCode::FORBIDDEN,
-            "the token may not do this: it takes one with the scope connect, or an admin's",
+            "the token does not permit this: use a token with the scope connect, or an admin token",
         ),
         (
             &by_query,
             &[],
             StatusCode::FORBIDDEN,
-            "the token may not do this: it takes one with the scope connect, or an admin's",
+            "the token does not permit this: use a token with the scope connect, or an admin token",
         ),
         (
             path,
             &[("authorization", &admin), ("origin", "https://evil.example")],
             StatusCode::FORBIDDEN,
-            "pages may not connect here (the request has an Origin header): connect from a program",
+            "web pages cannot connect to /ws (the request has an Origin header): connect from a Playwright client",
         ),
     ];
     for (target, sent, expected, words) in cases {
@@ -464,7 +464,7 @@ async fn returns_503_for_an_unreachable_or_rejecting_runner() {
     gateway.put_session("refused", "uid-1", ready(refusing));
     let admin = [("authorization", "Bearer admin-token")];
     let (status, headers, body) = gateway.handshake("/ws/ns/refused", &admin).await;
-    let words = "the session's runner refused the gateway: unknown signature";
+    let words = "the session's runner rejected the gateway's request: unknown signature";
     assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, words));
     assert!(headers.contains_key("retry-after"));
 
@@ -473,7 +473,7 @@ async fn returns_503_for_an_unreachable_or_rejecting_runner() {
     let (status, _, body) = gateway.handshake("/ws/ns/unreachable", &admin).await;
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "the session's runner does not answer")
+        (StatusCode::SERVICE_UNAVAILABLE, "the session's runner did not answer: try again")
     );
 }
 
@@ -492,6 +492,6 @@ async fn returns_the_end_reason_that_arrives_after_the_runners_404() {
     let ((status, _, body), ()) = tokio::join!(refused, ending);
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
+        (StatusCode::GONE, "the session has ended: IdleTimeout: nothing for 30 s")
     );
 }

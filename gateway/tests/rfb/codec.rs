@@ -148,7 +148,7 @@ fn limits_the_clipboard_to_256_kib() {
     assert_eq!((largest.error, largest.input), (None, true));
     assert_eq!(largest.passed.len(), HANDSHAKE.len() + 8 + (256 << 10));
     let error = paste((256 << 10) + 1).error.unwrap();
-    assert_eq!(error.to_string(), "clipboard of 262145 bytes; at most 262144 may be sent");
+    assert_eq!(error.to_string(), "the clipboard text has 262145 bytes; the limit is 262144");
 }
 
 #[test]
