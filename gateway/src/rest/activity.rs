@@ -1,5 +1,5 @@
-//! Polls runners for the activity of sessions: last activity, start page, connected clients. Polls only while a client
-//! reads sessions, and each runner no more often than the caller asks for.
+//! Polls runners for the activity of sessions: last activity, start page, connected clients. Runners are polled only
+//! while a client reads sessions, and for each session at most once per interval.
 
 use crate::{
     cache::{
@@ -17,9 +17,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// Number of runners that are polled at once.
+/// Number of concurrent polls.
 const CONCURRENCY: usize = 32;
-/// How long a request waits for runners. Activity that is not known by then is left out.
+/// How long a request waits for polls. The response omits activity that was not reported by then.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Polls the runners of these sessions whose activity is older than `max_age`, and records the sessions whose activity
@@ -36,7 +36,7 @@ pub async fn refresh(gateway: &Gateway, keys: &[Key], max_age: Duration) {
         },
     );
     if timeout(POLL_TIMEOUT, polls).await.is_err() {
-        tracing::debug!("some runners did not report their sessions in time");
+        tracing::debug!("timed out polling runners for the activity of sessions");
     }
 }
 

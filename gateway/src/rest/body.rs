@@ -1,5 +1,4 @@
-//! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is
-//! told at once, each with its field.
+//! Validates request bodies against their schemas in the OpenAPI document. Reports all invalid fields at once.
 
 use crate::error::{ApiError, InvalidField};
 use axum::{
@@ -17,16 +16,16 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-/// How long a body may take to come, from whoever.
+/// Timeout of reading a body, for authenticated clients too.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A document that comes in.
+/// A type of request bodies.
 pub trait RequestBody: DeserializeOwned + ToSchema {
-    /// Where its validator is kept, once made.
+    /// The cached validator of this type.
     fn validator() -> &'static OnceLock<Validator>;
 }
 
-/// Says where the validators of these documents are kept.
+/// Implements [`RequestBody`] with a static validator for each type.
 macro_rules! request_bodies {
     ($($document:ty),*) => {
         $(impl RequestBody for $document {
@@ -40,7 +39,7 @@ macro_rules! request_bodies {
 
 request_bodies!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
 
-/// A body that is as its schema says.
+/// A request body that matches its schema.
 pub struct ValidatedJson<T>(pub T);
 
 impl<T: RequestBody, S: Send + Sync> FromRequest<S> for ValidatedJson<T> {
@@ -68,10 +67,10 @@ fn validator<T: RequestBody>() -> Validator {
     let components: serde_json::Map<_, _> =
         referenced.into_iter().map(|(name, schema)| (name, json!(schema))).collect();
     schema["components"] = json!({ "schemas": components });
-    jsonschema::validator_for(&schema).expect("the schema of a document is one (tested)")
+    jsonschema::validator_for(&schema).expect("a test compiles every schema")
 }
 
-/// What an error says of which fields.
+/// Translates a validation error to the fields that it is about.
 fn invalid_fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
     let at = |name: Option<&str>| {
         let path = error.instance_path().segments().map(|segment| segment.to_string());
@@ -81,16 +80,12 @@ fn invalid_fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> 
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
             .iter()
-            .map(|name| InvalidField {
-                loc: at(Some(name)),
-                msg: "there is no such field".to_owned(),
-                type_: type_.clone(),
-            })
+            .map(|name| InvalidField { loc: at(Some(name)), msg: "unknown field".to_owned(), type_: type_.clone() })
             .collect(),
         ValidationErrorKind::Required { property } => {
-            vec![InvalidField { loc: at(property.as_str()), msg: "it is missing".to_owned(), type_ }]
+            vec![InvalidField { loc: at(property.as_str()), msg: "the field is required".to_owned(), type_ }]
         }
-        // A field that may be null: what is wrong with it as what it is otherwise.
+        // The schema of a nullable field has an alternative of type null. Report the errors of the other alternative.
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             let is_null = |errors: &[jsonschema::ValidationError<'_>]| {
                 errors.iter().any(|error| matches!(error.kind(), ValidationErrorKind::Type { .. }))
@@ -109,7 +104,7 @@ fn rejected(rejection: JsonRejection) -> ApiError {
 }
 
 fn timeout_message() -> String {
-    format!("the body did not come within {} s", BODY_TIMEOUT.as_secs())
+    format!("the request body did not arrive within {} s", BODY_TIMEOUT.as_secs())
 }
 
 fn invalid_body(msg: String, type_: &str) -> ApiError {

@@ -1,6 +1,6 @@
-//! The vocabulary of the original Camo-fleet: `worker` for a pool, its states of a session, its two booleans for a
-//! display, and the names of its fields. It is translated here. Outside of the REST API, only the path parameters of
-//! `auth::extract::PathParams` use it.
+//! Translates the vocabulary of the original Camo-fleet: `worker` for a pool, its session states, its two booleans for
+//! the display, and its field names. Outside the REST API, only the path parameters in `auth::extract::PathParams` use
+//! this vocabulary.
 
 use crate::{
     auth::extract::ANY_POOL,
@@ -13,7 +13,7 @@ use camofleet_crds::{
 };
 use kube::ResourceExt;
 
-/// The state of a session in the original's words.
+/// The original's status for a session.
 pub fn status(object: &BrowserSession) -> Status {
     match object.state() {
         SessionState::Finished => Status::Dead,
@@ -23,7 +23,7 @@ pub fn status(object: &BrowserSession) -> Status {
     }
 }
 
-/// The display that a request asks for. None: the pool's default.
+/// The display for a request's `vnc` and `headless`. None: the pool's default.
 pub fn display(vnc: bool, headless: Option<bool>) -> Option<Display> {
     match (vnc, headless) {
         (true, _) => Some(Display::LiveView),
@@ -33,13 +33,13 @@ pub fn display(vnc: bool, headless: Option<bool>) -> Option<Display> {
     }
 }
 
-/// The path at which Playwright connects to a session. `pool` may be empty.
+/// The path where Playwright connects to a session. `pool` can be empty.
 pub fn ws_endpoint(namespace: &str, own_namespace: &str, pool: &str, id: &str) -> String {
     let base = if namespace == own_namespace { "/api".to_owned() } else { format!("/api/namespaces/{namespace}") };
     format!("{base}/sessions/{}/{id}/ws", if pool.is_empty() { ANY_POOL } else { pool })
 }
 
-/// The field of a request that became this field of a `BrowserSession`.
+/// The field of a request from which this field of a `BrowserSession` was set.
 fn request_field(path: &str) -> &str {
     match path {
         "spec.poolRef" | "spec.poolRef.name" => "worker",
@@ -53,8 +53,8 @@ fn request_field(path: &str) -> &str {
     }
 }
 
-/// Translates the API server's rejection of a session into fields of the request that the session was created from.
-/// Other errors stay as they are.
+/// Translates the API server's rejection of an invalid session to the fields of the request. Other errors are returned
+/// unchanged.
 pub fn translate_rejection(error: ApiError) -> ApiError {
     match error {
         ApiError::ApiServer(error) => match *error {
@@ -76,7 +76,7 @@ fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
         .collect()
 }
 
-/// A pool as the original describes a worker.
+/// Converts a pool to the original's document of a worker.
 pub fn worker(pool: &WorkerPool) -> Worker {
     let status = pool.status.clone().unwrap_or_default();
     let healthy = conditions::is_true(&status.conditions, READY);

@@ -1,10 +1,9 @@
-//! What there is and what changes, as Server-Sent Events.
+//! Streams sessions, pools and their changes as Server-Sent Events.
 //!
-//! A stream begins with `reset`, which holds everything, unless the reader comes back with a `Last-Event-ID` that is
-//! known here. Then come `session` and `worker`, each with the whole of one that is new or changed, and `session-gone`
-//! and `worker-gone`. A reader that was away for too long, or comes to another replica, is told `reset` again. When
-//! nothing happens, `alive` is said every 15 s, by which a page tells a stream that is dead from one on which there is
-//! no news.
+//! A stream begins with `reset`, which contains all sessions and pools. Then follow `session` and `worker`, each with a
+//! new or changed object, and `session-gone` and `worker-gone`. A reader that reconnects with a recent `Last-Event-ID`
+//! of the same replica gets the changes that it missed; any other reader gets another `reset`. On an idle stream,
+//! `alive` is sent every 15 s, so that a page can distinguish a dead stream from an idle one.
 
 use crate::{
     auth::{
@@ -36,22 +35,28 @@ use serde::Serialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Changes of so long a time are told together.
+/// How long to collect changes into one batch.
 const BATCH_DELAY: Duration = Duration::from_millis(100);
-/// While somebody reads, runners are asked this often for what happens in their sessions.
+/// Interval of the polls for activity while a reader is connected.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// On a stream on which nothing happens, `alive` is said this often.
+/// Interval of `alive` on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// What there is and what changes, as Server-Sent Events: `reset` with everything, then `session`, `worker`, `session-gone` and
-/// `worker-gone`; `alive` every 15 s when nothing happens. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
+/// Streams sessions, pools and their changes as Server-Sent Events.
+///
+/// The first event is `reset` with all sessions and pools. Then follow `session`, `worker`, `session-gone` and
+/// `worker-gone`, and `alive` every 15 s on an idle stream. A reader that sends `Last-Event-ID` gets the changes that
+/// it missed, or another `reset`.
 #[utoipa::path(
     get, path = "/events", tag = "events",
-    params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the reader was events")),
+    params(("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that the reader received")),
     responses(
-        (status = 200, content_type = "text/event-stream", body = String, description = "The data of each event is JSON: Everything, Session, Worker or Gone"),
+        (
+            status = 200, content_type = "text/event-stream", body = String,
+            description = "The data of each event is JSON: Everything, Session, Worker or Gone",
+        ),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
@@ -78,14 +83,15 @@ struct Reader {
     gateway: Arc<Gateway>,
     namespace: String,
     principal: Principal,
-    /// None: it has to be told everything.
+    /// None: the next event is `reset`.
     position: Option<Position>,
-    /// When runners are asked next.
+    /// When runners are polled next.
     next_poll: Instant,
 }
 
 impl Reader {
-    /// The next events, which are at least one. None: the stream ends, since the gateway goes or the reader's token is good no longer.
+    /// Waits for the next events, at least one. None when the stream ends, because the gateway drains or the reader's
+    /// credential is no longer valid.
     async fn next(&mut self) -> Option<Vec<Event>> {
         loop {
             let Some(position) = self.position else { return Some(vec![self.reset()]) };
@@ -96,7 +102,7 @@ impl Reader {
                 () = self.revoked() => return None,
                 () = sleep_until(self.next_poll) => {
                     self.next_poll = Instant::now() + POLL_INTERVAL;
-                    // In a task of its own, so that a silent runner does not delay the stream. Results arrive as
+                    // In a separate task, so that a slow runner does not delay the stream. The results arrive as
                     // changes.
                     let keys = gateway.sessions.keys_in(&self.namespace);
                     let asking = Arc::clone(&gateway);
@@ -110,7 +116,8 @@ impl Reader {
             self.position = missed.as_ref().map(|(_, position)| *position);
             let Some((changed, position)) = missed else { continue };
             let mut events: Vec<_> = changed.iter().filter_map(|changed| self.event_for(changed)).collect();
-            // Who has read only a part is told all of it again.
+            // Only the last event of a batch has an id, so a reader that received a part of the batch gets all of it
+            // again.
             if let Some(last) = events.pop() {
                 events.push(last.id(gateway.changes.event_id(position)));
                 return Some(events);
@@ -120,7 +127,7 @@ impl Reader {
 
     fn reset(&mut self) -> Event {
         let (gateway, namespace) = (&self.gateway, &self.namespace);
-        // Before it is looked at: what changes meanwhile is told again.
+        // Taken before the objects are read, so that a concurrent change is sent again.
         let position = gateway.changes.end();
         self.position = Some(position);
         let everything = Everything {
@@ -149,11 +156,11 @@ impl Reader {
     }
 
     async fn revoked(&self) {
-        // A token that was given another role ends the stream, too: the client connects again with that role.
+        // A change of the token's role also ends the stream. The client reconnects with the new role.
         self.gateway.auth.revoked(&self.principal, |now| now.role() == self.principal.role()).await;
     }
 }
 
 fn event(name: &str, data: &impl Serialize) -> Event {
-    Event::default().event(name).json_data(data).expect("documents serialize, and JSON has no line breaks")
+    Event::default().event(name).json_data(data).expect("documents serialize to JSON without line breaks")
 }

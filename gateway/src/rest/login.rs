@@ -1,4 +1,4 @@
-//! Logins of browsers: a token, typed once, becomes a cookie that no script can read.
+//! Logins of browsers: exchanges a static token for a cookie that scripts cannot read.
 
 use crate::{
     auth::{
@@ -24,16 +24,16 @@ use http::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
-/// How long a login lasts, whatever is done with it.
+/// Lifetime of a login, regardless of activity.
 const LOGIN_LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 
-/// Takes a token and sets a cookie, which is good for 12 hours and no longer than the token.
+/// Exchanges a static token for a login cookie, which is valid for 12 hours and no longer than the token.
 #[utoipa::path(
     post, path = "/login", tag = "login", request_body = Login, security(()),
     responses(
         (status = 200, body = LoggedIn),
-        (status = 401, body = Problem, description = "It is no token of the fleet"),
-        (status = 403, body = Problem, description = "A page of another host asks"),
+        (status = 401, body = Problem, description = "The token is not a static token of the fleet"),
+        (status = 403, body = Problem, description = "The request comes from a page of another origin"),
         (status = 415, body = Problem), (status = 422, body = InvalidRequest), (status = 503, body = Problem),
     )
 )]
@@ -54,19 +54,25 @@ pub async fn login(
     Ok((cookies.add(cookie), Json(LoggedIn { role: Some(role) })))
 }
 
-/// Who is logged in.
+/// Returns the role of the client's credential.
 #[utoipa::path(
     get, path = "/login", tag = "login",
-    responses((status = 200, body = LoggedIn), (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem))
+    responses(
+        (status = 200, body = LoggedIn),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
+    )
 )]
 pub async fn who(MayRead { principal, .. }: MayRead<Namespace>) -> Json<LoggedIn> {
     Json(LoggedIn { role: principal.role() })
 }
 
-/// Takes the cookie back.
+/// Removes the login cookie.
 #[utoipa::path(
     post, path = "/logout", tag = "login", security(()),
-    responses((status = 200, body = LoggedIn), (status = 403, body = Problem, description = "A page of another host asks"))
+    responses(
+        (status = 200, body = LoggedIn),
+        (status = 403, body = Problem, description = "The request comes from a page of another origin"),
+    )
 )]
 pub async fn logout(headers: HeaderMap, cookies: CookieJar) -> Result<(CookieJar, Json<LoggedIn>), ApiError> {
     require_same_origin(&headers)?;
@@ -86,7 +92,7 @@ fn cookie(value: String, headers: &HeaderMap) -> Cookie<'static> {
         .build()
 }
 
-/// Whether the browser speaks https, to us or to the proxy before us.
+/// Whether the browser uses HTTPS, to the gateway or to a proxy in front of it.
 fn is_https(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let by_proxy = text(HeaderName::from_static("x-forwarded-proto")).is_some_and(|scheme| scheme == "https");

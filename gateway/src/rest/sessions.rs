@@ -1,4 +1,4 @@
-//! Sessions: made, shown, kept alive and ended.
+//! Operations on sessions: list, create, read, touch, delete and connect.
 
 use crate::{
     auth::extract::{Handshake, MayConnect, MayManage, MayRead, Namespace, Target},
@@ -30,15 +30,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// What runners said that long ago is asked for again when all sessions are listed, or one.
+/// Oldest activity that a list returns without polling the runner.
 const MAX_AGE_IN_LIST: Duration = Duration::from_secs(5);
+/// Oldest activity that a read of one session returns without polling the runner.
 const MAX_AGE_OF_ONE: Duration = Duration::from_secs(1);
 
-/// All sessions, those that are over included while their objects are there.
+/// Lists all sessions, including finished ones until their objects are deleted.
 #[utoipa::path(
     get, path = "/sessions", tag = "sessions",
     responses(
-        (status = 200, body = [Session], description = "The oldest first"),
+        (status = 200, body = [Session], description = "The oldest session first"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
@@ -51,15 +52,18 @@ pub async fn list(
     Json(lookup::documents_in(&gateway, &namespace))
 }
 
-/// Makes a session, and waits until clients can connect.
+/// Creates a session and waits until clients can connect.
 #[utoipa::path(
     post, path = "/sessions", tag = "sessions", request_body = CreateSession,
     responses(
-        (status = 201, body = Session, description = "It is Ready"),
+        (status = 201, body = Session, description = "The session is Ready"),
         (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem, description = "There is no such pool"),
+        (status = 404, body = Problem, description = "The pool does not exist"),
         (status = 415, body = Problem), (status = 422, body = InvalidRequest),
-        (status = 503, body = Problem, description = "It did not become Ready in time, and is ended: try again after Retry-After seconds"),
+        (
+            status = 503, body = Problem,
+            description = "The session did not become Ready in time and was deleted; try again after Retry-After",
+        ),
     )
 )]
 pub async fn create(
@@ -72,7 +76,7 @@ pub async fn create(
     let key = Key::new(&namespace, &name).ok_or(ApiError::NoSuchResource)?;
     let object =
         convert::browser_session(&name, &namespace, request).map_err(|field| ApiError::Invalid(vec![field]))?;
-    // In a task of its own, so that a session whose caller goes at any moment is ended and not forgotten.
+    // In a separate task, so that the session is deleted even if the client disconnects at any moment.
     let caller = CancellationToken::new();
     let abandoned = caller.clone();
     let created = gateway.shutdown.spawn(
@@ -87,7 +91,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(lookup::to_document(&gateway, &session, None))))
 }
 
-/// A session.
+/// Returns a session.
 #[utoipa::path(
     get, path = "/sessions/{worker}/{id}", tag = "sessions",
     params(SessionPath),
@@ -113,14 +117,14 @@ pub async fn get(
     Ok(Json(document))
 }
 
-/// Counts as activity: the session's idle time begins anew.
+/// Resets the session's idle time.
 #[utoipa::path(
     post, path = "/sessions/{worker}/{id}/touch", tag = "sessions",
     params(SessionPath),
     responses(
         (status = 200, body = Session),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
-        (status = 410, body = Problem, description = "The session is over"), (status = 503, body = Problem),
+        (status = 410, body = Problem, description = "The session has ended"), (status = 503, body = Problem),
     )
 )]
 pub async fn touch(
@@ -132,7 +136,7 @@ pub async fn touch(
         session::Readiness::Finished(finish) => {
             return Err(ApiError::SessionEnded(SessionEnd::Finished(finish.clone())));
         }
-        // Its idle time does not run yet.
+        // The idle time has not started yet.
         session::Readiness::Waiting(_) => {}
         session::Readiness::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
@@ -154,7 +158,7 @@ pub async fn touch(
     ))
 }
 
-/// Ends a session.
+/// Deletes a session, which ends its browser.
 #[utoipa::path(
     delete, path = "/sessions/{worker}/{id}", tag = "sessions",
     params(SessionPath),
@@ -168,8 +172,8 @@ pub async fn delete(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Json<Deleted>, ApiError> {
-    // The API server itself: a watch that lags would end the former session of this name, which is over, and not this
-    // one.
+    // Read from the API server, because a cache that lags could still have the former session of this name, and the
+    // current session would not be deleted.
     let session = match lookup::read(&gateway, &target).await {
         Err(ApiError::Unreadable(..)) => lookup::find(&gateway, &target).await?,
         read => read?,
@@ -178,16 +182,18 @@ pub async fn delete(
     Ok(Json(Deleted { id: target.session.name().to_owned(), status: Status::Terminating }))
 }
 
-/// The way of a Playwright client, as `ws_endpoint` says it. A WebSocket; the same as `/ws/{namespace}/{name}`.
+/// Connects a Playwright client to the session, over WebSocket.
+///
+/// This is the path in `ws_endpoint`. `/ws/{namespace}/{name}` is equivalent.
 #[utoipa::path(
     get, path = "/sessions/{worker}/{id}/ws", tag = "sessions",
     params(SessionPath),
     responses(
-        (status = 101, description = "The session's Playwright server"),
+        (status = 101, description = "Connected to the session's Playwright server"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
-        (status = 410, body = Problem, description = "The session is over"),
-        (status = 426, body = Problem, description = "No WebSocket was asked for"),
-        (status = 428, description = "The client has another minor of Playwright than the session"),
+        (status = 410, body = Problem, description = "The session has ended"),
+        (status = 426, body = Problem, description = "The request is not a WebSocket handshake"),
+        (status = 428, description = "The client has another minor version of Playwright than the session"),
         (status = 503, body = Problem),
     )
 )]
@@ -199,7 +205,7 @@ pub async fn connect(
     playwright::playwright(access, handshake, gateway).await
 }
 
-/// Refuses at once what could only time out.
+/// Rejects a session that no pool can serve, which would otherwise wait until its timeout.
 async fn require_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) -> Result<(), ApiError> {
     let Some(name) = name else {
         return if gateway.pools.any_may_serve(namespace) { Ok(()) } else { Err(ApiError::NoPools) };
@@ -207,11 +213,11 @@ async fn require_pool(gateway: &Gateway, namespace: &str, name: Option<&str>) ->
     let no_pool = || ApiError::NoPool(name.to_owned());
     let key = Key::new(namespace, name).ok_or_else(no_pool)?;
     let known = gateway.pools.get(&key).is_some();
-    // The watch may lag behind its making.
+    // The watch can lag behind the creation of the pool.
     if known || kubernetes::pool_exists(&gateway.client, &key).await? { Ok(()) } else { Err(no_pool()) }
 }
 
-/// Makes the session and waits until it is Ready. What does not become so is ended.
+/// Creates the session and waits until it is Ready. Deletes it if it does not become Ready.
 async fn create_and_wait(
     gateway: &Gateway,
     key: &Key,
@@ -222,7 +228,7 @@ async fn create_and_wait(
         Ok(uid) => uid,
         Err(error) => {
             if may_have_been_created(&error) {
-                // Nobody else knows its name.
+                // Without a UID. That is safe, because the name is random and was not published.
                 clean_up(gateway, key, None).await;
             }
             return Err(compat::translate_rejection(error));
@@ -231,7 +237,7 @@ async fn create_and_wait(
     tracing::info!(session = uid, "created the session");
     let ready = tokio::select! {
         ready = wait_until_ready(gateway, key, &uid) => ready,
-        () = abandoned.cancelled() => Err(ApiError::NotStarted("its caller abandoned".to_owned())),
+        () = abandoned.cancelled() => Err(ApiError::NotStarted("the client disconnected".to_owned())),
         () = gateway.shutdown.draining() => Err(ApiError::Draining),
     };
     if let Err(error) = &ready {
@@ -241,7 +247,7 @@ async fn create_and_wait(
     ready
 }
 
-/// Whether a session may be there although its making was not answered with success.
+/// Whether the session may exist although the request to create it failed.
 fn may_have_been_created(error: &ApiError) -> bool {
     match error {
         ApiError::ApiServerTimeout => true,
@@ -252,7 +258,12 @@ fn may_have_been_created(error: &ApiError) -> bool {
 
 async fn clean_up(gateway: &Gateway, key: &Key, uid: Option<&str>) {
     if let Err(error) = kubernetes::delete(&gateway.client, key, uid).await {
-        tracing::warn!(namespace = key.namespace(), name = key.name(), %error, "could not delete the session: it ends by its idle timeout if it exists");
+        tracing::warn!(
+            namespace = key.namespace(),
+            name = key.name(),
+            %error,
+            "could not delete the session; if it exists, it ends by its idle timeout"
+        );
     }
 }
 
@@ -264,7 +275,7 @@ async fn wait_until_ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<ses
     };
     let late = || {
         let state = gateway.sessions.watch(key).map_or("Pending", |session| session.state().as_str());
-        ApiError::NotStarted(format!("after {} s it is still {state}", gateway.ready_timeout.as_secs()))
+        ApiError::NotStarted(format!("its state is still {state} after {} s", gateway.ready_timeout.as_secs()))
     };
     timeout(gateway.ready_timeout, waiting).await.unwrap_or_else(|_| Err(late()))
 }

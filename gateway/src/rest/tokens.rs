@@ -1,4 +1,4 @@
-//! Access to one session for somebody else, for a time.
+//! Issues session tokens, which give other people temporary access to one session.
 
 use crate::{
     auth::extract::{MayManage, Target},
@@ -18,12 +18,12 @@ use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
-/// Mints a token for a session.
+/// Creates a session token.
 #[utoipa::path(
     post, path = "/sessions/{worker}/{id}/tokens", tag = "sessions", request_body = Share,
     params(SessionPath),
     responses(
-        (status = 201, body = Shared, description = "The token. It is shown only now."),
+        (status = 201, body = Shared, description = "The token, which is not stored and cannot be read again"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
         (status = 415, body = Problem), (status = 422, body = InvalidRequest), (status = 503, body = Problem),
     )
@@ -33,9 +33,10 @@ pub async fn share(
     State(gateway): State<Arc<Gateway>>,
     ValidatedJson(request): ValidatedJson<Share>,
 ) -> Result<impl IntoResponse, ApiError> {
-    // The API server itself: a watch that lags would mint for the former session of this name.
+    // Read from the API server, because a cache that lags could still have the former session of this name, and the
+    // token would be for that session.
     let session = lookup::read(&gateway, &target).await?;
-    let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("now is a time")
+    let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("the current time is in range")
         + SignedDuration::from_secs(request.ttl_seconds.into());
     let token = gateway.signer.session_token(SessionToken {
         session: session.uid().to_owned(),
@@ -49,9 +50,9 @@ pub async fn share(
     Ok((StatusCode::CREATED, Json(shared)))
 }
 
-/// 96 random bits: among the tokens of one session no two are the same.
+/// A random id of 96 bits, which is unique among the tokens of one session.
 fn token_id() -> String {
     let mut bytes = [0; 12];
-    rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
+    rand::fill(&mut bytes).expect("the system's random source works");
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }

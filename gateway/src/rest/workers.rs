@@ -1,4 +1,4 @@
-//! Pools, which the REST API calls workers.
+//! Operations on pools, which the REST API calls workers.
 
 use crate::{
     auth::extract::{MayRead, Namespace},
@@ -12,11 +12,11 @@ use crate::{
 use axum::{Json, extract::State};
 use std::sync::Arc;
 
-/// All pools.
+/// Lists all pools.
 #[utoipa::path(
     get, path = "/workers", tag = "workers", operation_id = "workers",
     responses(
-        (status = 200, body = [Worker], description = "By name"),
+        (status = 200, body = [Worker], description = "Sorted by name"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
@@ -27,11 +27,11 @@ pub async fn list(
     Json(documents_in(&gateway, &namespace))
 }
 
-/// How the pools are.
+/// Returns the health of the pools.
 #[utoipa::path(
     get, path = "/health", tag = "workers",
     responses(
-        (status = 200, body = FleetHealth, description = "Also when some pools do not serve sessions"),
+        (status = 200, body = FleetHealth, description = "Health of the pools, including `degraded`"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
@@ -45,7 +45,7 @@ pub async fn health(
     Json(FleetHealth { status, workers })
 }
 
-/// The namespaces in which there is something to see.
+/// Lists the namespaces that have sessions or pools.
 #[utoipa::path(
     get, path = "/namespaces", tag = "workers",
     responses(
@@ -61,7 +61,7 @@ pub async fn namespaces(_: MayRead<Namespace>, State(gateway): State<Arc<Gateway
     Json(Namespaces { own, namespaces })
 }
 
-/// Every pool of a namespace as a document, by name.
+/// The documents of all pools of a namespace, sorted by name.
 pub(super) fn documents_in(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
     gateway.pools.in_namespace(namespace).iter().map(|pool| compat::worker(pool)).collect()
 }
