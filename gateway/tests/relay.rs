@@ -1,4 +1,4 @@
-//! The relay between two streams in memory, with a clock that the test turns: frames, Pings, and each way to end.
+//! The relay between two in-memory streams with a paused clock: frames, Pings, and every way to end a connection.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -25,7 +25,7 @@ use tokio_tungstenite::{
 const SECOND: Duration = Duration::from_secs(1);
 const PING: [u8; 2] = [0x89, 0];
 
-/// A relay at work, seen from its two ends.
+/// The peers of a running relay.
 struct RelayFixture {
     client: DuplexStream,
     runner: DuplexStream,
@@ -57,7 +57,7 @@ fn start_relay_with_buffer(buffer: usize) -> RelayFixture {
     RelayFixture { client, runner, closing, outcome }
 }
 
-/// A frame as RFC 6455 section 5.2 draws it, masked as a client's when `mask`.
+/// Encodes a frame (RFC 6455 section 5.2), masked like a client's if `mask` is set.
 fn frame(opcode: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x80 | opcode];
     let masked = if mask { 0x80 } else { 0 };
@@ -89,10 +89,10 @@ async fn expect(stream: &mut DuplexStream, expected: &[u8]) {
 async fn expect_end(stream: &mut DuplexStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
-    assert!(rest.is_empty(), "nothing more was to come: {rest:?}");
+    assert!(rest.is_empty(), "unexpected bytes: {rest:?}");
 }
 
-/// Lets every task run until all of them wait, without time going on.
+/// Runs all tasks until they wait, without advancing the clock.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -171,25 +171,25 @@ async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
     let RelayFixture { client, runner, outcome, .. } = start_relay();
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let mut runner = WebSocketStream::from_raw_socket(runner, Role::Server, None).await;
-    // Between two Pings.
+    // Ends between two Pings.
     let end = Instant::now() + 3610 * SECOND;
     let (mut pings, mut pongs) = (0, 0);
     loop {
         tokio::select! {
             biased;
-            // What is read is answered by the library itself.
+            // tungstenite answers a Ping when it is read.
             Some(message) = client.next() => pings += u32::from(message.unwrap() == Message::Ping(Bytes::new())),
             Some(message) = runner.next() => pongs += u32::from(message.unwrap() == Message::Pong(Bytes::new())),
             () = sleep_until(end) => break,
         }
     }
     assert!(pings >= 3600 / 20 - 1, "{pings} pings");
-    assert!(pongs >= pings - 1, "each is answered: {pongs} of {pings}");
+    assert!(pongs >= pings - 1, "{pongs} of {pings} Pings were answered");
     runner.send(Message::text("at last")).await.unwrap();
     assert_eq!(client.next().await.unwrap().unwrap(), Message::text("at last"));
     assert!(!outcome.is_finished());
 
-    // One that does not read any more, as a process that was stopped, is lost.
+    // A client that stops reading, like a suspended process, is lost.
     let stopped = Instant::now();
     assert!(!matches!(runner.next().await, Some(Ok(Message::Close(_) | Message::Text(_)))));
     assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
@@ -241,7 +241,7 @@ async fn a_drain_sends_a_close_frame_to_the_client_only() {
     let close_frame = close(false, 1001, "the gateway is shutting down; connect again");
     expect(&mut client, &close_frame).await;
     expect_end(&mut client).await;
-    // What the client answers must not reach the runner: it would take it for the client's own wish.
+    // The client's answer must not reach the runner, which would treat it as a close by the client.
     let _ = client.write_all(&close(true, 1001, "")).await;
     drop(client);
     expect_end(&mut runner).await;
@@ -281,7 +281,7 @@ async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() {
     let RelayFixture { mut client, mut runner, closing, outcome } = start_relay_with_buffer(100);
-    // More than the client's side takes: the relay waits in the midst of writing it.
+    // More bytes than the client's buffer holds, so the relay blocks while it writes them.
     runner.write_all(&frame(2, false, &[0; 1000])[..300]).await.unwrap();
     settle().await;
     let start = Instant::now();
@@ -378,7 +378,7 @@ async fn drops_invalid_frames_of_the_runner() {
     assert_eq!(outcome.await.unwrap(), Outcome::ProtocolError);
 }
 
-/// The frames of a stream, which must end with a whole one.
+/// Splits a stream into its frames. The last frame must be complete.
 fn split_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -411,7 +411,7 @@ proptest! {
             for part in at.windows(2) {
                 runner.write_all(&stream[part[0]..part[1]]).await.unwrap();
                 settle().await;
-                // So long that a Ping is due at each place where one fits, and a sign of life each time.
+                // A Ping becomes due after each chunk, and the client answers each time.
                 advance(25 * SECOND).await;
                 client.write_all(&frame(10, true, b"")).await.unwrap();
                 settle().await;
@@ -424,7 +424,7 @@ proptest! {
             received
         });
         let (pings, others): (Vec<_>, Vec<_>) = split_frames(&received).into_iter().partition(|frame| *frame == PING);
-        prop_assert_eq!(&others[..others.len() - 1], &sent[..], "all frames, and then the Close");
+        prop_assert_eq!(&others[..others.len() - 1], &sent[..], "all frames arrive, followed by the Close frame");
         prop_assert!(!pings.is_empty());
     }
 }

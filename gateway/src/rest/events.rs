@@ -105,8 +105,8 @@ impl Reader {
                     // In a separate task, so that a slow runner does not delay the stream. The results arrive as
                     // changes.
                     let keys = gateway.sessions.keys_in(&self.namespace);
-                    let asking = Arc::clone(&gateway);
-                    gateway.shutdown.spawn(async move { activity::refresh(&asking, &keys, POLL_INTERVAL).await });
+                    let polling = Arc::clone(&gateway);
+                    gateway.shutdown.spawn(async move { activity::refresh(&polling, &keys, POLL_INTERVAL).await });
                     continue;
                 }
                 () = gateway.changes.wait_past(position) => {}

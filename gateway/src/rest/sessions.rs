@@ -77,16 +77,15 @@ pub async fn create(
     let object =
         convert::browser_session(&name, &namespace, request).map_err(|field| ApiError::Invalid(vec![field]))?;
     // In a separate task, so that the session is deleted even if the client disconnects at any moment.
-    let caller = CancellationToken::new();
-    let abandoned = caller.clone();
+    let client_gone = CancellationToken::new();
     let created = gateway.shutdown.spawn(
         {
-            let gateway = Arc::clone(&gateway);
-            async move { create_and_wait(&gateway, &key, &object, &abandoned).await }
+            let (gateway, client_gone) = (Arc::clone(&gateway), client_gone.clone());
+            async move { create_and_wait(&gateway, &key, &object, &client_gone).await }
         }
         .in_current_span(),
     );
-    let _gone = caller.drop_guard();
+    let _cancels_when_dropped = client_gone.drop_guard();
     let session = created.await.map_err(|_| ApiError::Draining)??;
     Ok((StatusCode::CREATED, Json(lookup::to_document(&gateway, &session, None))))
 }
@@ -222,7 +221,7 @@ async fn create_and_wait(
     gateway: &Gateway,
     key: &Key,
     object: &camofleet_crds::v1alpha1::BrowserSession,
-    abandoned: &CancellationToken,
+    client_gone: &CancellationToken,
 ) -> Result<session::Session, ApiError> {
     let uid = match kubernetes::create(&gateway.client, key, object).await {
         Ok(uid) => uid,
@@ -237,7 +236,7 @@ async fn create_and_wait(
     tracing::info!(session = uid, "created the session");
     let ready = tokio::select! {
         ready = wait_until_ready(gateway, key, &uid) => ready,
-        () = abandoned.cancelled() => Err(ApiError::NotStarted("the client disconnected".to_owned())),
+        () = client_gone.cancelled() => Err(ApiError::NotStarted("the client disconnected".to_owned())),
         () = gateway.shutdown.draining() => Err(ApiError::Draining),
     };
     if let Err(error) = &ready {

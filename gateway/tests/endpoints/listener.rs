@@ -1,4 +1,4 @@
-//! The public listener: what clients can hold before one of their credentials was accepted, and which credentials that are.
+//! The listeners: limits of anonymous connections, the credentials that lift them, and the report of untrusted proxies.
 
 use crate::common::{ADMIN, Runner, TestGateway, VIEWER, log_output, start_gateway, start_gateway_with};
 use camofleet_auth::token::{Scope, SessionToken};
@@ -30,7 +30,7 @@ async fn until(gateway: &TestGateway, what: &str, reached: impl Fn(Counts) -> bo
     counts()
 }
 
-/// Sends a request, and returns the head of the response.
+/// Sends a request and returns the head of the response.
 async fn ask(stream: &mut TcpStream, request: &str) -> String {
     http::ask(stream, request).await.unwrap().head
 }
@@ -41,59 +41,64 @@ async fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
 
 #[tokio::test]
 async fn limits_connections_with_unfinished_request_heads() {
-    // This process is the attacker, too.
+    // The attackers run in this process, too.
     files::raise_limit(u64::MAX).unwrap();
     let gateway = start_gateway().await;
     let mut user = connect_from([127, 0, 0, 2], gateway.address).await;
     let mine = format!("GET /api/login HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {ADMIN}\r\n\r\n");
     assert!(ask(&mut user, &mine).await.starts_with("HTTP/1.1 200"));
 
-    // Heads that are too long are not held at all, however many come. 400 KB each were, for 75 s.
+    // A connection whose request head is too long is closed at once. An earlier version kept 400 KB of it for 75 s.
     let filler = format!("X-Filler: {}\r\n", "a".repeat(4000));
     let long = format!("GET / HTTP/1.1\r\nHost: gateway\r\n{}", filler.repeat(100));
     let mut attackers = Vec::new();
     for _ in 0..ATTACKERS {
         let mut stream = connect_from([127, 0, 0, 3], gateway.address).await;
-        // What is beyond the limit may meet the closed connection.
+        // The write can fail, because the gateway closes the connection at the limit.
         stream.write_all(&long.as_bytes()[..MAX_HEAD]).await.ok();
         attackers.push(stream);
     }
     for stream in &mut attackers {
-        // The end of it, after a 431, or a reset.
+        // The connection ends after a 431 response, or with a reset.
         timeout(TIMEOUT, stream.read_to_end(&mut Vec::new())).await.unwrap().ok();
     }
-    let counts = until(&gateway, "only the user is left", |counts| counts.connections == 1).await;
+    let counts = until(&gateway, "only the user's connection is open", |counts| counts.connections == 1).await;
     assert_eq!(counts.anonymous, 0);
     attackers.clear();
 
-    // Shorter ones are, by as many connections as one address, and all of them, may have.
+    // Connections with a shorter unfinished head stay open, up to 128 from one address and 1024 in total.
     let shed = counts.shed;
     for _ in 0..ATTACKERS {
         let mut stream = connect_from([127, 0, 0, 3], gateway.address).await;
         stream.write_all(&long.as_bytes()[..MAX_HEAD - 1]).await.ok();
         attackers.push(stream);
     }
-    let counts = until(&gateway, "one address has 128", |counts| counts.shed - shed == ATTACKERS as u64 - 128).await;
+    let counts =
+        until(&gateway, "one address has 128 connections", |counts| counts.shed - shed == ATTACKERS as u64 - 128).await;
     assert_eq!(counts.anonymous, 128);
-    until(&gateway, "the others are closed", |counts| counts.connections == 129).await;
+    until(&gateway, "the other connections are closed", |counts| counts.connections == 129).await;
     let open: Vec<_> = attackers.iter().map(is_open).collect();
-    assert!(open[ATTACKERS - 128..].iter().all(|open| *open), "the latest are left");
+    assert!(open[ATTACKERS - 128..].iter().all(|open| *open), "the latest connections stay open");
     for index in 0..ATTACKERS {
         let [_, _, high, low] = u32::try_from(index).unwrap().to_be_bytes();
         let mut stream = connect_from([127, 1, high, low], gateway.address).await;
         stream.write_all(&long.as_bytes()[..MAX_HEAD - 1]).await.ok();
         attackers.push(stream);
     }
-    let counts = until(&gateway, "all have 1024", |now| now.shed - counts.shed == ATTACKERS as u64 + 128 - 1024).await;
+    let counts = until(&gateway, "all addresses together have 1024 connections", |now| {
+        now.shed - counts.shed == ATTACKERS as u64 + 128 - 1024
+    })
+    .await;
     assert_eq!(counts.anonymous, 1024);
-    until(&gateway, "the others are closed", |counts| counts.connections == 1025).await;
+    until(&gateway, "the other connections are closed", |counts| counts.connections == 1025).await;
 
-    // A client with a token kept its connection, and a new client is gateway.
+    // The authenticated client keeps its connection, and a new client is served.
     assert!(ask(&mut user, &mine).await.starts_with("HTTP/1.1 200"));
     let mut newcomer = connect_from([127, 0, 0, 4], gateway.address).await;
     assert!(ask(&mut newcomer, &mine).await.starts_with("HTTP/1.1 200"));
     drop(attackers);
-    until(&gateway, "the attack is over", |counts| counts.connections == 2 && counts.anonymous == 0).await;
+    until(&gateway, "the attackers' connections are closed", |counts| counts.connections == 2 && counts.anonymous == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -138,14 +143,14 @@ async fn every_kind_of_credential_authenticates_its_connection() {
     }
     assert_eq!(gateway.state.clients.counts().connections, 4);
     drop(streams);
-    until(&gateway, "all are gone", |counts| counts.connections == 0).await;
+    until(&gateway, "all connections are closed", |counts| counts.connections == 0).await;
 
-    // A session token, and what it is exchanged for: a WebSocket, which counts until it is closed.
+    // A session token authenticates a WebSocket connection, which counts until it is closed.
     let token = SessionToken { session: "u1".into(), scope: Scope::Connect, expires: u64::MAX / 2, once: None };
     let client = gateway.connect_with("s", &gateway.state.signer.session_token(token)).await.unwrap();
     assert_eq!(gateway.state.clients.counts(), Counts { connections: 1, ..Counts::default() });
     drop(client);
-    until(&gateway, "it is gone", |counts| counts.connections == 0).await;
+    until(&gateway, "the connection is closed", |counts| counts.connections == 0).await;
 }
 
 #[tokio::test]
@@ -166,23 +171,23 @@ async fn reports_an_untrusted_proxy_once() {
         gateway.clients = Clients::new(proxies);
     })
     .await;
-    // A client whose address is known does not hide a proxy for good.
+    // An earlier request from another address does not prevent the report.
     gateway.get("/view/ns/s", &[("host", "gateway"), ("x-forwarded-for", "192.0.2.1")]).await;
-    // The named proxy is behind another one, which is not. Health checks of its own come between.
+    // An untrusted proxy is in front of the trusted one, whose own health checks come in between.
     let headers = [("host", "gateway"), ("x-forwarded-for", "192.0.2.1, 198.51.100.77")];
     for _ in 0..210 {
         gateway.get("/view/ns/s", &headers).await;
         gateway.get("/view/ns/s", &[("host", "gateway")]).await;
     }
     let log_output = log_output();
-    // Gateways of other tests log here too.
+    // The gateways of other tests write to the same log.
     let is_report = |line: &&str| line.contains("gateway.trustedProxies") && line.contains("198.51.100.77");
     assert_eq!(log_output.lines().filter(is_report).count(), 1);
 }
 
 #[tokio::test]
 async fn serves_probes_and_metrics_while_attackers_hold_connections() {
-    // This process is the attacker, too.
+    // The attackers run in this process, too.
     files::raise_limit(u64::MAX).unwrap();
     let gateway = start_gateway().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! The live view, its page, and the tokens that are given for it: against a runner whose display the test plays.
+//! The live view, its page and session tokens, with a runner whose display is controlled by the test.
 
 use crate::common::{ADMIN, POD_UID, TestGateway, VIEWER, expect_close, ready, start_gateway};
 use camofleet_auth::token::{Caller, Scope, SessionToken};
@@ -25,12 +25,12 @@ use tokio_tungstenite::{
 type Viewer = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const GREETING: &[u8] = b"RFB 003.008\n";
-/// What a viewer says before its messages: version, security type None, not to be shared.
+/// A viewer's handshake: version, security type None, shared flag not set.
 const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\x00";
 const KEY: [u8; 8] = [4, 1, 0, 0, 0, 0, 0, b'a'];
 const UPDATE_REQUEST: [u8; 10] = [3, 0, 0, 0, 0, 0, 5, 0, 2, 208];
 
-/// A runner: the head of each request that came, and the connection when it was for the display.
+/// A runner that hands the test the head of each request, and the connection of each request for the display.
 struct Runner {
     address: SocketAddr,
     requests: mpsc::UnboundedReceiver<(String, Option<TcpStream>)>,
@@ -59,7 +59,7 @@ impl Runner {
 
     async fn display(&mut self) -> (String, TcpStream) {
         let (head, stream) = self.requests.recv().await.unwrap();
-        (head, stream.expect("the display was asked for"))
+        (head, stream.expect("a request for the display"))
     }
 }
 
@@ -67,7 +67,7 @@ fn bearer(head: &str) -> &str {
     head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap()
 }
 
-/// A gateway with a session `s` that is Ready on a runner.
+/// Starts a gateway and a runner with the Ready session `s`.
 async fn session() -> (TestGateway, Runner) {
     let (gateway, runner) = (start_gateway().await, Runner::start().await);
     gateway.put_session("s", "uid-1", ready(runner.address));
@@ -106,16 +106,16 @@ async fn forwards_a_controllers_input_and_reports_activity() {
     assert!(head.starts_with("GET /v1/sessions/uid-1/vnc HTTP/1.1\r\n") && head.contains("upgrade: rfb"), "{head}");
     let caller = gateway.keys.verify(bearer(&head), POD_UID).unwrap();
     assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::Control, once: None });
-    assert!(!head.contains(ADMIN), "the user's token went to the runner: {head}");
+    assert!(!head.contains(ADMIN), "the user's token must not reach the runner: {head}");
 
     display.write_all(GREETING).await.unwrap();
     assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Binary(GREETING.into()));
-    // Cut anywhere, as a WebSocket may.
+    // In WebSocket messages that do not match the RFB messages.
     for piece in [HANDSHAKE, &UPDATE_REQUEST, &KEY].concat().chunks(5) {
         viewer.send(Message::Binary(piece.to_vec().into())).await.unwrap();
     }
     let passed: [u8; 32] = read(&mut display).await;
-    assert_eq!(passed[..14], *b"RFB 003.008\n\x01\x01", "the display is asked to be shared");
+    assert_eq!(passed[..14], *b"RFB 003.008\n\x01\x01", "the shared flag is set");
     assert_eq!(passed[14..24], UPDATE_REQUEST);
     assert_eq!(passed[24..], KEY);
     let (touch, _) = runner.requests.recv().await.unwrap();
@@ -129,7 +129,7 @@ async fn drops_the_input_of_a_viewer_without_control() {
     for offered in [
         format!("camofleet.control, camofleet.view, camofleet.bearer.{view}"),
         format!("camofleet.control, camofleet.view, camofleet.bearer.{VIEWER}"),
-        // Who may more, but asks for less, gets what it asked for.
+        // An admin that requests only the view scope gets no more.
         format!("camofleet.view, camofleet.bearer.{ADMIN}"),
     ] {
         let (mut viewer, headers) = connect_viewer(&gateway, &offered).await.unwrap();
@@ -149,7 +149,7 @@ async fn drops_the_input_of_a_viewer_without_control() {
 #[tokio::test]
 async fn closes_with_a_reason_after_invalid_rfb() {
     let (gateway, mut runner) = session().await;
-    for (said, code) in [
+    for (message, code) in [
         (Message::Binary(b"RFB 003.003\n".as_slice().into()), 1002),
         (Message::Binary([HANDSHAKE, &[99]].concat().into()), 1002),
         (Message::Binary([HANDSHAKE, &[6, 0, 0, 0, 1, 0, 0, 0]].concat().into()), 1009),
@@ -158,9 +158,9 @@ async fn closes_with_a_reason_after_invalid_rfb() {
     ] {
         let (mut viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
         let (_, mut display) = runner.display().await;
-        viewer.send(said).await.unwrap();
-        let (told, reason) = expect_close(viewer.next().await);
-        assert!(told == code && !reason.is_empty(), "{told} {reason}");
+        viewer.send(message).await.unwrap();
+        let (close_code, reason) = expect_close(viewer.next().await);
+        assert!(close_code == code && !reason.is_empty(), "{close_code} {reason}");
         let mut rest = Vec::new();
         display.read_to_end(&mut rest).await.unwrap();
     }
@@ -171,33 +171,33 @@ async fn relays_pictures_and_answers_pings_between_them() {
     let (gateway, mut runner) = session().await;
     let (viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     let (_, mut display) = runner.display().await;
-    // After the greeting of a display of ours no byte is like the one before it.
+    // After the greeting, no two consecutive bytes are equal, so a lost or repeated chunk is detected.
     let greeting = b"RFB 003.008\n\x01\x01\0\0\0\0".to_vec();
     let pictures: Vec<u8> = (0..3_000_000_u32).map(|byte| u8::try_from(byte % 251).unwrap()).collect();
-    let said = [greeting, pictures].concat();
-    let saying = tokio::spawn({
-        let said = said.clone();
+    let sent = [greeting, pictures].concat();
+    let sending = tokio::spawn({
+        let sent = sent.clone();
         async move {
-            for piece in said.chunks(70_001) {
+            for piece in sent.chunks(70_001) {
                 display.write_all(piece).await.unwrap();
             }
             display
         }
     });
     let (mut to_gateway, mut from_gateway) = viewer.split();
-    let (mut seen, mut answers) = (Vec::new(), 0);
-    while seen.len() < said.len() || answers == 0 {
+    let (mut received, mut answers) = (Vec::new(), 0);
+    while received.len() < sent.len() || answers == 0 {
         match from_gateway.next().await.unwrap().unwrap() {
             Message::Binary(piece) => {
-                seen.extend_from_slice(&piece);
+                received.extend_from_slice(&piece);
                 to_gateway.send(Message::Ping(piece.slice(..piece.len().min(125)))).await.unwrap();
             }
             Message::Pong(_) => answers += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert!(seen == said, "what the viewer saw is not what the display said");
-    drop(saying.await.unwrap());
+    assert!(received == sent, "the viewer received other bytes than the display sent");
+    drop(sending.await.unwrap());
 }
 
 #[tokio::test]
@@ -273,12 +273,12 @@ async fn rejects_a_token_for_another_endpoint_or_session() {
     let (status, body) = ask("/vnc/ns/s", &token(&gateway, "uid-1", Scope::View, now() - 1)).await;
     assert!(status == StatusCode::UNAUTHORIZED && body.contains("expired"), "{status} {body}");
     assert_eq!(ask("/vnc/ns/s", "nobody").await.0, StatusCode::UNAUTHORIZED);
-    assert!(runner.requests.try_recv().is_err(), "a runner was asked for one that was refused");
+    assert!(runner.requests.try_recv().is_err(), "a rejected request must not reach the runner");
 
-    // A token that was made before this replica has heard of its session.
+    // A token for a session that this replica's cache does not have yet.
     gateway.create_uncached("fresh", "uid-3");
     let fresh = token(&gateway, "uid-3", Scope::View, later);
-    let asked = tokio::spawn({
+    let connecting = tokio::spawn({
         let url = format!("ws://{}/vnc/ns/fresh?token={fresh}", gateway.address);
         async move { connect_async(url).await.map(drop) }
     });
@@ -287,7 +287,7 @@ async fn rejects_a_token_for_another_endpoint_or_session() {
     }
     gateway.put_session("fresh", "uid-3", ready(runner.address));
     runner.display().await;
-    asked.await.unwrap().unwrap();
+    connecting.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -298,7 +298,7 @@ async fn a_plain_request_returns_the_cause_of_a_rejection() {
         let headers = [("host", "gateway"), ("authorization", authorization.as_str())];
         gateway.get(&format!("/vnc/ns/{name}"), &headers).await.0
     };
-    assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "it would be let in");
+    assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "the client is permitted");
     assert_eq!(ask("s", "nobody").await, StatusCode::UNAUTHORIZED);
     assert_eq!(ask("none", ADMIN).await, StatusCode::NOT_FOUND);
     gateway.put_session("s", "uid-1", Readiness::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
@@ -339,7 +339,7 @@ async fn an_admin_creates_a_token_for_one_session() {
     }
     let connect = first["token"].as_str().unwrap();
     let (status, body) = share(&gateway, "s", connect, &json!({ "scope": "view" })).await;
-    assert_eq!(status, StatusCode::FORBIDDEN, "a token begot another: {body}");
+    assert_eq!(status, StatusCode::FORBIDDEN, "a session token must not create another: {body}");
     assert_eq!(share(&gateway, "none", ADMIN, &json!({ "scope": "view" })).await.0, StatusCode::NOT_FOUND);
     for (body, names) in [
         (json!({}), "scope"),
@@ -349,10 +349,11 @@ async fn an_admin_creates_a_token_for_one_session() {
         (json!({ "scope": "view", "ttl_seconds": "1" }), "ttl_seconds"),
         (json!({ "scope": "view", "ttl": 1 }), "ttl"),
     ] {
-        let (status, said) = share(&gateway, "s", ADMIN, &body).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {said}");
-        let told = said["detail"].as_array().unwrap().iter().any(|wrong| wrong["loc"] == json!(["body", names]));
-        assert!(told, "{body} {said}");
+        let (status, response) = share(&gateway, "s", ADMIN, &body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {response}");
+        let is_reported =
+            response["detail"].as_array().unwrap().iter().any(|error| error["loc"] == json!(["body", names]));
+        assert!(is_reported, "{body} {response}");
     }
 }
 
@@ -366,8 +367,8 @@ async fn rejects_a_single_use_token_that_was_used() {
     let token =
         SessionToken { session: "uid-1".into(), scope: Scope::View, expires: now() + 60, once: Some("id".into()) };
     let bearer = format!("Bearer {}", gateway.state.signer.session_token(token));
-    let (status, _, said) = gateway.handshake("/vnc/ns/s", &[("authorization", &bearer)]).await;
-    assert!(status == StatusCode::UNAUTHORIZED && said.contains("used before"), "{status} {said}");
+    let (status, _, response) = gateway.handshake("/vnc/ns/s", &[("authorization", &bearer)]).await;
+    assert!(status == StatusCode::UNAUTHORIZED && response.contains("used before"), "{status} {response}");
 }
 
 #[tokio::test]

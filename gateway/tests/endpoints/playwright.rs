@@ -1,4 +1,4 @@
-//! The way of a Playwright client.
+//! Playwright connections: authorization, finding and waiting for sessions, relaying, and closing.
 
 use crate::common::{
     ADMIN, POD_UID, Runner, VIEWER, expect_close, key, log_output, ready, start_gateway, start_gateway_with,
@@ -78,7 +78,7 @@ async fn relays_large_messages_both_ways() {
 #[tokio::test]
 async fn relays_bytes_that_arrive_with_the_runners_handshake() {
     let gateway = start_gateway().await;
-    // The accept key of the handshake that `ask` sends (RFC 6455 section 1.3), and a text frame in the same segment.
+    // The accept key for the handshake below (RFC 6455 section 1.3), and a text frame in the same segment.
     let address = Runner::answering(concat!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n",
         "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x01\x00\x00\x02hi",
@@ -141,14 +141,14 @@ async fn a_drain_sends_1001_to_the_client_and_no_close_frame_to_the_runner() {
         async move { state.shutdown.drain(Duration::ZERO).await }
     });
     assert_eq!(expect_close(client.next().await), (1001, "the gateway is shutting down; connect again".into()));
-    // The answer to the Close, as a client of Playwright gives it.
+    // The client answers the Close frame, as Playwright does.
     while client.next().await.is_some() {}
     let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
     draining.await.unwrap();
     assert_eq!(gateway.state.unready_reason(), Some("shutting down"));
     assert!(gateway.state.shutdown.tasks().is_empty());
-    assert!(matches!(gateway.connect("demo").await, Err(Error::Io(_))), "nothing is accepted any more");
+    assert!(matches!(gateway.connect("demo").await, Err(Error::Io(_))), "the gateway accepts no connections");
     assert!(gateway.metrics().contains(r#"connections_total{outcome="Drained"} 1"#), "{}", gateway.metrics());
 }
 
@@ -158,7 +158,7 @@ async fn a_drain_ends_the_wait_for_a_session_with_503() {
     gateway.put_session("slow", "uid-2", waiting());
     let refused = gateway.handshake("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
     let drained = async {
-        // Its connection is a task of the gateway from its acceptance on.
+        // Wait until the gateway has accepted the connection, which is then one of its tasks.
         while gateway.state.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
@@ -176,17 +176,17 @@ async fn a_drain_ends_the_wait_for_a_session_with_503() {
 async fn closes_connections_with_the_reason_when_their_session_ends() {
     let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    for (over, told) in
+    for (finish, reason) in
         [(Some(finished()), "the session has ended: IdleTimeout: nothing for 30 s"), (None, "the session was deleted")]
     {
         gateway.put_session("demo", "uid-1", runner.ready());
         let mut client = gateway.connect("demo").await.unwrap();
         let mut connection = runner.accept_connection().await;
-        match over {
-            Some(over) => gateway.put_session("demo", "uid-1", over),
+        match finish {
+            Some(finish) => gateway.put_session("demo", "uid-1", finish),
             None => gateway.state.sessions.remove(&key("demo")),
         }
-        assert_eq!(expect_close(client.next().await), (1001, told.into()));
+        assert_eq!(expect_close(client.next().await), (1001, reason.into()));
         assert!(!matches!(connection.socket.next().await, Some(Ok(_))));
     }
 }
@@ -260,7 +260,7 @@ async fn connects_to_a_recreated_session_while_the_finished_one_is_cached() {
     client.unwrap();
     assert_eq!(connection.path, "/v1/sessions/uid-2/playwright");
 
-    // The one that the API server has is over itself.
+    // The session at the API server has finished as well.
     gateway.put_session("demo", "uid-2", finished());
     assert_eq!(gateway.rejection("demo").await.0, StatusCode::GONE);
 }
@@ -284,7 +284,7 @@ async fn counts_a_client_that_disconnects_while_waiting() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("it is counted");
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("the outcome ClientLeft is counted");
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn revoking_a_token_closes_only_its_connections() {
 
     gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
     assert_eq!(expect_close(client.next().await), (4401, "the token is no longer valid".into()));
-    // The session's pages wait for a client with a good token, as they do for one that was lost.
+    // No Close frame reaches the runner, so the session keeps its pages for a client with a valid token.
     let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
     other.send(Message::text("still here")).await.unwrap();
@@ -388,7 +388,7 @@ async fn rejects_clients_without_permission() {
             "the request has no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
         ),
         (path, &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
-        // Whether a session exists is not for those who are not let in.
+        // An unauthenticated client does not learn whether a session exists.
         ("/ws/ns/never", &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
         (
             path,
@@ -409,9 +409,9 @@ async fn rejects_clients_without_permission() {
             "web pages cannot connect to /ws (the request has an Origin header): connect from a Playwright client",
         ),
     ];
-    for (target, sent, expected, words) in cases {
+    for (target, sent, expected, message) in cases {
         let (status, headers, body) = gateway.handshake(target, sent).await;
-        assert_eq!((status, detail(&body).as_str()), (expected, words), "{target} {sent:?}");
+        assert_eq!((status, detail(&body).as_str()), (expected, message), "{target} {sent:?}");
         assert_eq!(headers.contains_key("www-authenticate"), status == StatusCode::UNAUTHORIZED);
         assert!(headers.contains_key("x-request-id"));
     }
@@ -464,8 +464,8 @@ async fn returns_503_for_an_unreachable_or_rejecting_runner() {
     gateway.put_session("refused", "uid-1", ready(refusing));
     let admin = [("authorization", "Bearer admin-token")];
     let (status, headers, body) = gateway.handshake("/ws/ns/refused", &admin).await;
-    let words = "the session's runner rejected the gateway's request: unknown signature";
-    assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, words));
+    let message = "the session's runner rejected the gateway's request: unknown signature";
+    assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, message));
     assert!(headers.contains_key("retry-after"));
 
     let closed_port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -1,10 +1,11 @@
-//! Any stream, cut anywhere. `PROPTEST_CASES=1000000 cargo test -p camofleet-gateway --test rfb codec` fuzzes for longer.
+//! The viewer's filter on generated streams in random chunks.
+//! `PROPTEST_CASES=1000000 cargo test -p camofleet-gateway --test rfb codec` fuzzes for longer.
 
 use crate::viewer_message::{HANDSHAKE, ViewerMessage, role, viewer_message};
 use camofleet_gateway::rfb::{ClientFilter, RfbError, ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-/// What a filter made of a stream.
+/// The result of filtering a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Filtered {
     passed: Vec<u8>,
@@ -12,7 +13,7 @@ struct Filtered {
     error: Option<RfbError>,
 }
 
-/// Filters the stream in the chunks that end at these places.
+/// Filters the stream in chunks that end at these offsets.
 fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
     let mut cuts = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect::<Vec<_>>();
     cuts.push(stream.len());
@@ -24,7 +25,7 @@ fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
         let before = all.passed.len();
         match filter.filter(&stream[start..end], &mut all.passed) {
             Ok(input) => all.input |= input,
-            // What was seen in the chunk that broke the rules does not matter any more.
+            // Input in the invalid chunk does not count.
             Err(error) => {
                 all.error = Some(error);
                 all.input = false;
@@ -37,7 +38,7 @@ fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
     all
 }
 
-/// What a display hears before the first message.
+/// The bytes that a display receives before the first message.
 fn greeting(role: ViewerRole) -> Vec<u8> {
     let mut received = b"RFB 003.008\n\x01\x01".to_vec();
     if role == ViewerRole::View {
@@ -51,7 +52,8 @@ fn stream(messages: &[ViewerMessage]) -> Vec<u8> {
     [HANDSHAKE.to_vec(), messages.iter().flat_map(ViewerMessage::encode).collect()].concat()
 }
 
-/// Reads what a display would read, by a table of its own: only what a viewer who may only look may say.
+/// Parses the bytes as a display does, with a separate table of lengths, and panics on a message that a view-only
+/// viewer is not permitted.
 fn assert_no_input(mut received: &[u8]) {
     while let [kind, ..] = *received {
         let length = match (kind, received) {
@@ -60,9 +62,9 @@ fn assert_no_input(mut received: &[u8]) {
             (3 | 150, _) => 10,
             (248, [_, _, _, _, _, _, _, _, length, ..]) => 9 + usize::from(*length),
             (2 | 248, _) => return,
-            other => panic!("a viewer got through with {other:?}"),
+            other => panic!("a message of a view-only viewer was forwarded: {other:?}"),
         };
-        // The stream may end in the midst of a message.
+        // The stream can end inside a message.
         received = received.get(length..).unwrap_or_default();
     }
 }
@@ -75,7 +77,7 @@ proptest! {
         let (end, parsed) = ends.unwrap();
         prop_assert_eq!(parsed, message.parsed());
         prop_assert_eq!(parsed.length(), bytes.len());
-        // Once told, it stays the same whatever follows.
+        // More bytes do not change the result.
         prop_assert_eq!(Message::parse(&bytes), Ok(Some(parsed)));
         prop_assert!(end <= 13);
     }
@@ -104,7 +106,7 @@ proptest! {
         prop_assert_eq!(passed, filter(role, &stream, &[]).passed);
     }
 
-    /// The fuzz: messages with bytes changed, put in, and cut off, and plain noise.
+    /// Fuzzes the filter: messages with changed and inserted bytes, followed by noise.
     #[test]
     fn a_hostile_stream_gives_the_same_output_in_any_chunks_and_no_input_of_a_viewer(
         role in role(),
@@ -115,7 +117,7 @@ proptest! {
     ) {
         let mut hostile = [stream(&messages), noise].concat();
         for (place, byte, insert) in changes {
-            // The handshake is left alone, or nothing would be reached behind it.
+            // The handshake is not changed, because the filter rejects everything after an invalid handshake.
             let place = HANDSHAKE.len() + place.index(hostile.len() - HANDSHAKE.len() + 1);
             if insert || place == hostile.len() {
                 hostile.insert(place, byte);
@@ -137,7 +139,7 @@ proptest! {
         prop_assume!(noise[..noise.len().min(13)] != HANDSHAKE[..noise.len().min(13)]);
         let all = filter(role, &noise, &cuts);
         prop_assert_eq!(all.error, Some(RfbError::ClientHandshake));
-        prop_assert!(HANDSHAKE.starts_with(&all.passed), "nothing of it passes but what was right");
+        prop_assert!(HANDSHAKE.starts_with(&all.passed), "only the valid part of the handshake is forwarded");
     }
 }
 
@@ -153,7 +155,7 @@ fn limits_the_clipboard_to_256_kib() {
 
 #[test]
 fn ignores_keys_inside_the_payload_of_another_message() {
-    // Each payload is a KeyEvent, followed by one that is real.
+    // The payload of each message is a KeyEvent. The last message is a real KeyEvent.
     let key = ViewerMessage::Key { down: true, symbol: 0x61 };
     let fence = ViewerMessage::Fence { flags: 0, payload: key.encode() };
     let cut_text = ViewerMessage::CutText(key.encode());

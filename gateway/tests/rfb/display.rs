@@ -1,4 +1,5 @@
-//! A real display (Xvnc, started as the runner starts it), viewers before it, and an X client that tells what arrived.
+//! The RFB filters between viewers and a real display: Xvnc with the runner's flags. An X client checks which input the
+//! display received.
 
 use crate::viewer_message::ViewerMessage;
 use camofleet_gateway::rfb::{ClientFilter, DisplayCheck, ViewerRole};
@@ -29,12 +30,12 @@ use x11rb::{
     wrapper::ConnectionExt as _,
 };
 
-/// How long a test waits for what must come.
+/// Timeout of every wait in a test.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const WIDTH: u16 = 320;
 const HEIGHT: u16 = 240;
 
-/// Numbers of this process's displays: runners take theirs below, and X servers of people at 0.
+/// Display numbers of this process. Runners use lower numbers, and desktop X servers begin at 0.
 static NEXT_NUMBER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(40_000 + std::process::id() % 10_000));
 
 struct Display {
@@ -48,8 +49,8 @@ impl Display {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vnc.sock");
-        // As the runner starts its own, but that the test's X client has no cookie. A server that chooses its number itself
-        // would take another's, for want of a socket that tells.
+        // The runner's flags, except that the test's X client has no cookie. The number is fixed, because without a
+        // listening socket, Xvnc cannot detect that a number is in use.
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut xvnc = Command::new("Xvnc")
             .args([&format!(":{number}"), "-displayfd", "1"])
@@ -61,7 +62,7 @@ impl Display {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("Xvnc of the package tigervnc-standalone-server");
+            .expect("Xvnc is installed (Debian package tigervnc-standalone-server)");
         let mut up = String::new();
         BufReader::new(xvnc.stdout.take().unwrap()).read_line(&mut up).unwrap();
         assert_eq!(up.trim(), number.to_string());
@@ -77,22 +78,22 @@ impl Display {
 
 impl Drop for Display {
     fn drop(&mut self) {
-        // Terminated and not killed, it takes its lock file and its socket with it.
+        // On SIGTERM, unlike SIGKILL, Xvnc removes its lock file and its socket.
         Command::new("kill").arg(self.xvnc.id().to_string()).status().ok();
         self.xvnc.wait().ok();
     }
 }
 
-/// A viewer behind the gateway's two filters.
+/// A viewer behind both filters of the gateway.
 struct Viewer {
     socket: UnixStream,
     filter: ClientFilter,
     check: DisplayCheck,
-    /// Whether anything that it messages counts as input.
+    /// Whether any of its messages counted as input.
     input: bool,
 }
 
-/// A clipboard message of the display: negative lengths stand for the extended one.
+/// A clipboard message of the display. A negative length means the extended clipboard.
 struct CutText {
     length: i32,
     data: Vec<u8>,
@@ -119,7 +120,7 @@ impl Viewer {
 
     fn write(&mut self, bytes: &[u8]) {
         let mut passed = Vec::new();
-        // In two pieces, as a network would cut it.
+        // In two chunks, as a network can deliver it.
         for half in [&bytes[..bytes.len() / 2], &bytes[bytes.len() / 2..]] {
             self.input |= self.filter.filter(half, &mut passed).unwrap();
         }
@@ -141,8 +142,8 @@ impl Viewer {
         u16::from_be_bytes(self.read(2).try_into().unwrap()).into()
     }
 
-    /// Asks for the whole picture and takes it: the display has then done what it was told before. Returns how many
-    /// pixels came, and what was messages of the clipboard meanwhile.
+    /// Requests the whole picture and receives it. By then, the display has processed all earlier messages. Returns the
+    /// number of pixels, and the clipboard messages received meanwhile.
     fn request_picture(&mut self) -> (usize, Vec<CutText>) {
         self.send(&ViewerMessage::Update { incremental: false, place: [0, 0, WIDTH, HEIGHT] });
         let (mut pixels, mut texts) = (0, Vec::new());
@@ -175,7 +176,7 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < limit, "waited in vain for {what}");
+        assert!(Instant::now() < limit, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -206,12 +207,16 @@ fn forwards_a_controllers_input_and_drops_a_viewers() {
     ] {
         viewer.send(&hostile);
         let (pixels, _) = viewer.request_picture();
-        assert_eq!(pixels, usize::from(WIDTH) * usize::from(HEIGHT), "the view goes on, in the same size");
+        assert_eq!(
+            pixels,
+            usize::from(WIDTH) * usize::from(HEIGHT),
+            "the connection continues, and the display has the same size"
+        );
     }
     assert!(!viewer.input);
     assert_eq!((pointer(), keys()), (before, 0));
 
-    // Later than anything of the viewer's, and alone.
+    // After all messages of the viewer, only the controller sends input.
     controller.send(&ViewerMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] });
     controller.send(&ViewerMessage::Pointer { buttons: 0, x: 100, y: 50 });
     controller.send(&ViewerMessage::Key { down: true, symbol: 0x61 });
@@ -219,13 +224,13 @@ fn forwards_a_controllers_input_and_drops_a_viewers() {
         (pointer() == (100, 50, KeyButMask::default()) && keys() == 1).then_some(())
     });
     controller.send(&ViewerMessage::Key { down: false, symbol: 0x61 });
-    until("the key to come up", || (keys() == 0).then_some(()));
+    until("the release of the key", || (keys() == 0).then_some(()));
     assert!(controller.input);
     controller.request_picture();
     viewer.request_picture();
 }
 
-/// Copies a text in the display, as a page does, and answers whoever asks for it, until the display ends.
+/// Copies a text in the display, as a page does, and serves it to other X clients until the display ends.
 fn copy_text(display: &Display, text: &'static str) {
     let (x, root) = display.x_client();
     let atom = |name: &str| x.intern_atom(false, name.as_bytes()).unwrap().reply().unwrap().atom;
@@ -274,21 +279,21 @@ fn sends_the_clipboard_to_controllers_only() {
     until("the controller's clipboard", || {
         controller.request_picture().1.into_iter().find(|text| text.length == 10 && text.data == b"a password")
     });
-    // It hears that there is something, and asks for it: request of text.
-    let is_note = |text: &CutText| text.length < 0 && text.data[0] == NOTIFY && text.data[3] == 1;
+    // The viewer is notified of the text and requests it.
+    let is_notification = |text: &CutText| text.length < 0 && text.data[0] == NOTIFY && text.data[3] == 1;
     let mut received = Vec::new();
-    until("the viewer's note", || {
+    until("the viewer's notification", || {
         received.extend(viewer.request_picture().1);
-        received.iter().any(is_note).then_some(())
+        received.iter().any(is_notification).then_some(())
     });
     viewer.send(&ViewerMessage::ExtendedClipboard { flags: 1 << 25 | 1, data: Vec::new() });
     received.extend(viewer.request_picture().1);
     received.extend(viewer.request_picture().1);
     for text in received {
-        assert!(text.length < 0, "no plain text");
+        assert!(text.length < 0, "the viewer must not receive plain text");
         assert!(
             text.data[0] & CAPS != 0 || text.data[0] & PEEK_AND_PROVIDE == 0,
-            "nor the extended one: {:?}",
+            "the viewer must not receive data of the extended clipboard: {:?}",
             text.data
         );
     }

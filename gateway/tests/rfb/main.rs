@@ -1,4 +1,4 @@
-//! The live view's protocol: what passes of any stream, cut anywhere, and what a real display makes of it.
+//! The RFB filters: on generated streams, and between viewers and a real display.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

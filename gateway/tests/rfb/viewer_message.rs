@@ -1,15 +1,15 @@
-//! What a viewer says, written from the specifications and not from the gateway's code.
+//! The messages of a viewer, encoded from the specifications, independently of the gateway's code.
 
 use camofleet_gateway::rfb::{ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*};
 use std::ops::RangeInclusive;
 
-/// Version, security type None, and a `ClientInit` that would throw the others out.
+/// Version, security type None, and a `ClientInit` without the shared flag, which would disconnect other viewers.
 pub const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\0";
 pub const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 
-/// Encodings that change nothing of what a viewer says, or what the filter follows, by the registry of the RFB protocol
-/// (github.com/rfbproto/rfbproto).
+/// Encodings that add no messages of the viewer, or only messages that the filter can parse, from the registry of the
+/// RFB protocol (github.com/rfbproto/rfbproto).
 const HARMLESS: &[RangeInclusive<i32>] = &[
     0..=2,                     // Raw, CopyRect, RRE
     4..=7,                     // CoRRE, Hextile, zlib, Tight
@@ -34,7 +34,7 @@ const HARMLESS: &[RangeInclusive<i32>] = &[
     EXTENDED_CLIPBOARD..=EXTENDED_CLIPBOARD,
 ];
 
-/// One message. Numbers whose value does not matter are bytes as they come.
+/// A message. Fields whose values do not matter are raw bytes.
 #[derive(Clone, Debug)]
 pub enum ViewerMessage {
     PixelFormat([u8; 16]),
@@ -89,7 +89,7 @@ impl ViewerMessage {
         }
     }
 
-    /// What the gateway must recognise in it.
+    /// The gateway's expected representation of the message.
     pub fn parsed(&self) -> Message {
         let long = |length: usize| u32::try_from(length).unwrap();
         match self {
@@ -110,7 +110,7 @@ impl ViewerMessage {
         }
     }
 
-    /// What must pass of it.
+    /// The message that the filter must forward. None when it must drop the message.
     pub fn filtered(&self, role: ViewerRole) -> Option<Self> {
         match self {
             Self::Encodings(list) => {
@@ -132,7 +132,7 @@ impl ViewerMessage {
         }
     }
 
-    /// Whether a person did it.
+    /// Whether a person caused the message.
     pub fn is_input(&self) -> bool {
         match self {
             Self::Key { .. } | Self::Pointer { .. } | Self::CutText(_) | Self::ExtendedKey { .. } => true,
