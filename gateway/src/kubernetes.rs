@@ -165,7 +165,7 @@ pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Res
 pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(), ApiError> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
     let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-    let parameters = DeleteParams { preconditions: preconditions, ..DeleteParams::default() };
+    let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
     match with_timeout(api.delete(key.name(), &parameters)).await {
         Ok(_) => Ok(()),
         Err(ApiError::ApiServer(error)) => match *error {
@@ -209,7 +209,9 @@ fn apply_tokens(auth: &Authenticator, secret: &Secret) {
     let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let read = StaticTokens::parse(data);
     if read.is_empty() {
-        tracing::warn!("found no token under `admin` or `viewer` in Secret {TOKENS}, so all requests are rejected");
+        tracing::warn!(
+            "found no token under `admin` or `viewer` in Secret {TOKENS}, so no client can authenticate with a static token"
+        );
     } else {
         tracing::info!(tokens = ?read, "read Secret {TOKENS}");
     }
@@ -234,7 +236,7 @@ async fn create_tokens(api: &Api<Secret>, auth: &Authenticator) {
             Ok(_) => return tracing::info!("created Secret {TOKENS} with one token for each role"),
             Err(kube::Error::Api(status)) if status.is_already_exists() => return,
             Err(error) => {
-                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; create it by hand to continue")
+                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; create it by hand to continue");
             }
         }
         tokio::time::sleep(CREATE_RETRY).await;

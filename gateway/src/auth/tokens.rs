@@ -78,7 +78,7 @@ impl StaticTokens {
         Some((Login { of: BASE64_URL_SAFE_NO_PAD.encode(hash.0), expires }, role))
     }
 
-    /// Whether there are no static tokens, so that every request is rejected.
+    /// Whether there are no static tokens, so that no client can authenticate with one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -2,7 +2,7 @@
 //!
 //! The log records *which* objects changed, not how: a reader looks up the current state of each object. A slow reader
 //! therefore skips states, and its backlog is never longer than the number of objects. A reader that reconnects after
-//! more than [`KEPT`] changes starts over.
+//! more than `KEPT` changes starts over.
 
 use crate::cache::session::Key;
 use std::{

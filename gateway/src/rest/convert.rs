@@ -37,7 +37,7 @@ pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
 /// Converts a request to the `BrowserSession` to create.
 ///
 /// # Errors
-/// When the labels exceed [`MAX_LABELS`].
+/// When the labels exceed `MAX_LABELS`.
 pub fn browser_session(name: &str, namespace: &str, request: CreateSession) -> Result<BrowserSession, InvalidField> {
     let spec = BrowserSessionSpec {
         pool_ref: request.worker.map(|name| PoolRef { name, namespace: None }),

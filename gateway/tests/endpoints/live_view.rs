@@ -210,11 +210,11 @@ async fn the_close_code_names_the_cause() {
     runner.display().await;
     assert_eq!(expect_close(expires.next().await).0, 4401);
 
-    let finish = Finish { reason: "IdleTimeout".into(), message: "nobody did anything for 300 s".into() };
+    let finish = Finish { reason: "IdleTimeout".into(), message: "no activity for 300 s".into() };
     gateway.put_session("s", "uid-1", Readiness::Finished(finish));
     let (code, reason) = expect_close(viewer.next().await);
     assert_eq!(code, 4410);
-    assert!(reason.contains("IdleTimeout: nobody did anything for 300 s"), "{reason}");
+    assert!(reason.contains("IdleTimeout: no activity for 300 s"), "{reason}");
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn rejects_a_token_for_another_endpoint_or_session() {
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
     let (status, body) = ask("/vnc/ns/s", &token(&gateway, "uid-1", Scope::View, now() - 1)).await;
     assert!(status == StatusCode::UNAUTHORIZED && body.contains("expired"), "{status} {body}");
-    assert_eq!(ask("/vnc/ns/s", "nobody").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("/vnc/ns/s", "unknown-token").await.0, StatusCode::UNAUTHORIZED);
     assert!(runner.requests.try_recv().is_err(), "a rejected request must not reach the runner");
 
     // A token for a session that this replica's cache does not have yet.
@@ -299,7 +299,7 @@ async fn a_plain_request_returns_the_cause_of_a_rejection() {
         gateway.get(&format!("/vnc/ns/{name}"), &headers).await.0
     };
     assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "the client is permitted");
-    assert_eq!(ask("s", "nobody").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("s", "unknown-token").await, StatusCode::UNAUTHORIZED);
     assert_eq!(ask("none", ADMIN).await, StatusCode::NOT_FOUND);
     gateway.put_session("s", "uid-1", Readiness::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
     assert_eq!(ask("s", ADMIN).await, StatusCode::GONE);
