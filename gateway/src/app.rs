@@ -1,4 +1,4 @@
-//! The process: reads its configuration, starts everything, and ends it in order.
+//! Starts and stops the process: reads the configuration, starts the listeners and watches, and drains on SIGTERM.
 
 use crate::{
     config::Config,
@@ -17,11 +17,11 @@ use ipnet::IpNet;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
-/// `EX_USAGE` of sysexits.h: what the process was told makes no sense, and starting it again will not help.
-const USAGE: u8 = 64;
-/// Between "not ready" and "no longer accepting": the time in which the cluster stops sending clients here. They are
-/// told to connect again only after it, so that they come to another replica.
-const LEAVE_ENDPOINTS: Duration = Duration::from_secs(3);
+/// `EX_USAGE` of sysexits.h: the arguments are invalid, and a restart does not help.
+const EX_USAGE: u8 = 64;
+/// Time between failing the readiness probe and closing connections. By then the cluster has removed this replica from
+/// the Service's endpoints, so that clients that reconnect reach another replica.
+const ENDPOINT_REMOVAL: Duration = Duration::from_secs(3);
 
 /// Runs the gateway until SIGTERM.
 pub fn main() -> ExitCode {
@@ -29,14 +29,14 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     if let Err(error) = logging::init() {
         tracing::warn!(%error, "ignored RUST_LOG, which is invalid");
     }
-    tls::install_provider().expect("nothing was installed before");
-    let runtime = tokio::runtime::Runtime::new().expect("the system gives threads and epoll, or nothing works");
+    tls::install_provider().expect("no other TLS provider was installed before");
+    let runtime = tokio::runtime::Runtime::new().expect("the system provides threads and epoll");
     match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,42 +53,43 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
     let listener = listen(config.listen)?;
     let admin_listener = listen(config.admin_listen)?;
-    let (gateway, watching, publication) = tokio::select! {
+    let (gateway, watch_client, publication) = tokio::select! {
         connected = connect(config.namespace.clone(), config.trusted_proxies) => connected?,
         () = shutdown.cancelled() => return Ok(()),
     };
 
-    let mut parts = JoinSet::new();
-    parts.spawn(admin::serve(Arc::clone(&gateway), admin_listener));
-    parts.spawn(listener::serve(Arc::clone(&gateway), listener, config.ui));
-    parts.spawn({
+    let mut tasks = JoinSet::new();
+    tasks.spawn(admin::serve(Arc::clone(&gateway), admin_listener));
+    tasks.spawn(listener::serve(Arc::clone(&gateway), listener, config.ui));
+    tasks.spawn({
         let gateway = Arc::clone(&gateway);
-        let watching = watching.clone();
-        async move { kubernetes::follow_sessions(watching, &gateway.sessions, &gateway.changes).await }
+        let watch_client = watch_client.clone();
+        async move { kubernetes::watch_sessions(watch_client, &gateway.sessions, &gateway.changes).await }
     });
-    parts.spawn({
+    tasks.spawn({
         let gateway = Arc::clone(&gateway);
-        let watching = watching.clone();
-        async move { kubernetes::follow_pools(watching, &gateway.pools, &gateway.changes).await }
+        let watch_client = watch_client.clone();
+        async move { kubernetes::watch_pools(watch_client, &gateway.pools, &gateway.changes).await }
     });
-    parts.spawn({
+    tasks.spawn({
         let gateway = Arc::clone(&gateway);
-        async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.auth).await }
+        async move { kubernetes::watch_tokens(watch_client, &config.namespace, &gateway.auth).await }
     });
-    parts.spawn(publication.keep());
+    tasks.spawn(publication.keep());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
     tokio::select! {
         () = shutdown.cancelled() => {}
-        Some(ended) = parts.join_next() => anyhow::bail!("a part of the gateway ended by itself: {ended:?}"),
+        Some(ended) = tasks.join_next() => anyhow::bail!("a task of the gateway ended unexpectedly: {ended:?}"),
     }
-    gateway.shutdown.drain(LEAVE_ENDPOINTS).await;
+    gateway.shutdown.drain(ENDPOINT_REMOVAL).await;
     Ok(())
 }
 
-/// The gateway, a client of its own for the watches, and the publication of its public key.
+/// Returns the gateway, a separate API client for the watches, and the task that publishes the gateway's public key.
 async fn connect(namespace: String, proxies: Vec<IpNet>) -> anyhow::Result<(Arc<Gateway>, kube::Client, Publication)> {
-    let config = kube::Config::infer().await.context("cannot find out where the API server is")?;
+    let config =
+        kube::Config::infer().await.context("no Kubernetes configuration found: run in a pod, or set KUBECONFIG")?;
     let client = kube::Client::try_from(config.clone())?;
     let (signer, publication) = keystore::signer(&client, &namespace, Issuer::Gateway).await?;
     let mut gateway = Gateway::new(client, namespace, signer);

@@ -1,5 +1,5 @@
-//! The errors of requests: each has a status code and a sentence for the client, sent as `{"detail": "…"}`. Causes
-//! that only the administrator of the cluster may see are logged.
+//! The errors of requests. The client receives a status code and a sentence, as `{"detail": "…"}`. Causes that only
+//! the cluster's administrator should see are logged.
 
 use crate::{
     auth::principal::{Action, Denied},
@@ -18,117 +18,123 @@ use http::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Seconds after which another attempt makes sense.
+/// Value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Who asks is not known, or may not do this.
-    #[error("{}", denied_words(*.0))]
+    /// The client is not authenticated, or its credential does not permit the request.
+    #[error("{}", denied_message(*.0))]
     Denied(Denied),
-    /// A page of a browser asks. Nobody has said yet which pages may.
-    #[error("pages may not connect here (the request has an Origin header): connect from a program")]
-    Origin,
-    /// A page of another host asks, and a browser added the cookie by itself.
+    /// A web page sent the request. No page is allowed to connect to `/ws`, because no configuration lists allowed
+    /// origins yet.
+    #[error("web pages cannot connect to /ws (the request has an Origin header): connect from a Playwright client")]
+    FromBrowserPage,
+    /// A page of another origin sent the request, and the browser added the login cookie.
+    #[error("the request comes from a page of another origin: use a page of this host, or send a token")]
+    CrossOrigin,
+    /// The request is not a WebSocket handshake.
     #[error(
-        "this was asked by a page of another host (its Origin is not this host): use this host's own pages, or a token"
-    )]
-    ForeignPage,
-    /// The request is no WebSocket handshake.
-    #[error(
-        "this address takes WebSocket connections only: /ws/… is for Playwright's firefox.connect(), /vnc/… for the live view"
+        "this URL accepts only WebSocket connections: use /ws/… with Playwright's firefox.connect(), and /vnc/… with \
+         the live view"
     )]
     NotWebSocket,
-    /// What was sent is not what this call takes.
+    /// The body cannot be read: its type, syntax, size or arrival time.
     #[error("{1}")]
     BadBody(StatusCode, String),
-    /// What was sent can be read, and fields of it are wrong.
-    #[error("{} of the request are wrong", .0.len())]
+    /// The body is valid JSON, but some of its fields are invalid.
+    #[error("{} fields of the request are invalid", .0.len())]
     Invalid(Vec<InvalidField>),
-    /// The cluster does not let the gateway do this.
-    #[error("the cluster does not allow it: {0}")]
+    /// The API server denied the gateway's request: RBAC, a quota or an admission policy.
+    #[error("the Kubernetes API server denied the request: {0}")]
     Forbidden(String),
-    /// There is no pool of that name.
-    #[error("Worker not found: there is no pool `{0}`")]
+    /// The namespace has no pool with this name. The first words are the original's.
+    #[error("Worker not found: there is no pool `{0}` in this namespace")]
     NoPool(String),
-    /// There is no pool at all.
-    #[error("No workers configured: there is no pool in this namespace; make a WorkerPool")]
+    /// No pool can serve the namespace. The first words are the original's.
+    #[error("No workers configured: no pool serves this namespace; create a WorkerPool")]
     NoPools,
-    /// A session that was asked for did not become Ready, and is ended.
-    #[error("the session did not become ready, and is ended: {0}")]
+    /// The session was created, did not become Ready, and was deleted.
+    #[error("the session did not become ready and was deleted: {0}")]
     NotStarted(String),
-    /// The session has no display that can be looked at.
-    #[error("the session has no live view: make one with `display: LiveView`")]
+    /// The session's display is not `LiveView`.
+    #[error("the session has no live view: create a session with `display: LiveView`")]
     NoLiveView,
-    /// There is no session of that name.
+    /// No session has this name, or it is not in the pool that the path names. The first words are the original's.
     #[error("Session not found: there is no session {0}")]
     NoSession(Key),
-    /// Nothing can have that name.
-    #[error("there is nothing here that can have this name: see /api/openapi.json, or /ws/<namespace>/<name>")]
-    NoSuchName,
-    /// Nothing is known yet of who may do what.
-    #[error("this gateway has not read its tokens yet")]
-    Starting,
-    /// The session is over.
+    /// No route matches the path, or it contains an invalid object name.
+    #[error("no resource matches this path: see /api/openapi.json for the REST API, or use /ws/<namespace>/<name>")]
+    NoSuchResource,
+    /// The static tokens were not read yet, so no client can be authenticated.
+    #[error("the gateway has not read its static tokens yet: try again")]
+    TokensNotSynced,
+    /// The session finished or was deleted.
     #[error("{0}")]
     SessionEnded(SessionEnd),
-    /// It did not become Ready while the client waited.
-    #[error("the session is not ready: it is {}", .0.as_str())]
+    /// The session did not become Ready while the client waited.
+    #[error("the session is not ready: its state is {}", .0.as_str())]
     NotReady(SessionState),
-    /// The gateway is told to go.
-    #[error("this gateway is going away: connect again")]
+    /// The gateway shuts down.
+    #[error("the gateway is shutting down: connect again")]
     Draining,
-    /// The API server cannot be asked whether the session exists.
-    #[error("the cluster's API server cannot be asked now")]
+    /// A request to the API server failed.
+    #[error("a request to the Kubernetes API server failed: try again")]
     ApiServer(#[source] Box<kube::Error>),
-    /// The API server does not answer.
-    #[error("the cluster's API server does not answer now")]
-    ApiServerSilent,
-    /// The object is not as its CRD says.
-    #[error("this gateway cannot read session {0}: is it older than the custom resources?")]
+    /// The API server did not answer within 5 s.
+    #[error("the Kubernetes API server did not answer in time: try again")]
+    ApiServerTimeout,
+    /// The object does not match the gateway's version of the CRD.
+    #[error("the gateway cannot parse session {0}: is the gateway older than the installed CRDs?")]
     Unreadable(Key, String),
-    /// The session's runner does not answer.
-    #[error("the session's runner does not answer")]
+    /// No connection to the session's runner, or no answer.
+    #[error("the session's runner did not answer: try again")]
     RunnerUnreachable(String),
-    /// The runner does not take the gateway's token, or does not know the session.
-    #[error("the session's runner refused the gateway: {0}")]
+    /// The runner rejected the gateway's token, or does not have the session.
+    #[error("the session's runner rejected the gateway's request: {0}")]
     RunnerRefused(String),
 }
 
-fn denied_words(denied: Denied) -> String {
+fn denied_message(denied: Denied) -> String {
     match denied {
         Denied::NoToken => {
-            "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL".to_owned()
+            "the request has no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL"
+                .to_owned()
         }
         Denied::UnknownToken => "the token is not valid".to_owned(),
-        Denied::Expired => "the token has expired: ask for a new one".to_owned(),
-        Denied::Used => "the token was good for one connection, and was used before: ask for a new one".to_owned(),
+        Denied::Expired => "the token has expired: request a new one".to_owned(),
+        Denied::AlreadyUsed => "the token allows a single connection and was used before: request a new one".to_owned(),
         Denied::Scope(scopes) => {
             let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
-            format!("the token may not do this: it takes one with the scope {}, or an admin's", scopes.join(" or "))
+            format!(
+                "the token does not permit this: use a token with the scope {}, or an admin token",
+                scopes.join(" or ")
+            )
         }
         Denied::OtherSession => "the token is for another session".to_owned(),
-        Denied::Action(Action::Read) => "the token may not do this: it takes an admin's or a viewer's".to_owned(),
+        Denied::Action(Action::Read) => {
+            "the token does not permit this: use an admin token or a viewer token".to_owned()
+        }
         Denied::Action(Action::Manage | Action::Session(_)) => {
-            "the token may not do this: it takes an admin's".to_owned()
+            "the token does not permit this: use an admin token".to_owned()
         }
     }
 }
 
 impl ApiError {
-    /// The status code.
+    /// The HTTP status code.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
+            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::AlreadyUsed) => {
                 StatusCode::UNAUTHORIZED
             }
             Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
-            | Self::Origin
-            | Self::ForeignPage
+            | Self::FromBrowserPage
+            | Self::CrossOrigin
             | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
-            Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => StatusCode::NOT_FOUND,
+            Self::NoSession(_) | Self::NoSuchResource | Self::NoPool(_) => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SessionEnded(_) => StatusCode::GONE,
             Self::NoLiveView => StatusCode::CONFLICT,
@@ -137,10 +143,10 @@ impl ApiError {
             Self::NotReady(_)
             | Self::NotStarted(_)
             | Self::NoPools
-            | Self::Starting
+            | Self::TokensNotSynced
             | Self::Draining
             | Self::ApiServer(_)
-            | Self::ApiServerSilent
+            | Self::ApiServerTimeout
             | Self::RunnerUnreachable(_)
             | Self::RunnerRefused(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -148,21 +154,21 @@ impl ApiError {
 
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::Used) => {
+            Self::Denied(Denied::NoToken | Denied::UnknownToken | Denied::Expired | Denied::AlreadyUsed) => {
                 Outcome::Unauthorized
             }
             Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
-            | Self::Origin
-            | Self::ForeignPage
+            | Self::FromBrowserPage
+            | Self::CrossOrigin
             | Self::Forbidden(_) => Outcome::Forbidden,
             Self::NotWebSocket => Outcome::NotWebSocket,
             Self::NoLiveView => Outcome::NoLiveView,
             Self::BadBody(..) | Self::Invalid(_) => Outcome::BadRequest,
-            Self::NoSession(_) | Self::NoSuchName | Self::NoPool(_) => Outcome::NotFound,
+            Self::NoSession(_) | Self::NoSuchResource | Self::NoPool(_) => Outcome::NotFound,
             Self::SessionEnded(_) => Outcome::Gone,
-            Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::Starting => Outcome::NotReady,
+            Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::TokensNotSynced => Outcome::NotReady,
             Self::Draining => Outcome::Draining,
-            Self::ApiServer(_) | Self::ApiServerSilent | Self::Unreadable(..) => Outcome::ApiServer,
+            Self::ApiServer(_) | Self::ApiServerTimeout | Self::Unreadable(..) => Outcome::ApiServer,
             Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,
             Self::RunnerRefused(_) => Outcome::RunnerRefused,
         }
@@ -170,12 +176,12 @@ impl ApiError {
 
     fn log_cause(&self) {
         match self {
-            Self::ApiServer(error) => tracing::warn!(%error, "could not reach the API server"),
-            Self::ApiServerSilent => tracing::warn!("timed out waiting for the API server"),
-            Self::Unreadable(_, error) => tracing::error!(error, "could not read the session"),
+            Self::ApiServer(error) => tracing::warn!(%error, "request to the API server failed"),
+            Self::ApiServerTimeout => tracing::warn!("request to the API server timed out"),
+            Self::Unreadable(_, error) => tracing::error!(error, "could not parse the session"),
             Self::RunnerUnreachable(error) => tracing::warn!(error, "could not reach the runner"),
-            Self::Forbidden(words) => tracing::warn!(words, "the API server refused the gateway"),
-            Self::RunnerRefused(words) => tracing::warn!(words, "the runner refused the gateway"),
+            Self::Forbidden(error) => tracing::warn!(error, "API server denied the request"),
+            Self::RunnerRefused(error) => tracing::warn!(error, "runner rejected the request"),
             _ => {}
         }
     }
@@ -195,7 +201,7 @@ impl IntoResponse for ApiError {
             (Self::Denied(Denied::NoToken), _) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="camofleet""#));
             }
-            (Self::Denied(Denied::UnknownToken | Denied::Expired | Denied::Used), _) => {
+            (Self::Denied(Denied::UnknownToken | Denied::Expired | Denied::AlreadyUsed), _) => {
                 let challenge = r#"Bearer realm="camofleet", error="invalid_token""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
@@ -211,28 +217,28 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Body of every answer of 400 and above but 422.
+/// Body of every response with a status of 400 or above, except 422.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
-    /// What was wrong, where, and what to do.
+    /// What is wrong, where, and what to do.
     pub detail: String,
 }
 
-/// Body of a 422: what of the request is wrong.
+/// Body of a 422 response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InvalidRequest {
-    /// One for each field that is wrong.
+    /// The invalid fields of the request.
     pub detail: Vec<InvalidField>,
 }
 
-/// A field that is wrong.
+/// An invalid field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InvalidField {
-    /// Where it is: `body`, then the names of fields and the numbers of items down to it.
+    /// Path of the field: `body`, then field names and list indices.
     pub loc: Vec<String>,
-    /// What is wrong with it.
+    /// What is wrong with the field.
     pub msg: String,
-    /// The rule that it breaks.
+    /// The rule that the field violates: a JSON Schema keyword, or a reason of the Kubernetes API server.
     #[serde(rename = "type")]
     pub type_: String,
 }

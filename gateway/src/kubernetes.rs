@@ -1,6 +1,5 @@
-//! What the gateway asks of the API server: sessions and pools by watch, one session by name, the Secret with the
-//! static tokens; and that sessions be made and deleted. Thin: what it reads goes into [`Sessions`], [`Pools`] and
-//! [`StaticTokens`], where the decisions are.
+//! Requests to the API server: watches sessions, pools and the Secret with the static tokens; reads, creates and
+//! deletes single sessions. The watches feed [`Sessions`], [`Pools`] and [`StaticTokens`], which make the decisions.
 
 use crate::{
     auth::{
@@ -9,7 +8,7 @@ use crate::{
     },
     cache::{
         changes::{Changed, Changes},
-        pools::{Pools, without_shape},
+        pools::{Pools, without_template},
         session::{Key, Session},
         sessions::Sessions,
     },
@@ -36,19 +35,19 @@ use tokio::time::timeout;
 
 /// The Secret with the static tokens, in the release's namespace.
 pub const TOKENS: &str = "camofleet-tokens";
-/// How long to wait before the Secret is made again after that failed.
-const MAKE_AGAIN: Duration = Duration::from_secs(5);
-/// How long the API server may take for one object.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay before another attempt to create the Secret.
+const CREATE_RETRY: Duration = Duration::from_secs(5);
+/// Timeout of a request for one object.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a watch keeps up to date.
+/// A cache that a watch keeps up to date.
 trait Cache {
     type Object;
-    /// The part of an object that is kept.
-    fn kept(object: Self::Object) -> Self::Object;
-    /// Takes the complete list. Says what changed by it.
+    /// Removes the parts of an object that the gateway does not read.
+    fn trim(object: Self::Object) -> Self::Object;
+    /// Replaces the content with a complete list. Returns the keys of objects that changed or are gone.
     fn replace_all(&self, objects: Vec<(Key, Arc<Self::Object>)>) -> Vec<Key>;
-    /// Whether that is news.
+    /// Inserts or replaces an object. Returns whether it changed.
     fn put(&self, key: Key, object: Arc<Self::Object>) -> bool;
     fn remove(&self, key: &Key);
 }
@@ -56,16 +55,16 @@ trait Cache {
 impl Cache for Sessions {
     type Object = BrowserSession;
 
-    fn kept(object: BrowserSession) -> BrowserSession {
+    fn trim(object: BrowserSession) -> BrowserSession {
         object
     }
 
     fn replace_all(&self, objects: Vec<(Key, Arc<BrowserSession>)>) -> Vec<Key> {
-        self.replace_all(objects.into_iter().map(|(key, object)| (key, Session::of(object))).collect())
+        self.replace_all(objects.into_iter().map(|(key, object)| (key, Session::new(object))).collect())
     }
 
     fn put(&self, key: Key, object: Arc<BrowserSession>) -> bool {
-        self.put(key, Session::of(object))
+        self.put(key, Session::new(object))
     }
 
     fn remove(&self, key: &Key) {
@@ -76,8 +75,8 @@ impl Cache for Sessions {
 impl Cache for Pools {
     type Object = WorkerPool;
 
-    fn kept(object: WorkerPool) -> WorkerPool {
-        without_shape(object)
+    fn trim(object: WorkerPool) -> WorkerPool {
+        without_template(object)
     }
 
     fn replace_all(&self, objects: Vec<(Key, Arc<WorkerPool>)>) -> Vec<Key> {
@@ -93,23 +92,23 @@ impl Cache for Pools {
     }
 }
 
-/// Keeps the cache of sessions up to date, for ever. `client` is to be used for nothing but watches: behind many
-/// requests on one HTTP/2 connection, one was seen to starve.
-pub async fn follow_sessions(client: Client, sessions: &Sessions, changes: &Changes) {
-    follow(client, sessions, |key| changes.record(Changed::Session(key))).await;
+/// Keeps the cache of sessions up to date, forever. Do not use `client` for anything but watches: a watch that shared
+/// its HTTP/2 connection with many requests was seen to starve.
+pub async fn watch_sessions(client: Client, sessions: &Sessions, changes: &Changes) {
+    mirror(client, sessions, |key| changes.record(Changed::Session(key))).await;
 }
 
-/// Keeps the cache of pools up to date, for ever. `client` as above.
-pub async fn follow_pools(client: Client, pools: &Pools, changes: &Changes) {
-    follow(client, pools, |key| changes.record(Changed::Pool(key))).await;
+/// Keeps the cache of pools up to date, forever. `client` as in [`watch_sessions`].
+pub async fn watch_pools(client: Client, pools: &Pools, changes: &Changes) {
+    mirror(client, pools, |key| changes.record(Changed::Pool(key))).await;
 }
 
-async fn follow<C: Cache>(client: Client, cache: &C, changed: impl Fn(Key))
+async fn mirror<C: Cache>(client: Client, cache: &C, changed: impl Fn(Key))
 where
     C::Object:
         Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    // Guarded: one object that this version cannot read must not keep the others from being seen.
+    // `DeserializeGuard`: an object that this version cannot parse must not hide the other objects.
     let api = Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client);
     let apply = |change: Change<Arc<C::Object>>| match change {
         Change::All(objects) => {
@@ -128,32 +127,32 @@ where
             changed(key);
         }
     };
-    watch::follow(api, watch::config(), |object| Some(Arc::new(C::kept(object))), apply).await;
+    watch::follow(api, watch::config(), |object| Some(Arc::new(C::trim(object))), apply).await;
 }
 
-/// Asks the API server itself for the session that has this name now, if there is one.
+/// Reads the session that currently has this name, bypassing the cache.
 pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, ApiError> {
     let api = Api::<DeserializeGuard<BrowserSession>>::namespaced(client.clone(), key.namespace());
-    match in_time(api.get_opt(key.name())).await? {
+    match with_timeout(api.get_opt(key.name())).await? {
         Some(DeserializeGuard(Ok(object))) => Ok(Some(object)),
         Some(DeserializeGuard(Err(error))) => Err(ApiError::Unreadable(key.clone(), error.error)),
         None => Ok(None),
     }
 }
 
-/// Whether the API server has a pool of this name.
-pub async fn pool_is_there(client: &Client, key: &Key) -> Result<bool, ApiError> {
+/// Returns whether the API server has a pool with this name.
+pub async fn pool_exists(client: &Client, key: &Key) -> Result<bool, ApiError> {
     let api = Api::<WorkerPool>::namespaced(client.clone(), key.namespace());
-    Ok(in_time(api.get_metadata_opt(key.name())).await?.is_some())
+    Ok(with_timeout(api.get_metadata_opt(key.name())).await?.is_some())
 }
 
 /// Creates a session, and returns its UID.
 pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Result<String, ApiError> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
-    match in_time(api.create(&PostParams::default(), session)).await {
-        Ok(made) => Ok(made.uid().unwrap_or_default()),
+    match with_timeout(api.create(&PostParams::default(), session)).await {
+        Ok(created) => Ok(created.uid().unwrap_or_default()),
         Err(ApiError::ApiServer(error)) => Err(match *error {
-            // Its own rights, a quota, or an admission policy.
+            // RBAC, a quota, or an admission policy.
             kube::Error::Api(status) if status.is_forbidden() => ApiError::Forbidden(status.message),
             other => ApiError::ApiServer(Box::new(other)),
         }),
@@ -161,12 +160,13 @@ pub async fn create(client: &Client, key: &Key, session: &BrowserSession) -> Res
     }
 }
 
-/// Deletes the session of this name, if it has this UID. One that is gone, or another by now, is as good as deleted.
+/// Deletes the session with this name. With a UID, only a session with that UID is deleted. Succeeds also when the
+/// session is gone or another session has taken its name.
 pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(), ApiError> {
     let api = Api::<BrowserSession>::namespaced(client.clone(), key.namespace());
-    let only_it = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-    let parameters = DeleteParams { preconditions: only_it, ..DeleteParams::default() };
-    match in_time(api.delete(key.name(), &parameters)).await {
+    let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+    let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+    match with_timeout(api.delete(key.name(), &parameters)).await {
         Ok(_) => Ok(()),
         Err(ApiError::ApiServer(error)) => match *error {
             kube::Error::Api(status) if status.is_not_found() || status.is_conflict() => Ok(()),
@@ -177,16 +177,15 @@ pub async fn delete(client: &Client, key: &Key, uid: Option<&str>) -> Result<(),
     }
 }
 
-/// The API server's answer, if it comes in time.
-async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
-    match timeout(ANSWER_TIMEOUT, answer).await {
-        Ok(answer) => answer.map_err(|error| ApiError::ApiServer(Box::new(error))),
-        Err(_) => Err(ApiError::ApiServerSilent),
+async fn with_timeout<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+    match timeout(REQUEST_TIMEOUT, request).await {
+        Ok(response) => response.map_err(|error| ApiError::ApiServer(Box::new(error))),
+        Err(_) => Err(ApiError::ApiServerTimeout),
     }
 }
 
-/// Keeps the static tokens as the Secret has them, for ever, and makes the Secret when it is not there.
-pub async fn follow_tokens(client: Client, namespace: &str, auth: &Authenticator) {
+/// Keeps the static tokens in sync with the Secret, forever, and creates the Secret when it does not exist.
+pub async fn watch_tokens(client: Client, namespace: &str, auth: &Authenticator) {
     let api = Api::<Secret>::namespaced(client, namespace);
     let only_ours = watcher::Config::default().fields(&format!("metadata.name={TOKENS}"));
     let mut events = pin!(watch::events(api.clone(), only_ours));
@@ -196,29 +195,32 @@ pub async fn follow_tokens(client: Client, namespace: &str, auth: &Authenticator
             Event::Init => listed = None,
             Event::InitApply(secret) => listed = Some(secret),
             Event::InitDone => match listed.take() {
-                Some(secret) => publish(auth, &secret),
-                None => make_tokens(&api, auth).await,
+                Some(secret) => apply_tokens(auth, &secret),
+                None => create_tokens(&api, auth).await,
             },
-            Event::Apply(secret) => publish(auth, &secret),
-            // Whoever deletes it wants other tokens.
-            Event::Delete(_) => make_tokens(&api, auth).await,
+            Event::Apply(secret) => apply_tokens(auth, &secret),
+            // An administrator deletes the Secret to replace its tokens.
+            Event::Delete(_) => create_tokens(&api, auth).await,
         }
     }
 }
 
-fn publish(auth: &Authenticator, secret: &Secret) {
+fn apply_tokens(auth: &Authenticator, secret: &Secret) {
     let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     let read = StaticTokens::parse(data);
     if read.is_empty() {
-        tracing::warn!("Secret {TOKENS} holds no token under `admin` or `viewer`, so all requests are rejected");
+        tracing::warn!(
+            "found no token under `admin` or `viewer` in Secret {TOKENS}, so no client can authenticate with a static token"
+        );
     } else {
         tracing::info!(tokens = ?read, "read Secret {TOKENS}");
     }
     auth.set_tokens(Some(read));
 }
 
-/// Makes the Secret with one new token for each role. The watch tells of it, and of another replica's that was faster.
-async fn make_tokens(api: &Api<Secret>, auth: &Authenticator) {
+/// Creates the Secret with one new token for each role. The watch delivers the new Secret, or the Secret of another
+/// replica that was faster.
+async fn create_tokens(api: &Api<Secret>, auth: &Authenticator) {
     // The deletion of the Secret revokes its tokens.
     if auth.is_ready() {
         auth.set_tokens(Some(StaticTokens::default()));
@@ -234,22 +236,22 @@ async fn make_tokens(api: &Api<Secret>, auth: &Authenticator) {
             Ok(_) => return tracing::info!("created Secret {TOKENS} with one token for each role"),
             Err(kube::Error::Api(status)) if status.is_already_exists() => return,
             Err(error) => {
-                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; you can create it by hand")
+                tracing::error!(%error, "could not create Secret {TOKENS}, retrying; create it by hand to continue");
             }
         }
-        tokio::time::sleep(MAKE_AGAIN).await;
+        tokio::time::sleep(CREATE_RETRY).await;
     }
 }
 
-/// 256 random bits, fit for a URL.
+/// A token of 256 random bits, safe in a URL.
 fn new_token() -> String {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
+    rand::fill(&mut bytes).expect("the system's random source works");
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn key_of(object: &impl ResourceExt) -> Key {
-    Key::new(object.namespace().unwrap_or_default(), object.name_any()).expect("the API server checks names")
+    Key::new(object.namespace().unwrap_or_default(), object.name_any()).expect("the API server validates names")
 }
 
 #[cfg(test)]
@@ -260,7 +262,7 @@ mod tests {
     use serde_json::{Value, json};
     use std::{convert::Infallible, future};
 
-    /// An API server with one object, which has a great deal of metadata.
+    /// An API server with one object that has a lot of metadata.
     fn api_server(kind: &'static str) -> Client {
         let labels: BTreeMap<String, String> =
             (0..20_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect();
@@ -288,7 +290,7 @@ mod tests {
         Client::new(server, "ns")
     }
 
-    async fn read<C: Cache>(cache: &C, kind: &'static str, is_read: impl Fn() -> bool)
+    async fn read<C: Cache>(cache: &C, kind: &'static str, has_synced: impl Fn() -> bool)
     where
         C::Object: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -298,21 +300,21 @@ mod tests {
             + 'static,
     {
         let reading = async {
-            while !is_read() {
+            while !has_synced() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::select! {
-            () = follow(api_server(kind), cache, |_| {}) => unreachable!("it follows for ever"),
+            () = mirror(api_server(kind), cache, |_| {}) => unreachable!("a watch never ends"),
             () = reading => {}
         }
     }
 
     #[tokio::test]
-    async fn caches_hold_an_object_without_the_metadata_that_is_not_read() {
+    async fn caches_drop_unused_metadata() {
         let (sessions, pools, key) = (Sessions::default(), Pools::default(), Key::new("ns", "a").unwrap());
-        read(&sessions, "BrowserSession", || sessions.is_read()).await;
-        read(&pools, "WorkerPool", || pools.is_read()).await;
+        read(&sessions, "BrowserSession", || sessions.has_synced()).await;
+        read(&pools, "WorkerPool", || pools.has_synced()).await;
         let session = serde_json::to_value(&sessions.get(&key).unwrap().0.object.metadata).unwrap();
         let pool = serde_json::to_value(&pools.get(&key).unwrap().metadata).unwrap();
         let expected = json!({
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_random_and_fit_for_a_url() {
+    fn new_tokens_are_random_and_url_safe() {
         let token = new_token();
         assert_eq!(token.len(), 43);
         assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));

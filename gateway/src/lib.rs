@@ -1,16 +1,21 @@
-//! The gateway of Camo-fleet: the endpoints through which clients reach their sessions. It authenticates clients,
-//! finds the session's runner, and relays. It is stateless: any number of replicas can run, and each watches the
-//! sessions.
+//! The gateway of Camo-fleet: authenticates clients, finds the session's runner, and relays the traffic between them.
+//! The gateway is stateless: any number of replicas can run, and each watches the sessions.
 //!
 //! ```text
 //! client ── server ── auth: who, allowed? ── proxy::upstream ── cache: which, Ready? ── proxy::runner_client ── runner
 //!                                                └─────────── proxy::relay: bytes both ways ──────────────────────┘
 //! ```
 //!
-//! [`auth`]: credentials, and what they permit. [`cache`]: sessions and pools, as a watch delivers them. [`proxy`]:
-//! connections into sessions. [`rfb`]: the live view's protocol. [`rest`]: the REST API. [`server`]: the listeners.
-//! [`kubernetes`]: the API server. [`state`]: what handlers share. [`shutdown`]: the end of the process. [`app`]: the
-//! process, which wires the others.
+//! - [`auth`]: authentication and authorization
+//! - [`cache`]: sessions and pools, fed by watches
+//! - [`proxy`]: connections into sessions
+//! - [`rfb`]: the filter for the live view's protocol
+//! - [`rest`]: the REST API
+//! - [`server`]: the listeners and the dashboard's files
+//! - [`kubernetes`]: requests to the API server
+//! - [`state`]: the state that handlers share
+//! - [`shutdown`]: graceful shutdown
+//! - [`app`]: starts and stops the process
 
 pub mod app;
 pub mod auth;

@@ -1,4 +1,4 @@
-//! See the library.
+//! The gateway's binary; see the library crate.
 
 use std::process::ExitCode;
 

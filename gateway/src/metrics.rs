@@ -1,4 +1,4 @@
-//! What is counted. Every label has a handful of values, written down here.
+//! The gateway's Prometheus metrics. Every label has a small, fixed set of values.
 
 use camofleet_runtime::server::Counts;
 use prometheus_client::{
@@ -8,50 +8,50 @@ use prometheus_client::{
 };
 use std::{fmt, sync::atomic::Ordering, time::Duration};
 
-/// What became of a connection that was asked for. The values of the label `outcome`.
+/// The outcome of a request or a relayed connection: the values of the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
-    /// No token, or none that is good.
+    /// Rejected: no valid credential.
     Unauthorized,
-    /// A token or an origin that may not do this.
+    /// Rejected: the credential or the origin does not permit the request.
     Forbidden,
-    /// No WebSocket was asked for.
+    /// Rejected: not a WebSocket handshake.
     NotWebSocket,
-    /// The request cannot be understood.
+    /// Rejected: invalid request.
     BadRequest,
-    /// The session has no live view.
+    /// Rejected: the session has no live view.
     NoLiveView,
-    /// No session of that name.
+    /// Rejected: no such session, pool or path.
     NotFound,
-    /// The session was over.
+    /// Rejected: the session has ended.
     Gone,
-    /// The session did not become Ready in time.
+    /// Rejected: the session did not become Ready in time.
     NotReady,
-    /// The gateway was going.
+    /// Rejected: the gateway drains.
     Draining,
-    /// The API server could not be asked.
+    /// Rejected: a request to the API server failed.
     ApiServer,
-    /// The runner could not be reached.
+    /// Rejected: no connection to the runner.
     RunnerUnreachable,
-    /// The runner refused the connection.
+    /// Rejected by the runner.
     RunnerRefused,
-    /// The client went before the connection stood.
+    /// The client disconnected before the response.
     ClientLeft,
-    /// Relayed until the client said goodbye.
+    /// Relayed until the client sent a Close frame.
     ClientClosed,
-    /// Relayed until the client was lost.
+    /// Relayed until the client disconnected without a Close frame or stopped responding.
     ClientLost,
-    /// Relayed until the runner said goodbye.
+    /// Relayed until the runner sent a Close frame.
     RunnerClosed,
-    /// Relayed until the runner was lost.
+    /// Relayed until the runner disconnected without a Close frame.
     RunnerLost,
-    /// Relayed until the session was over.
+    /// Relayed until the session ended.
     SessionEnded,
-    /// Relayed until the gateway went.
+    /// Relayed until the gateway drained.
     Drained,
-    /// Relayed until the client's token was good no longer.
+    /// Relayed until the client's credential was revoked or expired.
     Revoked,
-    /// Relayed until somebody sent what is no WebSocket.
+    /// Relayed until a side violated WebSocket or RFB.
     ProtocolError,
 }
 
@@ -81,7 +81,7 @@ pub struct Metrics {
     dial: Histogram,
 }
 
-/// The public listener's connections, as its server counts them.
+/// Connections to the public listener, as the server in `camofleet-runtime` counts them.
 struct Clients {
     connections: Gauge,
     anonymous: Gauge,
@@ -97,12 +97,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// So many more bytes went to a client.
+    /// Counts bytes that were relayed to a client.
     pub fn to_client(&self, bytes: usize) {
         self.to_client.inc_by(bytes as u64);
     }
 
-    /// So many more bytes went to a runner.
+    /// Counts bytes that were relayed to a runner.
     pub fn to_runner(&self, bytes: usize) {
         self.to_runner.inc_by(bytes as u64);
     }
@@ -112,67 +112,64 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("camofleet_gateway");
         let open = Gauge::default();
-        registry.register("connections_open", "Connections that are relayed now", open.clone());
+        registry.register("connections_open", "Relayed connections that are open", open.clone());
         let outcomes = Family::default();
-        registry.register("connections", "Connections that were asked for, by what became of them", outcomes.clone());
+        registry.register("connections", "Requests and relayed connections, by outcome", outcomes.clone());
         let clients = Clients {
             connections: Gauge::default(),
             anonymous: Gauge::default(),
             shed: Counter::default(),
             refused: Counter::default(),
         };
-        registry.register(
-            "clients_open",
-            "Connections of clients, whether relayed or not",
-            clients.connections.clone(),
-        );
+        registry.register("clients_open", "Open connections to the public listener", clients.connections.clone());
         let help =
-            "Connections of clients without a valid credential, and such requests that came through trusted proxies";
+            "Open connections without a valid credential, and requests without one that came through trusted proxies";
         registry.register("clients_anonymous", help, clients.anonymous.clone());
-        let help = "Those without a valid credential that were closed because there were too many";
+        let help = "Connections without a valid credential that were closed because there were too many of them";
         registry.register("clients_shed", help, clients.shed.clone());
-        let help = "Connections that were closed at once because there were too many with a valid credential";
+        let help =
+            "Connections that were closed at once because there were too many connections with a valid credential";
         registry.register("clients_refused", help, clients.refused.clone());
         let bytes = Family::<ByDirection, Counter>::default();
-        registry.register_with_unit("relayed", "Bytes that were relayed, by direction", Unit::Bytes, bytes.clone());
+        registry.register_with_unit("relayed", "Relayed bytes, by direction", Unit::Bytes, bytes.clone());
         let counter = |direction| bytes.get_or_create(&ByDirection { direction }).clone();
         let traffic = Traffic { to_client: counter(Direction::ToClient), to_runner: counter(Direction::ToRunner) };
         let dial = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]);
-        let help = "From the dial of a runner to the head of its answer";
+        let help = "Time from the dial of a runner to the head of its response";
         registry.register_with_unit("dial", help, Unit::Seconds, dial.clone());
         Self { registry, open, outcomes, clients, traffic, dial }
     }
 }
 
 impl Metrics {
-    /// A connection that was asked for came to this.
-    pub fn count(&self, outcome: Outcome) {
+    /// Counts the outcome of a request or of a relayed connection.
+    pub fn record(&self, outcome: Outcome) {
         self.outcomes.get_or_create(&ByOutcome { outcome }).inc();
     }
 
-    /// A connection is relayed from now on.
+    /// Counts the start of a relayed connection.
     pub fn opened(&self) {
         self.open.inc();
     }
 
-    /// A connection is no longer relayed, and ended like this.
+    /// Counts the end of a relayed connection, and its outcome.
     pub fn closed(&self, outcome: Outcome) {
         self.open.dec();
-        self.count(outcome);
+        self.record(outcome);
     }
 
-    /// Counts relayed bytes.
+    /// The counters of relayed bytes.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// Records how long a runner took to answer.
-    pub fn runner_answered(&self, took: Duration) {
+    /// Records the time from the dial of a runner to the head of its response.
+    pub fn observe_dial(&self, took: Duration) {
         self.dial.observe(took.as_secs_f64());
     }
 
-    /// All of it, in OpenMetrics text, with what the public listener's server counts.
-    pub fn text(&self, served: Counts) -> Result<String, fmt::Error> {
+    /// Renders all metrics in the OpenMetrics text format. `served`: the counts of the public listener.
+    pub fn render(&self, served: Counts) -> Result<String, fmt::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.clients.connections.set(gauge(served.connections));
         self.clients.anonymous.set(gauge(served.anonymous));

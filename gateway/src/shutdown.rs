@@ -1,4 +1,4 @@
-//! The orderly end of the process.
+//! Graceful shutdown: fails the readiness probe, closes connections, and waits for the tasks.
 
 use crate::error::ApiError;
 use std::time::Duration;
@@ -8,40 +8,40 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long connections may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long [`Shutdown::drain`] waits for connections to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The stages in which the process ends, and the tasks that it waits for.
+/// The stages of a shutdown, and the tasks that it waits for.
 #[derive(Default)]
 pub struct Shutdown {
     /// Cancelled first: the gateway is no longer ready.
     leaving: CancellationToken,
-    /// Cancelled a moment later: nothing is accepted, and open connections end.
+    /// Cancelled second: the gateway accepts no connections and closes the open ones.
     draining: CancellationToken,
-    /// Connections, relays, and what they started.
+    /// Connections, relays, and the tasks that they spawned.
     tasks: TaskTracker,
 }
 
 impl Shutdown {
-    /// Whether the process is about to end.
+    /// Whether a shutdown has begun.
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_cancelled()
     }
 
-    /// Waits until connections have to end.
+    /// Waits until connections have to close.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
     }
 
-    /// Cancelled when connections have to end.
+    /// A token that is cancelled when connections have to close.
     pub fn draining_token(&self) -> CancellationToken {
         self.draining.child_token()
     }
 
-    /// The result of `work`, unless connections have to end before it is there.
+    /// Runs `work` until it completes or connections have to close.
     ///
     /// # Errors
-    /// That of `work`, or [`ApiError::Draining`].
+    /// The error of `work`, or [`ApiError::Draining`].
     pub async fn unless_draining<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         tokio::select! {
             biased;
@@ -50,26 +50,26 @@ impl Shutdown {
         }
     }
 
-    /// Starts a task that the process waits for when it ends.
+    /// Spawns a task that the shutdown waits for.
     pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn(task)
     }
 
-    /// The tasks that the process waits for when it ends.
+    /// The tasks that the shutdown waits for.
     pub fn tasks(&self) -> TaskTracker {
         self.tasks.clone()
     }
 
-    /// Ends in order: the gateway is not ready any more; after `leave_endpoints` it accepts nothing, and every client
-    /// is told to connect again. Returns when all tasks have ended, or after 10 s.
-    pub async fn drain(&self, leave_endpoints: Duration) {
-        tracing::info!("stopped being ready, because the process ends");
+    /// Shuts down in order: the readiness probe fails; after `endpoint_removal` the gateway stops accepting and closes
+    /// every connection with a request to connect again. Returns when all tasks have ended, or 10 s after that.
+    pub async fn drain(&self, endpoint_removal: Duration) {
+        tracing::info!("became unready for the shutdown");
         self.leaving.cancel();
-        sleep(leave_endpoints).await;
+        sleep(endpoint_removal).await;
         self.draining.cancel();
         self.tasks.close();
-        if timeout(DRAIN, self.tasks.wait()).await.is_err() {
-            tracing::warn!(left = self.tasks.len(), "cut the connections that did not end in time");
+        if timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "dropped the connections that did not close in time");
         }
         tracing::info!("stopped");
     }

@@ -1,4 +1,4 @@
-//! What the handlers of all requests share.
+//! The state that the handlers of all requests share.
 
 use crate::{
     auth::authenticator::Authenticator,
@@ -12,7 +12,7 @@ use camofleet_runtime::client_address::TrustedProxies;
 use std::time::Duration;
 
 /// How long a client waits for its session to become Ready.
-const PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The state of one replica.
 pub struct Gateway {
@@ -22,26 +22,26 @@ pub struct Gateway {
     pub sessions: Sessions,
     /// The pools of all namespaces.
     pub pools: Pools,
-    /// The changes of both.
+    /// Changes of sessions and pools, for the event streams of the REST API.
     pub changes: Changes,
     /// Authenticates clients.
     pub auth: Authenticator,
     /// Signs hop tokens, session tokens and logins.
     pub signer: Signer,
-    /// Single requests to the API server.
+    /// For single requests to the API server. Watches use a client of their own.
     pub client: kube::Client,
-    /// The clients of the public listener.
+    /// Connections to the public listener.
     pub clients: Clients,
-    /// Counters and gauges.
+    /// Counters, gauges and histograms.
     pub metrics: Metrics,
-    /// How long a client waits for its session to become Ready.
-    pub patience: Duration,
-    /// The orderly end of the process.
+    /// How long a client waits for its session to become Ready: 60 s, except in tests.
+    pub ready_timeout: Duration,
+    /// Coordinates graceful shutdown.
     pub shutdown: Shutdown,
 }
 
 impl Gateway {
-    /// Knows no sessions, pools and static tokens yet, and trusts no proxies.
+    /// Starts without sessions, pools and static tokens, and trusts no proxies.
     pub fn new(client: kube::Client, namespace: String, signer: Signer) -> Self {
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         Self {
@@ -54,21 +54,21 @@ impl Gateway {
             client,
             clients: Clients::new(TrustedProxies::default()),
             metrics: Metrics::default(),
-            patience: PATIENCE,
+            ready_timeout: READY_TIMEOUT,
             shutdown: Shutdown::default(),
         }
     }
 
-    /// Why the gateway is not ready. None when it is.
-    pub fn not_ready(&self) -> Option<&'static str> {
+    /// Returns why the readiness probe fails, or None when the gateway is ready.
+    pub fn unready_reason(&self) -> Option<&'static str> {
         if self.shutdown.is_leaving() {
-            Some("going away")
-        } else if !self.sessions.is_read() {
-            Some("the sessions were not read yet")
-        } else if !self.pools.is_read() {
-            Some("the pools were not read yet")
+            Some("shutting down")
+        } else if !self.sessions.has_synced() {
+            Some("the session cache has not synced yet")
+        } else if !self.pools.has_synced() {
+            Some("the pool cache has not synced yet")
         } else if !self.auth.is_ready() {
-            Some("the tokens were not read yet")
+            Some("the static tokens were not read yet")
         } else {
             None
         }

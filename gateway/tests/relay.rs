@@ -1,4 +1,4 @@
-//! The relay between two streams in memory, with a clock that the test turns: frames, Pings, and each way to end.
+//! The relay between two in-memory streams with a paused clock: frames, Pings, and every way to end a connection.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -6,7 +6,7 @@ use camofleet_gateway::{
     cache::session::Finish,
     cache::sessions::SessionEnd,
     metrics::{Outcome, Traffic},
-    proxy::relay::{Ending, Side, relay},
+    proxy::relay::{CloseReason, Side, relay},
 };
 use futures::{SinkExt, StreamExt};
 use proptest::prelude::*;
@@ -25,39 +25,39 @@ use tokio_tungstenite::{
 const SECOND: Duration = Duration::from_secs(1);
 const PING: [u8; 2] = [0x89, 0];
 
-/// A relay at work, seen from its two ends.
-struct Relayed {
+/// The peers of a running relay.
+struct RelayFixture {
     client: DuplexStream,
     runner: DuplexStream,
-    ending: oneshot::Sender<Ending>,
+    closing: oneshot::Sender<CloseReason>,
     outcome: JoinHandle<Outcome>,
 }
 
-fn relayed() -> Relayed {
-    relayed_over(1 << 20)
+fn start_relay() -> RelayFixture {
+    start_relay_with_buffer(1 << 20)
 }
 
-fn relayed_over(buffer: usize) -> Relayed {
-    let (client, of_client) = duplex(buffer);
-    let (runner, of_runner) = duplex(buffer);
-    let (ending, ends) = oneshot::channel();
+fn start_relay_with_buffer(buffer: usize) -> RelayFixture {
+    let (client, client_peer) = duplex(buffer);
+    let (runner, runner_peer) = duplex(buffer);
+    let (closing, closed) = oneshot::channel();
     let outcome = tokio::spawn(async move {
         let side = |stream| {
             let (read, write) = split(stream);
             Side { read, write }
         };
-        let ends = async {
-            match ends.await {
-                Ok(ending) => ending,
+        let closed = async {
+            match closed.await {
+                Ok(closing) => closing,
                 Err(_) => std::future::pending().await,
             }
         };
-        relay(side(of_client), side(of_runner), ends, &Traffic::default()).await
+        relay(side(client_peer), side(runner_peer), closed, &Traffic::default()).await
     });
-    Relayed { client, runner, ending, outcome }
+    RelayFixture { client, runner, closing, outcome }
 }
 
-/// A frame as RFC 6455 section 5.2 draws it, masked as a client's when `mask`.
+/// Encodes a frame (RFC 6455 section 5.2), masked like a client's if `mask` is set.
 fn frame(opcode: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x80 | opcode];
     let masked = if mask { 0x80 } else { 0 };
@@ -89,10 +89,10 @@ async fn expect(stream: &mut DuplexStream, expected: &[u8]) {
 async fn expect_end(stream: &mut DuplexStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
-    assert!(rest.is_empty(), "nothing more was to come: {rest:?}");
+    assert!(rest.is_empty(), "unexpected bytes: {rest:?}");
 }
 
-/// Lets every task run until all of them wait, without time going on.
+/// Runs all tasks until they wait, without advancing the clock.
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
@@ -100,8 +100,8 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_pass_both_ways_untouched() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+async fn relays_bytes_unchanged_both_ways() {
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     let (up, down) = (frame(1, true, b"to the runner"), frame(2, false, &[7; 300]));
     client.write_all(&up).await.unwrap();
     expect(&mut runner, &up).await;
@@ -113,8 +113,8 @@ async fn bytes_pass_both_ways_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_of_either_side_passes_with_its_code() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+async fn forwards_close_frames_from_either_side() {
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     client.write_all(&close(true, 1000, "done")).await.unwrap();
     expect(&mut runner, &close(true, 1000, "done")).await;
     runner.write_all(&close(false, 1000, "")).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_close_of_either_side_passes_with_its_code() {
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::ClientClosed);
 
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     runner.write_all(&close(false, 4001, "why")).await.unwrap();
     expect(&mut client, &close(false, 4001, "why")).await;
     client.write_all(&close(true, 4001, "")).await.unwrap();
@@ -134,8 +134,8 @@ async fn a_close_of_either_side_passes_with_its_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_client_drops_the_runners_side_without_a_close() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     client.write_all(&frame(1, true, b"last words")).await.unwrap();
     drop(client);
     expect(&mut runner, &frame(1, true, b"last words")).await;
@@ -144,9 +144,9 @@ async fn a_lost_client_drops_the_runners_side_without_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_client_is_pinged_and_lost_when_it_does_not_answer() {
+async fn pings_a_quiet_client_and_drops_it_without_a_pong() {
     let start = Instant::now();
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     expect(&mut client, &PING).await;
     assert_eq!(start.elapsed().as_secs(), 20);
     expect_end(&mut runner).await;
@@ -155,8 +155,8 @@ async fn a_quiet_client_is_pinged_and_lost_when_it_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_answers_pings_stays_however_long_it_is_idle() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+async fn keeps_an_idle_client_that_answers_pings() {
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     let pong = frame(10, true, b"");
     for _ in 0..200 {
         expect(&mut client, &PING).await;
@@ -167,29 +167,29 @@ async fn a_client_that_answers_pings_stays_however_long_it_is_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_real_client_stays_while_it_reads_though_nobody_says_a_word_for_an_hour() {
-    let Relayed { client, runner, outcome, .. } = relayed();
+async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
+    let RelayFixture { client, runner, outcome, .. } = start_relay();
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let mut runner = WebSocketStream::from_raw_socket(runner, Role::Server, None).await;
-    // Between two Pings.
+    // Ends between two Pings.
     let end = Instant::now() + 3610 * SECOND;
     let (mut pings, mut pongs) = (0, 0);
     loop {
         tokio::select! {
             biased;
-            // What is read is answered by the library itself.
-            Some(heard) = client.next() => pings += u32::from(heard.unwrap() == Message::Ping(Bytes::new())),
-            Some(heard) = runner.next() => pongs += u32::from(heard.unwrap() == Message::Pong(Bytes::new())),
+            // tungstenite answers a Ping when it is read.
+            Some(message) = client.next() => pings += u32::from(message.unwrap() == Message::Ping(Bytes::new())),
+            Some(message) = runner.next() => pongs += u32::from(message.unwrap() == Message::Pong(Bytes::new())),
             () = sleep_until(end) => break,
         }
     }
     assert!(pings >= 3600 / 20 - 1, "{pings} pings");
-    assert!(pongs >= pings - 1, "each is answered: {pongs} of {pings}");
+    assert!(pongs >= pings - 1, "{pongs} of {pings} Pings were answered");
     runner.send(Message::text("at last")).await.unwrap();
     assert_eq!(client.next().await.unwrap().unwrap(), Message::text("at last"));
     assert!(!outcome.is_finished());
 
-    // One that does not read any more, as a process that was stopped, is lost.
+    // A client that stops reading, like a suspended process, is lost.
     let stopped = Instant::now();
     assert!(!matches!(runner.next().await, Some(Ok(Message::Close(_) | Message::Text(_)))));
     assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
@@ -198,7 +198,7 @@ async fn a_real_client_stays_while_it_reads_though_nobody_says_a_word_for_an_hou
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_waits_for_the_end_of_a_frame() {
-    let Relayed { mut client, mut runner, .. } = relayed();
+    let RelayFixture { mut client, mut runner, .. } = start_relay();
     let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&first[..50]).await.unwrap();
     expect(&mut client, &first[..50]).await;
@@ -211,8 +211,8 @@ async fn a_ping_waits_for_the_end_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_goes_between_two_frames_of_one_chunk_when_the_second_is_not_whole() {
-    let Relayed { mut client, mut runner, .. } = relayed();
+async fn inserts_a_ping_before_an_incomplete_second_frame() {
+    let RelayFixture { mut client, mut runner, .. } = start_relay();
     let (first, second) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&first[..50]).await.unwrap();
     expect(&mut client, &first[..50]).await;
@@ -225,9 +225,9 @@ async fn a_ping_goes_between_two_frames_of_one_chunk_when_the_second_is_not_whol
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_nothing_is_lost() {
+async fn drops_a_client_that_reads_nothing() {
     let start = Instant::now();
-    let Relayed { client, mut runner, outcome, .. } = relayed_over(100);
+    let RelayFixture { client, mut runner, outcome, .. } = start_relay_with_buffer(100);
     runner.write_all(&frame(2, false, &[0; 1000])).await.unwrap_err();
     assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
     assert_eq!(start.elapsed().as_secs(), 30);
@@ -235,13 +235,13 @@ async fn a_client_that_takes_nothing_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_tells_the_client_and_not_the_runner() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
-    ending.send(Ending::Drain).unwrap();
-    let goodbye = close(false, 1001, "the gateway is going away; connect again");
-    expect(&mut client, &goodbye).await;
+async fn a_drain_sends_a_close_frame_to_the_client_only() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    closing.send(CloseReason::Drain).unwrap();
+    let close_frame = close(false, 1001, "the gateway is shutting down; connect again");
+    expect(&mut client, &close_frame).await;
     expect_end(&mut client).await;
-    // What the client answers must not reach the runner: it would take it for the client's own wish.
+    // The client's answer must not reach the runner, which would treat it as a close by the client.
     let _ = client.write_all(&close(true, 1001, "")).await;
     drop(client);
     expect_end(&mut runner).await;
@@ -249,29 +249,29 @@ async fn a_drain_tells_the_client_and_not_the_runner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_lets_a_frame_end_before_its_close() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+async fn a_drain_completes_the_current_frame_before_closing() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let (whole, next) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&whole[..50]).await.unwrap();
     expect(&mut client, &whole[..50]).await;
-    ending.send(Ending::Drain).unwrap();
+    closing.send(CloseReason::Drain).unwrap();
     settle().await;
     runner.write_all(&[&whole[50..], &next[..2]].concat()).await.unwrap();
     expect(&mut client, &whole[50..]).await;
-    expect(&mut client, &close(false, 1001, "the gateway is going away; connect again")).await;
+    expect(&mut client, &close(false, 1001, "the gateway is shutting down; connect again")).await;
     expect_end(&mut client).await;
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::Drained);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_wait_for_ever_for_the_end_of_a_frame() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let whole = frame(2, false, &[1; 200]);
     runner.write_all(&whole[..50]).await.unwrap();
     expect(&mut client, &whole[..50]).await;
     let start = Instant::now();
-    ending.send(Ending::Drain).unwrap();
+    closing.send(CloseReason::Drain).unwrap();
     expect_end(&mut client).await;
     assert_eq!(start.elapsed().as_secs(), 5);
     drop(client);
@@ -279,13 +279,13 @@ async fn a_drain_does_not_wait_for_ever_for_the_end_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_drives_no_more_once_his_token_is_taken_back() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed_over(100);
-    // More than the client's side takes: the relay waits in the midst of writing it.
+async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay_with_buffer(100);
+    // More bytes than the client's buffer holds, so the relay blocks while it writes them.
     runner.write_all(&frame(2, false, &[0; 1000])[..300]).await.unwrap();
     settle().await;
     let start = Instant::now();
-    ending.send(Ending::Revoked).unwrap();
+    closing.send(CloseReason::Revoked).unwrap();
     settle().await;
     client.write_all(&frame(1, true, b"drive on")).await.unwrap();
     expect_end(&mut runner).await;
@@ -295,11 +295,11 @@ async fn who_does_not_read_drives_no_more_once_his_token_is_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_session_is_told_with_its_reason() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
+async fn closes_with_the_reason_when_the_session_ends() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
     let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
-    ending.send(Ending::Session(SessionEnd::Finished(finish))).unwrap();
-    expect(&mut client, &close(false, 1001, "the session is over: IdleTimeout: nothing for 30 s")).await;
+    closing.send(CloseReason::Session(SessionEnd::Finished(finish))).unwrap();
+    expect(&mut client, &close(false, 1001, "the session has ended: IdleTimeout: nothing for 30 s")).await;
     expect_end(&mut client).await;
     expect_end(&mut runner).await;
     drop(client);
@@ -307,13 +307,13 @@ async fn the_end_of_the_session_is_told_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_to_the_runners_close_is_waited_for_whatever_ends_meanwhile() {
-    let Relayed { mut client, mut runner, ending, outcome } = relayed();
-    let (goodbye, answer) = (close(false, 1001, "the session is over"), close(true, 1001, ""));
-    runner.write_all(&goodbye).await.unwrap();
-    expect(&mut client, &goodbye).await;
+async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let (close_frame, answer) = (close(false, 1001, "the session has ended"), close(true, 1001, ""));
+    runner.write_all(&close_frame).await.unwrap();
+    expect(&mut client, &close_frame).await;
     let start = Instant::now();
-    ending.send(Ending::Session(SessionEnd::Deleted)).unwrap();
+    closing.send(CloseReason::Session(SessionEnd::Deleted)).unwrap();
     settle().await;
     client.write_all(&answer).await.unwrap();
     expect(&mut runner, &answer).await;
@@ -323,42 +323,42 @@ async fn the_answer_to_the_runners_close_is_waited_for_whatever_ends_meanwhile()
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_runner_ends_first_the_reason_is_waited_for() {
-    let Relayed { mut client, runner, ending, outcome } = relayed();
+async fn waits_for_the_end_reason_when_the_runner_disconnects_first() {
+    let RelayFixture { mut client, runner, closing, outcome } = start_relay();
     drop(runner);
     advance(SECOND).await;
-    ending.send(Ending::Session(SessionEnd::Deleted)).unwrap();
+    closing.send(CloseReason::Session(SessionEnd::Deleted)).unwrap();
     expect(&mut client, &close(false, 1001, "the session was deleted")).await;
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::SessionEnded);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_runner_is_told_when_its_session_is_not_known_to_be_over() {
-    let Relayed { mut client, runner, outcome, ending } = relayed();
+async fn closes_with_1011_when_the_runner_is_lost() {
+    let RelayFixture { mut client, runner, outcome, closing } = start_relay();
     drop(runner);
     expect(&mut client, &close(false, 1011, "the connection to the session's runner was lost; connect again")).await;
     expect_end(&mut client).await;
-    drop((client, ending));
+    drop((client, closing));
     assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runner_that_is_lost_within_a_frame_leaves_no_place_for_a_close() {
-    let Relayed { mut client, mut runner, outcome, ending } = relayed();
+async fn sends_no_close_frame_inside_an_unfinished_frame() {
+    let RelayFixture { mut client, mut runner, outcome, closing } = start_relay();
     runner.write_all(&frame(2, false, &[1; 200])[..50]).await.unwrap();
     drop(runner);
     expect(&mut client, &frame(2, false, &[1; 200])[..50]).await;
     expect_end(&mut client).await;
-    drop((client, ending));
+    drop((client, closing));
     assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_speaks_no_websocket_is_told_so() {
+async fn closes_a_client_that_sends_invalid_frames() {
     let too_long = [0x82, 0xff, 0, 0, 0, 0, 0x10, 0, 0, 1, 1, 2, 3, 4];
     for (bytes, code) in [(b"GET /json HTTP/1.1\r\n".as_slice(), 1002_u16), (&too_long, 1009)] {
-        let Relayed { mut client, mut runner, outcome, .. } = relayed();
+        let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
         client.write_all(bytes).await.unwrap();
         expect_end(&mut runner).await;
         let mut head = [0; 4];
@@ -370,16 +370,16 @@ async fn a_client_that_speaks_no_websocket_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runner_that_speaks_no_websocket_is_not_passed_on() {
-    let Relayed { mut client, mut runner, outcome, .. } = relayed();
+async fn drops_invalid_frames_of_the_runner() {
+    let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
     runner.write_all(b"not frames").await.unwrap();
     expect_end(&mut client).await;
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::ProtocolError);
 }
 
-/// The frames of a stream, which must end with a whole one.
-fn frames_of(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+/// Splits a stream into its frames. The last frame must be complete.
+fn split_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
         let (header, length) = match bytes[1] {
@@ -407,24 +407,24 @@ proptest! {
         at.sort_unstable();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let received = runtime.block_on(async {
-            let Relayed { mut client, mut runner, ending, outcome } = relayed();
+            let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
             for part in at.windows(2) {
                 runner.write_all(&stream[part[0]..part[1]]).await.unwrap();
                 settle().await;
-                // So long that a Ping is due at each place where one fits, and a sign of life each time.
+                // A Ping becomes due after each chunk, and the client answers each time.
                 advance(25 * SECOND).await;
                 client.write_all(&frame(10, true, b"")).await.unwrap();
                 settle().await;
             }
-            drop((runner, ending));
+            drop((runner, closing));
             let mut received = Vec::new();
             client.read_to_end(&mut received).await.unwrap();
             drop(client);
             assert_eq!(outcome.await.unwrap(), Outcome::RunnerLost);
             received
         });
-        let (pings, others): (Vec<_>, Vec<_>) = frames_of(&received).into_iter().partition(|frame| *frame == PING);
-        prop_assert_eq!(&others[..others.len() - 1], &sent[..], "all frames, and then the Close");
+        let (pings, others): (Vec<_>, Vec<_>) = split_frames(&received).into_iter().partition(|frame| *frame == PING);
+        prop_assert_eq!(&others[..others.len() - 1], &sent[..], "all frames arrive, followed by the Close frame");
         prop_assert!(!pings.is_empty());
     }
 }

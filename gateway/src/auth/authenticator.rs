@@ -1,4 +1,4 @@
-//! Authenticates requests against the static tokens that are valid now, and the keys of session tokens and logins.
+//! Authenticates clients against the current static tokens and the keys that sign session tokens and logins.
 
 use crate::{
     auth::{
@@ -14,23 +14,23 @@ use tokio::sync::watch;
 
 /// Authenticates clients.
 pub struct Authenticator {
-    /// None before the Secret was read.
+    /// None before the Secret is read.
     tokens: watch::Sender<Option<StaticTokens>>,
     keys: PublicKeys,
 }
 
 impl Authenticator {
-    /// Knows no static tokens yet. `keys`: those that sign session tokens and logins.
+    /// Starts without static tokens. `keys`: the public keys of session tokens and logins.
     pub fn new(keys: PublicKeys) -> Self {
         Self { tokens: watch::Sender::default(), keys }
     }
 
-    /// Whether the static tokens were read. Before, nothing is authenticated.
+    /// Whether the static tokens were read. Until then, every request is rejected.
     pub fn is_ready(&self) -> bool {
         self.tokens.borrow().is_some()
     }
 
-    /// Replaces the static tokens. None: they are not known.
+    /// Replaces the static tokens. None: unknown, so every request is rejected.
     pub fn set_tokens(&self, tokens: Option<StaticTokens>) {
         self.tokens.send_replace(tokens);
     }
@@ -38,25 +38,25 @@ impl Authenticator {
     /// Identifies the holder of a credential.
     ///
     /// # Errors
-    /// When there is none, it is not valid, or the static tokens were not read yet.
+    /// When the credential is missing or invalid, or the static tokens were not read yet.
     pub fn authenticate(&self, credential: Option<&Credential>) -> Result<Principal, ApiError> {
         let tokens = self.tokens.borrow();
-        let tokens = tokens.as_ref().ok_or(ApiError::Starting)?;
+        let tokens = tokens.as_ref().ok_or(ApiError::TokensNotSynced)?;
         Principal::authenticate(tokens, &self.keys, credential).map_err(ApiError::Denied)
     }
 
-    /// A login for the holder of a static token, and the token's role. `expires` is in seconds since 1970-01-01 UTC.
+    /// Returns a login for the holder of a static token, and the token's role. `expires`: Unix time in seconds.
     ///
     /// # Errors
-    /// When the token is not valid, or the static tokens were not read yet.
+    /// When the token is invalid, or the static tokens were not read yet.
     pub fn login(&self, token: &str, expires: u64) -> Result<(Login, Role), ApiError> {
         let tokens = self.tokens.borrow();
-        let tokens = tokens.as_ref().ok_or(ApiError::Starting)?;
+        let tokens = tokens.as_ref().ok_or(ApiError::TokensNotSynced)?;
         tokens.login(token, expires).ok_or(ApiError::Denied(Denied::UnknownToken))
     }
 
-    /// Waits until the credential has expired, its static token is no longer valid, or `holds` is false for the
-    /// principal with the role that its token has by then.
+    /// Waits until the credential expires, its static token is revoked, or `holds` returns false for the principal
+    /// with its token's current role.
     pub async fn revoked(&self, principal: &Principal, holds: impl Fn(&Principal) -> bool) {
         let expired = async {
             match principal.expires() {
@@ -74,7 +74,7 @@ impl Authenticator {
     }
 }
 
-/// How long it is until this moment, in seconds since 1970-01-01 UTC. Zero when it has passed.
+/// Duration until a Unix time in seconds. Zero when the time has passed.
 fn until(moment: u64) -> Duration {
     let moment = UNIX_EPOCH + Duration::from_secs(moment);
     moment.duration_since(SystemTime::now()).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Extractors that authorize requests. A handler with one of them in its signature runs only for clients that are
-//! allowed its action. No handler can skip the check, because only these extractors yield the name of a session.
+//! Axum extractors that authorize requests. A handler with one of them in its signature runs only for permitted
+//! clients. No handler can skip the check, because only these extractors provide the name of a session.
 
 use crate::{
     auth::{
@@ -23,7 +23,7 @@ use hyper::upgrade::OnUpgrade;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Permission to connect to a session, carried from the extractor to the connection.
+/// A granted permission to connect to a session, which the connection keeps.
 pub struct SessionAccess {
     session: Key,
     pool: Option<String>,
@@ -31,17 +31,17 @@ pub struct SessionAccess {
     scope: Scope,
 }
 
-/// Permission to drive a session.
+/// Permission to connect to a session with Playwright.
 pub struct MayConnect(pub SessionAccess);
 
-/// Permission to watch a session's display, and to type into it when the scope is [`Scope::Control`].
+/// Permission to view a session's display, and to send input when the scope is [`Scope::Control`].
 pub struct MayWatch(pub SessionAccess);
 
 /// Permission to list and read sessions and pools.
-pub struct MaySee<T> {
-    /// The object or namespace that the path names.
+pub struct MayRead<T> {
+    /// The session or namespace in the path.
     pub target: T,
-    /// The client.
+    /// The authenticated client.
     pub principal: Principal,
 }
 
@@ -49,27 +49,27 @@ pub struct MaySee<T> {
 pub struct MayManage<T>(pub T);
 
 impl SessionAccess {
-    /// Name of the session.
+    /// Namespace and name of the session.
     pub fn session(&self) -> &Key {
         &self.session
     }
 
-    /// Name of the pool that the path names. None: any.
+    /// Name of the pool in the path. None: any pool.
     pub fn pool(&self) -> Option<&str> {
         self.pool.as_deref()
     }
 
-    /// The scope that was granted.
+    /// The granted scope.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// Whether the permission is for the session with this UID.
+    /// Whether the permission includes the session with this UID.
     pub fn is_for(&self, uid: &str) -> bool {
         self.principal.is_for(uid)
     }
 
-    /// Id of the client's session token when that allows a single connection.
+    /// Id of a session token that permits a single connection. None for other credentials.
     pub fn single_use_id(&self) -> Option<&str> {
         self.principal.single_use_id()
     }
@@ -88,16 +88,16 @@ impl SessionAccess {
     ) -> Result<Self, ApiError> {
         let principal = gateway.auth.authenticate(credential.as_ref())?;
         let scope = principal.first_scope(wanted).map_err(ApiError::Denied)?;
-        accepted(&parts.extensions);
-        let Target { session, pool } = Target::of(Names::of(parts, gateway).await?, gateway)?;
+        mark_authenticated(&parts.extensions);
+        let Target { session, pool } = Target::from_params(PathParams::extract(parts, gateway).await?, gateway)?;
         Ok(Self { session, pool, principal, scope })
     }
 }
 
-/// Parameters of a path. A path without a namespace means the gateway's own. The REST API calls the pool `worker` and
-/// the session's name `id`, as the original Camo-fleet does.
+/// Path parameters. Without a namespace, the gateway's own applies. Paths of the REST API have the original
+/// Camo-fleet's `worker` for the pool and `id` for the session's name.
 #[derive(Deserialize)]
-pub struct Names {
+pub struct PathParams {
     namespace: Option<String>,
     #[serde(alias = "worker")]
     pool: Option<String>,
@@ -105,64 +105,67 @@ pub struct Names {
     name: Option<String>,
 }
 
-/// Stands for any pool in a path.
+/// The path segment that matches any pool.
 pub const ANY_POOL: &str = "-";
 
-impl Names {
-    async fn of(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        let names = Path::from_request_parts(parts, gateway).await;
-        names.map(|Path(names)| names).map_err(|_| ApiError::NoSuchName)
+impl PathParams {
+    async fn extract(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        let params = Path::from_request_parts(parts, gateway).await;
+        params.map(|Path(params)| params).map_err(|_| ApiError::NoSuchResource)
     }
 
-    /// The session that is named, if one is.
+    /// The session in the path. None when the path has no session, or its name is invalid.
     pub(crate) fn session(&self, gateway: &Gateway) -> Option<Key> {
         Key::new(self.namespace.as_ref().unwrap_or(&gateway.namespace), self.name.as_ref()?)
     }
 }
 
-/// What a path stands for.
-pub trait FromNames: Sized {
-    /// It, or that nothing can be called so.
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError>;
+/// A resource that is identified by path parameters.
+pub trait FromPathParams: Sized {
+    /// Parses the parameters.
+    ///
+    /// # Errors
+    /// When a name is missing or invalid.
+    fn from_params(params: PathParams, gateway: &Gateway) -> Result<Self, ApiError>;
 }
 
-/// The sessions and pools of one namespace.
+/// The namespace whose sessions and pools a request is about.
 pub struct Namespace(pub String);
 
-/// A session, and the pool in which the path expects it.
+/// The session and the pool in a path.
 pub struct Target {
-    /// The session.
+    /// Namespace and name of the session.
     pub session: Key,
-    /// Name of the pool. None: any.
+    /// Name of the pool. None: any pool.
     pub pool: Option<String>,
 }
 
-impl FromNames for Namespace {
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError> {
-        let namespace = names.namespace.unwrap_or_else(|| gateway.namespace.clone());
-        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(ApiError::NoSuchName) }
+impl FromPathParams for Namespace {
+    fn from_params(params: PathParams, gateway: &Gateway) -> Result<Self, ApiError> {
+        let namespace = params.namespace.unwrap_or_else(|| gateway.namespace.clone());
+        if Key::new(&namespace, "any").is_some() { Ok(Self(namespace)) } else { Err(ApiError::NoSuchResource) }
     }
 }
 
-impl FromNames for Target {
-    fn of(names: Names, gateway: &Gateway) -> Result<Self, ApiError> {
-        let session = names.session(gateway).ok_or(ApiError::NoSuchName)?;
-        Ok(Self { session, pool: names.pool.filter(|pool| pool != ANY_POOL) })
+impl FromPathParams for Target {
+    fn from_params(params: PathParams, gateway: &Gateway) -> Result<Self, ApiError> {
+        let session = params.session(gateway).ok_or(ApiError::NoSuchResource)?;
+        Ok(Self { session, pool: params.pool.filter(|pool| pool != ANY_POOL) })
     }
 }
 
-/// The request's credential. Browsers send the login cookie also with requests that a page of another host caused.
-/// With a cookie, therefore, only a page of this host may change anything or open a socket.
+/// Reads the request's credential. With a cookie, only a page of the same origin may change anything or open a
+/// WebSocket, because browsers send the cookie also with requests caused by pages of other hosts.
 fn credential(parts: &Parts) -> Result<Option<Credential>, ApiError> {
-    let credential = Credential::of(&parts.headers, &parts.uri);
+    let credential = Credential::from_request(&parts.headers, &parts.uri);
     let only_reads = matches!(parts.method, Method::GET | Method::HEAD) && !parts.headers.contains_key(UPGRADE);
     match credential {
-        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(ApiError::ForeignPage),
+        Some(Credential::Cookie(_)) if !only_reads && !is_same_origin(&parts.headers) => Err(ApiError::CrossOrigin),
         other => Ok(other),
     }
 }
 
-/// Whether a page of this host sent it. Not compared is the scheme, which a proxy that ends TLS changes.
+/// Whether `Origin` matches `Host`. The scheme is not compared, because a proxy that terminates TLS changes it.
 pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let origin = text(ORIGIN).and_then(|origin| origin.parse::<Uri>().ok());
@@ -172,36 +175,36 @@ pub(crate) fn is_same_origin(headers: &HeaderMap) -> bool {
     }
 }
 
-/// The client, if it is allowed this action.
+/// Authenticates the client and checks that it is allowed this action.
 fn authorize(parts: &Parts, gateway: &Gateway, action: Action) -> Result<Principal, ApiError> {
     let principal = gateway.auth.authenticate(credential(parts)?.as_ref())?;
     principal.require(action).map_err(ApiError::Denied)?;
-    accepted(&parts.extensions);
+    mark_authenticated(&parts.extensions);
     Ok(principal)
 }
 
-/// Exempts the connection of a request from what holds for unknown clients.
-pub(crate) fn accepted(request: &Extensions) {
+/// Marks the request's connection as authenticated, which exempts it from the limits for anonymous connections.
+pub(crate) fn mark_authenticated(request: &Extensions) {
     if let Some(connection) = request.get::<ConnectionHandle>() {
         connection.authenticated();
     }
 }
 
-impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MaySee<T> {
+impl<T: FromPathParams> FromRequestParts<Arc<Gateway>> for MayRead<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         let principal = authorize(parts, gateway, Action::Read)?;
-        Ok(Self { target: T::of(Names::of(parts, gateway).await?, gateway)?, principal })
+        Ok(Self { target: T::from_params(PathParams::extract(parts, gateway).await?, gateway)?, principal })
     }
 }
 
-impl<T: FromNames> FromRequestParts<Arc<Gateway>> for MayManage<T> {
+impl<T: FromPathParams> FromRequestParts<Arc<Gateway>> for MayManage<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         authorize(parts, gateway, Action::Manage)?;
-        Ok(Self(T::of(Names::of(parts, gateway).await?, gateway)?))
+        Ok(Self(T::from_params(PathParams::extract(parts, gateway).await?, gateway)?))
     }
 }
 
@@ -209,12 +212,13 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        // Cookies are ignored: pages have them, and pages do not drive browsers.
-        let token = Credential::of(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
+        // Cookies are ignored, because they come from pages, and pages must not drive browsers.
+        let token =
+            Credential::from_request(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
         let access = SessionAccess::grant(parts, gateway, token, &[Scope::Connect]).await?;
-        // A page that got hold of a token cannot omit this header.
+        // A page that obtained a token cannot omit this header.
         if parts.headers.contains_key(ORIGIN) {
-            return Err(ApiError::Origin);
+            return Err(ApiError::FromBrowserPage);
         }
         Ok(Self(access))
     }
@@ -223,31 +227,31 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
 impl FromRequestParts<Arc<Gateway>> for MayWatch {
     type Rejection = ApiError;
 
-    /// With a token, any page may watch; with a cookie, only the gateway's own.
+    /// With a token, a page of any origin may connect; with a cookie, only a page of the same origin.
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        let offer = Offer::of(&parts.headers);
+        let offer = Offer::from_headers(&parts.headers);
         let credential = match offer.token() {
             Some(token) => Some(Credential::Token(token.to_owned())),
             None => credential(parts)?,
         };
-        SessionAccess::grant(parts, gateway, credential, offer.wanted()).await.map(Self)
+        SessionAccess::grant(parts, gateway, credential, offer.scopes()).await.map(Self)
     }
 }
 
-/// A WebSocket handshake (RFC 6455 section 4.2.1), whose connection can be taken over once it was answered.
+/// A client's WebSocket handshake (RFC 6455 section 4.2.1).
 pub struct Handshake {
     /// The request's headers.
     pub headers: HeaderMap,
-    /// The client's connection.
+    /// The connection, which is upgraded after the response.
     pub connection: Upgrading,
 }
 
-/// A client's connection that becomes a WebSocket once the handshake was answered. It counts as open for as long as
-/// this is there.
+/// A client's connection that becomes a WebSocket after the response to its handshake. The listener counts the
+/// connection as open until this value is dropped.
 pub struct Upgrading {
-    /// The connection itself.
+    /// Resolves to the connection.
     pub upgrade: OnUpgrade,
-    _place: Option<ConnectionHandle>,
+    _connection: Option<ConnectionHandle>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Handshake {
@@ -258,14 +262,14 @@ impl<S: Sync> FromRequestParts<S> for Handshake {
             let values = parts.headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
             values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
         };
-        let asks = parts.method == Method::GET
+        let is_handshake = parts.method == Method::GET
             && lists(UPGRADE, "websocket")
             && lists(CONNECTION, "upgrade")
             && parts.headers.contains_key(SEC_WEBSOCKET_KEY);
         match parts.extensions.remove::<OnUpgrade>() {
-            Some(upgrade) if asks => {
-                let place = parts.extensions.get::<ConnectionHandle>().cloned();
-                Ok(Self { headers: parts.headers.clone(), connection: Upgrading { upgrade, _place: place } })
+            Some(upgrade) if is_handshake => {
+                let connection = parts.extensions.get::<ConnectionHandle>().cloned();
+                Ok(Self { headers: parts.headers.clone(), connection: Upgrading { upgrade, _connection: connection } })
             }
             _ => Err(ApiError::NotWebSocket),
         }

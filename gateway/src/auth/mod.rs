@@ -1,7 +1,9 @@
-//! Authentication and authorization: which principal a credential identifies, and which actions that principal is
-//! allowed. A principal holds a static token of the Secret, which has a role, or a session token that the gateway
-//! signed, which has one scope of one session. A browser has a login in place of a static token, which is valid for as
-//! long as that token.
+//! Authentication and authorization: which principal a credential identifies, and which actions the principal is
+//! allowed.
+//!
+//! A principal holds a static token or a session token. A static token comes from the Secret and has a role. A session
+//! token is signed by the gateway and has one scope for one session. A browser uses a login instead of a static token;
+//! the login is valid only while that token is.
 
 pub mod authenticator;
 pub mod credential;

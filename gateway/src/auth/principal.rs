@@ -1,5 +1,4 @@
-//! Principals: who a credential identifies, and which actions they are allowed. Every decision about permissions is
-//! made here.
+//! Identifies principals and decides which actions they are allowed. Every permission decision is made here.
 
 use crate::auth::{
     credential::Credential,
@@ -8,7 +7,7 @@ use crate::auth::{
 use camofleet_auth::token::{PublicKeys, Scope, SessionToken, TokenError};
 use std::fmt;
 
-/// What a client can do through the gateway.
+/// An action that a client can perform through the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Connect to a session with this scope.
@@ -29,7 +28,7 @@ enum Identity {
     Static {
         token: TokenHash,
         role: Role,
-        /// End of the login, in seconds since 1970-01-01 UTC. None for the token itself.
+        /// Expiry of the login, as Unix time in seconds. None for the token itself.
         expires: Option<u64>,
     },
     Session(SessionToken),
@@ -44,22 +43,22 @@ pub enum Denied {
     UnknownToken,
     /// The session token or login has expired.
     Expired,
-    /// The token allows a single connection, and was used before.
-    Used,
+    /// The token permits a single connection and was used before.
+    AlreadyUsed,
     /// The token is valid, but has none of these scopes.
     Scope(&'static [Scope]),
-    /// The token is valid for another session, which may have had this name before.
+    /// The token is valid for a session with another UID. That session may have had the same name.
     OtherSession,
-    /// The token is valid, but does not allow this action.
+    /// The token is valid, but does not permit this action.
     Action(Action),
 }
 
 impl Principal {
-    /// Identifies the holder of a credential. `tokens`: the static tokens that are valid now. `keys`: those that sign
-    /// session tokens and logins.
+    /// Identifies the holder of a credential. `tokens`: the current static tokens. `keys`: the public keys of session
+    /// tokens and logins.
     ///
     /// # Errors
-    /// When there is no credential, or it is not valid.
+    /// When the credential is missing or invalid.
     pub fn authenticate(
         tokens: &StaticTokens,
         keys: &PublicKeys,
@@ -85,7 +84,7 @@ impl Principal {
         }
     }
 
-    /// Whether the principal is allowed this action. For [`Action::Session`], [`Self::is_for`] has to agree, too.
+    /// Whether the principal is allowed this action. For [`Action::Session`], [`Self::is_for`] must hold as well.
     pub fn allows(&self, action: Action) -> bool {
         match &self.0 {
             Identity::Static { role: Role::Admin, .. } => true,
@@ -103,21 +102,21 @@ impl Principal {
     /// Checks that the principal is allowed this action.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the action is not allowed.
     pub fn require(&self, action: Action) -> Result<(), Denied> {
         if self.allows(action) { Ok(()) } else { Err(Denied::Action(action)) }
     }
 
-    /// The first of these scopes with which the principal may connect to a session.
+    /// Returns the first of these scopes that the principal is allowed.
     ///
     /// # Errors
-    /// When it may with none of them.
+    /// When it is allowed none of them.
     pub fn first_scope(&self, wanted: &'static [Scope]) -> Result<Scope, Denied> {
         wanted.iter().copied().find(|scope| self.allows(Action::Session(*scope))).ok_or(Denied::Scope(wanted))
     }
 
-    /// Whether it may connect to the session with this UID: holders of static tokens may connect to any, those of a
-    /// session token to one.
+    /// Whether the principal's credential includes the session with this UID. A static token includes every session, a
+    /// session token exactly one.
     pub fn is_for(&self, uid: &str) -> bool {
         match &self.0 {
             Identity::Static { .. } => true,
@@ -125,8 +124,8 @@ impl Principal {
         }
     }
 
-    /// The principal with the role that its static token has now. None when that token is no longer valid. Session
-    /// tokens do not depend on static ones.
+    /// Returns the principal with the current role of its static token. None when the static token was revoked. Holders
+    /// of session tokens do not depend on static tokens.
     pub fn renewed(&self, tokens: &StaticTokens) -> Option<Self> {
         match &self.0 {
             Identity::Static { token, expires, .. } => {
@@ -137,7 +136,7 @@ impl Principal {
         }
     }
 
-    /// When the credential expires, in seconds since 1970-01-01 UTC. None: never.
+    /// When the credential expires, as Unix time in seconds. None: never.
     pub fn expires(&self) -> Option<u64> {
         match &self.0 {
             Identity::Static { expires, .. } => *expires,
@@ -145,7 +144,7 @@ impl Principal {
         }
     }
 
-    /// The role of its static token. None for the holder of a session token.
+    /// The role of the principal's static token. None for the holder of a session token.
     pub fn role(&self) -> Option<Role> {
         match &self.0 {
             Identity::Static { role, .. } => Some(*role),
@@ -153,7 +152,7 @@ impl Principal {
         }
     }
 
-    /// Id of its session token when that allows a single connection.
+    /// Id of a session token that permits a single connection. None for other credentials.
     pub fn single_use_id(&self) -> Option<&str> {
         match &self.0 {
             Identity::Static { .. } => None,
@@ -190,31 +189,31 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_holds_while_its_token_gives_the_role() {
-        let shown = Credential::Token("a".into());
+    fn a_permission_ends_when_its_static_token_loses_the_role() {
+        let credential = Credential::Token("a".into());
         let principal =
-            Principal::authenticate(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&shown)).unwrap();
+            Principal::authenticate(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&credential)).unwrap();
         assert_eq!(principal.first_scope(&[Scope::Connect]), Ok(Scope::Connect));
-        let honoured = |data: &[(&str, &str)]| {
+        let is_allowed = |data: &[(&str, &str)]| {
             principal.renewed(&tokens(data)).is_some_and(|now| now.allows(Action::Session(Scope::Connect)))
         };
-        assert!(honoured(&[("admin", "b\na"), ("viewer", "c")]));
-        assert!(!honoured(&[("admin", "b")]), "it was taken out");
-        assert!(!honoured(&[("viewer", "a")]), "it may less now");
-        assert!(!honoured(&[]));
+        assert!(is_allowed(&[("admin", "b\na"), ("viewer", "c")]));
+        assert!(!is_allowed(&[("admin", "b")]), "the token was removed");
+        assert!(!is_allowed(&[("viewer", "a")]), "the token has a lower role");
+        assert!(!is_allowed(&[]));
         assert_eq!(format!("{principal:?}"), "Principal(Admin)");
     }
 
     #[test]
-    fn the_role_decides() {
+    fn a_static_token_is_granted_the_first_scope_of_its_role() {
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
         let scope = |token: Option<&str>, wanted| {
-            let shown = token.map(|token| Credential::Token(token.into()));
-            Principal::authenticate(&tokens, &PublicKeys::default(), shown.as_ref())?.first_scope(wanted)
+            let credential = token.map(|token| Credential::Token(token.into()));
+            Principal::authenticate(&tokens, &PublicKeys::default(), credential.as_ref())?.first_scope(wanted)
         };
         assert_eq!(scope(Some("a"), &[Scope::Connect]), Ok(Scope::Connect));
         assert_eq!(scope(Some("a"), &[Scope::Control, Scope::View]), Ok(Scope::Control));
-        assert_eq!(scope(Some("a"), &[Scope::View]), Ok(Scope::View), "no more than was asked for");
+        assert_eq!(scope(Some("a"), &[Scope::View]), Ok(Scope::View), "grants no more than the requested scope");
         assert_eq!(scope(Some("v"), &[Scope::Control, Scope::View]), Ok(Scope::View));
         assert_eq!(scope(Some("v"), &[Scope::Connect]), Err(Denied::Scope(&[Scope::Connect])));
         assert_eq!(scope(Some("x"), &[Scope::View]), Err(Denied::UnknownToken));
@@ -223,13 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_token_gives_its_scope_of_its_session_until_it_expires() {
+    fn a_session_token_grants_its_scope_for_its_session_until_it_expires() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let token = |scope, expires| SessionToken { session: "uid-1".into(), scope, expires, once: None };
         let authenticated = |scope, expires| {
-            let shown = Credential::Token(signer.session_token(token(scope, expires)));
-            Principal::authenticate(&StaticTokens::default(), &keys, Some(&shown))
+            let credential = Credential::Token(signer.session_token(token(scope, expires)));
+            Principal::authenticate(&StaticTokens::default(), &keys, Some(&credential))
         };
         let scope = |has, wanted| authenticated(has, now + 60)?.first_scope(wanted);
         assert_eq!(scope(Scope::Connect, &[Scope::Connect]), Ok(Scope::Connect));
@@ -238,22 +237,26 @@ mod tests {
         assert_eq!(scope(Scope::View, &[Scope::Control, Scope::View]), Ok(Scope::View));
         let wanted: [&[Scope]; 3] = [&[Scope::Connect], &[Scope::Control], &[Scope::View]];
         let [connect, control, view] = wanted;
-        for (has, wanted) in
+        for (held, wanted) in
             [(Scope::View, control), (Scope::View, connect), (Scope::Control, connect), (Scope::Connect, view)]
         {
-            assert_eq!(scope(has, wanted), Err(Denied::Scope(wanted)));
+            assert_eq!(scope(held, wanted), Err(Denied::Scope(wanted)));
         }
         assert_eq!(authenticated(Scope::View, now - 1), Err(Denied::Expired));
         let principal = authenticated(Scope::View, now + 60).unwrap();
         assert!(principal.is_for("uid-1") && !principal.is_for("uid-2"));
-        assert_eq!(principal.renewed(&StaticTokens::default()), Some(principal), "it does not depend on the Secret");
-        let strangers = Credential::Token(self::signer().session_token(token(Scope::View, now + 60)));
-        let denied = Principal::authenticate(&StaticTokens::default(), &keys, Some(&strangers));
+        assert_eq!(
+            principal.renewed(&StaticTokens::default()),
+            Some(principal),
+            "a session token does not depend on the Secret"
+        );
+        let other_key = Credential::Token(self::signer().session_token(token(Scope::View, now + 60)));
+        let denied = Principal::authenticate(&StaticTokens::default(), &keys, Some(&other_key));
         assert_eq!(denied, Err(Denied::UnknownToken));
     }
 
     #[test]
-    fn a_login_is_good_while_its_token_is_and_only_as_a_cookie() {
+    fn a_login_is_valid_only_as_a_cookie_and_while_its_static_token_is_valid() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let tokens = tokens(&[("admin", "a"), ("viewer", "v")]);
@@ -262,36 +265,40 @@ mod tests {
         assert_eq!(role, Role::Viewer);
         let text = signer.login(login.clone());
         let cookie = Credential::Cookie(text.clone());
-        let admitted = |tokens: &StaticTokens, shown: &Credential, action| {
-            let principal = Principal::authenticate(tokens, &keys, Some(shown))?;
+        let role_for = |tokens: &StaticTokens, credential: &Credential, action| {
+            let principal = Principal::authenticate(tokens, &keys, Some(credential))?;
             principal.require(action).map(|()| principal.role().unwrap())
         };
-        assert_eq!(admitted(&tokens, &cookie, Action::Read), Ok(Role::Viewer));
-        assert_eq!(admitted(&tokens, &cookie, Action::Manage), Err(Denied::Action(Action::Manage)));
+        assert_eq!(role_for(&tokens, &cookie, Action::Read), Ok(Role::Viewer));
+        assert_eq!(role_for(&tokens, &cookie, Action::Manage), Err(Denied::Action(Action::Manage)));
         let principal = Principal::authenticate(&tokens, &keys, Some(&cookie)).unwrap();
         assert_eq!((principal.first_scope(&[Scope::View]), principal.expires()), (Ok(Scope::View), Some(now + 60)));
         let token = Credential::Token("v".into());
         assert_eq!(Principal::authenticate(&tokens, &keys, Some(&token)).unwrap().expires(), None);
         let without = self::tokens(&[("admin", "a")]);
-        assert_eq!(admitted(&without, &cookie, Action::Read), Err(Denied::UnknownToken), "its token was taken out");
-        assert_eq!(admitted(&tokens, &Credential::Token(text), Action::Read), Err(Denied::UnknownToken));
-        assert_eq!(admitted(&tokens, &Credential::Cookie("v".into()), Action::Read), Err(Denied::UnknownToken));
+        assert_eq!(
+            role_for(&without, &cookie, Action::Read),
+            Err(Denied::UnknownToken),
+            "its static token was removed"
+        );
+        assert_eq!(role_for(&tokens, &Credential::Token(text), Action::Read), Err(Denied::UnknownToken));
+        assert_eq!(role_for(&tokens, &Credential::Cookie("v".into()), Action::Read), Err(Denied::UnknownToken));
         let ended = Credential::Cookie(signer.login(Login { expires: now - 1, ..login }));
-        assert_eq!(admitted(&tokens, &ended, Action::Read), Err(Denied::Expired));
+        assert_eq!(role_for(&tokens, &ended, Action::Read), Err(Denied::Expired));
     }
 
     #[test]
-    fn a_session_token_gives_no_role() {
+    fn a_session_token_has_no_role() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
         let token = SessionToken { session: "uid".into(), scope: Scope::Connect, expires: now + 60, once: None };
         let text = signer.session_token(token);
-        let admitted = |shown| {
-            let principal = Principal::authenticate(&tokens(&[("admin", "a")]), &keys, Some(&shown))?;
+        let role_for = |credential| {
+            let principal = Principal::authenticate(&tokens(&[("admin", "a")]), &keys, Some(&credential))?;
             principal.require(Action::Read).map(|()| principal.role())
         };
-        assert_eq!(admitted(Credential::Token(text.clone())), Err(Denied::Action(Action::Read)));
-        assert_eq!(admitted(Credential::Cookie(text)), Err(Denied::UnknownToken));
-        assert_eq!(admitted(Credential::Token("a".into())), Ok(Some(Role::Admin)));
+        assert_eq!(role_for(Credential::Token(text.clone())), Err(Denied::Action(Action::Read)));
+        assert_eq!(role_for(Credential::Cookie(text)), Err(Denied::UnknownToken));
+        assert_eq!(role_for(Credential::Token("a".into())), Ok(Some(Role::Admin)));
     }
 }

@@ -1,19 +1,19 @@
-//! Negotiates the WebSocket subprotocol of the live view (`Sec-WebSocket-Protocol`), which carries a token and the
-//! scope that the viewer asks for.
+//! Negotiates the live view's WebSocket subprotocol (`Sec-WebSocket-Protocol`), which carries the viewer's token and
+//! the scope that it requests.
 
 use camofleet_auth::token::Scope;
 use http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};
 
-/// The viewer asks for control, or was granted it.
+/// The viewer requests control, or was granted control.
 const CONTROL: &str = "camofleet.control";
-/// The viewer asks to watch only, or was granted no more.
+/// The viewer requests to view only, or was granted no more.
 const VIEW: &str = "camofleet.view";
-/// Prefix of the token. It is sent as a subprotocol because pages cannot set headers, and proxies log URLs.
+/// Prefix of the token. The token is a subprotocol because pages cannot set headers and proxies log URLs.
 const BEARER: &str = "camofleet.bearer.";
 /// Offered by plain RFB clients.
 const BINARY: &str = "binary";
 
-/// The subprotocols that a viewer offered.
+/// The subprotocols that a viewer offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
     token: Option<String>,
@@ -23,8 +23,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Reads the headers of a handshake.
-    pub fn of(headers: &HeaderMap) -> Self {
+    /// Parses the headers of a handshake.
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut offer = Self::default();
         let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
         for protocol in values.flat_map(|value| value.split(',')).map(str::trim) {
@@ -38,19 +38,19 @@ impl Offer {
         offer
     }
 
-    /// The token that was sent as a subprotocol.
+    /// The offered token.
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    /// The scopes that the viewer asks for, the preferred one first. A viewer that offers only `camofleet.view` asks
-    /// for no more.
-    pub fn wanted(&self) -> &'static [Scope] {
+    /// The requested scopes, the preferred one first. A viewer that offers `camofleet.view` without
+    /// `camofleet.control` requests only the view scope.
+    pub fn scopes(&self) -> &'static [Scope] {
         if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
     }
 
-    /// The offered protocol that names the granted scope, else `binary` when it was offered.
-    pub fn answer(&self, granted: Scope) -> Option<&'static str> {
+    /// Selects the offered protocol for the granted scope, or else `binary` if it was offered.
+    pub fn select(&self, granted: Scope) -> Option<&'static str> {
         match granted {
             Scope::Control if self.control => Some(CONTROL),
             Scope::View if self.view => Some(VIEW),

@@ -1,4 +1,4 @@
-//! Static tokens: the tokens of the Secret `camofleet-tokens`, each with a role.
+//! Static tokens, which are kept in the Secret `camofleet-tokens` and have a role each.
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -10,21 +10,21 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt};
 use utoipa::ToSchema;
 
-/// What the holder of a static token may do.
+/// What the holder of a static token is allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Look, and nothing else.
+    /// Read the REST API and view displays.
     Viewer,
     /// Everything.
     Admin,
 }
 
 impl Role {
-    /// Every role, as data keys of the Secret.
+    /// All roles.
     pub const ALL: [Self; 2] = [Self::Viewer, Self::Admin];
 
-    /// The data key of its tokens in the Secret.
+    /// The key in the Secret's data.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -42,19 +42,19 @@ impl TokenHash {
         Self(digest(&SHA256, token).as_ref().try_into().expect("SHA-256 gives 32 bytes"))
     }
 
-    /// The hash that a login names. None when the text is no hash.
+    /// The hash in a login. None when the login is malformed.
     pub(super) fn from_login(login: &Login) -> Option<Self> {
         let hash = BASE64_URL_SAFE_NO_PAD.decode(&login.of).ok()?;
         hash.try_into().ok().map(Self)
     }
 }
 
-/// The static tokens that are valid now. Only their hashes are kept.
+/// The valid static tokens. Only their hashes are kept in memory.
 #[derive(Clone, Default)]
 pub struct StaticTokens(Vec<(TokenHash, Role)>);
 
 impl StaticTokens {
-    /// Reads a Secret's data: key = role, value = one token per line. Other keys are ignored.
+    /// Parses a Secret's data. The key is the role, the value has one token per line. Other keys are ignored.
     pub fn parse<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let by_role: BTreeMap<&str, &[u8]> = data.into_iter().collect();
         let tokens_of = |role: Role| by_role.get(role.as_str()).copied().unwrap_or_default();
@@ -62,23 +62,23 @@ impl StaticTokens {
         Self(roles.flat_map(|role| lines(tokens_of(role)).map(move |line| (TokenHash::of(line), role))).collect())
     }
 
-    /// The role of the token with this hash; the higher one when it is listed for both.
+    /// Returns the role of the token with this hash: the higher role when the token is listed under both.
     ///
-    /// Compares all hashes, each in constant time, so that the duration reveals nothing about a token.
+    /// Compares every hash in constant time, so that the duration reveals nothing about a token.
     pub(super) fn role_of(&self, presented: TokenHash) -> Option<Role> {
         let matching = self.0.iter().filter(|(known, _)| verify_slices_are_equal(&known.0, &presented.0).is_ok());
         matching.map(|(_, role)| *role).max()
     }
 
-    /// A login for the holder of this token, and the token's role. `expires` is in seconds since 1970-01-01 UTC. None
-    /// when the token is not valid.
+    /// Returns a login for the holder of this token, and the token's role. None when the token is invalid. `expires`:
+    /// Unix time in seconds.
     pub fn login(&self, token: &str, expires: u64) -> Option<(Login, Role)> {
         let hash = TokenHash::of(token.as_bytes());
         let role = self.role_of(hash)?;
         Some((Login { of: BASE64_URL_SAFE_NO_PAD.encode(hash.0), expires }, role))
     }
 
-    /// Whether there is no valid token, so that no client can authenticate with one.
+    /// Whether there are no static tokens, so that no client can authenticate with one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -103,20 +103,20 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_the_secret_is_a_token_of_its_keys_role() {
+    fn each_line_of_a_secret_key_is_a_token_of_that_role() {
         let tokens = tokens(&[("admin", "a1\n  a2 \r\n\n"), ("viewer", "v1\na2\n"), ("root", "r1")]);
         let role_of = |token: &str| tokens.role_of(TokenHash::of(token.as_bytes()));
         assert_eq!(role_of("a1"), Some(Role::Admin));
-        assert_eq!(role_of("a2"), Some(Role::Admin), "the higher role counts");
+        assert_eq!(role_of("a2"), Some(Role::Admin), "the higher role applies");
         assert_eq!(role_of("v1"), Some(Role::Viewer));
-        for stranger in ["r1", "", " a2", "a1\n  a2", "a"] {
-            assert_eq!(role_of(stranger), None, "{stranger:?}");
+        for unknown in ["r1", "", " a2", "a1\n  a2", "a"] {
+            assert_eq!(role_of(unknown), None, "{unknown:?}");
         }
         assert!(self::tokens(&[("admin", "\n \n")]).is_empty());
     }
 
     #[test]
-    fn tokens_are_not_shown() {
+    fn debug_output_hides_tokens() {
         assert!(!format!("{:?}", tokens(&[("admin", "secret")])).contains("secret"));
     }
 }

@@ -1,8 +1,8 @@
-//! The log of changes that the events of the REST API are made from. Does no I/O.
+//! The change log behind the REST API's event streams. Does no I/O.
 //!
-//! It records *which* objects changed, not how: a reader looks up the current state of each. A slow reader therefore
-//! skips states, and its backlog is never longer than the number of objects. A reader that was away for too long
-//! starts over.
+//! The log records *which* objects changed, not how: a reader looks up the current state of each object. A slow reader
+//! therefore skips states, and its backlog is never longer than the number of objects. A reader that reconnects after
+//! more than `KEPT` changes starts over.
 
 use crate::cache::session::Key;
 use std::{
@@ -11,10 +11,10 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The number of changes that are kept for readers that come back.
+/// The number of changes that are kept for readers that reconnect.
 const KEPT: usize = 8192;
 
-/// An object that changed, or is gone.
+/// An object that was created, changed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Changed {
     /// A session.
@@ -23,16 +23,16 @@ pub enum Changed {
     Pool(Key),
 }
 
-/// The changes since this process began to watch.
+/// The changes since the start of this process.
 pub struct Changes {
-    /// Distinguishes the positions of this process from those of others.
+    /// Random prefix of event ids, which distinguishes them from the ids of other processes.
     run: String,
     log: Mutex<VecDeque<Changed>>,
-    /// How many changes there were. Those in the log are the latest.
+    /// Total number of changes. The log has the latest of them.
     count: watch::Sender<u64>,
 }
 
-/// A reader's place in the log: it has read everything before.
+/// A reader's position in the log, after the last change that it has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(u64);
 
@@ -53,13 +53,13 @@ impl Changes {
         self.count.send_modify(|count| *count += 1);
     }
 
-    /// The position of a reader that has read everything.
-    pub fn now(&self) -> Position {
+    /// The position after the latest change.
+    pub fn end(&self) -> Position {
         Position(*self.count.borrow())
     }
 
-    /// The objects that changed since a position, each once, and the position after them. None when the log no longer
-    /// reaches back that far.
+    /// Returns the objects that changed after a position, each once, and the position after them. None when the log no
+    /// longer has all those changes.
     pub fn since(&self, Position(position): Position) -> Option<(Vec<Changed>, Position)> {
         let log = self.log();
         let count = *self.count.borrow();
@@ -70,26 +70,26 @@ impl Changes {
         Some((changed, Position(count)))
     }
 
-    /// Waits until there are changes after a position.
-    pub async fn more_than(&self, Position(position): Position) {
+    /// Waits for a change after a position.
+    pub async fn wait_past(&self, Position(position): Position) {
         let mut count = self.count.subscribe();
         count.wait_for(|count| *count > position).await.expect("the sender lives in self");
     }
 
-    /// The position as text, for readers that come back.
-    pub fn id(&self, Position(position): Position) -> String {
+    /// Formats a position as an event id, which a reader sends when it reconnects.
+    pub fn event_id(&self, Position(position): Position) -> String {
         format!("{}-{position}", self.run)
     }
 
-    /// Parses a position. None when it is malformed or of another process.
-    pub fn position(&self, id: &str) -> Option<Position> {
+    /// Parses an event id. None when it is malformed or from another process.
+    pub fn parse_event_id(&self, id: &str) -> Option<Position> {
         let (run, position) = id.split_once('-')?;
         let position = Position(position.parse().ok()?);
-        (run == self.run && position <= self.now()).then_some(position)
+        (run == self.run && position <= self.end()).then_some(position)
     }
 
     fn log(&self) -> MutexGuard<'_, VecDeque<Changed>> {
-        // Every change is complete before anything can panic.
+        // Poisoning is harmless: no code panics between two parts of an update.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,24 +104,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_told_of_each_object_once() {
+    fn returns_each_changed_object_once() {
         let changes = Changes::default();
         changes.record(session("before"));
-        let start = changes.now();
+        let start = changes.end();
         for name in ["a", "b", "a", "a"] {
             changes.record(session(name));
         }
         let (changed, then) = changes.since(start).unwrap();
         assert_eq!(changed, [session("a"), session("b")]);
         assert_eq!(changes.since(then), Some((vec![], then)));
-        assert!(changes.more_than(start).now_or_never().is_some());
-        assert!(changes.more_than(then).now_or_never().is_none());
+        assert!(changes.wait_past(start).now_or_never().is_some());
+        assert!(changes.wait_past(then).now_or_never().is_none());
     }
 
     #[test]
-    fn a_reader_that_was_away_comes_back_by_id_unless_for_too_long() {
+    fn resumes_from_an_event_id_within_the_kept_changes() {
         let changes = Changes::default();
-        let start = changes.position(&changes.id(changes.now())).unwrap();
+        let start = changes.parse_event_id(&changes.event_id(changes.end())).unwrap();
         for number in 0..KEPT {
             changes.record(session(&number.to_string()));
         }
@@ -131,12 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_other_processes_and_nonsense_are_no_positions() {
+    fn rejects_event_ids_that_are_malformed_or_of_another_process() {
         let changes = Changes::default();
         let foreign = Changes::default();
         let from_the_future = format!("{}-1", changes.run);
-        for id in [foreign.id(foreign.now()).as_str(), &from_the_future, "", "-", "x", &format!("{}-x", changes.run)] {
-            assert_eq!(changes.position(id), None, "{id:?}");
+        for id in
+            [foreign.event_id(foreign.end()).as_str(), &from_the_future, "", "-", "x", &format!("{}-x", changes.run)]
+        {
+            assert_eq!(changes.parse_event_id(id), None, "{id:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The sessions and pools of the cluster, as a watch tells them, and what changed of them.
+//! Caches of the cluster's sessions and pools, fed by watches, and a log of their changes. Does no I/O.
 
 pub mod activity;
 pub mod changes;

@@ -1,4 +1,4 @@
-//! The pools of all namespaces as the watch tells them. Does no IO: whoever watches the API server feeds it.
+//! The cache of the pools of all namespaces. Does no I/O; the watches in `kubernetes` feed it.
 
 use crate::cache::session::Key;
 use camofleet_crds::v1alpha1::{NamespacesFrom, RunnerTemplate, WorkerPool};
@@ -8,18 +8,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The cache.
+/// The cache of pools.
 #[derive(Default)]
 pub struct Pools(Mutex<Cache>);
 
 #[derive(Default)]
 struct Cache {
-    known: BTreeMap<Key, Arc<WorkerPool>>,
-    read: bool,
+    by_key: BTreeMap<Key, Arc<WorkerPool>>,
+    synced: bool,
 }
 
-/// The pool without the shape of its runner pods: it is the largest part of a pool, and the gateway does not read it.
-pub fn without_shape(mut pool: WorkerPool) -> WorkerPool {
+/// Removes the template of the runner pods and the serving shape, which are most of a pool and which the gateway does
+/// not read.
+pub fn without_template(mut pool: WorkerPool) -> WorkerPool {
     pool.spec.template = RunnerTemplate::default();
     if let Some(status) = &mut pool.status {
         status.serving = None;
@@ -28,60 +29,60 @@ pub fn without_shape(mut pool: WorkerPool) -> WorkerPool {
 }
 
 impl Pools {
-    /// Takes the complete list of pools: one that is not in it is gone. Returns what changed.
+    /// Replaces the cache with a complete list of pools. Returns the keys of pools that changed or are gone.
     pub fn replace_all(&self, pools: Vec<(Key, Arc<WorkerPool>)>) -> Vec<Key> {
         let mut cache = self.cache();
-        let former = mem::replace(&mut cache.known, pools.into_iter().collect());
-        cache.read = true;
-        let gone = former.keys().filter(|key| !cache.known.contains_key(*key));
-        let changed = cache.known.iter().filter(|(key, pool)| former.get(*key) != Some(*pool)).map(|(key, _)| key);
+        let former = mem::replace(&mut cache.by_key, pools.into_iter().collect());
+        cache.synced = true;
+        let gone = former.keys().filter(|key| !cache.by_key.contains_key(*key));
+        let changed = cache.by_key.iter().filter(|(key, pool)| former.get(*key) != Some(*pool)).map(|(key, _)| key);
         gone.chain(changed).cloned().collect()
     }
 
-    /// A pool is there. Whether that is news.
+    /// Inserts or replaces a pool. Returns whether it changed.
     pub fn put(&self, key: Key, pool: impl Into<Arc<WorkerPool>>) -> bool {
         let pool = pool.into();
-        let known = &mut self.cache().known;
-        let is_news = known.get(&key) != Some(&pool);
-        known.insert(key, pool);
-        is_news
+        let by_key = &mut self.cache().by_key;
+        let changed = by_key.get(&key) != Some(&pool);
+        by_key.insert(key, pool);
+        changed
     }
 
-    /// A pool was deleted.
+    /// Removes a deleted pool.
     pub fn remove(&self, key: &Key) {
-        self.cache().known.remove(key);
+        self.cache().by_key.remove(key);
     }
 
-    /// Whether a whole list was read once.
-    pub fn is_read(&self) -> bool {
-        self.cache().read
+    /// Whether a complete list was received.
+    pub fn has_synced(&self) -> bool {
+        self.cache().synced
     }
 
-    /// The pool of that name.
+    /// The pool with this name.
     pub fn get(&self, key: &Key) -> Option<Arc<WorkerPool>> {
-        self.cache().known.get(key).cloned()
+        self.cache().by_key.get(key).cloned()
     }
 
-    /// A namespace's pools by name.
+    /// The pools of a namespace, sorted by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<WorkerPool>> {
         let cache = self.cache();
-        cache.known.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
+        cache.by_key.iter().filter(|(key, _)| key.namespace() == namespace).map(|(_, pool)| Arc::clone(pool)).collect()
     }
 
-    /// Whether a session of that namespace may find a pool: one of its own, or one that is for other namespaces too.
-    /// For which, the operator judges.
-    pub fn are_there_for(&self, namespace: &str) -> bool {
+    /// Whether any pool may serve sessions of this namespace: a pool of the same namespace, or one that allows other
+    /// namespaces. The operator decides which of those namespaces it allows.
+    pub fn any_may_serve(&self, namespace: &str) -> bool {
         let shared = |pool: &WorkerPool| pool.spec.allowed_namespaces.from != NamespacesFrom::Same;
-        self.cache().known.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))
+        self.cache().by_key.iter().any(|(key, pool)| key.namespace() == namespace || shared(pool))
     }
 
     /// The namespaces that have pools.
     pub fn namespaces(&self) -> BTreeSet<String> {
-        self.cache().known.keys().map(|key| key.namespace().to_owned()).collect()
+        self.cache().by_key.keys().map(|key| key.namespace().to_owned()).collect()
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        // Every change is complete before anything can panic.
+        // Poisoning is harmless: no code panics between two parts of an update.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,28 +101,28 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_of_runner_pods_is_not_kept() {
+    fn drops_the_template_and_the_serving_shape() {
         let (pools, mut pool) = (Pools::default(), pool(1));
         pool.spec.template.image = Some("image".into());
         let serving = Serving { revision: "revision".into(), shape: "shape".into() };
         pool.status = Some(WorkerPoolStatus { queued: 3, serving: Some(serving), ..WorkerPoolStatus::default() });
-        pools.put(key("pool"), without_shape(pool));
+        pools.put(key("pool"), without_template(pool));
         let kept = pools.get(&key("pool")).unwrap();
         assert_eq!(kept.spec.template, RunnerTemplate::default());
         assert_eq!(kept.status, Some(WorkerPoolStatus { queued: 3, ..WorkerPoolStatus::default() }));
     }
 
     #[test]
-    fn a_list_takes_the_place_of_what_was_known() {
+    fn a_list_replaces_the_cache_and_returns_the_changes() {
         let (pools, pool) = (Pools::default(), |replicas| Arc::new(pool(replicas)));
         for name in ["same", "changed", "gone"] {
             assert!(pools.put(key(name), pool(1)));
         }
         assert!(!pools.put(key("same"), pool(1)));
-        assert!(pools.get(&key("gone")).is_some() && pools.get(&key("new")).is_none() && !pools.is_read());
+        assert!(pools.get(&key("gone")).is_some() && pools.get(&key("new")).is_none() && !pools.has_synced());
         let listed = [("same", 1), ("changed", 2), ("new", 1)].map(|(name, replicas)| (key(name), pool(replicas)));
         assert_eq!(pools.replace_all(listed.to_vec()), [key("gone"), key("changed"), key("new")]);
-        assert!(pools.get(&key("gone")).is_none() && pools.is_read());
+        assert!(pools.get(&key("gone")).is_none() && pools.has_synced());
         assert_eq!(pools.in_namespace("ns").len(), 3);
         assert_eq!(pools.in_namespace("other").len(), 0);
     }

@@ -1,4 +1,4 @@
-//! What the gateway needs to know of a session. Pure: a `BrowserSession` goes in, where it stands comes out.
+//! A session as the gateway sees it: its name, its object, and whether clients can connect to it. Pure.
 
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, Truth},
@@ -7,7 +7,7 @@ use camofleet_crds::{
 };
 use std::{fmt, sync::Arc};
 
-/// The name by which clients ask.
+/// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     namespace: String,
@@ -15,19 +15,19 @@ pub struct Key {
 }
 
 impl Key {
-    /// Namespace and name of a `BrowserSession`. None when no object can have them: they become part of a URL towards
-    /// the API server, so a slash or dots must not come through.
+    /// Validates a namespace and a name. None when no object can have them. Both become part of a URL of the API
+    /// server, so a slash or `..` must be rejected.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Option<Self> {
         let key = Self { namespace: namespace.into(), name: name.into() };
         (names::is_label(&key.namespace) && names::is_subdomain(&key.name)).then_some(key)
     }
 
-    /// Namespace of the `BrowserSession`.
+    /// Namespace of the object.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Name of the `BrowserSession`.
+    /// Name of the object.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -39,32 +39,32 @@ impl fmt::Display for Key {
     }
 }
 
-/// A session: another UID under the same name is another one.
+/// A session. Another UID under the same name is another session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    /// What can be done with it now.
-    pub standing: Standing,
-    /// The whole of it.
+    /// Whether clients can connect.
+    pub readiness: Readiness,
+    /// The whole object.
     pub object: Arc<BrowserSession>,
 }
 
-/// What can be done with a session.
+/// Whether clients can connect to a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It can be waited for.
+pub enum Readiness {
+    /// Not yet.
     Waiting(SessionState),
-    /// It can be connected to, there.
+    /// Yes, at this runner.
     Ready(RunnerRef),
-    /// It is over, for that reason.
+    /// No, the session has ended.
     Finished(Finish),
 }
 
-/// Why a session is over.
+/// Why a session finished: reason and message of its condition `Finished`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
-    /// One word: a reason of the condition `Finished`.
+    /// The condition's reason, for programs.
     pub reason: String,
-    /// For people; may be empty.
+    /// The condition's message, for people. Can be empty.
     pub message: String,
 }
 
@@ -76,47 +76,47 @@ impl fmt::Display for Finish {
 }
 
 impl Session {
-    /// Reads an object as the API server gives it.
-    pub fn of(object: impl Into<Arc<BrowserSession>>) -> Self {
+    /// Derives the readiness from the object's status.
+    pub fn new(object: impl Into<Arc<BrowserSession>>) -> Self {
         let object = object.into();
-        Self { standing: Standing::of(&object), object }
+        Self { readiness: Readiness::of(&object), object }
     }
 
-    /// UID of the `BrowserSession`.
+    /// UID of the object.
     pub fn uid(&self) -> &str {
         self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// The pool that serves it, else the one that its spec names. None when it has neither.
+    /// The pool that serves the session, or else the pool in its spec. None when it has neither.
     pub fn pool(&self) -> Option<Key> {
         Key::new(self.object.pool_namespace(), pool_name(&self.object))
     }
 
-    /// Whether it may be found under this pool's name. None stands for any pool. A session that has no pool yet is
-    /// found under any.
+    /// Whether a path with this pool matches the session. None matches every session. A session without a pool matches
+    /// every pool.
     pub fn is_in_pool(&self, pool: Option<&str>) -> bool {
         let own = pool_name(&self.object);
         pool.is_none_or(|pool| pool == own || own.is_empty())
     }
 
-    /// Whether it may still wait for a slot.
-    pub fn may_wait(&self) -> bool {
-        matches!(self.standing, Standing::Waiting(SessionState::Pending | SessionState::Queued))
+    /// Whether the session may be waiting for a slot.
+    pub fn may_be_queued(&self) -> bool {
+        matches!(self.readiness, Readiness::Waiting(SessionState::Pending | SessionState::Queued))
     }
 
-    /// Whether its display can be looked at; known once it is Ready.
+    /// Whether the session has a live view. False until it is Ready.
     pub fn has_live_view(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.vnc.is_some())
     }
 }
 
-/// Name of the pool that serves a session, else of the one that its spec names, else empty.
+/// Name of the pool that serves a session, or else of the pool in its spec, or else empty.
 pub fn pool_name(session: &BrowserSession) -> &str {
     let serving = session.status.as_ref().and_then(|status| status.pool.as_deref());
     serving.or(session.spec.pool_ref.as_ref().map(|pool| pool.name.as_str())).unwrap_or_default()
 }
 
-impl Standing {
+impl Readiness {
     fn of(object: &BrowserSession) -> Self {
         let Some(status) = &object.status else {
             return Self::Waiting(SessionState::Pending);
@@ -126,7 +126,7 @@ impl Standing {
         {
             return Self::Finished(Finish { reason: finished.reason.clone(), message: finished.message.clone() });
         }
-        // Unknown means that the operator cannot reach the runner. The gateway may still reach it, so it tries.
+        // `Unknown` means that the operator cannot reach the runner. The gateway tries, because it may still reach it.
         let may_be_ready =
             conditions::get(&status.conditions, READY).is_some_and(|it| it.status != Truth::False.as_str());
         match &status.runner {
@@ -142,15 +142,15 @@ mod tests {
     use camofleet_crds::v1alpha1::{BrowserSessionSpec, BrowserSessionStatus, PoolRef};
     use k8s_openapi::jiff::Timestamp;
 
-    fn standing(conditions: &[(&str, Truth, &str)], runner: bool) -> Standing {
+    fn readiness(conditions: &[(&str, Truth, &str)], runner: bool) -> Readiness {
         let mut object = BrowserSession::new("s", BrowserSessionSpec::default());
         let mut status = BrowserSessionStatus { state: SessionState::Starting, ..BrowserSessionStatus::default() };
         for (type_, truth, reason) in conditions {
-            conditions::set(&mut status.conditions, type_, *truth, reason, "words", None, Timestamp::UNIX_EPOCH);
+            conditions::set(&mut status.conditions, type_, *truth, reason, "message", None, Timestamp::UNIX_EPOCH);
         }
         status.runner = runner.then(self::runner);
         object.status = Some(status);
-        Session::of(object).standing
+        Session::new(object).readiness
     }
 
     fn runner() -> RunnerRef {
@@ -158,23 +158,23 @@ mod tests {
     }
 
     #[test]
-    fn conditions_say_where_it_stands() {
-        let waiting = Standing::Waiting(SessionState::Starting);
-        let finished = Standing::Finished(Finish { reason: "IdleTimeout".into(), message: "words".into() });
-        assert_eq!(standing(&[], false), waiting);
-        assert_eq!(standing(&[], true), waiting);
-        assert_eq!(standing(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
-        assert_eq!(standing(&[(READY, Truth::True, "BrowserReady")], true), Standing::Ready(runner()));
-        assert_eq!(standing(&[(READY, Truth::True, "BrowserReady")], false), waiting);
-        assert_eq!(standing(&[(READY, Truth::Unknown, "RunnerUnreachable")], true), Standing::Ready(runner()));
+    fn derives_readiness_from_conditions() {
+        let waiting = Readiness::Waiting(SessionState::Starting);
+        let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "message".into() });
+        assert_eq!(readiness(&[], false), waiting);
+        assert_eq!(readiness(&[], true), waiting);
+        assert_eq!(readiness(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
+        assert_eq!(readiness(&[(READY, Truth::True, "BrowserReady")], true), Readiness::Ready(runner()));
+        assert_eq!(readiness(&[(READY, Truth::True, "BrowserReady")], false), waiting);
+        assert_eq!(readiness(&[(READY, Truth::Unknown, "RunnerUnreachable")], true), Readiness::Ready(runner()));
         let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
-        assert_eq!(standing(&over, true), finished);
+        assert_eq!(readiness(&over, true), finished);
         let bare = BrowserSession::new("s", BrowserSessionSpec::default());
-        assert_eq!(Session::of(bare).standing, Standing::Waiting(SessionState::Pending));
+        assert_eq!(Session::new(bare).readiness, Readiness::Waiting(SessionState::Pending));
     }
 
     #[test]
-    fn a_session_is_in_the_pool_that_serves_it_else_in_the_one_that_it_names() {
+    fn the_serving_pool_takes_precedence_over_the_named_pool() {
         let session = |named: Option<&str>, serving: Option<&str>| {
             let pool_ref = named.map(|name| PoolRef { name: name.into(), namespace: None });
             let spec = BrowserSessionSpec { pool_ref, ..BrowserSessionSpec::default() };
@@ -182,7 +182,7 @@ mod tests {
             object.metadata.namespace = Some("ns".into());
             object.status =
                 Some(BrowserSessionStatus { pool: serving.map(str::to_owned), ..BrowserSessionStatus::default() });
-            Session::of(object)
+            Session::new(object)
         };
         for (named, serving, pool) in [
             (None, Some("a"), Some("a")),
@@ -193,12 +193,12 @@ mod tests {
             let session = session(named, serving);
             assert_eq!(session.pool(), pool.and_then(|pool| Key::new("ns", pool)));
             assert!(session.is_in_pool(None) && session.is_in_pool(Some("a")));
-            assert_eq!(session.is_in_pool(Some("b")), pool.is_none(), "one without a pool is found in any");
+            assert_eq!(session.is_in_pool(Some("b")), pool.is_none(), "a session without a pool matches every pool");
         }
     }
 
     #[test]
-    fn a_key_is_what_an_object_can_be_called() {
+    fn a_key_accepts_only_valid_object_names() {
         for good in ["a", "demo", "a-1.b2", "0"] {
             assert!(Key::new("ns", good).is_some(), "{good:?}");
         }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finish_reads_as_a_sentence() {
+    fn a_finish_displays_its_reason_and_message() {
         let finish = |message: &str| Finish { reason: "IdleTimeout".into(), message: message.into() }.to_string();
         assert_eq!(finish("300 s"), "IdleTimeout: 300 s");
         assert_eq!(finish(""), "IdleTimeout");

@@ -1,9 +1,9 @@
-//! The sessions of all namespaces as the watch tells them, with what their runners last said of them, and a way to
-//! follow one of them. Does no IO: whoever watches the API server feeds it, and whoever asks runners.
+//! The cache of the sessions of all namespaces, with the activity that their runners reported. Callers can watch a
+//! single session. Does no I/O; `kubernetes` and the REST API's polls feed the cache.
 
 use crate::cache::{
     activity::Activity,
-    session::{Finish, Key, Session, Standing},
+    session::{Finish, Key, Readiness, Session},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef, SessionState};
 use std::{
@@ -14,149 +14,149 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The cache. Each session has a channel of its own, so an event wakes those who follow that session and nobody else.
+/// The cache of sessions. Each session has its own channel, so a change wakes only the watchers of that session.
 #[derive(Default)]
 pub struct Sessions {
-    known: Mutex<HashMap<Key, Known>>,
-    /// Sends after each session that is new in the cache.
-    arrivals: watch::Sender<()>,
-    read: watch::Sender<bool>,
+    entries: Mutex<HashMap<Key, CachedSession>>,
+    /// Sends after each new session.
+    additions: watch::Sender<()>,
+    synced: watch::Sender<bool>,
 }
 
-struct Known {
+struct CachedSession {
     session: watch::Sender<Session>,
     activity: Option<Activity>,
-    /// When the runner was asked for it last.
-    asked: Option<Instant>,
+    /// When the runner was last polled for the activity.
+    polled_at: Option<Instant>,
 }
 
-impl Known {
+impl CachedSession {
     fn new(session: Session) -> Self {
-        Self { session: watch::Sender::new(session), activity: None, asked: None }
+        Self { session: watch::Sender::new(session), activity: None, polled_at: None }
     }
 }
 
 impl Sessions {
-    /// Takes the complete list of sessions: one that is not in it is gone. Returns what changed.
+    /// Replaces the cache with a complete list of sessions. Returns the keys of sessions that changed or are gone.
     pub fn replace_all(&self, sessions: Vec<(Key, Session)>) -> Vec<Key> {
-        let mut known = self.known();
+        let mut entries = self.entries();
         let listed: HashSet<Key> = sessions.iter().map(|(key, _)| key.clone()).collect();
-        let mut changed: Vec<Key> = known.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
+        let mut changed: Vec<Key> = entries.extract_if(|key, _| !listed.contains(key)).map(|(key, _)| key).collect();
         for (key, session) in sessions {
-            if self.put_into(&mut known, key.clone(), session) {
+            if self.put_into(&mut entries, key.clone(), session) {
                 changed.push(key);
             }
         }
-        self.read.send_replace(true);
+        self.synced.send_replace(true);
         changed
     }
 
-    /// A session is there. Whether that is news.
+    /// Inserts or replaces a session. Returns whether it changed.
     pub fn put(&self, key: Key, session: Session) -> bool {
-        self.put_into(&mut self.known(), key, session)
+        self.put_into(&mut self.entries(), key, session)
     }
 
-    fn put_into(&self, known: &mut HashMap<Key, Known>, key: Key, session: Session) -> bool {
-        match known.entry(key) {
-            Entry::Occupied(known) if known.get().session.borrow().uid() == session.uid() => {
-                return known.get().session.send_if_modified(|former| {
+    fn put_into(&self, entries: &mut HashMap<Key, CachedSession>, key: Key, session: Session) -> bool {
+        match entries.entry(key) {
+            Entry::Occupied(entry) if entry.get().session.borrow().uid() == session.uid() => {
+                return entry.get().session.send_if_modified(|former| {
                     let changed = *former != session;
                     *former = session;
                     changed
                 });
             }
-            // Another UID: the channel of the former session closes, and its followers see that it is gone.
-            Entry::Occupied(mut known) => drop(known.insert(Known::new(session))),
-            Entry::Vacant(place) => _ = place.insert(Known::new(session)),
+            // Another UID: the former session's channel closes, so its watchers see the deletion.
+            Entry::Occupied(mut entry) => drop(entry.insert(CachedSession::new(session))),
+            Entry::Vacant(entry) => _ = entry.insert(CachedSession::new(session)),
         }
-        self.arrivals.send_replace(());
+        self.additions.send_replace(());
         true
     }
 
-    /// A session was deleted.
+    /// Removes a deleted session.
     pub fn remove(&self, key: &Key) {
-        self.known().remove(key);
+        self.entries().remove(key);
     }
 
-    /// Whether a whole list was read once.
-    pub fn is_read(&self) -> bool {
-        *self.read.borrow()
+    /// Whether a complete list was received.
+    pub fn has_synced(&self) -> bool {
+        *self.synced.borrow()
     }
 
-    /// Follows the session that has this name now.
-    pub fn follow(&self, key: &Key) -> Option<Followed> {
-        self.known().get(key).map(|known| Followed(known.session.subscribe()))
+    /// Watches the session that currently has this name.
+    pub fn watch(&self, key: &Key) -> Option<SessionWatch> {
+        self.entries().get(key).map(|cached| SessionWatch(cached.session.subscribe()))
     }
 
-    /// The session that has this name now, and what its runner last said.
+    /// The session that currently has this name, and the activity that its runner last reported.
     pub fn get(&self, key: &Key) -> Option<(Session, Option<Activity>)> {
-        self.known().get(key).map(|known| (known.session.borrow().clone(), known.activity.clone()))
+        self.entries().get(key).map(|cached| (cached.session.borrow().clone(), cached.activity.clone()))
     }
 
-    /// Every session's object, in no order.
+    /// The objects of all sessions, in no particular order.
     pub fn objects(&self) -> Vec<Arc<BrowserSession>> {
-        self.known().values().map(|known| Arc::clone(&known.session.borrow().object)).collect()
+        self.entries().values().map(|cached| Arc::clone(&cached.session.borrow().object)).collect()
     }
 
-    /// The names of a namespace's sessions, in no order.
+    /// The names of a namespace's sessions, in no particular order.
     pub fn keys_in(&self, namespace: &str) -> Vec<Key> {
-        self.known().keys().filter(|key| key.namespace() == namespace).cloned().collect()
+        self.entries().keys().filter(|key| key.namespace() == namespace).cloned().collect()
     }
 
     /// The namespaces that have sessions.
     pub fn namespaces(&self) -> BTreeSet<String> {
-        self.known().keys().map(|key| key.namespace().to_owned()).collect()
+        self.entries().keys().map(|key| key.namespace().to_owned()).collect()
     }
 
-    /// The session, if its runner can be asked for its activity, and was not for so long. By this it counts as asked,
-    /// whether the runner answers or not.
-    pub fn due(&self, key: &Key, age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
-        let mut known = self.known();
-        let known = known.get_mut(key)?;
-        let session = known.session.borrow().clone();
-        let Standing::Ready(runner) = session.standing.clone() else { return None };
-        if known.asked.is_some_and(|asked| now.duration_since(asked) < age) {
+    /// Returns the session and its runner when a poll of its activity is due: the session is Ready, and the last poll
+    /// began at least `max_age` ago. Records `now` as the time of the poll, whether the runner answers or not.
+    pub fn start_poll(&self, key: &Key, max_age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
+        let mut entries = self.entries();
+        let cached = entries.get_mut(key)?;
+        let session = cached.session.borrow().clone();
+        let Readiness::Ready(runner) = session.readiness.clone() else { return None };
+        if cached.polled_at.is_some_and(|polled_at| now.duration_since(polled_at) < max_age) {
             return None;
         }
-        known.asked = Some(now);
+        cached.polled_at = Some(now);
         Some((session, runner))
     }
 
-    /// A runner said this of the session with this UID. Whether that is news.
+    /// Records the activity that a runner reported for the session with this UID. Returns whether it changed.
     pub fn record_activity(&self, key: &Key, uid: &str, activity: Activity) -> bool {
-        let mut known = self.known();
-        let Some(known) = known.get_mut(key).filter(|known| known.session.borrow().uid() == uid) else {
+        let mut entries = self.entries();
+        let Some(cached) = entries.get_mut(key).filter(|cached| cached.session.borrow().uid() == uid) else {
             return false;
         };
-        let is_news = known.activity.as_ref().is_none_or(|former| !former.says_the_same(&activity));
-        known.activity = Some(activity);
-        is_news
+        let changed = cached.activity.as_ref().is_none_or(|former| !former.is_equivalent(&activity));
+        cached.activity = Some(activity);
+        changed
     }
 
-    /// Follows the session of this name with this UID as soon as the cache has it, which may be never.
-    pub async fn follow_later(&self, key: &Key, uid: &str) -> Followed {
-        let mut arrivals = self.arrivals.subscribe();
+    /// Watches the session with this name and UID once the cache has it. Pends forever if that never happens.
+    pub async fn wait_for_session(&self, key: &Key, uid: &str) -> SessionWatch {
+        let mut additions = self.additions.subscribe();
         loop {
-            if let Some(followed) = self.follow(key).filter(|followed| followed.uid() == uid) {
-                return followed;
+            if let Some(session) = self.watch(key).filter(|session| session.uid() == uid) {
+                return session;
             }
-            arrivals.changed().await.expect("the sender lives in self");
+            additions.changed().await.expect("the sender lives in self");
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
-        // Every change is complete before anything can panic.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, CachedSession>> {
+        // Poisoning is harmless: no code panics between two parts of an update.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One session, by UID: a later one of the same name does not show up here.
-pub struct Followed(watch::Receiver<Session>);
+/// A watch on one session, identified by UID. A later session with the same name does not appear here.
+pub struct SessionWatch(watch::Receiver<Session>);
 
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// It finished.
+    /// The session finished.
     Finished(Finish),
     /// The object was deleted.
     Deleted,
@@ -165,62 +165,65 @@ pub enum SessionEnd {
 impl fmt::Display for SessionEnd {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Finished(finish) => write!(out, "the session is over: {finish}"),
+            Self::Finished(finish) => write!(out, "the session has ended: {finish}"),
             Self::Deleted => out.write_str("the session was deleted"),
         }
     }
 }
 
-impl Followed {
+impl SessionWatch {
     /// UID of the session.
     pub fn uid(&self) -> String {
         self.0.borrow().uid().to_owned()
     }
 
-    /// All that was last heard of it.
+    /// The latest known state.
     pub fn session(&self) -> Session {
         self.0.borrow().clone()
     }
 
-    /// Whether it has a display that can be looked at.
+    /// Whether the session has a live view. False until it is Ready.
     pub fn has_live_view(&self) -> bool {
         self.0.borrow().has_live_view()
     }
 
-    /// Where it stood when it was last heard of, for words.
+    /// The latest known state, for messages.
     pub fn state(&self) -> SessionState {
-        match &self.0.borrow().standing {
-            Standing::Waiting(state) => *state,
-            Standing::Ready(_) => SessionState::Ready,
-            Standing::Finished(_) => SessionState::Finished,
+        match &self.0.borrow().readiness {
+            Readiness::Waiting(state) => *state,
+            Readiness::Ready(_) => SessionState::Ready,
+            Readiness::Finished(_) => SessionState::Finished,
         }
     }
 
-    /// Waits until it can be connected to.
+    /// Waits until clients can connect.
+    ///
+    /// # Errors
+    /// When the session ends first.
     pub async fn ready(&mut self) -> Result<RunnerRef, SessionEnd> {
-        self.until(|standing| match standing {
-            Standing::Waiting(_) => None,
-            Standing::Ready(runner) => Some(Ok(runner.clone())),
-            Standing::Finished(finish) => Some(Err(SessionEnd::Finished(finish.clone()))),
+        self.until(|readiness| match readiness {
+            Readiness::Waiting(_) => None,
+            Readiness::Ready(runner) => Some(Ok(runner.clone())),
+            Readiness::Finished(finish) => Some(Err(SessionEnd::Finished(finish.clone()))),
         })
         .await
         .unwrap_or(Err(SessionEnd::Deleted))
     }
 
-    /// Waits until it ends.
+    /// Waits until the session ends.
     pub async fn ended(&mut self) -> SessionEnd {
-        let finish = self.until(|standing| match standing {
-            Standing::Waiting(_) | Standing::Ready(_) => None,
-            Standing::Finished(finish) => Some(finish.clone()),
+        let finish = self.until(|readiness| match readiness {
+            Readiness::Waiting(_) | Readiness::Ready(_) => None,
+            Readiness::Finished(finish) => Some(finish.clone()),
         });
         finish.await.map_or(SessionEnd::Deleted, SessionEnd::Finished)
     }
 
-    /// Waits for a standing that gives an answer. None: it was deleted before.
-    async fn until<T>(&mut self, mut answer: impl FnMut(&Standing) -> Option<T>) -> Option<T> {
+    /// Waits until `matches` returns a value for the readiness. None when the object is deleted first.
+    async fn until<T>(&mut self, mut matches: impl FnMut(&Readiness) -> Option<T>) -> Option<T> {
         let mut found = None;
         let waited = self.0.wait_for(|session| {
-            found = answer(&session.standing);
+            found = matches(&session.readiness);
             found.is_some()
         });
         waited.await.ok()?;
@@ -240,14 +243,14 @@ mod tests {
         Key::new("ns", name).unwrap()
     }
 
-    fn session(uid: &str, standing: Standing) -> Session {
+    fn session(uid: &str, readiness: Readiness) -> Session {
         let mut object = BrowserSession::new("a", BrowserSessionSpec::default());
         object.metadata.uid = Some(uid.into());
-        Session { standing, object: Arc::new(object) }
+        Session { readiness, object: Arc::new(object) }
     }
 
-    fn waiting() -> Standing {
-        Standing::Waiting(SessionState::Queued)
+    fn waiting() -> Readiness {
+        Readiness::Waiting(SessionState::Queued)
     }
 
     fn runner() -> RunnerRef {
@@ -259,63 +262,63 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_follower_hears_when_it_is_ready_and_when_it_is_over() {
+    async fn a_watch_sees_a_session_become_ready_and_finish() {
         let sessions = Sessions::default();
         sessions.put(key("a"), session("1", waiting()));
-        let mut followed = sessions.follow(&key("a")).unwrap();
-        assert_eq!((followed.uid().as_str(), followed.state()), ("1", SessionState::Queued));
-        sessions.put(key("a"), session("1", Standing::Ready(runner())));
-        assert_eq!(followed.ready().await, Ok(runner()));
-        sessions.put(key("a"), session("1", Standing::Finished(finish())));
-        assert_eq!(followed.ended().await, SessionEnd::Finished(finish()));
-        assert_eq!(followed.ready().await, Err(SessionEnd::Finished(finish())));
+        let mut session_watch = sessions.watch(&key("a")).unwrap();
+        assert_eq!((session_watch.uid().as_str(), session_watch.state()), ("1", SessionState::Queued));
+        sessions.put(key("a"), session("1", Readiness::Ready(runner())));
+        assert_eq!(session_watch.ready().await, Ok(runner()));
+        sessions.put(key("a"), session("1", Readiness::Finished(finish())));
+        assert_eq!(session_watch.ended().await, SessionEnd::Finished(finish()));
+        assert_eq!(session_watch.ready().await, Err(SessionEnd::Finished(finish())));
     }
 
     #[tokio::test]
-    async fn a_later_session_of_the_same_name_is_another_one() {
+    async fn a_watch_ends_when_another_session_takes_the_name() {
         let sessions = Sessions::default();
         sessions.put(key("a"), session("1", waiting()));
-        let mut followed = sessions.follow(&key("a")).unwrap();
-        sessions.put(key("a"), session("2", Standing::Ready(runner())));
-        assert_eq!(followed.ready().await, Err(SessionEnd::Deleted));
-        assert_eq!(sessions.follow(&key("a")).unwrap().uid(), "2");
+        let mut session_watch = sessions.watch(&key("a")).unwrap();
+        sessions.put(key("a"), session("2", Readiness::Ready(runner())));
+        assert_eq!(session_watch.ready().await, Err(SessionEnd::Deleted));
+        assert_eq!(sessions.watch(&key("a")).unwrap().uid(), "2");
     }
 
     #[tokio::test]
-    async fn what_was_deleted_and_what_a_list_lacks_is_gone() {
+    async fn removes_deleted_sessions_and_those_missing_from_a_list() {
         let sessions = Sessions::default();
         for name in ["deleted", "missed", "kept"] {
-            sessions.put(key(name), session(name, Standing::Ready(runner())));
+            sessions.put(key(name), session(name, Readiness::Ready(runner())));
         }
-        let mut deleted = sessions.follow(&key("deleted")).unwrap();
-        let mut missed = sessions.follow(&key("missed")).unwrap();
+        let mut deleted = sessions.watch(&key("deleted")).unwrap();
+        let mut missed = sessions.watch(&key("missed")).unwrap();
         sessions.remove(&key("deleted"));
         assert_eq!(deleted.ended().await, SessionEnd::Deleted);
-        assert!(sessions.follow(&key("missed")).is_some(), "nothing is gone before the list is complete");
-        assert!(!sessions.is_read());
-        let listed = (key("kept"), session("kept", Standing::Ready(runner())));
+        assert!(sessions.watch(&key("missed")).is_some(), "a session is removed only when the list is complete");
+        assert!(!sessions.has_synced());
+        let listed = (key("kept"), session("kept", Readiness::Ready(runner())));
         assert_eq!(sessions.replace_all(vec![listed]), [key("missed")]);
-        assert!(sessions.is_read());
+        assert!(sessions.has_synced());
         assert_eq!(missed.ended().await, SessionEnd::Deleted);
-        assert!(sessions.follow(&key("kept")).is_some());
+        assert!(sessions.watch(&key("kept")).is_some());
     }
 
     #[tokio::test]
-    async fn a_finish_is_heard_even_when_the_deletion_follows_at_once() {
+    async fn a_watch_sees_a_finish_that_a_deletion_follows_at_once() {
         let sessions = Sessions::default();
-        sessions.put(key("a"), session("1", Standing::Ready(runner())));
-        let mut followed = sessions.follow(&key("a")).unwrap();
-        sessions.put(key("a"), session("1", Standing::Finished(finish())));
+        sessions.put(key("a"), session("1", Readiness::Ready(runner())));
+        let mut session_watch = sessions.watch(&key("a")).unwrap();
+        sessions.put(key("a"), session("1", Readiness::Finished(finish())));
         sessions.remove(&key("a"));
-        assert_eq!(followed.ended().await, SessionEnd::Finished(finish()));
+        assert_eq!(session_watch.ended().await, SessionEnd::Finished(finish()));
     }
 
     #[tokio::test]
-    async fn one_can_wait_for_a_session_that_the_watch_has_not_told_of() {
+    async fn waits_for_a_session_that_is_not_cached_yet() {
         let sessions = Arc::new(Sessions::default());
         let waiting_for = tokio::spawn({
             let sessions = Arc::clone(&sessions);
-            async move { (sessions.follow_later(&key("late"), "1").await.uid(), sessions) }
+            async move { (sessions.wait_for_session(&key("late"), "1").await.uid(), sessions) }
         });
         tokio::task::yield_now().await;
         sessions.put(key("other"), session("0", waiting()));
@@ -325,7 +328,7 @@ mod tests {
         assert_eq!(uid, "1");
 
         let again = Arc::clone(&sessions);
-        let after_it = tokio::spawn(async move { sessions.follow_later(&key("late"), "2").await.uid() });
+        let after_it = tokio::spawn(async move { sessions.wait_for_session(&key("late"), "2").await.uid() });
         tokio::task::yield_now().await;
         assert!(!after_it.is_finished());
         again.put(key("late"), session("2", waiting()));
@@ -333,44 +336,44 @@ mod tests {
     }
 
     #[test]
-    fn what_a_runner_says_is_news_when_it_differs_and_goes_with_the_session() {
+    fn reports_activity_changes_and_drops_activity_with_its_session() {
         let sessions = Sessions::default();
-        sessions.put(key("a"), session("1", Standing::Ready(runner())));
+        sessions.put(key("a"), session("1", Readiness::Ready(runner())));
         let activity = |milliseconds, clients| Activity {
-            last: Timestamp::from_millisecond(milliseconds).unwrap(),
+            last_active: Timestamp::from_millisecond(milliseconds).unwrap(),
             start_page: StartPage::None,
             clients,
         };
         let record = |uid, activity| sessions.record_activity(&key("a"), uid, activity);
         assert!(record("1", activity(10_000, 0)));
-        assert!(!record("1", activity(10_400, 0)), "the same, but for the rounding");
+        assert!(!record("1", activity(10_400, 0)), "differs only by rounding");
         assert!(record("1", activity(12_000, 0)));
         assert!(record("1", activity(12_000, 1)));
-        assert!(!record("2", activity(20_000, 1)), "it is another session");
-        assert_eq!(sessions.get(&key("a")).unwrap().1.unwrap().last, activity(12_000, 1).last);
-        assert!(sessions.put(key("a"), session("2", Standing::Ready(runner()))));
+        assert!(!record("2", activity(20_000, 1)), "the UID is of another session");
+        assert_eq!(sessions.get(&key("a")).unwrap().1.unwrap().last_active, activity(12_000, 1).last_active);
+        assert!(sessions.put(key("a"), session("2", Readiness::Ready(runner()))));
         assert_eq!(sessions.get(&key("a")).unwrap().1, None);
     }
 
     #[test]
-    fn a_runner_is_asked_by_one_at_a_time_and_not_again_for_a_while() {
+    fn starts_one_poll_of_a_session_per_interval() {
         let (sessions, now, age) = (Sessions::default(), Instant::now(), Duration::from_secs(5));
         sessions.put(key("a"), session("1", waiting()));
-        assert_eq!(sessions.due(&key("a"), age, now), None, "it has no runner");
-        let ready = session("1", Standing::Ready(runner()));
+        assert_eq!(sessions.start_poll(&key("a"), age, now), None, "the session has no runner");
+        let ready = session("1", Readiness::Ready(runner()));
         sessions.put(key("a"), ready.clone());
-        assert_eq!(sessions.due(&key("a"), age, now), Some((ready, runner())));
-        assert_eq!(sessions.due(&key("a"), age, now + age / 2), None, "nobody knows yet whether it answers");
-        assert!(sessions.due(&key("a"), age, now + age).is_some());
-        assert!(sessions.due(&key("a"), Duration::ZERO, now + age).is_some());
+        assert_eq!(sessions.start_poll(&key("a"), age, now), Some((ready, runner())));
+        assert_eq!(sessions.start_poll(&key("a"), age, now + age / 2), None, "a poll may be in progress");
+        assert!(sessions.start_poll(&key("a"), age, now + age).is_some());
+        assert!(sessions.start_poll(&key("a"), Duration::ZERO, now + age).is_some());
     }
 
     #[test]
-    fn what_says_the_same_is_no_news() {
+    fn an_unchanged_session_is_not_a_change() {
         let sessions = Sessions::default();
         assert!(sessions.put(key("a"), session("1", waiting())));
         assert!(!sessions.put(key("a"), session("1", waiting())));
         assert_eq!(sessions.replace_all(vec![(key("a"), session("1", waiting()))]), []);
-        assert_eq!(sessions.follow(&key("a")).unwrap().uid(), "1");
+        assert_eq!(sessions.watch(&key("a")).unwrap().uid(), "1");
     }
 }

@@ -1,8 +1,7 @@
-//! Decides when a client is pinged, and when it is lost. Pure: the caller brings the clock.
+//! Decides when to ping a client, and when a client is lost. Pure: the caller supplies the time.
 //!
-//! Load balancers close connections that are silent (often after 60 s), and an idle Playwright client sends nothing at
-//! all. A client is therefore pinged when nothing was sent to it or received from it for a while, and its Pong shows
-//! that it is alive.
+//! Load balancers close idle connections, often after 60 s, and an idle Playwright client sends nothing. The gateway
+//! therefore pings a client when one direction was idle for a while. The client's Pong shows that it is alive.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -10,10 +9,11 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A client is pinged when there was no byte in one direction for this long.
-pub const QUIET: Duration = Duration::from_secs(20);
-/// A client that sends nothing for this long after a Ping is lost: 60 s after its last byte, with [`QUIET`] before it.
-pub const ANSWER: Duration = Duration::from_secs(40);
+/// A client is pinged when one direction was idle for this long.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A client that sends nothing for this long after a Ping is lost. With [`PING_INTERVAL`], that is 60 s after its last
+/// byte.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The keepalive of one client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -22,23 +22,23 @@ pub struct Keepalive {
     sent: Instant,
     /// When bytes were last received from the client.
     received: Instant,
-    /// When the Ping was sent since which nothing was received.
+    /// When the unanswered Ping was sent.
     pinged: Option<Instant>,
 }
 
 /// Whether a Ping is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ping {
-    /// Not before this time.
+    /// No. Check again at this time.
     NotBefore(Instant),
-    /// Now, or as soon as it fits between two frames.
+    /// Yes. Send it now, or as soon as it fits between two frames.
     Due,
-    /// The last one was not answered: the client is lost.
+    /// The last Ping was not answered, so the client is lost.
     Unanswered,
 }
 
 impl Keepalive {
-    /// Begins with a connection that was made now.
+    /// Starts for a connection that was established at `now`.
     pub fn new(now: Instant) -> Self {
         Self { sent: now, received: now, pinged: None }
     }
@@ -54,45 +54,45 @@ impl Keepalive {
         self.pinged = Some(now);
     }
 
-    /// Records that bytes were received from the client, the last of them at this time.
+    /// Records that the client's last bytes were received at this time.
     pub fn received(&mut self, at: Instant) {
         self.received = self.received.max(at);
         self.pinged = self.pinged.filter(|pinged| *pinged > at);
     }
 
-    /// Whether a Ping is due now.
+    /// Returns whether a Ping is due at `now`.
     pub fn next_ping(&self, now: Instant) -> Ping {
         let (due, then) = match self.pinged {
-            // An answer wakes no task, so the next look is when another Ping would be due after it.
-            Some(pinged) if now < pinged + QUIET => (pinged + QUIET, Ping::Due),
-            Some(pinged) => (pinged + ANSWER, Ping::Unanswered),
-            None => (self.sent.min(self.received) + QUIET, Ping::Due),
+            // A Pong does not wake this task. Check again when the next Ping is due after a Pong.
+            Some(pinged) if now < pinged + PING_INTERVAL => (pinged + PING_INTERVAL, Ping::Due),
+            Some(pinged) => (pinged + PONG_TIMEOUT, Ping::Unanswered),
+            None => (self.sent.min(self.received) + PING_INTERVAL, Ping::Due),
         };
         if now < due { Ping::NotBefore(due) } else { then }
     }
 }
 
-/// When the last byte was received from a client. The task that reads from the client shares it with the task that
-/// pings.
+/// When the client's last byte was received. The task that reads from the client shares this value with the task that
+/// sends Pings.
 pub struct LastSeen {
     start: Instant,
-    /// Nanoseconds since `start`. In a coarser unit a Pong could seem to be older than its Ping.
+    /// Nanoseconds since `start`. In a coarser unit, a Pong could appear older than its Ping.
     last: AtomicU64,
 }
 
 impl LastSeen {
-    /// Begins with a connection that was made now.
+    /// Starts for a connection that was established at `now`.
     pub fn new(now: Instant) -> Self {
         Self { start: now, last: AtomicU64::new(0) }
     }
 
-    /// Records that bytes were received.
+    /// Records that bytes were received at `now`.
     pub fn update(&self, now: Instant) {
         let nanos = u64::try_from((now - self.start).as_nanos()).unwrap_or(u64::MAX);
         self.last.store(nanos, Ordering::Relaxed);
     }
 
-    /// When the last of them was received.
+    /// When the last byte was received.
     pub fn get(&self) -> Instant {
         self.start + Duration::from_nanos(self.last.load(Ordering::Relaxed))
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_starts_the_time_anew() {
+    fn a_pong_restarts_the_ping_interval() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(start);
         keepalive.pinged(start + 20 * SECOND);
@@ -125,18 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_within_the_millisecond_of_the_ping_is_one() {
+    fn a_pong_in_the_same_millisecond_as_its_ping_counts() {
         let start = Instant::now();
         let (last_seen, mut keepalive) = (LastSeen::new(start), Keepalive::new(start));
         let pinged = start + 20 * SECOND + Duration::from_micros(312);
         keepalive.pinged(pinged);
         last_seen.update(pinged + Duration::from_micros(187));
         keepalive.received(last_seen.get());
-        assert_eq!(keepalive.next_ping(start + 61 * SECOND), Ping::Due, "it answered, and is asked again");
+        assert_eq!(keepalive.next_ping(start + 61 * SECOND), Ping::Due, "the Pong counted, and the next Ping is due");
     }
 
     #[test]
-    fn what_was_heard_before_the_ping_is_no_answer() {
+    fn bytes_received_before_the_ping_do_not_answer_it() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(start);
         keepalive.pinged(start + 20 * SECOND);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn one_direction_at_work_does_not_stand_for_the_other() {
+    fn traffic_in_one_direction_does_not_delay_the_ping() {
         let start = Instant::now();
         let (mut streaming, mut typing) = (Keepalive::new(start), Keepalive::new(start));
         for second in 1..=20 {
@@ -155,8 +155,8 @@ mod tests {
         assert_eq!(
             streaming.next_ping(start + 20 * SECOND),
             Ping::Due,
-            "a client that only listens must show that it is there"
+            "a client that only receives must prove that it is alive"
         );
-        assert_eq!(typing.next_ping(start + 20 * SECOND), Ping::Due, "a load balancer may look at one direction only");
+        assert_eq!(typing.next_ping(start + 20 * SECOND), Ping::Due, "a load balancer may monitor one direction only");
     }
 }

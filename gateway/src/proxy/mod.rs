@@ -1,4 +1,4 @@
-//! Connections into sessions: finds the session's runner, connects to it, and relays bytes both ways.
+//! Connections into sessions: finds the session's runner, connects to the runner, and relays bytes in both directions.
 
 pub mod close_frame;
 pub mod keepalive;

@@ -1,8 +1,8 @@
-//! `GET /ws/{namespace}/{name}`: connects a Playwright client to its session.
+//! `GET /ws/{namespace}/{name}`: connects a Playwright client to the browser of a session.
 
 use crate::{
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
-    cache::sessions::Followed,
+    cache::sessions::SessionWatch,
     error::ApiError,
     proxy::{
         relay::relay,
@@ -26,11 +26,11 @@ pub async fn playwright(
     handshake: Handshake,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, ApiError> {
-    let mut found = upstream::find(&gateway, &access).await?;
-    tracing::Span::current().record("session", found.session.uid());
-    match upstream::open(&gateway, &access, &mut found, Service::Playwright, &handshake.headers).await? {
+    let mut ready = upstream::find(&gateway, &access).await?;
+    tracing::Span::current().record("session", ready.session.uid());
+    match upstream::open(&gateway, &access, &mut ready, Service::Playwright, &handshake.headers).await? {
         Upstream::Opened { headers, connection } => {
-            let relayed = relay_both(Arc::clone(&gateway), access, found.session, handshake.connection, connection);
+            let relayed = relay_both(Arc::clone(&gateway), access, ready.session, handshake.connection, connection);
             gateway.shutdown.spawn(relayed.in_current_span());
             let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
             response.headers_mut().extend(headers);
@@ -43,13 +43,13 @@ pub async fn playwright(
 async fn relay_both(
     gateway: Arc<Gateway>,
     access: SessionAccess,
-    mut session: Followed,
+    mut session: SessionWatch,
     client: Upgrading,
     runner: OnUpgrade,
 ) {
     upstream::run(&gateway, client, runner, |client, runner| {
-        let ending = upstream::ending(&gateway, &access, &mut session);
-        relay(runner_client::side(client), runner_client::side(runner), ending, gateway.metrics.traffic())
+        let closing = upstream::close_reason(&gateway, &access, &mut session);
+        relay(runner_client::into_side(client), runner_client::into_side(runner), closing, gateway.metrics.traffic())
     })
     .await;
 }

@@ -1,17 +1,18 @@
-//! Carries the bytes of one WebSocket between client and runner, after both sides were upgraded.
+//! Relays one WebSocket connection between client and runner, after both sides were upgraded.
 //!
-//! Bytes pass untouched. Only headers of frames are read, to know where a Ping or a Close of our own may be put in and
-//! when the two ends say goodbye. There is one buffer for each direction, read only when it is empty, so memory is a
-//! constant and a slow reader slows its writer down.
+//! Bytes are forwarded unchanged. The relay reads only frame headers, to find the places where it can insert its own
+//! Ping or Close frame, and to detect the Close frames of both sides. Each direction has one buffer, which is refilled
+//! only when it is empty, so memory is constant and a slow reader slows down its writer.
 //!
-//! How a connection ends matters: the runner keeps a client's pages for a while when the client was *lost* (its side
-//! ends without a Close frame), and closes them at once when the client *said* goodbye. So
-//! - a Close frame of either side is passed on like any other frame, with its code;
-//! - a lost client, and a gateway that goes, drop the runner's side without a Close frame;
-//! - what ends here without a Close of the runner is told to the client by one of ours (RFC 6455 section 7.4.1): 1001
-//!   (going away) when the session is over or the gateway goes, 1011 (unexpected condition) when the runner was lost
-//!   while its session, as far as known, is alive, 1002 and 1009 when the client sent what may not pass, 4401 (ours, after
-//!   HTTP's 401) when its token was taken out of the Secret.
+//! The way a connection ends matters, because the runner distinguishes two cases. When a client is *lost*, which means
+//! that its connection ends without a Close frame, the runner keeps its pages for a while. When the client *closes*
+//! the connection, the runner closes its pages at once. Therefore:
+//! - A Close frame of either side is forwarded with its code, like any other frame.
+//! - When the client is lost or the gateway drains, the runner's side is dropped without a Close frame.
+//! - When the connection ends without a Close frame of the runner, the gateway sends one to the client (RFC 6455
+//!   section 7.4.1): 1001 (going away) when the session has ended or the gateway drains; 1011 (unexpected condition)
+//!   when the runner was lost while its session is not known to have ended; 1002 or 1009 when the client sent an
+//!   invalid frame; 4401 (private, after HTTP's 401) when the client's token was revoked or has expired.
 
 use crate::{
     cache::sessions::SessionEnd,
@@ -37,54 +38,54 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// What is carried at once, in each direction.
+/// Size of the buffer of each direction.
 const BUFFER: usize = 64 << 10;
-/// A side that does not take one buffer within this time is stuck. Shorter than the time that makes a client lost,
-/// because a client is not heard while its bytes wait for the runner.
+/// A side that does not accept one buffer within this time is stuck. Must be shorter than the keepalive's timeout,
+/// because the relay does not read from a client while the client's bytes wait for the runner.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// After one side's Close frame was passed, the other's answer is waited for so long.
-const CLOSING: Duration = Duration::from_secs(5);
-/// When the connection is to end in the midst of a frame to the client, its rest is waited for so long. Of the client
-/// nothing is carried meanwhile.
-const REST_OF_FRAME: Duration = Duration::from_secs(5);
-/// How long to wait for the reason of a session's end, because the runner ends its connections before the watch
-/// delivers it.
+/// How long to wait for the Close frame of the other side after one side's Close frame was forwarded.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for the rest of a frame to the client before the gateway closes the connection. Meanwhile nothing
+/// from the client is forwarded.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for the reason of a session's end. A runner closes the connections of a session before the watch
+/// delivers the reason.
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
-/// After our last byte, the client may take so long to close its side. Closing with unread bytes would reset the
-/// connection, and the client could lose the Close frame.
+/// How long the client has to close its side after the gateway's last byte. Closing the socket while it has unread
+/// bytes would reset the connection, and the client could lose the Close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The two halves of a connection.
+/// The read half and the write half of the connection to one side.
 pub struct Side<R, W> {
-    /// What comes from there.
+    /// The read half.
     pub read: R,
-    /// What goes there.
+    /// The write half.
     pub write: W,
 }
 
-/// Why the gateway itself ends a connection.
+/// Why the gateway itself closes a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The session is over.
+pub enum CloseReason {
+    /// The session has ended.
     Session(SessionEnd),
-    /// The gateway is told to go.
+    /// The gateway drains.
     Drain,
-    /// The client's token is good no longer.
+    /// The client's token was revoked or has expired.
     Revoked,
 }
 
-/// A Close frame for the client.
-struct Farewell {
+/// Content of a Close frame to the client.
+struct Close {
     code: u16,
     reason: String,
 }
 
-/// Carries both directions until one of the sides or `ending` ends it. The runner's side is dropped before the
-/// client's.
+/// Relays both directions until one side ends the connection or `closing` resolves. The runner's side is dropped before
+/// the client's.
 pub async fn relay<CR, CW, RR, RW>(
     client: Side<CR, CW>,
     runner: Side<RR, RW>,
-    ending: impl Future<Output = Ending>,
+    closing: impl Future<Output = CloseReason>,
     traffic: &Traffic,
 ) -> Outcome
 where
@@ -94,24 +95,24 @@ where
     RW: AsyncWrite + Unpin,
 {
     let last_seen = LastSeen::new(Instant::now());
-    let ending = pin!(ending);
-    let ending = ending.shared();
+    let closing = pin!(closing);
+    let closing = closing.shared();
     let mut from_client = client.read;
     let mut to_client = ToClient::new(client.write, traffic);
     let (mut from_runner, mut to_runner) = (runner.read, runner.write);
 
     let end = {
         let runner_has_closed = AtomicBool::new(false);
-        let down = pin!(to_client.carry(&mut from_runner, &last_seen, ending.clone()));
+        let down = pin!(to_client.copy_from(&mut from_runner, &last_seen, closing.clone()));
         let up = pin!(async {
-            let carrying = pin!(carry_up(&mut from_client, &mut to_runner, &last_seen, traffic));
-            // `ending` is asked first: once it is there, nothing more of the client may reach the runner.
-            match select(ending.clone(), carrying).await {
-                // What is still to come is the client's goodbye.
-                Either::Left((_, carrying)) if runner_has_closed.load(Relaxed) => carrying.await,
-                Either::Left((ending, _)) => {
-                    sleep(REST_OF_FRAME).await;
-                    End::Ended(ending)
+            let copying = pin!(copy_to_runner(&mut from_client, &mut to_runner, &last_seen, traffic));
+            // `closing` is polled first: once it resolves, nothing more from the client must reach the runner.
+            match select(closing.clone(), copying).await {
+                // The client still has to answer the runner's Close frame.
+                Either::Left((_, copying)) if runner_has_closed.load(Relaxed) => copying.await,
+                Either::Left((reason, _)) => {
+                    sleep(FRAME_TIMEOUT).await;
+                    End::ByGateway(reason)
                 }
                 Either::Right((end, _)) => end,
             }
@@ -119,62 +120,62 @@ where
         match select(down, up).await {
             Either::Left((End::RunnerClosed, up)) => {
                 runner_has_closed.store(true, Relaxed);
-                let _ = timeout(CLOSING, up).await;
+                let _ = timeout(CLOSE_TIMEOUT, up).await;
                 End::RunnerClosed
             }
             Either::Right((End::ClientClosed, down)) => {
-                let _ = timeout(CLOSING, down).await;
+                let _ = timeout(CLOSE_TIMEOUT, down).await;
                 End::ClientClosed
             }
-            // What the runner said before it went may still be on its way, a Close frame most of all.
-            Either::Right((End::RunnerGone, down)) => timeout(CLOSING, down).await.unwrap_or(End::RunnerGone),
+            // Bytes that the runner sent before it disconnected, such as a Close frame, can still arrive.
+            Either::Right((End::RunnerLost, down)) => timeout(CLOSE_TIMEOUT, down).await.unwrap_or(End::RunnerLost),
             Either::Left((end, _)) | Either::Right((end, _)) => end,
         }
     };
-    let (outcome, farewell) = match end {
+    let (outcome, close) = match end {
         End::ClientClosed => (Outcome::ClientClosed, None),
-        End::ClientGone => (Outcome::ClientLost, None),
-        End::ClientBroken(error) => (Outcome::ProtocolError, Some(Farewell::for_bad_frame(error))),
+        End::ClientLost => (Outcome::ClientLost, None),
+        End::InvalidClientFrame(error) => (Outcome::ProtocolError, Some(Close::for_invalid_frame(error))),
         End::RunnerClosed => (Outcome::RunnerClosed, None),
-        End::RunnerBroken => (Outcome::ProtocolError, None),
-        End::RunnerGone => match timeout(END_REASON_TIMEOUT, ending).await {
-            Ok(ending) => (ending.outcome(), Some(ending.farewell())),
-            Err(_) => (Outcome::RunnerLost, Some(Farewell::for_lost_runner())),
+        End::InvalidRunnerFrame => (Outcome::ProtocolError, None),
+        End::RunnerLost => match timeout(END_REASON_TIMEOUT, closing).await {
+            Ok(reason) => (reason.outcome(), Some(reason.close())),
+            Err(_) => (Outcome::RunnerLost, Some(Close::for_lost_runner())),
         },
-        End::Ended(ending) => (ending.outcome(), Some(ending.farewell())),
+        End::ByGateway(reason) => (reason.outcome(), Some(reason.close())),
     };
     drop((from_runner, to_runner));
     if outcome != Outcome::ClientLost {
-        to_client.finish(farewell).await;
+        to_client.finish(close).await;
         let _ = timeout(LINGER, tokio::io::copy(&mut from_client, &mut tokio::io::sink())).await;
     }
     outcome
 }
 
-/// Why no more is carried.
+/// How the relay ended.
 enum End {
-    /// The client's Close frame was passed.
+    /// The client's Close frame was forwarded.
     ClientClosed,
-    /// The client's side ended, or does not take or does not answer any more.
-    ClientGone,
-    /// The client sent what may not pass.
-    ClientBroken(FrameError),
-    /// The runner's Close frame was passed.
+    /// The client disconnected without a Close frame, is stuck, or did not answer a Ping.
+    ClientLost,
+    /// The client sent an invalid frame.
+    InvalidClientFrame(FrameError),
+    /// The runner's Close frame was forwarded.
     RunnerClosed,
-    /// The runner's side ended without a Close frame, or does not take any more.
-    RunnerGone,
-    /// The runner sent what is no WebSocket.
-    RunnerBroken,
-    /// The gateway ends it.
-    Ended(Ending),
+    /// The runner disconnected without a Close frame, or is stuck.
+    RunnerLost,
+    /// The runner sent an invalid frame.
+    InvalidRunnerFrame,
+    /// The gateway closed the connection.
+    ByGateway(CloseReason),
 }
 
-/// The way to the client, where frames of our own may be put in.
+/// The direction to the client, into which the gateway inserts its own frames.
 struct ToClient<'a, W> {
     client: W,
     buffer: Box<[u8]>,
     scanner: FrameScanner,
-    /// Whether what was written so far ends with a whole frame.
+    /// Whether the bytes written so far end at a frame boundary.
     between_frames: bool,
     keepalive: Keepalive,
     traffic: &'a Traffic,
@@ -187,63 +188,63 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         Self { client, buffer, scanner: FrameScanner::default(), between_frames: true, keepalive, traffic }
     }
 
-    /// Carries what comes from the runner, with Pings in between, until a frame ends after `ending`.
-    async fn carry(
+    /// Copies the runner's bytes and inserts Pings. After `closing` resolves, ends at the next frame boundary.
+    async fn copy_from(
         &mut self,
         runner: &mut (impl AsyncRead + Unpin),
         last_seen: &LastSeen,
-        mut ending: impl Future<Output = Ending> + Unpin,
+        mut closing: impl Future<Output = CloseReason> + Unpin,
     ) -> End {
-        let mut ends = None;
+        let mut pending = None;
         loop {
             self.keepalive.received(last_seen.get());
             let ping = self.keepalive.next_ping(Instant::now());
-            if let Some(ending) = ends.take_if(|_| self.between_frames) {
-                return End::Ended(ending);
+            if let Some(reason) = pending.take_if(|_| self.between_frames) {
+                return End::ByGateway(reason);
             }
             let alarm = match ping {
-                // A client that sends no more because the gateway ends its connection is not lost.
-                Ping::Unanswered if ends.is_none() => return End::ClientGone,
+                // While the gateway closes the connection, a silent client is not lost.
+                Ping::Unanswered if pending.is_none() => return End::ClientLost,
                 Ping::Due if self.between_frames => match self.ping().await {
                     Ok(()) => continue,
-                    Err(_) => return End::ClientGone,
+                    Err(_) => return End::ClientLost,
                 },
-                // No Ping fits into a frame: the rest of the frame must be passed first.
+                // A Ping cannot be inserted into a frame, so the rest of the frame must be forwarded first.
                 Ping::Due | Ping::Unanswered => None,
                 Ping::NotBefore(until) => Some(until),
             };
             tokio::select! {
                 biased;
-                ending = &mut ending, if ends.is_none() => ends = Some(ending),
+                reason = &mut closing, if pending.is_none() => pending = Some(reason),
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 read = runner.read(&mut self.buffer) => {
-                    let Ok(length @ 1..) = read else { return ends.map_or(End::RunnerGone, End::Ended) };
-                    match self.pass(length, &mut ends).await {
+                    let Ok(length @ 1..) = read else { return pending.map_or(End::RunnerLost, End::ByGateway) };
+                    match self.pass(length, &mut pending).await {
                         Ok(None) => {}
                         Ok(Some(end)) => return end,
-                        Err(_) => return End::ClientGone,
+                        Err(_) => return End::ClientLost,
                     }
                 }
             }
         }
     }
 
-    /// Passes what was read, and puts in what waits for a place between two frames.
-    async fn pass(&mut self, length: usize, ends: &mut Option<Ending>) -> io::Result<Option<End>> {
+    /// Forwards the bytes in the buffer. At a frame boundary, inserts a Ping that is due, or ends for a pending close.
+    async fn pass(&mut self, length: usize, pending: &mut Option<CloseReason>) -> io::Result<Option<End>> {
         let Ok(scan) = self.scanner.scan(&self.buffer[..length]) else {
-            return Ok(Some(End::RunnerBroken));
+            return Ok(Some(End::InvalidRunnerFrame));
         };
         self.traffic.to_client(length);
         if scan.close.is_some() {
-            // Nothing may follow a Close frame, so nothing is put in.
+            // Nothing is inserted, because no frame may follow a Close frame.
             self.write(0..length, self.scanner.at_boundary()).await?;
             return Ok(Some(End::RunnerClosed));
         }
         let mut written = 0;
         if let Some(boundary) = scan.boundary {
-            if let Some(ending) = ends.take() {
+            if let Some(reason) = pending.take() {
                 self.write(0..boundary, true).await?;
-                return Ok(Some(End::Ended(ending)));
+                return Ok(Some(End::ByGateway(reason)));
             }
             if self.keepalive.next_ping(Instant::now()) == Ping::Due {
                 self.write(0..boundary, true).await?;
@@ -273,17 +274,17 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         Ok(())
     }
 
-    /// Says farewell, if a frame fits in, and that no more will come.
-    async fn finish(&mut self, farewell: Option<Farewell>) {
-        if let Some(Farewell { code, reason }) = farewell.filter(|_| self.between_frames) {
+    /// Sends the Close frame, if the stream is at a frame boundary, and shuts down the write half.
+    async fn finish(&mut self, close: Option<Close>) {
+        if let Some(Close { code, reason }) = close.filter(|_| self.between_frames) {
             let _ = send(&mut self.client, &close_frame::close(code, &reason)).await;
         }
         let _ = timeout(LINGER, self.client.shutdown()).await;
     }
 }
 
-/// Carries what comes from the client to the runner, until its Close frame or its end.
-async fn carry_up(
+/// Copies the client's bytes to the runner until the client's Close frame or disconnect.
+async fn copy_to_runner(
     client: &mut (impl AsyncRead + Unpin),
     runner: &mut (impl AsyncWrite + Unpin),
     last_seen: &LastSeen,
@@ -292,15 +293,15 @@ async fn carry_up(
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
     let mut scanner = FrameScanner::default();
     loop {
-        let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientGone };
+        let Ok(length @ 1..) = client.read(&mut buffer).await else { return End::ClientLost };
         last_seen.update(Instant::now());
         let scan = match scanner.scan(&buffer[..length]) {
             Ok(scan) => scan,
-            Err(error) => return End::ClientBroken(error),
+            Err(error) => return End::InvalidClientFrame(error),
         };
         traffic.to_runner(length);
         if send(runner, &buffer[..length]).await.is_err() {
-            return End::RunnerGone;
+            return End::RunnerLost;
         }
         last_seen.update(Instant::now());
         if scan.close.is_some() {
@@ -313,7 +314,7 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()
     timeout(WRITE_DEADLINE, to.write_all(bytes)).await.map_err(io::Error::other)?
 }
 
-impl Ending {
+impl CloseReason {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Session(_) => Outcome::SessionEnded,
@@ -322,30 +323,30 @@ impl Ending {
         }
     }
 
-    /// What the client is told, whatever the code.
-    pub(crate) fn words(&self) -> String {
+    /// The reason in the Close frame.
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::Session(end) => end.to_string(),
-            Self::Drain => "the gateway is going away; connect again".to_owned(),
-            Self::Revoked => "the token is not valid any more".to_owned(),
+            Self::Drain => "the gateway is shutting down; connect again".to_owned(),
+            Self::Revoked => "the token is no longer valid".to_owned(),
         }
     }
 
-    fn farewell(&self) -> Farewell {
+    fn close(&self) -> Close {
         let code = match self {
             Self::Session(_) | Self::Drain => 1001,
             Self::Revoked => 4401,
         };
-        Farewell { code, reason: self.words() }
+        Close { code, reason: self.message() }
     }
 }
 
-impl Farewell {
+impl Close {
     fn for_lost_runner() -> Self {
         Self { code: 1011, reason: "the connection to the session's runner was lost; connect again".to_owned() }
     }
 
-    fn for_bad_frame(error: FrameError) -> Self {
+    fn for_invalid_frame(error: FrameError) -> Self {
         let code = if matches!(error, FrameError::TooLong(_)) { 1009 } else { 1002 };
         Self { code, reason: error.to_string() }
     }

@@ -1,4 +1,5 @@
-//! The client of the runner's API: one HTTP/1.1 connection for each request, which may become a WebSocket or RFB.
+//! Client of the runner's API. Each request uses its own HTTP/1.1 connection, which can be upgraded to WebSocket or
+//! RFB.
 
 use crate::proxy::relay::Side;
 use axum::body::Bytes;
@@ -22,75 +23,75 @@ use tokio::{
 };
 use tracing::Instrument;
 
-/// How long a runner may take to accept a connection. It is in the same cluster.
+/// Timeout of the TCP connection. The runner is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a runner may take to answer. The Playwright server answers the handshake itself, and may be busy.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest refusal that is passed on.
-const MAX_REFUSAL: usize = 64 << 10;
+/// Timeout of a response. Long, because the Playwright server itself responds to the handshake and can be busy.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest response body, in bytes.
+const MAX_BODY: usize = 64 << 10;
 
-const TO_PLAYWRIGHT: [HeaderName; 5] =
+const HANDSHAKE_HEADERS: [HeaderName; 5] =
     [USER_AGENT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
-/// Headers of the runner's 101 that are for the client.
-const TO_CLIENT: [HeaderName; 5] =
+/// Headers of the runner's 101 that are forwarded to the client.
+const SWITCHING_HEADERS: [HeaderName; 5] =
     [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL];
 
-/// The answer of a runner.
-pub enum Answer {
-    /// 101: the connection is a WebSocket once the client has these headers.
+/// A response of a runner.
+pub enum RunnerResponse {
+    /// 101 Switching Protocols.
     Upgraded {
-        /// For the client's 101.
+        /// Headers for the client's 101.
         headers: HeaderMap,
-        /// The connection itself.
+        /// Resolves to the upgraded connection.
         connection: hyper::upgrade::OnUpgrade,
     },
-    /// Anything else, with its body.
-    Plain {
+    /// Any other status.
+    Other {
         /// The status code.
         status: StatusCode,
-        /// Type of the body, when the runner says it.
+        /// The header `Content-Type`.
         content_type: Option<HeaderValue>,
-        /// The body.
+        /// The body, at most 64 KiB.
         body: Bytes,
     },
 }
 
-/// Why a runner could not be asked, or gave no useful answer.
+/// Why a request to a runner failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
-    /// No connection.
-    #[error("cannot connect to {address}: {source}")]
+    /// The TCP connection failed.
+    #[error("could not connect to runner {address}: {source}")]
     Connect {
-        /// Where to.
+        /// The runner's `ip:port`.
         address: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection broke.
+    /// The HTTP exchange failed.
     #[error("the runner did not answer: {0}")]
     Http(#[from] hyper::Error),
-    /// It did not do what it was asked.
+    /// The runner returned a status that the request does not expect.
     #[error("the runner answered {0}")]
-    Refused(StatusCode),
-    /// A connection, but nothing in time.
-    #[error("the runner did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    Silent,
-    /// The body of a refusal is broken or too long.
-    #[error("the runner's answer {status} cannot be read: {source}")]
+    UnexpectedStatus(StatusCode),
+    /// The runner accepted the connection, but did not answer in time.
+    #[error("the runner did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    Timeout,
+    /// The response body is malformed, incomplete or too long.
+    #[error("could not read the body of the runner's answer {status}: {source}")]
     Body {
-        /// Its status.
+        /// Status of the response.
         status: StatusCode,
-        /// Why not.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// A service of a session.
+/// A service of a session on its runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Its Playwright server: a WebSocket, for which the client's handshake is passed on.
+    /// The Playwright server, over WebSocket. The client's handshake is forwarded.
     Playwright,
-    /// Its display: RFB as it is.
+    /// The display, over plain RFB.
     Display,
 }
 
@@ -109,56 +110,58 @@ impl Service {
         }
     }
 
-    /// The client's headers that it needs: to check the version (User-Agent), and for the WebSocket handshake.
-    fn needs(self) -> &'static [HeaderName] {
+    /// The client's headers to forward: User-Agent, from which the server checks the Playwright version, and the
+    /// headers of the WebSocket handshake.
+    fn forwarded_headers(self) -> &'static [HeaderName] {
         match self {
-            Self::Playwright => &TO_PLAYWRIGHT,
+            Self::Playwright => &HANDSHAKE_HEADERS,
             Self::Display => &[],
         }
     }
 }
 
-/// Asks the runner at `address` (`ip:port`) for a service of a session, with what the client sent.
+/// Requests an upgrade to a session's service from the runner at `address` (`ip:port`). `client`: the headers of the
+/// client's request.
 pub async fn upgrade(
     address: &str,
     uid: &str,
     service: Service,
     hop_token: &str,
     client: &HeaderMap,
-) -> Result<Answer, RunnerError> {
+) -> Result<RunnerResponse, RunnerError> {
     let mut request = request(Method::GET, address, &service.path(uid), hop_token);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, HeaderValue::from_static(service.protocol()));
-    request.headers_mut().extend(picked(client, service.needs()));
+    request.headers_mut().extend(select_headers(client, service.forwarded_headers()));
     send_to(address, request).await
 }
 
-/// Counts as activity in a session on the runner at `address` (`ip:port`).
+/// Resets a session's idle time on the runner at `address` (`ip:port`).
 pub async fn touch(address: &str, uid: &str, hop_token: &str) -> Result<(), RunnerError> {
     let request = request(Method::POST, address, &format!("/v1/sessions/{uid}/touch"), hop_token);
     match send_to(address, request).await? {
-        Answer::Plain { status, .. } if status.is_success() => Ok(()),
-        Answer::Plain { status, .. } => Err(RunnerError::Refused(status)),
-        Answer::Upgraded { .. } => Err(RunnerError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+        RunnerResponse::Other { status, .. } if status.is_success() => Ok(()),
+        RunnerResponse::Other { status, .. } => Err(RunnerError::UnexpectedStatus(status)),
+        RunnerResponse::Upgraded { .. } => Err(RunnerError::UnexpectedStatus(StatusCode::SWITCHING_PROTOCOLS)),
     }
 }
 
-/// Asks the runner at `address` (`ip:port`) for a session, with how long it has been idle.
+/// Reads the report of a session, including its idle time, from the runner at `address` (`ip:port`).
 pub async fn report(address: &str, uid: &str, hop_token: &str) -> Result<SessionReport, RunnerError> {
     let request = request(Method::GET, address, &format!("/v1/sessions/{uid}"), hop_token);
     match send_to(address, request).await? {
-        Answer::Plain { status, body, .. } if status.is_success() => {
+        RunnerResponse::Other { status, body, .. } if status.is_success() => {
             serde_json::from_slice(&body).map_err(|error| RunnerError::Body { status, source: error.into() })
         }
-        Answer::Plain { status, .. } => Err(RunnerError::Refused(status)),
-        Answer::Upgraded { .. } => Err(RunnerError::Refused(StatusCode::SWITCHING_PROTOCOLS)),
+        RunnerResponse::Other { status, .. } => Err(RunnerError::UnexpectedStatus(status)),
+        RunnerResponse::Upgraded { .. } => Err(RunnerError::UnexpectedStatus(StatusCode::SWITCHING_PROTOCOLS)),
     }
 }
 
-async fn send_to(address: &str, request: Request<Empty<Bytes>>) -> Result<Answer, RunnerError> {
+async fn send_to(address: &str, request: Request<Empty<Bytes>>) -> Result<RunnerResponse, RunnerError> {
     let stream =
         connect(address).await.map_err(|source| RunnerError::Connect { address: address.to_owned(), source })?;
-    timeout(ANSWER_TIMEOUT, send(stream, request)).await.map_err(|_| RunnerError::Silent)?
+    timeout(RESPONSE_TIMEOUT, send(stream, request)).await.map_err(|_| RunnerError::Timeout)?
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
@@ -174,25 +177,25 @@ fn request(method: Method, address: &str, path: &str, hop_token: &str) -> Reques
         .header(HOST, address)
         .header(AUTHORIZATION, format!("Bearer {hop_token}"))
         .body(Empty::new())
-        .expect("a UID, an address and a JWT are fit for a path and for headers")
+        .expect("a UID, an address and a JWT are valid in a path and in headers")
 }
 
-async fn send(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Answer, RunnerError> {
+async fn send(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<RunnerResponse, RunnerError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the upgrade, or with the body of the refusal.
+    // The task ends with the upgrade, or after the response body.
     tokio::spawn(connection.with_upgrades().instrument(tracing::Span::current()));
     let response = sender.send_request(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let headers = picked(response.headers(), &TO_CLIENT).collect();
-        return Ok(Answer::Upgraded { headers, connection: hyper::upgrade::on(response) });
+        let headers = select_headers(response.headers(), &SWITCHING_HEADERS).collect();
+        return Ok(RunnerResponse::Upgraded { headers, connection: hyper::upgrade::on(response) });
     }
-    plain(response).await
+    read_body(response).await
 }
 
-async fn plain(response: http::Response<Incoming>) -> Result<Answer, RunnerError> {
+async fn read_body(response: http::Response<Incoming>) -> Result<RunnerResponse, RunnerError> {
     let (head, body) = response.into_parts();
-    match Limited::new(body, MAX_REFUSAL).collect().await {
-        Ok(body) => Ok(Answer::Plain {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => Ok(RunnerResponse::Other {
             status: head.status,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             body: body.to_bytes(),
@@ -201,16 +204,18 @@ async fn plain(response: http::Response<Incoming>) -> Result<Answer, RunnerError
     }
 }
 
-fn picked<'a>(headers: &'a HeaderMap, names: &'a [HeaderName]) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
+fn select_headers<'a>(
+    headers: &'a HeaderMap,
+    names: &'a [HeaderName],
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
     names.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name.clone(), value.clone())))
 }
 
-/// The TCP connection below an upgraded HTTP connection, with what was read of it already.
-pub fn side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
+/// Splits the TCP connection of an upgraded HTTP connection. Bytes that were already read come first.
+pub fn into_side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>();
-    let parts = parts.expect(
-        "both sides of the gateway are HTTP/1.1 over plain TCP (runner_client.rs, and the server of camofleet-runtime)",
-    );
+    let parts =
+        parts.expect("both sides use HTTP/1.1 over plain TCP (runner_client.rs, the server in camofleet-runtime)");
     let (read, write) = parts.io.into_inner().into_split();
     Side { read: io::Cursor::new(parts.read_buf).chain(read), write }
 }

@@ -1,18 +1,18 @@
-//! The upstream of a connection: finds the session, waits until it is Ready, and connects to its runner. Shared by all
-//! endpoints that clients connect to.
+//! Opens the upstream connection: finds the session, waits until it is Ready, and connects to its runner. Shared by
+//! `/ws` and `/vnc`.
 
 use crate::{
     auth::{
         extract::{SessionAccess, Upgrading},
         principal::Denied,
     },
-    cache::sessions::Followed,
+    cache::sessions::SessionWatch,
     error::ApiError,
     kubernetes,
     metrics::Outcome,
     proxy::{
-        relay::{END_REASON_TIMEOUT, Ending},
-        runner_client::{self, Answer, Service},
+        relay::{CloseReason, END_REASON_TIMEOUT},
+        runner_client::{self, RunnerResponse, Service},
     },
     state::Gateway,
 };
@@ -27,33 +27,33 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use kube::ResourceExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A session that is Ready, and its runner.
-pub struct Found {
-    /// The session.
-    pub session: Followed,
-    /// Its runner.
+/// A Ready session.
+pub struct ReadySession {
+    /// A watch on the session.
+    pub session: SessionWatch,
+    /// The session's runner.
     pub runner: RunnerRef,
 }
 
-/// The runner's answer to a client's handshake.
+/// The runner's response to a client's handshake.
 pub enum Upstream {
-    /// The runner accepted it.
+    /// The runner accepted the connection.
     Opened {
-        /// Headers of the runner's 101 that are for the client.
+        /// Headers of the runner's 101 to forward to the client.
         headers: HeaderMap,
-        /// The connection to the session's service.
+        /// Resolves to the connection to the session's service.
         connection: OnUpgrade,
     },
-    /// The runner rejected the client, not the gateway: for example 428 for another minor of Playwright. Holds the
-    /// response to pass on.
+    /// The runner rejected the client, not the gateway: for example, with 428 for another minor version of Playwright.
+    /// Contains the response to forward.
     Rejected(Response),
 }
 
-/// The session that the client may connect to, once it is Ready.
+/// Finds the session that the client is allowed to connect to, and waits until it is Ready.
 ///
 /// # Errors
-/// When there is no such session, it has ended, or it is not Ready in time.
-pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
+/// When the session does not exist, has ended, or does not become Ready in time.
+pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySession, ApiError> {
     let found = gateway.shutdown.unless_draining(ready_session(gateway, access)).await?;
     if found.session.session().is_in_pool(access.pool()) {
         Ok(found)
@@ -62,50 +62,51 @@ pub async fn find(gateway: &Gateway, access: &SessionAccess) -> Result<Found, Ap
     }
 }
 
-/// Connects to one of the session's services on its runner, with the client's headers that the service needs.
+/// Connects to one of the session's services on its runner. `client`: the headers of the client's request.
 ///
 /// # Errors
-/// When the gateway drains, the session is over, or the runner is unreachable or rejects the gateway.
+/// When the gateway drains, the session has ended, or the runner is unreachable or rejects the gateway.
 pub async fn open(
     gateway: &Gateway,
     access: &SessionAccess,
-    found: &mut Found,
+    found: &mut ReadySession,
     service: Service,
     client: &HeaderMap,
 ) -> Result<Upstream, ApiError> {
     let session = &mut found.session;
-    match gateway.shutdown.unless_draining(ask_runner(gateway, access, session, &found.runner, service, client)).await {
-        Ok(Answer::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
-        Ok(Answer::Plain { status, body, .. }) if is_used_token(&body) => {
+    match gateway.shutdown.unless_draining(dial_runner(gateway, access, session, &found.runner, service, client)).await
+    {
+        Ok(RunnerResponse::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
+        Ok(RunnerResponse::Other { status, body, .. }) if is_used_token(&body) => {
             tracing::debug!(%status, "rejected a single-use token that was used before");
-            Err(ApiError::Denied(Denied::Used))
+            Err(ApiError::Denied(Denied::AlreadyUsed))
         }
         // The runner rejected the gateway's token, not the client's.
-        Ok(Answer::Plain { status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, .. }) => {
-            Err(ApiError::RunnerRefused(runner_message(status, &body)))
+        Ok(RunnerResponse::Other {
+            status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, ..
+        }) => Err(ApiError::RunnerRefused(runner_message(status, &body))),
+        // The runner does not have the session, or the session is ending.
+        Ok(RunnerResponse::Other { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
+            Err(session_end_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
         }
-        // The runner does not have the session, or is ending it.
-        Ok(Answer::Plain { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(ended_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
-        }
-        Ok(Answer::Plain { status, content_type, body }) => {
-            Ok(Upstream::Rejected(client_response(status, content_type, body.into())))
+        Ok(RunnerResponse::Other { status, content_type, body }) => {
+            Ok(Upstream::Rejected(forwarded_response(status, content_type, body.into())))
         }
         Err(ApiError::Draining) => Err(ApiError::Draining),
-        Err(error) => Err(ended_or(session, error).await),
+        Err(error) => Err(session_end_or(session, error).await),
     }
 }
 
-/// Waits until the gateway has to end a connection, and returns why.
-pub async fn ending(gateway: &Gateway, access: &SessionAccess, session: &mut Followed) -> Ending {
+/// Waits until the gateway has to close a connection, and returns the reason.
+pub async fn close_reason(gateway: &Gateway, access: &SessionAccess, session: &mut SessionWatch) -> CloseReason {
     tokio::select! {
-        end = session.ended() => Ending::Session(end),
-        () = gateway.shutdown.draining() => Ending::Drain,
-        () = access.revoked(gateway) => Ending::Revoked,
+        end = session.ended() => CloseReason::Session(end),
+        () = gateway.shutdown.draining() => CloseReason::Drain,
+        () = access.revoked(gateway) => CloseReason::Revoked,
     }
 }
 
-/// Runs `relay` once both sides are upgraded, and counts the connection and its outcome.
+/// Waits until both sides are upgraded, runs `relay`, and counts the connection and its outcome.
 pub async fn run<Relayed: Future<Output = Outcome>>(
     gateway: &Gateway,
     client: Upgrading,
@@ -128,12 +129,12 @@ pub async fn run<Relayed: Future<Output = Outcome>>(
     tracing::info!(?outcome, seconds = start.elapsed().as_secs_f64(), "disconnected");
 }
 
-async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Found, ApiError> {
-    let deadline = Instant::now() + gateway.patience;
+async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<ReadySession, ApiError> {
+    let deadline = Instant::now() + gateway.ready_timeout;
     let key = access.session();
-    // The watch may lag behind the creation of a session, whose name an ended session may have had. A session that the
-    // cache does not have, or has as ended, is therefore read once from the API server.
-    let known = gateway.sessions.follow(key).filter(|session| access.is_for(&session.uid()));
+    // The watch can lag behind the creation of a session, and an ended session may have had the same name. Therefore,
+    // when the cache has no session or an ended one, the session is read once from the API server.
+    let known = gateway.sessions.watch(key).filter(|session| access.is_for(&session.uid()));
     let ended = match known {
         None => None,
         Some(session) => {
@@ -152,38 +153,38 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Foun
         (None, Some((_, error))) => return Err(error),
         (None, None) => return Err(ApiError::NoSession(key.clone())),
     };
-    let next = timeout_at(deadline, gateway.sessions.follow_later(key, &next)).await;
+    let next = timeout_at(deadline, gateway.sessions.wait_for_session(key, &next)).await;
     ready_by(deadline, next.map_err(|_| ApiError::NotReady(SessionState::Pending))?).await
 }
 
-async fn ready_by(deadline: Instant, mut session: Followed) -> Result<Found, ApiError> {
+async fn ready_by(deadline: Instant, mut session: SessionWatch) -> Result<ReadySession, ApiError> {
     match timeout_at(deadline, session.ready()).await {
-        Ok(Ok(runner)) => Ok(Found { session, runner }),
+        Ok(Ok(runner)) => Ok(ReadySession { session, runner }),
         Ok(Err(end)) => Err(ApiError::SessionEnded(end)),
         Err(_) => Err(ApiError::NotReady(session.state())),
     }
 }
 
-async fn ask_runner(
+async fn dial_runner(
     gateway: &Gateway,
     access: &SessionAccess,
-    session: &Followed,
+    session: &SessionWatch,
     runner: &RunnerRef,
     service: Service,
     client: &HeaderMap,
-) -> Result<Answer, ApiError> {
+) -> Result<RunnerResponse, ApiError> {
     let uid = session.uid();
     let token = gateway.signer.hop_token(&runner.uid, &uid, access.scope(), access.single_use_id());
     let start = Instant::now();
-    let answer = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
-    let answer = answer.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
-    gateway.metrics.runner_answered(start.elapsed());
-    Ok(answer)
+    let response = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
+    let response = response.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
+    gateway.metrics.observe_dial(start.elapsed());
+    Ok(response)
 }
 
-/// The end of the session when the watch delivers it within 2 s, else `error`: a runner ends a session before the
-/// watch delivers why.
-pub async fn ended_or(session: &mut Followed, error: ApiError) -> ApiError {
+/// Returns the session's end if the watch delivers it within 2 s, or else `error`. A runner ends a session before the
+/// watch delivers the reason.
+pub async fn session_end_or(session: &mut SessionWatch, error: ApiError) -> ApiError {
     timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }
 
@@ -195,7 +196,7 @@ fn runner_message(status: StatusCode, body: &[u8]) -> String {
     serde_json::from_slice(body).map_or_else(|_| status.to_string(), |error: ErrorResponse| error.message)
 }
 
-fn client_response(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {
+fn forwarded_response(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Response {
     let mut response = (status, body).into_response();
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, content_type);

@@ -1,5 +1,4 @@
-//! The body of a request, checked against the schema that the OpenAPI document shows: all that is wrong with it is
-//! told at once, each with its field.
+//! Validates request bodies against their schemas in the OpenAPI document. Reports all invalid fields at once.
 
 use crate::error::{ApiError, InvalidField};
 use axum::{
@@ -17,19 +16,19 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-/// How long a body may take to come, from whoever.
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Timeout of reading a body, for authenticated clients too.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A document that comes in.
-pub trait Document: DeserializeOwned + ToSchema {
-    /// Where its validator is kept, once made.
+/// A type of request bodies.
+pub trait RequestBody: DeserializeOwned + ToSchema {
+    /// The cached validator of this type.
     fn validator() -> &'static OnceLock<Validator>;
 }
 
-/// Says where the validators of these documents are kept.
-macro_rules! documents {
+/// Implements [`RequestBody`] with a static validator for each type.
+macro_rules! request_bodies {
     ($($document:ty),*) => {
-        $(impl Document for $document {
+        $(impl RequestBody for $document {
             fn validator() -> &'static OnceLock<Validator> {
                 static VALIDATOR: OnceLock<Validator> = OnceLock::new();
                 &VALIDATOR
@@ -38,41 +37,41 @@ macro_rules! documents {
     };
 }
 
-documents!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
+request_bodies!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
 
-/// A body that is as its schema says.
-pub struct Checked<T>(pub T);
+/// A request body that matches its schema.
+pub struct ValidatedJson<T>(pub T);
 
-impl<T: Document, S: Send + Sync> FromRequest<S> for Checked<T> {
+impl<T: RequestBody, S: Send + Sync> FromRequest<S> for ValidatedJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let read = timeout(BODY_DEADLINE, Json::<Value>::from_request(request, state)).await;
+        let read = timeout(BODY_TIMEOUT, Json::<Value>::from_request(request, state)).await;
         let Json(body) =
-            read.map_err(|_| ApiError::BadBody(StatusCode::REQUEST_TIMEOUT, late()))?.map_err(unreadable)?;
+            read.map_err(|_| ApiError::BadBody(StatusCode::REQUEST_TIMEOUT, timeout_message()))?.map_err(rejected)?;
         check::<T>(&body)?;
         serde_json::from_value(body).map(Self).map_err(|error| invalid_body(error.to_string(), "value_error"))
     }
 }
 
-fn check<T: Document>(body: &Value) -> Result<(), ApiError> {
+fn check<T: RequestBody>(body: &Value) -> Result<(), ApiError> {
     let validator = T::validator().get_or_init(validator::<T>);
-    let wrong: Vec<_> = validator.iter_errors(body).flat_map(|error| fields(&error)).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(ApiError::Invalid(wrong)) }
+    let errors: Vec<_> = validator.iter_errors(body).flat_map(|error| invalid_fields(&error)).collect();
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::Invalid(errors)) }
 }
 
-fn validator<T: Document>() -> Validator {
+fn validator<T: RequestBody>() -> Validator {
     let mut referenced: Vec<(String, RefOr<Schema>)> = Vec::new();
     T::schemas(&mut referenced);
     let mut schema = serde_json::to_value(T::schema()).expect("a schema serializes");
     let components: serde_json::Map<_, _> =
         referenced.into_iter().map(|(name, schema)| (name, json!(schema))).collect();
     schema["components"] = json!({ "schemas": components });
-    jsonschema::validator_for(&schema).expect("the schema of a document is one (tested)")
+    jsonschema::validator_for(&schema).expect("a test compiles every schema")
 }
 
-/// What an error says of which fields.
-fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
+/// Translates a validation error to the fields that it is about.
+fn invalid_fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
     let at = |name: Option<&str>| {
         let path = error.instance_path().segments().map(|segment| segment.to_string());
         ["body".to_owned()].into_iter().chain(path).chain(name.map(str::to_owned)).collect()
@@ -81,35 +80,31 @@ fn fields(error: &jsonschema::ValidationError<'_>) -> Vec<InvalidField> {
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
             .iter()
-            .map(|name| InvalidField {
-                loc: at(Some(name)),
-                msg: "there is no such field".to_owned(),
-                type_: type_.clone(),
-            })
+            .map(|name| InvalidField { loc: at(Some(name)), msg: "unknown field".to_owned(), type_: type_.clone() })
             .collect(),
         ValidationErrorKind::Required { property } => {
-            vec![InvalidField { loc: at(property.as_str()), msg: "it is missing".to_owned(), type_ }]
+            vec![InvalidField { loc: at(property.as_str()), msg: "the field is required".to_owned(), type_ }]
         }
-        // A field that may be null: what is wrong with it as what it is otherwise.
+        // The schema of a nullable field has an alternative of type null. Report the errors of the other alternative.
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             let is_null = |errors: &[jsonschema::ValidationError<'_>]| {
                 errors.iter().any(|error| matches!(error.kind(), ValidationErrorKind::Type { .. }))
             };
-            context.iter().filter(|errors| !is_null(errors)).flatten().flat_map(fields).collect()
+            context.iter().filter(|errors| !is_null(errors)).flatten().flat_map(invalid_fields).collect()
         }
         _ => vec![InvalidField { loc: at(None), msg: error.to_string(), type_ }],
     }
 }
 
-fn unreadable(rejection: JsonRejection) -> ApiError {
+fn rejected(rejection: JsonRejection) -> ApiError {
     match rejection {
         JsonRejection::JsonSyntaxError(error) => invalid_body(error.body_text(), "json_invalid"),
         other => ApiError::BadBody(other.status(), other.body_text()),
     }
 }
 
-fn late() -> String {
-    format!("the body did not come within {} s", BODY_DEADLINE.as_secs())
+fn timeout_message() -> String {
+    format!("the request body did not arrive within {} s", BODY_TIMEOUT.as_secs())
 }
 
 fn invalid_body(msg: String, type_: &str) -> ApiError {
@@ -121,30 +116,30 @@ mod tests {
     use super::*;
     use crate::rest::documents::{CreateSession, Login, Share};
 
-    fn wrong<T: Document>(body: Value) -> Vec<String> {
+    fn errors_of<T: RequestBody>(body: Value) -> Vec<String> {
         match check::<T>(&body) {
             Ok(()) => vec![],
             Err(ApiError::Invalid(fields)) => {
-                let told = fields.into_iter().map(|field| format!("{}: {}", field.loc.join("."), field.type_));
-                told.collect()
+                let messages = fields.into_iter().map(|field| format!("{}: {}", field.loc.join("."), field.type_));
+                messages.collect()
             }
             Err(other) => panic!("{other}"),
         }
     }
 
     #[test]
-    fn all_that_is_wrong_is_told_with_its_field() {
-        assert_eq!(wrong::<CreateSession>(json!({})), [""; 0]);
-        let nothing_said = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
-        assert_eq!(wrong::<CreateSession>(nothing_said), [""; 0]);
+    fn reports_every_invalid_field() {
+        assert_eq!(errors_of::<CreateSession>(json!({})), [""; 0]);
+        let all_null = json!({ "worker": null, "headless": null, "idle_ttl_seconds": null, "labels": null });
+        assert_eq!(errors_of::<CreateSession>(all_null), [""; 0]);
         let body = json!({
             "worker": 7, "idle_ttl_seconds": 29, "max_lifetime_seconds": 604_801, "labels": { "a/b": 1 },
             "start_url_wait": "never", "colour": "red",
         });
-        let mut told = wrong::<CreateSession>(body);
-        told.sort();
+        let mut errors = errors_of::<CreateSession>(body);
+        errors.sort();
         assert_eq!(
-            told,
+            errors,
             [
                 "body.colour: additionalProperties",
                 "body.idle_ttl_seconds: minimum",
@@ -154,14 +149,14 @@ mod tests {
                 "body.worker: type",
             ]
         );
-        assert_eq!(wrong::<CreateSession>(json!([])), ["body: type"]);
+        assert_eq!(errors_of::<CreateSession>(json!([])), ["body: type"]);
     }
 
     #[test]
-    fn every_document_has_a_schema_and_is_held_to_it() {
-        assert_eq!(wrong::<Share>(json!({ "scope": "view" })), [""; 0]);
-        assert_eq!(wrong::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
-        assert_eq!(wrong::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);
-        assert_eq!(wrong::<Login>(json!({ "token": "" })), ["body.token: minLength"]);
+    fn validates_every_request_body_against_its_schema() {
+        assert_eq!(errors_of::<Share>(json!({ "scope": "view" })), [""; 0]);
+        assert_eq!(errors_of::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
+        assert_eq!(errors_of::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);
+        assert_eq!(errors_of::<Login>(json!({ "token": "" })), ["body.token: minLength"]);
     }
 }

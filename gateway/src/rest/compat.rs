@@ -1,6 +1,6 @@
-//! The vocabulary of the original Camo-fleet: `worker` for a pool, its states of a session, its two booleans for a
-//! display, and the names of its fields. It is translated here. Outside of the REST API, only the path parameters of
-//! `auth::extract::Names` use it.
+//! Translates the vocabulary of the original Camo-fleet: `worker` for a pool, its session states, its two booleans for
+//! the display, and its field names. Outside the REST API, only the path parameters in `auth::extract::PathParams` use
+//! this vocabulary.
 
 use crate::{
     auth::extract::ANY_POOL,
@@ -13,7 +13,7 @@ use camofleet_crds::{
 };
 use kube::ResourceExt;
 
-/// The state of a session in the original's words.
+/// The original's status for a session.
 pub fn status(object: &BrowserSession) -> Status {
     match object.state() {
         SessionState::Finished => Status::Dead,
@@ -23,7 +23,7 @@ pub fn status(object: &BrowserSession) -> Status {
     }
 }
 
-/// The display that a request asks for. None: the pool's default.
+/// The display for a request's `vnc` and `headless`. None: the pool's default.
 pub fn display(vnc: bool, headless: Option<bool>) -> Option<Display> {
     match (vnc, headless) {
         (true, _) => Some(Display::LiveView),
@@ -33,14 +33,14 @@ pub fn display(vnc: bool, headless: Option<bool>) -> Option<Display> {
     }
 }
 
-/// The path at which Playwright connects to a session. `pool` may be empty.
+/// The path where Playwright connects to a session. `pool` can be empty.
 pub fn ws_endpoint(namespace: &str, own_namespace: &str, pool: &str, id: &str) -> String {
     let base = if namespace == own_namespace { "/api".to_owned() } else { format!("/api/namespaces/{namespace}") };
     format!("{base}/sessions/{}/{id}/ws", if pool.is_empty() { ANY_POOL } else { pool })
 }
 
-/// The field of a request that became this field of a `BrowserSession`.
-fn field_of_request(path: &str) -> &str {
+/// The field of a request from which this field of a `BrowserSession` was set.
+fn request_field(path: &str) -> &str {
     match path {
         "spec.poolRef" | "spec.poolRef.name" => "worker",
         "spec.display" => "headless",
@@ -53,9 +53,9 @@ fn field_of_request(path: &str) -> &str {
     }
 }
 
-/// Translates the API server's rejection of a session into fields of the request that the session was created from.
-/// Other errors stay as they are.
-pub fn in_terms_of_request(error: ApiError) -> ApiError {
+/// Translates the API server's rejection of an invalid session to the fields of the request. Other errors are returned
+/// unchanged.
+pub fn translate_rejection(error: ApiError) -> ApiError {
     match error {
         ApiError::ApiServer(error) => match *error {
             kube::Error::Api(status) if status.is_invalid() => ApiError::Invalid(invalid_fields(&status)),
@@ -69,14 +69,14 @@ fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     causes
         .map(|cause| InvalidField {
-            loc: vec!["body".to_owned(), field_of_request(&cause.field).to_owned()],
+            loc: vec!["body".to_owned(), request_field(&cause.field).to_owned()],
             msg: cause.message.clone(),
             type_: cause.reason.clone(),
         })
         .collect()
 }
 
-/// A pool as the original describes a worker.
+/// Converts a pool to the original's document of a worker.
 pub fn worker(pool: &WorkerPool) -> Worker {
     let status = pool.status.clone().unwrap_or_default();
     let healthy = conditions::is_true(&status.conditions, READY);
@@ -86,8 +86,8 @@ pub fn worker(pool: &WorkerPool) -> Worker {
         .map(|it| Condition { type_: it.type_, status: it.status, reason: it.reason, message: it.message })
         .collect();
     let check = |it: &Condition| {
-        let told = it.type_ == READY || it.type_ == STALLED;
-        told.then(|| (it.type_.clone(), format!("{}: {}", it.reason, it.message)))
+        let is_shown = it.type_ == READY || it.type_ == STALLED;
+        is_shown.then(|| (it.type_.clone(), format!("{}: {}", it.reason, it.message)))
     };
     Worker {
         name: pool.name_any(),

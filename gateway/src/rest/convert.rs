@@ -1,4 +1,4 @@
-//! The mapping between the documents of the REST API and the custom resources. Pure.
+//! Converts between the documents of the REST API and the custom resources. Pure.
 
 use crate::{
     cache::{
@@ -27,38 +27,37 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Labels of the REST API. They need not be what Kubernetes takes for labels, so they are JSON in this annotation.
+/// Annotation with the REST API's labels as JSON. They can contain text that is invalid in Kubernetes labels.
 const LABELS: &str = "camofleet.dev/labels";
-/// Longest annotation with labels, in bytes of JSON. The chart's admission policy allows an object 4096 bytes of
-/// annotations.
+/// Limit of the labels, in bytes of JSON. The chart's admission policy allows 4096 bytes of annotations per object.
 const MAX_LABELS: usize = 3072;
-/// A session that is asked for by REST waits so long for a slot, in seconds: as long as its caller does.
+/// Queue timeout of sessions created by the REST API, in seconds. Shorter than the 60 s that the request waits.
 pub const QUEUE_TIMEOUT_SECONDS: i32 = 45;
 
-/// The session that is asked for.
+/// Converts a request to the `BrowserSession` to create.
 ///
 /// # Errors
-/// When its labels are too long to be kept with it.
-pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> Result<BrowserSession, InvalidField> {
+/// When the labels exceed `MAX_LABELS`.
+pub fn browser_session(name: &str, namespace: &str, request: CreateSession) -> Result<BrowserSession, InvalidField> {
     let spec = BrowserSessionSpec {
-        pool_ref: asked.worker.map(|name| PoolRef { name, namespace: None }),
-        display: compat::display(asked.vnc, asked.headless),
-        idle_timeout_seconds: asked.idle_ttl_seconds,
-        max_lifetime_seconds: asked.max_lifetime_seconds,
+        pool_ref: request.worker.map(|name| PoolRef { name, namespace: None }),
+        display: compat::display(request.vnc, request.headless),
+        idle_timeout_seconds: request.idle_ttl_seconds,
+        max_lifetime_seconds: request.max_lifetime_seconds,
         queue_timeout_seconds: QUEUE_TIMEOUT_SECONDS,
-        start_url: asked.start_url.as_deref().and_then(start_url),
-        start_url_wait: asked.start_url_wait.map_or_else(StartUrlWait::default, StartUrlWait::from),
+        start_url: request.start_url.as_deref().and_then(start_url),
+        start_url_wait: request.start_url_wait.map_or_else(StartUrlWait::default, StartUrlWait::from),
         ..BrowserSessionSpec::default()
     };
     let mut session = BrowserSession::new(name, spec);
     session.metadata.namespace = Some(namespace.to_owned());
-    if let Some(labels) = asked.labels.filter(|labels| !labels.is_empty()) {
+    if let Some(labels) = request.labels.filter(|labels| !labels.is_empty()) {
         let json = serde_json::to_string(&labels).expect("text serializes");
         if json.len() > MAX_LABELS {
             return Err(InvalidField {
                 loc: vec!["body".to_owned(), "labels".to_owned()],
                 msg: format!(
-                    "they take {} bytes as JSON, more than {MAX_LABELS}: shorten them or leave some out",
+                    "the labels take {} bytes as JSON, and the limit is {MAX_LABELS}: shorten or remove some of them",
                     json.len()
                 ),
                 type_: "too_long".to_owned(),
@@ -69,7 +68,7 @@ pub fn requested(name: &str, namespace: &str, asked: CreateSession) -> Result<Br
     Ok(session)
 }
 
-/// What was typed as a start URL, as a URL: a bare host gets `https://`. None when nothing was typed.
+/// Normalizes a start URL that a person typed: adds `https://` to a bare host. None when the text is blank.
 pub fn start_url(typed: &str) -> Option<String> {
     let typed = typed.trim();
     if typed.is_empty() {
@@ -81,7 +80,7 @@ pub fn start_url(typed: &str) -> Option<String> {
     Some(if has_scheme(typed) { typed.to_owned() } else { format!("https://{typed}") })
 }
 
-/// Whether it begins with a scheme (RFC 3986 section 3.1). What follows the colon of `host:8080` is a port.
+/// Whether the text begins with a URL scheme (RFC 3986 section 3.1) and not with a host and port, as in `host:8080`.
 fn has_scheme(typed: &str) -> bool {
     let Some((scheme, rest)) = typed.split_once(':') else { return false };
     let is_word = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -90,31 +89,31 @@ fn has_scheme(typed: &str) -> bool {
     is_word && (port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// How a session is shown to those who may look at it.
-pub struct Shown<'a> {
+/// The sources of a session's document.
+pub struct SessionSources<'a> {
     /// The session.
     pub session: &'a session::Session,
-    /// What its runner last said.
+    /// The activity that the session's runner last reported.
     pub activity: Option<&'a Activity>,
-    /// The pool that serves it.
+    /// The pool that serves the session, or the pool in its spec.
     pub pool: Option<&'a WorkerPool>,
-    /// A token with which it can be looked at.
+    /// A session token with the view scope, for the live view's URLs.
     pub view_token: Option<&'a str>,
-    /// How many are served before it, while it waits and that was looked up.
+    /// The session's position in the queue. None when it does not wait, or its position was not computed.
     pub queue_position: Option<u32>,
-    /// The gateway's namespace, which need not be said in paths.
+    /// The gateway's namespace, which paths omit.
     pub own_namespace: &'a str,
 }
 
-/// How many are served before this session by the pool that it names, by the sessions of all namespaces; none when it
-/// names none or does not wait.
+/// Computes how many sessions the pool will serve before this session. `all`: the sessions of all namespaces. None when
+/// the session does not name the pool or does not wait.
 pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
     let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
     let names_it = |session: &BrowserSession| {
         let named = session.spec.pool_ref.as_ref();
         named.is_some_and(|named| named.name == name) && session.pool_namespace() == namespace
     };
-    // One that the pool does not take at all has no place in its queue.
+    // A session that the pool rejects is not in its queue.
     let is_taken = |session: &BrowserSession| {
         let ready = session.status.as_ref().and_then(|status| conditions::get(&status.conditions, READY));
         ready.is_none_or(|it| !matches!(it.reason.as_str(), reasons::NOT_ALLOWED | reasons::NO_MATCHING_POOL))
@@ -139,8 +138,8 @@ pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
     u32::try_from(at).ok()
 }
 
-impl Shown<'_> {
-    /// As a document.
+impl SessionSources<'_> {
+    /// Builds the document.
     pub fn document(&self) -> Session {
         let object = &*self.session.object;
         let status = object.status.clone().unwrap_or_default();
@@ -152,7 +151,7 @@ impl Shown<'_> {
             object.spec.idle_timeout_seconds.or_else(|| self.pool.map(|pool| object.idle_timeout_in(pool)));
         let display = object.spec.display.or_else(|| self.pool.map(|pool| object.display_in(pool))).unwrap_or_default();
         let is_live = status.state != SessionState::Finished;
-        let last_seen_at = self.activity.map(|activity| activity.last).or(ready_at).unwrap_or(created_at);
+        let last_seen_at = self.activity.map(|activity| activity.last_active).or(ready_at).unwrap_or(created_at);
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
         let idle_at = ready_at.filter(|_| is_live).and(idle_after).and_then(|ttl| last_seen_at.checked_add(ttl).ok());
         let condition = conditions::get(&status.conditions, READY);
@@ -172,7 +171,7 @@ impl Shown<'_> {
             deadline_at: at(status.deadline_time.as_ref()).filter(|_| is_live),
             idle_ttl_seconds,
             hot_start: status.start_tier.map(|tier| tier == StartTier::Hot),
-            browser: status.engine.map(|engine| engine_word(engine).to_owned()),
+            browser: status.engine.map(|engine| engine_name(engine).to_owned()),
             browser_version: status.browser_version,
             playwright_version: status.playwright_version,
             runner: status.runner.map(|runner| runner.name),
@@ -199,14 +198,14 @@ fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
     time.map(|time| time.0)
 }
 
-fn engine_word(engine: EngineName) -> &'static str {
+fn engine_name(engine: EngineName) -> &'static str {
     match engine {
         EngineName::Camoufox => "camoufox",
         EngineName::Firefox => "firefox",
     }
 }
 
-/// The labels that a session was given by REST. Somebody else's words in the annotation are none.
+/// The labels in a session's annotation. Empty when another client wrote something else into the annotation.
 fn labels(object: &BrowserSession) -> BTreeMap<String, String> {
     object.annotations().get(LABELS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
@@ -252,7 +251,7 @@ mod tests {
     };
 
     #[test]
-    fn what_was_typed_becomes_a_url() {
+    fn normalizes_the_start_url() {
         for (typed, url) in [
             ("example.org", Some("https://example.org")),
             (" example.org/path?q=1#x ", Some("https://example.org/path?q=1#x")),
@@ -263,7 +262,7 @@ mod tests {
             ("HTTPS://example.org", Some("HTTPS://example.org")),
             ("data:text/html,x", Some("data:text/html,x")),
             ("about:blank", Some("about:blank")),
-            // Left as they are, and refused by the API server, which says why.
+            // Not changed: the API server rejects them with a reason.
             ("javascript:alert(1)", Some("javascript:alert(1)")),
             ("file:///etc/passwd", Some("file:///etc/passwd")),
             ("", None),
@@ -274,12 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn display_is_two_booleans() {
+    fn maps_headless_and_vnc_to_a_display() {
         let display = |vnc, headless| {
-            let asked = CreateSession { headless, vnc, ..CreateSession::default() };
-            requested("s", "ns", asked).unwrap().spec.display
+            let request = CreateSession { headless, vnc, ..CreateSession::default() };
+            browser_session("s", "ns", request).unwrap().spec.display
         };
-        assert_eq!(display(false, None), None, "as the pool has it");
+        assert_eq!(display(false, None), None, "the pool's default");
         assert_eq!(display(false, Some(true)), Some(Display::Headless));
         assert_eq!(display(false, Some(false)), Some(Display::Headful));
         for ignored in [None, Some(true), Some(false)] {
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_position_counts_who_is_served_before_it() {
+    fn a_queue_position_counts_the_sessions_served_earlier() {
         let session = |namespace: &str, uid: &str, state: SessionState| {
             let named = PoolRef { name: "pool".into(), namespace: Some("own".into()) };
             let spec = BrowserSessionSpec { pool_ref: Some(named), ..BrowserSessionSpec::default() };
@@ -321,18 +320,19 @@ mod tests {
         assert_eq!(
             ["n1", "b1", "n2"].map(position),
             [Some(0), Some(1), Some(2)],
-            "the tenant that has none goes first"
+            "the tenant without a running session is served first"
         );
         assert_eq!([position("running"), position("refused")], [None, None]);
     }
 
     #[test]
-    fn labels_come_back_as_they_were() {
+    fn labels_round_trip() {
         let given: BTreeMap<String, String> =
             [("Any thing/at all", "ä\n{}"), ("", "")].map(|(k, v)| (k.into(), v.into())).into();
-        let asked = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };
-        assert_eq!(labels(&requested("s", "ns", asked).unwrap()), given);
-        let with = |labels| requested("s", "ns", CreateSession { labels: Some(labels), ..CreateSession::default() });
+        let request = CreateSession { labels: Some(given.clone()), ..CreateSession::default() };
+        assert_eq!(labels(&browser_session("s", "ns", request).unwrap()), given);
+        let with =
+            |labels| browser_session("s", "ns", CreateSession { labels: Some(labels), ..CreateSession::default() });
         let refused = with([("a".to_owned(), "x".repeat(MAX_LABELS))].into()).unwrap_err();
         assert_eq!(refused.loc, ["body", "labels"]);
         let none = with(BTreeMap::new()).unwrap();

@@ -1,5 +1,5 @@
-//! The documents of the REST API, in the shapes of the original Camo-fleet, with what was added to them. Their fields
-//! and bounds are the OpenAPI document, and what comes in is checked against them.
+//! The documents of the REST API: those of the original Camo-fleet, with additional fields. The OpenAPI document is
+//! generated from these types and their bounds, and request bodies are validated against it.
 
 use crate::auth::tokens::Role;
 use camofleet_auth::token;
@@ -8,272 +8,273 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use utoipa::{IntoParams, ToSchema};
 
-/// Body of `POST /sessions`: what is left out, or null, is as the pool has it.
+/// Body of `POST /sessions`. For a field that is omitted or null, the pool's default applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSession {
-    /// Name of the pool. Left out: any pool that can serve the session.
+    /// Name of the pool. If omitted, any pool that can serve the session.
     #[schema(min_length = 1, max_length = 50)]
     pub worker: Option<String>,
-    /// Without a display. Ignored with `vnc`.
+    /// Whether the browser runs without a display. Ignored if `vnc` is true.
     pub headless: Option<bool>,
-    /// On a display that can be watched.
+    /// Whether the session has a live view.
     #[serde(default)]
     pub vnc: bool,
-    /// The session ends after so many seconds in which nobody did anything in it.
+    /// The session ends after this many seconds without activity of a client.
     #[schema(minimum = 30, maximum = 86400)]
     pub idle_ttl_seconds: Option<i32>,
-    /// The session ends after so many seconds whatever happens.
+    /// The session ends after this many seconds, regardless of activity.
     #[schema(minimum = 60, maximum = 604_800)]
     pub max_lifetime_seconds: Option<i32>,
-    /// Anything to find it by.
+    /// Labels of any text, by which to identify the session.
     pub labels: Option<BTreeMap<String, String>>,
-    /// A page that is open when client and viewer come. A bare host gets `https://` before it; otherwise it is an http, https or
-    /// data URL, or about:blank.
+    /// Page to open before clients connect: an http, https or data URL, or about:blank. `https://` is added to a bare
+    /// host.
     #[schema(max_length = 2048)]
     pub start_url: Option<String>,
-    /// When the start page counts as loaded; `none`: it is not navigated to. Left out: `load`.
+    /// The event at which the start page counts as loaded. If omitted, `load`. With `none`, the session does not open
+    /// the page.
     pub start_url_wait: Option<PageEvent>,
 }
 
-/// When a page counts as loaded.
+/// The event at which a page counts as loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PageEvent {
-    /// It is not navigated to.
+    /// The page is not opened.
     None,
-    /// At the event `DOMContentLoaded`.
+    /// `DOMContentLoaded`.
     DomContentLoaded,
-    /// At the event `load`.
+    /// `load`.
     Load,
 }
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Session {
-    /// Name of its pool, once it has one; before, the one that was asked for, or empty.
+    /// Name of the pool that serves the session, or else of the requested pool, or empty.
     pub worker: String,
     /// Name of the `BrowserSession`.
     pub id: String,
     /// Namespace of the `BrowserSession`.
     pub namespace: String,
-    /// Where it stands, in the original's words.
+    /// The original's status.
     pub status: Status,
-    /// Where it stands, in the words of `kubectl get`: Pending, Queued, Starting, Ready or Finished.
+    /// State of the `BrowserSession`: Pending, Queued, Starting, Ready or Finished.
     pub state: String,
-    /// Why it stands there: a reason of its conditions.
+    /// Reason of the condition `Ready`, for programs.
     pub reason: Option<String>,
-    /// The same for people.
+    /// Message of the condition `Ready`, for people.
     pub message: Option<String>,
-    /// How many sessions its pool serves before it; known while it waits for the pool that it names, and only when this one
-    /// session is asked for.
+    /// Number of sessions that the pool will serve before this one. Present only while the session waits for the pool
+    /// that it names, and only in the response for a single session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<u32>,
-    /// When it was made.
+    /// When the session was created.
     pub created_at: Timestamp,
-    /// When clients could connect.
+    /// When the session became Ready.
     pub ready_at: Option<Timestamp>,
-    /// When it was over.
+    /// When the session finished.
     pub finished_at: Option<Timestamp>,
-    /// When somebody last did something in it. Before that is known: when it began.
+    /// When a client was last active. Until that is known, when the session became Ready or was created.
     pub last_seen_at: Timestamp,
-    /// When it ends if nobody does anything.
+    /// When the session ends if no client is active.
     pub idle_at: Option<Timestamp>,
-    /// When it ends whatever happens.
+    /// When the session ends regardless of activity.
     pub deadline_at: Option<Timestamp>,
-    /// Seconds without activity after which it ends; known once it has a pool, or when it was asked for.
+    /// Idle timeout in seconds. Null until the session has a pool, unless the request set it.
     pub idle_ttl_seconds: Option<i32>,
-    /// Whether it was bound to a browser that was hot already.
+    /// Whether the session was bound to a prewarmed browser.
     pub hot_start: Option<bool>,
-    /// The engine that runs, once one does: `firefox` or `camoufox`.
+    /// The running engine: `firefox` or `camoufox`.
     pub browser: Option<String>,
-    /// Version of the browser, as it reports it.
+    /// Version of the browser, as the browser reports it.
     pub browser_version: Option<String>,
-    /// Major and minor of the Playwright server: clients must have the same.
+    /// Major and minor version of the Playwright server. Clients must have the same.
     pub playwright_version: Option<String>,
-    /// The pod that serves it.
+    /// Name of the runner pod that serves the session.
     pub runner: Option<String>,
-    /// Whether it has no display.
+    /// Whether the browser runs without a display.
     pub headless: bool,
-    /// What it was given to find it by.
+    /// Labels from the request.
     pub labels: BTreeMap<String, String>,
-    /// Where Playwright connects: a path of this host.
+    /// Path on this host where Playwright connects.
     pub ws_endpoint: String,
-    /// The same as a whole URL, once it is Ready.
+    /// Complete URL where Playwright connects. Null unless the session is Ready.
     pub ws_url: Option<String>,
-    /// Whether its display can be watched.
+    /// Whether the session has a live view.
     pub vnc_enabled: bool,
-    /// Where its display can be watched.
+    /// URLs of the live view.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vnc: Option<Vnc>,
-    /// The page that was to be opened.
+    /// Start page from the request.
     pub start_url: Option<String>,
-    /// When the start page counts as loaded.
+    /// The event at which the start page counts as loaded.
     pub start_url_wait: PageEvent,
-    /// What became of the start page; known once it is Ready.
+    /// State of the start page. Null until the runner reports it.
     pub start_page: Option<StartPage>,
-    /// Clients that are connected; known once it is Ready.
+    /// Number of connected clients. Null until the runner reports it.
     pub clients: Option<u32>,
 }
 
-/// Where a session stands, in the original's words.
+/// The original's status of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
-    /// It waits for a browser.
+    /// The session waits for a browser.
     Init,
-    /// Clients may connect.
+    /// Clients can connect.
     Ready,
-    /// It is being deleted.
+    /// The session is being deleted.
     Terminating,
-    /// It is over.
+    /// The session has finished.
     Dead,
 }
 
-/// Where a display can be watched, with a token that is good for looking and for an hour.
+/// URLs of the live view, with a token that permits viewing for at least an hour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Vnc {
-    /// RFB over a WebSocket.
+    /// WebSocket URL for RFB.
     pub ws: String,
-    /// The page.
+    /// URL of the live view's page.
     pub http: String,
-    /// Always false: there is a token and no password.
+    /// Always false, because the token replaces a password.
     pub password_protected: bool,
 }
 
-/// What became of a start page.
+/// A session's start page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StartPage {
-    /// Where it stands.
+    /// State of the page.
     pub state: StartPageState,
-    /// The browser's words, when it failed.
+    /// Error message of the browser, if the page failed.
     pub message: Option<String>,
 }
 
-/// Where a start page stands.
+/// The state of a start page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StartPageState {
-    /// None was asked for.
+    /// The session has no start page.
     None,
-    /// It is being opened.
+    /// The page is loading.
     Loading,
-    /// It reached what `start_url_wait` names.
+    /// The page reached the event in `start_url_wait`.
     Loaded,
-    /// It could not be opened.
+    /// The page could not be loaded.
     Failed,
 }
 
-/// The names in the path of a session. `auth::extract::Names` reads them.
+/// Path parameters of a session, for the OpenAPI document. `auth::extract::PathParams` parses them.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "they are only told of")]
+#[expect(dead_code, reason = "only documents the parameters")]
 pub struct SessionPath {
-    /// Its pool, or `-`
+    /// Name of the session's pool, or `-` for any pool
     worker: String,
-    #[allow(missing_docs)]
+    /// Name of the `BrowserSession`
     id: String,
 }
 
-/// Answer of `DELETE /sessions/{worker}/{id}`.
+/// Response of `DELETE /sessions/{worker}/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Deleted {
     /// Name of the `BrowserSession`.
     pub id: String,
-    /// Always `TERMINATING`: its browser is being ended.
+    /// Always `TERMINATING`: the browser is being ended.
     pub status: Status,
 }
 
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Worker {
-    /// Its name.
+    /// Name of the `WorkerPool`.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the `WorkerPool`.
     pub namespace: String,
-    /// Whether it serves sessions.
+    /// Whether the pool is Ready.
     pub healthy: bool,
-    /// How it is, in the original's shape.
+    /// Health in the original's format.
     pub detail: WorkerDetail,
-    /// Whether its sessions can be watched. They all can.
+    /// Always true: every pool supports the live view.
     pub supports_vnc: bool,
-    /// How sessions are shown that do not say: Headless, Headful or LiveView.
+    /// Display of sessions that do not set one: Headless, Headful or LiveView.
     pub default_display: String,
-    /// The engine that was asked for: Auto, Camoufox or Firefox.
+    /// Engine in the pool's spec: Auto, Camoufox or Firefox.
     pub engine: String,
-    /// Runners wished for.
+    /// Desired number of runners.
     pub desired_replicas: i32,
-    /// Runners that take sessions or serve them.
+    /// Number of runners that serve or accept sessions.
     pub ready_replicas: i32,
-    /// Room for sessions.
+    /// Slots of the pool's runners.
     pub slots: Slots,
-    /// Sessions that wait for it.
+    /// Number of sessions that wait for the pool.
     pub queued: i32,
-    /// How it is, in Kubernetes' words.
+    /// Conditions of the `WorkerPool`.
     pub conditions: Vec<Condition>,
 }
 
-/// A pool's room for sessions.
+/// Number of slots for sessions in a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Slots {
-    /// Of all runners that answer.
+    /// Slots of all reachable runners.
     pub total: i32,
-    /// With a session.
+    /// Slots with a session.
     pub used: i32,
-    /// Free, with a browser that is hot.
+    /// Free slots with a prewarmed browser.
     pub hot: i32,
-    /// Free, their browser still being launched.
+    /// Free slots whose browser is launching.
     pub starting: i32,
 }
 
-/// How a pool is, in the shape of the original's health.
+/// Health of a pool in the original's format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WorkerDetail {
     /// `ok` or `degraded`.
     pub status: Health,
-    /// Version of this gateway.
+    /// Version of the gateway.
     pub version: String,
-    /// What is true of it, by name of the condition.
+    /// Reason and message of the conditions `Ready` and `Stalled`, by type of the condition.
     pub checks: BTreeMap<String, String>,
 }
 
 /// A condition of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Condition {
-    /// Its name.
+    /// Type of the condition.
     #[serde(rename = "type")]
     pub type_: String,
     /// True, False or Unknown.
     pub status: String,
-    /// Why, for programs.
+    /// Reason, for programs.
     pub reason: String,
-    /// Why, for people.
+    /// Message, for people.
     pub message: String,
 }
 
-/// One word for everything.
+/// Health of a pool, or of all pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// Every pool serves sessions.
+    /// The pool is Ready, or all pools are.
     Ok,
-    /// Some do not, or there is none.
+    /// A pool is not Ready, or there are no pools.
     Degraded,
 }
 
-/// Answer of `GET /namespaces`.
+/// Response of `GET /namespaces`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Namespaces {
-    /// The gateway's own, which paths need not say.
+    /// The gateway's own namespace, which paths can omit.
     pub own: String,
-    /// Those that have pools or sessions, and the gateway's own, by name.
+    /// The gateway's own namespace and all that have pools or sessions, sorted by name.
     pub namespaces: BTreeSet<String>,
 }
 
-/// Answer of `GET /health`.
+/// Response of `GET /health`.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct FleetHealth {
-    /// One word for everything.
+    /// Health of all pools together.
     pub status: Health,
     /// The pools.
     pub workers: Vec<Worker>,
@@ -283,13 +284,13 @@ pub struct FleetHealth {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
-    /// What the token is good for.
+    /// What the token permits.
     pub scope: Scope,
-    /// How long, in seconds.
+    /// Lifetime of the token, in seconds.
     #[serde(default = "default_ttl")]
     #[schema(minimum = 1, maximum = 86400)]
     pub ttl_seconds: u32,
-    /// Whether for one connection only.
+    /// Whether the token permits only one connection.
     #[serde(default)]
     pub single_use: bool,
 }
@@ -298,15 +299,15 @@ fn default_ttl() -> u32 {
     3600
 }
 
-/// What a token is good for.
+/// What a session token permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// To drive the browser by Playwright.
+    /// Connect with Playwright.
     Connect,
-    /// To look at the display and type into it.
+    /// View the display and send input.
     Control,
-    /// To look at the display.
+    /// View the display.
     View,
 }
 
@@ -320,18 +321,18 @@ impl From<Scope> for token::Scope {
     }
 }
 
-/// A token for one session.
+/// A session token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Shared {
-    /// The token: for `Authorization: Bearer`, `?token=`, or the fragment of the live view's page.
+    /// The token, for `Authorization: Bearer`, `?token=`, or the URL fragment of the live view's page.
     pub token: String,
-    /// What it is good for.
+    /// What the token permits.
     pub scope: Scope,
-    /// UID of the session: it is good for no later one of the same name.
+    /// UID of the session. The token is not valid for a later session with the same name.
     pub session: String,
-    /// When it ends.
+    /// When the token expires.
     pub expires_at: Timestamp,
-    /// Whether it is good for one connection only.
+    /// Whether the token permits only one connection.
     pub single_use: bool,
 }
 
@@ -339,19 +340,19 @@ pub struct Shared {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
-    /// One of the fleet's static tokens.
+    /// A static token of the fleet.
     #[schema(min_length = 1, max_length = 4096)]
     pub token: String,
 }
 
-/// Who is logged in.
+/// Role of the authenticated client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LoggedIn {
-    /// `admin` or `viewer`; null when nobody is.
+    /// `admin` or `viewer`. Null after a logout.
     pub role: Option<Role>,
 }
 
-/// Everything there is: the event `reset`, with which a stream begins.
+/// Data of the event `reset`, with which a stream begins.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Everything {
     /// All sessions.
@@ -360,7 +361,7 @@ pub struct Everything {
     pub workers: Vec<Worker>,
 }
 
-/// What is gone: the events `session-gone` and `worker-gone`.
+/// Data of the events `session-gone` and `worker-gone`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Gone {
     /// Name of the `BrowserSession` or `WorkerPool`.

@@ -1,14 +1,13 @@
-//! What there is and what changes, as Server-Sent Events.
+//! Streams sessions, pools and their changes as Server-Sent Events.
 //!
-//! A stream begins with `reset`, which holds everything, unless the reader comes back with a `Last-Event-ID` that is
-//! known here. Then come `session` and `worker`, each with the whole of one that is new or changed, and `session-gone`
-//! and `worker-gone`. A reader that was away for too long, or comes to another replica, is told `reset` again. When
-//! nothing happens, `alive` is said every 15 s, by which a page tells a stream that is dead from one on which there is
-//! no news.
+//! A stream begins with `reset`, which contains all sessions and pools. Then follow `session` and `worker`, each with a
+//! new or changed object, and `session-gone` and `worker-gone`. A reader that reconnects with a recent `Last-Event-ID`
+//! of the same replica gets the changes that it missed; any other reader gets another `reset`. On an idle stream,
+//! `alive` is sent every 15 s, so that a page can distinguish a dead stream from an idle one.
 
 use crate::{
     auth::{
-        extract::{MaySee, Namespace},
+        extract::{MayRead, Namespace},
         principal::Principal,
     },
     cache::{
@@ -36,33 +35,39 @@ use serde::Serialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Changes of so long a time are told together.
-const GATHER: Duration = Duration::from_millis(100);
-/// While somebody reads, runners are asked this often for what happens in their sessions.
-const LOOK: Duration = Duration::from_secs(5);
-/// On a stream on which nothing happens, `alive` is said this often.
+/// How long to collect changes into one batch.
+const BATCH_DELAY: Duration = Duration::from_millis(100);
+/// Interval of the polls for activity while a reader is connected.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of `alive` on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// What there is and what changes, as Server-Sent Events: `reset` with everything, then `session`, `worker`, `session-gone` and
-/// `worker-gone`; `alive` every 15 s when nothing happens. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
+/// Streams sessions, pools and their changes as Server-Sent Events.
+///
+/// The first event is `reset` with all sessions and pools. Then follow `session`, `worker`, `session-gone` and
+/// `worker-gone`, and `alive` every 15 s on an idle stream. A reader that sends `Last-Event-ID` gets the changes that
+/// it missed, or another `reset`.
 #[utoipa::path(
     get, path = "/events", tag = "events",
-    params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the reader was told")),
+    params(("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that the reader received")),
     responses(
-        (status = 200, content_type = "text/event-stream", body = String, description = "The data of each event is JSON: Everything, Session, Worker or Gone"),
+        (
+            status = 200, content_type = "text/event-stream", body = String,
+            description = "The data of each event is JSON: Everything, Session, Worker or Gone",
+        ),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
 pub async fn events(
-    MaySee { target: Namespace(namespace), principal }: MaySee<Namespace>,
+    MayRead { target: Namespace(namespace), principal }: MayRead<Namespace>,
     State(gateway): State<Arc<Gateway>>,
     headers: HeaderMap,
 ) -> Response {
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let position = last.and_then(|id| gateway.changes.position(id));
-    let reader = Reader { gateway, namespace, principal, position, look: Instant::now() };
+    let position = last.and_then(|id| gateway.changes.parse_event_id(id));
+    let reader = Reader { gateway, namespace, principal, position, next_poll: Instant::now() };
     let batches = stream::unfold(reader, |mut reader| async {
         let events = reader.next().await?;
         Some((stream::iter(events), reader))
@@ -78,64 +83,70 @@ struct Reader {
     gateway: Arc<Gateway>,
     namespace: String,
     principal: Principal,
-    /// None: it has to be told everything.
+    /// None: the next event is `reset`.
     position: Option<Position>,
-    /// When runners are asked next.
-    look: Instant,
+    /// When runners are polled next.
+    next_poll: Instant,
 }
 
 impl Reader {
-    /// The next events, which are at least one. None: the stream ends, since the gateway goes or the reader's token is good no longer.
+    /// Waits for the next events, at least one. None when the stream ends, because the gateway drains or the reader's
+    /// credential is no longer valid.
     async fn next(&mut self) -> Option<Vec<Event>> {
         loop {
-            let Some(position) = self.position else { return Some(vec![self.everything()]) };
+            let Some(position) = self.position else { return Some(vec![self.reset()]) };
             let gateway = Arc::clone(&self.gateway);
             tokio::select! {
                 biased;
                 () = gateway.shutdown.draining() => return None,
                 () = self.revoked() => return None,
-                () = sleep_until(self.look) => {
-                    self.look = Instant::now() + LOOK;
-                    // In a task of its own, so that a silent runner does not delay the stream. Results arrive as
+                () = sleep_until(self.next_poll) => {
+                    self.next_poll = Instant::now() + POLL_INTERVAL;
+                    // In a separate task, so that a slow runner does not delay the stream. The results arrive as
                     // changes.
                     let keys = gateway.sessions.keys_in(&self.namespace);
-                    let asking = Arc::clone(&gateway);
-                    gateway.shutdown.spawn(async move { activity::refresh(&asking, &keys, LOOK).await });
+                    let polling = Arc::clone(&gateway);
+                    gateway.shutdown.spawn(async move { activity::refresh(&polling, &keys, POLL_INTERVAL).await });
                     continue;
                 }
-                () = gateway.changes.more_than(position) => {}
+                () = gateway.changes.wait_past(position) => {}
             }
-            sleep(GATHER).await;
+            sleep(BATCH_DELAY).await;
             let missed = gateway.changes.since(position);
             self.position = missed.as_ref().map(|(_, position)| *position);
             let Some((changed, position)) = missed else { continue };
-            let mut told: Vec<_> = changed.iter().filter_map(|changed| self.told(changed)).collect();
-            // Who has read only a part is told all of it again.
-            if let Some(last) = told.pop() {
-                told.push(last.id(gateway.changes.id(position)));
-                return Some(told);
+            let mut events: Vec<_> = changed.iter().filter_map(|changed| self.event_for(changed)).collect();
+            // Only the last event of a batch has an id, so a reader that received a part of the batch gets all of it
+            // again.
+            if let Some(last) = events.pop() {
+                events.push(last.id(gateway.changes.event_id(position)));
+                return Some(events);
             }
         }
     }
 
-    fn everything(&mut self) -> Event {
+    fn reset(&mut self) -> Event {
         let (gateway, namespace) = (&self.gateway, &self.namespace);
-        // Before it is looked at: what changes meanwhile is told again.
-        let position = gateway.changes.now();
+        // Taken before the objects are read, so that a concurrent change is sent again.
+        let position = gateway.changes.end();
         self.position = Some(position);
-        let everything =
-            Everything { sessions: lookup::all(gateway, namespace), workers: workers::all(gateway, namespace) };
-        event("reset", &everything).id(gateway.changes.id(position))
+        let everything = Everything {
+            sessions: lookup::documents_in(gateway, namespace),
+            workers: workers::documents_in(gateway, namespace),
+        };
+        event("reset", &everything).id(gateway.changes.event_id(position))
     }
 
-    fn told(&self, changed: &Changed) -> Option<Event> {
+    fn event_for(&self, changed: &Changed) -> Option<Event> {
         let gateway = &self.gateway;
         let gone = |key: &Key| Gone { id: key.name().to_owned() };
         match changed {
-            Changed::Session(key) if key.namespace() == self.namespace => Some(match lookup::shown(gateway, key) {
-                Some(session) => event("session", &session),
-                None => event("session-gone", &gone(key)),
-            }),
+            Changed::Session(key) if key.namespace() == self.namespace => {
+                Some(match lookup::document_of(gateway, key) {
+                    Some(session) => event("session", &session),
+                    None => event("session-gone", &gone(key)),
+                })
+            }
             Changed::Pool(key) if key.namespace() == self.namespace => Some(match gateway.pools.get(key) {
                 Some(pool) => event("worker", &compat::worker(&pool)),
                 None => event("worker-gone", &gone(key)),
@@ -145,11 +156,11 @@ impl Reader {
     }
 
     async fn revoked(&self) {
-        // A token that was given another role ends the stream, too: the client connects again with that role.
+        // A change of the token's role also ends the stream. The client reconnects with the new role.
         self.gateway.auth.revoked(&self.principal, |now| now.role() == self.principal.role()).await;
     }
 }
 
 fn event(name: &str, data: &impl Serialize) -> Event {
-    Event::default().event(name).json_data(data).expect("documents serialize, and JSON has no line breaks")
+    Event::default().event(name).json_data(data).expect("documents serialize to JSON without line breaks")
 }

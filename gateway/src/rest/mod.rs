@@ -1,8 +1,8 @@
-//! The REST API: the calls of the original Camo-fleet on custom resources, events, and logins. The OpenAPI document is
-//! made from the same routes and types that serve it.
+//! The REST API: the operations of the original Camo-fleet, mapped to custom resources, plus events and logins. The
+//! OpenAPI document is generated from the routes and types that serve the API.
 //!
-//! It speaks of one namespace: the gateway's own, or under `/api/namespaces/{namespace}` any other. It holds nothing:
-//! sessions and pools are the watch's, and what is made or ended is an object at the API server.
+//! A request is about one namespace: the gateway's own, or any namespace under `/api/namespaces/{namespace}`. The API
+//! keeps no state: it reads sessions and pools from the cache, and creates and deletes objects at the API server.
 
 mod activity;
 mod body;

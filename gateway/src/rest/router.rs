@@ -1,4 +1,4 @@
-//! The routes of the REST API, and the OpenAPI document that is made from them.
+//! The routes of the REST API, and the OpenAPI document that is generated from them.
 
 use crate::{
     auth::credential::LOGIN_COOKIE,
@@ -27,14 +27,15 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// Bodies of requests are some lines.
+/// Limit of a request body, in bytes. Bodies have only a few lines.
 const LARGEST_BODY: usize = 64 << 10;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Camo-fleet",
-        description = "Browser sessions of a fleet, its pools, and what changes. Send a token of the fleet as `Authorization: Bearer`, as `?token=`, or log in for a cookie."
+        description = "Browser sessions and pools of a Camo-fleet. Authenticate with a static token as \
+            `Authorization: Bearer` or `?token=`, or with the cookie of a login."
     ),
     components(schemas(documents::Everything, documents::Gone)),
     security(("bearer" = []), ("query" = []), ("cookie" = [])),
@@ -62,21 +63,21 @@ impl Modify for Servers {
     }
 }
 
-/// All calls: under `/api`, under `/api/namespaces/{namespace}`, and without either for those who come through a proxy
-/// that strips the prefix.
+/// All operations, under `/api`, under `/api/namespaces/{namespace}`, and without a prefix for clients behind a proxy
+/// that strips it.
 pub fn router() -> Router<Arc<Gateway>> {
     let (calls, document) = calls().split_for_parts();
-    let document = Bytes::from(document.to_json().expect("the document is JSON"));
+    let document = Bytes::from(document.to_json().expect("an OpenAPI document serializes"));
     let served: MethodRouter<Arc<Gateway>> = get(([(CONTENT_TYPE, "application/json")], document));
     let calls = calls
         .route("/openapi.json", served)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        // Sessions hold tokens, and change.
+        // Documents of sessions contain tokens and change.
         .layer(SetResponseHeaderLayer::overriding(CACHE_CONTROL, HeaderValue::from_static("no-store")));
     Router::new().nest("/api", calls.clone()).nest("/api/namespaces/{namespace}", calls.clone()).merge(calls)
 }
 
-/// The OpenAPI document.
+/// Returns the OpenAPI document.
 pub fn document() -> openapi::OpenApi {
     calls().into_openapi()
 }

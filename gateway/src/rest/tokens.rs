@@ -1,10 +1,10 @@
-//! Access to one session for somebody else, for a time.
+//! Issues session tokens, which give other people temporary access to one session.
 
 use crate::{
     auth::extract::{MayManage, Target},
     error::{ApiError, InvalidRequest, Problem},
     rest::{
-        body::Checked,
+        body::ValidatedJson,
         documents::{SessionPath, Share, Shared},
         lookup,
     },
@@ -18,12 +18,12 @@ use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 
-/// Mints a token for a session.
+/// Creates a session token.
 #[utoipa::path(
     post, path = "/sessions/{worker}/{id}/tokens", tag = "sessions", request_body = Share,
     params(SessionPath),
     responses(
-        (status = 201, body = Shared, description = "The token. It is shown only now."),
+        (status = 201, body = Shared, description = "The token, which is not stored and cannot be read again"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
         (status = 415, body = Problem), (status = 422, body = InvalidRequest), (status = 503, body = Problem),
     )
@@ -31,27 +31,28 @@ use std::sync::Arc;
 pub async fn share(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
-    Checked(asked): Checked<Share>,
+    ValidatedJson(request): ValidatedJson<Share>,
 ) -> Result<impl IntoResponse, ApiError> {
-    // The API server itself: a watch that lags would mint for the former session of this name.
-    let session = lookup::now(&gateway, &target).await?;
-    let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("now is a time")
-        + SignedDuration::from_secs(asked.ttl_seconds.into());
+    // Read from the API server, because a cache that lags could still have the former session of this name, and the
+    // token would be for that session.
+    let session = lookup::read(&gateway, &target).await?;
+    let expires_at = Timestamp::from_second(Timestamp::now().as_second()).expect("the current time is in range")
+        + SignedDuration::from_secs(request.ttl_seconds.into());
     let token = gateway.signer.session_token(SessionToken {
         session: session.uid().to_owned(),
-        scope: asked.scope.into(),
+        scope: request.scope.into(),
         expires: u64::try_from(expires_at.as_second()).unwrap_or_default(),
-        once: asked.single_use.then(token_id),
+        once: request.single_use.then(token_id),
     });
-    let (uid, scope) = (session.uid().to_owned(), Scope::from(asked.scope).as_str());
-    tracing::info!(session = uid, scope, %expires_at, single_use = asked.single_use, "created a session token");
-    let shared = Shared { token, scope: asked.scope, session: uid, expires_at, single_use: asked.single_use };
+    let (uid, scope) = (session.uid().to_owned(), Scope::from(request.scope).as_str());
+    tracing::info!(session = uid, scope, %expires_at, single_use = request.single_use, "created a session token");
+    let shared = Shared { token, scope: request.scope, session: uid, expires_at, single_use: request.single_use };
     Ok((StatusCode::CREATED, Json(shared)))
 }
 
-/// 96 random bits: among the tokens of one session no two are the same.
+/// A random id of 96 bits, which is unique among the tokens of one session.
 fn token_id() -> String {
     let mut bytes = [0; 12];
-    rand::fill(&mut bytes).expect("the system's random source works, or nothing does");
+    rand::fill(&mut bytes).expect("the system's random source works");
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -1,7 +1,7 @@
-//! Pools, which the REST API calls workers.
+//! Operations on pools, which the REST API calls workers.
 
 use crate::{
-    auth::extract::{MaySee, Namespace},
+    auth::extract::{MayRead, Namespace},
     error::Problem,
     rest::{
         compat,
@@ -12,40 +12,40 @@ use crate::{
 use axum::{Json, extract::State};
 use std::sync::Arc;
 
-/// All pools.
+/// Lists all pools.
 #[utoipa::path(
     get, path = "/workers", tag = "workers", operation_id = "workers",
     responses(
-        (status = 200, body = [Worker], description = "By name"),
+        (status = 200, body = [Worker], description = "Sorted by name"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
 pub async fn list(
-    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    MayRead { target: Namespace(namespace), .. }: MayRead<Namespace>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Json<Vec<Worker>> {
-    Json(all(&gateway, &namespace))
+    Json(documents_in(&gateway, &namespace))
 }
 
-/// How the pools are.
+/// Returns the health of the pools.
 #[utoipa::path(
     get, path = "/health", tag = "workers",
     responses(
-        (status = 200, body = FleetHealth, description = "Also when some pools do not serve sessions"),
+        (status = 200, body = FleetHealth, description = "Health of the pools, including `degraded`"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
 pub async fn health(
-    MaySee { target: Namespace(namespace), .. }: MaySee<Namespace>,
+    MayRead { target: Namespace(namespace), .. }: MayRead<Namespace>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Json<FleetHealth> {
-    let workers = all(&gateway, &namespace);
+    let workers = documents_in(&gateway, &namespace);
     let all_healthy = !workers.is_empty() && workers.iter().all(|worker| worker.healthy);
     let status = if all_healthy { Health::Ok } else { Health::Degraded };
     Json(FleetHealth { status, workers })
 }
 
-/// The namespaces in which there is something to see.
+/// Lists the namespaces that have sessions or pools.
 #[utoipa::path(
     get, path = "/namespaces", tag = "workers",
     responses(
@@ -53,7 +53,7 @@ pub async fn health(
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
-pub async fn namespaces(_: MaySee<Namespace>, State(gateway): State<Arc<Gateway>>) -> Json<Namespaces> {
+pub async fn namespaces(_: MayRead<Namespace>, State(gateway): State<Arc<Gateway>>) -> Json<Namespaces> {
     let own = gateway.namespace.clone();
     let mut namespaces = gateway.pools.namespaces();
     namespaces.extend(gateway.sessions.namespaces());
@@ -61,7 +61,7 @@ pub async fn namespaces(_: MaySee<Namespace>, State(gateway): State<Arc<Gateway>
     Json(Namespaces { own, namespaces })
 }
 
-/// Every pool of a namespace as a document, by name.
-pub(super) fn all(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
+/// The documents of all pools of a namespace, sorted by name.
+pub(super) fn documents_in(gateway: &Gateway, namespace: &str) -> Vec<Worker> {
     gateway.pools.in_namespace(namespace).iter().map(|pool| compat::worker(pool)).collect()
 }

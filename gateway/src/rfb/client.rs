@@ -1,4 +1,4 @@
-//! What a viewer says, less what its role may not. Pure.
+//! Filters the messages of a viewer by its role. Pure.
 
 use crate::rfb::{
     encodings,
@@ -7,79 +7,80 @@ use crate::rfb::{
 };
 use std::mem;
 
-/// The longest that is kept: a whole `SetEncodings`, which is rewritten.
-const HELD: usize = 4 + 4 * MAX_ENCODINGS as usize;
+/// Size of the buffer: a whole `SetEncodings`, which is rewritten.
+const BUFFER: usize = 4 + 4 * MAX_ENCODINGS as usize;
 
-/// Follows what a viewer says, however its bytes were cut, and lets through what its role may say.
+/// Parses a viewer's byte stream, in chunks of any size, and forwards the messages that the viewer's role permits.
 ///
-/// Memory is a constant: of a message only the bytes that tell its length are kept, and the whole of a `SetEncodings`.
-/// All else passes, or is dropped, as it comes.
+/// Memory is constant: the filter buffers only the head of a message, which determines its length, and a whole
+/// `SetEncodings`. All other bytes are forwarded or dropped as they arrive.
 #[derive(Clone, Debug)]
 pub struct ClientFilter {
     role: ViewerRole,
-    awaited: Awaited,
-    held: [u8; HELD],
-    /// Bytes of `held` that have come.
-    have: usize,
+    state: State,
+    buffer: [u8; BUFFER],
+    /// Number of bytes in `buffer`.
+    filled: usize,
 }
 
-/// What comes next.
+/// What the next byte belongs to.
 #[derive(Clone, Copy, Debug)]
-enum Awaited {
-    /// The handshake, after so many bytes of it.
+enum State {
+    /// The handshake. Contains the number of its bytes so far.
     Handshake(usize),
-    /// The bytes that tell a message by [`Message::parse`].
+    /// The head of a message, which [`Message::parse`] needs.
     Head,
-    /// The rest of a list of encodings, which is held: so many bytes.
+    /// The rest of a `SetEncodings`, which is buffered. Contains the number of bytes left.
     Encodings(usize),
-    /// The rest of a message: so many bytes, and whether they pass.
+    /// The rest of a message. Contains the number of bytes left, and whether they are forwarded.
     Body(usize, bool),
 }
 
 impl ClientFilter {
-    /// For a viewer that is just about to begin.
+    /// Starts before the handshake.
     pub fn new(role: ViewerRole) -> Self {
-        Self { role, awaited: Awaited::Handshake(0), held: [0; HELD], have: 0 }
+        Self { role, state: State::Handshake(0), buffer: [0; BUFFER], filled: 0 }
     }
 
-    /// Appends to `out` what may pass of the next bytes, in general as many as came; at most twice as many and 1 KiB.
-    /// Says whether a controller did something in them, which keeps the session from being idle: keys, pointer or
-    /// clipboard, let through.
+    /// Appends the permitted bytes of the chunk to `out`: usually as many as the chunk has, at most twice as many plus
+    /// 1 KiB. Returns whether they contain input of a controller (keys, pointer or clipboard), which counts as activity
+    /// of the session.
     ///
     /// # Errors
-    /// When the bytes cannot be followed. The filter is of no use after that; what it appended before may pass.
+    /// When the bytes violate the protocol. Do not use the filter afterwards. The bytes that it appended before can be
+    /// forwarded.
     pub fn filter(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> Result<bool, RfbError> {
         let mut input = false;
         while let Some((first, _)) = chunk.split_first() {
-            match &mut self.awaited {
-                Awaited::Handshake(at) => {
-                    let said = handshake(*at, *first).ok_or(RfbError::ClientHandshake)?;
-                    out.push(said);
+            match &mut self.state {
+                State::Handshake(at) => {
+                    let byte = handshake(*at, *first).ok_or(RfbError::ClientHandshake)?;
+                    out.push(byte);
                     *at += 1;
                     if *at == HANDSHAKE {
-                        self.awaited = Awaited::Head;
+                        self.state = State::Head;
                         if self.role == ViewerRole::View {
-                            out.extend(encodings::KEEP_CLIPBOARD);
+                            out.extend(encodings::CLIPBOARD_NOTIFY_ONLY);
                         }
                     }
                     chunk = &chunk[1..];
                 }
-                Awaited::Head => {
-                    self.held[self.have] = *first;
-                    self.have += 1;
-                    if let Some(message) = Message::parse(&self.held[..self.have])? {
-                        input |= self.begin(message, out);
+                State::Head => {
+                    self.buffer[self.filled] = *first;
+                    self.filled += 1;
+                    if let Some(message) = Message::parse(&self.buffer[..self.filled])? {
+                        input |= self.begin_message(message, out);
                     }
                     chunk = &chunk[1..];
                 }
-                Awaited::Encodings(left) => {
+                State::Encodings(left) => {
                     let taken = (*left).min(chunk.len());
-                    self.held[self.have..self.have + taken].copy_from_slice(&chunk[..taken]);
-                    self.have += taken;
+                    self.buffer[self.filled..self.filled + taken].copy_from_slice(&chunk[..taken]);
+                    self.filled += taken;
                     *left -= taken;
                     chunk = &chunk[taken..];
                 }
-                Awaited::Body(left, passes) => {
+                State::Body(left, passes) => {
                     let taken = (*left).min(chunk.len());
                     if *passes {
                         out.extend(&chunk[..taken]);
@@ -88,43 +89,44 @@ impl ClientFilter {
                     chunk = &chunk[taken..];
                 }
             }
-            self.end_of_message(out);
+            self.finish_message(out);
         }
         Ok(input)
     }
 
-    /// The message is told by what is held; decides on the rest of it. Says whether it is input that passes.
-    fn begin(&mut self, message: Message, out: &mut Vec<u8>) -> bool {
-        let left = message.length() - self.have;
+    /// Forwards or drops the buffered head of a message and decides about its rest. Returns whether the message is
+    /// permitted input.
+    fn begin_message(&mut self, message: Message, out: &mut Vec<u8>) -> bool {
+        let left = message.length() - self.filled;
         if matches!(message, Message::SetEncodings { .. }) {
-            self.awaited = Awaited::Encodings(left);
+            self.state = State::Encodings(left);
             return false;
         }
-        let passes = message.is_for(self.role);
-        let head = &self.held[..mem::take(&mut self.have)];
+        let passes = message.is_allowed_for(self.role);
+        let head = &self.buffer[..mem::take(&mut self.filled)];
         if passes {
             out.extend(head);
         }
-        self.awaited = Awaited::Body(left, passes);
+        self.state = State::Body(left, passes);
         passes && message.is_input()
     }
 
-    fn end_of_message(&mut self, out: &mut Vec<u8>) {
-        match self.awaited {
-            Awaited::Encodings(0) => {
-                encodings::append_allowed(&self.held[..mem::take(&mut self.have)], self.role, out);
-                self.awaited = Awaited::Head;
+    fn finish_message(&mut self, out: &mut Vec<u8>) {
+        match self.state {
+            State::Encodings(0) => {
+                encodings::append_allowed(&self.buffer[..mem::take(&mut self.filled)], self.role, out);
+                self.state = State::Head;
             }
-            Awaited::Body(0, _) => self.awaited = Awaited::Head,
+            State::Body(0, _) => self.state = State::Head,
             _ => {}
         }
     }
 }
 
-/// Version, security type and `ClientInit`.
+/// Length of the viewer's handshake: version, security type and `ClientInit`.
 const HANDSHAKE: usize = VERSION.len() + 2;
 
-/// What is passed on of the byte at that place of a viewer's handshake. None when it says something else than it must.
+/// Returns the byte to forward for the byte at position `at` of a viewer's handshake. None when the byte is invalid.
 fn handshake(at: usize, byte: u8) -> Option<u8> {
     match VERSION.get(at) {
         Some(expected) => (byte == *expected).then_some(byte),

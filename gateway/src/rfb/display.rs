@@ -1,10 +1,10 @@
-//! What the display says. Pure.
+//! Verifies the handshake of a display. Pure.
 
 use crate::rfb::protocol::{NO_SECURITY, RfbError, VERSION};
 
-/// What a display of ours says before `ServerInit`, to a viewer that says what
-/// [`ClientFilter`](crate::rfb::ClientFilter) lets through: its version, one security type (section 7.1.2), and
-/// `SecurityResult` OK (section 7.1.3). A constant, whatever the viewer.
+/// What a runner's display sends before `ServerInit`: its version, one security type (section 7.1.2), and
+/// `SecurityResult` OK (section 7.1.3). It is the same for every viewer whose handshake
+/// [`ClientFilter`](crate::rfb::ClientFilter) forwards.
 const GREETING: [u8; 18] = {
     let mut greeting = [0; 18];
     greeting.split_at_mut(VERSION.len()).0.copy_from_slice(VERSION);
@@ -13,26 +13,26 @@ const GREETING: [u8; 18] = {
     greeting
 };
 
-/// Follows what a display says. Its handshake must be the one that the viewer's side of the gateway counts on; all
-/// after it passes untouched.
+/// Verifies that a display sends the greeting on which the filter of the viewer's direction relies. All later bytes are
+/// accepted.
 #[derive(Clone, Debug, Default)]
 pub struct DisplayCheck {
-    /// Bytes of the greeting that have come.
-    greeted: usize,
+    /// Number of bytes of the greeting received so far.
+    received: usize,
 }
 
 impl DisplayCheck {
-    /// Looks at the next bytes, however they were cut. They are to be passed on as they are.
+    /// Checks the next chunk, which can have any size. The caller forwards the chunk unchanged.
     ///
     /// # Errors
-    /// When this is no display of ours: nothing of the chunk may pass.
+    /// When the greeting differs. The caller must not forward the chunk.
     pub fn check(&mut self, chunk: &[u8]) -> Result<(), RfbError> {
-        let rest = &GREETING[self.greeted..];
+        let rest = &GREETING[self.received..];
         let compared = rest.len().min(chunk.len());
         if rest[..compared] != chunk[..compared] {
             return Err(RfbError::DisplayHandshake);
         }
-        self.greeted += compared;
+        self.received += compared;
         Ok(())
     }
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_display_greets_with_version_one_security_type_and_ok() {
+    fn accepts_the_greeting_of_the_runners_display() {
         assert_eq!(&GREETING, b"RFB 003.008\n\x01\x01\0\0\0\0");
         let mut display = DisplayCheck::default();
         for cut in [&GREETING[..3], &[], &GREETING[3..], b"RFB 003.003\n", &[2, 3, 4]] {
@@ -51,8 +51,8 @@ mod tests {
     }
 
     #[test]
-    fn another_greeting_does_not_pass() {
-        // Another version, a password, no security type but a reason, a failed SecurityResult.
+    fn rejects_any_other_greeting() {
+        // Another version, VNC authentication, no security type but a reason, a failed SecurityResult.
         for other in
             [&b"RFB 003.003\n"[..], b"RFB 003.008\n\x01\x02", b"RFB 003.008\n\0", b"RFB 003.008\n\x01\x01\0\0\0\x01"]
         {

@@ -1,31 +1,31 @@
-//! Which encodings a viewer may ask for, and which it must. Pure.
+//! Filters the encodings that a viewer requests. Pure.
 //!
-//! Some encodings are no way to send pixels but an agreement on further messages. One that the gateway cannot follow
-//! must never be agreed on: the display would then read the viewer's bytes by another grammar than the filter does. So
-//! only these pass, and what is left out is, on purpose: the extended mouse buttons (-316, a pointer event with a
-//! seventh byte), `ExtendedDesktopSize` (-308, resizing; the plain `DesktopSize` still tells of a new size), xvp
-//! (-309), gii (-305), QEMU's audio (-259) and whatever may be invented.
+//! Some encodings do not describe pixels but negotiate further messages. The gateway must not let viewer and display
+//! negotiate a message that the filter does not know, because the display would then parse the viewer's bytes
+//! differently from the filter. Therefore only the encodings on an allow-list are forwarded. Left out on purpose are
+//! the extended mouse buttons (-316, a pointer event with a seventh byte), `ExtendedDesktopSize` (-308, resizing; the
+//! plain `DesktopSize` still reports a new size), xvp (-309), gii (-305), QEMU's audio (-259) and all future encodings.
 
 use crate::rfb::message::ViewerRole;
 
-/// The pseudo-encoding that agrees on the extended clipboard.
+/// The pseudo-encoding that negotiates the extended clipboard.
 const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 
-/// What the display is told before anything that a viewer says who may only look: that it knows the extended clipboard,
-/// and that of text it wants to be notified, and to be sent no more than 0 bytes unasked.
+/// Messages that the gateway sends to the display before the first message of a view-only viewer. They announce the
+/// extended clipboard, and that for text the viewer accepts notifications and at most 0 bytes of unrequested data.
 ///
-/// Without it, Xvnc sends every text that is copied in the session, a password perhaps, to every viewer at once. With
-/// it, a viewer hears that there is a text, and its request for it is dropped. It must know the extended clipboard for
-/// that (noVNC does): the display's notes have a negative length.
-pub(super) const KEEP_CLIPBOARD: [u8; 28] = [
+/// Without them, Xvnc sends every text that is copied in the session, such as a password, to every viewer immediately.
+/// With them, it only notifies the viewer of a new text, and the filter drops the viewer's request for the text. The
+/// viewer must support the extended clipboard, as noVNC does, because the notifications have a negative length.
+pub(super) const CLIPBOARD_NOTIFY_ONLY: [u8; 28] = [
     // SetEncodings: Raw and ExtendedClipboard.
     2, 0, 0, 2, 0, 0, 0, 0, 0xc0, 0xa1, 0xe5, 0xce,
     // ClientCutText with length -8: capabilities and notify; text; its size.
     6, 0, 0, 0, 0xff, 0xff, 0xff, 0xf8, 0x09, 0, 0, 1, 0, 0, 0, 0,
 ];
 
-/// Whether a viewer may ask for it.
-fn may_pass(encoding: i32) -> bool {
+/// Whether a viewer is allowed to request the encoding.
+fn is_allowed(encoding: i32) -> bool {
     const VMWARE_CURSOR: i32 = 0x574d_5664;
     const VMWARE_CURSOR_POSITION: i32 = 0x574d_5666;
     const VMWARE_LED_STATE: i32 = 0x574d_5668;
@@ -33,29 +33,30 @@ fn may_pass(encoding: i32) -> bool {
         encoding,
         // Pictures: Raw, CopyRect, RRE, CoRRE, Hextile, zlib, Tight, ZRLE, JPEG, H.264, TightPNG.
         0 | 1 | 2 | 4 | 5 | 6 | 7 | 16 | 21 | 50 | -260
-        // How they are made: JPEG quality, fine and coarse, compression, chroma subsampling.
+        // Parameters of pictures: JPEG quality (coarse and fine), compression, chroma subsampling.
         | -32..=-23 | -512..=-412 | -256..=-247 | -768..=-763
-        // What else the display may tell: DesktopSize, LastRect, cursors, lights, name.
+        // Other messages of the display: DesktopSize, LastRect, cursors, LED states, name.
         | -224..=-223 | -240..=-239 | -314 | -261 | -307
         | VMWARE_CURSOR | VMWARE_CURSOR_POSITION | VMWARE_LED_STATE
-        // Messages that the filter can follow: extended keys, fences, continuous updates, extended clipboard.
+        // Messages that the filter can parse: extended keys, fences, continuous updates, extended clipboard.
         | -258 | -312 | -313 | EXTENDED_CLIPBOARD
     )
 }
 
-/// Appends the `SetEncodings` message that stands for the given one, whole, of a viewer in that role.
+/// Appends the allowed encodings of a complete `SetEncodings` message as a new message. For a view-only viewer, adds
+/// the extended clipboard.
 pub(super) fn append_allowed(message: &[u8], role: ViewerRole, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend([message[0], 0, 0, 0]);
     let (listed, _) = message[4..].as_chunks::<4>();
     let mut count = 0_u16;
-    let mut keeps_clipboard = role == ViewerRole::Control;
-    for encoding in listed.iter().map(|encoding| i32::from_be_bytes(*encoding)).filter(|it| may_pass(*it)) {
+    let mut has_extended_clipboard = role == ViewerRole::Control;
+    for encoding in listed.iter().map(|encoding| i32::from_be_bytes(*encoding)).filter(|it| is_allowed(*it)) {
         out.extend(encoding.to_be_bytes());
         count += 1;
-        keeps_clipboard |= encoding == EXTENDED_CLIPBOARD;
+        has_extended_clipboard |= encoding == EXTENDED_CLIPBOARD;
     }
-    if !keeps_clipboard {
+    if !has_extended_clipboard {
         out.extend(EXTENDED_CLIPBOARD.to_be_bytes());
         count += 1;
     }
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_grammar_of_the_viewer_is_left_out() {
+    fn removes_encodings_that_change_the_format_of_viewer_messages() {
         // noVNC 1.7.0's list: with xvp, the extended desktop size and the extended mouse buttons.
         let novnc = [
             1,
@@ -119,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn who_may_only_look_keeps_the_extended_clipboard() {
+    fn a_view_only_viewer_always_announces_the_extended_clipboard() {
         assert_eq!(allowed(&[], ViewerRole::View), set(&[EXTENDED_CLIPBOARD]));
         assert_eq!(allowed(&[7], ViewerRole::View), set(&[7, EXTENDED_CLIPBOARD]));
         assert_eq!(allowed(&[7], ViewerRole::Control), set(&[7]));
         assert_eq!(allowed(&[], ViewerRole::Control), set(&[]));
-        assert!(KEEP_CLIPBOARD.starts_with(&set(&[0, EXTENDED_CLIPBOARD])));
+        assert!(CLIPBOARD_NOTIFY_ONLY.starts_with(&set(&[0, EXTENDED_CLIPBOARD])));
     }
 }

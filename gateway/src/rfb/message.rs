@@ -1,90 +1,89 @@
-//! What a viewer can say after the handshake: the messages that are known, how long each is, and who may say it. Pure.
+//! The messages of a viewer after the handshake: their lengths, and the roles that permit them. Pure.
 
-/// The most encodings that one `SetEncodings` may list. noVNC lists about 25, TigerVNC's viewer about 40.
+/// Limit of encodings in one `SetEncodings`. noVNC lists about 25, TigerVNC's viewer about 40.
 pub const MAX_ENCODINGS: u16 = 128;
-/// The longest text or clipboard data of one message, in bytes: more than Xvnc itself takes (its `MaxCutText`) is
-/// refused.
+/// Limit of text or clipboard data in one message, in bytes. Xvnc's own limit is the same (`MaxCutText`).
 pub const MAX_CUT_TEXT: u32 = 256 << 10;
-/// The longest payload of a fence, in bytes, by its specification.
+/// Limit of a fence's payload, in bytes, from its specification.
 pub const MAX_FENCE: u8 = 64;
 
-/// What a viewer may do.
+/// What a viewer is allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewerRole {
-    /// Look.
+    /// View the display.
     View,
-    /// Look, type, point, and exchange clipboards.
+    /// View the display, send keys and pointer events, and exchange clipboards.
     Control,
 }
 
-/// A message of a viewer, as far as its length, its permission and its meaning for idleness depend on its contents.
-/// From RFC 6143 section 7.5, and for the extensions from the community's `rfbproto.rst`.
+/// A message of a viewer, with the content that determines its length, its permission, and whether it is input. From
+/// RFC 6143 section 7.5; the extensions are from the community's `rfbproto.rst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// How pixels are to be sent.
+    /// Sets the format of pixels.
     SetPixelFormat,
-    /// Which encodings the viewer knows.
+    /// Lists the encodings that the viewer supports.
     SetEncodings {
-        /// How many it lists.
+        /// Number of encodings.
         count: u16,
     },
-    /// Asks for a part of the picture.
+    /// Requests a part of the picture.
     FramebufferUpdateRequest,
-    /// A key, by its symbol.
+    /// A key, by keysym.
     KeyEvent,
-    /// The pointer and its buttons. Always six bytes: the form with a seventh is never negotiated (see
-    /// [`super::encodings`]), so its marker is one more button.
+    /// The pointer's position and buttons. Always six bytes. The form with a seventh byte is never negotiated (see
+    /// [`super::encodings`]), so the display reads that form's marker as one more button.
     PointerEvent,
     /// Text for the session's clipboard.
     ClientCutText {
         /// Bytes of text.
         length: u32,
     },
-    /// The same message type with a negative length: the extended clipboard.
+    /// The extended clipboard: the message type of `ClientCutText` with a negative length.
     ExtendedClipboard {
-        /// Bytes behind the length, its flags included.
+        /// Number of bytes after the length, including the flags.
         length: u32,
-        /// The top byte of the flags.
+        /// The most significant byte of the flags.
         actions: u8,
     },
-    /// Asks for updates without being asked for each.
+    /// Enables updates without a request for each.
     EnableContinuousUpdates,
-    /// An answer to the display's fence, or a fence of the viewer's own.
+    /// A response to the display's fence, or a fence of the viewer.
     ClientFence {
         /// Bytes of payload.
         length: u8,
     },
-    /// Shut down or reboot the machine.
+    /// Shuts down or reboots the machine. Always dropped.
     Xvp,
-    /// Give the display another size. It crashes Xvnc 1.12, so it never passes.
+    /// Resizes the display. Always dropped, because it crashes Xvnc 1.12.
     SetDesktopSize {
-        /// Screens that it lists.
+        /// Number of screens.
         screens: u8,
     },
-    /// A key, by symbol and place on the keyboard: QEMU's message 255, submessage 0.
+    /// A key, by keysym and keycode: QEMU's message 255, submessage 0.
     ExtendedKeyEvent,
 }
 
-/// Why a message is none that can be followed.
+/// Why a message cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// A message type that is not known, so neither is its length.
+    /// An unknown message type, whose length is therefore unknown.
     #[error("unknown RFB message type {0}")]
     UnknownType(u8),
-    /// A submessage of QEMU's message that is not known.
+    /// An unknown submessage of QEMU's message.
     #[error("unknown submessage {0} of RFB message type 255")]
     UnknownSubmessage(u8),
     /// More encodings than [`MAX_ENCODINGS`].
-    #[error("RFB SetEncodings with {0} encodings; at most {MAX_ENCODINGS} may be listed")]
+    #[error("RFB SetEncodings lists {0} encodings; the limit is {MAX_ENCODINGS}")]
     TooManyEncodings(u16),
     /// More text than [`MAX_CUT_TEXT`].
-    #[error("clipboard of {0} bytes; at most {MAX_CUT_TEXT} may be sent")]
+    #[error("the clipboard text has {0} bytes; the limit is {MAX_CUT_TEXT}")]
     CutTextTooLong(u32),
-    /// An extended clipboard message without room for its flags.
-    #[error("RFB extended clipboard message of {0} bytes, which has no flags")]
+    /// An extended clipboard message that is too short for its flags.
+    #[error("the RFB extended clipboard message has {0} bytes; its flags alone take 4")]
     NoClipboardFlags(u32),
     /// More payload than [`MAX_FENCE`].
-    #[error("RFB fence with a payload of {0} bytes; at most {MAX_FENCE} are allowed")]
+    #[error("the payload of the RFB fence has {0} bytes; the limit is {MAX_FENCE}")]
     FenceTooLong(u8),
 }
 
@@ -93,7 +92,7 @@ const CLIPBOARD_NOTIFY: u8 = 1 << 3;
 const CLIPBOARD_PROVIDE: u8 = 1 << 4;
 
 impl Message {
-    /// Tells the message by its first bytes, or that they are too few.
+    /// Parses a message from its first bytes. None when more bytes are needed.
     pub fn parse(head: &[u8]) -> Result<Option<Self>, MessageError> {
         let message = match *head {
             [] => return Ok(None),
@@ -108,9 +107,9 @@ impl Message {
                     (extended, [actions, ..]) => {
                         Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: *actions }
                     }
-                    // A length that cannot be is told at once, not after one more byte.
+                    // Reject an invalid length at once, not after one more byte.
                     (extended, []) => {
-                        Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: 0 }.checked()?;
+                        Self::ExtendedClipboard { length: extended.unsigned_abs(), actions: 0 }.validate()?;
                         return Ok(None);
                     }
                 }
@@ -124,10 +123,10 @@ impl Message {
             [2 | 6 | 248 | 251 | 255, ..] => return Ok(None),
             [unknown, ..] => return Err(MessageError::UnknownType(unknown)),
         };
-        message.checked().map(Some)
+        message.validate().map(Some)
     }
 
-    fn checked(self) -> Result<Self, MessageError> {
+    fn validate(self) -> Result<Self, MessageError> {
         match self {
             Self::SetEncodings { count } if count > MAX_ENCODINGS => Err(MessageError::TooManyEncodings(count)),
             Self::ClientCutText { length } | Self::ExtendedClipboard { length, .. } if length > MAX_CUT_TEXT => {
@@ -139,7 +138,7 @@ impl Message {
         }
     }
 
-    /// Bytes of the whole message, its type included.
+    /// Length of the whole message in bytes, including its type.
     pub fn length(self) -> usize {
         match self {
             Self::SetPixelFormat => 20,
@@ -156,8 +155,8 @@ impl Message {
         }
     }
 
-    /// Whether that role may say it. What it may not is dropped, and the view goes on.
-    pub fn is_for(self, role: ViewerRole) -> bool {
+    /// Whether the role permits the message. Other messages are dropped, and the connection continues.
+    pub fn is_allowed_for(self, role: ViewerRole) -> bool {
         match self {
             Self::SetPixelFormat
             | Self::SetEncodings { .. }
@@ -173,7 +172,8 @@ impl Message {
         }
     }
 
-    /// Whether a person did it. Viewers answer the display's clipboard messages, fences and updates by themselves.
+    /// Whether a person caused the message. Viewers answer the display's clipboard messages, fences and updates
+    /// automatically.
     pub fn is_input(self) -> bool {
         match self {
             Self::KeyEvent | Self::PointerEvent | Self::ClientCutText { .. } | Self::ExtendedKeyEvent => true,
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_that_tells_a_message_tells_its_length() {
+    fn parses_each_message_from_its_shortest_head() {
         let lengths = [
             (&[0][..], 20),
             (&[2, 9, 0, 0], 4),
@@ -229,29 +229,29 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_told_as_soon_as_it_can_be() {
-        let told = |head: &[u8], error| {
+    fn rejects_an_invalid_message_at_its_first_invalid_byte() {
+        let rejects = |head: &[u8], error| {
             assert_eq!(Message::parse(head), Err(error));
             assert_eq!(Message::parse(&head[..head.len() - 1]), Ok(None));
         };
-        told(&[1], MessageError::UnknownType(1));
-        told(&[7], MessageError::UnknownType(7));
-        told(&[253], MessageError::UnknownType(253));
-        told(&[255, 1], MessageError::UnknownSubmessage(1));
-        told(&[2, 0, 0, 129], MessageError::TooManyEncodings(129));
-        told(&[2, 0, 255, 255], MessageError::TooManyEncodings(65535));
-        told(&[6, 0, 0, 0, 0, 4, 0, 1], MessageError::CutTextTooLong((256 << 10) + 1));
-        told(&[6, 0, 0, 0, 0x7f, 255, 255, 255], MessageError::CutTextTooLong(i32::MAX.unsigned_abs()));
-        told(&[6, 0, 0, 0, 0x80, 0, 0, 0], MessageError::CutTextTooLong(1 << 31));
-        told(&[6, 0, 0, 0, 255, 255, 255, 253], MessageError::NoClipboardFlags(3));
-        told(&[248, 0, 0, 0, 0, 0, 0, 0, 65], MessageError::FenceTooLong(65));
+        rejects(&[1], MessageError::UnknownType(1));
+        rejects(&[7], MessageError::UnknownType(7));
+        rejects(&[253], MessageError::UnknownType(253));
+        rejects(&[255, 1], MessageError::UnknownSubmessage(1));
+        rejects(&[2, 0, 0, 129], MessageError::TooManyEncodings(129));
+        rejects(&[2, 0, 255, 255], MessageError::TooManyEncodings(65535));
+        rejects(&[6, 0, 0, 0, 0, 4, 0, 1], MessageError::CutTextTooLong((256 << 10) + 1));
+        rejects(&[6, 0, 0, 0, 0x7f, 255, 255, 255], MessageError::CutTextTooLong(i32::MAX.unsigned_abs()));
+        rejects(&[6, 0, 0, 0, 0x80, 0, 0, 0], MessageError::CutTextTooLong(1 << 31));
+        rejects(&[6, 0, 0, 0, 255, 255, 255, 253], MessageError::NoClipboardFlags(3));
+        rejects(&[248, 0, 0, 0, 0, 0, 0, 0, 65], MessageError::FenceTooLong(65));
     }
 
     #[test]
-    fn input_is_what_a_person_does() {
+    fn only_notify_and_provide_of_the_extended_clipboard_are_input() {
         let clipboard = |actions| Message::ExtendedClipboard { length: 4, actions };
-        // noVNC's capabilities, its request for what a page copied, its answer to a peek: by themselves, but for the
-        // last two, which follow a paste.
+        // noVNC sends its capabilities, its request for a copied text and its answer to a peek automatically. It sends
+        // the last two after a paste.
         assert!(!clipboard(0b1_1111).is_input());
         assert!(!clipboard(0b0_0010).is_input());
         assert!(!clipboard(0b0_0100).is_input());
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_fits_into_a_close_frame() {
+    fn every_error_fits_into_a_close_frame() {
         let longest = [
             MessageError::UnknownSubmessage(255),
             MessageError::TooManyEncodings(u16::MAX),
@@ -268,8 +268,8 @@ mod tests {
             MessageError::NoClipboardFlags(3),
             MessageError::FenceTooLong(255),
         ];
-        let words = longest.map(crate::rfb::RfbError::from).into_iter();
-        for error in words.chain([crate::rfb::RfbError::ClientHandshake, crate::rfb::RfbError::DisplayHandshake]) {
+        let errors = longest.map(crate::rfb::RfbError::from).into_iter();
+        for error in errors.chain([crate::rfb::RfbError::ClientHandshake, crate::rfb::RfbError::DisplayHandshake]) {
             assert!(error.to_string().len() <= 123, "{error}");
         }
     }

@@ -1,18 +1,19 @@
-//! The live view's protocol: RFB 3.8 (RFC 6143) between a viewer and the display of a session. Pure: bytes go in, and
-//! the bytes that may pass come out; sockets and clocks are the caller's.
+//! Filters RFB 3.8 (RFC 6143) between a viewer of the live view and the display of a session. Pure: takes received
+//! bytes and returns the bytes to forward; the caller owns sockets and clocks.
 //!
 //! ```text
-//! viewer ── ClientFilter: by role, message by message ──► display (Xvnc)
-//! viewer ◄─ DisplayCheck: the handshake, then untouched ── display
+//! viewer ── ClientFilter: drops messages by role ─────────► display (Xvnc)
+//! viewer ◄─ DisplayCheck: verifies the handshake only ──── display
 //! ```
 //!
-//! The two directions share nothing, so each can run in a task of its own. Neither answers on behalf of the other: the
-//! handshake is the viewer's and the display's own, only that nothing but version 3.8 without a password is let through
-//! (the viewer was authenticated before), and that the display is always asked to be shared.
+//! The two directions share no state, so each can run in its own task. The gateway takes no part in the handshake
+//! between viewer and display, with two exceptions: it accepts only version 3.8 without a password (the viewer was
+//! authenticated before), and it always sets the display's shared flag.
 //!
-//! What a viewer says is parsed by an allow-list and exact lengths ([`message`]), because a length that is wrong by
-//! one would let the payload of one message be read as the next one: a key, for example. What the display says is not
-//! parsed: it is trusted, it is most of the bytes, and its pictures can only be followed by decoding them.
+//! The viewer's messages are parsed by an allow-list with exact lengths ([`message`]). A length that is wrong by one
+//! byte would let the display read the payload of one message as the next message, for example as a key event. The
+//! display's messages are not parsed: the display is trusted, it sends most of the bytes, and finding the end of a
+//! picture requires decoding it.
 
 mod client;
 mod display;

@@ -1,4 +1,4 @@
-//! The clients of the public listener: what they can hold, and a proxy among them that is not trusted.
+//! Limits the clients of the public listener, and detects a proxy that `gateway.trustedProxies` does not name.
 
 use axum::Router;
 use camofleet_runtime::{
@@ -13,9 +13,9 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What clients can hold. Load balancers and ingresses keep an idle connection for 60 s (AWS, nginx), and a request
-/// that meets the closing of its connection is a 502 there: so a connection with an accepted credential is kept for
-/// longer.
+/// Limits of the public listener. Load balancers and ingresses keep an idle connection for 60 s (AWS, nginx). They
+/// return a 502 when a request meets a connection that the gateway is closing, so the gateway keeps an authenticated
+/// connection longer than they do.
 const LIMITS: Limits = Limits {
     connections: 16_384,
     anonymous: 1024,
@@ -26,8 +26,8 @@ const LIMITS: Limits = Limits {
     authenticated_idle: Duration::from_secs(75),
     keep_alive: true,
 };
-/// How many requests in a row have to come from one address until it is reported as a proxy's.
-const ALL_FROM_ONE: u32 = 200;
+/// The number of consecutive requests from one address after which that address is reported as a possible proxy.
+const REPORTED_RUN: u32 = 200;
 
 /// The clients of the public listener.
 pub struct Clients {
@@ -36,17 +36,17 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Clients that connect directly, or through these proxies.
+    /// Accepts clients that connect directly or through these proxies.
     pub fn new(proxies: TrustedProxies) -> Self {
         Self { server: Server::new("public", LIMITS, proxies.clone()), sole_address: SoleAddress::new(proxies) }
     }
 
-    /// What clients hold, and what they were refused.
+    /// Counts of open, shed and refused connections.
     pub fn counts(&self) -> Counts {
         self.server.counts()
     }
 
-    /// Serves clients until `shutdown`. Each connection is one of `tasks`.
+    /// Serves clients until `shutdown` is cancelled. Each connection runs in a task of `tasks`.
     pub(super) async fn serve(
         &self,
         listener: TcpListener,
@@ -57,27 +57,28 @@ impl Clients {
         self.server.serve(listener, router, shutdown, tasks).await;
     }
 
-    /// Counts a request, and warns once per process when 200 requests in a row came from one address.
+    /// Counts a request. Logs a warning once per process, when 200 consecutive requests came from one address.
     pub(super) fn observe(&self, client: IpAddr) {
         if self.sole_address.is_sole(client) {
             tracing::warn!(
                 %client,
-                requests = ALL_FROM_ONE,
-                "received a long run of requests from one address: if it is a proxy's or a load balancer's, all its clients share one limit, so add it to the chart's value gateway.trustedProxies"
+                requests = REPORTED_RUN,
+                "received many consecutive requests from one address: if it belongs to a proxy or load balancer, all its \
+                 clients share one limit; add it to the chart's value gateway.trustedProxies"
             );
         }
     }
 }
 
-/// Detects a proxy before the gateway that `gateway.trustedProxies` does not name: a long run of requests comes from
-/// one address, which all clients of the proxy share with its limits.
+/// Detects a proxy that `gateway.trustedProxies` does not name. All requests of its clients come from one address, so
+/// the clients share the limits of that address.
 #[derive(Debug)]
 struct SoleAddress {
     proxies: TrustedProxies,
     run: Mutex<Run>,
 }
 
-/// The latest requests that came from one address without another's between them.
+/// The latest consecutive requests from one address.
 #[derive(Debug, Default)]
 struct Run {
     client: Option<IpAddr>,
@@ -86,13 +87,13 @@ struct Run {
 }
 
 impl SoleAddress {
-    /// Expects clients behind these proxies. Requests of the proxies themselves, such as health checks, are not
-    /// counted, because their addresses have no limit.
+    /// `proxies`: the trusted proxies. Their own requests, such as health checks, are ignored, because their addresses
+    /// have no limit.
     fn new(proxies: TrustedProxies) -> Self {
         Self { proxies, run: Mutex::default() }
     }
 
-    /// Counts a request. True once per process: when it completes the first run of 200 requests from one address.
+    /// Counts a request. Returns true once per process, for the request that completes the first run of 200.
     fn is_sole(&self, client: IpAddr) -> bool {
         if self.proxies.contains(client) {
             return false;
@@ -102,7 +103,7 @@ impl SoleAddress {
             (run.client, run.requests) = (Some(client), 0);
         }
         run.requests = run.requests.saturating_add(1);
-        let is_sole = run.requests == ALL_FROM_ONE && !run.is_reported;
+        let is_sole = run.requests == REPORTED_RUN && !run.is_reported;
         run.is_reported |= is_sole;
         is_sole
     }
@@ -113,22 +114,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sole_address_is_reported_once() {
+    fn reports_a_sole_address_once() {
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let reports = |requests: &[IpAddr]| {
             let sole = SoleAddress::new(TrustedProxies::new(vec![IpAddr::from([10, 0, 0, 1]).into()]));
             requests.iter().filter(|client| sole.is_sole(**client)).count()
         };
-        let run = vec![one; ALL_FROM_ONE as usize];
-        assert_eq!(reports(&run[1..]), 0, "one too few");
+        let run = vec![one; REPORTED_RUN as usize];
+        assert_eq!(reports(&run[1..]), 0, "one request too few");
         assert_eq!(reports(&run), 1);
         assert_eq!(reports(&[&run[..], &run[..]].concat()), 1, "a longer run");
-        assert_eq!(reports(&[&run[1..], &[other][..], &run[1..]].concat()), 0, "two runs, one too few in each");
-        assert_eq!(reports(&[&[other, one, other][..], &run[..]].concat()), 1, "a run after requests of several");
+        assert_eq!(reports(&[&run[1..], &[other][..], &run[1..]].concat()), 0, "two runs, each one request too short");
+        assert_eq!(
+            reports(&[&[other, one, other][..], &run[..]].concat()),
+            1,
+            "a run after requests from several addresses"
+        );
         assert_eq!(reports(&[&run[..], &[other][..], &run[..]].concat()), 1, "a second run");
-        assert_eq!(reports(&[one, other].repeat(ALL_FROM_ONE as usize)), 0, "two that take turns");
+        assert_eq!(reports(&[one, other].repeat(REPORTED_RUN as usize)), 0, "two alternating addresses");
         let proxy = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(reports(&vec![proxy; ALL_FROM_ONE as usize]), 0, "a trusted proxy's health checks");
-        assert_eq!(reports(&[proxy, one].repeat(ALL_FROM_ONE as usize)), 1, "a sole address between health checks");
+        assert_eq!(reports(&vec![proxy; REPORTED_RUN as usize]), 0, "a trusted proxy's health checks");
+        assert_eq!(reports(&[proxy, one].repeat(REPORTED_RUN as usize)), 1, "a sole address between health checks");
     }
 }

@@ -1,8 +1,8 @@
-//! The public listener: accepts connections, serves HTTP/1.1 on them, and logs each request. Of the URL it logs the
-//! names of the session and nothing else: the query may hold a token, and the rest is whatever a stranger likes.
+//! The public listener: routes requests over HTTP/1.1, logs and counts them. From the URL it logs only the namespace
+//! and name of a session, because the query can contain a token and the rest is arbitrary client input.
 
 use crate::{
-    auth::extract::Names,
+    auth::extract::PathParams,
     cache::session::Key,
     error::ApiError,
     metrics::{Metrics, Outcome},
@@ -29,20 +29,20 @@ use tracing::{Instrument, Span, field};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Everything that clients can ask for. `ui`: the folder with the UI's build.
+/// The routes of the public listener. `ui`: the directory with the UI's build.
 fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
     Router::new()
         .route("/ws/{namespace}/{name}", get(playwright::playwright))
         .route("/vnc/{namespace}/{name}", get(live_view::vnc))
         .merge(rest::router())
         .merge(static_files::router(ui))
-        .fallback(async || ApiError::NoSuchName)
+        .fallback(async || ApiError::NoSuchResource)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)
 }
 
-/// Serves until the gateway drains. Each connection is one of the gateway's tasks. `ui`: the folder with the UI's
-/// build.
+/// Serves until the gateway drains. Each connection runs in a task that the shutdown waits for. `ui`: the directory
+/// with the UI's build.
 pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, ui: PathBuf) {
     let (draining, tasks) = (gateway.shutdown.draining_token(), gateway.shutdown.tasks());
     gateway.clients.serve(listener, router(Arc::clone(&gateway), &ui), draining, tasks).await;
@@ -50,7 +50,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, ui: PathBuf) {
 
 async fn log_and_count(
     State(gateway): State<Arc<Gateway>>,
-    names: Result<extract::Path<Names>, PathRejection>,
+    params: Result<extract::Path<PathParams>, PathRejection>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -58,7 +58,7 @@ async fn log_and_count(
         gateway.clients.observe(connection.client_address());
     }
     let id = request_id(&request);
-    let key = names.ok().and_then(|extract::Path(names)| names.session(&gateway));
+    let key = params.ok().and_then(|extract::Path(params)| params.session(&gateway));
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
@@ -67,16 +67,16 @@ async fn log_and_count(
         name = key.as_ref().map(Key::name),
         session = field::Empty,
     );
-    answer(gateway, request, next, id).instrument(span).await
+    respond(gateway, request, next, id).instrument(span).await
 }
 
-async fn answer(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderValue) -> Response {
+async fn respond(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderValue) -> Response {
     let start = Instant::now();
-    let asked = Asked { metrics: &gateway.metrics, answered: false };
+    let in_flight = InFlight { metrics: &gateway.metrics, completed: false };
     let mut response = next.run(request).await;
-    asked.answered();
+    in_flight.complete();
     if let Some(outcome) = response.extensions().get::<Outcome>() {
-        gateway.metrics.count(*outcome);
+        gateway.metrics.record(*outcome);
     }
     let outcome = response.extensions().get::<Outcome>().map(field::debug);
     let status = response.status().as_u16();
@@ -85,36 +85,37 @@ async fn answer(gateway: Arc<Gateway>, request: Request, next: Next, id: HeaderV
     response
 }
 
-/// A request that is under way. It is dropped when its client goes before the answer, which counts too.
-struct Asked<'a> {
+/// A request in flight. When the client disconnects before the response, this value is dropped uncompleted and counts
+/// the outcome `ClientLeft`.
+struct InFlight<'a> {
     metrics: &'a Metrics,
-    answered: bool,
+    completed: bool,
 }
 
-impl Asked<'_> {
-    fn answered(mut self) {
-        self.answered = true;
+impl InFlight<'_> {
+    fn complete(mut self) {
+        self.completed = true;
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.metrics.count(Outcome::ClientLeft);
-            tracing::info!(outcome = ?Outcome::ClientLeft, "client disconnected before the answer");
+        if !self.completed {
+            self.metrics.record(Outcome::ClientLeft);
+            tracing::info!(outcome = ?Outcome::ClientLeft, "client disconnected before the response");
         }
     }
 }
 
-/// The id that a proxy before us gave, when it is fit for a log, else a new one.
+/// The request id from a proxy if it is safe to log, or else a new one.
 fn request_id(request: &Request) -> HeaderValue {
-    let is_fit = |id: &&HeaderValue| {
+    let is_safe = |id: &&HeaderValue| {
         let bytes = id.as_bytes();
         (1..=64).contains(&bytes.len())
             && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
     };
-    request.headers().get(REQUEST_ID).filter(is_fit).cloned().unwrap_or_else(|| {
+    request.headers().get(REQUEST_ID).filter(is_safe).cloned().unwrap_or_else(|| {
         let id = uuid::Uuid::new_v4().simple().to_string();
-        HeaderValue::from_str(&id).expect("hexadecimal digits are fit for a header")
+        HeaderValue::from_str(&id).expect("hexadecimal digits are valid in a header")
     })
 }

@@ -1,4 +1,4 @@
-//! The listeners: for clients, and for metrics and probes; and the dashboard's files.
+//! The HTTP servers: the public listener, the admin listener, and the dashboard's static files.
 
 pub mod admin;
 pub mod clients;

@@ -1,5 +1,5 @@
-//! The pages that the gateway serves: files as the UI's build left them. They hold no secrets and are for everybody;
-//! what they show they ask for with a token of their own.
+//! Serves the files of the UI's build: the dashboard and the live view's page. They contain no secrets and need no
+//! token; the pages load their data with a token or login.
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
 use http::{
@@ -9,21 +9,22 @@ use http::{
 use std::path::Path;
 use tower_http::services::{ServeDir, ServeFile};
 
-/// Scripts and styles are files of ours and nothing else; connections go to this gateway only. Pages of the same origin
-/// may embed the live view.
+/// Content-Security-Policy: scripts and styles are files of this host, connections go only to this gateway, and only
+/// pages of the same origin can embed the live view.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
     font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
-/// The dashboard at `/`, the live view's page at `/view/{namespace}/{name}`, and what they load. `dir`: the UI's build.
+/// Routes of the dashboard at `/`, the live view's page at `/view/{namespace}/{name}`, and their assets. `dir`: the
+/// directory with the UI's build.
 pub fn router<S: Clone + Send + Sync + 'static>(dir: &Path) -> Router<S> {
     let pages = Router::new()
         .route_service("/", ServeFile::new(dir.join("index.html")))
         .route_service("/view/{namespace}/{name}", ServeFile::new(dir.join("view.html")))
-        // Another build has other names, so a page that is kept would ask for what is gone.
+        // The assets of another build have other names, so a cached page would request assets that no longer exist.
         .layer(middleware::from_fn(|request: Request, next: Next| cached("no-cache", request, next)));
     let assets = Router::new()
         .nest_service("/assets", ServeDir::new(dir.join("assets")))
-        // Names hold a hash of the content.
+        // Immutable, because asset names contain a hash of the content.
         .layer(middleware::from_fn(|request: Request, next: Next| {
             cached("public, max-age=31536000, immutable", request, next)
         }));

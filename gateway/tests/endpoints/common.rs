@@ -1,4 +1,4 @@
-//! A gateway on a real port, runners that really upgrade, and an API server that knows what the test says.
+//! Fixtures: a gateway on a real port, runners that accept upgrades, and an API server with sessions set by the test.
 
 use axum::body::Bytes;
 use camofleet_auth::token::{Issuer, PublicKeys};
@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessio
 use camofleet_gateway::{
     Gateway,
     auth::tokens::StaticTokens,
-    cache::session::{Key, Session, Standing},
+    cache::session::{Key, Readiness, Session},
     server::listener,
 };
 use camofleet_runtime::logging;
@@ -50,8 +50,9 @@ pub const POD_UID: &str = "pod-uid";
 
 pub type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What all tests of this program log. One subscriber for all of them, set before anything is logged: one of a thread's own
-/// misses what another thread was the first to log without it.
+/// The log of all tests of this program. They share one subscriber, which is set before the first event. With one
+/// subscriber per thread, an event that another thread logged first without a subscriber would be missing, because
+/// tracing caches a callsite's interest.
 static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
     let writer = log.clone();
@@ -59,8 +60,8 @@ static LOG: LazyLock<Log> = LazyLock::new(|| {
     log
 });
 
-/// What was logged so far, a JSON object a line.
-pub fn logged() -> String {
+/// The log so far, with one JSON object per line.
+pub fn log_output() -> String {
     String::from_utf8(LOG.0.lock().unwrap().clone()).unwrap()
 }
 
@@ -78,50 +79,50 @@ impl std::io::Write for Log {
     }
 }
 
-/// A gateway that serves, and what the test may turn.
-pub struct Served {
-    pub gateway: Arc<Gateway>,
+/// A running gateway, and the state that a test controls.
+pub struct TestGateway {
+    pub state: Arc<Gateway>,
     pub address: SocketAddr,
-    /// What runners trust.
+    /// The public keys that runners trust.
     pub keys: PublicKeys,
-    /// Sessions that the API server has and the watch has not told of.
-    pub unwatched: Arc<Mutex<Vec<BrowserSession>>>,
-    /// How often the API server was asked for a session.
-    pub lookups: Arc<AtomicU32>,
+    /// Sessions that the API server has. The cache is filled separately.
+    pub uncached: Arc<Mutex<Vec<BrowserSession>>>,
+    /// Number of requests to the API server.
+    pub api_requests: Arc<AtomicU32>,
 }
 
-pub async fn serve_gateway() -> Served {
-    serve_gateway_with(|_| ()).await
+pub async fn start_gateway() -> TestGateway {
+    start_gateway_with(|_| ()).await
 }
 
-pub async fn serve_gateway_with(change: impl FnOnce(&mut Gateway)) -> Served {
+pub async fn start_gateway_with(change: impl FnOnce(&mut Gateway)) -> TestGateway {
     LazyLock::force(&LOG);
     let signer = signer(Issuer::Gateway);
     let keys = public_keys(&[(Issuer::Gateway, &signer)]);
-    let (unwatched, lookups) = (Arc::default(), Arc::default());
-    let mut gateway = Gateway::new(api_server(Arc::clone(&unwatched), Arc::clone(&lookups)), "ns".into(), signer);
+    let (uncached, api_requests) = (Arc::default(), Arc::default());
+    let mut gateway = Gateway::new(api_server(Arc::clone(&uncached), Arc::clone(&api_requests)), "ns".into(), signer);
     change(&mut gateway);
     let tokens = StaticTokens::parse([("admin", ADMIN.as_bytes()), ("viewer", VIEWER.as_bytes())]);
     gateway.auth.set_tokens(Some(tokens));
     gateway.sessions.replace_all(Vec::new());
     gateway.pools.replace_all(Vec::new());
-    let gateway = Arc::new(gateway);
+    let state = Arc::new(gateway);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(listener::serve(Arc::clone(&gateway), listener, ui()));
-    Served { gateway, address, keys, unwatched, lookups }
+    tokio::spawn(listener::serve(Arc::clone(&state), listener, ui()));
+    TestGateway { state, address, keys, uncached, api_requests }
 }
 
-/// As the UI's build leaves it.
+/// A directory with the layout of the UI's build.
 fn ui() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/endpoints/ui")
 }
 
-/// Answers a GET and a DELETE of a session as the real one does. Of a POST the answer is lost on its way.
-fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, lookups: Arc<AtomicU32>) -> kube::Client {
+/// An API server that handles GET and DELETE of a session. A POST creates the session, but returns an error.
+fn api_server(sessions: Arc<Mutex<Vec<BrowserSession>>>, api_requests: Arc<AtomicU32>) -> kube::Client {
     let answer =
         move |request: Request<kube::client::Body>| -> BoxFuture<'static, Result<_, std::convert::Infallible>> {
-            lookups.fetch_add(1, Ordering::Relaxed);
+            api_requests.fetch_add(1, Ordering::Relaxed);
             let sessions = Arc::clone(&sessions);
             Box::pin(async move {
                 let (head, body) = request.into_parts();
@@ -151,7 +152,7 @@ fn path_of(session: &BrowserSession) -> String {
     format!("/apis/camofleet.dev/v1alpha1/namespaces/{namespace}/browsersessions/{name}")
 }
 
-/// Whether the options of a deletion name another UID.
+/// Whether the preconditions of a deletion have another UID.
 fn is_for_another(options: &[u8], session: &BrowserSession) -> bool {
     let options: Value = serde_json::from_slice(options).unwrap();
     options["preconditions"]["uid"].as_str().is_some_and(|only| session.uid().as_deref() != Some(only))
@@ -163,30 +164,30 @@ fn failure(code: StatusCode, reason: &str) -> (StatusCode, Vec<u8>) {
     (code, serde_json::to_vec(&status).unwrap())
 }
 
-impl Served {
-    /// The watch tells of a session, or of a change of it.
-    pub fn tell(&self, name: &str, uid: &str, standing: Standing) {
+impl TestGateway {
+    /// Puts a session into the cache, as a watch event does.
+    pub fn put_session(&self, name: &str, uid: &str, readiness: Readiness) {
         let mut object = object(name, uid);
         object.status =
             Some(BrowserSessionStatus { vnc: Some(LiveViewRef::default()), ..BrowserSessionStatus::default() });
-        self.gateway.sessions.put(key(name), Session { standing, object: Arc::new(object) });
+        self.state.sessions.put(key(name), Session { readiness, object: Arc::new(object) });
     }
 
-    /// The API server has a session that the watch has not told of.
-    pub fn make(&self, name: &str, uid: &str) {
-        self.unwatched.lock().unwrap().push(object(name, uid));
+    /// Adds a session to the API server, but not to the cache.
+    pub fn create_uncached(&self, name: &str, uid: &str) {
+        self.uncached.lock().unwrap().push(object(name, uid));
     }
 
     pub fn url(&self, name: &str) -> String {
         format!("ws://{}/ws/ns/{name}", self.address)
     }
 
-    /// Connects as Playwright does: with a token and its User-Agent.
+    /// Connects like Playwright, with an admin token and Playwright's User-Agent.
     pub async fn connect(&self, name: &str) -> Result<Client, Error> {
         self.connect_with(name, ADMIN).await
     }
 
-    /// The same, with this token.
+    /// Connects like Playwright, with this token.
     pub async fn connect_with(&self, name: &str, token: &str) -> Result<Client, Error> {
         let mut request = self.url(name).into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -194,21 +195,22 @@ impl Served {
         connect_async_with_config(request, Some(large()), true).await.map(|(client, _)| client)
     }
 
-    /// The refusal of a connection that is to be refused: status, headers and body.
-    pub async fn refusal(&self, name: &str) -> (StatusCode, HeaderMap, String) {
+    /// Connects and expects a rejection. Returns its status, headers and body.
+    pub async fn rejection(&self, name: &str) -> (StatusCode, HeaderMap, String) {
         match self.connect(name).await {
             Err(Error::Http(response)) => {
-                // The WebSocket client does not read the body: ask again, by hand.
-                let asked = self.ask(&format!("/ws/ns/{name}"), &[("authorization", &format!("Bearer {ADMIN}"))]).await;
-                assert_eq!(asked.0, response.status());
-                asked
+                // The WebSocket client does not read the body, so the request is repeated without it.
+                let rejection =
+                    self.handshake(&format!("/ws/ns/{name}"), &[("authorization", &format!("Bearer {ADMIN}"))]).await;
+                assert_eq!(rejection.0, response.status());
+                rejection
             }
-            other => panic!("expected a refusal, got {other:?}"),
+            other => panic!("expected a rejection, got {other:?}"),
         }
     }
 
-    /// Sends a WebSocket handshake with these headers, and reads the answer to its end.
-    pub async fn ask(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+    /// Sends a WebSocket handshake with these additional headers, and reads the whole response.
+    pub async fn handshake(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
         let handshake = [
             ("host", "gateway"),
             ("connection", "upgrade"),
@@ -216,11 +218,11 @@ impl Served {
             ("sec-websocket-version", "13"),
             ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ];
-        self.ask_plainly(target, &[&handshake, headers].concat()).await
+        self.get(target, &[&handshake, headers].concat()).await
     }
 
-    /// Sends a GET with these headers and no others.
-    pub async fn ask_plainly(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+    /// Sends a GET request with exactly these headers.
+    pub async fn get(&self, target: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -232,9 +234,9 @@ impl Served {
         (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    /// The metrics' text.
+    /// The rendered metrics.
     pub fn metrics(&self) -> String {
-        self.gateway.metrics.text(self.gateway.clients.counts()).unwrap()
+        self.state.metrics.render(self.state.clients.counts()).unwrap()
     }
 }
 
@@ -249,33 +251,33 @@ pub fn key(name: &str) -> Key {
     Key::new("ns", name).unwrap()
 }
 
-/// A connection that came to a runner.
-pub struct Arrival {
+/// A connection that a runner accepted.
+pub struct RunnerConnection {
     pub path: String,
     pub headers: HeaderMap,
     pub socket: WebSocketStream<TcpStream>,
 }
 
-/// A runner whose end of each connection the test has in hand.
+/// A runner that hands the test its end of each connection.
 pub struct Runner {
     pub address: SocketAddr,
-    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    connections: mpsc::UnboundedReceiver<RunnerConnection>,
 }
 
 impl Runner {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, arrivals) = mpsc::unbounded_channel();
+        let (sender, connections) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(accept(stream, sender.clone()));
             }
         });
-        Self { address, arrivals }
+        Self { address, connections }
     }
 
-    /// A runner that answers every handshake with these bytes.
+    /// Starts a runner that answers every request with these bytes.
     pub async fn answering(answer: &'static str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -288,20 +290,20 @@ impl Runner {
         address
     }
 
-    pub async fn arrival(&mut self) -> Arrival {
-        self.arrivals.recv().await.unwrap()
+    pub async fn accept_connection(&mut self) -> RunnerConnection {
+        self.connections.recv().await.unwrap()
     }
 
-    pub fn ready(&self) -> Standing {
+    pub fn ready(&self) -> Readiness {
         ready(self.address)
     }
 }
 
-pub fn ready(address: SocketAddr) -> Standing {
-    Standing::Ready(RunnerRef { name: "pod".into(), uid: POD_UID.into(), address: address.to_string() })
+pub fn ready(address: SocketAddr) -> Readiness {
+    Readiness::Ready(RunnerRef { name: "pod".into(), uid: POD_UID.into(), address: address.to_string() })
 }
 
-async fn accept(stream: TcpStream, arrivals: mpsc::UnboundedSender<Arrival>) {
+async fn accept(stream: TcpStream, connections: mpsc::UnboundedSender<RunnerConnection>) {
     let (mut path, mut headers) = (String::new(), HeaderMap::new());
     #[allow(clippy::result_large_err, reason = "tungstenite's own type")]
     let note = |request: &Handshake, accepted: Accepted| -> Result<Accepted, ErrorResponse> {
@@ -310,16 +312,16 @@ async fn accept(stream: TcpStream, arrivals: mpsc::UnboundedSender<Arrival>) {
         Ok(accepted)
     };
     let socket = accept_hdr_async_with_config(stream, note, Some(large())).await.unwrap();
-    let _ = arrivals.send(Arrival { path, headers, socket });
+    let _ = connections.send(RunnerConnection { path, headers, socket });
 }
 
-/// Messages as large as Playwright's may be.
+/// Limits that allow messages as large as Playwright's.
 fn large() -> WebSocketConfig {
     WebSocketConfig::default().max_frame_size(Some(256 << 20)).max_message_size(Some(256 << 20))
 }
 
-/// The code and reason of the Close frame that must come next.
-pub fn closed(message: Option<Result<Message, Error>>) -> (u16, String) {
+/// Expects a Close frame, and returns its code and reason.
+pub fn expect_close(message: Option<Result<Message, Error>>) -> (u16, String) {
     match message {
         Some(Ok(Message::Close(Some(close)))) => (close.code.into(), close.reason.to_string()),
         other => panic!("expected a Close frame, got {other:?}"),

@@ -1,6 +1,6 @@
-//! The public listener: what clients can hold before one of their credentials was accepted, and which credentials that are.
+//! The listeners: limits of anonymous connections, the credentials that lift them, and the report of untrusted proxies.
 
-use crate::common::{ADMIN, Runner, Served, VIEWER, logged, serve_gateway, serve_gateway_with};
+use crate::common::{ADMIN, Runner, TestGateway, VIEWER, log_output, start_gateway, start_gateway_with};
 use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_gateway::server::{admin, clients::Clients};
 use camofleet_runtime::{
@@ -16,21 +16,21 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const ATTACKERS: usize = 1300;
 
-async fn until(served: &Served, what: &str, reached: impl Fn(Counts) -> bool) -> Counts {
-    let counts = || served.gateway.clients.counts();
+async fn until(gateway: &TestGateway, what: &str, reached: impl Fn(Counts) -> bool) -> Counts {
+    let counts = || gateway.state.clients.counts();
     let wait = async {
         while !reached(counts()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", counts()));
+    timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", counts()));
     counts()
 }
 
-/// Sends a request, and returns the head of the response.
+/// Sends a request and returns the head of the response.
 async fn ask(stream: &mut TcpStream, request: &str) -> String {
     http::ask(stream, request).await.unwrap().head
 }
@@ -40,70 +40,75 @@ async fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn the_beginnings_of_heads_are_held_by_few_and_never_long() {
-    // This process is the attacker, too.
+async fn limits_connections_with_unfinished_request_heads() {
+    // The attackers run in this process, too.
     files::raise_limit(u64::MAX).unwrap();
-    let served = serve_gateway().await;
-    let mut user = connect_from([127, 0, 0, 2], served.address).await;
+    let gateway = start_gateway().await;
+    let mut user = connect_from([127, 0, 0, 2], gateway.address).await;
     let mine = format!("GET /api/login HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {ADMIN}\r\n\r\n");
     assert!(ask(&mut user, &mine).await.starts_with("HTTP/1.1 200"));
 
-    // Heads that are too long are not held at all, however many come. 400 KB each were, for 75 s.
+    // A connection whose request head is too long is closed at once. An earlier version kept 400 KB of it for 75 s.
     let filler = format!("X-Filler: {}\r\n", "a".repeat(4000));
     let long = format!("GET / HTTP/1.1\r\nHost: gateway\r\n{}", filler.repeat(100));
     let mut attackers = Vec::new();
     for _ in 0..ATTACKERS {
-        let mut stream = connect_from([127, 0, 0, 3], served.address).await;
-        // What is beyond the limit may meet the closed connection.
+        let mut stream = connect_from([127, 0, 0, 3], gateway.address).await;
+        // The write can fail, because the gateway closes the connection at the limit.
         stream.write_all(&long.as_bytes()[..MAX_HEAD]).await.ok();
         attackers.push(stream);
     }
     for stream in &mut attackers {
-        // The end of it, after a 431, or a reset.
-        timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.unwrap().ok();
+        // The connection ends after a 431 response, or with a reset.
+        timeout(TIMEOUT, stream.read_to_end(&mut Vec::new())).await.unwrap().ok();
     }
-    let counts = until(&served, "only the user is left", |counts| counts.connections == 1).await;
+    let counts = until(&gateway, "only the user's connection is open", |counts| counts.connections == 1).await;
     assert_eq!(counts.anonymous, 0);
     attackers.clear();
 
-    // Shorter ones are, by as many connections as one address, and all of them, may have.
+    // Connections with a shorter unfinished head stay open, up to 128 from one address and 1024 in total.
     let shed = counts.shed;
     for _ in 0..ATTACKERS {
-        let mut stream = connect_from([127, 0, 0, 3], served.address).await;
+        let mut stream = connect_from([127, 0, 0, 3], gateway.address).await;
         stream.write_all(&long.as_bytes()[..MAX_HEAD - 1]).await.ok();
         attackers.push(stream);
     }
-    let counts = until(&served, "one address has 128", |counts| counts.shed - shed == ATTACKERS as u64 - 128).await;
+    let counts =
+        until(&gateway, "one address has 128 connections", |counts| counts.shed - shed == ATTACKERS as u64 - 128).await;
     assert_eq!(counts.anonymous, 128);
-    until(&served, "the others are closed", |counts| counts.connections == 129).await;
+    until(&gateway, "the other connections are closed", |counts| counts.connections == 129).await;
     let open: Vec<_> = attackers.iter().map(is_open).collect();
-    assert!(open[ATTACKERS - 128..].iter().all(|open| *open), "the latest are left");
+    assert!(open[ATTACKERS - 128..].iter().all(|open| *open), "the latest connections stay open");
     for index in 0..ATTACKERS {
         let [_, _, high, low] = u32::try_from(index).unwrap().to_be_bytes();
-        let mut stream = connect_from([127, 1, high, low], served.address).await;
+        let mut stream = connect_from([127, 1, high, low], gateway.address).await;
         stream.write_all(&long.as_bytes()[..MAX_HEAD - 1]).await.ok();
         attackers.push(stream);
     }
-    let counts = until(&served, "all have 1024", |now| now.shed - counts.shed == ATTACKERS as u64 + 128 - 1024).await;
+    let counts = until(&gateway, "all addresses together have 1024 connections", |now| {
+        now.shed - counts.shed == ATTACKERS as u64 + 128 - 1024
+    })
+    .await;
     assert_eq!(counts.anonymous, 1024);
-    until(&served, "the others are closed", |counts| counts.connections == 1025).await;
+    until(&gateway, "the other connections are closed", |counts| counts.connections == 1025).await;
 
-    // A client with a token kept its connection, and a new client is served.
+    // The authenticated client keeps its connection, and a new client is served.
     assert!(ask(&mut user, &mine).await.starts_with("HTTP/1.1 200"));
-    let mut newcomer = connect_from([127, 0, 0, 4], served.address).await;
+    let mut newcomer = connect_from([127, 0, 0, 4], gateway.address).await;
     assert!(ask(&mut newcomer, &mine).await.starts_with("HTTP/1.1 200"));
     drop(attackers);
-    until(&served, "the attack is over", |counts| counts.connections == 2 && counts.anonymous == 0).await;
+    until(&gateway, "the attackers' connections are closed", |counts| counts.connections == 2 && counts.anonymous == 0)
+        .await;
 }
 
 #[tokio::test]
-async fn every_kind_of_credential_frees_its_connection() {
-    let served = serve_gateway().await;
+async fn every_kind_of_credential_authenticates_its_connection() {
+    let gateway = start_gateway().await;
     let runner = Runner::start().await;
-    served.tell("s", "u1", runner.ready());
-    let connect = async || TcpStream::connect(served.address).await.unwrap();
+    gateway.put_session("s", "u1", runner.ready());
+    let connect = async || TcpStream::connect(gateway.address).await.unwrap();
     let get = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: gateway\r\n{headers}\r\n");
-    let anonymous = || served.gateway.clients.counts().anonymous;
+    let anonymous = || gateway.state.clients.counts().anonymous;
 
     let mut stream = connect().await;
     for refused in ["", "Authorization: Bearer wrong\r\n", "Cookie: camofleet_login=wrong\r\n"] {
@@ -136,22 +141,22 @@ async fn every_kind_of_credential_frees_its_connection() {
         assert_eq!(anonymous(), 0, "{accepted}");
         streams.push(stream);
     }
-    assert_eq!(served.gateway.clients.counts().connections, 4);
+    assert_eq!(gateway.state.clients.counts().connections, 4);
     drop(streams);
-    until(&served, "all are gone", |counts| counts.connections == 0).await;
+    until(&gateway, "all connections are closed", |counts| counts.connections == 0).await;
 
-    // A session token, and what it is exchanged for: a WebSocket, which counts until it is closed.
+    // A session token authenticates a WebSocket connection, which counts until it is closed.
     let token = SessionToken { session: "u1".into(), scope: Scope::Connect, expires: u64::MAX / 2, once: None };
-    let client = served.connect_with("s", &served.gateway.signer.session_token(token)).await.unwrap();
-    assert_eq!(served.gateway.clients.counts(), Counts { connections: 1, ..Counts::default() });
+    let client = gateway.connect_with("s", &gateway.state.signer.session_token(token)).await.unwrap();
+    assert_eq!(gateway.state.clients.counts(), Counts { connections: 1, ..Counts::default() });
     drop(client);
-    until(&served, "it is gone", |counts| counts.connections == 0).await;
+    until(&gateway, "the connection is closed", |counts| counts.connections == 0).await;
 }
 
 #[tokio::test]
-async fn a_login_is_bounded_though_it_takes_no_token() {
-    let served = serve_gateway().await;
-    let mut stream = TcpStream::connect(served.address).await.unwrap();
+async fn limits_the_body_of_an_unauthenticated_login() {
+    let gateway = start_gateway().await;
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
     let head =
         "POST /api/login HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: 65537\r\n\r\n";
     let body = " ".repeat(65_537);
@@ -160,34 +165,34 @@ async fn a_login_is_bounded_though_it_takes_no_token() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_named_is_reported_once() {
+async fn reports_an_untrusted_proxy_once() {
     let proxies = TrustedProxies::new(vec!["127.0.0.1/32".parse().unwrap()]);
-    let served = serve_gateway_with(|gateway| {
+    let gateway = start_gateway_with(|gateway| {
         gateway.clients = Clients::new(proxies);
     })
     .await;
-    // A client whose address is known does not hide a proxy for good.
-    served.ask_plainly("/view/ns/s", &[("host", "gateway"), ("x-forwarded-for", "192.0.2.1")]).await;
-    // The named proxy is behind another one, which is not. Health checks of its own come between.
+    // An earlier request from another address does not prevent the report.
+    gateway.get("/view/ns/s", &[("host", "gateway"), ("x-forwarded-for", "192.0.2.1")]).await;
+    // An untrusted proxy is in front of the trusted one, whose own health checks come in between.
     let headers = [("host", "gateway"), ("x-forwarded-for", "192.0.2.1, 198.51.100.77")];
     for _ in 0..210 {
-        served.ask_plainly("/view/ns/s", &headers).await;
-        served.ask_plainly("/view/ns/s", &[("host", "gateway")]).await;
+        gateway.get("/view/ns/s", &headers).await;
+        gateway.get("/view/ns/s", &[("host", "gateway")]).await;
     }
-    let logged = logged();
-    // Gateways of other tests log here too.
+    let log_output = log_output();
+    // The gateways of other tests write to the same log.
     let is_report = |line: &&str| line.contains("gateway.trustedProxies") && line.contains("198.51.100.77");
-    assert_eq!(logged.lines().filter(is_report).count(), 1);
+    assert_eq!(log_output.lines().filter(is_report).count(), 1);
 }
 
 #[tokio::test]
-async fn probes_and_metrics_survive_those_that_hold_their_port() {
-    // This process is the attacker, too.
+async fn serves_probes_and_metrics_while_attackers_hold_connections() {
+    // The attackers run in this process, too.
     files::raise_limit(u64::MAX).unwrap();
-    let served = serve_gateway().await;
+    let gateway = start_gateway().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(admin::serve(Arc::clone(&served.gateway), listener));
+    tokio::spawn(admin::serve(Arc::clone(&gateway.state), listener));
     let mut attackers = Vec::new();
     for index in 0..ATTACKERS {
         let [_, _, high, low] = u32::try_from(index).unwrap().to_be_bytes();

@@ -1,8 +1,8 @@
-//! The live view, its page, and the tokens that are given for it: against a runner whose display the test plays.
+//! The live view, its page and session tokens, with a runner whose display is controlled by the test.
 
-use crate::common::{ADMIN, POD_UID, Served, VIEWER, closed, ready, serve_gateway};
+use crate::common::{ADMIN, POD_UID, TestGateway, VIEWER, expect_close, ready, start_gateway};
 use camofleet_auth::token::{Caller, Scope, SessionToken};
-use camofleet_gateway::cache::session::{Finish, Standing};
+use camofleet_gateway::cache::session::{Finish, Readiness};
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, StatusCode};
@@ -25,12 +25,12 @@ use tokio_tungstenite::{
 type Viewer = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const GREETING: &[u8] = b"RFB 003.008\n";
-/// What a viewer says before its messages: version, security type None, not to be shared.
+/// A viewer's handshake: version, security type None, shared flag not set.
 const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\x00";
 const KEY: [u8; 8] = [4, 1, 0, 0, 0, 0, 0, b'a'];
 const UPDATE_REQUEST: [u8; 10] = [3, 0, 0, 0, 0, 0, 5, 0, 2, 208];
 
-/// A runner: the head of each request that came, and the connection when it was for the display.
+/// A runner that hands the test the head of each request, and the connection of each request for the display.
 struct Runner {
     address: SocketAddr,
     requests: mpsc::UnboundedReceiver<(String, Option<TcpStream>)>,
@@ -59,7 +59,7 @@ impl Runner {
 
     async fn display(&mut self) -> (String, TcpStream) {
         let (head, stream) = self.requests.recv().await.unwrap();
-        (head, stream.expect("the display was asked for"))
+        (head, stream.expect("a request for the display"))
     }
 }
 
@@ -67,16 +67,16 @@ fn bearer(head: &str) -> &str {
     head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap()
 }
 
-/// A gateway with a session `s` that is Ready on a runner.
-async fn session() -> (Served, Runner) {
-    let (served, runner) = (serve_gateway().await, Runner::start().await);
-    served.tell("s", "uid-1", ready(runner.address));
-    served.make("s", "uid-1");
-    (served, runner)
+/// Starts a gateway and a runner with the Ready session `s`.
+async fn session() -> (TestGateway, Runner) {
+    let (gateway, runner) = (start_gateway().await, Runner::start().await);
+    gateway.put_session("s", "uid-1", ready(runner.address));
+    gateway.create_uncached("s", "uid-1");
+    (gateway, runner)
 }
 
-async fn watch(served: &Served, protocols: &str) -> Result<(Viewer, HeaderMap), Error> {
-    let mut request = format!("ws://{}/vnc/ns/s", served.address).into_client_request().unwrap();
+async fn connect_viewer(gateway: &TestGateway, protocols: &str) -> Result<(Viewer, HeaderMap), Error> {
+    let mut request = format!("ws://{}/vnc/ns/s", gateway.address).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
     connect_async(request).await.map(|(viewer, response)| (viewer, response.into_parts().0.headers))
 }
@@ -91,31 +91,31 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn token(served: &Served, session: &str, scope: Scope, expires: u64) -> String {
+fn token(gateway: &TestGateway, session: &str, scope: Scope, expires: u64) -> String {
     let token = SessionToken { session: session.into(), scope, expires, once: None };
-    served.gateway.signer.session_token(token)
+    gateway.state.signer.session_token(token)
 }
 
 #[tokio::test]
-async fn a_controller_types_and_the_session_counts_as_active() {
-    let (served, mut runner) = session().await;
+async fn forwards_a_controllers_input_and_reports_activity() {
+    let (gateway, mut runner) = session().await;
     let offered = format!("camofleet.control, camofleet.view, camofleet.bearer.{ADMIN}");
-    let (mut viewer, headers) = watch(&served, &offered).await.unwrap();
+    let (mut viewer, headers) = connect_viewer(&gateway, &offered).await.unwrap();
     assert_eq!(headers["sec-websocket-protocol"], "camofleet.control");
     let (head, mut display) = runner.display().await;
     assert!(head.starts_with("GET /v1/sessions/uid-1/vnc HTTP/1.1\r\n") && head.contains("upgrade: rfb"), "{head}");
-    let caller = served.keys.verify(bearer(&head), POD_UID).unwrap();
+    let caller = gateway.keys.verify(bearer(&head), POD_UID).unwrap();
     assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::Control, once: None });
-    assert!(!head.contains(ADMIN), "the user's token went to the runner: {head}");
+    assert!(!head.contains(ADMIN), "the user's token must not reach the runner: {head}");
 
     display.write_all(GREETING).await.unwrap();
     assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Binary(GREETING.into()));
-    // Cut anywhere, as a WebSocket may.
+    // In WebSocket messages that do not match the RFB messages.
     for piece in [HANDSHAKE, &UPDATE_REQUEST, &KEY].concat().chunks(5) {
         viewer.send(Message::Binary(piece.to_vec().into())).await.unwrap();
     }
     let passed: [u8; 32] = read(&mut display).await;
-    assert_eq!(passed[..14], *b"RFB 003.008\n\x01\x01", "the display is asked to be shared");
+    assert_eq!(passed[..14], *b"RFB 003.008\n\x01\x01", "the shared flag is set");
     assert_eq!(passed[14..24], UPDATE_REQUEST);
     assert_eq!(passed[24..], KEY);
     let (touch, _) = runner.requests.recv().await.unwrap();
@@ -123,19 +123,19 @@ async fn a_controller_types_and_the_session_counts_as_active() {
 }
 
 #[tokio::test]
-async fn who_may_only_look_does_not_type() {
-    let (served, mut runner) = session().await;
-    let view = token(&served, "uid-1", Scope::View, now() + 60);
+async fn drops_the_input_of_a_viewer_without_control() {
+    let (gateway, mut runner) = session().await;
+    let view = token(&gateway, "uid-1", Scope::View, now() + 60);
     for offered in [
         format!("camofleet.control, camofleet.view, camofleet.bearer.{view}"),
         format!("camofleet.control, camofleet.view, camofleet.bearer.{VIEWER}"),
-        // Who may more, but asks for less, gets what it asked for.
+        // An admin that requests only the view scope gets no more.
         format!("camofleet.view, camofleet.bearer.{ADMIN}"),
     ] {
-        let (mut viewer, headers) = watch(&served, &offered).await.unwrap();
+        let (mut viewer, headers) = connect_viewer(&gateway, &offered).await.unwrap();
         assert_eq!(headers["sec-websocket-protocol"], "camofleet.view");
         let (head, mut display) = runner.display().await;
-        let caller = served.keys.verify(bearer(&head), POD_UID).unwrap();
+        let caller = gateway.keys.verify(bearer(&head), POD_UID).unwrap();
         assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::View, once: None });
         display.write_all(GREETING).await.unwrap();
         viewer.send(Message::Binary([HANDSHAKE, &KEY, &UPDATE_REQUEST].concat().into())).await.unwrap();
@@ -147,200 +147,200 @@ async fn who_may_only_look_does_not_type() {
 }
 
 #[tokio::test]
-async fn what_is_no_rfb_ends_the_view_with_words() {
-    let (served, mut runner) = session().await;
-    for (said, code) in [
+async fn closes_with_a_reason_after_invalid_rfb() {
+    let (gateway, mut runner) = session().await;
+    for (message, code) in [
         (Message::Binary(b"RFB 003.003\n".as_slice().into()), 1002),
         (Message::Binary([HANDSHAKE, &[99]].concat().into()), 1002),
         (Message::Binary([HANDSHAKE, &[6, 0, 0, 0, 1, 0, 0, 0]].concat().into()), 1009),
         (Message::Text("hello".into()), 1003),
         (Message::Binary(vec![0; 4 << 20].into()), 1009),
     ] {
-        let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+        let (mut viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
         let (_, mut display) = runner.display().await;
-        viewer.send(said).await.unwrap();
-        let (told, reason) = closed(viewer.next().await);
-        assert!(told == code && !reason.is_empty(), "{told} {reason}");
+        viewer.send(message).await.unwrap();
+        let (close_code, reason) = expect_close(viewer.next().await);
+        assert!(close_code == code && !reason.is_empty(), "{close_code} {reason}");
         let mut rest = Vec::new();
         display.read_to_end(&mut rest).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn pictures_pass_whole_and_pings_are_answered_between_them() {
-    let (served, mut runner) = session().await;
-    let (viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+async fn relays_pictures_and_answers_pings_between_them() {
+    let (gateway, mut runner) = session().await;
+    let (viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     let (_, mut display) = runner.display().await;
-    // After the greeting of a display of ours no byte is like the one before it.
+    // After the greeting, no two consecutive bytes are equal, so a lost or repeated chunk is detected.
     let greeting = b"RFB 003.008\n\x01\x01\0\0\0\0".to_vec();
     let pictures: Vec<u8> = (0..3_000_000_u32).map(|byte| u8::try_from(byte % 251).unwrap()).collect();
-    let said = [greeting, pictures].concat();
-    let saying = tokio::spawn({
-        let said = said.clone();
+    let sent = [greeting, pictures].concat();
+    let sending = tokio::spawn({
+        let sent = sent.clone();
         async move {
-            for piece in said.chunks(70_001) {
+            for piece in sent.chunks(70_001) {
                 display.write_all(piece).await.unwrap();
             }
             display
         }
     });
     let (mut to_gateway, mut from_gateway) = viewer.split();
-    let (mut seen, mut answers) = (Vec::new(), 0);
-    while seen.len() < said.len() || answers == 0 {
+    let (mut received, mut answers) = (Vec::new(), 0);
+    while received.len() < sent.len() || answers == 0 {
         match from_gateway.next().await.unwrap().unwrap() {
             Message::Binary(piece) => {
-                seen.extend_from_slice(&piece);
+                received.extend_from_slice(&piece);
                 to_gateway.send(Message::Ping(piece.slice(..piece.len().min(125)))).await.unwrap();
             }
             Message::Pong(_) => answers += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert!(seen == said, "what the viewer saw is not what the display said");
-    drop(saying.await.unwrap());
+    assert!(received == sent, "the viewer received other bytes than the display sent");
+    drop(sending.await.unwrap());
 }
 
 #[tokio::test]
-async fn the_end_is_told_by_its_code() {
-    let (served, mut runner) = session().await;
-    let (mut viewer, _) = watch(&served, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+async fn the_close_code_names_the_cause() {
+    let (gateway, mut runner) = session().await;
+    let (mut viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     runner.display().await;
-    let expiring = token(&served, "uid-1", Scope::View, now() + 2);
-    let (mut expires, _) = watch(&served, &format!("binary, camofleet.bearer.{expiring}")).await.unwrap();
+    let expiring = token(&gateway, "uid-1", Scope::View, now() + 2);
+    let (mut expires, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{expiring}")).await.unwrap();
     runner.display().await;
-    assert_eq!(closed(expires.next().await).0, 4401);
+    assert_eq!(expect_close(expires.next().await).0, 4401);
 
-    let finish = Finish { reason: "IdleTimeout".into(), message: "nobody did anything for 300 s".into() };
-    served.tell("s", "uid-1", Standing::Finished(finish));
-    let (code, reason) = closed(viewer.next().await);
+    let finish = Finish { reason: "IdleTimeout".into(), message: "no activity for 300 s".into() };
+    gateway.put_session("s", "uid-1", Readiness::Finished(finish));
+    let (code, reason) = expect_close(viewer.next().await);
     assert_eq!(code, 4410);
-    assert!(reason.contains("IdleTimeout: nobody did anything for 300 s"), "{reason}");
+    assert!(reason.contains("IdleTimeout: no activity for 300 s"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_display_that_is_lost_and_a_gateway_that_goes_are_told_apart() {
-    let (served, mut runner) = session().await;
+async fn a_lost_display_and_a_drain_have_different_close_codes() {
+    let (gateway, mut runner) = session().await;
     let offered = format!("binary, camofleet.bearer.{ADMIN}");
-    let (mut viewer, _) = watch(&served, &offered).await.unwrap();
+    let (mut viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
     drop(runner.display().await);
-    assert_eq!(closed(viewer.next().await).0, 1011);
-    let (mut viewer, _) = watch(&served, &offered).await.unwrap();
+    assert_eq!(expect_close(viewer.next().await).0, 1011);
+    let (mut viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
-    let gateway = Arc::clone(&served.gateway);
-    tokio::spawn(async move { gateway.shutdown.drain(Duration::ZERO).await });
-    assert_eq!(closed(viewer.next().await).0, 1001);
+    let state = Arc::clone(&gateway.state);
+    tokio::spawn(async move { state.shutdown.drain(Duration::ZERO).await });
+    assert_eq!(expect_close(viewer.next().await).0, 1001);
 }
 
 #[tokio::test]
-async fn a_goodbye_is_answered_and_who_vanishes_is_lost() {
-    let (served, mut runner) = session().await;
+async fn answers_a_close_frame_and_counts_a_lost_viewer() {
+    let (gateway, mut runner) = session().await;
     let offered = format!("binary, camofleet.bearer.{ADMIN}");
-    let (mut viewer, _) = watch(&served, &offered).await.unwrap();
+    let (mut viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
     viewer.send(Message::Close(None)).await.unwrap();
     assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Close(None));
-    let (viewer, _) = watch(&served, &offered).await.unwrap();
+    let (viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
     drop(viewer);
     for outcome in ["ClientClosed", "ClientLost"] {
-        while !served.metrics().contains(&format!(r#"connections_total{{outcome="{outcome}"}} 1"#)) {
+        while !gateway.metrics().contains(&format!(r#"connections_total{{outcome="{outcome}"}} 1"#)) {
             tokio::task::yield_now().await;
         }
     }
 }
 
 #[tokio::test]
-async fn each_token_opens_its_own_endpoint_and_no_other() {
-    let (served, mut runner) = session().await;
-    served.tell("other", "uid-2", ready(runner.address));
-    served.make("other", "uid-2");
+async fn rejects_a_token_for_another_endpoint_or_session() {
+    let (gateway, mut runner) = session().await;
+    gateway.put_session("other", "uid-2", ready(runner.address));
+    gateway.create_uncached("other", "uid-2");
     let ask = async |path: &str, token: &str| {
-        let (status, _, body) = served.ask(path, &[("authorization", &format!("Bearer {token}"))]).await;
+        let (status, _, body) = gateway.handshake(path, &[("authorization", &format!("Bearer {token}"))]).await;
         (status, body)
     };
     let later = now() + 60;
     for (scope, path) in [(Scope::View, "/ws/ns/s"), (Scope::Control, "/ws/ns/s"), (Scope::Connect, "/vnc/ns/s")] {
-        let (status, body) = ask(path, &token(&served, "uid-1", scope, later)).await;
+        let (status, body) = ask(path, &token(&gateway, "uid-1", scope, later)).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{scope:?} {path} {body}");
     }
     for scope in [Scope::View, Scope::Control] {
-        let (status, body) = ask("/vnc/ns/other", &token(&served, "uid-1", scope, later)).await;
+        let (status, body) = ask("/vnc/ns/other", &token(&gateway, "uid-1", scope, later)).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
         assert!(body.contains("another session"), "{body}");
     }
-    let (status, body) = ask("/ws/ns/other", &token(&served, "uid-1", Scope::Connect, later)).await;
+    let (status, body) = ask("/ws/ns/other", &token(&gateway, "uid-1", Scope::Connect, later)).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
-    let (status, body) = ask("/vnc/ns/s", &token(&served, "uid-1", Scope::View, now() - 1)).await;
+    let (status, body) = ask("/vnc/ns/s", &token(&gateway, "uid-1", Scope::View, now() - 1)).await;
     assert!(status == StatusCode::UNAUTHORIZED && body.contains("expired"), "{status} {body}");
-    assert_eq!(ask("/vnc/ns/s", "nobody").await.0, StatusCode::UNAUTHORIZED);
-    assert!(runner.requests.try_recv().is_err(), "a runner was asked for one that was refused");
+    assert_eq!(ask("/vnc/ns/s", "unknown-token").await.0, StatusCode::UNAUTHORIZED);
+    assert!(runner.requests.try_recv().is_err(), "a rejected request must not reach the runner");
 
-    // A token that was made before this replica has heard of its session.
-    served.make("fresh", "uid-3");
-    let fresh = token(&served, "uid-3", Scope::View, later);
-    let asked = tokio::spawn({
-        let url = format!("ws://{}/vnc/ns/fresh?token={fresh}", served.address);
+    // A token for a session that this replica's cache does not have yet.
+    gateway.create_uncached("fresh", "uid-3");
+    let fresh = token(&gateway, "uid-3", Scope::View, later);
+    let connecting = tokio::spawn({
+        let url = format!("ws://{}/vnc/ns/fresh?token={fresh}", gateway.address);
         async move { connect_async(url).await.map(drop) }
     });
-    while served.lookups.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+    while gateway.api_requests.load(std::sync::atomic::Ordering::Relaxed) < 4 {
         tokio::task::yield_now().await;
     }
-    served.tell("fresh", "uid-3", ready(runner.address));
+    gateway.put_session("fresh", "uid-3", ready(runner.address));
     runner.display().await;
-    asked.await.unwrap().unwrap();
+    connecting.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_page_learns_by_a_plain_request_why_it_was_refused() {
-    let (served, _runner) = session().await;
+async fn a_plain_request_returns_the_cause_of_a_rejection() {
+    let (gateway, _runner) = session().await;
     let ask = async |name: &str, token: &str| {
         let authorization = format!("Bearer {token}");
         let headers = [("host", "gateway"), ("authorization", authorization.as_str())];
-        served.ask_plainly(&format!("/vnc/ns/{name}"), &headers).await.0
+        gateway.get(&format!("/vnc/ns/{name}"), &headers).await.0
     };
-    assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "it would be let in");
-    assert_eq!(ask("s", "nobody").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "the client is permitted");
+    assert_eq!(ask("s", "unknown-token").await, StatusCode::UNAUTHORIZED);
     assert_eq!(ask("none", ADMIN).await, StatusCode::NOT_FOUND);
-    served.tell("s", "uid-1", Standing::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
+    gateway.put_session("s", "uid-1", Readiness::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
     assert_eq!(ask("s", ADMIN).await, StatusCode::GONE);
 }
 
-async fn share(served: &Served, name: &str, token: &str, body: &Value) -> (StatusCode, Value) {
-    let url = format!("http://{}/api/namespaces/ns/sessions/-/{name}/tokens", served.address);
+async fn share(gateway: &TestGateway, name: &str, token: &str, body: &Value) -> (StatusCode, Value) {
+    let url = format!("http://{}/api/namespaces/ns/sessions/-/{name}/tokens", gateway.address);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let response = client.post(url).bearer_auth(token).json(body).send().await.unwrap();
     (response.status(), response.json().await.unwrap())
 }
 
 #[tokio::test]
-async fn an_admin_gives_access_to_one_session() {
-    let (served, mut runner) = session().await;
-    let (status, given) = share(&served, "s", ADMIN, &json!({ "scope": "view" })).await;
+async fn an_admin_creates_a_token_for_one_session() {
+    let (gateway, mut runner) = session().await;
+    let (status, given) = share(&gateway, "s", ADMIN, &json!({ "scope": "view" })).await;
     assert_eq!(status, StatusCode::CREATED, "{given}");
     assert_eq!(
         (&given["scope"], &given["session"], &given["single_use"]),
         (&json!("view"), &json!("uid-1"), &json!(false))
     );
     let view = given["token"].as_str().unwrap();
-    let token = served.keys.verify_session_token(view).unwrap();
+    let token = gateway.keys.verify_session_token(view).unwrap();
     assert!((now() + 3590..=now() + 3600).contains(&token.expires) && token.once.is_none(), "{token:?}");
-    watch(&served, &format!("camofleet.view, camofleet.bearer.{view}")).await.unwrap();
+    connect_viewer(&gateway, &format!("camofleet.view, camofleet.bearer.{view}")).await.unwrap();
     runner.display().await;
 
     let once = json!({ "scope": "connect", "ttl_seconds": 60, "single_use": true });
-    let (first, second) = (share(&served, "s", ADMIN, &once).await.1, share(&served, "s", ADMIN, &once).await.1);
-    let id = |given: &Value| served.keys.verify_session_token(given["token"].as_str().unwrap()).unwrap().once.unwrap();
+    let (first, second) = (share(&gateway, "s", ADMIN, &once).await.1, share(&gateway, "s", ADMIN, &once).await.1);
+    let id = |given: &Value| gateway.keys.verify_session_token(given["token"].as_str().unwrap()).unwrap().once.unwrap();
     assert_ne!(id(&first), id(&second));
 
     for (token, refused) in
         [(VIEWER, StatusCode::FORBIDDEN), (view, StatusCode::FORBIDDEN), ("x", StatusCode::UNAUTHORIZED)]
     {
-        assert_eq!(share(&served, "s", token, &json!({ "scope": "view" })).await.0, refused);
+        assert_eq!(share(&gateway, "s", token, &json!({ "scope": "view" })).await.0, refused);
     }
     let connect = first["token"].as_str().unwrap();
-    let (status, body) = share(&served, "s", connect, &json!({ "scope": "view" })).await;
-    assert_eq!(status, StatusCode::FORBIDDEN, "a token begot another: {body}");
-    assert_eq!(share(&served, "none", ADMIN, &json!({ "scope": "view" })).await.0, StatusCode::NOT_FOUND);
+    let (status, body) = share(&gateway, "s", connect, &json!({ "scope": "view" })).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "a session token must not create another: {body}");
+    assert_eq!(share(&gateway, "none", ADMIN, &json!({ "scope": "view" })).await.0, StatusCode::NOT_FOUND);
     for (body, names) in [
         (json!({}), "scope"),
         (json!({ "scope": "all" }), "scope"),
@@ -349,31 +349,32 @@ async fn an_admin_gives_access_to_one_session() {
         (json!({ "scope": "view", "ttl_seconds": "1" }), "ttl_seconds"),
         (json!({ "scope": "view", "ttl": 1 }), "ttl"),
     ] {
-        let (status, said) = share(&served, "s", ADMIN, &body).await;
-        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {said}");
-        let told = said["detail"].as_array().unwrap().iter().any(|wrong| wrong["loc"] == json!(["body", names]));
-        assert!(told, "{body} {said}");
+        let (status, response) = share(&gateway, "s", ADMIN, &body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {response}");
+        let is_reported =
+            response["detail"].as_array().unwrap().iter().any(|error| error["loc"] == json!(["body", names]));
+        assert!(is_reported, "{body} {response}");
     }
 }
 
 #[tokio::test]
-async fn a_token_that_was_used_up_is_told_to_be_so() {
-    let served = serve_gateway().await;
+async fn rejects_a_single_use_token_that_was_used() {
+    let gateway = start_gateway().await;
     let body = r#"{"reason":"TokenUsed","message":"used"}"#;
     let answer: &'static str =
         format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak();
-    served.tell("s", "uid-1", ready(crate::common::Runner::answering(answer).await));
+    gateway.put_session("s", "uid-1", ready(crate::common::Runner::answering(answer).await));
     let token =
         SessionToken { session: "uid-1".into(), scope: Scope::View, expires: now() + 60, once: Some("id".into()) };
-    let bearer = format!("Bearer {}", served.gateway.signer.session_token(token));
-    let (status, _, said) = served.ask("/vnc/ns/s", &[("authorization", &bearer)]).await;
-    assert!(status == StatusCode::UNAUTHORIZED && said.contains("used before"), "{status} {said}");
+    let bearer = format!("Bearer {}", gateway.state.signer.session_token(token));
+    let (status, _, response) = gateway.handshake("/vnc/ns/s", &[("authorization", &bearer)]).await;
+    assert!(status == StatusCode::UNAUTHORIZED && response.contains("used before"), "{status} {response}");
 }
 
 #[tokio::test]
-async fn the_pages_are_for_everybody_and_may_do_little() {
-    let served = serve_gateway().await;
-    let get = async |path: &str| served.ask_plainly(path, &[("host", "gateway")]).await;
+async fn serves_pages_without_a_token_under_a_strict_policy() {
+    let gateway = start_gateway().await;
+    let get = async |path: &str| gateway.get(path, &[("host", "gateway")]).await;
     for (path, title) in [("/view/ns/s?embed=1", "<title>view"), ("/?tab=pools", "<title>dashboard")] {
         let (status, headers, body) = get(path).await;
         assert!(status == StatusCode::OK && body.contains(title), "{status} {body}");

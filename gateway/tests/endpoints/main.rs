@@ -1,4 +1,4 @@
-//! The endpoints of the gateway, over real sockets: authorization, waiting for sessions, and what is relayed.
+//! The gateway's endpoints over real sockets: authorization, waiting for sessions, and relayed traffic.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,11 +1,13 @@
-//! The way of a Playwright client.
+//! Playwright connections: authorization, finding and waiting for sessions, relaying, and closing.
 
-use crate::common::{ADMIN, POD_UID, Runner, VIEWER, closed, key, logged, ready, serve_gateway, serve_gateway_with};
+use crate::common::{
+    ADMIN, POD_UID, Runner, VIEWER, expect_close, key, log_output, ready, start_gateway, start_gateway_with,
+};
 use camofleet_auth::token::{Caller, Scope};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     auth::tokens::StaticTokens,
-    cache::session::{Finish, Standing},
+    cache::session::{Finish, Readiness},
 };
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
@@ -17,12 +19,12 @@ use std::{
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
-fn waiting() -> Standing {
-    Standing::Waiting(SessionState::Starting)
+fn waiting() -> Readiness {
+    Readiness::Waiting(SessionState::Starting)
 }
 
-fn finished() -> Standing {
-    Standing::Finished(Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
+fn finished() -> Readiness {
+    Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
 }
 
 fn detail(body: &str) -> String {
@@ -32,58 +34,58 @@ fn detail(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_client_reaches_its_session_with_a_hop_token_of_its_own() {
-    let served = serve_gateway().await;
+async fn connects_a_client_to_its_session_with_a_hop_token() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
-    let mut client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
+    gateway.put_session("demo", "uid-1", runner.ready());
+    let mut client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
 
-    assert_eq!(arrived.path, "/v1/sessions/uid-1/playwright");
-    assert_eq!(arrived.headers["user-agent"], "Playwright/1.62.1");
-    let hop_token = arrived.headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
+    assert_eq!(connection.path, "/v1/sessions/uid-1/playwright");
+    assert_eq!(connection.headers["user-agent"], "Playwright/1.62.1");
+    let hop_token = connection.headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
     assert_eq!(
-        served.keys.verify(hop_token, POD_UID).unwrap(),
+        gateway.keys.verify(hop_token, POD_UID).unwrap(),
         Caller::Gateway { session: "uid-1".into(), scope: Scope::Connect, once: None }
     );
 
     client.send(Message::text("ask")).await.unwrap();
-    assert_eq!(arrived.socket.next().await.unwrap().unwrap(), Message::text("ask"));
-    arrived.socket.send(Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert_eq!(connection.socket.next().await.unwrap().unwrap(), Message::text("ask"));
+    connection.socket.send(Message::binary(vec![1, 2, 3])).await.unwrap();
     assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(vec![1, 2, 3]));
-    assert!(served.metrics().contains("camofleet_gateway_connections_open 1"), "{}", served.metrics());
+    assert!(gateway.metrics().contains("camofleet_gateway_connections_open 1"), "{}", gateway.metrics());
 }
 
 #[tokio::test]
-async fn large_messages_pass_both_ways() {
-    let served = serve_gateway().await;
+async fn relays_large_messages_both_ways() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
-    let mut client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
+    gateway.put_session("demo", "uid-1", runner.ready());
+    let mut client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
     let pattern = |length: usize| -> Vec<u8> { (0..length).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect() };
     for length in [5 << 20, 20 << 20] {
         let (up, down) = (Message::binary(pattern(length)), Message::binary(pattern(length + 1)));
-        let (sent, received) = tokio::join!(client.send(up.clone()), arrived.socket.next());
+        let (sent, received) = tokio::join!(client.send(up.clone()), connection.socket.next());
         sent.unwrap();
         assert!(received.unwrap().unwrap() == up, "{length} bytes up");
-        let (sent, received) = tokio::join!(arrived.socket.send(down.clone()), client.next());
+        let (sent, received) = tokio::join!(connection.socket.send(down.clone()), client.next());
         sent.unwrap();
         assert!(received.unwrap().unwrap() == down, "{length} bytes down");
     }
 }
 
 #[tokio::test]
-async fn what_a_runner_says_with_its_handshake_is_not_lost() {
-    let served = serve_gateway().await;
-    // The accept key of the handshake that `ask` sends (RFC 6455 section 1.3), and a text frame in the same segment.
+async fn relays_bytes_that_arrive_with_the_runners_handshake() {
+    let gateway = start_gateway().await;
+    // The accept key for the handshake below (RFC 6455 section 1.3), and a text frame in the same segment.
     let address = Runner::answering(concat!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n",
         "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x01\x00\x00\x02hi",
     ))
     .await;
-    served.tell("demo", "uid-1", ready(address));
-    let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    gateway.put_session("demo", "uid-1", ready(address));
+    let mut stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
     let request = format!(
         "GET /ws/ns/demo?token={ADMIN} HTTP/1.1\r\nhost: g\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -98,229 +100,229 @@ async fn what_a_runner_says_with_its_handshake_is_not_lost() {
 }
 
 #[tokio::test]
-async fn the_close_code_passes_by_itself() {
-    let served = serve_gateway().await;
+async fn forwards_close_codes_both_ways() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
-    let mut client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
-    arrived.socket.close(Some(CloseFrame { code: 4002.into(), reason: "why".into() })).await.unwrap();
-    assert_eq!(closed(client.next().await), (4002, "why".into()));
+    gateway.put_session("demo", "uid-1", runner.ready());
+    let mut client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
+    connection.socket.close(Some(CloseFrame { code: 4002.into(), reason: "why".into() })).await.unwrap();
+    assert_eq!(expect_close(client.next().await), (4002, "why".into()));
 
-    let mut client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
+    let mut client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
     client.close(Some(CloseFrame { code: 1000.into(), reason: "done".into() })).await.unwrap();
-    assert_eq!(closed(arrived.socket.next().await), (1000, "done".into()));
+    assert_eq!(expect_close(connection.socket.next().await), (1000, "done".into()));
 }
 
 #[tokio::test]
-async fn a_lost_client_drops_the_runners_side_without_a_close() {
-    let served = serve_gateway().await;
+async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
-    let client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
+    gateway.put_session("demo", "uid-1", runner.ready());
+    let client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
     drop(client);
-    let end = arrived.socket.next().await.unwrap().unwrap_err();
+    let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_drain_closes_with_1001_and_the_runner_hears_no_close() {
-    let served = serve_gateway().await;
+async fn a_drain_sends_1001_to_the_client_and_no_close_frame_to_the_runner() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
-    served.tell("slow", "uid-2", waiting());
-    let mut client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
-    assert_eq!(served.gateway.not_ready(), None);
+    gateway.put_session("demo", "uid-1", runner.ready());
+    gateway.put_session("slow", "uid-2", waiting());
+    let mut client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
+    assert_eq!(gateway.state.unready_reason(), None);
     let draining = tokio::spawn({
-        let gateway = Arc::clone(&served.gateway);
-        async move { gateway.shutdown.drain(Duration::ZERO).await }
+        let state = Arc::clone(&gateway.state);
+        async move { state.shutdown.drain(Duration::ZERO).await }
     });
-    assert_eq!(closed(client.next().await), (1001, "the gateway is going away; connect again".into()));
-    // The answer to the Close, as a client of Playwright gives it.
+    assert_eq!(expect_close(client.next().await), (1001, "the gateway is shutting down; connect again".into()));
+    // The client answers the Close frame, as Playwright does.
     while client.next().await.is_some() {}
-    let end = arrived.socket.next().await.unwrap().unwrap_err();
+    let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
     draining.await.unwrap();
-    assert_eq!(served.gateway.not_ready(), Some("going away"));
-    assert!(served.gateway.shutdown.tasks().is_empty());
-    assert!(matches!(served.connect("demo").await, Err(Error::Io(_))), "nothing is accepted any more");
-    assert!(served.metrics().contains(r#"connections_total{outcome="Drained"} 1"#), "{}", served.metrics());
+    assert_eq!(gateway.state.unready_reason(), Some("shutting down"));
+    assert!(gateway.state.shutdown.tasks().is_empty());
+    assert!(matches!(gateway.connect("demo").await, Err(Error::Io(_))), "the gateway accepts no connections");
+    assert!(gateway.metrics().contains(r#"connections_total{outcome="Drained"} 1"#), "{}", gateway.metrics());
 }
 
 #[tokio::test]
-async fn who_waits_for_a_session_when_the_gateway_drains_is_told_to_come_again() {
-    let served = serve_gateway().await;
-    served.tell("slow", "uid-2", waiting());
-    let refused = served.ask("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
+async fn a_drain_ends_the_wait_for_a_session_with_503() {
+    let gateway = start_gateway().await;
+    gateway.put_session("slow", "uid-2", waiting());
+    let refused = gateway.handshake("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
     let drained = async {
-        // Its connection is a task of the gateway from its acceptance on.
-        while served.gateway.shutdown.tasks().is_empty() {
+        // Wait until the gateway has accepted the connection, which is then one of its tasks.
+        while gateway.state.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
-        served.gateway.shutdown.drain(Duration::ZERO).await;
+        gateway.state.shutdown.drain(Duration::ZERO).await;
     };
     let ((status, headers, body), ()) = tokio::join!(refused, drained);
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "this gateway is going away: connect again")
+        (StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down: connect again")
     );
     assert!(headers.contains_key("retry-after"));
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_closes_its_sockets_with_the_reason() {
-    let served = serve_gateway().await;
+async fn closes_connections_with_the_reason_when_their_session_ends() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    for (over, told) in
-        [(Some(finished()), "the session is over: IdleTimeout: nothing for 30 s"), (None, "the session was deleted")]
+    for (finish, reason) in
+        [(Some(finished()), "the session has ended: IdleTimeout: nothing for 30 s"), (None, "the session was deleted")]
     {
-        served.tell("demo", "uid-1", runner.ready());
-        let mut client = served.connect("demo").await.unwrap();
-        let mut arrived = runner.arrival().await;
-        match over {
-            Some(over) => served.tell("demo", "uid-1", over),
-            None => served.gateway.sessions.remove(&key("demo")),
+        gateway.put_session("demo", "uid-1", runner.ready());
+        let mut client = gateway.connect("demo").await.unwrap();
+        let mut connection = runner.accept_connection().await;
+        match finish {
+            Some(finish) => gateway.put_session("demo", "uid-1", finish),
+            None => gateway.state.sessions.remove(&key("demo")),
         }
-        assert_eq!(closed(client.next().await), (1001, told.into()));
-        assert!(!matches!(arrived.socket.next().await, Some(Ok(_))));
+        assert_eq!(expect_close(client.next().await), (1001, reason.into()));
+        assert!(!matches!(connection.socket.next().await, Some(Ok(_))));
     }
 }
 
 #[tokio::test]
-async fn a_session_made_again_under_its_name_is_another_one() {
-    let served = serve_gateway().await;
+async fn a_recreated_session_is_another_session() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
-    let mut first = served.connect("demo").await.unwrap();
-    let _first_arrived = runner.arrival().await;
-    served.tell("demo", "uid-2", runner.ready());
-    assert_eq!(closed(first.next().await), (1001, "the session was deleted".into()));
-    let mut second = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
-    assert_eq!(arrived.path, "/v1/sessions/uid-2/playwright");
+    gateway.put_session("demo", "uid-1", runner.ready());
+    let mut first = gateway.connect("demo").await.unwrap();
+    let _first_connection = runner.accept_connection().await;
+    gateway.put_session("demo", "uid-2", runner.ready());
+    assert_eq!(expect_close(first.next().await), (1001, "the session was deleted".into()));
+    let mut second = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
+    assert_eq!(connection.path, "/v1/sessions/uid-2/playwright");
     second.send(Message::text("hello")).await.unwrap();
-    assert_eq!(arrived.socket.next().await.unwrap().unwrap(), Message::text("hello"));
+    assert_eq!(connection.socket.next().await.unwrap().unwrap(), Message::text("hello"));
 }
 
 #[tokio::test]
-async fn a_session_that_still_starts_is_waited_for() {
-    let served = serve_gateway().await;
+async fn waits_for_a_starting_session() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", waiting());
-    let connecting = served.connect("demo");
+    gateway.put_session("demo", "uid-1", waiting());
+    let connecting = gateway.connect("demo");
     let becoming_ready = async {
-        while served.gateway.shutdown.tasks().is_empty() {
+        while gateway.state.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
-        served.tell("demo", "uid-1", runner.ready());
-        runner.arrival().await
+        gateway.put_session("demo", "uid-1", runner.ready());
+        runner.accept_connection().await
     };
-    let (client, arrived) = tokio::join!(connecting, becoming_ready);
+    let (client, connection) = tokio::join!(connecting, becoming_ready);
     client.unwrap();
-    assert_eq!(arrived.path, "/v1/sessions/uid-1/playwright");
+    assert_eq!(connection.path, "/v1/sessions/uid-1/playwright");
 }
 
 #[tokio::test]
-async fn a_session_that_the_watch_has_not_told_of_is_looked_up() {
-    let served = serve_gateway().await;
+async fn looks_up_a_session_that_is_not_cached() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.make("fresh", "uid-1");
-    let connecting = served.connect("fresh");
+    gateway.create_uncached("fresh", "uid-1");
+    let connecting = gateway.connect("fresh");
     let watch = async {
-        while served.gateway.shutdown.tasks().is_empty() {
+        while gateway.state.shutdown.tasks().is_empty() {
             tokio::task::yield_now().await;
         }
-        served.tell("fresh", "uid-1", runner.ready());
-        runner.arrival().await
+        gateway.put_session("fresh", "uid-1", runner.ready());
+        runner.accept_connection().await
     };
     let (client, _) = tokio::join!(connecting, watch);
     client.unwrap();
 }
 
 #[tokio::test]
-async fn a_session_made_again_is_not_refused_because_its_former_one_is_over() {
-    let served = serve_gateway().await;
+async fn connects_to_a_recreated_session_while_the_finished_one_is_cached() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", finished());
-    served.make("demo", "uid-2");
-    let connecting = served.connect("demo");
+    gateway.put_session("demo", "uid-1", finished());
+    gateway.create_uncached("demo", "uid-2");
+    let connecting = gateway.connect("demo");
     let watch = async {
-        while served.lookups.load(Ordering::Relaxed) == 0 {
+        while gateway.api_requests.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        served.tell("demo", "uid-2", runner.ready());
-        runner.arrival().await
+        gateway.put_session("demo", "uid-2", runner.ready());
+        runner.accept_connection().await
     };
-    let (client, arrived) = tokio::join!(connecting, watch);
+    let (client, connection) = tokio::join!(connecting, watch);
     client.unwrap();
-    assert_eq!(arrived.path, "/v1/sessions/uid-2/playwright");
+    assert_eq!(connection.path, "/v1/sessions/uid-2/playwright");
 
-    // The one that the API server has is over itself.
-    served.tell("demo", "uid-2", finished());
-    assert_eq!(served.refusal("demo").await.0, StatusCode::GONE);
+    // The session at the API server has finished as well.
+    gateway.put_session("demo", "uid-2", finished());
+    assert_eq!(gateway.rejection("demo").await.0, StatusCode::GONE);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_it_waits_is_counted() {
-    let served = serve_gateway().await;
-    served.make("slow", "uid-1");
-    let mut waiting = tokio::net::TcpStream::connect(served.address).await.unwrap();
+async fn counts_a_client_that_disconnects_while_waiting() {
+    let gateway = start_gateway().await;
+    gateway.create_uncached("slow", "uid-1");
+    let mut waiting = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
     let handshake = format!(
         "GET /ws/ns/slow HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {ADMIN}\r\nconnection: upgrade\r\n\
          upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     waiting.write_all(handshake.as_bytes()).await.unwrap();
-    while served.lookups.load(Ordering::Relaxed) == 0 {
+    while gateway.api_requests.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
     drop(waiting);
     let counted = async {
-        while !served.metrics().contains(r#"connections_total{outcome="ClientLeft"} 1"#) {
+        while !gateway.metrics().contains(r#"connections_total{outcome="ClientLeft"} 1"#) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("it is counted");
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("the outcome ClientLeft is counted");
 }
 
 #[tokio::test]
-async fn a_token_that_is_taken_out_closes_its_connections_and_no_others() {
-    let served = serve_gateway().await;
+async fn revoking_a_token_closes_only_its_connections() {
+    let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
-    served.tell("demo", "uid-1", runner.ready());
+    gateway.put_session("demo", "uid-1", runner.ready());
     let both = StaticTokens::parse([("admin", format!("{ADMIN}\nother").as_bytes())]);
-    served.gateway.auth.set_tokens(Some(both));
-    let mut client = served.connect("demo").await.unwrap();
-    let mut arrived = runner.arrival().await;
-    let mut other = served.connect_with("demo", "other").await.unwrap();
-    let mut other_arrived = runner.arrival().await;
+    gateway.state.auth.set_tokens(Some(both));
+    let mut client = gateway.connect("demo").await.unwrap();
+    let mut connection = runner.accept_connection().await;
+    let mut other = gateway.connect_with("demo", "other").await.unwrap();
+    let mut other_connection = runner.accept_connection().await;
 
-    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
-    assert_eq!(closed(client.next().await), (4401, "the token is not valid any more".into()));
-    // The session's pages wait for a client with a good token, as they do for one that was lost.
-    let end = arrived.socket.next().await.unwrap().unwrap_err();
+    gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", b"new\nother".as_slice())])));
+    assert_eq!(expect_close(client.next().await), (4401, "the token is no longer valid".into()));
+    // No Close frame reaches the runner, so the session keeps its pages for a client with a valid token.
+    let end = connection.socket.next().await.unwrap().unwrap_err();
     assert!(matches!(end, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), "{end:?}");
     other.send(Message::text("still here")).await.unwrap();
-    assert_eq!(other_arrived.socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    assert_eq!(other_connection.socket.next().await.unwrap().unwrap(), Message::text("still here"));
     drop(client);
-    while !served.metrics().contains(r#"connections_total{outcome="Revoked"} 1"#) {
+    while !gateway.metrics().contains(r#"connections_total{outcome="Revoked"} 1"#) {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn of_an_url_only_the_names_of_a_session_are_logged() {
-    let served = serve_gateway().await;
+async fn logs_only_the_session_name_of_a_url() {
+    let gateway = start_gateway().await;
     for (id, target) in [
         ("log-1", "/ws/ns/demo?token=a-token-in-a-url"),
         ("log-2", "/ws/ns/what%20a%20stranger%20likes"),
         ("log-3", "/and/whatever/else"),
     ] {
-        served.ask(target, &[("x-request-id", id)]).await;
+        gateway.handshake(target, &[("x-request-id", id)]).await;
     }
-    let log = logged();
+    let log = log_output();
     let answered = |id: &str| {
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let answers: Vec<_> = lines.filter(|line| line["message"] == "answered" && line["id"] == id).collect();
@@ -338,42 +340,42 @@ async fn of_an_url_only_the_names_of_a_session_are_logged() {
 }
 
 #[tokio::test]
-async fn patience_ends() {
-    let served = serve_gateway_with(|gateway| gateway.patience = Duration::from_millis(1)).await;
-    served.tell("demo", "uid-1", waiting());
-    let (status, headers, body) = served.refusal("demo").await;
+async fn times_out_waiting_for_a_session() {
+    let gateway = start_gateway_with(|gateway| gateway.ready_timeout = Duration::from_millis(1)).await;
+    gateway.put_session("demo", "uid-1", waiting());
+    let (status, headers, body) = gateway.rejection("demo").await;
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "the session is not ready: it is Starting")
+        (StatusCode::SERVICE_UNAVAILABLE, "the session is not ready: its state is Starting")
     );
     assert_eq!(headers["retry-after"], "5");
 }
 
 #[tokio::test]
-async fn what_is_over_and_what_never_was() {
-    let served = serve_gateway().await;
-    served.tell("over", "uid-1", finished());
-    let (status, _, body) = served.refusal("over").await;
+async fn rejects_finished_and_unknown_sessions() {
+    let gateway = start_gateway().await;
+    gateway.put_session("over", "uid-1", finished());
+    let (status, _, body) = gateway.rejection("over").await;
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
+        (StatusCode::GONE, "the session has ended: IdleTimeout: nothing for 30 s")
     );
-    let (status, _, body) = served.refusal("never").await;
+    let (status, _, body) = gateway.rejection("never").await;
     assert_eq!(
         (status, detail(&body).as_str()),
         (StatusCode::NOT_FOUND, "Session not found: there is no session ns/never")
     );
     for path in ["/ws/ns/..%2f..%2fsecrets", "/ws/ns/%ff", "/ws/ns/Demo", "/ws/ns", "/nothing"] {
-        let (status, _, body) = served.ask(path, &[("authorization", "Bearer admin-token")]).await;
+        let (status, _, body) = gateway.handshake(path, &[("authorization", "Bearer admin-token")]).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
-        assert!(detail(&body).starts_with("there is nothing here that can have this name"), "{body}");
+        assert!(detail(&body).starts_with("no resource matches this path"), "{body}");
     }
 }
 
 #[tokio::test]
-async fn who_is_not_let_in() {
-    let served = serve_gateway().await;
-    served.tell("demo", "uid-1", waiting());
+async fn rejects_clients_without_permission() {
+    let gateway = start_gateway().await;
+    gateway.put_session("demo", "uid-1", waiting());
     let admin = format!("Bearer {ADMIN}");
     let viewer = format!("Bearer {VIEWER}");
     let path = "/ws/ns/demo";
@@ -383,114 +385,113 @@ async fn who_is_not_let_in() {
             path,
             [].as_slice(),
             StatusCode::UNAUTHORIZED,
-            "no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
+            "the request has no token: send `Authorization: Bearer <token>`, or add `?token=<token>` to the URL",
         ),
         (path, &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
-        // Whether a session exists is not for those who are not let in.
+        // An unauthenticated client does not learn whether a session exists.
         ("/ws/ns/never", &[("authorization", "Bearer other")], StatusCode::UNAUTHORIZED, "the token is not valid"),
         (
             path,
             &[("authorization", &viewer)],
             StatusCode::FORBIDDEN,
-            "the token may not do this: it takes one with the scope connect, or an admin's",
+            "the token does not permit this: use a token with the scope connect, or an admin token",
         ),
         (
             &by_query,
             &[],
             StatusCode::FORBIDDEN,
-            "the token may not do this: it takes one with the scope connect, or an admin's",
+            "the token does not permit this: use a token with the scope connect, or an admin token",
         ),
         (
             path,
             &[("authorization", &admin), ("origin", "https://evil.example")],
             StatusCode::FORBIDDEN,
-            "pages may not connect here (the request has an Origin header): connect from a program",
+            "web pages cannot connect to /ws (the request has an Origin header): connect from a Playwright client",
         ),
     ];
-    for (target, sent, expected, words) in cases {
-        let (status, headers, body) = served.ask(target, sent).await;
-        assert_eq!((status, detail(&body).as_str()), (expected, words), "{target} {sent:?}");
+    for (target, sent, expected, message) in cases {
+        let (status, headers, body) = gateway.handshake(target, sent).await;
+        assert_eq!((status, detail(&body).as_str()), (expected, message), "{target} {sent:?}");
         assert_eq!(headers.contains_key("www-authenticate"), status == StatusCode::UNAUTHORIZED);
         assert!(headers.contains_key("x-request-id"));
     }
-    assert!(served.metrics().contains(r#"connections_total{outcome="Forbidden"} 3"#), "{}", served.metrics());
-    assert!(served.metrics().contains(r#"connections_total{outcome="Unauthorized"} 3"#), "{}", served.metrics());
+    assert!(gateway.metrics().contains(r#"connections_total{outcome="Forbidden"} 3"#), "{}", gateway.metrics());
+    assert!(gateway.metrics().contains(r#"connections_total{outcome="Unauthorized"} 3"#), "{}", gateway.metrics());
 }
 
 #[tokio::test]
-async fn tokens_follow_their_secret() {
-    let served = serve_gateway().await;
-    served.tell("over", "uid-1", finished());
-    assert_eq!(served.refusal("over").await.0, StatusCode::GONE);
+async fn static_tokens_follow_the_secret() {
+    let gateway = start_gateway().await;
+    gateway.put_session("over", "uid-1", finished());
+    assert_eq!(gateway.rejection("over").await.0, StatusCode::GONE);
     let others = StaticTokens::parse([("admin", b"another".as_slice())]);
-    served.gateway.auth.set_tokens(Some(others));
-    assert_eq!(served.refusal("over").await.0, StatusCode::UNAUTHORIZED);
-    served.gateway.auth.set_tokens(None);
-    assert_eq!(served.refusal("over").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    gateway.state.auth.set_tokens(Some(others));
+    assert_eq!(gateway.rejection("over").await.0, StatusCode::UNAUTHORIZED);
+    gateway.state.auth.set_tokens(None);
+    assert_eq!(gateway.rejection("over").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
-async fn only_a_websocket_handshake_is_taken() {
-    let served = serve_gateway().await;
-    let (status, headers, body) =
-        served.ask_plainly(&format!("/ws/ns/demo?token={ADMIN}"), &[("host", "gateway")]).await;
+async fn requires_a_websocket_handshake() {
+    let gateway = start_gateway().await;
+    let (status, headers, body) = gateway.get(&format!("/ws/ns/demo?token={ADMIN}"), &[("host", "gateway")]).await;
     assert_eq!(status, StatusCode::UPGRADE_REQUIRED);
     assert_eq!(headers["upgrade"], "websocket");
     assert!(detail(&body).contains("firefox.connect()"));
 }
 
 #[tokio::test]
-async fn a_wrong_playwright_minor_is_told_by_the_runner_itself() {
-    let served = serve_gateway().await;
+async fn forwards_the_runners_rejection_of_a_playwright_version() {
+    let gateway = start_gateway().await;
     let address = Runner::answering(
         "HTTP/1.1 428 Precondition Required\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nserver: v1.62",
     )
     .await;
-    served.tell("demo", "uid-1", ready(address));
-    let (status, headers, body) = served.refusal("demo").await;
+    gateway.put_session("demo", "uid-1", ready(address));
+    let (status, headers, body) = gateway.rejection("demo").await;
     assert_eq!((status.as_u16(), body.as_str()), (428, "server: v1.62"));
     assert_eq!(headers["content-type"], "text/plain");
 }
 
 #[tokio::test]
-async fn a_runner_that_is_gone_or_refuses_the_gateway_is_no_fault_of_the_client() {
-    let served = serve_gateway().await;
+async fn returns_503_for_an_unreachable_or_rejecting_runner() {
+    let gateway = start_gateway().await;
     let refusing = Runner::answering(concat!(
         "HTTP/1.1 401 Unauthorized\r\ncontent-length: 55\r\n\r\n",
         r#"{"reason":"Unauthorized","message":"unknown signature"}"#,
     ))
     .await;
-    served.tell("refused", "uid-1", ready(refusing));
+    gateway.put_session("refused", "uid-1", ready(refusing));
     let admin = [("authorization", "Bearer admin-token")];
-    let (status, headers, body) = served.ask("/ws/ns/refused", &admin).await;
-    let words = "the session's runner refused the gateway: unknown signature";
-    assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, words));
+    let (status, headers, body) = gateway.handshake("/ws/ns/refused", &admin).await;
+    let message = "the session's runner rejected the gateway's request: unknown signature";
+    assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, message));
     assert!(headers.contains_key("retry-after"));
 
     let closed_port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    served.tell("unreachable", "uid-2", ready(closed_port));
-    let (status, _, body) = served.ask("/ws/ns/unreachable", &admin).await;
+    gateway.put_session("unreachable", "uid-2", ready(closed_port));
+    let (status, _, body) = gateway.handshake("/ws/ns/unreachable", &admin).await;
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "the session's runner does not answer")
+        (StatusCode::SERVICE_UNAVAILABLE, "the session's runner did not answer: try again")
     );
 }
 
 #[tokio::test]
-async fn a_session_that_ended_a_moment_ago_is_told_with_its_reason() {
-    let served = serve_gateway().await;
+async fn returns_the_end_reason_that_arrives_after_the_runners_404() {
+    let gateway = start_gateway().await;
     let address = Runner::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
-    served.tell("demo", "uid-1", ready(address));
-    let refused = served.ask("/ws/ns/demo", &[("authorization", "Bearer admin-token")]);
+    gateway.put_session("demo", "uid-1", ready(address));
+    let refused = gateway.handshake("/ws/ns/demo", &[("authorization", "Bearer admin-token")]);
     let ending = async {
-        while !served.metrics().contains("dial_seconds_count 1") {
+        while !gateway.metrics().contains("dial_seconds_count 1") {
             tokio::task::yield_now().await;
         }
-        served.tell("demo", "uid-1", finished());
+        gateway.put_session("demo", "uid-1", finished());
     };
     let ((status, _, body), ()) = tokio::join!(refused, ending);
     assert_eq!(
         (status, detail(&body).as_str()),
-        (StatusCode::GONE, "the session is over: IdleTimeout: nothing for 30 s")
+        (StatusCode::GONE, "the session has ended: IdleTimeout: nothing for 30 s")
     );
 }

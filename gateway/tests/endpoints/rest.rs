@@ -1,7 +1,7 @@
-//! The REST API: who may ask for what, in which shape it is told, and what changes. That sessions are made and ended is for the
-//! end-to-end tests, with a real API server.
+//! The REST API: permissions, documents and event streams. The end-to-end tests create and delete sessions with a real
+//! API server.
 
-use crate::common::{ADMIN, Runner, Served, VIEWER, key, ready, serve_gateway};
+use crate::common::{ADMIN, Runner, TestGateway, VIEWER, key, ready, start_gateway};
 use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, READY, Truth},
@@ -13,7 +13,7 @@ use camofleet_crds::{
 use camofleet_gateway::{
     auth::tokens::StaticTokens,
     cache::changes::Changed,
-    cache::session::{Finish, Key, Session, Standing},
+    cache::session::{Finish, Key, Readiness, Session},
     rest,
 };
 use k8s_openapi::{
@@ -24,9 +24,9 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use std::{sync::atomic::Ordering, time::Duration};
 
-fn request(served: &Served, method: &Method, path: &str) -> RequestBuilder {
+fn request(gateway: &TestGateway, method: &Method, path: &str) -> RequestBuilder {
     let client = Client::builder().no_proxy().build().unwrap();
-    client.request(method.clone(), format!("http://{}{path}", served.address))
+    client.request(method.clone(), format!("http://{}{path}", gateway.address))
 }
 
 async fn json(response: Response) -> (StatusCode, Value) {
@@ -34,15 +34,15 @@ async fn json(response: Response) -> (StatusCode, Value) {
     (response.status(), response.json().await.unwrap())
 }
 
-async fn get(served: &Served, path: &str) -> (StatusCode, Value) {
-    json(request(served, &Method::GET, path).bearer_auth(ADMIN).send().await.unwrap()).await
+async fn get(gateway: &TestGateway, path: &str) -> (StatusCode, Value) {
+    json(request(gateway, &Method::GET, path).bearer_auth(ADMIN).send().await.unwrap()).await
 }
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
-/// A session on that runner, as the operator leaves it.
+/// A Ready session on the runner at this address, with a status as the operator publishes it.
 fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
     let spec = BrowserSessionSpec {
         pool_ref: Some(PoolRef { name: "pool".into(), namespace: None }),
@@ -68,15 +68,15 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
         vnc: Some(LiveViewRef { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
         ..BrowserSessionStatus::default()
     };
-    conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "it is ready", None, at(1));
+    conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "the browser is ready", None, at(1));
     object.status = Some(status);
-    let mut session = Session::of(object);
-    session.standing = ready(runner);
+    let mut session = Session::new(object);
+    session.readiness = ready(runner);
     session
 }
 
-/// A runner that says of its session that somebody did something 5 s ago.
-async fn telling_runner() -> std::net::SocketAddr {
+/// A runner that reports its session as idle for 5 s.
+async fn reporting_runner() -> std::net::SocketAddr {
     let report = json!({
         "uid": "uid-1", "namespace": "ns", "name": "s", "phase": "Ready", "display": "LiveView", "tier": "Hot",
         "startPage": { "state": "Failed", "message": "no such host" }, "clients": 2, "end": null, "idleMilliseconds": 5000,
@@ -87,10 +87,10 @@ async fn telling_runner() -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn who_may_see_and_who_may_change() {
-    let served = serve_gateway().await;
+async fn viewers_read_and_admins_change() {
+    let gateway = start_gateway().await;
     let expires = u64::try_from(Timestamp::now().as_second()).unwrap() + 60;
-    let session_token = served.gateway.signer.session_token(SessionToken {
+    let session_token = gateway.state.signer.session_token(SessionToken {
         session: "uid-1".into(),
         scope: Scope::Connect,
         expires,
@@ -109,9 +109,9 @@ async fn who_may_see_and_who_may_change() {
         for prefix in ["", "/api", "/api/namespaces/other"] {
             let path = format!("{prefix}{path}");
             let status = async |token: Option<&str>| {
-                let asked = request(&served, &method, &path).json(&json!({}));
-                let asked = token.into_iter().fold(asked, RequestBuilder::bearer_auth);
-                asked.send().await.unwrap().status()
+                let builder = request(&gateway, &method, &path).json(&json!({}));
+                let builder = token.into_iter().fold(builder, RequestBuilder::bearer_auth);
+                builder.send().await.unwrap().status()
             };
             assert_eq!(status(None).await, StatusCode::UNAUTHORIZED, "{method} {path}");
             assert_eq!(status(Some("x")).await, StatusCode::UNAUTHORIZED, "{method} {path}");
@@ -125,13 +125,13 @@ async fn who_may_see_and_who_may_change() {
 }
 
 #[tokio::test]
-async fn a_login_is_for_the_pages_of_this_host() {
-    let served = serve_gateway().await;
-    let own = format!("http://{}", served.address);
+async fn a_login_works_only_from_same_origin_pages() {
+    let gateway = start_gateway().await;
+    let own = format!("http://{}", gateway.address);
     let login = async |token: &str, origin: &str| {
-        let asked =
-            request(&served, &Method::POST, "/api/login").header("origin", origin).json(&json!({ "token": token }));
-        asked.send().await.unwrap()
+        let builder =
+            request(&gateway, &Method::POST, "/api/login").header("origin", origin).json(&json!({ "token": token }));
+        builder.send().await.unwrap()
     };
     assert_eq!(login("x", &own).await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(login(VIEWER, "http://elsewhere.test").await.status(), StatusCode::FORBIDDEN);
@@ -143,14 +143,14 @@ async fn a_login_is_for_the_pages_of_this_host() {
     }
     assert!(!set.contains("Secure") && !set.contains(ADMIN), "{set}");
     let cookie = set.split(';').next().unwrap();
-    let secure = request(&served, &Method::POST, "/api/login").header("x-forwarded-proto", "https");
+    let secure = request(&gateway, &Method::POST, "/api/login").header("x-forwarded-proto", "https");
     let secure = secure.json(&json!({ "token": ADMIN })).send().await.unwrap();
     assert!(secure.headers()["set-cookie"].to_str().unwrap().contains("Secure"));
 
     let ask = async |method: Method, path: &str, origin: Option<&str>| {
-        let asked = request(&served, &method, path).header("cookie", cookie);
-        let asked = origin.into_iter().fold(asked, |asked, origin| asked.header("origin", origin));
-        asked.send().await.unwrap().status()
+        let builder = request(&gateway, &method, path).header("cookie", cookie);
+        let builder = origin.into_iter().fold(builder, |builder, origin| builder.header("origin", origin));
+        builder.send().await.unwrap().status()
     };
     assert_eq!(ask(Method::GET, "/api/login", None).await, StatusCode::OK);
     assert_eq!(ask(Method::GET, "/api/sessions", None).await, StatusCode::OK);
@@ -162,18 +162,22 @@ async fn a_login_is_for_the_pages_of_this_host() {
         );
         let origin: Vec<_> = foreign.map(|origin| ("origin", origin)).into_iter().collect();
         let headers = [&[("cookie", cookie)], origin.as_slice()].concat();
-        assert_eq!(served.ask("/vnc/ns/none", &headers).await.0, StatusCode::FORBIDDEN, "{foreign:?}");
-        assert_eq!(served.ask("/ws/ns/none", &headers).await.0, StatusCode::UNAUTHORIZED, "{foreign:?}");
+        assert_eq!(gateway.handshake("/vnc/ns/none", &headers).await.0, StatusCode::FORBIDDEN, "{foreign:?}");
+        assert_eq!(gateway.handshake("/ws/ns/none", &headers).await.0, StatusCode::UNAUTHORIZED, "{foreign:?}");
     }
     assert_eq!(ask(Method::POST, "/api/sessions/p/none/touch", Some(&own)).await, StatusCode::NOT_FOUND);
     assert_eq!(
-        served.ask("/vnc/ns/none", &[("cookie", cookie), ("origin", "http://gateway")]).await.0,
+        gateway.handshake("/vnc/ns/none", &[("cookie", cookie), ("origin", "http://gateway")]).await.0,
         StatusCode::NOT_FOUND
     );
 
-    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
-    assert_eq!(ask(Method::GET, "/api/sessions", None).await, StatusCode::UNAUTHORIZED, "its token was taken out");
-    let out = request(&served, &Method::POST, "/api/logout")
+    gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", b"another".as_slice())])));
+    assert_eq!(
+        ask(Method::GET, "/api/sessions", None).await,
+        StatusCode::UNAUTHORIZED,
+        "the static token of the login was removed"
+    );
+    let out = request(&gateway, &Method::POST, "/api/logout")
         .header("origin", &own)
         .header("cookie", cookie)
         .send()
@@ -184,12 +188,12 @@ async fn a_login_is_for_the_pages_of_this_host() {
 }
 
 #[tokio::test]
-async fn a_session_is_told_in_the_originals_shape_and_more() {
-    let served = serve_gateway().await;
-    served.gateway.sessions.put(key("s"), live_session("s", telling_runner().await));
-    let (status, session) = get(&served, "/api/sessions/pool/s").await;
+async fn returns_a_session_in_the_originals_format() {
+    let gateway = start_gateway().await;
+    gateway.state.sessions.put(key("s"), live_session("s", reporting_runner().await));
+    let (status, session) = get(&gateway, "/api/sessions/pool/s").await;
     assert_eq!(status, StatusCode::OK, "{session}");
-    let told = |field: &str| session[field].clone();
+    let value_of = |field: &str| session[field].clone();
     for (field, value) in [
         ("worker", json!("pool")),
         ("id", json!("s")),
@@ -205,23 +209,23 @@ async fn a_session_is_told_in_the_originals_shape_and_more() {
         ("clients", json!(2)),
         ("reason", json!("BrowserReady")),
     ] {
-        assert_eq!(told(field), value, "{field}");
+        assert_eq!(value_of(field), value, "{field}");
     }
-    let last_seen: Timestamp = told("last_seen_at").as_str().unwrap().parse().unwrap();
+    let last_seen: Timestamp = value_of("last_seen_at").as_str().unwrap().parse().unwrap();
     let ago = Timestamp::now().duration_since(last_seen).as_secs();
     assert!((5..60).contains(&ago), "last seen {ago} s ago");
-    let watched = told("vnc")["http"].as_str().unwrap().to_owned();
-    let token = watched.strip_prefix("http://fleet/view/ns/s#token=").unwrap();
-    let token = served.keys.verify_session_token(token).unwrap();
+    let view_url = value_of("vnc")["http"].as_str().unwrap().to_owned();
+    let token = view_url.strip_prefix("http://fleet/view/ns/s#token=").unwrap();
+    let token = gateway.keys.verify_session_token(token).unwrap();
     assert_eq!((token.session.as_str(), token.scope, token.once), ("uid-1", Scope::View, None));
-    assert_eq!(told("vnc")["password_protected"], json!(false));
+    assert_eq!(value_of("vnc")["password_protected"], json!(false));
 
-    let list = get(&served, "/sessions").await.1;
-    assert_eq!((list.as_array().unwrap().len(), &list[0]["id"], &list[0]["vnc"]), (1, &json!("s"), &told("vnc")));
-    assert_eq!(get(&served, "/api/namespaces/ns/sessions").await.1[0]["id"], json!("s"));
-    assert_eq!(get(&served, "/api/namespaces/other/sessions").await.1, json!([]));
-    assert_eq!(get(&served, "/api/sessions/-/s").await.0, StatusCode::OK);
-    let (status, problem) = get(&served, "/api/sessions/other/s").await;
+    let list = get(&gateway, "/sessions").await.1;
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["id"], &list[0]["vnc"]), (1, &json!("s"), &value_of("vnc")));
+    assert_eq!(get(&gateway, "/api/namespaces/ns/sessions").await.1[0]["id"], json!("s"));
+    assert_eq!(get(&gateway, "/api/namespaces/other/sessions").await.1, json!([]));
+    assert_eq!(get(&gateway, "/api/sessions/-/s").await.0, StatusCode::OK);
+    let (status, problem) = get(&gateway, "/api/sessions/other/s").await;
     assert_eq!(
         (status, problem),
         (StatusCode::NOT_FOUND, json!({ "detail": "Session not found: there is no session ns/s" }))
@@ -229,35 +233,35 @@ async fn a_session_is_told_in_the_originals_shape_and_more() {
 }
 
 #[tokio::test]
-async fn pools_are_workers() {
-    let served = serve_gateway().await;
-    assert_eq!(get(&served, "/api/health").await.1, json!({ "status": "degraded", "workers": [] }));
+async fn returns_pools_as_workers() {
+    let gateway = start_gateway().await;
+    assert_eq!(get(&gateway, "/api/health").await.1, json!({ "status": "degraded", "workers": [] }));
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
     let status = pool.status.get_or_insert_default();
-    conditions::set(&mut status.conditions, READY, Truth::True, "AllReady", "all of it", None, at(0));
-    served.gateway.pools.put(key("pool"), pool);
-    let (status, health) = get(&served, "/health").await;
+    conditions::set(&mut status.conditions, READY, Truth::True, "AllReady", "all runners are ready", None, at(0));
+    gateway.state.pools.put(key("pool"), pool);
+    let (status, health) = get(&gateway, "/health").await;
     assert_eq!((status, &health["status"]), (StatusCode::OK, &json!("ok")));
     let worker = &health["workers"][0];
     assert_eq!(
         (&worker["name"], &worker["healthy"], &worker["supports_vnc"]),
         (&json!("pool"), &json!(true), &json!(true))
     );
-    assert_eq!(worker["detail"]["checks"], json!({ "Ready": "AllReady: all of it" }));
-    assert_eq!(get(&served, "/api/workers").await.1, health["workers"]);
+    assert_eq!(worker["detail"]["checks"], json!({ "Ready": "AllReady: all runners are ready" }));
+    assert_eq!(get(&gateway, "/api/workers").await.1, health["workers"]);
     let elsewhere = Key::new("elsewhere", "pool").unwrap();
-    served.gateway.pools.put(elsewhere, WorkerPool::new("pool", WorkerPoolSpec::default()));
+    gateway.state.pools.put(elsewhere, WorkerPool::new("pool", WorkerPoolSpec::default()));
     let namespaces = json!({ "own": "ns", "namespaces": ["elsewhere", "ns"] });
-    assert_eq!(get(&served, "/api/namespaces").await, (StatusCode::OK, namespaces));
+    assert_eq!(get(&gateway, "/api/namespaces").await, (StatusCode::OK, namespaces));
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_is_refused_at_once() {
-    let served = serve_gateway().await;
+async fn rejects_an_invalid_creation_at_once() {
+    let gateway = start_gateway().await;
     let create = async |body: &str| {
-        let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN);
-        json(asked.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()).await
+        let builder = request(&gateway, &Method::POST, "/api/sessions").bearer_auth(ADMIN);
+        json(builder.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()).await
     };
     let (status, problem) = create("{}").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -269,27 +273,27 @@ async fn what_cannot_be_made_is_refused_at_once() {
     assert_eq!((status, problem["detail"].as_array().unwrap().len()), (StatusCode::UNPROCESSABLE_ENTITY, 2));
     let (status, problem) = create("{").await;
     assert_eq!((status, &problem["detail"][0]["loc"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(["body"])));
-    let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).body("{}").send().await.unwrap();
-    assert_eq!(asked.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let builder = request(&gateway, &Method::POST, "/api/sessions").bearer_auth(ADMIN).body("{}").send().await.unwrap();
+    assert_eq!(builder.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
 }
 
-/// A stream of events, read as it comes.
+/// A reader of an event stream.
 struct Events {
     response: Response,
     text: String,
 }
 
 impl Events {
-    async fn open(served: &Served, last: Option<&str>) -> Self {
-        let asked = request(served, &Method::GET, "/api/events").bearer_auth(VIEWER);
-        let asked = last.into_iter().fold(asked, |asked, id| asked.header("last-event-id", id));
-        let response = asked.send().await.unwrap();
+    async fn open(gateway: &TestGateway, last: Option<&str>) -> Self {
+        let builder = request(gateway, &Method::GET, "/api/events").bearer_auth(VIEWER);
+        let builder = last.into_iter().fold(builder, |builder, id| builder.header("last-event-id", id));
+        let response = builder.send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
         Self { response, text: String::new() }
     }
 
-    /// The next event: its name, its id and its data. None at the end of the stream.
+    /// Reads the next event: name, id and data. None at the end of the stream.
     async fn next(&mut self) -> Option<(String, Option<String>, Value)> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -306,42 +310,42 @@ impl Events {
     }
 }
 
-fn put(served: &Served, name: &str, address: std::net::SocketAddr) {
-    served.gateway.sessions.put(key(name), live_session(name, address));
-    served.gateway.changes.record(Changed::Session(key(name)));
+fn put(gateway: &TestGateway, name: &str, address: std::net::SocketAddr) {
+    gateway.state.sessions.put(key(name), live_session(name, address));
+    gateway.state.changes.record(Changed::Session(key(name)));
 }
 
 #[tokio::test]
-async fn events_tell_everything_and_then_what_changes() {
-    let served = serve_gateway().await;
-    let runner = telling_runner().await;
-    put(&served, "old", runner);
-    let mut events = Events::open(&served, None).await;
+async fn streams_a_reset_and_then_the_changes() {
+    let gateway = start_gateway().await;
+    let runner = reporting_runner().await;
+    put(&gateway, "old", runner);
+    let mut events = Events::open(&gateway, None).await;
     let (name, id, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), &data["sessions"][0]["id"], &data["workers"]), ("reset", &json!("old"), &json!([])));
-    // What the runner says of it, asked for because somebody reads.
+    // The activity of the session, which the runner is polled for while a reader is connected.
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), &data["id"], &data["clients"]), ("session", &json!("old"), &json!(2)));
     let start = id.unwrap();
 
-    put(&served, "new", runner);
+    put(&gateway, "new", runner);
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), &data["id"]), ("session", &json!("new")));
-    served.gateway.sessions.remove(&key("old"));
-    served.gateway.changes.record(Changed::Session(key("old")));
+    gateway.state.sessions.remove(&key("old"));
+    gateway.state.changes.record(Changed::Session(key("old")));
     let (name, _, data) = events.next().await.unwrap();
     assert_eq!((name.as_str(), data), ("session-gone", json!({ "id": "old" })));
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
-    served.gateway.pools.put(key("pool"), pool);
-    served.gateway.changes.record(Changed::Pool(key("pool")));
+    gateway.state.pools.put(key("pool"), pool);
+    gateway.state.changes.record(Changed::Pool(key("pool")));
     assert_eq!(events.next().await.unwrap().0, "worker");
-    served.gateway.pools.remove(&key("pool"));
-    served.gateway.changes.record(Changed::Pool(key("pool")));
+    gateway.state.pools.remove(&key("pool"));
+    gateway.state.changes.record(Changed::Pool(key("pool")));
     assert_eq!(events.next().await.unwrap().0, "worker-gone");
 
-    // Who comes back is told what it missed, each once.
-    let mut again = Events::open(&served, Some(&start)).await;
+    // A reader that reconnects receives each object that changed once.
+    let mut again = Events::open(&gateway, Some(&start)).await;
     let mut missed = vec![];
     while missed.len() < 3 {
         let (name, _, data) = again.next().await.unwrap();
@@ -349,35 +353,35 @@ async fn events_tell_everything_and_then_what_changes() {
     }
     missed.sort();
     assert_eq!(missed, ["session new", "session-gone old", "worker-gone pool"]);
-    for stranger in ["someone-0", "x"] {
-        assert_eq!(Events::open(&served, Some(stranger)).await.next().await.unwrap().0, "reset");
+    for unknown in ["other-0", "x"] {
+        assert_eq!(Events::open(&gateway, Some(unknown)).await.next().await.unwrap().0, "reset");
     }
 
-    served.gateway.auth.set_tokens(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
+    gateway.state.auth.set_tokens(Some(StaticTokens::parse([("admin", ADMIN.as_bytes())])));
     let ended = tokio::time::timeout(Duration::from_secs(30), async { while events.next().await.is_some() {} }).await;
-    ended.expect("the stream goes on though its token was taken out");
+    ended.expect("the stream ends when its token is removed");
 }
 
 #[tokio::test]
-async fn the_document_tells_what_is_served() {
-    let served = serve_gateway().await;
-    let (status, document) = get(&served, "/api/openapi.json").await;
+async fn the_openapi_document_matches_the_routes_and_the_ui() {
+    let gateway = start_gateway().await;
+    let (status, document) = get(&gateway, "/api/openapi.json").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(document, serde_json::to_value(rest::document()).unwrap());
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
     let uis = include_str!("../../../ui/openapi.json");
     assert!(
         serde_json::from_str::<Value>(uis).unwrap() == document,
-        "ui/openapi.json is not what is served: run `cargo run --bin openapi > ui/openapi.json`, and `npm run generate` in ui/"
+        "ui/openapi.json is outdated: run `cargo run --bin openapi > ui/openapi.json`, and `npm run generate` in ui/"
     );
     let mut calls = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let named = path.replace("{worker}", "pool").replace("{id}", "none");
-            let asked = request(&served, &method, &format!("/api{named}")).header("origin", "http://elsewhere.test");
-            let asked = asked.json(&json!({ "token": "x" }));
-            let status = asked.send().await.unwrap().status().as_u16();
+            let builder = request(&gateway, &method, &format!("/api{named}")).header("origin", "http://elsewhere.test");
+            let builder = builder.json(&json!({ "token": "x" }));
+            let status = builder.send().await.unwrap().status().as_u16();
             assert!([401, 403].contains(&status), "{method} {path}: {status}");
             calls += 1;
         }
@@ -386,22 +390,27 @@ async fn the_document_tells_what_is_served() {
 }
 
 #[tokio::test]
-async fn a_session_whose_making_is_not_known_to_have_failed_is_taken_back() {
-    let served = serve_gateway().await;
-    served.gateway.pools.put(key("pool"), WorkerPool::new("pool", WorkerPoolSpec::default()));
-    let asked = request(&served, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
-    assert_eq!(asked.send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(served.lookups.load(Ordering::Relaxed) >= 2, "it was made, and taken back");
-    assert_eq!(*served.unwatched.lock().unwrap(), []);
+async fn deletes_a_session_after_an_ambiguous_creation_error() {
+    let gateway = start_gateway().await;
+    gateway.state.pools.put(key("pool"), WorkerPool::new("pool", WorkerPoolSpec::default()));
+    let builder = request(&gateway, &Method::POST, "/api/sessions").bearer_auth(ADMIN).json(&json!({}));
+    assert_eq!(builder.send().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(gateway.api_requests.load(Ordering::Relaxed) >= 2, "the session was created and deleted");
+    assert_eq!(*gateway.uncached.lock().unwrap(), []);
 }
 
 #[tokio::test]
-async fn of_a_name_that_was_made_again_the_session_that_is_there_is_ended() {
-    let served = serve_gateway().await;
-    served.tell("again", "former", Standing::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }));
-    served.make("again", "new");
+async fn deletes_the_current_session_of_a_reused_name() {
+    let gateway = start_gateway().await;
+    gateway.put_session(
+        "again",
+        "former",
+        Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }),
+    );
+    gateway.create_uncached("again", "new");
     let (status, ended) =
-        json(request(&served, &Method::DELETE, "/api/sessions/-/again").bearer_auth(ADMIN).send().await.unwrap()).await;
+        json(request(&gateway, &Method::DELETE, "/api/sessions/-/again").bearer_auth(ADMIN).send().await.unwrap())
+            .await;
     assert_eq!((status, &ended["status"]), (StatusCode::OK, &json!("TERMINATING")));
-    assert_eq!(*served.unwatched.lock().unwrap(), []);
+    assert_eq!(*gateway.uncached.lock().unwrap(), []);
 }

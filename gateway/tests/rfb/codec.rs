@@ -1,10 +1,11 @@
-//! Any stream, cut anywhere. `PROPTEST_CASES=1000000 cargo test -p camofleet-gateway --test rfb codec` fuzzes for longer.
+//! The viewer's filter on generated streams in random chunks.
+//! `PROPTEST_CASES=1000000 cargo test -p camofleet-gateway --test rfb codec` fuzzes for longer.
 
-use crate::said::{HANDSHAKE, Said, role, said};
+use crate::viewer_message::{HANDSHAKE, ViewerMessage, role, viewer_message};
 use camofleet_gateway::rfb::{ClientFilter, RfbError, ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-/// What a filter made of a stream.
+/// The result of filtering a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Filtered {
     passed: Vec<u8>,
@@ -12,7 +13,7 @@ struct Filtered {
     error: Option<RfbError>,
 }
 
-/// Filters the stream in the chunks that end at these places.
+/// Filters the stream in chunks that end at these offsets.
 fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
     let mut cuts = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect::<Vec<_>>();
     cuts.push(stream.len());
@@ -24,7 +25,7 @@ fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
         let before = all.passed.len();
         match filter.filter(&stream[start..end], &mut all.passed) {
             Ok(input) => all.input |= input,
-            // What was seen in the chunk that broke the rules does not matter any more.
+            // Input in the invalid chunk does not count.
             Err(error) => {
                 all.error = Some(error);
                 all.input = false;
@@ -37,65 +38,66 @@ fn filter(role: ViewerRole, stream: &[u8], cuts: &[Index]) -> Filtered {
     all
 }
 
-/// What a display hears before the first message.
+/// The bytes that a display receives before the first message.
 fn greeting(role: ViewerRole) -> Vec<u8> {
-    let mut heard = b"RFB 003.008\n\x01\x01".to_vec();
+    let mut received = b"RFB 003.008\n\x01\x01".to_vec();
     if role == ViewerRole::View {
-        heard.extend(b"\x02\0\0\x02\0\0\0\0\xc0\xa1\xe5\xce");
-        heard.extend(b"\x06\0\0\0\xff\xff\xff\xf8\x09\0\0\x01\0\0\0\0");
+        received.extend(b"\x02\0\0\x02\0\0\0\0\xc0\xa1\xe5\xce");
+        received.extend(b"\x06\0\0\0\xff\xff\xff\xf8\x09\0\0\x01\0\0\0\0");
     }
-    heard
+    received
 }
 
-fn stream(said: &[Said]) -> Vec<u8> {
-    [HANDSHAKE.to_vec(), said.iter().flat_map(Said::encode).collect()].concat()
+fn stream(messages: &[ViewerMessage]) -> Vec<u8> {
+    [HANDSHAKE.to_vec(), messages.iter().flat_map(ViewerMessage::encode).collect()].concat()
 }
 
-/// Reads what a display would read, by a table of its own: only what a viewer who may only look may say.
-fn assert_only_looking(mut heard: &[u8]) {
-    while let [kind, ..] = *heard {
-        let length = match (kind, heard) {
+/// Parses the bytes as a display does, with a separate table of lengths, and panics on a message that a view-only
+/// viewer is not permitted.
+fn assert_no_input(mut received: &[u8]) {
+    while let [kind, ..] = *received {
+        let length = match (kind, received) {
             (0, _) => 20,
             (2, [_, _, a, b, ..]) => 4 + 4 * (usize::from(*a) << 8 | usize::from(*b)),
             (3 | 150, _) => 10,
             (248, [_, _, _, _, _, _, _, _, length, ..]) => 9 + usize::from(*length),
             (2 | 248, _) => return,
-            other => panic!("a viewer got through with {other:?}"),
+            other => panic!("a message of a view-only viewer was forwarded: {other:?}"),
         };
-        // The stream may end in the midst of a message.
-        heard = heard.get(length..).unwrap_or_default();
+        // The stream can end inside a message.
+        received = received.get(length..).unwrap_or_default();
     }
 }
 
 proptest! {
     #[test]
-    fn a_message_is_read_as_it_was_written(said in said()) {
-        let bytes = said.encode();
+    fn parses_every_encoded_message(message in viewer_message()) {
+        let bytes = message.encode();
         let ends = (1..=bytes.len()).find_map(|end| Some((end, Message::parse(&bytes[..end]).unwrap()?)));
-        let (end, message) = ends.unwrap();
-        prop_assert_eq!(message, said.message());
-        prop_assert_eq!(message.length(), bytes.len());
-        // Once told, it stays the same whatever follows.
-        prop_assert_eq!(Message::parse(&bytes), Ok(Some(message)));
+        let (end, parsed) = ends.unwrap();
+        prop_assert_eq!(parsed, message.parsed());
+        prop_assert_eq!(parsed.length(), bytes.len());
+        // More bytes do not change the result.
+        prop_assert_eq!(Message::parse(&bytes), Ok(Some(parsed)));
         prop_assert!(end <= 13);
     }
 
     #[test]
-    fn what_the_role_may_say_passes_and_nothing_else(
+    fn forwards_exactly_what_the_role_permits(
         role in role(),
-        said in vec(said(), 0..12),
+        messages in vec(viewer_message(), 0..12),
         cuts in vec(any::<Index>(), 0..20),
     ) {
-        let passed = said.iter().filter_map(|it| it.passed(role)).collect::<Vec<_>>();
-        let input = passed.iter().any(Said::is_input);
-        let heard = [greeting(role), passed.iter().flat_map(Said::encode).collect()].concat();
-        let expected = Filtered { passed: heard, input, error: None };
-        prop_assert_eq!(filter(role, &stream(&said), &cuts), expected);
+        let passed = messages.iter().filter_map(|it| it.filtered(role)).collect::<Vec<_>>();
+        let input = passed.iter().any(ViewerMessage::is_input);
+        let received = [greeting(role), passed.iter().flat_map(ViewerMessage::encode).collect()].concat();
+        let expected = Filtered { passed: received, input, error: None };
+        prop_assert_eq!(filter(role, &stream(&messages), &cuts), expected);
     }
 
     #[test]
-    fn a_stream_cut_into_single_bytes_passes_as_in_one_piece(role in role(), said in vec(said(), 0..4)) {
-        let stream = stream(&said);
+    fn single_byte_chunks_give_the_same_output(role in role(), messages in vec(viewer_message(), 0..4)) {
+        let stream = stream(&messages);
         let mut filter_of_bytes = ClientFilter::new(role);
         let mut passed = Vec::new();
         for byte in &stream {
@@ -104,18 +106,18 @@ proptest! {
         prop_assert_eq!(passed, filter(role, &stream, &[]).passed);
     }
 
-    /// The fuzz: messages with bytes changed, put in, and cut off, and plain noise.
+    /// Fuzzes the filter: messages with changed and inserted bytes, followed by noise.
     #[test]
-    fn a_hostile_stream_passes_the_same_however_it_is_cut_and_no_viewer_gets_through(
+    fn a_hostile_stream_gives_the_same_output_in_any_chunks_and_no_input_of_a_viewer(
         role in role(),
-        said in vec(said(), 0..6),
+        messages in vec(viewer_message(), 0..6),
         noise in vec(any::<u8>(), 0..200),
         changes in vec(any::<(Index, u8, bool)>(), 0..6),
         cuts in vec(any::<Index>(), 0..20),
     ) {
-        let mut hostile = [stream(&said), noise].concat();
+        let mut hostile = [stream(&messages), noise].concat();
         for (place, byte, insert) in changes {
-            // The handshake is left alone, or nothing would be reached behind it.
+            // The handshake is not changed, because the filter rejects everything after an invalid handshake.
             let place = HANDSHAKE.len() + place.index(hostile.len() - HANDSHAKE.len() + 1);
             if insert || place == hostile.len() {
                 hostile.insert(place, byte);
@@ -127,42 +129,45 @@ proptest! {
         prop_assert_eq!(&filter(role, &hostile, &cuts), &whole);
         prop_assert!(role == ViewerRole::Control || !whole.input);
         if role == ViewerRole::View {
-            let heard = whole.passed.strip_prefix(&greeting(role)[..]);
-            assert_only_looking(heard.unwrap());
+            let received = whole.passed.strip_prefix(&greeting(role)[..]);
+            assert_no_input(received.unwrap());
         }
     }
 
     #[test]
-    fn noise_instead_of_a_handshake_ends_it(role in role(), noise in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..5)) {
+    fn rejects_an_invalid_handshake(role in role(), noise in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..5)) {
         prop_assume!(noise[..noise.len().min(13)] != HANDSHAKE[..noise.len().min(13)]);
         let all = filter(role, &noise, &cuts);
         prop_assert_eq!(all.error, Some(RfbError::ClientHandshake));
-        prop_assert!(HANDSHAKE.starts_with(&all.passed), "nothing of it passes but what was right");
+        prop_assert!(HANDSHAKE.starts_with(&all.passed), "only the valid part of the handshake is forwarded");
     }
 }
 
 #[test]
-fn the_largest_clipboard_passes_and_one_byte_more_ends_it() {
-    let paste = |length: usize| filter(ViewerRole::Control, &stream(&[Said::CutText(vec![4; length])]), &[]);
+fn limits_the_clipboard_to_256_kib() {
+    let paste = |length: usize| filter(ViewerRole::Control, &stream(&[ViewerMessage::CutText(vec![4; length])]), &[]);
     let largest = paste(256 << 10);
     assert_eq!((largest.error, largest.input), (None, true));
     assert_eq!(largest.passed.len(), HANDSHAKE.len() + 8 + (256 << 10));
     let error = paste((256 << 10) + 1).error.unwrap();
-    assert_eq!(error.to_string(), "clipboard of 262145 bytes; at most 262144 may be sent");
+    assert_eq!(error.to_string(), "the clipboard text has 262145 bytes; the limit is 262144");
 }
 
 #[test]
-fn keys_in_the_payload_of_another_message_are_no_keys() {
-    // Each payload is a KeyEvent, followed by one that is real.
-    let key = Said::Key { down: true, symbol: 0x61 };
-    let fence = Said::Fence { flags: 0, payload: key.encode() };
-    let cut_text = Said::CutText(key.encode());
-    let clipboard = Said::ExtendedClipboard { flags: 1 << 28 | 1, data: key.encode() };
-    let said = [fence.clone(), cut_text, clipboard, key];
-    let view = filter(ViewerRole::View, &stream(&said), &[]);
+fn ignores_keys_inside_the_payload_of_another_message() {
+    // The payload of each message is a KeyEvent. The last message is a real KeyEvent.
+    let key = ViewerMessage::Key { down: true, symbol: 0x61 };
+    let fence = ViewerMessage::Fence { flags: 0, payload: key.encode() };
+    let cut_text = ViewerMessage::CutText(key.encode());
+    let clipboard = ViewerMessage::ExtendedClipboard { flags: 1 << 28 | 1, data: key.encode() };
+    let messages = [fence.clone(), cut_text, clipboard, key];
+    let view = filter(ViewerRole::View, &stream(&messages), &[]);
     assert_eq!(view.passed, [greeting(ViewerRole::View), fence.encode()].concat());
     assert!(!view.input);
-    let control = filter(ViewerRole::Control, &stream(&said), &[]);
-    assert_eq!(control.passed, [greeting(ViewerRole::Control), said.iter().flat_map(Said::encode).collect()].concat());
+    let control = filter(ViewerRole::Control, &stream(&messages), &[]);
+    assert_eq!(
+        control.passed,
+        [greeting(ViewerRole::Control), messages.iter().flat_map(ViewerMessage::encode).collect()].concat()
+    );
     assert!(control.input);
 }

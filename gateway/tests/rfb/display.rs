@@ -1,6 +1,7 @@
-//! A real display (Xvnc, started as the runner starts it), viewers before it, and an X client that tells what arrived.
+//! The RFB filters between viewers and a real display: Xvnc with the runner's flags. An X client checks which input the
+//! display received.
 
-use crate::said::Said;
+use crate::viewer_message::ViewerMessage;
 use camofleet_gateway::rfb::{ClientFilter, DisplayCheck, ViewerRole};
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -29,12 +30,12 @@ use x11rb::{
     wrapper::ConnectionExt as _,
 };
 
-/// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of every wait in a test.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const WIDTH: u16 = 320;
 const HEIGHT: u16 = 240;
 
-/// Numbers of this process's displays: runners take theirs below, and X servers of people at 0.
+/// Display numbers of this process. Runners use lower numbers, and desktop X servers begin at 0.
 static NEXT_NUMBER: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(40_000 + std::process::id() % 10_000));
 
 struct Display {
@@ -48,8 +49,8 @@ impl Display {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vnc.sock");
-        // As the runner starts its own, but that the test's X client has no cookie. A server that chooses its number itself
-        // would take another's, for want of a socket that tells.
+        // The runner's flags, except that the test's X client has no cookie. The number is fixed, because without a
+        // listening socket, Xvnc cannot detect that a number is in use.
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut xvnc = Command::new("Xvnc")
             .args([&format!(":{number}"), "-displayfd", "1"])
@@ -61,7 +62,7 @@ impl Display {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("Xvnc of the package tigervnc-standalone-server");
+            .expect("Xvnc is installed (Debian package tigervnc-standalone-server)");
         let mut up = String::new();
         BufReader::new(xvnc.stdout.take().unwrap()).read_line(&mut up).unwrap();
         assert_eq!(up.trim(), number.to_string());
@@ -77,22 +78,22 @@ impl Display {
 
 impl Drop for Display {
     fn drop(&mut self) {
-        // Terminated and not killed, it takes its lock file and its socket with it.
+        // On SIGTERM, unlike SIGKILL, Xvnc removes its lock file and its socket.
         Command::new("kill").arg(self.xvnc.id().to_string()).status().ok();
         self.xvnc.wait().ok();
     }
 }
 
-/// A viewer behind the gateway's two filters.
+/// A viewer behind both filters of the gateway.
 struct Viewer {
     socket: UnixStream,
     filter: ClientFilter,
     check: DisplayCheck,
-    /// Whether anything that it said counts as input.
+    /// Whether any of its messages counted as input.
     input: bool,
 }
 
-/// A clipboard message of the display: negative lengths stand for the extended one.
+/// A clipboard message of the display. A negative length means the extended clipboard.
 struct CutText {
     length: i32,
     data: Vec<u8>,
@@ -101,7 +102,7 @@ struct CutText {
 impl Viewer {
     fn connect(socket: &Path, role: ViewerRole) -> Self {
         let socket = UnixStream::connect(socket).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let (filter, check) = (ClientFilter::new(role), DisplayCheck::default());
         let mut viewer = Self { socket, filter, check, input: false };
         assert_eq!(viewer.read(12), b"RFB 003.008\n");
@@ -113,21 +114,21 @@ impl Viewer {
         let init = viewer.read(24);
         assert_eq!(init[..4], [WIDTH.to_be_bytes(), HEIGHT.to_be_bytes()].concat());
         viewer.read(u32::from_be_bytes(init[20..].try_into().unwrap()) as usize);
-        viewer.say(&Said::Encodings(vec![0]));
+        viewer.send(&ViewerMessage::Encodings(vec![0]));
         viewer
     }
 
     fn write(&mut self, bytes: &[u8]) {
         let mut passed = Vec::new();
-        // In two pieces, as a network would cut it.
+        // In two chunks, as a network can deliver it.
         for half in [&bytes[..bytes.len() / 2], &bytes[bytes.len() / 2..]] {
             self.input |= self.filter.filter(half, &mut passed).unwrap();
         }
         self.socket.write_all(&passed).unwrap();
     }
 
-    fn say(&mut self, said: &Said) {
-        self.write(&said.encode());
+    fn send(&mut self, message: &ViewerMessage) {
+        self.write(&message.encode());
     }
 
     fn read(&mut self, length: usize) -> Vec<u8> {
@@ -141,10 +142,10 @@ impl Viewer {
         u16::from_be_bytes(self.read(2).try_into().unwrap()).into()
     }
 
-    /// Asks for the whole picture and takes it: the display has then done what it was told before. Returns how many
-    /// pixels came, and what was said of the clipboard meanwhile.
-    fn look(&mut self) -> (usize, Vec<CutText>) {
-        self.say(&Said::Update { incremental: false, place: [0, 0, WIDTH, HEIGHT] });
+    /// Requests the whole picture and receives it. By then, the display has processed all earlier messages. Returns the
+    /// number of pixels, and the clipboard messages received meanwhile.
+    fn request_picture(&mut self) -> (usize, Vec<CutText>) {
+        self.send(&ViewerMessage::Update { incremental: false, place: [0, 0, WIDTH, HEIGHT] });
         let (mut pixels, mut texts) = (0, Vec::new());
         while pixels < usize::from(WIDTH) * usize::from(HEIGHT) {
             match self.read(1)[0] {
@@ -170,18 +171,18 @@ impl Viewer {
 }
 
 fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < limit, "waited in vain for {what}");
+        assert!(Instant::now() < limit, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn a_controllers_input_arrives_and_a_viewers_does_not() {
+fn forwards_a_controllers_input_and_drops_a_viewers() {
     let display = Display::start();
     let (x, root) = display.x_client();
     let pointer = || {
@@ -193,39 +194,43 @@ fn a_controllers_input_arrives_and_a_viewers_does_not() {
 
     let mut viewer = Viewer::connect(&display.socket, ViewerRole::View);
     let mut controller = Viewer::connect(&display.socket, ViewerRole::Control);
-    viewer.look();
-    controller.look();
+    viewer.request_picture();
+    controller.request_picture();
     for hostile in [
-        Said::Key { down: true, symbol: 0x62 },
-        Said::Pointer { buttons: 1, x: 7, y: 7 },
-        Said::CutText(Said::Key { down: true, symbol: 0x62 }.encode()),
-        Said::ExtendedClipboard { flags: 1 << 28 | 1, data: b"no zlib".to_vec() },
-        Said::ExtendedKey { down: true, symbol: 0x62, code: 0x30 },
-        Said::Resize { width: 100, height: 100, screens: vec![[0; 16]] },
-        Said::Xvp([1, 2]),
+        ViewerMessage::Key { down: true, symbol: 0x62 },
+        ViewerMessage::Pointer { buttons: 1, x: 7, y: 7 },
+        ViewerMessage::CutText(ViewerMessage::Key { down: true, symbol: 0x62 }.encode()),
+        ViewerMessage::ExtendedClipboard { flags: 1 << 28 | 1, data: b"no zlib".to_vec() },
+        ViewerMessage::ExtendedKey { down: true, symbol: 0x62, code: 0x30 },
+        ViewerMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] },
+        ViewerMessage::Xvp([1, 2]),
     ] {
-        viewer.say(&hostile);
-        let (pixels, _) = viewer.look();
-        assert_eq!(pixels, usize::from(WIDTH) * usize::from(HEIGHT), "the view goes on, in the same size");
+        viewer.send(&hostile);
+        let (pixels, _) = viewer.request_picture();
+        assert_eq!(
+            pixels,
+            usize::from(WIDTH) * usize::from(HEIGHT),
+            "the connection continues, and the display has the same size"
+        );
     }
     assert!(!viewer.input);
     assert_eq!((pointer(), keys()), (before, 0));
 
-    // Later than anything of the viewer's, and alone.
-    controller.say(&Said::Resize { width: 100, height: 100, screens: vec![[0; 16]] });
-    controller.say(&Said::Pointer { buttons: 0, x: 100, y: 50 });
-    controller.say(&Said::Key { down: true, symbol: 0x61 });
+    // After all messages of the viewer, only the controller sends input.
+    controller.send(&ViewerMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] });
+    controller.send(&ViewerMessage::Pointer { buttons: 0, x: 100, y: 50 });
+    controller.send(&ViewerMessage::Key { down: true, symbol: 0x61 });
     until("the controller's pointer and key", || {
         (pointer() == (100, 50, KeyButMask::default()) && keys() == 1).then_some(())
     });
-    controller.say(&Said::Key { down: false, symbol: 0x61 });
-    until("the key to come up", || (keys() == 0).then_some(()));
+    controller.send(&ViewerMessage::Key { down: false, symbol: 0x61 });
+    until("the release of the key", || (keys() == 0).then_some(()));
     assert!(controller.input);
-    controller.look();
-    viewer.look();
+    controller.request_picture();
+    viewer.request_picture();
 }
 
-/// Copies a text in the display, as a page does, and answers whoever asks for it, until the display ends.
+/// Copies a text in the display, as a page does, and serves it to other X clients until the display ends.
 fn copy_text(display: &Display, text: &'static str) {
     let (x, root) = display.x_client();
     let atom = |name: &str| x.intern_atom(false, name.as_bytes()).unwrap().reply().unwrap().atom;
@@ -238,57 +243,57 @@ fn copy_text(display: &Display, text: &'static str) {
     x.flush().unwrap();
     thread::spawn(move || {
         while let Ok(event) = x.wait_for_event() {
-            let Event::SelectionRequest(asked) = event else { continue };
-            let (whom, property, target) = (asked.requestor, asked.property, asked.target);
+            let Event::SelectionRequest(request) = event else { continue };
+            let (requestor, property, target) = (request.requestor, request.property, request.target);
             if target == targets {
-                x.change_property32(PropMode::REPLACE, whom, property, AtomEnum::ATOM, &[targets, utf8]).unwrap();
+                x.change_property32(PropMode::REPLACE, requestor, property, AtomEnum::ATOM, &[targets, utf8]).unwrap();
             } else {
-                x.change_property8(PropMode::REPLACE, whom, property, target, text.as_bytes()).unwrap();
+                x.change_property8(PropMode::REPLACE, requestor, property, target, text.as_bytes()).unwrap();
             }
             let answer = SelectionNotifyEvent {
                 response_type: SELECTION_NOTIFY_EVENT,
                 sequence: 0,
-                time: asked.time,
-                requestor: whom,
-                selection: asked.selection,
+                time: request.time,
+                requestor,
+                selection: request.selection,
                 target,
                 property,
             };
-            x.send_event(false, whom, EventMask::NO_EVENT, answer).unwrap();
+            x.send_event(false, requestor, EventMask::NO_EVENT, answer).unwrap();
             x.flush().unwrap();
         }
     });
 }
 
 #[test]
-fn what_is_copied_in_the_session_is_for_controllers_only() {
+fn sends_the_clipboard_to_controllers_only() {
     const NOTIFY: u8 = 1 << 3;
     const PEEK_AND_PROVIDE: u8 = 1 << 2 | 1 << 4;
     const CAPS: u8 = 1;
     let display = Display::start();
     let mut viewer = Viewer::connect(&display.socket, ViewerRole::View);
     let mut controller = Viewer::connect(&display.socket, ViewerRole::Control);
-    viewer.look();
-    controller.look();
+    viewer.request_picture();
+    controller.request_picture();
     copy_text(&display, "a password");
     until("the controller's clipboard", || {
-        controller.look().1.into_iter().find(|text| text.length == 10 && text.data == b"a password")
+        controller.request_picture().1.into_iter().find(|text| text.length == 10 && text.data == b"a password")
     });
-    // It hears that there is something, and asks for it: request of text.
-    let is_note = |text: &CutText| text.length < 0 && text.data[0] == NOTIFY && text.data[3] == 1;
-    let mut heard = Vec::new();
-    until("the viewer's note", || {
-        heard.extend(viewer.look().1);
-        heard.iter().any(is_note).then_some(())
+    // The viewer is notified of the text and requests it.
+    let is_notification = |text: &CutText| text.length < 0 && text.data[0] == NOTIFY && text.data[3] == 1;
+    let mut received = Vec::new();
+    until("the viewer's notification", || {
+        received.extend(viewer.request_picture().1);
+        received.iter().any(is_notification).then_some(())
     });
-    viewer.say(&Said::ExtendedClipboard { flags: 1 << 25 | 1, data: Vec::new() });
-    heard.extend(viewer.look().1);
-    heard.extend(viewer.look().1);
-    for text in heard {
-        assert!(text.length < 0, "no plain text");
+    viewer.send(&ViewerMessage::ExtendedClipboard { flags: 1 << 25 | 1, data: Vec::new() });
+    received.extend(viewer.request_picture().1);
+    received.extend(viewer.request_picture().1);
+    for text in received {
+        assert!(text.length < 0, "the viewer must not receive plain text");
         assert!(
             text.data[0] & CAPS != 0 || text.data[0] & PEEK_AND_PROVIDE == 0,
-            "nor the extended one: {:?}",
+            "the viewer must not receive data of the extended clipboard: {:?}",
             text.data
         );
     }

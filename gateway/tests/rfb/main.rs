@@ -1,7 +1,7 @@
-//! The live view's protocol: what passes of any stream, cut anywhere, and what a real display makes of it.
+//! The RFB filters: on generated streams, and between viewers and a real display.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod codec;
 mod display;
-mod said;
+mod viewer_message;

@@ -12,8 +12,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What there is and what changes, as Server-Sent Events: `reset` with everything, then `session`, `worker`, `session-gone` and
-         *     `worker-gone`; `alive` every 15 s when nothing happens. A reader that sends `Last-Event-ID` is told what it missed, or `reset` again.
+         * Streams sessions, pools and their changes as Server-Sent Events.
+         * @description The first event is `reset` with all sessions and pools. Then follow `session`, `worker`, `session-gone` and
+         *     `worker-gone`, and `alive` every 15 s on an idle stream. A reader that sends `Last-Event-ID` gets the changes that
+         *     it missed, or another `reset`.
          */
         get: operations["events"];
         put?: never;
@@ -31,7 +33,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** How the pools are. */
+        /** Returns the health of the pools. */
         get: operations["health"];
         put?: never;
         post?: never;
@@ -48,10 +50,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Who is logged in. */
+        /** Returns the role of the client's credential. */
         get: operations["who"];
         put?: never;
-        /** Takes a token and sets a cookie, which is good for 12 hours and no longer than the token. */
+        /** Exchanges a static token for a login cookie, which is valid for 12 hours and no longer than the token. */
         post: operations["login"];
         delete?: never;
         options?: never;
@@ -68,7 +70,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Takes the cookie back. */
+        /** Removes the login cookie. */
         post: operations["logout"];
         delete?: never;
         options?: never;
@@ -83,7 +85,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The namespaces in which there is something to see. */
+        /** Lists the namespaces that have sessions or pools. */
         get: operations["namespaces"];
         put?: never;
         post?: never;
@@ -100,10 +102,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** All sessions, those that are over included while their objects are there. */
+        /** Lists all sessions, including finished ones until their objects are deleted. */
         get: operations["list"];
         put?: never;
-        /** Makes a session, and waits until clients can connect. */
+        /** Creates a session and waits until clients can connect. */
         post: operations["create"];
         delete?: never;
         options?: never;
@@ -118,11 +120,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A session. */
+        /** Returns a session. */
         get: operations["get"];
         put?: never;
         post?: never;
-        /** Ends a session. */
+        /** Deletes a session, which ends its browser. */
         delete: operations["delete"];
         options?: never;
         head?: never;
@@ -138,7 +140,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Mints a token for a session. */
+        /** Creates a session token. */
         post: operations["share"];
         delete?: never;
         options?: never;
@@ -155,7 +157,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Counts as activity: the session's idle time begins anew. */
+        /** Resets the session's idle time. */
         post: operations["touch"];
         delete?: never;
         options?: never;
@@ -170,7 +172,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The way of a Playwright client, as `ws_endpoint` says it. A WebSocket; the same as `/ws/{namespace}/{name}`. */
+        /**
+         * Connects a Playwright client to the session, over WebSocket.
+         * @description This is the path in `ws_endpoint`. `/ws/{namespace}/{name}` is equivalent.
+         */
         get: operations["connect"];
         put?: never;
         post?: never;
@@ -187,7 +192,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** All pools. */
+        /** Lists all pools. */
         get: operations["workers"];
         put?: never;
         post?: never;
@@ -203,338 +208,338 @@ export interface components {
     schemas: {
         /** @description A condition of a pool. */
         Condition: {
-            /** @description Why, for people. */
+            /** @description Message, for people. */
             message: string;
-            /** @description Why, for programs. */
+            /** @description Reason, for programs. */
             reason: string;
             /** @description True, False or Unknown. */
             status: string;
-            /** @description Its name. */
+            /** @description Type of the condition. */
             type: string;
         };
-        /** @description Body of `POST /sessions`: what is left out, or null, is as the pool has it. */
+        /** @description Body of `POST /sessions`. For a field that is omitted or null, the pool's default applies. */
         CreateSession: {
-            /** @description Without a display. Ignored with `vnc`. */
+            /** @description Whether the browser runs without a display. Ignored if `vnc` is true. */
             headless?: boolean | null;
             /**
              * Format: int32
-             * @description The session ends after so many seconds in which nobody did anything in it.
+             * @description The session ends after this many seconds without activity of a client.
              */
             idle_ttl_seconds?: number | null;
-            /** @description Anything to find it by. */
+            /** @description Labels of any text, by which to identify the session. */
             labels?: {
                 [key: string]: string;
             } | null;
             /**
              * Format: int32
-             * @description The session ends after so many seconds whatever happens.
+             * @description The session ends after this many seconds, regardless of activity.
              */
             max_lifetime_seconds?: number | null;
             /**
-             * @description A page that is open when client and viewer come. A bare host gets `https://` before it; otherwise it is an http, https or
-             *     data URL, or about:blank.
+             * @description Page to open before clients connect: an http, https or data URL, or about:blank. `https://` is added to a bare
+             *     host.
              */
             start_url?: string | null;
             start_url_wait?: components["schemas"]["PageEvent"] | null;
-            /** @description On a display that can be watched. */
+            /** @description Whether the session has a live view. */
             vnc?: boolean;
-            /** @description Name of the pool. Left out: any pool that can serve the session. */
+            /** @description Name of the pool. If omitted, any pool that can serve the session. */
             worker?: string | null;
         };
-        /** @description Answer of `DELETE /sessions/{worker}/{id}`. */
+        /** @description Response of `DELETE /sessions/{worker}/{id}`. */
         Deleted: {
             /** @description Name of the `BrowserSession`. */
             id: string;
-            /** @description Always `TERMINATING`: its browser is being ended. */
+            /** @description Always `TERMINATING`: the browser is being ended. */
             status: components["schemas"]["Status"];
         };
-        /** @description Everything there is: the event `reset`, with which a stream begins. */
+        /** @description Data of the event `reset`, with which a stream begins. */
         Everything: {
             /** @description All sessions. */
             sessions: components["schemas"]["Session"][];
             /** @description All pools. */
             workers: components["schemas"]["Worker"][];
         };
-        /** @description Answer of `GET /health`. */
+        /** @description Response of `GET /health`. */
         FleetHealth: {
-            /** @description One word for everything. */
+            /** @description Health of all pools together. */
             status: components["schemas"]["Health"];
             /** @description The pools. */
             workers: components["schemas"]["Worker"][];
         };
-        /** @description What is gone: the events `session-gone` and `worker-gone`. */
+        /** @description Data of the events `session-gone` and `worker-gone`. */
         Gone: {
             /** @description Name of the `BrowserSession` or `WorkerPool`. */
             id: string;
         };
         /**
-         * @description One word for everything.
+         * @description Health of a pool, or of all pools.
          * @enum {string}
          */
         Health: "ok" | "degraded";
-        /** @description A field that is wrong. */
+        /** @description An invalid field of a request. */
         InvalidField: {
-            /** @description Where it is: `body`, then the names of fields and the numbers of items down to it. */
+            /** @description Path of the field: `body`, then field names and list indices. */
             loc: string[];
-            /** @description What is wrong with it. */
+            /** @description What is wrong with the field. */
             msg: string;
-            /** @description The rule that it breaks. */
+            /** @description The rule that the field violates: a JSON Schema keyword, or a reason of the Kubernetes API server. */
             type: string;
         };
-        /** @description Body of a 422: what of the request is wrong. */
+        /** @description Body of a 422 response. */
         InvalidRequest: {
-            /** @description One for each field that is wrong. */
+            /** @description The invalid fields of the request. */
             detail: components["schemas"]["InvalidField"][];
         };
-        /** @description Who is logged in. */
+        /** @description Role of the authenticated client. */
         LoggedIn: {
             role?: components["schemas"]["Role"] | null;
         };
         /** @description Body of `POST /login`. */
         Login: {
-            /** @description One of the fleet's static tokens. */
+            /** @description A static token of the fleet. */
             token: string;
         };
-        /** @description Answer of `GET /namespaces`. */
+        /** @description Response of `GET /namespaces`. */
         Namespaces: {
-            /** @description Those that have pools or sessions, and the gateway's own, by name. */
+            /** @description The gateway's own namespace and all that have pools or sessions, sorted by name. */
             namespaces: string[];
-            /** @description The gateway's own, which paths need not say. */
+            /** @description The gateway's own namespace, which paths can omit. */
             own: string;
         };
         /**
-         * @description When a page counts as loaded.
+         * @description The event at which a page counts as loaded.
          * @enum {string}
          */
         PageEvent: "none" | "domcontentloaded" | "load";
-        /** @description Body of every answer of 400 and above but 422. */
+        /** @description Body of every response with a status of 400 or above, except 422. */
         Problem: {
-            /** @description What was wrong, where, and what to do. */
+            /** @description What is wrong, where, and what to do. */
             detail: string;
         };
         /**
-         * @description What the holder of a static token may do.
+         * @description What the holder of a static token is allowed to do.
          * @enum {string}
          */
         Role: "viewer" | "admin";
         /**
-         * @description What a token is good for.
+         * @description What a session token permits.
          * @enum {string}
          */
         Scope: "connect" | "control" | "view";
         /** @description A session. */
         Session: {
-            /** @description The engine that runs, once one does: `firefox` or `camoufox`. */
+            /** @description The running engine: `firefox` or `camoufox`. */
             browser?: string | null;
-            /** @description Version of the browser, as it reports it. */
+            /** @description Version of the browser, as the browser reports it. */
             browser_version?: string | null;
             /**
              * Format: int32
-             * @description Clients that are connected; known once it is Ready.
+             * @description Number of connected clients. Null until the runner reports it.
              */
             clients?: number | null;
             /**
              * Format: date-time
-             * @description When it was made.
+             * @description When the session was created.
              */
             created_at: string;
             /**
              * Format: date-time
-             * @description When it ends whatever happens.
+             * @description When the session ends regardless of activity.
              */
             deadline_at?: string | null;
             /**
              * Format: date-time
-             * @description When it was over.
+             * @description When the session finished.
              */
             finished_at?: string | null;
-            /** @description Whether it has no display. */
+            /** @description Whether the browser runs without a display. */
             headless: boolean;
-            /** @description Whether it was bound to a browser that was hot already. */
+            /** @description Whether the session was bound to a prewarmed browser. */
             hot_start?: boolean | null;
             /** @description Name of the `BrowserSession`. */
             id: string;
             /**
              * Format: date-time
-             * @description When it ends if nobody does anything.
+             * @description When the session ends if no client is active.
              */
             idle_at?: string | null;
             /**
              * Format: int32
-             * @description Seconds without activity after which it ends; known once it has a pool, or when it was asked for.
+             * @description Idle timeout in seconds. Null until the session has a pool, unless the request set it.
              */
             idle_ttl_seconds?: number | null;
-            /** @description What it was given to find it by. */
+            /** @description Labels from the request. */
             labels: {
                 [key: string]: string;
             };
             /**
              * Format: date-time
-             * @description When somebody last did something in it. Before that is known: when it began.
+             * @description When a client was last active. Until that is known, when the session became Ready or was created.
              */
             last_seen_at: string;
-            /** @description The same for people. */
+            /** @description Message of the condition `Ready`, for people. */
             message?: string | null;
             /** @description Namespace of the `BrowserSession`. */
             namespace: string;
-            /** @description Major and minor of the Playwright server: clients must have the same. */
+            /** @description Major and minor version of the Playwright server. Clients must have the same. */
             playwright_version?: string | null;
             /**
              * Format: int32
-             * @description How many sessions its pool serves before it; known while it waits for the pool that it names, and only when this one
-             *     session is asked for.
+             * @description Number of sessions that the pool will serve before this one. Present only while the session waits for the pool
+             *     that it names, and only in the response for a single session.
              */
             queue_position?: number | null;
             /**
              * Format: date-time
-             * @description When clients could connect.
+             * @description When the session became Ready.
              */
             ready_at?: string | null;
-            /** @description Why it stands there: a reason of its conditions. */
+            /** @description Reason of the condition `Ready`, for programs. */
             reason?: string | null;
-            /** @description The pod that serves it. */
+            /** @description Name of the runner pod that serves the session. */
             runner?: string | null;
             start_page?: components["schemas"]["StartPage"] | null;
-            /** @description The page that was to be opened. */
+            /** @description Start page from the request. */
             start_url?: string | null;
-            /** @description When the start page counts as loaded. */
+            /** @description The event at which the start page counts as loaded. */
             start_url_wait: components["schemas"]["PageEvent"];
-            /** @description Where it stands, in the words of `kubectl get`: Pending, Queued, Starting, Ready or Finished. */
+            /** @description State of the `BrowserSession`: Pending, Queued, Starting, Ready or Finished. */
             state: string;
-            /** @description Where it stands, in the original's words. */
+            /** @description The original's status. */
             status: components["schemas"]["Status"];
             vnc?: components["schemas"]["Vnc"] | null;
-            /** @description Whether its display can be watched. */
+            /** @description Whether the session has a live view. */
             vnc_enabled: boolean;
-            /** @description Name of its pool, once it has one; before, the one that was asked for, or empty. */
+            /** @description Name of the pool that serves the session, or else of the requested pool, or empty. */
             worker: string;
-            /** @description Where Playwright connects: a path of this host. */
+            /** @description Path on this host where Playwright connects. */
             ws_endpoint: string;
-            /** @description The same as a whole URL, once it is Ready. */
+            /** @description Complete URL where Playwright connects. Null unless the session is Ready. */
             ws_url?: string | null;
         };
         /** @description Body of `POST /sessions/{worker}/{id}/tokens`. */
         Share: {
-            /** @description What the token is good for. */
+            /** @description What the token permits. */
             scope: components["schemas"]["Scope"];
-            /** @description Whether for one connection only. */
+            /** @description Whether the token permits only one connection. */
             single_use?: boolean;
             /**
              * Format: int32
-             * @description How long, in seconds.
+             * @description Lifetime of the token, in seconds.
              */
             ttl_seconds?: number;
         };
-        /** @description A token for one session. */
+        /** @description A session token. */
         Shared: {
             /**
              * Format: date-time
-             * @description When it ends.
+             * @description When the token expires.
              */
             expires_at: string;
-            /** @description What it is good for. */
+            /** @description What the token permits. */
             scope: components["schemas"]["Scope"];
-            /** @description UID of the session: it is good for no later one of the same name. */
+            /** @description UID of the session. The token is not valid for a later session with the same name. */
             session: string;
-            /** @description Whether it is good for one connection only. */
+            /** @description Whether the token permits only one connection. */
             single_use: boolean;
-            /** @description The token: for `Authorization: Bearer`, `?token=`, or the fragment of the live view's page. */
+            /** @description The token, for `Authorization: Bearer`, `?token=`, or the URL fragment of the live view's page. */
             token: string;
         };
-        /** @description A pool's room for sessions. */
+        /** @description Number of slots for sessions in a pool. */
         Slots: {
             /**
              * Format: int32
-             * @description Free, with a browser that is hot.
+             * @description Free slots with a prewarmed browser.
              */
             hot: number;
             /**
              * Format: int32
-             * @description Free, their browser still being launched.
+             * @description Free slots whose browser is launching.
              */
             starting: number;
             /**
              * Format: int32
-             * @description Of all runners that answer.
+             * @description Slots of all reachable runners.
              */
             total: number;
             /**
              * Format: int32
-             * @description With a session.
+             * @description Slots with a session.
              */
             used: number;
         };
-        /** @description What became of a start page. */
+        /** @description A session's start page. */
         StartPage: {
-            /** @description The browser's words, when it failed. */
+            /** @description Error message of the browser, if the page failed. */
             message?: string | null;
-            /** @description Where it stands. */
+            /** @description State of the page. */
             state: components["schemas"]["StartPageState"];
         };
         /**
-         * @description Where a start page stands.
+         * @description The state of a start page.
          * @enum {string}
          */
         StartPageState: "none" | "loading" | "loaded" | "failed";
         /**
-         * @description Where a session stands, in the original's words.
+         * @description The original's status of a session.
          * @enum {string}
          */
         Status: "INIT" | "READY" | "TERMINATING" | "DEAD";
-        /** @description Where a display can be watched, with a token that is good for looking and for an hour. */
+        /** @description URLs of the live view, with a token that permits viewing for at least an hour. */
         Vnc: {
-            /** @description The page. */
+            /** @description URL of the live view's page. */
             http: string;
-            /** @description Always false: there is a token and no password. */
+            /** @description Always false, because the token replaces a password. */
             password_protected: boolean;
-            /** @description RFB over a WebSocket. */
+            /** @description WebSocket URL for RFB. */
             ws: string;
         };
         /** @description A pool. */
         Worker: {
-            /** @description How it is, in Kubernetes' words. */
+            /** @description Conditions of the `WorkerPool`. */
             conditions: components["schemas"]["Condition"][];
-            /** @description How sessions are shown that do not say: Headless, Headful or LiveView. */
+            /** @description Display of sessions that do not set one: Headless, Headful or LiveView. */
             default_display: string;
             /**
              * Format: int32
-             * @description Runners wished for.
+             * @description Desired number of runners.
              */
             desired_replicas: number;
-            /** @description How it is, in the original's shape. */
+            /** @description Health in the original's format. */
             detail: components["schemas"]["WorkerDetail"];
-            /** @description The engine that was asked for: Auto, Camoufox or Firefox. */
+            /** @description Engine in the pool's spec: Auto, Camoufox or Firefox. */
             engine: string;
-            /** @description Whether it serves sessions. */
+            /** @description Whether the pool is Ready. */
             healthy: boolean;
-            /** @description Its name. */
+            /** @description Name of the `WorkerPool`. */
             name: string;
-            /** @description Its namespace. */
+            /** @description Namespace of the `WorkerPool`. */
             namespace: string;
             /**
              * Format: int32
-             * @description Sessions that wait for it.
+             * @description Number of sessions that wait for the pool.
              */
             queued: number;
             /**
              * Format: int32
-             * @description Runners that take sessions or serve them.
+             * @description Number of runners that serve or accept sessions.
              */
             ready_replicas: number;
-            /** @description Room for sessions. */
+            /** @description Slots of the pool's runners. */
             slots: components["schemas"]["Slots"];
-            /** @description Whether its sessions can be watched. They all can. */
+            /** @description Always true: every pool supports the live view. */
             supports_vnc: boolean;
         };
-        /** @description How a pool is, in the shape of the original's health. */
+        /** @description Health of a pool in the original's format. */
         WorkerDetail: {
-            /** @description What is true of it, by name of the condition. */
+            /** @description Reason and message of the conditions `Ready` and `Stalled`, by type of the condition. */
             checks: {
                 [key: string]: string;
             };
             /** @description `ok` or `degraded`. */
             status: components["schemas"]["Health"];
-            /** @description Version of this gateway. */
+            /** @description Version of the gateway. */
             version: string;
         };
     };
@@ -550,7 +555,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The id of the last event that the reader was told */
+                /** @description Id of the last event that the reader received */
                 "Last-Event-ID"?: string | null;
             };
             path?: never;
@@ -602,7 +607,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Also when some pools do not serve sessions */
+            /** @description Health of the pools, including `degraded` */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -701,7 +706,7 @@ export interface operations {
                     "application/json": components["schemas"]["LoggedIn"];
                 };
             };
-            /** @description It is no token of the fleet */
+            /** @description The token is not a static token of the fleet */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -710,7 +715,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A page of another host asks */
+            /** @description The request comes from a page of another origin */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -762,7 +767,7 @@ export interface operations {
                     "application/json": components["schemas"]["LoggedIn"];
                 };
             };
-            /** @description A page of another host asks */
+            /** @description The request comes from a page of another origin */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -825,7 +830,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The oldest first */
+            /** @description The oldest session first */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -873,7 +878,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It is Ready */
+            /** @description The session is Ready */
             201: {
                 headers: {
                     [name: string]: unknown;
@@ -898,7 +903,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is no such pool */
+            /** @description The pool does not exist */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -923,7 +928,7 @@ export interface operations {
                     "application/json": components["schemas"]["InvalidRequest"];
                 };
             };
-            /** @description It did not become Ready in time, and is ended: try again after Retry-After seconds */
+            /** @description The session did not become Ready in time and was deleted; try again after Retry-After */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -939,8 +944,9 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its pool, or `-` */
+                /** @description Name of the session's pool, or `-` for any pool */
                 worker: string;
+                /** @description Name of the `BrowserSession` */
                 id: string;
             };
             cookie?: never;
@@ -994,8 +1000,9 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its pool, or `-` */
+                /** @description Name of the session's pool, or `-` for any pool */
                 worker: string;
+                /** @description Name of the `BrowserSession` */
                 id: string;
             };
             cookie?: never;
@@ -1049,8 +1056,9 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its pool, or `-` */
+                /** @description Name of the session's pool, or `-` for any pool */
                 worker: string;
+                /** @description Name of the `BrowserSession` */
                 id: string;
             };
             cookie?: never;
@@ -1061,7 +1069,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The token. It is shown only now. */
+            /** @description The token, which is not stored and cannot be read again */
             201: {
                 headers: {
                     [name: string]: unknown;
@@ -1125,8 +1133,9 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its pool, or `-` */
+                /** @description Name of the session's pool, or `-` for any pool */
                 worker: string;
+                /** @description Name of the `BrowserSession` */
                 id: string;
             };
             cookie?: never;
@@ -1165,7 +1174,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The session is over */
+            /** @description The session has ended */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1189,15 +1198,16 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its pool, or `-` */
+                /** @description Name of the session's pool, or `-` for any pool */
                 worker: string;
+                /** @description Name of the `BrowserSession` */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description The session's Playwright server */
+            /** @description Connected to the session's Playwright server */
             101: {
                 headers: {
                     [name: string]: unknown;
@@ -1228,7 +1238,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The session is over */
+            /** @description The session has ended */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1237,7 +1247,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No WebSocket was asked for */
+            /** @description The request is not a WebSocket handshake */
             426: {
                 headers: {
                     [name: string]: unknown;
@@ -1246,7 +1256,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The client has another minor of Playwright than the session */
+            /** @description The client has another minor version of Playwright than the session */
             428: {
                 headers: {
                     [name: string]: unknown;
@@ -1272,7 +1282,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description By name */
+            /** @description Sorted by name */
             200: {
                 headers: {
                     [name: string]: unknown;

@@ -1,15 +1,15 @@
-//! What a viewer says, written from the specifications and not from the gateway's code.
+//! The messages of a viewer, encoded from the specifications, independently of the gateway's code.
 
 use camofleet_gateway::rfb::{ViewerRole, message::Message};
 use proptest::{collection::vec, prelude::*};
 use std::ops::RangeInclusive;
 
-/// Version, security type None, and a `ClientInit` that would throw the others out.
+/// Version, security type None, and a `ClientInit` without the shared flag, which would disconnect other viewers.
 pub const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\0";
 pub const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 
-/// Encodings that change nothing of what a viewer says, or what the filter follows, by the registry of the RFB protocol
-/// (github.com/rfbproto/rfbproto).
+/// Encodings that add no messages of the viewer, or only messages that the filter can parse, from the registry of the
+/// RFB protocol (github.com/rfbproto/rfbproto).
 const HARMLESS: &[RangeInclusive<i32>] = &[
     0..=2,                     // Raw, CopyRect, RRE
     4..=7,                     // CoRRE, Hextile, zlib, Tight
@@ -34,9 +34,9 @@ const HARMLESS: &[RangeInclusive<i32>] = &[
     EXTENDED_CLIPBOARD..=EXTENDED_CLIPBOARD,
 ];
 
-/// One message. Numbers whose value does not matter are bytes as they come.
+/// A message. Fields whose values do not matter are raw bytes.
 #[derive(Clone, Debug)]
-pub enum Said {
+pub enum ViewerMessage {
     PixelFormat([u8; 16]),
     Encodings(Vec<i32>),
     Update { incremental: bool, place: [u16; 4] },
@@ -51,7 +51,7 @@ pub enum Said {
     ExtendedKey { down: bool, symbol: u32, code: u32 },
 }
 
-impl Said {
+impl ViewerMessage {
     pub fn encode(&self) -> Vec<u8> {
         let be = |number: usize| u32::try_from(number).unwrap().to_be_bytes();
         match self {
@@ -89,8 +89,8 @@ impl Said {
         }
     }
 
-    /// What the gateway must recognise in it.
-    pub fn message(&self) -> Message {
+    /// The gateway's expected representation of the message.
+    pub fn parsed(&self) -> Message {
         let long = |length: usize| u32::try_from(length).unwrap();
         match self {
             Self::PixelFormat(_) => Message::SetPixelFormat,
@@ -110,8 +110,8 @@ impl Said {
         }
     }
 
-    /// What must pass of it.
-    pub fn passed(&self, role: ViewerRole) -> Option<Self> {
+    /// The message that the filter must forward. None when it must drop the message.
+    pub fn filtered(&self, role: ViewerRole) -> Option<Self> {
         match self {
             Self::Encodings(list) => {
                 let mut list = list
@@ -132,7 +132,7 @@ impl Said {
         }
     }
 
-    /// Whether a person did it.
+    /// Whether a person caused the message.
     pub fn is_input(&self) -> bool {
         match self {
             Self::Key { .. } | Self::Pointer { .. } | Self::CutText(_) | Self::ExtendedKey { .. } => true,
@@ -147,24 +147,22 @@ pub fn role() -> impl Strategy<Value = ViewerRole> {
     prop_oneof![Just(ViewerRole::View), Just(ViewerRole::Control)]
 }
 
-pub fn said() -> impl Strategy<Value = Said> {
+pub fn viewer_message() -> impl Strategy<Value = ViewerMessage> {
     let encoding = prop_oneof![any::<i32>(), -600..60, Just(EXTENDED_CLIPBOARD), Just(0x574d_5664)];
     prop_oneof![
-        any::<[u8; 16]>().prop_map(Said::PixelFormat),
-        vec(encoding, 0..=128).prop_map(Said::Encodings),
-        any::<(bool, [u16; 4])>().prop_map(|(incremental, place)| Said::Update { incremental, place }),
-        any::<(bool, u32)>().prop_map(|(down, symbol)| Said::Key { down, symbol }),
-        any::<(u8, u16, u16)>().prop_map(|(buttons, x, y)| Said::Pointer { buttons, x, y }),
-        vec(any::<u8>(), 0..300).prop_map(Said::CutText),
-        (any::<u32>(), vec(any::<u8>(), 0..300)).prop_map(|(flags, data)| Said::ExtendedClipboard { flags, data }),
-        any::<[u8; 9]>().prop_map(Said::ContinuousUpdates),
-        (any::<u32>(), vec(any::<u8>(), 0..=64)).prop_map(|(flags, payload)| Said::Fence { flags, payload }),
-        any::<[u8; 2]>().prop_map(Said::Xvp),
-        (any::<(u16, u16)>(), vec(any::<[u8; 16]>(), 0..=255)).prop_map(|((width, height), screens)| Said::Resize {
-            width,
-            height,
-            screens
-        }),
-        any::<(bool, u32, u32)>().prop_map(|(down, symbol, code)| Said::ExtendedKey { down, symbol, code }),
+        any::<[u8; 16]>().prop_map(ViewerMessage::PixelFormat),
+        vec(encoding, 0..=128).prop_map(ViewerMessage::Encodings),
+        any::<(bool, [u16; 4])>().prop_map(|(incremental, place)| ViewerMessage::Update { incremental, place }),
+        any::<(bool, u32)>().prop_map(|(down, symbol)| ViewerMessage::Key { down, symbol }),
+        any::<(u8, u16, u16)>().prop_map(|(buttons, x, y)| ViewerMessage::Pointer { buttons, x, y }),
+        vec(any::<u8>(), 0..300).prop_map(ViewerMessage::CutText),
+        (any::<u32>(), vec(any::<u8>(), 0..300))
+            .prop_map(|(flags, data)| ViewerMessage::ExtendedClipboard { flags, data }),
+        any::<[u8; 9]>().prop_map(ViewerMessage::ContinuousUpdates),
+        (any::<u32>(), vec(any::<u8>(), 0..=64)).prop_map(|(flags, payload)| ViewerMessage::Fence { flags, payload }),
+        any::<[u8; 2]>().prop_map(ViewerMessage::Xvp),
+        (any::<(u16, u16)>(), vec(any::<[u8; 16]>(), 0..=255))
+            .prop_map(|((width, height), screens)| ViewerMessage::Resize { width, height, screens }),
+        any::<(bool, u32, u32)>().prop_map(|(down, symbol, code)| ViewerMessage::ExtendedKey { down, symbol, code }),
     ]
 }
