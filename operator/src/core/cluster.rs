@@ -24,7 +24,7 @@ pub(in crate::core) enum Relabelled {
 }
 
 impl Relabelled {
-    pub(in crate::core) fn has(&self, namespace: &str) -> bool {
+    pub(in crate::core) fn includes(&self, namespace: &str) -> bool {
         match self {
             Self::None => false,
             Self::One(name) => name == namespace,
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn runners_launch_on_nodes_that_are_ready_and_not_cordoned() {
+    fn counts_the_cpus_of_ready_uncordoned_nodes() {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.launch_cpus(), 0);
         let nodes = vec![node("a", true, false, 4), node("b", true, true, 8), node("c", false, false, 16)];
@@ -125,19 +125,19 @@ mod tests {
     }
 
     #[test]
-    fn only_other_labels_are_a_change_of_a_namespace() {
+    fn reports_only_label_changes_of_namespaces() {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.namespace_changed(Change::All(vec![namespace("a", "x")])), Relabelled::Any);
         assert_eq!(cluster.namespace_changed(Change::Applied(namespace("a", "x"))), Relabelled::None);
         let changed = cluster.namespace_changed(Change::Applied(namespace("a", "y")));
-        assert!(changed.has("a") && !changed.has("b"));
+        assert!(changed.includes("a") && !changed.includes("b"));
         assert_eq!(cluster.namespaces()["a"]["team"], "y");
         assert_eq!(cluster.namespace_changed(Change::Gone(namespace("a", "y"))), Relabelled::None);
         assert!(cluster.namespaces().is_empty());
     }
 
     #[test]
-    fn keys_change_when_they_are_others() {
+    fn reports_only_changed_keys() {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.keys(), None);
         assert!(

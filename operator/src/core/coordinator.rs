@@ -22,7 +22,7 @@ use std::{
 
 /// After the start of a term, how long slots are withheld because of runners that have neither reported nor failed to answer.
 /// Each was asked at once, so one that has said nothing by then must not hold up the others.
-const LONGEST_WAIT_FOR_RUNNERS: Duration = Duration::from_secs(30);
+const RUNNER_REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How far the operator's clock and the times in objects may be apart: it is corrected from 3 s on, and those have whole seconds.
 const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(5);
@@ -46,7 +46,7 @@ pub struct Core {
 /// One time of leading.
 #[derive(Debug)]
 pub(in crate::core) struct Term {
-    /// Runners that were there when it began and have neither spoken nor failed to. Empty after [`LONGEST_WAIT_FOR_RUNNERS`].
+    /// Runners that were there when it began and have neither spoken nor failed to. Empty after [`RUNNER_REPORT_TIMEOUT`].
     awaited: BTreeSet<Uid>,
     since: Now,
 }
@@ -186,7 +186,7 @@ impl Core {
         let awaited = self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_over());
         let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
         self.term = Some(Term { awaited, since: self.outbox.now() });
-        self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(LONGEST_WAIT_FOR_RUNNERS)));
+        self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(RUNNER_REPORT_TIMEOUT)));
         self.orphans.clear();
         self.runners.begin_term(self.outbox.now());
         for pool in self.pools.values_mut() {
@@ -210,12 +210,12 @@ impl Core {
     }
 
     /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has
-    /// reported what it has, has failed to answer, or has had [`LONGEST_WAIT_FOR_RUNNERS`] to do either.
+    /// reported what it has, has failed to answer, or has had [`RUNNER_REPORT_TIMEOUT`] to do either.
     pub(in crate::core) fn may_schedule(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }
 
-    pub(in crate::core) fn runner_accounted(&mut self, pod: &Uid) {
+    pub(in crate::core) fn stop_awaiting(&mut self, pod: &Uid) {
         if let Some(term) = &mut self.term
             && term.awaited.remove(pod)
             && term.awaited.is_empty()
@@ -227,7 +227,7 @@ impl Core {
     fn stop_waiting_for_runners(&mut self) {
         if let Some(term) = &mut self.term
             && !term.awaited.is_empty()
-            && term.since.mono.after(LONGEST_WAIT_FOR_RUNNERS) <= self.outbox.mono()
+            && term.since.mono.after(RUNNER_REPORT_TIMEOUT) <= self.outbox.mono()
         {
             term.awaited.clear();
             self.start_scheduling();

@@ -14,7 +14,7 @@ use std::{
 
 /// An unknown session is looked up after this time: its object may be on its way here. Not later, because a session that was
 /// deleted while no operator led holds its slot until then.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOOKUP_DELAY: Duration = Duration::from_secs(2);
 /// Unknown sessions of one runner that are followed at once. The others have their turn when these are settled.
 const MAX_PER_RUNNER: usize = 16;
 
@@ -59,7 +59,7 @@ impl Orphans {
     pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Mono)> {
         let orphan = self.orphans.get(uid)?;
         let at = match orphan.lookup {
-            RetryState::Idle => orphan.since.after(PATIENCE),
+            RetryState::Idle => orphan.since.after(LOOKUP_DELAY),
             RetryState::Pause { until, .. } => until,
             RetryState::InFlight { .. } | RetryState::Refused => return None,
         };
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_is_looked_up_after_two_seconds_and_again_after_pauses() {
+    fn looks_up_an_orphan_after_two_seconds_and_retries_after_pauses() {
         let (mut orphans, uid) = (Orphans::default(), "s".to_owned());
         assert!(insert(&mut orphans, "a", "s", 0));
         assert!(!insert(&mut orphans, "b", "s", 1), "another runner lists it, too");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_has_sixteen_until_it_lists_them_no_more() {
+    fn tracks_at_most_sixteen_orphans_per_runner() {
         let mut orphans = Orphans::default();
         let uids: Vec<_> = (0..20).map(|at| format!("s-{at:02}")).collect();
         let followed = uids.iter().filter(|uid| insert(&mut orphans, "a", uid, 0)).count();

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_reconciled_once_and_the_queue_first() {
+    fn reconciles_each_subject_once_and_the_queue_first() {
         let mut outbox = Outbox::default();
         let session = |uid: &str| Subject::Session(uid.to_owned());
         outbox.enqueue_all([session("b"), session("a"), Subject::Queue, session("b")]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_replaces_the_former_one_of_its_subject() {
+    fn a_timer_replaces_the_previous_one_of_its_subject() {
         let mut outbox = Outbox::default();
         let runner = || Subject::Runner("r".to_owned());
         outbox.begin(at(0));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn effects_leave_in_the_order_in_which_they_were_sent() {
+    fn returns_effects_in_order() {
         let mut outbox = Outbox::default();
         let unfollow = |pod: &str| Effect::Unfollow { pod: pod.to_owned() };
         outbox.send(unfollow("b"));

@@ -57,7 +57,7 @@ impl RetryState {
         }
     }
 
-    pub(in crate::core) fn wakes(self) -> Option<Mono> {
+    pub(in crate::core) fn retry_at(self) -> Option<Mono> {
         match self {
             Self::Pause { until, .. } => Some(until),
             Self::Idle | Self::InFlight { .. } | Self::Refused => None,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// Fields named in one report. One is enough to find the cause.
-const MOST_FIELDS: usize = 8;
+const MAX_FIELDS: usize = 8;
 
 /// The write of a status of type `S`. At most one is under way.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl<S> Default for StatusWrite<S> {
 impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     /// The status to compute the next one from: the stored one, or what was sent, for as long as the object has the part of it that
     /// was kept. Otherwise a pruned time would be set to another value at each attempt.
-    pub(super) fn known<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
+    pub(super) fn base<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
         self.partial_of(stored).map(|partial| &partial.sent).or(stored)
     }
 
@@ -57,7 +57,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// Whether nothing can be due, whatever is desired.
-    pub(super) fn rests(&self, now: Mono) -> bool {
+    pub(super) fn is_blocked(&self, now: Mono) -> bool {
         self.partial.is_none() && !self.call.may_start(now)
     }
 
@@ -97,8 +97,8 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// When a write that was put off is due.
-    pub(super) fn wakes(&self) -> Option<Mono> {
-        self.call.wakes()
+    pub(super) fn retry_at(&self) -> Option<Mono> {
+        self.call.retry_at()
     }
 
     fn partial_of(&self, stored: Option<&S>) -> Option<&Partial<S>> {
@@ -140,7 +140,7 @@ fn compare(path: &str, sent: &Value, stored: &Value, fields: &mut Vec<String>) {
         _ if sent == stored => {}
         _ => {
             let path = path.to_owned();
-            if fields.len() < MOST_FIELDS && !fields.contains(&path) {
+            if fields.len() < MAX_FIELDS && !fields.contains(&path) {
                 fields.push(path);
             }
         }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_kept_are_named() {
+    fn names_the_fields_that_were_not_stored() {
         let sent = status();
         for (without, expected) in [
             (vec![], vec![]),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lands_in_part_is_repeated_after_growing_pauses_and_another_status_at_once() {
+    fn retries_a_partial_write_with_backoff_and_another_status_at_once() {
         let mut write = StatusWrite::default();
         let (sent, mut now) = (status(), 0);
         let stored = stored(&sent, &["/observedGeneration", "/readyTime"]);
@@ -208,17 +208,17 @@ mod tests {
             write.begin(sent.clone());
             assert!(!write.is_due(Some(&stored), &sent, Mono(now)), "one is under way");
             assert_eq!(write.landed(Some(&stored), "s", Mono(now)), ["status.observedGeneration", "status.readyTime"]);
-            assert_eq!(write.known(Some(&stored)), Some(&sent));
-            let Mono(wakes) = write.wakes().unwrap();
-            assert!(wakes > now + 100 && !write.is_due(Some(&stored), &sent, Mono(wakes - 1)));
-            assert!(write.is_due(Some(&stored), &sent, Mono(wakes)));
-            now = wakes;
+            assert_eq!(write.base(Some(&stored)), Some(&sent));
+            let Mono(retry_at) = write.retry_at().unwrap();
+            assert!(retry_at > now + 100 && !write.is_due(Some(&stored), &sent, Mono(retry_at - 1)));
+            assert!(write.is_due(Some(&stored), &sent, Mono(retry_at)));
+            now = retry_at;
         }
         assert!(now > 100_000, "the pauses do not grow: {now} ms for 12 writes");
         let other = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
         assert!(write.is_due(Some(&stored), &other, Mono(now - 1)));
         // Another writer's status is no part of what was sent.
-        assert_eq!(write.known(Some(&other)), Some(&other));
+        assert_eq!(write.base(Some(&other)), Some(&other));
         // A failure is followed by a pause, whatever is desired.
         write.begin(other.clone());
         write.failed(&WriteFailure::Transient("no answer".into()), "s", Mono(now));
@@ -226,6 +226,6 @@ mod tests {
         // And with newer CRDs it is over.
         write.begin(sent.clone());
         assert_eq!(write.landed(Some(&sent), "s", Mono(now)), Vec::<String>::new());
-        assert!(!write.is_due(Some(&sent), &sent, Mono(now)) && write.wakes().is_none());
+        assert!(!write.is_due(Some(&sent), &sent, Mono(now)) && write.retry_at().is_none());
     }
 }

@@ -5,7 +5,7 @@ use crate::core::{clock::Mono, ids::Uid};
 use std::{collections::HashMap, time::Duration};
 
 /// How long a deletion is remembered.
-const MEMORY: Duration = Duration::from_secs(600);
+const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct Tombstones {
@@ -14,7 +14,7 @@ pub(in crate::core) struct Tombstones {
 
 impl Tombstones {
     pub(in crate::core) fn insert(&mut self, uid: &Uid, now: Mono) {
-        self.deleted.retain(|_, at| now.since(*at) < MEMORY);
+        self.deleted.retain(|_, at| now.since(*at) < RETENTION);
         self.deleted.insert(uid.clone(), now);
     }
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deletion_is_remembered_for_ten_minutes() {
+    fn remembers_a_deletion_for_ten_minutes() {
         let mut tombstones = Tombstones::default();
         let (first, second) = ("first".to_owned(), "second".to_owned());
         tombstones.insert(&first, Mono(0));

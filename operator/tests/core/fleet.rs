@@ -8,7 +8,7 @@ use camofleet_crds::v1alpha1::{
 use camofleet_operator::core::{
     Change, Core, Effect, Event, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
-    runner::pod_read::{Fate, RunnerPod, Trouble},
+    runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
@@ -18,7 +18,7 @@ use k8s_openapi::{
 use std::{collections::BTreeMap, iter, net::IpAddr, sync::Arc};
 
 /// Rounds of effects and answers without a pause, from which on there is no end to them.
-const MOST_ROUNDS: usize = 10_000;
+const MAX_ROUNDS: usize = 10_000;
 
 /// A session of that namespace, which came in that second.
 pub fn session(namespace: &str, uid: &str, second: i64, spec: BrowserSessionSpec) -> BrowserSession {
@@ -32,7 +32,7 @@ pub fn session(namespace: &str, uid: &str, second: i64, spec: BrowserSessionSpec
 }
 
 /// A wish for that pool, of that namespace.
-pub fn on(namespace: &str, pool: &str) -> BrowserSessionSpec {
+pub fn on_pool(namespace: &str, pool: &str) -> BrowserSessionSpec {
     let pool = PoolRef { name: pool.into(), namespace: Some(namespace.into()) };
     BrowserSessionSpec { pool_ref: Some(pool), ..BrowserSessionSpec::default() }
 }
@@ -52,15 +52,15 @@ pub struct Fleet {
     /// The events of each session, by their reasons.
     pub events: Vec<(String, String)>,
     /// The most `Queued` that were begun to be written in one step.
-    pub most_shown: usize,
+    pub most_queued_writes: usize,
     /// The fewest runners that were warm or had a session, and were not to go, after any step.
-    pub fewest_up: usize,
+    pub fewest_available: usize,
     /// Pods that are made to test a shape do not come up.
     pub canaries_fail: bool,
     /// Pods without a session that were deleted and are not gone yet: those go after the next pause.
-    going: Vec<String>,
+    terminating: Vec<String>,
     /// Other pods that are made do not.
-    pub others_fail: bool,
+    pub non_canaries_fail: bool,
     /// The API server refuses pods that are to test a shape.
     pub canaries_refused: bool,
     /// Pods that were made to test a shape.
@@ -107,11 +107,11 @@ impl Fleet {
             removed: Vec::new(),
             sessions: BTreeMap::new(),
             events: Vec::new(),
-            most_shown: 0,
-            fewest_up: usize::MAX,
+            most_queued_writes: 0,
+            fewest_available: usize::MAX,
             canaries_fail: false,
-            going: Vec::new(),
-            others_fail: false,
+            terminating: Vec::new(),
+            non_canaries_fail: false,
             canaries_refused: false,
             canaries: Vec::new(),
             bound: Vec::new(),
@@ -121,7 +121,7 @@ impl Fleet {
             prunes: false,
             writes: Writes::default(),
         };
-        fleet.another_leads();
+        fleet.change_leader();
         fleet
     }
 
@@ -135,16 +135,16 @@ impl Fleet {
         pool.metadata.resource_version = Some("1".into());
         pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
         self.pools.insert(Key::of(&pool), pool.clone());
-        let mut inputs = vec![Event::Pools(Change::Applied(Arc::new(pool.clone())))];
+        let mut events = vec![Event::Pools(Change::Applied(Arc::new(pool.clone())))];
         for ordinal in 0..runners {
             let pod = self.runner(&pool, ordinal);
             self.pods.insert(pod.uid.clone(), pod.clone());
-            inputs.push(Event::Pods(Change::Applied(pod)));
+            events.push(Event::Pods(Change::Applied(pod)));
         }
-        self.step(inputs);
-        let spoken = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
-        let told = spoken.map(|(pod, state)| reported(pod, state));
-        self.step(told.collect::<Vec<_>>());
+        self.step(events);
+        let of_pool = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
+        let reports = of_pool.map(|(pod, state)| reported(pod, state));
+        self.step(reports.collect::<Vec<_>>());
     }
 
     fn runner(&mut self, pool: &WorkerPool, ordinal: u32) -> RunnerPod {
@@ -170,7 +170,7 @@ impl Fleet {
             version: 2,
             created: self.now().wall,
             killed_at: None,
-            fate: Fate::Running,
+            phase: PodPhase::Running,
         }
     }
 
@@ -193,13 +193,13 @@ impl Fleet {
     /// Other public keys are published before the API server has answered to what was written of the first.
     pub fn publish_keys_twice(&mut self, first: &str, second: &str) {
         let effects = self.core.step([Event::Keys(first.into())], self.now());
-        let answers = effects.into_iter().flat_map(|effect| self.carry_out(effect));
-        let inputs: Vec<_> = iter::once(Event::Keys(second.into())).chain(answers).collect();
-        self.step(inputs);
+        let answers = effects.into_iter().flat_map(|effect| self.apply(effect));
+        let events: Vec<_> = iter::once(Event::Keys(second.into())).chain(answers).collect();
+        self.step(events);
     }
 
     /// Somebody takes the pool's finalizers away.
-    pub fn take_finalizers(&mut self, namespace: &str, name: &str) {
+    pub fn remove_finalizers(&mut self, namespace: &str, name: &str) {
         let key = Key { namespace: namespace.into(), name: name.into() };
         self.version += 1;
         let pool = self.pools.get_mut(&key).unwrap();
@@ -216,12 +216,12 @@ impl Fleet {
 
     /// Users make these, all at once.
     pub fn create(&mut self, sessions: impl IntoIterator<Item = BrowserSession>) {
-        let mut inputs = Vec::new();
+        let mut events = Vec::new();
         for session in sessions {
             self.sessions.insert(session.metadata.uid.clone().unwrap(), session.clone());
-            inputs.push(Event::Sessions(Change::Applied(Arc::new(session))));
+            events.push(Event::Sessions(Change::Applied(Arc::new(session))));
         }
-        self.step(inputs);
+        self.step(events);
     }
 
     /// The user changes its spec.
@@ -236,7 +236,7 @@ impl Fleet {
     }
 
     /// The user deletes it, and its runner has a hot browser again.
-    pub fn end(&mut self, uid: &str) {
+    pub fn delete(&mut self, uid: &str) {
         let session = self.sessions.remove(uid).unwrap();
         self.step([Event::Sessions(Change::Gone(Arc::new(session)))]);
         if let Some((pod, generation)) = self.holding(uid) {
@@ -247,7 +247,7 @@ impl Fleet {
     }
 
     /// The user deletes it, and its runner takes no more.
-    pub fn spend(&mut self, uid: &str) {
+    pub fn delete_and_spend(&mut self, uid: &str) {
         let (pod, generation) = self.holding(uid).unwrap();
         let state =
             RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
@@ -257,7 +257,7 @@ impl Fleet {
     }
 
     /// A runner says that it has that session, Ready.
-    pub fn claim(&mut self, pod: &str, uid: &str) {
+    pub fn report_session(&mut self, pod: &str, uid: &str) {
         let generation = self.runners[pod].generation + 1;
         let state = state(vec![ready_session("own", uid, uid, Display::Headless)], generation);
         self.runners.insert(pod.to_owned(), state.clone());
@@ -270,8 +270,8 @@ impl Fleet {
     }
 
     /// The pool's runners have no hot browser for a while.
-    pub fn cool(&mut self, namespace: &str, name: &str) {
-        self.temper(namespace, name, false);
+    pub fn make_cold(&mut self, namespace: &str, name: &str) {
+        self.set_warm(namespace, name, false);
     }
 
     /// They have none, and cannot launch one.
@@ -280,45 +280,45 @@ impl Fleet {
         for state in self.runners.iter_mut().filter(|(pod, _)| pod.starts_with(&prefix)).map(|(_, state)| state) {
             state.launch_error = Some("no such browser".into());
         }
-        self.temper(namespace, name, false);
+        self.set_warm(namespace, name, false);
     }
 
     /// And have one again.
-    pub fn warm(&mut self, namespace: &str, name: &str) {
-        self.temper(namespace, name, true);
+    pub fn make_warm(&mut self, namespace: &str, name: &str) {
+        self.set_warm(namespace, name, true);
     }
 
-    fn temper(&mut self, namespace: &str, name: &str, warm: bool) {
+    fn set_warm(&mut self, namespace: &str, name: &str, warm: bool) {
         let prefix = format!("{namespace}/{name}/");
         let of_pool = self.runners.iter_mut().filter(|(pod, _)| pod.starts_with(&prefix));
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         for (pod, state) in of_pool {
             state.generation += 1;
             (state.warm, state.hot) = (warm, Hot { headless: u32::from(warm), headful: 0 });
-            told.push(reported(pod, state));
+            reports.push(reported(pod, state));
         }
-        self.step(told);
+        self.step(reports);
     }
 
     /// What is due until so much later is done.
-    pub fn pass(&mut self, millis: i64) {
+    pub fn advance(&mut self, millis: i64) {
         let end = self.millis + millis;
         while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
             // Who goes takes as long as that.
-            let going = std::mem::take(&mut self.going);
+            let terminating = std::mem::take(&mut self.terminating);
             self.millis = self.millis.max(at);
             self.step([]);
-            let since = std::mem::replace(&mut self.going, going);
-            self.bury();
-            self.going = since;
+            let since = std::mem::replace(&mut self.terminating, terminating);
+            self.remove_terminated_pods();
+            self.terminating = since;
         }
         self.millis = end;
         self.step([]);
-        self.bury();
+        self.remove_terminated_pods();
     }
 
     /// The sessions that were given a slot, in the order in which it happened.
-    pub fn order(&self) -> Vec<&str> {
+    pub fn bind_order(&self) -> Vec<&str> {
         self.bound.iter().map(|(session, _)| session.as_str()).collect()
     }
 
@@ -331,15 +331,15 @@ impl Fleet {
     }
 
     /// Why it is as it is: reason and message of `Ready`.
-    pub fn why(&self, uid: &str) -> (String, String) {
+    pub fn ready_reason(&self, uid: &str) -> (String, String) {
         let status = self.status(uid);
         let ready = camofleet_crds::conditions::get(&status.conditions, "Ready").cloned();
         ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
     }
 
     /// Pods that were deleted and had no session are gone.
-    fn bury(&mut self) {
-        for pod in std::mem::take(&mut self.going) {
+    fn remove_terminated_pods(&mut self) {
+        for pod in std::mem::take(&mut self.terminating) {
             self.runners.remove(&pod);
             let gone = self.pods.remove(&pod).unwrap();
             self.step([Event::Pods(Change::Gone(gone))]);
@@ -355,28 +355,31 @@ impl Fleet {
     }
 
     /// No node has room for the canary.
-    pub fn canary_has_no_room(&mut self) {
+    pub fn canary_is_unschedulable(&mut self) {
         let uid = self.canaries.last().unwrap().clone();
         self.runners.remove(&uid);
-        self.fare(&uid, Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes are available".into()))));
+        self.set_phase(&uid, PodPhase::Pending(Some(PendingReason::Unschedulable("0/3 nodes are available".into()))));
     }
 
     /// The container of that pod ends by itself.
-    pub fn die(&mut self, uid: &str) {
-        self.fare(uid, Fate::Outcome { words: "its container ended with exit code 1".into(), out_of_memory: false });
+    pub fn fail_pod(&mut self, uid: &str) {
+        self.set_phase(
+            uid,
+            PodPhase::Terminated { message: "its container ended with exit code 1".into(), out_of_memory: false },
+        );
     }
 
-    fn fare(&mut self, uid: &str, fate: Fate) {
+    fn set_phase(&mut self, uid: &str, phase: PodPhase) {
         let pod = self.pods.get_mut(uid).unwrap();
-        (pod.version, pod.fate) = (pod.version + 1, fate);
+        (pod.version, pod.phase) = (pod.version + 1, phase);
         let pod = pod.clone();
         self.step([Event::Pods(Change::Applied(pod))]);
     }
 
     /// Revisions of the runners that are there and stay, sorted.
     pub fn revisions(&self) -> Vec<&str> {
-        let removed = |pod: &&RunnerPod| !self.removed.iter().any(|(uid, _)| *uid == pod.uid);
-        let mut revisions: Vec<_> = self.pods.values().filter(removed).map(|pod| pod.revision.as_str()).collect();
+        let is_removed = |pod: &&RunnerPod| !self.removed.iter().any(|(uid, _)| *uid == pod.uid);
+        let mut revisions: Vec<_> = self.pods.values().filter(is_removed).map(|pod| pod.revision.as_str()).collect();
         revisions.sort_unstable();
         revisions
     }
@@ -397,14 +400,14 @@ impl Fleet {
     }
 
     /// Another operator takes over, which knows what was published.
-    pub fn another_leads(&mut self) {
+    pub fn change_leader(&mut self) {
         self.core = Core::new(installation());
         let sessions = self.sessions.values().cloned().map(Arc::new).collect();
         let pools = self.pools.values().cloned().map(Arc::new).collect();
         let pods = self.pods.values().cloned().collect();
-        let told = self.runners.iter().map(|(pod, state)| reported(pod, state));
+        let reports = self.runners.iter().map(|(pod, state)| reported(pod, state));
         let node = Node { name: "node".into(), ready: true, cordoned: false, cpus: 64 };
-        let mut inputs = vec![
+        let mut events = vec![
             Event::Keys("{}".into()),
             Event::Nodes(Change::All(vec![node])),
             Event::Pools(Change::All(pools)),
@@ -412,8 +415,8 @@ impl Fleet {
             Event::Sessions(Change::All(sessions)),
             Event::Leads,
         ];
-        inputs.extend(told);
-        self.step(inputs);
+        events.extend(reports);
+        self.step(events);
     }
 
     pub fn queued(&self) -> usize {
@@ -442,28 +445,28 @@ impl Fleet {
     }
 
     /// Steps, and has done what the core wants done, until it wants no more.
-    fn step(&mut self, inputs: impl IntoIterator<Item = Event>) {
-        let mut inputs: Vec<_> = inputs.into_iter().collect();
-        for _ in 0..MOST_ROUNDS {
-            let effects = self.core.step(inputs, self.now());
-            let shown = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
-            self.most_shown = self.most_shown.max(effects.iter().filter(shown).count());
-            inputs = effects.into_iter().flat_map(|effect| self.carry_out(effect)).collect();
-            self.fewest_up = self.fewest_up.min(self.up());
-            if inputs.is_empty() {
+    fn step(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut events: Vec<_> = events.into_iter().collect();
+        for _ in 0..MAX_ROUNDS {
+            let effects = self.core.step(events, self.now());
+            let is_queued_write = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
+            self.most_queued_writes = self.most_queued_writes.max(effects.iter().filter(is_queued_write).count());
+            events = effects.into_iter().flat_map(|effect| self.apply(effect)).collect();
+            self.fewest_available = self.fewest_available.min(self.available());
+            if events.is_empty() {
                 return;
             }
         }
-        panic!("it wants more and more done: {inputs:?}");
+        panic!("it wants more and more done: {events:?}");
     }
 
-    fn up(&self) -> usize {
-        let removed = |pod: &str| self.removed.iter().any(|(uid, _)| uid == pod);
-        let is_up = |state: &RunnerState| state.warm || !state.sessions.is_empty();
-        self.runners.iter().filter(|(pod, state)| is_up(state) && !removed(pod)).count()
+    fn available(&self) -> usize {
+        let is_removed = |pod: &str| self.removed.iter().any(|(uid, _)| uid == pod);
+        let is_available = |state: &RunnerState| state.warm || !state.sessions.is_empty();
+        self.runners.iter().filter(|(pod, state)| is_available(state) && !is_removed(pod)).count()
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Vec<Event> {
+    fn apply(&mut self, effect: Effect) -> Vec<Event> {
         match effect {
             Effect::Bind { session: uid, pod, request, .. } => {
                 let generation = self.runners[&pod].generation + 1;
@@ -513,14 +516,14 @@ impl Fleet {
                 if is_canary {
                     self.canaries.push(made.uid.clone());
                 }
-                if if is_canary { self.canaries_fail } else { self.others_fail } {
+                if if is_canary { self.canaries_fail } else { self.non_canaries_fail } {
                     let state = self.runners.get_mut(&made.uid).unwrap();
                     (state.warm, state.hot) = (false, Hot::default());
                     state.launch_error = Some("no such browser".into());
                 }
                 let created = Event::PodCreated { pool, name, answer: Ok(()) };
-                let told = reported(&made.uid, &self.runners[&made.uid]);
-                vec![created, Event::Pods(Change::Applied(made)), told]
+                let reports = reported(&made.uid, &self.runners[&made.uid]);
+                vec![created, Event::Pods(Change::Applied(made)), reports]
             }
             Effect::DeletePod { pod, .. } => {
                 let has = |state: &RunnerState| state.sessions.iter().any(|it| self.sessions.contains_key(&it.uid));
@@ -528,7 +531,7 @@ impl Fleet {
                 self.removed.push((pod.clone(), serves));
                 let deleted = Event::PodDeleted { pod: pod.clone(), answer: Ok(()) };
                 if !serves {
-                    self.going.push(pod);
+                    self.terminating.push(pod);
                 }
                 vec![deleted]
             }

@@ -3,12 +3,12 @@
 
 mod fleet;
 mod hostile;
-mod measured;
+mod observations;
 mod pods;
 mod pruned;
+mod races;
 mod rollout;
 mod scaling;
 mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
-mod turns;

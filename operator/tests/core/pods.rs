@@ -25,7 +25,7 @@ fn endpoints(pool: &WorkerPool, installation: &Installation) -> Vec<String> {
 }
 
 #[test]
-fn runners_are_told_where_spans_go_unless_their_pool_says_it() {
+fn the_pool_overrides_the_trace_endpoint() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     assert_eq!(endpoints(&pool, &installation()), Vec::<String>::new());
     assert_eq!(endpoints(&pool, &traced()), ["http://installation"]);
@@ -41,7 +41,7 @@ fn runners_are_told_where_spans_go_unless_their_pool_says_it() {
 }
 
 #[test]
-fn a_shape_that_was_published_makes_the_same_pods() {
+fn a_published_shape_makes_the_same_pods() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     let spec = &mut pool.spec;
     (spec.slots_per_runner, spec.sessions_per_runner, spec.disruption) = (3, Some(9), Disruption::Always);
@@ -76,7 +76,7 @@ fn a_shape_that_was_published_makes_the_same_pods() {
 const FORMER_SHAPE: &str = r#"{"slotsPerRunner":1,"allowedNamespaces":{"from":"Same"},"limits":{"maxPriority":0},"engine":"Auto","screen":{"width":1280,"height":720},"sessionDefaults":{},"template":{"image":"former","metadata":{}},"rollout":{"maxUnavailable":1,"drainTimeoutSeconds":600},"disruption":"WhenIdle"}"#;
 
 #[test]
-fn a_shape_of_the_version_before_keeps_its_probes() {
+fn a_shape_from_the_previous_version_keeps_its_probe_port() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     let serving = Serving { revision: "0123456789".into(), shape: FORMER_SHAPE.into() };
     pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
@@ -92,10 +92,10 @@ fn a_shape_of_the_version_before_keeps_its_probes() {
     assert_eq!(made(&later), made(&published));
     assert_eq!(again.revision, "0123456789");
     // The desired shape has a probe port of its own, and so another revision.
-    let wished = Shape::of(&Arc::new(pool.clone()), &installation());
-    let container = made(&wished).spec.unwrap().containers.remove(0);
+    let update = Shape::of(&Arc::new(pool.clone()), &installation());
+    let container = made(&update).spec.unwrap().containers.remove(0);
     assert_eq!(ports(container), (vec![8070, 8071], ["probes"; 2].map(String::from)));
-    assert_ne!(wished.revision, published.revision);
+    assert_ne!(update.revision, published.revision);
 }
 
 /// The ports of a runner's container, and the names of those that are probed.

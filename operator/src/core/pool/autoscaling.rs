@@ -15,15 +15,15 @@ impl Core {
     pub(in crate::core) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
         let mut by_tenant = BTreeMap::<&str, u32>::new();
         for (demand, lane) in self.sessions.queue().lanes() {
-            if self.takes(key, pool, demand) {
+            if self.accepts(key, pool, demand) {
                 let waiting = u32::try_from(lane.len()).unwrap_or(u32::MAX);
                 *by_tenant.entry(&demand.tenant).or_default() += self.share_of(key, demand, waiting);
             }
         }
         // Runners for those who wait for others' sessions to end would stand idle.
-        let of_tenants = by_tenant.iter().map(|(tenant, waiting)| (*waiting).min(pool.may_add_for(tenant)));
+        let of_tenants = by_tenant.iter().map(|(tenant, waiting)| (*waiting).min(pool.remaining_for_tenant(tenant)));
         let waiting = of_tenants.fold(0_u32, u32::saturating_add);
-        let mut need = Need { kept: 0, free: 0, waiting, allowed: pool.may_add() };
+        let mut need = Need { kept: 0, free: 0, waiting, allowed: pool.remaining_sessions() };
         let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
         // A canary comes on top, and what goes without a session is no reason for more.
         let counts = |runner: &&Runner| {
@@ -55,14 +55,14 @@ impl Core {
                 .autoscaling
                 .map_or(0, |wish| wish.max_replicas * pool.object().spec.slots_per_runner);
             let left = u32::try_from(most).unwrap_or_default().saturating_sub(pool.sessions());
-            left.min(pool.may_add_for(&demand.tenant)).min(pool.may_add())
+            left.min(pool.remaining_for_tenant(&demand.tenant)).min(pool.remaining_sessions())
         });
         waiting.saturating_sub(room.fold(0, u32::saturating_add))
     }
 
     /// A session begins or ceases to wait: the pools that it may mean are looked at.
     pub(in crate::core) fn demand_changed(&mut self, demand: &Demand) {
-        let meant = self.pools.keys().filter(|key| self.means(demand, key));
+        let meant = self.pools.keys().filter(|key| self.targets(demand, key));
         self.outbox.enqueue_all(meant.cloned().map(Subject::Pool).collect::<Vec<_>>());
     }
 

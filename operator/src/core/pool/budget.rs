@@ -5,10 +5,10 @@ use camofleet_crds::v1alpha1::Disruption;
 use std::time::Duration;
 
 /// Interval after which the disruption budget is written again, in case it was deleted or changed.
-const WRITE_AGAIN: Duration = Duration::from_secs(600);
+const REWRITE_INTERVAL: Duration = Duration::from_secs(600);
 /// Refusals in a row after which a budget of that name is taken to belong to another owner. They take about 6 s: by then the garbage
 /// collector has deleted the budget of a former pool of the same name.
-const PATIENCE: u32 = 5;
+const REFUSALS_UNTIL_STALLED: u32 = 5;
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct Budget {
@@ -36,7 +36,7 @@ impl Budget {
 
     /// Begins the write, when it is due.
     pub(in crate::core) fn begin(&mut self, disruption: Disruption, now: Mono) -> bool {
-        let begins = self.written.is_none_or(|at| at.after(WRITE_AGAIN) <= now) && self.call.may_start(now);
+        let begins = self.written.is_none_or(|at| at.after(REWRITE_INTERVAL) <= now) && self.call.may_start(now);
         if begins {
             self.call = self.call.started();
             self.disruption = Some(disruption);
@@ -60,10 +60,10 @@ impl Budget {
             }
             Err(failure) => {
                 self.call = self.call.failed(pool, now);
-                if let WriteFailure::Refused(words) = failure
-                    && self.call.failures() >= PATIENCE
+                if let WriteFailure::Refused(message) = failure
+                    && self.call.failures() >= REFUSALS_UNTIL_STALLED
                 {
-                    self.refusal = Some(words);
+                    self.refusal = Some(message);
                 }
             }
         }
@@ -75,8 +75,8 @@ impl Budget {
     }
 
     /// When it may be due again.
-    pub(in crate::core) fn wakes(&self) -> impl Iterator<Item = Mono> {
-        [self.call.wakes(), self.written.map(|at| at.after(WRITE_AGAIN))].into_iter().flatten()
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
+        [self.call.retry_at(), self.written.map(|at| at.after(REWRITE_INTERVAL))].into_iter().flatten()
     }
 }
 
@@ -87,13 +87,13 @@ mod tests {
     const ASKED: Disruption = Disruption::WhenIdle;
 
     #[test]
-    fn it_is_written_again_after_ten_minutes_and_at_once_when_another_is_asked_for() {
+    fn rewrites_the_budget_after_ten_minutes_and_after_a_change() {
         let mut budget = Budget::default();
         assert!(budget.begin(ASKED, Mono(0)) && !budget.begin(ASKED, Mono(0)));
         budget.answered(Ok(()), ASKED, "p", Mono(0));
         budget.set_disruption(ASKED);
         assert!(!budget.begin(ASKED, Mono(599_999)));
-        assert_eq!(budget.wakes().collect::<Vec<_>>(), [Mono(600_000)]);
+        assert_eq!(budget.timers().collect::<Vec<_>>(), [Mono(600_000)]);
         assert!(budget.begin(ASKED, Mono(600_000)));
         budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
         assert!(budget.begin(Disruption::Always, Mono(600_000)), "another was asked for meanwhile");
@@ -103,13 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn only_several_refusals_in_a_row_mean_that_there_is_none() {
+    fn reports_a_refusal_only_after_several_in_a_row() {
         let (mut budget, mut now) = (Budget::default(), Mono(0));
-        for refusals in 1..=PATIENCE {
+        for refusals in 1..=REFUSALS_UNTIL_STALLED {
             assert!(budget.begin(ASKED, now));
             budget.answered(Err(WriteFailure::Refused("it is another's".into())), ASKED, "p", now);
-            assert_eq!(budget.refusal().is_some(), refusals == PATIENCE, "after {refusals}");
-            now = budget.wakes().next().unwrap();
+            assert_eq!(budget.refusal().is_some(), refusals == REFUSALS_UNTIL_STALLED, "after {refusals}");
+            now = budget.timers().next().unwrap();
         }
         assert!(budget.begin(ASKED, now));
         budget.answered(Ok(()), ASKED, "p", now);

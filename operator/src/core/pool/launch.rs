@@ -30,7 +30,7 @@ impl Core {
         let mut launches = self.launches_of_pools();
         if launches.values().all(|pool| pool.wanted.is_empty()) {
             for pool in self.pools.values_mut() {
-                pool.set_waits(None);
+                pool.set_launch_wait(None);
             }
             return;
         }
@@ -39,7 +39,7 @@ impl Core {
         let granted = self.launches.grant(&mut launches, cpus, now);
         // Published by the next write of the pool's status.
         for (key, pool) in &mut self.pools {
-            pool.set_waits(launches.get(key).and_then(|launches| launches.waits(cpus)));
+            pool.set_launch_wait(launches.get(key).and_then(|launches| launches.launch_wait(cpus)));
         }
         for (key, Place { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
@@ -49,8 +49,8 @@ impl Core {
             let name = pod.metadata.name.clone().unwrap_or_default();
             pool.places.begin_create(ordinal, name, &shape.revision, now);
             self.outbox.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
-            let alarm = self.alarm_of_pool(&key);
-            self.outbox.requeue_at(Subject::Pool(key), alarm);
+            let timer = self.next_pool_timer(&key);
+            self.outbox.requeue_at(Subject::Pool(key), timer);
         }
     }
 
@@ -106,11 +106,11 @@ impl Core {
         if let Err(failure) = answer
             && let Some(revision) = pool.places.create_failed(name)
         {
-            let words = match failure {
-                WriteFailure::Refused(words) | WriteFailure::Transient(words) => words,
+            let message = match failure {
+                WriteFailure::Refused(message) | WriteFailure::Transient(message) => message,
                 WriteFailure::Conflict | WriteFailure::Gone => "the namespace is going".to_owned(),
             };
-            pool.shapes.failed(&revision, (reasons::POD_REFUSED, words), now);
+            pool.shapes.failed(&revision, (reasons::POD_REFUSED, message), now);
         }
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }

@@ -49,7 +49,7 @@ impl PoolLaunches {
     }
 
     /// Why a place that is still wanted after [`LaunchBudget::grant`] has no pod yet.
-    pub(in crate::core) fn waits(&self, cpus: usize) -> Option<LaunchWait> {
+    pub(in crate::core) fn launch_wait(&self, cpus: usize) -> Option<LaunchWait> {
         let waits = if self.overdue == 0 || self.may_launch(cpus.max(1)) {
             LaunchWait::Turn
         } else {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_launch_as_there_are_cpus() {
+    fn launches_as_many_runners_as_there_are_cpus() {
         assert_eq!(granted(&[("a", "p", 9, 0, 0)], 4), [4]);
         assert_eq!(granted(&[("a", "p", 9, 3, 0)], 4), [1]);
         assert_eq!(granted(&[("a", "p", 9, 0, 0)], 0), [1], "and one where no node is ready");
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_have_equal_shares_and_so_have_their_pools() {
+    fn shares_launches_equally_among_namespaces_and_pools() {
         assert_eq!(granted(&[("a", "p", 99, 0, 0), ("a", "q", 99, 0, 0), ("b", "p", 99, 0, 0)], 8), [2, 2, 4]);
         assert_eq!(granted(&[("a", "p", 99, 0, 0), ("b", "p", 1, 0, 0)], 8), [7, 1], "what one leaves another has");
         assert_eq!(granted(&[("a", "p", 99, 3, 0), ("b", "p", 99, 1, 0)], 6), [0, 2], "what launches already counts");
     }
 
     #[test]
-    fn a_namespace_in_which_nothing_launches_does_not_wait_for_others() {
+    fn a_namespace_without_launches_may_exceed_the_cpus() {
         assert_eq!(granted(&[("evil", "p", 200, 4, 0), ("good", "p", 3, 0, 0)], 4), [0, 1]);
         let namespaces = ["a", "b", "c", "d", "e", "f"].map(|namespace| (namespace, "p", 3, 0, 0));
         let with_evil = [&[("evil", "p", 200, 4, 0)], &namespaces[..]].concat();
@@ -170,22 +170,22 @@ mod tests {
     }
 
     #[test]
-    fn runners_that_launch_nothing_count_against_their_pool() {
+    fn overdue_runners_count_against_their_own_pool() {
         assert_eq!(granted(&[("a", "p", 200, 0, 3)], 4), [1]);
         assert_eq!(granted(&[("a", "p", 200, 0, 90)], 4), [1], "one at a time is always tried");
         assert_eq!(granted(&[("a", "p", 200, 1, 90), ("a", "q", 9, 0, 0)], 4), [0, 3]);
     }
 
     #[test]
-    fn a_pool_waits_for_its_turn_or_for_its_own_runners() {
-        assert_eq!(pool(0, 4, 9).waits(4), None, "no place lacks a pod");
-        assert_eq!(pool(1, 4, 0).waits(4), Some(LaunchWait::Turn));
-        assert_eq!(pool(1, 0, 2).waits(4), Some(LaunchWait::Turn), "two more of its own could launch");
-        assert_eq!(pool(1, 2, 2).waits(4), Some(LaunchWait::OwnRunners { overdue: 2 }));
+    fn reports_why_a_launch_waits() {
+        assert_eq!(pool(0, 4, 9).launch_wait(4), None, "no place lacks a pod");
+        assert_eq!(pool(1, 4, 0).launch_wait(4), Some(LaunchWait::Turn));
+        assert_eq!(pool(1, 0, 2).launch_wait(4), Some(LaunchWait::Turn), "two more of its own could launch");
+        assert_eq!(pool(1, 2, 2).launch_wait(4), Some(LaunchWait::OwnRunners { overdue: 2 }));
     }
 
     #[test]
-    fn turns_go_round() {
+    fn grants_launches_round_robin() {
         let mut budget = LaunchBudget::default();
         let mut pools: BTreeMap<_, _> =
             [("a", "p"), ("a", "q"), ("b", "p")].into_iter().map(|(at, name)| (key(at, name), pool(9, 0, 0))).collect();

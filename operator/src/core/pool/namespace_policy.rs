@@ -14,7 +14,7 @@ pub(in crate::core) enum NamespacePolicy {
     All,
     Labelled(Selector),
     /// Its selector is none that can be matched by.
-    Nobody,
+    None,
 }
 
 impl NamespacePolicy {
@@ -24,14 +24,14 @@ impl NamespacePolicy {
             NamespacesFrom::Same => Self::Same,
             NamespacesFrom::All => Self::All,
             NamespacesFrom::Selector => {
-                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::Nobody, Self::Labelled)
+                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::None, Self::Labelled)
             }
         }
     }
 
-    pub(in crate::core) fn has(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+    pub(in crate::core) fn allows(&self, namespace: &str, namespaces: &Namespaces) -> bool {
         match self {
-            Self::Same | Self::Nobody => false,
+            Self::Same | Self::None => false,
             Self::All => true,
             Self::Labelled(selector) => namespaces.get(namespace).is_some_and(|labels| selector.matches(labels)),
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// A pod that was created and is not seen for so long was lost on the way.
-const CREATE_PATIENCE: Duration = Duration::from_secs(30);
+const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct Places {
@@ -34,24 +34,24 @@ impl Places {
     }
 
     /// A pod of the pool was seen.
-    pub(in crate::core) fn seen(&mut self, ordinal: u32, name: &str, pod: &Uid) {
+    pub(in crate::core) fn pod_seen(&mut self, ordinal: u32, name: &str, pod: &Uid) {
         self.creating.remove(name);
         self.missing.remove(&ordinal);
         self.last.insert(ordinal, pod.clone());
     }
 
     /// Gives up pods whose creation is too long ago.
-    pub(in crate::core) fn give_up_lost(&mut self, now: Mono) {
-        self.creating.retain(|_, creating| now.since(creating.since) < CREATE_PATIENCE);
+    pub(in crate::core) fn expire_creations(&mut self, now: Mono) {
+        self.creating.retain(|_, creating| now.since(creating.since) < CREATE_TIMEOUT);
     }
 
     /// No place needs a pod any more.
-    pub(in crate::core) fn want_none(&mut self) {
+    pub(in crate::core) fn clear_missing(&mut self) {
         self.missing.clear();
     }
 
     /// So many places need a pod now, besides those that are `occupied` by one. A place keeps the time since which it has none.
-    pub(in crate::core) fn want(&mut self, wanted: usize, occupied: &[u32], now: Mono) {
+    pub(in crate::core) fn set_missing(&mut self, wanted: usize, occupied: &[u32], now: Mono) {
         let creating: Vec<u32> = self.ordinals_creating().collect();
         let is_free = |ordinal: &u32| !occupied.contains(ordinal) && !creating.contains(ordinal);
         let free: Vec<u32> = (0..).filter(is_free).take(wanted).collect();
@@ -107,8 +107,8 @@ impl Places {
     }
 
     /// When pods that are being created are given up.
-    pub(in crate::core) fn wakes(&self) -> impl Iterator<Item = Mono> {
-        self.creating.values().map(|creating| creating.since.after(CREATE_PATIENCE))
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
+        self.creating.values().map(|creating| creating.since.after(CREATE_TIMEOUT))
     }
 }
 
@@ -121,34 +121,34 @@ mod tests {
     }
 
     #[test]
-    fn a_place_keeps_the_time_since_which_it_has_no_pod() {
+    fn keeps_the_time_since_which_an_ordinal_has_no_pod() {
         let mut places = Places::default();
-        places.want(2, &[1], Mono(5));
+        places.set_missing(2, &[1], Mono(5));
         assert_eq!(missing(&places, false), [(0, 5, false), (2, 5, false)]);
-        places.want(3, &[0, 1], Mono(9));
+        places.set_missing(3, &[0, 1], Mono(9));
         assert_eq!(missing(&places, true), [(2, 5, false), (3, 9, false), (4, 9, true)]);
-        places.want_none();
+        places.clear_missing();
         assert!(!places.lacks_pods());
     }
 
     #[test]
-    fn a_pod_that_is_being_created_holds_its_place_until_it_is_seen_or_given_up() {
+    fn a_pod_being_created_holds_its_ordinal_until_it_is_seen_or_times_out() {
         let mut places = Places::default();
-        places.want(1, &[], Mono(0));
+        places.set_missing(1, &[], Mono(0));
         places.begin_create(0, "p-a".into(), "r1", Mono(0));
-        places.want(1, &[], Mono(1));
+        places.set_missing(1, &[], Mono(1));
         assert_eq!((missing(&places, false), places.creating()), (vec![(1, 1, false)], 1));
         assert_eq!(places.revisions_creating().collect::<Vec<_>>(), ["r1"]);
-        assert_eq!(places.wakes().collect::<Vec<_>>(), [Mono(30_000)]);
-        places.give_up_lost(Mono(29_999));
+        assert_eq!(places.timers().collect::<Vec<_>>(), [Mono(30_000)]);
+        places.expire_creations(Mono(29_999));
         assert_eq!(places.creating(), 1);
-        places.give_up_lost(Mono(30_000));
+        places.expire_creations(Mono(30_000));
         assert_eq!((places.creating(), places.create_failed("p-a")), (0, None));
 
         places.begin_create(1, "p-b".into(), "r2", Mono(0));
         assert_eq!(places.create_failed("p-b"), Some("r2".into()));
         places.begin_create(1, "p-c".into(), "r2", Mono(0));
-        places.seen(1, "p-c", &"uid".to_owned());
+        places.pod_seen(1, "p-c", &"uid".to_owned());
         assert_eq!((places.creating(), places.last(1), places.last(0)), (0, Some("uid"), None));
         assert_eq!(missing(&places, false), []);
     }

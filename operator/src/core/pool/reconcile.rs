@@ -23,12 +23,12 @@ use camofleet_crds::v1alpha1::WorkerPool;
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 /// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
-const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
+const FINALIZER_GRACE: Duration = Duration::from_secs(60);
 
 impl Core {
     pub(in crate::core) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
         let key = Key::of(object.as_ref());
-        let known = self.pools.get_mut(&key).filter(|known| known.is(&object));
+        let known = self.pools.get_mut(&key).filter(|known| known.is_same_pool(&object));
         match known {
             // An answer that was slower than the watch tells of a past.
             Some(pool) if version(object.as_ref()) < version(pool.object().as_ref()) => return,
@@ -80,7 +80,7 @@ impl Core {
         self.admission_changed();
         self.outbox.enqueue(Subject::Pool(key.clone()));
         let installation = &self.installation.namespace;
-        let waiting = self.sessions.queue().waiting(|demand| demand.means(key, installation));
+        let waiting = self.sessions.queue().waiting(|demand| demand.targets(key, installation));
         self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
     }
 
@@ -90,7 +90,7 @@ impl Core {
             return;
         }
         self.admission_changed();
-        let waiting = self.sessions.queue().waiting(|demand| relabelled.has(&demand.namespace));
+        let waiting = self.sessions.queue().waiting(|demand| relabelled.includes(&demand.namespace));
         self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
     }
 
@@ -98,7 +98,7 @@ impl Core {
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.places.give_up_lost(now);
+        pool.places.expire_creations(now);
         if pool.is_deleted() {
             self.release_deleted_pool(key);
         } else {
@@ -111,8 +111,8 @@ impl Core {
             self.find_missing_pods(key);
         }
         self.publish_pool(key);
-        let alarm = self.alarm_of_pool(key);
-        self.outbox.requeue_at(Subject::Pool(key.clone()), alarm);
+        let timer = self.next_pool_timer(key);
+        self.outbox.requeue_at(Subject::Pool(key.clone()), timer);
     }
 
     /// How many runners it is to have, and whether it lacks some.
@@ -120,9 +120,9 @@ impl Core {
         let now = self.outbox.mono();
         let pool = &self.pools[key];
         let need = pool.object().spec.autoscaling.map_or_else(Need::default, |_| self.need_of(key, pool));
-        let serving = self.runners.of(pool.object()).filter(|runner| runner.is_in_place()).count();
+        let serving = self.runners.of(pool.object()).filter(|runner| runner.counts_as_available()).count();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.follow(need, serving, now);
+        pool.update_scale(need, serving, now);
     }
 
     fn finalize_and_protect(&mut self, key: &Key) {
@@ -141,7 +141,7 @@ impl Core {
     pub(in crate::core) fn pool_protected(&mut self, protected: &WorkerPool, answer: Result<(), WriteFailure>) {
         let now = self.outbox.mono();
         let key = &Key::of(protected);
-        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(protected)) else { return };
+        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(protected)) else { return };
         pool.budget.answered(answer, pool.object().spec.disruption, &key.name, now);
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
@@ -156,10 +156,10 @@ impl Core {
             .map(|runner| (runner.pod().uid.clone(), runner.occupies_ordinal(now)))
             .collect();
         for (uid, _) in &runners {
-            self.remove(uid, "its pool is being deleted");
+            self.delete_pod(uid, "its pool is being deleted");
         }
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.places.want_none();
+        pool.places.clear_missing();
         let empty = !runners.iter().any(|(_, counts)| *counts) && pool.places.creating() == 0;
         let overdue = deadline_of(pool.object(), now).is_some_and(|deadline| deadline <= now.mono);
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
@@ -174,15 +174,15 @@ impl Core {
     fn remove_runners(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
-        let mut staying: Vec<&Runner> = self
+        let mut remaining: Vec<&Runner> = self
             .runners
             .of(pool.object())
             .filter(|runner| runner.occupies_ordinal(now) && !runner.is_terminating())
             .collect();
-        let mut leaving: Vec<(Uid, &'static str)> = Vec::new();
-        staying.retain(|runner| {
+        let mut removed: Vec<(Uid, &'static str)> = Vec::new();
+        remaining.retain(|runner| {
             let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
-            let why = if runner.is_unheard() {
+            let why = if runner.may_have_unknown_sessions() {
                 return true;
             } else if spent {
                 "it has served its sessions"
@@ -191,45 +191,48 @@ impl Core {
             } else {
                 return true;
             };
-            leaving.push((runner.pod().uid.clone(), why));
+            removed.push((runner.pod().uid.clone(), why));
             false
         });
         let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)));
         // The canary is one more than the pool is to have.
-        staying.retain(|runner| !rollout.has_canary || !pool.shapes.is_canary(&runner.pod().revision));
+        remaining.retain(|runner| !rollout.has_canary || !pool.shapes.is_canary(&runner.pod().revision));
         // Too many: first those that are of least use, with a session last; and so that nodes become empty.
         let on_nodes = self.runners.sessions_on_nodes();
-        let neighbours = |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
-        staying.sort_by_key(|runner| {
+        let sessions_on_node =
+            |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
+        remaining.sort_by_key(|runner| {
             let current = runner.pod().revision == pool.shapes.current().revision;
-            (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod().ordinal))
+            (runner.used(), runner.is_warm(), current, sessions_on_node(runner), Reverse(runner.pod().ordinal))
         });
-        let room = rollout.places - usize::from(rollout.has_canary);
-        let going: Vec<&Runner> = self
+        let room = rollout.target - usize::from(rollout.has_canary);
+        let terminating: Vec<&Runner> = self
             .runners
             .of(pool.object())
             .filter(|runner| runner.occupies_ordinal(now) && runner.is_terminating())
             .collect();
-        let draining = going.iter().filter(|runner| !runner.is_terminating_idle()).count();
-        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.makes_way {
+        let draining = terminating.iter().filter(|runner| !runner.is_terminating_idle()).count();
+        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.displaces_runner {
             // Draining runners count towards the desired number, so that no runner with a session is removed in their place.
-            let excess = (staying.len() + draining).saturating_sub(room);
-            staying
+            let excess = (remaining.len() + draining).saturating_sub(room);
+            remaining
                 .iter()
                 .filter(|runner| runner.is_idle())
                 .take(excess)
                 .map(|runner| runner.pod().uid.clone())
                 .collect()
         } else {
-            let excess = staying.len().saturating_sub(room);
-            let heard = staying.iter().filter(|runner| !runner.is_unheard());
-            heard.take(excess).map(|runner| runner.pod().uid.clone()).collect()
+            let excess = remaining.len().saturating_sub(room);
+            let known = remaining.iter().filter(|runner| !runner.may_have_unknown_sessions());
+            known.take(excess).map(|runner| runner.pod().uid.clone()).collect()
         };
-        staying.retain(|runner| !surplus.contains(&runner.pod().uid));
-        leaving.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
-        leaving.extend(outdated(pool, &staying, &going).into_iter().map(|uid| (uid, "the pool's shape has changed")));
-        for (uid, why) in leaving {
-            self.remove(&uid, why);
+        remaining.retain(|runner| !surplus.contains(&runner.pod().uid));
+        removed.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
+        removed.extend(
+            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "the pool's shape has changed")),
+        );
+        for (uid, why) in removed {
+            self.delete_pod(&uid, why);
         }
     }
 
@@ -238,23 +241,23 @@ impl Core {
         let now = self.outbox.now();
         let pool = &self.pools[key];
         let counted = || self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now));
-        let places = Rollout::of(pool, counted()).places;
+        let target = Rollout::of(pool, counted()).target;
         let lacks_canary = self.lacks_canary(pool);
         // Who follows on one that goes without a session does not wait for its end, but takes another place.
-        let leaving = counted().filter(|runner| runner.is_terminating_idle()).count();
+        let removed = counted().filter(|runner| runner.is_terminating_idle()).count();
         let occupied: Vec<u32> = counted().map(|runner| runner.pod().ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let taken = occupied.len() + pool.places.creating();
         // The canary does not wait for those that drain.
-        let wanted = (places + leaving).saturating_sub(taken).max(usize::from(lacks_canary));
+        let wanted = (target + removed).saturating_sub(taken).max(usize::from(lacks_canary));
         let wanted = if pool.shapes.has_no_valid_shape() { 0 } else { wanted };
-        pool.places.want(wanted, &occupied, now.mono);
+        pool.places.set_missing(wanted, &occupied, now.mono);
     }
 
     fn publish_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let Some(pool) = self.pools.get(key) else { return };
-        if pool.writes.status_rests(now.mono) {
+        if pool.writes.status_is_blocked(now.mono) {
             return;
         }
         let runners: Vec<&Runner> =
@@ -277,10 +280,10 @@ impl Core {
     ) {
         let now = self.outbox.mono();
         let key = &Key::of(written);
-        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(written)) else { return };
+        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(written)) else { return };
         let object = match answer {
             Ok(object) => {
-                let object = object.filter(|object| pool.is(object));
+                let object = object.filter(|object| pool.is_same_pool(object));
                 let stored = object.as_ref().unwrap_or(pool.object()).clone();
                 let finalizers = stored.metadata.finalizers.as_deref().unwrap_or_default();
                 match pool.writes.landed(stored.status.as_ref(), finalizers, &key.name, now) {
@@ -307,16 +310,16 @@ impl Core {
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
-    pub(in crate::core) fn alarm_of_pool(&self, key: &Key) -> Option<Mono> {
+    pub(in crate::core) fn next_pool_timer(&self, key: &Key) -> Option<Mono> {
         let pool = self.pools.get(key)?;
         let now = self.outbox.now();
-        let mut alarms: Vec<Option<Mono>> = Vec::new();
-        alarms.extend(pool.writes.wakes().chain(pool.budget.wakes()).map(Some));
-        alarms.extend(pool.shapes.pauses().chain(pool.places.wakes()).map(Some));
-        alarms.push(deadline_of(pool.object(), now));
-        alarms.push(pool.scale_wakes());
-        alarms.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
-        alarms.extend(
+        let mut timers: Vec<Option<Mono>> = Vec::new();
+        timers.extend(pool.writes.timers().chain(pool.budget.timers()).map(Some));
+        timers.extend(pool.shapes.pauses().chain(pool.places.timers()).map(Some));
+        timers.push(deadline_of(pool.object(), now));
+        timers.push(pool.scale_down_at());
+        timers.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
+        timers.extend(
             self.runners
                 .of(pool.object())
                 .filter(|runner| pool.shapes.is_canary(&runner.pod().revision))
@@ -324,10 +327,10 @@ impl Core {
         );
         // Others may have come up meanwhile, or launch for too long to hold these back; and one that is stuck is replaced.
         if pool.places.lacks_pods() || self.runners.of(pool.object()).any(|runner| runner.pod().killed_at.is_some()) {
-            alarms.push(Some(now.mono.after(Duration::from_secs(1))));
+            timers.push(Some(now.mono.after(Duration::from_secs(1))));
         }
         // All that was due has been done: what is not later than now wakes for nothing.
-        alarms.into_iter().flatten().filter(|at| *at > now.mono).min()
+        timers.into_iter().flatten().filter(|at| *at > now.mono).min()
     }
 }
 
@@ -341,5 +344,5 @@ fn finalize(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
 fn deadline_of(pool: &WorkerPool, now: Now) -> Option<Mono> {
     let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
     let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());
-    Some(deleted.after(drain).after(FINALIZER_PATIENCE))
+    Some(deleted.after(drain).after(FINALIZER_GRACE))
 }

@@ -33,7 +33,7 @@ impl Need {
 pub(in crate::core) struct Scale {
     pub(in crate::core) desired: i32,
     /// Since when fewer would have done, and how many would have at most.
-    fewer: Option<(Mono, i32)>,
+    scale_down: Option<(Mono, i32)>,
 }
 
 impl Scale {
@@ -46,33 +46,33 @@ impl Scale {
                 .clamp(autoscaling.min_replicas, autoscaling.max_replicas.max(autoscaling.min_replicas)),
             None => spec.fixed_replicas(),
         };
-        Self { desired, fewer: None }
+        Self { desired, scale_down: None }
     }
 
-    pub(in crate::core) fn follow(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
+    pub(in crate::core) fn update(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
         let Some(autoscaling) = &spec.autoscaling else {
-            *self = Self { desired: spec.fixed_replicas(), fewer: None };
+            *self = Self { desired: spec.fixed_replicas(), scale_down: None };
             return;
         };
         let needed = need.replicas(autoscaling, spec.slots_per_runner);
         if needed >= self.desired {
-            *self = Self { desired: needed, fewer: None };
+            *self = Self { desired: needed, scale_down: None };
             return;
         }
         // More than the pool may have now is not waited for.
         self.desired = self.desired.min(autoscaling.max_replicas);
-        let (since, most) = self.fewer.unwrap_or((now, needed));
-        let most = most.max(needed);
-        self.fewer = Some((since, most));
+        let (since, peak) = self.scale_down.unwrap_or((now, needed));
+        let peak = peak.max(needed);
+        self.scale_down = Some((since, peak));
         if since.after(delay_of(autoscaling)) <= now {
             // What would have done is what did at the busiest moment; from here on it is looked at anew.
-            *self = Self { desired: most, fewer: (needed < most).then_some((now, needed)) };
+            *self = Self { desired: peak, scale_down: (needed < peak).then_some((now, needed)) };
         }
     }
 
     /// When there may be fewer.
-    pub(in crate::core) fn wakes(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
-        let (since, _) = self.fewer?;
+    pub(in crate::core) fn scale_down_at(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
+        let (since, _) = self.scale_down?;
         spec.autoscaling.as_ref().map(|autoscaling| since.after(delay_of(autoscaling)))
     }
 }
@@ -93,12 +93,12 @@ mod tests {
 
     fn after(scale: &mut Scale, spec: &WorkerPoolSpec, second: i64, running: u32, waiting: u32) -> i32 {
         let need = Need { kept: running, free: 0, waiting, allowed: u32::MAX };
-        scale.follow(spec, need, Mono(second * 1000));
+        scale.update(spec, need, Mono(second * 1000));
         scale.desired
     }
 
     #[test]
-    fn up_at_once_with_a_buffer_and_within_bounds() {
+    fn scales_up_at_once_with_a_buffer_and_within_bounds() {
         let spec = spec(1, 5, 2, 2);
         let mut scale = Scale::resumed(&spec, None);
         assert_eq!(scale.desired, 1);
@@ -116,22 +116,22 @@ mod tests {
     }
 
     #[test]
-    fn down_to_what_the_busiest_moment_of_the_delay_needed() {
+    fn scales_down_to_the_peak_of_the_delay() {
         let spec = spec(0, 9, 0, 1);
         let mut scale = Scale::resumed(&spec, Some(8));
         assert_eq!(after(&mut scale, &spec, 0, 2, 0), 8);
         assert_eq!(after(&mut scale, &spec, 30, 5, 0), 8);
         assert_eq!(after(&mut scale, &spec, 59, 0, 0), 8);
-        assert_eq!(scale.wakes(&spec), Some(Mono(60_000)));
+        assert_eq!(scale.scale_down_at(&spec), Some(Mono(60_000)));
         assert_eq!(after(&mut scale, &spec, 60, 0, 0), 5);
         assert_eq!(after(&mut scale, &spec, 119, 0, 0), 5);
         assert_eq!(after(&mut scale, &spec, 120, 0, 0), 0, "to zero");
-        assert_eq!(scale.wakes(&spec), None);
+        assert_eq!(scale.scale_down_at(&spec), None);
         assert_eq!(after(&mut scale, &spec, 121, 0, 1), 1, "and back");
     }
 
     #[test]
-    fn a_lower_most_holds_at_once_and_fixed_replicas_are_what_they_are() {
+    fn applies_a_lower_maximum_and_fixed_replicas_at_once() {
         let mut scale = Scale::resumed(&spec(0, 9, 0, 1), Some(8));
         assert_eq!(after(&mut scale, &spec(0, 3, 0, 1), 0, 0, 0), 3);
         let fixed = WorkerPoolSpec { replicas: Some(7), ..WorkerPoolSpec::default() };

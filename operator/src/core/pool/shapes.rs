@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// What keeps runners from coming up: reason and message, for `Stalled`.
-pub(in crate::core) type Trouble = (&'static str, String);
+pub(in crate::core) type ReasonMessage = (&'static str, String);
 
 #[derive(Debug)]
 pub(in crate::core) struct Shapes {
@@ -30,7 +30,7 @@ struct Failures {
     count: u32,
     /// No pod is made before then.
     pause_until: Mono,
-    cause: Trouble,
+    cause: ReasonMessage,
 }
 
 impl Shapes {
@@ -70,8 +70,8 @@ impl Shapes {
     }
 
     /// Why no runner is made in the wished shape, for `Stalled`.
-    pub(in crate::core) fn refusal(&self) -> Option<Trouble> {
-        self.update.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
+    pub(in crate::core) fn refusal(&self) -> Option<ReasonMessage> {
+        self.update.refusal().map(|message| (reasons::TEMPLATE_TOO_LARGE, message))
     }
 
     /// Whether runners of that revision are the new shape's first, which take no sessions yet.
@@ -91,7 +91,7 @@ impl Shapes {
     }
 
     /// A pod of that shape failed, or could not be made: the next one waits twice as long.
-    pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
+    pub(in crate::core) fn failed(&mut self, revision: &str, cause: ReasonMessage, now: Mono) {
         if revision != self.update.revision && revision != self.current().revision {
             return;
         }
@@ -114,7 +114,7 @@ impl Shapes {
     }
 
     /// Why the latest pod of that shape failed, when none came up since.
-    pub(in crate::core) fn trouble(&self, revision: &str) -> Option<Trouble> {
+    pub(in crate::core) fn last_failure(&self, revision: &str) -> Option<ReasonMessage> {
         self.failures.get(revision).map(|failures| failures.cause.clone())
     }
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_shape_is_tested_before_runners_are_made_in_it() {
+    fn a_new_shape_needs_a_canary() {
         let (first, second) = (shape(1).revision, shape(2).revision);
         let mut shapes = shapes();
         assert!(!shapes.is_rolling_out(), "the only shape is not tested");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_whose_pods_fail_pauses_longer_each_time_until_one_comes_up() {
+    fn backs_off_until_a_runner_comes_up() {
         let mut shapes = shapes();
         let revision = shape(1).revision;
         let trouble = || (reasons::RUNNERS_FAILING, "exit code 1".to_owned());
@@ -181,9 +181,13 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert!(shapes.is_failing());
-        assert_eq!(shapes.trouble(&revision), Some(trouble()));
+        assert_eq!(shapes.last_failure(&revision), Some(trouble()));
         shapes.failed("former", trouble(), Mono(0));
-        assert_eq!((shapes.pauses().count(), shapes.trouble("former")), (1, None), "of other shapes nothing is kept");
+        assert_eq!(
+            (shapes.pauses().count(), shapes.last_failure("former")),
+            (1, None),
+            "of other shapes nothing is kept"
+        );
         shapes.came_up(&revision);
         assert!(!shapes.is_failing() && shapes.pauses().next().is_none());
     }

@@ -34,7 +34,7 @@ pub(in crate::core) struct Pool {
     pub(in crate::core) writes: PoolWrites,
     pub(in crate::core) budget: Budget,
     /// Which namespaces it is for.
-    audience: NamespacePolicy,
+    namespace_policy: NamespacePolicy,
     /// Sessions on its runners, by tenant: nobody is listed with none.
     running: BTreeMap<String, u32>,
     /// The engine that its runners were last heard to run, of the shape that they are made in.
@@ -49,7 +49,7 @@ struct Progress {
     /// While it lacks runners: since when none came up.
     lacking: Option<Mono>,
     /// Why its next launch waits. Absent: no place lacks a pod, or the next launch has begun.
-    waits: Option<LaunchWait>,
+    launch_wait: Option<LaunchWait>,
 }
 
 impl Pool {
@@ -59,7 +59,7 @@ impl Pool {
             places: Places::default(),
             writes: PoolWrites::default(),
             budget: Budget::default(),
-            audience: NamespacePolicy::of(&object),
+            namespace_policy: NamespacePolicy::of(&object),
             running: BTreeMap::new(),
             engine: None,
             scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
@@ -90,7 +90,7 @@ impl Pool {
         let matters = self.object.spec != object.spec
             || self.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
         if matters {
-            self.audience = NamespacePolicy::of(&object);
+            self.namespace_policy = NamespacePolicy::of(&object);
             self.budget.set_disruption(object.spec.disruption);
             if self.shapes.set_update(Shape::of(&object, installation)) {
                 self.engine = None;
@@ -102,8 +102,9 @@ impl Pool {
     }
 
     /// Whether its owner lets sessions of that namespace use it.
-    pub(in crate::core) fn is_for(&self, namespace: &str, namespaces: &Namespaces) -> bool {
-        self.object.metadata.namespace.as_deref() == Some(namespace) || self.audience.has(namespace, namespaces)
+    pub(in crate::core) fn allows_namespace(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+        self.object.metadata.namespace.as_deref() == Some(namespace)
+            || self.namespace_policy.allows(namespace, namespaces)
     }
 
     /// Sessions on its runners, by tenant. A tenant without sessions is not listed.
@@ -131,14 +132,14 @@ impl Pool {
     }
 
     /// Follows its spec and what is needed of it; `proven` runners have their place.
-    pub(in crate::core) fn follow(&mut self, need: Need, serving: usize, now: Mono) {
-        self.scale.follow(&self.object.spec, need, now);
+    pub(in crate::core) fn update_scale(&mut self, need: Need, serving: usize, now: Mono) {
+        self.scale.update(&self.object.spec, need, now);
         self.progress.lacking = (serving < self.desired()).then(|| self.progress.lacking.unwrap_or(now));
     }
 
     /// When its scale may change without anything else happening.
-    pub(in crate::core) fn scale_wakes(&self) -> Option<Mono> {
-        self.scale.wakes(&self.object.spec)
+    pub(in crate::core) fn scale_down_at(&self) -> Option<Mono> {
+        self.scale.scale_down_at(&self.object.spec)
     }
 
     /// A runner became warm: the pool makes progress.
@@ -152,12 +153,12 @@ impl Pool {
     }
 
     /// Why its next launch waits. None: no place lacks a pod, or the next launch has begun.
-    pub(in crate::core) fn waits(&self) -> Option<LaunchWait> {
-        self.progress.waits
+    pub(in crate::core) fn launch_wait(&self) -> Option<LaunchWait> {
+        self.progress.launch_wait
     }
 
-    pub(in crate::core) fn set_waits(&mut self, waits: Option<LaunchWait>) {
-        self.progress.waits = waits;
+    pub(in crate::core) fn set_launch_wait(&mut self, launch_wait: Option<LaunchWait>) {
+        self.progress.launch_wait = launch_wait;
     }
 
     /// One session more on a tenant's account, or one less.
@@ -178,17 +179,17 @@ impl Pool {
     }
 
     /// How many sessions more its limits let it have.
-    pub(in crate::core) fn may_add(&self) -> u32 {
-        left_of(self.object.spec.limits.max_sessions, self.sessions())
+    pub(in crate::core) fn remaining_sessions(&self) -> u32 {
+        remaining(self.object.spec.limits.max_sessions, self.sessions())
     }
 
     /// How many more of that tenant.
-    pub(in crate::core) fn may_add_for(&self, tenant: &str) -> u32 {
-        left_of(self.object.spec.limits.max_sessions_per_tenant, self.sessions_of(tenant))
+    pub(in crate::core) fn remaining_for_tenant(&self, tenant: &str) -> u32 {
+        remaining(self.object.spec.limits.max_sessions_per_tenant, self.sessions_of(tenant))
     }
 
     /// Compares UIDs: another version is the same pool, another pool of the same name is not.
-    pub(in crate::core) fn is(&self, object: &WorkerPool) -> bool {
+    pub(in crate::core) fn is_same_pool(&self, object: &WorkerPool) -> bool {
         self.object.metadata.uid == object.metadata.uid
     }
 
@@ -202,6 +203,6 @@ impl Pool {
     }
 }
 
-fn left_of(limit: Option<i32>, count: u32) -> u32 {
+fn remaining(limit: Option<i32>, count: u32) -> u32 {
     limit.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or_default().saturating_sub(count))
 }

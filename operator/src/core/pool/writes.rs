@@ -55,9 +55,9 @@ impl PoolWrites {
     }
 
     /// Whether no status can be due now, whatever is desired.
-    pub(in crate::core) fn status_rests(&self, now: Mono) -> bool {
+    pub(in crate::core) fn status_is_blocked(&self, now: Mono) -> bool {
         let paused = self.written.is_some_and(|at| at.after(STATUS_PAUSE) > now);
-        paused || self.under_way.is_some() || self.status.rests(now)
+        paused || self.under_way.is_some() || self.status.is_blocked(now)
     }
 
     pub(in crate::core) fn begin_status(&mut self, status: WorkerPoolStatus, now: Mono) {
@@ -105,9 +105,9 @@ impl PoolWrites {
     }
 
     /// When a write may be due again.
-    pub(in crate::core) fn wakes(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
         let paused = self.written.map(|at| at.after(STATUS_PAUSE));
-        [self.status.wakes(), self.finalization.wakes(), paused].into_iter().flatten()
+        [self.status.retry_at(), self.finalization.retry_at(), paused].into_iter().flatten()
     }
 }
 
@@ -120,30 +120,30 @@ mod tests {
     }
 
     #[test]
-    fn one_write_is_under_way_and_a_status_pauses_for_a_second() {
+    fn allows_one_write_at_a_time_and_one_status_a_second() {
         let (mut writes, status) = (PoolWrites::default(), WorkerPoolStatus::default());
         writes.begin_status(status.clone(), Mono(0));
         assert!(!writes.begin_finalizers(&finalizers(), Mono(0)));
         assert_eq!(writes.landed(Some(&status), &[], "p", Mono(10)), Landed::Status { pruned: vec![] });
-        assert!(writes.status_rests(Mono(999)) && !writes.status_rests(Mono(1000)));
-        assert_eq!(writes.wakes().collect::<Vec<_>>(), [Mono(1000)]);
-        assert!(writes.begin_finalizers(&finalizers(), Mono(1000)) && writes.status_rests(Mono(1000)));
+        assert!(writes.status_is_blocked(Mono(999)) && !writes.status_is_blocked(Mono(1000)));
+        assert_eq!(writes.timers().collect::<Vec<_>>(), [Mono(1000)]);
+        assert!(writes.begin_finalizers(&finalizers(), Mono(1000)) && writes.status_is_blocked(Mono(1000)));
         assert_eq!(writes.landed(None, &finalizers(), "p", Mono(1000)), Landed::Finalizers { reverted: false });
         assert_eq!(writes.landed(None, &[], "p", Mono(1000)), Landed::Unknown);
     }
 
     #[test]
-    fn finalizers_that_are_not_kept_are_written_again_after_a_pause() {
+    fn retries_reverted_finalizers_after_a_pause() {
         let mut writes = PoolWrites::default();
         assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
         assert_eq!(writes.landed(None, &[], "p", Mono(0)), Landed::Finalizers { reverted: true });
         assert!(!writes.begin_finalizers(&finalizers(), Mono(0)));
-        let again = writes.wakes().next().unwrap();
-        assert!(writes.begin_finalizers(&finalizers(), again));
+        let retry_at = writes.timers().next().unwrap();
+        assert!(writes.begin_finalizers(&finalizers(), retry_at));
     }
 
     #[test]
-    fn what_was_refused_waits_for_another_object() {
+    fn a_refused_write_waits_for_a_changed_object() {
         let mut writes = PoolWrites::default();
         assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
         writes.failed(&WriteFailure::Refused(String::new()), "p", Mono(0));

@@ -6,7 +6,7 @@ use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, time::Duration};
 
 /// Calls to one runner that are under way at once. An honest runner answers in milliseconds, so that this limits only others.
-const AT_ONCE: usize = 4;
+const MAX_IN_FLIGHT: usize = 4;
 /// How long a session that is still listed after a call is left alone before it is ended again.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
@@ -25,7 +25,7 @@ struct End {
     /// Calls so far.
     calls: u32,
     /// When it may be called again. None: a call is under way.
-    rests_until: Option<Mono>,
+    paused_until: Option<Mono>,
 }
 
 impl Ends {
@@ -33,18 +33,18 @@ impl Ends {
     /// ended since the last call does not wait for its pause, because an honest runner is called twice: to end it and to
     /// forget it. `most` is how many sessions are remembered; a further one has to wait for room.
     pub(super) fn start(&mut self, session: &Uid, ended: bool, most: usize, now: Mono) -> bool {
-        let under_way = self.by_session.values().filter(|end| end.rests_until.is_none()).count();
+        let under_way = self.by_session.values().filter(|end| end.paused_until.is_none()).count();
         let former = self.by_session.get(session).copied();
         let may_start = match former {
             None => self.by_session.len() < most,
-            Some(End { rests_until: None, .. }) => false,
-            Some(End { rests_until: Some(until), ended: before, .. }) => until <= now || (ended && !before),
+            Some(End { paused_until: None, .. }) => false,
+            Some(End { paused_until: Some(until), ended: before, .. }) => until <= now || (ended && !before),
         };
-        if !may_start || under_way >= AT_ONCE {
+        if !may_start || under_way >= MAX_IN_FLIGHT {
             return false;
         }
         let (before, calls) = former.map_or((false, 0), |end| (end.ended, end.calls));
-        let end = End { ended: ended || before, calls: calls.saturating_add(1), rests_until: None };
+        let end = End { ended: ended || before, calls: calls.saturating_add(1), paused_until: None };
         self.by_session.insert(session.clone(), end);
         true
     }
@@ -52,18 +52,18 @@ impl Ends {
     /// A call was answered, or given up.
     pub(super) fn answered(&mut self, session: &Uid, now: Mono) {
         if let Some(end) = self.by_session.get_mut(session) {
-            end.rests_until = Some(now.after(BACKOFF.after(end.calls)));
+            end.paused_until = Some(now.after(BACKOFF.after(end.calls)));
         }
     }
 
     /// Forgets the sessions whose pause is over, unless the runner still lists them.
     pub(super) fn forget_unlisted(&mut self, lists: impl Fn(&Uid) -> bool, now: Mono) {
-        self.by_session.retain(|session, end| end.rests_until.is_none_or(|until| until > now) || lists(session));
+        self.by_session.retain(|session, end| end.paused_until.is_none_or(|until| until > now) || lists(session));
     }
 
     /// When the next pause is over.
-    pub(super) fn wakes(&self, now: Mono) -> Option<Mono> {
-        self.by_session.values().filter_map(|end| end.rests_until).filter(|until| *until > now).min()
+    pub(super) fn next_retry(&self, now: Mono) -> Option<Mono> {
+        self.by_session.values().filter_map(|end| end.paused_until).filter(|until| *until > now).min()
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_calls_are_under_way_and_each_answer_makes_room_for_the_next() {
+    fn limits_calls_in_flight() {
         let mut ends = Ends::default();
         assert_eq!(start_all(&mut ends, 0..10, at(0)), [0, 1, 2, 3]);
         assert_eq!(start_all(&mut ends, 0..10, at(60_000)), [0; 0], "however long they take");
@@ -97,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_stays_listed_is_ended_again_after_longer_and_longer_pauses() {
+    fn backs_off_while_a_session_stays_listed() {
         let mut ends = Ends::default();
         let (mut now, mut pauses) = (0, Vec::new());
         for _ in 0..8 {
             assert_eq!(start_all(&mut ends, [0], at(now)), [0]);
             ends.answered(&session(0), at(now));
-            let next = ends.wakes(at(now)).unwrap();
+            let next = ends.next_retry(at(now)).unwrap();
             assert_eq!(start_all(&mut ends, [0], at(next.0 - 1)), [0; 0]);
             ends.forget_unlisted(|_| true, next);
             pauses.push((next.0 - now) / 1000);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_has_ended_by_the_call_is_forgotten_at_once() {
+    fn an_ended_session_is_acknowledged_without_a_pause() {
         let mut ends = Ends::default();
         let call = |ends: &mut Ends, ended, now| ends.start(&session(0), ended, MOST, at(now));
         assert!(call(&mut ends, false, 0));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_that_lists_others_each_time_is_not_called_more_often() {
+    fn changing_lists_do_not_raise_the_call_rate() {
         let mut ends = Ends::default();
         let mut calls = 0;
         for report in 0..1000_usize {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_not_listed_any_more_is_forgotten_after_its_pause() {
+    fn forgets_an_unlisted_session_after_its_pause() {
         let mut ends = Ends::default();
         start_all(&mut ends, [0, 1, 2], at(0));
         ends.answered(&session(0), at(0));

@@ -188,7 +188,7 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
     labels.insert(RUNNER_LABEL.0.to_owned(), RUNNER_LABEL.1.to_owned());
     labels.insert(POOL_LABEL.to_owned(), pool.name_any());
     let mut annotations = template.annotations.clone();
-    for (name, value) in evictable(pool.spec.disruption) {
+    for (name, value) in eviction_annotations(pool.spec.disruption) {
         annotations.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
     }
     ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
@@ -196,7 +196,7 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
 
 /// What cluster autoscalers are told: those of the Kubernetes project (cluster-autoscaler's FAQ) and Karpenter (its page
 /// "Disruption"). They ask whether a pod may be evicted, not whether it is idle just now, so a node goes once it is empty.
-fn evictable(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
+fn eviction_annotations(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
     match disruption {
         Disruption::WhenIdle => {
             &[("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")]

@@ -51,20 +51,20 @@ pub struct RunnerPod {
     /// When it will be killed, if it was deleted.
     pub killed_at: Option<Timestamp>,
     /// How it fares.
-    pub fate: Fate,
+    pub phase: PodPhase,
 }
 
 /// How a pod fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum PodPhase {
     /// Its container does not run yet.
-    Pending(Option<Trouble>),
+    Pending(Option<PendingReason>),
     /// Its container runs.
     Running,
     /// Its container ended, for good.
-    Outcome {
+    Terminated {
         /// How, for people.
-        words: String,
+        message: String,
         /// Whether it was killed for memory.
         out_of_memory: bool,
     },
@@ -72,7 +72,7 @@ pub enum Fate {
 
 /// Why a pod does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum PendingReason {
     /// The scheduler does not look at it before its scheduling gates are removed.
     Gated,
     /// No node takes it.
@@ -149,7 +149,7 @@ impl RunnerPod {
             version: version(pod),
             created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
             killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
-            fate: Fate::read(&pod.status),
+            phase: PodPhase::read(&pod.status),
         })
     }
 
@@ -165,7 +165,7 @@ impl RunnerPod {
 
     /// Whether it ended for good.
     pub fn is_over(&self) -> bool {
-        matches!(self.fate, Fate::Outcome { .. })
+        matches!(self.phase, PodPhase::Terminated { .. })
     }
 }
 
@@ -179,46 +179,46 @@ impl SeenSpec {
     }
 }
 
-impl Fate {
+impl PodPhase {
     fn read(status: &SeenStatus) -> Self {
         let container = status.container_statuses.iter().find(|container| container.name == CONTAINER);
         let state = container.map(|container| &container.state);
         match status.phase.as_str() {
-            "Failed" | "Succeeded" => Self::over(status.message.as_deref().or(status.reason.as_deref()), state),
+            "Failed" | "Succeeded" => Self::terminated(status.message.as_deref().or(status.reason.as_deref()), state),
             "Running" => Self::Running,
-            _ => Self::Pending(Self::trouble(&status.conditions, state)),
+            _ => Self::Pending(Self::pending_reason(&status.conditions, state)),
         }
     }
 
-    fn over(pod_says: Option<&str>, state: Option<&ContainerState>) -> Self {
+    fn terminated(pod_message: Option<&str>, state: Option<&ContainerState>) -> Self {
         let ended = state.and_then(|state| state.terminated.as_ref());
         let reason = ended.and_then(|ended| ended.reason.as_deref());
-        let words = match (ended, pod_says) {
+        let message = match (ended, pod_message) {
             (Some(ended), _) => {
                 let reason = reason.unwrap_or("no reason given");
-                let last_words =
+                let last_message =
                     ended.message.as_deref().map(|message| format!(": {}", message.trim())).unwrap_or_default();
-                format!("its container ended with exit code {} ({reason}){last_words}", ended.exit_code)
+                format!("its container ended with exit code {} ({reason}){last_message}", ended.exit_code)
             }
-            (None, Some(says)) => says.to_owned(),
+            (None, Some(message)) => message.to_owned(),
             (None, None) => "its pod ended, and nothing says why".to_owned(),
         };
-        Self::Outcome { words, out_of_memory: reason == Some("OOMKilled") }
+        Self::Terminated { message, out_of_memory: reason == Some("OOMKilled") }
     }
 
-    fn trouble(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<Trouble> {
+    fn pending_reason(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<PendingReason> {
         if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
             let reason = waiting.reason.as_deref().unwrap_or_default();
-            let told = waiting.message.as_deref().unwrap_or_default();
+            let message = waiting.message.as_deref().unwrap_or_default();
             // kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go name these.
             let image = reason.contains("Image")
                 || matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError");
-            return image.then(|| Trouble::Image(format!("{reason}: {told}")));
+            return image.then(|| PendingReason::Image(format!("{reason}: {message}")));
         }
         let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
         match scheduled.reason.as_deref().filter(|_| scheduled.status == "False") {
-            Some("SchedulingGated") => Some(Trouble::Gated),
-            Some("Unschedulable") => Some(Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default())),
+            Some("SchedulingGated") => Some(PendingReason::Gated),
+            Some("Unschedulable") => Some(PendingReason::Unschedulable(scheduled.message.clone().unwrap_or_default())),
             Some(_) | None => None,
         }
     }

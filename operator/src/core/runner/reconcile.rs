@@ -9,9 +9,9 @@ use crate::core::{
     pool::state::Pool,
     retry::RetryState,
     runner::{
-        pod_read::{Fate, KEYS_ANNOTATION, RunnerPod},
+        pod_read::{KEYS_ANNOTATION, PodPhase, RunnerPod},
         report::Report,
-        state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
+        state::{Link, PUBLISH_UNREACHABLE_AFTER, Runner},
     },
     session::state::{Outcome, Session, Stage},
 };
@@ -19,7 +19,7 @@ use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
 
 /// A runner that was silent for so long is deleted.
-const UNREACHABLE: Duration = Duration::from_secs(300);
+const DELETE_UNREACHABLE_AFTER: Duration = Duration::from_secs(300);
 
 impl Core {
     pub(in crate::core) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
@@ -43,14 +43,14 @@ impl Core {
             return;
         }
         if let Some(pool) = its_pool {
-            pool.places.seen(pod.ordinal, &pod.key.name, &uid);
+            pool.places.pod_seen(pod.ordinal, &pod.key.name, &uid);
         }
         match self.runners.get_mut(&uid) {
             Some(runner) => runner.replace_pod(pod, self.outbox.now()),
             None => {
                 let mut runner = Runner::new(pod, self.outbox.now());
                 if self.term.as_ref().is_some_and(|term| term.has_created(runner.pod())) {
-                    runner.mark_accounted();
+                    runner.mark_sessions_known();
                 }
                 self.runners.insert(runner);
                 let here = self.sessions.iter().filter(|session| session.runner() == Some(&uid));
@@ -78,17 +78,17 @@ impl Core {
         }
         self.tombstones.insert(uid, self.outbox.mono());
         let runner = &self.runners[uid];
-        let over = end_of(runner).unwrap_or_else(|| Outcome {
+        let outcome = end_of(runner).unwrap_or_else(|| Outcome {
             reason: session::RUNNER_LOST,
             message: format!("pod {} was deleted", runner.pod().key.name),
         });
-        self.lose_sessions(uid, &over, &Stage::Waiting);
+        self.lose_sessions(uid, &outcome, &Stage::Waiting);
         self.forget_runner(uid);
     }
 
     fn forget_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.remove(uid) else { return };
-        self.runner_accounted(uid);
+        self.stop_awaiting(uid);
         self.orphans.forget_runner(uid);
         self.outbox.requeue_at(Subject::Runner(uid.clone()), None);
         self.outbox.requeue_at(Subject::Unwanted(uid.clone()), None);
@@ -99,11 +99,11 @@ impl Core {
     }
 
     /// The runner's process is no more: what users were told of is over, what they were not told of goes to another stage.
-    fn lose_sessions(&mut self, pod: &Uid, over: &Outcome, untold: &Stage) {
+    fn lose_sessions(&mut self, pod: &Uid, outcome: &Outcome, unpublished: &Stage) {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions().clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Outcome(over.clone()) } else { untold.clone() });
+            self.set_stage(&uid, if lost { Stage::Ended(outcome.clone()) } else { unpublished.clone() });
         }
     }
 
@@ -121,14 +121,14 @@ impl Core {
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let heard = runner.heard(&state, self.outbox.mono());
+        let change = runner.record_report(&state, self.outbox.mono());
         let key = runner.pod().pool.0.clone();
         let revision = runner.pod().revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod().belongs_to(pool.object())) {
-            if heard.first_warm {
+            if change.first_warm {
                 pool.shapes.came_up(&revision);
             }
-            if heard.becomes_warm {
+            if change.becomes_warm {
                 pool.progressed(self.outbox.mono());
             }
             if pool.learn_engine(state.engine, &revision) {
@@ -137,12 +137,12 @@ impl Core {
         }
         self.orphans.keep_listed(pod, &state);
         for entry in state.sessions() {
-            self.listed(pod, &state, &entry.uid);
+            self.session_listed(pod, &state, &entry.uid);
         }
         self.outbox.enqueue(Subject::Unwanted(pod.clone()));
         self.lose_unlisted_sessions(pod, &state);
-        self.runner_accounted(pod);
-        if heard.is_news {
+        self.stop_awaiting(pod);
+        if change.changed {
             self.outbox.enqueue(Subject::Runner(pod.clone()));
             self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
             self.outbox.enqueue(Subject::Queue);
@@ -153,7 +153,8 @@ impl Core {
     fn engine_known(&mut self, key: &Key) {
         self.admission_changed();
         let installation = &self.installation.namespace;
-        let asking = self.sessions.queue().waiting(|demand| demand.engine.is_some() && demand.means(key, installation));
+        let asking =
+            self.sessions.queue().waiting(|demand| demand.engine.is_some() && demand.targets(key, installation));
         self.outbox.enqueue_all(asking.into_iter().map(Subject::Session));
     }
 
@@ -165,7 +166,7 @@ impl Core {
             match session.stage() {
                 Stage::Bound(bound) if bound.is_missed_by(state) && session.is_published() => {
                     let message = format!("runner {} does not have it any more", self.runners[pod].pod().key.name);
-                    self.set_stage(&uid, Stage::Outcome(Outcome { reason: session::RUNNER_LOST, message }));
+                    self.set_stage(&uid, Stage::Ended(Outcome { reason: session::RUNNER_LOST, message }));
                 }
                 Stage::Bound(bound) if bound.is_missed_by(state) => {
                     if let Some(runner) = self.runners.get_mut(pod) {
@@ -173,19 +174,16 @@ impl Core {
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
-                Stage::Waiting
-                | Stage::Binding { .. }
-                | Stage::Bound(_)
-                | Stage::Outcome(_)
-                | Stage::Finished { .. } => {}
+                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {
+                }
             }
         }
     }
 
     pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.silent(self.outbox.mono());
-        self.runner_accounted(pod);
+        runner.mark_silent(self.outbox.mono());
+        self.stop_awaiting(pod);
         self.outbox.enqueue(Subject::Runner(pod.clone()));
         self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
     }
@@ -207,8 +205,8 @@ impl Core {
 
     pub(in crate::core) fn reconcile_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
-        if let Some(over) = end_of(runner) {
-            return self.runner_ended(uid, &over);
+        if let Some(outcome) = end_of(runner) {
+            return self.runner_ended(uid, &outcome);
         }
         // Users of its sessions are told when it stops answering, and when it answers again.
         self.outbox.enqueue_all(runner.sessions().iter().cloned().map(Subject::Session));
@@ -216,41 +214,41 @@ impl Core {
             Link::Silent { since } => Some(since),
             Link::Unknown | Link::Up => None,
         };
-        let mut alarms: Vec<Mono> = Vec::new();
+        let mut timers: Vec<Mono> = Vec::new();
         if let Some(since) = silent_since {
-            let gone = since.after(UNREACHABLE);
+            let gone = since.after(DELETE_UNREACHABLE_AFTER);
             if runner.is_stuck(self.outbox.now()) {
                 // Its node does not answer either, and nobody will ever say that the pod is gone.
                 let message = format!("pod {} should be gone and does not answer", runner.pod().key.name);
                 self.lose_sessions(uid, &Outcome { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
             } else if gone <= self.outbox.mono() && !runner.is_terminating() {
-                self.remove(uid, "it does not answer");
+                self.delete_pod(uid, "it does not answer");
             }
             let stuck = self.runners[uid].stuck_from(self.outbox.now());
-            alarms.extend([since.after(SHOW_UNREACHABLE_AFTER), gone].into_iter().chain(stuck));
+            timers.extend([since.after(PUBLISH_UNREACHABLE_AFTER), gone].into_iter().chain(stuck));
         }
         self.follow_runner(uid);
         self.annotate_runner(uid);
         let runner = &self.runners[uid];
-        alarms.extend(runner.writes_wake());
+        timers.extend(runner.write_retries());
         // All that was due has been done: what is not later than now wakes for nothing.
-        let next = alarms.into_iter().filter(|at| *at > self.outbox.mono()).min();
+        let next = timers.into_iter().filter(|at| *at > self.outbox.mono()).min();
         self.outbox.requeue_at(Subject::Runner(uid.clone()), next);
     }
 
-    fn runner_ended(&mut self, uid: &Uid, over: &Outcome) {
-        self.lose_sessions(uid, over, &Stage::Waiting);
-        self.runner_accounted(uid);
+    fn runner_ended(&mut self, uid: &Uid, outcome: &Outcome) {
+        self.lose_sessions(uid, outcome, &Stage::Waiting);
+        self.stop_awaiting(uid);
         let now = self.outbox.mono();
-        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_leaving()) else { return };
+        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_deleting()) else { return };
         let failed = runner.record_failure(now);
         let pod = runner.pod();
         let its = |pool: &&mut Pool| pod.belongs_to(pool.object());
         if let Some(pool) = self.pools.get_mut(&pod.pool.0).filter(|pool| failed && its(pool)) {
-            pool.shapes.failed(&pod.revision, (reasons::RUNNERS_FAILING, over.message.clone()), now);
+            pool.shapes.failed(&pod.revision, (reasons::RUNNERS_FAILING, outcome.message.clone()), now);
         }
-        self.remove(uid, "its container ended");
-        let retry = self.runners[uid].removal_wakes().filter(|at| *at > now);
+        self.delete_pod(uid, "its container ended");
+        let retry = self.runners[uid].deletion_retry_at().filter(|at| *at > now);
         self.outbox.requeue_at(Subject::Runner(uid.clone()), retry);
     }
 
@@ -269,9 +267,9 @@ impl Core {
     }
 
     /// Deletes a runner's pod. With sessions it drains: they live until they end or the drain deadline passes.
-    pub(in crate::core) fn remove(&mut self, uid: &Uid, why: &'static str) {
+    pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, why: &'static str) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if !runner.begin_removal(self.outbox.mono()) {
+        if !runner.begin_deletion(self.outbox.mono()) {
             return;
         }
         self.outbox.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), why });
@@ -285,7 +283,7 @@ impl Core {
             Err(WriteFailure::Gone) => return self.pod_gone(uid),
             // Of a conflict, too: if another of its name stands there, the watch tells that this one is gone.
             Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                runner.removal_failed(self.outbox.mono());
+                runner.deletion_failed(self.outbox.mono());
             }
         }
         self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
@@ -311,9 +309,9 @@ impl Core {
     }
 }
 
-/// What the end of a runner's container means for its sessions.
+/// What the end of a runner's container targets for its sessions.
 fn end_of(runner: &Runner) -> Option<Outcome> {
-    let Fate::Outcome { words, out_of_memory } = &runner.pod().fate else { return None };
+    let PodPhase::Terminated { message, out_of_memory } = &runner.pod().phase else { return None };
     let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
-    Some(Outcome { reason, message: format!("pod {} ended: {words}", runner.pod().key.name) })
+    Some(Outcome { reason, message: format!("pod {} ended: {message}", runner.pod().key.name) })
 }

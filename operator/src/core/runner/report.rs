@@ -93,15 +93,15 @@ impl Report {
             boot_id: state.boot_id,
             generation: state.generation,
             engine: state.engine,
-            browser_version: state.browser_version.map(|version| shortened(&version, MAX_VERSION)),
-            playwright_version: shortened(&state.playwright_version, MAX_VERSION),
+            browser_version: state.browser_version.map(|version| truncated(&version, MAX_VERSION)),
+            playwright_version: truncated(&state.playwright_version, MAX_VERSION),
             draining: state.draining,
             slots,
             free: state.free.min(slots),
             spent: state.spent,
             hot: Hot { headless, headful: state.hot.headful.min(slots - headless) },
             warm: state.warm,
-            launch_error: state.launch_error.map(|error| shortened(&error, MAX_MESSAGE)),
+            launch_error: state.launch_error.map(|error| truncated(&error, MAX_MESSAGE)),
             sessions,
             index,
         })
@@ -142,32 +142,32 @@ impl ListedSession {
             phase: session.phase,
             display: session.display,
             tier: session.tier,
-            end: session.end.map(shortened_end),
+            end: session.end.map(truncated_end),
         })
     }
 }
 
 /// An answer with its texts no longer than those of a state.
-pub(in crate::core) fn bounded(answer: BindAnswer) -> BindAnswer {
-    let session = Session { end: answer.session.end.map(shortened_end), ..answer.session };
+pub(in crate::core) fn truncated_answer(answer: BindAnswer) -> BindAnswer {
+    let session = Session { end: answer.session.end.map(truncated_end), ..answer.session };
     BindAnswer {
-        boot_id: shortened(&answer.boot_id, MAX_IDENTIFIER),
-        browser_version: answer.browser_version.map(|version| shortened(&version, MAX_VERSION)),
-        playwright_version: shortened(&answer.playwright_version, MAX_VERSION),
+        boot_id: truncated(&answer.boot_id, MAX_IDENTIFIER),
+        browser_version: answer.browser_version.map(|version| truncated(&version, MAX_VERSION)),
+        playwright_version: truncated(&answer.playwright_version, MAX_VERSION),
         session,
         ..answer
     }
 }
 
-fn shortened_end(end: End) -> End {
-    End { message: shortened(&end.message, MAX_MESSAGE), ..end }
+fn truncated_end(end: End) -> End {
+    End { message: truncated(&end.message, MAX_MESSAGE), ..end }
 }
 
-fn shortened(text: &str, most: usize) -> String {
+fn truncated(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// Letters, digits and `-_.`: what a UID and a boot id are made of, and what means nothing else in a URL.
+/// Letters, digits and `-_.`: what a UID and a boot id are made of, and what targets nothing else in a URL.
 fn is_identifier(text: &str) -> bool {
     (1..=MAX_IDENTIFIER).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_lists_no_more_than_its_pod_can_hold() {
+    fn rejects_more_sessions_than_the_pod_can_hold() {
         let sessions = |count: usize| (0..count).map(|at| listed(&format!("s-{at}"), "ns", "s")).collect::<Vec<_>>();
         let most = RunnerState::max_sessions(1);
         let report = Report::new(state(sessions(most)), 1).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_only_names_that_may_stand_in_a_url() {
+    fn rejects_names_that_are_unsafe_in_a_url() {
         for bad in ["", "?x", "x/status", "..", "a/../b", "a#b", "a%2fb", "A", &"a".repeat(254)] {
             assert_eq!(
                 Report::new(state(vec![listed("s", "ns", bad)]), 1),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_lie_within_the_slots_and_texts_are_short() {
+    fn clamps_numbers_and_truncates_texts() {
         let large = RunnerState {
             slots: u32::MAX,
             free: u32::MAX,
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_an_answer_is_short() {
+    fn truncates_the_texts_of_a_bind_answer() {
         let long = || "\u{e4}".repeat(30_000);
         let answer = BindAnswer {
             boot_id: long(),
@@ -275,7 +275,7 @@ mod tests {
                 ..listed("s", "ns", "s")
             },
         };
-        let answer = bounded(answer);
+        let answer = truncated_answer(answer);
         let texts = [
             answer.boot_id,
             answer.browser_version.unwrap(),

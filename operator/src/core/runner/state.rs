@@ -6,7 +6,7 @@ use crate::core::{
     retry::RetryState,
     runner::{
         ends::Ends,
-        pod_read::{Fate, RunnerPod},
+        pod_read::{PodPhase, RunnerPod},
         report::Report,
     },
 };
@@ -23,16 +23,16 @@ use std::{
 /// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// A runner that was silent for so long makes its sessions' Ready unknown.
-pub(in crate::core) const SHOW_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
+pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
 /// A runner that is not warm after so long is broken rather than busy launching.
-const LAUNCH_TIME: Duration = Duration::from_secs(120);
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A runner that ends by itself so soon after its browsers were hot has failed as one has where they never were.
-const LIVED: Duration = Duration::from_secs(30);
+const MIN_UPTIME: Duration = Duration::from_secs(30);
 /// From a pod's creation to the start of its container, when nothing holds it up. A pod that takes longer waits for a volume, an
 /// image or an init container, and makes no CPU busy.
 const START_TIME: Duration = Duration::from_secs(5);
 /// Lookups of unknown sessions that one runner can cause at once, and the time after which it can cause another one.
-const LOOKUPS_AT_ONCE: u32 = 16;
+const LOOKUP_BURST: u32 = 16;
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -42,11 +42,11 @@ pub(in crate::core) struct Runner {
     /// What it reported last, even if it does not answer now.
     state: Option<Report>,
     /// Every session that it may have is known: it has reported to this leader, or was created in its term.
-    accounted: bool,
+    sessions_known: bool,
     /// It said no since it last told its state, or that does not tell of what it took: what is known of its room is not true.
     refused: bool,
     /// It was told to go.
-    leaving: bool,
+    deleting: bool,
     /// Its browsers were all hot once.
     was_warm: bool,
     /// When they were for the first time, as far as is known here.
@@ -60,13 +60,13 @@ pub(in crate::core) struct Runner {
     /// When its container was first seen to run. The creation, where that was before this process knew the pod.
     running_since: Option<Mono>,
     /// When the lookups of unknown sessions that it caused are paid for, at one every [`LOOKUP_INTERVAL`].
-    lookups_paid: Mono,
+    lookups_paid_until: Mono,
     /// Its events are followed.
     followed: bool,
     /// The write of its annotation.
     annotation: RetryState,
     /// Its deletion, while it is wanted and not done.
-    removal: RetryState,
+    deletion: RetryState,
     /// Its early end was counted as a failure of its pool.
     failure_recorded: bool,
     /// The calls by which its sessions are ended.
@@ -77,7 +77,7 @@ pub(in crate::core) struct Runner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct ReportChange {
     /// It differs from the last one, or the runner was not known to answer.
-    pub(in crate::core) is_news: bool,
+    pub(in crate::core) changed: bool,
     /// Its browsers are all hot for the first time.
     pub(in crate::core) first_warm: bool,
     /// They are all hot, and were not by the last report.
@@ -98,14 +98,14 @@ impl Runner {
     pub(in crate::core) fn new(pod: RunnerPod, now: Now) -> Self {
         let created = now.mono_of(pod.created);
         Self {
-            running_since: (pod.fate == Fate::Running).then_some(created),
-            lookups_paid: now.mono,
+            running_since: (pod.phase == PodPhase::Running).then_some(created),
+            lookups_paid_until: now.mono,
             pod,
             link: Link::Unknown,
             state: None,
-            accounted: false,
+            sessions_known: false,
             refused: false,
-            leaving: false,
+            deleting: false,
             was_warm: false,
             warm_since: None,
             cold_since: None,
@@ -113,7 +113,7 @@ impl Runner {
             created,
             followed: false,
             annotation: RetryState::Idle,
-            removal: RetryState::Idle,
+            deletion: RetryState::Idle,
             failure_recorded: false,
             ends: Ends::default(),
         }
@@ -153,8 +153,8 @@ impl Runner {
     }
 
     /// Its pod was created in this term: it has no session of a former leader.
-    pub(in crate::core) fn mark_accounted(&mut self) {
-        self.accounted = true;
+    pub(in crate::core) fn mark_sessions_known(&mut self) {
+        self.sessions_known = true;
     }
 
     /// It refused a session, or forgot one that it had taken: it gets none before its next report.
@@ -163,11 +163,12 @@ impl Runner {
     }
 
     /// Takes its report.
-    pub(in crate::core) fn heard(&mut self, report: &Report, now: Mono) -> ReportChange {
+    pub(in crate::core) fn record_report(&mut self, report: &Report, now: Mono) -> ReportChange {
         let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
         // It reports every 10 s that it is there: of a thousand runners that is a hundred times a second.
-        let is_news = self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.accounted;
-        (self.link, self.refused, self.accounted) = (Link::Up, false, true);
+        let changed =
+            self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.sessions_known;
+        (self.link, self.refused, self.sessions_known) = (Link::Up, false, true);
         let first_warm = report.warm && !self.was_warm;
         self.was_warm |= report.warm;
         if first_warm {
@@ -179,11 +180,11 @@ impl Runner {
             self.cold_since = Some(now);
         }
         self.state = Some(report.clone());
-        ReportChange { is_news, first_warm, becomes_warm: report.warm && !was_warm }
+        ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
     /// It does not answer.
-    pub(in crate::core) fn silent(&mut self, now: Mono) {
+    pub(in crate::core) fn mark_silent(&mut self, now: Mono) {
         if !matches!(self.link, Link::Silent { .. }) {
             self.link = Link::Silent { since: now };
         }
@@ -215,38 +216,38 @@ impl Runner {
     }
 
     /// Begins the deletion of its pod. False: it leaves already, or the deletion failed just now.
-    pub(in crate::core) fn begin_removal(&mut self, now: Mono) -> bool {
-        let begins = !self.leaving && self.removal.may_start(now);
+    pub(in crate::core) fn begin_deletion(&mut self, now: Mono) -> bool {
+        let begins = !self.deleting && self.deletion.may_start(now);
         if begins {
-            self.leaving = true;
-            self.removal = self.removal.started();
+            self.deleting = true;
+            self.deletion = self.deletion.started();
         }
         begins
     }
 
-    pub(in crate::core) fn removal_failed(&mut self, now: Mono) {
-        self.leaving = false;
-        self.removal = self.removal.failed(&self.pod.uid, now);
+    pub(in crate::core) fn deletion_failed(&mut self, now: Mono) {
+        self.deleting = false;
+        self.deletion = self.deletion.failed(&self.pod.uid, now);
     }
 
     /// Whether its deletion was decided here.
-    pub(in crate::core) fn is_leaving(&self) -> bool {
-        self.leaving
+    pub(in crate::core) fn is_deleting(&self) -> bool {
+        self.deleting
     }
 
     /// When its deletion, if that failed, may be repeated.
-    pub(in crate::core) fn removal_wakes(&self) -> Option<Mono> {
-        self.removal.wakes()
+    pub(in crate::core) fn deletion_retry_at(&self) -> Option<Mono> {
+        self.deletion.retry_at()
     }
 
     /// When a write of its pod that failed may be repeated.
-    pub(in crate::core) fn writes_wake(&self) -> impl Iterator<Item = Mono> {
-        [self.annotation.wakes(), self.removal.wakes()].into_iter().flatten()
+    pub(in crate::core) fn write_retries(&self) -> impl Iterator<Item = Mono> {
+        [self.annotation.retry_at(), self.deletion.retry_at()].into_iter().flatten()
     }
 
     /// Whether its end is a failure of its pool that was not counted before: it ended by itself, and hardly lived.
     pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
-        let hardly_lived = self.warm_since.is_none_or(|since| now.since(since) < LIVED);
+        let hardly_lived = self.warm_since.is_none_or(|since| now.since(since) < MIN_UPTIME);
         let failed = hardly_lived && self.pod.killed_at.is_none() && !self.failure_recorded;
         self.failure_recorded = true;
         failed
@@ -255,23 +256,23 @@ impl Runner {
     /// Takes a later version of its pod.
     pub(in crate::core) fn replace_pod(&mut self, pod: RunnerPod, now: Now) {
         self.pod = pod;
-        if self.pod.fate == Fate::Running {
+        if self.pod.phase == PodPhase::Running {
             self.running_since.get_or_insert(now.mono);
         }
     }
 
     /// Whether it may have sessions that this leader does not know of. It counts as busy, and offers no slot.
-    pub(in crate::core) fn is_unheard(&self) -> bool {
-        !self.accounted && self.pod.address.is_some() && !self.pod.is_over()
+    pub(in crate::core) fn may_have_unknown_sessions(&self) -> bool {
+        !self.sessions_known && self.pod.address.is_some() && !self.pod.is_over()
     }
 
     /// Takes one lookup of an unknown session that it lists, if it has one left. Each is a read of the API server, so a runner
     /// that invents sessions gets only a few.
-    pub(in crate::core) fn may_look_up(&mut self, now: Mono) -> bool {
-        let paid = self.lookups_paid.max(now).after(LOOKUP_INTERVAL);
-        let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUPS_AT_ONCE);
+    pub(in crate::core) fn take_lookup(&mut self, now: Mono) -> bool {
+        let paid = self.lookups_paid_until.max(now).after(LOOKUP_INTERVAL);
+        let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUP_BURST);
         if granted {
-            self.lookups_paid = paid;
+            self.lookups_paid_until = paid;
         }
         granted
     }
@@ -298,8 +299,8 @@ impl Runner {
     }
 
     /// When such a call may be repeated.
-    pub(in crate::core) fn ends_wake(&self, now: Mono) -> Option<Mono> {
-        self.ends.wakes(now)
+    pub(in crate::core) fn next_end_retry(&self, now: Mono) -> Option<Mono> {
+        self.ends.next_retry(now)
     }
 
     /// The annotation with the public keys, when it has to be written. An issuer of which no key is published keeps those that the
@@ -318,7 +319,7 @@ impl Runner {
 
     /// Whether it is on its way out.
     pub(in crate::core) fn is_terminating(&self) -> bool {
-        self.leaving || self.pod.killed_at.is_some() || self.pod.is_over()
+        self.deleting || self.pod.killed_at.is_some() || self.pod.is_over()
     }
 
     /// Whether it takes a place in its pool.
@@ -373,7 +374,7 @@ impl Runner {
     }
 
     /// Whether it has its place: one that drains does for as long as its sessions live.
-    pub(in crate::core) fn is_in_place(&self) -> bool {
+    pub(in crate::core) fn counts_as_available(&self) -> bool {
         self.serves() || self.is_terminating() && self.used() > 0
     }
 
@@ -383,10 +384,10 @@ impl Runner {
     }
 
     /// Whether it never came up, or came up once and launches no browser any more.
-    pub(in crate::core) fn is_useless(&self) -> bool {
+    pub(in crate::core) fn is_broken(&self) -> bool {
         match &self.state {
             Some(state) => !state.warm && (!self.was_warm || state.launch_error.is_some()),
-            None => matches!(self.pod.fate, Fate::Pending(_)),
+            None => matches!(self.pod.phase, PodPhase::Pending(_)),
         }
     }
 
@@ -397,20 +398,20 @@ impl Runner {
 
     /// Whether it makes the CPUs busy with launching, or is about to.
     pub(in crate::core) fn is_launching(&self, now: Now) -> bool {
-        match self.pod.fate {
+        match self.pod.phase {
             _ if self.is_terminating() => false,
-            Fate::Pending(None) => now.mono.since(self.created) < START_TIME,
-            Fate::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIME,
-            Fate::Pending(Some(_)) | Fate::Outcome { .. } => false,
+            PodPhase::Pending(None) => now.mono.since(self.created) < START_TIME,
+            PodPhase::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIMEOUT,
+            PodPhase::Pending(Some(_)) | PodPhase::Terminated { .. } => false,
         }
     }
 
     /// A runner is overdue when it has had neither a session of ours nor a hot browser for longer than a launch takes. Sessions that
     /// it invents make no difference, and neither does having been warm before.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
-        let launches = self.pod.fate == Fate::Running && !self.is_terminating() && self.sessions.is_empty();
+        let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
         let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
-        launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIME
+        launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIMEOUT
     }
 
     fn has_launched(&self) -> bool {
@@ -424,7 +425,7 @@ impl Runner {
     /// Whether no session is here, as far as anybody knows.
     pub(in crate::core) fn is_idle(&self) -> bool {
         let lists_none = self.state.as_ref().is_none_or(|state| state.sessions().is_empty());
-        self.sessions.is_empty() && lists_none && !self.is_unheard()
+        self.sessions.is_empty() && lists_none && !self.may_have_unknown_sessions()
     }
 
     /// Sessions that hold a slot here, or may.
@@ -436,7 +437,7 @@ impl Runner {
     /// What more it would take: its own word, but no more than its slots and its list can hold, less what it was sent and has not
     /// reported yet.
     pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
-        if !self.is_up() || self.refused || self.is_terminating() || self.is_unheard() {
+        if !self.is_up() || self.refused || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
         }
         let state = self.state.as_ref().filter(|state| !state.draining)?;
@@ -606,7 +607,7 @@ mod tests {
             version: 1,
             created: Timestamp::UNIX_EPOCH,
             killed_at: None,
-            fate: Fate::Running,
+            phase: PodPhase::Running,
         }
     }
 
@@ -625,50 +626,50 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_news_when_something_changed() {
+    fn detects_what_a_report_changes() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.is_unheard() && !runner.is_up());
-        let heard = |is_news, first_warm, becomes_warm| ReportChange { is_news, first_warm, becomes_warm };
-        assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(true, false, false));
-        assert!(!runner.is_unheard() && runner.is_up());
-        assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(false, false, false));
-        assert_eq!(runner.heard(&report(2, true), Mono(0)), heard(true, true, true));
-        assert_eq!(runner.heard(&report(3, false), Mono(0)), heard(true, false, false));
-        assert_eq!(runner.heard(&report(4, true), Mono(0)), heard(true, false, true));
-        runner.silent(Mono(5));
-        runner.silent(Mono(9));
+        assert!(runner.may_have_unknown_sessions() && !runner.is_up());
+        let change = |changed, first_warm, becomes_warm| ReportChange { changed, first_warm, becomes_warm };
+        assert_eq!(runner.record_report(&report(1, false), Mono(0)), change(true, false, false));
+        assert!(!runner.may_have_unknown_sessions() && runner.is_up());
+        assert_eq!(runner.record_report(&report(1, false), Mono(0)), change(false, false, false));
+        assert_eq!(runner.record_report(&report(2, true), Mono(0)), change(true, true, true));
+        assert_eq!(runner.record_report(&report(3, false), Mono(0)), change(true, false, false));
+        assert_eq!(runner.record_report(&report(4, true), Mono(0)), change(true, false, true));
+        runner.mark_silent(Mono(5));
+        runner.mark_silent(Mono(9));
         assert_eq!(*runner.link(), Link::Silent { since: Mono(5) });
-        assert_eq!(runner.heard(&report(4, true), Mono(9)), heard(true, false, false), "it answers again");
+        assert_eq!(runner.record_report(&report(4, true), Mono(9)), change(true, false, false), "it answers again");
         runner.mark_refused();
         assert_eq!(runner.room(2, |_| None), None);
-        assert!(runner.heard(&report(4, true), Mono(9)).is_news, "its room is known again");
+        assert!(runner.record_report(&report(4, true), Mono(9)).changed, "its room is known again");
         assert_eq!(runner.room(2, |_| None).map(|room| room.free), Some(2));
     }
 
     #[test]
-    fn a_pod_is_deleted_once_and_again_after_a_failure() {
+    fn deletes_a_pod_once_and_retries_after_a_failure() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.begin_removal(Mono(0)) && !runner.begin_removal(Mono(0)) && runner.is_leaving());
-        runner.removal_failed(Mono(0));
-        assert!(!runner.is_leaving() && !runner.begin_removal(Mono(0)));
-        let again = runner.removal_wakes().unwrap();
-        assert!(runner.begin_removal(again));
+        assert!(runner.begin_deletion(Mono(0)) && !runner.begin_deletion(Mono(0)) && runner.is_deleting());
+        runner.deletion_failed(Mono(0));
+        assert!(!runner.is_deleting() && !runner.begin_deletion(Mono(0)));
+        let again = runner.deletion_retry_at().unwrap();
+        assert!(runner.begin_deletion(again));
     }
 
     #[test]
-    fn an_early_end_is_a_failure_once() {
+    fn records_an_early_exit_as_a_failure_once() {
         let mut early = Runner::new(pod("a", "p", None), at(0));
-        early.heard(&report(1, true), Mono(0));
+        early.record_report(&report(1, true), Mono(0));
         assert!(early.record_failure(Mono(29_999)) && !early.record_failure(Mono(29_999)));
         let mut late = Runner::new(pod("b", "p", None), at(0));
-        late.heard(&report(1, true), Mono(0));
+        late.record_report(&report(1, true), Mono(0));
         assert!(!late.record_failure(Mono(30_000)));
         let killed = RunnerPod { killed_at: Some(Timestamp::UNIX_EPOCH), ..pod("c", "p", None) };
         assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "somebody deleted it");
     }
 
     #[test]
-    fn a_runner_is_followed_and_annotated_once() {
+    fn follows_and_annotates_a_runner_once() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
         assert!(runner.follow().is_some() && runner.follow().is_none());
         assert_eq!(runner.begin_annotation(None, Mono(0)), None, "no keys are published");
@@ -676,12 +677,12 @@ mod tests {
         assert!(runner.begin_annotation(Some("new"), Mono(0)).is_some());
         assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is under way");
         runner.annotation_failed(Mono(0));
-        let again = runner.writes_wake().next().unwrap();
+        let again = runner.write_retries().next().unwrap();
         assert!(runner.begin_annotation(Some("new"), again).is_some());
     }
 
     #[test]
-    fn a_pod_that_claims_a_pool_waits_for_it() {
+    fn keeps_claimants_until_their_pool_is_known() {
         let mut runners = Runners::default();
         for (uid, pool) in [("a", "p"), ("b", "q"), ("c", "p"), ("d", "p")] {
             runners.claim(pod(uid, pool, None));
@@ -697,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_counted_by_node_and_runners_found_by_pool() {
+    fn counts_sessions_by_node_and_finds_runners_by_pool() {
         let mut runners = Runners::default();
         for (uid, name, node) in [("a", "p", "n1"), ("b", "q", "n1"), ("c", "p", "n2")] {
             runners.insert(Runner::new(pod(uid, name, Some(node)), at(0)));

@@ -30,7 +30,7 @@ pub(in crate::core) enum Rejection {
 impl Rejection {
     /// What a session that named the pool is told: that it waits for somebody to change something, or, where it asks for
     /// more than the pool's limits give, that it is refused.
-    pub(in crate::core) fn words_to(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
+    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
             Self::Deleted => Ok(WaitReason::new(
@@ -78,7 +78,7 @@ impl Core {
     pub(in crate::core) fn rejection(&self, pool: &Pool, demand: &Demand) -> Option<Rejection> {
         let limits = &pool.object().spec.limits;
         // First: what becomes of it is nobody's business for whom it is not.
-        if !pool.is_for(&demand.namespace, self.cluster.namespaces()) {
+        if !pool.allows_namespace(&demand.namespace, self.cluster.namespaces()) {
             return Some(Rejection::Namespace);
         }
         if pool.is_deleted() {
@@ -98,17 +98,17 @@ impl Core {
     }
 
     /// Whether the session would go there, and the pool would have it.
-    pub(in crate::core) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
-        self.means(demand, key) && self.rejection(pool, demand).is_none()
+    pub(in crate::core) fn accepts(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
+        self.targets(demand, key) && self.rejection(pool, demand).is_none()
     }
 
-    pub(in crate::core) fn means(&self, demand: &Demand, key: &Key) -> bool {
-        demand.means(key, &self.installation.namespace)
+    pub(in crate::core) fn targets(&self, demand: &Demand, key: &Key) -> bool {
+        demand.targets(key, &self.installation.namespace)
     }
 
     /// The pools that would take what is asked for, once they have room.
     pub(in crate::core) fn pools_for<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = (&'a Key, &'a Pool)> {
-        self.pools.iter().filter(|(key, pool)| self.takes(key, pool, demand))
+        self.pools.iter().filter(|(key, pool)| self.accepts(key, pool, demand))
     }
 
     /// How many wait who may be served by that pool.
@@ -118,7 +118,7 @@ impl Core {
 
     fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<Arrival>> {
         let lanes = self.sessions.queue().lanes();
-        let here = lanes.filter(move |(demand, _)| self.takes(key, pool, demand));
+        let here = lanes.filter(move |(demand, _)| self.accepts(key, pool, demand));
         here.map(|(_, lane)| lane)
     }
 

@@ -25,15 +25,15 @@ use std::{
 };
 
 /// A pool that has room, as it is while slots are given out.
-struct Open<'a> {
+struct OpenPool<'a> {
     pool: &'a WorkerPool,
     runners: Vec<OpenRunner<'a>>,
     /// Sessions that it has.
     running: u32,
     /// Those of each tenant before slots were given out.
-    had: &'a BTreeMap<String, u32>,
+    running_before: &'a BTreeMap<String, u32>,
     /// What was added for each tenant.
-    given: HashMap<&'a str, u32>,
+    assigned: HashMap<&'a str, u32>,
 }
 
 struct OpenRunner<'a> {
@@ -43,13 +43,13 @@ struct OpenRunner<'a> {
     /// It has the pool's current shape.
     current: bool,
     /// Sessions on its node.
-    neighbours: usize,
+    sessions_on_node: usize,
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenPool<'a> {
     fn running_of(&self, tenant: &str) -> u32 {
-        let given = self.given.get(tenant).copied().unwrap_or_default();
-        self.had.get(tenant).copied().unwrap_or_default() + given
+        let assigned = self.assigned.get(tenant).copied().unwrap_or_default();
+        self.running_before.get(tenant).copied().unwrap_or_default() + assigned
     }
 
     /// Whether a session like that could have a slot here now.
@@ -63,7 +63,7 @@ impl<'a> Open<'a> {
     }
 
     /// How well it suits: hot browsers of the right kind, then room.
-    fn suits(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
+    fn score(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
         let able = self.runners.iter().filter(|runner| runner.serves(engine));
         able.fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
     }
@@ -74,7 +74,7 @@ impl<'a> Open<'a> {
         let able = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
         let (at, best) = able.reduce(|best, other| {
             let rank = |runner: &OpenRunner| {
-                (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.neighbours)
+                (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.sessions_on_node)
             };
             // Of equals the first.
             if rank(other.1) > rank(best.1) { other } else { best }
@@ -86,7 +86,7 @@ impl<'a> Open<'a> {
             self.runners.remove(at);
         }
         self.running += 1;
-        *self.given.entry(&demand.tenant).or_default() += 1;
+        *self.assigned.entry(&demand.tenant).or_default() += 1;
         Some(uid)
     }
 }
@@ -110,8 +110,8 @@ impl Core {
         if !self.may_schedule() || self.sessions.queue().is_empty() {
             return;
         }
-        let chosen = self.assignments();
-        for (uid, runner) in chosen {
+        let assignments = self.assignments();
+        for (uid, runner) in assignments {
             let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod().pool.0.clone());
             self.outbox.send(Effect::Observe(Observation::Assigned {
                 session: uid.clone(),
@@ -136,7 +136,7 @@ impl Core {
             Lane { demand, waiting: waiting.iter().peekable(), pools }
         });
         let mut lanes: Vec<_> = lanes.filter(|lane| !lane.pools.is_empty()).collect();
-        let mut chosen = Vec::new();
+        let mut assignments = Vec::new();
         loop {
             // What has no room for one of a lane now has none for its others.
             for lane in &mut lanes {
@@ -148,8 +148,8 @@ impl Core {
                 let turn = lane.pools.iter().map(|key| open[key].turn(lane.demand, arrival)).min()?;
                 Some((turn, at))
             });
-            let Some((_, at)) = turns.min() else { return chosen };
-            let Some(arrival) = lanes[at].waiting.peek().copied() else { return chosen };
+            let Some((_, at)) = turns.min() else { return assignments };
+            let Some(arrival) = lanes[at].waiting.peek().copied() else { return assignments };
             // Where others are before it, it does not take their slot, however well that suits.
             let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
             let is_first = |key: &Key, others: &mut [Lane]| {
@@ -163,19 +163,19 @@ impl Core {
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[arrival.uid()];
-            let suits = |key: &Key| open[key].suits(lane.demand.engine, session.object().display_in(open[key].pool));
+            let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_in(open[key].pool));
             // Of equals the first by name.
-            let best = first.into_iter().reduce(|best, other| if suits(other) > suits(best) { other } else { best });
-            let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return chosen };
+            let best = first.into_iter().reduce(|best, other| if score(other) > score(best) { other } else { best });
+            let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return assignments };
             let display = session.object().display_in(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
-                chosen.push((arrival.uid().to_owned(), runner.clone()));
+                assignments.push((arrival.uid().to_owned(), runner.clone()));
             }
         }
     }
 
-    fn open_pools(&self) -> BTreeMap<&Key, Open<'_>> {
-        let mut open = BTreeMap::<&Key, Open>::new();
+    fn open_pools(&self) -> BTreeMap<&Key, OpenPool<'_>> {
+        let mut open = BTreeMap::<&Key, OpenPool>::new();
         let on_nodes = self.runners.sessions_on_nodes();
         for runner in self.runners.iter() {
             let uid = &runner.pod().uid;
@@ -193,14 +193,20 @@ impl Core {
                 room,
                 engine: runner.report().and_then(|state| state.engine),
                 current: pool.shapes.current().revision == runner.pod().revision,
-                neighbours: runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
+                sessions_on_node: runner
+                    .pod()
+                    .node
+                    .as_ref()
+                    .and_then(|node| on_nodes.get(node))
+                    .copied()
+                    .unwrap_or_default(),
             };
-            let open = open.entry(key).or_insert_with(|| Open {
+            let open = open.entry(key).or_insert_with(|| OpenPool {
                 pool: pool.object(),
                 runners: Vec::new(),
                 running: pool.sessions(),
-                had: pool.running(),
-                given: HashMap::new(),
+                running_before: pool.running(),
+                assigned: HashMap::new(),
             });
             open.runners.push(runner);
         }
@@ -215,14 +221,14 @@ impl Core {
         let Some(pool) = self.pools.get(key) else {
             // Of other namespaces is not told which pools there are.
             return if *at == demand.namespace {
-                let words = format!("there is no WorkerPool {name} in namespace {at}: create it, or name another");
-                Ok(WaitReason::new(reasons::NO_MATCHING_POOL, words))
+                let message = format!("there is no WorkerPool {name} in namespace {at}: create it, or name another");
+                Ok(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {
-                Rejection::Namespace.words_to(&demand, key)
+                Rejection::Namespace.explain(&demand, key)
             };
         };
-        if let Some(objection) = self.rejection(pool, &demand) {
-            return objection.words_to(&demand, key);
+        if let Some(rejection) = self.rejection(pool, &demand) {
+            return rejection.explain(&demand, key);
         }
         Ok(no_capacity_reason(pool, &demand))
     }
@@ -241,16 +247,16 @@ impl Core {
             (None, _) => {
                 // What the pools of its own namespace have against it can be helped here.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
-                let mut objections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
-                let words = objections.next().map(|(objection, key)| match objection.words_to(demand, key) {
+                let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
+                let message = rejections.next().map(|(rejection, key)| match rejection.explain(demand, key) {
                     Ok(wait) => wait.message,
-                    Err(over) => over.message,
+                    Err(outcome) => outcome.message,
                 });
                 WaitReason::new(
                     reasons::NO_MATCHING_POOL,
                     format!(
                         "no WorkerPool that namespace {namespace} may use can serve this session: {}",
-                        words.as_deref().unwrap_or("create one")
+                        message.as_deref().unwrap_or("create one")
                     ),
                 )
             }

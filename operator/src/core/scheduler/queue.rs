@@ -40,9 +40,9 @@ impl Demand {
         }
     }
 
-    /// Whether it would go to that pool, as far as the session is asked. One that names none means those of its own namespace and of
+    /// Whether it would go to that pool, as far as the session is asked. One that names none targets those of its own namespace and of
     /// the installation's: of others nobody asked for their runners, and whoever makes pools for all could draw all sessions to himself.
-    pub(in crate::core) fn means(&self, pool: &Key, installation: &str) -> bool {
+    pub(in crate::core) fn targets(&self, pool: &Key, installation: &str) -> bool {
         match &self.pool {
             Some(named) => named == pool,
             None => pool.namespace == self.namespace || pool.namespace == installation,

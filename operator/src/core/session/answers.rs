@@ -18,7 +18,7 @@ use camofleet_runner_api::{BindAnswer, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
 /// An orphan whose runner has caused all the lookups that it may is tried again after this time.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+const LOOKUP_RETRY: Duration = Duration::from_secs(5);
 
 impl Core {
     pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
@@ -27,10 +27,10 @@ impl Core {
         }
         if !self.sessions.contains(uid) {
             // Deleted while the call was under way: the runner may have it all the same.
-            self.end_on(pod, uid);
+            self.send_end(pod, uid);
             return;
         }
-        let answer = answer.map(report::bounded);
+        let answer = answer.map(report::truncated_answer);
         // What a former run of the runner took went with it.
         let boot_id = self.runners.get(pod).and_then(|runner| runner.report()).map(|state| &state.boot_id);
         let answer = match (answer, boot_id) {
@@ -42,8 +42,8 @@ impl Core {
         let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage().clone());
         match (stage, answer) {
             (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
-                self.runner_has(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
-                self.settle_if_ended(uid, &answer);
+                self.set_bound(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
+                self.finish_if_ended(uid, &answer);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
                 if let Some(runner) = self.runners.get_mut(pod) {
@@ -51,8 +51,8 @@ impl Core {
                 }
                 self.set_stage(uid, Stage::Waiting);
             }
-            (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(words))) if runner == *pod => {
-                self.set_stage(uid, Stage::Outcome(Outcome { reason: reasons::LAUNCH_FAILED, message: words }));
+            (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(message))) if runner == *pod => {
+                self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::LAUNCH_FAILED, message: message }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
             // A call that took new time-outs to a session that is there already.
@@ -62,19 +62,19 @@ impl Core {
                 let bound =
                     Bound { report: Some(report), sent_generation: generation, call: RetryState::Idle, ..bound };
                 self.set_stage(uid, Stage::Bound(bound));
-                self.settle_if_ended(uid, &answer);
+                self.finish_if_ended(uid, &answer);
             }
             (Stage::Bound(bound), Err(_)) if bound.runner == *pod => self.call_failed(uid),
             // An answer to a call for something that was given up since: the runner's own list will tell.
             (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
-            (Stage::Outcome(_) | Stage::Finished { .. }, _)
+            (Stage::Ended(_) | Stage::Finished { .. }, _)
             | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
         }
     }
 
-    fn settle_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
+    fn finish_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
         if answer.session.phase == SessionPhase::Ended {
-            self.set_stage(uid, Stage::Outcome(Outcome::reported(answer.session.end.as_ref())));
+            self.set_stage(uid, Stage::Ended(Outcome::reported(answer.session.end.as_ref())));
         }
     }
 
@@ -182,7 +182,7 @@ impl Core {
         }
         if answer == Ok(false) && !known {
             let message = "its pod was deleted while no operator looked".to_owned();
-            self.set_stage(uid, Stage::Outcome(Outcome { reason: reasons::RUNNER_LOST, message }));
+            self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::RUNNER_LOST, message }));
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
@@ -252,16 +252,16 @@ impl Core {
     pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
         let now = self.outbox.mono();
         let Some((runner, due)) = self.orphans.due(uid) else { return };
-        let may_look_up = |runner: &mut Runner| runner.may_look_up(now);
+        let take_lookup = |runner: &mut Runner| runner.take_lookup(now);
         let next = if due > now {
             due
-        } else if self.runners.get_mut(runner).is_some_and(may_look_up) {
+        } else if self.runners.get_mut(runner).is_some_and(take_lookup) {
             if let Some(key) = self.orphans.begin_lookup(uid) {
                 self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
             }
             return;
         } else {
-            now.after(LOOK_UP_AGAIN)
+            now.after(LOOKUP_RETRY)
         };
         self.outbox.requeue_at(Subject::Orphan(uid.clone()), Some(next));
     }

@@ -5,7 +5,7 @@ use crate::core::ids::Uid;
 use std::collections::BTreeSet;
 
 /// Writes of `Queued` that are under way at once.
-const AT_ONCE: usize = 8;
+const MAX_IN_FLIGHT: usize = 8;
 
 /// The sessions whose `Queued` is being written, and those that wait for their turn.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ impl QueuedWrites {
     /// Begins the write of a session's status. False: as many as may be are under way, and [`QueuedWrites::finish`] returns the session
     /// when one of them has finished.
     pub(in crate::core) fn begin(&mut self, session: &Uid) -> bool {
-        if self.under_way.len() >= AT_ONCE {
+        if self.under_way.len() >= MAX_IN_FLIGHT {
             self.waiting.insert(session.clone());
             return false;
         }
@@ -43,11 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_are_under_way_and_each_end_begins_the_next() {
+    fn limits_writes_in_flight_and_starts_the_next_one() {
         let mut writes = QueuedWrites::default();
         let session = |number: usize| format!("s-{number:02}");
         let began: Vec<_> = (0..12).filter(|number| writes.begin(&session(*number))).collect();
-        assert_eq!(began, (0..AT_ONCE).collect::<Vec<_>>());
+        assert_eq!(began, (0..MAX_IN_FLIGHT).collect::<Vec<_>>());
         assert_eq!(writes.finish(&session(11)), None, "it was not under way");
         writes.withdraw(&session(8));
         assert_eq!(writes.finish(&session(3)), Some(session(9)));

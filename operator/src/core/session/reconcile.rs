@@ -8,12 +8,12 @@ use crate::core::{
     retry::RetryState,
     runner::{
         report::Report,
-        state::{Link, SHOW_UNREACHABLE_AFTER},
+        state::{Link, PUBLISH_UNREACHABLE_AFTER},
     },
     scheduler::{admission::Rejection, queue::Demand},
     session::{
         state::{Bound, Outcome, Session, SessionReport, Stage},
-        status::{self, Place, WaitReason},
+        status::{self, Location, WaitReason},
     },
 };
 use camofleet_crds::{
@@ -25,7 +25,7 @@ use camofleet_runner_api::SessionPhase;
 use std::{sync::Arc, time::Duration};
 
 /// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const REEVALUATION_INTERVAL: Duration = Duration::from_secs(30);
 /// Why a session is over that was deleted before: a reason for those who count, since no status tells it.
 const DELETED: &str = "Deleted";
 
@@ -69,7 +69,7 @@ impl Core {
         let listed: Vec<_> =
             listing.filter_map(|runner| Some((runner.pod().uid.clone(), runner.report()?.clone()))).collect();
         for (pod, state) in listed {
-            self.listed(&pod, &state, &uid);
+            self.session_listed(&pod, &state, &uid);
             self.outbox.enqueue(Subject::Unwanted(pod));
         }
     }
@@ -81,10 +81,12 @@ impl Core {
         let yields = match (&published, session.stage()) {
             (Stage::Finished { .. }, Stage::Finished { .. }) => false,
             (Stage::Finished { .. }, _) => true,
-            (Stage::Bound(told), Stage::Waiting | Stage::Binding { .. }) => session.runner() != Some(&told.runner),
-            (Stage::Bound(told), Stage::Bound(own)) => told.runner != own.runner,
-            (Stage::Bound(_), Stage::Outcome(_) | Stage::Finished { .. })
-            | (Stage::Waiting | Stage::Binding { .. } | Stage::Outcome(_), _) => false,
+            (Stage::Bound(published), Stage::Waiting | Stage::Binding { .. }) => {
+                session.runner() != Some(&published.runner)
+            }
+            (Stage::Bound(published), Stage::Bound(own)) => published.runner != own.runner,
+            (Stage::Bound(_), Stage::Ended(_) | Stage::Finished { .. })
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Ended(_), _) => false,
         };
         if !yields {
             return;
@@ -99,10 +101,10 @@ impl Core {
     /// Puts a session into a stage, with everything that follows from being in it.
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(change) = self.sessions.set_stage(uid, stage) else { return };
-        if change.waits {
+        if change.is_waiting {
             self.outbox.enqueue(Subject::Queue);
         }
-        if change.waits || change.waited {
+        if change.is_waiting || change.was_waiting {
             self.demand_changed(&Demand::of(&change.object));
         }
         if change.left != change.entered {
@@ -145,13 +147,13 @@ impl Core {
     pub(in crate::core) fn session_gone(&mut self, uid: &Uid) {
         let Some(session) = self.sessions.remove(uid) else { return };
         self.observe_deletion(&session);
-        if session.waits() {
+        if session.is_waiting() {
             self.demand_changed(&Demand::of(session.object()));
         }
         self.tombstones.insert(uid, self.outbox.mono());
         if let Some(pod) = session.runner() {
             self.unassign(session.object(), pod);
-            self.end_on(pod, uid);
+            self.send_end(pod, uid);
         }
         self.end_wherever_listed(uid);
         self.outbox.requeue_at(Subject::Session(uid.clone()), None);
@@ -162,7 +164,7 @@ impl Core {
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
-            Stage::Outcome(over) => over.reason,
+            Stage::Ended(outcome) => outcome.reason,
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
@@ -173,7 +175,7 @@ impl Core {
     }
 
     /// A runner lists this session.
-    pub(in crate::core) fn listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
+    pub(in crate::core) fn session_listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             let unknown = !self.tombstones.contains(uid);
@@ -184,24 +186,24 @@ impl Core {
         };
         match session.stage() {
             // It ended before anybody was told of it.
-            Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_on(pod, session) => {
-                self.set_stage(uid, Stage::Outcome(Outcome::reported(entry.end.as_ref())));
+            Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_bound_to(pod, session) => {
+                self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
-                self.set_stage(uid, Stage::Outcome(Outcome::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
             }
-            Stage::Waiting if self.may_be_on(pod, session) => {
-                self.runner_has(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+            Stage::Waiting if self.may_be_bound_to(pod, session) => {
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
             // No leader gave it to that runner.
             Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
-                self.runner_has(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
-                    let over = Outcome::reported(entry.end.as_ref());
-                    self.set_stage(uid, Stage::Outcome(over));
+                    let outcome = Outcome::reported(entry.end.as_ref());
+                    self.set_stage(uid, Stage::Ended(outcome));
                 } else {
                     let report = SessionReport::listed(entry, state);
                     if bound.report.as_ref() != Some(&report) {
@@ -211,23 +213,23 @@ impl Core {
                 }
             }
             // What it should not have is ended by `end_unwanted`.
-            Stage::Binding { .. } | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => {}
+            Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
         }
     }
 
     /// Whether a former leader may have given that session to that runner: what a runner lists is its own word.
-    fn may_be_on(&self, pod: &Uid, session: &Session) -> bool {
+    fn may_be_bound_to(&self, pod: &Uid, session: &Session) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let (key, demand) = (&runner.pod().pool.0, Demand::of(session.object()));
         // Once its pool is gone, it is not known which other namespaces it served.
         let Some(pool) = self.pool_of(runner) else {
-            return key.namespace == demand.namespace && self.means(&demand, key);
+            return key.namespace == demand.namespace && self.targets(&demand, key);
         };
         let refused = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
-        self.means(&demand, key) && !refused
+        self.targets(&demand, key) && !refused
     }
 
-    pub(in crate::core) fn runner_has(
+    pub(in crate::core) fn set_bound(
         &mut self,
         pod: &Uid,
         uid: &Uid,
@@ -238,7 +240,7 @@ impl Core {
         let (since, sent_generation) = match session.stage() {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
             // Adopted: nobody knows which time-outs it was sent, so they are sent again.
-            Stage::Waiting | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => (None, 0),
+            Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
             self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.mono().since(since) }));
@@ -254,28 +256,28 @@ impl Core {
         if !self.sessions.contains(uid) {
             return;
         }
-        self.make_due_call(uid);
+        self.start_due_call(uid);
         let wait = self.reconcile_waiting(uid);
         self.publish(uid, wait.as_ref());
-        let alarm = self.alarm_of(uid);
-        self.outbox.requeue_at(Subject::Session(uid.clone()), alarm);
+        let timer = self.next_timer(uid);
+        self.outbox.requeue_at(Subject::Session(uid.clone()), timer);
     }
 
     /// Makes the call that its stage wants: to the runner, or to have it deleted.
-    fn make_due_call(&mut self, uid: &Uid) {
+    fn start_due_call(&mut self, uid: &Uid) {
         let now = self.outbox.mono();
         let session = &self.sessions[uid];
         let generation = session.generation();
         match session.stage().clone() {
             Stage::Binding { runner, call, .. } if call.may_start(now) => {
-                if self.bind_on(&runner, uid, true) {
+                if self.send_bind(&runner, uid, true) {
                     self.call_started(uid);
                 }
             }
             Stage::Bound(bound)
                 if bound.sent_generation != generation && bound.report.is_some() && bound.call.may_start(now) =>
             {
-                if self.bind_on(&bound.runner, uid, false) {
+                if self.send_bind(&bound.runner, uid, false) {
                     self.call_started(uid);
                 }
             }
@@ -293,7 +295,7 @@ impl Core {
                 self.outbox.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => {}
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -310,7 +312,7 @@ impl Core {
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
 
-    fn bind_on(&mut self, pod: &Uid, uid: &Uid, starts: bool) -> bool {
+    fn send_bind(&mut self, pod: &Uid, uid: &Uid, starts: bool) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let Some(address) = runner.pod().address else { return false };
         let session = &self.sessions[uid];
@@ -331,10 +333,10 @@ impl Core {
     /// Of one that waits: ends it when it is refused or has waited too long, or says why it waits once that is worth saying.
     fn reconcile_waiting(&mut self, uid: &Uid) -> Option<WaitReason> {
         let session = &self.sessions[uid];
-        if !session.waits() || !self.may_schedule() {
+        if !session.is_waiting() || !self.may_schedule() {
             return None;
         }
-        match self.wait_of(session) {
+        match self.evaluate_wait(session) {
             Ok(wait) => {
                 // Whoever waits for somebody to change something is none of those who wait for a slot.
                 let admitted = self.pools_for(&Demand::of(session.object())).next().is_some();
@@ -343,18 +345,18 @@ impl Core {
                 }
                 wait
             }
-            Err(over) => {
-                self.set_stage(uid, Stage::Outcome(over));
+            Err(outcome) => {
+                self.set_stage(uid, Stage::Ended(outcome));
                 None
             }
         }
     }
 
-    fn wait_of(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
+    fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
         let wait = self.wait_reason(session)?;
         let one_too_many = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
-        if let Some(over) = (!session.is_admitted()).then(one_too_many).flatten() {
-            return Err(over);
+        if let Some(outcome) = (!session.is_admitted()).then(one_too_many).flatten() {
+            return Err(outcome);
         }
         let waited = self.outbox.mono().since(session.created());
         let limit = seconds(session.object().spec.queue_timeout_seconds);
@@ -362,49 +364,50 @@ impl Core {
             let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
             return Err(Outcome { reason: reasons::QUEUE_TIMEOUT, message });
         }
-        Ok((self.outbox.mono() >= session.shown_from()).then_some(wait))
+        Ok((self.outbox.mono() >= session.publish_queued_at()).then_some(wait))
     }
 
-    fn alarm_of(&self, uid: &Uid) -> Option<crate::core::Mono> {
+    fn next_timer(&self, uid: &Uid) -> Option<crate::core::Mono> {
         let session = &self.sessions[uid];
         let stage = match session.stage() {
             Stage::Waiting => {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
-                let (show, end) = (session.shown_from(), session.created().after(limit));
-                let again = if show > self.outbox.mono() { show } else { self.outbox.mono().after(LOOK_AGAIN) };
-                // Nobody is timed out before slots may be given out: `runner_accounted` looks again then.
+                let (show, end) = (session.publish_queued_at(), session.created().after(limit));
+                let again =
+                    if show > self.outbox.mono() { show } else { self.outbox.mono().after(REEVALUATION_INTERVAL) };
+                // Nobody is timed out before slots may be given out: `stop_awaiting` looks again then.
                 self.may_schedule().then_some(again.min(end))
             }
-            Stage::Binding { call, .. } => call.wakes(),
-            Stage::Bound(bound) => bound.call.wakes(),
-            Stage::Outcome(_) => None,
+            Stage::Binding { call, .. } => call.retry_at(),
+            Stage::Bound(bound) => bound.call.retry_at(),
+            Stage::Ended(_) => None,
             Stage::Finished { at, delete } => match delete {
                 RetryState::Idle => Some(at.after(self.ttl(uid))),
-                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.wakes(),
+                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.retry_at(),
             },
         };
         // All that was due has been done: what is not later than now wakes for nothing, and must not hide what is.
-        stage.into_iter().chain(session.write().wakes()).filter(|at| *at > self.outbox.mono()).min()
+        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.mono()).min()
     }
 
     /// Writes its status, if that is not what it should be.
     fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
-        if session.write().rests(self.outbox.mono()) {
+        if session.write().is_blocked(self.outbox.mono()) {
             return;
         }
-        let place = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Place {
+        let location = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Location {
             pool: &runner.pod().pool.0,
             runner: &runner.pod().key,
             address: runner.pod().address,
             reachable: match *runner.link() {
                 Link::Up | Link::Unknown => true,
-                Link::Silent { since } => self.outbox.mono().since(since) < SHOW_UNREACHABLE_AFTER,
+                Link::Silent { since } => self.outbox.mono().since(since) < PUBLISH_UNREACHABLE_AFTER,
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
         let desired =
-            status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.outbox.now());
+            status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.outbox.now());
         let stored = session.object().status.as_ref();
         let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.mono()))
         else {

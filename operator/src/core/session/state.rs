@@ -28,7 +28,7 @@ use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, SessionPhase, Tie
 use std::{collections::HashMap, ops::Index, sync::Arc, time::Duration};
 
 /// `Queued` is published only of those who waited so long: a hot session never was.
-const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
+const PUBLISH_QUEUED_AFTER: Duration = Duration::from_millis(250);
 
 /// A session as the leader sees it.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(in crate::core) enum Stage {
     /// The runner has it, or is believed to.
     Bound(Bound),
     /// It is over, which is not published yet.
-    Outcome(Outcome),
+    Ended(Outcome),
     /// It is over, and everybody may know.
     Finished { at: Mono, delete: RetryState },
 }
@@ -65,7 +65,7 @@ pub(in crate::core) struct Bound {
     pub(in crate::core) runner: Uid,
     /// What the runner told. None: only the status says so (after a restart), and the runner has not spoken yet.
     pub(in crate::core) report: Option<SessionReport>,
-    /// The first of the runner's states in which its absence means that it is gone: boot id and generation. None: any.
+    /// The first of the runner's states in which its absence targets that it is gone: boot id and generation. None: any.
     pub(in crate::core) listed_from: Option<(String, u64)>,
     /// Generation of the spec that the runner was sent.
     pub(in crate::core) sent_generation: i64,
@@ -73,7 +73,7 @@ pub(in crate::core) struct Bound {
 }
 
 impl Bound {
-    /// Whether a state that does not list it means that it is gone.
+    /// Whether a state that does not list it targets that it is gone.
     pub(in crate::core) fn is_missed_by(&self, state: &Report) -> bool {
         self.listed_from
             .as_ref()
@@ -244,7 +244,7 @@ impl Session {
         match &mut self.stage {
             Stage::Binding { call, .. } | Stage::Bound(Bound { call, .. }) => Some(call),
             Stage::Finished { delete, .. } => Some(delete),
-            Stage::Waiting | Stage::Outcome(_) => None,
+            Stage::Waiting | Stage::Ended(_) => None,
         }
     }
 
@@ -252,14 +252,14 @@ impl Session {
         Key::of(self.object.as_ref())
     }
 
-    pub(in crate::core) fn waits(&self) -> bool {
+    pub(in crate::core) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
     }
 
     /// When it has waited for so long that it is worth being published. Not from `creationTimestamp`, which has whole
     /// seconds, where the session was seen fresh.
-    pub(in crate::core) fn shown_from(&self) -> Mono {
-        self.seen.map_or(self.created, |seen| seen.mono).after(SHOW_QUEUED_AFTER)
+    pub(in crate::core) fn publish_queued_at(&self) -> Mono {
+        self.seen.map_or(self.created, |seen| seen.mono).after(PUBLISH_QUEUED_AFTER)
     }
 
     /// The time since it was first seen here, if it was untouched then.
@@ -275,14 +275,14 @@ impl Session {
     pub(in crate::core) fn runner(&self) -> Option<&Uid> {
         match &self.stage {
             Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
-            Stage::Waiting | Stage::Outcome(_) | Stage::Finished { .. } => None,
+            Stage::Waiting | Stage::Ended(_) | Stage::Finished { .. } => None,
         }
     }
 
     /// The runner that users were told, or may be being told just now.
     pub(in crate::core) fn is_published(&self) -> bool {
-        let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
-        told || self.publishing
+        let published = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
+        published || self.publishing
     }
 
     /// Its status names a runner, and not the one in this pod.
@@ -339,7 +339,7 @@ pub(in crate::core) struct Sessions {
     queued_writes: QueuedWrites,
 }
 
-/// What a session's change of stage means for others.
+/// What a session's change of stage targets for others.
 #[derive(Debug)]
 pub(in crate::core) struct StageChange {
     pub(in crate::core) object: Arc<BrowserSession>,
@@ -347,8 +347,8 @@ pub(in crate::core) struct StageChange {
     pub(in crate::core) left: Option<Uid>,
     pub(in crate::core) entered: Option<Uid>,
     /// Whether it waited for a slot, and whether it does now.
-    pub(in crate::core) waited: bool,
-    pub(in crate::core) waits: bool,
+    pub(in crate::core) was_waiting: bool,
+    pub(in crate::core) is_waiting: bool,
 }
 
 impl Sessions {
@@ -361,7 +361,7 @@ impl Sessions {
 
     pub(in crate::core) fn remove(&mut self, uid: &Uid) -> Option<Session> {
         let session = self.by_uid.remove(uid)?;
-        if session.waits() {
+        if session.is_waiting() {
             self.queue.remove(&session.object);
             self.queued_writes.withdraw(uid);
         }
@@ -373,7 +373,7 @@ impl Sessions {
         let Some(session) = self.by_uid.get_mut(uid) else { return false };
         session.write.object_changed();
         let former = std::mem::replace(&mut session.object, object);
-        let changes = session.waits() && Demand::of(&former) != Demand::of(&session.object);
+        let changes = session.is_waiting() && Demand::of(&former) != Demand::of(&session.object);
         if changes {
             self.queue.remove(&former);
             self.queue.insert(&session.object);
@@ -383,17 +383,17 @@ impl Sessions {
 
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) -> Option<StageChange> {
         let session = self.by_uid.get_mut(uid)?;
-        let (left, waited) = (session.runner().cloned(), session.waits());
+        let (left, was_waiting) = (session.runner().cloned(), session.is_waiting());
         session.stage = stage;
-        let (entered, waits) = (session.runner().cloned(), session.waits());
+        let (entered, is_waiting) = (session.runner().cloned(), session.is_waiting());
         let object = session.object.clone();
-        if waits {
+        if is_waiting {
             self.queue.insert(&object);
-        } else if waited {
+        } else if was_waiting {
             self.queue.remove(&object);
             self.queued_writes.withdraw(uid);
         }
-        Some(StageChange { object, left, entered, waited, waits })
+        Some(StageChange { object, left, entered, was_waiting, is_waiting })
     }
 
     /// Begins the write of a session's `Queued`. False: too many are under way, and [`Sessions::finish_write`] returns it later.
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_queued_exactly_while_it_waits() {
+    fn queues_a_session_exactly_while_it_waits() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(1), NOW);
         sessions.add(&uid, object(2), NOW);
@@ -476,11 +476,17 @@ mod tests {
         assert!(sessions.replace_object(&uid, object(3)) && !sessions.replace_object(&uid, object(3)));
         assert_eq!(waiting(&sessions), [(3, 1)]);
         let change = sessions.set_stage(&uid, binding()).unwrap();
-        assert_eq!((change.left, change.entered, change.waited, change.waits), (None, Some("r".into()), true, false));
+        assert_eq!(
+            (change.left, change.entered, change.was_waiting, change.is_waiting),
+            (None, Some("r".into()), true, false)
+        );
         assert_eq!(waiting(&sessions), []);
         assert!(!sessions.replace_object(&uid, object(4)), "it does not wait");
         let change = sessions.set_stage(&uid, Stage::Waiting).unwrap();
-        assert_eq!((change.left, change.entered, change.waited, change.waits), (Some("r".into()), None, false, true));
+        assert_eq!(
+            (change.left, change.entered, change.was_waiting, change.is_waiting),
+            (Some("r".into()), None, false, true)
+        );
         assert_eq!(waiting(&sessions), [(4, 1)]);
         assert!(sessions.remove(&uid).is_some() && sessions.remove(&uid).is_none());
         assert_eq!(waiting(&sessions), []);
@@ -488,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_waits_no_longer_has_no_queued_to_write() {
+    fn withdraws_the_queued_write_of_a_session_that_stops_waiting() {
         let mut sessions = Sessions::default();
         let uid = |number: usize| format!("s-{number}");
         for number in 0..20 {
@@ -510,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_made_once_at_a_time_and_pauses_after_a_failure() {
+    fn allows_one_call_at_a_time_and_pauses_after_a_failure() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(0), NOW);
         sessions.set_stage(&uid, binding());
@@ -528,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_published_counts_as_published() {
+    fn a_write_that_may_have_succeeded_counts_as_published() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(0), NOW);
         let runner = RunnerRef { name: "r".into(), uid: "r".into(), address: String::new() };

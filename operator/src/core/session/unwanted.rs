@@ -14,11 +14,11 @@ impl Core {
     /// Tells every runner that lists the session to end it, or to forget its end.
     pub(in crate::core) fn end_wherever_listed(&mut self, uid: &Uid) {
         for pod in self.pods_listing(uid) {
-            self.end_on(&pod, uid);
+            self.send_end(&pod, uid);
         }
     }
 
-    pub(in crate::core) fn end_on(&mut self, pod: &Uid, session: &Uid) {
+    pub(in crate::core) fn send_end(&mut self, pod: &Uid, session: &Uid) {
         if self.term.is_none() {
             return;
         }
@@ -45,10 +45,10 @@ impl Core {
         let listed = runner.report().into_iter().flat_map(Report::sessions);
         let unwanted = listed.filter(|entry| self.is_unwanted(pod, entry)).map(|entry| entry.uid.clone());
         for uid in unwanted.collect::<Vec<_>>() {
-            self.end_on(pod, &uid);
+            self.send_end(pod, &uid);
         }
-        let wakes = self.runners[pod].ends_wake(now);
-        self.outbox.requeue_at(Subject::Unwanted(pod.clone()), wakes);
+        let retry_at = self.runners[pod].next_end_retry(now);
+        self.outbox.requeue_at(Subject::Unwanted(pod.clone()), retry_at);
     }
 
     /// A runner must not keep a session that was deleted, has finished, or is published on another runner.
@@ -61,7 +61,7 @@ impl Core {
                 }
                 Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
                 // The runner may forget a session that is over once its end is published.
-                Stage::Outcome(_) | Stage::Waiting => false,
+                Stage::Ended(_) | Stage::Waiting => false,
             },
         }
     }
@@ -71,7 +71,7 @@ impl Core {
     /// on its way, and until this one's has landed it may win.
     pub(in crate::core) fn end_copy(&mut self, pod: &Uid, uid: &Uid) {
         if self.sessions[uid].is_published_elsewhere(pod) {
-            self.end_on(pod, uid);
+            self.send_end(pod, uid);
         }
     }
 

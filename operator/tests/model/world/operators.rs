@@ -4,7 +4,7 @@ use super::{Luck, Operator, Sabotage, World, api::Kind, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::Fate,
+    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::PodPhase,
 };
 use camofleet_runner_api::RunnerState;
 use std::{
@@ -161,7 +161,7 @@ impl World {
                         let there = self
                             .runners
                             .iter()
-                            .any(|runner| runner.pod.uid == *pod && runner.pod.fate == Fate::Running);
+                            .any(|runner| runner.pod.uid == *pod && runner.pod.phase == PodPhase::Running);
                         if there && operator.pods.contains(pod) {
                             wrong.push(format!("{pod} was removed and had not reported: {why}"));
                         }
