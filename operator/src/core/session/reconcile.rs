@@ -1,4 +1,5 @@
-//! What happens to a session.
+//! Reconciles sessions: follows their objects and the reports of their runners, makes the calls that are due, and
+//! publishes their status.
 
 use crate::core::{
     coordinator::Core,
@@ -24,20 +25,20 @@ use camofleet_crds::{
 use camofleet_runner_api::SessionPhase;
 use std::{sync::Arc, time::Duration};
 
-/// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
+/// Interval between evaluations of a waiting session. The reason why it waits can change without an event about it.
 const REEVALUATION_INTERVAL: Duration = Duration::from_secs(30);
-/// Why a session is over that was deleted before: a reason for those who count, since no status tells it.
+/// Reason in metrics for a session that was deleted before it finished. It appears in no status.
 const DELETED: &str = "Deleted";
 
 impl Core {
     pub(in crate::core) fn session_applied(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
-        // What only waits for somebody's finalizer is not to be served any more.
+        // A session that only waits for a finalizer is not served any longer.
         if object.metadata.deletion_timestamp.is_some() {
             return self.session_gone(&uid);
         }
         let Some(session) = self.sessions.get(&uid) else {
-            // An answer that was slower than the watch may tell of a session that is gone.
+            // An answer that arrives after the watch event may contain a deleted session.
             if !self.tombstones.contains(&uid) {
                 self.add_session(object);
             }
@@ -51,7 +52,7 @@ impl Core {
         self.outbox.enqueue(Subject::Session(uid));
     }
 
-    /// The object has changed. What it asks for may have, too, and with it where it waits.
+    /// Stores a newer version of the object, and re-evaluates admission when its demand has changed.
     pub(in crate::core) fn replace_object(&mut self, uid: &Uid, object: Arc<BrowserSession>) {
         if self.sessions.replace_object(uid, object) {
             self.admission_changed();
@@ -64,7 +65,7 @@ impl Core {
         self.orphans.remove(&uid);
         self.sessions.add(&uid, object, self.outbox.now());
         self.set_stage(&uid, stage);
-        // Its runner may have told of it before this object came.
+        // Its runner may have reported the session before this object arrived.
         let listing = self.runners.listing(&uid).filter(|runner| runner.is_up());
         let listed: Vec<_> =
             listing.filter_map(|runner| Some((runner.pod().uid.clone(), runner.report()?.clone()))).collect();
@@ -74,7 +75,7 @@ impl Core {
         }
     }
 
-    /// Another leader may have published something else than this one was about to: what is published holds.
+    /// Yields to the published status if another leader has published a different runner or the end of the session.
     pub(in crate::core) fn adopt_published_stage(&mut self, uid: &Uid) {
         let session = &self.sessions[uid];
         let published = Session::published_stage(session.object(), self.outbox.now());
@@ -98,7 +99,7 @@ impl Core {
         }
     }
 
-    /// Puts a session into a stage, with everything that follows from being in it.
+    /// Moves a session to a stage, and updates the queue, the runners and the tenant's count accordingly.
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(change) = self.sessions.set_stage(uid, stage) else { return };
         if change.is_waiting {
@@ -126,7 +127,7 @@ impl Core {
         self.count_for_tenant(session, pod, changed, true);
     }
 
-    /// Takes a session off a runner, and off its tenant's account.
+    /// Removes a session from a runner and from its tenant's count.
     pub(in crate::core) fn unassign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(pod) else { return };
@@ -160,7 +161,7 @@ impl Core {
         self.outbox.enqueue(Subject::Queue);
     }
 
-    /// One that was not over is by its deletion.
+    /// Observes the end of a session that was deleted before it finished.
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
@@ -174,7 +175,7 @@ impl Core {
         }
     }
 
-    /// A runner lists this session.
+    /// Handles one session that a runner lists in its report.
     pub(in crate::core) fn session_listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
@@ -185,7 +186,7 @@ impl Core {
             return;
         };
         match session.stage() {
-            // It ended before anybody was told of it.
+            // The session ended before it was published.
             Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_bound_to(pod, session) => {
                 self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
             }
@@ -195,7 +196,7 @@ impl Core {
             Stage::Waiting if self.may_be_bound_to(pod, session) => {
                 self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
-            // No leader gave it to that runner.
+            // No leader can have assigned the session to this runner.
             Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
                 self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
@@ -212,16 +213,17 @@ impl Core {
                     }
                 }
             }
-            // What it should not have is ended by `end_unwanted`.
+            // `end_unwanted` ends sessions that the runner must not keep.
             Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
         }
     }
 
-    /// Whether a former leader may have given that session to that runner: what a runner lists is its own word.
+    /// Returns whether a former leader may have assigned the session to this runner. A runner can list any session, so its
+    /// report alone proves nothing.
     fn may_be_bound_to(&self, pod: &Uid, session: &Session) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let (key, demand) = (&runner.pod().pool.0, Demand::of(session.object()));
-        // Once its pool is gone, it is not known which other namespaces it served.
+        // Once its pool is deleted, the operator cannot tell which other namespaces it served.
         let Some(pool) = self.pool_of(runner) else {
             return key.namespace == demand.namespace && self.targets(&demand, key);
         };
@@ -239,7 +241,7 @@ impl Core {
         let session = &self.sessions[uid];
         let (since, sent_generation) = match session.stage() {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
-            // Adopted: nobody knows which time-outs it was sent, so they are sent again.
+            // The timeouts of an adopted session are unknown, so they are sent again.
             Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
@@ -251,7 +253,7 @@ impl Core {
         self.set_stage(uid, Stage::Bound(bound));
     }
 
-    /// Everything that is due for a session.
+    /// Makes the due calls for a session, publishes its status and sets its next timer.
     pub(in crate::core) fn reconcile_session(&mut self, uid: &Uid) {
         if !self.sessions.contains(uid) {
             return;
@@ -263,7 +265,7 @@ impl Core {
         self.outbox.requeue_at(Subject::Session(uid.clone()), timer);
     }
 
-    /// Makes the call that its stage wants: to the runner, or to have it deleted.
+    /// Starts the call that the stage needs: to the runner, or the deletion of the object.
     fn start_due_call(&mut self, uid: &Uid) {
         let now = self.outbox.mono();
         let session = &self.sessions[uid];
@@ -281,7 +283,7 @@ impl Core {
                     self.call_started(uid);
                 }
             }
-            // Published by another leader, on a pod that is not known here: it was deleted meanwhile, or is seen any moment.
+            // A former leader published a pod that this leader has not seen. It was deleted, or its watch event is late.
             Stage::Bound(bound) if !self.runners.contains(&bound.runner) && bound.call.may_start(now) => {
                 let published = session.object().status.as_ref().and_then(|status| status.runner.as_ref());
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
@@ -316,8 +318,8 @@ impl Core {
         let Some(runner) = self.runners.get(pod) else { return false };
         let Some(address) = runner.pod().address else { return false };
         let session = &self.sessions[uid];
-        // A runner that outlives its pool drains. What was asked of it has to be found out, and what it has to be published,
-        // all the same; the defaults went with the pool.
+        // A runner that outlives its pool drains. The bind is still completed and published. The defaults of the pool are
+        // lost, so the built-in ones apply.
         let request = match self.pool_of(runner) {
             Some(pool) => session.request(pool.object()),
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
@@ -330,7 +332,8 @@ impl Core {
         seconds(self.sessions[uid].object().spec.ttl_seconds_after_finished)
     }
 
-    /// Of one that waits: ends it when it is refused or has waited too long, or says why it waits once that is worth saying.
+    /// Ends a waiting session that is rejected or has waited too long. Otherwise returns the reason for the wait, once it has
+    /// to be published.
     fn reconcile_waiting(&mut self, uid: &Uid) -> Option<WaitReason> {
         let session = &self.sessions[uid];
         if !session.is_waiting() || !self.may_schedule() {
@@ -338,7 +341,7 @@ impl Core {
         }
         match self.evaluate_wait(session) {
             Ok(wait) => {
-                // Whoever waits for somebody to change something is none of those who wait for a slot.
+                // A session that no pool accepts does not wait for a slot, so it is not admitted to a queue.
                 let admitted = self.pools_for(&Demand::of(session.object())).next().is_some();
                 if let Some(session) = self.sessions.get_mut(uid).filter(|_| admitted) {
                     session.admit();
@@ -354,8 +357,8 @@ impl Core {
 
     fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
         let wait = self.wait_reason(session)?;
-        let one_too_many = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
-        if let Some(outcome) = (!session.is_admitted()).then(one_too_many).flatten() {
+        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
+        if let Some(outcome) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(outcome);
         }
         let waited = self.outbox.mono().since(session.created());
@@ -372,11 +375,11 @@ impl Core {
         let stage = match session.stage() {
             Stage::Waiting => {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
-                let (show, end) = (session.publish_queued_at(), session.created().after(limit));
-                let again =
-                    if show > self.outbox.mono() { show } else { self.outbox.mono().after(REEVALUATION_INTERVAL) };
-                // Nobody is timed out before slots may be given out: `stop_awaiting` looks again then.
-                self.may_schedule().then_some(again.min(end))
+                let (publish_at, timeout) = (session.publish_queued_at(), session.created().after(limit));
+                let reevaluate_at = self.outbox.mono().after(REEVALUATION_INTERVAL);
+                let next = if publish_at > self.outbox.mono() { publish_at } else { reevaluate_at };
+                // No session times out before scheduling starts. `start_scheduling` enqueues the waiting sessions then.
+                self.may_schedule().then_some(next.min(timeout))
             }
             Stage::Binding { call, .. } => call.retry_at(),
             Stage::Bound(bound) => bound.call.retry_at(),
@@ -386,11 +389,11 @@ impl Core {
                 RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.retry_at(),
             },
         };
-        // All that was due has been done: what is not later than now wakes for nothing, and must not hide what is.
+        // Everything due now is done. An earlier time would only cause an idle step, and hide a later one.
         stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.mono()).min()
     }
 
-    /// Writes its status, if that is not what it should be.
+    /// Writes the status if it differs from the desired one.
     fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
         if session.write().is_blocked(self.outbox.mono()) {

@@ -1,5 +1,5 @@
-//! The statuses that are published, as functions of what is known. Each starts from the status that stands there, so that
-//! two that differ in nothing but the time at which they were computed are equal, and nothing is written.
+//! Computes the published status of a session from its stage. Each status starts from the stored one, so that an unchanged
+//! stage gives an equal status, and nothing is written.
 
 use crate::core::{
     clock::Now,
@@ -19,7 +19,7 @@ pub(super) struct Location<'a> {
     pub(super) pool: &'a Key,
     pub(super) runner: &'a Key,
     pub(super) address: Option<IpAddr>,
-    /// Whether the runner has answered lately.
+    /// Whether the runner answers, or has been silent for less than 15 s.
     pub(super) reachable: bool,
     pub(super) spec: Option<&'a WorkerPool>,
 }
@@ -37,7 +37,7 @@ impl WaitReason {
     }
 }
 
-/// The status that the session should have. None: what stands there is as good as anything.
+/// Returns the desired status. `None` means that the stored status needs no change.
 pub(super) fn of_session(
     session: &Session,
     location: Option<&Location>,
@@ -53,8 +53,8 @@ pub(super) fn of_session(
         Stage::Bound(bound) => {
             let location = location?;
             let Some(report) = bound.report.as_ref() else { return unreachable_status(former, bound, location, now) };
-            // Adopted: it is published once the runner has the time-outs of this generation. And what ends is published
-            // when it has ended, not as Ready first.
+            // An adopted session is published once the runner has the timeouts of this generation. A session that is
+            // already ending is not published as Ready first.
             let was_ready = former.state == SessionState::Ready;
             if bound.sent_generation == 0 || (report.phase > SessionPhase::Ready && !was_ready) {
                 return None;
@@ -81,7 +81,7 @@ pub(super) fn of_session(
                 Tier::Cold => StartTier::Cold,
             });
             let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
-            // The runner keeps the life that it was sent, whatever the pool's defaults are by now.
+            // The runner enforces the lifetime that it was sent, even if the pool's defaults have changed since.
             if let Some(pool) = location.spec.filter(|_| status.deadline_time.is_none() || resent) {
                 let life =
                     Duration::from_secs(u64::try_from(session.object().max_lifetime_in(pool)).unwrap_or_default());
@@ -96,10 +96,10 @@ pub(super) fn of_session(
                     conditions.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
                     status.state = SessionState::Starting;
                 }
-                // It ends: what it ends of is published when it has ended.
+                // The reason for the end is published when the session has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
                     if location.reachable {
-                        let message = format!("clients may connect; runs on {}", location.runner.name);
+                        let message = format!("clients can connect; runs on {}", location.runner.name);
                         conditions.set(READY, Truth::True, reasons::BROWSER_READY, &message);
                     } else {
                         let message = unreachable_message(location);
@@ -121,7 +121,8 @@ pub(super) fn of_session(
     }
 }
 
-/// A spec that is changed when all is over changes nothing; that it was seen is told, or `kubectl wait` would wait for that.
+/// Publishes the observed generation when a finished session's spec changes, because `kubectl wait` ignores conditions of
+/// an older generation.
 fn observe_generation(mut status: BrowserSessionStatus, session: &Session) -> Option<BrowserSessionStatus> {
     let generation = session.object().metadata.generation;
     (status.observed_generation != generation).then(|| {
@@ -133,7 +134,7 @@ fn observe_generation(mut status: BrowserSessionStatus, session: &Session) -> Op
     })
 }
 
-/// Published by another leader, and its runner has not spoken to this one: all that can be told is that it does not.
+/// The status of a session that a former leader published and whose runner has not reported to this leader.
 fn unreachable_status(
     mut status: BrowserSessionStatus,
     bound: &Bound,
@@ -150,7 +151,7 @@ fn unreachable_status(
 }
 
 fn unreachable_message(location: &Location) -> String {
-    format!("runner {} does not answer; the browser may be alive and well", location.runner.name)
+    format!("runner {} does not answer; the browser may still be running", location.runner.name)
 }
 
 fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason, now: Now) -> BrowserSessionStatus {
@@ -190,7 +191,7 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, outcome: &Outco
     status
 }
 
-/// Where WebSockets of that endpoint go: the gateway's address with the `ws` scheme. It holds no token.
+/// The WebSocket URL of a gateway endpoint. It holds no token.
 fn ws_endpoint(public_url: &str, endpoint: &str, key: &Key) -> String {
     let base = public_url.strip_prefix("http").map_or_else(|| public_url.to_owned(), |rest| format!("ws{rest}"));
     format!("{base}/{endpoint}/{}/{}", key.namespace, key.name)
