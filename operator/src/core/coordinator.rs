@@ -183,7 +183,8 @@ impl Core {
 
     /// Begins to lead: believes the objects, and waits for the runners.
     fn lead(&mut self) {
-        let awaited = self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_over());
+        let awaited =
+            self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_terminated());
         let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
         self.term = Some(Term { awaited, since: self.outbox.now() });
         self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(RUNNER_REPORT_TIMEOUT)));

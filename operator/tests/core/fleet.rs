@@ -365,7 +365,7 @@ impl Fleet {
     pub fn fail_pod(&mut self, uid: &str) {
         self.set_phase(
             uid,
-            PodPhase::Terminated { message: "its container ended with exit code 1".into(), out_of_memory: false },
+            PodPhase::Terminated { message: "the container exited with code 1 (Error)".into(), out_of_memory: false },
         );
     }
 

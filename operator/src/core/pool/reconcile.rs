@@ -156,7 +156,7 @@ impl Core {
             .map(|runner| (runner.pod().uid.clone(), runner.occupies_ordinal(now)))
             .collect();
         for (uid, _) in &runners {
-            self.delete_pod(uid, "its pool is being deleted");
+            self.delete_pod(uid, "pool is being deleted");
         }
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.places.clear_missing();
@@ -185,9 +185,9 @@ impl Core {
             let why = if runner.may_have_unknown_sessions() {
                 return true;
             } else if spent {
-                "it has served its sessions"
+                "runner has served its sessions"
             } else if self.is_cordoned(runner) {
-                "its node is cordoned"
+                "node is cordoned"
             } else {
                 return true;
             };
@@ -227,9 +227,9 @@ impl Core {
             known.take(excess).map(|runner| runner.pod().uid.clone()).collect()
         };
         remaining.retain(|runner| !surplus.contains(&runner.pod().uid));
-        removed.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
+        removed.extend(surplus.into_iter().map(|uid| (uid, "pool has surplus runners")));
         removed.extend(
-            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "the pool's shape has changed")),
+            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated shape")),
         );
         for (uid, why) in removed {
             self.delete_pod(&uid, why);

@@ -1,4 +1,4 @@
-//! Runner pods: what is read from one.
+//! Reads runner pods from the API server's objects.
 
 use crate::core::ids::{Key, Uid, version};
 use camofleet_crds::v1alpha1::WorkerPool;
@@ -14,74 +14,74 @@ use std::net::IpAddr;
 pub const POOL_LABEL: &str = "camofleet.dev/pool";
 /// Label and value that every runner pod has.
 pub const RUNNER_LABEL: (&str, &str) = ("app.kubernetes.io/name", "camofleet-runner");
-/// Annotation with the public keys, which the runner sees as a file.
+/// Annotation with the public keys, mounted into the runner as a file.
 pub const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
 pub(super) const ORDINAL_LABEL: &str = "camofleet.dev/ordinal";
 pub(super) const REVISION_LABEL: &str = "camofleet.dev/revision";
 pub(super) const CONTAINER: &str = "runner";
 pub(super) const SLOTS_ARGUMENT: &str = "--slots=";
-/// The most slots that a pool's `slotsPerRunner` may ask for.
+/// Upper bound of a pool's `slotsPerRunner`.
 const MAX_SLOTS: u32 = 32;
 
-/// What of a runner pod matters here.
+/// The fields of a runner pod that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerPod {
-    /// Its UID.
+    /// UID.
     pub uid: Uid,
-    /// Its namespace and name.
+    /// Namespace and name.
     pub key: Key,
-    /// The pool that it was made for, and that pool's UID.
+    /// Key and UID of the pool that controls the pod.
     pub pool: (Key, Uid),
-    /// Which of the pool's runners it is.
+    /// Number of the runner in its pool.
     pub ordinal: u32,
-    /// Hash of the shape that it was made in.
+    /// Hash of the pod's shape.
     pub revision: String,
-    /// Sessions that it serves at once, by its container's arguments: they cannot change once the pod is there.
+    /// Number of concurrent sessions, from the container's arguments, which never change.
     pub slots: u32,
-    /// The public keys that it was told.
+    /// Value of the annotation with the public keys.
     pub keys: String,
-    /// The node that it runs on.
+    /// Name of the node, once the pod is scheduled.
     pub node: Option<String>,
-    /// Its address, once it has one.
+    /// Address of the pod, once it has one.
     pub address: Option<IpAddr>,
-    /// The API server's version of it.
+    /// The `resourceVersion` as a number.
     pub version: u64,
-    /// When it was made.
+    /// Creation time.
     pub created: Timestamp,
-    /// When it will be killed, if it was deleted.
+    /// Deletion timestamp plus grace period, if the pod was deleted.
     pub killed_at: Option<Timestamp>,
-    /// How it fares.
+    /// Phase of the pod.
     pub phase: PodPhase,
 }
 
-/// How a pod fares.
+/// Phase of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodPhase {
-    /// Its container does not run yet.
+    /// The container has not started yet.
     Pending(Option<PendingReason>),
-    /// Its container runs.
+    /// The container runs.
     Running,
-    /// Its container ended, for good.
+    /// The container has terminated and does not restart.
     Terminated {
-        /// How, for people.
+        /// Cause of the end, for conditions.
         message: String,
-        /// Whether it was killed for memory.
+        /// Whether the kernel killed it for lack of memory.
         out_of_memory: bool,
     },
 }
 
-/// Why a pod does not start.
+/// Why a pod is pending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PendingReason {
-    /// The scheduler does not look at it before its scheduling gates are removed.
+    /// Its scheduling gates have not been removed.
     Gated,
-    /// No node takes it.
+    /// No node fits. The scheduler's message.
     Unschedulable(String),
-    /// Its image cannot be pulled or its container cannot be made.
+    /// The image cannot be pulled or the container cannot be created. The kubelet's reason and message.
     Image(String),
 }
 
-/// A [`Pod`] without what nobody here reads, which is most of it.
+/// A [`Pod`] with only the fields that the operator reads, to save memory.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Pod)]
 pub struct SeenPod {
@@ -127,8 +127,8 @@ struct SeenContainer {
 }
 
 impl RunnerPod {
-    /// Reads a pod; none when its controller is not a `WorkerPool` of this API group. Whether there is such a pool is the core's to
-    /// know ([`RunnerPod::belongs_to`]): until then it is a pod that claims to be a runner.
+    /// Reads a pod. Returns `None` if its controller is not a `WorkerPool` of this API group. The core checks whether that
+    /// pool exists ([`RunnerPod::belongs_to`]); until then the pod only claims to be a runner.
     pub fn read(pod: &SeenPod) -> Option<Self> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
         let (group, _version) = owner.api_version.split_once('/')?;
@@ -153,8 +153,8 @@ impl RunnerPod {
         })
     }
 
-    /// Whether its controller is this pool: by namespace, name and UID, so that a pod of another namespace, or of a former pool
-    /// of that name, is not.
+    /// Returns whether this pool controls the pod. It compares namespace, name and UID, which excludes pods of other
+    /// namespaces and of a deleted pool with the same name.
     pub fn belongs_to(&self, pool: &WorkerPool) -> bool {
         let (key, uid) = &self.pool;
         let meta = &pool.metadata;
@@ -163,14 +163,14 @@ impl RunnerPod {
             && meta.namespace.as_ref() == Some(&key.namespace)
     }
 
-    /// Whether it ended for good.
-    pub fn is_over(&self) -> bool {
+    /// Returns whether the container has terminated.
+    pub fn is_terminated(&self) -> bool {
         matches!(self.phase, PodPhase::Terminated { .. })
     }
 }
 
 impl SeenSpec {
-    /// Slots by the arguments that `pod_build` made; the most that a pool may ask for when an admission webhook removed them.
+    /// The slots in the arguments that `pod_build` set. [`MAX_SLOTS`] if an admission webhook removed them.
     fn slots(&self) -> u32 {
         let runner = self.containers.iter().find(|container| container.name == CONTAINER);
         let arguments = runner.map_or(&[][..], |container| &container.args);
@@ -198,10 +198,10 @@ impl PodPhase {
                 let reason = reason.unwrap_or("no reason given");
                 let last_message =
                     ended.message.as_deref().map(|message| format!(": {}", message.trim())).unwrap_or_default();
-                format!("its container ended with exit code {} ({reason}){last_message}", ended.exit_code)
+                format!("the container exited with code {} ({reason}){last_message}", ended.exit_code)
             }
             (None, Some(message)) => message.to_owned(),
-            (None, None) => "its pod ended, and nothing says why".to_owned(),
+            (None, None) => "the pod terminated without a reason or message".to_owned(),
         };
         Self::Terminated { message, out_of_memory: reason == Some("OOMKilled") }
     }
@@ -210,7 +210,7 @@ impl PodPhase {
         if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
             let reason = waiting.reason.as_deref().unwrap_or_default();
             let message = waiting.message.as_deref().unwrap_or_default();
-            // kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go name these.
+            // Reasons from the kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go.
             let image = reason.contains("Image")
                 || matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError");
             return image.then(|| PendingReason::Image(format!("{reason}: {message}")));

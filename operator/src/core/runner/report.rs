@@ -1,5 +1,5 @@
-//! Checks what a runner reports about itself before anything is decided by it. A runner's image is its pool owner's choice, so
-//! its word is taken only within what its pod can hold.
+//! Validates the reports of runners. The pool's owner chooses the runner image, so a report is trusted only within the
+//! limits of the runner's pod.
 
 use crate::core::ids::Uid;
 use camofleet_crds::{
@@ -9,15 +9,15 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, End, Hot, RunnerState, Session, SessionPhase, Tier};
 use std::collections::HashMap;
 
-/// Longest message of a runner that is kept, in characters; a condition's message is no longer either.
+/// Longest message that is kept, in characters. It also bounds the messages of conditions.
 const MAX_MESSAGE: usize = 1024;
-/// Longest version of a browser or of Playwright, in characters.
+/// Longest version of a browser or of Playwright that is kept, in characters.
 const MAX_VERSION: usize = 64;
-/// Longest identifier, in bytes: UIDs are UUIDs of 36.
+/// Longest identifier, in bytes. UIDs are UUIDs of 36 bytes.
 const MAX_IDENTIFIER: usize = 64;
 
-/// A runner's state, checked against its pod: it lists no more sessions than fit, under names that Kubernetes allows, and its
-/// numbers lie within its slots. Only what decisions need is kept.
+/// The validated state of a runner. It lists no more sessions than its pod can hold, all names are valid in Kubernetes, and
+/// all numbers lie within the pod's slots. It keeps only the fields that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub(in crate::core) boot_id: String,
@@ -36,7 +36,7 @@ pub struct Report {
     index: HashMap<Uid, usize>,
 }
 
-/// A session as its runner lists it.
+/// A session in a runner's report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) struct ListedSession {
     pub(in crate::core) uid: Uid,
@@ -48,32 +48,32 @@ pub(in crate::core) struct ListedSession {
     pub(in crate::core) end: Option<End>,
 }
 
-/// Why a runner's state is not believed.
+/// Why a runner's state is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Implausible {
-    /// More sessions than its pod can hold.
-    #[error("the state lists {listed} sessions; a runner of {slots} slots has {most} at most")]
+    /// The state lists more sessions than the pod can hold.
+    #[error("the state lists {listed} sessions; a runner with {slots} slots can have at most {most}")]
     TooManySessions {
-        /// How many it lists.
+        /// Number of sessions in the state.
         listed: usize,
-        /// The slots of its pod.
+        /// Slots of the pod.
         slots: u32,
-        /// How many it may list ([`RunnerState::max_sessions`]).
+        /// Largest allowed number of sessions ([`RunnerState::max_sessions`]).
         most: usize,
     },
-    /// A session is listed twice.
+    /// The state lists a session twice.
     #[error("the state lists a session twice")]
     ListedTwice,
-    /// A field is no name or identifier of its kind.
+    /// A field is not a valid name or identifier.
     #[error("the state has an invalid `{0}`")]
     Invalid(&'static str),
 }
 
 impl Report {
-    /// Checks the state of a runner whose pod has that many slots.
+    /// Validates the state of a runner whose pod has `slots` slots. Numbers above the slots are lowered to them.
     ///
     /// # Errors
-    /// When no honest runner of that pod can be in this state. Numbers beyond the slots are no error, but lowered to them.
+    /// Returns an error when a well-behaved runner of that pod cannot be in this state.
     pub fn new(state: RunnerState, slots: u32) -> Result<Self, Implausible> {
         let most = RunnerState::max_sessions(slots);
         if state.sessions.len() > most {
@@ -107,17 +107,16 @@ impl Report {
         })
     }
 
-    /// The sessions that it lists, in its order.
+    /// The listed sessions, in the order of the report.
     pub(in crate::core) fn sessions(&self) -> &[ListedSession] {
         &self.sessions
     }
 
-    /// The session of that UID, if it is listed.
     pub(in crate::core) fn session(&self, uid: &str) -> Option<&ListedSession> {
         self.index.get(uid).map(|at| &self.sessions[*at])
     }
 
-    /// How many sessions more it can list.
+    /// The number of further sessions that the runner can list.
     pub(in crate::core) fn room_in_list(&self) -> u32 {
         let left = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
         u32::try_from(left).unwrap_or(u32::MAX)
@@ -147,7 +146,7 @@ impl ListedSession {
     }
 }
 
-/// An answer with its texts no longer than those of a state.
+/// Truncates the texts of a bind answer to the limits of a report.
 pub(in crate::core) fn truncated_answer(answer: BindAnswer) -> BindAnswer {
     let session = Session { end: answer.session.end.map(truncated_end), ..answer.session };
     BindAnswer {
@@ -167,7 +166,7 @@ fn truncated(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// Letters, digits and `-_.`: what a UID and a boot id are made of, and what targets nothing else in a URL.
+/// Returns whether `text` is a valid UID or boot id: ASCII letters, digits and `-_.`, which have no special meaning in a URL.
 fn is_identifier(text: &str) -> bool {
     (1..=MAX_IDENTIFIER).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -222,7 +221,7 @@ mod tests {
             let elsewhere = Report::new(state(vec![listed("s", bad, "s")]), 1);
             assert_eq!(elsewhere, Err(Implausible::Invalid("namespace")), "{bad:?}");
         }
-        assert!(Report::new(state(vec![listed("s", "a.b", "s")]), 1).is_err(), "a namespace has no dots");
+        assert!(Report::new(state(vec![listed("s", "a.b", "s")]), 1).is_err(), "a namespace contains no dots");
         for bad in ["", "a/b", "a?b", "ä", &"a".repeat(65)] {
             assert_eq!(
                 Report::new(state(vec![listed(bad, "ns", "s")]), 1),
@@ -258,7 +257,7 @@ mod tests {
         ];
         assert!(texts.iter().all(|text| text.len() <= MAX_MESSAGE));
         let smaller = Report::new(RunnerState { slots: 1, free: 3, ..state(Vec::new()) }, 3).unwrap();
-        assert_eq!((smaller.slots, smaller.free), (1, 1), "its own word counts where it is less");
+        assert_eq!((smaller.slots, smaller.free), (1, 1), "the reported number counts when it is smaller");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A runner as the leader sees it, and how much room it has: the ledger.
+//! The leader's view of a runner: its pod, its last report, the sessions assigned to it and its free slots.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -20,78 +20,80 @@ use std::{
     time::Duration,
 };
 
-/// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
+/// Time after a pod's deadline from which it no longer counts. Its node does not answer then.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// A runner that was silent for so long makes its sessions' Ready unknown.
+/// Silence of a runner after which `Ready` of its sessions becomes `Unknown`.
 pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
-/// A runner that is not warm after so long is broken rather than busy launching.
+/// Time after which a runner that is not warm counts as broken and no longer as launching.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
-/// A runner that ends by itself so soon after its browsers were hot has failed as one has where they never were.
+/// A runner that exits by itself less than this time after it became warm counts as a failed launch.
 const MIN_UPTIME: Duration = Duration::from_secs(30);
-/// From a pod's creation to the start of its container, when nothing holds it up. A pod that takes longer waits for a volume, an
-/// image or an init container, and makes no CPU busy.
+/// Usual time from the creation of a pod to the start of its container. A pod that takes longer waits for a volume, an image
+/// or an init container, and uses no CPU.
 const START_TIME: Duration = Duration::from_secs(5);
-/// Lookups of unknown sessions that one runner can cause at once, and the time after which it can cause another one.
+/// Lookups of unknown sessions that one runner can cause in a burst.
 const LOOKUP_BURST: u32 = 16;
+/// Time after which a runner can cause another lookup.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(in crate::core) struct Runner {
     pod: RunnerPod,
     link: Link,
-    /// What it reported last, even if it does not answer now.
+    /// The last report. It is kept while the runner does not answer.
     state: Option<Report>,
-    /// Every session that it may have is known: it has reported to this leader, or was created in its term.
+    /// All sessions of the runner are known: it has reported to this leader, or its pod was created in this term.
     sessions_known: bool,
-    /// It said no since it last told its state, or that does not tell of what it took: what is known of its room is not true.
+    /// The runner refused or lost a session after its last report, so its free slots are unknown.
     refused: bool,
-    /// It was told to go.
+    /// This leader has deleted the pod.
     deleting: bool,
-    /// Its browsers were all hot once.
+    /// All its browsers were hot at some time.
     was_warm: bool,
-    /// When they were for the first time, as far as is known here.
+    /// When this process first saw the runner warm.
     warm_since: Option<Mono>,
-    /// Since when they are not. Absent: they are, or never were.
+    /// When the runner stopped being warm. `None` while it is warm, or when it never was.
     cold_since: Option<Mono>,
-    /// Sessions that are bound here or may be.
+    /// Sessions that are bound to the runner, or may be.
     sessions: BTreeSet<Uid>,
-    /// When it was made, on the monotonic clock.
+    /// Creation time of the pod, on the monotonic clock.
     created: Mono,
-    /// When its container was first seen to run. The creation, where that was before this process knew the pod.
+    /// When the container was first seen running. The creation time if it ran before this process saw the pod.
     running_since: Option<Mono>,
-    /// When the lookups of unknown sessions that it caused are paid for, at one every [`LOOKUP_INTERVAL`].
+    /// Time until which the lookups of unknown sessions are accounted for, at one every [`LOOKUP_INTERVAL`].
     lookups_paid_until: Mono,
-    /// Its events are followed.
+    /// The runner's event stream is followed.
     followed: bool,
-    /// The write of its annotation.
+    /// The write of the annotation with the public keys.
     annotation: RetryState,
-    /// Its deletion, while it is wanted and not done.
+    /// The deletion of the pod.
     deletion: RetryState,
-    /// Its early end was counted as a failure of its pool.
+    /// The end of the pod was checked for a failed launch.
     failure_recorded: bool,
-    /// The calls by which its sessions are ended.
+    /// The calls that end its sessions.
     ends: Ends,
 }
 
-/// What a report changed.
+/// What a report changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct ReportChange {
-    /// It differs from the last one, or the runner was not known to answer.
+    /// The report differs from the last one, or the runner's free slots were unknown before.
     pub(in crate::core) changed: bool,
-    /// Its browsers are all hot for the first time.
+    /// All browsers are hot for the first time.
     pub(in crate::core) first_warm: bool,
-    /// They are all hot, and were not by the last report.
+    /// All browsers are hot, and were not in the last report.
     pub(in crate::core) becomes_warm: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) enum Link {
-    /// Nobody follows it, or it has not spoken yet.
+    /// The runner has not reported to this leader.
     Unknown,
-    /// It speaks.
     Up,
-    /// It does not answer.
-    Silent { since: Mono },
+    /// The runner does not answer.
+    Silent {
+        since: Mono,
+    },
 }
 
 impl Runner {
@@ -127,45 +129,44 @@ impl Runner {
         &self.link
     }
 
-    /// What it reported last, even if it does not answer now.
+    /// The last report. It is kept while the runner does not answer.
     pub(in crate::core) fn report(&self) -> Option<&Report> {
         self.state.as_ref()
     }
 
-    /// When its pod was created, on the monotonic clock.
+    /// Creation time of the pod, on the monotonic clock.
     pub(in crate::core) fn created(&self) -> Mono {
         self.created
     }
 
-    /// Sessions that are bound here or may be.
+    /// Sessions that are bound to the runner, or may be.
     pub(in crate::core) fn sessions(&self) -> &BTreeSet<Uid> {
         &self.sessions
     }
 
-    /// A session is bound here, or may be. False: that is known.
+    /// Assigns a session to the runner. Returns `false` if it was assigned already.
     pub(in crate::core) fn assign(&mut self, session: &Uid) -> bool {
         self.sessions.insert(session.clone())
     }
 
-    /// A session is here no more. False: it was not here.
+    /// Removes a session from the runner. Returns `false` if it was not assigned.
     pub(in crate::core) fn unassign(&mut self, session: &Uid) -> bool {
         self.sessions.remove(session)
     }
 
-    /// Its pod was created in this term: it has no session of a former leader.
+    /// Records that the pod was created in this term, so that the runner has no session of a former leader.
     pub(in crate::core) fn mark_sessions_known(&mut self) {
         self.sessions_known = true;
     }
 
-    /// It refused a session, or forgot one that it had taken: it gets none before its next report.
+    /// Records that the runner refused or lost a session. It gets no session before its next report.
     pub(in crate::core) fn mark_refused(&mut self) {
         self.refused = true;
     }
 
-    /// Takes its report.
     pub(in crate::core) fn record_report(&mut self, report: &Report, now: Mono) -> ReportChange {
         let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
-        // It reports every 10 s that it is there: of a thousand runners that is a hundred times a second.
+        // Unchanged reports are cheap: each runner sends one every 10 s, so 1000 runners send 100 a second.
         let changed =
             self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.sessions_known;
         (self.link, self.refused, self.sessions_known) = (Link::Up, false, true);
@@ -183,21 +184,20 @@ impl Runner {
         ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
-    /// It does not answer.
     pub(in crate::core) fn mark_silent(&mut self, now: Mono) {
         if !matches!(self.link, Link::Silent { .. }) {
             self.link = Link::Silent { since: now };
         }
     }
 
-    /// Its events are followed from now on. Returns the address; none: they are followed already, or it has no address yet.
+    /// Starts to follow the runner's events. Returns its address, or `None` if it is followed already or has no address yet.
     pub(in crate::core) fn follow(&mut self) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.followed)?;
         self.followed = true;
         Some(address)
     }
 
-    /// Begins the write of its annotation, when that is due. Returns the annotation's new value.
+    /// Starts the write of the annotation if it is due. Returns the annotation's new value.
     pub(in crate::core) fn begin_annotation(&mut self, published: Option<&str>, now: Mono) -> Option<String> {
         if !self.annotation.may_start(now) || self.is_terminating() {
             return None;
@@ -215,7 +215,7 @@ impl Runner {
         self.annotation = self.annotation.failed(&self.pod.uid, now);
     }
 
-    /// Begins the deletion of its pod. False: it leaves already, or the deletion failed just now.
+    /// Starts the deletion of the pod. Returns `false` if it was started already, or pauses after a failure.
     pub(in crate::core) fn begin_deletion(&mut self, now: Mono) -> bool {
         let begins = !self.deleting && self.deletion.may_start(now);
         if begins {
@@ -230,30 +230,30 @@ impl Runner {
         self.deletion = self.deletion.failed(&self.pod.uid, now);
     }
 
-    /// Whether its deletion was decided here.
+    /// Returns whether this leader has deleted the pod.
     pub(in crate::core) fn is_deleting(&self) -> bool {
         self.deleting
     }
 
-    /// When its deletion, if that failed, may be repeated.
     pub(in crate::core) fn deletion_retry_at(&self) -> Option<Mono> {
         self.deletion.retry_at()
     }
 
-    /// When a write of its pod that failed may be repeated.
+    /// When failed writes of the pod may be repeated.
     pub(in crate::core) fn write_retries(&self) -> impl Iterator<Item = Mono> {
         [self.annotation.retry_at(), self.deletion.retry_at()].into_iter().flatten()
     }
 
-    /// Whether its end is a failure of its pool that was not counted before: it ended by itself, and hardly lived.
+    /// Returns whether the end of the pod is a failed launch that was not counted before: it exited by itself before it was
+    /// warm for [`MIN_UPTIME`].
     pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
-        let hardly_lived = self.warm_since.is_none_or(|since| now.since(since) < MIN_UPTIME);
-        let failed = hardly_lived && self.pod.killed_at.is_none() && !self.failure_recorded;
+        let exited_early = self.warm_since.is_none_or(|since| now.since(since) < MIN_UPTIME);
+        let failed = exited_early && self.pod.killed_at.is_none() && !self.failure_recorded;
         self.failure_recorded = true;
         failed
     }
 
-    /// Takes a later version of its pod.
+    /// Stores a newer version of the pod.
     pub(in crate::core) fn replace_pod(&mut self, pod: RunnerPod, now: Now) {
         self.pod = pod;
         if self.pod.phase == PodPhase::Running {
@@ -261,13 +261,14 @@ impl Runner {
         }
     }
 
-    /// Whether it may have sessions that this leader does not know of. It counts as busy, and offers no slot.
+    /// Returns whether the runner may have sessions that this leader does not know. Such a runner counts as busy and offers
+    /// no slot.
     pub(in crate::core) fn may_have_unknown_sessions(&self) -> bool {
-        !self.sessions_known && self.pod.address.is_some() && !self.pod.is_over()
+        !self.sessions_known && self.pod.address.is_some() && !self.pod.is_terminated()
     }
 
-    /// Takes one lookup of an unknown session that it lists, if it has one left. Each is a read of the API server, so a runner
-    /// that invents sessions gets only a few.
+    /// Takes one lookup of an unknown session, if one is left. Each lookup is a read of the API server, so a runner that
+    /// invents sessions gets only a few.
     pub(in crate::core) fn take_lookup(&mut self, now: Mono) -> bool {
         let paid = self.lookups_paid_until.max(now).after(LOOKUP_INTERVAL);
         let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUP_BURST);
@@ -277,85 +278,84 @@ impl Runner {
         granted
     }
 
-    /// Begins the call that ends a session, or has its end forgotten. Returns the address to call; none when it must not be called
-    /// now.
+    /// Starts the call that ends a session or acknowledges its end. Returns the address to call, or `None` if no call is
+    /// allowed now.
     pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Mono) -> Option<IpAddr> {
-        let address = self.pod.address.filter(|_| !self.pod.is_over())?;
+        let address = self.pod.address.filter(|_| !self.pod.is_terminated())?;
         let entry = self.state.as_ref().and_then(|state| state.session(session));
         let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
         let most = RunnerState::max_sessions(self.pod.slots);
         self.ends.start(session, ended, most, now).then_some(address)
     }
 
-    /// Such a call was answered, or given up.
+    /// Records that such a call was answered or abandoned.
     pub(in crate::core) fn end_answered(&mut self, session: &Uid, now: Mono) {
         self.ends.answered(session, now);
     }
 
-    /// Forgets the calls for sessions that it does not list any more.
+    /// Forgets the calls for sessions that the runner no longer lists.
     pub(in crate::core) fn forget_ends(&mut self, now: Mono) {
         let state = self.state.as_ref();
         self.ends.forget_unlisted(|uid| state.is_some_and(|state| state.session(uid).is_some()), now);
     }
 
-    /// When such a call may be repeated.
     pub(in crate::core) fn next_end_retry(&self, now: Mono) -> Option<Mono> {
         self.ends.next_retry(now)
     }
 
-    /// The annotation with the public keys, when it has to be written. An issuer of which no key is published keeps those that the
-    /// runner has: without any, the runner would refuse all of that issuer's calls.
+    /// The new value of the annotation with the public keys, if it has to be written. An issuer without a published key
+    /// keeps the keys that the runner has, because without any key the runner would refuse all calls of that issuer.
     fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
         let published = published.filter(|published| *published != self.pod.keys)?;
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
         let wanted = match (parse(published), parse(&self.pod.keys)) {
-            (Ok(published), Ok(had)) => {
-                serde_json::to_string(&published.or_those_of(had)).expect("a map of strings serializes")
+            (Ok(published), Ok(current)) => {
+                serde_json::to_string(&published.or_those_of(current)).expect("a map of strings serializes")
             }
             _ => published.to_owned(),
         };
         (wanted != self.pod.keys).then_some(wanted)
     }
 
-    /// Whether it is on its way out.
+    /// Returns whether the pod is being deleted or has terminated.
     pub(in crate::core) fn is_terminating(&self) -> bool {
-        self.deleting || self.pod.killed_at.is_some() || self.pod.is_over()
+        self.deleting || self.pod.killed_at.is_some() || self.pod.is_terminated()
     }
 
-    /// Whether it takes a place in its pool.
+    /// Returns whether the pod holds its ordinal in the pool.
     pub(in crate::core) fn occupies_ordinal(&self, now: Now) -> bool {
-        !self.pod.is_over() && !self.is_stuck(now)
+        !self.pod.is_terminated() && !self.is_stuck(now)
     }
 
-    /// Whether it should long be gone.
+    /// Returns whether the pod still exists [`STUCK_AFTER`] its deadline.
     pub(in crate::core) fn is_stuck(&self, now: Now) -> bool {
         self.stuck_from(now).is_some_and(|at| at <= now.mono)
     }
 
-    /// From when on it should long be gone.
+    /// When the pod becomes stuck, if it is being deleted.
     pub(in crate::core) fn stuck_from(&self, now: Now) -> Option<Mono> {
         let killed_at = self.pod.killed_at?;
         let left = Duration::try_from(killed_at.duration_since(now.wall)).unwrap_or_default();
         Some(now.mono_of(killed_at).after(left).after(STUCK_AFTER))
     }
 
-    /// Whether it answers.
+    /// Returns whether the runner answers.
     pub(in crate::core) fn is_up(&self) -> bool {
         self.link == Link::Up
     }
 
-    /// Whether its last report has that session.
+    /// Returns whether the last report lists the session.
     pub(in crate::core) fn lists(&self, session: &Uid) -> bool {
         self.state.as_ref().is_some_and(|state| state.session(session).is_some())
     }
 
-    /// Whether it has all the hot browsers that it is to have.
+    /// Returns whether the runner answers and all its browsers are hot.
     pub(in crate::core) fn is_warm(&self) -> bool {
         self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
     }
 
-    /// For how many sessions more it can be counted on, of a runner with so many slots, where it cannot be counted as an idle one.
-    /// What drains, is spent or does not answer takes none.
+    /// The free slots of a runner that autoscaling has to keep. `None` if the runner is idle and can be replaced by an idle
+    /// one of `slots` slots. A runner that drains, is spent or does not answer has no free slots.
     pub(in crate::core) fn kept_capacity(&self, slots: u32) -> Option<u32> {
         let lost = self.is_terminating() || matches!(self.link, Link::Silent { .. });
         match self.state.as_ref().filter(|_| !lost) {
@@ -368,22 +368,22 @@ impl Runner {
         }
     }
 
-    /// Whether it takes sessions or serves them.
+    /// Returns whether the runner is ready for sessions or has one.
     pub(in crate::core) fn serves(&self) -> bool {
         self.is_up() && !self.is_terminating() && (self.is_warm() || self.used() > 0)
     }
 
-    /// Whether it has its place: one that drains does for as long as its sessions live.
+    /// Returns whether the runner counts towards `maxUnavailable`. A draining runner does until its sessions have ended.
     pub(in crate::core) fn counts_as_available(&self) -> bool {
         self.serves() || self.is_terminating() && self.used() > 0
     }
 
-    /// Whether it goes, and is known to have no session: nobody has to wait for it.
+    /// Returns whether the runner is terminating and is known to have no session.
     pub(in crate::core) fn is_terminating_idle(&self) -> bool {
         self.is_terminating() && self.is_idle() && self.state.is_some()
     }
 
-    /// Whether it never came up, or came up once and launches no browser any more.
+    /// Returns whether the runner never became warm, or can no longer launch browsers.
     pub(in crate::core) fn is_broken(&self) -> bool {
         match &self.state {
             Some(state) => !state.warm && (!self.was_warm || state.launch_error.is_some()),
@@ -391,12 +391,12 @@ impl Runner {
         }
     }
 
-    /// Whether it takes no session any more, as it has served as many as it may.
+    /// Returns whether the runner has served `sessionsPerRunner` sessions.
     pub(in crate::core) fn is_spent(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.spent)
     }
 
-    /// Whether it makes the CPUs busy with launching, or is about to.
+    /// Returns whether the runner launches browsers, or is about to, and so uses CPUs.
     pub(in crate::core) fn is_launching(&self, now: Now) -> bool {
         match self.pod.phase {
             _ if self.is_terminating() => false,
@@ -406,8 +406,8 @@ impl Runner {
         }
     }
 
-    /// A runner is overdue when it has had neither a session of ours nor a hot browser for longer than a launch takes. Sessions that
-    /// it invents make no difference, and neither does having been warm before.
+    /// Returns whether the runner has had neither an assigned session nor a hot browser for [`LAUNCH_TIMEOUT`]. Invented
+    /// sessions and former hot browsers make no difference.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
         let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
         let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
@@ -422,20 +422,20 @@ impl Runner {
         self.running_since.map_or(Duration::ZERO, |since| now.mono.since(since))
     }
 
-    /// Whether no session is here, as far as anybody knows.
+    /// Returns whether the runner has no session, neither assigned nor reported.
     pub(in crate::core) fn is_idle(&self) -> bool {
         let lists_none = self.state.as_ref().is_none_or(|state| state.sessions().is_empty());
         self.sessions.is_empty() && lists_none && !self.may_have_unknown_sessions()
     }
 
-    /// Sessions that hold a slot here, or may.
+    /// Number of sessions that use a slot, or may use one.
     pub(in crate::core) fn used(&self) -> usize {
         let listed = self.state.iter().flat_map(Report::sessions);
         listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
-    /// What more it would take: its own word, but no more than its slots and its list can hold, less what it was sent and has not
-    /// reported yet.
+    /// The free slots: those that the runner reports, bounded by the slots of its pod and by its list, without the slots of
+    /// assigned sessions that it has not reported yet. `None` if it can take no session.
     pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
         if !self.is_up() || self.refused || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
@@ -457,7 +457,7 @@ fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Room for sessions.
+/// Free slots and hot browsers of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct Room {
     pub(in crate::core) free: u32,
@@ -465,8 +465,8 @@ pub(in crate::core) struct Room {
 }
 
 impl Room {
-    /// One session of that display less. It takes a hot browser where there is one, and else displaces one of the other
-    /// kind when the hot ones fill all slots.
+    /// Takes a slot for a session with that display. The session takes a hot browser of its kind. Without one, it displaces a
+    /// hot browser of the other kind if these fill all free slots.
     pub(in crate::core) fn take(&mut self, display: Display) {
         self.free = self.free.saturating_sub(1);
         let (own, other) = match display {
@@ -481,27 +481,27 @@ impl Room {
     }
 }
 
-/// All runners, and the pods that claim to be some.
+/// All runners, and pods that claim to be runners of unknown pools.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Runners {
-    /// Pods whose controller is a pool that is known, or was when they were first seen.
+    /// Pods whose pool was known when they were first seen.
     by_pod: BTreeMap<Uid, Runner>,
-    /// Pods that claim to be runners of a pool that is not known. Nothing is decided by them.
+    /// Pods that claim to be runners of a pool that is not known. They affect no decision.
     claimants: BTreeMap<Uid, RunnerPod>,
 }
 
 impl Runners {
-    /// Keeps a pod until its pool is known.
+    /// Keeps a pod until its pool becomes known.
     pub(in crate::core) fn claim(&mut self, pod: RunnerPod) {
         self.claimants.insert(pod.uid.clone(), pod);
     }
 
-    /// Takes the pods that claimed to be this pool's.
+    /// Removes and returns the pods that claim this pool.
     pub(in crate::core) fn take_claimants(&mut self, pool: &WorkerPool) -> Vec<RunnerPod> {
         let claimants = std::mem::take(&mut self.claimants);
-        let (theirs, others) = claimants.into_iter().partition(|(_, pod)| pod.belongs_to(pool));
+        let (claimants, others) = claimants.into_iter().partition(|(_, pod)| pod.belongs_to(pool));
         self.claimants = others;
-        BTreeMap::into_values(theirs).collect()
+        BTreeMap::into_values(claimants).collect()
     }
 
     pub(in crate::core) fn retain_claimants(&mut self, keep: impl Fn(&Uid) -> bool) {
@@ -520,7 +520,7 @@ impl Runners {
         self.by_pod.remove(pod)
     }
 
-    /// A new leader has heard none of them.
+    /// Forgets all reports and assignments, because no runner has reported to the new leader.
     pub(in crate::core) fn begin_term(&mut self, now: Now) {
         for runner in self.by_pod.values_mut() {
             *runner = Runner::new(runner.pod.clone(), now);
@@ -547,17 +547,16 @@ impl Runners {
         self.by_pod.values()
     }
 
-    /// The runners of a pool.
     pub(in crate::core) fn of<'a>(&'a self, pool: &'a WorkerPool) -> impl Iterator<Item = &'a Runner> {
         self.by_pod.values().filter(move |runner| runner.pod.belongs_to(pool))
     }
 
-    /// The runners that list a session in their last report.
+    /// The runners whose last report lists the session.
     pub(in crate::core) fn listing<'a>(&'a self, session: &'a Uid) -> impl Iterator<Item = &'a Runner> {
         self.by_pod.values().filter(|runner| runner.lists(session))
     }
 
-    /// How many sessions each node has.
+    /// Number of assigned sessions by node.
     pub(in crate::core) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
         let mut count = HashMap::new();
         for runner in self.by_pod.values() {
@@ -639,10 +638,14 @@ mod tests {
         runner.mark_silent(Mono(5));
         runner.mark_silent(Mono(9));
         assert_eq!(*runner.link(), Link::Silent { since: Mono(5) });
-        assert_eq!(runner.record_report(&report(4, true), Mono(9)), change(true, false, false), "it answers again");
+        assert_eq!(
+            runner.record_report(&report(4, true), Mono(9)),
+            change(true, false, false),
+            "the runner answers again"
+        );
         runner.mark_refused();
         assert_eq!(runner.room(2, |_| None), None);
-        assert!(runner.record_report(&report(4, true), Mono(9)).changed, "its room is known again");
+        assert!(runner.record_report(&report(4, true), Mono(9)).changed, "its free slots are known again");
         assert_eq!(runner.room(2, |_| None).map(|room| room.free), Some(2));
     }
 
@@ -652,8 +655,8 @@ mod tests {
         assert!(runner.begin_deletion(Mono(0)) && !runner.begin_deletion(Mono(0)) && runner.is_deleting());
         runner.deletion_failed(Mono(0));
         assert!(!runner.is_deleting() && !runner.begin_deletion(Mono(0)));
-        let again = runner.deletion_retry_at().unwrap();
-        assert!(runner.begin_deletion(again));
+        let retry_at = runner.deletion_retry_at().unwrap();
+        assert!(runner.begin_deletion(retry_at));
     }
 
     #[test]
@@ -665,7 +668,7 @@ mod tests {
         late.record_report(&report(1, true), Mono(0));
         assert!(!late.record_failure(Mono(30_000)));
         let killed = RunnerPod { killed_at: Some(Timestamp::UNIX_EPOCH), ..pod("c", "p", None) };
-        assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "somebody deleted it");
+        assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "the pod was deleted");
     }
 
     #[test]
@@ -673,12 +676,12 @@ mod tests {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
         assert!(runner.follow().is_some() && runner.follow().is_none());
         assert_eq!(runner.begin_annotation(None, Mono(0)), None, "no keys are published");
-        assert_eq!(runner.begin_annotation(Some("{}"), Mono(0)), None, "it has them");
+        assert_eq!(runner.begin_annotation(Some("{}"), Mono(0)), None, "the annotation has these keys");
         assert!(runner.begin_annotation(Some("new"), Mono(0)).is_some());
-        assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is under way");
+        assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is in flight");
         runner.annotation_failed(Mono(0));
-        let again = runner.write_retries().next().unwrap();
-        assert!(runner.begin_annotation(Some("new"), again).is_some());
+        let retry_at = runner.write_retries().next().unwrap();
+        assert!(runner.begin_annotation(Some("new"), retry_at).is_some());
     }
 
     #[test]
@@ -711,6 +714,6 @@ mod tests {
         let of = |name| runners.of(&pool(name)).map(|runner| runner.pod().uid.clone()).collect::<Vec<_>>();
         assert_eq!((of("p"), of("q"), of("r")), (vec!["a".into(), "c".into()], vec!["b".into()], Vec::<Uid>::new()));
         runners.begin_term(at(1));
-        assert!(runners[&"a".to_owned()].sessions().is_empty(), "a new leader has heard none of them");
+        assert!(runners[&"a".to_owned()].sessions().is_empty(), "a new term keeps no assignment");
     }
 }

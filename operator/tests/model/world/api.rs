@@ -280,7 +280,7 @@ impl World {
         }
         runner.die();
         runner.pod.phase =
-            PodPhase::Terminated { message: "its container ended with exit code 1".into(), out_of_memory: false };
+            PodPhase::Terminated { message: "the container exited with code 1 (Error)".into(), out_of_memory: false };
         self.publish_pod(at);
     }
 

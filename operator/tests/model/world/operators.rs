@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Reasons for which a runner goes though it may have sessions that its leader does not know of: it would not keep them.
-const MAY_REMOVE_UNHEARD: [&str; 3] = ["its pool is being deleted", "its container ended", "it does not answer"];
+const MAY_REMOVE_UNHEARD: [&str; 3] = ["pool is being deleted", "container terminated", "runner is unreachable"];
 
 /// Whether the session's status names another runner than this.
 fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
