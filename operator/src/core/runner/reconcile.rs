@@ -155,7 +155,7 @@ impl Core {
     fn engine_known(&mut self, key: &Key) {
         self.admission_changed();
         let installation = &self.installation.namespace;
-        let asking =
+        let affected =
             self.sessions.queue().waiting(|demand| demand.engine.is_some() && demand.targets(key, installation));
         self.outbox.enqueue_all(affected.into_iter().map(Subject::Session));
     }
