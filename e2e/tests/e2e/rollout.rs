@@ -32,7 +32,10 @@ fn a_shape_in_which_no_browser_starts_replaces_nothing() {
         let status =
             until_pool(&space, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
         let stalled = conditions::get(&status.conditions, STALLED).context("it was just there")?;
-        ensure!(stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("set it back"), "{stalled:?}");
+        ensure!(
+            stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("revert the change"),
+            "{stalled:?}"
+        );
         ensure!(conditions::is_true(&status.conditions, READY), "the former runner serves: {status:?}");
         let serving = status.serving.map(|serving| serving.revision);
         ensure!(serving.is_some() && serving != status.revision, "it makes runners of shape {serving:?}");

@@ -1,5 +1,5 @@
-//! Time as a value. Waiting is measured on a monotonic clock, so that nobody's session ends because a wall clock was set;
-//! what people read is wall time.
+//! Time as a value. Waiting is measured on a monotonic clock, so that nobody's session ends because a wall clock was
+//! set; what people read is wall time.
 
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What the operator knows of the cluster besides its own kinds: nodes, namespaces, and the public keys that runners trust.
+//! What the operator knows of the cluster besides its own kinds: nodes, namespaces, and the public keys that runners
+//! trust.
 
 use crate::core::{
     messages::{Change, Namespace, Node},

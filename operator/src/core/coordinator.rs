@@ -20,11 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// After the start of a term, how long slots are withheld because of runners that have neither reported nor failed to answer.
-/// Each was asked at once, so one that has said nothing by then must not hold up the others.
+/// After the start of a term, how long slots are withheld because of runners that have neither reported nor failed to
+/// answer. Each was asked at once, so one that has said nothing by then must not hold up the others.
 const RUNNER_REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How far the operator's clock and the times in objects may be apart: it is corrected from 3 s on, and those have whole seconds.
+/// How far the operator's clock and the times in objects may be apart: it is corrected from 3 s on, and those have
+/// whole seconds.
 const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
 /// All that the operator knows, and what it makes of it.
@@ -46,14 +47,15 @@ pub struct Core {
 /// One time of leading.
 #[derive(Debug)]
 pub(in crate::core) struct Term {
-    /// Runners that were there when it began and have neither spoken nor failed to. Empty after [`RUNNER_REPORT_TIMEOUT`].
+    /// Runners that were there when it began and have neither spoken nor failed to. Empty after
+    /// [`RUNNER_REPORT_TIMEOUT`].
     awaited: BTreeSet<Uid>,
     since: Now,
 }
 
 impl Term {
-    /// Whether the pod was created in this term, and so by this leader: nothing that a former one began lands after its term.
-    /// Creation times have whole seconds, and are the API server's.
+    /// Whether the pod was created in this term, and so by this leader: nothing that a former one began lands after its
+    /// term. Creation times have whole seconds, and are the API server's.
     pub(in crate::core) fn has_created(&self, pod: &RunnerPod) -> bool {
         pod.created.duration_since(self.since.wall) > CLOCK_MARGIN
     }
@@ -210,8 +212,8 @@ impl Core {
         }
     }
 
-    /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has
-    /// reported what it has, has failed to answer, or has had [`RUNNER_REPORT_TIMEOUT`] to do either.
+    /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning
+    /// of the term has reported what it has, has failed to answer, or has had [`RUNNER_REPORT_TIMEOUT`] to do either.
     pub(in crate::core) fn may_schedule(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }

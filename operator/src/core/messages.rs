@@ -51,7 +51,8 @@ pub enum Event {
         /// What it answered.
         answer: Result<BindAnswer, BindFailure>,
     },
-    /// [`Effect::End`] was answered, or given up. It is repeated after a pause for as long as the runner lists the session.
+    /// [`Effect::End`] was answered, or given up. It is repeated after a pause for as long as the runner lists the
+    /// session.
     EndAnswered {
         /// UID of the session.
         session: Uid,
@@ -360,8 +361,9 @@ pub enum Observation {
         /// From its first sight until now, as above, where it never was Ready.
         started: Option<Interval>,
     },
-    /// The write of a status was accepted, and some fields are not as they were sent: the CRDs are of an older version, or a webhook
-    /// changes them. The fields are compared with the answer to the same write, so another writer of the status cannot cause this.
+    /// The write of a status was accepted, and some fields are not as they were sent: the CRDs are of an older version,
+    /// or a webhook changes them. The fields are compared with the answer to the same write, so another writer of the
+    /// status cannot cause this.
     Pruned {
         /// Kind of the object.
         kind: &'static str,
@@ -370,8 +372,8 @@ pub enum Observation {
         /// Paths of the fields, such as `status.observedGeneration`. At least one.
         fields: Vec<String>,
     },
-    /// The write of an object's metadata was accepted, and it is not as it was sent: a webhook changes it, or a user does at the same
-    /// time.
+    /// The write of an object's metadata was accepted, and it is not as it was sent: a webhook changes it, or a user
+    /// does at the same time.
     Reverted {
         /// Kind of the object.
         kind: &'static str,

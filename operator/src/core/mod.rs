@@ -1,9 +1,10 @@
-//! What the operator decides: a state machine without IO. It is told what happened ([`Event`]) and says what is to be done
-//! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
+//! What the operator decides: a state machine without IO. It is told what happened ([`Event`]) and says what is to be
+//! done ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
 //!
 //! - `session`, `runner`, `pool`: the things, their states, and what happens to them.
 //! - `scheduler`: which sessions a pool accepts, the queue, and the assignment of slots.
-//! - `orphans`: sessions that a runner reports and no object stands for. `ends`: how often a runner is asked to end a session.
+//! - `orphans`: sessions that a runner reports and no object stands for. `ends`: how often a runner is asked to end a
+//! session.
 //! - `status`: what is published, as a function of all that. `status_write`: its writes.
 //! - `messages`: the events that the core receives and the effects that it returns.
 //!

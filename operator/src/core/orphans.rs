@@ -1,5 +1,5 @@
-//! Sessions that runners list and no known object stands for. The object may be on its way here, or may have been deleted while
-//! no operator led; a read past the cache tells. What a runner invents costs no more than a few reads.
+//! Sessions that runners list and no known object stands for. The object may be on its way here, or may have been
+//! deleted while no operator led; a read past the cache tells. What a runner invents costs no more than a few reads.
 
 use crate::core::{
     clock::Mono,
@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// An unknown session is looked up after this time: its object may be on its way here. Not later, because a session that was
-/// deleted while no operator led holds its slot until then.
+/// An unknown session is looked up after this time: its object may be on its way here. Not later, because a session
+/// that was deleted while no operator led holds its slot until then.
 const LOOKUP_DELAY: Duration = Duration::from_secs(2);
 /// Unknown sessions of one runner that are followed at once. The others have their turn when these are settled.
 const MAX_PER_RUNNER: usize = 16;
@@ -55,7 +55,8 @@ impl Orphans {
         self.orphans.contains_key(uid)
     }
 
-    /// The pod of its runner, and when it has to be looked up. None: it is not followed, or its lookup is under way or was refused.
+    /// The pod of its runner, and when it has to be looked up. None: it is not followed, or its lookup is under way or
+    /// was refused.
     pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Mono)> {
         let orphan = self.orphans.get(uid)?;
         let at = match orphan.lookup {

@@ -1,4 +1,5 @@
-//! Collects what a step decides: effects for the I/O layer, subjects that have to be reconciled, and when to reconcile one again.
+//! Collects what a step decides: effects for the I/O layer, subjects that have to be reconciled, and when to reconcile
+//! one again.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -9,8 +10,8 @@ use crate::core::{
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeSet;
 
-/// Something that is reconciled as a whole when anything about it changed. The order is the order of reconciliation: sessions are
-/// assigned before any is found to have waited too long.
+/// Something that is reconciled as a whole when anything about it changed. The order is the order of reconciliation:
+/// sessions are assigned before any is found to have waited too long.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::core) enum Subject {
     /// The sessions that wait for a slot.

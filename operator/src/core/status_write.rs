@@ -1,6 +1,6 @@
-//! Tracks the write of one object's status, and recognises when the API server keeps only a part of it: an older CRD prunes
-//! fields that it does not know, and a webhook may change others. Such a write succeeds, so that comparing the desired status with
-//! the stored one would repeat it without end.
+//! Tracks the write of one object's status, and recognises when the API server keeps only a part of it: an older CRD
+//! prunes fields that it does not know, and a webhook may change others. Such a write succeeds, so that comparing the
+//! desired status with the stored one would repeat it without end.
 
 use crate::core::{
     clock::Mono,
@@ -38,14 +38,14 @@ impl<S> Default for StatusWrite<S> {
 }
 
 impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
-    /// The status to compute the next one from: the stored one, or what was sent, for as long as the object has the part of it that
-    /// was kept. Otherwise a pruned time would be set to another value at each attempt.
+    /// The status to compute the next one from: the stored one, or what was sent, for as long as the object has the
+    /// part of it that was kept. Otherwise a pruned time would be set to another value at each attempt.
     pub(super) fn base<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
         self.partial_of(stored).map(|partial| &partial.sent).or(stored)
     }
 
-    /// Whether `desired` is to be written now. What landed in part is repeated after a pause that grows to 30 s, because the CRDs may
-    /// have been updated; another desired status is written at once.
+    /// Whether `desired` is to be written now. What landed in part is repeated after a pause that grows to 30 s,
+    /// because the CRDs may have been updated; another desired status is written at once.
     pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Mono) -> bool {
         match self.partial_of(stored) {
             Some(partial) if partial.sent != *desired => {
@@ -67,7 +67,8 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         self.sent = Some(Box::new(desired));
     }
 
-    /// The write was accepted, and this is stored now. Returns the fields that are not as they were sent; none: all of it landed.
+    /// The write was accepted, and this is stored now. Returns the fields that are not as they were sent; none: all of
+    /// it landed.
     pub(super) fn landed(&mut self, stored: Option<&S>, subject: &str, now: Mono) -> Vec<String> {
         let sent = self.sent.take();
         let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
@@ -80,7 +81,8 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         fields
     }
 
-    /// The write did not land, or it is not known whether it did. After a refusal only a change of the object allows another one.
+    /// The write did not land, or it is not known whether it did. After a refusal only a change of the object allows
+    /// another one.
     pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Mono) {
         (self.sent, self.partial) = (None, None);
         self.call = match failure {
@@ -106,12 +108,14 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 }
 
-/// The report of a write after which these fields of the object are not as they were sent; none when there are no such fields.
+/// The report of a write after which these fields of the object are not as they were sent; none when there are no such
+/// fields.
 pub(super) fn observe_pruned(kind: &'static str, object: Key, fields: Vec<String>) -> Option<Effect> {
     (!fields.is_empty()).then_some(Effect::Observe(Observation::Pruned { kind, object, fields }))
 }
 
-/// The fields in which two statuses differ, as paths. They are compared as JSON, in which times have the precision that is stored.
+/// The fields in which two statuses differ, as paths. They are compared as JSON, in which times have the precision that
+/// is stored.
 fn differences<S: Serialize + PartialEq>(sent: &S, stored: Option<&S>) -> Vec<String> {
     if stored == Some(sent) {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! Remembers for a while which sessions and pods were deleted: what a runner still has of them is ended without a read of the API
-//! server, and an answer that was slower than the watch does not bring them back.
+//! Remembers for a while which sessions and pods were deleted: what a runner still has of them is ended without a read
+//! of the API server, and an answer that was slower than the watch does not bring them back.
 
 use crate::core::{clock::Mono, ids::Uid};
 use std::{collections::HashMap, time::Duration};

@@ -73,8 +73,8 @@ pub struct Fleet {
     pub observed: Vec<Observation>,
     /// Pools of which nothing was to be measured any more.
     pub forgotten: Vec<Key>,
-    /// The API server drops `status.observedGeneration`, as one with older CRDs does, and a webhook takes annotations of pods and
-    /// finalizers of pools away.
+    /// The API server drops `status.observedGeneration`, as one with older CRDs does, and a webhook takes annotations
+    /// of pods and finalizers of pools away.
     pub prunes: bool,
     /// Writes of statuses of sessions and of pools, of finalizers, and of annotations.
     pub writes: Writes,

@@ -232,7 +232,8 @@ fn claimants_use_no_launch_budget() {
     assert_eq!(created_namespaces(&effects), ["ns"]);
 }
 
-/// As the API server, the scheduler and the kubelet answer, but for one namespace, whose pods come to be as `fate` says.
+/// As the API server, the scheduler and the kubelet answer, but for one namespace, whose pods come to be as `fate`
+/// says.
 fn first_launches(
     pools: &[WorkerPool],
     cpus: usize,
@@ -306,8 +307,8 @@ fn runners_that_never_become_warm_do_not_delay_another_pool() {
     assert_eq!(created_namespaces(&effects), ["good"]);
 }
 
-/// How many of 200 runners launch on 4 CPUs beside three that were warm until [`START`] and list those sessions, so late after it.
-/// `replaced`: they are of a deleted pool of the same name.
+/// How many of 200 runners launch on 4 CPUs beside three that were warm until [`START`] and list those sessions, so
+/// late after it. `replaced`: they are of a deleted pool of the same name.
 fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -> Vec<Session>) -> usize {
     let mut evil = pool("evil", "p", 3);
     let pods: Vec<_> = (0..3).map(|ordinal| pod(&evil, &format!("cold-{ordinal}"), ordinal)).collect();
@@ -553,7 +554,8 @@ fn ended_sessions(effects: &[Effect]) -> Vec<String> {
 
 const WIDE: u32 = 32;
 
-/// A leader that knows a runner of 32 slots, and that as many sessions as the runner can list were deleted; and their list.
+/// A leader that knows a runner of 32 slots, and that as many sessions as the runner can list were deleted; and their
+/// list.
 fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
     let mut wide = pool("ns", "p", 1);
     wide.spec.slots_per_runner = i32::try_from(WIDE).unwrap();

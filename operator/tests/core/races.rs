@@ -335,7 +335,8 @@ fn publishes_a_pool_while_it_creates_a_runner() {
     let effects = leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), first, Event::Leads]);
     let (pool, status) = published_pool(&effects).expect("its status is written");
     leader.step([with_status(&pool, status, "3")]);
-    // Once the first one is warm, the other may be made; that the first one is warm is published a second after the last.
+    // Once the first one is warm, the other may be made; that the first one is warm is published a second after the
+    // last.
     let effects = leader.step([reports_sessions(&[])]);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::CreatePod { .. })), "no runner is made: {effects:?}");
     assert!(published_pool(&effects).is_none(), "it was published just before");

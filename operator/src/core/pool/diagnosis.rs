@@ -1,4 +1,5 @@
-//! What keeps a pool's runners from coming up: chains of named checks. The first check that applies gives reason and message.
+//! Finds out why a pool's runners do not come up. Each chain of named checks returns the reason and message of the
+//! first check that applies.
 
 use crate::core::{
     clock::Now,
@@ -11,10 +12,11 @@ use crate::core::{
 use camofleet_crds::conditions::pool as reasons;
 use std::time::Duration;
 
-/// A pool that lacks runners and has got none for so long needs somebody's help; as with Deployments.
+/// Time without progress after which a pool that lacks runners is `Stalled`, like a Deployment's
+/// `progressDeadlineSeconds`.
 pub(in crate::core) const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
-/// A pool, and those of its runners that a check looks at.
+/// A pool and the runners that a check inspects.
 struct Subject<'a> {
     pool: &'a Pool,
     runners: Vec<&'a Runner>,
@@ -23,7 +25,7 @@ struct Subject<'a> {
 
 type Check = fn(&Subject) -> Option<ReasonMessage>;
 
-/// Checks of the shape in which the pool makes its runners.
+/// Checks of the current shape.
 const CURRENT_SHAPE: [Check; 5] = [
     no_shape_is_accepted,
     pods_of_the_current_shape_fail,
@@ -32,10 +34,10 @@ const CURRENT_SHAPE: [Check; 5] = [
     no_runner_comes_up,
 ];
 
-/// Checks of a new shape, of which one runner has to load a page before others follow.
+/// Checks of a new shape that is being rolled out.
 const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, browsers_do_not_launch, the_canary_is_late];
 
-/// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
+/// The reason for `Stalled` when runners of the current shape do not come up.
 pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
     let current = |runner: &&Runner| !pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(current).collect();
@@ -51,8 +53,8 @@ pub(in crate::core) fn canary_stalled_reason(pool: &Pool, runners: &[&Runner], n
     let runners = runners.iter().copied().filter(canary).collect();
     let (_, message) = first(&CANARY, &Subject { pool, runners, now })?;
     let message = format!(
-        "the first runner of the new shape does not come up: {message}. Runners of the former shape go on serving: correct the pool, \
-         or set it back"
+        "the first runner of the new shape does not come up: {message}. Runners of the previous shape keep serving. \
+         Correct the pool, or revert the change"
     );
     Some((reasons::CANARY_FAILED, message))
 }
@@ -61,30 +63,30 @@ fn first(checks: &[Check], subject: &Subject) -> Option<ReasonMessage> {
     checks.iter().find_map(|check| check(subject))
 }
 
-/// The only known template is too large.
+/// The pool has only a template that is too large.
 fn no_shape_is_accepted(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
     shapes.refusal().filter(|_| shapes.has_no_valid_shape())
 }
 
-/// Pods cannot be created, or end before their browsers were hot.
+/// Pods of the current shape cannot be created, or terminate before they are warm.
 fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
     shapes.last_failure(&shapes.current().revision)
 }
 
-/// As above, of the shape that is tested.
+/// Canaries cannot be created, or terminate before they are warm.
 fn canaries_fail(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
     shapes.last_failure(&shapes.update().revision).filter(|_| shapes.is_rolling_out())
 }
 
-/// A pod's image cannot be pulled, or no node takes the pod.
+/// A pod's image cannot be pulled, or the pod fits on no node.
 fn a_pod_does_not_start(subject: &Subject) -> Option<ReasonMessage> {
     subject.runners.iter().find_map(|runner| match &runner.pod().phase {
         PodPhase::Pending(Some(pod_read::PendingReason::Image(message))) => Some((
             reasons::IMAGE_ERROR,
-            format!("pod {}: {message}; correct template.image or its pull secrets", runner.pod().key.name),
+            format!("pod {}: {message}; correct template.image or template.imagePullSecrets", runner.pod().key.name),
         )),
         PodPhase::Pending(Some(pod_read::PendingReason::Unschedulable(message))) => Some((
             reasons::UNSCHEDULABLE,
@@ -93,14 +95,14 @@ fn a_pod_does_not_start(subject: &Subject) -> Option<ReasonMessage> {
                 runner.pod().key.name
             ),
         )),
-        // What set the gate removes it when the pod's turn has come.
+        // The controller that set the gate removes it.
         PodPhase::Pending(Some(pod_read::PendingReason::Gated) | None)
         | PodPhase::Running
         | PodPhase::Terminated { .. } => None,
     })
 }
 
-/// A runner reports that its browsers do not launch, and has no hot one left.
+/// A runner reports a launch error and has no hot browser left.
 fn browsers_do_not_launch(subject: &Subject) -> Option<ReasonMessage> {
     subject.runners.iter().filter_map(|runner| runner.report()).find_map(|report| {
         let error = report.launch_error.as_ref().filter(|_| report.hot.headless + report.hot.headful == 0)?;
@@ -108,10 +110,10 @@ fn browsers_do_not_launch(subject: &Subject) -> Option<ReasonMessage> {
     })
 }
 
-/// The pool lacks runners, and none has come up for [`PROGRESS_DEADLINE`].
+/// The pool lacks runners, and none has become warm for [`PROGRESS_DEADLINE`].
 fn no_runner_comes_up(subject: &Subject) -> Option<ReasonMessage> {
     subject.pool.lacking_since().filter(|since| since.after(PROGRESS_DEADLINE) <= subject.now.mono)?;
-    let message = "no runner has come up for 10 minutes: look at the pods' events and logs";
+    let message = "no runner has become ready for 10 minutes; read the pods' events and logs";
     Some((reasons::NO_PROGRESS, message.to_owned()))
 }
 
@@ -119,7 +121,6 @@ fn no_runner_comes_up(subject: &Subject) -> Option<ReasonMessage> {
 fn the_canary_is_late(subject: &Subject) -> Option<ReasonMessage> {
     let is_late = |canary: &&&Runner| canary.created().after(PROGRESS_DEADLINE) <= subject.now.mono;
     let late = subject.runners.iter().find(is_late)?;
-    let message =
-        format!("pod {} has not loaded a page in 10 minutes: look at its events and logs", late.pod().key.name);
+    let message = format!("pod {} has not loaded a page for 10 minutes; read its events and logs", late.pod().key.name);
     Some((reasons::NO_PROGRESS, message))
 }

@@ -1,4 +1,4 @@
-//! Which namespaces a pool is for.
+//! Decides which namespaces may use a pool.
 
 use camofleet_crds::v1alpha1::{NamespacesFrom, WorkerPool};
 use kube::core::{Selector, SelectorExt};
@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 /// Labels of namespaces, by name.
 pub(in crate::core) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Which namespaces a pool is for.
+/// A pool's `allowedNamespaces`. The pool's own namespace is always allowed ([`Pool::allows_namespace`]).
+///
+/// [`Pool::allows_namespace`]: crate::core::pool::state::Pool::allows_namespace
 #[derive(Debug)]
 pub(in crate::core) enum NamespacePolicy {
     Same,
     All,
     Labelled(Selector),
-    /// Its selector is none that can be matched by.
+    /// The selector is invalid.
     None,
 }
 

@@ -1,4 +1,4 @@
-//! The places of a pool: which have no pod, and which pods are being created.
+//! Tracks the ordinals of a pool: which lack a pod, and which pods are being created.
 
 use crate::core::{clock::Mono, ids::Uid, pool::launches::Place};
 use std::{
@@ -6,16 +6,16 @@ use std::{
     time::Duration,
 };
 
-/// A pod that was created and is not seen for so long was lost on the way.
+/// Time after which a created pod that the watch has not delivered counts as lost.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct Places {
-    /// Places without a pod, and since when.
+    /// Ordinals without a pod, and since when.
     missing: BTreeMap<u32, Mono>,
-    /// Pods that are being created and were not seen yet, by name.
+    /// Pods that are being created, by name, until the watch delivers them.
     creating: BTreeMap<String, Creating>,
-    /// The last pod that was seen in each place.
+    /// The last pod that was seen for each ordinal.
     last: HashMap<u32, Uid>,
 }
 
@@ -27,30 +27,30 @@ struct Creating {
 }
 
 impl Places {
-    /// What a former leader created is seen, or is not there.
+    /// Forgets the creates of a former leader. The watch delivers the pods that exist.
     pub(in crate::core) fn begin_term(&mut self) {
         self.missing.clear();
         self.creating.clear();
     }
 
-    /// A pod of the pool was seen.
+    /// Records that the watch has delivered a pod of the pool.
     pub(in crate::core) fn pod_seen(&mut self, ordinal: u32, name: &str, pod: &Uid) {
         self.creating.remove(name);
         self.missing.remove(&ordinal);
         self.last.insert(ordinal, pod.clone());
     }
 
-    /// Gives up pods whose creation is too long ago.
+    /// Forgets creates that were started more than [`CREATE_TIMEOUT`] ago.
     pub(in crate::core) fn expire_creations(&mut self, now: Mono) {
         self.creating.retain(|_, creating| now.since(creating.since) < CREATE_TIMEOUT);
     }
 
-    /// No place needs a pod any more.
     pub(in crate::core) fn clear_missing(&mut self) {
         self.missing.clear();
     }
 
-    /// So many places need a pod now, besides those that are `occupied` by one. A place keeps the time since which it has none.
+    /// Sets the number of ordinals that need a pod, besides the `occupied` ones. An ordinal keeps the time since which
+    /// it has no pod.
     pub(in crate::core) fn set_missing(&mut self, wanted: usize, occupied: &[u32], now: Mono) {
         let creating: Vec<u32> = self.ordinals_creating().collect();
         let is_free = |ordinal: &u32| !occupied.contains(ordinal) && !creating.contains(ordinal);
@@ -65,12 +65,11 @@ impl Places {
         self.creating.values().map(|creating| creating.ordinal)
     }
 
-    /// How many pods are being created.
+    /// Number of pods that are being created.
     pub(in crate::core) fn creating(&self) -> usize {
         self.creating.len()
     }
 
-    /// The revisions of the pods that are being created.
     pub(in crate::core) fn revisions_creating(&self) -> impl Iterator<Item = &str> {
         self.creating.values().map(|creating| creating.revision.as_str())
     }
@@ -79,7 +78,7 @@ impl Places {
         !self.missing.is_empty()
     }
 
-    /// Places without a pod. With `canary`, the pod of the last one is to test a new shape.
+    /// The ordinals without a pod. With `canary`, the last one gets a pod that tests the new shape.
     pub(in crate::core) fn missing(&self, canary: bool) -> impl Iterator<Item = Place> {
         let last = self.missing.keys().next_back().copied().filter(|_| canary);
         let place = move |(ordinal, since): (&u32, &Mono)| Place {
@@ -90,23 +89,23 @@ impl Places {
         self.missing.iter().map(place)
     }
 
-    /// UID of the last pod that was seen in a place.
+    /// UID of the last pod that was seen for an ordinal.
     pub(in crate::core) fn last(&self, ordinal: u32) -> Option<&str> {
         self.last.get(&ordinal).map(String::as_str)
     }
 
-    /// Begins the creation of the pod of a place.
     pub(in crate::core) fn begin_create(&mut self, ordinal: u32, name: String, revision: &str, now: Mono) {
         self.missing.remove(&ordinal);
         self.creating.insert(name, Creating { ordinal, revision: revision.to_owned(), since: now });
     }
 
-    /// The creation failed. Returns the revision; none when the pod was seen all the same, or was given up.
+    /// Records that a create failed. Returns the pod's revision, or `None` if the pod was seen or the create timed out
+    /// before.
     pub(in crate::core) fn create_failed(&mut self, name: &str) -> Option<String> {
         self.creating.remove(name).map(|creating| creating.revision)
     }
 
-    /// When pods that are being created are given up.
+    /// When pending creates time out.
     pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
         self.creating.values().map(|creating| creating.since.after(CREATE_TIMEOUT))
     }

@@ -1,5 +1,5 @@
-//! Reconciles a pool: keeps the desired number of runner pods in the current shape, removes surplus and outdated ones without ending
-//! sessions early, and publishes its status.
+//! Reconciles pools: keeps the desired number of runner pods in the current shape, removes surplus and outdated ones
+//! without ending sessions early, and publishes the status.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -22,7 +22,7 @@ use crate::core::{
 use camofleet_crds::v1alpha1::WorkerPool;
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-/// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
+/// Time after the drain deadline at which the finalizer of a deleted pool is removed, even if runners are left.
 const FINALIZER_GRACE: Duration = Duration::from_secs(60);
 
 impl Core {
@@ -30,11 +30,11 @@ impl Core {
         let key = Key::of(object.as_ref());
         let known = self.pools.get_mut(&key).filter(|known| known.is_same_pool(&object));
         match known {
-            // An answer that was slower than the watch tells of a past.
+            // An answer that arrives after the watch event contains an older version.
             Some(pool) if version(object.as_ref()) < version(pool.object().as_ref()) => return,
             Some(pool) => {
                 let matters = pool.replace_object(object, &self.installation);
-                // The operator itself writes the status every second while sessions come and go. No waiting session depends on it.
+                // The operator writes the status up to once a second. No waiting session depends on it.
                 if !matters {
                     self.outbox.enqueue(Subject::Pool(key));
                     return;
@@ -54,7 +54,7 @@ impl Core {
         self.pool_changed(&key);
     }
 
-    /// A shape in which a runner is up needs no test: so it is when a change is taken back half-way.
+    /// Skips the canary if a warm runner already has the update shape, as after a change that is reverted half-way.
     fn adopt_running_shape(&mut self, key: &Key) {
         let pool = &self.pools[key];
         let desired = pool.shapes.update().revision.clone();
@@ -75,7 +75,7 @@ impl Core {
         }
     }
 
-    /// Those who wait for it may get slots now, or other words for why they do not.
+    /// Re-evaluates the waiting sessions that may use the pool.
     fn pool_changed(&mut self, key: &Key) {
         self.admission_changed();
         self.outbox.enqueue(Subject::Pool(key.clone()));
@@ -94,7 +94,7 @@ impl Core {
         self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
     }
 
-    /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
+    /// Reconciles a pool, except for new pods, which are created for all pools together ([`Core::launch_runners`]).
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let Some(pool) = self.pools.get_mut(key) else { return };
@@ -103,7 +103,7 @@ impl Core {
             self.release_deleted_pool(key);
         } else {
             self.finalize_and_protect(key);
-            // Before every runner has said what it has, none is known to be idle.
+            // Before all runners have reported, the idle ones are not known.
             if self.may_schedule() {
                 self.update_scale(key);
                 self.remove_runners(key);
@@ -115,7 +115,7 @@ impl Core {
         self.outbox.requeue_at(Subject::Pool(key.clone()), timer);
     }
 
-    /// How many runners it is to have, and whether it lacks some.
+    /// Updates the desired number of runners, and whether the pool lacks some.
     fn update_scale(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let pool = &self.pools[key];
@@ -146,7 +146,7 @@ impl Core {
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
-    /// Removes the runners of a pool that is being deleted, and the finalizer when they are gone or have had their time.
+    /// Deletes the runners of a deleted pool. Removes the finalizer when they are gone or the deadline has passed.
     fn release_deleted_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
@@ -160,7 +160,7 @@ impl Core {
         }
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.places.clear_missing();
-        let empty = !runners.iter().any(|(_, counts)| *counts) && pool.places.creating() == 0;
+        let empty = !runners.iter().any(|(_, occupies)| *occupies) && pool.places.creating() == 0;
         let overdue = deadline_of(pool.object(), now).is_some_and(|deadline| deadline <= now.mono);
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if (empty || overdue) && finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
@@ -169,8 +169,8 @@ impl Core {
         }
     }
 
-    /// Removes runners that have served their time, are on a node that is to be empty, are too many, or of an old shape. One that has
-    /// not reported to this leader may have sessions, and is left alone.
+    /// Deletes runners that are spent, on a cordoned node, surplus or outdated. Runners that have not reported to this
+    /// leader stay, because they may have sessions.
     fn remove_runners(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
@@ -195,9 +195,10 @@ impl Core {
             false
         });
         let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)));
-        // The canary is one more than the pool is to have.
+        // The canary is additional to the desired number.
         remaining.retain(|runner| !rollout.has_canary || !pool.shapes.is_canary(&runner.pod().revision));
-        // Too many: first those that are of least use, with a session last; and so that nodes become empty.
+        // Remove the least useful surplus runners first and those with sessions last. Prefer nodes with few sessions,
+        // so that nodes become empty.
         let on_nodes = self.runners.sessions_on_nodes();
         let sessions_on_node =
             |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
@@ -205,7 +206,7 @@ impl Core {
             let current = runner.pod().revision == pool.shapes.current().revision;
             (runner.used(), runner.is_warm(), current, sessions_on_node(runner), Reverse(runner.pod().ordinal))
         });
-        let room = rollout.target - usize::from(rollout.has_canary);
+        let target = rollout.target - usize::from(rollout.has_canary);
         let terminating: Vec<&Runner> = self
             .runners
             .of(pool.object())
@@ -213,8 +214,9 @@ impl Core {
             .collect();
         let draining = terminating.iter().filter(|runner| !runner.is_terminating_idle()).count();
         let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.displaces_runner {
-            // Draining runners count towards the desired number, so that no runner with a session is removed in their place.
-            let excess = (remaining.len() + draining).saturating_sub(room);
+            // Draining runners count towards the desired number, so that no runner with a session is removed in their
+            // place.
+            let excess = (remaining.len() + draining).saturating_sub(target);
             remaining
                 .iter()
                 .filter(|runner| runner.is_idle())
@@ -222,7 +224,7 @@ impl Core {
                 .map(|runner| runner.pod().uid.clone())
                 .collect()
         } else {
-            let excess = remaining.len().saturating_sub(room);
+            let excess = remaining.len().saturating_sub(target);
             let known = remaining.iter().filter(|runner| !runner.may_have_unknown_sessions());
             known.take(excess).map(|runner| runner.pod().uid.clone()).collect()
         };
@@ -236,20 +238,20 @@ impl Core {
         }
     }
 
-    /// Finds the places that have no pod. Every pod that is not terminal has one.
+    /// Finds the ordinals that lack a pod. Every pod that has not terminated holds one.
     fn find_missing_pods(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
         let counted = || self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now));
         let target = Rollout::of(pool, counted()).target;
         let lacks_canary = self.lacks_canary(pool);
-        // Who follows on one that goes without a session does not wait for its end, but takes another place.
-        let removed = counted().filter(|runner| runner.is_terminating_idle()).count();
+        // The successor of an idle terminating runner does not wait for its end, but takes another ordinal.
+        let replaced = counted().filter(|runner| runner.is_terminating_idle()).count();
         let occupied: Vec<u32> = counted().map(|runner| runner.pod().ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let taken = occupied.len() + pool.places.creating();
-        // The canary does not wait for those that drain.
-        let wanted = (target + removed).saturating_sub(taken).max(usize::from(lacks_canary));
+        // The canary does not wait for draining runners.
+        let wanted = (target + replaced).saturating_sub(taken).max(usize::from(lacks_canary));
         let wanted = if pool.shapes.has_no_valid_shape() { 0 } else { wanted };
         pool.places.set_missing(wanted, &occupied, now.mono);
     }
@@ -325,11 +327,11 @@ impl Core {
                 .filter(|runner| pool.shapes.is_canary(&runner.pod().revision))
                 .map(|canary| Some(canary.created().after(PROGRESS_DEADLINE))),
         );
-        // Others may have come up meanwhile, or launch for too long to hold these back; and one that is stuck is replaced.
+        // Check every second whether other launches have ended or a terminating pod is stuck.
         if pool.places.lacks_pods() || self.runners.of(pool.object()).any(|runner| runner.pod().killed_at.is_some()) {
             timers.push(Some(now.mono.after(Duration::from_secs(1))));
         }
-        // All that was due has been done: what is not later than now wakes for nothing.
+        // Everything due now is done. An earlier time would only cause an idle step.
         timers.into_iter().flatten().filter(|at| *at > now.mono).min()
     }
 }
@@ -340,7 +342,7 @@ fn finalize(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
     }
 }
 
-/// When a pool that is being deleted is let go in any case.
+/// When the finalizer of a deleted pool is removed in any case.
 fn deadline_of(pool: &WorkerPool, now: Now) -> Option<Mono> {
     let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
     let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());

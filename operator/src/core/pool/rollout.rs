@@ -1,4 +1,4 @@
-//! How a pool changes to another shape.
+//! Rolls a pool over to a new shape: one canary first, then the other runners within `maxUnavailable`.
 
 use crate::core::{
     ids::Uid,
@@ -12,11 +12,11 @@ use camofleet_crds::conditions::pool as reasons;
 
 /// The progress of a pool towards the shape that its spec asks for.
 pub(in crate::core) struct Rollout {
-    /// Pods that it is to have now: one more than desired while runners of different shapes are there or to come.
+    /// Target number of pods: one more than desired while the shape changes.
     pub(in crate::core) target: usize,
-    /// One of them tests a new shape.
+    /// One of the pods tests a new shape.
     pub(in crate::core) has_canary: bool,
-    /// No node has room for one more, and one may be missing: another gives its place to it.
+    /// The canary does not fit on a node or in a quota, and `maxUnavailable` allows to remove an idle runner for it.
     pub(in crate::core) displaces_runner: bool,
 }
 
@@ -32,7 +32,7 @@ impl Rollout {
             unschedulable && pool.shapes.is_canary(&runner.pod().revision)
         };
         let may_be_unavailable = pool.object().spec.rollout.max_unavailable_of(desired) > 0;
-        // A canary that ended had room on a node, and its successor would have room again.
+        // A canary that failed had room, and so will the next one.
         let displaces_runner = has_canary
             && may_be_unavailable
             && match pool.shapes.last_failure(&pool.shapes.update().revision) {
@@ -43,8 +43,8 @@ impl Rollout {
     }
 }
 
-/// Runners of an old shape that are to go now: idle ones first, and only while no more are missing than may be; then those
-/// with sessions, which drain. None before the new shape is proven.
+/// Returns the runners of an outdated shape to remove now, within `maxUnavailable`: idle ones first, then those with
+/// sessions, which drain. Returns none before the new shape is proven.
 pub(in crate::core) fn outdated(pool: &Pool, remaining: &[&Runner], terminating: &[&Runner]) -> Vec<Uid> {
     if pool.shapes.has_no_valid_shape() {
         return Vec::new();
@@ -54,14 +54,14 @@ pub(in crate::core) fn outdated(pool: &Pool, remaining: &[&Runner], terminating:
     };
     let (idle, busy): (Vec<&Runner>, Vec<&Runner>) =
         remaining.iter().filter(is_outdated).partition(|runner| runner.is_idle());
-    // Those that nobody would miss.
+    // Removing broken runners does not reduce availability.
     let (mut leaving, up): (Vec<&Runner>, Vec<&Runner>) = idle.into_iter().partition(|runner| runner.is_broken());
     let available = remaining.iter().chain(terminating).filter(|runner| runner.counts_as_available()).count();
     let max_unavailable = pool.object().spec.rollout.max_unavailable_of(pool.desired());
     let removable = (available + max_unavailable).saturating_sub(pool.desired());
     leaving.extend(up.iter().take(removable));
     if up.len() <= removable {
-        // A runner of several slots that drains has its place, but takes none of the sessions that it has room for.
+        // A draining runner with several slots counts as available, but its free slots are lost.
         let loses_nothing =
             |runner: &&Runner| runner.is_spent() || runner.report().is_some_and(|state| state.slots == 1);
         let lost = terminating.iter().filter(|runner| runner.counts_as_available() && !loses_nothing(runner)).count();

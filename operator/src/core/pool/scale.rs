@@ -1,24 +1,24 @@
-//! How many runners an autoscaled pool should have: up at once with demand, down once demand was lower for a while.
+//! Computes the desired number of runners. Autoscaling scales up at once, and down after demand was lower for a delay.
 
 use crate::core::clock::Mono;
 use camofleet_crds::v1alpha1::{Autoscaling, WorkerPoolSpec};
 use std::time::Duration;
 
-/// What a pool's runners are needed for, and what they have.
+/// Demand for a pool's runners, and the capacity that they have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::core) struct Need {
-    /// Runners that have sessions, or can take no more: those that drain or are spent keep their place until they are gone.
+    /// Runners that cannot be removed as idle: those with sessions, and those that drain or are spent.
     pub(in crate::core) kept: u32,
-    /// Slots that are free on them.
+    /// Free slots of the kept runners.
     pub(in crate::core) free: u32,
-    /// Sessions that wait for the pool and that its limits would let in.
+    /// Waiting sessions that the pool's limits allow.
     pub(in crate::core) waiting: u32,
-    /// Sessions that its limits would let in at all.
+    /// Number of further sessions that `limits.maxSessions` allows.
     pub(in crate::core) allowed: u32,
 }
 
 impl Need {
-    /// The runners that have room for that and for the buffer.
+    /// Number of runners for the waiting sessions and the buffer.
     fn replicas(self, autoscaling: &Autoscaling, slots_per_runner: i32) -> i32 {
         let buffer = u32::try_from(autoscaling.buffer_slots).unwrap_or_default();
         let slots = self.waiting.saturating_add(buffer).min(self.allowed).saturating_sub(self.free);
@@ -28,17 +28,16 @@ impl Need {
     }
 }
 
-/// How many runners a pool is to have now.
+/// The desired number of runners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct Scale {
     pub(in crate::core) desired: i32,
-    /// Since when fewer would have done, and how many would have at most.
+    /// Since when fewer runners are needed, and the peak of the need since then.
     scale_down: Option<(Mono, i32)>,
 }
 
 impl Scale {
-    /// As it was when this operator came to the pool: what was published last, so that nothing is removed before it was
-    /// too much for as long as the pool says.
+    /// Resumes from the published number, so that a new leader also waits for `scaleDownDelaySeconds`.
     pub(in crate::core) fn resumed(spec: &WorkerPoolSpec, published: Option<i32>) -> Self {
         let desired = match &spec.autoscaling {
             Some(autoscaling) => published
@@ -59,18 +58,18 @@ impl Scale {
             *self = Self { desired: needed, scale_down: None };
             return;
         }
-        // More than the pool may have now is not waited for.
+        // A lower `maxReplicas` applies without a delay.
         self.desired = self.desired.min(autoscaling.max_replicas);
         let (since, peak) = self.scale_down.unwrap_or((now, needed));
         let peak = peak.max(needed);
         self.scale_down = Some((since, peak));
         if since.after(delay_of(autoscaling)) <= now {
-            // What would have done is what did at the busiest moment; from here on it is looked at anew.
+            // Scale down to the peak of the delay. A new delay starts if even fewer are needed now.
             *self = Self { desired: peak, scale_down: (needed < peak).then_some((now, needed)) };
         }
     }
 
-    /// When there may be fewer.
+    /// When the delay ends.
     pub(in crate::core) fn scale_down_at(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
         let (since, _) = self.scale_down?;
         spec.autoscaling.as_ref().map(|autoscaling| since.after(delay_of(autoscaling)))
@@ -103,7 +102,7 @@ mod tests {
         let mut scale = Scale::resumed(&spec, None);
         assert_eq!(scale.desired, 1);
         assert_eq!(after(&mut scale, &spec, 0, 0, 0), 1);
-        assert_eq!(after(&mut scale, &spec, 1, 1, 0), 2, "one runner that is full, and one with two slots to spare");
+        assert_eq!(after(&mut scale, &spec, 1, 1, 0), 2, "one full runner, and one for the buffer of two slots");
         assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
         assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
         let autoscaling = spec.autoscaling.unwrap();
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(
             [need(1, 0, 99), need(1, 1, 99), need(0, 9, 1), need(0, 0, 0)],
             [2, 2, 2, 1],
-            "what is free, and what may be"
+            "free slots and limits"
         );
     }
 

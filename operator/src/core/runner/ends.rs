@@ -1,5 +1,5 @@
-//! Paces the `DELETE` calls that end sessions on a runner. The pool's owner chooses the runner image. A runner that answers
-//! each call and keeps listing the session must not make the operator repeat the call at network speed.
+//! Paces the `DELETE` calls that end sessions on a runner. The pool's owner chooses the runner image. A runner that
+//! answers each call and keeps listing the session must not make the operator repeat the call at network speed.
 
 use crate::core::{clock::Mono, ids::Uid};
 use camofleet_runtime::backoff::ExponentialBackoff;
@@ -28,9 +28,9 @@ struct End {
 }
 
 impl Ends {
-    /// Starts a call, and returns whether one is allowed now. `ended` is whether the runner lists the session as ended. A
-    /// session that has ended since the last call skips its pause, because a well-behaved runner needs two calls: one ends
-    /// the session, one acknowledges the end. At most `most` sessions are remembered; others wait.
+    /// Starts a call, and returns whether one is allowed now. `ended` is whether the runner lists the session as ended.
+    /// A session that has ended since the last call skips its pause, because a well-behaved runner needs two calls: one
+    /// ends the session, one acknowledges the end. At most `most` sessions are remembered; others wait.
     pub(super) fn start(&mut self, session: &Uid, ended: bool, most: usize, now: Mono) -> bool {
         let in_flight = self.by_session.values().filter(|end| end.paused_until.is_none()).count();
         let former = self.by_session.get(session).copied();

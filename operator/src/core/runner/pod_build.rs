@@ -24,7 +24,8 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 const API_PORT: &str = "http";
 const PROBE_PORT: &str = "probes";
 const KEYS_FOLDER: &str = "/etc/camofleet";
-/// Time after the drain deadline in which a runner ends its browsers and waits for the operator to acknowledge the ends.
+/// Time after the drain deadline in which a runner ends its browsers and waits for the operator to acknowledge the
+/// ends.
 const GRACE_AFTER_DRAIN_SECONDS: i32 = 15;
 
 /// Settings of the operator's installation that all runner pods share.
@@ -36,8 +37,8 @@ pub struct Installation {
     pub public_url: String,
     /// The operator's namespace. A session that names no pool may use its pools if they allow the session's namespace.
     pub namespace: String,
-    /// Environment variables of all runners, such as the trace endpoint. A pool's template overrides them. They are part of
-    /// the shape.
+    /// Environment variables of all runners, such as the trace endpoint. A pool's template overrides them. They are
+    /// part of the shape.
     pub runner_environment: Vec<(String, String)>,
 }
 
@@ -51,8 +52,8 @@ pub struct Shape {
     probes: Probes,
 }
 
-/// The port on which runners answer the kubelet's probes. An older runner image does not listen on the probe port and would
-/// never become ready there, so a proven shape keeps the port that it was proven with.
+/// The port on which runners answer the kubelet's probes. An older runner image does not listen on the probe port and
+/// would never become ready there, so a proven shape keeps the port that it was proven with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Probes {
     /// The API port. Shapes published before this field existed use it.
@@ -92,9 +93,9 @@ impl Shape {
     pub fn refusal(&self) -> Option<String> {
         let bytes = self.pool.spec.template.too_large?;
         Some(format!(
-            "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its environment, \
-             annotations, volumes or affinity. Until then the operator creates no runner from it, and existing runners keep \
-             serving"
+            "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its \
+             environment, annotations, volumes or affinity. Until then the operator creates no runner from it, and \
+             existing runners keep serving"
         ))
     }
 
@@ -132,8 +133,8 @@ pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
     }
 }
 
-/// Builds the pod for an ordinal of the pool. Its name depends only on the arguments, so a repeated create conflicts with
-/// the first one. A canary has to load a page before it is warm.
+/// Builds the pod for an ordinal of the pool. Its name depends only on the arguments, so a repeated create conflicts
+/// with the first one. A canary has to load a page before it is warm.
 pub fn runner_pod(
     shape: &Shape,
     installation: &Installation,
@@ -195,8 +196,9 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
     ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-/// Annotations for cluster autoscalers: cluster-autoscaler (see its FAQ) and Karpenter (see its page "Disruption"). Both ask
-/// whether a pod may be evicted, not whether it is idle, so with `WhenIdle` they remove a node only once it is empty.
+/// Annotations for cluster autoscalers: cluster-autoscaler (see its FAQ) and Karpenter (see its page "Disruption").
+/// Both ask whether a pod may be evicted, not whether it is idle, so with `WhenIdle` they remove a node only once it is
+/// empty.
 fn eviction_annotations(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
     match disruption {
         Disruption::WhenIdle => {
@@ -348,7 +350,8 @@ fn disk_volume(name: &str, limit: &str) -> Volume {
     Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
 }
 
-/// Volume for `/dev/shm`, through which browser processes share memory. The container runtime's default has only 64 MiB.
+/// Volume for `/dev/shm`, through which browser processes share memory. The container runtime's default has only 64
+/// MiB.
 fn memory_volume(name: &str) -> Volume {
     let source = EmptyDirVolumeSource {
         medium: Some("Memory".to_owned()),

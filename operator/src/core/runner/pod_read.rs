@@ -127,8 +127,8 @@ struct SeenContainer {
 }
 
 impl RunnerPod {
-    /// Reads a pod. Returns `None` if its controller is not a `WorkerPool` of this API group. The core checks whether that
-    /// pool exists ([`RunnerPod::belongs_to`]); until then the pod only claims to be a runner.
+    /// Reads a pod. Returns `None` if its controller is not a `WorkerPool` of this API group. The core checks whether
+    /// that pool exists ([`RunnerPod::belongs_to`]); until then the pod only claims to be a runner.
     pub fn read(pod: &SeenPod) -> Option<Self> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
         let (group, _version) = owner.api_version.split_once('/')?;

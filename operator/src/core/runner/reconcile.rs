@@ -1,5 +1,5 @@
-//! Reconciles runners: follows their pods and reports, ends the sessions of lost runners, deletes pods and annotates them
-//! with the public keys.
+//! Reconciles runners: follows their pods and reports, ends the sessions of lost runners, deletes pods and annotates
+//! them with the public keys.
 
 use crate::core::{
     clock::Mono,
@@ -160,8 +160,9 @@ impl Core {
         self.outbox.enqueue_all(affected.into_iter().map(Subject::Session));
     }
 
-    /// Handles assigned sessions that the runner no longer lists. A published one ends as `RunnerLost`. An unpublished one
-    /// waits for another slot, and the runner gets no session before its next report, because it may lose that one too.
+    /// Handles assigned sessions that the runner no longer lists. A published one ends as `RunnerLost`. An unpublished
+    /// one waits for another slot, and the runner gets no session before its next report, because it may lose that one
+    /// too.
     fn lose_unlisted_sessions(&mut self, pod: &Uid, state: &Report) {
         for uid in self.runners[pod].sessions().clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
@@ -294,8 +295,9 @@ impl Core {
 
     pub(in crate::core) fn pod_annotated(&mut self, uid: &Uid, sent: &str, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        // The pod of the answer was applied before this event. If it lacks the keys that were sent, a webhook removed them, and
-        // writing them again at once would not end. Compare with the sent keys, because newer ones may be published by now.
+        // The pod of the answer was applied before this event. If it lacks the keys that were sent, a webhook removed
+        // them, and writing them again at once would not end. Compare with the sent keys, because newer ones may be
+        // published by now.
         let reverted = answer.is_ok() && runner.pod().keys != sent;
         if reverted {
             let field = format!("metadata.annotations.{KEYS_ANNOTATION}");

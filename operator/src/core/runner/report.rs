@@ -16,8 +16,8 @@ const MAX_VERSION: usize = 64;
 /// Longest identifier, in bytes. UIDs are UUIDs of 36 bytes.
 const MAX_IDENTIFIER: usize = 64;
 
-/// The validated state of a runner. It lists no more sessions than its pod can hold, all names are valid in Kubernetes, and
-/// all numbers lie within the pod's slots. It keeps only the fields that decisions need.
+/// The validated state of a runner. It lists no more sessions than its pod can hold, all names are valid in Kubernetes,
+/// and all numbers lie within the pod's slots. It keeps only the fields that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub(in crate::core) boot_id: String,
@@ -166,7 +166,8 @@ fn truncated(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// Returns whether `text` is a valid UID or boot id: ASCII letters, digits and `-_.`, which have no special meaning in a URL.
+/// Returns whether `text` is a valid UID or boot id: ASCII letters, digits and `-_.`, which have no special meaning in
+/// a URL.
 fn is_identifier(text: &str) -> bool {
     (1..=MAX_IDENTIFIER).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))

@@ -28,8 +28,8 @@ pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_s
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A runner that exits by itself less than this time after it became warm counts as a failed launch.
 const MIN_UPTIME: Duration = Duration::from_secs(30);
-/// Usual time from the creation of a pod to the start of its container. A pod that takes longer waits for a volume, an image
-/// or an init container, and uses no CPU.
+/// Usual time from the creation of a pod to the start of its container. A pod that takes longer waits for a volume, an
+/// image or an init container, and uses no CPU.
 const START_TIME: Duration = Duration::from_secs(5);
 /// Lookups of unknown sessions that one runner can cause in a burst.
 const LOOKUP_BURST: u32 = 16;
@@ -190,7 +190,8 @@ impl Runner {
         }
     }
 
-    /// Starts to follow the runner's events. Returns its address, or `None` if it is followed already or has no address yet.
+    /// Starts to follow the runner's events. Returns its address, or `None` if it is followed already or has no address
+    /// yet.
     pub(in crate::core) fn follow(&mut self) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.followed)?;
         self.followed = true;
@@ -244,8 +245,8 @@ impl Runner {
         [self.annotation.retry_at(), self.deletion.retry_at()].into_iter().flatten()
     }
 
-    /// Returns whether the end of the pod is a failed launch that was not counted before: it exited by itself before it was
-    /// warm for [`MIN_UPTIME`].
+    /// Returns whether the end of the pod is a failed launch that was not counted before: it exited by itself before it
+    /// was warm for [`MIN_UPTIME`].
     pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
         let exited_early = self.warm_since.is_none_or(|since| now.since(since) < MIN_UPTIME);
         let failed = exited_early && self.pod.killed_at.is_none() && !self.failure_recorded;
@@ -261,14 +262,14 @@ impl Runner {
         }
     }
 
-    /// Returns whether the runner may have sessions that this leader does not know. Such a runner counts as busy and offers
-    /// no slot.
+    /// Returns whether the runner may have sessions that this leader does not know. Such a runner counts as busy and
+    /// offers no slot.
     pub(in crate::core) fn may_have_unknown_sessions(&self) -> bool {
         !self.sessions_known && self.pod.address.is_some() && !self.pod.is_terminated()
     }
 
-    /// Takes one lookup of an unknown session, if one is left. Each lookup is a read of the API server, so a runner that
-    /// invents sessions gets only a few.
+    /// Takes one lookup of an unknown session, if one is left. Each lookup is a read of the API server, so a runner
+    /// that invents sessions gets only a few.
     pub(in crate::core) fn take_lookup(&mut self, now: Mono) -> bool {
         let paid = self.lookups_paid_until.max(now).after(LOOKUP_INTERVAL);
         let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUP_BURST);
@@ -278,8 +279,8 @@ impl Runner {
         granted
     }
 
-    /// Starts the call that ends a session or acknowledges its end. Returns the address to call, or `None` if no call is
-    /// allowed now.
+    /// Starts the call that ends a session or acknowledges its end. Returns the address to call, or `None` if no call
+    /// is allowed now.
     pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Mono) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.pod.is_terminated())?;
         let entry = self.state.as_ref().and_then(|state| state.session(session));
@@ -354,8 +355,8 @@ impl Runner {
         self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
     }
 
-    /// The free slots of a runner that autoscaling has to keep. `None` if the runner is idle and can be replaced by an idle
-    /// one of `slots` slots. A runner that drains, is spent or does not answer has no free slots.
+    /// The free slots of a runner that autoscaling has to keep. `None` if the runner is idle and can be replaced by an
+    /// idle one of `slots` slots. A runner that drains, is spent or does not answer has no free slots.
     pub(in crate::core) fn kept_capacity(&self, slots: u32) -> Option<u32> {
         let lost = self.is_terminating() || matches!(self.link, Link::Silent { .. });
         match self.state.as_ref().filter(|_| !lost) {
@@ -373,7 +374,8 @@ impl Runner {
         self.is_up() && !self.is_terminating() && (self.is_warm() || self.used() > 0)
     }
 
-    /// Returns whether the runner counts towards `maxUnavailable`. A draining runner does until its sessions have ended.
+    /// Returns whether the runner counts towards `maxUnavailable`. A draining runner does until its sessions have
+    /// ended.
     pub(in crate::core) fn counts_as_available(&self) -> bool {
         self.serves() || self.is_terminating() && self.used() > 0
     }
@@ -406,8 +408,8 @@ impl Runner {
         }
     }
 
-    /// Returns whether the runner has had neither an assigned session nor a hot browser for [`LAUNCH_TIMEOUT`]. Invented
-    /// sessions and former hot browsers make no difference.
+    /// Returns whether the runner has had neither an assigned session nor a hot browser for [`LAUNCH_TIMEOUT`].
+    /// Invented sessions and former hot browsers make no difference.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
         let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
         let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
@@ -434,8 +436,8 @@ impl Runner {
         listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
-    /// The free slots: those that the runner reports, bounded by the slots of its pod and by its list, without the slots of
-    /// assigned sessions that it has not reported yet. `None` if it can take no session.
+    /// The free slots: those that the runner reports, bounded by the slots of its pod and by its list, without the
+    /// slots of assigned sessions that it has not reported yet. `None` if it can take no session.
     pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
         if !self.is_up() || self.refused || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
@@ -465,8 +467,8 @@ pub(in crate::core) struct Room {
 }
 
 impl Room {
-    /// Takes a slot for a session with that display. The session takes a hot browser of its kind. Without one, it displaces a
-    /// hot browser of the other kind if these fill all free slots.
+    /// Takes a slot for a session with that display. The session takes a hot browser of its kind. Without one, it
+    /// displaces a hot browser of the other kind if these fill all free slots.
     pub(in crate::core) fn take(&mut self, display: Display) {
         self.free = self.free.saturating_sub(1);
         let (own, other) = match display {

@@ -1,4 +1,4 @@
-//! Who gets which slot.
+//! Assigns free slots to waiting sessions, and explains why the others wait.
 
 use crate::core::{
     coordinator::Core,
@@ -24,15 +24,15 @@ use std::{
     iter::Peekable,
 };
 
-/// A pool that has room, as it is while slots are given out.
+/// A pool with free slots, updated while slots are assigned.
 struct OpenPool<'a> {
     pool: &'a WorkerPool,
     runners: Vec<OpenRunner<'a>>,
-    /// Sessions that it has.
+    /// Sessions on the pool, including those assigned now.
     running: u32,
-    /// Those of each tenant before slots were given out.
+    /// Sessions of each tenant before slots were assigned.
     running_before: &'a BTreeMap<String, u32>,
-    /// What was added for each tenant.
+    /// Sessions of each tenant that were assigned now.
     assigned: HashMap<&'a str, u32>,
 }
 
@@ -40,9 +40,8 @@ struct OpenRunner<'a> {
     uid: &'a Uid,
     room: Room,
     engine: Option<EngineName>,
-    /// It has the pool's current shape.
+    /// The runner has the pool's current shape.
     current: bool,
-    /// Sessions on its node.
     sessions_on_node: usize,
 }
 
@@ -52,7 +51,7 @@ impl<'a> OpenPool<'a> {
         self.running_before.get(tenant).copied().unwrap_or_default() + assigned
     }
 
-    /// Whether a session like that could have a slot here now.
+    /// Returns whether a session with this demand can get a slot now.
     fn has_room_for(&self, demand: &Demand) -> bool {
         limit_reached(self.pool, self.running, self.running_of(&demand.tenant), &demand.tenant).is_none()
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
@@ -62,27 +61,27 @@ impl<'a> OpenPool<'a> {
         Turn::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
     }
 
-    /// How well it suits: hot browsers of the right kind, then room.
+    /// Ranks the pool for a session: a matching hot browser first, then the number of free slots.
     fn score(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
         let able = self.runners.iter().filter(|runner| runner.serves(engine));
         able.fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
     }
 
-    /// Takes the best slot: on a runner that has a hot browser, of the current shape, and, to leave others empty, with as
-    /// little room as will do, on the node with most sessions.
+    /// Takes the best slot. Runners rank by a matching hot browser, the current shape, fewest free slots and most
+    /// sessions on the node. The last two keep other runners and nodes empty.
     fn take(&mut self, demand: &'a Demand, display: Display) -> Option<&'a Uid> {
         let able = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
         let (at, best) = able.reduce(|best, other| {
             let rank = |runner: &OpenRunner| {
                 (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.sessions_on_node)
             };
-            // Of equals the first.
+            // Ties go to the first runner.
             if rank(other.1) > rank(best.1) { other } else { best }
         })?;
         let uid = best.uid;
         best.room.take(display);
         if best.room.free == 0 {
-            // The order of the others stays, so that two runs choose alike.
+            // Keep the order, so that assignments are deterministic.
             self.runners.remove(at);
         }
         self.running += 1;
@@ -97,7 +96,7 @@ impl OpenRunner<'_> {
     }
 }
 
-/// Those who ask for the same, and the pools that would take them.
+/// Waiting sessions of equal demand, and the pools with free slots that accept them.
 struct Lane<'a> {
     demand: &'a Demand,
     waiting: Peekable<btree_set::Iter<'a, Arrival>>,
@@ -105,7 +104,8 @@ struct Lane<'a> {
 }
 
 impl Core {
-    /// Gives free slots to those who wait, each to whose turn it is. One that cannot be placed does not block the others.
+    /// Assigns free slots to waiting sessions in order of their turns. A session that cannot be placed does not block
+    /// others.
     pub(in crate::core) fn schedule(&mut self) {
         if !self.may_schedule() || self.sessions.queue().is_empty() {
             return;
@@ -121,14 +121,14 @@ impl Core {
             }));
             let since = self.outbox.mono();
             if let Some(session) = self.sessions.get_mut(&uid) {
-                // Whoever had a slot once may wait for another.
+                // If the runner refuses the session, it may wait again even if the queue is full.
                 session.admit();
             }
             self.set_stage(&uid, Stage::Binding { runner, since, call: RetryState::Idle });
         }
     }
 
-    /// Sessions and the runners that they are to have.
+    /// Returns sessions with their runners.
     fn assignments(&self) -> Vec<(Uid, Uid)> {
         let mut open = self.open_pools();
         let lanes = self.sessions.queue().lanes().map(|(demand, waiting)| {
@@ -138,7 +138,7 @@ impl Core {
         let mut lanes: Vec<_> = lanes.filter(|lane| !lane.pools.is_empty()).collect();
         let mut assignments = Vec::new();
         loop {
-            // What has no room for one of a lane now has none for its others.
+            // A pool without room for one session of a lane has none for the others of that lane.
             for lane in &mut lanes {
                 lane.pools.retain(|key| open.get(key).is_some_and(|open| open.has_room_for(lane.demand)));
             }
@@ -150,7 +150,7 @@ impl Core {
             });
             let Some((_, at)) = turns.min() else { return assignments };
             let Some(arrival) = lanes[at].waiting.peek().copied() else { return assignments };
-            // Where others are before it, it does not take their slot, however well that suits.
+            // Skip pools where another session has an earlier turn, even if they rank higher.
             let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
             let is_first = |key: &Key, others: &mut [Lane]| {
                 let turn = open[key].turn(demand, arrival);
@@ -164,7 +164,7 @@ impl Core {
             lane.waiting.next();
             let session = &self.sessions[arrival.uid()];
             let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_in(open[key].pool));
-            // Of equals the first by name.
+            // Ties go to the first pool by name.
             let best = first.into_iter().reduce(|best, other| if score(other) > score(best) { other } else { best });
             let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return assignments };
             let display = session.object().display_in(pool.pool);
@@ -213,15 +213,17 @@ impl Core {
         open
     }
 
-    /// What is due for a session without a slot: to be refused, to be told why it waits, or nothing yet.
+    /// Why a session has no slot. `Err` if it is refused.
     pub(in crate::core) fn wait_reason(&self, session: &Session) -> Result<WaitReason, Outcome> {
         let demand = Demand::of(session.object());
         let Some(key) = &demand.pool else { return Ok(self.no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
         let Some(pool) = self.pools.get(key) else {
-            // Of other namespaces is not told which pools there are.
+            // The status must not reveal which pools exist in other namespaces.
             return if *at == demand.namespace {
-                let message = format!("there is no WorkerPool {name} in namespace {at}: create it, or name another");
+                let message = format!(
+                    "there is no WorkerPool {name} in namespace {at}; create it, or set `poolRef` to another pool"
+                );
                 Ok(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {
                 Rejection::Namespace.explain(&demand, key)
@@ -241,11 +243,11 @@ impl Core {
             (Some(_), Some(_)) => WaitReason::new(
                 reasons::NO_CAPACITY,
                 format!(
-                    "every slot that would do, of the pools that namespace {namespace} may use, is taken or not ready yet"
+                    "all suitable slots of the pools that namespace {namespace} may use are taken or not ready yet"
                 ),
             ),
             (None, _) => {
-                // What the pools of its own namespace have against it can be helped here.
+                // Explain the rejection by a pool of the session's own namespace, where its user can change the pool.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
                 let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
                 let message = rejections.next().map(|(rejection, key)| match rejection.explain(demand, key) {
@@ -273,13 +275,14 @@ fn no_capacity_reason(pool: &Pool, demand: &Demand) -> WaitReason {
     }
     let full = |message| WaitReason::new(reasons::NO_CAPACITY, message);
     if pool.object().spec.autoscaling.is_none() && pool.desired() == 0 {
-        full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
+        full(format!("WorkerPool {name} has no runners; raise its `replicas`"))
     } else {
-        full(format!("every slot of WorkerPool {name} is taken or not ready yet"))
+        full(format!("all slots of WorkerPool {name} are taken or not ready yet"))
     }
 }
 
-/// The limit of the pool that keeps a session waiting when so many run, and so many of its tenant.
+/// Returns the limit of the pool that holds a session back. `running` sessions run on the pool, `of_tenant` of the
+/// session's tenant.
 fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) -> Option<WaitReason> {
     let limits = &pool.spec.limits;
     let name = pool.metadata.name.as_deref().unwrap_or_default();
@@ -287,14 +290,15 @@ fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) 
     if let Some(most) = reached(limits.max_sessions, running) {
         return Some(WaitReason::new(
             reasons::POOL_LIMIT_REACHED,
-            format!("WorkerPool {name} has its {most} sessions (`limits.maxSessions`)"),
+            format!("WorkerPool {name} has {most} sessions, which is its `limits.maxSessions`"),
         ));
     }
     reached(limits.max_sessions_per_tenant, of_tenant).map(|most| {
         WaitReason::new(
             reasons::TENANT_LIMIT_REACHED,
             format!(
-                "tenant {tenant} has its {most} sessions on WorkerPool {name} (`limits.maxSessionsPerTenant`): end one"
+                "tenant {tenant} has {most} sessions on WorkerPool {name}, which is its `limits.maxSessionsPerTenant`; \
+                 delete one"
             ),
         )
     })

@@ -126,8 +126,8 @@ impl Core {
     ) {
         let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
         match self.sessions.get(uid) {
-            // The session became known while the API server was asked for the name that a runner reported. The runner may
-            // have reported a wrong name, so the answer says nothing about the session.
+            // The session became known while the API server was asked for the name that a runner reported. The runner
+            // may have reported a wrong name, so the answer says nothing about the session.
             Some(session) if session.key() != *key => {}
             Some(_) => self.known_session_read(uid, answer),
             None => self.orphan_read(uid, &answer),
@@ -155,8 +155,8 @@ impl Core {
             return;
         }
         match answer {
-            // Only the watch adds sessions. This answer may arrive before a list that is older than the object, or after
-            // the deletion of the object.
+            // Only the watch adds sessions. This answer may arrive before a list that is older than the object, or
+            // after the deletion of the object.
             Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.mono()),
             // The operator cannot find out whether the session exists, so it leaves the session alone.
             Err(ReadFailure::Refused) => self.orphans.lookup_refused(uid),

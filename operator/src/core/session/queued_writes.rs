@@ -15,8 +15,8 @@ pub(in crate::core) struct QueuedWrites {
 }
 
 impl QueuedWrites {
-    /// Begins the write for a session. Returns `false` when the limit is reached. [`QueuedWrites::finish`] then returns the
-    /// session later.
+    /// Begins the write for a session. Returns `false` when the limit is reached. [`QueuedWrites::finish`] then returns
+    /// the session later.
     pub(in crate::core) fn begin(&mut self, session: &Uid) -> bool {
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.waiting.insert(session.clone());
@@ -26,8 +26,8 @@ impl QueuedWrites {
         true
     }
 
-    /// Records that a status write of a session has finished. Returns the next session to write. Returns `None` when the
-    /// write was of another state, or no session waits.
+    /// Records that a status write of a session has finished. Returns the next session to write. Returns `None` when
+    /// the write was of another state, or no session waits.
     pub(in crate::core) fn finish(&mut self, session: &Uid) -> Option<Uid> {
         if self.in_flight.remove(session) { self.waiting.pop_first() } else { None }
     }

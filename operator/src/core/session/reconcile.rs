@@ -218,8 +218,8 @@ impl Core {
         }
     }
 
-    /// Returns whether a former leader may have assigned the session to this runner. A runner can list any session, so its
-    /// report alone proves nothing.
+    /// Returns whether a former leader may have assigned the session to this runner. A runner can list any session, so
+    /// its report alone proves nothing.
     fn may_be_bound_to(&self, pod: &Uid, session: &Session) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let (key, demand) = (&runner.pod().pool.0, Demand::of(session.object()));
@@ -283,7 +283,8 @@ impl Core {
                     self.call_started(uid);
                 }
             }
-            // A former leader published a pod that this leader has not seen. It was deleted, or its watch event is late.
+            // A former leader published a pod that this leader has not seen. It was deleted, or its watch event is
+            // late.
             Stage::Bound(bound) if !self.runners.contains(&bound.runner) && bound.call.may_start(now) => {
                 let published = session.object().status.as_ref().and_then(|status| status.runner.as_ref());
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
@@ -318,8 +319,8 @@ impl Core {
         let Some(runner) = self.runners.get(pod) else { return false };
         let Some(address) = runner.pod().address else { return false };
         let session = &self.sessions[uid];
-        // A runner that outlives its pool drains. The bind is still completed and published. The defaults of the pool are
-        // lost, so the built-in ones apply.
+        // A runner that outlives its pool drains. The bind is still completed and published. The defaults of the pool
+        // are lost, so the built-in ones apply.
         let request = match self.pool_of(runner) {
             Some(pool) => session.request(pool.object()),
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
@@ -332,8 +333,8 @@ impl Core {
         seconds(self.sessions[uid].object().spec.ttl_seconds_after_finished)
     }
 
-    /// Ends a waiting session that is rejected or has waited too long. Otherwise returns the reason for the wait, once it has
-    /// to be published.
+    /// Ends a waiting session that is rejected or has waited too long. Otherwise returns the reason for the wait, once
+    /// it has to be published.
     fn reconcile_waiting(&mut self, uid: &Uid) -> Option<WaitReason> {
         let session = &self.sessions[uid];
         if !session.is_waiting() || !self.may_schedule() {

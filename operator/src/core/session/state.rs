@@ -64,8 +64,8 @@ pub(in crate::core) struct Bound {
     pub(in crate::core) runner: Uid,
     /// `None` after a restart of the operator, until the runner reports the session that the status names.
     pub(in crate::core) report: Option<SessionReport>,
-    /// Boot id and generation of the first report that lists the session. Its absence from an older report means nothing.
-    /// `None`: its absence from any report counts.
+    /// Boot id and generation of the first report that lists the session. Its absence from an older report means
+    /// nothing. `None`: its absence from any report counts.
     pub(in crate::core) listed_from: Option<(String, u64)>,
     /// Generation of the spec that was sent to the runner. 0 for an adopted session until its timeouts are sent again.
     pub(in crate::core) sent_generation: i64,
@@ -392,8 +392,8 @@ impl Sessions {
         Some(StageChange { object, left, entered, was_waiting, is_waiting })
     }
 
-    /// Begins the write of `Queued` for a session. Returns `false` when too many are in flight. [`Sessions::finish_write`]
-    /// then returns the session later.
+    /// Begins the write of `Queued` for a session. Returns `false` when too many are in flight.
+    /// [`Sessions::finish_write`] then returns the session later.
     pub(in crate::core) fn begin_queued_write(&mut self, uid: &Uid) -> bool {
         self.queued_writes.begin(uid)
     }

@@ -1,5 +1,5 @@
-//! Computes the published status of a session from its stage. Each status starts from the stored one, so that an unchanged
-//! stage gives an equal status, and nothing is written.
+//! Computes the published status of a session from its stage. Each status starts from the stored one, so that an
+//! unchanged stage gives an equal status, and nothing is written.
 
 use crate::core::{
     clock::Now,
@@ -121,8 +121,8 @@ pub(super) fn of_session(
     }
 }
 
-/// Publishes the observed generation when a finished session's spec changes, because `kubectl wait` ignores conditions of
-/// an older generation.
+/// Publishes the observed generation when a finished session's spec changes, because `kubectl wait` ignores conditions
+/// of an older generation.
 fn observe_generation(mut status: BrowserSessionStatus, session: &Session) -> Option<BrowserSessionStatus> {
     let generation = session.object().metadata.generation;
     (status.observed_generation != generation).then(|| {

@@ -36,8 +36,8 @@ impl Core {
         self.outbox.enqueue(Subject::Unwanted(pod.clone()));
     }
 
-    /// Ends the unwanted sessions of a runner's last report, as far as calls are allowed now. The others follow when a call
-    /// is answered or a pause has passed.
+    /// Ends the unwanted sessions of a runner's last report, as far as calls are allowed now. The others follow when a
+    /// call is answered or a pause has passed.
     pub(in crate::core) fn end_unwanted(&mut self, pod: &Uid) {
         let now = self.outbox.mono();
         let Some(runner) = self.runners.get_mut(pod) else { return };
@@ -52,7 +52,8 @@ impl Core {
         self.outbox.requeue_at(Subject::Unwanted(pod.clone()), retry_at);
     }
 
-    /// Returns whether a runner must not keep a session: it was deleted, has finished, or is published on another runner.
+    /// Returns whether a runner must not keep a session: it was deleted, has finished, or is published on another
+    /// runner.
     fn is_unwanted(&self, pod: &Uid, entry: &ListedSession) -> bool {
         match self.sessions.get(&entry.uid) {
             None => self.tombstones.contains(&entry.uid) && entry.phase != SessionPhase::Ending,
