@@ -1,10 +1,9 @@
-//! Remembers for a while which sessions and pods were deleted: what a runner still has of them is ended without a read
-//! of the API server, and an answer that was slower than the watch does not bring them back.
+//! Remembers deleted sessions and pods for a while. Copies of a deleted session on runners are ended without a read of
+//! the API server, and an answer that arrives after the watch event does not restore a deleted object.
 
 use crate::core::{clock::Mono, ids::Uid};
 use std::{collections::HashMap, time::Duration};
 
-/// How long a deletion is remembered.
 const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]

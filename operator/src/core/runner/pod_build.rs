@@ -113,7 +113,7 @@ impl Shape {
             ..spec.clone()
         };
         let shape = PublishedShape { spec, probes: self.probes };
-        let shape = serde_json::to_string(&shape).expect("a spec is plain data");
+        let shape = serde_json::to_string(&shape).expect("a spec serializes");
         Serving { revision: self.revision.clone(), shape }
     }
 }
@@ -125,7 +125,7 @@ pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
         metadata: template_metadata(pool),
         ..Pod::default()
     };
-    let shape = serde_json::to_string(&shape).expect("a pod is plain data");
+    let shape = serde_json::to_string(&shape).expect("a pod serializes");
     match pool.spec.template.too_large {
         // A dropped template must not look like the default one.
         Some(bytes) => short_hash(&[&shape, &bytes.to_string()]),

@@ -29,48 +29,49 @@ pub(in crate::core) enum Rejection {
 
 impl Rejection {
     /// Explains the rejection for the status of a session that names the pool. `Ok`: the session waits until the pool
-    /// or the session is changed. `Err`: the session is refused because it exceeds a limit of the pool.
+    /// is changed. `Err`: the session is refused because it exceeds a limit of the pool.
     pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
             Self::Deleted => Ok(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
-                format!("WorkerPool {name} is being deleted; set `poolRef` to another pool"),
+                format!("WorkerPool {name} is being deleted; create the session with another `poolRef`"),
             )),
             Self::Namespace => Ok(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}; add \
-                     the namespace to its `allowedNamespaces`, or set `poolRef` to another pool",
+                     the namespace to its `allowedNamespaces`, or create the session with another `poolRef`",
                     pool.namespace
                 ),
             )),
             Self::Tenant => Ok(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
-                    "`limits.allowedTenants` of WorkerPool {name} does not list tenant {tenant}; add it, or remove \
-                     `tenant` from the session"
+                    "`limits.allowedTenants` of WorkerPool {name} does not list tenant {tenant}; add it, or create \
+                     the session without `tenant`"
                 ),
             )),
             Self::Engine(engine) => Ok(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
                 format!(
-                    "WorkerPool {name} does not run {engine:?}; set `poolRef` to another pool, or remove `engine` from \
-                     the session"
+                    "WorkerPool {name} does not run {engine:?}; create the session with another `poolRef` or \
+                     without `engine`"
                 ),
             )),
             Self::Priority { most } => Err(Outcome {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
-                    "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}; set a lower priority",
+                    "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
+                     lower priority",
                     demand.priority.0
                 ),
             }),
             Self::Lifetime { most } => Err(Outcome {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
-                    "maxLifetimeSeconds {} is above {most}, `limits.maxLifetimeSeconds` of WorkerPool {name}; set a \
-                     shorter lifetime",
+                    "maxLifetimeSeconds {} is above {most}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
+                     the session with a shorter lifetime",
                     demand.max_lifetime_seconds.unwrap_or_default()
                 ),
             }),

@@ -222,7 +222,8 @@ impl Core {
             // The status must not reveal which pools exist in other namespaces.
             return if *at == demand.namespace {
                 let message = format!(
-                    "there is no WorkerPool {name} in namespace {at}; create it, or set `poolRef` to another pool"
+                    "there is no WorkerPool {name} in namespace {at}; create it, or create the session with another \
+                     `poolRef`"
                 );
                 Ok(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {
