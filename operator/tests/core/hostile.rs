@@ -1,4 +1,4 @@
-//! Pods and runners that are not what they say. Each test holds what they must not be able to do to others.
+//! Hostile pods and runners. Each test states what they must not be able to do to other tenants or to the operator.
 
 use super::fleet::{on_pool, session};
 use crate::support::installation;
@@ -36,7 +36,7 @@ fn pool(namespace: &str, name: &str, replicas: i32) -> WorkerPool {
     pool
 }
 
-/// A running pod whose controller is that pool.
+/// A running pod that the pool controls.
 fn pod(pool: &WorkerPool, name: &str, ordinal: u32) -> RunnerPod {
     let key = Key::of(pool);
     RunnerPod {
@@ -89,7 +89,7 @@ fn reports(pod: &RunnerPod, state: RunnerState) -> Event {
     Event::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
 }
 
-/// The answer to an uncached read of `ns/name`.
+/// The answer to an uncached read of session `ns/name`.
 fn session_read(name: &str, session: String, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) -> Event {
     Event::SessionRead { key: Key { namespace: "ns".into(), name: name.into() }, session, answer }
 }
@@ -102,7 +102,7 @@ fn session_created(session: BrowserSession) -> Event {
     Event::Sessions(Change::Applied(Arc::new(session)))
 }
 
-/// An operator that leads from [`START`] on and knows these pools and pods.
+/// A core that leads from [`START`] on, with these pools and pods.
 fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<Effect>) {
     let mut core = Core::new(installation());
     let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
@@ -118,7 +118,7 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
     (core, effects)
 }
 
-/// Steps the core whenever it wants to be woken until then.
+/// Steps the core at each of its timers until the given time.
 fn advance(core: &mut Core, until: i64) -> Vec<Effect> {
     let mut effects = Vec::new();
     while let Some(Mono(due)) = core.wake().filter(|due| due.0 <= until) {
@@ -136,7 +136,7 @@ fn bound_sessions(effects: &[Effect]) -> Vec<&str> {
     bound.collect()
 }
 
-/// Namespaces of the pods that are created.
+/// Namespaces of the created pods.
 fn created_namespaces(effects: &[Effect]) -> Vec<&str> {
     let created = effects.iter().filter_map(|effect| match effect {
         Effect::CreatePod { pool, .. } => Some(pool.namespace.as_str()),
@@ -188,7 +188,7 @@ fn follows_only_runners_of_known_pools() {
     let former = WorkerPool { metadata: pool("ns", "good", 1).metadata, ..good.clone() };
     let mut of_former = pod(&former, "of-former", 0);
     of_former.pool.1 = "another-uid".into();
-    // The UID of a pool of another namespace, which can be read by all who may list pools.
+    // A pod in another namespace that copies the UID of a pool, which every user who can list pools can read.
     let mut elsewhere = pod(&pool("evil", "good", 1), "elsewhere", 0);
     elsewhere.pool.1 = good.metadata.uid.clone().unwrap();
     let claims = [pod(&absent, "of-absent", 0), of_former, elsewhere];
@@ -198,7 +198,7 @@ fn follows_only_runners_of_known_pools() {
     let followed: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Follow { .. })).collect();
     assert!(matches!(followed[..], [Effect::Follow { pod, .. }] if *pod == own.uid), "{followed:?}");
 
-    // They say that they are busy, so that the pool's own runner would be one too many; and they have a slot to offer.
+    // The claimants report sessions, which would make the pool's own runner surplus, and they offer slots.
     let mut effects = core.step([reports(&own, state(Vec::new(), 1))], at(START + 1));
     for claim in &claims {
         effects.extend(core.step([reports(claim, state(vec![listed("x-1".into(), "x")], 1))], at(START + 2)));
@@ -214,7 +214,7 @@ fn follows_only_runners_of_known_pools() {
     assert_eq!(deleted_pods(&effects), Vec::<&str>::new());
     assert_eq!(bound_sessions(&effects), ["first"], "one runner, one slot");
 
-    // The pool may come after its pods.
+    // A pod is adopted when its pool arrives later.
     let effects = core.step([Event::Pools(Change::Applied(Arc::new(absent)))], at(START + 30_000));
     let adopted = |effect: &Effect| matches!(effect, Effect::Follow { pod, .. } if *pod == claims[0].uid);
     assert!(effects.iter().any(adopted), "{effects:?}");
@@ -232,8 +232,8 @@ fn claimants_use_no_launch_budget() {
     assert_eq!(created_namespaces(&effects), ["ns"]);
 }
 
-/// As the API server, the scheduler and the kubelet answer, but for one namespace, whose pods come to be as `fate`
-/// says.
+/// Runs the core with an API server whose new pods get the phase that `phase` returns for their namespace. Returns the
+/// second of the first create in each namespace.
 fn first_launches(
     pools: &[WorkerPool],
     cpus: usize,
@@ -273,7 +273,7 @@ fn pending_pods_do_not_delay_another_pool() {
         PodPhase::Pending(Some(PendingReason::Gated)),
         PodPhase::Pending(Some(PendingReason::Unschedulable("0/3 nodes".into()))),
         PodPhase::Pending(Some(PendingReason::Image("ErrImagePull".into()))),
-        // A volume that is not there, or an init container: the kubelet says nothing of it.
+        // The pod waits for a volume or an init container. The kubelet gives no reason then.
         PodPhase::Pending(None),
     ];
     for stuck in fates {
@@ -285,7 +285,7 @@ fn pending_pods_do_not_delay_another_pool() {
 #[test]
 fn runners_that_never_become_warm_do_not_delay_another_pool() {
     let evil = pool("evil", "p", 200);
-    // It has had all CPUs for a while when the other pool comes.
+    // The first pool has used all CPUs for a while when the other pool arrives.
     let (mut core, mut effects) = leader(std::slice::from_ref(&evil), &[], 4);
     let (mut now, mut ordinals) = (START, 0);
     for _ in 0..30 {
@@ -302,13 +302,13 @@ fn runners_that_never_become_warm_do_not_delay_another_pool() {
         now += 1000;
         effects = core.step(events, at(now));
     }
-    assert_eq!(ordinals, 4, "as many launch as there are CPUs");
+    assert_eq!(ordinals, 4, "one launch for each CPU");
     let effects = core.step([Event::Pools(Change::Applied(Arc::new(pool("good", "p", 1))))], at(now));
     assert_eq!(created_namespaces(&effects), ["good"]);
 }
 
-/// How many of 200 runners launch on 4 CPUs beside three that were warm until [`START`] and list those sessions, so
-/// late after it. `replaced`: they are of a deleted pool of the same name.
+/// Returns how many of 200 runners launch on 4 CPUs, `late` milliseconds after three runners of the pool became cold.
+/// These list the sessions of `lists`. With `replaced`, they belong to a deleted pool of the same name.
 fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -> Vec<Session>) -> usize {
     let mut evil = pool("evil", "p", 3);
     let pods: Vec<_> = (0..3).map(|ordinal| pod(&evil, &format!("cold-{ordinal}"), ordinal)).collect();
@@ -343,13 +343,13 @@ fn overdue_runners_of_a_deleted_pool_do_not_count_against_its_successor() {
     assert_eq!(launches_beside_cold_runners(130_000, true, |_| Vec::new()), 4);
 }
 
-/// The status that is written, and the API server's answer to that.
+/// The API server's answer to the write of a pool's status.
 fn answer_pool_patch(effects: &[Effect], millis: i64) -> Event {
     let written = effects.iter().find_map(|effect| match effect {
         Effect::PatchPool { pool, status } => Some((pool.clone(), status.clone())),
         _ => None,
     });
-    let (pool, status) = written.expect("its status is written");
+    let (pool, status) = written.expect("the pool's status is written");
     let mut pool = WorkerPool::clone(&pool);
     pool.metadata.resource_version = Some(millis.to_string());
     pool.status = Some(*status);
@@ -390,21 +390,25 @@ fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     let (evil, good) = (pool("evil", "p", 1), pool("good", "p", 1));
     let (silent, heard) = (pod(&evil, "silent", 0), pod(&good, "heard", 0));
     let (mut core, _) = leader(&[evil, good], &[silent.clone(), heard.clone()], 4);
-    // It neither reports nor fails to answer.
-    let asking = [
+    // The silent runner neither reports nor fails to answer.
+    let events = [
         reports(&heard, state(Vec::new(), 1)),
         session_created(waiting_session("good", "s", "p")),
         session_created(waiting_session("evil", "e", "p")),
     ];
-    let mut effects = core.step(asking, at(START + 100));
+    let mut effects = core.step(events, at(START + 100));
     effects.extend(advance(&mut core, START + 29_900));
-    assert_eq!(bound_sessions(&effects), Vec::<&str>::new(), "another leader may have bound it to the silent one");
+    assert_eq!(
+        bound_sessions(&effects),
+        Vec::<&str>::new(),
+        "a former leader may have bound the session to the silent runner"
+    );
     let effects = advance(&mut core, START + 30_000);
-    assert_eq!(bound_sessions(&effects), ["s"], "and none is bound to the runner that has not reported");
+    assert_eq!(bound_sessions(&effects), ["s"], "the unreported runner gets no session");
     let effects = advance(&mut core, START + 200_000);
     assert_eq!(deleted_pods(&effects), Vec::<&str>::new());
-    assert!(!created_namespaces(&effects).contains(&"evil"), "it is not replaced");
-    // Once it has reported, it serves.
+    assert!(!created_namespaces(&effects).contains(&"evil"), "the unreported runner is not replaced");
+    // It gets a session once it has reported.
     let effects = core.step([reports(&silent, state(Vec::new(), 1))], at(START + 201_000));
     assert_eq!(bound_sessions(&effects), ["e"]);
 }
@@ -416,10 +420,10 @@ fn keeps_a_runner_that_has_not_reported() {
     let mut old = pod(&shrunk, "old", 0);
     old.revision = "former".into();
     let (mut core, mut effects) = leader(&[shrunk], std::slice::from_ref(&old), 4);
-    // It does not answer, so that nothing waits for it, and may have a session that a former leader bound.
+    // The runner does not answer, so scheduling does not wait for it. It may have a session of a former leader.
     effects.extend(core.step([Event::Silent { pod: old.uid.clone() }], at(START + 100)));
     effects.extend(advance(&mut core, START + 200_000));
-    assert_eq!(deleted_pods(&effects), Vec::<&str>::new(), "too many, of an old shape, and perhaps busy");
+    assert_eq!(deleted_pods(&effects), Vec::<&str>::new(), "the runner is surplus and outdated, but may be busy");
     let effects = core.step([reports(&old, state(Vec::new(), 1))], at(START + 200_100));
     assert_eq!(deleted_pods(&effects), [old.uid.as_str()]);
 }
@@ -439,12 +443,12 @@ fn ends_an_older_bind_after_the_newer_one_is_published() {
     let older = reports(&silent, state(vec![listed("s".into(), "s")], 1));
     effects.extend(core.step([older.clone()], at(START + 30_200)));
     let ends = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::End { .. })).count();
-    assert_eq!(ends(&effects), 0, "a former leader's write may still name it");
+    assert_eq!(ends(&effects), 0, "a late write of a former leader may still name the older runner");
     let written = effects.iter().find_map(|effect| match effect {
         Effect::PatchSession { session, status, .. } => Some((session.clone(), status.clone())),
         _ => None,
     });
-    let (object, status) = written.expect("it is published");
+    let (object, status) = written.expect("the session is published");
     let mut published = BrowserSession::clone(&object);
     published.status = Some(*status);
     published.metadata.resource_version = Some("9".into());
@@ -479,7 +483,7 @@ fn limits_reads_caused_by_invented_sessions() {
         let answers = asked.into_iter().map(|session| session_read("x", session, Ok(None)));
         core.step(answers.collect::<Vec<_>>(), at(now + 2950));
     }
-    // Sixteen at once, and one every five seconds.
+    // A burst of 16, and one every 5 s.
     assert!((1..=16 + 12).contains(&count), "{count} reads for 1200 invented sessions in a minute");
 }
 
@@ -518,13 +522,13 @@ fn an_invented_session_name_does_not_delete_the_session() {
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
     core.step([reports(&liar, state(vec![listed("s-1".into(), "invented")], 1))], at(START + 100));
     assert_eq!(read_sessions(&advance(&mut core, START + 3_000)), ["s-1"]);
-    // The session arrives while it is looked up under the wrong name.
+    // The session arrives while the wrong name is looked up.
     let mut session = waiting_session("ns", "real", "absent");
     session.metadata.uid = Some("s-1".into());
     core.step([session_created(session)], at(START + 3_100));
     core.step([session_read("invented", "s-1".into(), Ok(None))], at(START + 3_200));
     let load = core.load(Mono(START + 3_300)).unwrap();
-    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1, "it was taken for deleted");
+    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1, "the session was deleted");
 }
 
 #[test]
@@ -554,7 +558,7 @@ fn ended_sessions(effects: &[Effect]) -> Vec<String> {
 
 const WIDE: u32 = 32;
 
-/// A leader that knows a runner of 32 slots, and that as many sessions as the runner can list were deleted; and their
+/// A leader with a runner of 32 slots and as many deleted sessions as the runner can list. Also returns the runner's
 /// list.
 fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
     let mut wide = pool("ns", "p", 1);
@@ -585,12 +589,12 @@ fn end_answers(runner: &RunnerPod, ended: &[String]) -> Vec<Event> {
 fn ends_all_deleted_sessions_with_four_calls_in_flight() {
     let (mut core, runner, list) = wide_runner_of_deleted_sessions();
     let mut all = Vec::new();
-    let mut under_way = ended_sessions(&core.step([wide_report(&runner, &list, 1)], at(START + 100)));
-    while !under_way.is_empty() {
-        assert!(under_way.len() <= 4, "{under_way:?} at once");
-        all.extend(under_way.clone());
-        // It reports nothing meanwhile.
-        under_way = ended_sessions(&core.step(end_answers(&runner, &under_way), at(START + 100)));
+    let mut in_flight = ended_sessions(&core.step([wide_report(&runner, &list, 1)], at(START + 100)));
+    while !in_flight.is_empty() {
+        assert!(in_flight.len() <= 4, "{in_flight:?} in flight");
+        all.extend(in_flight.clone());
+        // The runner sends no report in the meantime.
+        in_flight = ended_sessions(&core.step(end_answers(&runner, &in_flight), at(START + 100)));
     }
     let listed: Vec<_> = list.iter().map(|session| session.uid.clone()).collect();
     assert_eq!(all, listed);
@@ -599,24 +603,24 @@ fn ends_all_deleted_sessions_with_four_calls_in_flight() {
 #[test]
 fn backs_off_while_a_runner_keeps_listing_ended_sessions() {
     let (mut core, runner, list) = wide_runner_of_deleted_sessions();
-    let (mut under_way, mut minutes) = (Vec::new(), Vec::new());
+    let (mut in_flight, mut minutes) = (Vec::new(), Vec::new());
     for minute in 0..3_i64 {
         let mut calls = 0;
         for millis in 0..60_000_i64 {
             let now = at(START + 100 + minute * 60_000 + millis);
-            let mut events = end_answers(&runner, &under_way);
-            // More reports than it may send.
+            let mut events = end_answers(&runner, &in_flight);
+            // More reports than the I/O layer accepts.
             if millis % 10 == 0 {
                 let number = minute * 6000 + millis / 10;
                 events.push(wide_report(&runner, &list, u64::try_from(number).unwrap() + 1));
             }
-            under_way = ended_sessions(&core.step(events, now));
-            calls += under_way.len();
-            assert!(under_way.len() <= 4);
+            in_flight = ended_sessions(&core.step(events, now));
+            calls += in_flight.len();
+            assert!(in_flight.len() <= 4);
         }
         minutes.push(calls / list.len());
     }
-    // After 1, 3, 7, 15 and 31 s, and then every 30 s.
+    // Calls start at 0, 1, 3, 7, 15 and 31 s, and then every 30 s.
     assert_eq!(minutes, [6, 2, 2]);
 }
 
@@ -629,7 +633,7 @@ fn repeats_a_lost_end_call_without_a_new_report() {
     effects.extend(advance(&mut core, START + 1_199));
     assert_eq!(ended_sessions(&effects), Vec::<String>::new());
     assert_eq!(ended_sessions(&advance(&mut core, START + 1_200)), ["s-0"]);
-    // And not once it is gone.
+    // The call is not repeated once the runner is gone.
     core.step([Event::Pods(Change::Gone(runner.clone()))], at(START + 1_300));
     assert_eq!(ended_sessions(&advance(&mut core, START + 100_000)), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! What those who count and measure are told.
+//! Observations for metrics and traces, and the load.
 
 use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::{
@@ -21,13 +21,13 @@ fn measures_wait_and_start_from_first_sight() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, prioritized());
     fleet.create([session("own", "first", 1, on_pool("own", "pool"))]);
-    // The runner is taken until then.
+    // The only slot is taken.
     fleet.create([session("own", "second", 1, BrowserSessionSpec { priority: 5, ..on_pool("own", "pool") })]);
     fleet.observed.clear();
     fleet.advance(2_000);
     fleet.delete("first");
     let [ended, chosen, bound, ready] = fleet.observed.as_slice() else { panic!("{:#?}", fleet.observed) };
-    // It was Ready, so its start has been told.
+    // The session was Ready, so its start was observed before.
     let Observation::Ended { reason, started: None, .. } = ended else { panic!("{ended:?}") };
     assert_eq!(reason, "Deleted");
     let Observation::Assigned { session, pool, priority, waited: Some(waited) } = chosen else { panic!("{chosen:?}") };
@@ -60,7 +60,7 @@ fn assert_start_is_observed(watch_is_faster: bool) {
         panic!("{:#?}", fleet.observed)
     };
     assert_eq!((session.metadata.name.as_deref(), reason.as_str()), (Some("greedy"), reasons::PRIORITY_TOO_HIGH));
-    // Its object goes with its TTL, and it is over but once.
+    // The later deletion is not observed as a second end.
     fleet.delete("greedy");
     assert_eq!(fleet.observed.len(), 1);
 }
@@ -79,7 +79,7 @@ fn groups_waiting_sessions_by_pool_and_priority() {
         session("own", "soon", 55, BrowserSessionSpec { priority: 5, ..on_pool("own", "pool") }),
         session("own", "lost", 58, nowhere),
     ]);
-    // It is a minute after the beginning.
+    // The fleet's clock is at second 60.
     let waiting = |pool: Option<Key>, priority, sessions, longest| Waiting {
         pool,
         priority,
@@ -102,7 +102,7 @@ fn forgets_the_metrics_of_a_deleted_pool() {
     fleet.remove_pool("own", "a");
     assert_eq!(fleet.forgotten, [key("a")]);
     assert!(fleet.load().unwrap().slots.iter().all(|(pool, _)| *pool != key("a")));
-    // A follower may have led before, and tells still what it counted then.
+    // A follower that led before still has metrics of its pools.
     fleet.follow();
     fleet.remove_pool("own", "b");
     assert_eq!(fleet.forgotten, [key("a"), key("b")]);

@@ -1,4 +1,4 @@
-//! One pool with one runner.
+//! Races between the core, the API server and one runner of one pool.
 
 use crate::support::installation;
 use camofleet_crds::{
@@ -23,7 +23,7 @@ use std::sync::Arc;
 const NAMESPACE: &str = "ns";
 const POD: &str = "pod-1";
 
-/// A leader with one pool, which has one runner.
+/// A leader with one pool and one runner of two slots.
 struct Leader {
     core: Core,
     millis: i64,
@@ -57,7 +57,7 @@ impl Leader {
         self.core.step(events, now)
     }
 
-    /// What it does of itself until so much later, at the moments that it asked to be woken at.
+    /// Advances the time, steps the core at each of its timers, and returns the effects.
     fn advance(&mut self, millis: i64) -> Vec<Effect> {
         let end = self.millis + millis;
         let mut effects = Vec::new();
@@ -69,7 +69,7 @@ impl Leader {
         effects
     }
 
-    /// Answers its writes of the pool's status, and what follows from the answers; all that it did.
+    /// Answers the writes of the pool's status, also those that follow from the answers. Returns all effects.
     fn answer_pool_writes(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
         let mut at = 0;
         while at < effects.len() {
@@ -133,7 +133,7 @@ fn session(version: u64) -> BrowserSession {
     session
 }
 
-/// The runner's word: it has these sessions, all Ready.
+/// A report of the runner with these sessions, all Ready.
 fn reports_sessions(sessions: &[&str]) -> Event {
     reported(state_with(sessions))
 }
@@ -177,22 +177,28 @@ fn an_older_list_does_not_delete_a_session_found_by_an_uncached_read() {
     let mut leader = Leader::new().leading();
     leader.step([reports_sessions(&["s-1"])]);
     let asked = leader.advance(3_000);
-    assert!(asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })), "it is a stranger: {asked:?}");
+    assert!(
+        asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })),
+        "the orphan is not looked up: {asked:?}"
+    );
     let found = Arc::new(session(9));
     let read =
         Event::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
-    // The list was read before the object was made.
+    // The list is older than the object.
     let effects = leader.step([read, Event::Sessions(Change::All(Vec::new()))]);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "it was ended: {effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "the session was ended: {effects:?}");
     let effects = leader.step([Event::Sessions(Change::Applied(found))]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "it was not adopted: {effects:?}");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })),
+        "the session was not adopted: {effects:?}"
+    );
 }
 
 fn is_patch(effect: &Effect) -> bool {
     matches!(effect, Effect::PatchSession { .. })
 }
 
-/// The runner took the session.
+/// The runner's answer that it took the session.
 fn bind_answered() -> Event {
     let state = state_with(&["s-1"]);
     let answer = BindAnswer {
@@ -206,7 +212,7 @@ fn bind_answered() -> Event {
     Event::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) }
 }
 
-/// The runner that took it does not have it any more.
+/// A later report of the runner without the session.
 fn reports_no_session() -> Event {
     reported(RunnerState { generation: 7, ..state_with(&[]) })
 }
@@ -221,34 +227,34 @@ fn rebinds_a_session_lost_before_it_was_published() {
     let full = RunnerState { free: 0, ..state_with(&[]) };
     leader.step([reported(full), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
     let queued = leader.advance(300);
-    assert!(queued.iter().any(is_patch), "that it waits is not told: {queued:?}");
-    assert!(leader.step([reports_sessions(&[])]).iter().any(is_bind), "it is not bound");
-    // That it is Queued is all that may have been told.
+    assert!(queued.iter().any(is_patch), "`Queued` is not published: {queued:?}");
+    assert!(leader.step([reports_sessions(&[])]).iter().any(is_bind), "the session is not bound");
+    // Only `Queued` may be published so far.
     let answered = leader.step([bind_answered()]);
     assert!(!answered.iter().any(is_patch), "two writes at once: {answered:?}");
     let lost = leader.step([reports_no_session()]);
-    assert!(!lost.iter().any(is_bind), "it is given to a runner that forgets: {lost:?}");
-    assert!(leader.step([reports_no_session()]).iter().any(is_bind), "it is not bound again");
+    assert!(!lost.iter().any(is_bind), "the session is bound to the runner that lost it: {lost:?}");
+    assert!(leader.step([reports_no_session()]).iter().any(is_bind), "the session is not bound again");
 }
 
 #[test]
 fn finishes_a_session_lost_while_it_is_being_published() {
     let mut leader = Leader::new().leading();
     let new = Event::Sessions(Change::Applied(Arc::new(session(9))));
-    assert!(leader.step([reports_sessions(&[]), new]).iter().any(is_bind), "it is not bound");
+    assert!(leader.step([reports_sessions(&[]), new]).iter().any(is_bind), "the session is not bound");
     let effects = leader.step([bind_answered()]);
     let Some(Effect::PatchSession { session, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
-        panic!("it is not published: {effects:?}")
+        panic!("the session is not published: {effects:?}")
     };
     let lost = leader.step([reports_no_session()]);
-    assert!(!lost.iter().any(is_bind), "it is moved though it may be published: {lost:?}");
+    assert!(!lost.iter().any(is_bind), "a session that may be published is bound again: {lost:?}");
     let failed = WriteFailure::Transient("no answer".into());
     leader.step([Event::SessionPatched { session: session.clone(), answer: Err(failed) }]);
     let effects = leader.advance(1_000);
     let Some(Effect::PatchSession { status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
-        panic!("nobody is told: {effects:?}")
+        panic!("the end is not published: {effects:?}")
     };
-    let finished = conditions::get(&status.conditions, conditions::FINISHED).expect("it is over");
+    let finished = conditions::get(&status.conditions, conditions::FINISHED).expect("the session is finished");
     assert_eq!(finished.reason, conditions::session::RUNNER_LOST);
 }
 
@@ -256,11 +262,14 @@ fn finishes_a_session_lost_while_it_is_being_published() {
 fn publishes_a_session_bound_by_a_former_leader_once() {
     let mut leader = Leader::new().leading();
     let effects = leader.step([reports_sessions(&["s-1"]), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "not adopted: {effects:?}");
-    assert!(!effects.iter().any(is_patch), "published before the runner has its time-outs: {effects:?}");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })),
+        "the session was not adopted: {effects:?}"
+    );
+    assert!(!effects.iter().any(is_patch), "published before the runner has the timeouts: {effects:?}");
     let effects = leader.step([bind_answered()]);
     let Some(Effect::PatchSession { session, status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
-        panic!("it is not published: {effects:?}")
+        panic!("the session is not published: {effects:?}")
     };
     let mut published = BrowserSession::clone(session);
     published.status = Some(status.as_ref().clone());
@@ -272,7 +281,7 @@ fn publishes_a_session_bound_by_a_former_leader_once() {
     effects.extend(leader.advance(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
 
-    // And the next leader has nothing to add.
+    // The next leader writes nothing.
     let mut next = Leader::new();
     next.millis = leader.millis;
     let mut next = next.leading();
@@ -290,12 +299,15 @@ fn retries_a_pod_deletion_after_a_conflict() {
     (leader.pool.metadata.generation, leader.pool.metadata.resource_version) = (Some(2), Some("3".into()));
     let is_delete = |effect: &Effect| matches!(effect, Effect::DeletePod { .. });
     let effects = leader.step([Event::Pools(Change::Applied(Arc::new(leader.pool.clone())))]);
-    assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
+    assert!(effects.iter().any(is_delete), "the pod is not deleted: {effects:?}");
     let conflict = Event::PodDeleted { pod: POD.into(), answer: Err(WriteFailure::Conflict) };
     let effects = leader.step([conflict]);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })), "it is forgotten: {effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })),
+        "the runner is no longer followed: {effects:?}"
+    );
     let effects = leader.advance(1_000);
-    assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
+    assert!(effects.iter().any(is_delete), "the deletion is not repeated: {effects:?}");
 }
 
 #[test]
@@ -306,10 +318,10 @@ fn retries_a_session_deletion_after_a_conflict() {
     over.status = Some(BrowserSessionStatus { state: SessionState::Finished, ..BrowserSessionStatus::default() });
     let is_delete = |effect: &Effect| matches!(effect, Effect::DeleteSession { .. });
     let effects = leader.step([Event::Sessions(Change::Applied(Arc::new(over)))]);
-    assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
+    assert!(effects.iter().any(is_delete), "the session is not deleted: {effects:?}");
     leader.step([Event::SessionDeleted { session: "s-1".into(), answer: Err(WriteFailure::Conflict) }]);
     let effects = leader.advance(1_000);
-    assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
+    assert!(effects.iter().any(is_delete), "the deletion is not repeated: {effects:?}");
 }
 
 fn published_pool(effects: &[Effect]) -> Option<(Arc<WorkerPool>, WorkerPoolStatus)> {
@@ -333,14 +345,17 @@ fn publishes_a_pool_while_it_creates_a_runner() {
     let pod = leader.pod();
     let (pool, first) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
     let effects = leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), first, Event::Leads]);
-    let (pool, status) = published_pool(&effects).expect("its status is written");
+    let (pool, status) = published_pool(&effects).expect("the status is written");
     leader.step([with_status(&pool, status, "3")]);
-    // Once the first one is warm, the other may be made; that the first one is warm is published a second after the
-    // last.
+    // The second runner is created once the first one is warm. The status with the first one follows the last write
+    // after 1 s.
     let effects = leader.step([reports_sessions(&[])]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::CreatePod { .. })), "no runner is made: {effects:?}");
-    assert!(published_pool(&effects).is_none(), "it was published just before");
-    assert!(published_pool(&leader.advance(2_000)).is_some(), "its status waits for the answer to the create");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::CreatePod { .. })),
+        "no runner is created: {effects:?}"
+    );
+    assert!(published_pool(&effects).is_none(), "the status was written less than 1 s ago");
+    assert!(published_pool(&leader.advance(2_000)).is_some(), "the status waits for the answer to the create");
 }
 
 fn protects(effects: &[Effect]) -> bool {
@@ -360,30 +375,30 @@ fn retries_a_disruption_budget_and_publishes_a_foreign_one() {
     ]);
     let mut effects = leader.answer_pool_writes(effects);
     let protected = |leader: &Leader, answer| Event::PoolProtected { pool: Arc::new(leader.pool.clone()), answer };
-    for tries in 1..=8 {
-        assert!(protects(&effects), "it was not tried again after {} times: {effects:?}", tries - 1);
-        let refused = protected(&leader, Err(WriteFailure::Refused("it is somebody else's".into())));
+    for attempt in 1..=8 {
+        assert!(protects(&effects), "the budget was not written again after {} attempts: {effects:?}", attempt - 1);
+        let refused = protected(&leader, Err(WriteFailure::Refused("the budget has another owner".into())));
         let answered = leader.step([refused]);
         effects = leader.answer_pool_writes(answered);
         effects.extend(leader.advance_with_pool_writes(60_000));
     }
     let stalled = |leader: &Leader| {
-        let conditions = &leader.pool.status.as_ref().expect("it was published").conditions;
-        conditions::get(conditions, conditions::STALLED).expect("it was published").clone()
+        let conditions = &leader.pool.status.as_ref().expect("the status was published").conditions;
+        conditions::get(conditions, conditions::STALLED).expect("the condition was published").clone()
     };
     let condition = stalled(&leader);
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", conditions::pool::BUDGET_TAKEN));
-    assert_eq!(condition.message, "it is somebody else's");
+    assert_eq!(condition.message, "the budget has another owner");
 
     let done = protected(&leader, Ok(()));
     let answered = leader.step([done]);
     leader.answer_pool_writes(answered);
-    assert!(!protects(&leader.advance_with_pool_writes(500_000)), "it was tried again though all is well");
+    assert!(!protects(&leader.advance_with_pool_writes(500_000)), "the budget was written again too early");
     assert_eq!(stalled(&leader).status, "False");
-    assert!(protects(&leader.advance_with_pool_writes(200_000)), "it is not seen to any more");
+    assert!(protects(&leader.advance_with_pool_writes(200_000)), "the budget is not refreshed");
 }
 
-/// The pool was deleted, and another one has its name.
+/// Deletes the pool and creates another one with its name.
 fn recreate_pool(leader: &mut Leader) -> Vec<Effect> {
     let former = Arc::new(leader.pool.clone());
     leader.pool.metadata.uid = Some("pool-2".into());
@@ -398,22 +413,28 @@ fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
     let (pools, pods) = (Event::Pools(Change::All(vec![pool])), Event::Pods(Change::All(vec![pod])));
     let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::Leads, reports_sessions(&[])]);
-    let (former, status) = published_pool(&effects).expect("its status is written");
+    let (former, status) = published_pool(&effects).expect("the status is written");
     assert!(protects(&effects));
     let effects = recreate_pool(&mut leader);
-    let (new, new_status) = published_pool(&effects).expect("the status of the new one is written");
+    let (new, new_status) = published_pool(&effects).expect("the new pool's status is written");
     assert_eq!((new.metadata.uid.as_deref(), protects(&effects)), (Some("pool-2"), true));
 
     let late = Event::PoolProtected { pool: former.clone(), answer: Ok(()) };
     let effects = leader.step([with_status(&former, status, "5"), late]);
     let observed = effects.iter().find(|effect| matches!(effect, Effect::Observe(_)));
-    assert!(observed.is_none() && published_pool(&effects).is_none(), "it was taken for the new one's: {effects:?}");
-    // And the new one's own answers count.
+    assert!(
+        observed.is_none() && published_pool(&effects).is_none(),
+        "the answer counted for the new pool: {effects:?}"
+    );
+    // Answers about the new pool count.
     let lost = || Err(WriteFailure::Transient("no answer".into()));
     let effects =
         leader.step([with_status(&new, new_status, "8"), Event::PoolProtected { pool: new.clone(), answer: lost() }]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Observe(_))), "{effects:?}");
-    assert!(protects(&leader.advance_with_pool_writes(2_000)), "the former's budget was taken for its own");
+    assert!(
+        protects(&leader.advance_with_pool_writes(2_000)),
+        "the budget of the deleted pool counted for the new one"
+    );
 }
 
 #[test]
@@ -442,8 +463,8 @@ fn only_the_leader_reports_load() {
     assert_eq!(leader.core.load(leader.now().mono), None);
     let mut leader = leader.leading();
     leader.step([Event::Sessions(Change::Applied(Arc::new(session(9))))]);
-    let load = leader.core.load(leader.now().mono).expect("it leads");
-    let [(pool, slots)] = load.slots.as_slice() else { panic!("not one pool: {load:?}") };
+    let load = leader.core.load(leader.now().mono).expect("the core leads");
+    let [(pool, slots)] = load.slots.as_slice() else { panic!("expected one pool: {load:?}") };
     assert_eq!((pool, slots.hot), (&Key::of(&leader.pool), 2));
     assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1);
     leader.step([Event::Follows]);

@@ -1,4 +1,4 @@
-//! As many runners as needed, and none with a session taken away.
+//! Autoscaling: enough runners for the demand, and no session lost.
 
 use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::v1alpha1::{
@@ -22,11 +22,11 @@ fn scales_from_zero_and_back() {
     fleet.advance(10_000);
     assert_eq!(fleet.runners(), 0);
     fleet.create(sessions(0, 1));
-    assert_eq!(fleet.runners(), 1, "a session that waits has a runner started");
+    assert_eq!(fleet.runners(), 1, "a waiting session starts a runner");
     assert_eq!(fleet.status("s00").state, SessionState::Ready);
     fleet.delete("s00");
     fleet.advance(59_000);
-    assert_eq!(fleet.runners(), 1, "not before the delay");
+    assert_eq!(fleet.runners(), 1, "scaled down before the delay");
     fleet.advance(2_000);
     assert_eq!((fleet.runners(), fleet.pool_status("own", "pool").desired_replicas), (0, 0));
 }
@@ -47,19 +47,19 @@ fn scales_up_when_a_namespace_label_grants_access() {
     assert_eq!((fleet.runners(), fleet.status("late").state), (1, SessionState::Ready));
 }
 
-/// A runner that may serve one more session is no room for three.
+/// Each runner serves one session only, so a spent runner is no capacity.
 #[test]
 fn does_not_count_spent_runners_as_capacity() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 0, WorkerPoolSpec { sessions_per_runner: None, ..autoscaled(0, 9, 1) });
     fleet.create(sessions(0, 3));
     fleet.advance(2_000);
-    assert_eq!(fleet.runners(), 4, "three that are full and one to spare");
+    assert_eq!(fleet.runners(), 4, "three full runners and one for the buffer");
     fleet.delete_and_spend("s00");
     fleet.advance(2_000);
-    assert_eq!((fleet.runners(), fleet.removed.len()), (4, 1), "what is spent was replaced");
+    assert_eq!((fleet.runners(), fleet.removed.len()), (4, 1), "the spent runner was replaced");
     fleet.advance(60_000);
-    assert_eq!(fleet.runners(), 3, "two that are full and one to spare");
+    assert_eq!(fleet.runners(), 3, "two full runners and one for the buffer");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn keeps_buffer_slots_up_to_max_replicas() {
     assert_eq!(fleet.runners(), 2);
     fleet.create(sessions(0, 3));
     fleet.advance(2_000);
-    assert_eq!(fleet.runners(), 5, "three that serve and two to spare");
+    assert_eq!(fleet.runners(), 5, "three full runners and two for the buffer");
     fleet.create(sessions(3, 9));
     fleet.advance(2_000);
     assert_eq!((fleet.runners(), fleet.queued()), (6, 3));
@@ -145,7 +145,7 @@ fn only_one_pool_grows_for_a_session_that_names_none() {
     assert_eq!(fleet.runners(), 1);
     fleet.create([any(1), any(2)]);
     fleet.advance(5_000);
-    assert_eq!((fleet.runners(), fleet.queued()), (3, 0), "the next one, when the first has all it may");
+    assert_eq!((fleet.runners(), fleet.queued()), (3, 0), "the second pool grows once the first one is at its maximum");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn creates_at_most_20_pods_a_second() {
     assert_eq!(fleet.runners(), 50);
 }
 
-/// Pods take their time to go: that they are still there is no reason to remove more, nor to make new ones.
+/// Terminating pods exist for a while. Meanwhile no others are removed or created.
 #[test]
 fn scaling_down_stops_at_the_target() {
     for (least, buffer, rest) in [(3, 0, 3), (0, 3, 3), (1, 2, 2)] {

@@ -1,4 +1,4 @@
-//! Who may use which pool, how much of it, and in which order.
+//! Sharing pools among namespaces and tenants: access, limits and order.
 
 use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::{
@@ -37,7 +37,10 @@ fn applies_allowed_namespaces_at_once() {
         session("own", "owner", 1, on_pool("own", "some")),
     ]);
     assert_eq!(fleet.pod_of("all"), Some("own/all/0"));
-    assert!(fleet.pod_of("owner").is_some_and(|pod| pod.starts_with("own/some/")), "its own namespace always may");
+    assert!(
+        fleet.pod_of("owner").is_some_and(|pod| pod.starts_with("own/some/")),
+        "the pool's own namespace is always allowed"
+    );
     assert_eq!((fleet.pod_of("same"), fleet.pod_of("some")), (None, None));
     fleet.advance(1_000);
     let (reason, message) = fleet.ready_reason("some");
@@ -45,18 +48,18 @@ fn applies_allowed_namespaces_at_once() {
     assert!(message.contains("WorkerPool some in namespace own") && message.contains("namespace other"), "{message}");
 
     fleet.label("other", &[("team", "a")]);
-    assert!(fleet.pod_of("some").is_some(), "a label counts at once");
+    assert!(fleet.pod_of("some").is_some(), "a new label applies at once");
     let status = fleet.status("some");
     assert_eq!((status.pool.as_deref(), status.pool_namespace.as_deref()), (Some("some"), Some("own")));
     assert_eq!(fleet.status("owner").pool_namespace, None);
 
     fleet.label("other", &[]);
-    assert_eq!(fleet.status("some").state, SessionState::Ready, "what it has it keeps");
+    assert_eq!(fleet.status("some").state, SessionState::Ready, "a bound session keeps its slot");
     fleet.delete("owner");
     fleet.create([session("other", "later", 2, on_pool("own", "some"))]);
     assert_eq!(fleet.pod_of("later"), None);
     fleet.edit("own", "some", |spec| spec.allowed_namespaces = allowing(NamespacesFrom::All, &[]).allowed_namespaces);
-    assert!(fleet.pod_of("later").is_some(), "so does the pool's own change");
+    assert!(fleet.pod_of("later").is_some(), "a change of the pool applies at once");
 }
 
 #[test]
@@ -68,16 +71,16 @@ fn a_session_without_a_pool_gets_the_best_one() {
     let any = BrowserSessionSpec::default();
     fleet.create(sessions("own", 5, &any));
     let pods: Vec<_> = fleet.bound.iter().map(|(_, pod)| pod.rsplit_once('/').unwrap().0).collect();
-    // Free slots first, then the name; what is not for it is not used.
+    // Most free slots first, then the first name. The pool without access is not used.
     assert_eq!(pods, ["release/large", "release/large", "own/small", "release/large"]);
     assert_eq!(fleet.queued(), 1);
 }
 
-/// Or whoever may make a pool for all could draw the sessions of all to himself.
+/// Otherwise the owner of a pool that allows all namespaces could attract all sessions.
 #[test]
 fn a_session_without_a_pool_uses_only_its_own_and_the_operator_namespace() {
     let mut fleet = Fleet::new();
-    fleet.pool("stranger", "pool", 3, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("foreign", "pool", 3, allowing(NamespacesFrom::All, &[]));
     fleet.create(sessions("own", 2, &BrowserSessionSpec::default()));
     fleet.advance(1_000);
     assert_eq!((fleet.bind_order(), fleet.ready_reason("own0").0.as_str()), (Vec::new(), reasons::NO_MATCHING_POOL));
@@ -86,15 +89,15 @@ fn a_session_without_a_pool_uses_only_its_own_and_the_operator_namespace() {
     assert_eq!(fleet.pod_of("own1"), None);
 }
 
-/// What a runner lists is its own word: nobody gave it that session.
+/// A runner can list any session. This one was never assigned to it.
 #[test]
 fn a_runner_cannot_claim_a_session_of_another_pool() {
     let mut fleet = Fleet::new();
-    fleet.pool("stranger", "pool", 1, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("foreign", "pool", 1, allowing(NamespacesFrom::All, &[]));
     fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
     fleet.create(sessions("own", 2, &on_pool("own", "pool")));
     assert_eq!(fleet.bind_order(), ["own0"]);
-    fleet.report_session("stranger/pool/0", "own1");
+    fleet.report_session("foreign/pool/0", "own1");
     fleet.advance(1_000);
     assert_eq!(fleet.status("own1").state, SessionState::Queued);
     fleet.delete("own0");
@@ -109,7 +112,7 @@ fn a_hot_start_publishes_one_event() {
     assert_eq!(fleet.events, [("own0".to_owned(), "Ready".to_owned())]);
 }
 
-/// Or one that gets its slot meanwhile would wait in their line.
+/// Otherwise these writes would delay the write of a session that gets a slot in the meantime.
 #[test]
 fn limits_concurrent_queued_writes() {
     let mut fleet = Fleet::new();
@@ -120,7 +123,7 @@ fn limits_concurrent_queued_writes() {
     assert_eq!((queued, fleet.most_queued_writes), (59, 8));
 }
 
-/// A session without a name takes no slot of a pool where others are before it.
+/// A session that names no pool takes no slot of a pool where another session has an earlier turn.
 #[test]
 fn turns_are_counted_per_pool() {
     let mut fleet = Fleet::new();
@@ -130,7 +133,11 @@ fn turns_are_counted_per_pool() {
     fleet.make_cold("own", "x");
     let unnamed = session("own", "unnamed", 2, BrowserSessionSpec::default());
     fleet.create([unnamed, session("other", "named", 3, on_pool("own", "y"))]);
-    assert_eq!(fleet.pod_of("unnamed"), Some("own/x/0"), "the hot one of y is for whoever has none there");
+    assert_eq!(
+        fleet.pod_of("unnamed"),
+        Some("own/x/0"),
+        "the hot browser of pool y is for the other tenant, which has no session there"
+    );
     assert!(fleet.pod_of("named").is_some_and(|pod| pod.starts_with("own/y/")));
 }
 
@@ -140,7 +147,7 @@ fn a_flooding_tenant_does_not_delay_others() {
     let weights = [("heavy".to_owned(), 2)].into();
     fleet.pool("own", "pool", 4, limited(Limits { tenant_weights: weights, ..Limits::default() }));
     fleet.create(sessions("flood", 40, &on_pool("own", "pool")));
-    assert_eq!(fleet.bind_order(), ["flood0", "flood1", "flood10", "flood11"], "in the order of arrival and of UIDs");
+    assert_eq!(fleet.bind_order(), ["flood0", "flood1", "flood10", "flood11"], "in order of arrival and of UIDs");
     fleet.create(sessions("heavy", 4, &on_pool("own", "pool")));
     fleet.create(sessions("light", 4, &on_pool("own", "pool")));
     for uid in ["flood0", "flood1", "flood10"] {
@@ -171,7 +178,7 @@ fn serves_higher_priority_first_and_rejects_priority_above_the_limit() {
     );
 }
 
-/// `kubectl wait` heeds no condition of an older generation.
+/// `kubectl wait` ignores conditions of an older generation.
 #[test]
 fn updates_the_observed_generation_of_a_finished_session() {
     let mut fleet = Fleet::new();
@@ -210,13 +217,13 @@ fn enforces_max_sessions_and_max_queued() {
     fleet.advance(1_000);
     let refused: Vec<_> =
         fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Finished).collect();
-    assert_eq!(refused, ["b1", "b2"], "those that came last");
+    assert_eq!(refused, ["b1", "b2"], "the sessions that arrived last");
     assert_eq!(fleet.ready_reason("b1").0, reasons::QUEUE_FULL);
     assert_eq!(fleet.ready_reason("a2").0, reasons::POOL_LIMIT_REACHED);
     fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));
     fleet.advance(1_000);
-    assert_eq!(fleet.queued(), 3, "whoever waits may go on waiting");
-    // An earlier name is no earlier arrival than that of those who wait already.
+    assert_eq!(fleet.queued(), 3, "admitted sessions keep waiting");
+    // A name that sorts first does not count as an earlier arrival than that of admitted sessions.
     fleet.create(sessions("_", 2, &on_pool("own", "pool")));
     assert_eq!((fleet.queued(), fleet.ready_reason("_0").0.as_str()), (3, reasons::QUEUE_FULL));
 }
@@ -226,9 +233,9 @@ fn enforces_the_max_lifetime_of_the_pool() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 2, limited(Limits { max_lifetime_seconds: Some(600), ..Limits::default() }));
     let with = |seconds| BrowserSessionSpec { max_lifetime_seconds: seconds, ..on_pool("own", "pool") };
-    fleet.create([session("own", "long", 1, with(Some(601))), session("own", "unasked", 1, with(None))]);
+    fleet.create([session("own", "long", 1, with(Some(601))), session("own", "default", 1, with(None))]);
     assert_eq!(fleet.ready_reason("long").0, reasons::LIFETIME_TOO_LONG);
-    let status = fleet.status("unasked");
+    let status = fleet.status("default");
     let life = status.deadline_time.unwrap().0.duration_since(status.scheduled_time.unwrap().0);
     assert_eq!(life.as_secs(), 600);
 }
@@ -246,7 +253,7 @@ fn a_session_uses_another_tenant_only_when_the_pool_allows_it() {
         session("b", "stolen", 1, with("a")),
     ]);
     fleet.advance(1_000);
-    assert_eq!(fleet.bind_order(), ["a-shop", "b-own"], "one of the tenant shop, from wherever it is");
+    assert_eq!(fleet.bind_order(), ["a-shop", "b-own"], "one session of tenant shop, from either namespace");
     assert_eq!(fleet.ready_reason("b-shop").0, reasons::TENANT_LIMIT_REACHED);
     assert_eq!(fleet.ready_reason("stolen").0, reasons::NOT_ALLOWED);
 }
@@ -265,7 +272,8 @@ fn an_unplaceable_session_does_not_block_others() {
     assert_eq!(fleet.ready_reason("never").0, reasons::NO_MATCHING_POOL);
 }
 
-/// Three tenants, one of which floods: by Jain's index of what each was served by its weight, and in every turnover.
+/// Three tenants, one of which floods the pool. Shares are fair by Jain's index of binds per weight, and in each
+/// turnover of the slots.
 #[test]
 fn shares_are_fair_under_a_flood() {
     let mut fleet = Fleet::new();
@@ -274,7 +282,7 @@ fn shares_are_fair_under_a_flood() {
     fleet.create(sessions("flood", 2000, &on_pool("own", "pool")));
     fleet.create(sessions("single", 200, &on_pool("own", "pool")));
     fleet.create(sessions("double", 200, &on_pool("own", "pool")));
-    // Until the flood's first sessions have made room, nobody can have a share.
+    // Shares are even only after the first sessions of the flood have ended.
     for ended in 0..132 {
         let (oldest, _) = fleet.bound[ended].clone();
         fleet.delete(&oldest);
@@ -287,7 +295,7 @@ fn shares_are_fair_under_a_flood() {
     let shares = tenants.map(|tenant| f64::from(count(tenant)) / f64::from(weight(tenant)));
     let jain = shares.iter().sum::<f64>().powi(2) / (3.0 * shares.iter().map(|share| share * share).sum::<f64>());
     assert!(jain >= 0.95, "Jain's index is {jain}, of {shares:?}");
-    // While every slot is given anew once, each tenant gets its share: nobody waits longer.
+    // In each turnover of all slots, each tenant gets its share.
     for turnover in served.chunks(12) {
         let got = tenants.map(|tenant| turnover.iter().filter(|it| **it == tenant).count());
         assert_eq!(got, [3, 3, 6], "{served:?}");
