@@ -126,7 +126,7 @@ pub enum Event {
     PoolPatched {
         /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
-        /// The stored object. `None` if the write removed the last finalizer and the pool is gone.
+        /// The stored object. `None` if the pool is gone.
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     },
 }
@@ -169,7 +169,7 @@ pub enum BindFailure {
 pub enum WriteFailure {
     /// The object has changed since it was read.
     Conflict,
-    /// The object does not exist any longer.
+    /// The object no longer exists.
     Gone,
     /// The API server refuses the write, with this message.
     Refused(String),

@@ -388,11 +388,11 @@ fn a_draining_pool_publishes_the_finalizer_removal_command() {
 #[test]
 fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     let (evil, good) = (pool("evil", "p", 1), pool("good", "p", 1));
-    let (silent, heard) = (pod(&evil, "silent", 0), pod(&good, "heard", 0));
-    let (mut core, _) = leader(&[evil, good], &[silent.clone(), heard.clone()], 4);
+    let (silent, reporting) = (pod(&evil, "silent", 0), pod(&good, "reporting", 0));
+    let (mut core, _) = leader(&[evil, good], &[silent.clone(), reporting.clone()], 4);
     // The silent runner neither reports nor fails to answer.
     let events = [
-        reports(&heard, state(Vec::new(), 1)),
+        reports(&reporting, state(Vec::new(), 1)),
         session_created(waiting_session("good", "s", "p")),
         session_created(waiting_session("evil", "e", "p")),
     ];
@@ -431,14 +431,14 @@ fn keeps_a_runner_that_has_not_reported() {
 #[test]
 fn ends_an_older_bind_after_the_newer_one_is_published() {
     let (first, second) = (pool("ns", "a", 1), pool("ns", "b", 1));
-    let (silent, heard) = (pod(&first, "silent", 0), pod(&second, "heard", 0));
-    let (mut core, _) = leader(&[first, second], &[silent.clone(), heard.clone()], 4);
+    let (silent, reporting) = (pod(&first, "silent", 0), pod(&second, "reporting", 0));
+    let (mut core, _) = leader(&[first, second], &[silent.clone(), reporting.clone()], 4);
     let waiting = session("ns", "s", 60, BrowserSessionSpec::default());
-    let report = reports(&heard, state(Vec::new(), 1));
+    let report = reports(&reporting, state(Vec::new(), 1));
     core.step([report, session_created(waiting)], at(START + 100));
     let effects = advance(&mut core, START + 30_000);
     assert_eq!(bound_sessions(&effects), ["s"]);
-    let taken = reports(&heard, state(vec![listed("s".into(), "s")], 2));
+    let taken = reports(&reporting, state(vec![listed("s".into(), "s")], 2));
     let mut effects = core.step([taken], at(START + 30_100));
     let older = reports(&silent, state(vec![listed("s".into(), "s")], 1));
     effects.extend(core.step([older.clone()], at(START + 30_200)));

@@ -238,7 +238,7 @@ impl Core {
         }
     }
 
-    /// Finds the ordinals that lack a pod. Every pod that has not terminated holds one.
+    /// Finds the ordinals that lack a pod. A pod holds its ordinal until it has terminated or is stuck.
     fn find_missing_pods(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];

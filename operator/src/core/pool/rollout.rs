@@ -10,13 +10,13 @@ use crate::core::{
 };
 use camofleet_crds::conditions::pool as reasons;
 
-/// The progress of a pool towards the shape that its spec asks for.
+/// Progress of a pool towards the shape of its spec.
 pub(in crate::core) struct Rollout {
     /// Target number of pods: one more than desired while the shape changes.
     pub(in crate::core) target: usize,
     /// One of the pods tests a new shape.
     pub(in crate::core) has_canary: bool,
-    /// The canary does not fit on a node or in a quota, and `maxUnavailable` allows to remove an idle runner for it.
+    /// The canary does not fit on a node or in a quota, and `maxUnavailable` allows removing an idle runner for it.
     pub(in crate::core) displaces_runner: bool,
 }
 

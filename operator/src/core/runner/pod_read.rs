@@ -48,7 +48,7 @@ pub struct RunnerPod {
     pub version: u64,
     /// Creation time.
     pub created: Timestamp,
-    /// Deletion timestamp plus grace period, if the pod was deleted.
+    /// The `deletionTimestamp`, which includes the grace period, if the pod was deleted.
     pub killed_at: Option<Timestamp>,
     /// Phase of the pod.
     pub phase: PodPhase,

@@ -20,7 +20,8 @@ use std::{
     time::Duration,
 };
 
-/// Time after a pod's deadline from which it no longer counts. Its node does not answer then.
+/// Time after a pod's `deletionTimestamp` at which it counts as stuck, because its node does not answer. A stuck pod
+/// does not hold its ordinal.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// Silence of a runner after which `Ready` of its sessions becomes `Unknown`.
 pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
@@ -166,7 +167,8 @@ impl Runner {
 
     pub(in crate::core) fn record_report(&mut self, report: &Report, now: Mono) -> ReportChange {
         let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
-        // Unchanged reports are cheap: each runner sends one every 10 s, so 1000 runners send 100 a second.
+        // Unchanged reports cause no reconciliation. Each runner sends one every 10 s, so 1000 runners send 100 a
+        // second.
         let changed =
             self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.sessions_known;
         (self.link, self.refused, self.sessions_known) = (Link::Up, false, true);
@@ -328,7 +330,7 @@ impl Runner {
         !self.pod.is_terminated() && !self.is_stuck(now)
     }
 
-    /// Returns whether the pod still exists [`STUCK_AFTER`] its deadline.
+    /// Returns whether the pod still exists [`STUCK_AFTER`] its `deletionTimestamp`.
     pub(in crate::core) fn is_stuck(&self, now: Now) -> bool {
         self.stuck_from(now).is_some_and(|at| at <= now.mono)
     }

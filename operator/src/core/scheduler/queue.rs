@@ -81,7 +81,7 @@ impl Queue {
         self.lanes.iter()
     }
 
-    /// UIDs of the sessions in the lanes whose demand matches `matches`.
+    /// UIDs of the sessions in the lanes for whose demand `matches` returns true.
     pub(in crate::core) fn waiting(&self, matches: impl Fn(&Demand) -> bool) -> Vec<Uid> {
         let lanes = self.lanes.iter().filter(|(demand, _)| matches(demand));
         lanes.flat_map(|(_, lane)| lane).map(|arrival| arrival.uid().to_owned()).collect()

@@ -1,10 +1,10 @@
 //! State of a session from the first watch event to its deletion.
 //!
 //! ```text
-//!           assign              runner has it
-//!  Waiting ────────► Binding ─────────────────► Bound ── ended, lost ──► Ended ── published ──► Finished ── TTL ──► deleted
-//!     ▲                 │ refused, lost           │                        ▲
-//!     └─────────────────┴──── lost, unpublished ──┘     queue timeout ─────┘
+//!           assign            runner has it
+//!  Waiting ────────► Binding ───────────────► Bound ─ ended, lost ─► Ended ─ published ─► Finished ─ TTL ─► deleted
+//!     ▲                 │ refused, lost         │                      ▲
+//!     └─────────────────┴── lost, unpublished ──┘    queue timeout ────┘
 //! ```
 //!
 //! `status.rs` computes the published status from the stage. A session whose status names a runner is never moved to
@@ -39,9 +39,9 @@ pub(in crate::core) struct Session {
     /// When this process first saw the session, if it had no status then. Latency is measured from here.
     seen: Option<Now>,
     write: StatusWrite<BrowserSessionStatus>,
-    /// A status that names the runner is being written, or was written by a call that failed.
+    /// A status that names the runner is being written, or may have been stored although the write failed.
     publishing: bool,
-    /// The session passed `limits.maxQueued` and may wait from now on.
+    /// The session was let into the queue and may keep waiting.
     admitted: bool,
 }
 
