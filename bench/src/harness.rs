@@ -497,7 +497,7 @@ fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
         state: SessionState::Ready,
         conditions: vec![
             condition("Scheduled", "True", reasons::BOUND, "runs on hot-0123456789"),
-            condition("Ready", "True", reasons::BROWSER_READY, "clients may connect; runs on hot-0123456789"),
+            condition("Ready", "True", reasons::BROWSER_READY, "clients can connect; runs on hot-0123456789"),
             condition("Finished", "False", reasons::IN_PROGRESS, ""),
             condition("Stalled", "False", reasons::IN_PROGRESS, ""),
         ],

@@ -32,7 +32,10 @@ fn a_failing_canary_replaces_no_runner() {
         let status =
             until_pool(&ns, "to be Stalled", |status| conditions::is_true(&status.conditions, STALLED)).await?;
         let stalled = conditions::get(&status.conditions, STALLED).context("the pool has no Stalled condition")?;
-        ensure!(stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("set it back"), "{stalled:?}");
+        ensure!(
+            stalled.reason == reasons::CANARY_FAILED && stalled.message.contains("revert the change"),
+            "{stalled:?}"
+        );
         ensure!(conditions::is_true(&status.conditions, READY), "the pool is not Ready: {status:?}");
         let serving = status.serving.map(|serving| serving.revision);
         ensure!(serving.is_some() && serving != status.revision, "the serving revision is {serving:?}");

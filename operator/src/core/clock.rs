@@ -1,25 +1,25 @@
-//! Time as a value. Waiting is measured on a monotonic clock, so that nobody's session ends because a wall clock was set;
-//! what people read is wall time.
+//! Monotonic and wall time as values. Durations are measured on the monotonic clock, so that setting a wall clock ends
+//! no session. Published times are wall time.
 
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
-/// A moment of the process's monotonic clock, in milliseconds. It may lie before the process's start.
+/// A time on the process's monotonic clock, in milliseconds. It may lie before the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mono(pub i64);
 
 impl Mono {
-    /// So much later.
+    /// Adds a duration.
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(millis(time)))
     }
 
-    /// So much earlier.
+    /// Subtracts a duration.
     pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(millis(time)))
     }
 
-    /// The time since an earlier moment; nothing when it is a later one.
+    /// The time since `earlier`. Zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))
     }
@@ -29,33 +29,33 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The present, on both clocks.
+/// The current time on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For measuring.
+    /// Monotonic time, for durations.
     pub mono: Mono,
-    /// For people and for what other processes wrote.
+    /// Wall time, for published times and for comparison with them.
     pub wall: Timestamp,
 }
 
-/// A time from one moment to another.
+/// The interval between two times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
-    /// Its beginning.
+    /// Start.
     pub from: Now,
-    /// Its end.
+    /// End.
     pub to: Now,
 }
 
 impl Interval {
-    /// How long it is.
+    /// Length on the monotonic clock.
     pub fn length(self) -> Duration {
         self.to.mono.since(self.from.mono)
     }
 }
 
 impl Now {
-    /// When something that carries a wall time happened, on the monotonic clock. The future counts as now.
+    /// Converts a past wall time to the monotonic clock. A future time counts as now.
     pub fn mono_of(self, wall: Timestamp) -> Mono {
         let age = self.wall.duration_since(wall);
         self.mono.before(Duration::try_from(age).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! What the operator knows of the cluster besides its own kinds: nodes, namespaces, and the public keys that runners trust.
+//! Cluster state outside the operator's own kinds: nodes, namespaces, and the public keys that runners trust.
 
 use crate::core::{
     messages::{Change, Namespace, Node},
@@ -13,18 +13,18 @@ pub(in crate::core) struct Cluster {
     keys: Option<String>,
 }
 
-/// The namespaces whose labels a change altered.
+/// Namespaces whose labels have changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::core) enum Relabelled {
-    /// None, or none that can have waiting sessions.
+    /// No namespace, or a deleted one, which has no waiting sessions.
     None,
     One(String),
-    /// Any: the namespaces were listed.
+    /// All namespaces, because they were listed again.
     Any,
 }
 
 impl Relabelled {
-    pub(in crate::core) fn has(&self, namespace: &str) -> bool {
+    pub(in crate::core) fn includes(&self, namespace: &str) -> bool {
         match self {
             Self::None => false,
             Self::One(name) => name == namespace,
@@ -34,7 +34,7 @@ impl Relabelled {
 }
 
 impl Cluster {
-    /// Takes a change of nodes. False: nothing that matters here has changed.
+    /// Applies a change of nodes. Returns whether a relevant field has changed.
     pub(in crate::core) fn node_changed(&mut self, change: Change<Node>) -> bool {
         match change {
             Change::All(all) => self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect(),
@@ -51,7 +51,6 @@ impl Cluster {
         true
     }
 
-    /// Takes a change of namespaces.
     pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) -> Relabelled {
         match change {
             Change::All(all) => {
@@ -72,7 +71,7 @@ impl Cluster {
         }
     }
 
-    /// Takes the keys that are published now. False: they are the same as before.
+    /// Stores the published keys. Returns whether they have changed.
     pub(in crate::core) fn keys_changed(&mut self, keys: String) -> bool {
         let changed = self.keys.as_ref() != Some(&keys);
         self.keys = Some(keys);
@@ -83,7 +82,7 @@ impl Cluster {
         self.nodes.get(node).is_some_and(|node| node.cordoned)
     }
 
-    /// Whole CPUs of the nodes on which runners can launch.
+    /// Whole CPUs of the nodes that are ready and not cordoned.
     pub(in crate::core) fn launch_cpus(&self) -> usize {
         self.nodes.values().filter(|node| node.ready && !node.cordoned).map(|node| node.cpus).sum()
     }
@@ -92,7 +91,7 @@ impl Cluster {
         &self.namespaces
     }
 
-    /// The public keys, as the annotation of runner pods has them. None: they are not known yet.
+    /// The public keys in the format of the pod annotation. `None` until they are known.
     pub(in crate::core) fn keys(&self) -> Option<&str> {
         self.keys.as_deref()
     }
@@ -111,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn runners_launch_on_nodes_that_are_ready_and_not_cordoned() {
+    fn counts_the_cpus_of_ready_uncordoned_nodes() {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.launch_cpus(), 0);
         let nodes = vec![node("a", true, false, 4), node("b", true, true, 8), node("c", false, false, 16)];
         assert!(cluster.node_changed(Change::All(nodes)));
         assert_eq!((cluster.launch_cpus(), cluster.is_cordoned("b"), cluster.is_cordoned("a")), (4, true, false));
-        assert!(!cluster.node_changed(Change::Applied(node("b", true, true, 8))), "it is the same");
+        assert!(!cluster.node_changed(Change::Applied(node("b", true, true, 8))), "the node has not changed");
         assert!(cluster.node_changed(Change::Applied(node("b", true, false, 8))));
         assert_eq!(cluster.launch_cpus(), 12);
         assert!(cluster.node_changed(Change::Gone(node("b", true, false, 8))));
@@ -125,19 +124,19 @@ mod tests {
     }
 
     #[test]
-    fn only_other_labels_are_a_change_of_a_namespace() {
+    fn reports_only_label_changes_of_namespaces() {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.namespace_changed(Change::All(vec![namespace("a", "x")])), Relabelled::Any);
         assert_eq!(cluster.namespace_changed(Change::Applied(namespace("a", "x"))), Relabelled::None);
         let changed = cluster.namespace_changed(Change::Applied(namespace("a", "y")));
-        assert!(changed.has("a") && !changed.has("b"));
+        assert!(changed.includes("a") && !changed.includes("b"));
         assert_eq!(cluster.namespaces()["a"]["team"], "y");
         assert_eq!(cluster.namespace_changed(Change::Gone(namespace("a", "y"))), Relabelled::None);
         assert!(cluster.namespaces().is_empty());
     }
 
     #[test]
-    fn keys_change_when_they_are_others() {
+    fn reports_only_changed_keys() {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.keys(), None);
         assert!(

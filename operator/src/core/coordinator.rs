@@ -1,4 +1,4 @@
-//! Holds what the operator knows, and routes each event to what decides about it.
+//! Holds the state of the core and routes each event to the module that handles it.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -20,18 +20,19 @@ use std::{
     time::Duration,
 };
 
-/// After the start of a term, how long slots are withheld because of runners that have neither reported nor failed to answer.
-/// Each was asked at once, so one that has said nothing by then must not hold up the others.
-const LONGEST_WAIT_FOR_RUNNERS: Duration = Duration::from_secs(30);
+/// Time after the start of a term in which no slot is assigned while runners have neither reported nor failed to
+/// answer. All runners are called at the start, so one without an answer by then must not delay the others.
+const RUNNER_REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How far the operator's clock and the times in objects may be apart: it is corrected from 3 s on, and those have whole seconds.
+/// Largest difference between the operator's clock and the times in objects. The clock is corrected from 3 s on, and
+/// the times have whole seconds.
 const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// All that the operator knows, and what it makes of it.
+/// The state machine of the operator.
 #[derive(Debug)]
 pub struct Core {
     pub(in crate::core) installation: Installation,
-    /// Present while this process leads.
+    /// `None` while this process is a follower.
     pub(in crate::core) term: Option<Term>,
     pub(in crate::core) sessions: Sessions,
     pub(in crate::core) tombstones: Tombstones,
@@ -43,46 +44,47 @@ pub struct Core {
     pub(in crate::core) outbox: Outbox,
 }
 
-/// One time of leading.
+/// A term as the leader.
 #[derive(Debug)]
 pub(in crate::core) struct Term {
-    /// Runners that were there when it began and have neither spoken nor failed to. Empty after [`LONGEST_WAIT_FOR_RUNNERS`].
+    /// Runners that existed at the start of the term and have neither reported nor failed to answer. Empty after
+    /// [`RUNNER_REPORT_TIMEOUT`].
     awaited: BTreeSet<Uid>,
     since: Now,
 }
 
 impl Term {
-    /// Whether the pod was created in this term, and so by this leader: nothing that a former one began lands after its term.
-    /// Creation times have whole seconds, and are the API server's.
+    /// Returns whether the pod was created in this term, and so by this leader, because no write of a former leader
+    /// takes effect after its term. Creation times come from the API server's clock and have whole seconds.
     pub(in crate::core) fn has_created(&self, pod: &RunnerPod) -> bool {
         pod.created.duration_since(self.since.wall) > CLOCK_MARGIN
     }
 }
 
-/// What the leader has to serve, and room for it.
+/// Waiting sessions and slots of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Those who wait for a slot.
+    /// Waiting sessions, grouped by demand.
     pub waiting: Vec<Waiting>,
-    /// The slots of each pool, as its status has them.
+    /// The slots in the status of each pool.
     pub slots: Vec<(Key, Slots)>,
 }
 
-/// Sessions that ask for the same and wait.
+/// Waiting sessions of equal demand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// The pool that they name, if it is there.
+    /// The pool that they name, if it exists.
     pub pool: Option<Key>,
-    /// Their priority.
+    /// Priority of the sessions.
     pub priority: i32,
-    /// How many they are.
+    /// Number of sessions.
     pub sessions: usize,
-    /// How long the first of them has waited.
+    /// How long the first session has waited.
     pub longest: Duration,
 }
 
 impl Core {
-    /// A follower that knows nothing yet.
+    /// Creates a follower without any objects.
     pub fn new(installation: Installation) -> Self {
         Self {
             installation,
@@ -98,7 +100,7 @@ impl Core {
         }
     }
 
-    /// Takes in what happened and says what is to be done.
+    /// Handles events, reconciles everything that they affect and everything that is due, and returns the effects.
     pub fn step(&mut self, events: impl IntoIterator<Item = Event>, now: Now) -> Vec<Effect> {
         self.outbox.begin(now);
         for event in events {
@@ -110,7 +112,7 @@ impl Core {
             return self.outbox.take_effects();
         }
         self.stop_waiting_for_runners();
-        // What is touched by looking at one thing is looked at in the same step.
+        // Reconciling a subject may enqueue others. They are reconciled in the same step.
         while let Some(subject) = self.outbox.next() {
             match subject {
                 Subject::Queue => self.schedule(),
@@ -125,12 +127,12 @@ impl Core {
         self.outbox.take_effects()
     }
 
-    /// When it wants to be stepped though nothing happened.
+    /// When [`Core::step`] has to be called if no event arrives before.
     pub fn wake(&self) -> Wake {
         self.outbox.wake()
     }
 
-    /// How busy the fleet is, as its leader knows it; a follower does not.
+    /// Waiting sessions and slots of the fleet. `None` for a follower.
     pub fn load(&self, now: Mono) -> Option<Load> {
         self.term.as_ref()?;
         let waiting = self.sessions.queue().lanes().filter_map(|(demand, lane)| {
@@ -181,12 +183,13 @@ impl Core {
         }
     }
 
-    /// Begins to lead: believes the objects, and waits for the runners.
+    /// Starts a term: rebuilds the state from the objects, and waits for the runners to report.
     fn lead(&mut self) {
-        let awaited = self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_over());
+        let awaited =
+            self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_terminated());
         let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
         self.term = Some(Term { awaited, since: self.outbox.now() });
-        self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(LONGEST_WAIT_FOR_RUNNERS)));
+        self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(RUNNER_REPORT_TIMEOUT)));
         self.orphans.clear();
         self.runners.begin_term(self.outbox.now());
         for pool in self.pools.values_mut() {
@@ -200,7 +203,7 @@ impl Core {
         self.outbox.enqueue(Subject::Queue);
     }
 
-    /// Leads no longer: whatever is under way elsewhere is somebody else's.
+    /// Ends the term: drops all timers and stops following the runners.
     fn follow(&mut self) {
         self.term = None;
         self.outbox.drop_timers();
@@ -209,13 +212,13 @@ impl Core {
         }
     }
 
-    /// Whether slots may be given out, and runners taken away: only once every runner that was there at the beginning of the term has
-    /// reported what it has, has failed to answer, or has had [`LONGEST_WAIT_FOR_RUNNERS`] to do either.
+    /// Returns whether slots may be assigned and runners removed. Before that, every runner that existed at the start
+    /// of the term has to report, fail to answer, or use up [`RUNNER_REPORT_TIMEOUT`].
     pub(in crate::core) fn may_schedule(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }
 
-    pub(in crate::core) fn runner_accounted(&mut self, pod: &Uid) {
+    pub(in crate::core) fn stop_awaiting(&mut self, pod: &Uid) {
         if let Some(term) = &mut self.term
             && term.awaited.remove(pod)
             && term.awaited.is_empty()
@@ -227,14 +230,14 @@ impl Core {
     fn stop_waiting_for_runners(&mut self) {
         if let Some(term) = &mut self.term
             && !term.awaited.is_empty()
-            && term.since.mono.after(LONGEST_WAIT_FOR_RUNNERS) <= self.outbox.mono()
+            && term.since.mono.after(RUNNER_REPORT_TIMEOUT) <= self.outbox.mono()
         {
             term.awaited.clear();
             self.start_scheduling();
         }
     }
 
-    /// Sessions that waited for this may be served, or have waited too long.
+    /// Enqueues the queue, the waiting sessions and all pools, because [`Core::may_schedule`] has become true.
     fn start_scheduling(&mut self) {
         self.outbox.enqueue(Subject::Queue);
         self.outbox.enqueue_all(self.sessions.queue().waiting(|_| true).into_iter().map(Subject::Session));

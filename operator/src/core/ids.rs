@@ -1,4 +1,4 @@
-//! What objects are known by.
+//! Identifiers and versions of Kubernetes objects.
 
 /// UID of an object.
 pub type Uid = String;
@@ -20,8 +20,8 @@ impl Key {
     }
 }
 
-/// The API server's version of an object. It is opaque to the API, but of one server's objects the larger is the later
-/// (KEP-5504), and what is not a number is taken as new.
+/// The `resourceVersion` of an object as a number. Versions of one kind can be compared: the larger one is newer
+/// (KEP-5504). A version that is not a number counts as the newest.
 pub(in crate::core) fn version(object: &impl kube::Resource) -> u64 {
     object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The events that the core receives, and the effects that it returns. Between the two there is no IO.
+//! The events that the core receives, and the effects that it returns.
 
 use crate::core::{
     clock::{Interval, Mono},
@@ -11,20 +11,20 @@ pub use camofleet_runtime::watch::Change;
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-/// Something that happened outside.
+/// An event from the API server, a runner or the leader election.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A watch's news of sessions.
+    /// Watch event of sessions.
     Sessions(Change<Arc<BrowserSession>>),
-    /// A watch's news of pools.
+    /// Watch event of pools.
     Pools(Change<Arc<WorkerPool>>),
-    /// A watch's news of runner pods.
+    /// Watch event of runner pods.
     Pods(Change<RunnerPod>),
-    /// A watch's news of nodes.
+    /// Watch event of nodes.
     Nodes(Change<Node>),
-    /// A watch's news of namespaces.
+    /// Watch event of namespaces.
     Namespaces(Change<Namespace>),
-    /// The public keys that runners are to trust, as the annotation has them.
+    /// The public keys that runners have to trust, in the format of the pod annotation.
     Keys(String),
     /// This process became the leader.
     Leads,
@@ -32,14 +32,14 @@ pub enum Event {
     Follows,
     /// A runner reported its state.
     Runner {
-        /// UID of its pod.
+        /// UID of the runner's pod.
         pod: Uid,
-        /// The state.
+        /// The validated state.
         report: Report,
     },
-    /// A runner does not answer, or its answers are implausible.
+    /// A runner does not answer, or its state was rejected.
     Silent {
-        /// UID of its pod.
+        /// UID of the runner's pod.
         pod: Uid,
     },
     /// A runner's answer to [`Effect::Bind`].
@@ -48,10 +48,10 @@ pub enum Event {
         session: Uid,
         /// UID of the runner's pod.
         pod: Uid,
-        /// What it answered.
+        /// The runner's answer.
         answer: Result<BindAnswer, BindFailure>,
     },
-    /// [`Effect::End`] was answered, or given up. It is repeated after a pause for as long as the runner lists the session.
+    /// [`Effect::End`] was answered or abandoned. The core repeats it after a pause while the runner lists the session.
     EndAnswered {
         /// UID of the session.
         session: Uid,
@@ -60,150 +60,150 @@ pub enum Event {
     },
     /// The API server's answer to [`Effect::PatchSession`].
     SessionPatched {
-        /// The session as it was when the write was decided.
+        /// The version of the session on which the write was based.
         session: Arc<BrowserSession>,
-        /// The new object.
+        /// The stored object.
         answer: Result<Arc<BrowserSession>, WriteFailure>,
     },
     /// The API server's answer to [`Effect::ReadSession`].
     SessionRead {
-        /// The name that was read.
+        /// Key that was read.
         key: Key,
-        /// UID of the session that was looked for.
+        /// UID of the requested session.
         session: Uid,
-        /// The object of that name; none when there is none.
+        /// The object with that key, if it exists. It may have another UID.
         answer: Result<Option<Arc<BrowserSession>>, ReadFailure>,
     },
     /// The API server's answer to [`Effect::ReadPod`].
     PodRead {
         /// UID of the session.
         session: Uid,
-        /// UID of the pod that was looked for.
+        /// UID of the requested pod.
         pod: Uid,
-        /// Whether it is still there.
+        /// Whether a pod with this UID exists.
         answer: Result<bool, ReadFailure>,
     },
     /// The API server's answer to [`Effect::DeleteSession`].
     SessionDeleted {
         /// UID of the session.
         session: Uid,
-        /// Whether it is gone now.
+        /// Whether the deletion was accepted.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::CreatePod`].
     PodCreated {
-        /// The pool.
+        /// Key of the pool.
         pool: Key,
         /// Name of the pod.
         name: String,
-        /// Whether it is there now.
+        /// Whether the pod exists now.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::DeletePod`].
     PodDeleted {
         /// UID of the pod.
         pod: Uid,
-        /// Whether it will go.
+        /// Whether the deletion was accepted.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::AnnotatePod`].
     PodAnnotated {
         /// UID of the pod.
         pod: Uid,
-        /// The keys that were sent. Others may be published by now.
+        /// The keys that were sent. Newer ones may be published by now.
         keys: String,
-        /// Accepted by the API server, or not. The pod in its answer is handed over first, like a watch event.
+        /// Whether the write was accepted. The pod of the answer precedes this event as a watch event.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::ProtectPool`].
     PoolProtected {
-        /// The pool, as it was when the effect was decided on: by now there may be another of its name.
+        /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
-        /// Whether its runners are protected now. Refused: a budget of that name is somebody else's.
+        /// Whether the budget is as desired. `Refused` if a budget of that name has another owner.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to another effect on a pool.
+    /// The API server's answer to [`Effect::PatchPool`] or [`Effect::FinalizePool`].
     PoolPatched {
-        /// The pool, as above.
+        /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
-        /// The new object, when it is still there.
+        /// The stored object. `None` if the pool is gone.
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     },
 }
 
-/// What of a node matters here.
+/// The fields of a node that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Whether its kubelet says that it is well.
+    /// Whether the condition `Ready` is true.
     pub ready: bool,
-    /// Whether it was cordoned.
+    /// Whether the node is unschedulable.
     pub cordoned: bool,
-    /// Whole CPUs that pods may use.
+    /// Allocatable CPUs, rounded down.
     pub cpus: usize,
 }
 
-/// What of a namespace matters here.
+/// The fields of a namespace that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its labels, by which pools may be for it.
+    /// Labels, which a pool's `allowedNamespaces` can select.
     pub labels: BTreeMap<String, String>,
 }
 
-/// Why a bind did not happen, or may have.
+/// Why a bind failed, or may have failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindFailure {
-    /// The runner has no room: the session is not there.
+    /// The runner has no free slot, and did not take the session.
     Refused,
-    /// The runner will never take this session; the words say why.
+    /// The runner rejects the session permanently, with this message.
     Invalid(String),
-    /// Nobody knows whether it happened.
+    /// It is unknown whether the runner took the session.
     Unknown(String),
 }
 
-/// Why a write did not happen, or may have.
+/// Why a write failed, or may have failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteFailure {
-    /// The object has changed since.
+    /// The object has changed since it was read.
     Conflict,
-    /// The object is gone.
+    /// The object no longer exists.
     Gone,
-    /// The API server will not have it; the words say why.
+    /// The API server refuses the write, with this message.
     Refused(String),
-    /// It may work later.
+    /// The write may succeed later, or has succeeded without an answer.
     Transient(String),
 }
 
-/// Why an uncached read gave nothing.
+/// Why an uncached read failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadFailure {
-    /// The API server will not answer it (400, 403): asking again is no use.
+    /// The API server refuses the read (400, 403). Repeating it is useless.
     Refused,
-    /// It may work later.
+    /// The read may succeed later.
     Transient,
 }
 
-/// Something to be done outside. Each is safe to do twice.
+/// An action for the I/O layer. Every effect is safe to repeat.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Follow a runner's events, for as long as not told otherwise.
+    /// Follow a runner's event stream until [`Effect::Unfollow`].
     Follow {
-        /// UID of its pod.
+        /// UID of the runner's pod.
         pod: Uid,
-        /// Address of its pod.
+        /// Address of the runner's pod.
         address: IpAddr,
-        /// Slots of its pod, which bound what it can have to report.
+        /// Slots of the runner's pod, which bound the size of its state.
         slots: u32,
     },
-    /// Follow it no longer.
+    /// Stop following a runner's event stream.
     Unfollow {
-        /// UID of its pod.
+        /// UID of the runner's pod.
         pod: Uid,
     },
-    /// Have a runner take a session, or take over its new time-outs.
+    /// Bind a session on a runner, or send new timeouts for a bound one.
     Bind {
         /// UID of the session.
         session: Uid,
@@ -211,12 +211,12 @@ pub enum Effect {
         pod: Uid,
         /// Address of the runner's pod.
         address: IpAddr,
-        /// What the session asks for.
+        /// Body of the call.
         request: BindRequest,
-        /// It is on its way to Ready, rather than given new time-outs.
+        /// Whether the session is being bound. `false` for new timeouts.
         starts: bool,
     },
-    /// Have a runner end a session, or forget one that ended.
+    /// End a session on a runner, or acknowledge the end of one.
     End {
         /// UID of the session.
         session: Uid,
@@ -225,162 +225,163 @@ pub enum Effect {
         /// Address of the runner's pod.
         address: IpAddr,
     },
-    /// Write a session's status, unless it changed since.
+    /// Write a session's status, unless the object has changed.
     PatchSession {
-        /// The session as it was when this was decided.
+        /// The version of the session on which the write is based.
         session: Arc<BrowserSession>,
         /// The whole status.
         status: Box<BrowserSessionStatus>,
-        /// False: it can wait behind others (`Queued`).
+        /// Whether the write precedes writes that are not urgent (`Queued`).
         urgent: bool,
     },
-    /// Read a session past every cache, once.
+    /// Read a session without a cache, once.
     ReadSession {
-        /// Which.
+        /// Key of the session.
         key: Key,
-        /// Its UID.
+        /// UID of the session.
         session: Uid,
     },
-    /// Read the pod that a session is published on, past every cache, once.
+    /// Read the pod that a session's status names without a cache, once.
     ReadPod {
-        /// Which.
+        /// Key of the pod.
         key: Key,
-        /// Its UID.
+        /// UID of the pod.
         pod: Uid,
         /// UID of the session.
         session: Uid,
     },
     /// Delete a session.
     DeleteSession {
-        /// Which.
+        /// Key of the session.
         key: Key,
-        /// Its UID: another of that name stays.
+        /// UID of the session. Another session of that name is not deleted.
         session: Uid,
     },
     /// Create a runner pod.
     CreatePod {
-        /// For which pool.
+        /// Key of the pool.
         pool: Key,
         /// The pod.
         pod: Box<Pod>,
     },
-    /// Delete a pod. It drains.
+    /// Delete a runner pod, which drains it.
     DeletePod {
-        /// Which.
+        /// Key of the pod.
         key: Key,
-        /// Its UID.
+        /// UID of the pod.
         pod: Uid,
-        /// Why, for logs.
+        /// Reason, for the log.
         why: &'static str,
     },
-    /// Give a pod the current public keys.
+    /// Write the current public keys to a pod's annotation.
     AnnotatePod {
-        /// Which.
+        /// Key of the pod.
         key: Key,
-        /// Its UID.
+        /// UID of the pod.
         pod: Uid,
-        /// The annotation's new value.
+        /// New value of the annotation.
         keys: String,
     },
-    /// Write a pool's status, unless it changed since.
+    /// Write a pool's status, unless the object has changed.
     PatchPool {
-        /// The pool as it was when this was decided.
+        /// The version of the pool on which the write is based.
         pool: Arc<WorkerPool>,
         /// The whole status.
         status: Box<WorkerPoolStatus>,
     },
-    /// Set or take off the finalizer of a pool, unless it changed since.
+    /// Write a pool's finalizers, unless the object has changed.
     FinalizePool {
-        /// The pool as it was when this was decided.
+        /// The version of the pool on which the write is based.
         pool: Arc<WorkerPool>,
-        /// All finalizers that it is to have.
+        /// All finalizers.
         finalizers: Vec<String>,
     },
-    /// Have a disruption budget that forbids the eviction of the pool's runners, or none where they may be evicted.
+    /// Apply the PodDisruptionBudget of a pool, or delete it if the runners may be evicted.
     ProtectPool {
-        /// Which.
+        /// The pool.
         pool: Arc<WorkerPool>,
     },
-    /// Tell people what happened to a session. Never waited for.
+    /// Publish a Kubernetes event about a session. It has no answer.
     PublishEvent {
         /// The session.
         session: Arc<BrowserSession>,
-        /// False: something is wrong.
+        /// Type of the event: `Normal` or `Warning`.
         normal: bool,
-        /// One word.
+        /// Reason of the event.
         reason: String,
-        /// A sentence.
+        /// Message of the event.
         note: String,
     },
-    /// Count and measure what happened to a session.
+    /// Record an observation in metrics, traces and logs.
     Observe(Observation),
-    /// Measure nothing of that pool any more: it is gone.
+    /// Delete the metrics of a pool that is gone.
     Forget {
-        /// Which.
+        /// Key of the pool.
         pool: Key,
     },
 }
 
-/// What happened to a session, or to a write, for those who count and measure.
+/// An observation about a session or a write, for metrics, traces and logs.
 #[derive(Clone, Debug)]
 pub enum Observation {
-    /// A slot was chosen for it.
+    /// A slot was assigned to a session.
     Assigned {
         /// UID of the session.
         session: Uid,
-        /// The slot's pool.
+        /// Pool of the slot.
         pool: Key,
-        /// The session's priority.
+        /// Priority of the session.
         priority: i32,
-        /// From its first sight until now, where that was by this process and before anybody had decided about it.
+        /// Time since this process first saw the session. `None` if the session had a status then.
         waited: Option<Interval>,
     },
-    /// Its runner has it.
+    /// A runner confirmed that it took a session.
     Bound {
-        /// The time since the choice.
+        /// Time since the assignment.
         took: Duration,
     },
-    /// Its status says Ready for the first time.
+    /// The status became Ready for the first time.
     Ready {
-        /// The session, with that status.
+        /// The session with the new status.
         session: Arc<BrowserSession>,
-        /// Its pool, unless that is gone.
+        /// The session's pool, unless it is gone.
         pool: Option<Key>,
-        /// How it was started.
+        /// Hot or cold start.
         tier: StartTier,
-        /// From its first sight until now, as above.
+        /// Time since this process first saw the session. `None` if the session had a status then.
         started: Option<Interval>,
     },
-    /// It is over.
+    /// A session ended.
     Ended {
-        /// The session, as it was last seen.
+        /// The last known version of the session.
         session: Arc<BrowserSession>,
-        /// Why: a reason of `Finished`, or that it was deleted before. Always a constant of the operator's.
+        /// The reason of `Finished`, or `Deleted`. The set of values is fixed, so it can be a metric label.
         reason: String,
-        /// From its first sight until now, as above, where it never was Ready.
+        /// Time since this process first saw the session. `None` if it has been Ready, or had a status then.
         started: Option<Interval>,
     },
-    /// The write of a status was accepted, and some fields are not as they were sent: the CRDs are of an older version, or a webhook
-    /// changes them. The fields are compared with the answer to the same write, so another writer of the status cannot cause this.
+    /// The write of a status was accepted, but some fields were not stored as sent, because the CRDs are older or a
+    /// webhook changes them. The fields are compared with the answer to the same write, so other writers cannot cause
+    /// this.
     Pruned {
         /// Kind of the object.
         kind: &'static str,
-        /// Which object.
+        /// Key of the object.
         object: Key,
         /// Paths of the fields, such as `status.observedGeneration`. At least one.
         fields: Vec<String>,
     },
-    /// The write of an object's metadata was accepted, and it is not as it was sent: a webhook changes it, or a user does at the same
-    /// time.
+    /// The write of an object's metadata was accepted but not stored as sent, because a webhook or a concurrent user
+    /// changed it.
     Reverted {
         /// Kind of the object.
         kind: &'static str,
-        /// Which object.
+        /// Key of the object.
         object: Key,
         /// Path of the field.
         field: String,
     },
 }
 
-/// A moment that the core wants to be woken at.
+/// The time of the earliest timer, if any.
 pub type Wake = Option<Mono>;

@@ -1,14 +1,15 @@
-//! What the operator decides: a state machine without IO. It is told what happened ([`Event`]) and says what is to be done
-//! ([`Effect`]); every effect is safe to repeat, and every answer comes back as an input.
+//! The operator's decisions: a state machine without I/O. It receives events ([`Event`]) and returns effects
+//! ([`Effect`]). Every effect is safe to repeat, and its answer comes back as an event.
 //!
-//! - `session`, `runner`, `pool`: the things, their states, and what happens to them.
-//! - `scheduler`: which sessions a pool accepts, the queue, and the assignment of slots.
-//! - `orphans`: sessions that a runner reports and no object stands for. `ends`: how often a runner is asked to end a session.
-//! - `status`: what is published, as a function of all that. `status_write`: its writes.
-//! - `messages`: the events that the core receives and the effects that it returns.
+//! - `session`, `runner`, `pool`: state, reconciliation and published status of each.
+//! - `scheduler`: admission of sessions to pools, the queue, and the assignment of slots.
+//! - `orphans`: sessions that a runner reports and that have no known object.
+//! - `status_write`: the write of a status, and the detection of fields that were not stored.
+//! - `messages`: the events and effects.
 //!
-//! A follower is told everything, too, and does nothing: its caches are warm when it becomes the leader. A new leader
-//! believes the objects first, then asks every runner, and only then gives out slots ([`Core::may_schedule`]).
+//! A follower receives all events, so that its caches are warm when it becomes the leader, but reconciles nothing. A
+//! new leader reads the objects, follows every runner, and assigns slots only when the runners have reported
+//! ([`Core::may_schedule`]).
 
 mod clock;
 mod cluster;

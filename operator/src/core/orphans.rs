@@ -1,5 +1,6 @@
-//! Sessions that runners list and no known object stands for. The object may be on its way here, or may have been deleted while
-//! no operator led; a read past the cache tells. What a runner invents costs no more than a few reads.
+//! Tracks orphans: sessions that runners list and that have no known object. The watch event of the object may be late,
+//! or the object was deleted while no operator led. An uncached read decides. The number of reads per runner is
+//! limited, because a runner can invent sessions.
 
 use crate::core::{
     clock::Mono,
@@ -12,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-/// An unknown session is looked up after this time: its object may be on its way here. Not later, because a session that was
-/// deleted while no operator led holds its slot until then.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Unknown sessions of one runner that are followed at once. The others have their turn when these are settled.
+/// Delay before an orphan is looked up, because its watch event may be late. The delay is short, because a session that
+/// was deleted while no operator led keeps its slot until then.
+const LOOKUP_DELAY: Duration = Duration::from_secs(2);
+/// Orphans of one runner that are tracked at once. Others follow when these are settled.
 const MAX_PER_RUNNER: usize = 16;
 
 #[derive(Debug, Default)]
@@ -25,20 +26,20 @@ pub(super) struct Orphans {
     by_runner: HashMap<Uid, BTreeSet<Uid>>,
 }
 
-/// One unknown session.
 #[derive(Debug)]
 struct Orphan {
-    /// The name that its runner gives it.
+    /// The name that the runner reported.
     key: Key,
-    /// The pod of the runner that listed it first.
+    /// The pod of the runner that listed the session first.
     runner: Uid,
     since: Mono,
-    /// The read of the API server. Refused: the API server will not answer it, and asking again is no use.
+    /// The read of the API server. A refused read is not repeated.
     lookup: RetryState,
 }
 
 impl Orphans {
-    /// Begins to follow a session that a runner lists. False: it is followed already, or this runner has too many.
+    /// Starts to track a session that a runner lists. Returns `false` if it is tracked already, or the runner has too
+    /// many orphans.
     pub(super) fn insert(&mut self, runner: &Uid, listed: &ListedSession, now: Mono) -> bool {
         let of_runner = self.by_runner.entry(runner.clone()).or_default();
         if self.orphans.contains_key(&listed.uid) || of_runner.len() >= MAX_PER_RUNNER {
@@ -55,39 +56,40 @@ impl Orphans {
         self.orphans.contains_key(uid)
     }
 
-    /// The pod of its runner, and when it has to be looked up. None: it is not followed, or its lookup is under way or was refused.
+    /// The pod of the orphan's runner, and when the lookup is due. `None` if the session is not tracked, or its lookup
+    /// is in flight or was refused.
     pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Mono)> {
         let orphan = self.orphans.get(uid)?;
         let at = match orphan.lookup {
-            RetryState::Idle => orphan.since.after(PATIENCE),
+            RetryState::Idle => orphan.since.after(LOOKUP_DELAY),
             RetryState::Pause { until, .. } => until,
             RetryState::InFlight { .. } | RetryState::Refused => return None,
         };
         Some((&orphan.runner, at))
     }
 
-    /// Begins the lookup; returns the name to look up.
+    /// Starts the lookup, and returns the name to read.
     pub(super) fn begin_lookup(&mut self, uid: &Uid) -> Option<Key> {
         let orphan = self.orphans.get_mut(uid)?;
         orphan.lookup = orphan.lookup.started();
         Some(orphan.key.clone())
     }
 
-    /// The lookup did not settle it, and is repeated after a pause.
+    /// Schedules the lookup again after a pause.
     pub(super) fn lookup_failed(&mut self, uid: &Uid, now: Mono) {
         if let Some(orphan) = self.orphans.get_mut(uid) {
             orphan.lookup = orphan.lookup.failed(uid, now);
         }
     }
 
-    /// The API server will not answer the lookup: it is not repeated.
+    /// Records that the API server refused the lookup, so that it is not repeated.
     pub(super) fn lookup_refused(&mut self, uid: &Uid) {
         if let Some(orphan) = self.orphans.get_mut(uid) {
             orphan.lookup = RetryState::Refused;
         }
     }
 
-    /// Its object came, or there is none. True: it was followed.
+    /// Stops tracking a session. Returns whether it was tracked.
     pub(super) fn remove(&mut self, uid: &Uid) -> bool {
         let Some(orphan) = self.orphans.remove(uid) else { return false };
         if let Some(of_runner) = self.by_runner.get_mut(&orphan.runner) {
@@ -96,7 +98,7 @@ impl Orphans {
         true
     }
 
-    /// Drops the orphans of a runner that it does not list any more.
+    /// Drops the orphans that a runner no longer lists.
     pub(super) fn keep_listed(&mut self, runner: &Uid, report: &Report) {
         let Some(of_runner) = self.by_runner.get_mut(runner) else { return };
         let orphans = &mut self.orphans;
@@ -109,7 +111,7 @@ impl Orphans {
         });
     }
 
-    /// Its runner is gone, and all that it listed.
+    /// Drops all orphans of a runner.
     pub(super) fn forget_runner(&mut self, runner: &Uid) {
         for uid in self.by_runner.remove(runner).unwrap_or_default() {
             self.orphans.remove(&uid);
@@ -153,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_is_looked_up_after_two_seconds_and_again_after_pauses() {
+    fn looks_up_an_orphan_after_two_seconds_and_retries_after_pauses() {
         let (mut orphans, uid) = (Orphans::default(), "s".to_owned());
         assert!(insert(&mut orphans, "a", "s", 0));
-        assert!(!insert(&mut orphans, "b", "s", 1), "another runner lists it, too");
+        assert!(!insert(&mut orphans, "b", "s", 1), "another runner lists the session too");
         assert_eq!(due(&orphans, "s"), Some(("a".into(), 2000)));
         assert_eq!(orphans.begin_lookup(&uid), Some(Key { namespace: "ns".into(), name: "s".into() }));
-        assert_eq!(due(&orphans, "s"), None, "the lookup is under way");
+        assert_eq!(due(&orphans, "s"), None, "the lookup is in flight");
         orphans.lookup_failed(&uid, Mono(2000));
         assert!(due(&orphans, "s").unwrap().1 > 2100);
         orphans.lookup_refused(&uid);
@@ -169,12 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_has_sixteen_until_it_lists_them_no_more() {
+    fn tracks_at_most_sixteen_orphans_per_runner() {
         let mut orphans = Orphans::default();
         let uids: Vec<_> = (0..20).map(|at| format!("s-{at:02}")).collect();
-        let followed = uids.iter().filter(|uid| insert(&mut orphans, "a", uid, 0)).count();
-        assert_eq!(followed, MAX_PER_RUNNER);
-        assert!(insert(&mut orphans, "b", "t", 0), "each runner has its own");
+        let tracked = uids.iter().filter(|uid| insert(&mut orphans, "a", uid, 0)).count();
+        assert_eq!(tracked, MAX_PER_RUNNER);
+        assert!(insert(&mut orphans, "b", "t", 0), "each runner has its own limit");
         orphans.keep_listed(&"a".to_owned(), &report(&["s-03", "s-19"]));
         let left: Vec<_> = uids.iter().filter(|uid| orphans.contains(uid)).collect();
         assert_eq!(left, ["s-03"]);

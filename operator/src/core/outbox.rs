@@ -1,4 +1,5 @@
-//! Collects what a step decides: effects for the I/O layer, subjects that have to be reconciled, and when to reconcile one again.
+//! Collects the results of a step: effects for the I/O layer, subjects to reconcile in this step, and timers that
+//! reconcile a subject later.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -9,22 +10,22 @@ use crate::core::{
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeSet;
 
-/// Something that is reconciled as a whole when anything about it changed. The order is the order of reconciliation: sessions are
-/// assigned before any is found to have waited too long.
+/// A unit of reconciliation. Subjects are reconciled in the order of the variants, so that waiting sessions get free
+/// slots before they can time out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::core) enum Subject {
-    /// The sessions that wait for a slot.
+    /// The waiting sessions.
     Queue,
     Session(Uid),
     Runner(Uid),
     Pool(Key),
-    /// A session that runners list without a known object.
+    /// A session that runners list and that has no known object.
     Orphan(Uid),
-    /// Sessions that a runner lists and must not keep, by the UID of its pod.
+    /// Sessions that the runner with this pod UID must not keep.
     Unwanted(Uid),
 }
 
-/// One step's decisions, and the timers that outlast it.
+/// Results of a step, and timers that persist between steps.
 #[derive(Debug)]
 pub(in crate::core) struct Outbox {
     now: Now,
@@ -45,7 +46,7 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// Begins a step at this time.
+    /// Starts a step at the given time.
     pub(in crate::core) fn begin(&mut self, now: Now) {
         self.now = now;
     }
@@ -68,7 +69,7 @@ impl Outbox {
         self.effects.extend(effects);
     }
 
-    /// Has a subject reconciled in this step.
+    /// Reconciles a subject in this step.
     pub(in crate::core) fn enqueue(&mut self, subject: Subject) {
         self.pending.insert(subject);
     }
@@ -77,7 +78,7 @@ impl Outbox {
         self.pending.extend(subjects);
     }
 
-    /// Has a subject reconciled at that time, and not at the time that was set before. None: no timer.
+    /// Sets the timer of a subject, which replaces the previous one. `None` removes it.
     pub(in crate::core) fn requeue_at(&mut self, subject: Subject, at: Option<Mono>) {
         self.timers.set(subject, at);
     }
@@ -89,12 +90,12 @@ impl Outbox {
         }
     }
 
-    /// The next subject to reconcile.
+    /// Removes and returns the next subject to reconcile.
     pub(in crate::core) fn next(&mut self) -> Option<Subject> {
         self.pending.pop_first()
     }
 
-    /// Drops what is enqueued: a follower reconciles nothing.
+    /// Drops the enqueued subjects, because a follower reconciles nothing.
     pub(in crate::core) fn drop_pending(&mut self) {
         self.pending.clear();
     }
@@ -103,7 +104,7 @@ impl Outbox {
         self.timers = Timers::default();
     }
 
-    /// Ends the step.
+    /// Ends the step and returns its effects.
     pub(in crate::core) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_reconciled_once_and_the_queue_first() {
+    fn reconciles_each_subject_once_and_the_queue_first() {
         let mut outbox = Outbox::default();
         let session = |uid: &str| Subject::Session(uid.to_owned());
         outbox.enqueue_all([session("b"), session("a"), Subject::Queue, session("b")]);
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_replaces_the_former_one_of_its_subject() {
+    fn a_timer_replaces_the_previous_one_of_its_subject() {
         let mut outbox = Outbox::default();
         let runner = || Subject::Runner("r".to_owned());
         outbox.begin(at(0));
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn effects_leave_in_the_order_in_which_they_were_sent() {
+    fn returns_effects_in_order() {
         let mut outbox = Outbox::default();
         let unfollow = |pod: &str| Effect::Unfollow { pod: pod.to_owned() };
         outbox.send(unfollow("b"));

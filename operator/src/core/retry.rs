@@ -1,23 +1,26 @@
-//! Calls that are repeated until they were answered.
+//! Retry state of a call.
 
 use crate::core::clock::Mono;
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::Duration;
 
-/// The pauses of a call that fails.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
-/// A call of which at most one is under way, and which is repeated with growing pauses until it was answered.
+/// A call that is repeated with growing pauses until it succeeds. At most one is in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::core) enum RetryState {
-    /// None is wanted, or it may be made now.
+    /// No call is needed, or the call may start now.
     #[default]
     Idle,
-    /// It is under way.
-    InFlight { failures: u32 },
-    /// It failed, and may be made again then.
-    Pause { until: Mono, failures: u32 },
-    /// It was refused for good: only another object makes it worthwhile.
+    InFlight {
+        failures: u32,
+    },
+    /// The call failed, and may start again at `until`.
+    Pause {
+        until: Mono,
+        failures: u32,
+    },
+    /// The call was refused. It is not repeated until the object changes.
     Refused,
 }
 
@@ -37,7 +40,7 @@ impl RetryState {
         }
     }
 
-    /// After a failure: each subject's pause is a little different.
+    /// Schedules the next attempt. The pause has a jitter that depends on `subject`.
     pub(in crate::core) fn failed(self, subject: &str, now: Mono) -> Self {
         let failures = match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
@@ -49,7 +52,7 @@ impl RetryState {
         Self::Pause { until: now.after(pause.mul_f64(0.75 + f64::from(jitter) / 1024.0)), failures }
     }
 
-    /// How often it failed in a row.
+    /// Number of consecutive failures.
     pub(in crate::core) fn failures(self) -> u32 {
         match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures,
@@ -57,7 +60,7 @@ impl RetryState {
         }
     }
 
-    pub(in crate::core) fn wakes(self) -> Option<Mono> {
+    pub(in crate::core) fn retry_at(self) -> Option<Mono> {
         match self {
             Self::Pause { until, .. } => Some(until),
             Self::Idle | Self::InFlight { .. } | Self::Refused => None,

@@ -1,6 +1,6 @@
-//! Tracks the write of one object's status, and recognises when the API server keeps only a part of it: an older CRD prunes
-//! fields that it does not know, and a webhook may change others. Such a write succeeds, so that comparing the desired status with
-//! the stored one would repeat it without end.
+//! Tracks the write of one object's status, and detects that the API server stores only a part of it. An older CRD
+//! prunes unknown fields, and a webhook may change others. Such a write succeeds, so comparing the desired status with
+//! the stored one would repeat the write endlessly.
 
 use crate::core::{
     clock::Mono,
@@ -11,20 +11,20 @@ use crate::core::{
 use serde::Serialize;
 use serde_json::Value;
 
-/// Fields named in one report. One is enough to find the cause.
-const MOST_FIELDS: usize = 8;
+/// Most fields that are named in one observation. One is enough to find the cause.
+const MAX_FIELDS: usize = 8;
 
-/// The write of a status of type `S`. At most one is under way.
+/// The write of a status of type `S`. At most one is in flight.
 #[derive(Debug)]
 pub(super) struct StatusWrite<S> {
     call: RetryState,
-    /// What the write that is under way sent.
+    /// The status of the write in flight.
     sent: Option<Box<S>>,
-    /// The last write, when it landed in part.
+    /// The last write, if it was stored only in part.
     partial: Option<Box<Partial<S>>>,
 }
 
-/// A write that landed in part.
+/// A write that was stored only in part.
 #[derive(Debug)]
 struct Partial<S> {
     sent: S,
@@ -38,14 +38,15 @@ impl<S> Default for StatusWrite<S> {
 }
 
 impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
-    /// The status to compute the next one from: the stored one, or what was sent, for as long as the object has the part of it that
-    /// was kept. Otherwise a pruned time would be set to another value at each attempt.
-    pub(super) fn known<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
+    /// The status from which to compute the next one: the sent one while the object still has the stored part of it,
+    /// and otherwise the stored one. Starting from the stored part would set a pruned time to a new value at each
+    /// attempt.
+    pub(super) fn base<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
         self.partial_of(stored).map(|partial| &partial.sent).or(stored)
     }
 
-    /// Whether `desired` is to be written now. What landed in part is repeated after a pause that grows to 30 s, because the CRDs may
-    /// have been updated; another desired status is written at once.
+    /// Returns whether `desired` has to be written now. A partial write is repeated after pauses that grow to 30 s,
+    /// because the CRDs may be updated. A different desired status is written at once.
     pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Mono) -> bool {
         match self.partial_of(stored) {
             Some(partial) if partial.sent != *desired => {
@@ -56,18 +57,17 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         }
     }
 
-    /// Whether nothing can be due, whatever is desired.
-    pub(super) fn rests(&self, now: Mono) -> bool {
+    /// Returns whether no status may be written now.
+    pub(super) fn is_blocked(&self, now: Mono) -> bool {
         self.partial.is_none() && !self.call.may_start(now)
     }
 
-    /// The write of `desired` begins.
     pub(super) fn begin(&mut self, desired: S) {
         self.call = self.call.started();
         self.sent = Some(Box::new(desired));
     }
 
-    /// The write was accepted, and this is stored now. Returns the fields that are not as they were sent; none: all of it landed.
+    /// Records that the write was accepted. Returns the fields whose stored value differs from the one that was sent.
     pub(super) fn landed(&mut self, stored: Option<&S>, subject: &str, now: Mono) -> Vec<String> {
         let sent = self.sent.take();
         let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
@@ -80,7 +80,8 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         fields
     }
 
-    /// The write did not land, or it is not known whether it did. After a refusal only a change of the object allows another one.
+    /// Records that the write failed, or that its result is unknown. A refused write is not repeated until the object
+    /// changes.
     pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Mono) {
         (self.sent, self.partial) = (None, None);
         self.call = match failure {
@@ -89,16 +90,16 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         };
     }
 
-    /// The object has changed: what was refused may be accepted now.
+    /// Allows a refused write again, because the object has changed.
     pub(super) fn object_changed(&mut self) {
         if self.call == RetryState::Refused {
             self.call = RetryState::Idle;
         }
     }
 
-    /// When a write that was put off is due.
-    pub(super) fn wakes(&self) -> Option<Mono> {
-        self.call.wakes()
+    /// When the write may be repeated.
+    pub(super) fn retry_at(&self) -> Option<Mono> {
+        self.call.retry_at()
     }
 
     fn partial_of(&self, stored: Option<&S>) -> Option<&Partial<S>> {
@@ -106,17 +107,18 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 }
 
-/// The report of a write after which these fields of the object are not as they were sent; none when there are no such fields.
+/// The observation that these fields were not stored as sent. `None` without fields.
 pub(super) fn observe_pruned(kind: &'static str, object: Key, fields: Vec<String>) -> Option<Effect> {
     (!fields.is_empty()).then_some(Effect::Observe(Observation::Pruned { kind, object, fields }))
 }
 
-/// The fields in which two statuses differ, as paths. They are compared as JSON, in which times have the precision that is stored.
+/// The paths of the fields in which two statuses differ. They are compared as JSON, where times have the stored
+/// precision.
 fn differences<S: Serialize + PartialEq>(sent: &S, stored: Option<&S>) -> Vec<String> {
     if stored == Some(sent) {
         return Vec::new();
     }
-    let json = |status: &S| serde_json::to_value(status).expect("a status is plain data");
+    let json = |status: &S| serde_json::to_value(status).expect("a status serializes");
     let mut fields = Vec::new();
     compare("status", &json(sent), &stored.map_or(Value::Null, json), &mut fields);
     fields
@@ -140,7 +142,7 @@ fn compare(path: &str, sent: &Value, stored: &Value, fields: &mut Vec<String>) {
         _ if sent == stored => {}
         _ => {
             let path = path.to_owned();
-            if fields.len() < MOST_FIELDS && !fields.contains(&path) {
+            if fields.len() < MAX_FIELDS && !fields.contains(&path) {
                 fields.push(path);
             }
         }
@@ -167,7 +169,7 @@ mod tests {
         status
     }
 
-    /// What the API server answers, without some fields.
+    /// The API server's answer with some fields removed.
     fn stored(status: &BrowserSessionStatus, without: &[&str]) -> BrowserSessionStatus {
         let mut json = serde_json::to_value(status).unwrap();
         for path in without {
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_kept_are_named() {
+    fn names_the_fields_that_were_not_stored() {
         let sent = status();
         for (without, expected) in [
             (vec![], vec![]),
@@ -191,41 +193,37 @@ mod tests {
         }
         assert_eq!(differences(&sent, None), ["status"]);
         let more = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
-        assert_eq!(
-            differences(&sent, Some(&more)),
-            ["status.pool"],
-            "what was to be removed and stays is repeated as well"
-        );
+        assert_eq!(differences(&sent, Some(&more)), ["status.pool"], "a field that was not removed is named too");
     }
 
     #[test]
-    fn what_lands_in_part_is_repeated_after_growing_pauses_and_another_status_at_once() {
+    fn retries_a_partial_write_with_backoff_and_another_status_at_once() {
         let mut write = StatusWrite::default();
         let (sent, mut now) = (status(), 0);
         let stored = stored(&sent, &["/observedGeneration", "/readyTime"]);
         assert!(write.is_due(None, &sent, Mono(now)));
         for _ in 0..12 {
             write.begin(sent.clone());
-            assert!(!write.is_due(Some(&stored), &sent, Mono(now)), "one is under way");
+            assert!(!write.is_due(Some(&stored), &sent, Mono(now)), "a write is in flight");
             assert_eq!(write.landed(Some(&stored), "s", Mono(now)), ["status.observedGeneration", "status.readyTime"]);
-            assert_eq!(write.known(Some(&stored)), Some(&sent));
-            let Mono(wakes) = write.wakes().unwrap();
-            assert!(wakes > now + 100 && !write.is_due(Some(&stored), &sent, Mono(wakes - 1)));
-            assert!(write.is_due(Some(&stored), &sent, Mono(wakes)));
-            now = wakes;
+            assert_eq!(write.base(Some(&stored)), Some(&sent));
+            let Mono(retry_at) = write.retry_at().unwrap();
+            assert!(retry_at > now + 100 && !write.is_due(Some(&stored), &sent, Mono(retry_at - 1)));
+            assert!(write.is_due(Some(&stored), &sent, Mono(retry_at)));
+            now = retry_at;
         }
         assert!(now > 100_000, "the pauses do not grow: {now} ms for 12 writes");
         let other = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
         assert!(write.is_due(Some(&stored), &other, Mono(now - 1)));
-        // Another writer's status is no part of what was sent.
-        assert_eq!(write.known(Some(&other)), Some(&other));
-        // A failure is followed by a pause, whatever is desired.
+        // The status of another writer does not belong to the partial write.
+        assert_eq!(write.base(Some(&other)), Some(&other));
+        // After a failure every status waits for the pause.
         write.begin(other.clone());
         write.failed(&WriteFailure::Transient("no answer".into()), "s", Mono(now));
         assert!(!write.is_due(Some(&stored), &other, Mono(now)) && !write.is_due(Some(&stored), &sent, Mono(now)));
-        // And with newer CRDs it is over.
+        // With newer CRDs the write is stored completely.
         write.begin(sent.clone());
         assert_eq!(write.landed(Some(&sent), "s", Mono(now)), Vec::<String>::new());
-        assert!(!write.is_due(Some(&sent), &sent, Mono(now)) && write.wakes().is_none());
+        assert!(!write.is_due(Some(&sent), &sent, Mono(now)) && write.retry_at().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! One alarm for each thing that wants to be looked at later.
+//! Timers: at most one for each key.
 
 use crate::core::clock::Mono;
 use std::{
@@ -6,7 +6,7 @@ use std::{
     hash::Hash,
 };
 
-/// Alarms by key: setting one replaces the former of that key.
+/// Timers by key. Setting a timer replaces the previous one of its key.
 #[derive(Debug)]
 pub(super) struct Timers<K> {
     by_key: HashMap<K, Mono>,
@@ -34,7 +34,7 @@ impl<K: Clone + Ord + Hash> Timers<K> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// The key of an alarm that is due, which is thereby off.
+    /// Removes a timer that is due, and returns its key.
     pub(super) fn pop_due(&mut self, now: Mono) -> Option<K> {
         if self.next()? > now {
             return None;

@@ -1,11 +1,10 @@
-//! Remembers for a while which sessions and pods were deleted: what a runner still has of them is ended without a read of the API
-//! server, and an answer that was slower than the watch does not bring them back.
+//! Remembers deleted sessions and pods for a while. Copies of a deleted session on runners are ended without a read of
+//! the API server, and an answer that arrives after the watch event does not restore a deleted object.
 
 use crate::core::{clock::Mono, ids::Uid};
 use std::{collections::HashMap, time::Duration};
 
-/// How long a deletion is remembered.
-const MEMORY: Duration = Duration::from_secs(600);
+const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct Tombstones {
@@ -14,7 +13,7 @@ pub(in crate::core) struct Tombstones {
 
 impl Tombstones {
     pub(in crate::core) fn insert(&mut self, uid: &Uid, now: Mono) {
-        self.deleted.retain(|_, at| now.since(*at) < MEMORY);
+        self.deleted.retain(|_, at| now.since(*at) < RETENTION);
         self.deleted.insert(uid.clone(), now);
     }
 
@@ -28,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deletion_is_remembered_for_ten_minutes() {
+    fn remembers_a_deletion_for_ten_minutes() {
         let mut tombstones = Tombstones::default();
         let (first, second) = ("first".to_owned(), "second".to_owned());
         tombstones.insert(&first, Mono(0));

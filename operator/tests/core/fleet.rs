@@ -1,4 +1,4 @@
-//! A leader of many pools, whose runners do what they are asked.
+//! A simulated fleet: a leading core, an API server that accepts its writes, and runners that obey its calls.
 
 use crate::support::installation;
 use camofleet_crds::v1alpha1::{
@@ -8,7 +8,7 @@ use camofleet_crds::v1alpha1::{
 use camofleet_operator::core::{
     Change, Core, Effect, Event, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
-    runner::pod_read::{Fate, RunnerPod, Trouble},
+    runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
@@ -17,10 +17,10 @@ use k8s_openapi::{
 };
 use std::{collections::BTreeMap, iter, net::IpAddr, sync::Arc};
 
-/// Rounds of effects and answers without a pause, from which on there is no end to them.
-const MOST_ROUNDS: usize = 10_000;
+/// Rounds of effects and answers in one step after which the core is assumed to loop endlessly.
+const MAX_ROUNDS: usize = 10_000;
 
-/// A session of that namespace, which came in that second.
+/// A session that was created at the given second.
 pub fn session(namespace: &str, uid: &str, second: i64, spec: BrowserSessionSpec) -> BrowserSession {
     let mut session = BrowserSession::new(uid, spec);
     session.metadata.namespace = Some(namespace.into());
@@ -31,8 +31,8 @@ pub fn session(namespace: &str, uid: &str, second: i64, spec: BrowserSessionSpec
     session
 }
 
-/// A wish for that pool, of that namespace.
-pub fn on(namespace: &str, pool: &str) -> BrowserSessionSpec {
+/// The spec of a session that names a pool.
+pub fn on_pool(namespace: &str, pool: &str) -> BrowserSessionSpec {
     let pool = PoolRef { name: pool.into(), namespace: Some(namespace.into()) };
     BrowserSessionSpec { pool_ref: Some(pool), ..BrowserSessionSpec::default() }
 }
@@ -45,42 +45,40 @@ pub struct Fleet {
     runners: BTreeMap<String, RunnerState>,
     pods: BTreeMap<String, RunnerPod>,
     uids: u32,
-    /// Pods that were deleted, and whether they had a session then.
+    /// Deleted pods, and whether they had a session then.
     pub removed: Vec<(String, bool)>,
-    /// The sessions as they stand.
+    /// The stored sessions.
     pub sessions: BTreeMap<String, BrowserSession>,
-    /// The events of each session, by their reasons.
+    /// Kubernetes events: UID of the session and reason.
     pub events: Vec<(String, String)>,
-    /// The most `Queued` that were begun to be written in one step.
-    pub most_shown: usize,
-    /// The fewest runners that were warm or had a session, and were not to go, after any step.
-    pub fewest_up: usize,
-    /// Pods that are made to test a shape do not come up.
+    /// Most writes of `Queued` that were started in one step.
+    pub most_queued_writes: usize,
+    /// Fewest runners after any step that were warm or had a session, and were not deleted.
+    pub fewest_available: usize,
+    /// New canaries do not become warm.
     pub canaries_fail: bool,
-    /// Pods without a session that were deleted and are not gone yet: those go after the next pause.
-    going: Vec<String>,
-    /// Other pods that are made do not.
-    pub others_fail: bool,
-    /// The API server refuses pods that are to test a shape.
+    /// Deleted pods without a session. They are gone after the next pause.
+    terminating: Vec<String>,
+    /// New pods other than canaries do not become warm.
+    pub non_canaries_fail: bool,
+    /// The API server refuses canaries.
     pub canaries_refused: bool,
-    /// Pods that were made to test a shape.
+    /// The canaries that were created.
     pub canaries: Vec<String>,
-    /// Which pod each session was given to, in the order in which it happened.
+    /// Sessions and their pods, in the order of the bind calls.
     pub bound: Vec<(String, String)>,
-    /// What it writes of sessions its watch shows before the answer comes.
+    /// The watch delivers writes of sessions before the answers.
     pub watch_is_faster: bool,
-    /// What was to be counted and measured.
     pub observed: Vec<Observation>,
-    /// Pools of which nothing was to be measured any more.
+    /// Pools whose metrics were deleted.
     pub forgotten: Vec<Key>,
-    /// The API server drops `status.observedGeneration`, as one with older CRDs does, and a webhook takes annotations of pods and
-    /// finalizers of pools away.
+    /// The API server drops `status.observedGeneration`, like one with older CRDs. A webhook removes annotations of
+    /// pods and finalizers of pools.
     pub prunes: bool,
-    /// Writes of statuses of sessions and of pools, of finalizers, and of annotations.
     pub writes: Writes,
 }
 
-/// Counts of writes.
+/// Numbers of writes: statuses of sessions and pools, finalizers of pools, annotations of pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Writes {
     pub sessions: usize,
@@ -94,7 +92,7 @@ impl Fleet {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    /// A leader that knows of nothing.
+    /// A leader without any objects.
     pub fn new() -> Self {
         let mut fleet = Self {
             core: Core::new(installation()),
@@ -107,11 +105,11 @@ impl Fleet {
             removed: Vec::new(),
             sessions: BTreeMap::new(),
             events: Vec::new(),
-            most_shown: 0,
-            fewest_up: usize::MAX,
+            most_queued_writes: 0,
+            fewest_available: usize::MAX,
             canaries_fail: false,
-            going: Vec::new(),
-            others_fail: false,
+            terminating: Vec::new(),
+            non_canaries_fail: false,
             canaries_refused: false,
             canaries: Vec::new(),
             bound: Vec::new(),
@@ -121,11 +119,11 @@ impl Fleet {
             prunes: false,
             writes: Writes::default(),
         };
-        fleet.another_leads();
+        fleet.change_leader();
         fleet
     }
 
-    /// A pool whose runners are there, each with a slot and a hot browser.
+    /// Creates a pool whose runners exist already, each with one slot and a hot browser.
     pub fn pool(&mut self, namespace: &str, name: &str, runners: u32, spec: WorkerPoolSpec) {
         let replicas = spec.autoscaling.is_none().then_some(i32::try_from(runners).unwrap());
         let mut pool = WorkerPool::new(name, WorkerPoolSpec { replicas, ..spec });
@@ -135,21 +133,21 @@ impl Fleet {
         pool.metadata.resource_version = Some("1".into());
         pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
         self.pools.insert(Key::of(&pool), pool.clone());
-        let mut inputs = vec![Event::Pools(Change::Applied(Arc::new(pool.clone())))];
+        let mut events = vec![Event::Pools(Change::Applied(Arc::new(pool.clone())))];
         for ordinal in 0..runners {
             let pod = self.runner(&pool, ordinal);
             self.pods.insert(pod.uid.clone(), pod.clone());
-            inputs.push(Event::Pods(Change::Applied(pod)));
+            events.push(Event::Pods(Change::Applied(pod)));
         }
-        self.step(inputs);
-        let spoken = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
-        let told = spoken.map(|(pod, state)| reported(pod, state));
-        self.step(told.collect::<Vec<_>>());
+        self.step(events);
+        let of_pool = self.runners.iter().filter(|(pod, _)| pod.starts_with(&format!("{namespace}/{name}/")));
+        let reports = of_pool.map(|(pod, state)| reported(pod, state));
+        self.step(reports.collect::<Vec<_>>());
     }
 
     fn runner(&mut self, pool: &WorkerPool, ordinal: u32) -> RunnerPod {
         let (key, uid) = (Key::of(pool), pool.metadata.uid.clone().unwrap());
-        // The first of a place is known by it.
+        // The first pod of an ordinal is named after it.
         let mut pod = format!("{uid}/{ordinal}");
         if self.runners.contains_key(&pod) || self.removed.iter().any(|(removed, _)| *removed == pod) {
             self.uids += 1;
@@ -170,11 +168,11 @@ impl Fleet {
             version: 2,
             created: self.now().wall,
             killed_at: None,
-            fate: Fate::Running,
+            phase: PodPhase::Running,
         }
     }
 
-    /// The pool's owner changes it.
+    /// Edits the spec of a pool.
     pub fn edit(&mut self, namespace: &str, name: &str, edit: impl FnOnce(&mut WorkerPoolSpec)) {
         let key = Key { namespace: namespace.into(), name: name.into() };
         self.version += 1;
@@ -185,21 +183,20 @@ impl Fleet {
         self.step([Event::Pools(Change::Applied(pool))]);
     }
 
-    /// These public keys are published.
     pub fn publish_keys(&mut self, keys: &str) {
         self.step([Event::Keys(keys.into())]);
     }
 
-    /// Other public keys are published before the API server has answered to what was written of the first.
+    /// Publishes second keys before the API server has answered the writes of the first ones.
     pub fn publish_keys_twice(&mut self, first: &str, second: &str) {
         let effects = self.core.step([Event::Keys(first.into())], self.now());
-        let answers = effects.into_iter().flat_map(|effect| self.carry_out(effect));
-        let inputs: Vec<_> = iter::once(Event::Keys(second.into())).chain(answers).collect();
-        self.step(inputs);
+        let answers = effects.into_iter().flat_map(|effect| self.apply(effect));
+        let events: Vec<_> = iter::once(Event::Keys(second.into())).chain(answers).collect();
+        self.step(events);
     }
 
-    /// Somebody takes the pool's finalizers away.
-    pub fn take_finalizers(&mut self, namespace: &str, name: &str) {
+    /// Removes the pool's finalizers, like a user.
+    pub fn remove_finalizers(&mut self, namespace: &str, name: &str) {
         let key = Key { namespace: namespace.into(), name: name.into() };
         self.version += 1;
         let pool = self.pools.get_mut(&key).unwrap();
@@ -214,17 +211,17 @@ impl Fleet {
         self.step([Event::Namespaces(Change::Applied(Namespace { name: namespace.into(), labels }))]);
     }
 
-    /// Users make these, all at once.
+    /// Creates sessions in one step.
     pub fn create(&mut self, sessions: impl IntoIterator<Item = BrowserSession>) {
-        let mut inputs = Vec::new();
+        let mut events = Vec::new();
         for session in sessions {
             self.sessions.insert(session.metadata.uid.clone().unwrap(), session.clone());
-            inputs.push(Event::Sessions(Change::Applied(Arc::new(session))));
+            events.push(Event::Sessions(Change::Applied(Arc::new(session))));
         }
-        self.step(inputs);
+        self.step(events);
     }
 
-    /// The user changes its spec.
+    /// Edits the spec of a session.
     pub fn edit_session(&mut self, uid: &str, edit: impl FnOnce(&mut BrowserSessionSpec)) {
         self.version += 1;
         let session = self.sessions.get_mut(uid).unwrap();
@@ -235,8 +232,8 @@ impl Fleet {
         self.step([Event::Sessions(Change::Applied(session))]);
     }
 
-    /// The user deletes it, and its runner has a hot browser again.
-    pub fn end(&mut self, uid: &str) {
+    /// Deletes a session. Its runner has a hot browser again.
+    pub fn delete(&mut self, uid: &str) {
         let session = self.sessions.remove(uid).unwrap();
         self.step([Event::Sessions(Change::Gone(Arc::new(session)))]);
         if let Some((pod, generation)) = self.holding(uid) {
@@ -246,8 +243,8 @@ impl Fleet {
         }
     }
 
-    /// The user deletes it, and its runner takes no more.
-    pub fn spend(&mut self, uid: &str) {
+    /// Deletes a session. Its runner takes no more sessions.
+    pub fn delete_and_spend(&mut self, uid: &str) {
         let (pod, generation) = self.holding(uid).unwrap();
         let state =
             RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
@@ -256,8 +253,8 @@ impl Fleet {
         self.step([Event::Sessions(Change::Gone(Arc::new(session))), reported(&pod, &state)]);
     }
 
-    /// A runner says that it has that session, Ready.
-    pub fn claim(&mut self, pod: &str, uid: &str) {
+    /// A runner reports a Ready session, whether it was bound there or not.
+    pub fn report_session(&mut self, pod: &str, uid: &str) {
         let generation = self.runners[pod].generation + 1;
         let state = state(vec![ready_session("own", uid, uid, Display::Headless)], generation);
         self.runners.insert(pod.to_owned(), state.clone());
@@ -269,56 +266,56 @@ impl Fleet {
         holding.next().map(|(pod, state)| (pod.clone(), state.generation))
     }
 
-    /// The pool's runners have no hot browser for a while.
-    pub fn cool(&mut self, namespace: &str, name: &str) {
-        self.temper(namespace, name, false);
+    /// The pool's runners lose their hot browsers.
+    pub fn make_cold(&mut self, namespace: &str, name: &str) {
+        self.set_warm(namespace, name, false);
     }
 
-    /// They have none, and cannot launch one.
+    /// The pool's runners lose their hot browsers and cannot launch others.
     pub fn break_browsers(&mut self, namespace: &str, name: &str) {
         let prefix = format!("{namespace}/{name}/");
         for state in self.runners.iter_mut().filter(|(pod, _)| pod.starts_with(&prefix)).map(|(_, state)| state) {
             state.launch_error = Some("no such browser".into());
         }
-        self.temper(namespace, name, false);
+        self.set_warm(namespace, name, false);
     }
 
-    /// And have one again.
-    pub fn warm(&mut self, namespace: &str, name: &str) {
-        self.temper(namespace, name, true);
+    /// The pool's runners have hot browsers again.
+    pub fn make_warm(&mut self, namespace: &str, name: &str) {
+        self.set_warm(namespace, name, true);
     }
 
-    fn temper(&mut self, namespace: &str, name: &str, warm: bool) {
+    fn set_warm(&mut self, namespace: &str, name: &str, warm: bool) {
         let prefix = format!("{namespace}/{name}/");
         let of_pool = self.runners.iter_mut().filter(|(pod, _)| pod.starts_with(&prefix));
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         for (pod, state) in of_pool {
             state.generation += 1;
             (state.warm, state.hot) = (warm, Hot { headless: u32::from(warm), headful: 0 });
-            told.push(reported(pod, state));
+            reports.push(reported(pod, state));
         }
-        self.step(told);
+        self.step(reports);
     }
 
-    /// What is due until so much later is done.
-    pub fn pass(&mut self, millis: i64) {
+    /// Advances the time, and steps the core at each of its timers.
+    pub fn advance(&mut self, millis: i64) {
         let end = self.millis + millis;
         while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
-            // Who goes takes as long as that.
-            let going = std::mem::take(&mut self.going);
+            // A pod that is deleted in this step is gone after the next pause.
+            let terminating = std::mem::take(&mut self.terminating);
             self.millis = self.millis.max(at);
             self.step([]);
-            let since = std::mem::replace(&mut self.going, going);
-            self.bury();
-            self.going = since;
+            let since = std::mem::replace(&mut self.terminating, terminating);
+            self.remove_terminated_pods();
+            self.terminating = since;
         }
         self.millis = end;
         self.step([]);
-        self.bury();
+        self.remove_terminated_pods();
     }
 
-    /// The sessions that were given a slot, in the order in which it happened.
-    pub fn order(&self) -> Vec<&str> {
+    /// The sessions in the order of their bind calls.
+    pub fn bind_order(&self) -> Vec<&str> {
         self.bound.iter().map(|(session, _)| session.as_str()).collect()
     }
 
@@ -330,23 +327,23 @@ impl Fleet {
         self.sessions[uid].status.clone().unwrap_or_default()
     }
 
-    /// Why it is as it is: reason and message of `Ready`.
-    pub fn why(&self, uid: &str) -> (String, String) {
+    /// Reason and message of `Ready`.
+    pub fn ready_reason(&self, uid: &str) -> (String, String) {
         let status = self.status(uid);
         let ready = camofleet_crds::conditions::get(&status.conditions, "Ready").cloned();
         ready.map(|ready| (ready.reason, ready.message)).unwrap_or_default()
     }
 
-    /// Pods that were deleted and had no session are gone.
-    fn bury(&mut self) {
-        for pod in std::mem::take(&mut self.going) {
+    /// Removes the deleted pods that had no session.
+    fn remove_terminated_pods(&mut self) {
+        for pod in std::mem::take(&mut self.terminating) {
             self.runners.remove(&pod);
             let gone = self.pods.remove(&pod).unwrap();
             self.step([Event::Pods(Change::Gone(gone))]);
         }
     }
 
-    /// The canary that failed is well after all.
+    /// The last canary becomes warm.
     pub fn canary_recovers(&mut self) {
         let pod = self.canaries.last().unwrap().clone();
         let generation = self.runners[&pod].generation + 1;
@@ -354,57 +351,58 @@ impl Fleet {
         self.step([reported(&pod, &self.runners[&pod])]);
     }
 
-    /// No node has room for the canary.
-    pub fn canary_has_no_room(&mut self) {
+    /// The last canary fits on no node.
+    pub fn canary_is_unschedulable(&mut self) {
         let uid = self.canaries.last().unwrap().clone();
         self.runners.remove(&uid);
-        self.fare(&uid, Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes are available".into()))));
+        self.set_phase(&uid, PodPhase::Pending(Some(PendingReason::Unschedulable("0/3 nodes are available".into()))));
     }
 
-    /// The container of that pod ends by itself.
-    pub fn die(&mut self, uid: &str) {
-        self.fare(uid, Fate::Outcome { words: "its container ended with exit code 1".into(), out_of_memory: false });
+    /// The container of a pod exits by itself.
+    pub fn fail_pod(&mut self, uid: &str) {
+        self.set_phase(
+            uid,
+            PodPhase::Terminated { message: "the container exited with code 1 (Error)".into(), out_of_memory: false },
+        );
     }
 
-    fn fare(&mut self, uid: &str, fate: Fate) {
+    fn set_phase(&mut self, uid: &str, phase: PodPhase) {
         let pod = self.pods.get_mut(uid).unwrap();
-        (pod.version, pod.fate) = (pod.version + 1, fate);
+        (pod.version, pod.phase) = (pod.version + 1, phase);
         let pod = pod.clone();
         self.step([Event::Pods(Change::Applied(pod))]);
     }
 
-    /// Revisions of the runners that are there and stay, sorted.
+    /// Revisions of the pods that were not deleted, sorted.
     pub fn revisions(&self) -> Vec<&str> {
-        let removed = |pod: &&RunnerPod| !self.removed.iter().any(|(uid, _)| *uid == pod.uid);
-        let mut revisions: Vec<_> = self.pods.values().filter(removed).map(|pod| pod.revision.as_str()).collect();
+        let is_removed = |pod: &&RunnerPod| !self.removed.iter().any(|(uid, _)| *uid == pod.uid);
+        let mut revisions: Vec<_> = self.pods.values().filter(is_removed).map(|pod| pod.revision.as_str()).collect();
         revisions.sort_unstable();
         revisions
     }
 
-    /// Pods of the runners that are there.
     pub fn pods(&self) -> impl Iterator<Item = &RunnerPod> {
         self.pods.values()
     }
 
-    /// Runners that are there.
+    /// Number of existing pods.
     pub fn runners(&self) -> usize {
         self.pods.len()
     }
 
-    /// What is published of a pool.
     pub fn pool_status(&self, namespace: &str, name: &str) -> WorkerPoolStatus {
         self.pools[&Key { namespace: namespace.into(), name: name.into() }].status.clone().unwrap_or_default()
     }
 
-    /// Another operator takes over, which knows what was published.
-    pub fn another_leads(&mut self) {
+    /// Another operator becomes the leader, and knows only the stored objects.
+    pub fn change_leader(&mut self) {
         self.core = Core::new(installation());
         let sessions = self.sessions.values().cloned().map(Arc::new).collect();
         let pools = self.pools.values().cloned().map(Arc::new).collect();
         let pods = self.pods.values().cloned().collect();
-        let told = self.runners.iter().map(|(pod, state)| reported(pod, state));
+        let reports = self.runners.iter().map(|(pod, state)| reported(pod, state));
         let node = Node { name: "node".into(), ready: true, cordoned: false, cpus: 64 };
-        let mut inputs = vec![
+        let mut events = vec![
             Event::Keys("{}".into()),
             Event::Nodes(Change::All(vec![node])),
             Event::Pools(Change::All(pools)),
@@ -412,25 +410,23 @@ impl Fleet {
             Event::Sessions(Change::All(sessions)),
             Event::Leads,
         ];
-        inputs.extend(told);
-        self.step(inputs);
+        events.extend(reports);
+        self.step(events);
     }
 
     pub fn queued(&self) -> usize {
         self.load().unwrap().waiting.iter().map(|waiting| waiting.sessions).sum()
     }
 
-    /// How busy it is; none: it leads no longer.
     pub fn load(&self) -> Option<Load> {
         self.core.load(Mono(self.millis))
     }
 
-    /// Another leads from now on.
+    /// The core loses the leadership.
     pub fn follow(&mut self) {
         self.step([Event::Follows]);
     }
 
-    /// A pool is gone.
     pub fn remove_pool(&mut self, namespace: &str, name: &str) {
         let key = Key { namespace: namespace.into(), name: name.into() };
         let pool = self.pools.remove(&key).unwrap();
@@ -441,29 +437,29 @@ impl Fleet {
         Now { mono: Mono(self.millis), wall: Self::start() + SignedDuration::from_millis(self.millis) }
     }
 
-    /// Steps, and has done what the core wants done, until it wants no more.
-    fn step(&mut self, inputs: impl IntoIterator<Item = Event>) {
-        let mut inputs: Vec<_> = inputs.into_iter().collect();
-        for _ in 0..MOST_ROUNDS {
-            let effects = self.core.step(inputs, self.now());
-            let shown = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
-            self.most_shown = self.most_shown.max(effects.iter().filter(shown).count());
-            inputs = effects.into_iter().flat_map(|effect| self.carry_out(effect)).collect();
-            self.fewest_up = self.fewest_up.min(self.up());
-            if inputs.is_empty() {
+    /// Steps the core and applies its effects until it returns none.
+    fn step(&mut self, events: impl IntoIterator<Item = Event>) {
+        let mut events: Vec<_> = events.into_iter().collect();
+        for _ in 0..MAX_ROUNDS {
+            let effects = self.core.step(events, self.now());
+            let is_queued_write = |effect: &&Effect| matches!(effect, Effect::PatchSession { urgent: false, .. });
+            self.most_queued_writes = self.most_queued_writes.max(effects.iter().filter(is_queued_write).count());
+            events = effects.into_iter().flat_map(|effect| self.apply(effect)).collect();
+            self.fewest_available = self.fewest_available.min(self.available());
+            if events.is_empty() {
                 return;
             }
         }
-        panic!("it wants more and more done: {inputs:?}");
+        panic!("the core does not settle: {events:?}");
     }
 
-    fn up(&self) -> usize {
-        let removed = |pod: &str| self.removed.iter().any(|(uid, _)| uid == pod);
-        let is_up = |state: &RunnerState| state.warm || !state.sessions.is_empty();
-        self.runners.iter().filter(|(pod, state)| is_up(state) && !removed(pod)).count()
+    fn available(&self) -> usize {
+        let is_removed = |pod: &str| self.removed.iter().any(|(uid, _)| uid == pod);
+        let is_available = |state: &RunnerState| state.warm || !state.sessions.is_empty();
+        self.runners.iter().filter(|(pod, state)| is_available(state) && !is_removed(pod)).count()
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Vec<Event> {
+    fn apply(&mut self, effect: Effect) -> Vec<Event> {
         match effect {
             Effect::Bind { session: uid, pod, request, .. } => {
                 let generation = self.runners[&pod].generation + 1;
@@ -513,14 +509,14 @@ impl Fleet {
                 if is_canary {
                     self.canaries.push(made.uid.clone());
                 }
-                if if is_canary { self.canaries_fail } else { self.others_fail } {
+                if if is_canary { self.canaries_fail } else { self.non_canaries_fail } {
                     let state = self.runners.get_mut(&made.uid).unwrap();
                     (state.warm, state.hot) = (false, Hot::default());
                     state.launch_error = Some("no such browser".into());
                 }
                 let created = Event::PodCreated { pool, name, answer: Ok(()) };
-                let told = reported(&made.uid, &self.runners[&made.uid]);
-                vec![created, Event::Pods(Change::Applied(made)), told]
+                let reports = reported(&made.uid, &self.runners[&made.uid]);
+                vec![created, Event::Pods(Change::Applied(made)), reports]
             }
             Effect::DeletePod { pod, .. } => {
                 let has = |state: &RunnerState| state.sessions.iter().any(|it| self.sessions.contains_key(&it.uid));
@@ -528,7 +524,7 @@ impl Fleet {
                 self.removed.push((pod.clone(), serves));
                 let deleted = Event::PodDeleted { pod: pod.clone(), answer: Ok(()) };
                 if !serves {
-                    self.going.push(pod);
+                    self.terminating.push(pod);
                 }
                 vec![deleted]
             }
@@ -595,12 +591,12 @@ fn ready_session(namespace: &str, name: &str, uid: &str, display: Display) -> Se
     }
 }
 
-/// What a runner reports.
+/// The event of a runner's report.
 fn reported(pod: &str, state: &RunnerState) -> Event {
     Event::Runner { pod: pod.to_owned(), report: Report::new(state.clone(), state.slots).unwrap() }
 }
 
-/// A runner of one slot.
+/// The state of a runner with one slot.
 fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
     let free = u32::from(sessions.is_empty());
     RunnerState {

@@ -1,6 +1,6 @@
-//! Pods and runners that are not what they say. Each test holds what they must not be able to do to others.
+//! Hostile pods and runners. Each test states what they must not be able to do to other tenants or to the operator.
 
-use super::fleet::{on, session};
+use super::fleet::{on_pool, session};
 use crate::support::installation;
 use camofleet_crds::{
     conditions,
@@ -9,7 +9,7 @@ use camofleet_crds::{
 use camofleet_operator::core::{
     Change, Core, Effect, Event, Key, Mono, Node, Now, ReadFailure, Report,
     runner::pod_build::revision,
-    runner::pod_read::{Fate, RunnerPod, SeenPod, Trouble},
+    runner::pod_read::{PendingReason, PodPhase, RunnerPod, SeenPod},
 };
 use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
@@ -36,7 +36,7 @@ fn pool(namespace: &str, name: &str, replicas: i32) -> WorkerPool {
     pool
 }
 
-/// A running pod whose controller is that pool.
+/// A running pod that the pool controls.
 fn pod(pool: &WorkerPool, name: &str, ordinal: u32) -> RunnerPod {
     let key = Key::of(pool);
     RunnerPod {
@@ -52,7 +52,7 @@ fn pod(pool: &WorkerPool, name: &str, ordinal: u32) -> RunnerPod {
         version: 2,
         created: at(0).wall,
         killed_at: None,
-        fate: Fate::Running,
+        phase: PodPhase::Running,
     }
 }
 
@@ -89,24 +89,24 @@ fn reports(pod: &RunnerPod, state: RunnerState) -> Event {
     Event::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
 }
 
-/// The answer to an uncached read of `ns/name`.
-fn read(name: &str, session: String, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) -> Event {
+/// The answer to an uncached read of session `ns/name`.
+fn session_read(name: &str, session: String, answer: Result<Option<Arc<BrowserSession>>, ReadFailure>) -> Event {
     Event::SessionRead { key: Key { namespace: "ns".into(), name: name.into() }, session, answer }
 }
 
-fn asks(namespace: &str, name: &str, pool: &str) -> BrowserSession {
-    session(namespace, name, 60, on(namespace, pool))
+fn waiting_session(namespace: &str, name: &str, pool: &str) -> BrowserSession {
+    session(namespace, name, 60, on_pool(namespace, pool))
 }
 
-fn new(session: BrowserSession) -> Event {
+fn session_created(session: BrowserSession) -> Event {
     Event::Sessions(Change::Applied(Arc::new(session)))
 }
 
-/// An operator that leads from [`START`] on and knows these pools and pods.
+/// A core that leads from [`START`] on, with these pools and pods.
 fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<Effect>) {
     let mut core = Core::new(installation());
     let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
-    let inputs = [
+    let events = [
         Event::Keys("{}".into()),
         Event::Nodes(Change::All(vec![node])),
         Event::Pools(Change::All(pools.iter().cloned().map(Arc::new).collect())),
@@ -114,12 +114,12 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
         Event::Sessions(Change::All(Vec::new())),
         Event::Leads,
     ];
-    let effects = core.step(inputs, at(START));
+    let effects = core.step(events, at(START));
     (core, effects)
 }
 
-/// Steps the core whenever it wants to be woken until then.
-fn pass(core: &mut Core, until: i64) -> Vec<Effect> {
+/// Steps the core at each of its timers until the given time.
+fn advance(core: &mut Core, until: i64) -> Vec<Effect> {
     let mut effects = Vec::new();
     while let Some(Mono(due)) = core.wake().filter(|due| due.0 <= until) {
         effects.extend(core.step([], at(due)));
@@ -128,7 +128,7 @@ fn pass(core: &mut Core, until: i64) -> Vec<Effect> {
     effects
 }
 
-fn bound(effects: &[Effect]) -> Vec<&str> {
+fn bound_sessions(effects: &[Effect]) -> Vec<&str> {
     let bound = effects.iter().filter_map(|effect| match effect {
         Effect::Bind { session, .. } => Some(session.as_str()),
         _ => None,
@@ -136,8 +136,8 @@ fn bound(effects: &[Effect]) -> Vec<&str> {
     bound.collect()
 }
 
-/// Namespaces of the pods that are created.
-fn created(effects: &[Effect]) -> Vec<&str> {
+/// Namespaces of the created pods.
+fn created_namespaces(effects: &[Effect]) -> Vec<&str> {
     let created = effects.iter().filter_map(|effect| match effect {
         Effect::CreatePod { pool, .. } => Some(pool.namespace.as_str()),
         _ => None,
@@ -145,7 +145,7 @@ fn created(effects: &[Effect]) -> Vec<&str> {
     created.collect()
 }
 
-fn deleted(effects: &[Effect]) -> Vec<&str> {
+fn deleted_pods(effects: &[Effect]) -> Vec<&str> {
     let deleted = effects.iter().filter_map(|effect| match effect {
         Effect::DeletePod { pod, .. } => Some(pod.as_str()),
         _ => None,
@@ -153,7 +153,7 @@ fn deleted(effects: &[Effect]) -> Vec<&str> {
     deleted.collect()
 }
 
-fn seen(owner: serde_json::Value) -> SeenPod {
+fn pod_owned_by(owner: serde_json::Value) -> SeenPod {
     serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -166,9 +166,9 @@ fn seen(owner: serde_json::Value) -> SeenPod {
 }
 
 #[test]
-fn a_runner_s_controller_is_a_worker_pool_of_this_api_group() {
+fn reads_only_pods_controlled_by_a_worker_pool() {
     let owner = |api_version: &str, kind: &str, controller: bool| json!({ "apiVersion": api_version, "kind": kind, "name": "pool", "uid": "1", "controller": controller });
-    let read = RunnerPod::read(&seen(owner("camofleet.dev/v1alpha1", "WorkerPool", true))).unwrap();
+    let read = RunnerPod::read(&pod_owned_by(owner("camofleet.dev/v1alpha1", "WorkerPool", true))).unwrap();
     assert_eq!(read.pool, (Key { namespace: "ns".into(), name: "pool".into() }, "1".into()));
     assert_eq!(read.slots, 3);
     let others = [
@@ -178,17 +178,17 @@ fn a_runner_s_controller_is_a_worker_pool_of_this_api_group() {
         owner("camofleet.dev/v1alpha1", "WorkerPool", false),
     ];
     for owner in others {
-        assert!(RunnerPod::read(&seen(owner.clone())).is_none(), "{owner}");
+        assert!(RunnerPod::read(&pod_owned_by(owner.clone())).is_none(), "{owner}");
     }
 }
 
 #[test]
-fn a_pod_is_a_runner_only_of_a_pool_that_is_known() {
+fn follows_only_runners_of_known_pools() {
     let (good, absent) = (pool("ns", "good", 1), pool("ns", "absent", 1));
     let former = WorkerPool { metadata: pool("ns", "good", 1).metadata, ..good.clone() };
     let mut of_former = pod(&former, "of-former", 0);
     of_former.pool.1 = "another-uid".into();
-    // The UID of a pool of another namespace, which can be read by all who may list pools.
+    // A pod in another namespace that copies the UID of a pool, which every user who can list pools can read.
     let mut elsewhere = pod(&pool("evil", "good", 1), "elsewhere", 0);
     elsewhere.pool.1 = good.metadata.uid.clone().unwrap();
     let claims = [pod(&absent, "of-absent", 0), of_former, elsewhere];
@@ -198,105 +198,117 @@ fn a_pod_is_a_runner_only_of_a_pool_that_is_known() {
     let followed: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Follow { .. })).collect();
     assert!(matches!(followed[..], [Effect::Follow { pod, .. }] if *pod == own.uid), "{followed:?}");
 
-    // They say that they are busy, so that the pool's own runner would be one too many; and they have a slot to offer.
+    // The claimants report sessions, which would make the pool's own runner surplus, and they offer slots.
     let mut effects = core.step([reports(&own, state(Vec::new(), 1))], at(START + 1));
     for claim in &claims {
         effects.extend(core.step([reports(claim, state(vec![listed("x-1".into(), "x")], 1))], at(START + 2)));
     }
-    effects.extend(core.step([new(asks("ns", "first", "good")), new(asks("ns", "second", "good"))], at(START + 3)));
-    effects.extend(pass(&mut core, START + 20_000));
-    assert_eq!(deleted(&effects), Vec::<&str>::new());
-    assert_eq!(bound(&effects), ["first"], "one runner, one slot");
+    effects.extend(core.step(
+        [
+            session_created(waiting_session("ns", "first", "good")),
+            session_created(waiting_session("ns", "second", "good")),
+        ],
+        at(START + 3),
+    ));
+    effects.extend(advance(&mut core, START + 20_000));
+    assert_eq!(deleted_pods(&effects), Vec::<&str>::new());
+    assert_eq!(bound_sessions(&effects), ["first"], "one runner, one slot");
 
-    // The pool may come after its pods.
+    // A pod is adopted when its pool arrives later.
     let effects = core.step([Event::Pools(Change::Applied(Arc::new(absent)))], at(START + 30_000));
     let adopted = |effect: &Effect| matches!(effect, Effect::Follow { pod, .. } if *pod == claims[0].uid);
     assert!(effects.iter().any(adopted), "{effects:?}");
 }
 
 #[test]
-fn pods_that_only_claim_to_be_runners_do_not_take_launches() {
+fn claimants_use_no_launch_budget() {
     let claims: Vec<_> = (0..8)
         .map(|ordinal| RunnerPod {
-            fate: Fate::Pending(None),
+            phase: PodPhase::Pending(None),
             ..pod(&pool("evil", "absent", 1), &format!("p{ordinal}"), ordinal)
         })
         .collect();
     let (_, effects) = leader(&[pool("ns", "good", 1)], &claims, 2);
-    assert_eq!(created(&effects), ["ns"]);
+    assert_eq!(created_namespaces(&effects), ["ns"]);
 }
 
-/// As the API server, the scheduler and the kubelet answer, but for one namespace, whose pods come to be as `fate` says.
-fn launches(pools: &[WorkerPool], cpus: usize, seconds: i64, fate: impl Fn(&str) -> Fate) -> BTreeMap<String, i64> {
+/// Runs the core with an API server whose new pods get the phase that `phase` returns for their namespace. Returns the
+/// second of the first create in each namespace.
+fn first_launches(
+    pools: &[WorkerPool],
+    cpus: usize,
+    seconds: i64,
+    phase: impl Fn(&str) -> PodPhase,
+) -> BTreeMap<String, i64> {
     let (mut core, mut effects) = leader(pools, &[], cpus);
     let (mut now, mut first) = (START, BTreeMap::new());
     while now < START + seconds * 1000 {
-        let mut inputs = Vec::new();
+        let mut events = Vec::new();
         for effect in std::mem::take(&mut effects) {
             if let Effect::CreatePod { pool: key, pod: made } = effect {
                 let of = pools.iter().find(|pool| Key::of(*pool) == key).unwrap();
                 let (name, labels) = (made.metadata.name.unwrap(), made.metadata.labels.unwrap());
                 first.entry(key.namespace.clone()).or_insert((now - START) / 1000);
                 let ordinal = labels["camofleet.dev/ordinal"].parse().unwrap();
-                let fate = fate(&key.namespace);
-                let address = (fate == Fate::Running).then(|| [10, 0, 0, 1].into());
-                let made = RunnerPod { created: at(now).wall, fate, address, ..pod(of, &name, ordinal) };
-                inputs.push(Event::PodCreated { pool: key, name, answer: Ok(()) });
-                inputs.push(Event::Pods(Change::Applied(made.clone())));
+                let phase = phase(&key.namespace);
+                let address = (phase == PodPhase::Running).then(|| [10, 0, 0, 1].into());
+                let made = RunnerPod { created: at(now).wall, phase, address, ..pod(of, &name, ordinal) };
+                events.push(Event::PodCreated { pool: key, name, answer: Ok(()) });
+                events.push(Event::Pods(Change::Applied(made.clone())));
                 if made.key.namespace != "evil" {
-                    inputs.push(reports(&made, state(Vec::new(), 1)));
+                    events.push(reports(&made, state(Vec::new(), 1)));
                 }
             }
         }
         now += 1000;
-        effects = core.step(inputs, at(now));
+        effects = core.step(events, at(now));
     }
     first
 }
 
 #[test]
-fn pods_that_wait_for_something_hold_up_no_other_pool() {
+fn pending_pods_do_not_delay_another_pool() {
     let pools = [pool("evil", "p", 8), pool("good", "p", 1)];
     let fates = [
-        Fate::Pending(Some(Trouble::Gated)),
-        Fate::Pending(Some(Trouble::Unschedulable("0/3 nodes".into()))),
-        Fate::Pending(Some(Trouble::Image("ErrImagePull".into()))),
-        // A volume that is not there, or an init container: the kubelet says nothing of it.
-        Fate::Pending(None),
+        PodPhase::Pending(Some(PendingReason::Gated)),
+        PodPhase::Pending(Some(PendingReason::Unschedulable("0/3 nodes".into()))),
+        PodPhase::Pending(Some(PendingReason::Image("ErrImagePull".into()))),
+        // The pod waits for a volume or an init container. The kubelet gives no reason then.
+        PodPhase::Pending(None),
     ];
     for stuck in fates {
-        let fate = |namespace: &str| if namespace == "evil" { stuck.clone() } else { Fate::Running };
-        assert_eq!(launches(&pools, 2, 30, fate).get("good"), Some(&0), "{stuck:?}");
+        let phase = |namespace: &str| if namespace == "evil" { stuck.clone() } else { PodPhase::Running };
+        assert_eq!(first_launches(&pools, 2, 30, phase).get("good"), Some(&0), "{stuck:?}");
     }
 }
 
 #[test]
-fn a_pool_whose_runners_never_become_warm_holds_up_no_other_one() {
+fn runners_that_never_become_warm_do_not_delay_another_pool() {
     let evil = pool("evil", "p", 200);
-    // It has had all CPUs for a while when the other pool comes.
+    // The first pool has used all CPUs for a while when the other pool arrives.
     let (mut core, mut effects) = leader(std::slice::from_ref(&evil), &[], 4);
     let (mut now, mut ordinals) = (START, 0);
     for _ in 0..30 {
-        let mut inputs = Vec::new();
+        let mut events = Vec::new();
         for effect in std::mem::take(&mut effects) {
             if let Effect::CreatePod { pool, pod: made } = effect {
                 let name = made.metadata.name.unwrap();
                 let made = RunnerPod { created: at(now).wall, ..pod(&evil, &name, ordinals) };
                 ordinals += 1;
-                inputs.push(Event::PodCreated { pool, name, answer: Ok(()) });
-                inputs.push(Event::Pods(Change::Applied(made)));
+                events.push(Event::PodCreated { pool, name, answer: Ok(()) });
+                events.push(Event::Pods(Change::Applied(made)));
             }
         }
         now += 1000;
-        effects = core.step(inputs, at(now));
+        effects = core.step(events, at(now));
     }
-    assert_eq!(ordinals, 4, "as many launch as there are CPUs");
+    assert_eq!(ordinals, 4, "one launch for each CPU");
     let effects = core.step([Event::Pools(Change::Applied(Arc::new(pool("good", "p", 1))))], at(now));
-    assert_eq!(created(&effects), ["good"]);
+    assert_eq!(created_namespaces(&effects), ["good"]);
 }
 
-/// How many of 200 runners launch on 4 CPUs beside three that were warm until [`START`] and list those sessions, so late after it.
-/// `replaced`: they are of a deleted pool of the same name.
+/// Returns how many of 200 runners launch on 4 CPUs, `late` milliseconds after three runners of the pool became cold.
+/// These list the sessions of `lists`. With `replaced`, they belong to a deleted pool of the same name.
 fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -> Vec<Session>) -> usize {
     let mut evil = pool("evil", "p", 3);
     let pods: Vec<_> = (0..3).map(|ordinal| pod(&evil, &format!("cold-{ordinal}"), ordinal)).collect();
@@ -308,18 +320,18 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
         };
         core.step(pods.iter().map(report).collect::<Vec<_>>(), at(START + 100));
     }
-    pass(&mut core, START + late);
+    advance(&mut core, START + late);
     if replaced {
         core.step([Event::Pools(Change::Gone(Arc::new(evil.clone())))], at(START + late));
         evil.metadata.uid = Some("another".into());
     }
     evil.spec.replicas = Some(200);
     (evil.metadata.generation, evil.metadata.resource_version) = (Some(2), Some("2".into()));
-    created(&core.step([Event::Pools(Change::Applied(Arc::new(evil)))], at(START + late))).len()
+    created_namespaces(&core.step([Event::Pools(Change::Applied(Arc::new(evil)))], at(START + late))).len()
 }
 
 #[test]
-fn neither_an_invented_session_nor_a_former_warmth_excuses_a_cold_runner() {
+fn a_cold_runner_is_overdue_despite_invented_sessions_or_past_warmth() {
     let invented = |ordinal| vec![listed(format!("invented-{ordinal}"), "x")];
     assert_eq!(launches_beside_cold_runners(100_000, false, |_| Vec::new()), 4, "a launch may take 120 s");
     assert_eq!(launches_beside_cold_runners(130_000, false, |_| Vec::new()), 1);
@@ -327,17 +339,17 @@ fn neither_an_invented_session_nor_a_former_warmth_excuses_a_cold_runner() {
 }
 
 #[test]
-fn cold_runners_count_against_no_other_pool_of_the_same_name() {
+fn overdue_runners_of_a_deleted_pool_do_not_count_against_its_successor() {
     assert_eq!(launches_beside_cold_runners(130_000, true, |_| Vec::new()), 4);
 }
 
-/// The status that is written, and the API server's answer to that.
-fn answer(effects: &[Effect], millis: i64) -> Event {
+/// The API server's answer to the write of a pool's status.
+fn answer_pool_patch(effects: &[Effect], millis: i64) -> Event {
     let written = effects.iter().find_map(|effect| match effect {
         Effect::PatchPool { pool, status } => Some((pool.clone(), status.clone())),
         _ => None,
     });
-    let (pool, status) = written.expect("its status is written");
+    let (pool, status) = written.expect("the pool's status is written");
     let mut pool = WorkerPool::clone(&pool);
     pool.metadata.resource_version = Some(millis.to_string());
     pool.status = Some(*status);
@@ -345,12 +357,14 @@ fn answer(effects: &[Effect], millis: i64) -> Event {
 }
 
 #[test]
-fn a_pool_that_waits_for_its_turn_says_so() {
+fn publishes_that_a_pool_waits_to_launch() {
     let (mut core, effects) = leader(&[pool("ns", "p", 3)], &[], 1);
-    assert_eq!(created(&effects).len(), 1);
-    core.step([answer(&effects, START)], at(START + 1));
-    let effects = pass(&mut core, START + 1500);
-    let Event::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START + 1500) else { unreachable!() };
+    assert_eq!(created_namespaces(&effects).len(), 1);
+    core.step([answer_pool_patch(&effects, START)], at(START + 1));
+    let effects = advance(&mut core, START + 1500);
+    let Event::PoolPatched { answer: Ok(Some(pool)), .. } = answer_pool_patch(&effects, START + 1500) else {
+        unreachable!()
+    };
     let conditions = &pool.status.as_ref().unwrap().conditions;
     for kind in [conditions::READY, conditions::RECONCILING] {
         let condition = conditions::get(conditions, kind).unwrap();
@@ -359,74 +373,82 @@ fn a_pool_that_waits_for_its_turn_says_so() {
 }
 
 #[test]
-fn a_pool_that_is_deleted_names_the_command_for_the_case_that_no_operator_runs() {
+fn a_draining_pool_publishes_the_finalizer_removal_command() {
     let mut draining = pool("ns", "p", 1);
     let runner = pod(&draining, "runner", 0);
     draining.metadata.deletion_timestamp = Some(Time(at(START).wall));
     let (mut core, mut effects) = leader(std::slice::from_ref(&draining), std::slice::from_ref(&runner), 4);
     effects.extend(core.step([reports(&runner, state(vec![listed("s".into(), "s")], 1))], at(START + 100)));
-    let Event::PoolPatched { answer: Ok(Some(pool)), .. } = answer(&effects, START) else { unreachable!() };
+    let Event::PoolPatched { answer: Ok(Some(pool)), .. } = answer_pool_patch(&effects, START) else { unreachable!() };
     let condition = conditions::get(&pool.status.as_ref().unwrap().conditions, conditions::READY).unwrap();
     assert_eq!(condition.reason, conditions::pool::DRAINING);
     assert!(condition.message.contains("kubectl patch workerpool p -n ns --type=merge"), "{}", condition.message);
 }
 
 #[test]
-fn scheduling_begins_after_30_s_whatever_one_runner_does() {
+fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     let (evil, good) = (pool("evil", "p", 1), pool("good", "p", 1));
-    let (silent, heard) = (pod(&evil, "silent", 0), pod(&good, "heard", 0));
-    let (mut core, _) = leader(&[evil, good], &[silent.clone(), heard.clone()], 4);
-    // It neither reports nor fails to answer.
-    let asking = [reports(&heard, state(Vec::new(), 1)), new(asks("good", "s", "p")), new(asks("evil", "e", "p"))];
-    let mut effects = core.step(asking, at(START + 100));
-    effects.extend(pass(&mut core, START + 29_900));
-    assert_eq!(bound(&effects), Vec::<&str>::new(), "another leader may have bound it to the silent one");
-    let effects = pass(&mut core, START + 30_000);
-    assert_eq!(bound(&effects), ["s"], "and none is bound to the runner that has not reported");
-    let effects = pass(&mut core, START + 200_000);
-    assert_eq!(deleted(&effects), Vec::<&str>::new());
-    assert!(!created(&effects).contains(&"evil"), "it is not replaced");
-    // Once it has reported, it serves.
+    let (silent, reporting) = (pod(&evil, "silent", 0), pod(&good, "reporting", 0));
+    let (mut core, _) = leader(&[evil, good], &[silent.clone(), reporting.clone()], 4);
+    // The silent runner neither reports nor fails to answer.
+    let events = [
+        reports(&reporting, state(Vec::new(), 1)),
+        session_created(waiting_session("good", "s", "p")),
+        session_created(waiting_session("evil", "e", "p")),
+    ];
+    let mut effects = core.step(events, at(START + 100));
+    effects.extend(advance(&mut core, START + 29_900));
+    assert_eq!(
+        bound_sessions(&effects),
+        Vec::<&str>::new(),
+        "a former leader may have bound the session to the silent runner"
+    );
+    let effects = advance(&mut core, START + 30_000);
+    assert_eq!(bound_sessions(&effects), ["s"], "the unreported runner gets no session");
+    let effects = advance(&mut core, START + 200_000);
+    assert_eq!(deleted_pods(&effects), Vec::<&str>::new());
+    assert!(!created_namespaces(&effects).contains(&"evil"), "the unreported runner is not replaced");
+    // It gets a session once it has reported.
     let effects = core.step([reports(&silent, state(Vec::new(), 1))], at(START + 201_000));
-    assert_eq!(bound(&effects), ["e"]);
+    assert_eq!(bound_sessions(&effects), ["e"]);
 }
 
 #[test]
-fn a_runner_that_has_not_reported_is_not_taken_for_an_idle_one() {
+fn keeps_a_runner_that_has_not_reported() {
     let mut shrunk = pool("ns", "p", 0);
     shrunk.spec.template.env = Vec::new();
     let mut old = pod(&shrunk, "old", 0);
     old.revision = "former".into();
     let (mut core, mut effects) = leader(&[shrunk], std::slice::from_ref(&old), 4);
-    // It does not answer, so that nothing waits for it, and may have a session that a former leader bound.
+    // The runner does not answer, so scheduling does not wait for it. It may have a session of a former leader.
     effects.extend(core.step([Event::Silent { pod: old.uid.clone() }], at(START + 100)));
-    effects.extend(pass(&mut core, START + 200_000));
-    assert_eq!(deleted(&effects), Vec::<&str>::new(), "too many, of an old shape, and perhaps busy");
+    effects.extend(advance(&mut core, START + 200_000));
+    assert_eq!(deleted_pods(&effects), Vec::<&str>::new(), "the runner is surplus and outdated, but may be busy");
     let effects = core.step([reports(&old, state(Vec::new(), 1))], at(START + 200_100));
-    assert_eq!(deleted(&effects), [old.uid.as_str()]);
+    assert_eq!(deleted_pods(&effects), [old.uid.as_str()]);
 }
 
 #[test]
-fn an_older_bind_is_ended_once_its_runner_is_heard() {
+fn ends_an_older_bind_after_the_newer_one_is_published() {
     let (first, second) = (pool("ns", "a", 1), pool("ns", "b", 1));
-    let (silent, heard) = (pod(&first, "silent", 0), pod(&second, "heard", 0));
-    let (mut core, _) = leader(&[first, second], &[silent.clone(), heard.clone()], 4);
+    let (silent, reporting) = (pod(&first, "silent", 0), pod(&second, "reporting", 0));
+    let (mut core, _) = leader(&[first, second], &[silent.clone(), reporting.clone()], 4);
     let waiting = session("ns", "s", 60, BrowserSessionSpec::default());
-    let report = reports(&heard, state(Vec::new(), 1));
-    core.step([report, new(waiting)], at(START + 100));
-    let effects = pass(&mut core, START + 30_000);
-    assert_eq!(bound(&effects), ["s"]);
-    let taken = reports(&heard, state(vec![listed("s".into(), "s")], 2));
+    let report = reports(&reporting, state(Vec::new(), 1));
+    core.step([report, session_created(waiting)], at(START + 100));
+    let effects = advance(&mut core, START + 30_000);
+    assert_eq!(bound_sessions(&effects), ["s"]);
+    let taken = reports(&reporting, state(vec![listed("s".into(), "s")], 2));
     let mut effects = core.step([taken], at(START + 30_100));
     let older = reports(&silent, state(vec![listed("s".into(), "s")], 1));
     effects.extend(core.step([older.clone()], at(START + 30_200)));
     let ends = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::End { .. })).count();
-    assert_eq!(ends(&effects), 0, "a former leader's write may still name it");
+    assert_eq!(ends(&effects), 0, "a late write of a former leader may still name the older runner");
     let written = effects.iter().find_map(|effect| match effect {
         Effect::PatchSession { session, status, .. } => Some((session.clone(), status.clone())),
         _ => None,
     });
-    let (object, status) = written.expect("it is published");
+    let (object, status) = written.expect("the session is published");
     let mut published = BrowserSession::clone(&object);
     published.status = Some(*status);
     published.metadata.resource_version = Some("9".into());
@@ -436,7 +458,7 @@ fn an_older_bind_is_ended_once_its_runner_is_heard() {
     assert!(effects.iter().any(on_older), "{effects:?}");
 }
 
-fn reads(effects: &[Effect]) -> Vec<String> {
+fn read_sessions(effects: &[Effect]) -> Vec<String> {
     let reads = effects.iter().filter_map(|effect| match effect {
         Effect::ReadSession { session, .. } => Some(session.clone()),
         _ => None,
@@ -445,7 +467,7 @@ fn reads(effects: &[Effect]) -> Vec<String> {
 }
 
 #[test]
-fn what_a_runner_invents_costs_a_few_reads() {
+fn limits_reads_caused_by_invented_sessions() {
     let mut evil = pool("evil", "p", 1);
     evil.spec.slots_per_runner = 32;
     let liar = RunnerPod { slots: 32, ..pod(&evil, "liar", 0) };
@@ -455,18 +477,18 @@ fn what_a_runner_invents_costs_a_few_reads() {
         let now = START + i64::from(number) * 3000;
         let invented = (0..60).map(|at| listed(format!("{number}-{at}"), "x")).collect();
         core.step([reports(&liar, RunnerState { slots: 32, ..state(invented, u64::from(number) + 1) })], at(now));
-        let effects = pass(&mut core, now + 2900);
-        let asked = reads(&effects);
+        let effects = advance(&mut core, now + 2900);
+        let asked = read_sessions(&effects);
         count += asked.len();
-        let answers = asked.into_iter().map(|session| read("x", session, Ok(None)));
+        let answers = asked.into_iter().map(|session| session_read("x", session, Ok(None)));
         core.step(answers.collect::<Vec<_>>(), at(now + 2950));
     }
-    // Sixteen at once, and one every five seconds.
+    // A burst of 16, and one every 5 s.
     assert!((1..=16 + 12).contains(&count), "{count} reads for 1200 invented sessions in a minute");
 }
 
 #[test]
-fn an_orphan_is_read_once_when_the_answer_is_refused_and_forgotten_with_its_runner() {
+fn does_not_repeat_a_refused_orphan_read_and_forgets_orphans_with_their_runner() {
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
@@ -475,49 +497,49 @@ fn an_orphan_is_read_once_when_the_answer_is_refused_and_forgotten_with_its_runn
         core.step([reports(&liar, state(invented, generation))], at(now))
     };
     lists(&mut core, 1, START + 100);
-    let asked = reads(&pass(&mut core, START + 5_000));
+    let asked = read_sessions(&advance(&mut core, START + 5_000));
     assert_eq!(asked.len(), 3);
     let [first, second, third] = &asked[..] else { unreachable!() };
     core.step(
         [
-            read("x", first.clone(), Err(ReadFailure::Refused)),
-            read("x", second.clone(), Ok(None)),
-            read("x", third.clone(), Err(ReadFailure::Transient)),
+            session_read("x", first.clone(), Err(ReadFailure::Refused)),
+            session_read("x", second.clone(), Ok(None)),
+            session_read("x", third.clone(), Err(ReadFailure::Transient)),
         ],
         at(START + 5_100),
     );
     lists(&mut core, 2, START + 5_200);
-    let again = reads(&pass(&mut core, START + 9_000));
+    let again = read_sessions(&advance(&mut core, START + 9_000));
     assert!(!again.is_empty() && again.iter().all(|uid| uid == third), "{again:?}");
     core.step([Event::Pods(Change::Gone(liar.clone()))], at(START + 9_100));
-    assert_eq!(reads(&pass(&mut core, START + 600_000)), Vec::<String>::new());
+    assert_eq!(read_sessions(&advance(&mut core, START + 600_000)), Vec::<String>::new());
 }
 
 #[test]
-fn a_name_that_a_runner_invents_for_a_session_says_nothing_about_that_session() {
+fn an_invented_session_name_does_not_delete_the_session() {
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
     core.step([reports(&liar, state(vec![listed("s-1".into(), "invented")], 1))], at(START + 100));
-    assert_eq!(reads(&pass(&mut core, START + 3_000)), ["s-1"]);
-    // The session arrives while it is looked up under the wrong name.
-    let mut session = asks("ns", "real", "absent");
+    assert_eq!(read_sessions(&advance(&mut core, START + 3_000)), ["s-1"]);
+    // The session arrives while the wrong name is looked up.
+    let mut session = waiting_session("ns", "real", "absent");
     session.metadata.uid = Some("s-1".into());
-    core.step([new(session)], at(START + 3_100));
-    core.step([read("invented", "s-1".into(), Ok(None))], at(START + 3_200));
+    core.step([session_created(session)], at(START + 3_100));
+    core.step([session_read("invented", "s-1".into(), Ok(None))], at(START + 3_200));
     let load = core.load(Mono(START + 3_300)).unwrap();
-    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1, "it was taken for deleted");
+    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1, "the session was deleted");
 }
 
 #[test]
-fn numbers_beyond_all_bounds_are_no_overflow() {
+fn clamps_reported_numbers_without_overflow() {
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
     let hot = Hot { headless: u32::MAX, headful: 1 };
     let boundless = RunnerState { hot, free: u32::MAX, slots: u32::MAX, ..state(Vec::new(), u64::MAX) };
     core.step([reports(&liar, boundless)], at(START + 100));
-    let effects = pass(&mut core, START + 5_000);
+    let effects = advance(&mut core, START + 5_000);
     let slots = effects.iter().find_map(|effect| match effect {
         Effect::PatchPool { status, .. } => Some(status.slots),
         _ => None,
@@ -526,7 +548,7 @@ fn numbers_beyond_all_bounds_are_no_overflow() {
     assert!(slots.is_none_or(|slots| slots == (1, 1)), "{slots:?}");
 }
 
-fn ended(effects: &[Effect]) -> Vec<String> {
+fn ended_sessions(effects: &[Effect]) -> Vec<String> {
     let ended = effects.iter().filter_map(|effect| match effect {
         Effect::End { session, .. } => Some(session.clone()),
         _ => None,
@@ -536,17 +558,19 @@ fn ended(effects: &[Effect]) -> Vec<String> {
 
 const WIDE: u32 = 32;
 
-/// A leader that knows a runner of 32 slots, and that as many sessions as the runner can list were deleted; and their list.
+/// A leader with a runner of 32 slots and as many deleted sessions as the runner can list. Also returns the runner's
+/// list.
 fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
     let mut wide = pool("ns", "p", 1);
     wide.spec.slots_per_runner = i32::try_from(WIDE).unwrap();
     let runner = RunnerPod { slots: WIDE, ..pod(&wide, "wide", 0) };
     let (mut core, _) = leader(&[wide], std::slice::from_ref(&runner), 4);
     let names: Vec<_> = (0..RunnerState::max_sessions(WIDE)).map(|at| format!("s-{at}")).collect();
-    let gone = names.iter().map(|name| asks("ns", name, "p"));
-    let gone = gone.flat_map(|session| [new(session.clone()), Event::Sessions(Change::Gone(Arc::new(session)))]);
+    let gone = names.iter().map(|name| waiting_session("ns", name, "p"));
+    let gone =
+        gone.flat_map(|session| [session_created(session.clone()), Event::Sessions(Change::Gone(Arc::new(session)))]);
     let effects = core.step(gone.collect::<Vec<_>>(), at(START));
-    assert_eq!(ended(&effects), Vec::<String>::new());
+    assert_eq!(ended_sessions(&effects), Vec::<String>::new());
     let over = |name: &String| Session { phase: SessionPhase::Ended, ..listed(name.clone(), name) };
     let list = names.iter().map(over).collect();
     (core, runner, list)
@@ -556,60 +580,60 @@ fn wide_report(runner: &RunnerPod, list: &[Session], generation: u64) -> Event {
     reports(runner, RunnerState { slots: WIDE, ..state(list.to_vec(), generation) })
 }
 
-fn answers(runner: &RunnerPod, ended: &[String]) -> Vec<Event> {
+fn end_answers(runner: &RunnerPod, ended: &[String]) -> Vec<Event> {
     let answer = |session: &String| Event::EndAnswered { session: session.clone(), pod: runner.uid.clone() };
     ended.iter().map(answer).collect()
 }
 
 #[test]
-fn a_runner_whose_sessions_were_all_deleted_is_drained_as_fast_as_it_answers() {
+fn ends_all_deleted_sessions_with_four_calls_in_flight() {
     let (mut core, runner, list) = wide_runner_of_deleted_sessions();
     let mut all = Vec::new();
-    let mut under_way = ended(&core.step([wide_report(&runner, &list, 1)], at(START + 100)));
-    while !under_way.is_empty() {
-        assert!(under_way.len() <= 4, "{under_way:?} at once");
-        all.extend(under_way.clone());
-        // It reports nothing meanwhile.
-        under_way = ended(&core.step(answers(&runner, &under_way), at(START + 100)));
+    let mut in_flight = ended_sessions(&core.step([wide_report(&runner, &list, 1)], at(START + 100)));
+    while !in_flight.is_empty() {
+        assert!(in_flight.len() <= 4, "{in_flight:?} in flight");
+        all.extend(in_flight.clone());
+        // The runner sends no report in the meantime.
+        in_flight = ended_sessions(&core.step(end_answers(&runner, &in_flight), at(START + 100)));
     }
     let listed: Vec<_> = list.iter().map(|session| session.uid.clone()).collect();
     assert_eq!(all, listed);
 }
 
 #[test]
-fn a_runner_that_goes_on_listing_ended_sessions_is_called_less_and_less() {
+fn backs_off_while_a_runner_keeps_listing_ended_sessions() {
     let (mut core, runner, list) = wide_runner_of_deleted_sessions();
-    let (mut under_way, mut minutes) = (Vec::new(), Vec::new());
+    let (mut in_flight, mut minutes) = (Vec::new(), Vec::new());
     for minute in 0..3_i64 {
         let mut calls = 0;
         for millis in 0..60_000_i64 {
             let now = at(START + 100 + minute * 60_000 + millis);
-            let mut inputs = answers(&runner, &under_way);
-            // More reports than it may send.
+            let mut events = end_answers(&runner, &in_flight);
+            // More reports than the I/O layer accepts.
             if millis % 10 == 0 {
                 let number = minute * 6000 + millis / 10;
-                inputs.push(wide_report(&runner, &list, u64::try_from(number).unwrap() + 1));
+                events.push(wide_report(&runner, &list, u64::try_from(number).unwrap() + 1));
             }
-            under_way = ended(&core.step(inputs, now));
-            calls += under_way.len();
-            assert!(under_way.len() <= 4);
+            in_flight = ended_sessions(&core.step(events, now));
+            calls += in_flight.len();
+            assert!(in_flight.len() <= 4);
         }
         minutes.push(calls / list.len());
     }
-    // After 1, 3, 7, 15 and 31 s, and then every 30 s.
+    // Calls start at 0, 1, 3, 7, 15 and 31 s, and then every 30 s.
     assert_eq!(minutes, [6, 2, 2]);
 }
 
 #[test]
-fn an_end_that_was_lost_is_repeated_without_another_report() {
+fn repeats_a_lost_end_call_without_a_new_report() {
     let (mut core, runner, list) = wide_runner_of_deleted_sessions();
     let effects = core.step([wide_report(&runner, &list[..1], 1)], at(START + 100));
-    assert_eq!(ended(&effects), ["s-0"]);
-    let mut effects = core.step(answers(&runner, &ended(&effects)), at(START + 200));
-    effects.extend(pass(&mut core, START + 1_199));
-    assert_eq!(ended(&effects), Vec::<String>::new());
-    assert_eq!(ended(&pass(&mut core, START + 1_200)), ["s-0"]);
-    // And not once it is gone.
+    assert_eq!(ended_sessions(&effects), ["s-0"]);
+    let mut effects = core.step(end_answers(&runner, &ended_sessions(&effects)), at(START + 200));
+    effects.extend(advance(&mut core, START + 1_199));
+    assert_eq!(ended_sessions(&effects), Vec::<String>::new());
+    assert_eq!(ended_sessions(&advance(&mut core, START + 1_200)), ["s-0"]);
+    // The call is not repeated once the runner is gone.
     core.step([Event::Pods(Change::Gone(runner.clone()))], at(START + 1_300));
-    assert_eq!(ended(&pass(&mut core, START + 100_000)), Vec::<String>::new());
+    assert_eq!(ended_sessions(&advance(&mut core, START + 100_000)), Vec::<String>::new());
 }

@@ -1,14 +1,14 @@
-//! Single turns of the operator's core that random histories meet too seldom, or cannot tell from others.
-#![allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
+//! Scenarios of the operator's core that the random histories of the model test reach too seldom, or cannot check.
+#![allow(clippy::unwrap_used, reason = "a test may panic when its fixture is wrong")]
 
 mod fleet;
 mod hostile;
-mod measured;
+mod observations;
 mod pods;
 mod pruned;
+mod races;
 mod rollout;
 mod scaling;
 mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
-mod turns;

@@ -1,4 +1,4 @@
-//! How runner pods are made.
+//! Building of runner pods.
 
 use crate::support::installation;
 use camofleet_crds::v1alpha1::{
@@ -25,23 +25,23 @@ fn endpoints(pool: &WorkerPool, installation: &Installation) -> Vec<String> {
 }
 
 #[test]
-fn runners_are_told_where_spans_go_unless_their_pool_says_it() {
+fn the_pool_overrides_the_trace_endpoint() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     assert_eq!(endpoints(&pool, &installation()), Vec::<String>::new());
     assert_eq!(endpoints(&pool, &traced()), ["http://installation"]);
-    assert_ne!(revision(&pool, &traced()), revision(&pool, &installation()), "runners of before are not replaced");
+    assert_ne!(revision(&pool, &traced()), revision(&pool, &installation()), "a new trace endpoint keeps the revision");
     let own = EnvVar { name: ENDPOINT.into(), value: Some("http://pool".into()), value_from: None };
     pool.spec.template.env.push(own);
     assert_eq!(endpoints(&pool, &traced()), ["http://pool"]);
     assert_eq!(
         revision(&pool, &traced()),
         revision(&pool, &installation()),
-        "what the pool has set itself did not change"
+        "the installation's endpoint does not affect the pool"
     );
 }
 
 #[test]
-fn a_shape_that_was_published_makes_the_same_pods() {
+fn a_published_shape_makes_the_same_pods() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     let spec = &mut pool.spec;
     (spec.slots_per_runner, spec.sessions_per_runner, spec.disruption) = (3, Some(9), Disruption::Always);
@@ -58,25 +58,25 @@ fn a_shape_that_was_published_makes_the_same_pods() {
     let serving = shape.to_publish(&installation());
     assert!(!serving.shape.contains("maxReplicas") && !serving.shape.contains("maxSessions"), "{}", serving.shape);
     pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
-    // By then its owner wishes for something else, and the installation has another image.
+    // By now the spec and the installation's image have changed.
     pool.spec = WorkerPoolSpec::default();
     let published = Shape::published(&pool).unwrap();
     let later = Installation { runner_image: "later".into(), ..installation() };
     let make = |shape: &Shape, installation| runner_pod(shape, installation, 0, None, "{}", false);
     assert_eq!(make(&published, &later), make(&shape, &installation()));
-    // An operator of the version before reads the spec.
+    // An operator of the previous version can read the spec.
     let shape = pool.status.as_ref().unwrap().serving.as_ref().unwrap().shape.clone();
     let read: WorkerPoolSpec = serde_json::from_str(&shape).unwrap();
     assert_eq!((read.slots_per_runner, read.screen.width), (3, 800));
     pool.status.as_mut().unwrap().serving.as_mut().unwrap().shape = "{".into();
-    assert!(Shape::published(&pool).is_none(), "what cannot be read is not there");
+    assert!(Shape::published(&pool).is_none(), "an invalid shape is ignored");
 }
 
-/// The shape of a default pool, as the version before published it (e72e65b).
+/// The shape of a default pool as published by the previous version (e72e65b).
 const FORMER_SHAPE: &str = r#"{"slotsPerRunner":1,"allowedNamespaces":{"from":"Same"},"limits":{"maxPriority":0},"engine":"Auto","screen":{"width":1280,"height":720},"sessionDefaults":{},"template":{"image":"former","metadata":{}},"rollout":{"maxUnavailable":1,"drainTimeoutSeconds":600},"disruption":"WhenIdle"}"#;
 
 #[test]
-fn a_shape_of_the_version_before_keeps_its_probes() {
+fn a_shape_from_the_previous_version_keeps_its_probe_port() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     let serving = Serving { revision: "0123456789".into(), shape: FORMER_SHAPE.into() };
     pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
@@ -84,21 +84,21 @@ fn a_shape_of_the_version_before_keeps_its_probes() {
     let made = |shape: &Shape| runner_pod(shape, &installation(), 0, None, "{}", false);
     let container = made(&published).spec.unwrap().containers.remove(0);
     assert_eq!(container.image.as_deref(), Some("former"));
-    assert_eq!(ports(container), (vec![8070], ["http"; 2].map(String::from)), "its image knows no other port");
-    // It stays so when it is published again, by a later leader.
+    assert_eq!(ports(container), (vec![8070], ["http"; 2].map(String::from)), "its image has no probe port");
+    // A later leader publishes the same shape again.
     let again = published.to_publish(&installation());
     pool.status.as_mut().unwrap().serving = Some(again.clone());
     let later = Shape::published(&pool).unwrap();
     assert_eq!(made(&later), made(&published));
     assert_eq!(again.revision, "0123456789");
-    // The desired shape has a probe port of its own, and so another revision.
-    let wished = Shape::of(&Arc::new(pool.clone()), &installation());
-    let container = made(&wished).spec.unwrap().containers.remove(0);
+    // The shape of the spec has a probe port, and so another revision.
+    let update = Shape::of(&Arc::new(pool.clone()), &installation());
+    let container = made(&update).spec.unwrap().containers.remove(0);
     assert_eq!(ports(container), (vec![8070, 8071], ["probes"; 2].map(String::from)));
-    assert_ne!(wished.revision, published.revision);
+    assert_ne!(update.revision, published.revision);
 }
 
-/// The ports of a runner's container, and the names of those that are probed.
+/// The ports of a runner's container, and the names of the probed ones.
 fn ports(container: Container) -> (Vec<i32>, [String; 2]) {
     let ports = container.ports.unwrap().into_iter().map(|port| port.container_port).collect();
     let probed = [container.liveness_probe, container.readiness_probe].map(|probe| {

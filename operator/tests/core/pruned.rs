@@ -1,13 +1,14 @@
-//! Writes that the API server accepts and keeps only in part.
+//! Writes that the API server accepts but stores only in part.
 
-use crate::fleet::{Fleet, Writes, on, session};
+use crate::fleet::{Fleet, Writes, on_pool, session};
 use camofleet_crds::v1alpha1::{SessionState, WorkerPoolSpec};
 use camofleet_operator::core::Observation;
 use std::collections::BTreeSet;
 
-/// Milliseconds in which a write that is repeated after 0.2, 0.4, 0.8 … 30 s is repeated fewer than `REPEATED` times.
-const MINUTES: i64 = 120_000;
-const REPEATED: usize = 16;
+/// Time in milliseconds in which a write with pauses of 0.2, 0.4, 0.8 … 30 s is repeated fewer than [`MAX_WRITES`]
+/// times.
+const TWO_MINUTES: i64 = 120_000;
+const MAX_WRITES: usize = 16;
 
 fn pruned(fleet: &Fleet) -> BTreeSet<(&str, &str)> {
     let observed = fleet.observed.iter().filter_map(|observation| match observation {
@@ -36,95 +37,95 @@ fn since(fleet: &Fleet, before: Writes) -> Writes {
 }
 
 #[test]
-fn a_session_whose_status_is_not_kept_whole_is_served_and_written_at_growing_intervals() {
+fn serves_a_session_whose_status_is_pruned_and_backs_off() {
     let mut fleet = Fleet::new();
     fleet.prunes = true;
     fleet.pool("own", "p", 1, WorkerPoolSpec::default());
-    fleet.create([session("own", "served", 60, on("own", "p")), session("own", "waits", 60, on("own", "p"))]);
+    fleet.create([session("own", "served", 60, on_pool("own", "p")), session("own", "waits", 60, on_pool("own", "p"))]);
     assert_eq!(fleet.status("served").state, SessionState::Ready);
-    fleet.pass(MINUTES);
+    fleet.advance(TWO_MINUTES);
     assert_eq!(fleet.status("waits").state, SessionState::Queued);
-    assert!(fleet.writes.sessions > 2 && fleet.writes.sessions < 2 * REPEATED, "{:?}", fleet.writes);
+    assert!(fleet.writes.sessions > 2 && fleet.writes.sessions < 2 * MAX_WRITES, "{:?}", fleet.writes);
     let expected = [("BrowserSession", "status.observedGeneration"), ("WorkerPool", "status.observedGeneration")];
     assert_eq!(pruned(&fleet), expected.into());
-    // What changes is published at once, whatever the pause is by now.
+    // A changed status is published at once, without waiting for the pause.
     let before = fleet.writes;
-    fleet.end("served");
+    fleet.delete("served");
     assert_eq!(fleet.status("waits").state, SessionState::Ready);
     assert_eq!(since(&fleet, before).sessions, 1);
-    // Its end is published once and not repeated, and one event was sent of each.
-    let events = |reason: &str| fleet.events.iter().filter(|(_, told)| told == reason).count();
+    // Each session causes one event.
+    let events = |reason: &str| fleet.events.iter().filter(|(_, event)| event == reason).count();
     assert_eq!((events("Ready"), events("Scheduled")), (2, 0));
-    // With newer CRDs the next repetition brings the field, and there is no other.
+    // With newer CRDs the next write stores the field, and no other write follows.
     fleet.prunes = false;
-    fleet.pass(31_000);
+    fleet.advance(31_000);
     assert_eq!(fleet.status("waits").observed_generation, Some(1));
     let before = fleet.writes;
-    fleet.pass(MINUTES);
+    fleet.advance(TWO_MINUTES);
     assert_eq!(since(&fleet, before), Writes::default());
 }
 
 #[test]
-fn another_leader_does_not_begin_from_scratch_with_each_session() {
+fn a_new_leader_backs_off_and_keeps_the_ready_time() {
     let mut fleet = Fleet::new();
     fleet.prunes = true;
     fleet.pool("own", "p", 1, WorkerPoolSpec::default());
-    fleet.create([session("own", "served", 60, on("own", "p"))]);
-    fleet.pass(MINUTES);
+    fleet.create([session("own", "served", 60, on_pool("own", "p"))]);
+    fleet.advance(TWO_MINUTES);
     let (before, ready) = (fleet.writes, fleet.status("served").ready_time);
-    fleet.another_leads();
-    fleet.pass(MINUTES);
-    assert!(since(&fleet, before).sessions < REPEATED, "{:?}", since(&fleet, before));
+    fleet.change_leader();
+    fleet.advance(TWO_MINUTES);
+    assert!(since(&fleet, before).sessions < MAX_WRITES, "{:?}", since(&fleet, before));
     assert_eq!((fleet.status("served").state, fleet.status("served").ready_time), (SessionState::Ready, ready));
 }
 
 #[test]
-fn a_pool_whose_status_is_not_kept_whole_is_written_at_growing_intervals() {
+fn backs_off_writes_of_a_pruned_pool_status() {
     let mut fleet = Fleet::new();
     fleet.prunes = true;
     fleet.pool("own", "p", 2, WorkerPoolSpec::default());
-    fleet.pass(MINUTES);
-    assert!(fleet.writes.pools > 2 && fleet.writes.pools < REPEATED + 4, "{:?}", fleet.writes);
-    // What changes is published within the second.
-    fleet.create([session("own", "s", 60, on("own", "p"))]);
-    fleet.pass(2000);
+    fleet.advance(TWO_MINUTES);
+    assert!(fleet.writes.pools > 2 && fleet.writes.pools < MAX_WRITES + 4, "{:?}", fleet.writes);
+    // A changed status is published within a second.
+    fleet.create([session("own", "s", 60, on_pool("own", "p"))]);
+    fleet.advance(2000);
     assert_eq!(fleet.pool_status("own", "p").slots.used, 1);
     fleet.prunes = false;
-    fleet.pass(31_000);
+    fleet.advance(31_000);
     assert_eq!(fleet.pool_status("own", "p").observed_generation, Some(1));
 }
 
 #[test]
-fn finalizers_and_annotations_that_a_webhook_takes_away_are_written_at_growing_intervals() {
+fn backs_off_when_a_webhook_reverts_finalizers_and_annotations() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "p", 1, WorkerPoolSpec::default());
-    fleet.pass(2000);
+    fleet.advance(2000);
     fleet.prunes = true;
     let before = fleet.writes;
     fleet.publish_keys(r#"{"gateway":["another"]}"#);
-    fleet.take_finalizers("own", "p");
-    fleet.create([session("own", "s", 60, on("own", "p"))]);
-    fleet.pass(MINUTES);
+    fleet.remove_finalizers("own", "p");
+    fleet.create([session("own", "s", 60, on_pool("own", "p"))]);
+    fleet.advance(TWO_MINUTES);
     let writes = since(&fleet, before);
     for (what, count) in [("finalizers", writes.finalizers), ("annotations", writes.annotations)] {
-        assert!(count > 2 && count < REPEATED, "{count} writes of {what}");
+        assert!(count > 2 && count < MAX_WRITES, "{count} writes of {what}");
     }
     assert_eq!(fleet.pool_status("own", "p").slots.used, 1, "the status does not wait for the finalizer");
     let expected = [("WorkerPool", "metadata.finalizers"), ("Pod", "metadata.annotations.camofleet.dev/public-keys")];
     assert_eq!(reverted(&fleet), expected.into());
     fleet.prunes = false;
-    fleet.pass(31_000);
+    fleet.advance(31_000);
     assert_eq!(fleet.pods().next().unwrap().keys, r#"{"gateway":["another"]}"#);
     let before = fleet.writes;
-    fleet.pass(MINUTES);
+    fleet.advance(TWO_MINUTES);
     assert_eq!((since(&fleet, before).finalizers, since(&fleet, before).annotations), (0, 0));
 }
 
 #[test]
-fn keys_that_change_while_a_runner_is_given_others_are_written_at_once() {
+fn writes_keys_that_change_during_an_annotation_at_once() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "p", 1, WorkerPoolSpec::default());
-    fleet.pass(2000);
+    fleet.advance(2000);
     let before = fleet.writes;
     fleet.publish_keys_twice(r#"{"gateway":["first"]}"#, r#"{"gateway":["second"]}"#);
     assert_eq!(fleet.pods().next().unwrap().keys, r#"{"gateway":["second"]}"#);
@@ -132,7 +133,7 @@ fn keys_that_change_while_a_runner_is_given_others_are_written_at_once() {
 }
 
 #[test]
-fn the_last_key_of_an_issuer_is_not_taken_from_a_runner() {
+fn keeps_the_last_key_of_an_issuer() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "p", 1, WorkerPoolSpec::default());
     let keys = |fleet: &Fleet| fleet.pods().next().unwrap().keys.clone();
@@ -142,7 +143,7 @@ fn the_last_key_of_an_issuer_is_not_taken_from_a_runner() {
     assert_eq!(keys(&fleet), r#"{"operator":["c"],"gateway":["b"]}"#);
     let before = fleet.writes;
     fleet.publish_keys(r#"{"operator":[],"gateway":[]}"#);
-    fleet.pass(MINUTES);
+    fleet.advance(TWO_MINUTES);
     assert_eq!(since(&fleet, before).annotations, 0);
     fleet.publish_keys(r#"{"operator":["c"],"gateway":["d"]}"#);
     assert_eq!(keys(&fleet), r#"{"operator":["c"],"gateway":["d"]}"#);

@@ -1,6 +1,6 @@
-//! Who may use which pool, how much of it, and in which order.
+//! Sharing pools among namespaces and tenants: access, limits and order.
 
-use super::fleet::{Fleet, on, session};
+use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{
@@ -20,159 +20,170 @@ fn limited(limits: Limits) -> WorkerPoolSpec {
     WorkerPoolSpec { limits, ..allowing(NamespacesFrom::All, &[]) }
 }
 
-fn some(namespace: &str, count: usize, spec: &BrowserSessionSpec) -> Vec<BrowserSession> {
+fn sessions(namespace: &str, count: usize, spec: &BrowserSessionSpec) -> Vec<BrowserSession> {
     (0..count).map(|i| session(namespace, &format!("{namespace}{i}"), 1, spec.clone())).collect()
 }
 
 #[test]
-fn a_pool_serves_other_namespaces_as_its_owner_says_and_at_once() {
+fn applies_allowed_namespaces_at_once() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "same", 1, WorkerPoolSpec::default());
     fleet.pool("own", "all", 1, allowing(NamespacesFrom::All, &[]));
     fleet.pool("own", "some", 2, allowing(NamespacesFrom::Selector, &[("team", "a")]));
     fleet.create([
-        session("other", "same", 1, on("own", "same")),
-        session("other", "all", 1, on("own", "all")),
-        session("other", "some", 1, on("own", "some")),
-        session("own", "owner", 1, on("own", "some")),
+        session("other", "same", 1, on_pool("own", "same")),
+        session("other", "all", 1, on_pool("own", "all")),
+        session("other", "some", 1, on_pool("own", "some")),
+        session("own", "owner", 1, on_pool("own", "some")),
     ]);
     assert_eq!(fleet.pod_of("all"), Some("own/all/0"));
-    assert!(fleet.pod_of("owner").is_some_and(|pod| pod.starts_with("own/some/")), "its own namespace always may");
+    assert!(
+        fleet.pod_of("owner").is_some_and(|pod| pod.starts_with("own/some/")),
+        "the pool's own namespace is always allowed"
+    );
     assert_eq!((fleet.pod_of("same"), fleet.pod_of("some")), (None, None));
-    fleet.pass(1_000);
-    let (reason, message) = fleet.why("some");
+    fleet.advance(1_000);
+    let (reason, message) = fleet.ready_reason("some");
     assert_eq!(reason, reasons::NOT_ALLOWED);
     assert!(message.contains("WorkerPool some in namespace own") && message.contains("namespace other"), "{message}");
 
     fleet.label("other", &[("team", "a")]);
-    assert!(fleet.pod_of("some").is_some(), "a label counts at once");
+    assert!(fleet.pod_of("some").is_some(), "a new label applies at once");
     let status = fleet.status("some");
     assert_eq!((status.pool.as_deref(), status.pool_namespace.as_deref()), (Some("some"), Some("own")));
     assert_eq!(fleet.status("owner").pool_namespace, None);
 
     fleet.label("other", &[]);
-    assert_eq!(fleet.status("some").state, SessionState::Ready, "what it has it keeps");
-    fleet.end("owner");
-    fleet.create([session("other", "later", 2, on("own", "some"))]);
+    assert_eq!(fleet.status("some").state, SessionState::Ready, "a bound session keeps its slot");
+    fleet.delete("owner");
+    fleet.create([session("other", "later", 2, on_pool("own", "some"))]);
     assert_eq!(fleet.pod_of("later"), None);
     fleet.edit("own", "some", |spec| spec.allowed_namespaces = allowing(NamespacesFrom::All, &[]).allowed_namespaces);
-    assert!(fleet.pod_of("later").is_some(), "so does the pool's own change");
+    assert!(fleet.pod_of("later").is_some(), "a change of the pool applies at once");
 }
 
 #[test]
-fn without_a_name_the_pool_that_suits_best_serves() {
+fn a_session_without_a_pool_gets_the_best_one() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "small", 1, WorkerPoolSpec::default());
     fleet.pool("release", "large", 3, allowing(NamespacesFrom::All, &[]));
     fleet.pool("release", "private", 9, WorkerPoolSpec::default());
     let any = BrowserSessionSpec::default();
-    fleet.create(some("own", 5, &any));
+    fleet.create(sessions("own", 5, &any));
     let pods: Vec<_> = fleet.bound.iter().map(|(_, pod)| pod.rsplit_once('/').unwrap().0).collect();
-    // Free slots first, then the name; what is not for it is not used.
+    // Most free slots first, then the first name. The pool without access is not used.
     assert_eq!(pods, ["release/large", "release/large", "own/small", "release/large"]);
     assert_eq!(fleet.queued(), 1);
 }
 
-/// Or whoever may make a pool for all could draw the sessions of all to himself.
+/// Otherwise the owner of a pool that allows all namespaces could attract all sessions.
 #[test]
-fn without_a_name_nobody_else_s_pool_serves_but_the_installation_s() {
+fn a_session_without_a_pool_uses_only_its_own_and_the_operator_namespace() {
     let mut fleet = Fleet::new();
-    fleet.pool("stranger", "pool", 3, allowing(NamespacesFrom::All, &[]));
-    fleet.create(some("own", 2, &BrowserSessionSpec::default()));
-    fleet.pass(1_000);
-    assert_eq!((fleet.order(), fleet.why("own0").0.as_str()), (Vec::new(), reasons::NO_MATCHING_POOL));
+    fleet.pool("foreign", "pool", 3, allowing(NamespacesFrom::All, &[]));
+    fleet.create(sessions("own", 2, &BrowserSessionSpec::default()));
+    fleet.advance(1_000);
+    assert_eq!((fleet.bind_order(), fleet.ready_reason("own0").0.as_str()), (Vec::new(), reasons::NO_MATCHING_POOL));
     fleet.pool("release", "pool", 1, allowing(NamespacesFrom::All, &[]));
     assert_eq!(fleet.pod_of("own0"), Some("release/pool/0"));
     assert_eq!(fleet.pod_of("own1"), None);
 }
 
-/// What a runner lists is its own word: nobody gave it that session.
+/// A runner can list any session. This one was never assigned to it.
 #[test]
-fn a_runner_that_lies_gets_no_session_of_others() {
+fn a_runner_cannot_claim_a_session_of_another_pool() {
     let mut fleet = Fleet::new();
-    fleet.pool("stranger", "pool", 1, allowing(NamespacesFrom::All, &[]));
+    fleet.pool("foreign", "pool", 1, allowing(NamespacesFrom::All, &[]));
     fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
-    fleet.create(some("own", 2, &on("own", "pool")));
-    assert_eq!(fleet.order(), ["own0"]);
-    fleet.claim("stranger/pool/0", "own1");
-    fleet.pass(1_000);
+    fleet.create(sessions("own", 2, &on_pool("own", "pool")));
+    assert_eq!(fleet.bind_order(), ["own0"]);
+    fleet.report_session("foreign/pool/0", "own1");
+    fleet.advance(1_000);
     assert_eq!(fleet.status("own1").state, SessionState::Queued);
-    fleet.end("own0");
+    fleet.delete("own0");
     assert_eq!(fleet.pod_of("own1"), Some("own/pool/0"));
 }
 
 #[test]
-fn a_hot_start_is_one_event() {
+fn a_hot_start_publishes_one_event() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
-    fleet.create(some("own", 1, &on("own", "pool")));
+    fleet.create(sessions("own", 1, &on_pool("own", "pool")));
     assert_eq!(fleet.events, [("own0".to_owned(), "Ready".to_owned())]);
 }
 
-/// Or one that gets its slot meanwhile would wait in their line.
+/// Otherwise these writes would delay the write of a session that gets a slot in the meantime.
 #[test]
-fn few_are_told_at_once_that_they_wait_and_all_are_told() {
+fn limits_concurrent_queued_writes() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, WorkerPoolSpec::default());
-    fleet.create(some("own", 60, &on("own", "pool")));
-    fleet.pass(1_000);
-    let told = fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Queued).count();
-    assert_eq!((told, fleet.most_shown), (59, 8));
+    fleet.create(sessions("own", 60, &on_pool("own", "pool")));
+    fleet.advance(1_000);
+    let queued = fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Queued).count();
+    assert_eq!((queued, fleet.most_queued_writes), (59, 8));
 }
 
-/// A session without a name takes no slot of a pool where others are before it.
+/// A session that names no pool takes no slot of a pool where another session has an earlier turn.
 #[test]
-fn a_turn_counts_in_the_pool_whose_slot_it_is() {
+fn turns_are_counted_per_pool() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "y", 3, allowing(NamespacesFrom::All, &[]));
-    fleet.create([session("own", "y0", 1, on("own", "y")), session("own", "y1", 1, on("own", "y"))]);
+    fleet.create([session("own", "y0", 1, on_pool("own", "y")), session("own", "y1", 1, on_pool("own", "y"))]);
     fleet.pool("own", "x", 1, WorkerPoolSpec::default());
-    fleet.cool("own", "x");
+    fleet.make_cold("own", "x");
     let unnamed = session("own", "unnamed", 2, BrowserSessionSpec::default());
-    fleet.create([unnamed, session("other", "named", 3, on("own", "y"))]);
-    assert_eq!(fleet.pod_of("unnamed"), Some("own/x/0"), "the hot one of y is for whoever has none there");
+    fleet.create([unnamed, session("other", "named", 3, on_pool("own", "y"))]);
+    assert_eq!(
+        fleet.pod_of("unnamed"),
+        Some("own/x/0"),
+        "the hot browser of pool y is for the other tenant, which has no session there"
+    );
     assert!(fleet.pod_of("named").is_some_and(|pod| pod.starts_with("own/y/")));
 }
 
 #[test]
-fn whoever_floods_a_pool_does_not_keep_others_waiting() {
+fn a_flooding_tenant_does_not_delay_others() {
     let mut fleet = Fleet::new();
     let weights = [("heavy".to_owned(), 2)].into();
     fleet.pool("own", "pool", 4, limited(Limits { tenant_weights: weights, ..Limits::default() }));
-    fleet.create(some("flood", 40, &on("own", "pool")));
-    assert_eq!(fleet.order(), ["flood0", "flood1", "flood10", "flood11"], "in the order of arrival and of UIDs");
-    fleet.create(some("heavy", 4, &on("own", "pool")));
-    fleet.create(some("light", 4, &on("own", "pool")));
+    fleet.create(sessions("flood", 40, &on_pool("own", "pool")));
+    assert_eq!(fleet.bind_order(), ["flood0", "flood1", "flood10", "flood11"], "in order of arrival and of UIDs");
+    fleet.create(sessions("heavy", 4, &on_pool("own", "pool")));
+    fleet.create(sessions("light", 4, &on_pool("own", "pool")));
     for uid in ["flood0", "flood1", "flood10"] {
-        fleet.end(uid);
+        fleet.delete(uid);
     }
-    assert_eq!(fleet.order()[4..], ["heavy0", "heavy1", "light0"]);
+    assert_eq!(fleet.bind_order()[4..], ["heavy0", "heavy1", "light0"]);
 }
 
 #[test]
-fn a_higher_priority_is_served_first_and_refused_where_it_is_too_high() {
+fn serves_higher_priority_first_and_rejects_priority_above_the_limit() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, limited(Limits { max_priority: 5, ..Limits::default() }));
-    let with = |priority| BrowserSessionSpec { priority, ..on("own", "pool") };
+    let with = |priority| BrowserSessionSpec { priority, ..on_pool("own", "pool") };
     fleet.create([session("own", "first", 1, with(0))]);
     fleet.create([
         session("own", "low", 1, with(0)),
         session("own", "high", 2, with(5)),
         session("own", "over", 2, with(6)),
     ]);
-    fleet.end("first");
-    assert_eq!(fleet.order(), ["first", "high"]);
+    fleet.delete("first");
+    assert_eq!(fleet.bind_order(), ["first", "high"]);
     assert_eq!(fleet.status("over").state, SessionState::Finished);
-    assert_eq!(fleet.why("over").0, reasons::PRIORITY_TOO_HIGH);
-    assert!(fleet.why("over").1.contains("`limits.maxPriority` of WorkerPool pool"), "{:?}", fleet.why("over"));
+    assert_eq!(fleet.ready_reason("over").0, reasons::PRIORITY_TOO_HIGH);
+    assert!(
+        fleet.ready_reason("over").1.contains("`limits.maxPriority` of WorkerPool pool"),
+        "{:?}",
+        fleet.ready_reason("over")
+    );
 }
 
-/// `kubectl wait` heeds no condition of an older generation.
+/// `kubectl wait` ignores conditions of an older generation.
 #[test]
-fn a_session_that_is_over_and_changed_is_answered() {
+fn updates_the_observed_generation_of_a_finished_session() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, limited(Limits::default()));
-    fleet.create([session("own", "over", 1, BrowserSessionSpec { priority: 1, ..on("own", "pool") })]);
+    fleet.create([session("own", "over", 1, BrowserSessionSpec { priority: 1, ..on_pool("own", "pool") })]);
     let before = fleet.status("over");
     fleet.edit_session("over", |spec| spec.idle_timeout_seconds = Some(60));
     let after = fleet.status("over");
@@ -182,73 +193,73 @@ fn a_session_that_is_over_and_changed_is_answered() {
 }
 
 #[test]
-fn the_limit_of_a_tenant_keeps_only_that_tenant_waiting() {
+fn a_tenant_limit_holds_back_only_that_tenant() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 4, limited(Limits { max_sessions_per_tenant: Some(2), ..Limits::default() }));
-    fleet.create(some("a", 4, &on("own", "pool")));
-    assert_eq!(fleet.order(), ["a0", "a1"]);
-    fleet.create(some("b", 1, &on("own", "pool")));
-    assert_eq!(fleet.order(), ["a0", "a1", "b0"]);
-    fleet.pass(1_000);
-    assert_eq!(fleet.why("a2").0, reasons::TENANT_LIMIT_REACHED);
-    fleet.end("a0");
-    assert_eq!(fleet.order(), ["a0", "a1", "b0", "a2"]);
+    fleet.create(sessions("a", 4, &on_pool("own", "pool")));
+    assert_eq!(fleet.bind_order(), ["a0", "a1"]);
+    fleet.create(sessions("b", 1, &on_pool("own", "pool")));
+    assert_eq!(fleet.bind_order(), ["a0", "a1", "b0"]);
+    fleet.advance(1_000);
+    assert_eq!(fleet.ready_reason("a2").0, reasons::TENANT_LIMIT_REACHED);
+    fleet.delete("a0");
+    assert_eq!(fleet.bind_order(), ["a0", "a1", "b0", "a2"]);
 }
 
 #[test]
-fn a_pool_has_as_many_sessions_and_as_many_waiting_as_it_says() {
+fn enforces_max_sessions_and_max_queued() {
     let mut fleet = Fleet::new();
     let limits = Limits { max_sessions: Some(2), max_queued: Some(3), ..Limits::default() };
     fleet.pool("own", "pool", 4, limited(limits));
-    fleet.create(some("a", 4, &on("own", "pool")));
+    fleet.create(sessions("a", 4, &on_pool("own", "pool")));
     assert_eq!((fleet.bound.len(), fleet.queued()), (2, 2));
-    fleet.create(some("b", 3, &on("own", "pool")));
-    fleet.pass(1_000);
+    fleet.create(sessions("b", 3, &on_pool("own", "pool")));
+    fleet.advance(1_000);
     let refused: Vec<_> =
         fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Finished).collect();
-    assert_eq!(refused, ["b1", "b2"], "those that came last");
-    assert_eq!(fleet.why("b1").0, reasons::QUEUE_FULL);
-    assert_eq!(fleet.why("a2").0, reasons::POOL_LIMIT_REACHED);
+    assert_eq!(refused, ["b1", "b2"], "the sessions that arrived last");
+    assert_eq!(fleet.ready_reason("b1").0, reasons::QUEUE_FULL);
+    assert_eq!(fleet.ready_reason("a2").0, reasons::POOL_LIMIT_REACHED);
     fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));
-    fleet.pass(1_000);
-    assert_eq!(fleet.queued(), 3, "whoever waits may go on waiting");
-    // An earlier name is no earlier arrival than that of those who wait already.
-    fleet.create(some("_", 2, &on("own", "pool")));
-    assert_eq!((fleet.queued(), fleet.why("_0").0.as_str()), (3, reasons::QUEUE_FULL));
+    fleet.advance(1_000);
+    assert_eq!(fleet.queued(), 3, "admitted sessions keep waiting");
+    // A name that sorts first does not count as an earlier arrival than that of admitted sessions.
+    fleet.create(sessions("_", 2, &on_pool("own", "pool")));
+    assert_eq!((fleet.queued(), fleet.ready_reason("_0").0.as_str()), (3, reasons::QUEUE_FULL));
 }
 
 #[test]
-fn a_longer_life_than_the_pool_gives_is_refused_and_none_is_got_by_not_asking() {
+fn enforces_the_max_lifetime_of_the_pool() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 2, limited(Limits { max_lifetime_seconds: Some(600), ..Limits::default() }));
-    let with = |seconds| BrowserSessionSpec { max_lifetime_seconds: seconds, ..on("own", "pool") };
-    fleet.create([session("own", "long", 1, with(Some(601))), session("own", "unasked", 1, with(None))]);
-    assert_eq!(fleet.why("long").0, reasons::LIFETIME_TOO_LONG);
-    let status = fleet.status("unasked");
+    let with = |seconds| BrowserSessionSpec { max_lifetime_seconds: seconds, ..on_pool("own", "pool") };
+    fleet.create([session("own", "long", 1, with(Some(601))), session("own", "default", 1, with(None))]);
+    assert_eq!(fleet.ready_reason("long").0, reasons::LIFETIME_TOO_LONG);
+    let status = fleet.status("default");
     let life = status.deadline_time.unwrap().0.duration_since(status.scheduled_time.unwrap().0);
     assert_eq!(life.as_secs(), 600);
 }
 
 #[test]
-fn a_session_runs_on_another_account_only_where_the_pool_lets_it() {
+fn a_session_uses_another_tenant_only_when_the_pool_allows_it() {
     let mut fleet = Fleet::new();
     let limits = Limits { allowed_tenants: vec!["shop".into()], max_sessions_per_tenant: Some(1), ..Limits::default() };
     fleet.pool("own", "pool", 4, limited(limits));
-    let with = |tenant: &str| BrowserSessionSpec { tenant: Some(tenant.into()), ..on("own", "pool") };
+    let with = |tenant: &str| BrowserSessionSpec { tenant: Some(tenant.into()), ..on_pool("own", "pool") };
     fleet.create([
         session("a", "a-shop", 1, with("shop")),
         session("b", "b-shop", 1, with("shop")),
         session("b", "b-own", 1, with("b")),
         session("b", "stolen", 1, with("a")),
     ]);
-    fleet.pass(1_000);
-    assert_eq!(fleet.order(), ["a-shop", "b-own"], "one of the tenant shop, from wherever it is");
-    assert_eq!(fleet.why("b-shop").0, reasons::TENANT_LIMIT_REACHED);
-    assert_eq!(fleet.why("stolen").0, reasons::NOT_ALLOWED);
+    fleet.advance(1_000);
+    assert_eq!(fleet.bind_order(), ["a-shop", "b-own"], "one session of tenant shop, from either namespace");
+    assert_eq!(fleet.ready_reason("b-shop").0, reasons::TENANT_LIMIT_REACHED);
+    assert_eq!(fleet.ready_reason("stolen").0, reasons::NOT_ALLOWED);
 }
 
 #[test]
-fn one_that_cannot_be_placed_blocks_nobody() {
+fn an_unplaceable_session_does_not_block_others() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 2, WorkerPoolSpec::default());
     let camoufox = BrowserSessionSpec {
@@ -256,26 +267,27 @@ fn one_that_cannot_be_placed_blocks_nobody() {
         ..BrowserSessionSpec::default()
     };
     fleet.create([session("own", "never", 1, camoufox), session("own", "now", 2, BrowserSessionSpec::default())]);
-    assert_eq!(fleet.order(), ["now"]);
-    fleet.pass(1_000);
-    assert_eq!(fleet.why("never").0, reasons::NO_MATCHING_POOL);
+    assert_eq!(fleet.bind_order(), ["now"]);
+    fleet.advance(1_000);
+    assert_eq!(fleet.ready_reason("never").0, reasons::NO_MATCHING_POOL);
 }
 
-/// Three tenants, one of which floods: by Jain's index of what each was served by its weight, and in every turnover.
+/// Three tenants, one of which floods the pool. Shares are fair by Jain's index of binds per weight, and in each
+/// turnover of the slots.
 #[test]
 fn shares_are_fair_under_a_flood() {
     let mut fleet = Fleet::new();
     let weights = [("double".to_owned(), 2)].into();
     fleet.pool("own", "pool", 12, limited(Limits { tenant_weights: weights, ..Limits::default() }));
-    fleet.create(some("flood", 2000, &on("own", "pool")));
-    fleet.create(some("single", 200, &on("own", "pool")));
-    fleet.create(some("double", 200, &on("own", "pool")));
-    // Until the flood's first sessions have made room, nobody can have a share.
+    fleet.create(sessions("flood", 2000, &on_pool("own", "pool")));
+    fleet.create(sessions("single", 200, &on_pool("own", "pool")));
+    fleet.create(sessions("double", 200, &on_pool("own", "pool")));
+    // Shares are even only after the first sessions of the flood have ended.
     for ended in 0..132 {
         let (oldest, _) = fleet.bound[ended].clone();
-        fleet.end(&oldest);
+        fleet.delete(&oldest);
     }
-    let served: Vec<_> = fleet.order()[24..].iter().map(|uid| uid.trim_end_matches(char::is_numeric)).collect();
+    let served: Vec<_> = fleet.bind_order()[24..].iter().map(|uid| uid.trim_end_matches(char::is_numeric)).collect();
     assert_eq!(served.len(), 120);
     let weight = |tenant: &str| if tenant == "double" { 2 } else { 1 };
     let tenants = ["flood", "single", "double"];
@@ -283,7 +295,7 @@ fn shares_are_fair_under_a_flood() {
     let shares = tenants.map(|tenant| f64::from(count(tenant)) / f64::from(weight(tenant)));
     let jain = shares.iter().sum::<f64>().powi(2) / (3.0 * shares.iter().map(|share| share * share).sum::<f64>());
     assert!(jain >= 0.95, "Jain's index is {jain}, of {shares:?}");
-    // While every slot is given anew once, each tenant gets its share: nobody waits longer.
+    // In each turnover of all slots, each tenant gets its share.
     for turnover in served.chunks(12) {
         let got = tenants.map(|tenant| turnover.iter().filter(|it| **it == tenant).count());
         assert_eq!(got, [3, 3, 6], "{served:?}");

@@ -1,42 +1,40 @@
-//! The disruption budget of a pool's runners: when it is written, and why there is none.
+//! Paces the writes of a pool's PodDisruptionBudget, and keeps the reason why it could not be written.
 
 use crate::core::{clock::Mono, messages::WriteFailure, retry::RetryState};
 use camofleet_crds::v1alpha1::Disruption;
 use std::time::Duration;
 
-/// Interval after which the disruption budget is written again, in case it was deleted or changed.
-const WRITE_AGAIN: Duration = Duration::from_secs(600);
-/// Refusals in a row after which a budget of that name is taken to belong to another owner. They take about 6 s: by then the garbage
-/// collector has deleted the budget of a former pool of the same name.
-const PATIENCE: u32 = 5;
+/// Interval at which the budget is written again, in case it was deleted or changed.
+const REWRITE_INTERVAL: Duration = Duration::from_secs(600);
+/// Consecutive refusals after which a budget of that name is assumed to belong to another owner. They take about 6 s.
+/// By then the garbage collector has deleted the budget of a deleted pool with the same name.
+const REFUSALS_UNTIL_STALLED: u32 = 5;
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct Budget {
-    /// When it was last as it should be.
+    /// When the desired budget was written last.
     written: Option<Mono>,
     call: RetryState,
-    /// What was asked for by the last write.
+    /// The policy of the last write.
     disruption: Option<Disruption>,
-    /// The reason why there is none.
     refusal: Option<String>,
 }
 
 impl Budget {
-    /// A new leader writes it again.
     pub(in crate::core) fn begin_term(&mut self) {
         *self = Self { disruption: self.disruption, ..Self::default() };
     }
 
-    /// The pool asks for this: another budget is written at once.
+    /// Sets the desired policy. A changed one is written at once.
     pub(in crate::core) fn set_disruption(&mut self, disruption: Disruption) {
         if self.disruption != Some(disruption) {
             self.written = None;
         }
     }
 
-    /// Begins the write, when it is due.
+    /// Starts the write, and returns whether it is due.
     pub(in crate::core) fn begin(&mut self, disruption: Disruption, now: Mono) -> bool {
-        let begins = self.written.is_none_or(|at| at.after(WRITE_AGAIN) <= now) && self.call.may_start(now);
+        let begins = self.written.is_none_or(|at| at.after(REWRITE_INTERVAL) <= now) && self.call.may_start(now);
         if begins {
             self.call = self.call.started();
             self.disruption = Some(disruption);
@@ -44,7 +42,7 @@ impl Budget {
         begins
     }
 
-    /// The write was answered; the pool asks for `disruption` now.
+    /// Records the answer to the write. `disruption` is the policy that the pool desires now.
     pub(in crate::core) fn answered(
         &mut self,
         answer: Result<(), WriteFailure>,
@@ -54,29 +52,29 @@ impl Budget {
     ) {
         match answer {
             Ok(()) => {
-                // What was asked for meanwhile is written next.
+                // If the policy has changed in the meantime, the next write is due at once.
                 self.written = (self.disruption == Some(disruption)).then_some(now);
                 (self.call, self.refusal) = (RetryState::Idle, None);
             }
             Err(failure) => {
                 self.call = self.call.failed(pool, now);
-                if let WriteFailure::Refused(words) = failure
-                    && self.call.failures() >= PATIENCE
+                if let WriteFailure::Refused(message) = failure
+                    && self.call.failures() >= REFUSALS_UNTIL_STALLED
                 {
-                    self.refusal = Some(words);
+                    self.refusal = Some(message);
                 }
             }
         }
     }
 
-    /// The reason why the runners have no budget.
+    /// Why the budget could not be written.
     pub(in crate::core) fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
     }
 
-    /// When it may be due again.
-    pub(in crate::core) fn wakes(&self) -> impl Iterator<Item = Mono> {
-        [self.call.wakes(), self.written.map(|at| at.after(WRITE_AGAIN))].into_iter().flatten()
+    /// When the write may become due.
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
+        [self.call.retry_at(), self.written.map(|at| at.after(REWRITE_INTERVAL))].into_iter().flatten()
     }
 }
 
@@ -84,35 +82,35 @@ impl Budget {
 mod tests {
     use super::*;
 
-    const ASKED: Disruption = Disruption::WhenIdle;
+    const DESIRED: Disruption = Disruption::WhenIdle;
 
     #[test]
-    fn it_is_written_again_after_ten_minutes_and_at_once_when_another_is_asked_for() {
+    fn rewrites_the_budget_after_ten_minutes_and_after_a_change() {
         let mut budget = Budget::default();
-        assert!(budget.begin(ASKED, Mono(0)) && !budget.begin(ASKED, Mono(0)));
-        budget.answered(Ok(()), ASKED, "p", Mono(0));
-        budget.set_disruption(ASKED);
-        assert!(!budget.begin(ASKED, Mono(599_999)));
-        assert_eq!(budget.wakes().collect::<Vec<_>>(), [Mono(600_000)]);
-        assert!(budget.begin(ASKED, Mono(600_000)));
+        assert!(budget.begin(DESIRED, Mono(0)) && !budget.begin(DESIRED, Mono(0)));
+        budget.answered(Ok(()), DESIRED, "p", Mono(0));
+        budget.set_disruption(DESIRED);
+        assert!(!budget.begin(DESIRED, Mono(599_999)));
+        assert_eq!(budget.timers().collect::<Vec<_>>(), [Mono(600_000)]);
+        assert!(budget.begin(DESIRED, Mono(600_000)));
         budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
-        assert!(budget.begin(Disruption::Always, Mono(600_000)), "another was asked for meanwhile");
+        assert!(budget.begin(Disruption::Always, Mono(600_000)), "the policy changed during the write");
         budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
-        budget.set_disruption(ASKED);
-        assert!(budget.begin(ASKED, Mono(600_001)));
+        budget.set_disruption(DESIRED);
+        assert!(budget.begin(DESIRED, Mono(600_001)));
     }
 
     #[test]
-    fn only_several_refusals_in_a_row_mean_that_there_is_none() {
+    fn reports_a_refusal_only_after_several_in_a_row() {
         let (mut budget, mut now) = (Budget::default(), Mono(0));
-        for refusals in 1..=PATIENCE {
-            assert!(budget.begin(ASKED, now));
-            budget.answered(Err(WriteFailure::Refused("it is another's".into())), ASKED, "p", now);
-            assert_eq!(budget.refusal().is_some(), refusals == PATIENCE, "after {refusals}");
-            now = budget.wakes().next().unwrap();
+        for refusals in 1..=REFUSALS_UNTIL_STALLED {
+            assert!(budget.begin(DESIRED, now));
+            budget.answered(Err(WriteFailure::Refused("it has another owner".into())), DESIRED, "p", now);
+            assert_eq!(budget.refusal().is_some(), refusals == REFUSALS_UNTIL_STALLED, "after {refusals}");
+            now = budget.timers().next().unwrap();
         }
-        assert!(budget.begin(ASKED, now));
-        budget.answered(Ok(()), ASKED, "p", now);
+        assert!(budget.begin(DESIRED, now));
+        budget.answered(Ok(()), DESIRED, "p", now);
         assert_eq!(budget.refusal(), None);
     }
 }

@@ -1,29 +1,31 @@
-//! What keeps a pool's runners from coming up: chains of named checks. The first check that applies gives reason and message.
+//! Finds out why a pool's runners do not come up. Each chain of named checks returns the reason and message of the
+//! first check that applies.
 
 use crate::core::{
     clock::Now,
-    pool::{shapes::Trouble, state::Pool},
+    pool::{shapes::ReasonMessage, state::Pool},
     runner::{
-        pod_read::{self, Fate},
+        pod_read::{self, PodPhase},
         state::Runner,
     },
 };
 use camofleet_crds::conditions::pool as reasons;
 use std::time::Duration;
 
-/// A pool that lacks runners and has got none for so long needs somebody's help; as with Deployments.
+/// Time without progress after which a pool that lacks runners is `Stalled`, like a Deployment's
+/// `progressDeadlineSeconds`.
 pub(in crate::core) const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
-/// A pool, and those of its runners that a check looks at.
+/// A pool and the runners that a check inspects.
 struct Subject<'a> {
     pool: &'a Pool,
     runners: Vec<&'a Runner>,
     now: Now,
 }
 
-type Check = fn(&Subject) -> Option<Trouble>;
+type Check = fn(&Subject) -> Option<ReasonMessage>;
 
-/// Checks of the shape in which the pool makes its runners.
+/// Checks of the current shape.
 const CURRENT_SHAPE: [Check; 5] = [
     no_shape_is_accepted,
     pods_of_the_current_shape_fail,
@@ -32,91 +34,93 @@ const CURRENT_SHAPE: [Check; 5] = [
     no_runner_comes_up,
 ];
 
-/// Checks of a new shape, of which one runner has to load a page before others follow.
+/// Checks of a new shape that is being rolled out.
 const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, browsers_do_not_launch, the_canary_is_late];
 
-/// What keeps runners of the shape in which the pool makes them from coming up, for `Stalled`.
-pub(in crate::core) fn trouble_of(pool: &Pool, runners: &[&Runner], now: Now) -> Option<Trouble> {
+/// The reason for `Stalled` when runners of the current shape do not come up.
+pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
     let current = |runner: &&Runner| !pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(current).collect();
     first(&CURRENT_SHAPE, &Subject { pool, runners, now })
 }
 
 /// The reason for `Stalled` when the canary cannot be created or cannot load a page.
-pub(in crate::core) fn trouble_of_canary(pool: &Pool, runners: &[&Runner], now: Now) -> Option<Trouble> {
+pub(in crate::core) fn canary_stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
     if let Some(refusal) = pool.shapes.refusal() {
         return Some(refusal);
     }
     let canary = |runner: &&Runner| pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(canary).collect();
-    let (_, words) = first(&CANARY, &Subject { pool, runners, now })?;
-    let words = format!(
-        "the first runner of the new shape does not come up: {words}. Runners of the former shape go on serving: correct the pool, \
-         or set it back"
+    let (_, message) = first(&CANARY, &Subject { pool, runners, now })?;
+    let message = format!(
+        "the first runner of the new shape does not come up: {message}. Runners of the previous shape keep serving. \
+         Correct the pool, or revert the change"
     );
-    Some((reasons::CANARY_FAILED, words))
+    Some((reasons::CANARY_FAILED, message))
 }
 
-fn first(checks: &[Check], subject: &Subject) -> Option<Trouble> {
+fn first(checks: &[Check], subject: &Subject) -> Option<ReasonMessage> {
     checks.iter().find_map(|check| check(subject))
 }
 
-/// The only known template is too large.
-fn no_shape_is_accepted(subject: &Subject) -> Option<Trouble> {
+/// The pool has only a template that is too large.
+fn no_shape_is_accepted(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
     shapes.refusal().filter(|_| shapes.has_no_valid_shape())
 }
 
-/// Pods cannot be created, or end before their browsers were hot.
-fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<Trouble> {
+/// Pods of the current shape cannot be created, or terminate before they are warm.
+fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
-    shapes.trouble(&shapes.current().revision)
+    shapes.last_failure(&shapes.current().revision)
 }
 
-/// As above, of the shape that is tested.
-fn canaries_fail(subject: &Subject) -> Option<Trouble> {
+/// Canaries cannot be created, or terminate before they are warm.
+fn canaries_fail(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
-    shapes.trouble(&shapes.update().revision).filter(|_| shapes.is_rolling_out())
+    shapes.last_failure(&shapes.update().revision).filter(|_| shapes.is_rolling_out())
 }
 
-/// A pod's image cannot be pulled, or no node takes the pod.
-fn a_pod_does_not_start(subject: &Subject) -> Option<Trouble> {
-    subject.runners.iter().find_map(|runner| match &runner.pod().fate {
-        Fate::Pending(Some(pod_read::Trouble::Image(words))) => Some((
+/// A pod's image cannot be pulled, or the pod fits on no node.
+fn a_pod_does_not_start(subject: &Subject) -> Option<ReasonMessage> {
+    subject.runners.iter().find_map(|runner| match &runner.pod().phase {
+        PodPhase::Pending(Some(pod_read::PendingReason::Image(message))) => Some((
             reasons::IMAGE_ERROR,
-            format!("pod {}: {words}; correct template.image or its pull secrets", runner.pod().key.name),
+            format!("pod {}: {message}; correct template.image or template.imagePullSecrets", runner.pod().key.name),
         )),
-        Fate::Pending(Some(pod_read::Trouble::Unschedulable(words))) => Some((
+        PodPhase::Pending(Some(pod_read::PendingReason::Unschedulable(message))) => Some((
             reasons::UNSCHEDULABLE,
             format!(
-                "pod {}: {words}; add nodes, or change the template's resources, nodeSelector or tolerations",
+                "pod {}: {message}; add nodes, or change the template's resources, nodeSelector or tolerations",
                 runner.pod().key.name
             ),
         )),
-        // What set the gate removes it when the pod's turn has come.
-        Fate::Pending(Some(pod_read::Trouble::Gated) | None) | Fate::Running | Fate::Outcome { .. } => None,
+        // The controller that set the gate removes it.
+        PodPhase::Pending(Some(pod_read::PendingReason::Gated) | None)
+        | PodPhase::Running
+        | PodPhase::Terminated { .. } => None,
     })
 }
 
-/// A runner reports that its browsers do not launch, and has no hot one left.
-fn browsers_do_not_launch(subject: &Subject) -> Option<Trouble> {
+/// A runner reports a launch error and has no hot browser left.
+fn browsers_do_not_launch(subject: &Subject) -> Option<ReasonMessage> {
     subject.runners.iter().filter_map(|runner| runner.report()).find_map(|report| {
         let error = report.launch_error.as_ref().filter(|_| report.hot.headless + report.hot.headful == 0)?;
         Some((reasons::BROWSERS_FAILING, error.clone()))
     })
 }
 
-/// The pool lacks runners, and none has come up for [`PROGRESS_DEADLINE`].
-fn no_runner_comes_up(subject: &Subject) -> Option<Trouble> {
+/// The pool lacks runners, and none has become warm for [`PROGRESS_DEADLINE`].
+fn no_runner_comes_up(subject: &Subject) -> Option<ReasonMessage> {
     subject.pool.lacking_since().filter(|since| since.after(PROGRESS_DEADLINE) <= subject.now.mono)?;
-    let words = "no runner has come up for 10 minutes: look at the pods' events and logs";
-    Some((reasons::NO_PROGRESS, words.to_owned()))
+    let message = "no runner has become ready for 10 minutes; read the pods' events and logs";
+    Some((reasons::NO_PROGRESS, message.to_owned()))
 }
 
 /// A canary has not loaded a page for [`PROGRESS_DEADLINE`].
-fn the_canary_is_late(subject: &Subject) -> Option<Trouble> {
+fn the_canary_is_late(subject: &Subject) -> Option<ReasonMessage> {
     let is_late = |canary: &&&Runner| canary.created().after(PROGRESS_DEADLINE) <= subject.now.mono;
     let late = subject.runners.iter().find(is_late)?;
-    let words = format!("pod {} has not loaded a page in 10 minutes: look at its events and logs", late.pod().key.name);
-    Some((reasons::NO_PROGRESS, words))
+    let message = format!("pod {} has not loaded a page for 10 minutes; read its events and logs", late.pod().key.name);
+    Some((reasons::NO_PROGRESS, message))
 }

@@ -1,4 +1,4 @@
-//! Creates runner pods for the places that lack one.
+//! Creates runner pods for ordinals that lack one.
 
 use crate::core::{
     coordinator::Core,
@@ -24,22 +24,22 @@ impl Core {
         pool.shapes.is_rolling_out() && pool.desired() > 0 && !is_there() && !is_coming()
     }
 
-    /// Creates pods for places that lack one, as far as the launch budget allows.
+    /// Creates the missing pods of all pools, as far as the launch budget allows.
     pub(in crate::core) fn launch_runners(&mut self) {
         let Some(keys) = self.cluster.keys().map(str::to_owned) else { return };
         let mut launches = self.launches_of_pools();
         if launches.values().all(|pool| pool.wanted.is_empty()) {
             for pool in self.pools.values_mut() {
-                pool.set_waits(None);
+                pool.set_launch_wait(None);
             }
             return;
         }
         let now = self.outbox.mono();
         let cpus = self.cluster.launch_cpus();
         let granted = self.launches.grant(&mut launches, cpus, now);
-        // Published by the next write of the pool's status.
+        // The next write of the pool's status publishes why the launch waits.
         for (key, pool) in &mut self.pools {
-            pool.set_waits(launches.get(key).and_then(|launches| launches.waits(cpus)));
+            pool.set_launch_wait(launches.get(key).and_then(|launches| launches.launch_wait(cpus)));
         }
         for (key, Place { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
@@ -49,12 +49,12 @@ impl Core {
             let name = pod.metadata.name.clone().unwrap_or_default();
             pool.places.begin_create(ordinal, name, &shape.revision, now);
             self.outbox.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
-            let alarm = self.alarm_of_pool(&key);
-            self.outbox.requeue_at(Subject::Pool(key), alarm);
+            let timer = self.next_pool_timer(&key);
+            self.outbox.requeue_at(Subject::Pool(key), timer);
         }
     }
 
-    /// What each pool launches and wants to launch. Pools that do neither are left out.
+    /// The current and wanted launches of each pool that has any.
     fn launches_of_pools(&self) -> BTreeMap<Key, PoolLaunches> {
         let wanting = self.pools.values().any(|pool| pool.places.lacks_pods());
         let mut launches = BTreeMap::new();
@@ -69,7 +69,7 @@ impl Core {
             }
         }
         for runner in self.runners.iter() {
-            // A former pool's runner makes CPUs busy, but does not count against the new pool of its name.
+            // A deleted pool's runner uses CPUs, but does not count against a new pool of the same name.
             let overdue = runner.is_overdue(self.outbox.now()) && self.pool_of(runner).is_some();
             let launching = runner.is_launching(self.outbox.now());
             if launching || overdue {
@@ -82,9 +82,10 @@ impl Core {
         launches
     }
 
-    /// The places of a pool that lack a pod and do not pause after a failure, those that have lacked it longest first.
+    /// The ordinals of a pool that lack a pod and do not pause after a failure. The one that has lacked a pod longest
+    /// is first.
     fn wanted_places(&self, pool: &Pool) -> VecDeque<Place> {
-        // Most pools lack none, and the search for a canary looks at all runners.
+        // Most pools lack no pod, and the search for a canary visits all runners.
         if !pool.places.lacks_pods() {
             return VecDeque::new();
         }
@@ -106,11 +107,11 @@ impl Core {
         if let Err(failure) = answer
             && let Some(revision) = pool.places.create_failed(name)
         {
-            let words = match failure {
-                WriteFailure::Refused(words) | WriteFailure::Transient(words) => words,
-                WriteFailure::Conflict | WriteFailure::Gone => "the namespace is going".to_owned(),
+            let message = match failure {
+                WriteFailure::Refused(message) | WriteFailure::Transient(message) => message,
+                WriteFailure::Conflict | WriteFailure::Gone => "the namespace is being deleted".to_owned(),
             };
-            pool.shapes.failed(&revision, (reasons::POD_REFUSED, words), now);
+            pool.shapes.failed(&revision, (reasons::POD_REFUSED, message), now);
         }
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }

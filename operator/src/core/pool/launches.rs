@@ -1,5 +1,5 @@
-//! Decides which pools launch their next runners. Browsers that launch at once only make each other late, so no more runners launch
-//! than the nodes have CPUs; and no pool may keep the others from their turn.
+//! Decides which pools launch their next runners. Concurrent launches slow each other down, so no more runners launch
+//! than the nodes have CPUs, and launches are granted round robin so that no pool starves the others.
 
 use crate::core::{clock::Mono, ids::Key};
 use std::{
@@ -7,49 +7,50 @@ use std::{
     time::Duration,
 };
 
-/// Runner pods that are created in a second at most, over all pools: the scheduler and the kubelets serve others as well.
+/// Limit on runner pods created per second, over all pools, because other workloads need the scheduler and the kubelets
+/// too.
 const CREATES_PER_SECOND: usize = 20;
 
-/// The launches that the cluster can bear, and whose turn the next one is.
+/// Grants launches to pools within the limits of the cluster.
 #[derive(Debug, Default)]
 pub(in crate::core) struct LaunchBudget {
-    /// When pods were created, in the last second.
+    /// Times of the creates in the last second.
     created: VecDeque<Mono>,
-    /// Grows with each grant.
+    /// Number of the latest grant.
     turn: u64,
-    /// The latest grant of each namespace and of each pool that still wants more.
+    /// Number of the latest grant of each namespace and of each pool that still lacks pods.
     namespaces: BTreeMap<String, u64>,
     pools: BTreeMap<Key, u64>,
 }
 
-/// One pool's launches.
+/// The launches of one pool.
 #[derive(Debug)]
 pub(in crate::core) struct PoolLaunches {
-    /// Places that need a pod, in the order in which they are to get one.
+    /// Ordinals that need a pod, in launch order.
     pub(in crate::core) wanted: VecDeque<Place>,
-    /// Runners that launch now, pods that are being created included.
+    /// Runners that launch now, including pods that are being created.
     pub(in crate::core) launching: usize,
-    /// Runners that had the time of a launch and launched nothing. They use up the pool's own launches, so that a pool whose runners never
-    /// become warm holds one place and not all.
+    /// Runners that are not warm after the launch timeout. They count against the pool's own launches, so that a pool
+    /// whose runners never become warm launches one at a time.
     pub(in crate::core) overdue: usize,
 }
 
 /// Why a pool's next launch waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum LaunchWait {
-    /// For its turn: other launches have the CPUs.
+    /// Other launches use the CPUs.
     Turn,
-    /// For its own runners, of which so many launch nothing.
+    /// Runners of the same pool are overdue.
     OwnRunners { overdue: usize },
 }
 
 impl PoolLaunches {
-    fn may_launch(&self, places: usize) -> bool {
-        self.launching < places.saturating_sub(self.overdue).max(1)
+    fn may_launch(&self, limit: usize) -> bool {
+        self.launching < limit.saturating_sub(self.overdue).max(1)
     }
 
-    /// Why a place that is still wanted after [`LaunchBudget::grant`] has no pod yet.
-    pub(in crate::core) fn waits(&self, cpus: usize) -> Option<LaunchWait> {
+    /// Why the next ordinal still has no pod after [`LaunchBudget::grant`]. `None` if no ordinal needs one.
+    pub(in crate::core) fn launch_wait(&self, cpus: usize) -> Option<LaunchWait> {
         let waits = if self.overdue == 0 || self.may_launch(cpus.max(1)) {
             LaunchWait::Turn
         } else {
@@ -59,22 +60,23 @@ impl PoolLaunches {
     }
 }
 
-/// A place of a pool.
+/// An ordinal of a pool that needs a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::core) struct Place {
-    /// Since when it has no pod.
+    /// Since when the ordinal has no pod.
     pub(in crate::core) since: Mono,
     pub(in crate::core) ordinal: u32,
-    /// Its pod is to test a new shape.
+    /// The pod tests a new shape.
     pub(in crate::core) canary: bool,
 }
 
 impl LaunchBudget {
-    /// Takes the places that may get a pod now, and leaves in `pools` those that wait for their turn. `cpus` is what the nodes have.
+    /// Returns the ordinals that get a pod now, and leaves the others in `pools`. `cpus` is the number of CPUs of the
+    /// nodes.
     ///
-    /// The next launch is that of the namespace with fewest launches, and in it of the pool with fewest; of equals, of the one
-    /// whose latest turn is longest ago. A namespace in which nothing launches does not wait for the others' launches to end: it may
-    /// begin one more than there are CPUs, as long as there are no more than twice as many.
+    /// The next launch goes to the namespace with the fewest launches, and there to the pool with the fewest. Ties go
+    /// to the one whose latest grant is oldest. A namespace without launches does not wait for launches of other
+    /// namespaces: it may exceed the CPUs by one launch, up to twice as many launches as CPUs in total.
     pub(in crate::core) fn grant(
         &mut self,
         pools: &mut BTreeMap<Key, PoolLaunches>,
@@ -84,7 +86,7 @@ impl LaunchBudget {
         while self.created.front().is_some_and(|at| now.since(*at) >= Duration::from_secs(1)) {
             self.created.pop_front();
         }
-        let places = cpus.max(1);
+        let limit = cpus.max(1);
         let mut in_namespaces = BTreeMap::<String, usize>::new();
         for (key, pool) in pools.iter() {
             *in_namespaces.entry(key.namespace.clone()).or_default() += pool.launching;
@@ -92,7 +94,7 @@ impl LaunchBudget {
         let mut total: usize = in_namespaces.values().sum();
         let mut granted = Vec::new();
         while self.created.len() < CREATES_PER_SECOND {
-            let able = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && pool.may_launch(places));
+            let able = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && pool.may_launch(limit));
             let next = able.min_by_key(|(key, pool)| {
                 let turn_of_namespace = self.namespaces.get(&key.namespace).copied().unwrap_or_default();
                 let turn_of_pool = self.pools.get(*key).copied().unwrap_or_default();
@@ -100,7 +102,7 @@ impl LaunchBudget {
             });
             let Some(key) = next.map(|(key, _)| key.clone()) else { break };
             let is_first = in_namespaces[&key.namespace] == 0;
-            if total >= places && !(is_first && total < 2 * places) {
+            if total >= limit && !(is_first && total < 2 * limit) {
                 break;
             }
             let Some(pool) = pools.get_mut(&key) else { break };
@@ -114,7 +116,7 @@ impl LaunchBudget {
             self.created.push_back(now);
             granted.push((key, place));
         }
-        // A turn counts only among those that wait.
+        // Forget the grants of pools that need no more pods.
         self.pools.retain(|key, _| pools.get(key).is_some_and(|pool| !pool.wanted.is_empty()));
         let waiting: BTreeSet<&String> = self.pools.keys().map(|key| &key.namespace).collect();
         self.namespaces.retain(|namespace, _| waiting.contains(namespace));
@@ -135,7 +137,8 @@ mod tests {
         Key { namespace: namespace.into(), name: name.into() }
     }
 
-    /// How many launches each pool gets, of pools by namespace, name, places, launches under way and overdue runners.
+    /// Returns the number of launches that each pool gets. A pool is given by namespace, name, ordinals that need a
+    /// pod, current launches and overdue runners.
     fn granted(pools: &[(&str, &str, u32, usize, usize)], cpus: usize) -> Vec<usize> {
         let mut all = BTreeMap::new();
         for (namespace, name, wanted, launching, overdue) in pools {
@@ -147,51 +150,51 @@ mod tests {
     }
 
     #[test]
-    fn as_many_launch_as_there_are_cpus() {
+    fn launches_as_many_runners_as_there_are_cpus() {
         assert_eq!(granted(&[("a", "p", 9, 0, 0)], 4), [4]);
         assert_eq!(granted(&[("a", "p", 9, 3, 0)], 4), [1]);
-        assert_eq!(granted(&[("a", "p", 9, 0, 0)], 0), [1], "and one where no node is ready");
+        assert_eq!(granted(&[("a", "p", 9, 0, 0)], 0), [1], "one launch when no node is ready");
         assert_eq!(granted(&[("a", "p", 99, 0, 0)], 64), [CREATES_PER_SECOND]);
     }
 
     #[test]
-    fn namespaces_have_equal_shares_and_so_have_their_pools() {
+    fn shares_launches_equally_among_namespaces_and_pools() {
         assert_eq!(granted(&[("a", "p", 99, 0, 0), ("a", "q", 99, 0, 0), ("b", "p", 99, 0, 0)], 8), [2, 2, 4]);
-        assert_eq!(granted(&[("a", "p", 99, 0, 0), ("b", "p", 1, 0, 0)], 8), [7, 1], "what one leaves another has");
-        assert_eq!(granted(&[("a", "p", 99, 3, 0), ("b", "p", 99, 1, 0)], 6), [0, 2], "what launches already counts");
+        assert_eq!(granted(&[("a", "p", 99, 0, 0), ("b", "p", 1, 0, 0)], 8), [7, 1], "unused shares go to others");
+        assert_eq!(granted(&[("a", "p", 99, 3, 0), ("b", "p", 99, 1, 0)], 6), [0, 2], "current launches count");
     }
 
     #[test]
-    fn a_namespace_in_which_nothing_launches_does_not_wait_for_others() {
+    fn a_namespace_without_launches_may_exceed_the_cpus() {
         assert_eq!(granted(&[("evil", "p", 200, 4, 0), ("good", "p", 3, 0, 0)], 4), [0, 1]);
         let namespaces = ["a", "b", "c", "d", "e", "f"].map(|namespace| (namespace, "p", 3, 0, 0));
         let with_evil = [&[("evil", "p", 200, 4, 0)], &namespaces[..]].concat();
-        assert_eq!(granted(&with_evil, 4)[1..], [1, 1, 1, 1, 0, 0], "up to twice as many as there are CPUs");
+        assert_eq!(granted(&with_evil, 4)[1..], [1, 1, 1, 1, 0, 0], "up to twice as many launches as CPUs");
     }
 
     #[test]
-    fn runners_that_launch_nothing_count_against_their_pool() {
+    fn overdue_runners_count_against_their_own_pool() {
         assert_eq!(granted(&[("a", "p", 200, 0, 3)], 4), [1]);
-        assert_eq!(granted(&[("a", "p", 200, 0, 90)], 4), [1], "one at a time is always tried");
+        assert_eq!(granted(&[("a", "p", 200, 0, 90)], 4), [1], "one launch at a time is always allowed");
         assert_eq!(granted(&[("a", "p", 200, 1, 90), ("a", "q", 9, 0, 0)], 4), [0, 3]);
     }
 
     #[test]
-    fn a_pool_waits_for_its_turn_or_for_its_own_runners() {
-        assert_eq!(pool(0, 4, 9).waits(4), None, "no place lacks a pod");
-        assert_eq!(pool(1, 4, 0).waits(4), Some(LaunchWait::Turn));
-        assert_eq!(pool(1, 0, 2).waits(4), Some(LaunchWait::Turn), "two more of its own could launch");
-        assert_eq!(pool(1, 2, 2).waits(4), Some(LaunchWait::OwnRunners { overdue: 2 }));
+    fn reports_why_a_launch_waits() {
+        assert_eq!(pool(0, 4, 9).launch_wait(4), None, "no ordinal needs a pod");
+        assert_eq!(pool(1, 4, 0).launch_wait(4), Some(LaunchWait::Turn));
+        assert_eq!(pool(1, 0, 2).launch_wait(4), Some(LaunchWait::Turn), "its own runners leave room for two launches");
+        assert_eq!(pool(1, 2, 2).launch_wait(4), Some(LaunchWait::OwnRunners { overdue: 2 }));
     }
 
     #[test]
-    fn turns_go_round() {
+    fn grants_launches_round_robin() {
         let mut budget = LaunchBudget::default();
         let mut pools: BTreeMap<_, _> =
             [("a", "p"), ("a", "q"), ("b", "p")].into_iter().map(|(at, name)| (key(at, name), pool(9, 0, 0))).collect();
         let mut order = Vec::new();
         for second in 0..8 {
-            // Each launch is over by the next second.
+            // Each launch is complete by the next second.
             for pool in pools.values_mut() {
                 pool.launching = 0;
             }

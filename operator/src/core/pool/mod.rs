@@ -1,4 +1,4 @@
-//! Pools: their state, what happens to them, how many runners they need, and which of them launches its next one.
+//! Pools: state, scaling, launches, rollout and published status.
 
 pub(in crate::core) mod autoscaling;
 pub(in crate::core) mod budget;

@@ -1,4 +1,4 @@
-//! Which namespaces a pool is for.
+//! Decides which namespaces may use a pool.
 
 use camofleet_crds::v1alpha1::{NamespacesFrom, WorkerPool};
 use kube::core::{Selector, SelectorExt};
@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 /// Labels of namespaces, by name.
 pub(in crate::core) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Which namespaces a pool is for.
+/// A pool's `allowedNamespaces`. The pool's own namespace is always allowed ([`Pool::allows_namespace`]).
+///
+/// [`Pool::allows_namespace`]: crate::core::pool::state::Pool::allows_namespace
 #[derive(Debug)]
 pub(in crate::core) enum NamespacePolicy {
     Same,
     All,
     Labelled(Selector),
-    /// Its selector is none that can be matched by.
-    Nobody,
+    /// The selector is invalid.
+    None,
 }
 
 impl NamespacePolicy {
@@ -24,14 +26,14 @@ impl NamespacePolicy {
             NamespacesFrom::Same => Self::Same,
             NamespacesFrom::All => Self::All,
             NamespacesFrom::Selector => {
-                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::Nobody, Self::Labelled)
+                allowed.selector.clone().unwrap_or_default().try_into().map_or(Self::None, Self::Labelled)
             }
         }
     }
 
-    pub(in crate::core) fn has(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+    pub(in crate::core) fn allows(&self, namespace: &str, namespaces: &Namespaces) -> bool {
         match self {
-            Self::Same | Self::Nobody => false,
+            Self::Same | Self::None => false,
             Self::All => true,
             Self::Labelled(selector) => namespaces.get(namespace).is_some_and(|labels| selector.matches(labels)),
         }

@@ -1,5 +1,5 @@
-//! Reconciles a pool: keeps the desired number of runner pods in the current shape, removes surplus and outdated ones without ending
-//! sessions early, and publishes its status.
+//! Reconciles pools: keeps the desired number of runner pods in the current shape, removes surplus and outdated ones
+//! without ending sessions early, and publishes the status.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -22,19 +22,19 @@ use crate::core::{
 use camofleet_crds::v1alpha1::WorkerPool;
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-/// A pool that is being deleted is let go so long after its drain deadline, whatever is left.
-const FINALIZER_PATIENCE: Duration = Duration::from_secs(60);
+/// Time after the drain deadline at which the finalizer of a deleted pool is removed, even if runners are left.
+const FINALIZER_GRACE: Duration = Duration::from_secs(60);
 
 impl Core {
     pub(in crate::core) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
         let key = Key::of(object.as_ref());
-        let known = self.pools.get_mut(&key).filter(|known| known.is(&object));
+        let known = self.pools.get_mut(&key).filter(|known| known.is_same_pool(&object));
         match known {
-            // An answer that was slower than the watch tells of a past.
+            // An answer that arrives after the watch event contains an older version.
             Some(pool) if version(object.as_ref()) < version(pool.object().as_ref()) => return,
             Some(pool) => {
                 let matters = pool.replace_object(object, &self.installation);
-                // The operator itself writes the status every second while sessions come and go. No waiting session depends on it.
+                // The operator writes the status up to once a second. No waiting session depends on it.
                 if !matters {
                     self.outbox.enqueue(Subject::Pool(key));
                     return;
@@ -54,7 +54,7 @@ impl Core {
         self.pool_changed(&key);
     }
 
-    /// A shape in which a runner is up needs no test: so it is when a change is taken back half-way.
+    /// Skips the canary if a warm runner already has the update shape, as after a change that is reverted half-way.
     fn adopt_running_shape(&mut self, key: &Key) {
         let pool = &self.pools[key];
         let desired = pool.shapes.update().revision.clone();
@@ -75,12 +75,12 @@ impl Core {
         }
     }
 
-    /// Those who wait for it may get slots now, or other words for why they do not.
+    /// Re-evaluates the waiting sessions that may use the pool.
     fn pool_changed(&mut self, key: &Key) {
         self.admission_changed();
         self.outbox.enqueue(Subject::Pool(key.clone()));
         let installation = &self.installation.namespace;
-        let waiting = self.sessions.queue().waiting(|demand| demand.means(key, installation));
+        let waiting = self.sessions.queue().waiting(|demand| demand.targets(key, installation));
         self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
     }
 
@@ -90,20 +90,20 @@ impl Core {
             return;
         }
         self.admission_changed();
-        let waiting = self.sessions.queue().waiting(|demand| relabelled.has(&demand.namespace));
+        let waiting = self.sessions.queue().waiting(|demand| relabelled.includes(&demand.namespace));
         self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
     }
 
-    /// Everything that is due for a pool, but for new pods: those are made over all pools ([`Core::launch_runners`]).
+    /// Reconciles a pool, except for new pods, which are created for all pools together ([`Core::launch_runners`]).
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.places.give_up_lost(now);
+        pool.places.expire_creations(now);
         if pool.is_deleted() {
             self.release_deleted_pool(key);
         } else {
             self.finalize_and_protect(key);
-            // Before every runner has said what it has, none is known to be idle.
+            // Before all runners have reported, the idle ones are not known.
             if self.may_schedule() {
                 self.update_scale(key);
                 self.remove_runners(key);
@@ -111,18 +111,18 @@ impl Core {
             self.find_missing_pods(key);
         }
         self.publish_pool(key);
-        let alarm = self.alarm_of_pool(key);
-        self.outbox.requeue_at(Subject::Pool(key.clone()), alarm);
+        let timer = self.next_pool_timer(key);
+        self.outbox.requeue_at(Subject::Pool(key.clone()), timer);
     }
 
-    /// How many runners it is to have, and whether it lacks some.
+    /// Updates the desired number of runners, and whether the pool lacks some.
     fn update_scale(&mut self, key: &Key) {
         let now = self.outbox.mono();
         let pool = &self.pools[key];
         let need = pool.object().spec.autoscaling.map_or_else(Need::default, |_| self.need_of(key, pool));
-        let serving = self.runners.of(pool.object()).filter(|runner| runner.is_in_place()).count();
+        let serving = self.runners.of(pool.object()).filter(|runner| runner.counts_as_available()).count();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.follow(need, serving, now);
+        pool.update_scale(need, serving, now);
     }
 
     fn finalize_and_protect(&mut self, key: &Key) {
@@ -141,12 +141,12 @@ impl Core {
     pub(in crate::core) fn pool_protected(&mut self, protected: &WorkerPool, answer: Result<(), WriteFailure>) {
         let now = self.outbox.mono();
         let key = &Key::of(protected);
-        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(protected)) else { return };
+        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(protected)) else { return };
         pool.budget.answered(answer, pool.object().spec.disruption, &key.name, now);
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
-    /// Removes the runners of a pool that is being deleted, and the finalizer when they are gone or have had their time.
+    /// Deletes the runners of a deleted pool. Removes the finalizer when they are gone or the deadline has passed.
     fn release_deleted_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
@@ -156,11 +156,11 @@ impl Core {
             .map(|runner| (runner.pod().uid.clone(), runner.occupies_ordinal(now)))
             .collect();
         for (uid, _) in &runners {
-            self.remove(uid, "its pool is being deleted");
+            self.delete_pod(uid, "pool is being deleted");
         }
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.places.want_none();
-        let empty = !runners.iter().any(|(_, counts)| *counts) && pool.places.creating() == 0;
+        pool.places.clear_missing();
+        let empty = !runners.iter().any(|(_, occupies)| *occupies) && pool.places.creating() == 0;
         let overdue = deadline_of(pool.object(), now).is_some_and(|deadline| deadline <= now.mono);
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if (empty || overdue) && finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
@@ -169,92 +169,97 @@ impl Core {
         }
     }
 
-    /// Removes runners that have served their time, are on a node that is to be empty, are too many, or of an old shape. One that has
-    /// not reported to this leader may have sessions, and is left alone.
+    /// Deletes runners that are spent, on a cordoned node, surplus or outdated. Runners that have not reported to this
+    /// leader stay, because they may have sessions.
     fn remove_runners(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
-        let mut staying: Vec<&Runner> = self
+        let mut remaining: Vec<&Runner> = self
             .runners
             .of(pool.object())
             .filter(|runner| runner.occupies_ordinal(now) && !runner.is_terminating())
             .collect();
-        let mut leaving: Vec<(Uid, &'static str)> = Vec::new();
-        staying.retain(|runner| {
+        let mut removed: Vec<(Uid, &'static str)> = Vec::new();
+        remaining.retain(|runner| {
             let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
-            let why = if runner.is_unheard() {
+            let why = if runner.may_have_unknown_sessions() {
                 return true;
             } else if spent {
-                "it has served its sessions"
+                "runner has served its sessions"
             } else if self.is_cordoned(runner) {
-                "its node is cordoned"
+                "node is cordoned"
             } else {
                 return true;
             };
-            leaving.push((runner.pod().uid.clone(), why));
+            removed.push((runner.pod().uid.clone(), why));
             false
         });
         let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)));
-        // The canary is one more than the pool is to have.
-        staying.retain(|runner| !rollout.has_canary || !pool.shapes.is_canary(&runner.pod().revision));
-        // Too many: first those that are of least use, with a session last; and so that nodes become empty.
+        // The canary is additional to the desired number.
+        remaining.retain(|runner| !rollout.has_canary || !pool.shapes.is_canary(&runner.pod().revision));
+        // Remove the least useful surplus runners first and those with sessions last. Prefer nodes with few sessions,
+        // so that nodes become empty.
         let on_nodes = self.runners.sessions_on_nodes();
-        let neighbours = |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
-        staying.sort_by_key(|runner| {
+        let sessions_on_node =
+            |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
+        remaining.sort_by_key(|runner| {
             let current = runner.pod().revision == pool.shapes.current().revision;
-            (runner.used(), runner.is_warm(), current, neighbours(runner), Reverse(runner.pod().ordinal))
+            (runner.used(), runner.is_warm(), current, sessions_on_node(runner), Reverse(runner.pod().ordinal))
         });
-        let room = rollout.places - usize::from(rollout.has_canary);
-        let going: Vec<&Runner> = self
+        let target = rollout.target - usize::from(rollout.has_canary);
+        let terminating: Vec<&Runner> = self
             .runners
             .of(pool.object())
             .filter(|runner| runner.occupies_ordinal(now) && runner.is_terminating())
             .collect();
-        let draining = going.iter().filter(|runner| !runner.is_terminating_idle()).count();
-        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.makes_way {
-            // Draining runners count towards the desired number, so that no runner with a session is removed in their place.
-            let excess = (staying.len() + draining).saturating_sub(room);
-            staying
+        let draining = terminating.iter().filter(|runner| !runner.is_terminating_idle()).count();
+        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.displaces_runner {
+            // Draining runners count towards the desired number, so that no runner with a session is removed in their
+            // place.
+            let excess = (remaining.len() + draining).saturating_sub(target);
+            remaining
                 .iter()
                 .filter(|runner| runner.is_idle())
                 .take(excess)
                 .map(|runner| runner.pod().uid.clone())
                 .collect()
         } else {
-            let excess = staying.len().saturating_sub(room);
-            let heard = staying.iter().filter(|runner| !runner.is_unheard());
-            heard.take(excess).map(|runner| runner.pod().uid.clone()).collect()
+            let excess = remaining.len().saturating_sub(target);
+            let known = remaining.iter().filter(|runner| !runner.may_have_unknown_sessions());
+            known.take(excess).map(|runner| runner.pod().uid.clone()).collect()
         };
-        staying.retain(|runner| !surplus.contains(&runner.pod().uid));
-        leaving.extend(surplus.into_iter().map(|uid| (uid, "the pool has too many runners")));
-        leaving.extend(outdated(pool, &staying, &going).into_iter().map(|uid| (uid, "the pool's shape has changed")));
-        for (uid, why) in leaving {
-            self.remove(&uid, why);
+        remaining.retain(|runner| !surplus.contains(&runner.pod().uid));
+        removed.extend(surplus.into_iter().map(|uid| (uid, "pool has surplus runners")));
+        removed.extend(
+            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated shape")),
+        );
+        for (uid, why) in removed {
+            self.delete_pod(&uid, why);
         }
     }
 
-    /// Finds the places that have no pod. Every pod that is not terminal has one.
+    /// Finds the ordinals that lack a pod. A pod holds its ordinal until it has terminated or is stuck.
     fn find_missing_pods(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
         let counted = || self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now));
-        let places = Rollout::of(pool, counted()).places;
+        let target = Rollout::of(pool, counted()).target;
         let lacks_canary = self.lacks_canary(pool);
-        // Who follows on one that goes without a session does not wait for its end, but takes another place.
-        let leaving = counted().filter(|runner| runner.is_terminating_idle()).count();
+        // The successor of an idle terminating runner does not wait for its end, but takes another ordinal.
+        let replaced = counted().filter(|runner| runner.is_terminating_idle()).count();
         let occupied: Vec<u32> = counted().map(|runner| runner.pod().ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let taken = occupied.len() + pool.places.creating();
-        // The canary does not wait for those that drain.
-        let wanted = (places + leaving).saturating_sub(taken).max(usize::from(lacks_canary));
+        // The canary does not wait for draining runners.
+        let wanted = (target + replaced).saturating_sub(taken).max(usize::from(lacks_canary));
         let wanted = if pool.shapes.has_no_valid_shape() { 0 } else { wanted };
-        pool.places.want(wanted, &occupied, now.mono);
+        pool.places.set_missing(wanted, &occupied, now.mono);
     }
 
     fn publish_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let Some(pool) = self.pools.get(key) else { return };
-        if pool.writes.status_rests(now.mono) {
+        if pool.writes.status_is_blocked(now.mono) {
             return;
         }
         let runners: Vec<&Runner> =
@@ -277,10 +282,10 @@ impl Core {
     ) {
         let now = self.outbox.mono();
         let key = &Key::of(written);
-        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is(written)) else { return };
+        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(written)) else { return };
         let object = match answer {
             Ok(object) => {
-                let object = object.filter(|object| pool.is(object));
+                let object = object.filter(|object| pool.is_same_pool(object));
                 let stored = object.as_ref().unwrap_or(pool.object()).clone();
                 let finalizers = stored.metadata.finalizers.as_deref().unwrap_or_default();
                 match pool.writes.landed(stored.status.as_ref(), finalizers, &key.name, now) {
@@ -307,27 +312,27 @@ impl Core {
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
-    pub(in crate::core) fn alarm_of_pool(&self, key: &Key) -> Option<Mono> {
+    pub(in crate::core) fn next_pool_timer(&self, key: &Key) -> Option<Mono> {
         let pool = self.pools.get(key)?;
         let now = self.outbox.now();
-        let mut alarms: Vec<Option<Mono>> = Vec::new();
-        alarms.extend(pool.writes.wakes().chain(pool.budget.wakes()).map(Some));
-        alarms.extend(pool.shapes.pauses().chain(pool.places.wakes()).map(Some));
-        alarms.push(deadline_of(pool.object(), now));
-        alarms.push(pool.scale_wakes());
-        alarms.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
-        alarms.extend(
+        let mut timers: Vec<Option<Mono>> = Vec::new();
+        timers.extend(pool.writes.timers().chain(pool.budget.timers()).map(Some));
+        timers.extend(pool.shapes.pauses().chain(pool.places.timers()).map(Some));
+        timers.push(deadline_of(pool.object(), now));
+        timers.push(pool.scale_down_at());
+        timers.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
+        timers.extend(
             self.runners
                 .of(pool.object())
                 .filter(|runner| pool.shapes.is_canary(&runner.pod().revision))
                 .map(|canary| Some(canary.created().after(PROGRESS_DEADLINE))),
         );
-        // Others may have come up meanwhile, or launch for too long to hold these back; and one that is stuck is replaced.
+        // Check every second whether other launches have ended or a terminating pod is stuck.
         if pool.places.lacks_pods() || self.runners.of(pool.object()).any(|runner| runner.pod().killed_at.is_some()) {
-            alarms.push(Some(now.mono.after(Duration::from_secs(1))));
+            timers.push(Some(now.mono.after(Duration::from_secs(1))));
         }
-        // All that was due has been done: what is not later than now wakes for nothing.
-        alarms.into_iter().flatten().filter(|at| *at > now.mono).min()
+        // Everything due now is done. An earlier time would only cause an idle step.
+        timers.into_iter().flatten().filter(|at| *at > now.mono).min()
     }
 }
 
@@ -337,9 +342,9 @@ fn finalize(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
     }
 }
 
-/// When a pool that is being deleted is let go in any case.
+/// When the finalizer of a deleted pool is removed in any case.
 fn deadline_of(pool: &WorkerPool, now: Now) -> Option<Mono> {
     let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
     let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());
-    Some(deleted.after(drain).after(FINALIZER_PATIENCE))
+    Some(deleted.after(drain).after(FINALIZER_GRACE))
 }

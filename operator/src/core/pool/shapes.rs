@@ -1,4 +1,5 @@
-//! The shapes of a pool's pods: the one that its spec asks for, the latest in which a runner came up, and what failed in each.
+//! The shapes of a pool's pods: the update shape of its spec, the proven shape in which a runner came up last, and the
+//! failures of each.
 
 use crate::core::{
     clock::Mono,
@@ -8,29 +9,28 @@ use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// The pauses before the next pod of a shape whose pods fail.
+/// Pauses before the next pod of a shape whose pods fail.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
-/// What keeps runners from coming up: reason and message, for `Stalled`.
-pub(in crate::core) type Trouble = (&'static str, String);
+/// Reason and message of a condition.
+pub(in crate::core) type ReasonMessage = (&'static str, String);
 
 #[derive(Debug)]
 pub(in crate::core) struct Shapes {
-    /// The shape that its spec asks for.
+    /// The shape of the spec.
     update: Shape,
-    /// The latest shape in which a runner came up.
+    /// The latest shape in which a runner became warm.
     proven: Option<Shape>,
-    /// How often in a row pods of the two shapes failed, by revision.
+    /// Consecutive failures of pods of the two shapes, by revision.
     failures: HashMap<String, Failures>,
 }
 
-/// Pods of one shape that failed in a row.
+/// Consecutive failures of one shape.
 #[derive(Debug)]
 struct Failures {
     count: u32,
-    /// No pod is made before then.
     pause_until: Mono,
-    cause: Trouble,
+    cause: ReasonMessage,
 }
 
 impl Shapes {
@@ -38,50 +38,48 @@ impl Shapes {
         Self { update: Shape::of(pool, installation), proven: Shape::published(pool), failures: HashMap::new() }
     }
 
-    /// Only what is published is known to a new leader.
+    /// Resets the shapes to the published one, which is all that a new leader knows.
     pub(in crate::core) fn begin_term(&mut self, pool: &WorkerPool) {
         self.failures.clear();
         self.proven = Shape::published(pool);
     }
 
-    /// The shape that its spec asks for.
+    /// The shape of the spec.
     pub(in crate::core) fn update(&self) -> &Shape {
         &self.update
     }
 
-    /// The latest shape in which a runner came up.
+    /// The latest shape in which a runner became warm.
     pub(in crate::core) fn proven(&self) -> Option<&Shape> {
         self.proven.as_ref()
     }
 
-    /// The shape that runners are made in.
+    /// The shape of new runners, except for canaries.
     pub(in crate::core) fn current(&self) -> &Shape {
         self.proven.as_ref().unwrap_or(&self.update)
     }
 
-    /// The only known shape is refused, so no runner can be created.
+    /// Returns whether the only known shape is refused, so that no runner can be created.
     pub(in crate::core) fn has_no_valid_shape(&self) -> bool {
         self.current().refusal().is_some()
     }
 
-    /// Whether the wished shape is new: before others follow, one runner of it, the canary, has to load a page.
+    /// Returns whether the update shape is not proven yet. Its canary has to load a page first.
     pub(in crate::core) fn is_rolling_out(&self) -> bool {
         self.update.revision != self.current().revision && self.update.refusal().is_none()
     }
 
-    /// Why no runner is made in the wished shape, for `Stalled`.
-    pub(in crate::core) fn refusal(&self) -> Option<Trouble> {
-        self.update.refusal().map(|words| (reasons::TEMPLATE_TOO_LARGE, words))
+    /// Why no runner is created in the update shape, for `Stalled`.
+    pub(in crate::core) fn refusal(&self) -> Option<ReasonMessage> {
+        self.update.refusal().map(|message| (reasons::TEMPLATE_TOO_LARGE, message))
     }
 
-    /// Whether runners of that revision are the new shape's first, which take no sessions yet.
+    /// Returns whether runners of the revision are canaries, which take no sessions.
     pub(in crate::core) fn is_canary(&self, revision: &str) -> bool {
         self.is_rolling_out() && self.update.revision == revision
     }
 
-    /// The owner wishes another shape, or the same as before.
-    ///
-    /// False: the shape that runners are made in is the same.
+    /// Sets the shape of the spec. Returns whether the current shape has changed.
     pub(in crate::core) fn set_update(&mut self, shape: Shape) -> bool {
         let changes = self.proven.is_none() && self.update.revision != shape.revision;
         self.update = shape;
@@ -90,8 +88,8 @@ impl Shapes {
         changes
     }
 
-    /// A pod of that shape failed, or could not be made: the next one waits twice as long.
-    pub(in crate::core) fn failed(&mut self, revision: &str, cause: Trouble, now: Mono) {
+    /// Records that a pod of the revision failed or could not be created, and doubles the pause before the next one.
+    pub(in crate::core) fn failed(&mut self, revision: &str, cause: ReasonMessage, now: Mono) {
         if revision != self.update.revision && revision != self.current().revision {
             return;
         }
@@ -100,7 +98,7 @@ impl Shapes {
         self.failures.insert(revision.to_owned(), failures);
     }
 
-    /// A runner of that shape came up: what failed before is over, and what was new is proven.
+    /// Records that a runner of the revision became warm. It clears the failures, and proves the update shape.
     pub(in crate::core) fn came_up(&mut self, revision: &str) {
         self.failures.remove(revision);
         if revision == self.update.revision {
@@ -108,22 +106,20 @@ impl Shapes {
         }
     }
 
-    /// Until when no pod of that shape is made.
     pub(in crate::core) fn pause_until(&self, revision: &str) -> Option<Mono> {
         self.failures.get(revision).map(|failures| failures.pause_until)
     }
 
-    /// Why the latest pod of that shape failed, when none came up since.
-    pub(in crate::core) fn trouble(&self, revision: &str) -> Option<Trouble> {
+    /// Why the latest pod of the revision failed, if no runner has become warm since.
+    pub(in crate::core) fn last_failure(&self, revision: &str) -> Option<ReasonMessage> {
         self.failures.get(revision).map(|failures| failures.cause.clone())
     }
 
-    /// When pods may be made again.
     pub(in crate::core) fn pauses(&self) -> impl Iterator<Item = Mono> {
         self.failures.values().map(|failures| failures.pause_until)
     }
 
-    /// Whether the runners that it makes fail.
+    /// Returns whether pods of the current shape fail.
     pub(in crate::core) fn is_failing(&self) -> bool {
         self.failures.contains_key(&self.current().revision)
     }
@@ -153,11 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn a_new_shape_is_tested_before_runners_are_made_in_it() {
+    fn a_new_shape_needs_a_canary() {
         let (first, second) = (shape(1).revision, shape(2).revision);
         let mut shapes = shapes();
-        assert!(!shapes.is_rolling_out(), "the only shape is not tested");
-        assert!(shapes.set_update(shape(2)), "no runner came up in the first one");
+        assert!(!shapes.is_rolling_out(), "the first shape needs no canary");
+        assert!(shapes.set_update(shape(2)), "no runner of the first shape became warm");
         shapes.came_up(&second);
         assert!(!shapes.set_update(shape(1)) && shapes.is_rolling_out());
         assert_eq!(
@@ -170,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_whose_pods_fail_pauses_longer_each_time_until_one_comes_up() {
+    fn backs_off_until_a_runner_comes_up() {
         let mut shapes = shapes();
         let revision = shape(1).revision;
         let trouble = || (reasons::RUNNERS_FAILING, "exit code 1".to_owned());
@@ -181,9 +177,13 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert!(shapes.is_failing());
-        assert_eq!(shapes.trouble(&revision), Some(trouble()));
+        assert_eq!(shapes.last_failure(&revision), Some(trouble()));
         shapes.failed("former", trouble(), Mono(0));
-        assert_eq!((shapes.pauses().count(), shapes.trouble("former")), (1, None), "of other shapes nothing is kept");
+        assert_eq!(
+            (shapes.pauses().count(), shapes.last_failure("former")),
+            (1, None),
+            "failures of other shapes are not kept"
+        );
         shapes.came_up(&revision);
         assert!(!shapes.is_failing() && shapes.pauses().next().is_none());
     }

@@ -1,4 +1,4 @@
-//! A pool as the leader sees it.
+//! The leader's view of a pool.
 
 use crate::core::{
     clock::Mono,
@@ -17,10 +17,10 @@ use crate::core::{
 use camofleet_crds::v1alpha1::{EngineName, WorkerPool};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Holds a pool until its sessions are gone or the drain deadline passed.
+/// Finalizer that keeps a deleted pool until its runners are gone or the drain deadline has passed.
 pub const FINALIZER: &str = "camofleet.dev/drain";
 
-/// The command that removes a pool's finalizers where no operator runs; docs/upgrading.md has it, too.
+/// The command that removes a pool's finalizers while no operator runs. `docs/upgrading.md` quotes it.
 pub fn finalizer_removal(pool: &Key) -> String {
     let Key { namespace, name } = pool;
     format!(r#"kubectl patch workerpool {name} -n {namespace} --type=merge -p '{{"metadata":{{"finalizers":null}}}}'"#)
@@ -33,23 +33,22 @@ pub(in crate::core) struct Pool {
     pub(in crate::core) places: Places,
     pub(in crate::core) writes: PoolWrites,
     pub(in crate::core) budget: Budget,
-    /// Which namespaces it is for.
-    audience: NamespacePolicy,
-    /// Sessions on its runners, by tenant: nobody is listed with none.
+    namespace_policy: NamespacePolicy,
+    /// Sessions on its runners, by tenant. Tenants without sessions are not listed.
     running: BTreeMap<String, u32>,
-    /// The engine that its runners were last heard to run, of the shape that they are made in.
+    /// The engine that runners of the current shape reported last.
     engine: Option<EngineName>,
     scale: Scale,
     progress: Progress,
 }
 
-/// How a pool comes to its runners.
+/// Progress towards the desired number of runners.
 #[derive(Debug, Default)]
 struct Progress {
-    /// While it lacks runners: since when none came up.
+    /// While the pool lacks runners: when the last one became warm, or when it began to lack them.
     lacking: Option<Mono>,
-    /// Why its next launch waits. Absent: no place lacks a pod, or the next launch has begun.
-    waits: Option<LaunchWait>,
+    /// Why the next launch waits. `None` if no ordinal needs a pod, or the next launch has started.
+    launch_wait: Option<LaunchWait>,
 }
 
 impl Pool {
@@ -59,7 +58,7 @@ impl Pool {
             places: Places::default(),
             writes: PoolWrites::default(),
             budget: Budget::default(),
-            audience: NamespacePolicy::of(&object),
+            namespace_policy: NamespacePolicy::of(&object),
             running: BTreeMap::new(),
             engine: None,
             scale: Scale::resumed(&object.spec, object.status.as_ref().map(|status| status.desired_replicas)),
@@ -68,7 +67,7 @@ impl Pool {
         }
     }
 
-    /// What was under way in another term is not this one's.
+    /// Forgets calls and counts of a former term.
     pub(in crate::core) fn begin_term(&mut self) {
         self.places.begin_term();
         self.shapes.begin_term(&self.object);
@@ -84,13 +83,13 @@ impl Pool {
         &self.object
     }
 
-    /// Takes another version of its object. False: only its status has changed, or its metadata.
+    /// Stores a newer version of the object. Returns `false` if only the status or irrelevant metadata has changed.
     pub(in crate::core) fn replace_object(&mut self, object: Arc<WorkerPool>, installation: &Installation) -> bool {
-        // Its pods' shape depends on the spec alone, and costs more to hash than to compare.
+        // The shape depends only on the spec. Comparing specs is cheaper than hashing the shape.
         let matters = self.object.spec != object.spec
             || self.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
         if matters {
-            self.audience = NamespacePolicy::of(&object);
+            self.namespace_policy = NamespacePolicy::of(&object);
             self.budget.set_disruption(object.spec.disruption);
             if self.shapes.set_update(Shape::of(&object, installation)) {
                 self.engine = None;
@@ -101,9 +100,10 @@ impl Pool {
         matters
     }
 
-    /// Whether its owner lets sessions of that namespace use it.
-    pub(in crate::core) fn is_for(&self, namespace: &str, namespaces: &Namespaces) -> bool {
-        self.object.metadata.namespace.as_deref() == Some(namespace) || self.audience.has(namespace, namespaces)
+    /// Returns whether sessions of the namespace may use the pool.
+    pub(in crate::core) fn allows_namespace(&self, namespace: &str, namespaces: &Namespaces) -> bool {
+        self.object.metadata.namespace.as_deref() == Some(namespace)
+            || self.namespace_policy.allows(namespace, namespaces)
     }
 
     /// Sessions on its runners, by tenant. A tenant without sessions is not listed.
@@ -111,17 +111,17 @@ impl Pool {
         &self.running
     }
 
-    /// All sessions on its runners.
+    /// Number of sessions on its runners.
     pub(in crate::core) fn sessions(&self) -> u32 {
         self.running.values().sum()
     }
 
-    /// Sessions of a tenant on its runners.
+    /// Number of a tenant's sessions on its runners.
     pub(in crate::core) fn sessions_of(&self, tenant: &str) -> u32 {
         self.running.get(tenant).copied().unwrap_or_default()
     }
 
-    /// A runner of that shape reported its engine. True: it was not known that new runners of the pool run it.
+    /// Records the engine that a runner of that revision reported. Returns whether the pool's engine has changed.
     pub(in crate::core) fn learn_engine(&mut self, engine: Option<EngineName>, revision: &str) -> bool {
         let news = engine.is_some() && self.engine != engine && self.shapes.current().revision == revision;
         if news {
@@ -130,37 +130,37 @@ impl Pool {
         news
     }
 
-    /// Follows its spec and what is needed of it; `proven` runners have their place.
-    pub(in crate::core) fn follow(&mut self, need: Need, serving: usize, now: Mono) {
-        self.scale.follow(&self.object.spec, need, now);
+    /// Updates the desired number of runners. `serving` is the number of available runners.
+    pub(in crate::core) fn update_scale(&mut self, need: Need, serving: usize, now: Mono) {
+        self.scale.update(&self.object.spec, need, now);
         self.progress.lacking = (serving < self.desired()).then(|| self.progress.lacking.unwrap_or(now));
     }
 
-    /// When its scale may change without anything else happening.
-    pub(in crate::core) fn scale_wakes(&self) -> Option<Mono> {
-        self.scale.wakes(&self.object.spec)
+    /// When the pool may scale down without another event.
+    pub(in crate::core) fn scale_down_at(&self) -> Option<Mono> {
+        self.scale.scale_down_at(&self.object.spec)
     }
 
-    /// A runner became warm: the pool makes progress.
+    /// Records that a runner became warm.
     pub(in crate::core) fn progressed(&mut self, now: Mono) {
         self.progress.lacking = self.progress.lacking.map(|_| now);
     }
 
-    /// While it lacks runners: since when none came up.
+    /// While the pool lacks runners: since when none became warm.
     pub(in crate::core) fn lacking_since(&self) -> Option<Mono> {
         self.progress.lacking
     }
 
-    /// Why its next launch waits. None: no place lacks a pod, or the next launch has begun.
-    pub(in crate::core) fn waits(&self) -> Option<LaunchWait> {
-        self.progress.waits
+    /// Why the next launch waits. `None` if no ordinal needs a pod, or the next launch has started.
+    pub(in crate::core) fn launch_wait(&self) -> Option<LaunchWait> {
+        self.progress.launch_wait
     }
 
-    pub(in crate::core) fn set_waits(&mut self, waits: Option<LaunchWait>) {
-        self.progress.waits = waits;
+    pub(in crate::core) fn set_launch_wait(&mut self, launch_wait: Option<LaunchWait>) {
+        self.progress.launch_wait = launch_wait;
     }
 
-    /// One session more on a tenant's account, or one less.
+    /// Adds a session to a tenant's count, or removes one.
     pub(in crate::core) fn count(&mut self, tenant: &str, more: bool) {
         if more {
             *self.running.entry(tenant.to_owned()).or_default() += 1;
@@ -172,27 +172,28 @@ impl Pool {
         }
     }
 
-    /// Whether it has that engine. What `Auto` found is known from the first runner that spoke.
+    /// Returns whether its runners run the engine. With `Auto` every engine is possible until the first runner has
+    /// reported.
     pub(in crate::core) fn may_run(&self, engine: EngineName) -> bool {
         self.engine.map_or_else(|| engine.is_served_by(self.object.spec.engine), |known| known == engine)
     }
 
-    /// How many sessions more its limits let it have.
-    pub(in crate::core) fn may_add(&self) -> u32 {
-        left_of(self.object.spec.limits.max_sessions, self.sessions())
+    /// Number of further sessions that `limits.maxSessions` allows.
+    pub(in crate::core) fn remaining_sessions(&self) -> u32 {
+        remaining(self.object.spec.limits.max_sessions, self.sessions())
     }
 
-    /// How many more of that tenant.
-    pub(in crate::core) fn may_add_for(&self, tenant: &str) -> u32 {
-        left_of(self.object.spec.limits.max_sessions_per_tenant, self.sessions_of(tenant))
+    /// Number of further sessions of a tenant that `limits.maxSessionsPerTenant` allows.
+    pub(in crate::core) fn remaining_for_tenant(&self, tenant: &str) -> u32 {
+        remaining(self.object.spec.limits.max_sessions_per_tenant, self.sessions_of(tenant))
     }
 
-    /// Compares UIDs: another version is the same pool, another pool of the same name is not.
-    pub(in crate::core) fn is(&self, object: &WorkerPool) -> bool {
+    /// Compares UIDs, so that a new pool of the same name is a different pool.
+    pub(in crate::core) fn is_same_pool(&self, object: &WorkerPool) -> bool {
         self.object.metadata.uid == object.metadata.uid
     }
 
-    /// How many runners it is to have.
+    /// Desired number of runners.
     pub(in crate::core) fn desired(&self) -> usize {
         usize::try_from(self.scale.desired).unwrap_or_default()
     }
@@ -202,6 +203,6 @@ impl Pool {
     }
 }
 
-fn left_of(limit: Option<i32>, count: u32) -> u32 {
+fn remaining(limit: Option<i32>, count: u32) -> u32 {
     limit.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or_default().saturating_sub(count))
 }

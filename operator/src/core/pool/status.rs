@@ -1,4 +1,4 @@
-//! The status of a pool, as a function of what is known.
+//! Computes the published status of a pool.
 
 use crate::core::{
     clock::Now,
@@ -6,7 +6,7 @@ use crate::core::{
     pool::{
         diagnosis,
         launches::LaunchWait,
-        shapes::Trouble,
+        shapes::ReasonMessage,
         state::{Pool, finalizer_removal},
     },
     runner::{
@@ -19,7 +19,7 @@ use camofleet_crds::{
     v1alpha1::{Slots, WorkerPoolStatus},
 };
 
-/// The status that a pool should have.
+/// Returns the desired status of a pool.
 pub(super) fn of_pool(
     pool: &Pool,
     runners: &[&Runner],
@@ -28,7 +28,7 @@ pub(super) fn of_pool(
     now: Now,
 ) -> WorkerPoolStatus {
     let object = pool.object();
-    let mut status = pool.writes.status().known(object.status.as_ref()).cloned().unwrap_or_default();
+    let mut status = pool.writes.status().base(object.status.as_ref()).cloned().unwrap_or_default();
     let replicas = Replicas::of(pool, runners);
     status.observed_generation = object.metadata.generation;
     status.replicas = replicas.all;
@@ -38,7 +38,7 @@ pub(super) fn of_pool(
     status.slots = slots_of(pool, runners);
     status.queued = count(queued);
     status.revision = Some(pool.shapes.update().revision.clone());
-    // What is there already costs more to write out than to compare.
+    // Comparing revisions is cheaper than serializing the shape.
     if let Some(shape) = pool.shapes.proven()
         && status.serving.as_ref().is_none_or(|published| published.revision != shape.revision)
     {
@@ -53,14 +53,14 @@ pub(super) fn of_pool(
     status
 }
 
-/// How many runners a pool has.
+/// Numbers of a pool's runners.
 #[derive(Clone, Copy)]
 struct Replicas {
     desired: i32,
     all: i32,
-    /// Those that take sessions or serve them.
+    /// Runners that are ready for sessions or have one.
     ready: i32,
-    /// Those of the shape that the spec asks for.
+    /// Runners of the update shape.
     updated: i32,
 }
 
@@ -84,12 +84,12 @@ impl Replicas {
     }
 }
 
-/// The slots of the runners that take sessions.
+/// The slots of the runners that accept sessions.
 fn slots_of(pool: &Pool, runners: &[&Runner]) -> Slots {
-    let takes = |runner: &&&Runner| {
+    let accepts_sessions = |runner: &&&Runner| {
         runner.is_up() && !runner.is_terminating() && !pool.shapes.is_canary(&runner.pod().revision)
     };
-    let serving: Vec<_> = runners.iter().filter(takes).collect();
+    let serving: Vec<_> = runners.iter().filter(accepts_sessions).collect();
     let reports = || serving.iter().filter_map(|runner| runner.report());
     Slots {
         total: reports().map(|report| small(report.slots)).sum(),
@@ -102,27 +102,32 @@ fn slots_of(pool: &Pool, runners: &[&Runner]) -> Slots {
     }
 }
 
-/// The conditions: type, truth, and reason with message.
-fn conditions_of(pool: &Pool, runners: &[&Runner], replicas: Replicas, now: Now) -> [(&'static str, bool, Trouble); 3] {
-    let trouble = diagnosis::trouble_of(pool, runners, now);
-    let canary = diagnosis::trouble_of_canary(pool, runners, now);
+/// The conditions: type, truth, reason and message.
+fn conditions_of(
+    pool: &Pool,
+    runners: &[&Runner],
+    replicas: Replicas,
+    now: Now,
+) -> [(&'static str, bool, ReasonMessage); 3] {
+    let trouble = diagnosis::stalled_reason(pool, runners, now);
+    let canary = diagnosis::canary_stalled_reason(pool, runners, now);
     let activity = || {
         let first = ACTIVITIES.iter().find_map(|activity| activity(pool, replicas));
         first.unwrap_or_else(|| runners_starting(replicas))
     };
     let all_ready = format!("all {} runners are ready", replicas.desired);
     let is_ready = replicas.are_ready(pool);
-    // The column that people look at shows this reason.
+    // `kubectl get` shows the reason of `Ready` in a column, so a failed canary appears there too.
     let ready = match (&canary, &trouble) {
-        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, of the former shape: see Stalled")),
+        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, in the previous shape; see Stalled")),
         (None, _) if is_ready => (pools::ALL_RUNNERS_READY, all_ready),
         (_, Some(trouble)) => trouble.clone(),
         (_, None) => activity(),
     };
     let is_settled = replicas.are_settled(pool);
     let reconciling = if is_settled { (pools::RECONCILED, String::new()) } else { activity() };
-    // A canary's trouble and a missing budget have to be seen to although the runners serve.
-    let budget_taken = pool.budget.refusal().map(|words| (pools::BUDGET_TAKEN, words.to_owned()));
+    // A failed canary and a missing budget need attention although the runners serve.
+    let budget_taken = pool.budget.refusal().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
     let stalled = trouble.filter(|_| !is_ready).or(canary).or(budget_taken);
     [
         (READY, is_ready, ready),
@@ -131,62 +136,63 @@ fn conditions_of(pool: &Pool, runners: &[&Runner], replicas: Replicas, now: Now)
     ]
 }
 
-type Activity = fn(&Pool, Replicas) -> Option<Trouble>;
+type Activity = fn(&Pool, Replicas) -> Option<ReasonMessage>;
 
-/// What a pool is doing that is not settled: the first that applies.
+/// Why a pool is not settled. The first that applies is published.
 const ACTIVITIES: [Activity; 5] = [draining, template_refused, waiting_to_launch, canary_starting, runners_leaving];
 
 /// The pool is being deleted.
-fn draining(pool: &Pool, replicas: Replicas) -> Option<Trouble> {
-    let words = || {
+fn draining(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
+    let message = || {
         let removal = finalizer_removal(&Key::of(pool.object().as_ref()));
         let all = replicas.all;
         format!(
-            "{all} runners stop once their sessions have ended. If no operator runs, remove the pool's finalizer: {removal}"
+            "{all} runners stop once their sessions have ended. If no operator runs, remove the pool's finalizer: \
+             {removal}"
         )
     };
-    pool.is_deleted().then(|| (pools::DRAINING, words()))
+    pool.is_deleted().then(|| (pools::DRAINING, message()))
 }
 
-/// No runner is made in the shape that the spec asks for.
-fn template_refused(pool: &Pool, _: Replicas) -> Option<Trouble> {
+/// The template of the spec is too large.
+fn template_refused(pool: &Pool, _: Replicas) -> Option<ReasonMessage> {
     pool.shapes.refusal()
 }
 
-/// The next launch waits for its turn, or for the pool's own runners.
-fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> Option<Trouble> {
-    Some(match pool.waits()? {
+/// The next launch waits for CPUs, or for overdue runners of the pool.
+fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> Option<ReasonMessage> {
+    Some(match pool.launch_wait()? {
         LaunchWait::Turn => (
             pools::WAITING_TO_LAUNCH,
             format!(
-                "{ready} of {desired} runners are ready; the next one waits until the cluster has CPUs to launch it: runners of \
-                 all pools launch in turns"
+                "{ready} of {desired} runners are ready; the next one waits for free CPUs, because runners of all \
+                 pools launch in turn"
             ),
         ),
         LaunchWait::OwnRunners { overdue } => (
             pools::RUNNERS_STARTING,
             format!(
-                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run without \
-                 a hot browser. Read their logs"
+                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run \
+                 without a hot browser. Read their logs"
             ),
         ),
     })
 }
 
-/// A new shape is tested.
-fn canary_starting(pool: &Pool, replicas: Replicas) -> Option<Trouble> {
-    let words = "a first runner of the new shape is to load a page before the others follow";
-    (pool.shapes.is_rolling_out() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, words.to_owned()))
+/// A canary tests the update shape.
+fn canary_starting(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
+    let message = "a first runner of the new shape has to load a page before the others are replaced";
+    (pool.shapes.is_rolling_out() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, message.to_owned()))
 }
 
-/// There are too many runners, or some of a former shape.
-fn runners_leaving(_: &Pool, Replicas { desired, all, updated, .. }: Replicas) -> Option<Trouble> {
-    let words = || format!("{all} runners, {desired} wished for, {updated} of the current shape");
-    (all > desired || all == desired && updated < desired).then(|| (pools::RUNNERS_LEAVING, words()))
+/// The pool has surplus runners, or runners of an outdated shape.
+fn runners_leaving(_: &Pool, Replicas { desired, all, updated, .. }: Replicas) -> Option<ReasonMessage> {
+    let message = || format!("{all} runners, {desired} desired, {updated} of the new shape");
+    (all > desired || all == desired && updated < desired).then(|| (pools::RUNNERS_LEAVING, message()))
 }
 
-/// What is left: runners are missing or not ready.
-fn runners_starting(Replicas { ready, desired, .. }: Replicas) -> Trouble {
+/// Runners are missing or not ready.
+fn runners_starting(Replicas { ready, desired, .. }: Replicas) -> ReasonMessage {
     (pools::RUNNERS_STARTING, format!("{ready} of {desired} runners are ready"))
 }
 

@@ -1,47 +1,48 @@
-//! The writes of a pool: its status and its finalizers. One is under way at a time, because each names the version of the object.
+//! Paces the writes of a pool's status and finalizers. At most one is in flight, because each names the object's
+//! resourceVersion.
 
 use crate::core::{clock::Mono, messages::WriteFailure, retry::RetryState, status_write::StatusWrite};
 use camofleet_crds::v1alpha1::WorkerPoolStatus;
 use std::time::Duration;
 
-/// A pool's status is written at most so often: it changes with every session.
+/// Minimum interval between writes of a pool's status, which changes with every session.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct PoolWrites {
     status: StatusWrite<WorkerPoolStatus>,
     finalization: RetryState,
-    under_way: Option<Patch>,
+    in_flight: Option<Patch>,
     /// When the status was written last.
     written: Option<Mono>,
 }
 
-/// A write that is under way.
+/// A write in flight.
 #[derive(Debug, PartialEq, Eq)]
 enum Patch {
     Status,
-    /// The finalizers that were sent.
+    /// The sent finalizers.
     Finalizers(Vec<String>),
 }
 
-/// What became of a write that was accepted.
+/// What the API server stored for an accepted write.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::core) enum Landed {
-    /// The status; these of its fields are not as they were sent.
+    /// The status, except for these fields.
     Status { pruned: Vec<String> },
-    /// The finalizers, as they were sent or not.
+    /// The finalizers. `reverted` if they differ from the sent ones.
     Finalizers { reverted: bool },
-    /// A write of an earlier term.
+    /// The write belongs to an earlier term.
     Unknown,
 }
 
 impl PoolWrites {
-    /// Writes of a former leader are none of this one's; when it wrote a status last is known.
+    /// Forgets writes of a former term, except for the time of the last status write.
     pub(in crate::core) fn begin_term(&mut self) {
         *self = Self { written: self.written, ..Self::default() };
     }
 
-    /// The object has changed: what was refused may be accepted now.
+    /// Allows refused writes again, because the object has changed.
     pub(in crate::core) fn object_changed(&mut self) {
         self.status.object_changed();
         if self.finalization == RetryState::Refused {
@@ -49,33 +50,32 @@ impl PoolWrites {
         }
     }
 
-    /// The write of the status, to compute the next one from.
     pub(in crate::core) fn status(&self) -> &StatusWrite<WorkerPoolStatus> {
         &self.status
     }
 
-    /// Whether no status can be due now, whatever is desired.
-    pub(in crate::core) fn status_rests(&self, now: Mono) -> bool {
+    /// Returns whether no status may be written now.
+    pub(in crate::core) fn status_is_blocked(&self, now: Mono) -> bool {
         let paused = self.written.is_some_and(|at| at.after(STATUS_PAUSE) > now);
-        paused || self.under_way.is_some() || self.status.rests(now)
+        paused || self.in_flight.is_some() || self.status.is_blocked(now)
     }
 
     pub(in crate::core) fn begin_status(&mut self, status: WorkerPoolStatus, now: Mono) {
         self.status.begin(status);
-        (self.under_way, self.written) = (Some(Patch::Status), Some(now));
+        (self.in_flight, self.written) = (Some(Patch::Status), Some(now));
     }
 
-    /// Begins the write of these finalizers. False: it must not be made now.
+    /// Starts the write of these finalizers. Returns `false` if it is not allowed now.
     pub(in crate::core) fn begin_finalizers(&mut self, finalizers: &[String], now: Mono) -> bool {
-        let begins = self.under_way.is_none() && self.finalization.may_start(now);
+        let begins = self.in_flight.is_none() && self.finalization.may_start(now);
         if begins {
             self.finalization = self.finalization.started();
-            self.under_way = Some(Patch::Finalizers(finalizers.to_owned()));
+            self.in_flight = Some(Patch::Finalizers(finalizers.to_owned()));
         }
         begins
     }
 
-    /// The write that was under way was accepted, and this is stored now.
+    /// Records that the write in flight was accepted, and compares it with the stored values.
     pub(in crate::core) fn landed(
         &mut self,
         status: Option<&WorkerPoolStatus>,
@@ -83,7 +83,7 @@ impl PoolWrites {
         pool: &str,
         now: Mono,
     ) -> Landed {
-        match self.under_way.take() {
+        match self.in_flight.take() {
             Some(Patch::Status) => Landed::Status { pruned: self.status.landed(status, pool, now) },
             Some(Patch::Finalizers(sent)) => {
                 let reverted = finalizers != sent;
@@ -94,9 +94,9 @@ impl PoolWrites {
         }
     }
 
-    /// The write that was under way failed. The watch brings what it conflicted with.
+    /// Records that the write in flight failed. After a conflict the watch delivers the newer object.
     pub(in crate::core) fn failed(&mut self, failure: &WriteFailure, pool: &str, now: Mono) {
-        match (self.under_way.take(), failure) {
+        match (self.in_flight.take(), failure) {
             (Some(Patch::Status), failure) => self.status.failed(failure, pool, now),
             (Some(Patch::Finalizers(_)), WriteFailure::Refused(_)) => self.finalization = RetryState::Refused,
             (Some(Patch::Finalizers(_)), _) => self.finalization = self.finalization.failed(pool, now),
@@ -104,10 +104,10 @@ impl PoolWrites {
         }
     }
 
-    /// When a write may be due again.
-    pub(in crate::core) fn wakes(&self) -> impl Iterator<Item = Mono> {
+    /// When a write may become due.
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
         let paused = self.written.map(|at| at.after(STATUS_PAUSE));
-        [self.status.wakes(), self.finalization.wakes(), paused].into_iter().flatten()
+        [self.status.retry_at(), self.finalization.retry_at(), paused].into_iter().flatten()
     }
 }
 
@@ -120,30 +120,30 @@ mod tests {
     }
 
     #[test]
-    fn one_write_is_under_way_and_a_status_pauses_for_a_second() {
+    fn allows_one_write_at_a_time_and_one_status_a_second() {
         let (mut writes, status) = (PoolWrites::default(), WorkerPoolStatus::default());
         writes.begin_status(status.clone(), Mono(0));
         assert!(!writes.begin_finalizers(&finalizers(), Mono(0)));
         assert_eq!(writes.landed(Some(&status), &[], "p", Mono(10)), Landed::Status { pruned: vec![] });
-        assert!(writes.status_rests(Mono(999)) && !writes.status_rests(Mono(1000)));
-        assert_eq!(writes.wakes().collect::<Vec<_>>(), [Mono(1000)]);
-        assert!(writes.begin_finalizers(&finalizers(), Mono(1000)) && writes.status_rests(Mono(1000)));
+        assert!(writes.status_is_blocked(Mono(999)) && !writes.status_is_blocked(Mono(1000)));
+        assert_eq!(writes.timers().collect::<Vec<_>>(), [Mono(1000)]);
+        assert!(writes.begin_finalizers(&finalizers(), Mono(1000)) && writes.status_is_blocked(Mono(1000)));
         assert_eq!(writes.landed(None, &finalizers(), "p", Mono(1000)), Landed::Finalizers { reverted: false });
         assert_eq!(writes.landed(None, &[], "p", Mono(1000)), Landed::Unknown);
     }
 
     #[test]
-    fn finalizers_that_are_not_kept_are_written_again_after_a_pause() {
+    fn retries_reverted_finalizers_after_a_pause() {
         let mut writes = PoolWrites::default();
         assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
         assert_eq!(writes.landed(None, &[], "p", Mono(0)), Landed::Finalizers { reverted: true });
         assert!(!writes.begin_finalizers(&finalizers(), Mono(0)));
-        let again = writes.wakes().next().unwrap();
-        assert!(writes.begin_finalizers(&finalizers(), again));
+        let retry_at = writes.timers().next().unwrap();
+        assert!(writes.begin_finalizers(&finalizers(), retry_at));
     }
 
     #[test]
-    fn what_was_refused_waits_for_another_object() {
+    fn a_refused_write_waits_for_a_changed_object() {
         let mut writes = PoolWrites::default();
         assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
         writes.failed(&WriteFailure::Refused(String::new()), "p", Mono(0));
@@ -151,6 +151,6 @@ mod tests {
         writes.object_changed();
         assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
         writes.begin_term();
-        assert!(writes.begin_finalizers(&finalizers(), Mono(0)), "a write of another term");
+        assert!(writes.begin_finalizers(&finalizers(), Mono(0)), "the refusal belongs to an earlier term");
     }
 }

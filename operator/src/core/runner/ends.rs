@@ -1,69 +1,68 @@
-//! Paces the calls by which sessions are ended on runners. A runner's image is its pool owner's choice: one that answers each
-//! call and lists the session all the same must not make the operator repeat it at the speed of the network.
+//! Paces the `DELETE` calls that end sessions on a runner. The pool's owner chooses the runner image. A runner that
+//! answers each call and keeps listing the session must not make the operator repeat the call at network speed.
 
 use crate::core::{clock::Mono, ids::Uid};
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, time::Duration};
 
-/// Calls to one runner that are under way at once. An honest runner answers in milliseconds, so that this limits only others.
-const AT_ONCE: usize = 4;
-/// How long a session that is still listed after a call is left alone before it is ended again.
+/// Concurrent calls to one runner. A well-behaved runner answers in milliseconds, so this limits only other runners.
+const MAX_IN_FLIGHT: usize = 4;
+/// Pause before the call is repeated for a session that is still listed.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
-/// The sessions that one runner was asked to end. One is remembered for as long as its runner lists it, and at least until its
-/// pause is over, so that a runner cannot shorten the pause by leaving the session out of one report.
+/// The calls to one runner, by session. A call is remembered while the runner lists the session, and at least until its
+/// pause has passed, so that a runner cannot shorten the pause by omitting the session from one report.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     by_session: HashMap<Uid, End>,
 }
 
-/// The end of one session.
 #[derive(Clone, Copy, Debug)]
 struct End {
-    /// The runner listed it as ended when it was called last: all that is left is to have it forgotten.
+    /// The runner listed the session as ended at the last call, so the call only acknowledges the end.
     ended: bool,
-    /// Calls so far.
+    /// Number of calls so far.
     calls: u32,
-    /// When it may be called again. None: a call is under way.
-    rests_until: Option<Mono>,
+    /// When the call may be repeated. `None` while a call is in flight.
+    paused_until: Option<Mono>,
 }
 
 impl Ends {
-    /// Begins a call, if one may be made now; `ended` says whether the runner lists the session as ended. A session that has
-    /// ended since the last call does not wait for its pause, because an honest runner is called twice: to end it and to
-    /// forget it. `most` is how many sessions are remembered; a further one has to wait for room.
+    /// Starts a call, and returns whether one is allowed now. `ended` is whether the runner lists the session as ended.
+    /// A session that has ended since the last call skips its pause, because a well-behaved runner needs two calls: one
+    /// ends the session, one acknowledges the end. At most `most` sessions are remembered; others wait.
     pub(super) fn start(&mut self, session: &Uid, ended: bool, most: usize, now: Mono) -> bool {
-        let under_way = self.by_session.values().filter(|end| end.rests_until.is_none()).count();
+        let in_flight = self.by_session.values().filter(|end| end.paused_until.is_none()).count();
         let former = self.by_session.get(session).copied();
         let may_start = match former {
             None => self.by_session.len() < most,
-            Some(End { rests_until: None, .. }) => false,
-            Some(End { rests_until: Some(until), ended: before, .. }) => until <= now || (ended && !before),
+            Some(End { paused_until: None, .. }) => false,
+            Some(End { paused_until: Some(until), ended: before, .. }) => until <= now || (ended && !before),
         };
-        if !may_start || under_way >= AT_ONCE {
+        if !may_start || in_flight >= MAX_IN_FLIGHT {
             return false;
         }
         let (before, calls) = former.map_or((false, 0), |end| (end.ended, end.calls));
-        let end = End { ended: ended || before, calls: calls.saturating_add(1), rests_until: None };
+        let end = End { ended: ended || before, calls: calls.saturating_add(1), paused_until: None };
         self.by_session.insert(session.clone(), end);
         true
     }
 
-    /// A call was answered, or given up.
+    /// Records that a call was answered or abandoned.
     pub(super) fn answered(&mut self, session: &Uid, now: Mono) {
         if let Some(end) = self.by_session.get_mut(session) {
-            end.rests_until = Some(now.after(BACKOFF.after(end.calls)));
+            end.paused_until = Some(now.after(BACKOFF.after(end.calls)));
         }
     }
 
-    /// Forgets the sessions whose pause is over, unless the runner still lists them.
+    /// Forgets the sessions whose pause has passed and that the runner no longer lists.
     pub(super) fn forget_unlisted(&mut self, lists: impl Fn(&Uid) -> bool, now: Mono) {
-        self.by_session.retain(|session, end| end.rests_until.is_none_or(|until| until > now) || lists(session));
+        self.by_session.retain(|session, end| end.paused_until.is_none_or(|until| until > now) || lists(session));
     }
 
-    /// When the next pause is over.
-    pub(super) fn wakes(&self, now: Mono) -> Option<Mono> {
-        self.by_session.values().filter_map(|end| end.rests_until).filter(|until| *until > now).min()
+    /// The earliest end of a pause.
+    pub(super) fn next_retry(&self, now: Mono) -> Option<Mono> {
+        self.by_session.values().filter_map(|end| end.paused_until).filter(|until| *until > now).min()
     }
 }
 
@@ -81,29 +80,29 @@ mod tests {
         format!("s-{number}")
     }
 
-    /// The sessions that are called, of those that the runner lists as ended.
+    /// Returns the numbers of the sessions that are called. The runner lists all of them as ended.
     fn start_all(ends: &mut Ends, listed: impl IntoIterator<Item = usize>, now: Mono) -> Vec<usize> {
         listed.into_iter().filter(|number| ends.start(&session(*number), true, MOST, now)).collect()
     }
 
     #[test]
-    fn a_few_calls_are_under_way_and_each_answer_makes_room_for_the_next() {
+    fn limits_calls_in_flight() {
         let mut ends = Ends::default();
         assert_eq!(start_all(&mut ends, 0..10, at(0)), [0, 1, 2, 3]);
-        assert_eq!(start_all(&mut ends, 0..10, at(60_000)), [0; 0], "however long they take");
+        assert_eq!(start_all(&mut ends, 0..10, at(60_000)), [0; 0], "slow calls still count");
         ends.answered(&session(1), at(10));
         ends.answered(&session(3), at(10));
         assert_eq!(start_all(&mut ends, 0..10, at(10)), [4, 5]);
     }
 
     #[test]
-    fn a_session_that_stays_listed_is_ended_again_after_longer_and_longer_pauses() {
+    fn backs_off_while_a_session_stays_listed() {
         let mut ends = Ends::default();
         let (mut now, mut pauses) = (0, Vec::new());
         for _ in 0..8 {
             assert_eq!(start_all(&mut ends, [0], at(now)), [0]);
             ends.answered(&session(0), at(now));
-            let next = ends.wakes(at(now)).unwrap();
+            let next = ends.next_retry(at(now)).unwrap();
             assert_eq!(start_all(&mut ends, [0], at(next.0 - 1)), [0; 0]);
             ends.forget_unlisted(|_| true, next);
             pauses.push((next.0 - now) / 1000);
@@ -113,23 +112,23 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_has_ended_by_the_call_is_forgotten_at_once() {
+    fn an_ended_session_is_acknowledged_without_a_pause() {
         let mut ends = Ends::default();
         let call = |ends: &mut Ends, ended, now| ends.start(&session(0), ended, MOST, at(now));
         assert!(call(&mut ends, false, 0));
-        assert!(!call(&mut ends, true, 1), "the first call is under way");
+        assert!(!call(&mut ends, true, 1), "the first call is in flight");
         ends.answered(&session(0), at(2));
         assert!(!call(&mut ends, false, 3));
         assert!(call(&mut ends, true, 4));
         ends.answered(&session(0), at(5));
-        // A runner that takes it back and ends it again wins nothing.
+        // A runner that lists the session as running and ended by turns causes no further calls.
         for now in 6..2005 {
             assert!(!call(&mut ends, now % 2 == 0, now), "{now}");
         }
     }
 
     #[test]
-    fn a_runner_that_lists_others_each_time_is_not_called_more_often() {
+    fn changing_lists_do_not_raise_the_call_rate() {
         let mut ends = Ends::default();
         let mut calls = 0;
         for report in 0..1000_usize {
@@ -143,11 +142,11 @@ mod tests {
                 calls += 1;
             }
         }
-        assert_eq!(calls, MOST, "in a second");
+        assert_eq!(calls, MOST, "calls in one second");
     }
 
     #[test]
-    fn a_session_that_is_not_listed_any_more_is_forgotten_after_its_pause() {
+    fn forgets_an_unlisted_session_after_its_pause() {
         let mut ends = Ends::default();
         start_all(&mut ends, [0, 1, 2], at(0));
         ends.answered(&session(0), at(0));
@@ -155,7 +154,7 @@ mod tests {
         ends.forget_unlisted(|_| false, at(999));
         assert_eq!(ends.by_session.len(), 3);
         ends.forget_unlisted(|uid| *uid == session(1), at(1000));
-        assert_eq!(ends.by_session.len(), 2, "one is listed, and one is under way");
+        assert_eq!(ends.by_session.len(), 2, "one session is listed, and one call is in flight");
         ends.answered(&session(2), at(1000));
         ends.forget_unlisted(|_| false, at(2000));
         assert!(ends.by_session.is_empty());

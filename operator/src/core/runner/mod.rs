@@ -1,4 +1,4 @@
-//! Runners: their pods, their state, what is believed of their reports, and what happens to them.
+//! Runners: their pods, reports and state, and how the operator reconciles them.
 
 mod ends;
 pub mod pod_build;

@@ -1,4 +1,4 @@
-//! Runner pods: how one is made for a pool.
+//! Builds the runner pods of a pool.
 
 use crate::core::runner::pod_read::{
     CONTAINER, KEYS_ANNOTATION, ORDINAL_LABEL, POOL_LABEL, REVISION_LABEL, RUNNER_LABEL, SLOTS_ARGUMENT,
@@ -20,49 +20,50 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
-/// Names of the container's ports.
+/// Names of the container ports.
 const API_PORT: &str = "http";
 const PROBE_PORT: &str = "probes";
 const KEYS_FOLDER: &str = "/etc/camofleet";
-/// What a runner may take after its drain deadline, to end browsers and have their ends acknowledged.
+/// Time after the drain deadline in which a runner ends its browsers and waits for the operator to acknowledge the
+/// ends.
 const GRACE_AFTER_DRAIN_SECONDS: i32 = 15;
 
-/// What all runner pods get from the operator's installation.
+/// Settings of the operator's installation that all runner pods share.
 #[derive(Clone, Debug)]
 pub struct Installation {
-    /// Image of runners whose pool names none.
+    /// Image of runners whose pool's template names no image.
     pub runner_image: String,
-    /// Base of every URL that is published, without a slash at its end.
+    /// Base of all published URLs, without a trailing slash.
     pub public_url: String,
-    /// The operator's own namespace: sessions that name no pool may use its pools, where these allow theirs.
+    /// The operator's namespace. A session that names no pool may use its pools if they allow the session's namespace.
     pub namespace: String,
-    /// Environment of runners whose pool does not set the same: where their spans go. It is part of their shape.
+    /// Environment variables of all runners, such as the trace endpoint. A pool's template overrides them. They are
+    /// part of the shape.
     pub runner_environment: Vec<(String, String)>,
 }
 
-/// The shape that pods of a pool are made in.
+/// The shape of a pool's pods: everything in the pod that does not differ between the pool's runners.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Its hash, which pods have as a label.
+    /// Hash of the shape, which its pods carry as a label.
     pub revision: String,
-    /// A pool with that shape.
+    /// A pool whose spec has the shape.
     pool: Arc<WorkerPool>,
-    /// Where its runners answer probes.
     probes: Probes,
 }
 
-/// Where runners answer the kubelet's probes. A runner of an image that does not know of the probes' own port would never become
-/// ready there, so a shape that a runner came up in keeps the probes that it came up with.
+/// The port on which runners answer the kubelet's probes. An older runner image does not listen on the probe port and
+/// would never become ready there, so a proven shape keeps the port that it was proven with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Probes {
-    /// On the port of the API: of a shape that was published before shapes named this.
+    /// The API port. Shapes published before this field existed use it.
     #[default]
     Api,
-    /// On a port of their own, which clients cannot fill.
+    /// The probe port, which clients cannot exhaust with connections.
     Own,
 }
 
-/// A shape as it is published: a spec, of which an operator of the version before reads what it knows.
+/// A published shape. It is a spec with additional fields, so that an operator of the previous version can read it.
 #[derive(Serialize, Deserialize)]
 struct PublishedShape {
     #[serde(flatten)]
@@ -72,12 +73,12 @@ struct PublishedShape {
 }
 
 impl Shape {
-    /// What a pool's spec asks for.
+    /// The shape of a pool's spec.
     pub fn of(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
         Self { revision: revision(pool, installation), pool: pool.clone(), probes: Probes::Own }
     }
 
-    /// What was published of a pool; none when that cannot be read.
+    /// The shape in a pool's status. `None` if there is none or it cannot be parsed.
     pub fn published(pool: &WorkerPool) -> Option<Self> {
         let serving = pool.status.as_ref()?.serving.as_ref()?;
         let PublishedShape { spec, probes } = serde_json::from_str(&serving.shape).ok()?;
@@ -88,16 +89,17 @@ impl Shape {
         Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped), probes })
     }
 
-    /// Why no pod can be made in this shape: its template was too large to be kept. None: pods can be made.
+    /// Why no pod can be created in this shape: its template was too large to keep. `None` if pods can be created.
     pub fn refusal(&self) -> Option<String> {
         let bytes = self.pool.spec.template.too_large?;
         Some(format!(
-            "spec.template has {bytes} bytes as JSON, and at most {MAX_TEMPLATE_BYTES} are allowed: shorten its environment, \
-             annotations, volumes or affinity. No runner is made of it, and those that are there go on serving"
+            "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its \
+             environment, annotations, volumes or affinity. Until then the operator creates no runner from it, and \
+             existing runners keep serving"
         ))
     }
 
-    /// For the pool's status. What of the spec does not shape pods is left out, and the image is named.
+    /// The shape for the pool's status. Fields that do not affect pods are reset, and the default image is filled in.
     pub fn to_publish(&self, installation: &Installation) -> Serving {
         let spec = &self.pool.spec;
         let image = spec.template.image.clone().unwrap_or_else(|| installation.runner_image.clone());
@@ -111,28 +113,28 @@ impl Shape {
             ..spec.clone()
         };
         let shape = PublishedShape { spec, probes: self.probes };
-        let shape = serde_json::to_string(&shape).expect("a spec is plain data");
+        let shape = serde_json::to_string(&shape).expect("a spec serializes");
         Serving { revision: self.revision.clone(), shape }
     }
 }
 
-/// Hash of the shape of a pool's pods: pods of another shape are replaced.
+/// Hash of the shape of a pool's spec.
 pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
     let shape = Pod {
         spec: Some(pod_spec(pool, installation, Probes::Own)),
         metadata: template_metadata(pool),
         ..Pod::default()
     };
-    let shape = serde_json::to_string(&shape).expect("a pod is plain data");
+    let shape = serde_json::to_string(&shape).expect("a pod serializes");
     match pool.spec.template.too_large {
-        // A template that was dropped is not the default one.
+        // A dropped template must not look like the default one.
         Some(bytes) => short_hash(&[&shape, &bytes.to_string()]),
         None => short_hash(&[&shape]),
     }
 }
 
-/// The pod for that place of the pool. Its name is a function of what it is for, so that making it twice makes one. A canary
-/// loads a page before it is warm.
+/// Builds the pod for an ordinal of the pool. Its name depends only on the arguments, so a repeated create conflicts
+/// with the first one. A canary has to load a page before it is warm.
 pub fn runner_pod(
     shape: &Shape,
     installation: &Installation,
@@ -152,7 +154,7 @@ pub fn runner_pod(
     metadata.annotations.get_or_insert_default().insert(KEYS_ANNOTATION.to_owned(), keys.to_owned());
     let mut spec = pod_spec(pool, installation, shape.probes);
     if canary && let Some(container) = spec.containers.first_mut() {
-        // By the environment: an image that does not know of it yet is not broken for that.
+        // An environment variable, because an older image would reject an unknown argument.
         container.env.get_or_insert_default().push(EnvVar {
             name: "RUNNER_PROVE".to_owned(),
             value: Some(if pool.spec.prewarm().headful > 0 { "headful" } else { "headless" }.to_owned()),
@@ -162,14 +164,14 @@ pub fn runner_pod(
     Pod { metadata, spec: Some(spec), status: None }
 }
 
-/// `<pool>-<hash(pool UID, ordinal, revision, UID of the pod that it replaces or 'first')>`
+/// `<pool>-<hash(pool UID, ordinal, revision, UID of the replaced pod or "first")>`
 fn pod_name(pool: &WorkerPool, ordinal: u32, revision: &str, replaces: Option<&str>) -> String {
     let uid = pool.uid().unwrap_or_default();
     let hash = short_hash(&[&uid, &ordinal.to_string(), revision, replaces.unwrap_or("first")]);
     format!("{}-{hash}", pool.name_any())
 }
 
-/// Ten hexadecimal digits.
+/// The first ten hexadecimal digits of a SHA-256.
 fn short_hash(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
@@ -177,7 +179,7 @@ fn short_hash(parts: &[&str]) -> String {
         hasher.update([0]);
     }
     hasher.finalize().iter().take(5).fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a String takes everything");
+        write!(hex, "{byte:02x}").expect("writing to a String succeeds");
         hex
     })
 }
@@ -188,15 +190,16 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
     labels.insert(RUNNER_LABEL.0.to_owned(), RUNNER_LABEL.1.to_owned());
     labels.insert(POOL_LABEL.to_owned(), pool.name_any());
     let mut annotations = template.annotations.clone();
-    for (name, value) in evictable(pool.spec.disruption) {
+    for (name, value) in eviction_annotations(pool.spec.disruption) {
         annotations.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
     }
     ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-/// What cluster autoscalers are told: those of the Kubernetes project (cluster-autoscaler's FAQ) and Karpenter (its page
-/// "Disruption"). They ask whether a pod may be evicted, not whether it is idle just now, so a node goes once it is empty.
-fn evictable(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
+/// Annotations for cluster autoscalers: cluster-autoscaler (see its FAQ) and Karpenter (see its page "Disruption").
+/// Both ask whether a pod may be evicted, not whether it is idle, so with `WhenIdle` they remove a node only once it is
+/// empty.
+fn eviction_annotations(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
     match disruption {
         Disruption::WhenIdle => {
             &[("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")]
@@ -205,12 +208,12 @@ fn evictable(disruption: Disruption) -> &'static [(&'static str, &'static str)] 
     }
 }
 
-/// Selects a pool's pods, as the scale subresource and the disruption budget need it.
+/// Labels that select a pool's pods, for the scale subresource and the disruption budget.
 pub fn pool_labels(pool: &WorkerPool) -> BTreeMap<String, String> {
     BTreeMap::from([(RUNNER_LABEL.0.to_owned(), RUNNER_LABEL.1.to_owned()), (POOL_LABEL.to_owned(), pool.name_any())])
 }
 
-/// A pod of the *restricted* Pod Security Standard with a read-only root, without a token for the API server.
+/// A pod that meets the *restricted* Pod Security Standard, with a read-only root file system and without an API token.
 fn pod_spec(pool: &WorkerPool, installation: &Installation, probes: Probes) -> PodSpec {
     let template = &pool.spec.template;
     let mut volumes = vec![memory_volume("shm"), disk_volume("run", "4Gi"), disk_volume("tmp", "1Gi"), keys_volume()];
@@ -269,7 +272,7 @@ fn container(pool: &WorkerPool, installation: &Installation, probes: Probes) -> 
         name: CONTAINER.to_owned(),
         image: Some(template.image.clone().unwrap_or_else(|| installation.runner_image.clone())),
         args: Some(runner_args(pool)),
-        // A runner that cannot start says why in its last lines.
+        // A runner that cannot start logs the cause in its last lines.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         env: Some(env),
         ports: Some(ports),
@@ -323,7 +326,7 @@ fn port(name: &str, number: u16) -> ContainerPort {
     ContainerPort { name: Some(name.to_owned()), container_port: number.into(), ..ContainerPort::default() }
 }
 
-/// By HTTP and not by a program in the container: that would be a process in each pod every 2 s, which the container runtime starts.
+/// An HTTP probe, because an exec probe would start a process in each pod every 2 s.
 fn probe(path: &str, probes: Probes) -> Probe {
     let port = match probes {
         Probes::Api => API_PORT,
@@ -340,14 +343,15 @@ fn probe(path: &str, probes: Probes) -> Probe {
     }
 }
 
-/// Bounded, so that a page that downloads without end fills its own pod and not the node.
+/// A bounded volume, so that an endless download fills its own pod and not the node.
 fn disk_volume(name: &str, limit: &str) -> Volume {
     let source =
         EmptyDirVolumeSource { size_limit: Some(Quantity(limit.to_owned())), ..EmptyDirVolumeSource::default() };
     Volume { name: name.to_owned(), empty_dir: Some(source), ..Volume::default() }
 }
 
-/// Browsers share memory between their processes through `/dev/shm`; the container runtime's own has only 64 MiB.
+/// Volume for `/dev/shm`, through which browser processes share memory. The container runtime's default has only 64
+/// MiB.
 fn memory_volume(name: &str) -> Volume {
     let source = EmptyDirVolumeSource {
         medium: Some("Memory".to_owned()),

@@ -1,4 +1,4 @@
-//! Runner pods: what is read from one.
+//! Reads runner pods from the API server's objects.
 
 use crate::core::ids::{Key, Uid, version};
 use camofleet_crds::v1alpha1::WorkerPool;
@@ -14,74 +14,74 @@ use std::net::IpAddr;
 pub const POOL_LABEL: &str = "camofleet.dev/pool";
 /// Label and value that every runner pod has.
 pub const RUNNER_LABEL: (&str, &str) = ("app.kubernetes.io/name", "camofleet-runner");
-/// Annotation with the public keys, which the runner sees as a file.
+/// Annotation with the public keys, mounted into the runner as a file.
 pub const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
 pub(super) const ORDINAL_LABEL: &str = "camofleet.dev/ordinal";
 pub(super) const REVISION_LABEL: &str = "camofleet.dev/revision";
 pub(super) const CONTAINER: &str = "runner";
 pub(super) const SLOTS_ARGUMENT: &str = "--slots=";
-/// The most slots that a pool's `slotsPerRunner` may ask for.
+/// Upper bound of a pool's `slotsPerRunner`.
 const MAX_SLOTS: u32 = 32;
 
-/// What of a runner pod matters here.
+/// The fields of a runner pod that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerPod {
-    /// Its UID.
+    /// UID.
     pub uid: Uid,
-    /// Its namespace and name.
+    /// Namespace and name.
     pub key: Key,
-    /// The pool that it was made for, and that pool's UID.
+    /// Key and UID of the pool that controls the pod.
     pub pool: (Key, Uid),
-    /// Which of the pool's runners it is.
+    /// Number of the runner in its pool.
     pub ordinal: u32,
-    /// Hash of the shape that it was made in.
+    /// Hash of the pod's shape.
     pub revision: String,
-    /// Sessions that it serves at once, by its container's arguments: they cannot change once the pod is there.
+    /// Number of concurrent sessions, from the container's arguments, which never change.
     pub slots: u32,
-    /// The public keys that it was told.
+    /// Value of the annotation with the public keys.
     pub keys: String,
-    /// The node that it runs on.
+    /// Name of the node, once the pod is scheduled.
     pub node: Option<String>,
-    /// Its address, once it has one.
+    /// Address of the pod, once it has one.
     pub address: Option<IpAddr>,
-    /// The API server's version of it.
+    /// The `resourceVersion` as a number.
     pub version: u64,
-    /// When it was made.
+    /// Creation time.
     pub created: Timestamp,
-    /// When it will be killed, if it was deleted.
+    /// The `deletionTimestamp`, which includes the grace period, if the pod was deleted.
     pub killed_at: Option<Timestamp>,
-    /// How it fares.
-    pub fate: Fate,
+    /// Phase of the pod.
+    pub phase: PodPhase,
 }
 
-/// How a pod fares.
+/// Phase of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Its container does not run yet.
-    Pending(Option<Trouble>),
-    /// Its container runs.
+pub enum PodPhase {
+    /// The container has not started yet.
+    Pending(Option<PendingReason>),
+    /// The container runs.
     Running,
-    /// Its container ended, for good.
-    Outcome {
-        /// How, for people.
-        words: String,
-        /// Whether it was killed for memory.
+    /// The container has terminated and does not restart.
+    Terminated {
+        /// Cause of the end, for conditions.
+        message: String,
+        /// Whether the kernel killed it for lack of memory.
         out_of_memory: bool,
     },
 }
 
-/// Why a pod does not start.
+/// Why a pod is pending.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The scheduler does not look at it before its scheduling gates are removed.
+pub enum PendingReason {
+    /// Its scheduling gates have not been removed.
     Gated,
-    /// No node takes it.
+    /// No node fits. The scheduler's message.
     Unschedulable(String),
-    /// Its image cannot be pulled or its container cannot be made.
+    /// The image cannot be pulled or the container cannot be created. The kubelet's reason and message.
     Image(String),
 }
 
-/// A [`Pod`] without what nobody here reads, which is most of it.
+/// A [`Pod`] with only the fields that the operator reads, to save memory.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Pod)]
 pub struct SeenPod {
@@ -127,8 +127,8 @@ struct SeenContainer {
 }
 
 impl RunnerPod {
-    /// Reads a pod; none when its controller is not a `WorkerPool` of this API group. Whether there is such a pool is the core's to
-    /// know ([`RunnerPod::belongs_to`]): until then it is a pod that claims to be a runner.
+    /// Reads a pod. Returns `None` if its controller is not a `WorkerPool` of this API group. The core checks whether
+    /// that pool exists ([`RunnerPod::belongs_to`]); until then the pod only claims to be a runner.
     pub fn read(pod: &SeenPod) -> Option<Self> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
         let (group, _version) = owner.api_version.split_once('/')?;
@@ -149,12 +149,12 @@ impl RunnerPod {
             version: version(pod),
             created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
             killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
-            fate: Fate::read(&pod.status),
+            phase: PodPhase::read(&pod.status),
         })
     }
 
-    /// Whether its controller is this pool: by namespace, name and UID, so that a pod of another namespace, or of a former pool
-    /// of that name, is not.
+    /// Returns whether this pool controls the pod. It compares namespace, name and UID, which excludes pods of other
+    /// namespaces and of a deleted pool with the same name.
     pub fn belongs_to(&self, pool: &WorkerPool) -> bool {
         let (key, uid) = &self.pool;
         let meta = &pool.metadata;
@@ -163,14 +163,14 @@ impl RunnerPod {
             && meta.namespace.as_ref() == Some(&key.namespace)
     }
 
-    /// Whether it ended for good.
-    pub fn is_over(&self) -> bool {
-        matches!(self.fate, Fate::Outcome { .. })
+    /// Returns whether the container has terminated.
+    pub fn is_terminated(&self) -> bool {
+        matches!(self.phase, PodPhase::Terminated { .. })
     }
 }
 
 impl SeenSpec {
-    /// Slots by the arguments that `pod_build` made; the most that a pool may ask for when an admission webhook removed them.
+    /// The slots in the arguments that `pod_build` set. [`MAX_SLOTS`] if an admission webhook removed them.
     fn slots(&self) -> u32 {
         let runner = self.containers.iter().find(|container| container.name == CONTAINER);
         let arguments = runner.map_or(&[][..], |container| &container.args);
@@ -179,46 +179,46 @@ impl SeenSpec {
     }
 }
 
-impl Fate {
+impl PodPhase {
     fn read(status: &SeenStatus) -> Self {
         let container = status.container_statuses.iter().find(|container| container.name == CONTAINER);
         let state = container.map(|container| &container.state);
         match status.phase.as_str() {
-            "Failed" | "Succeeded" => Self::over(status.message.as_deref().or(status.reason.as_deref()), state),
+            "Failed" | "Succeeded" => Self::terminated(status.message.as_deref().or(status.reason.as_deref()), state),
             "Running" => Self::Running,
-            _ => Self::Pending(Self::trouble(&status.conditions, state)),
+            _ => Self::Pending(Self::pending_reason(&status.conditions, state)),
         }
     }
 
-    fn over(pod_says: Option<&str>, state: Option<&ContainerState>) -> Self {
+    fn terminated(pod_message: Option<&str>, state: Option<&ContainerState>) -> Self {
         let ended = state.and_then(|state| state.terminated.as_ref());
         let reason = ended.and_then(|ended| ended.reason.as_deref());
-        let words = match (ended, pod_says) {
+        let message = match (ended, pod_message) {
             (Some(ended), _) => {
                 let reason = reason.unwrap_or("no reason given");
-                let last_words =
+                let last_message =
                     ended.message.as_deref().map(|message| format!(": {}", message.trim())).unwrap_or_default();
-                format!("its container ended with exit code {} ({reason}){last_words}", ended.exit_code)
+                format!("the container exited with code {} ({reason}){last_message}", ended.exit_code)
             }
-            (None, Some(says)) => says.to_owned(),
-            (None, None) => "its pod ended, and nothing says why".to_owned(),
+            (None, Some(message)) => message.to_owned(),
+            (None, None) => "the pod terminated without a reason or message".to_owned(),
         };
-        Self::Outcome { words, out_of_memory: reason == Some("OOMKilled") }
+        Self::Terminated { message, out_of_memory: reason == Some("OOMKilled") }
     }
 
-    fn trouble(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<Trouble> {
+    fn pending_reason(conditions: &[PodCondition], state: Option<&ContainerState>) -> Option<PendingReason> {
         if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
             let reason = waiting.reason.as_deref().unwrap_or_default();
-            let told = waiting.message.as_deref().unwrap_or_default();
-            // kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go name these.
+            let message = waiting.message.as_deref().unwrap_or_default();
+            // Reasons from the kubelet: pkg/kubelet/images/types.go and kuberuntime_container.go.
             let image = reason.contains("Image")
                 || matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError");
-            return image.then(|| Trouble::Image(format!("{reason}: {told}")));
+            return image.then(|| PendingReason::Image(format!("{reason}: {message}")));
         }
         let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
         match scheduled.reason.as_deref().filter(|_| scheduled.status == "False") {
-            Some("SchedulingGated") => Some(Trouble::Gated),
-            Some("Unschedulable") => Some(Trouble::Unschedulable(scheduled.message.clone().unwrap_or_default())),
+            Some("SchedulingGated") => Some(PendingReason::Gated),
+            Some("Unschedulable") => Some(PendingReason::Unschedulable(scheduled.message.clone().unwrap_or_default())),
             Some(_) | None => None,
         }
     }

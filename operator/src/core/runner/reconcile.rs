@@ -1,4 +1,5 @@
-//! What happens to a runner.
+//! Reconciles runners: follows their pods and reports, ends the sessions of lost runners, deletes pods and annotates
+//! them with the public keys.
 
 use crate::core::{
     clock::Mono,
@@ -9,17 +10,17 @@ use crate::core::{
     pool::state::Pool,
     retry::RetryState,
     runner::{
-        pod_read::{Fate, KEYS_ANNOTATION, RunnerPod},
+        pod_read::{KEYS_ANNOTATION, PodPhase, RunnerPod},
         report::Report,
-        state::{Link, Runner, SHOW_UNREACHABLE_AFTER},
+        state::{Link, PUBLISH_UNREACHABLE_AFTER, Runner},
     },
     session::state::{Outcome, Session, Stage},
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
 
-/// A runner that was silent for so long is deleted.
-const UNREACHABLE: Duration = Duration::from_secs(300);
+/// Silence of a runner after which its pod is deleted.
+const DELETE_UNREACHABLE_AFTER: Duration = Duration::from_secs(300);
 
 impl Core {
     pub(in crate::core) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
@@ -32,7 +33,7 @@ impl Core {
 
     pub(in crate::core) fn pod_applied(&mut self, pod: RunnerPod) {
         let (uid, pool) = (pod.uid.clone(), pod.pool.clone());
-        // An answer may be slower than the watch, and tell of a past or of what is gone.
+        // An answer that arrives after the watch event may contain an older version or a deleted pod.
         let known = self.runners.get(&uid).map(|runner| runner.pod().version);
         if self.tombstones.contains(&uid) || known.is_some_and(|known| pod.version < known) {
             return;
@@ -43,14 +44,14 @@ impl Core {
             return;
         }
         if let Some(pool) = its_pool {
-            pool.places.seen(pod.ordinal, &pod.key.name, &uid);
+            pool.places.pod_seen(pod.ordinal, &pod.key.name, &uid);
         }
         match self.runners.get_mut(&uid) {
             Some(runner) => runner.replace_pod(pod, self.outbox.now()),
             None => {
                 let mut runner = Runner::new(pod, self.outbox.now());
                 if self.term.as_ref().is_some_and(|term| term.has_created(runner.pod())) {
-                    runner.mark_accounted();
+                    runner.mark_sessions_known();
                 }
                 self.runners.insert(runner);
                 let here = self.sessions.iter().filter(|session| session.runner() == Some(&uid));
@@ -63,7 +64,7 @@ impl Core {
         self.outbox.enqueue(Subject::Pool(pool.0));
     }
 
-    /// Takes pods for runners that came before the pool that they claim.
+    /// Adopts pods that arrived before the pool that they claim.
     pub(in crate::core) fn adopt_claimants(&mut self, key: &Key) {
         let Some(pool) = self.pools.get(key) else { return };
         for pod in self.runners.take_claimants(pool.object()) {
@@ -78,17 +79,17 @@ impl Core {
         }
         self.tombstones.insert(uid, self.outbox.mono());
         let runner = &self.runners[uid];
-        let over = end_of(runner).unwrap_or_else(|| Outcome {
+        let outcome = end_of(runner).unwrap_or_else(|| Outcome {
             reason: session::RUNNER_LOST,
             message: format!("pod {} was deleted", runner.pod().key.name),
         });
-        self.lose_sessions(uid, &over, &Stage::Waiting);
+        self.lose_sessions(uid, &outcome, &Stage::Waiting);
         self.forget_runner(uid);
     }
 
     fn forget_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.remove(uid) else { return };
-        self.runner_accounted(uid);
+        self.stop_awaiting(uid);
         self.orphans.forget_runner(uid);
         self.outbox.requeue_at(Subject::Runner(uid.clone()), None);
         self.outbox.requeue_at(Subject::Unwanted(uid.clone()), None);
@@ -98,12 +99,13 @@ impl Core {
         self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
     }
 
-    /// The runner's process is no more: what users were told of is over, what they were not told of goes to another stage.
-    fn lose_sessions(&mut self, pod: &Uid, over: &Outcome, untold: &Stage) {
+    /// Handles the loss of a runner process. Published sessions end with `outcome`. Unpublished ones move to the stage
+    /// `unpublished`.
+    fn lose_sessions(&mut self, pod: &Uid, outcome: &Outcome, unpublished: &Stage) {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions().clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Outcome(over.clone()) } else { untold.clone() });
+            self.set_stage(&uid, if lost { Stage::Ended(outcome.clone()) } else { unpublished.clone() });
         }
     }
 
@@ -114,21 +116,21 @@ impl Core {
                 return;
             }
             if former.boot_id != state.boot_id {
-                let message = format!("the runner process in pod {} was started anew", runner.pod().key.name);
-                // What was asked of the former process may still reach this one: it is asked again there.
-                let asked = Stage::Binding { runner: pod.clone(), since: self.outbox.mono(), call: RetryState::Idle };
-                self.lose_sessions(pod, &Outcome { reason: session::RUNNER_LOST, message }, &asked);
+                let message = format!("the runner process in pod {} restarted", runner.pod().key.name);
+                // A call for the former process may still reach this one, so the session stays on this runner.
+                let rebind = Stage::Binding { runner: pod.clone(), since: self.outbox.mono(), call: RetryState::Idle };
+                self.lose_sessions(pod, &Outcome { reason: session::RUNNER_LOST, message }, &rebind);
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let heard = runner.heard(&state, self.outbox.mono());
+        let change = runner.record_report(&state, self.outbox.mono());
         let key = runner.pod().pool.0.clone();
         let revision = runner.pod().revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod().belongs_to(pool.object())) {
-            if heard.first_warm {
+            if change.first_warm {
                 pool.shapes.came_up(&revision);
             }
-            if heard.becomes_warm {
+            if change.becomes_warm {
                 pool.progressed(self.outbox.mono());
             }
             if pool.learn_engine(state.engine, &revision) {
@@ -137,35 +139,37 @@ impl Core {
         }
         self.orphans.keep_listed(pod, &state);
         for entry in state.sessions() {
-            self.listed(pod, &state, &entry.uid);
+            self.session_listed(pod, &state, &entry.uid);
         }
         self.outbox.enqueue(Subject::Unwanted(pod.clone()));
         self.lose_unlisted_sessions(pod, &state);
-        self.runner_accounted(pod);
-        if heard.is_news {
+        self.stop_awaiting(pod);
+        if change.changed {
             self.outbox.enqueue(Subject::Runner(pod.clone()));
             self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
             self.outbox.enqueue(Subject::Queue);
         }
     }
 
-    /// It became known which engine a pool has: those who want one are told, and other pools may be needed.
+    /// Re-evaluates the waiting sessions that require an engine, because the engine of a pool became known.
     fn engine_known(&mut self, key: &Key) {
         self.admission_changed();
         let installation = &self.installation.namespace;
-        let asking = self.sessions.queue().waiting(|demand| demand.engine.is_some() && demand.means(key, installation));
-        self.outbox.enqueue_all(asking.into_iter().map(Subject::Session));
+        let affected =
+            self.sessions.queue().waiting(|demand| demand.engine.is_some() && demand.targets(key, installation));
+        self.outbox.enqueue_all(affected.into_iter().map(Subject::Session));
     }
 
-    /// A session that the runner had and does not list any more is over, though nobody can say why; one of which users were
-    /// not told waits for another slot, and the runner is given none before it tells more: it may forget that one, too.
+    /// Handles assigned sessions that the runner no longer lists. A published one ends as `RunnerLost`. An unpublished
+    /// one waits for another slot, and the runner gets no session before its next report, because it may lose that one
+    /// too.
     fn lose_unlisted_sessions(&mut self, pod: &Uid, state: &Report) {
         for uid in self.runners[pod].sessions().clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
             match session.stage() {
                 Stage::Bound(bound) if bound.is_missed_by(state) && session.is_published() => {
-                    let message = format!("runner {} does not have it any more", self.runners[pod].pod().key.name);
-                    self.set_stage(&uid, Stage::Outcome(Outcome { reason: session::RUNNER_LOST, message }));
+                    let message = format!("runner {} no longer lists the session", self.runners[pod].pod().key.name);
+                    self.set_stage(&uid, Stage::Ended(Outcome { reason: session::RUNNER_LOST, message }));
                 }
                 Stage::Bound(bound) if bound.is_missed_by(state) => {
                     if let Some(runner) = self.runners.get_mut(pod) {
@@ -173,19 +177,16 @@ impl Core {
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
-                Stage::Waiting
-                | Stage::Binding { .. }
-                | Stage::Bound(_)
-                | Stage::Outcome(_)
-                | Stage::Finished { .. } => {}
+                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {
+                }
             }
         }
     }
 
     pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.silent(self.outbox.mono());
-        self.runner_accounted(pod);
+        runner.mark_silent(self.outbox.mono());
+        self.stop_awaiting(pod);
         self.outbox.enqueue(Subject::Runner(pod.clone()));
         self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
     }
@@ -207,50 +208,50 @@ impl Core {
 
     pub(in crate::core) fn reconcile_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
-        if let Some(over) = end_of(runner) {
-            return self.runner_ended(uid, &over);
+        if let Some(outcome) = end_of(runner) {
+            return self.runner_ended(uid, &outcome);
         }
-        // Users of its sessions are told when it stops answering, and when it answers again.
+        // The status of its sessions shows whether the runner answers.
         self.outbox.enqueue_all(runner.sessions().iter().cloned().map(Subject::Session));
         let silent_since = match *runner.link() {
             Link::Silent { since } => Some(since),
             Link::Unknown | Link::Up => None,
         };
-        let mut alarms: Vec<Mono> = Vec::new();
+        let mut timers: Vec<Mono> = Vec::new();
         if let Some(since) = silent_since {
-            let gone = since.after(UNREACHABLE);
+            let delete_at = since.after(DELETE_UNREACHABLE_AFTER);
             if runner.is_stuck(self.outbox.now()) {
-                // Its node does not answer either, and nobody will ever say that the pod is gone.
-                let message = format!("pod {} should be gone and does not answer", runner.pod().key.name);
+                // Its node does not answer either, so the kubelet will not confirm that the pod is gone.
+                let message = format!("pod {} is stuck terminating and does not answer", runner.pod().key.name);
                 self.lose_sessions(uid, &Outcome { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
-            } else if gone <= self.outbox.mono() && !runner.is_terminating() {
-                self.remove(uid, "it does not answer");
+            } else if delete_at <= self.outbox.mono() && !runner.is_terminating() {
+                self.delete_pod(uid, "runner is unreachable");
             }
             let stuck = self.runners[uid].stuck_from(self.outbox.now());
-            alarms.extend([since.after(SHOW_UNREACHABLE_AFTER), gone].into_iter().chain(stuck));
+            timers.extend([since.after(PUBLISH_UNREACHABLE_AFTER), delete_at].into_iter().chain(stuck));
         }
         self.follow_runner(uid);
         self.annotate_runner(uid);
         let runner = &self.runners[uid];
-        alarms.extend(runner.writes_wake());
-        // All that was due has been done: what is not later than now wakes for nothing.
-        let next = alarms.into_iter().filter(|at| *at > self.outbox.mono()).min();
+        timers.extend(runner.write_retries());
+        // Everything due now is done. An earlier time would only cause an idle step.
+        let next = timers.into_iter().filter(|at| *at > self.outbox.mono()).min();
         self.outbox.requeue_at(Subject::Runner(uid.clone()), next);
     }
 
-    fn runner_ended(&mut self, uid: &Uid, over: &Outcome) {
-        self.lose_sessions(uid, over, &Stage::Waiting);
-        self.runner_accounted(uid);
+    fn runner_ended(&mut self, uid: &Uid, outcome: &Outcome) {
+        self.lose_sessions(uid, outcome, &Stage::Waiting);
+        self.stop_awaiting(uid);
         let now = self.outbox.mono();
-        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_leaving()) else { return };
+        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_deleting()) else { return };
         let failed = runner.record_failure(now);
         let pod = runner.pod();
-        let its = |pool: &&mut Pool| pod.belongs_to(pool.object());
-        if let Some(pool) = self.pools.get_mut(&pod.pool.0).filter(|pool| failed && its(pool)) {
-            pool.shapes.failed(&pod.revision, (reasons::RUNNERS_FAILING, over.message.clone()), now);
+        let is_controller = |pool: &&mut Pool| pod.belongs_to(pool.object());
+        if let Some(pool) = self.pools.get_mut(&pod.pool.0).filter(|pool| failed && is_controller(pool)) {
+            pool.shapes.failed(&pod.revision, (reasons::RUNNERS_FAILING, outcome.message.clone()), now);
         }
-        self.remove(uid, "its container ended");
-        let retry = self.runners[uid].removal_wakes().filter(|at| *at > now);
+        self.delete_pod(uid, "container terminated");
+        let retry = self.runners[uid].deletion_retry_at().filter(|at| *at > now);
         self.outbox.requeue_at(Subject::Runner(uid.clone()), retry);
     }
 
@@ -268,10 +269,10 @@ impl Core {
         }
     }
 
-    /// Deletes a runner's pod. With sessions it drains: they live until they end or the drain deadline passes.
-    pub(in crate::core) fn remove(&mut self, uid: &Uid, why: &'static str) {
+    /// Deletes a runner's pod. A runner with sessions drains: they run until they end or the drain deadline passes.
+    pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, why: &'static str) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if !runner.begin_removal(self.outbox.mono()) {
+        if !runner.begin_deletion(self.outbox.mono()) {
             return;
         }
         self.outbox.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), why });
@@ -280,12 +281,12 @@ impl Core {
     pub(in crate::core) fn pod_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         match answer {
-            // It drains; the watch tells when it is gone.
+            // The runner drains. The watch reports when the pod is gone.
             Ok(()) => {}
             Err(WriteFailure::Gone) => return self.pod_gone(uid),
-            // Of a conflict, too: if another of its name stands there, the watch tells that this one is gone.
+            // A conflict means that the name belongs to another pod. The watch reports when this pod is gone.
             Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                runner.removal_failed(self.outbox.mono());
+                runner.deletion_failed(self.outbox.mono());
             }
         }
         self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
@@ -294,8 +295,9 @@ impl Core {
 
     pub(in crate::core) fn pod_annotated(&mut self, uid: &Uid, sent: &str, answer: Result<(), WriteFailure>) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        // The answer's pod has been applied before: one without the keys would be annotated again and again. It is compared with what
-        // was sent, because other keys may have been published meanwhile.
+        // The pod of the answer was applied before this event. If it lacks the keys that were sent, a webhook removed
+        // them, and writing them again at once would not end. Compare with the sent keys, because newer ones may be
+        // published by now.
         let reverted = answer.is_ok() && runner.pod().keys != sent;
         if reverted {
             let field = format!("metadata.annotations.{KEYS_ANNOTATION}");
@@ -311,9 +313,9 @@ impl Core {
     }
 }
 
-/// What the end of a runner's container means for its sessions.
+/// The outcome of a runner's sessions if its container has terminated.
 fn end_of(runner: &Runner) -> Option<Outcome> {
-    let Fate::Outcome { words, out_of_memory } = &runner.pod().fate else { return None };
+    let PodPhase::Terminated { message, out_of_memory } = &runner.pod().phase else { return None };
     let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
-    Some(Outcome { reason, message: format!("pod {} ended: {words}", runner.pod().key.name) })
+    Some(Outcome { reason, message: format!("pod {} terminated: {message}", runner.pod().key.name) })
 }

@@ -1,5 +1,5 @@
-//! Checks what a runner reports about itself before anything is decided by it. A runner's image is its pool owner's choice, so
-//! its word is taken only within what its pod can hold.
+//! Validates the reports of runners. The pool's owner chooses the runner image, so a report is trusted only within the
+//! limits of the runner's pod.
 
 use crate::core::ids::Uid;
 use camofleet_crds::{
@@ -9,15 +9,15 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, End, Hot, RunnerState, Session, SessionPhase, Tier};
 use std::collections::HashMap;
 
-/// Longest message of a runner that is kept, in characters; a condition's message is no longer either.
+/// Longest message that is kept, in characters. It also bounds the messages of conditions.
 const MAX_MESSAGE: usize = 1024;
-/// Longest version of a browser or of Playwright, in characters.
+/// Longest version of a browser or of Playwright that is kept, in characters.
 const MAX_VERSION: usize = 64;
-/// Longest identifier, in bytes: UIDs are UUIDs of 36.
+/// Longest identifier, in bytes. UIDs are UUIDs of 36 bytes.
 const MAX_IDENTIFIER: usize = 64;
 
-/// A runner's state, checked against its pod: it lists no more sessions than fit, under names that Kubernetes allows, and its
-/// numbers lie within its slots. Only what decisions need is kept.
+/// The validated state of a runner. It lists no more sessions than its pod can hold, all names are valid in Kubernetes,
+/// and all numbers lie within the pod's slots. It keeps only the fields that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub(in crate::core) boot_id: String,
@@ -36,7 +36,7 @@ pub struct Report {
     index: HashMap<Uid, usize>,
 }
 
-/// A session as its runner lists it.
+/// A session in a runner's report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) struct ListedSession {
     pub(in crate::core) uid: Uid,
@@ -48,32 +48,32 @@ pub(in crate::core) struct ListedSession {
     pub(in crate::core) end: Option<End>,
 }
 
-/// Why a runner's state is not believed.
+/// Why a runner's state is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Implausible {
-    /// More sessions than its pod can hold.
-    #[error("the state lists {listed} sessions; a runner of {slots} slots has {most} at most")]
+    /// The state lists more sessions than the pod can hold.
+    #[error("the state lists {listed} sessions; a runner with {slots} slots can have at most {most}")]
     TooManySessions {
-        /// How many it lists.
+        /// Number of sessions in the state.
         listed: usize,
-        /// The slots of its pod.
+        /// Slots of the pod.
         slots: u32,
-        /// How many it may list ([`RunnerState::max_sessions`]).
+        /// Largest allowed number of sessions ([`RunnerState::max_sessions`]).
         most: usize,
     },
-    /// A session is listed twice.
+    /// The state lists a session twice.
     #[error("the state lists a session twice")]
     ListedTwice,
-    /// A field is no name or identifier of its kind.
+    /// A field is not a valid name or identifier.
     #[error("the state has an invalid `{0}`")]
     Invalid(&'static str),
 }
 
 impl Report {
-    /// Checks the state of a runner whose pod has that many slots.
+    /// Validates the state of a runner whose pod has `slots` slots. Numbers above the slots are lowered to them.
     ///
     /// # Errors
-    /// When no honest runner of that pod can be in this state. Numbers beyond the slots are no error, but lowered to them.
+    /// Returns an error when a well-behaved runner of that pod cannot be in this state.
     pub fn new(state: RunnerState, slots: u32) -> Result<Self, Implausible> {
         let most = RunnerState::max_sessions(slots);
         if state.sessions.len() > most {
@@ -93,31 +93,30 @@ impl Report {
             boot_id: state.boot_id,
             generation: state.generation,
             engine: state.engine,
-            browser_version: state.browser_version.map(|version| shortened(&version, MAX_VERSION)),
-            playwright_version: shortened(&state.playwright_version, MAX_VERSION),
+            browser_version: state.browser_version.map(|version| truncated(&version, MAX_VERSION)),
+            playwright_version: truncated(&state.playwright_version, MAX_VERSION),
             draining: state.draining,
             slots,
             free: state.free.min(slots),
             spent: state.spent,
             hot: Hot { headless, headful: state.hot.headful.min(slots - headless) },
             warm: state.warm,
-            launch_error: state.launch_error.map(|error| shortened(&error, MAX_MESSAGE)),
+            launch_error: state.launch_error.map(|error| truncated(&error, MAX_MESSAGE)),
             sessions,
             index,
         })
     }
 
-    /// The sessions that it lists, in its order.
+    /// The listed sessions, in the order of the report.
     pub(in crate::core) fn sessions(&self) -> &[ListedSession] {
         &self.sessions
     }
 
-    /// The session of that UID, if it is listed.
     pub(in crate::core) fn session(&self, uid: &str) -> Option<&ListedSession> {
         self.index.get(uid).map(|at| &self.sessions[*at])
     }
 
-    /// How many sessions more it can list.
+    /// The number of further sessions that the runner can list.
     pub(in crate::core) fn room_in_list(&self) -> u32 {
         let left = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
         u32::try_from(left).unwrap_or(u32::MAX)
@@ -142,32 +141,33 @@ impl ListedSession {
             phase: session.phase,
             display: session.display,
             tier: session.tier,
-            end: session.end.map(shortened_end),
+            end: session.end.map(truncated_end),
         })
     }
 }
 
-/// An answer with its texts no longer than those of a state.
-pub(in crate::core) fn bounded(answer: BindAnswer) -> BindAnswer {
-    let session = Session { end: answer.session.end.map(shortened_end), ..answer.session };
+/// Truncates the texts of a bind answer to the limits of a report.
+pub(in crate::core) fn truncated_answer(answer: BindAnswer) -> BindAnswer {
+    let session = Session { end: answer.session.end.map(truncated_end), ..answer.session };
     BindAnswer {
-        boot_id: shortened(&answer.boot_id, MAX_IDENTIFIER),
-        browser_version: answer.browser_version.map(|version| shortened(&version, MAX_VERSION)),
-        playwright_version: shortened(&answer.playwright_version, MAX_VERSION),
+        boot_id: truncated(&answer.boot_id, MAX_IDENTIFIER),
+        browser_version: answer.browser_version.map(|version| truncated(&version, MAX_VERSION)),
+        playwright_version: truncated(&answer.playwright_version, MAX_VERSION),
         session,
         ..answer
     }
 }
 
-fn shortened_end(end: End) -> End {
-    End { message: shortened(&end.message, MAX_MESSAGE), ..end }
+fn truncated_end(end: End) -> End {
+    End { message: truncated(&end.message, MAX_MESSAGE), ..end }
 }
 
-fn shortened(text: &str, most: usize) -> String {
+fn truncated(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// Letters, digits and `-_.`: what a UID and a boot id are made of, and what means nothing else in a URL.
+/// Returns whether `text` is a valid UID or boot id: ASCII letters, digits and `-_.`, which have no special meaning in
+/// a URL.
 fn is_identifier(text: &str) -> bool {
     (1..=MAX_IDENTIFIER).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_lists_no_more_than_its_pod_can_hold() {
+    fn rejects_more_sessions_than_the_pod_can_hold() {
         let sessions = |count: usize| (0..count).map(|at| listed(&format!("s-{at}"), "ns", "s")).collect::<Vec<_>>();
         let most = RunnerState::max_sessions(1);
         let report = Report::new(state(sessions(most)), 1).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_only_names_that_may_stand_in_a_url() {
+    fn rejects_names_that_are_unsafe_in_a_url() {
         for bad in ["", "?x", "x/status", "..", "a/../b", "a#b", "a%2fb", "A", &"a".repeat(254)] {
             assert_eq!(
                 Report::new(state(vec![listed("s", "ns", bad)]), 1),
@@ -222,7 +222,7 @@ mod tests {
             let elsewhere = Report::new(state(vec![listed("s", bad, "s")]), 1);
             assert_eq!(elsewhere, Err(Implausible::Invalid("namespace")), "{bad:?}");
         }
-        assert!(Report::new(state(vec![listed("s", "a.b", "s")]), 1).is_err(), "a namespace has no dots");
+        assert!(Report::new(state(vec![listed("s", "a.b", "s")]), 1).is_err(), "a namespace contains no dots");
         for bad in ["", "a/b", "a?b", "ä", &"a".repeat(65)] {
             assert_eq!(
                 Report::new(state(vec![listed(bad, "ns", "s")]), 1),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_lie_within_the_slots_and_texts_are_short() {
+    fn clamps_numbers_and_truncates_texts() {
         let large = RunnerState {
             slots: u32::MAX,
             free: u32::MAX,
@@ -258,11 +258,11 @@ mod tests {
         ];
         assert!(texts.iter().all(|text| text.len() <= MAX_MESSAGE));
         let smaller = Report::new(RunnerState { slots: 1, free: 3, ..state(Vec::new()) }, 3).unwrap();
-        assert_eq!((smaller.slots, smaller.free), (1, 1), "its own word counts where it is less");
+        assert_eq!((smaller.slots, smaller.free), (1, 1), "the reported number counts when it is smaller");
     }
 
     #[test]
-    fn what_is_kept_of_an_answer_is_short() {
+    fn truncates_the_texts_of_a_bind_answer() {
         let long = || "\u{e4}".repeat(30_000);
         let answer = BindAnswer {
             boot_id: long(),
@@ -275,7 +275,7 @@ mod tests {
                 ..listed("s", "ns", "s")
             },
         };
-        let answer = bounded(answer);
+        let answer = truncated_answer(answer);
         let texts = [
             answer.boot_id,
             answer.browser_version.unwrap(),

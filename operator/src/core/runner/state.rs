@@ -1,4 +1,4 @@
-//! A runner as the leader sees it, and how much room it has: the ledger.
+//! The leader's view of a runner: its pod, its last report, the sessions assigned to it and its free slots.
 
 use crate::core::{
     clock::{Mono, Now},
@@ -6,7 +6,7 @@ use crate::core::{
     retry::RetryState,
     runner::{
         ends::Ends,
-        pod_read::{Fate, RunnerPod},
+        pod_read::{PodPhase, RunnerPod},
         report::Report,
     },
 };
@@ -20,92 +20,95 @@ use std::{
     time::Duration,
 };
 
-/// A pod that was to be gone so long ago sits on a node that does not answer: it does not count any more.
+/// Time after a pod's `deletionTimestamp` at which it counts as stuck, because its node does not answer. A stuck pod
+/// does not hold its ordinal.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// A runner that was silent for so long makes its sessions' Ready unknown.
-pub(in crate::core) const SHOW_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
-/// A runner that is not warm after so long is broken rather than busy launching.
-const LAUNCH_TIME: Duration = Duration::from_secs(120);
-/// A runner that ends by itself so soon after its browsers were hot has failed as one has where they never were.
-const LIVED: Duration = Duration::from_secs(30);
-/// From a pod's creation to the start of its container, when nothing holds it up. A pod that takes longer waits for a volume, an
-/// image or an init container, and makes no CPU busy.
+/// Silence of a runner after which `Ready` of its sessions becomes `Unknown`.
+pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
+/// Time after which a runner that is not warm counts as broken and no longer as launching.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
+/// A runner that exits by itself less than this time after it became warm counts as a failed launch.
+const MIN_UPTIME: Duration = Duration::from_secs(30);
+/// Usual time from the creation of a pod to the start of its container. A pod that takes longer waits for a volume, an
+/// image or an init container, and uses no CPU.
 const START_TIME: Duration = Duration::from_secs(5);
-/// Lookups of unknown sessions that one runner can cause at once, and the time after which it can cause another one.
-const LOOKUPS_AT_ONCE: u32 = 16;
+/// Lookups of unknown sessions that one runner can cause in a burst.
+const LOOKUP_BURST: u32 = 16;
+/// Time after which a runner can cause another lookup.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(in crate::core) struct Runner {
     pod: RunnerPod,
     link: Link,
-    /// What it reported last, even if it does not answer now.
+    /// The last report. It is kept while the runner does not answer.
     state: Option<Report>,
-    /// Every session that it may have is known: it has reported to this leader, or was created in its term.
-    accounted: bool,
-    /// It said no since it last told its state, or that does not tell of what it took: what is known of its room is not true.
+    /// All sessions of the runner are known: it has reported to this leader, or its pod was created in this term.
+    sessions_known: bool,
+    /// The runner refused or lost a session after its last report, so its free slots are unknown.
     refused: bool,
-    /// It was told to go.
-    leaving: bool,
-    /// Its browsers were all hot once.
+    /// This leader has deleted the pod.
+    deleting: bool,
+    /// All its browsers were hot at some time.
     was_warm: bool,
-    /// When they were for the first time, as far as is known here.
+    /// When this process first saw the runner warm.
     warm_since: Option<Mono>,
-    /// Since when they are not. Absent: they are, or never were.
+    /// When the runner stopped being warm. `None` while it is warm, or when it never was.
     cold_since: Option<Mono>,
-    /// Sessions that are bound here or may be.
+    /// Sessions that are bound to the runner, or may be.
     sessions: BTreeSet<Uid>,
-    /// When it was made, on the monotonic clock.
+    /// Creation time of the pod, on the monotonic clock.
     created: Mono,
-    /// When its container was first seen to run. The creation, where that was before this process knew the pod.
+    /// When the container was first seen running. The creation time if it ran before this process saw the pod.
     running_since: Option<Mono>,
-    /// When the lookups of unknown sessions that it caused are paid for, at one every [`LOOKUP_INTERVAL`].
-    lookups_paid: Mono,
-    /// Its events are followed.
+    /// Time until which the lookups of unknown sessions are accounted for, at one every [`LOOKUP_INTERVAL`].
+    lookups_paid_until: Mono,
+    /// The runner's event stream is followed.
     followed: bool,
-    /// The write of its annotation.
+    /// The write of the annotation with the public keys.
     annotation: RetryState,
-    /// Its deletion, while it is wanted and not done.
-    removal: RetryState,
-    /// Its early end was counted as a failure of its pool.
+    /// The deletion of the pod.
+    deletion: RetryState,
+    /// The end of the pod was checked for a failed launch.
     failure_recorded: bool,
-    /// The calls by which its sessions are ended.
+    /// The calls that end its sessions.
     ends: Ends,
 }
 
-/// What a report changed.
+/// What a report changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct ReportChange {
-    /// It differs from the last one, or the runner was not known to answer.
-    pub(in crate::core) is_news: bool,
-    /// Its browsers are all hot for the first time.
+    /// The report differs from the last one, or the runner's free slots were unknown before.
+    pub(in crate::core) changed: bool,
+    /// All browsers are hot for the first time.
     pub(in crate::core) first_warm: bool,
-    /// They are all hot, and were not by the last report.
+    /// All browsers are hot, and were not in the last report.
     pub(in crate::core) becomes_warm: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) enum Link {
-    /// Nobody follows it, or it has not spoken yet.
+    /// The runner has not reported to this leader.
     Unknown,
-    /// It speaks.
     Up,
-    /// It does not answer.
-    Silent { since: Mono },
+    /// The runner does not answer.
+    Silent {
+        since: Mono,
+    },
 }
 
 impl Runner {
     pub(in crate::core) fn new(pod: RunnerPod, now: Now) -> Self {
         let created = now.mono_of(pod.created);
         Self {
-            running_since: (pod.fate == Fate::Running).then_some(created),
-            lookups_paid: now.mono,
+            running_since: (pod.phase == PodPhase::Running).then_some(created),
+            lookups_paid_until: now.mono,
             pod,
             link: Link::Unknown,
             state: None,
-            accounted: false,
+            sessions_known: false,
             refused: false,
-            leaving: false,
+            deleting: false,
             was_warm: false,
             warm_since: None,
             cold_since: None,
@@ -113,7 +116,7 @@ impl Runner {
             created,
             followed: false,
             annotation: RetryState::Idle,
-            removal: RetryState::Idle,
+            deletion: RetryState::Idle,
             failure_recorded: false,
             ends: Ends::default(),
         }
@@ -127,47 +130,48 @@ impl Runner {
         &self.link
     }
 
-    /// What it reported last, even if it does not answer now.
+    /// The last report. It is kept while the runner does not answer.
     pub(in crate::core) fn report(&self) -> Option<&Report> {
         self.state.as_ref()
     }
 
-    /// When its pod was created, on the monotonic clock.
+    /// Creation time of the pod, on the monotonic clock.
     pub(in crate::core) fn created(&self) -> Mono {
         self.created
     }
 
-    /// Sessions that are bound here or may be.
+    /// Sessions that are bound to the runner, or may be.
     pub(in crate::core) fn sessions(&self) -> &BTreeSet<Uid> {
         &self.sessions
     }
 
-    /// A session is bound here, or may be. False: that is known.
+    /// Assigns a session to the runner. Returns `false` if it was assigned already.
     pub(in crate::core) fn assign(&mut self, session: &Uid) -> bool {
         self.sessions.insert(session.clone())
     }
 
-    /// A session is here no more. False: it was not here.
+    /// Removes a session from the runner. Returns `false` if it was not assigned.
     pub(in crate::core) fn unassign(&mut self, session: &Uid) -> bool {
         self.sessions.remove(session)
     }
 
-    /// Its pod was created in this term: it has no session of a former leader.
-    pub(in crate::core) fn mark_accounted(&mut self) {
-        self.accounted = true;
+    /// Records that the pod was created in this term, so that the runner has no session of a former leader.
+    pub(in crate::core) fn mark_sessions_known(&mut self) {
+        self.sessions_known = true;
     }
 
-    /// It refused a session, or forgot one that it had taken: it gets none before its next report.
+    /// Records that the runner refused or lost a session. It gets no session before its next report.
     pub(in crate::core) fn mark_refused(&mut self) {
         self.refused = true;
     }
 
-    /// Takes its report.
-    pub(in crate::core) fn heard(&mut self, report: &Report, now: Mono) -> ReportChange {
+    pub(in crate::core) fn record_report(&mut self, report: &Report, now: Mono) -> ReportChange {
         let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
-        // It reports every 10 s that it is there: of a thousand runners that is a hundred times a second.
-        let is_news = self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.accounted;
-        (self.link, self.refused, self.accounted) = (Link::Up, false, true);
+        // Unchanged reports cause no reconciliation. Each runner sends one every 10 s, so 1000 runners send 100 a
+        // second.
+        let changed =
+            self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.sessions_known;
+        (self.link, self.refused, self.sessions_known) = (Link::Up, false, true);
         let first_warm = report.warm && !self.was_warm;
         self.was_warm |= report.warm;
         if first_warm {
@@ -179,24 +183,24 @@ impl Runner {
             self.cold_since = Some(now);
         }
         self.state = Some(report.clone());
-        ReportChange { is_news, first_warm, becomes_warm: report.warm && !was_warm }
+        ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
-    /// It does not answer.
-    pub(in crate::core) fn silent(&mut self, now: Mono) {
+    pub(in crate::core) fn mark_silent(&mut self, now: Mono) {
         if !matches!(self.link, Link::Silent { .. }) {
             self.link = Link::Silent { since: now };
         }
     }
 
-    /// Its events are followed from now on. Returns the address; none: they are followed already, or it has no address yet.
+    /// Starts to follow the runner's events. Returns its address, or `None` if it is followed already or has no address
+    /// yet.
     pub(in crate::core) fn follow(&mut self) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.followed)?;
         self.followed = true;
         Some(address)
     }
 
-    /// Begins the write of its annotation, when that is due. Returns the annotation's new value.
+    /// Starts the write of the annotation if it is due. Returns the annotation's new value.
     pub(in crate::core) fn begin_annotation(&mut self, published: Option<&str>, now: Mono) -> Option<String> {
         if !self.annotation.may_start(now) || self.is_terminating() {
             return None;
@@ -214,147 +218,147 @@ impl Runner {
         self.annotation = self.annotation.failed(&self.pod.uid, now);
     }
 
-    /// Begins the deletion of its pod. False: it leaves already, or the deletion failed just now.
-    pub(in crate::core) fn begin_removal(&mut self, now: Mono) -> bool {
-        let begins = !self.leaving && self.removal.may_start(now);
+    /// Starts the deletion of the pod. Returns `false` if it was started already, or pauses after a failure.
+    pub(in crate::core) fn begin_deletion(&mut self, now: Mono) -> bool {
+        let begins = !self.deleting && self.deletion.may_start(now);
         if begins {
-            self.leaving = true;
-            self.removal = self.removal.started();
+            self.deleting = true;
+            self.deletion = self.deletion.started();
         }
         begins
     }
 
-    pub(in crate::core) fn removal_failed(&mut self, now: Mono) {
-        self.leaving = false;
-        self.removal = self.removal.failed(&self.pod.uid, now);
+    pub(in crate::core) fn deletion_failed(&mut self, now: Mono) {
+        self.deleting = false;
+        self.deletion = self.deletion.failed(&self.pod.uid, now);
     }
 
-    /// Whether its deletion was decided here.
-    pub(in crate::core) fn is_leaving(&self) -> bool {
-        self.leaving
+    /// Returns whether this leader has deleted the pod.
+    pub(in crate::core) fn is_deleting(&self) -> bool {
+        self.deleting
     }
 
-    /// When its deletion, if that failed, may be repeated.
-    pub(in crate::core) fn removal_wakes(&self) -> Option<Mono> {
-        self.removal.wakes()
+    pub(in crate::core) fn deletion_retry_at(&self) -> Option<Mono> {
+        self.deletion.retry_at()
     }
 
-    /// When a write of its pod that failed may be repeated.
-    pub(in crate::core) fn writes_wake(&self) -> impl Iterator<Item = Mono> {
-        [self.annotation.wakes(), self.removal.wakes()].into_iter().flatten()
+    /// When failed writes of the pod may be repeated.
+    pub(in crate::core) fn write_retries(&self) -> impl Iterator<Item = Mono> {
+        [self.annotation.retry_at(), self.deletion.retry_at()].into_iter().flatten()
     }
 
-    /// Whether its end is a failure of its pool that was not counted before: it ended by itself, and hardly lived.
+    /// Returns whether the end of the pod is a failed launch that was not counted before: it exited by itself before it
+    /// was warm for [`MIN_UPTIME`].
     pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
-        let hardly_lived = self.warm_since.is_none_or(|since| now.since(since) < LIVED);
-        let failed = hardly_lived && self.pod.killed_at.is_none() && !self.failure_recorded;
+        let exited_early = self.warm_since.is_none_or(|since| now.since(since) < MIN_UPTIME);
+        let failed = exited_early && self.pod.killed_at.is_none() && !self.failure_recorded;
         self.failure_recorded = true;
         failed
     }
 
-    /// Takes a later version of its pod.
+    /// Stores a newer version of the pod.
     pub(in crate::core) fn replace_pod(&mut self, pod: RunnerPod, now: Now) {
         self.pod = pod;
-        if self.pod.fate == Fate::Running {
+        if self.pod.phase == PodPhase::Running {
             self.running_since.get_or_insert(now.mono);
         }
     }
 
-    /// Whether it may have sessions that this leader does not know of. It counts as busy, and offers no slot.
-    pub(in crate::core) fn is_unheard(&self) -> bool {
-        !self.accounted && self.pod.address.is_some() && !self.pod.is_over()
+    /// Returns whether the runner may have sessions that this leader does not know. Such a runner counts as busy and
+    /// offers no slot.
+    pub(in crate::core) fn may_have_unknown_sessions(&self) -> bool {
+        !self.sessions_known && self.pod.address.is_some() && !self.pod.is_terminated()
     }
 
-    /// Takes one lookup of an unknown session that it lists, if it has one left. Each is a read of the API server, so a runner
+    /// Takes one lookup of an unknown session, if one is left. Each lookup is a read of the API server, so a runner
     /// that invents sessions gets only a few.
-    pub(in crate::core) fn may_look_up(&mut self, now: Mono) -> bool {
-        let paid = self.lookups_paid.max(now).after(LOOKUP_INTERVAL);
-        let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUPS_AT_ONCE);
+    pub(in crate::core) fn take_lookup(&mut self, now: Mono) -> bool {
+        let paid = self.lookups_paid_until.max(now).after(LOOKUP_INTERVAL);
+        let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUP_BURST);
         if granted {
-            self.lookups_paid = paid;
+            self.lookups_paid_until = paid;
         }
         granted
     }
 
-    /// Begins the call that ends a session, or has its end forgotten. Returns the address to call; none when it must not be called
-    /// now.
+    /// Starts the call that ends a session or acknowledges its end. Returns the address to call, or `None` if no call
+    /// is allowed now.
     pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Mono) -> Option<IpAddr> {
-        let address = self.pod.address.filter(|_| !self.pod.is_over())?;
+        let address = self.pod.address.filter(|_| !self.pod.is_terminated())?;
         let entry = self.state.as_ref().and_then(|state| state.session(session));
         let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
         let most = RunnerState::max_sessions(self.pod.slots);
         self.ends.start(session, ended, most, now).then_some(address)
     }
 
-    /// Such a call was answered, or given up.
+    /// Records that such a call was answered or abandoned.
     pub(in crate::core) fn end_answered(&mut self, session: &Uid, now: Mono) {
         self.ends.answered(session, now);
     }
 
-    /// Forgets the calls for sessions that it does not list any more.
+    /// Forgets the calls for sessions that the runner no longer lists.
     pub(in crate::core) fn forget_ends(&mut self, now: Mono) {
         let state = self.state.as_ref();
         self.ends.forget_unlisted(|uid| state.is_some_and(|state| state.session(uid).is_some()), now);
     }
 
-    /// When such a call may be repeated.
-    pub(in crate::core) fn ends_wake(&self, now: Mono) -> Option<Mono> {
-        self.ends.wakes(now)
+    pub(in crate::core) fn next_end_retry(&self, now: Mono) -> Option<Mono> {
+        self.ends.next_retry(now)
     }
 
-    /// The annotation with the public keys, when it has to be written. An issuer of which no key is published keeps those that the
-    /// runner has: without any, the runner would refuse all of that issuer's calls.
+    /// The new value of the annotation with the public keys, if it has to be written. An issuer without a published key
+    /// keeps the keys that the runner has, because without any key the runner would refuse all calls of that issuer.
     fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
         let published = published.filter(|published| *published != self.pod.keys)?;
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
         let wanted = match (parse(published), parse(&self.pod.keys)) {
-            (Ok(published), Ok(had)) => {
-                serde_json::to_string(&published.or_those_of(had)).expect("a map of strings serializes")
+            (Ok(published), Ok(current)) => {
+                serde_json::to_string(&published.or_those_of(current)).expect("a map of strings serializes")
             }
             _ => published.to_owned(),
         };
         (wanted != self.pod.keys).then_some(wanted)
     }
 
-    /// Whether it is on its way out.
+    /// Returns whether the pod is being deleted or has terminated.
     pub(in crate::core) fn is_terminating(&self) -> bool {
-        self.leaving || self.pod.killed_at.is_some() || self.pod.is_over()
+        self.deleting || self.pod.killed_at.is_some() || self.pod.is_terminated()
     }
 
-    /// Whether it takes a place in its pool.
+    /// Returns whether the pod holds its ordinal in the pool.
     pub(in crate::core) fn occupies_ordinal(&self, now: Now) -> bool {
-        !self.pod.is_over() && !self.is_stuck(now)
+        !self.pod.is_terminated() && !self.is_stuck(now)
     }
 
-    /// Whether it should long be gone.
+    /// Returns whether the pod still exists [`STUCK_AFTER`] its `deletionTimestamp`.
     pub(in crate::core) fn is_stuck(&self, now: Now) -> bool {
         self.stuck_from(now).is_some_and(|at| at <= now.mono)
     }
 
-    /// From when on it should long be gone.
+    /// When the pod becomes stuck, if it is being deleted.
     pub(in crate::core) fn stuck_from(&self, now: Now) -> Option<Mono> {
         let killed_at = self.pod.killed_at?;
         let left = Duration::try_from(killed_at.duration_since(now.wall)).unwrap_or_default();
         Some(now.mono_of(killed_at).after(left).after(STUCK_AFTER))
     }
 
-    /// Whether it answers.
+    /// Returns whether the runner answers.
     pub(in crate::core) fn is_up(&self) -> bool {
         self.link == Link::Up
     }
 
-    /// Whether its last report has that session.
+    /// Returns whether the last report lists the session.
     pub(in crate::core) fn lists(&self, session: &Uid) -> bool {
         self.state.as_ref().is_some_and(|state| state.session(session).is_some())
     }
 
-    /// Whether it has all the hot browsers that it is to have.
+    /// Returns whether the runner answers and all its browsers are hot.
     pub(in crate::core) fn is_warm(&self) -> bool {
         self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
     }
 
-    /// For how many sessions more it can be counted on, of a runner with so many slots, where it cannot be counted as an idle one.
-    /// What drains, is spent or does not answer takes none.
+    /// The free slots of a runner that autoscaling has to keep. `None` if the runner is idle and can be replaced by an
+    /// idle one of `slots` slots. A runner that drains, is spent or does not answer has no free slots.
     pub(in crate::core) fn kept_capacity(&self, slots: u32) -> Option<u32> {
         let lost = self.is_terminating() || matches!(self.link, Link::Silent { .. });
         match self.state.as_ref().filter(|_| !lost) {
@@ -367,50 +371,51 @@ impl Runner {
         }
     }
 
-    /// Whether it takes sessions or serves them.
+    /// Returns whether the runner is ready for sessions or has one.
     pub(in crate::core) fn serves(&self) -> bool {
         self.is_up() && !self.is_terminating() && (self.is_warm() || self.used() > 0)
     }
 
-    /// Whether it has its place: one that drains does for as long as its sessions live.
-    pub(in crate::core) fn is_in_place(&self) -> bool {
+    /// Returns whether the runner counts towards `maxUnavailable`. A draining runner does until its sessions have
+    /// ended.
+    pub(in crate::core) fn counts_as_available(&self) -> bool {
         self.serves() || self.is_terminating() && self.used() > 0
     }
 
-    /// Whether it goes, and is known to have no session: nobody has to wait for it.
+    /// Returns whether the runner is terminating and is known to have no session.
     pub(in crate::core) fn is_terminating_idle(&self) -> bool {
         self.is_terminating() && self.is_idle() && self.state.is_some()
     }
 
-    /// Whether it never came up, or came up once and launches no browser any more.
-    pub(in crate::core) fn is_useless(&self) -> bool {
+    /// Returns whether the runner never became warm, or can no longer launch browsers.
+    pub(in crate::core) fn is_broken(&self) -> bool {
         match &self.state {
             Some(state) => !state.warm && (!self.was_warm || state.launch_error.is_some()),
-            None => matches!(self.pod.fate, Fate::Pending(_)),
+            None => matches!(self.pod.phase, PodPhase::Pending(_)),
         }
     }
 
-    /// Whether it takes no session any more, as it has served as many as it may.
+    /// Returns whether the runner has served `sessionsPerRunner` sessions.
     pub(in crate::core) fn is_spent(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.spent)
     }
 
-    /// Whether it makes the CPUs busy with launching, or is about to.
+    /// Returns whether the runner launches browsers, or is about to, and so uses CPUs.
     pub(in crate::core) fn is_launching(&self, now: Now) -> bool {
-        match self.pod.fate {
+        match self.pod.phase {
             _ if self.is_terminating() => false,
-            Fate::Pending(None) => now.mono.since(self.created) < START_TIME,
-            Fate::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIME,
-            Fate::Pending(Some(_)) | Fate::Outcome { .. } => false,
+            PodPhase::Pending(None) => now.mono.since(self.created) < START_TIME,
+            PodPhase::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIMEOUT,
+            PodPhase::Pending(Some(_)) | PodPhase::Terminated { .. } => false,
         }
     }
 
-    /// A runner is overdue when it has had neither a session of ours nor a hot browser for longer than a launch takes. Sessions that
-    /// it invents make no difference, and neither does having been warm before.
+    /// Returns whether the runner has had neither an assigned session nor a hot browser for [`LAUNCH_TIMEOUT`].
+    /// Invented sessions and former hot browsers make no difference.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
-        let launches = self.pod.fate == Fate::Running && !self.is_terminating() && self.sessions.is_empty();
+        let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
         let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
-        launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIME
+        launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIMEOUT
     }
 
     fn has_launched(&self) -> bool {
@@ -421,22 +426,22 @@ impl Runner {
         self.running_since.map_or(Duration::ZERO, |since| now.mono.since(since))
     }
 
-    /// Whether no session is here, as far as anybody knows.
+    /// Returns whether the runner has no session, neither assigned nor reported.
     pub(in crate::core) fn is_idle(&self) -> bool {
         let lists_none = self.state.as_ref().is_none_or(|state| state.sessions().is_empty());
-        self.sessions.is_empty() && lists_none && !self.is_unheard()
+        self.sessions.is_empty() && lists_none && !self.may_have_unknown_sessions()
     }
 
-    /// Sessions that hold a slot here, or may.
+    /// Number of sessions that use a slot, or may use one.
     pub(in crate::core) fn used(&self) -> usize {
         let listed = self.state.iter().flat_map(Report::sessions);
         listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
-    /// What more it would take: its own word, but no more than its slots and its list can hold, less what it was sent and has not
-    /// reported yet.
+    /// The free slots: those that the runner reports, bounded by the slots of its pod and by its list, without the
+    /// slots of assigned sessions that it has not reported yet. `None` if it can take no session.
     pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
-        if !self.is_up() || self.refused || self.is_terminating() || self.is_unheard() {
+        if !self.is_up() || self.refused || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
         }
         let state = self.state.as_ref().filter(|state| !state.draining)?;
@@ -456,7 +461,7 @@ fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Room for sessions.
+/// Free slots and hot browsers of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct Room {
     pub(in crate::core) free: u32,
@@ -464,8 +469,8 @@ pub(in crate::core) struct Room {
 }
 
 impl Room {
-    /// One session of that display less. It takes a hot browser where there is one, and else displaces one of the other
-    /// kind when the hot ones fill all slots.
+    /// Takes a slot for a session with that display. The session takes a hot browser of its kind. Without one, it
+    /// displaces a hot browser of the other kind if these fill all free slots.
     pub(in crate::core) fn take(&mut self, display: Display) {
         self.free = self.free.saturating_sub(1);
         let (own, other) = match display {
@@ -480,27 +485,27 @@ impl Room {
     }
 }
 
-/// All runners, and the pods that claim to be some.
+/// All runners, and pods that claim to be runners of unknown pools.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Runners {
-    /// Pods whose controller is a pool that is known, or was when they were first seen.
+    /// Pods whose pool was known when they were first seen.
     by_pod: BTreeMap<Uid, Runner>,
-    /// Pods that claim to be runners of a pool that is not known. Nothing is decided by them.
+    /// Pods that claim to be runners of a pool that is not known. They affect no decision.
     claimants: BTreeMap<Uid, RunnerPod>,
 }
 
 impl Runners {
-    /// Keeps a pod until its pool is known.
+    /// Keeps a pod until its pool becomes known.
     pub(in crate::core) fn claim(&mut self, pod: RunnerPod) {
         self.claimants.insert(pod.uid.clone(), pod);
     }
 
-    /// Takes the pods that claimed to be this pool's.
+    /// Removes and returns the pods that claim this pool.
     pub(in crate::core) fn take_claimants(&mut self, pool: &WorkerPool) -> Vec<RunnerPod> {
         let claimants = std::mem::take(&mut self.claimants);
-        let (theirs, others) = claimants.into_iter().partition(|(_, pod)| pod.belongs_to(pool));
+        let (claimants, others) = claimants.into_iter().partition(|(_, pod)| pod.belongs_to(pool));
         self.claimants = others;
-        BTreeMap::into_values(theirs).collect()
+        BTreeMap::into_values(claimants).collect()
     }
 
     pub(in crate::core) fn retain_claimants(&mut self, keep: impl Fn(&Uid) -> bool) {
@@ -519,7 +524,7 @@ impl Runners {
         self.by_pod.remove(pod)
     }
 
-    /// A new leader has heard none of them.
+    /// Forgets all reports and assignments, because no runner has reported to the new leader.
     pub(in crate::core) fn begin_term(&mut self, now: Now) {
         for runner in self.by_pod.values_mut() {
             *runner = Runner::new(runner.pod.clone(), now);
@@ -546,17 +551,16 @@ impl Runners {
         self.by_pod.values()
     }
 
-    /// The runners of a pool.
     pub(in crate::core) fn of<'a>(&'a self, pool: &'a WorkerPool) -> impl Iterator<Item = &'a Runner> {
         self.by_pod.values().filter(move |runner| runner.pod.belongs_to(pool))
     }
 
-    /// The runners that list a session in their last report.
+    /// The runners whose last report lists the session.
     pub(in crate::core) fn listing<'a>(&'a self, session: &'a Uid) -> impl Iterator<Item = &'a Runner> {
         self.by_pod.values().filter(|runner| runner.lists(session))
     }
 
-    /// How many sessions each node has.
+    /// Number of assigned sessions by node.
     pub(in crate::core) fn sessions_on_nodes(&self) -> HashMap<&String, usize> {
         let mut count = HashMap::new();
         for runner in self.by_pod.values() {
@@ -606,7 +610,7 @@ mod tests {
             version: 1,
             created: Timestamp::UNIX_EPOCH,
             killed_at: None,
-            fate: Fate::Running,
+            phase: PodPhase::Running,
         }
     }
 
@@ -625,63 +629,67 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_news_when_something_changed() {
+    fn detects_what_a_report_changes() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.is_unheard() && !runner.is_up());
-        let heard = |is_news, first_warm, becomes_warm| ReportChange { is_news, first_warm, becomes_warm };
-        assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(true, false, false));
-        assert!(!runner.is_unheard() && runner.is_up());
-        assert_eq!(runner.heard(&report(1, false), Mono(0)), heard(false, false, false));
-        assert_eq!(runner.heard(&report(2, true), Mono(0)), heard(true, true, true));
-        assert_eq!(runner.heard(&report(3, false), Mono(0)), heard(true, false, false));
-        assert_eq!(runner.heard(&report(4, true), Mono(0)), heard(true, false, true));
-        runner.silent(Mono(5));
-        runner.silent(Mono(9));
+        assert!(runner.may_have_unknown_sessions() && !runner.is_up());
+        let change = |changed, first_warm, becomes_warm| ReportChange { changed, first_warm, becomes_warm };
+        assert_eq!(runner.record_report(&report(1, false), Mono(0)), change(true, false, false));
+        assert!(!runner.may_have_unknown_sessions() && runner.is_up());
+        assert_eq!(runner.record_report(&report(1, false), Mono(0)), change(false, false, false));
+        assert_eq!(runner.record_report(&report(2, true), Mono(0)), change(true, true, true));
+        assert_eq!(runner.record_report(&report(3, false), Mono(0)), change(true, false, false));
+        assert_eq!(runner.record_report(&report(4, true), Mono(0)), change(true, false, true));
+        runner.mark_silent(Mono(5));
+        runner.mark_silent(Mono(9));
         assert_eq!(*runner.link(), Link::Silent { since: Mono(5) });
-        assert_eq!(runner.heard(&report(4, true), Mono(9)), heard(true, false, false), "it answers again");
+        assert_eq!(
+            runner.record_report(&report(4, true), Mono(9)),
+            change(true, false, false),
+            "the runner answers again"
+        );
         runner.mark_refused();
         assert_eq!(runner.room(2, |_| None), None);
-        assert!(runner.heard(&report(4, true), Mono(9)).is_news, "its room is known again");
+        assert!(runner.record_report(&report(4, true), Mono(9)).changed, "its free slots are known again");
         assert_eq!(runner.room(2, |_| None).map(|room| room.free), Some(2));
     }
 
     #[test]
-    fn a_pod_is_deleted_once_and_again_after_a_failure() {
+    fn deletes_a_pod_once_and_retries_after_a_failure() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.begin_removal(Mono(0)) && !runner.begin_removal(Mono(0)) && runner.is_leaving());
-        runner.removal_failed(Mono(0));
-        assert!(!runner.is_leaving() && !runner.begin_removal(Mono(0)));
-        let again = runner.removal_wakes().unwrap();
-        assert!(runner.begin_removal(again));
+        assert!(runner.begin_deletion(Mono(0)) && !runner.begin_deletion(Mono(0)) && runner.is_deleting());
+        runner.deletion_failed(Mono(0));
+        assert!(!runner.is_deleting() && !runner.begin_deletion(Mono(0)));
+        let retry_at = runner.deletion_retry_at().unwrap();
+        assert!(runner.begin_deletion(retry_at));
     }
 
     #[test]
-    fn an_early_end_is_a_failure_once() {
+    fn records_an_early_exit_as_a_failure_once() {
         let mut early = Runner::new(pod("a", "p", None), at(0));
-        early.heard(&report(1, true), Mono(0));
+        early.record_report(&report(1, true), Mono(0));
         assert!(early.record_failure(Mono(29_999)) && !early.record_failure(Mono(29_999)));
         let mut late = Runner::new(pod("b", "p", None), at(0));
-        late.heard(&report(1, true), Mono(0));
+        late.record_report(&report(1, true), Mono(0));
         assert!(!late.record_failure(Mono(30_000)));
         let killed = RunnerPod { killed_at: Some(Timestamp::UNIX_EPOCH), ..pod("c", "p", None) };
-        assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "somebody deleted it");
+        assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "the pod was deleted");
     }
 
     #[test]
-    fn a_runner_is_followed_and_annotated_once() {
+    fn follows_and_annotates_a_runner_once() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
         assert!(runner.follow().is_some() && runner.follow().is_none());
         assert_eq!(runner.begin_annotation(None, Mono(0)), None, "no keys are published");
-        assert_eq!(runner.begin_annotation(Some("{}"), Mono(0)), None, "it has them");
+        assert_eq!(runner.begin_annotation(Some("{}"), Mono(0)), None, "the annotation has these keys");
         assert!(runner.begin_annotation(Some("new"), Mono(0)).is_some());
-        assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is under way");
+        assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is in flight");
         runner.annotation_failed(Mono(0));
-        let again = runner.writes_wake().next().unwrap();
-        assert!(runner.begin_annotation(Some("new"), again).is_some());
+        let retry_at = runner.write_retries().next().unwrap();
+        assert!(runner.begin_annotation(Some("new"), retry_at).is_some());
     }
 
     #[test]
-    fn a_pod_that_claims_a_pool_waits_for_it() {
+    fn keeps_claimants_until_their_pool_is_known() {
         let mut runners = Runners::default();
         for (uid, pool) in [("a", "p"), ("b", "q"), ("c", "p"), ("d", "p")] {
             runners.claim(pod(uid, pool, None));
@@ -697,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_counted_by_node_and_runners_found_by_pool() {
+    fn counts_sessions_by_node_and_finds_runners_by_pool() {
         let mut runners = Runners::default();
         for (uid, name, node) in [("a", "p", "n1"), ("b", "q", "n1"), ("c", "p", "n2")] {
             runners.insert(Runner::new(pod(uid, name, Some(node)), at(0)));
@@ -710,6 +718,6 @@ mod tests {
         let of = |name| runners.of(&pool(name)).map(|runner| runner.pod().uid.clone()).collect::<Vec<_>>();
         assert_eq!((of("p"), of("q"), of("r")), (vec!["a".into(), "c".into()], vec!["b".into()], Vec::<Uid>::new()));
         runners.begin_term(at(1));
-        assert!(runners[&"a".to_owned()].sessions().is_empty(), "a new leader has heard none of them");
+        assert!(runners[&"a".to_owned()].sessions().is_empty(), "a new term keeps no assignment");
     }
 }

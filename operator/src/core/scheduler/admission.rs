@@ -1,4 +1,4 @@
-//! Who may use a pool, by its owner's word, and what it says to those who may not.
+//! Admission: decides whether a pool accepts a session, and explains a rejection.
 
 use crate::core::{
     coordinator::Core,
@@ -10,62 +10,68 @@ use crate::core::{
 use camofleet_crds::{conditions::session as reasons, queue::Arrival, v1alpha1::EngineName};
 use std::collections::BTreeSet;
 
-/// Why a pool does not take what is asked for.
+/// Why a pool does not accept a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum Rejection {
-    /// It is being deleted.
+    /// The pool is being deleted.
     Deleted,
-    /// It is not for that namespace.
+    /// `allowedNamespaces` excludes the session's namespace.
     Namespace,
-    /// It does not know that tenant.
+    /// `limits.allowedTenants` does not list the tenant.
     Tenant,
-    /// It does not run that engine.
+    /// The pool does not run the engine.
     Engine(EngineName),
-    /// Its limit of priorities.
+    /// The priority is above `limits.maxPriority`.
     Priority { most: i32 },
-    /// Its limit of lifetimes.
+    /// The lifetime is above `limits.maxLifetimeSeconds`.
     Lifetime { most: i32 },
 }
 
 impl Rejection {
-    /// What a session that named the pool is told: that it waits for somebody to change something, or, where it asks for
-    /// more than the pool's limits give, that it is refused.
-    pub(in crate::core) fn words_to(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
+    /// Explains the rejection for the status of a session that names the pool. `Ok`: the session waits until the pool
+    /// is changed. `Err`: the session is refused because it exceeds a limit of the pool.
+    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
             Self::Deleted => Ok(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
-                format!("WorkerPool {name} is being deleted: name another"),
+                format!("WorkerPool {name} is being deleted; create the session with another `poolRef`"),
             )),
             Self::Namespace => Ok(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
-                    "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}: have its \
-                     `allowedNamespaces` name it, or name another pool",
+                    "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}; add \
+                     the namespace to its `allowedNamespaces`, or create the session with another `poolRef`",
                     pool.namespace
                 ),
             )),
             Self::Tenant => Ok(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
-                    "tenant {tenant} is not among `limits.allowedTenants` of WorkerPool {name}: leave `tenant` out, or have it added"
+                    "`limits.allowedTenants` of WorkerPool {name} does not list tenant {tenant}; add it, or create \
+                     the session without `tenant`"
                 ),
             )),
             Self::Engine(engine) => Ok(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
-                format!("WorkerPool {name} does not run {engine:?}: name another pool, or leave `engine` out"),
+                format!(
+                    "WorkerPool {name} does not run {engine:?}; create the session with another `poolRef` or \
+                     without `engine`"
+                ),
             )),
             Self::Priority { most } => Err(Outcome {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
-                    "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}: ask for less",
+                    "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
+                     lower priority",
                     demand.priority.0
                 ),
             }),
             Self::Lifetime { most } => Err(Outcome {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
-                    "maxLifetimeSeconds {} is above {most}, the limit of WorkerPool {name}: ask for less",
+                    "maxLifetimeSeconds {} is above {most}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
+                     the session with a shorter lifetime",
                     demand.max_lifetime_seconds.unwrap_or_default()
                 ),
             }),
@@ -74,11 +80,11 @@ impl Rejection {
 }
 
 impl Core {
-    /// Why that pool does not take that; none: it will, once there is room.
+    /// Why the pool does not accept the demand. `None` if it does, regardless of free slots.
     pub(in crate::core) fn rejection(&self, pool: &Pool, demand: &Demand) -> Option<Rejection> {
         let limits = &pool.object().spec.limits;
-        // First: what becomes of it is nobody's business for whom it is not.
-        if !pool.is_for(&demand.namespace, self.cluster.namespaces()) {
+        // Checked first, because sessions of other namespaces must not learn about the pool's state.
+        if !pool.allows_namespace(&demand.namespace, self.cluster.namespaces()) {
             return Some(Rejection::Namespace);
         }
         if pool.is_deleted() {
@@ -93,37 +99,37 @@ impl Core {
         if demand.priority.0 > limits.max_priority {
             return Some(Rejection::Priority { most: limits.max_priority });
         }
-        let asked = demand.max_lifetime_seconds.unwrap_or_default();
-        limits.max_lifetime_seconds.filter(|most| asked > *most).map(|most| Rejection::Lifetime { most })
+        let lifetime = demand.max_lifetime_seconds.unwrap_or_default();
+        limits.max_lifetime_seconds.filter(|most| lifetime > *most).map(|most| Rejection::Lifetime { most })
     }
 
-    /// Whether the session would go there, and the pool would have it.
-    pub(in crate::core) fn takes(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
-        self.means(demand, key) && self.rejection(pool, demand).is_none()
+    /// Returns whether the demand may use the pool and the pool accepts it, regardless of free slots.
+    pub(in crate::core) fn accepts(&self, key: &Key, pool: &Pool, demand: &Demand) -> bool {
+        self.targets(demand, key) && self.rejection(pool, demand).is_none()
     }
 
-    pub(in crate::core) fn means(&self, demand: &Demand, key: &Key) -> bool {
-        demand.means(key, &self.installation.namespace)
+    pub(in crate::core) fn targets(&self, demand: &Demand, key: &Key) -> bool {
+        demand.targets(key, &self.installation.namespace)
     }
 
-    /// The pools that would take what is asked for, once they have room.
+    /// The pools that accept the demand, regardless of free slots.
     pub(in crate::core) fn pools_for<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = (&'a Key, &'a Pool)> {
-        self.pools.iter().filter(|(key, pool)| self.takes(key, pool, demand))
+        self.pools.iter().filter(|(key, pool)| self.accepts(key, pool, demand))
     }
 
-    /// How many wait who may be served by that pool.
+    /// Number of waiting sessions that the pool accepts.
     pub(in crate::core) fn queued_for(&self, key: &Key) -> usize {
         self.pools.get(key).map_or(0, |pool| self.lanes_for(key, pool).map(BTreeSet::len).sum())
     }
 
     fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<Arrival>> {
         let lanes = self.sessions.queue().lanes();
-        let here = lanes.filter(move |(demand, _)| self.takes(key, pool, demand));
-        here.map(|(_, lane)| lane)
+        let accepted = lanes.filter(move |(demand, _)| self.accepts(key, pool, demand));
+        accepted.map(|(_, lane)| lane)
     }
 
-    /// Whether as many wait already, or came before it, as the queues of all pools that would take it let: then the session is
-    /// refused.
+    /// Refuses a session if the queue of every pool that accepts it is full. Sessions that were admitted or arrived
+    /// earlier count.
     pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<Outcome> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
@@ -138,7 +144,8 @@ impl Core {
         full.map(|(key, most)| Outcome {
             reason: reasons::QUEUE_FULL,
             message: format!(
-                "{most} sessions wait for WorkerPool {} already, which is its `limits.maxQueued`: try again later",
+                "{most} sessions already wait for WorkerPool {}, which is its `limits.maxQueued`; create the session \
+                 again later",
                 key.name
             ),
         })

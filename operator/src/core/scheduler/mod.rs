@@ -1,4 +1,4 @@
-//! Decides which session gets which slot: who may use a pool, who waits, and where there is room.
+//! Schedules sessions: admission to pools, the queue, and the assignment of slots.
 
 pub(in crate::core) mod admission;
 pub(in crate::core) mod placement;

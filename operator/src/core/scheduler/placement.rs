@@ -1,4 +1,4 @@
-//! Who gets which slot.
+//! Assigns free slots to waiting sessions, and explains why the others wait.
 
 use crate::core::{
     coordinator::Core,
@@ -24,35 +24,34 @@ use std::{
     iter::Peekable,
 };
 
-/// A pool that has room, as it is while slots are given out.
-struct Open<'a> {
+/// A pool with free slots, updated while slots are assigned.
+struct OpenPool<'a> {
     pool: &'a WorkerPool,
     runners: Vec<OpenRunner<'a>>,
-    /// Sessions that it has.
+    /// Sessions on the pool, including those assigned now.
     running: u32,
-    /// Those of each tenant before slots were given out.
-    had: &'a BTreeMap<String, u32>,
-    /// What was added for each tenant.
-    given: HashMap<&'a str, u32>,
+    /// Sessions of each tenant before slots were assigned.
+    running_before: &'a BTreeMap<String, u32>,
+    /// Sessions of each tenant that were assigned now.
+    assigned: HashMap<&'a str, u32>,
 }
 
 struct OpenRunner<'a> {
     uid: &'a Uid,
     room: Room,
     engine: Option<EngineName>,
-    /// It has the pool's current shape.
+    /// The runner has the pool's current shape.
     current: bool,
-    /// Sessions on its node.
-    neighbours: usize,
+    sessions_on_node: usize,
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenPool<'a> {
     fn running_of(&self, tenant: &str) -> u32 {
-        let given = self.given.get(tenant).copied().unwrap_or_default();
-        self.had.get(tenant).copied().unwrap_or_default() + given
+        let assigned = self.assigned.get(tenant).copied().unwrap_or_default();
+        self.running_before.get(tenant).copied().unwrap_or_default() + assigned
     }
 
-    /// Whether a session like that could have a slot here now.
+    /// Returns whether a session with this demand can get a slot now.
     fn has_room_for(&self, demand: &Demand) -> bool {
         limit_reached(self.pool, self.running, self.running_of(&demand.tenant), &demand.tenant).is_none()
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
@@ -62,31 +61,31 @@ impl<'a> Open<'a> {
         Turn::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
     }
 
-    /// How well it suits: hot browsers of the right kind, then room.
-    fn suits(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
+    /// Ranks the pool for a session: a matching hot browser first, then the number of free slots.
+    fn score(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
         let able = self.runners.iter().filter(|runner| runner.serves(engine));
         able.fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
     }
 
-    /// Takes the best slot: on a runner that has a hot browser, of the current shape, and, to leave others empty, with as
-    /// little room as will do, on the node with most sessions.
+    /// Takes the best slot. Runners rank by a matching hot browser, the current shape, fewest free slots and most
+    /// sessions on the node. The last two keep other runners and nodes empty.
     fn take(&mut self, demand: &'a Demand, display: Display) -> Option<&'a Uid> {
         let able = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
         let (at, best) = able.reduce(|best, other| {
             let rank = |runner: &OpenRunner| {
-                (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.neighbours)
+                (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.sessions_on_node)
             };
-            // Of equals the first.
+            // Ties go to the first runner.
             if rank(other.1) > rank(best.1) { other } else { best }
         })?;
         let uid = best.uid;
         best.room.take(display);
         if best.room.free == 0 {
-            // The order of the others stays, so that two runs choose alike.
+            // Keep the order, so that assignments are deterministic.
             self.runners.remove(at);
         }
         self.running += 1;
-        *self.given.entry(&demand.tenant).or_default() += 1;
+        *self.assigned.entry(&demand.tenant).or_default() += 1;
         Some(uid)
     }
 }
@@ -97,7 +96,7 @@ impl OpenRunner<'_> {
     }
 }
 
-/// Those who ask for the same, and the pools that would take them.
+/// Waiting sessions of equal demand, and the pools with free slots that accept them.
 struct Lane<'a> {
     demand: &'a Demand,
     waiting: Peekable<btree_set::Iter<'a, Arrival>>,
@@ -105,13 +104,14 @@ struct Lane<'a> {
 }
 
 impl Core {
-    /// Gives free slots to those who wait, each to whose turn it is. One that cannot be placed does not block the others.
+    /// Assigns free slots to waiting sessions in order of their turns. A session that cannot be placed does not block
+    /// others.
     pub(in crate::core) fn schedule(&mut self) {
         if !self.may_schedule() || self.sessions.queue().is_empty() {
             return;
         }
-        let chosen = self.assignments();
-        for (uid, runner) in chosen {
+        let assignments = self.assignments();
+        for (uid, runner) in assignments {
             let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod().pool.0.clone());
             self.outbox.send(Effect::Observe(Observation::Assigned {
                 session: uid.clone(),
@@ -121,14 +121,14 @@ impl Core {
             }));
             let since = self.outbox.mono();
             if let Some(session) = self.sessions.get_mut(&uid) {
-                // Whoever had a slot once may wait for another.
+                // If the runner refuses the session, it may wait again even if the queue is full.
                 session.admit();
             }
             self.set_stage(&uid, Stage::Binding { runner, since, call: RetryState::Idle });
         }
     }
 
-    /// Sessions and the runners that they are to have.
+    /// Returns sessions with their runners.
     fn assignments(&self) -> Vec<(Uid, Uid)> {
         let mut open = self.open_pools();
         let lanes = self.sessions.queue().lanes().map(|(demand, waiting)| {
@@ -136,9 +136,9 @@ impl Core {
             Lane { demand, waiting: waiting.iter().peekable(), pools }
         });
         let mut lanes: Vec<_> = lanes.filter(|lane| !lane.pools.is_empty()).collect();
-        let mut chosen = Vec::new();
+        let mut assignments = Vec::new();
         loop {
-            // What has no room for one of a lane now has none for its others.
+            // A pool without room for one session of a lane has none for the others of that lane.
             for lane in &mut lanes {
                 lane.pools.retain(|key| open.get(key).is_some_and(|open| open.has_room_for(lane.demand)));
             }
@@ -148,9 +148,9 @@ impl Core {
                 let turn = lane.pools.iter().map(|key| open[key].turn(lane.demand, arrival)).min()?;
                 Some((turn, at))
             });
-            let Some((_, at)) = turns.min() else { return chosen };
-            let Some(arrival) = lanes[at].waiting.peek().copied() else { return chosen };
-            // Where others are before it, it does not take their slot, however well that suits.
+            let Some((_, at)) = turns.min() else { return assignments };
+            let Some(arrival) = lanes[at].waiting.peek().copied() else { return assignments };
+            // Skip pools where another session has an earlier turn, even if they rank higher.
             let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
             let is_first = |key: &Key, others: &mut [Lane]| {
                 let turn = open[key].turn(demand, arrival);
@@ -163,19 +163,19 @@ impl Core {
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[arrival.uid()];
-            let suits = |key: &Key| open[key].suits(lane.demand.engine, session.object().display_in(open[key].pool));
-            // Of equals the first by name.
-            let best = first.into_iter().reduce(|best, other| if suits(other) > suits(best) { other } else { best });
-            let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return chosen };
+            let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_in(open[key].pool));
+            // Ties go to the first pool by name.
+            let best = first.into_iter().reduce(|best, other| if score(other) > score(best) { other } else { best });
+            let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return assignments };
             let display = session.object().display_in(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
-                chosen.push((arrival.uid().to_owned(), runner.clone()));
+                assignments.push((arrival.uid().to_owned(), runner.clone()));
             }
         }
     }
 
-    fn open_pools(&self) -> BTreeMap<&Key, Open<'_>> {
-        let mut open = BTreeMap::<&Key, Open>::new();
+    fn open_pools(&self) -> BTreeMap<&Key, OpenPool<'_>> {
+        let mut open = BTreeMap::<&Key, OpenPool>::new();
         let on_nodes = self.runners.sessions_on_nodes();
         for runner in self.runners.iter() {
             let uid = &runner.pod().uid;
@@ -193,36 +193,45 @@ impl Core {
                 room,
                 engine: runner.report().and_then(|state| state.engine),
                 current: pool.shapes.current().revision == runner.pod().revision,
-                neighbours: runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied().unwrap_or_default(),
+                sessions_on_node: runner
+                    .pod()
+                    .node
+                    .as_ref()
+                    .and_then(|node| on_nodes.get(node))
+                    .copied()
+                    .unwrap_or_default(),
             };
-            let open = open.entry(key).or_insert_with(|| Open {
+            let open = open.entry(key).or_insert_with(|| OpenPool {
                 pool: pool.object(),
                 runners: Vec::new(),
                 running: pool.sessions(),
-                had: pool.running(),
-                given: HashMap::new(),
+                running_before: pool.running(),
+                assigned: HashMap::new(),
             });
             open.runners.push(runner);
         }
         open
     }
 
-    /// What is due for a session without a slot: to be refused, to be told why it waits, or nothing yet.
+    /// Why a session has no slot. `Err` if it is refused.
     pub(in crate::core) fn wait_reason(&self, session: &Session) -> Result<WaitReason, Outcome> {
         let demand = Demand::of(session.object());
         let Some(key) = &demand.pool else { return Ok(self.no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
         let Some(pool) = self.pools.get(key) else {
-            // Of other namespaces is not told which pools there are.
+            // The status must not reveal which pools exist in other namespaces.
             return if *at == demand.namespace {
-                let words = format!("there is no WorkerPool {name} in namespace {at}: create it, or name another");
-                Ok(WaitReason::new(reasons::NO_MATCHING_POOL, words))
+                let message = format!(
+                    "there is no WorkerPool {name} in namespace {at}; create it, or create the session with another \
+                     `poolRef`"
+                );
+                Ok(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {
-                Rejection::Namespace.words_to(&demand, key)
+                Rejection::Namespace.explain(&demand, key)
             };
         };
-        if let Some(objection) = self.rejection(pool, &demand) {
-            return objection.words_to(&demand, key);
+        if let Some(rejection) = self.rejection(pool, &demand) {
+            return rejection.explain(&demand, key);
         }
         Ok(no_capacity_reason(pool, &demand))
     }
@@ -235,22 +244,22 @@ impl Core {
             (Some(_), Some(_)) => WaitReason::new(
                 reasons::NO_CAPACITY,
                 format!(
-                    "every slot that would do, of the pools that namespace {namespace} may use, is taken or not ready yet"
+                    "all suitable slots of the pools that namespace {namespace} may use are taken or not ready yet"
                 ),
             ),
             (None, _) => {
-                // What the pools of its own namespace have against it can be helped here.
+                // Explain the rejection by a pool of the session's own namespace, where its user can change the pool.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
-                let mut objections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
-                let words = objections.next().map(|(objection, key)| match objection.words_to(demand, key) {
+                let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
+                let message = rejections.next().map(|(rejection, key)| match rejection.explain(demand, key) {
                     Ok(wait) => wait.message,
-                    Err(over) => over.message,
+                    Err(outcome) => outcome.message,
                 });
                 WaitReason::new(
                     reasons::NO_MATCHING_POOL,
                     format!(
                         "no WorkerPool that namespace {namespace} may use can serve this session: {}",
-                        words.as_deref().unwrap_or("create one")
+                        message.as_deref().unwrap_or("create one")
                     ),
                 )
             }
@@ -267,13 +276,14 @@ fn no_capacity_reason(pool: &Pool, demand: &Demand) -> WaitReason {
     }
     let full = |message| WaitReason::new(reasons::NO_CAPACITY, message);
     if pool.object().spec.autoscaling.is_none() && pool.desired() == 0 {
-        full(format!("WorkerPool {name} has no runners: raise its `replicas`"))
+        full(format!("WorkerPool {name} has no runners; raise its `replicas`"))
     } else {
-        full(format!("every slot of WorkerPool {name} is taken or not ready yet"))
+        full(format!("all slots of WorkerPool {name} are taken or not ready yet"))
     }
 }
 
-/// The limit of the pool that keeps a session waiting when so many run, and so many of its tenant.
+/// Returns the limit of the pool that holds a session back. `running` sessions run on the pool, `of_tenant` of the
+/// session's tenant.
 fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) -> Option<WaitReason> {
     let limits = &pool.spec.limits;
     let name = pool.metadata.name.as_deref().unwrap_or_default();
@@ -281,14 +291,15 @@ fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) 
     if let Some(most) = reached(limits.max_sessions, running) {
         return Some(WaitReason::new(
             reasons::POOL_LIMIT_REACHED,
-            format!("WorkerPool {name} has its {most} sessions (`limits.maxSessions`)"),
+            format!("WorkerPool {name} has {most} sessions, which is its `limits.maxSessions`"),
         ));
     }
     reached(limits.max_sessions_per_tenant, of_tenant).map(|most| {
         WaitReason::new(
             reasons::TENANT_LIMIT_REACHED,
             format!(
-                "tenant {tenant} has its {most} sessions on WorkerPool {name} (`limits.maxSessionsPerTenant`): end one"
+                "tenant {tenant} has {most} sessions on WorkerPool {name}, which is its `limits.maxSessionsPerTenant`; \
+                 delete one"
             ),
         )
     })

@@ -1,4 +1,4 @@
-//! Who waits, in lanes.
+//! The queue of waiting sessions, grouped into lanes of equal demand.
 
 use crate::core::ids::{Key, Uid};
 use camofleet_crds::{
@@ -10,14 +10,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// All of a session that decides which pools and which runners would do, and when it is its turn besides its arrival.
+/// The properties of a session that decide which pools and runners can serve it, and its turn apart from its arrival.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::core) struct Demand {
     pub(in crate::core) priority: Reverse<i32>,
     pub(in crate::core) namespace: String,
-    /// On whose account it runs.
     pub(in crate::core) tenant: String,
-    /// The pool that it names.
+    /// The pool that the session names.
     pub(in crate::core) pool: Option<Key>,
     pub(in crate::core) engine: Option<EngineName>,
     pub(in crate::core) max_lifetime_seconds: Option<i32>,
@@ -40,9 +39,10 @@ impl Demand {
         }
     }
 
-    /// Whether it would go to that pool, as far as the session is asked. One that names none means those of its own namespace and of
-    /// the installation's: of others nobody asked for their runners, and whoever makes pools for all could draw all sessions to himself.
-    pub(in crate::core) fn means(&self, pool: &Key, installation: &str) -> bool {
+    /// Returns whether the session may use the pool, as far as the session is concerned. A session that names no pool
+    /// may use pools in its own and in the operator's namespace. Pools in other namespaces are excluded, because their
+    /// owners could otherwise attract all sessions.
+    pub(in crate::core) fn targets(&self, pool: &Key, installation: &str) -> bool {
         match &self.pool {
             Some(named) => named == pool,
             None => pool.namespace == self.namespace || pool.namespace == installation,
@@ -50,8 +50,9 @@ impl Demand {
     }
 }
 
-/// Sessions without a slot. Those that ask for the same wait in one lane, in the order of their arrival: where its first
-/// cannot be placed, none of it can. So a step costs what there are lanes, however many wait.
+/// Sessions without a slot. Sessions of equal demand wait in one lane, in order of arrival. If the first session of a
+/// lane cannot be placed, no session of the lane can, so scheduling costs depend on the number of lanes and not of
+/// sessions.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Queue {
     lanes: BTreeMap<Demand, BTreeSet<Arrival>>,
@@ -80,9 +81,9 @@ impl Queue {
         self.lanes.iter()
     }
 
-    /// Everyone in the lanes that a rule picks.
-    pub(in crate::core) fn waiting(&self, picked: impl Fn(&Demand) -> bool) -> Vec<Uid> {
-        let lanes = self.lanes.iter().filter(|(demand, _)| picked(demand));
+    /// UIDs of the sessions in the lanes for whose demand `matches` returns true.
+    pub(in crate::core) fn waiting(&self, matches: impl Fn(&Demand) -> bool) -> Vec<Uid> {
+        let lanes = self.lanes.iter().filter(|(demand, _)| matches(demand));
         lanes.flat_map(|(_, lane)| lane).map(|arrival| arrival.uid().to_owned()).collect()
     }
 }

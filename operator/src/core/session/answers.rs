@@ -1,4 +1,4 @@
-//! Answers of the API server and of runners about sessions.
+//! Handles answers of runners and of the API server about sessions.
 
 use crate::core::{
     coordinator::Core,
@@ -17,8 +17,8 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
-/// An orphan whose runner has caused all the lookups that it may is tried again after this time.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+/// Pause before the next attempt to look up an orphan whose runner has used up its lookups.
+const LOOKUP_RETRY: Duration = Duration::from_secs(5);
 
 impl Core {
     pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
@@ -26,24 +26,24 @@ impl Core {
             return;
         }
         if !self.sessions.contains(uid) {
-            // Deleted while the call was under way: the runner may have it all the same.
-            self.end_on(pod, uid);
+            // The session was deleted while the call was in flight. The runner may have taken it.
+            self.send_end(pod, uid);
             return;
         }
-        let answer = answer.map(report::bounded);
-        // What a former run of the runner took went with it.
+        let answer = answer.map(report::truncated_answer);
+        // A restarted runner process has lost the sessions of its former run.
         let boot_id = self.runners.get(pod).and_then(|runner| runner.report()).map(|state| &state.boot_id);
         let answer = match (answer, boot_id) {
             (Ok(answer), Some(boot_id)) if answer.boot_id != *boot_id => {
-                Err(BindFailure::Unknown("it was started anew".to_owned()))
+                Err(BindFailure::Unknown("the runner process restarted".to_owned()))
             }
             (answer, _) => answer,
         };
         let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage().clone());
         match (stage, answer) {
             (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
-                self.runner_has(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
-                self.settle_if_ended(uid, &answer);
+                self.set_bound(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
+                self.finish_if_ended(uid, &answer);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
                 if let Some(runner) = self.runners.get_mut(pod) {
@@ -51,30 +51,30 @@ impl Core {
                 }
                 self.set_stage(uid, Stage::Waiting);
             }
-            (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(words))) if runner == *pod => {
-                self.set_stage(uid, Stage::Outcome(Outcome { reason: reasons::LAUNCH_FAILED, message: words }));
+            (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(message))) if runner == *pod => {
+                self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::LAUNCH_FAILED, message: message }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
-            // A call that took new time-outs to a session that is there already.
+            // The call sent new timeouts for a session that the runner already has.
             (Stage::Bound(bound), Ok(answer)) if bound.runner == *pod => {
-                // Its list may have told of a later phase already.
+                // A report may have brought a later phase already.
                 let report = bound.report.clone().unwrap_or_else(|| SessionReport::answered(&answer));
                 let bound =
                     Bound { report: Some(report), sent_generation: generation, call: RetryState::Idle, ..bound };
                 self.set_stage(uid, Stage::Bound(bound));
-                self.settle_if_ended(uid, &answer);
+                self.finish_if_ended(uid, &answer);
             }
             (Stage::Bound(bound), Err(_)) if bound.runner == *pod => self.call_failed(uid),
-            // An answer to a call for something that was given up since: the runner's own list will tell.
+            // The bind was abandoned in the meantime. The runner's next report shows whether it has the session.
             (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
-            (Stage::Outcome(_) | Stage::Finished { .. }, _)
+            (Stage::Ended(_) | Stage::Finished { .. }, _)
             | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
         }
     }
 
-    fn settle_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
+    fn finish_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
         if answer.session.phase == SessionPhase::Ended {
-            self.set_stage(uid, Stage::Outcome(Outcome::reported(answer.session.end.as_ref())));
+            self.set_stage(uid, Stage::Ended(Outcome::reported(answer.session.end.as_ref())));
         }
     }
 
@@ -92,7 +92,7 @@ impl Core {
             Ok(object) => {
                 let fields = session.write_landed(uid, object.status.as_ref(), self.outbox.mono());
                 self.outbox.send_all(observe_pruned("BrowserSession", session.key(), fields));
-                // The watch may have been faster, with this change or with a later one.
+                // The watch may have delivered this version or a later one already.
                 if version(object.as_ref()) >= version(session.object().as_ref()) {
                     self.replace_object(uid, object.clone());
                 }
@@ -105,7 +105,7 @@ impl Core {
                     self.end_wherever_listed(uid);
                 }
             }
-            // Somebody was faster: what they wrote has to be seen before anything is decided.
+            // Another client changed or deleted the object. Read it before deciding anything else.
             Err(WriteFailure::Conflict | WriteFailure::Gone) => {
                 let key = session.key();
                 self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
@@ -117,7 +117,7 @@ impl Core {
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
 
-    /// An uncached read came back: after a conflict, or about an orphan.
+    /// Handles the answer to an uncached read, which follows a conflict or concerns an orphan.
     pub(in crate::core) fn session_read(
         &mut self,
         key: &Key,
@@ -126,7 +126,8 @@ impl Core {
     ) {
         let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
         match self.sessions.get(uid) {
-            // The session became known while it was read under the name that a runner gave it. That name proves nothing.
+            // The session became known while the API server was asked for the name that a runner reported. The runner
+            // may have reported a wrong name, so the answer says nothing about the session.
             Some(session) if session.key() != *key => {}
             Some(_) => self.known_session_read(uid, answer),
             None => self.orphan_read(uid, &answer),
@@ -141,7 +142,7 @@ impl Core {
                 self.session_applied(object);
             }
             Ok(None) => return self.session_gone(uid),
-            // The write that met a conflict is tried again, and meets the same one if nothing was learnt meanwhile.
+            // Repeat the write. It meets the same conflict unless the watch delivers the newer object first.
             Err(ReadFailure::Refused | ReadFailure::Transient) => {
                 session.write_failed(uid, &WriteFailure::Conflict, self.outbox.mono());
             }
@@ -154,10 +155,10 @@ impl Core {
             return;
         }
         match answer {
-            // That something is there is learnt from the watch alone: an answer may come before a list that is older than
-            // the object, and after its deletion.
+            // Only the watch adds sessions. This answer may arrive before a list that is older than the object, or
+            // after the deletion of the object.
             Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.mono()),
-            // Whether there is such a session cannot be found out, so it is left alone.
+            // The operator cannot find out whether the session exists, so it leaves the session alone.
             Err(ReadFailure::Refused) => self.orphans.lookup_refused(uid),
             Ok(None) => {
                 self.orphans.remove(uid);
@@ -177,12 +178,12 @@ impl Core {
         if known {
             session.call_settled();
         } else {
-            // It is asked for again, until the watch brings it or it is gone.
+            // Repeat the read until the watch delivers the pod or the pod is gone.
             session.call_failed(uid, self.outbox.mono());
         }
         if answer == Ok(false) && !known {
-            let message = "its pod was deleted while no operator looked".to_owned();
-            self.set_stage(uid, Stage::Outcome(Outcome { reason: reasons::RUNNER_LOST, message }));
+            let message = "the runner's pod was deleted while no operator was running".to_owned();
+            self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::RUNNER_LOST, message }));
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
@@ -190,7 +191,7 @@ impl Core {
     pub(in crate::core) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
         let Some(session) = self.sessions.get(uid) else { return };
         match answer {
-            // The watch tells when it is gone.
+            // The watch reports when the object is gone.
             Ok(()) | Err(WriteFailure::Gone) => {}
             Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
                 if matches!(session.stage(), Stage::Finished { .. }) {
@@ -200,7 +201,7 @@ impl Core {
         }
     }
 
-    /// Events for people, and measures, of what a write made known.
+    /// Publishes Kubernetes events and observations about the conditions that a write has changed.
     fn announce_changes(&mut self, uid: &Uid, former: &BrowserSession, object: &Arc<BrowserSession>) {
         let conditions_of = |object: &BrowserSession| {
             object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default()
@@ -208,14 +209,14 @@ impl Core {
         let (before, after) = (conditions_of(former), conditions_of(object));
         let became = |type_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_);
         for type_ in [SCHEDULED, READY, FINISHED] {
-            // A hot session is both at once, and one event says so.
+            // A hot session becomes Scheduled and Ready in one write. One event is enough.
             let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
             if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
-                let fails = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
+                let is_failure = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
                 self.outbox.send(Effect::PublishEvent {
                     session: object.clone(),
-                    normal: !fails,
-                    // A reason of an event says what happened: Scheduled, Ready, or why it finished.
+                    normal: !is_failure,
+                    // The event's reason names what happened: Scheduled, Ready, or why the session finished.
                     reason: if type_ == FINISHED { condition.reason.clone() } else { type_.to_owned() },
                     note: if condition.message.is_empty() {
                         condition.reason.clone()
@@ -240,7 +241,7 @@ impl Core {
                 started,
             }));
         }
-        // The watch may have been faster than this answer: what was published says it, and not the stage.
+        // Compare the written status and not the stage: the watch may have changed the stage before this answer came.
         if let Some(finished) = conditions::get(&after, FINISHED).filter(|_| became(FINISHED)) {
             let started = started.filter(|_| !session.was_ready());
             let (session, reason) = (object.clone(), finished.reason.clone());
@@ -248,20 +249,20 @@ impl Core {
         }
     }
 
-    /// Asks the API server about an orphan, when that is due and its runner may cause one more read.
+    /// Looks up an orphan at the API server if the lookup is due and its runner has a lookup left.
     pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
         let now = self.outbox.mono();
         let Some((runner, due)) = self.orphans.due(uid) else { return };
-        let may_look_up = |runner: &mut Runner| runner.may_look_up(now);
+        let take_lookup = |runner: &mut Runner| runner.take_lookup(now);
         let next = if due > now {
             due
-        } else if self.runners.get_mut(runner).is_some_and(may_look_up) {
+        } else if self.runners.get_mut(runner).is_some_and(take_lookup) {
             if let Some(key) = self.orphans.begin_lookup(uid) {
                 self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
             }
             return;
         } else {
-            now.after(LOOK_UP_AGAIN)
+            now.after(LOOKUP_RETRY)
         };
         self.outbox.requeue_at(Subject::Orphan(uid.clone()), Some(next));
     }

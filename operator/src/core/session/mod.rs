@@ -1,4 +1,4 @@
-//! Sessions: their state, and what happens to them.
+//! Sessions: state, reconciliation and published status.
 
 pub(in crate::core) mod answers;
 pub(in crate::core) mod queued_writes;

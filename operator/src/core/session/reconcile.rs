@@ -1,4 +1,5 @@
-//! What happens to a session.
+//! Reconciles sessions: follows their objects and the reports of their runners, makes the calls that are due, and
+//! publishes their status.
 
 use crate::core::{
     coordinator::Core,
@@ -8,12 +9,12 @@ use crate::core::{
     retry::RetryState,
     runner::{
         report::Report,
-        state::{Link, SHOW_UNREACHABLE_AFTER},
+        state::{Link, PUBLISH_UNREACHABLE_AFTER},
     },
     scheduler::{admission::Rejection, queue::Demand},
     session::{
         state::{Bound, Outcome, Session, SessionReport, Stage},
-        status::{self, Place, WaitReason},
+        status::{self, Location, WaitReason},
     },
 };
 use camofleet_crds::{
@@ -24,20 +25,20 @@ use camofleet_crds::{
 use camofleet_runner_api::SessionPhase;
 use std::{sync::Arc, time::Duration};
 
-/// Why a session waits may change with what others do, of which nobody tells it: it is looked at again after so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Why a session is over that was deleted before: a reason for those who count, since no status tells it.
+/// Interval between evaluations of a waiting session. The reason why it waits can change without an event about it.
+const REEVALUATION_INTERVAL: Duration = Duration::from_secs(30);
+/// Reason in metrics for a session that was deleted before it finished. It appears in no status.
 const DELETED: &str = "Deleted";
 
 impl Core {
     pub(in crate::core) fn session_applied(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
-        // What only waits for somebody's finalizer is not to be served any more.
+        // A session that only waits for a finalizer is not served any longer.
         if object.metadata.deletion_timestamp.is_some() {
             return self.session_gone(&uid);
         }
         let Some(session) = self.sessions.get(&uid) else {
-            // An answer that was slower than the watch may tell of a session that is gone.
+            // An answer that arrives after the watch event may contain a deleted session.
             if !self.tombstones.contains(&uid) {
                 self.add_session(object);
             }
@@ -51,7 +52,7 @@ impl Core {
         self.outbox.enqueue(Subject::Session(uid));
     }
 
-    /// The object has changed. What it asks for may have, too, and with it where it waits.
+    /// Stores a newer version of the object, and re-evaluates admission when its demand has changed.
     pub(in crate::core) fn replace_object(&mut self, uid: &Uid, object: Arc<BrowserSession>) {
         if self.sessions.replace_object(uid, object) {
             self.admission_changed();
@@ -64,27 +65,29 @@ impl Core {
         self.orphans.remove(&uid);
         self.sessions.add(&uid, object, self.outbox.now());
         self.set_stage(&uid, stage);
-        // Its runner may have told of it before this object came.
+        // Its runner may have reported the session before this object arrived.
         let listing = self.runners.listing(&uid).filter(|runner| runner.is_up());
         let listed: Vec<_> =
             listing.filter_map(|runner| Some((runner.pod().uid.clone(), runner.report()?.clone()))).collect();
         for (pod, state) in listed {
-            self.listed(&pod, &state, &uid);
+            self.session_listed(&pod, &state, &uid);
             self.outbox.enqueue(Subject::Unwanted(pod));
         }
     }
 
-    /// Another leader may have published something else than this one was about to: what is published holds.
+    /// Yields to the published status if another leader has published a different runner or the end of the session.
     pub(in crate::core) fn adopt_published_stage(&mut self, uid: &Uid) {
         let session = &self.sessions[uid];
         let published = Session::published_stage(session.object(), self.outbox.now());
         let yields = match (&published, session.stage()) {
             (Stage::Finished { .. }, Stage::Finished { .. }) => false,
             (Stage::Finished { .. }, _) => true,
-            (Stage::Bound(told), Stage::Waiting | Stage::Binding { .. }) => session.runner() != Some(&told.runner),
-            (Stage::Bound(told), Stage::Bound(own)) => told.runner != own.runner,
-            (Stage::Bound(_), Stage::Outcome(_) | Stage::Finished { .. })
-            | (Stage::Waiting | Stage::Binding { .. } | Stage::Outcome(_), _) => false,
+            (Stage::Bound(published), Stage::Waiting | Stage::Binding { .. }) => {
+                session.runner() != Some(&published.runner)
+            }
+            (Stage::Bound(published), Stage::Bound(own)) => published.runner != own.runner,
+            (Stage::Bound(_), Stage::Ended(_) | Stage::Finished { .. })
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Ended(_), _) => false,
         };
         if !yields {
             return;
@@ -96,13 +99,13 @@ impl Core {
         }
     }
 
-    /// Puts a session into a stage, with everything that follows from being in it.
+    /// Moves a session to a stage, and updates the queue, the runners and the tenant's count accordingly.
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(change) = self.sessions.set_stage(uid, stage) else { return };
-        if change.waits {
+        if change.is_waiting {
             self.outbox.enqueue(Subject::Queue);
         }
-        if change.waits || change.waited {
+        if change.is_waiting || change.was_waiting {
             self.demand_changed(&Demand::of(&change.object));
         }
         if change.left != change.entered {
@@ -124,7 +127,7 @@ impl Core {
         self.count_for_tenant(session, pod, changed, true);
     }
 
-    /// Takes a session off a runner, and off its tenant's account.
+    /// Removes a session from a runner and from its tenant's count.
     pub(in crate::core) fn unassign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(pod) else { return };
@@ -145,24 +148,24 @@ impl Core {
     pub(in crate::core) fn session_gone(&mut self, uid: &Uid) {
         let Some(session) = self.sessions.remove(uid) else { return };
         self.observe_deletion(&session);
-        if session.waits() {
+        if session.is_waiting() {
             self.demand_changed(&Demand::of(session.object()));
         }
         self.tombstones.insert(uid, self.outbox.mono());
         if let Some(pod) = session.runner() {
             self.unassign(session.object(), pod);
-            self.end_on(pod, uid);
+            self.send_end(pod, uid);
         }
         self.end_wherever_listed(uid);
         self.outbox.requeue_at(Subject::Session(uid.clone()), None);
         self.outbox.enqueue(Subject::Queue);
     }
 
-    /// One that was not over is by its deletion.
+    /// Observes the end of a session that was deleted before it finished.
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
-            Stage::Outcome(over) => over.reason,
+            Stage::Ended(outcome) => outcome.reason,
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
@@ -172,8 +175,8 @@ impl Core {
         }
     }
 
-    /// A runner lists this session.
-    pub(in crate::core) fn listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
+    /// Handles one session that a runner lists in its report.
+    pub(in crate::core) fn session_listed(&mut self, pod: &Uid, state: &Report, uid: &Uid) {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             let unknown = !self.tombstones.contains(uid);
@@ -183,25 +186,25 @@ impl Core {
             return;
         };
         match session.stage() {
-            // It ended before anybody was told of it.
-            Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_on(pod, session) => {
-                self.set_stage(uid, Stage::Outcome(Outcome::reported(entry.end.as_ref())));
+            // The session ended before it was published.
+            Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_bound_to(pod, session) => {
+                self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
-                self.set_stage(uid, Stage::Outcome(Outcome::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
             }
-            Stage::Waiting if self.may_be_on(pod, session) => {
-                self.runner_has(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+            Stage::Waiting if self.may_be_bound_to(pod, session) => {
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
-            // No leader gave it to that runner.
+            // No leader can have assigned the session to this runner.
             Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
-                self.runner_has(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
-                    let over = Outcome::reported(entry.end.as_ref());
-                    self.set_stage(uid, Stage::Outcome(over));
+                    let outcome = Outcome::reported(entry.end.as_ref());
+                    self.set_stage(uid, Stage::Ended(outcome));
                 } else {
                     let report = SessionReport::listed(entry, state);
                     if bound.report.as_ref() != Some(&report) {
@@ -210,24 +213,25 @@ impl Core {
                     }
                 }
             }
-            // What it should not have is ended by `end_unwanted`.
-            Stage::Binding { .. } | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => {}
+            // `end_unwanted` ends sessions that the runner must not keep.
+            Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
         }
     }
 
-    /// Whether a former leader may have given that session to that runner: what a runner lists is its own word.
-    fn may_be_on(&self, pod: &Uid, session: &Session) -> bool {
+    /// Returns whether a former leader may have assigned the session to this runner. A runner can list any session, so
+    /// its report alone proves nothing.
+    fn may_be_bound_to(&self, pod: &Uid, session: &Session) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let (key, demand) = (&runner.pod().pool.0, Demand::of(session.object()));
-        // Once its pool is gone, it is not known which other namespaces it served.
+        // Once its pool is deleted, the operator cannot tell which other namespaces it served.
         let Some(pool) = self.pool_of(runner) else {
-            return key.namespace == demand.namespace && self.means(&demand, key);
+            return key.namespace == demand.namespace && self.targets(&demand, key);
         };
         let refused = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
-        self.means(&demand, key) && !refused
+        self.targets(&demand, key) && !refused
     }
 
-    pub(in crate::core) fn runner_has(
+    pub(in crate::core) fn set_bound(
         &mut self,
         pod: &Uid,
         uid: &Uid,
@@ -237,8 +241,8 @@ impl Core {
         let session = &self.sessions[uid];
         let (since, sent_generation) = match session.stage() {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
-            // Adopted: nobody knows which time-outs it was sent, so they are sent again.
-            Stage::Waiting | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => (None, 0),
+            // The timeouts of an adopted session are unknown, so they are sent again.
+            Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
             self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.mono().since(since) }));
@@ -249,37 +253,38 @@ impl Core {
         self.set_stage(uid, Stage::Bound(bound));
     }
 
-    /// Everything that is due for a session.
+    /// Makes the due calls for a session, publishes its status and sets its next timer.
     pub(in crate::core) fn reconcile_session(&mut self, uid: &Uid) {
         if !self.sessions.contains(uid) {
             return;
         }
-        self.make_due_call(uid);
+        self.start_due_call(uid);
         let wait = self.reconcile_waiting(uid);
         self.publish(uid, wait.as_ref());
-        let alarm = self.alarm_of(uid);
-        self.outbox.requeue_at(Subject::Session(uid.clone()), alarm);
+        let timer = self.next_timer(uid);
+        self.outbox.requeue_at(Subject::Session(uid.clone()), timer);
     }
 
-    /// Makes the call that its stage wants: to the runner, or to have it deleted.
-    fn make_due_call(&mut self, uid: &Uid) {
+    /// Starts the call that the stage needs: to the runner, or the deletion of the object.
+    fn start_due_call(&mut self, uid: &Uid) {
         let now = self.outbox.mono();
         let session = &self.sessions[uid];
         let generation = session.generation();
         match session.stage().clone() {
             Stage::Binding { runner, call, .. } if call.may_start(now) => {
-                if self.bind_on(&runner, uid, true) {
+                if self.send_bind(&runner, uid, true) {
                     self.call_started(uid);
                 }
             }
             Stage::Bound(bound)
                 if bound.sent_generation != generation && bound.report.is_some() && bound.call.may_start(now) =>
             {
-                if self.bind_on(&bound.runner, uid, false) {
+                if self.send_bind(&bound.runner, uid, false) {
                     self.call_started(uid);
                 }
             }
-            // Published by another leader, on a pod that is not known here: it was deleted meanwhile, or is seen any moment.
+            // A former leader published a pod that this leader has not seen. It was deleted, or its watch event is
+            // late.
             Stage::Bound(bound) if !self.runners.contains(&bound.runner) && bound.call.may_start(now) => {
                 let published = session.object().status.as_ref().and_then(|status| status.runner.as_ref());
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
@@ -293,7 +298,7 @@ impl Core {
                 self.outbox.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Outcome(_) | Stage::Finished { .. } => {}
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -310,12 +315,12 @@ impl Core {
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
 
-    fn bind_on(&mut self, pod: &Uid, uid: &Uid, starts: bool) -> bool {
+    fn send_bind(&mut self, pod: &Uid, uid: &Uid, starts: bool) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let Some(address) = runner.pod().address else { return false };
         let session = &self.sessions[uid];
-        // A runner that outlives its pool drains. What was asked of it has to be found out, and what it has to be published,
-        // all the same; the defaults went with the pool.
+        // A runner that outlives its pool drains. The bind is still completed and published. The defaults of the pool
+        // are lost, so the built-in ones apply.
         let request = match self.pool_of(runner) {
             Some(pool) => session.request(pool.object()),
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
@@ -328,33 +333,34 @@ impl Core {
         seconds(self.sessions[uid].object().spec.ttl_seconds_after_finished)
     }
 
-    /// Of one that waits: ends it when it is refused or has waited too long, or says why it waits once that is worth saying.
+    /// Ends a waiting session that is rejected or has waited too long. Otherwise returns the reason for the wait, once
+    /// it has to be published.
     fn reconcile_waiting(&mut self, uid: &Uid) -> Option<WaitReason> {
         let session = &self.sessions[uid];
-        if !session.waits() || !self.may_schedule() {
+        if !session.is_waiting() || !self.may_schedule() {
             return None;
         }
-        match self.wait_of(session) {
+        match self.evaluate_wait(session) {
             Ok(wait) => {
-                // Whoever waits for somebody to change something is none of those who wait for a slot.
+                // A session that no pool accepts does not wait for a slot, so it is not admitted to a queue.
                 let admitted = self.pools_for(&Demand::of(session.object())).next().is_some();
                 if let Some(session) = self.sessions.get_mut(uid).filter(|_| admitted) {
                     session.admit();
                 }
                 wait
             }
-            Err(over) => {
-                self.set_stage(uid, Stage::Outcome(over));
+            Err(outcome) => {
+                self.set_stage(uid, Stage::Ended(outcome));
                 None
             }
         }
     }
 
-    fn wait_of(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
+    fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
         let wait = self.wait_reason(session)?;
-        let one_too_many = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
-        if let Some(over) = (!session.is_admitted()).then(one_too_many).flatten() {
-            return Err(over);
+        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
+        if let Some(outcome) = (!session.is_admitted()).then(queue_overflow).flatten() {
+            return Err(outcome);
         }
         let waited = self.outbox.mono().since(session.created());
         let limit = seconds(session.object().spec.queue_timeout_seconds);
@@ -362,49 +368,50 @@ impl Core {
             let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
             return Err(Outcome { reason: reasons::QUEUE_TIMEOUT, message });
         }
-        Ok((self.outbox.mono() >= session.shown_from()).then_some(wait))
+        Ok((self.outbox.mono() >= session.publish_queued_at()).then_some(wait))
     }
 
-    fn alarm_of(&self, uid: &Uid) -> Option<crate::core::Mono> {
+    fn next_timer(&self, uid: &Uid) -> Option<crate::core::Mono> {
         let session = &self.sessions[uid];
         let stage = match session.stage() {
             Stage::Waiting => {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
-                let (show, end) = (session.shown_from(), session.created().after(limit));
-                let again = if show > self.outbox.mono() { show } else { self.outbox.mono().after(LOOK_AGAIN) };
-                // Nobody is timed out before slots may be given out: `runner_accounted` looks again then.
-                self.may_schedule().then_some(again.min(end))
+                let (publish_at, timeout) = (session.publish_queued_at(), session.created().after(limit));
+                let reevaluate_at = self.outbox.mono().after(REEVALUATION_INTERVAL);
+                let next = if publish_at > self.outbox.mono() { publish_at } else { reevaluate_at };
+                // No session times out before scheduling starts. `start_scheduling` enqueues the waiting sessions then.
+                self.may_schedule().then_some(next.min(timeout))
             }
-            Stage::Binding { call, .. } => call.wakes(),
-            Stage::Bound(bound) => bound.call.wakes(),
-            Stage::Outcome(_) => None,
+            Stage::Binding { call, .. } => call.retry_at(),
+            Stage::Bound(bound) => bound.call.retry_at(),
+            Stage::Ended(_) => None,
             Stage::Finished { at, delete } => match delete {
                 RetryState::Idle => Some(at.after(self.ttl(uid))),
-                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.wakes(),
+                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.retry_at(),
             },
         };
-        // All that was due has been done: what is not later than now wakes for nothing, and must not hide what is.
-        stage.into_iter().chain(session.write().wakes()).filter(|at| *at > self.outbox.mono()).min()
+        // Everything due now is done. An earlier time would only cause an idle step, and hide a later one.
+        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.mono()).min()
     }
 
-    /// Writes its status, if that is not what it should be.
+    /// Writes the status if it differs from the desired one.
     fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
-        if session.write().rests(self.outbox.mono()) {
+        if session.write().is_blocked(self.outbox.mono()) {
             return;
         }
-        let place = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Place {
+        let location = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Location {
             pool: &runner.pod().pool.0,
             runner: &runner.pod().key,
             address: runner.pod().address,
             reachable: match *runner.link() {
                 Link::Up | Link::Unknown => true,
-                Link::Silent { since } => self.outbox.mono().since(since) < SHOW_UNREACHABLE_AFTER,
+                Link::Silent { since } => self.outbox.mono().since(since) < PUBLISH_UNREACHABLE_AFTER,
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
         let desired =
-            status::of_session(session, place.as_ref(), wait, &self.installation.public_url, self.outbox.now());
+            status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.outbox.now());
         let stored = session.object().status.as_ref();
         let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.mono()))
         else {

@@ -1,14 +1,14 @@
-//! A session, from its first sight to its deletion.
+//! State of a session from the first watch event to its deletion.
 //!
 //! ```text
-//!            choose                    runner has it
-//!  Waiting ─────────► Binding ───────────────────────► Bound ──── ended, lost ───► Over ── published ──► Finished ── TTL ──► deleted
-//!     ▲                  │ refused, lost                  │                          ▲
-//!     └──────────────────┴──────── lost, not published ───┘     no slot in time ─────┘
+//!           assign            runner has it
+//!  Waiting ────────► Binding ───────────────► Bound ─ ended, lost ─► Ended ─ published ─► Finished ─ TTL ─► deleted
+//!     ▲                 │ refused, lost         │                      ▲
+//!     └─────────────────┴── lost, unpublished ──┘    queue timeout ────┘
 //! ```
 //!
-//! What is published is a function of the stage (`status.rs`). What is published binds: a session whose status names a
-//! runner is never moved to another.
+//! `status.rs` computes the published status from the stage. A session whose status names a runner is never moved to
+//! another runner.
 
 use crate::core::{
     clock::{Interval, Mono, Now},
@@ -27,53 +27,53 @@ use camofleet_crds::{
 use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, SessionPhase, Tier};
 use std::{collections::HashMap, ops::Index, sync::Arc, time::Duration};
 
-/// `Queued` is published only of those who waited so long: a hot session never was.
-const SHOW_QUEUED_AFTER: Duration = Duration::from_millis(250);
+/// How long a session waits before `Queued` is published. A session that gets a hot browser is bound sooner.
+const PUBLISH_QUEUED_AFTER: Duration = Duration::from_millis(250);
 
-/// A session as the leader sees it.
+/// The leader's view of a session.
 #[derive(Debug)]
 pub(in crate::core) struct Session {
     object: Arc<BrowserSession>,
     stage: Stage,
-    /// When it was created, on the monotonic clock.
     created: Mono,
-    /// When this process first saw it, if it was untouched then: the start of what is measured.
+    /// When this process first saw the session, if it had no status then. Latency is measured from here.
     seen: Option<Now>,
     write: StatusWrite<BrowserSessionStatus>,
-    /// A write that names its runner is under way, or may have been done though it failed.
+    /// A status that names the runner is being written, or may have been stored although the write failed.
     publishing: bool,
-    /// It may wait: it was not too many when it came.
+    /// The session was let into the queue and may keep waiting.
     admitted: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::core) enum Stage {
-    /// It has no slot.
+    /// The session has no slot.
     Waiting,
-    /// A slot was chosen, and nobody knows yet whether the runner took it.
+    /// A slot is assigned. The runner has not confirmed that it took the session.
     Binding { runner: Uid, since: Mono, call: RetryState },
-    /// The runner has it, or is believed to.
+    /// The runner has the session, or the status says so.
     Bound(Bound),
-    /// It is over, which is not published yet.
-    Outcome(Outcome),
-    /// It is over, and everybody may know.
+    /// The session has ended. `Finished` is not published yet.
+    Ended(Outcome),
+    /// `Finished` is published.
     Finished { at: Mono, delete: RetryState },
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::core) struct Bound {
     pub(in crate::core) runner: Uid,
-    /// What the runner told. None: only the status says so (after a restart), and the runner has not spoken yet.
+    /// `None` after a restart of the operator, until the runner reports the session that the status names.
     pub(in crate::core) report: Option<SessionReport>,
-    /// The first of the runner's states in which its absence means that it is gone: boot id and generation. None: any.
+    /// Boot id and generation of the first report that lists the session. Its absence from an older report means
+    /// nothing. `None`: its absence from any report counts.
     pub(in crate::core) listed_from: Option<(String, u64)>,
-    /// Generation of the spec that the runner was sent.
+    /// Generation of the spec that was sent to the runner. 0 for an adopted session until its timeouts are sent again.
     pub(in crate::core) sent_generation: i64,
     pub(in crate::core) call: RetryState,
 }
 
 impl Bound {
-    /// Whether a state that does not list it means that it is gone.
+    /// Returns whether the session is lost when `state` does not list it.
     pub(in crate::core) fn is_missed_by(&self, state: &Report) -> bool {
         self.listed_from
             .as_ref()
@@ -81,7 +81,7 @@ impl Bound {
     }
 }
 
-/// What a runner told of a session.
+/// What a runner reported about a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) struct SessionReport {
     pub(in crate::core) phase: SessionPhase,
@@ -116,7 +116,7 @@ impl SessionReport {
     }
 }
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) struct Outcome {
     pub(in crate::core) reason: &'static str,
@@ -124,12 +124,11 @@ pub(in crate::core) struct Outcome {
 }
 
 impl Outcome {
-    /// What a runner reported.
     pub(in crate::core) fn reported(end: Option<&camofleet_runner_api::End>) -> Self {
         let Some(end) = end else {
             return Self {
                 reason: reasons::RUNNER_LOST,
-                message: "the runner ended it and did not say why".to_owned(),
+                message: "the runner ended the session without a reason".to_owned(),
             };
         };
         let reason = match end.reason {
@@ -138,20 +137,20 @@ impl Outcome {
             EndReason::LaunchFailed => reasons::LAUNCH_FAILED,
             EndReason::BrowserCrashed => reasons::BROWSER_CRASHED,
             EndReason::RunnerDrained => reasons::RUNNER_DRAINED,
-            // Only an operator deletes; one that no longer leads, or a person with its key.
+            // This leader did not delete the session. A former leader did, or someone who has the operator's key.
             EndReason::Deleted => reasons::RUNNER_LOST,
         };
         Self { reason, message: end.message.clone() }
     }
 
-    /// Whether something went wrong, rather than that its time was up.
+    /// Returns whether the session failed. Timeouts and drained runners are no failures.
     pub(in crate::core) fn is_failure(&self) -> bool {
         !matches!(self.reason, reasons::IDLE_TIMEOUT | reasons::LIFETIME_EXCEEDED | reasons::RUNNER_DRAINED)
     }
 }
 
 impl Session {
-    /// A session that has no slot yet, whatever its status says ([`Session::published_stage`]).
+    /// Creates a session without a slot. The caller applies [`Session::published_stage`].
     fn new(object: Arc<BrowserSession>, now: Now) -> Self {
         let created = object.metadata.creation_timestamp.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
         Self {
@@ -173,33 +172,31 @@ impl Session {
         &self.stage
     }
 
-    /// When it was created, on the monotonic clock.
+    /// Creation time of the object, on the monotonic clock.
     pub(in crate::core) fn created(&self) -> Mono {
         self.created
     }
 
-    /// The write of its status.
     pub(in crate::core) fn write(&self) -> &StatusWrite<BrowserSessionStatus> {
         &self.write
     }
 
-    /// Whether it may wait, because it was not too many when it came.
+    /// Returns whether the session may wait although the pool's queue is full now.
     pub(in crate::core) fn is_admitted(&self) -> bool {
         self.admitted
     }
 
-    /// From now on it may wait, however many do.
+    /// Lets the session wait from now on, even if `limits.maxQueued` is exceeded.
     pub(in crate::core) fn admit(&mut self) {
         self.admitted = true;
     }
 
-    /// The write of this status begins.
     pub(in crate::core) fn begin_write(&mut self, status: BrowserSessionStatus) {
         self.publishing = status.runner.is_some();
         self.write.begin(status);
     }
 
-    /// The write was accepted, and this is stored now. Returns the fields that are not as they were sent.
+    /// Records that the write was accepted. Returns the fields whose stored value differs from the one that was sent.
     pub(in crate::core) fn write_landed(
         &mut self,
         uid: &Uid,
@@ -214,26 +211,25 @@ impl Session {
         self.write.failed(failure, uid, now);
     }
 
-    /// What is stored was read: no write is under way.
+    /// Forgets the last write, because the stored object was read.
     pub(in crate::core) fn write_settled(&mut self) {
         (self.write, self.publishing) = (StatusWrite::default(), false);
     }
 
-    /// The call that its stage wants is under way: to its runner, or to have it deleted.
+    /// Marks the call that the stage needs as in flight: to the runner, or the deletion of the object.
     pub(in crate::core) fn call_started(&mut self) {
         if let Some(call) = self.call_mut() {
             *call = call.started();
         }
     }
 
-    /// That call failed, and is repeated after a pause.
+    /// Schedules that call again after a pause.
     pub(in crate::core) fn call_failed(&mut self, uid: &Uid, now: Mono) {
         if let Some(call) = self.call_mut() {
             *call = call.failed(uid, now);
         }
     }
 
-    /// That call was answered, and none is wanted.
     pub(in crate::core) fn call_settled(&mut self) {
         if let Some(call) = self.call_mut() {
             *call = RetryState::Idle;
@@ -244,7 +240,7 @@ impl Session {
         match &mut self.stage {
             Stage::Binding { call, .. } | Stage::Bound(Bound { call, .. }) => Some(call),
             Stage::Finished { delete, .. } => Some(delete),
-            Stage::Waiting | Stage::Outcome(_) => None,
+            Stage::Waiting | Stage::Ended(_) => None,
         }
     }
 
@@ -252,17 +248,17 @@ impl Session {
         Key::of(self.object.as_ref())
     }
 
-    pub(in crate::core) fn waits(&self) -> bool {
+    pub(in crate::core) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
     }
 
-    /// When it has waited for so long that it is worth being published. Not from `creationTimestamp`, which has whole
-    /// seconds, where the session was seen fresh.
-    pub(in crate::core) fn shown_from(&self) -> Mono {
-        self.seen.map_or(self.created, |seen| seen.mono).after(SHOW_QUEUED_AFTER)
+    /// When `Queued` is published. It is counted from the first sight of a new session, because `creationTimestamp` has
+    /// whole seconds.
+    pub(in crate::core) fn publish_queued_at(&self) -> Mono {
+        self.seen.map_or(self.created, |seen| seen.mono).after(PUBLISH_QUEUED_AFTER)
     }
 
-    /// The time since it was first seen here, if it was untouched then.
+    /// The time since this process first saw the session. `None` if the session had a status then.
     pub(in crate::core) fn since_seen(&self, now: Now) -> Option<Interval> {
         self.seen.map(|from| Interval { from, to: now })
     }
@@ -271,32 +267,32 @@ impl Session {
         self.object.metadata.generation.unwrap_or_default()
     }
 
-    /// The runner that it has, or may have.
+    /// The pod of the runner that has the session, or may have it.
     pub(in crate::core) fn runner(&self) -> Option<&Uid> {
         match &self.stage {
             Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
-            Stage::Waiting | Stage::Outcome(_) | Stage::Finished { .. } => None,
+            Stage::Waiting | Stage::Ended(_) | Stage::Finished { .. } => None,
         }
     }
 
-    /// The runner that users were told, or may be being told just now.
+    /// Returns whether the status names a runner, or a write that names one may have succeeded.
     pub(in crate::core) fn is_published(&self) -> bool {
-        let told = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
-        told || self.publishing
+        let published = self.object.status.as_ref().is_some_and(|status| status.runner.is_some());
+        published || self.publishing
     }
 
-    /// Its status names a runner, and not the one in this pod.
+    /// Returns whether the status names a runner other than the one in `pod`.
     pub(in crate::core) fn is_published_elsewhere(&self, pod: &Uid) -> bool {
         let published = self.object.status.as_ref().and_then(|status| status.runner.as_ref());
         published.is_some_and(|published| published.uid != *pod)
     }
 
-    /// Whether its status ever said Ready.
+    /// Returns whether the session has been Ready at some time.
     pub(in crate::core) fn was_ready(&self) -> bool {
         self.object.status.as_ref().is_some_and(|status| status.ready_time.is_some())
     }
 
-    /// The stage that the object alone tells, as after a start.
+    /// The stage that follows from the object alone, as after a restart of the operator.
     pub(in crate::core) fn published_stage(object: &BrowserSession, now: Now) -> Stage {
         let Some(status) = &object.status else { return Stage::Waiting };
         if status.state == SessionState::Finished {
@@ -315,7 +311,7 @@ impl Session {
         }
     }
 
-    /// What the runner of that pool is asked for.
+    /// The bind request for a runner of `pool`, which supplies the defaults.
     pub(in crate::core) fn request(&self, pool: &WorkerPool) -> BindRequest {
         let key = self.key();
         let seconds = |seconds: i32| u32::try_from(seconds).unwrap_or_default();
@@ -331,7 +327,7 @@ impl Session {
     }
 }
 
-/// All sessions, and the queue of those without a slot: a session is in the queue exactly while it waits.
+/// All sessions, and the queue. A session is in the queue exactly while it is in stage [`Stage::Waiting`].
 #[derive(Debug, Default)]
 pub(in crate::core) struct Sessions {
     by_uid: HashMap<Uid, Session>,
@@ -339,20 +335,20 @@ pub(in crate::core) struct Sessions {
     queued_writes: QueuedWrites,
 }
 
-/// What a session's change of stage means for others.
+/// The effects of a stage change on runners, pools and the queue.
 #[derive(Debug)]
 pub(in crate::core) struct StageChange {
     pub(in crate::core) object: Arc<BrowserSession>,
-    /// The pod of the runner that it had, or may have had, and of the one that it has now.
+    /// The runner's pod before the change.
     pub(in crate::core) left: Option<Uid>,
+    /// The runner's pod after the change.
     pub(in crate::core) entered: Option<Uid>,
-    /// Whether it waited for a slot, and whether it does now.
-    pub(in crate::core) waited: bool,
-    pub(in crate::core) waits: bool,
+    pub(in crate::core) was_waiting: bool,
+    pub(in crate::core) is_waiting: bool,
 }
 
 impl Sessions {
-    /// Adds a session that has no slot yet. It takes the place of the one with its UID.
+    /// Adds a session without a slot. It replaces a session with the same UID.
     pub(in crate::core) fn add(&mut self, uid: &Uid, object: Arc<BrowserSession>, now: Now) {
         self.remove(uid);
         self.queue.insert(&object);
@@ -361,19 +357,19 @@ impl Sessions {
 
     pub(in crate::core) fn remove(&mut self, uid: &Uid) -> Option<Session> {
         let session = self.by_uid.remove(uid)?;
-        if session.waits() {
+        if session.is_waiting() {
             self.queue.remove(&session.object);
             self.queued_writes.withdraw(uid);
         }
         Some(session)
     }
 
-    /// Takes another version of its object. True: it waits, and not for the same as before.
+    /// Stores a newer version of the object. Returns whether the session waits and its demand has changed.
     pub(in crate::core) fn replace_object(&mut self, uid: &Uid, object: Arc<BrowserSession>) -> bool {
         let Some(session) = self.by_uid.get_mut(uid) else { return false };
         session.write.object_changed();
         let former = std::mem::replace(&mut session.object, object);
-        let changes = session.waits() && Demand::of(&former) != Demand::of(&session.object);
+        let changes = session.is_waiting() && Demand::of(&former) != Demand::of(&session.object);
         if changes {
             self.queue.remove(&former);
             self.queue.insert(&session.object);
@@ -383,25 +379,26 @@ impl Sessions {
 
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) -> Option<StageChange> {
         let session = self.by_uid.get_mut(uid)?;
-        let (left, waited) = (session.runner().cloned(), session.waits());
+        let (left, was_waiting) = (session.runner().cloned(), session.is_waiting());
         session.stage = stage;
-        let (entered, waits) = (session.runner().cloned(), session.waits());
+        let (entered, is_waiting) = (session.runner().cloned(), session.is_waiting());
         let object = session.object.clone();
-        if waits {
+        if is_waiting {
             self.queue.insert(&object);
-        } else if waited {
+        } else if was_waiting {
             self.queue.remove(&object);
             self.queued_writes.withdraw(uid);
         }
-        Some(StageChange { object, left, entered, waited, waits })
+        Some(StageChange { object, left, entered, was_waiting, is_waiting })
     }
 
-    /// Begins the write of a session's `Queued`. False: too many are under way, and [`Sessions::finish_write`] returns it later.
+    /// Begins the write of `Queued` for a session. Returns `false` when too many are in flight.
+    /// [`Sessions::finish_write`] then returns the session later.
     pub(in crate::core) fn begin_queued_write(&mut self, uid: &Uid) -> bool {
         self.queued_writes.begin(uid)
     }
 
-    /// The write of a session's status has finished. Returns a session whose `Queued` may be written now.
+    /// Records that a status write has finished. Returns a session whose `Queued` may be written now.
     pub(in crate::core) fn finish_write(&mut self, uid: &Uid) -> Option<Uid> {
         self.queued_writes.finish(uid)
     }
@@ -468,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_queued_exactly_while_it_waits() {
+    fn queues_a_session_exactly_while_it_waits() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(1), NOW);
         sessions.add(&uid, object(2), NOW);
@@ -476,11 +473,17 @@ mod tests {
         assert!(sessions.replace_object(&uid, object(3)) && !sessions.replace_object(&uid, object(3)));
         assert_eq!(waiting(&sessions), [(3, 1)]);
         let change = sessions.set_stage(&uid, binding()).unwrap();
-        assert_eq!((change.left, change.entered, change.waited, change.waits), (None, Some("r".into()), true, false));
+        assert_eq!(
+            (change.left, change.entered, change.was_waiting, change.is_waiting),
+            (None, Some("r".into()), true, false)
+        );
         assert_eq!(waiting(&sessions), []);
-        assert!(!sessions.replace_object(&uid, object(4)), "it does not wait");
+        assert!(!sessions.replace_object(&uid, object(4)), "the session is not waiting");
         let change = sessions.set_stage(&uid, Stage::Waiting).unwrap();
-        assert_eq!((change.left, change.entered, change.waited, change.waits), (Some("r".into()), None, false, true));
+        assert_eq!(
+            (change.left, change.entered, change.was_waiting, change.is_waiting),
+            (Some("r".into()), None, false, true)
+        );
         assert_eq!(waiting(&sessions), [(4, 1)]);
         assert!(sessions.remove(&uid).is_some() && sessions.remove(&uid).is_none());
         assert_eq!(waiting(&sessions), []);
@@ -488,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_waits_no_longer_has_no_queued_to_write() {
+    fn withdraws_the_queued_write_of_a_session_that_stops_waiting() {
         let mut sessions = Sessions::default();
         let uid = |number: usize| format!("s-{number}");
         for number in 0..20 {
@@ -496,21 +499,21 @@ mod tests {
             object.metadata.uid = Some(uid(number));
             sessions.add(&uid(number), Arc::new(object), NOW);
         }
-        let under_way = (0..20).take_while(|number| sessions.begin_queued_write(&uid(*number))).count();
-        assert!(under_way < 18, "all are under way");
-        for number in under_way + 1..20 {
+        let in_flight = (0..20).take_while(|number| sessions.begin_queued_write(&uid(*number))).count();
+        assert!(in_flight < 18, "the number of writes in flight is not limited");
+        for number in in_flight + 1..20 {
             sessions.begin_queued_write(&uid(number));
         }
-        // One of those whose turn comes gets a slot, the others but the last are deleted.
-        sessions.set_stage(&uid(under_way), binding());
-        for number in under_way + 1..19 {
+        // The next session gets a slot. All others but the last are deleted.
+        sessions.set_stage(&uid(in_flight), binding());
+        for number in in_flight + 1..19 {
             sessions.remove(&uid(number));
         }
         assert_eq!([sessions.finish_write(&uid(0)), sessions.finish_write(&uid(1))], [Some(uid(19)), None]);
     }
 
     #[test]
-    fn a_call_is_made_once_at_a_time_and_pauses_after_a_failure() {
+    fn allows_one_call_at_a_time_and_pauses_after_a_failure() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(0), NOW);
         sessions.set_stage(&uid, binding());
@@ -528,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_published_counts_as_published() {
+    fn a_write_that_may_have_succeeded_counts_as_published() {
         let (mut sessions, uid) = (Sessions::default(), "u".to_owned());
         sessions.add(&uid, object(0), NOW);
         let runner = RunnerRef { name: "r".into(), uid: "r".into(), address: String::new() };
@@ -537,11 +540,11 @@ mod tests {
         assert!(!session.is_published());
         session.begin_write(status.clone());
         session.write_failed(&uid, &WriteFailure::Transient(String::new()), Mono(0));
-        assert!(session.is_published(), "the write may have been done though it failed");
+        assert!(session.is_published(), "a failed write may have been stored");
         session.write_settled();
         assert!(!session.is_published());
         session.begin_write(status.clone());
         assert_eq!(session.write_landed(&uid, Some(&status), Mono(0)), Vec::<String>::new());
-        assert!(!session.is_published(), "from here on the object tells");
+        assert!(!session.is_published(), "after the answer only the stored object counts");
     }
 }

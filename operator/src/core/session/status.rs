@@ -1,5 +1,5 @@
-//! The statuses that are published, as functions of what is known. Each starts from the status that stands there, so that
-//! two that differ in nothing but the time at which they were computed are equal, and nothing is written.
+//! Computes the published status of a session from its stage. Each status starts from the stored one, so that an
+//! unchanged stage gives an equal status, and nothing is written.
 
 use crate::core::{
     clock::Now,
@@ -15,11 +15,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use std::{net::IpAddr, time::Duration};
 
 /// Where a bound session runs.
-pub(super) struct Place<'a> {
+pub(super) struct Location<'a> {
     pub(super) pool: &'a Key,
     pub(super) runner: &'a Key,
     pub(super) address: Option<IpAddr>,
-    /// Whether the runner has answered lately.
+    /// Whether the runner answers, or has been silent for less than 15 s.
     pub(super) reachable: bool,
     pub(super) spec: Option<&'a WorkerPool>,
 }
@@ -37,24 +37,24 @@ impl WaitReason {
     }
 }
 
-/// The status that the session should have. None: what stands there is as good as anything.
+/// Returns the desired status. `None` means that the stored status needs no change.
 pub(super) fn of_session(
     session: &Session,
-    place: Option<&Place>,
+    location: Option<&Location>,
     wait: Option<&WaitReason>,
     public_url: &str,
     now: Now,
 ) -> Option<BrowserSessionStatus> {
-    let former = session.write().known(session.object().status.as_ref()).cloned().unwrap_or_default();
+    let former = session.write().base(session.object().status.as_ref()).cloned().unwrap_or_default();
     match session.stage() {
         Stage::Waiting => wait.map(|wait| queued(former, session, wait, now)),
         Stage::Binding { .. } => None,
-        Stage::Finished { .. } => seen_again(former, session),
+        Stage::Finished { .. } => observe_generation(former, session),
         Stage::Bound(bound) => {
-            let place = place?;
-            let Some(report) = bound.report.as_ref() else { return unheard(former, bound, place, now) };
-            // Adopted: it is published once the runner has the time-outs of this generation. And what ends is published
-            // when it has ended, not as Ready first.
+            let location = location?;
+            let Some(report) = bound.report.as_ref() else { return unreachable_status(former, bound, location, now) };
+            // An adopted session is published once the runner has the timeouts of this generation. A session that is
+            // already ending is not published as Ready first.
             let was_ready = former.state == SessionState::Ready;
             if bound.sent_generation == 0 || (report.phase > SessionPhase::Ready && !was_ready) {
                 return None;
@@ -62,13 +62,16 @@ pub(super) fn of_session(
             let mut status = former;
             let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
-            status.pool = Some(place.pool.name.clone());
-            let elsewhere = session.object().metadata.namespace.as_ref() != Some(&place.pool.namespace);
-            status.pool_namespace = elsewhere.then(|| place.pool.namespace.clone());
+            status.pool = Some(location.pool.name.clone());
+            let elsewhere = session.object().metadata.namespace.as_ref() != Some(&location.pool.namespace);
+            status.pool_namespace = elsewhere.then(|| location.pool.namespace.clone());
             status.runner = Some(RunnerRef {
-                name: place.runner.name.clone(),
+                name: location.runner.name.clone(),
                 uid: bound.runner.clone(),
-                address: place.address.map(|ip| std::net::SocketAddr::from((ip, PORT)).to_string()).unwrap_or_default(),
+                address: location
+                    .address
+                    .map(|ip| std::net::SocketAddr::from((ip, PORT)).to_string())
+                    .unwrap_or_default(),
             });
             status.engine = report.engine;
             status.browser_version.clone_from(&report.browser_version);
@@ -78,29 +81,29 @@ pub(super) fn of_session(
                 Tier::Cold => StartTier::Cold,
             });
             let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
-            // The runner keeps the life that it was sent, whatever the pool's defaults are by now.
-            if let Some(pool) = place.spec.filter(|_| status.deadline_time.is_none() || resent) {
+            // The runner enforces the lifetime that it was sent, even if the pool's defaults have changed since.
+            if let Some(pool) = location.spec.filter(|_| status.deadline_time.is_none() || resent) {
                 let life =
                     Duration::from_secs(u64::try_from(session.object().max_lifetime_in(pool)).unwrap_or_default());
                 status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
             }
-            let mut note = Conditions::new(&mut status, Some(bound.sent_generation), now);
-            note.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", place.runner.name));
-            note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
-            note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
+            let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
+            conditions.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", location.runner.name));
+            conditions.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
+            conditions.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
             match report.phase {
                 SessionPhase::Starting => {
-                    note.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
+                    conditions.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
                     status.state = SessionState::Starting;
                 }
-                // It ends: what it ends of is published when it has ended.
+                // The reason for the end is published when the session has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
-                    if place.reachable {
-                        let words = format!("clients may connect; runs on {}", place.runner.name);
-                        note.set(READY, Truth::True, reasons::BROWSER_READY, &words);
+                    if location.reachable {
+                        let message = format!("clients can connect; runs on {}", location.runner.name);
+                        conditions.set(READY, Truth::True, reasons::BROWSER_READY, &message);
                     } else {
-                        let words = unreachable(place);
-                        note.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &words);
+                        let message = unreachable_message(location);
+                        conditions.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &message);
                     }
                     status.state = SessionState::Ready;
                     status.ready_time.get_or_insert(MicroTime(now.wall));
@@ -114,12 +117,13 @@ pub(super) fn of_session(
             }
             Some(status)
         }
-        Stage::Outcome(over) => Some(finished(former, session, over, now)),
+        Stage::Ended(outcome) => Some(finished(former, session, outcome, now)),
     }
 }
 
-/// A spec that is changed when all is over changes nothing; that it was seen is told, or `kubectl wait` would wait for that.
-fn seen_again(mut status: BrowserSessionStatus, session: &Session) -> Option<BrowserSessionStatus> {
+/// Publishes the observed generation when a finished session's spec changes, because `kubectl wait` ignores conditions
+/// of an older generation.
+fn observe_generation(mut status: BrowserSessionStatus, session: &Session) -> Option<BrowserSessionStatus> {
     let generation = session.object().metadata.generation;
     (status.observed_generation != generation).then(|| {
         status.observed_generation = generation;
@@ -130,57 +134,67 @@ fn seen_again(mut status: BrowserSessionStatus, session: &Session) -> Option<Bro
     })
 }
 
-/// Published by another leader, and its runner has not spoken to this one: all that can be told is that it does not.
-fn unheard(mut status: BrowserSessionStatus, bound: &Bound, place: &Place, now: Now) -> Option<BrowserSessionStatus> {
-    if place.reachable || status.state != SessionState::Ready {
+/// The status of a session that a former leader published and whose runner has not reported to this leader.
+fn unreachable_status(
+    mut status: BrowserSessionStatus,
+    bound: &Bound,
+    location: &Location,
+    now: Now,
+) -> Option<BrowserSessionStatus> {
+    if location.reachable || status.state != SessionState::Ready {
         return None;
     }
-    let words = unreachable(place);
-    let mut note = Conditions::new(&mut status, Some(bound.sent_generation), now);
-    note.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &words);
+    let message = unreachable_message(location);
+    let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
+    conditions.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &message);
     Some(status)
 }
 
-fn unreachable(place: &Place) -> String {
-    format!("runner {} does not answer; the browser may be alive and well", place.runner.name)
+fn unreachable_message(location: &Location) -> String {
+    format!("runner {} does not answer; the browser may still be running", location.runner.name)
 }
 
 fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Queued;
-    let mut note = Conditions::new(&mut status, session.object().metadata.generation, now);
-    note.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
-    note.set(READY, Truth::False, wait.reason, &wait.message);
-    note.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
-    note.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
+    let mut conditions = Conditions::new(&mut status, session.object().metadata.generation, now);
+    conditions.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
+    conditions.set(READY, Truth::False, wait.reason, &wait.message);
+    conditions.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
+    conditions.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
     status
 }
 
-fn finished(mut status: BrowserSessionStatus, session: &Session, over: &Outcome, now: Now) -> BrowserSessionStatus {
+fn finished(mut status: BrowserSessionStatus, session: &Session, outcome: &Outcome, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Finished;
     status.ws_endpoint = None;
     status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
-    let mut note = Conditions::new(&mut status, session.object().metadata.generation, now);
-    note.set(READY, Truth::False, over.reason, &over.message);
-    note.set(FINISHED, Truth::True, over.reason, &over.message);
-    note.set(STALLED, over.is_failure().into(), over.reason, if over.is_failure() { &over.message } else { "" });
+    let mut conditions = Conditions::new(&mut status, session.object().metadata.generation, now);
+    conditions.set(READY, Truth::False, outcome.reason, &outcome.message);
+    conditions.set(FINISHED, Truth::True, outcome.reason, &outcome.message);
+    conditions.set(
+        STALLED,
+        outcome.is_failure().into(),
+        outcome.reason,
+        if outcome.is_failure() { &outcome.message } else { "" },
+    );
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
         Conditions::new(&mut status, session.object().metadata.generation, now).set(
             SCHEDULED,
             Truth::False,
-            over.reason,
-            &over.message,
+            outcome.reason,
+            &outcome.message,
         );
     }
     status
 }
 
-/// Where WebSockets of that door go: the gateway's address with the `ws` scheme. It holds no token.
-fn ws_endpoint(public_url: &str, door: &str, key: &Key) -> String {
+/// The WebSocket URL of a gateway endpoint. It holds no token.
+fn ws_endpoint(public_url: &str, endpoint: &str, key: &Key) -> String {
     let base = public_url.strip_prefix("http").map_or_else(|| public_url.to_owned(), |rest| format!("ws{rest}"));
-    format!("{base}/{door}/{}/{}", key.namespace, key.name)
+    format!("{base}/{endpoint}/{}/{}", key.namespace, key.name)
 }
 
 struct Conditions<'a> {

@@ -1,4 +1,4 @@
-//! Ends what runners have of sessions and should not.
+//! Ends sessions that runners must not keep: deleted, finished and duplicate ones.
 
 use crate::core::{
     coordinator::Core,
@@ -11,14 +11,15 @@ use crate::core::{
 use camofleet_runner_api::SessionPhase;
 
 impl Core {
-    /// Tells every runner that lists the session to end it, or to forget its end.
+    /// Sends `DELETE` to every runner that lists the session. It ends a running session, and acknowledges one that has
+    /// ended.
     pub(in crate::core) fn end_wherever_listed(&mut self, uid: &Uid) {
         for pod in self.pods_listing(uid) {
-            self.end_on(&pod, uid);
+            self.send_end(&pod, uid);
         }
     }
 
-    pub(in crate::core) fn end_on(&mut self, pod: &Uid, session: &Uid) {
+    pub(in crate::core) fn send_end(&mut self, pod: &Uid, session: &Uid) {
         if self.term.is_none() {
             return;
         }
@@ -35,8 +36,8 @@ impl Core {
         self.outbox.enqueue(Subject::Unwanted(pod.clone()));
     }
 
-    /// Ends what a runner lists in its last report and should not have, as far as calls may be made now. The rest has its turn
-    /// when one is answered or a pause is over.
+    /// Ends the unwanted sessions of a runner's last report, as far as calls are allowed now. The others follow when a
+    /// call is answered or a pause has passed.
     pub(in crate::core) fn end_unwanted(&mut self, pod: &Uid) {
         let now = self.outbox.mono();
         let Some(runner) = self.runners.get_mut(pod) else { return };
@@ -45,13 +46,14 @@ impl Core {
         let listed = runner.report().into_iter().flat_map(Report::sessions);
         let unwanted = listed.filter(|entry| self.is_unwanted(pod, entry)).map(|entry| entry.uid.clone());
         for uid in unwanted.collect::<Vec<_>>() {
-            self.end_on(pod, &uid);
+            self.send_end(pod, &uid);
         }
-        let wakes = self.runners[pod].ends_wake(now);
-        self.outbox.requeue_at(Subject::Unwanted(pod.clone()), wakes);
+        let retry_at = self.runners[pod].next_end_retry(now);
+        self.outbox.requeue_at(Subject::Unwanted(pod.clone()), retry_at);
     }
 
-    /// A runner must not keep a session that was deleted, has finished, or is published on another runner.
+    /// Returns whether a runner must not keep a session: it was deleted, has finished, or is published on another
+    /// runner.
     fn is_unwanted(&self, pod: &Uid, entry: &ListedSession) -> bool {
         match self.sessions.get(&entry.uid) {
             None => self.tombstones.contains(&entry.uid) && entry.phase != SessionPhase::Ending,
@@ -60,22 +62,22 @@ impl Core {
                     runner != pod && session.is_published_elsewhere(pod)
                 }
                 Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
-                // The runner may forget a session that is over once its end is published.
-                Stage::Outcome(_) | Stage::Waiting => false,
+                // The runner keeps the end of the session until `Finished` is published.
+                Stage::Ended(_) | Stage::Waiting => false,
             },
         }
     }
 
-    /// A runner has a copy of a session that is bound elsewhere: its leader died between the runner's answer and the
-    /// status. It is ended once the status names another runner, and not before: the dead leader's own write may still be
-    /// on its way, and until this one's has landed it may win.
+    /// Ends a runner's copy of a session that is bound elsewhere. A copy exists when a leader died between the runner's
+    /// answer and the status write. The copy is ended only once the status names another runner, because until then the
+    /// write of the dead leader may still arrive and win.
     pub(in crate::core) fn end_copy(&mut self, pod: &Uid, uid: &Uid) {
         if self.sessions[uid].is_published_elsewhere(pod) {
-            self.end_on(pod, uid);
+            self.send_end(pod, uid);
         }
     }
 
-    /// Ends what other runners than the published one have of a session.
+    /// Ends all copies of a session on runners other than the published one.
     pub(in crate::core) fn end_copies(&mut self, uid: &Uid) {
         for pod in self.pods_listing(uid) {
             self.end_copy(&pod, uid);

@@ -11,7 +11,7 @@ use camofleet_crds::v1alpha1::{
 };
 use camofleet_operator::core::{
     Change, Event, WriteFailure,
-    runner::pod_read::{Fate, RunnerPod},
+    runner::pod_read::{PodPhase, RunnerPod},
 };
 use k8s_openapi::{
     api::core::v1::{EnvVar, Pod},
@@ -264,10 +264,10 @@ impl World {
         let open = self.nodes.iter().find(|node| !node.cordoned).map(|node| node.name.clone());
         let pod = &mut self.runners[at].pod;
         pod.node = pod.node.take().or(open);
-        if pod.fate != Fate::Pending(None) || pod.node.is_none() {
+        if pod.phase != PodPhase::Pending(None) || pod.node.is_none() {
             return;
         }
-        pod.fate = Fate::Running;
+        pod.phase = PodPhase::Running;
         pod.address = Some("10.0.0.1".parse().unwrap());
         self.publish_pod(at);
     }
@@ -275,11 +275,12 @@ impl World {
     /// Its container ends, for good; the pod stands until somebody deletes it.
     pub fn container_ends(&mut self, at: usize) {
         let runner = &mut self.runners[at];
-        if runner.pod.fate != Fate::Running {
+        if runner.pod.phase != PodPhase::Running {
             return;
         }
         runner.die();
-        runner.pod.fate = Fate::Outcome { words: "its container ended with exit code 1".into(), out_of_memory: false };
+        runner.pod.phase =
+            PodPhase::Terminated { message: "the container exited with code 1 (Error)".into(), out_of_memory: false };
         self.publish_pod(at);
     }
 

@@ -4,7 +4,7 @@ use super::{Luck, Operator, Sabotage, World, api::Kind, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::Fate,
+    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::PodPhase,
 };
 use camofleet_runner_api::RunnerState;
 use std::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Reasons for which a runner goes though it may have sessions that its leader does not know of: it would not keep them.
-const MAY_REMOVE_UNHEARD: [&str; 3] = ["its pool is being deleted", "its container ended", "it does not answer"];
+const MAY_REMOVE_UNHEARD: [&str; 3] = ["pool is being deleted", "container terminated", "runner is unreachable"];
 
 /// Whether the session's status names another runner than this.
 fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
@@ -161,7 +161,7 @@ impl World {
                         let there = self
                             .runners
                             .iter()
-                            .any(|runner| runner.pod.uid == *pod && runner.pod.fate == Fate::Running);
+                            .any(|runner| runner.pod.uid == *pod && runner.pod.phase == PodPhase::Running);
                         if there && operator.pods.contains(pod) {
                             wrong.push(format!("{pod} was removed and had not reported: {why}"));
                         }

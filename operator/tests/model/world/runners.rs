@@ -4,7 +4,7 @@ use super::World;
 use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
 use camofleet_operator::core::{
     BindFailure, Event, Report,
-    runner::pod_read::{Fate, RunnerPod},
+    runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{
     BindAnswer, BindRequest, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,
@@ -61,7 +61,7 @@ impl Runner {
     }
 
     fn answers(&self) -> bool {
-        self.contact == Contact::Made && self.pod.fate == Fate::Running
+        self.contact == Contact::Made && self.pod.phase == PodPhase::Running
     }
 
     pub(super) fn live(&self) -> u32 {
@@ -226,7 +226,7 @@ impl World {
     /// Its browsers are launched: the hot ones, and those that sessions wait for.
     pub fn warm(&mut self, at: usize) {
         let runner = &mut self.runners[at];
-        if runner.pod.fate != Fate::Running {
+        if runner.pod.phase != PodPhase::Running {
             return;
         }
         runner.generation += 1;
@@ -248,7 +248,7 @@ impl World {
     pub fn reboot(&mut self, at: usize) {
         let boot_id = self.new_uid("boot");
         let runner = &mut self.runners[at];
-        if runner.pod.fate != Fate::Running {
+        if runner.pod.phase != PodPhase::Running {
             return;
         }
         (runner.boot_id, runner.generation, runner.served, runner.warm) = (boot_id, 1, 0, false);

@@ -1,6 +1,6 @@
-//! What those who count and measure are told.
+//! Observations for metrics and traces, and the load.
 
-use super::fleet::{Fleet, on, session};
+use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{BrowserSessionSpec, Limits, PoolRef, StartTier, WorkerPoolSpec},
@@ -17,17 +17,17 @@ fn prioritized() -> WorkerPoolSpec {
 }
 
 #[test]
-fn a_session_is_measured_from_its_first_sight() {
+fn measures_wait_and_start_from_first_sight() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, prioritized());
-    fleet.create([session("own", "first", 1, on("own", "pool"))]);
-    // The runner is taken until then.
-    fleet.create([session("own", "second", 1, BrowserSessionSpec { priority: 5, ..on("own", "pool") })]);
+    fleet.create([session("own", "first", 1, on_pool("own", "pool"))]);
+    // The only slot is taken.
+    fleet.create([session("own", "second", 1, BrowserSessionSpec { priority: 5, ..on_pool("own", "pool") })]);
     fleet.observed.clear();
-    fleet.pass(2_000);
-    fleet.end("first");
+    fleet.advance(2_000);
+    fleet.delete("first");
     let [ended, chosen, bound, ready] = fleet.observed.as_slice() else { panic!("{:#?}", fleet.observed) };
-    // It was Ready, so its start has been told.
+    // The session was Ready, so its start was observed before.
     let Observation::Ended { reason, started: None, .. } = ended else { panic!("{ended:?}") };
     assert_eq!(reason, "Deleted");
     let Observation::Assigned { session, pool, priority, waited: Some(waited) } = chosen else { panic!("{chosen:?}") };
@@ -42,65 +42,67 @@ fn a_session_is_measured_from_its_first_sight() {
 }
 
 #[test]
-fn one_that_never_was_ready_ends_with_its_start() {
-    ends_with_its_start(false);
+fn observes_the_start_of_a_session_that_never_became_ready() {
+    assert_start_is_observed(false);
 }
 
 #[test]
-fn it_does_so_when_the_watch_is_faster_than_the_answer() {
-    ends_with_its_start(true);
+fn observes_the_start_when_the_watch_is_faster_than_the_answer() {
+    assert_start_is_observed(true);
 }
 
-fn ends_with_its_start(watch_is_faster: bool) {
+fn assert_start_is_observed(watch_is_faster: bool) {
     let mut fleet = Fleet::new();
     fleet.watch_is_faster = watch_is_faster;
     fleet.pool("own", "pool", 1, prioritized());
-    fleet.create([session("own", "greedy", 1, BrowserSessionSpec { priority: 10, ..on("own", "pool") })]);
+    fleet.create([session("own", "greedy", 1, BrowserSessionSpec { priority: 10, ..on_pool("own", "pool") })]);
     let [Observation::Ended { session, reason, started: Some(_) }] = fleet.observed.as_slice() else {
         panic!("{:#?}", fleet.observed)
     };
     assert_eq!((session.metadata.name.as_deref(), reason.as_str()), (Some("greedy"), reasons::PRIORITY_TOO_HIGH));
-    // Its object goes with its TTL, and it is over but once.
-    fleet.end("greedy");
+    // The later deletion is not observed as a second end.
+    fleet.delete("greedy");
     assert_eq!(fleet.observed.len(), 1);
 }
 
 #[test]
-fn of_those_who_wait_is_told_for_which_pool_and_how_long() {
+fn groups_waiting_sessions_by_pool_and_priority() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 0, prioritized());
-    let nowhere =
-        BrowserSessionSpec { pool_ref: Some(PoolRef { name: "none".into(), namespace: None }), ..on("own", "pool") };
+    let nowhere = BrowserSessionSpec {
+        pool_ref: Some(PoolRef { name: "none".into(), namespace: None }),
+        ..on_pool("own", "pool")
+    };
     fleet.create([
-        session("own", "late", 50, on("own", "pool")),
-        session("own", "early", 20, on("own", "pool")),
-        session("own", "soon", 55, BrowserSessionSpec { priority: 5, ..on("own", "pool") }),
+        session("own", "late", 50, on_pool("own", "pool")),
+        session("own", "early", 20, on_pool("own", "pool")),
+        session("own", "soon", 55, BrowserSessionSpec { priority: 5, ..on_pool("own", "pool") }),
         session("own", "lost", 58, nowhere),
     ]);
-    // It is a minute after the beginning.
+    // The fleet's clock is at second 60.
     let waiting = |pool: Option<Key>, priority, sessions, longest| Waiting {
         pool,
         priority,
         sessions,
         longest: Duration::from_secs(longest),
     };
-    let mut told = fleet.load().unwrap().waiting;
-    told.sort_by_key(|waiting| (waiting.pool.clone(), waiting.priority));
+    let mut waiting_sessions = fleet.load().unwrap().waiting;
+    waiting_sessions.sort_by_key(|waiting| (waiting.pool.clone(), waiting.priority));
     assert_eq!(
-        told,
+        waiting_sessions,
         [waiting(None, 0, 1, 2), waiting(Some(key("pool")), 0, 2, 40), waiting(Some(key("pool")), 5, 1, 5)]
     );
 }
 
 #[test]
-fn nothing_is_told_of_a_pool_that_is_gone() {
+fn forgets_the_metrics_of_a_deleted_pool() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "a", 1, prioritized());
     fleet.pool("own", "b", 1, prioritized());
     fleet.remove_pool("own", "a");
     assert_eq!(fleet.forgotten, [key("a")]);
     assert!(fleet.load().unwrap().slots.iter().all(|(pool, _)| *pool != key("a")));
-    // A follower may have led before, and tells still what it counted then.
+    // A follower that led before still has metrics of its pools.
     fleet.follow();
     fleet.remove_pool("own", "b");
     assert_eq!(fleet.forgotten, [key("a"), key("b")]);

@@ -1,4 +1,4 @@
-//! One pool with one runner.
+//! Races between the core, the API server and one runner of one pool.
 
 use crate::support::installation;
 use camofleet_crds::{
@@ -11,7 +11,7 @@ use camofleet_crds::{
 use camofleet_operator::core::{
     Change, Core, Effect, Event, Key, Mono, Now, Report, WriteFailure,
     runner::pod_build::revision,
-    runner::pod_read::{Fate, RunnerPod},
+    runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
@@ -23,7 +23,7 @@ use std::sync::Arc;
 const NAMESPACE: &str = "ns";
 const POD: &str = "pod-1";
 
-/// A leader with one pool, which has one runner.
+/// A leader with one pool and one runner of two slots.
 struct Leader {
     core: Core,
     millis: i64,
@@ -41,7 +41,7 @@ impl Leader {
         Self { core: Core::new(installation()), millis: 1_000_000, pool }
     }
 
-    fn leads(mut self) -> Self {
+    fn leading(mut self) -> Self {
         let (pool, pod) = (Arc::new(self.pool.clone()), self.pod());
         self.step([
             Event::Keys("{}".into()),
@@ -52,13 +52,13 @@ impl Leader {
         self
     }
 
-    fn step(&mut self, inputs: impl IntoIterator<Item = Event>) -> Vec<Effect> {
+    fn step(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         let now = self.now();
-        self.core.step(inputs, now)
+        self.core.step(events, now)
     }
 
-    /// What it does of itself until so much later, at the moments that it asked to be woken at.
-    fn pass(&mut self, millis: i64) -> Vec<Effect> {
+    /// Advances the time, steps the core at each of its timers, and returns the effects.
+    fn advance(&mut self, millis: i64) -> Vec<Effect> {
         let end = self.millis + millis;
         let mut effects = Vec::new();
         while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
@@ -69,8 +69,8 @@ impl Leader {
         effects
     }
 
-    /// Answers its writes of the pool's status, and what follows from the answers; all that it did.
-    fn pool_writes_land(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+    /// Answers the writes of the pool's status, also those that follow from the answers. Returns all effects.
+    fn answer_pool_writes(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
         let mut at = 0;
         while at < effects.len() {
             if let Effect::PatchPool { pool, status } = &effects[at] {
@@ -87,11 +87,11 @@ impl Leader {
         effects
     }
 
-    fn pass_while_pool_writes_land(&mut self, millis: i64) -> Vec<Effect> {
+    fn advance_with_pool_writes(&mut self, millis: i64) -> Vec<Effect> {
         let mut effects = Vec::new();
         for _ in 0..millis / 500 {
-            let done = self.pass(500);
-            effects.extend(self.pool_writes_land(done));
+            let done = self.advance(500);
+            effects.extend(self.answer_pool_writes(done));
         }
         effects
     }
@@ -114,7 +114,7 @@ impl Leader {
             version: 2,
             created: self.now().wall,
             killed_at: None,
-            fate: Fate::Running,
+            phase: PodPhase::Running,
         }
     }
 }
@@ -133,8 +133,8 @@ fn session(version: u64) -> BrowserSession {
     session
 }
 
-/// The runner's word: it has these sessions, all Ready.
-fn told(sessions: &[&str]) -> Event {
+/// A report of the runner with these sessions, all Ready.
+fn reports_sessions(sessions: &[&str]) -> Event {
     reported(state_with(sessions))
 }
 
@@ -173,27 +173,33 @@ fn state_with(sessions: &[&str]) -> RunnerState {
 }
 
 #[test]
-fn what_an_uncached_read_finds_is_not_taken_for_gone_by_an_older_list() {
-    let mut leader = Leader::new().leads();
-    leader.step([told(&["s-1"])]);
-    let asked = leader.pass(3_000);
-    assert!(asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })), "it is a stranger: {asked:?}");
+fn an_older_list_does_not_delete_a_session_found_by_an_uncached_read() {
+    let mut leader = Leader::new().leading();
+    leader.step([reports_sessions(&["s-1"])]);
+    let asked = leader.advance(3_000);
+    assert!(
+        asked.iter().any(|effect| matches!(effect, Effect::ReadSession { .. })),
+        "the orphan is not looked up: {asked:?}"
+    );
     let found = Arc::new(session(9));
     let read =
         Event::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
-    // The list was read before the object was made.
+    // The list is older than the object.
     let effects = leader.step([read, Event::Sessions(Change::All(Vec::new()))]);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "it was ended: {effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "the session was ended: {effects:?}");
     let effects = leader.step([Event::Sessions(Change::Applied(found))]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "it was not adopted: {effects:?}");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })),
+        "the session was not adopted: {effects:?}"
+    );
 }
 
 fn is_patch(effect: &Effect) -> bool {
     matches!(effect, Effect::PatchSession { .. })
 }
 
-/// The runner took the session.
-fn bound() -> Event {
+/// The runner's answer that it took the session.
+fn bind_answered() -> Event {
     let state = state_with(&["s-1"]);
     let answer = BindAnswer {
         boot_id: state.boot_id.clone(),
@@ -206,8 +212,8 @@ fn bound() -> Event {
     Event::BindAnswered { session: "s-1".into(), pod: POD.into(), answer: Ok(answer) }
 }
 
-/// The runner that took it does not have it any more.
-fn forgot() -> Event {
+/// A later report of the runner without the session.
+fn reports_no_session() -> Event {
     reported(RunnerState { generation: 7, ..state_with(&[]) })
 }
 
@@ -216,99 +222,106 @@ fn is_bind(effect: &Effect) -> bool {
 }
 
 #[test]
-fn what_a_runner_loses_before_anybody_was_told_of_it_is_bound_again() {
-    let mut leader = Leader::new().leads();
+fn rebinds_a_session_lost_before_it_was_published() {
+    let mut leader = Leader::new().leading();
     let full = RunnerState { free: 0, ..state_with(&[]) };
     leader.step([reported(full), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
-    let queued = leader.pass(300);
-    assert!(queued.iter().any(is_patch), "that it waits is not told: {queued:?}");
-    assert!(leader.step([told(&[])]).iter().any(is_bind), "it is not bound");
-    // That it is Queued is all that may have been told.
-    let answered = leader.step([bound()]);
+    let queued = leader.advance(300);
+    assert!(queued.iter().any(is_patch), "`Queued` is not published: {queued:?}");
+    assert!(leader.step([reports_sessions(&[])]).iter().any(is_bind), "the session is not bound");
+    // Only `Queued` may be published so far.
+    let answered = leader.step([bind_answered()]);
     assert!(!answered.iter().any(is_patch), "two writes at once: {answered:?}");
-    let lost = leader.step([forgot()]);
-    assert!(!lost.iter().any(is_bind), "it is given to a runner that forgets: {lost:?}");
-    assert!(leader.step([forgot()]).iter().any(is_bind), "it is not bound again");
+    let lost = leader.step([reports_no_session()]);
+    assert!(!lost.iter().any(is_bind), "the session is bound to the runner that lost it: {lost:?}");
+    assert!(leader.step([reports_no_session()]).iter().any(is_bind), "the session is not bound again");
 }
 
 #[test]
-fn what_a_runner_loses_while_users_are_being_told_of_it_is_over() {
-    let mut leader = Leader::new().leads();
+fn finishes_a_session_lost_while_it_is_being_published() {
+    let mut leader = Leader::new().leading();
     let new = Event::Sessions(Change::Applied(Arc::new(session(9))));
-    assert!(leader.step([told(&[]), new]).iter().any(is_bind), "it is not bound");
-    let effects = leader.step([bound()]);
+    assert!(leader.step([reports_sessions(&[]), new]).iter().any(is_bind), "the session is not bound");
+    let effects = leader.step([bind_answered()]);
     let Some(Effect::PatchSession { session, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
-        panic!("it is not published: {effects:?}")
+        panic!("the session is not published: {effects:?}")
     };
-    let lost = leader.step([forgot()]);
-    assert!(!lost.iter().any(is_bind), "it is moved though it may be published: {lost:?}");
+    let lost = leader.step([reports_no_session()]);
+    assert!(!lost.iter().any(is_bind), "a session that may be published is bound again: {lost:?}");
     let failed = WriteFailure::Transient("no answer".into());
     leader.step([Event::SessionPatched { session: session.clone(), answer: Err(failed) }]);
-    let effects = leader.pass(1_000);
+    let effects = leader.advance(1_000);
     let Some(Effect::PatchSession { status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
-        panic!("nobody is told: {effects:?}")
+        panic!("the end is not published: {effects:?}")
     };
-    let finished = conditions::get(&status.conditions, conditions::FINISHED).expect("it is over");
+    let finished = conditions::get(&status.conditions, conditions::FINISHED).expect("the session is finished");
     assert_eq!(finished.reason, conditions::session::RUNNER_LOST);
 }
 
 #[test]
-fn a_session_that_a_former_leader_bound_is_published_once() {
-    let mut leader = Leader::new().leads();
-    let effects = leader.step([told(&["s-1"]), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })), "not adopted: {effects:?}");
-    assert!(!effects.iter().any(is_patch), "published before the runner has its time-outs: {effects:?}");
-    let effects = leader.step([bound()]);
+fn publishes_a_session_bound_by_a_former_leader_once() {
+    let mut leader = Leader::new().leading();
+    let effects = leader.step([reports_sessions(&["s-1"]), Event::Sessions(Change::Applied(Arc::new(session(9))))]);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })),
+        "the session was not adopted: {effects:?}"
+    );
+    assert!(!effects.iter().any(is_patch), "published before the runner has the timeouts: {effects:?}");
+    let effects = leader.step([bind_answered()]);
     let Some(Effect::PatchSession { session, status, .. }) = effects.iter().find(|effect| is_patch(effect)) else {
-        panic!("it is not published: {effects:?}")
+        panic!("the session is not published: {effects:?}")
     };
     let mut published = BrowserSession::clone(session);
     published.status = Some(status.as_ref().clone());
     published.metadata.resource_version = Some("10".into());
     let published = Arc::new(published);
     let patched = Event::SessionPatched { session: session.clone(), answer: Ok(published.clone()) };
-    let mut effects = leader.step([patched, told(&["s-1"]), Event::Sessions(Change::Applied(published.clone()))]);
-    effects.extend(leader.pass(5_000));
+    let mut effects =
+        leader.step([patched, reports_sessions(&["s-1"]), Event::Sessions(Change::Applied(published.clone()))]);
+    effects.extend(leader.advance(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
 
-    // And the next leader has nothing to add.
+    // The next leader writes nothing.
     let mut next = Leader::new();
     next.millis = leader.millis;
-    let mut next = next.leads();
+    let mut next = next.leading();
     let mut effects = next.step([Event::Sessions(Change::All(vec![published]))]);
-    effects.extend(next.step([told(&["s-1"])]));
-    effects.extend(next.pass(5_000));
+    effects.extend(next.step([reports_sessions(&["s-1"])]));
+    effects.extend(next.advance(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
 }
 
 #[test]
-fn a_runner_whose_deletion_meets_a_conflict_is_not_gone() {
-    let mut leader = Leader::new().leads();
-    leader.step([told(&[])]);
+fn retries_a_pod_deletion_after_a_conflict() {
+    let mut leader = Leader::new().leading();
+    leader.step([reports_sessions(&[])]);
     leader.pool.spec.replicas = Some(0);
     (leader.pool.metadata.generation, leader.pool.metadata.resource_version) = (Some(2), Some("3".into()));
     let is_delete = |effect: &Effect| matches!(effect, Effect::DeletePod { .. });
     let effects = leader.step([Event::Pools(Change::Applied(Arc::new(leader.pool.clone())))]);
-    assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
+    assert!(effects.iter().any(is_delete), "the pod is not deleted: {effects:?}");
     let conflict = Event::PodDeleted { pod: POD.into(), answer: Err(WriteFailure::Conflict) };
     let effects = leader.step([conflict]);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })), "it is forgotten: {effects:?}");
-    let effects = leader.pass(1_000);
-    assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })),
+        "the runner is no longer followed: {effects:?}"
+    );
+    let effects = leader.advance(1_000);
+    assert!(effects.iter().any(is_delete), "the deletion is not repeated: {effects:?}");
 }
 
 #[test]
-fn what_could_not_be_deleted_is_deleted_later() {
-    let mut leader = Leader::new().leads();
+fn retries_a_session_deletion_after_a_conflict() {
+    let mut leader = Leader::new().leading();
     let mut over = session(9);
     over.spec.ttl_seconds_after_finished = 0;
     over.status = Some(BrowserSessionStatus { state: SessionState::Finished, ..BrowserSessionStatus::default() });
     let is_delete = |effect: &Effect| matches!(effect, Effect::DeleteSession { .. });
     let effects = leader.step([Event::Sessions(Change::Applied(Arc::new(over)))]);
-    assert!(effects.iter().any(is_delete), "it is not deleted: {effects:?}");
+    assert!(effects.iter().any(is_delete), "the session is not deleted: {effects:?}");
     leader.step([Event::SessionDeleted { session: "s-1".into(), answer: Err(WriteFailure::Conflict) }]);
-    let effects = leader.pass(1_000);
-    assert!(effects.iter().any(is_delete), "it stays for good: {effects:?}");
+    let effects = leader.advance(1_000);
+    assert!(effects.iter().any(is_delete), "the deletion is not repeated: {effects:?}");
 }
 
 fn published_pool(effects: &[Effect]) -> Option<(Arc<WorkerPool>, WorkerPoolStatus)> {
@@ -326,19 +339,23 @@ fn with_status(pool: &WorkerPool, status: WorkerPoolStatus, version: &str) -> Ev
 }
 
 #[test]
-fn a_pool_that_makes_a_runner_is_published_in_time() {
+fn publishes_a_pool_while_it_creates_a_runner() {
     let mut leader = Leader::new();
     leader.pool.spec.replicas = Some(2);
     let pod = leader.pod();
     let (pool, first) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
     let effects = leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), first, Event::Leads]);
-    let (pool, status) = published_pool(&effects).expect("its status is written");
+    let (pool, status) = published_pool(&effects).expect("the status is written");
     leader.step([with_status(&pool, status, "3")]);
-    // Once the first one is warm, the other may be made; that the first one is warm is published a second after the last.
-    let effects = leader.step([told(&[])]);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::CreatePod { .. })), "no runner is made: {effects:?}");
-    assert!(published_pool(&effects).is_none(), "it was published just before");
-    assert!(published_pool(&leader.pass(2_000)).is_some(), "its status waits for the answer to the create");
+    // The second runner is created once the first one is warm. The status with the first one follows the last write
+    // after 1 s.
+    let effects = leader.step([reports_sessions(&[])]);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::CreatePod { .. })),
+        "no runner is created: {effects:?}"
+    );
+    assert!(published_pool(&effects).is_none(), "the status was written less than 1 s ago");
+    assert!(published_pool(&leader.advance(2_000)).is_some(), "the status waits for the answer to the create");
 }
 
 fn protects(effects: &[Effect]) -> bool {
@@ -346,7 +363,7 @@ fn protects(effects: &[Effect]) -> bool {
 }
 
 #[test]
-fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
+fn retries_a_disruption_budget_and_publishes_a_foreign_one() {
     let mut leader = Leader::new();
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
     let effects = leader.step([
@@ -354,35 +371,35 @@ fn a_disruption_budget_is_tried_again_and_one_of_somebody_else_is_told_of() {
         Event::Pools(Change::All(vec![pool])),
         Event::Pods(Change::All(vec![pod])),
         Event::Leads,
-        told(&[]),
+        reports_sessions(&[]),
     ]);
-    let mut effects = leader.pool_writes_land(effects);
+    let mut effects = leader.answer_pool_writes(effects);
     let protected = |leader: &Leader, answer| Event::PoolProtected { pool: Arc::new(leader.pool.clone()), answer };
-    for tries in 1..=8 {
-        assert!(protects(&effects), "it was not tried again after {} times: {effects:?}", tries - 1);
-        let refused = protected(&leader, Err(WriteFailure::Refused("it is somebody else's".into())));
+    for attempt in 1..=8 {
+        assert!(protects(&effects), "the budget was not written again after {} attempts: {effects:?}", attempt - 1);
+        let refused = protected(&leader, Err(WriteFailure::Refused("the budget has another owner".into())));
         let answered = leader.step([refused]);
-        effects = leader.pool_writes_land(answered);
-        effects.extend(leader.pass_while_pool_writes_land(60_000));
+        effects = leader.answer_pool_writes(answered);
+        effects.extend(leader.advance_with_pool_writes(60_000));
     }
     let stalled = |leader: &Leader| {
-        let conditions = &leader.pool.status.as_ref().expect("it was published").conditions;
-        conditions::get(conditions, conditions::STALLED).expect("it was published").clone()
+        let conditions = &leader.pool.status.as_ref().expect("the status was published").conditions;
+        conditions::get(conditions, conditions::STALLED).expect("the condition was published").clone()
     };
-    let told = stalled(&leader);
-    assert_eq!((told.status.as_str(), told.reason.as_str()), ("True", conditions::pool::BUDGET_TAKEN));
-    assert_eq!(told.message, "it is somebody else's");
+    let condition = stalled(&leader);
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", conditions::pool::BUDGET_TAKEN));
+    assert_eq!(condition.message, "the budget has another owner");
 
     let done = protected(&leader, Ok(()));
     let answered = leader.step([done]);
-    leader.pool_writes_land(answered);
-    assert!(!protects(&leader.pass_while_pool_writes_land(500_000)), "it was tried again though all is well");
+    leader.answer_pool_writes(answered);
+    assert!(!protects(&leader.advance_with_pool_writes(500_000)), "the budget was written again too early");
     assert_eq!(stalled(&leader).status, "False");
-    assert!(protects(&leader.pass_while_pool_writes_land(200_000)), "it is not seen to any more");
+    assert!(protects(&leader.advance_with_pool_writes(200_000)), "the budget is not refreshed");
 }
 
-/// The pool was deleted, and another one has its name.
-fn recreated(leader: &mut Leader) -> Vec<Effect> {
+/// Deletes the pool and creates another one with its name.
+fn recreate_pool(leader: &mut Leader) -> Vec<Effect> {
     let former = Arc::new(leader.pool.clone());
     leader.pool.metadata.uid = Some("pool-2".into());
     leader.pool.metadata.resource_version = Some("7".into());
@@ -391,52 +408,63 @@ fn recreated(leader: &mut Leader) -> Vec<Effect> {
 }
 
 #[test]
-fn an_answer_about_a_former_pool_of_the_same_name_does_not_count_for_the_new_one() {
+fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
     let mut leader = Leader::new();
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
     let (pools, pods) = (Event::Pools(Change::All(vec![pool])), Event::Pods(Change::All(vec![pod])));
-    let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::Leads, told(&[])]);
-    let (former, status) = published_pool(&effects).expect("its status is written");
+    let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::Leads, reports_sessions(&[])]);
+    let (former, status) = published_pool(&effects).expect("the status is written");
     assert!(protects(&effects));
-    let effects = recreated(&mut leader);
-    let (new, new_status) = published_pool(&effects).expect("the status of the new one is written");
+    let effects = recreate_pool(&mut leader);
+    let (new, new_status) = published_pool(&effects).expect("the new pool's status is written");
     assert_eq!((new.metadata.uid.as_deref(), protects(&effects)), (Some("pool-2"), true));
 
     let late = Event::PoolProtected { pool: former.clone(), answer: Ok(()) };
     let effects = leader.step([with_status(&former, status, "5"), late]);
     let observed = effects.iter().find(|effect| matches!(effect, Effect::Observe(_)));
-    assert!(observed.is_none() && published_pool(&effects).is_none(), "it was taken for the new one's: {effects:?}");
-    // And the new one's own answers count.
+    assert!(
+        observed.is_none() && published_pool(&effects).is_none(),
+        "the answer counted for the new pool: {effects:?}"
+    );
+    // Answers about the new pool count.
     let lost = || Err(WriteFailure::Transient("no answer".into()));
     let effects =
         leader.step([with_status(&new, new_status, "8"), Event::PoolProtected { pool: new.clone(), answer: lost() }]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Observe(_))), "{effects:?}");
-    assert!(protects(&leader.pass_while_pool_writes_land(2_000)), "the former's budget was taken for its own");
+    assert!(
+        protects(&leader.advance_with_pool_writes(2_000)),
+        "the budget of the deleted pool counted for the new one"
+    );
 }
 
 #[test]
-fn runners_of_a_pool_whose_template_became_too_large_stay() {
+fn keeps_runners_when_the_template_becomes_too_large() {
     let mut leader = Leader::new();
     let pod = leader.pod();
     leader.pool.spec.template.too_large = Some(1_400_000);
     let (pool, pods) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
-    let mut effects =
-        leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), pods, Event::Leads, told(&[])]);
-    effects.extend(leader.pass_while_pool_writes_land(60_000));
+    let mut effects = leader.step([
+        Event::Keys("{}".into()),
+        Event::Pools(Change::All(vec![pool])),
+        pods,
+        Event::Leads,
+        reports_sessions(&[]),
+    ]);
+    effects.extend(leader.advance_with_pool_writes(60_000));
     let changes = |effect: &&Effect| matches!(effect, Effect::DeletePod { .. } | Effect::CreatePod { .. });
     assert_eq!(effects.iter().filter(changes).count(), 0, "{effects:?}");
 }
 
 #[test]
-fn the_load_is_the_leaders_alone() {
+fn only_the_leader_reports_load() {
     let mut leader = Leader::new();
     leader.pool.status = Some(WorkerPoolStatus::default());
     leader.pool.status.as_mut().unwrap().slots.hot = 2;
     assert_eq!(leader.core.load(leader.now().mono), None);
-    let mut leader = leader.leads();
+    let mut leader = leader.leading();
     leader.step([Event::Sessions(Change::Applied(Arc::new(session(9))))]);
-    let load = leader.core.load(leader.now().mono).expect("it leads");
-    let [(pool, slots)] = load.slots.as_slice() else { panic!("not one pool: {load:?}") };
+    let load = leader.core.load(leader.now().mono).expect("the core leads");
+    let [(pool, slots)] = load.slots.as_slice() else { panic!("expected one pool: {load:?}") };
     assert_eq!((pool, slots.hot), (&Key::of(&leader.pool), 2));
     assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1);
     leader.step([Event::Follows]);
