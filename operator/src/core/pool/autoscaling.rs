@@ -50,13 +50,13 @@ impl Core {
         let before = self.pools_for(demand).take_while(|(other, _)| *other != key);
         // A pool whose runners do not come up provides no capacity.
         let room = before.filter(|(_, pool)| !pool.shapes.is_failing()).map(|(_, pool)| {
-            let most = pool
+            let max = pool
                 .object()
                 .spec
                 .autoscaling
                 .map_or(0, |autoscaling| autoscaling.max_replicas * pool.object().spec.slots_per_runner);
-            let left = u32::try_from(most).unwrap_or_default().saturating_sub(pool.sessions());
-            left.min(pool.remaining_for_tenant(&demand.tenant)).min(pool.remaining_sessions())
+            let remaining = u32::try_from(max).unwrap_or_default().saturating_sub(pool.sessions());
+            remaining.min(pool.remaining_for_tenant(&demand.tenant)).min(pool.remaining_sessions())
         });
         waiting.saturating_sub(room.fold(0, u32::saturating_add))
     }

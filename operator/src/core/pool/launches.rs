@@ -94,8 +94,8 @@ impl LaunchBudget {
         let mut total: usize = in_namespaces.values().sum();
         let mut granted = Vec::new();
         while self.created.len() < CREATES_PER_SECOND {
-            let able = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && pool.may_launch(limit));
-            let next = able.min_by_key(|(key, pool)| {
+            let candidates = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && pool.may_launch(limit));
+            let next = candidates.min_by_key(|(key, pool)| {
                 let turn_of_namespace = self.namespaces.get(&key.namespace).copied().unwrap_or_default();
                 let turn_of_pool = self.pools.get(*key).copied().unwrap_or_default();
                 (in_namespaces[&key.namespace], turn_of_namespace, pool.launching, turn_of_pool)

@@ -43,8 +43,8 @@ impl Core {
             }
             None => {
                 let mut pool = Pool::new(object, &self.installation);
-                let here: Vec<_> = self.runners.of(pool.object()).flat_map(Runner::sessions).cloned().collect();
-                for uid in here {
+                let assigned: Vec<_> = self.runners.of(pool.object()).flat_map(Runner::sessions).cloned().collect();
+                for uid in assigned {
                     pool.count(self.sessions[&uid].object().tenant(), true);
                 }
                 self.pools.insert(key.clone(), pool);

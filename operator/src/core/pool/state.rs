@@ -204,5 +204,5 @@ impl Pool {
 }
 
 fn remaining(limit: Option<i32>, count: u32) -> u32 {
-    limit.map_or(u32::MAX, |most| u32::try_from(most).unwrap_or_default().saturating_sub(count))
+    limit.map_or(u32::MAX, |max| u32::try_from(max).unwrap_or_default().saturating_sub(count))
 }

@@ -30,12 +30,12 @@ struct End {
 impl Ends {
     /// Starts a call, and returns whether one is allowed now. `ended` is whether the runner lists the session as ended.
     /// A session that has ended since the last call skips its pause, because a well-behaved runner needs two calls: one
-    /// ends the session, one acknowledges the end. At most `most` sessions are remembered; others wait.
-    pub(super) fn start(&mut self, session: &Uid, ended: bool, most: usize, now: Mono) -> bool {
+    /// ends the session, one acknowledges the end. At most `max` sessions are remembered; others wait.
+    pub(super) fn start(&mut self, session: &Uid, ended: bool, max: usize, now: Mono) -> bool {
         let in_flight = self.by_session.values().filter(|end| end.paused_until.is_none()).count();
         let former = self.by_session.get(session).copied();
         let may_start = match former {
-            None => self.by_session.len() < most,
+            None => self.by_session.len() < max,
             Some(End { paused_until: None, .. }) => false,
             Some(End { paused_until: Some(until), ended: before, .. }) => until <= now || (ended && !before),
         };
@@ -70,7 +70,7 @@ impl Ends {
 mod tests {
     use super::*;
 
-    const MOST: usize = 18;
+    const MAX: usize = 18;
 
     fn at(millis: i64) -> Mono {
         Mono(millis)
@@ -82,7 +82,7 @@ mod tests {
 
     /// Returns the numbers of the sessions that are called. The runner lists all of them as ended.
     fn start_all(ends: &mut Ends, listed: impl IntoIterator<Item = usize>, now: Mono) -> Vec<usize> {
-        listed.into_iter().filter(|number| ends.start(&session(*number), true, MOST, now)).collect()
+        listed.into_iter().filter(|number| ends.start(&session(*number), true, MAX, now)).collect()
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn an_ended_session_is_acknowledged_without_a_pause() {
         let mut ends = Ends::default();
-        let call = |ends: &mut Ends, ended, now| ends.start(&session(0), ended, MOST, at(now));
+        let call = |ends: &mut Ends, ended, now| ends.start(&session(0), ended, MAX, at(now));
         assert!(call(&mut ends, false, 0));
         assert!(!call(&mut ends, true, 1), "the first call is in flight");
         ends.answered(&session(0), at(2));
@@ -133,8 +133,8 @@ mod tests {
         let mut calls = 0;
         for report in 0..1000_usize {
             let now = at(i64::try_from(report).unwrap());
-            let first = report * MOST;
-            let listed: Vec<_> = (first..first + MOST).collect();
+            let first = report * MAX;
+            let listed: Vec<_> = (first..first + MAX).collect();
             let uids: Vec<_> = listed.iter().map(|number| session(*number)).collect();
             ends.forget_unlisted(|uid| uids.contains(uid), now);
             for number in start_all(&mut ends, listed, now) {
@@ -142,7 +142,7 @@ mod tests {
                 calls += 1;
             }
         }
-        assert_eq!(calls, MOST, "calls in one second");
+        assert_eq!(calls, MAX, "calls in one second");
     }
 
     #[test]

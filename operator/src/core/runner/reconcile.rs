@@ -54,8 +54,8 @@ impl Core {
                     runner.mark_sessions_known();
                 }
                 self.runners.insert(runner);
-                let here = self.sessions.iter().filter(|session| session.runner() == Some(&uid));
-                for session in here.map(|session| session.object().clone()).collect::<Vec<_>>() {
+                let assigned = self.sessions.iter().filter(|session| session.runner() == Some(&uid));
+                for session in assigned.map(|session| session.object().clone()).collect::<Vec<_>>() {
                     self.assign(&session, &uid);
                 }
             }

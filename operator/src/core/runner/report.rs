@@ -52,14 +52,14 @@ pub(in crate::core) struct ListedSession {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Implausible {
     /// The state lists more sessions than the pod can hold.
-    #[error("the state lists {listed} sessions; a runner with {slots} slots can have at most {most}")]
+    #[error("the state lists {listed} sessions; a runner with {slots} slots can have at most {max}")]
     TooManySessions {
         /// Number of sessions in the state.
         listed: usize,
         /// Slots of the pod.
         slots: u32,
         /// Largest allowed number of sessions ([`RunnerState::max_sessions`]).
-        most: usize,
+        max: usize,
     },
     /// The state lists a session twice.
     #[error("the state lists a session twice")]
@@ -75,9 +75,9 @@ impl Report {
     /// # Errors
     /// Returns an error when a well-behaved runner of that pod cannot be in this state.
     pub fn new(state: RunnerState, slots: u32) -> Result<Self, Implausible> {
-        let most = RunnerState::max_sessions(slots);
-        if state.sessions.len() > most {
-            return Err(Implausible::TooManySessions { listed: state.sessions.len(), slots, most });
+        let max = RunnerState::max_sessions(slots);
+        if state.sessions.len() > max {
+            return Err(Implausible::TooManySessions { listed: state.sessions.len(), slots, max });
         }
         if !is_identifier(&state.boot_id) {
             return Err(Implausible::Invalid("bootId"));
@@ -118,8 +118,8 @@ impl Report {
 
     /// The number of further sessions that the runner can list.
     pub(in crate::core) fn room_in_list(&self) -> u32 {
-        let left = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
-        u32::try_from(left).unwrap_or(u32::MAX)
+        let remaining = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
+        u32::try_from(remaining).unwrap_or(u32::MAX)
     }
 }
 
@@ -162,8 +162,8 @@ fn truncated_end(end: End) -> End {
     End { message: truncated(&end.message, MAX_MESSAGE), ..end }
 }
 
-fn truncated(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+fn truncated(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
 }
 
 /// Returns whether `text` is a valid UID or boot id: ASCII letters, digits and `-_.`, which have no special meaning in
@@ -199,13 +199,13 @@ mod tests {
     #[test]
     fn rejects_more_sessions_than_the_pod_can_hold() {
         let sessions = |count: usize| (0..count).map(|at| listed(&format!("s-{at}"), "ns", "s")).collect::<Vec<_>>();
-        let most = RunnerState::max_sessions(1);
-        let report = Report::new(state(sessions(most)), 1).unwrap();
-        assert_eq!((report.sessions().len(), report.room_in_list()), (most, 0));
+        let max = RunnerState::max_sessions(1);
+        let report = Report::new(state(sessions(max)), 1).unwrap();
+        assert_eq!((report.sessions().len(), report.room_in_list()), (max, 0));
         assert_eq!(report.session("s-3").unwrap().uid, "s-3");
         assert_eq!(
-            Report::new(state(sessions(most + 1)), 1),
-            Err(Implausible::TooManySessions { listed: most + 1, slots: 1, most })
+            Report::new(state(sessions(max + 1)), 1),
+            Err(Implausible::TooManySessions { listed: max + 1, slots: 1, max })
         );
         let twice = vec![listed("s", "ns", "a"), listed("s", "ns", "b")];
         assert_eq!(Report::new(state(twice), 1), Err(Implausible::ListedTwice));

@@ -287,8 +287,8 @@ impl Runner {
         let address = self.pod.address.filter(|_| !self.pod.is_terminated())?;
         let entry = self.state.as_ref().and_then(|state| state.session(session));
         let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
-        let most = RunnerState::max_sessions(self.pod.slots);
-        self.ends.start(session, ended, most, now).then_some(address)
+        let max = RunnerState::max_sessions(self.pod.slots);
+        self.ends.start(session, ended, max, now).then_some(address)
     }
 
     /// Records that such a call was answered or abandoned.

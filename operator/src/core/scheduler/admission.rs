@@ -22,9 +22,9 @@ pub(in crate::core) enum Rejection {
     /// The pool does not run the engine.
     Engine(EngineName),
     /// The priority is above `limits.maxPriority`.
-    Priority { most: i32 },
+    Priority { max: i32 },
     /// The lifetime is above `limits.maxLifetimeSeconds`.
-    Lifetime { most: i32 },
+    Lifetime { max: i32 },
 }
 
 impl Rejection {
@@ -59,18 +59,18 @@ impl Rejection {
                      without `engine`"
                 ),
             )),
-            Self::Priority { most } => Err(Outcome {
+            Self::Priority { max } => Err(Outcome {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
-                    "priority {} is above {most}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
+                    "priority {} is above {max}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
                      lower priority",
                     demand.priority.0
                 ),
             }),
-            Self::Lifetime { most } => Err(Outcome {
+            Self::Lifetime { max } => Err(Outcome {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
-                    "maxLifetimeSeconds {} is above {most}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
+                    "maxLifetimeSeconds {} is above {max}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
                      the session with a shorter lifetime",
                     demand.max_lifetime_seconds.unwrap_or_default()
                 ),
@@ -97,10 +97,10 @@ impl Core {
             return Some(Rejection::Engine(engine));
         }
         if demand.priority.0 > limits.max_priority {
-            return Some(Rejection::Priority { most: limits.max_priority });
+            return Some(Rejection::Priority { max: limits.max_priority });
         }
         let lifetime = demand.max_lifetime_seconds.unwrap_or_default();
-        limits.max_lifetime_seconds.filter(|most| lifetime > *most).map(|most| Rejection::Lifetime { most })
+        limits.max_lifetime_seconds.filter(|max| lifetime > *max).map(|max| Rejection::Lifetime { max })
     }
 
     /// Returns whether the demand may use the pool and the pool accepts it, regardless of free slots.
@@ -133,18 +133,18 @@ impl Core {
     pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<Outcome> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
-            let most = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
+            let max = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
             let counts = |other: &&Arrival| *other < arrival || self.sessions[other.uid()].is_admitted();
             let others = self.lanes_for(key, pool).flatten().filter(|other| *other != arrival);
-            if others.filter(counts).take(most).count() < most {
+            if others.filter(counts).take(max).count() < max {
                 return None;
             }
-            full = Some((key, most));
+            full = Some((key, max));
         }
-        full.map(|(key, most)| Outcome {
+        full.map(|(key, max)| Outcome {
             reason: reasons::QUEUE_FULL,
             message: format!(
-                "{most} sessions already wait for WorkerPool {}, which is its `limits.maxQueued`; create the session \
+                "{max} sessions already wait for WorkerPool {}, which is its `limits.maxQueued`; create the session \
                  again later",
                 key.name
             ),

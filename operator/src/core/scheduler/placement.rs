@@ -63,15 +63,16 @@ impl<'a> OpenPool<'a> {
 
     /// Ranks the pool for a session: a matching hot browser first, then the number of free slots.
     fn score(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
-        let able = self.runners.iter().filter(|runner| runner.serves(engine));
-        able.fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
+        let candidates = self.runners.iter().filter(|runner| runner.serves(engine));
+        candidates
+            .fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
     }
 
     /// Takes the best slot. Runners rank by a matching hot browser, the current shape, fewest free slots and most
     /// sessions on the node. The last two keep other runners and nodes empty.
     fn take(&mut self, demand: &'a Demand, display: Display) -> Option<&'a Uid> {
-        let able = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
-        let (at, best) = able.reduce(|best, other| {
+        let candidates = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
+        let (at, best) = candidates.reduce(|best, other| {
             let rank = |runner: &OpenRunner| {
                 (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.sessions_on_node)
             };
@@ -155,8 +156,8 @@ impl Core {
             let is_first = |key: &Key, others: &mut [Lane]| {
                 let turn = open[key].turn(demand, arrival);
                 !others.iter_mut().any(|lane| {
-                    let here = lane.pools.contains(&key);
-                    here && lane.waiting.peek().is_some_and(|other| open[key].turn(lane.demand, other) < turn)
+                    let competes = lane.pools.contains(&key);
+                    competes && lane.waiting.peek().is_some_and(|other| open[key].turn(lane.demand, other) < turn)
                 })
             };
             let first: Vec<_> = pools.into_iter().filter(|key| is_first(key, &mut lanes)).collect();
@@ -238,8 +239,8 @@ impl Core {
 
     fn no_pool_serves(&self, demand: &Demand) -> WaitReason {
         let namespace = &demand.namespace;
-        let mut able = self.pools_for(demand);
-        match (able.next(), able.next()) {
+        let mut candidates = self.pools_for(demand);
+        match (candidates.next(), candidates.next()) {
             (Some((_, pool)), None) => no_capacity_reason(pool, demand),
             (Some(_), Some(_)) => WaitReason::new(
                 reasons::NO_CAPACITY,
@@ -288,17 +289,17 @@ fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) 
     let limits = &pool.spec.limits;
     let name = pool.metadata.name.as_deref().unwrap_or_default();
     let reached = |limit: Option<i32>, count: u32| limit.filter(|limit| i64::from(count) >= i64::from(*limit));
-    if let Some(most) = reached(limits.max_sessions, running) {
+    if let Some(max) = reached(limits.max_sessions, running) {
         return Some(WaitReason::new(
             reasons::POOL_LIMIT_REACHED,
-            format!("WorkerPool {name} has {most} sessions, which is its `limits.maxSessions`"),
+            format!("WorkerPool {name} has {max} sessions, which is its `limits.maxSessions`"),
         ));
     }
-    reached(limits.max_sessions_per_tenant, of_tenant).map(|most| {
+    reached(limits.max_sessions_per_tenant, of_tenant).map(|max| {
         WaitReason::new(
             reasons::TENANT_LIMIT_REACHED,
             format!(
-                "tenant {tenant} has {most} sessions on WorkerPool {name}, which is its `limits.maxSessionsPerTenant`; \
+                "tenant {tenant} has {max} sessions on WorkerPool {name}, which is its `limits.maxSessionsPerTenant`; \
                  delete one"
             ),
         )

@@ -52,7 +52,7 @@ impl Core {
                 self.set_stage(uid, Stage::Waiting);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(message))) if runner == *pod => {
-                self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::LAUNCH_FAILED, message: message }));
+                self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::LAUNCH_FAILED, message }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
             // The call sent new timeouts for a session that the runner already has.
