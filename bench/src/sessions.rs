@@ -5,7 +5,7 @@ use camofleet_crds::{
     conditions::FINISHED,
     v1alpha1::{BrowserSession, SessionState},
 };
-use camofleet_runtime::watch::Pauses;
+use camofleet_runtime::watch::WatchBackoff;
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -198,7 +198,7 @@ impl Drop for Sessions {
 
 async fn follow(api: Api<SeenSession>, book: Arc<Mutex<Book>>, begun: oneshot::Sender<()>) {
     let mut begun = Some(begun);
-    let events = watcher(api, watcher::Config::default()).backoff(Pauses::default());
+    let events = watcher(api, watcher::Config::default()).backoff(WatchBackoff::default());
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {

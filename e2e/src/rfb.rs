@@ -42,7 +42,7 @@ pub async fn picture(gateway: &Key, runner: &RunnerRef, session_uid: &str) -> Re
     if status != StatusCode::SWITCHING_PROTOCOLS {
         anyhow::bail!("the runner answers {status}: {}", answer.text().await?);
     }
-    Viewer::begin(answer.upgrade().await?).await?.picture().await
+    Viewer::connect(answer.upgrade().await?).await?.picture().await
 }
 
 /// A viewer at the gateway, with a token, and the scope that it was granted, as a subprotocol of the live view.
@@ -68,5 +68,5 @@ pub async fn over(
     let messages = to_display.with(async |bytes| Ok::<_, tungstenite::Error>(Message::Binary(bytes)));
     let read = StreamReader::new(Box::pin(pictures));
     let write = SinkWriter::new(CopyToBytes::new(Box::pin(messages.sink_map_err(io::Error::other))));
-    Viewer::begin(tokio::io::join(read, write)).await
+    Viewer::connect(tokio::io::join(read, write)).await
 }

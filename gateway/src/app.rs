@@ -75,7 +75,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let gateway = Arc::clone(&gateway);
         async move { kubernetes::follow_tokens(watching, &config.namespace, &gateway.auth).await }
     });
-    parts.spawn(publication.keep());
+    parts.spawn(publication.run());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
     tokio::select! {

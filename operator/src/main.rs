@@ -156,7 +156,7 @@ async fn obey(command: Command) -> anyhow::Result<()> {
             };
             let ended = io::run(options, signals::shutdown()?.cancelled_owned()).await;
             if let Some(tracer) = tracer {
-                tracer.finish();
+                tracer.shutdown();
             }
             ended
         }

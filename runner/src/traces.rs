@@ -8,15 +8,15 @@
 //! ```
 
 use camofleet_runner_api::{RefusalReason, RunnerState, Session, SessionPhase, StartPage, Tier};
-use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use camofleet_runtime::traces::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 /// A request to bind a session that is traced.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     tracer: Arc<Tracer>,
-    caller: Place,
-    place: Place,
+    caller: TraceContext,
+    context: TraceContext,
     start: SystemTime,
 }
 
@@ -24,14 +24,14 @@ impl Request {
     /// One that comes now with that header. None: nobody wants to know, or it is not one of those that are recorded.
     pub(crate) fn new(tracer: Option<&Arc<Tracer>>, traceparent: Option<&str>) -> Option<Self> {
         let tracer = tracer?.clone();
-        let caller = Place::read(traceparent?)?;
-        Some(Self { tracer, caller, place: caller.below(), start: SystemTime::now() })
+        let caller = TraceContext::parse(traceparent?)?;
+        Some(Self { tracer, caller, context: caller.child(), start: SystemTime::now() })
     }
 
     /// It is answered; refused, where there is a reason for that.
     pub(crate) fn answered(&self, uid: &str, refused: Option<RefusalReason>) {
-        self.tracer.tell(Span {
-            place: self.place,
+        self.tracer.record(Span {
+            context: self.context,
             parent: Some(self.caller),
             name: "bind",
             kind: SpanKind::Server,
@@ -43,9 +43,9 @@ impl Request {
     }
 
     fn part(&self, name: &'static str, start: SystemTime, end: SystemTime, error: Option<&'static str>) {
-        self.tracer.tell(Span {
-            place: self.place.below(),
-            parent: Some(self.place),
+        self.tracer.record(Span {
+            context: self.context.child(),
+            parent: Some(self.context),
             name,
             kind: SpanKind::Internal,
             start,

@@ -116,7 +116,7 @@ async fn a_viewer_sees_the_page(bed: &Bed) {
     }
     let (stream, head) = bed.upgrade("seen", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let mut viewer = Viewer::begin(stream).await.unwrap();
+    let mut viewer = Viewer::connect(stream).await.unwrap();
     assert_eq!(viewer.security_types(), [1], "no password is asked for: the gateway is the door");
     assert_eq!(viewer.size(), (1280, 720));
     // The window fills the screen, so the page is at its middle and at its lower right.
@@ -240,7 +240,7 @@ async fn displays_that_start_at_once_are_two() {
         bed.until("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
         let (stream, head) = bed.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let mut viewer = Viewer::begin(stream).await.unwrap();
+        let mut viewer = Viewer::connect(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
     // Killed, and so without a chance to take their files with them.

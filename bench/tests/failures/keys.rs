@@ -53,7 +53,7 @@ fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
         ensure!(trusted.0[&Issuer::Gateway] == of_gateway && trusted.0[&Issuer::Operator].len() == 1, "{trusted:?}");
         // One of this version comes: it has the same key.
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
-        let gateway = tokio::spawn(publication.keep());
+        let gateway = tokio::spawn(publication.run());
         published_while_runners_keep(harness, &trusted).await?;
 
         delete_all(harness).await?;
@@ -93,7 +93,7 @@ fn public_keys_that_are_deleted_or_altered_come_back_and_runners_keep_theirs() {
         claim(harness, "claim", 4).await?;
         all_trust(harness, &trusted).await?.context("while no gateway runs")?;
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
-        let _gateway = tokio::spawn(publication.keep());
+        let _gateway = tokio::spawn(publication.run());
         published_while_runners_keep(harness, &trusted).await?;
         assert_whole(harness).await?;
         operator_cannot_reach_the_gateways_keys(harness).await
@@ -159,7 +159,7 @@ fn replicas_with_two_keys_do_not_undo_each_others_publication() {
         let (latter, of_latter) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
         let both = vec![latter.public_key().clone(), former.public_key().clone()];
         ensure!(keys_in_secret(harness, Issuer::Gateway).await? == both, "the former key is still in use");
-        let replicas = [tokio::spawn(of_former.keep()), tokio::spawn(of_latter.keep())];
+        let replicas = [tokio::spawn(of_former.run()), tokio::spawn(of_latter.run())];
         let name = public_key_secret(Issuer::Gateway);
         // Either replica may restore it first; the other one then leaves it as it is.
         for _ in 0..2 {

@@ -21,13 +21,13 @@ const PRIVATE_KEY: &str = "private-key";
 /// The data key of a Secret with public keys: one key a line, current first.
 const PUBLIC_KEY: &str = "public-keys";
 /// How many keys of an issuer are published and believed: the current one and those that running processes may still sign with.
-const KEYS_KEPT: usize = 3;
+const MAX_KEYS: usize = 3;
 /// Lines of an object that are looked at. More than one that is no key is a mistake, or an attack on the log.
-const LINES_READ: usize = 16;
+const MAX_LINES: usize = 16;
 /// How often an issuer checks that its keys are published. A failed attempt is repeated at the next check, so this is the back-off too.
-const CHECK_EVERY: Duration = Duration::from_secs(20);
+const CHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// Attempts of one check, when replicas write at the same time.
-const ATTEMPTS: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 /// The Secret in which an issuer publishes its public keys.
 pub fn public_key_secret(issuer: Issuer) -> String {
@@ -54,7 +54,7 @@ pub enum KeyStoreError {
 }
 
 /// The issuer's signer, from the Secret `camofleet-<issuer>-key`, and its publication, which has been made once. A key is created when
-/// there is none. Run [`Publication::keep`] for as long as the signer is used.
+/// there is none. Run [`Publication::run`] for as long as the signer is used.
 pub async fn signer(client: &Client, namespace: &str, issuer: Issuer) -> Result<(Signer, Publication), KeyStoreError> {
     let (secret, der) = (private_key_secret(issuer), private_key(client, namespace, issuer).await?);
     let signer = Signer::from_pkcs8(issuer, &der).map_err(|_| KeyStoreError::NoKey { secret })?;
@@ -81,12 +81,12 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
     let secret = match api.get_opt(&name).await.map_err(failed)? {
         Some(secret) => secret,
         None => {
-            let made = Secret {
+            let secret = Secret {
                 metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
                 data: Some(BTreeMap::from([(PRIVATE_KEY.to_owned(), ByteString(new_private_key()))])),
                 ..Secret::default()
             };
-            match api.create(&PostParams::default(), &made).await {
+            match api.create(&PostParams::default(), &secret).await {
                 Ok(secret) => secret,
                 // Another replica was faster: its key is ours too.
                 Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(&name).await.map_err(failed)?,
@@ -113,9 +113,9 @@ pub struct Publication {
 
 impl Publication {
     /// Restores what was deleted or altered, until this is dropped.
-    pub async fn keep(mut self) {
+    pub async fn run(mut self) {
         loop {
-            tokio::time::sleep(CHECK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             if let Err(error) = self.restore().await {
                 let issuer = self.issuer.as_str();
                 tracing::error!(issuer, %error, "could not check the published public keys, retrying in 20 s");
@@ -130,12 +130,13 @@ impl Publication {
             self.known.push(current.clone());
         }
         let (own, known) = (&self.own, &self.known);
-        let wanted = |published: &str| text_of(&wanted(&current, own, known, &keys_in(published, self.issuer)));
+        let desired =
+            |published: &str| to_text(&desired_keys(&current, own, known, &parse_keys(published, self.issuer)));
         let (secret, issuer) = (public_key_secret(self.issuer), self.issuer);
-        if ensure(&self.secrets, &secret, issuer, wanted).await? {
+        if ensure(&self.secrets, &secret, issuer, desired).await? {
             tracing::info!(secret, "published the public keys, which were missing or changed");
         }
-        if ensure(&self.config_maps, PUBLIC_KEYS, issuer, wanted).await? {
+        if ensure(&self.config_maps, PUBLIC_KEYS, issuer, desired).await? {
             tracing::info!(
                 config_map = PUBLIC_KEYS,
                 data_key = issuer.as_str(),
@@ -170,14 +171,14 @@ trait KeyObject:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + Debug
 {
     /// An object of that name with these keys and nothing else.
-    fn holding(name: &str, issuer: Issuer, keys: &str) -> Self;
+    fn with_keys(name: &str, issuer: Issuer, keys: &str) -> Self;
 
     /// The keys of the issuer.
     fn keys(&self, issuer: Issuer) -> String;
 }
 
 impl KeyObject for Secret {
-    fn holding(name: &str, _: Issuer, keys: &str) -> Self {
+    fn with_keys(name: &str, _: Issuer, keys: &str) -> Self {
         Self {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             data: Some(BTreeMap::from([(PUBLIC_KEY.to_owned(), ByteString(keys.as_bytes().to_vec()))])),
@@ -192,7 +193,7 @@ impl KeyObject for Secret {
 }
 
 impl KeyObject for ConfigMap {
-    fn holding(name: &str, issuer: Issuer, keys: &str) -> Self {
+    fn with_keys(name: &str, issuer: Issuer, keys: &str) -> Self {
         Self {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             data: Some(BTreeMap::from([(issuer.as_str().to_owned(), keys.to_owned())])),
@@ -210,7 +211,7 @@ async fn ensure<K: KeyObject>(
     api: &Api<K>,
     name: &str,
     issuer: Issuer,
-    wanted: impl Fn(&str) -> String,
+    desired: impl Fn(&str) -> String,
 ) -> Result<bool, KeyStoreError> {
     let failed = |source| {
         let what = format!("{} {name} (if it is immutable, delete it)", K::kind(&()));
@@ -218,24 +219,24 @@ async fn ensure<K: KeyObject>(
     };
     let mut attempt = 1;
     loop {
-        let there = api.get_opt(name).await.map_err(failed)?;
-        let published = there.as_ref().map(|object| object.keys(issuer));
-        let keys = wanted(published.as_deref().unwrap_or_default());
+        let found = api.get_opt(name).await.map_err(failed)?;
+        let published = found.as_ref().map(|object| object.keys(issuer));
+        let keys = desired(published.as_deref().unwrap_or_default());
         if published.as_ref() == Some(&keys) {
             return Ok(false);
         }
-        let mut object = K::holding(name, issuer, &keys);
-        let written = match there {
+        let mut object = K::with_keys(name, issuer, &keys);
+        let written = match found {
             None => api.create(&PostParams::default(), &object).await,
-            Some(there) => {
-                object.meta_mut().resource_version = there.resource_version();
+            Some(found) => {
+                object.meta_mut().resource_version = found.resource_version();
                 api.patch(name, &PatchParams::default(), &Patch::Merge(&object)).await
             }
         };
         match written {
             Ok(_) => return Ok(true),
             // Another replica wrote it, or it was deleted meanwhile.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) && attempt < ATTEMPTS => attempt += 1,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) && attempt < MAX_ATTEMPTS => attempt += 1,
             Err(error) => return Err(failed(error)),
         }
     }
@@ -244,24 +245,24 @@ async fn ensure<K: KeyObject>(
 /// The keys to publish where `published` are. The current key comes first. This process's own is another one while replicas that were
 /// started before a change of the key still run; both kinds of replicas know both keys, so that they agree. A key that was removed
 /// after a theft is not published again.
-fn wanted(current: &PublicKey, own: &PublicKey, known: &[PublicKey], published: &[PublicKey]) -> Vec<PublicKey> {
+fn desired_keys(current: &PublicKey, own: &PublicKey, known: &[PublicKey], published: &[PublicKey]) -> Vec<PublicKey> {
     let older = published.iter().filter(|key| known.contains(key));
-    let mut wanted: Vec<PublicKey> = Vec::new();
+    let mut keys: Vec<PublicKey> = Vec::new();
     for key in [current, own].into_iter().chain(older) {
-        if !wanted.contains(key) && wanted.len() < KEYS_KEPT {
-            wanted.push(key.clone());
+        if !keys.contains(key) && keys.len() < MAX_KEYS {
+            keys.push(key.clone());
         }
     }
-    wanted
+    keys
 }
 
-fn text_of(keys: &[PublicKey]) -> String {
+fn to_text(keys: &[PublicKey]) -> String {
     keys.iter().map(PublicKey::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// The keys in a text, current first, at most three. Lines that are no keys are left out, with a warning.
-fn keys_in(text: &str, issuer: Issuer) -> Vec<PublicKey> {
-    let lines = text.lines().take(LINES_READ).enumerate();
+fn parse_keys(text: &str, issuer: Issuer) -> Vec<PublicKey> {
+    let lines = text.lines().take(MAX_LINES).enumerate();
     let keys = lines.filter_map(|(index, line)| match PublicKey::parse(line) {
         Ok(key) => Some(key),
         Err(_) => {
@@ -273,18 +274,18 @@ fn keys_in(text: &str, issuer: Issuer) -> Vec<PublicKey> {
             None
         }
     });
-    keys.take(KEYS_KEPT).collect()
+    keys.take(MAX_KEYS).collect()
 }
 
 /// The keys that an issuer's Secret holds.
 pub fn keys_of_secret(secret: &Secret, issuer: Issuer) -> Vec<PublicKey> {
-    keys_in(&secret.keys(issuer), issuer)
+    parse_keys(&secret.keys(issuer), issuer)
 }
 
 /// The keys that the ConfigMap of the previous version holds.
 pub fn keys_of_config_map(config_map: &ConfigMap) -> PublicKeys {
     let issuers = [Issuer::Operator, Issuer::Gateway];
-    PublicKeys(issuers.map(|issuer| (issuer, keys_in(&config_map.keys(issuer), issuer))).into())
+    PublicKeys(issuers.map(|issuer| (issuer, parse_keys(&config_map.keys(issuer), issuer))).into())
 }
 
 /// Which published keys are to be trusted. An issuer's Secret counts alone, once it was seen: a line that somebody adds to the
@@ -298,14 +299,14 @@ pub struct TrustedKeys {
 
 impl TrustedKeys {
     /// The issuer's Secret holds these keys.
-    pub fn secret_holds(&mut self, issuer: Issuer, keys: Vec<PublicKey>) {
+    pub fn set_secret_keys(&mut self, issuer: Issuer, keys: Vec<PublicKey>) {
         if !keys.is_empty() {
             self.secrets.insert(issuer, keys);
         }
     }
 
     /// The ConfigMap holds these keys.
-    pub fn config_map_holds(&mut self, keys: PublicKeys) {
+    pub fn set_config_map_keys(&mut self, keys: PublicKeys) {
         self.config_map.extend(keys.0.into_iter().filter(|(_, keys)| !keys.is_empty()));
     }
 
@@ -330,16 +331,16 @@ mod tests {
     fn what_is_published_is_restored_and_unknown_keys_are_removed() {
         let (own, old, older, oldest, foreign) = (key(), key(), key(), key(), key());
         let known = [own.clone(), old.clone(), older.clone(), oldest.clone()];
-        let wanted = |published: &[&PublicKey]| {
+        let desired = |published: &[&PublicKey]| {
             let published: Vec<_> = published.iter().map(|key| (*key).clone()).collect();
-            wanted(&own, &own, &known, &published)
+            desired_keys(&own, &own, &known, &published)
         };
-        assert_eq!(wanted(&[]), slice::from_ref(&own), "deleted or emptied");
-        assert_eq!(wanted(&[&foreign]), slice::from_ref(&own), "replaced");
-        assert_eq!(wanted(&[&own, &old]), [own.clone(), old.clone()], "as it should be");
-        assert_eq!(wanted(&[&old, &foreign]), [own.clone(), old.clone()]);
-        assert_eq!(wanted(&[&old, &older, &oldest]), [own.clone(), old.clone(), older.clone()], "three at most");
-        assert_eq!(wanted(&[&own]), slice::from_ref(&own), "a key that was removed after a theft stays removed");
+        assert_eq!(desired(&[]), slice::from_ref(&own), "deleted or emptied");
+        assert_eq!(desired(&[&foreign]), slice::from_ref(&own), "replaced");
+        assert_eq!(desired(&[&own, &old]), [own.clone(), old.clone()], "as it should be");
+        assert_eq!(desired(&[&old, &foreign]), [own.clone(), old.clone()]);
+        assert_eq!(desired(&[&old, &older, &oldest]), [own.clone(), old.clone(), older.clone()], "three at most");
+        assert_eq!(desired(&[&own]), slice::from_ref(&own), "a key that was removed after a theft stays removed");
     }
 
     #[test]
@@ -348,9 +349,9 @@ mod tests {
         let (old, new) = (key(), key());
         let known = [old.clone(), new.clone()];
         for published in [vec![], vec![old.clone()], vec![new.clone()], vec![new.clone(), old.clone()]] {
-            let first = wanted(&new, &old, &known, &published);
+            let first = desired_keys(&new, &old, &known, &published);
             assert_eq!(first, [new.clone(), old.clone()]);
-            assert_eq!(wanted(&new, &new, &known, &first), first, "the other one leaves it as it is");
+            assert_eq!(desired_keys(&new, &new, &known, &first), first, "the other one leaves it as it is");
         }
     }
 
@@ -366,17 +367,17 @@ mod tests {
         let mut trusted = TrustedKeys::default();
         assert_eq!(of(&trusted), []);
         // The gateway of the previous version.
-        trusted.config_map_holds(config_map(&[&planted, &of_secret]));
+        trusted.set_config_map_keys(config_map(&[&planted, &of_secret]));
         assert_eq!(of(&trusted), [planted.clone(), of_secret.clone()]);
-        let secret = Secret::holding("s", Issuer::Gateway, of_secret.as_str());
-        trusted.secret_holds(Issuer::Gateway, keys_of_secret(&secret, Issuer::Gateway));
+        let secret = Secret::with_keys("s", Issuer::Gateway, of_secret.as_str());
+        trusted.set_secret_keys(Issuer::Gateway, keys_of_secret(&secret, Issuer::Gateway));
         assert_eq!(of(&trusted), slice::from_ref(&of_secret));
-        trusted.config_map_holds(config_map(&[&planted]));
+        trusted.set_config_map_keys(config_map(&[&planted]));
         assert_eq!(of(&trusted), slice::from_ref(&of_secret), "a line of the ConfigMap is not believed any more");
-        for emptied in [Secret::default(), Secret::holding("s", Issuer::Gateway, "no key\n")] {
-            trusted.secret_holds(Issuer::Gateway, keys_of_secret(&emptied, Issuer::Gateway));
+        for emptied in [Secret::default(), Secret::with_keys("s", Issuer::Gateway, "no key\n")] {
+            trusted.set_secret_keys(Issuer::Gateway, keys_of_secret(&emptied, Issuer::Gateway));
         }
-        trusted.config_map_holds(config_map(&[]));
+        trusted.set_config_map_keys(config_map(&[]));
         assert_eq!(of(&trusted), [of_secret], "without keys there is nothing to change to");
         assert_eq!(trusted.keys().0[&Issuer::Operator], [operators]);
     }
@@ -384,9 +385,9 @@ mod tests {
     #[test]
     fn at_most_three_keys_of_an_issuer_are_believed() {
         let keys: Vec<PublicKey> = (0..5).map(|_| key()).collect();
-        let text = format!("junk\n{}", text_of(&keys));
-        assert_eq!(keys_in(&text, Issuer::Gateway), keys[..3]);
-        let late = format!("{}{}", "junk\n".repeat(LINES_READ), keys[0].as_str());
-        assert_eq!(keys_in(&late, Issuer::Gateway), []);
+        let text = format!("junk\n{}", to_text(&keys));
+        assert_eq!(parse_keys(&text, Issuer::Gateway), keys[..3]);
+        let late = format!("{}{}", "junk\n".repeat(MAX_LINES), keys[0].as_str());
+        assert_eq!(parse_keys(&late, Issuer::Gateway), []);
     }
 }

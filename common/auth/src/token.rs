@@ -176,7 +176,7 @@ impl Signer {
     /// A token with which the operator of this epoch may call the runner in that pod. `at`: what time it is, which the operator
     /// knows better than its machine's clock.
     pub fn operator_token(&self, pod_uid: &str, epoch: u64, at: SystemTime) -> String {
-        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix(at + OPERATOR_TOKEN_TTL)) })
+        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix_seconds(at + OPERATOR_TOKEN_TTL)) })
     }
 
     /// A token for one connection to one session on the runner in that pod. `once`: id of the user's token, when that is good
@@ -186,7 +186,7 @@ impl Signer {
             sub: Some(session_uid.to_owned()),
             scope: Some(scope),
             jti: once.map(str::to_owned),
-            ..self.claims(pod_uid, unix(SystemTime::now() + HOP_TOKEN_TTL))
+            ..self.claims(pod_uid, unix_seconds(SystemTime::now() + HOP_TOKEN_TTL))
         })
     }
 
@@ -264,8 +264,8 @@ pub struct PublicKeys(pub BTreeMap<Issuer, Vec<PublicKey>>);
 
 impl PublicKeys {
     /// These keys, and of an issuer that has none here those of `former`.
-    pub fn or_those_of(mut self, former: Self) -> Self {
-        for (issuer, keys) in former.0 {
+    pub fn with_fallback(mut self, fallback: Self) -> Self {
+        for (issuer, keys) in fallback.0 {
             let own = self.0.entry(issuer).or_default();
             if own.is_empty() {
                 *own = keys;
@@ -288,7 +288,7 @@ impl PublicKeys {
     /// # Errors
     /// When it is not: see [`TokenError`].
     pub fn verify_session_token(&self, token: &str) -> Result<SessionToken, TokenError> {
-        let claims = self.gateways_claims(token, SESSION_AUDIENCE)?;
+        let claims = self.gateway_claims(token, SESSION_AUDIENCE)?;
         Ok(SessionToken {
             session: claims.sub.ok_or(TokenError::Missing("sub"))?,
             scope: claims.scope.ok_or(TokenError::Missing("role"))?,
@@ -302,17 +302,17 @@ impl PublicKeys {
     /// # Errors
     /// When it is not: see [`TokenError`].
     pub fn verify_login(&self, text: &str) -> Result<Login, TokenError> {
-        let claims = self.gateways_claims(text, LOGIN_AUDIENCE)?;
+        let claims = self.gateway_claims(text, LOGIN_AUDIENCE)?;
         Ok(Login { of: claims.sub.ok_or(TokenError::Missing("sub"))?, expires: claims.exp })
     }
 
-    fn gateways_claims(&self, token: &str, audience: &str) -> Result<Claims, TokenError> {
+    fn gateway_claims(&self, token: &str, audience: &str) -> Result<Claims, TokenError> {
         let claims = self.claims(token, audience, Duration::ZERO)?;
         if claims.iss == Issuer::Gateway { Ok(claims) } else { Err(TokenError::UnknownIssuer) }
     }
 
     fn claims(&self, token: &str, audience: &str, leeway: Duration) -> Result<Claims, TokenError> {
-        let mut refused = None;
+        let mut rejection = None;
         for (issuer, key) in self.0.iter().flat_map(|(issuer, keys)| keys.iter().map(move |key| (*issuer, key))) {
             let mut validation = Validation::new(Algorithm::EdDSA);
             validation.set_audience(&[audience]);
@@ -325,14 +325,14 @@ impl PublicKeys {
                 Ok(decoded) => return Ok(decoded.claims),
                 // A wrong signature says least: another key may say that the token is its own but expired.
                 Err(error) => {
-                    let says_little = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
-                    if refused.is_none() || !says_little {
-                        refused = Some(error);
+                    let is_bad_signature = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
+                    if rejection.is_none() || !is_bad_signature {
+                        rejection = Some(error);
                     }
                 }
             }
         }
-        Err(refused.map_or(TokenError::UnknownIssuer, TokenError::Invalid))
+        Err(rejection.map_or(TokenError::UnknownIssuer, TokenError::Invalid))
     }
 }
 
@@ -352,7 +352,7 @@ impl TryFrom<Claims> for Caller {
 }
 
 /// Seconds since 1970-01-01 UTC.
-fn unix(at: SystemTime) -> u64 {
+fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -398,7 +398,7 @@ mod tests {
     fn a_users_token_is_good_at_the_gateway_and_nowhere_else() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
-        let token = session_token(unix(SystemTime::now()) + 60);
+        let token = session_token(unix_seconds(SystemTime::now()) + 60);
         let text = gateway.session_token(token.clone());
         assert_eq!(keys.verify_session_token(&text).unwrap(), token);
         assert!(keys.verify(&text, "pod").is_err(), "a runner took a user's token");
@@ -411,7 +411,7 @@ mod tests {
     #[test]
     fn a_users_token_ends_when_it_says() {
         let gateway = signer(Issuer::Gateway);
-        let ended = gateway.session_token(session_token(unix(SystemTime::now()) - 1));
+        let ended = gateway.session_token(session_token(unix_seconds(SystemTime::now()) - 1));
         let refused = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
         assert!(refused.is_expiry(), "{refused}");
     }
@@ -430,7 +430,8 @@ mod tests {
         let keys = trusting(&[&operator]);
         assert!(keys.verify(&operator.operator_token("other", 1, SystemTime::now()), "pod").is_err());
         assert!(keys.verify(&signer(Issuer::Operator).operator_token("pod", 1, SystemTime::now()), "pod").is_err());
-        let expired = operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix(SystemTime::now()) - 60) });
+        let expired =
+            operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix_seconds(SystemTime::now()) - 60) });
         assert!(keys.verify(&expired, "pod").unwrap_err().to_string().contains("ExpiredSignature"));
         assert!(matches!(PublicKeys::default().verify(&expired, "pod"), Err(TokenError::UnknownIssuer)));
     }
@@ -448,8 +449,10 @@ mod tests {
         let keys = trusting(&[&operator]);
         let token = operator.operator_token("pod", 1, SystemTime::now());
         let (head, tail) = token.split_once('.').unwrap();
-        let payload = BASE64_URL_SAFE_NO_PAD
-            .encode(format!(r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#, unix(SystemTime::now()) + 60));
+        let payload = BASE64_URL_SAFE_NO_PAD.encode(format!(
+            r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#,
+            unix_seconds(SystemTime::now()) + 60
+        ));
         let signature = tail.split_once('.').unwrap().1;
         assert!(keys.verify(&format!("{head}.{payload}.{signature}"), "pod").is_err());
         let none = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);

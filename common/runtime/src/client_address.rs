@@ -62,7 +62,7 @@ fn parse(entry: &[u8]) -> Option<IpAddr> {
 
 /// What is limited as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one host can use (RFC 4291
 /// section 2.5.4). An IPv4-mapped address counts as its IPv4 address.
-pub fn limited_as(address: IpAddr) -> IpAddr {
+pub fn limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -144,7 +144,7 @@ mod tests {
             ("2001:db8:1:2::1", "2001:db8:1:2::"),
             ("2001:db8:1:3::1", "2001:db8:1:3::"),
         ] {
-            assert_eq!(limited_as(ip(address)), ip(limited), "{address}");
+            assert_eq!(limit_key(ip(address)), ip(limited), "{address}");
         }
     }
 }

@@ -26,18 +26,18 @@ pub use opentelemetry::{KeyValue, trace::SpanKind};
 /// The variables of the environment that ask for traces, and say where they go.
 pub const ENDPOINTS: [&str; 2] = [OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT];
 /// What is still to be sent when the process ends is given up after so long.
-const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name that the SDK gives to a service without one.
-const UNNAMED: &str = "unknown_service";
+const UNNAMED_SERVICE: &str = "unknown_service";
 
 /// Where a span stands: its trace, which is recorded, and its own id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TraceContext {
     trace: TraceId,
     span: SpanId,
 }
 
-impl Place {
+impl TraceContext {
     /// The root of the trace of the object with this UID. None: the UID is no UUID.
     pub fn root_of(uid: &str) -> Option<Self> {
         let digits: String = uid.chars().filter(|digit| *digit != '-').collect();
@@ -47,29 +47,29 @@ impl Place {
     }
 
     /// A new place in the same trace.
-    pub fn below(self) -> Self {
+    pub fn child(self) -> Self {
         Self { span: RandomIdGenerator::default().new_span_id(), ..self }
     }
 
     /// Reads the value of a `traceparent` header (W3C Trace Context). None: it is not of the form of version 00, or the trace is not
     /// recorded.
-    pub fn read(header: &str) -> Option<Self> {
+    pub fn parse(header: &str) -> Option<Self> {
         let of_digits = header.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         let mut parts = header.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let sized = version == "00" && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
         let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
-        let place = Self { trace: TraceId::from_hex(trace).ok()?, span: SpanId::from_hex(span).ok()? };
+        let context = Self { trace: TraceId::from_hex(trace).ok()?, span: SpanId::from_hex(span).ok()? };
         let valid = of_digits
             && sized
             && parts.next().is_none()
-            && place.trace != TraceId::INVALID
-            && place.span != SpanId::INVALID;
-        (valid && flags.is_sampled()).then_some(place)
+            && context.trace != TraceId::INVALID
+            && context.span != SpanId::INVALID;
+        (valid && flags.is_sampled()).then_some(context)
     }
 
     /// The value of that header.
-    pub fn header(self) -> String {
+    pub fn traceparent(self) -> String {
         format!("00-{}-{}-01", self.trace, self.span)
     }
 }
@@ -78,9 +78,9 @@ impl Place {
 #[derive(Clone, Debug)]
 pub struct Span {
     /// Its place.
-    pub place: Place,
+    pub context: TraceContext,
     /// The one that it is part of; none: it is the root.
-    pub parent: Option<Place>,
+    pub parent: Option<TraceContext>,
     /// What it is.
     pub name: &'static str,
     /// Whose side of a call it is.
@@ -97,7 +97,7 @@ pub struct Span {
 
 /// Why traces cannot be sent as the environment asks.
 #[derive(Debug, thiserror::Error)]
-pub enum BadTracing {
+pub enum TracingError {
     /// It is none that this program speaks to.
     #[error(
         "{variable} is {endpoint}: spans are sent to http:// only; name a collector of the cluster, as in http://collector.example:4318, and have it pass them on"
@@ -129,20 +129,20 @@ impl Tracer {
     pub fn from_environment(
         service: &'static str,
         attributes: impl IntoIterator<Item = KeyValue>,
-    ) -> Result<Option<Self>, BadTracing> {
+    ) -> Result<Option<Self>, TracingError> {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is = |name: &str, value: &str| set(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
         // That of traces alone comes before that of everything.
-        let asked = ENDPOINTS.into_iter().rev().find_map(|name| Some((name, set(name)?)));
-        let Some((variable, endpoint)) = asked else { return Ok(None) };
+        let endpoint = ENDPOINTS.into_iter().rev().find_map(|name| Some((name, set(name)?)));
+        let Some((variable, endpoint)) = endpoint else { return Ok(None) };
         if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
             return Ok(None);
         }
         if !endpoint.starts_with("http://") {
-            return Err(BadTracing::Endpoint { variable, endpoint });
+            return Err(TracingError::Endpoint { variable, endpoint });
         }
         let exporter = SpanExporter::builder().with_http().build();
-        let exporter = exporter.map_err(|error| BadTracing::Exporter(error.to_string()))?;
+        let exporter = exporter.map_err(|error| TracingError::Exporter(error.to_string()))?;
         let mut processor = BatchSpanProcessor::builder(exporter).build();
         processor.set_resource(&resource(service, attributes));
         let Config { sampler, .. } = Config::default();
@@ -150,8 +150,8 @@ impl Tracer {
     }
 
     /// The root of the trace of the object with this UID, if that trace is recorded.
-    pub fn root_of(&self, uid: &str) -> Option<Place> {
-        let root = Place::root_of(uid)?;
+    pub fn root_of(&self, uid: &str) -> Option<TraceContext> {
+        let root = TraceContext::root_of(uid)?;
         // The sampler takes the second half for a random number, and there a UUID says which kind of UUID it is.
         let mut bytes = root.trace.to_bytes();
         bytes.rotate_left(8);
@@ -162,9 +162,9 @@ impl Tracer {
     }
 
     /// Takes a span that is over, to be sent with others.
-    pub fn tell(&self, span: Span) {
-        let Span { place, parent, name, kind, start, end, attributes, error } = span;
-        let context = SpanContext::new(place.trace, place.span, TraceFlags::SAMPLED, false, TraceState::default());
+    pub fn record(&self, span: Span) {
+        let Span { context, parent, name, kind, start, end, attributes, error } = span;
+        let context = SpanContext::new(context.trace, context.span, TraceFlags::SAMPLED, false, TraceState::default());
         self.processor.on_end(SpanData {
             span_context: context,
             parent_span_id: parent.map_or(SpanId::INVALID, |parent| parent.span),
@@ -183,8 +183,8 @@ impl Tracer {
     }
 
     /// Sends what is left, when the process ends. It blocks, but not for long.
-    pub fn finish(&self) {
-        if let Err(error) = self.processor.shutdown_with_timeout(LAST_SPANS_TIMEOUT) {
+    pub fn shutdown(&self) {
+        if let Err(error) = self.processor.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
             tracing::warn!(%error, "could not send the last spans");
         }
     }
@@ -192,9 +192,9 @@ impl Tracer {
 
 /// Who sends: what the environment says, and a name where it gives none.
 fn resource(service: &'static str, attributes: impl IntoIterator<Item = KeyValue>) -> Resource {
-    let told = Resource::builder().build();
-    let name = told.get(&Key::from_static_str("service.name"));
-    let named = name.is_some_and(|name| !name.as_str().starts_with(UNNAMED));
+    let detected = Resource::builder().build();
+    let name = detected.get(&Key::from_static_str("service.name"));
+    let named = name.is_some_and(|name| !name.as_str().starts_with(UNNAMED_SERVICE));
     let resource = Resource::builder().with_attributes(attributes);
     if named { resource.build() } else { resource.with_service_name(service).build() }
 }
@@ -207,9 +207,9 @@ mod tests {
     const UID: &str = "0b2f6a5e-7c1d-4e8f-9a3b-5c6d7e8f9a0b";
 
     #[derive(Debug)]
-    struct Nowhere;
+    struct DiscardingExporter;
 
-    impl SpanExporter for Nowhere {
+    impl SpanExporter for DiscardingExporter {
         async fn export(&self, _: Vec<SpanData>) -> opentelemetry_sdk::error::OTelSdkResult {
             Ok(())
         }
@@ -217,24 +217,24 @@ mod tests {
 
     fn tracer(sampler: Sampler) -> Tracer {
         let scope = InstrumentationScope::builder("test").build();
-        Tracer { processor: BatchSpanProcessor::builder(Nowhere).build(), sampler: Box::new(sampler), scope }
+        Tracer { processor: BatchSpanProcessor::builder(DiscardingExporter).build(), sampler: Box::new(sampler), scope }
     }
 
     #[test]
     fn a_trace_is_named_by_the_uid_of_its_object() {
-        let root = Place::root_of(UID).expect("it is a UUID");
-        assert_eq!(root.header(), "00-0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b-9a3b5c6d7e8f9a0b-01");
-        let below = root.below();
+        let root = TraceContext::root_of(UID).expect("it is a UUID");
+        assert_eq!(root.traceparent(), "00-0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b-9a3b5c6d7e8f9a0b-01");
+        let below = root.child();
         assert!(below.trace == root.trace && below.span != root.span);
         for no_uuid in ["", "claim", "0b2f6a5e", "00000000-0000-0000-0000-000000000000", "ü".repeat(16).as_str()] {
-            assert_eq!(Place::root_of(no_uuid), None, "{no_uuid:?}");
+            assert_eq!(TraceContext::root_of(no_uuid), None, "{no_uuid:?}");
         }
     }
 
     #[test]
     fn a_header_is_read_as_it_was_written_and_else_not() {
-        let place = Place::root_of(UID).expect("it is a UUID").below();
-        assert_eq!(Place::read(&place.header()), Some(place));
+        let context = TraceContext::root_of(UID).expect("it is a UUID").child();
+        assert_eq!(TraceContext::parse(&context.traceparent()), Some(context));
         let (trace, span) = ("0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b", "9a3b5c6d7e8f9a0b");
         for wrong in [
             String::new(),
@@ -248,7 +248,7 @@ mod tests {
             format!("00-{trace}-{span}-+1"),
             format!("00-{trace}-gggggggggggggggg-01"),
         ] {
-            assert_eq!(Place::read(&wrong), None, "{wrong:?}");
+            assert_eq!(TraceContext::parse(&wrong), None, "{wrong:?}");
         }
     }
 
@@ -259,6 +259,6 @@ mod tests {
         let uids = (0..=255_u8).map(|first| format!("{first:02x}2f6a5e-7c1d-4e8f-9a3b-5c6d7e8f9a0b"));
         assert_eq!(uids.filter(|uid| half.root_of(uid).is_some()).count(), 128);
         assert_eq!(tracer(Sampler::AlwaysOff).root_of(UID), None);
-        assert_eq!(tracer(Sampler::AlwaysOn).root_of(UID), Place::root_of(UID));
+        assert_eq!(tracer(Sampler::AlwaysOn).root_of(UID), TraceContext::root_of(UID));
     }
 }

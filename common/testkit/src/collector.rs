@@ -16,19 +16,19 @@ use std::{
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 
 /// Longer than anything takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A collector. It is gone when this is dropped.
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
-    spans: watch::Receiver<Vec<Told>>,
+    spans: watch::Receiver<Vec<ReceivedSpan>>,
     serving: AbortHandle,
 }
 
 /// A span as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ReceivedSpan {
     /// `service.name` of who sent it.
     pub service: String,
     /// Its name.
@@ -56,7 +56,7 @@ impl Collector {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for a collector")?;
         let address = listener.local_addr()?;
         let (sender, spans) = watch::channel(Vec::new());
-        let router = Router::new().route("/v1/traces", post(take)).with_state(sender);
+        let router = Router::new().route("/v1/traces", post(receive)).with_state(sender);
         let serving = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
         Ok(Self { address, spans, serving })
     }
@@ -67,24 +67,24 @@ impl Collector {
     }
 
     /// What was sent of a trace until now.
-    pub fn trace(&self, id: &str) -> Vec<Told> {
-        of_trace(&self.spans.borrow(), id)
+    pub fn trace(&self, id: &str) -> Vec<ReceivedSpan> {
+        spans_of_trace(&self.spans.borrow(), id)
     }
 
     /// Waits until a trace has spans of all these names, and says what else it has.
     ///
     /// # Errors
     /// When they do not come.
-    pub async fn wait_for(&self, trace: &str, names: &[&str]) -> Result<Vec<Told>> {
-        let has_all = |spans: &Vec<Told>| {
-            let found = of_trace(spans, trace);
+    pub async fn wait_for(&self, trace: &str, names: &[&str]) -> Result<Vec<ReceivedSpan>> {
+        let has_all = |spans: &Vec<ReceivedSpan>| {
+            let found = spans_of_trace(spans, trace);
             names.iter().all(|name| found.iter().any(|span| span.name == *name))
         };
         let mut spans = self.spans.clone();
-        let waited = tokio::time::timeout(PATIENCE, spans.wait_for(has_all)).await;
+        let waited = tokio::time::timeout(TIMEOUT, spans.wait_for(has_all)).await;
         let missing = || format!("trace {trace} has not all of {names:?}, but {:#?}", self.spans.borrow());
         let spans = waited.with_context(missing)?.context("the collector ended")?;
-        Ok(of_trace(&spans, trace))
+        Ok(spans_of_trace(&spans, trace))
     }
 }
 
@@ -94,24 +94,24 @@ impl Drop for Collector {
     }
 }
 
-fn of_trace(spans: &[Told], trace: &str) -> Vec<Told> {
+fn spans_of_trace(spans: &[ReceivedSpan], trace: &str) -> Vec<ReceivedSpan> {
     spans.iter().filter(|span| span.trace == trace).cloned().collect()
 }
 
-async fn take(State(spans): State<watch::Sender<Vec<Told>>>, body: Bytes) -> StatusCode {
+async fn receive(State(spans): State<watch::Sender<Vec<ReceivedSpan>>>, body: Bytes) -> StatusCode {
     let Ok(request) = ExportTraceServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
     for resource in request.resource_spans {
-        let attributes = resource.resource.map(|resource| read(resource.attributes)).unwrap_or_default();
+        let attributes = resource.resource.map(|resource| attributes_of(resource.attributes)).unwrap_or_default();
         let service = attributes.into_iter().find(|(key, _)| key == "service.name").map(|(_, name)| name);
         let service = service.unwrap_or_default();
         for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-            spans.send_modify(|spans| spans.push(Told::new(service.clone(), span)));
+            spans.send_modify(|spans| spans.push(ReceivedSpan::new(service.clone(), span)));
         }
     }
     StatusCode::OK
 }
 
-impl Told {
+impl ReceivedSpan {
     fn new(service: String, span: Span) -> Self {
         let failed = span.status.filter(|status| status.code == Code::Error as i32);
         Self {
@@ -122,7 +122,7 @@ impl Told {
             parent: hex(&span.parent_span_id),
             time: (span.start_time_unix_nano, span.end_time_unix_nano),
             error: failed.map(|status| status.message),
-            attributes: read(span.attributes),
+            attributes: attributes_of(span.attributes),
         }
     }
 
@@ -136,13 +136,13 @@ impl Told {
 ///
 /// # Panics
 /// The trace has none of that name, or several.
-pub fn only<'a>(trace: &'a [Told], name: &str) -> &'a Told {
+pub fn only_span<'a>(trace: &'a [ReceivedSpan], name: &str) -> &'a ReceivedSpan {
     let named: Vec<_> = trace.iter().filter(|span| span.name == name).collect();
     let [span] = named[..] else { panic!("not one {name}: {trace:#?}") };
     span
 }
 
-fn read(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
+fn attributes_of(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
     let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
         Some(Value::StringValue(text)) => text,
         Some(Value::IntValue(number)) => number.to_string(),

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// Longer than an answer takes on a loaded machine: only so that a test that hangs says where.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A response.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub fn is_open(stream: &TcpStream) -> bool {
 ///
 /// # Errors
 /// The connection broke, or the response does not come.
-pub async fn ask(stream: &mut TcpStream, request: &str) -> io::Result<Response> {
+pub async fn exchange(stream: &mut TcpStream, request: &str) -> io::Result<Response> {
     stream.write_all(request.as_bytes()).await?;
     read_response(stream).await
 }
@@ -69,7 +69,7 @@ pub async fn read_response(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<
     let head = read_head(stream).await?;
     let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
-    within_patience(stream.read_exact(&mut body)).await?;
+    within_timeout(stream.read_exact(&mut body)).await?;
     Ok(Response { head, body: String::from_utf8(body).map_err(io::Error::other)? })
 }
 
@@ -80,11 +80,11 @@ pub async fn read_response(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<
 pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(within_patience(stream.read_u8()).await?);
+        head.push(within_timeout(stream.read_u8()).await?);
     }
     String::from_utf8(head).map_err(io::Error::other)
 }
 
-async fn within_patience<T>(reading: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(PATIENCE, reading).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+async fn within_timeout<T>(reading: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(TIMEOUT, reading).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

@@ -45,14 +45,14 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
     ///
     /// # Errors
     /// The display does not speak RFB 3.8, or wants a password.
-    pub async fn begin(mut display: D) -> Result<Self> {
+    pub async fn connect(mut display: D) -> Result<Self> {
         let (security_types, size) = shake_hands(&mut display).await?;
         let mut viewer = Self { display, security_types, size };
         let mut set_pixel_format = vec![0, 0, 0, 0];
         set_pixel_format.extend(PIXEL_FORMAT);
-        viewer.say(&set_pixel_format).await?;
+        viewer.send(&set_pixel_format).await?;
         let set_encodings_to_raw = [2, 0, 0, 1, 0, 0, 0, 0];
-        viewer.say(&set_encodings_to_raw).await?;
+        viewer.send(&set_encodings_to_raw).await?;
         Ok(viewer)
     }
 
@@ -67,28 +67,28 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
     }
 
     /// Says a message, or anything else.
-    pub async fn say(&mut self, message: &[u8]) -> Result<()> {
+    pub async fn send(&mut self, message: &[u8]) -> Result<()> {
         self.display.write_all(message).await?;
         Ok(self.display.flush().await?)
     }
 
     /// Presses a key and lets it go (section 7.5.4), a letter or a digit.
     pub async fn press(&mut self, key: u8) -> Result<()> {
-        self.say(&[4, 1, 0, 0, 0, 0, 0, key, 4, 0, 0, 0, 0, 0, 0, key]).await
+        self.send(&[4, 1, 0, 0, 0, 0, 0, key, 4, 0, 0, 0, 0, 0, 0, key]).await
     }
 
     /// Asks for the whole display (section 7.5.3).
-    pub async fn ask_for_all(&mut self) -> Result<()> {
+    pub async fn request_full_update(&mut self) -> Result<()> {
         let (width, height) = self.size;
         let mut request = vec![3, 0, 0, 0, 0, 0];
         request.extend(width.to_be_bytes());
         request.extend(height.to_be_bytes());
-        self.say(&request).await
+        self.send(&request).await
     }
 
     /// The whole display as it is now. All that was said before has been heard then.
     pub async fn picture(&mut self) -> Result<Picture> {
-        self.ask_for_all().await?;
+        self.request_full_update().await?;
         let (width, height) = self.size;
         let display = &mut self.display;
         let size = usize::from(width) * usize::from(height);

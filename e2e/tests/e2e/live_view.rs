@@ -39,9 +39,9 @@ fn the_live_view() {
 
         // Keys, a click into nowhere, a pasted text, a resize: none of it may arrive, and the view goes on.
         viewer.press(b'x').await?;
-        viewer.say(&[5, 1, 0, 1, 0, 1]).await?;
-        viewer.say(&[6, 0, 0, 0, 0, 0, 0, 1, b'x']).await?;
-        viewer.say(&[251, 0, 0, 100, 0, 100, 0, 0]).await?;
+        viewer.send(&[5, 1, 0, 1, 0, 1]).await?;
+        viewer.send(&[6, 0, 0, 0, 0, 0, 0, 1, b'x']).await?;
+        viewer.send(&[251, 0, 0, 100, 0, 100, 0, 0]).await?;
         let picture = viewer.picture().await?;
         ensure!((picture.width, picture.height) == (1280, 720), "a viewer has changed the display");
         controller.press(b'a').await?;
@@ -88,7 +88,7 @@ fn a_viewer_that_does_not_read() {
         let (mut other, _) = rfb::at_gateway(&space, &session, &view).await?;
         let mut dropped = false;
         poll("the one that does not read to be dropped", async || {
-            dropped = dropped || slow.ask_for_all().await.is_err();
+            dropped = dropped || slow.request_full_update().await.is_err();
             let share = other.picture().await?.share_of(GREEN);
             ensure!(
                 dropped && share > 0.6,

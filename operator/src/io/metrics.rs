@@ -115,7 +115,7 @@ impl QueueLabel {
 }
 
 /// How a start is called in labels and attributes.
-pub(super) fn label(tier: StartTier) -> &'static str {
+pub(super) fn tier_label(tier: StartTier) -> &'static str {
     match tier {
         StartTier::Hot => "hot",
         StartTier::Cold => "cold",
@@ -125,7 +125,7 @@ pub(super) fn label(tier: StartTier) -> &'static str {
 impl StartLabel {
     fn new(pool: Option<&Key>, tier: StartTier) -> Self {
         let (pool_namespace, pool) = pool.map(|key| (key.namespace.clone(), key.name.clone())).unwrap_or_default();
-        Self { pool_namespace, pool, tier: label(tier) }
+        Self { pool_namespace, pool, tier: tier_label(tier) }
     }
 }
 

@@ -77,7 +77,7 @@ async fn serve(
         keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
     // Stops when this function returns.
     let mut publishing = JoinSet::new();
-    publishing.spawn(publication.keep());
+    publishing.spawn(publication.run());
     let clock = Clock::start();
     let shell = Arc::new(Shell::new(
         client.clone(),

@@ -1,7 +1,7 @@
 //! Calls to runners, measured and traced.
 
 use crate::core::{BindFailure, Event, Uid};
-use crate::io::{shell::Shell, traces::Begun};
+use crate::io::{shell::Shell, traces::OpenSpan};
 use camofleet_runner_api::BindRequest;
 use camofleet_runtime::traces::{KeyValue, SpanKind};
 use std::{net::IpAddr, time::Duration};
@@ -15,7 +15,7 @@ impl Shell {
     pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
         let began = Instant::now();
         let span = starts.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
-        let header = span.as_ref().map(Begun::header);
+        let header = span.as_ref().map(OpenSpan::traceparent);
         let answer = match self.leadership.epoch() {
             None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
             Some(epoch) => self.runners.bind(&session, &pod, (address, epoch), &request, header.as_deref()).await,

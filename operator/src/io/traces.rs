@@ -8,9 +8,9 @@
 //! ```
 
 use crate::core::{Interval, Key, Observation};
-use crate::io::{clock::Clock, metrics::label};
+use crate::io::{clock::Clock, metrics::tier_label};
 use camofleet_crds::v1alpha1::BrowserSession;
-use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use camofleet_runtime::traces::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ pub(super) struct Traces {
 
 /// A part of a session's start that has begun, of a session that is traced.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct OpenSpan {
     tracer: Arc<Tracer>,
-    root: Place,
-    place: Place,
+    root: TraceContext,
+    context: TraceContext,
     name: &'static str,
     kind: SpanKind,
     clock: Clock,
@@ -40,12 +40,12 @@ impl Traces {
     }
 
     /// Something is done for that session now.
-    pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<Begun> {
+    pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<OpenSpan> {
         let tracer = self.tracer.clone()?;
         let root = tracer.root_of(session)?;
         let clock = self.clock.clone();
         let start = clock.now().wall;
-        Some(Begun { tracer, root, place: root.below(), name, kind, clock, start })
+        Some(OpenSpan { tracer, root, context: root.child(), name, kind, clock, start })
     }
 
     /// What the core saw of a session's start.
@@ -54,17 +54,17 @@ impl Traces {
         match observation {
             Observation::Assigned { session, pool, priority, waited: Some(waited) } => {
                 let Some(root) = tracer.root_of(session) else { return };
-                let attributes =
-                    of_pool(Some(pool)).chain([KeyValue::new("camofleet.session.priority", i64::from(*priority))]);
-                tracer.tell(span(root.below(), Some(root), "queue", *waited, attributes));
+                let attributes = pool_attributes(Some(pool))
+                    .chain([KeyValue::new("camofleet.session.priority", i64::from(*priority))]);
+                tracer.record(span(root.child(), Some(root), "queue", *waited, attributes));
             }
             Observation::Ready { session, pool, tier, started: Some(started) } => {
-                let tier = KeyValue::new("camofleet.session.start_tier", label(*tier));
-                let attributes = of_pool(pool.as_ref()).chain([tier]);
-                tell_root(tracer, session, *started, attributes, None);
+                let tier = KeyValue::new("camofleet.session.start_tier", tier_label(*tier));
+                let attributes = pool_attributes(pool.as_ref()).chain([tier]);
+                record_root(tracer, session, *started, attributes, None);
             }
             Observation::Ended { session, reason, started: Some(started) } => {
-                tell_root(tracer, session, *started, [], Some(reason.clone()));
+                record_root(tracer, session, *started, [], Some(reason.clone()));
             }
             // Those were not seen whole here.
             Observation::Assigned { waited: None, .. }
@@ -78,17 +78,17 @@ impl Traces {
     }
 }
 
-impl Begun {
+impl OpenSpan {
     /// What the callee is told, so that its spans stand below this one.
-    pub(super) fn header(&self) -> String {
-        self.place.header()
+    pub(super) fn traceparent(&self) -> String {
+        self.context.traceparent()
     }
 
     /// It is done.
     pub(super) fn end(self, attributes: impl IntoIterator<Item = KeyValue>, error: Option<String>) {
-        let Self { tracer, root, place, name, kind, clock, start } = self;
-        tracer.tell(Span {
-            place,
+        let Self { tracer, root, context, name, kind, clock, start } = self;
+        tracer.record(Span {
+            context,
             parent: Some(root),
             name,
             kind,
@@ -100,7 +100,7 @@ impl Begun {
     }
 }
 
-fn tell_root(
+fn record_root(
     tracer: &Tracer,
     session: &BrowserSession,
     started: Interval,
@@ -118,18 +118,18 @@ fn tell_root(
         KeyValue::new("camofleet.session.created", created.unwrap_or_default()),
     ];
     let attributes = of_session.into_iter().chain(attributes);
-    tracer.tell(Span { error, ..span(root, None, "session.start", started, attributes) });
+    tracer.record(Span { error, ..span(root, None, "session.start", started, attributes) });
 }
 
 fn span(
-    place: Place,
-    parent: Option<Place>,
+    context: TraceContext,
+    parent: Option<TraceContext>,
     name: &'static str,
     interval: Interval,
     attributes: impl IntoIterator<Item = KeyValue>,
 ) -> Span {
     Span {
-        place,
+        context,
         parent,
         name,
         kind: SpanKind::Internal,
@@ -140,7 +140,7 @@ fn span(
     }
 }
 
-fn of_pool(pool: Option<&Key>) -> impl Iterator<Item = KeyValue> {
+fn pool_attributes(pool: Option<&Key>) -> impl Iterator<Item = KeyValue> {
     let names = pool.map(|Key { namespace, name }| {
         [
             KeyValue::new("camofleet.pool.namespace", namespace.clone()),

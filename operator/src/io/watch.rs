@@ -80,12 +80,12 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
         let of_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
-        let sender = keys.sender(move |trusted, keys| trusted.secret_holds(issuer, keys));
+        let sender = keys.sender(move |trusted, keys| trusted.set_secret_keys(issuer, keys));
         let config = named(&public_key_secret(issuer));
         tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), of_secret, sender));
     }
     let of_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
-    let sender = keys.sender(TrustedKeys::config_map_holds);
+    let sender = keys.sender(TrustedKeys::set_config_map_keys);
     tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, of_config_map, sender));
     Ok(Watches { _tasks: tasks, watched, pulses })
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Limits,
-    places::{Kind, Place, Places, Ticket},
+    limiter::{Kind, Limiter, Permit, Registration},
 };
 use crate::client_address::TrustedProxies;
 use axum::{
@@ -43,11 +43,11 @@ pub(super) struct Connection {
     /// Whether the peer is a trusted proxy: then the credential of one request says nothing of the next.
     is_proxy: bool,
     proxies: TrustedProxies,
-    places: Arc<Places>,
+    limiter: Arc<Limiter>,
     /// Cancelled when the connection is given up.
     shed: CancellationToken,
     state: Mutex<State>,
-    _place: Place,
+    _permit: Permit,
 }
 
 #[derive(Debug)]
@@ -58,9 +58,9 @@ struct State {
     /// Whether a credential was accepted: on this connection, or, of a proxy, for the request that is being answered.
     authenticated: bool,
     /// While the connection can be given up.
-    ticket: Option<Ticket>,
+    registration: Option<Registration>,
     /// While the request that is being answered can be given up. Only a proxy's.
-    request: Option<Ticket>,
+    request: Option<Registration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,30 +92,35 @@ impl ConnectionHandle {
     pub fn authenticated(&self) {
         let mut state = self.connection.state();
         state.authenticated = true;
-        (state.ticket, state.request) = (None, None);
+        (state.registration, state.request) = (None, None);
     }
 }
 
 impl Connection {
     /// None when there is no place for it.
-    pub(super) fn open(places: &Arc<Places>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
-        let place = places.open()?;
+    pub(super) fn open(limiter: &Arc<Limiter>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
+        let permit = limiter.open()?;
         let is_proxy = proxies.contains(peer);
-        let state =
-            State { phase: Phase::FirstHead, since: Instant::now(), authenticated: false, ticket: None, request: None };
-        let (places, shed) = (Arc::clone(places), CancellationToken::new());
-        let connection = Self { peer, is_proxy, proxies, places, shed, state: Mutex::new(state), _place: place };
-        connection.state().ticket = Some(connection.ticket());
+        let state = State {
+            phase: Phase::FirstHead,
+            since: Instant::now(),
+            authenticated: false,
+            registration: None,
+            request: None,
+        };
+        let (limiter, shed) = (Arc::clone(limiter), CancellationToken::new());
+        let connection = Self { peer, is_proxy, proxies, limiter, shed, state: Mutex::new(state), _permit: permit };
+        connection.state().registration = Some(connection.register());
         Some(Arc::new(connection))
     }
 
-    fn ticket(&self) -> Ticket {
+    fn register(&self) -> Registration {
         let kind = if self.is_proxy { Kind::Proxy } else { Kind::Connection };
-        self.places.enrol(kind, Some(self.peer), self.shed.clone())
+        self.limiter.register(kind, Some(self.peer), self.shed.clone())
     }
 
     pub(super) fn limits(&self) -> &Limits {
-        &self.places.limits
+        &self.limiter.limits
     }
 
     /// Serves what comes, for as long as the limits allow. After each time that it was looked at, the deadline is a function of
@@ -146,19 +151,19 @@ impl Connection {
     ) -> impl Future<Output = Response<Answer>> + use<> {
         let client = self.proxies.client_address(self.peer, request.headers());
         let shed = self.is_proxy.then(CancellationToken::new);
-        let ticket = shed.clone().map(|shed| {
+        let registration = shed.clone().map(|shed| {
             // A proxy's own requests, and those of which it does not tell the client, are not limited by its address.
             let address = Some(client).filter(|client| !self.proxies.contains(*client));
-            self.places.enrol(Kind::Request, address, shed)
+            self.limiter.register(Kind::Request, address, shed)
         });
-        let exchange = Exchange::begin(Arc::clone(self), ticket);
+        let exchange = Exchange::begin(Arc::clone(self), registration);
         let handle = ConnectionHandle { connection: Arc::clone(self), client };
         request.extensions_mut().insert(handle.clone());
         async move {
             let answered = TowerToHyperService::new(router).call(request);
             let response = match shed {
                 None => answered.await,
-                Some(shed) => shed.run_until_cancelled(answered).await.unwrap_or_else(|| Ok(too_many())),
+                Some(shed) => shed.run_until_cancelled(answered).await.unwrap_or_else(|| Ok(too_many_requests())),
             };
             let response = response.unwrap_or_else(|impossible| match impossible {});
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -186,7 +191,7 @@ impl Connection {
     }
 }
 
-fn too_many() -> Response<Body> {
+fn too_many_requests() -> Response<Body> {
     let message = "too many requests without a valid token from this address are being answered; send the token, or retry later\n";
     (StatusCode::TOO_MANY_REQUESTS, message).into_response()
 }
@@ -196,10 +201,10 @@ fn too_many() -> Response<Body> {
 struct Exchange(Arc<Connection>);
 
 impl Exchange {
-    fn begin(connection: Arc<Connection>, ticket: Option<Ticket>) -> Self {
+    fn begin(connection: Arc<Connection>, registration: Option<Registration>) -> Self {
         let mut state = connection.state();
         (state.phase, state.since) = (Phase::Exchange, Instant::now());
-        state.request = ticket;
+        state.request = registration;
         drop(state);
         Self(connection)
     }
@@ -216,7 +221,7 @@ impl Drop for Exchange {
         if self.0.is_proxy {
             // It becomes the youngest of those that can be given up: another request has just been answered on it.
             state.authenticated = false;
-            state.ticket = Some(self.0.ticket());
+            state.registration = Some(self.0.register());
         }
     }
 }

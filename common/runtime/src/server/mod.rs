@@ -11,10 +11,10 @@
 //! credential.
 
 mod connection;
-mod places;
+mod limiter;
 
 pub use connection::ConnectionHandle;
-pub use places::Counts;
+pub use limiter::Counts;
 
 use crate::{client_address::TrustedProxies, tcp};
 use axum::Router;
@@ -22,7 +22,7 @@ use connection::Connection;
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use places::Places;
+use limiter::Limiter;
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -72,7 +72,7 @@ pub struct Limits {
     /// Connections without an accepted credential at once, and as many requests behind trusted proxies. Beyond that, one is
     /// given up: the oldest of the address that has most.
     pub anonymous: usize,
-    /// Places without an accepted credential of one address (for IPv6, one /64) at once. Beyond that, its oldest is given up.
+    /// Limiter without an accepted credential of one address (for IPv6, one /64) at once. Beyond that, its oldest is given up.
     pub anonymous_per_address: usize,
     /// From the accept to the end of the first request's head.
     pub first_head: Duration,
@@ -106,18 +106,18 @@ impl Limits {
 pub struct Server {
     name: &'static str,
     proxies: TrustedProxies,
-    places: Arc<Places>,
+    limiter: Arc<Limiter>,
 }
 
 impl Server {
     /// A server whose log lines have that name.
     pub fn new(name: &'static str, limits: Limits, proxies: TrustedProxies) -> Self {
-        Self { name, proxies, places: Arc::new(Places::new(limits)) }
+        Self { name, proxies, limiter: Arc::new(Limiter::new(limits)) }
     }
 
     /// How many places are held and were given up.
     pub fn counts(&self) -> Counts {
-        self.places.counts()
+        self.limiter.counts()
     }
 
     /// Serves until `shutdown`. Then it accepts no more, closes idle connections and has the others closed after the response that
@@ -133,7 +133,7 @@ impl Server {
                 }
                 Err(error) => {
                     tracing::warn!(listener = self.name, %error, "could not accept a connection");
-                    self.places.shed();
+                    self.limiter.shed();
                     sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -141,8 +141,8 @@ impl Server {
     }
 
     fn admit(&self, peer: SocketAddr) -> Option<Arc<Connection>> {
-        let connection = Connection::open(&self.places, peer.ip(), self.proxies.clone());
-        if let Some(Counts { connections, anonymous, shed, refused }) = self.places.to_report() {
+        let connection = Connection::open(&self.limiter, peer.ip(), self.proxies.clone());
+        if let Some(Counts { connections, anonymous, shed, refused }) = self.limiter.take_report() {
             tracing::warn!(
                 listener = self.name,
                 connections,

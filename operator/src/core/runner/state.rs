@@ -309,7 +309,7 @@ impl Runner {
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
         let wanted = match (parse(published), parse(&self.pod.keys)) {
             (Ok(published), Ok(had)) => {
-                serde_json::to_string(&published.or_those_of(had)).expect("a map of strings serializes")
+                serde_json::to_string(&published.with_fallback(had)).expect("a map of strings serializes")
             }
             _ => published.to_owned(),
         };

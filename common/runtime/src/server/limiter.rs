@@ -1,7 +1,7 @@
 //! Counts connections, and decides which one is given up for a newcomer.
 
 use super::Limits;
-use crate::client_address::limited_as;
+use crate::client_address::limit_key;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
@@ -21,7 +21,7 @@ pub struct Counts {
     pub connections: usize,
     /// Connections, and requests behind trusted proxies, without an accepted credential.
     pub anonymous: usize,
-    /// Places that were given up for others.
+    /// Limiter that were given up for others.
     pub shed: u64,
     /// Connections that were closed at once, because no other one could be given up.
     pub refused: u64,
@@ -29,7 +29,7 @@ pub struct Counts {
 
 /// The places of one listener.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Limiter {
     pub(super) limits: Limits,
     table: Mutex<Table>,
 }
@@ -39,18 +39,18 @@ struct Table {
     counts: Counts,
     next: u64,
     /// Connections without an accepted credential.
-    connections: Register,
+    connections: SheddableSet,
     /// Requests without an accepted credential on the connections of trusted proxies.
-    requests: Register,
+    requests: SheddableSet,
     /// Connections of trusted proxies on which no request with an accepted credential is being answered.
-    proxies: Register,
+    proxies: SheddableSet,
     /// When counts were last reported, and which.
     reported: Option<(Instant, u64)>,
 }
 
 /// Connections or requests that can be given up, by increasing numbers.
 #[derive(Debug, Default)]
-struct Register {
+struct SheddableSet {
     entries: HashMap<u64, Entry>,
     /// The same by what is limited as one client; None: of those that are not limited by address.
     by_address: HashMap<Option<IpAddr>, BTreeSet<u64>>,
@@ -63,7 +63,7 @@ struct Entry {
     shed: CancellationToken,
 }
 
-/// The subject of a [`Ticket`].
+/// The subject of a [`Registration`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A connection without an accepted credential.
@@ -76,17 +76,17 @@ pub(super) enum Kind {
 
 /// A connection that counts, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Places>);
+pub(super) struct Permit(Arc<Limiter>);
 
 /// A connection or request that can be given up for a newcomer, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Ticket {
-    places: Arc<Places>,
+pub(super) struct Registration {
+    limiter: Arc<Limiter>,
     kind: Kind,
     id: u64,
 }
 
-impl Places {
+impl Limiter {
     pub(super) fn new(limits: Limits) -> Self {
         Self { limits, table: Mutex::default() }
     }
@@ -97,37 +97,42 @@ impl Places {
     }
 
     /// Counts a connection. None when all of them have an accepted credential.
-    pub(super) fn open(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn open(self: &Arc<Self>) -> Option<Permit> {
         let mut table = self.table();
         if table.counts.connections >= self.limits.connections && !table.shed_connection() {
             table.counts.refused += 1;
             return None;
         }
         table.counts.connections += 1;
-        Some(Place(Arc::clone(self)))
+        Some(Permit(Arc::clone(self)))
     }
 
     /// Registers what can be given up, by cancelling `shed`, and gives up an older one when there are too many. `address`: of the
     /// client, when it is limited.
-    pub(super) fn enrol(self: &Arc<Self>, kind: Kind, address: Option<IpAddr>, shed: CancellationToken) -> Ticket {
-        let address = address.map(limited_as);
+    pub(super) fn register(
+        self: &Arc<Self>,
+        kind: Kind,
+        address: Option<IpAddr>,
+        shed: CancellationToken,
+    ) -> Registration {
+        let address = address.map(limit_key);
         let mut table = self.table();
-        let register = table.register(kind);
-        let held = register.by_address.get(&address).map_or(0, BTreeSet::len);
+        let sheddable = table.sheddable(kind);
+        let held = sheddable.by_address.get(&address).map_or(0, BTreeSet::len);
         let is_shed = if kind == Kind::Proxy {
             false
         } else if address.is_some() && held >= self.limits.anonymous_per_address {
-            register.shed_of(address)
+            sheddable.shed_oldest_of(address)
         } else {
-            register.entries.len() >= self.limits.anonymous && register.shed_of_busiest()
+            sheddable.entries.len() >= self.limits.anonymous && sheddable.shed_from_busiest()
         };
         table.counts.shed += u64::from(is_shed);
         let id = table.next;
         table.next += 1;
-        let register = table.register(kind);
-        register.entries.insert(id, Entry { address, shed });
-        register.by_address.entry(address).or_default().insert(id);
-        Ticket { places: Arc::clone(self), kind, id }
+        let sheddable = table.sheddable(kind);
+        sheddable.entries.insert(id, Entry { address, shed });
+        sheddable.by_address.entry(address).or_default().insert(id);
+        Registration { limiter: Arc::clone(self), kind, id }
     }
 
     /// Gives up a connection.
@@ -136,7 +141,7 @@ impl Places {
     }
 
     /// What was closed, when it is time to report that.
-    pub(super) fn to_report(&self) -> Option<Counts> {
+    pub(super) fn take_report(&self) -> Option<Counts> {
         let mut table = self.table();
         let closed = table.counts.shed + table.counts.refused;
         let is_due = match table.reported {
@@ -159,7 +164,7 @@ impl Table {
         Counts { anonymous: self.connections.entries.len() + self.requests.entries.len(), ..self.counts }
     }
 
-    fn register(&mut self, kind: Kind) -> &mut Register {
+    fn sheddable(&mut self, kind: Kind) -> &mut SheddableSet {
         match kind {
             Kind::Connection => &mut self.connections,
             Kind::Request => &mut self.requests,
@@ -169,25 +174,25 @@ impl Table {
 
     /// Gives up a connection: one without an accepted credential, or else a proxy's that answers none. False when there is none.
     fn shed_connection(&mut self) -> bool {
-        let is_shed = self.connections.shed_of_busiest() || self.proxies.shed_of_busiest();
+        let is_shed = self.connections.shed_from_busiest() || self.proxies.shed_from_busiest();
         self.counts.shed += u64::from(is_shed);
         is_shed
     }
 }
 
-impl Register {
+impl SheddableSet {
     /// Gives up the oldest entry of the address that has most of them, of several such the one that has the oldest. So a client that
     /// opens many connections displaces its own before those of others. False when there is none.
-    fn shed_of_busiest(&mut self) -> bool {
+    fn shed_from_busiest(&mut self) -> bool {
         let order = |(_, ids): &(&Option<IpAddr>, &BTreeSet<u64>)| (ids.len(), Reverse(ids.first().copied()));
         match self.by_address.iter().max_by_key(order).map(|(address, _)| *address) {
-            Some(address) => self.shed_of(address),
+            Some(address) => self.shed_oldest_of(address),
             None => false,
         }
     }
 
     /// Gives up the oldest entry of an address. False when there is none.
-    fn shed_of(&mut self, address: Option<IpAddr>) -> bool {
+    fn shed_oldest_of(&mut self, address: Option<IpAddr>) -> bool {
         let oldest = self.by_address.get(&address).and_then(|ids| ids.first()).copied();
         let Some(shed) = oldest.and_then(|id| self.remove(id)) else { return false };
         shed.cancel();
@@ -206,14 +211,14 @@ impl Register {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.table().counts.connections -= 1;
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.places.table().register(self.kind).remove(self.id);
+        self.limiter.table().sheddable(self.kind).remove(self.id);
     }
 }
