@@ -82,7 +82,7 @@ impl Fairness {
         // While all three wait: from the last one's coming until the first of them has nothing left.
         let from = served.values().map(|tenant| tenant.asked).max().unwrap_or_else(Instant::now);
         let to = served.values().filter_map(|tenant| tenant.binds.last()).min().copied().unwrap_or(from);
-        let while_all_wait = |tenant: &Served| tenant.binds.iter().filter(|at| (from..=to).contains(at)).count();
+        let while_all_wait = |tenant: &Served| tenant.binds.iter().filter(|at| (from..=to).contains(*at)).count();
         let shares: BTreeMap<_, _> = served.iter().map(|(name, tenant)| (*name, while_all_wait(tenant))).collect();
         let by_weight = served.values().map(|tenant| number(while_all_wait(tenant)) / tenant.weight);
         let jain = jain(&by_weight.collect::<Vec<_>>());
