@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_transition_time_moves_only_with_the_truth() {
+    fn transition_time_changes_only_with_the_status() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut conditions = Vec::new();
         set(&mut conditions, READY, Truth::False, session::NO_CAPACITY, "waits", None, at(1));

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_an_object_can_be_called() {
+    fn validates_labels_and_subdomains() {
         for good in ["a", "demo", "a-1", "0"] {
             assert!(is_label(good) && is_subdomain(good), "{good:?}");
         }

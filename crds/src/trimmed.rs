@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_held_without_the_metadata_that_is_not_read() {
+    fn drops_metadata_that_is_never_read() {
         let Trimmed(session) =
             serde_json::from_value::<Trimmed<BrowserSession>>(object("BrowserSession", &json!({}))).unwrap();
         let expected = json!({
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_trimmed_as_well() {
+    fn trims_unparsable_objects_too() {
         let broken = object("BrowserSession", &json!({ "display": "Hologram" }));
         let Trimmed(guard) = serde_json::from_value::<Trimmed<DeserializeGuard<BrowserSession>>>(broken).unwrap();
         assert_eq!(guard.meta().labels.as_ref().map(BTreeMap::len), Some(1));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_kept_whatever_a_user_adds() {
+    fn keeps_known_annotations_whatever_a_user_adds() {
         let trimmed = |add: &[(&str, usize)]| {
             let own = [("camofleet.dev/public-keys".to_owned(), "keys".to_owned())];
             let added = add.iter().map(|(key, size)| ((*key).to_owned(), "x".repeat(*size)));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_labels_of_a_runner_pod_are_kept_whatever_a_user_adds() {
+    fn keeps_runner_pod_labels_whatever_a_user_adds() {
         let mut pod = object("Pod", &json!({}));
         pod["apiVersion"] = json!("v1");
         for index in 0..2000 {

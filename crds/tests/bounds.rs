@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// The caches of operator and gateway hold specs, which the creators of the objects choose.
 #[test]
-fn strings_lists_and_maps_of_every_spec_are_bounded() {
+fn bounds_every_string_list_and_map_of_a_spec() {
     for definition in camofleet_crds::definitions() {
         let crd = serde_json::to_value(definition).expect("a CRD is plain data");
         let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("there is a spec");
@@ -16,7 +16,7 @@ fn strings_lists_and_maps_of_every_spec_are_bounded() {
 
 /// Bytes that a spec can have, without its template. That has a bound of its own, because those of its fields allow more together.
 #[test]
-fn a_spec_without_its_template_has_less_than_64_kib() {
+fn a_spec_without_its_template_stays_below_64_kib() {
     for definition in camofleet_crds::definitions() {
         let mut crd = serde_json::to_value(definition).expect("a CRD is plain data");
         let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();

@@ -17,15 +17,15 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// Concurrent writes. A cluster has tens of pools, and the process has half a minute.
-const WRITES: usize = 16;
+const MAX_WRITES: usize = 16;
 /// Pause between two passes over the pools. A former leader's write that is still under way lands within it.
-const PASS_PERIOD: Duration = Duration::from_secs(1);
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// All passes together. With the return of the lease it fits into a pod's default grace period of 30 s.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A read of the operator's own namespace, and how often it is tried.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(2);
 const NAMESPACE_ATTEMPTS: usize = 3;
-const NAMESPACE_PAUSE: Duration = Duration::from_millis(500);
+const NAMESPACE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A `WorkerPool` that is not parsed: a pool written by another version must not stop the others.
 pub(crate) type AnyPool = DynamicObject;
@@ -80,7 +80,7 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
             Ok(Err(error)) => tracing::warn!(namespace, %error, "could not read the operator's namespace"),
             Err(_) => tracing::warn!(namespace, "the API server did not answer about the operator's namespace"),
         }
-        sleep(NAMESPACE_PAUSE).await;
+        sleep(NAMESPACE_RETRY_DELAY).await;
     }
     false
 }
@@ -118,7 +118,7 @@ async fn release_pools(
                 Ok(_) => {}
                 Err(error) => tracing::warn!("could not remove the finalizers of all pools, retrying: {error:#}"),
             }
-            sleep(PASS_PERIOD).await;
+            sleep(PASS_INTERVAL).await;
         }
     };
     if timeout(RELEASE_TIMEOUT, passes).await.is_ok() {
@@ -136,11 +136,11 @@ async fn release_pass(
     list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
     release: impl AsyncFn(AnyPool) -> kube::Result<()>,
 ) -> anyhow::Result<usize> {
-    let held: Vec<_> = list().await?.into_iter().filter(is_held).collect();
+    let held: Vec<_> = list().await?.into_iter().filter(has_drain_finalizer).collect();
     let found = held.len();
     let release = &release;
     stream::iter(held)
-        .for_each_concurrent(WRITES, |pool| async move {
+        .for_each_concurrent(MAX_WRITES, |pool| async move {
             let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
             match release(pool).await {
                 Ok(()) => tracing::info!(namespace, pool = name, "removed the drain finalizer"),
@@ -151,7 +151,7 @@ async fn release_pass(
     Ok(found)
 }
 
-fn is_held(pool: &AnyPool) -> bool {
+fn has_drain_finalizer(pool: &AnyPool) -> bool {
     pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_abandoned_pool_says_so_and_how_to_delete_it() {
+    fn the_condition_of_an_abandoned_pool_explains_how_to_delete_it() {
         let kind = ApiResource::erase::<WorkerPool>(&());
         let ready = json!({ "type": "Ready", "status": "True", "reason": "AllRunnersReady", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z" });

@@ -42,11 +42,11 @@ const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// How long the API server may take to serve a kind that was just installed.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Polling interval of a drain.
-const PERIOD: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// A leader renews its Lease every two seconds. The rest is for clocks that differ.
-const LONGEST_SILENCE: SignedDuration = SignedDuration::from_secs(60);
+const MAX_RENEWAL_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// A working operator removes a pool whose last session has ended within this time.
-const OPERATOR_PATIENCE: Duration = Duration::from_secs(30);
+const FINAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A Helm release. Displayed as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,19 +185,24 @@ pub enum Extent {
     Cluster,
 }
 
-/// Deletes pools before an uninstall and lets the operator drain them. Sessions on them that still run after `patience` are
+/// Deletes pools before an uninstall and lets the operator drain them. Sessions on them that still run after `drain_timeout` are
 /// deleted. When no operator leads, their finalizers are removed in its place, so that nothing hangs.
 ///
 /// # Errors
 /// When the API server refuses or cannot be used.
-pub async fn delete_pools(client: Client, release: &Release, extent: Extent, patience: Duration) -> anyhow::Result<()> {
+pub async fn delete_pools(
+    client: Client,
+    release: &Release,
+    extent: Extent,
+    drain_timeout: Duration,
+) -> anyhow::Result<()> {
     let uninstall = Uninstall { client, release, extent };
-    uninstall.name_pools_that_stay().await?;
-    if uninstall.drained(patience).await? {
+    uninstall.log_kept_pools().await?;
+    if uninstall.drain(drain_timeout).await? {
         return Ok(());
     }
     uninstall.delete_sessions().await?;
-    if uninstall.drained(OPERATOR_PATIENCE).await? {
+    if uninstall.drain(FINAL_DRAIN_TIMEOUT).await? {
         return Ok(());
     }
     tracing::warn!("removing finalizers; runners stop at their drain deadline");
@@ -223,7 +228,7 @@ impl Uninstall<'_> {
         }
     }
 
-    async fn name_pools_that_stay(&self) -> anyhow::Result<()> {
+    async fn log_kept_pools(&self) -> anyhow::Result<()> {
         if self.extent == Extent::Release {
             for pool in list_pools(&self.client, Some(&self.release.namespace)).await? {
                 if !self.release.created(&pool) {
@@ -235,9 +240,9 @@ impl Uninstall<'_> {
         Ok(())
     }
 
-    /// Deletes the pools and waits until they are gone, but no longer than `patience`, and only while an operator leads.
-    async fn drained(&self, patience: Duration) -> anyhow::Result<bool> {
-        let deadline = Instant::now() + patience;
+    /// Deletes the pools and waits until they are gone, but no longer than `drain_timeout`, and only while an operator leads.
+    async fn drain(&self, drain_timeout: Duration) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + drain_timeout;
         let mut logged = None;
         loop {
             let pools = self.pools().await?;
@@ -258,23 +263,23 @@ impl Uninstall<'_> {
             if logged.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
                 tracing::info!(pools = pools.len(), sessions, "draining");
             }
-            if !self.an_operator_leads().await? {
+            if !self.has_leader().await? {
                 tracing::warn!("no operator leads, so nothing drains");
                 return Ok(false);
             }
             if Instant::now() >= deadline {
-                tracing::warn!(seconds = patience.as_secs(), "the drain timeout passed");
+                tracing::warn!(seconds = drain_timeout.as_secs(), "the drain timeout passed");
                 return Ok(false);
             }
-            sleep(PERIOD).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn an_operator_leads(&self) -> anyhow::Result<bool> {
+    async fn has_leader(&self) -> anyhow::Result<bool> {
         let lease = Api::<Lease>::namespaced(self.client.clone(), &self.release.namespace).get_opt(LEASE).await;
         let spec = lease.context("cannot read the operator's Lease")?.and_then(|lease| lease.spec).unwrap_or_default();
         let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
-        let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < LONGEST_SILENCE);
+        let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < MAX_RENEWAL_AGE);
         Ok(held && renewed)
     }
 
@@ -363,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_created_the_pool_whose_uid_it_recorded() {
+    fn recognizes_a_created_pool_by_its_recorded_uid() {
         let record = [(RELEASE_ANNOTATION, "camo-fleet/fleet"), (CREATED_ANNOTATION, "u-1")];
         assert!(release().created(&pool("u-1", &record, FIELD_MANAGER)));
         assert!(!release().created(&pool("u-2", &record, FIELD_MANAGER)), "a copy has another UID");
@@ -374,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_record_field_manager_and_labels_decide() {
+    fn falls_back_to_field_manager_and_labels_without_a_record() {
         assert!(release().created(&pool("u-1", &[], FIELD_MANAGER)));
         assert!(!release().created(&pool("u-1", &[], "kubectl")), "a copy has another field manager");
         let mut unlabelled = pool("u-1", &[], FIELD_MANAGER);

@@ -125,7 +125,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(obey(command)) {
+    match runtime.block_on(run_command(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -134,7 +134,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn obey(command: Command) -> anyhow::Result<()> {
+async fn run_command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(flags) => {
             let pod = KeyValue::new("k8s.pod.name", flags.identity.clone());
@@ -165,9 +165,9 @@ async fn obey(command: Command) -> anyhow::Result<()> {
             hooks::apply_pools(client().await?, &flags.release.into(), &pools).await
         }
         Command::DeletePools(flags) => {
-            let patience = Duration::from_secs(flags.timeout_seconds.into());
+            let drain_timeout = Duration::from_secs(flags.timeout_seconds.into());
             let extent = if flags.all { Extent::Cluster } else { Extent::Release };
-            hooks::delete_pools(client().await?, &flags.release.into(), extent, patience).await
+            hooks::delete_pools(client().await?, &flags.release.into(), extent, drain_timeout).await
         }
         Command::AbandonPools => abandon_pools(&client().await?, "its operator was uninstalled").await,
     }

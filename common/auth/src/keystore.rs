@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_is_restored_and_unknown_keys_are_removed() {
+    fn restores_published_keys_and_removes_unknown_ones() {
         let (own, old, older, oldest, foreign) = (key(), key(), key(), key(), key());
         let known = [own.clone(), old.clone(), older.clone(), oldest.clone()];
         let desired = |published: &[&PublicKey]| {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_of_two_keys_agree_while_a_key_is_changed() {
+    fn replicas_agree_during_key_rotation() {
         // The former replicas learn of the new key from the private Secret; the new ones found the old key published.
         let (old, new) = (key(), key());
         let known = [old.clone(), new.clone()];
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_counts_alone_and_what_is_deleted_changes_nothing() {
+    fn a_secret_overrides_the_config_map_and_a_deletion_keeps_the_keys() {
         let (of_secret, planted, operators) = (key(), key(), key());
         let config_map = |gateway: &[&PublicKey]| {
             let text = gateway.iter().map(|key| key.as_str()).collect::<Vec<_>>().join("\n");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn at_most_three_keys_of_an_issuer_are_believed() {
+    fn trusts_at_most_three_keys_per_issuer() {
         let keys: Vec<PublicKey> = (0..5).map(|_| key()).collect();
         let text = format!("junk\n{}", to_text(&keys));
         assert_eq!(parse_keys(&text, Issuer::Gateway), keys[..3]);

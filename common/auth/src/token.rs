@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn each_issuers_token_proves_its_caller() {
+    fn identifies_the_caller_by_its_token() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
         assert_eq!(
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_token_is_good_at_the_gateway_and_nowhere_else() {
+    fn accepts_session_tokens_only_at_the_gateway() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
         let token = session_token(unix_seconds(SystemTime::now()) + 60);
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_token_ends_when_it_says() {
+    fn rejects_an_expired_session_token() {
         let gateway = signer(Issuer::Gateway);
         let ended = gateway.session_token(session_token(unix_seconds(SystemTime::now()) - 1));
         let refused = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_signs_for_its_own_issuer_only() {
+    fn rejects_the_key_of_another_issuer() {
         let gateway = signer(Issuer::Gateway);
         let keys = trusting(&[&signer(Issuer::Operator), &gateway]);
         let forged = Signer { issuer: Issuer::Operator, ..gateway };
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_for_another_pod_an_expired_one_and_a_strangers_are_refused() {
+    fn rejects_expired_tokens_unknown_keys_and_other_pods() {
         let operator = signer(Issuer::Operator);
         let keys = trusting(&[&operator]);
         assert!(keys.verify(&operator.operator_token("other", 1, SystemTime::now()), "pod").is_err());
@@ -437,14 +437,14 @@ mod tests {
     }
 
     #[test]
-    fn the_former_key_is_trusted_while_it_is_listed() {
+    fn trusts_the_previous_key_while_it_is_listed() {
         let (old, new) = (signer(Issuer::Operator), signer(Issuer::Operator));
         assert!(trusting(&[&new, &old]).verify(&old.operator_token("pod", 1, SystemTime::now()), "pod").is_ok());
         assert!(trusting(&[&new]).verify(&old.operator_token("pod", 1, SystemTime::now()), "pod").is_err());
     }
 
     #[test]
-    fn a_tampered_or_unsigned_token_is_refused() {
+    fn rejects_tampered_and_unsigned_tokens() {
         let operator = signer(Issuer::Operator);
         let keys = trusting(&[&operator]);
         let token = operator.operator_token("pod", 1, SystemTime::now());
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_file_reads_as_it_is_documented() {
+    fn parses_the_documented_key_file() {
         let operator = signer(Issuer::Operator);
         let text = format!(r#"{{"operator":["{}"],"gateway":[]}}"#, operator.public_key().as_str());
         let keys: PublicKeys = serde_json::from_str(&text).unwrap();

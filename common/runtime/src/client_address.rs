@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_untrusted_address_is_the_clients() {
+    fn takes_the_last_untrusted_address() {
         let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("the test has networks"));
         let trusted = TrustedProxies::new(networks.to_vec());
         for (case, peer, lines, client) in [
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_mapped_network_is_its_ipv4_network() {
+    fn treats_an_ipv4_mapped_network_as_ipv4() {
         for (network, address, is_trusted) in [
             ("::ffff:10.0.0.0/104", "10.255.0.1", true),
             ("::ffff:10.0.0.0/104", "::ffff:10.255.0.1", true),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_limited_by_its_64() {
+    fn limits_ipv6_clients_by_their_64() {
         for (address, limited) in [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_events_and_their_spans_are_keys_of_one_object() {
+    fn writes_event_and_span_fields_as_keys_of_one_object() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let subscriber = tracing_subscriber::registry().with(json(move || writer.clone()));

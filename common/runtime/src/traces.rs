@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_named_by_the_uid_of_its_object() {
+    fn derives_the_trace_id_from_the_object_uid() {
         let root = TraceContext::root_of(UID).expect("it is a UUID");
         assert_eq!(root.traceparent(), "00-0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b-9a3b5c6d7e8f9a0b-01");
         let below = root.child();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_as_it_was_written_and_else_not() {
+    fn parses_valid_traceparent_headers_only() {
         let context = TraceContext::root_of(UID).expect("it is a UUID").child();
         assert_eq!(TraceContext::parse(&context.traceparent()), Some(context));
         let (trace, span) = ("0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b", "9a3b5c6d7e8f9a0b");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_objects_are_traced_as_the_sampler_is_told() {
+    fn samples_the_configured_share_of_objects() {
         let half = tracer(Sampler::TraceIdRatioBased(0.5));
         // UUIDs of version 4, of which the first eight bits are counted through.
         let uids = (0..=255_u8).map(|first| format!("{first:02x}2f6a5e-7c1d-4e8f-9a3b-5c6d7e8f9a0b"));

@@ -205,7 +205,7 @@ mod tests {
     type Guarded = DeserializeGuard<ConfigMap>;
 
     #[test]
-    fn pauses_grow_but_not_far() {
+    fn the_backoff_is_capped() {
         let pauses: Vec<_> = WatchBackoff::default().take(20).collect();
         assert!(pauses[0] < MAX_PAUSE && pauses[19] == MAX_PAUSE, "{pauses:?}");
     }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_not_gone_until_it_is_deleted() {
+    fn an_unreadable_object_stays_until_it_is_deleted() {
         let mut cache = Cache::default();
         assert_eq!(list(&mut cache, vec![readable("a"), readable("b"), unreadable("c")]), ["a", "b"]);
         assert_eq!(changed(&mut cache, Event::Apply(unreadable("a"))), None);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_not_what_had_its_name_before() {
+    fn an_unreadable_object_does_not_inherit_a_namesakes_version() {
         let mut cache = Cache::default();
         let named = |uid: &str, data| {
             let mut object = object(uid, data);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_stops_being_ours_is_gone() {
+    fn an_object_that_no_longer_concerns_the_caller_is_gone() {
         let mut cache = Cache::default();
         let mut handle = |event: Event<Guarded>, is_ours: bool| {
             let change = cache.handle(event, |object: ConfigMap| is_ours.then(|| object.name_any()));

@@ -169,7 +169,7 @@ async fn a_head_over_the_limit_is_answered_with_431() {
 }
 
 #[tokio::test]
-async fn the_oldest_connection_without_a_credential_makes_way() {
+async fn sheds_the_oldest_connection_without_a_credential() {
     let served = serve(LIMITS);
     let mut authenticated = served.connect().await;
     assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
@@ -189,7 +189,7 @@ async fn the_oldest_connection_without_a_credential_makes_way() {
 }
 
 #[tokio::test]
-async fn a_newcomer_is_refused_only_where_all_have_credentials() {
+async fn refuses_a_new_connection_only_if_all_have_credentials() {
     let served = serve(Limits { connections: 3, ..LIMITS });
     let mut silent = served.open(1, "").await;
     let mut authenticated = Vec::new();
@@ -208,7 +208,7 @@ async fn a_newcomer_is_refused_only_where_all_have_credentials() {
 }
 
 #[tokio::test]
-async fn an_address_over_its_limit_gives_up_its_own_oldest() {
+async fn an_address_over_its_limit_loses_its_own_oldest_connection() {
     let served = serve(Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS });
     let mut other = served.connect_from("127.0.0.2").await;
     served.until("the first", |counts| counts.anonymous == 1).await;
@@ -226,7 +226,7 @@ async fn an_address_over_its_limit_gives_up_its_own_oldest() {
 }
 
 #[tokio::test]
-async fn who_has_most_gives_up_first() {
+async fn sheds_from_the_address_with_most_connections() {
     let served = serve(LIMITS);
     let first = served.connect_from("127.0.0.2").await;
     served.until("the first", |counts| counts.anonymous == 1).await;
@@ -238,7 +238,7 @@ async fn who_has_most_gives_up_first() {
 }
 
 #[tokio::test]
-async fn slow_clients_are_closed_at_their_deadline() {
+async fn closes_slow_clients_at_their_deadline() {
     let with_body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
     for (limits, sent) in [
         (Limits { first_head: SHORT, ..LIMITS }, ""),
@@ -315,7 +315,7 @@ async fn an_upgraded_connection_counts_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
+async fn limits_requests_behind_a_trusted_proxy_by_client() {
     let limits = Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS };
     let served = serve_behind(limits, &["127.0.0.1/32"]);
     let request = |path: &str, client: &str, token: &str| {
@@ -363,7 +363,7 @@ async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
 }
 
 #[tokio::test]
-async fn a_proxy_s_connections_that_answer_nothing_make_room_for_newcomers() {
+async fn sheds_idle_proxy_connections_for_new_ones() {
     let served = serve_behind(Limits { connections: 3, ..LIMITS }, &["127.0.0.0/8"]);
     let mut upgraded = vec![served.connect().await];
     assert_eq!(exchange(&mut upgraded[0], UPGRADE).await.0, 101);
@@ -383,7 +383,7 @@ async fn a_proxy_s_connections_that_answer_nothing_make_room_for_newcomers() {
 }
 
 #[tokio::test]
-async fn a_credential_behind_a_proxy_is_its_requests_and_no_others() {
+async fn a_credential_behind_a_proxy_covers_only_its_request() {
     let served = serve_behind(Limits { exchange: SHORT, ..LIMITS }, &["127.0.0.1/32"]);
     let mut stream = served.connect().await;
     assert_eq!(exchange(&mut stream, WITH_TOKEN).await.0, 200);
@@ -392,7 +392,7 @@ async fn a_credential_behind_a_proxy_is_its_requests_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_not_a_proxy_cannot_tell_another_address() {
+async fn ignores_forwarded_addresses_of_untrusted_peers() {
     let served = serve_behind(LIMITS, &["10.0.0.0/8"]);
     let mut stream = served.connect().await;
     let request = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
@@ -400,7 +400,7 @@ async fn a_client_that_is_not_a_proxy_cannot_tell_another_address() {
 }
 
 #[tokio::test]
-async fn a_listener_of_probes_closes_after_one_request() {
+async fn a_probe_listener_closes_after_one_request() {
     let served = serve(Limits::PROBES);
     let mut stream = served.connect().await;
     assert_eq!(exchange(&mut stream, WITHOUT_TOKEN).await.0, 401);
@@ -408,7 +408,7 @@ async fn a_listener_of_probes_closes_after_one_request() {
 }
 
 #[tokio::test]
-async fn at_the_shutdown_what_is_under_way_is_answered_and_the_rest_closed() {
+async fn shutdown_finishes_requests_under_way_and_closes_idle_connections() {
     let served = serve(LIMITS);
     let mut idle = served.connect().await;
     assert_eq!(exchange(&mut idle, WITH_TOKEN).await.0, 200);

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gauge_without_labels_is_read() {
+    fn reads_a_gauge_without_labels() {
         let metrics = Metrics::new("camofleet_operator_leader 1\n".to_owned());
         let is = |name, value: f64| (metrics.sum(name, &[]) - value).abs() < f64::EPSILON;
         assert!(is("camofleet_operator_leader", 1.0));

@@ -555,7 +555,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_that_is_too_large_is_not_held() {
+    fn drops_a_template_that_is_too_large() {
         let with = |image: &str, bytes: usize| {
             let annotations: BTreeMap<String, String> =
                 (0..16).map(|index| (format!("example.com/{index:02}"), "x".repeat(bytes / 16))).collect();
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_runners_may_be_missing() {
+    fn computes_max_unavailable() {
         let of = |wish: IntOrString, runners| {
             Rollout { max_unavailable: wish, ..Rollout::default() }.max_unavailable_of(runners)
         };

@@ -135,15 +135,15 @@ impl BrowserSession {
 
     /// The session's idle time in that pool, in seconds.
     pub fn idle_timeout_in(&self, pool: &WorkerPool) -> i32 {
-        let wished = self.spec.idle_timeout_seconds.or(pool.spec.session_defaults.idle_timeout_seconds);
-        wished.unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS)
+        let requested = self.spec.idle_timeout_seconds.or(pool.spec.session_defaults.idle_timeout_seconds);
+        requested.unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS)
     }
 
     /// The session's longest life in that pool, in seconds: never more than the pool's limit.
     pub fn max_lifetime_in(&self, pool: &WorkerPool) -> i32 {
-        let wished = self.spec.max_lifetime_seconds.or(pool.spec.session_defaults.max_lifetime_seconds);
-        let wished = wished.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS);
-        pool.spec.limits.max_lifetime_seconds.map_or(wished, |limit| wished.min(limit))
+        let requested = self.spec.max_lifetime_seconds.or(pool.spec.session_defaults.max_lifetime_seconds);
+        let requested = requested.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS);
+        pool.spec.limits.max_lifetime_seconds.map_or(requested, |limit| requested.min(limit))
     }
 
     /// On whose account it runs.

@@ -8,7 +8,7 @@ use crate::core::{
         pod_read::{KEYS_ANNOTATION, RunnerPod, SeenPod},
     },
 };
-use crate::io::shell::Shell;
+use crate::io::executor::Executor;
 use camofleet_crds::{
     trimmed::Trimmed,
     v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},
@@ -37,7 +37,7 @@ const CREATE_POD: &str = "pod_create";
 const BUDGET: &str = "poddisruptionbudget";
 const FIELD_MANAGER: &str = "camofleet-operator";
 
-impl Shell {
+impl Executor {
     pub(super) async fn patch_session(&self, session: Arc<BrowserSession>, status: BrowserSessionStatus, urgent: bool) {
         let uid = session.uid().unwrap_or_default();
         let state = status.state.as_str();
@@ -111,7 +111,7 @@ impl Shell {
 
     pub(super) async fn delete_session(&self, key: Key, session: Uid) {
         let api = self.namespaced::<BrowserSession>(&key);
-        let params = only(&session);
+        let params = uid_precondition(&session);
         let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(
             session,
@@ -132,7 +132,11 @@ impl Shell {
         let there = self.namespaced::<SeenPod>(&pool);
         let made = match written {
             Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, there.get_opt(&name)).await {
-                Ok(Ok(Some(there))) if RunnerPod::read(&there).is_some_and(|there| is_like(&there, &pod)) => Ok(()),
+                Ok(Ok(Some(there)))
+                    if RunnerPod::read(&there).is_some_and(|there| has_same_controller(&there, &pod)) =>
+                {
+                    Ok(())
+                }
                 Ok(Ok(Some(_))) => Err(WriteFailure::Refused(format!(
                     "a pod {name} is there and is no runner of this pool: delete it"
                 ))),
@@ -161,7 +165,7 @@ impl Shell {
 
     pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
         let api = self.namespaced::<SeenPod>(&key);
-        let params = only(&pod);
+        let params = uid_precondition(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(namespace = key.namespace, pod = key.name, why, ?answer, "deleted the runner pod");
         self.send(Event::PodDeleted { pod, answer });
@@ -235,7 +239,7 @@ impl Shell {
         };
         let api = self.namespaced::<PodDisruptionBudget>(key);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &only_of_pool(pool, &budget))).await {
+        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &owned_budget_patch(pool, &budget))).await {
             Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
             Err(WriteFailure::Refused(_)) => Err(WriteFailure::Refused(format!(
                 "PodDisruptionBudget {} in namespace {} is not this pool's, so that its runners may be evicted with their \
@@ -260,7 +264,7 @@ impl Shell {
         }) else {
             return Ok(());
         };
-        let params = only(own.metadata.uid.as_deref().unwrap_or_default());
+        let params = uid_precondition(own.metadata.uid.as_deref().unwrap_or_default());
         match self.write(BUDGET, api.delete(&key.name, &params)).await {
             Ok(_) | Err(WriteFailure::Gone | WriteFailure::Conflict) => Ok(()),
             Err(failure) => Err(failure),
@@ -269,9 +273,9 @@ impl Shell {
 
     /// An event on a session. Nothing waits for it and nothing depends on it, and in a crowd not each of them is sent.
     pub(super) async fn publish_event(&self, session: Arc<BrowserSession>, normal: bool, reason: String, note: String) {
-        let allowance = if normal { &self.normal_events } else { &self.warnings };
-        if !allowance.take() {
-            self.metrics.wrote("event", "omitted");
+        let limiter = if normal { &self.normal_events } else { &self.warnings };
+        if !limiter.try_acquire() {
+            self.metrics.record_write("event", "omitted");
             return;
         }
         let event = KubernetesEvent {
@@ -285,13 +289,13 @@ impl Shell {
         let about = session.object_ref(&());
         let publishing = self.recorder.publish(&event, &about);
         match tokio::time::timeout(WRITE_TIMEOUT, publishing).await {
-            Ok(Ok(())) => self.metrics.wrote("event", "ok"),
+            Ok(Ok(())) => self.metrics.record_write("event", "ok"),
             // The namespace or the session may be gone by now.
             Ok(Err(error)) => {
-                self.metrics.wrote("event", "failed");
+                self.metrics.record_write("event", "failed");
                 tracing::debug!(%error, "could not record an event");
             }
-            Err(_) => self.metrics.wrote("event", "failed"),
+            Err(_) => self.metrics.record_write("event", "failed"),
         }
     }
 
@@ -321,7 +325,7 @@ impl Shell {
             Ok(_) => "ok",
             Err(failure) => failure.outcome(),
         };
-        self.metrics.wrote(kind, outcome);
+        self.metrics.record_write(kind, outcome);
         answer
     }
 }
@@ -339,7 +343,7 @@ impl WriteFailure {
 }
 
 /// Whether the pod that is there has the same controller as the one that was to be created.
-fn is_like(there: &RunnerPod, wanted: &Pod) -> bool {
+fn has_same_controller(there: &RunnerPod, wanted: &Pod) -> bool {
     wanted.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == there.pool.1)
 }
 
@@ -357,7 +361,7 @@ fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former
 }
 
 /// A JSON patch (RFC 6902) that gives the budget its spec, and is refused as a whole where the pool is not its owner.
-fn only_of_pool(pool: &WorkerPool, budget: &PodDisruptionBudget) -> Patch<PodDisruptionBudget> {
+fn owned_budget_patch(pool: &WorkerPool, budget: &PodDisruptionBudget) -> Patch<PodDisruptionBudget> {
     let patch = json!([
         { "op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool.metadata.uid },
         { "op": "replace", "path": "/spec", "value": budget.spec },
@@ -365,7 +369,7 @@ fn only_of_pool(pool: &WorkerPool, budget: &PodDisruptionBudget) -> Patch<PodDis
     Patch::Json(serde_json::from_value(patch).expect("it is a JSON patch"))
 }
 
-fn only(uid: &str) -> DeleteParams {
+fn uid_precondition(uid: &str) -> DeleteParams {
     DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
         ..DeleteParams::default()
@@ -394,17 +398,19 @@ mod tests {
     use camofleet_crds::v1alpha1::{BrowserSessionSpec, SessionState, WorkerPoolSpec};
 
     #[test]
-    fn a_budget_is_patched_only_where_the_pool_owns_it() {
+    fn patches_a_budget_only_if_the_pool_owns_it() {
         let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
         pool.metadata.uid = Some("p-1".into());
-        let Patch::Json(patch) = only_of_pool(&pool, &PodDisruptionBudget::default()) else { panic!("no JSON patch") };
+        let Patch::Json(patch) = owned_budget_patch(&pool, &PodDisruptionBudget::default()) else {
+            panic!("no JSON patch")
+        };
         let patch = serde_json::to_value(patch).unwrap();
         assert_eq!(patch[0], json!({ "op": "test", "path": "/metadata/ownerReferences/0/uid", "value": "p-1" }));
         assert_eq!(patch[1]["path"], "/spec");
     }
 
     #[test]
-    fn what_a_status_no_longer_has_is_taken_away() {
+    fn removes_status_fields_that_are_no_longer_set() {
         let mut session = BrowserSession::new("s", BrowserSessionSpec::default());
         session.metadata.resource_version = Some("7".into());
         let former =

@@ -41,11 +41,11 @@ impl Clock {
         let calling = tower::service_fn(move |request: Request<Body>| {
             let (client, clock) = (client.clone(), clock.clone());
             async move {
-                let asked = clock.now().wall;
+                let sent = clock.now().wall;
                 let answer = client.send(request).await?;
                 let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
-                if let Some(told) = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok()) {
-                    clock.correct(asked, told);
+                if let Some(date) = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok()) {
+                    clock.correct(sent, date);
                 }
                 Ok::<_, kube::Error>(answer)
             }
@@ -53,16 +53,16 @@ impl Clock {
         Client::new(calling, namespace)
     }
 
-    /// Takes over the API server's time, which it told since it was asked at that time by this clock.
-    fn correct(&self, asked: Timestamp, told: Timestamp) {
-        let wrong_by = told.duration_since(self.now().wall);
-        if wrong_by > TOLERANCE || told.duration_since(asked) < -TOLERANCE {
+    /// Takes over the API server's time, which it date since it was sent at that time by this clock.
+    fn correct(&self, sent: Timestamp, date: Timestamp) {
+        let offset = date.duration_since(self.now().wall);
+        if offset > TOLERANCE || date.duration_since(sent) < -TOLERANCE {
             tracing::warn!(
-                seconds = wrong_by.as_secs(),
+                seconds = offset.as_secs(),
                 "the local clock differs from the API server's, whose time is used"
             );
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-            *started = started.saturating_add(wrong_by).unwrap_or(*started);
+            *started = started.saturating_add(offset).unwrap_or(*started);
         }
     }
 }
@@ -76,7 +76,7 @@ mod tests {
     const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
     #[test]
-    fn the_api_servers_time_counts_where_it_differs_by_more_than_a_date_can() {
+    fn follows_the_api_server_when_the_offset_exceeds_the_tolerance() {
         let clock = Clock::start();
         let before = clock.now().wall;
         clock.correct(before, before - SECOND);
@@ -84,14 +84,14 @@ mod tests {
         clock.correct(before - SECOND * 5, before - SECOND * 5);
         assert!(clock.now().wall.duration_since(before).abs() < SECOND);
         let hour = SignedDuration::from_hours(1);
-        for told in [before + hour, before - hour] {
-            clock.correct(clock.now().wall, told);
-            assert!(clock.now().wall.duration_since(told).abs() < SECOND);
+        for date in [before + hour, before - hour] {
+            clock.correct(clock.now().wall, date);
+            assert!(clock.now().wall.duration_since(date).abs() < SECOND);
         }
     }
 
     #[tokio::test]
-    async fn an_answer_is_dated() {
+    async fn reads_the_date_header() {
         let server = tower::service_fn(|_: Request<Body>| async {
             let answer = Response::builder().status(404).header(DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
             Ok::<_, Infallible>(answer.body(Body::empty()).unwrap())
@@ -99,7 +99,7 @@ mod tests {
         let clock = Clock::start();
         let client = clock.corrected_by(Client::new(server, "ns"));
         client.send(Request::new(Body::empty())).await.unwrap();
-        let told: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
-        assert!(clock.now().wall.duration_since(told).abs() < SECOND);
+        let date: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        assert!(clock.now().wall.duration_since(date).abs() < SECOND);
     }
 }

@@ -48,7 +48,7 @@ impl Leadership {
 
 /// What to do about the lease.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum LeaseAction {
     /// Take it: it is nobody's, one's own from an earlier life, or was not renewed in time.
     Take,
     /// Renew it.
@@ -58,23 +58,23 @@ enum Verdict {
 }
 
 /// The lease as it was last seen to change, on one's own clock.
-struct Seen {
+struct ObservedLease {
     version: Option<String>,
     at: Instant,
 }
 
-fn judge(holder: Option<&str>, identity: &str, leads: bool, unchanged_for: Duration) -> Verdict {
+fn next_action(holder: Option<&str>, identity: &str, leads: bool, unchanged_for: Duration) -> LeaseAction {
     match holder {
-        None | Some("") => Verdict::Take,
+        None | Some("") => LeaseAction::Take,
         Some(holder) if holder == identity => {
             if leads {
-                Verdict::Renew
+                LeaseAction::Renew
             } else {
-                Verdict::Take
+                LeaseAction::Take
             }
         }
-        Some(_) if unchanged_for > LEASE_DURATION => Verdict::Take,
-        Some(_) => Verdict::Leave,
+        Some(_) if unchanged_for > LEASE_DURATION => LeaseAction::Take,
+        Some(_) => LeaseAction::Leave,
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) async fn run(
         api: Api::namespaced(clock.corrected_by(client), namespace),
         identity: identity.to_owned(),
         clock,
-        seen: Seen { version: None, at: Instant::now() },
+        seen: ObservedLease { version: None, at: Instant::now() },
         term: None,
     };
     tokio::pin!(stop);
@@ -129,7 +129,7 @@ struct Election {
     api: Api<Lease>,
     identity: String,
     clock: Clock,
-    seen: Seen,
+    seen: ObservedLease,
     term: Option<Term>,
 }
 
@@ -155,15 +155,15 @@ impl Election {
     async fn round(&mut self) -> Result<(), kube::Error> {
         let Some(lease) = self.api.get_opt(NAME).await? else { return self.create().await };
         if self.seen.version != lease.resource_version() {
-            self.seen = Seen { version: lease.resource_version(), at: Instant::now() };
+            self.seen = ObservedLease { version: lease.resource_version(), at: Instant::now() };
         }
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
-        match judge(holder, &self.identity, self.term.is_some(), self.seen.at.elapsed()) {
-            Verdict::Leave => {
+        match next_action(holder, &self.identity, self.term.is_some(), self.seen.at.elapsed()) {
+            LeaseAction::Leave => {
                 self.term = None;
                 Ok(())
             }
-            verdict @ (Verdict::Take | Verdict::Renew) => self.write(lease, verdict == Verdict::Take).await,
+            verdict @ (LeaseAction::Take | LeaseAction::Renew) => self.write(lease, verdict == LeaseAction::Take).await,
         }
     }
 
@@ -179,7 +179,7 @@ impl Election {
         }
     }
 
-    /// Writes the lease as one's own. It is refused when anybody wrote it since it was read.
+    /// Writes the lease as one's own. It is refused when anybody record_write it since it was read.
     async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
         let (asked, now) = (Instant::now(), MicroTime(self.clock.now().wall));
         let spec = lease.spec.get_or_insert_default();
@@ -195,7 +195,7 @@ impl Election {
             Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(()),
             Err(error) => return Err(error),
         };
-        self.seen = Seen { version: written.resource_version(), at: Instant::now() };
+        self.seen = ObservedLease { version: written.resource_version(), at: Instant::now() };
         let until = asked + RENEW_DEADLINE;
         let epoch = match self.term {
             Some(term) if !take && asked < term.until && Instant::now() < term.until => Some(term.epoch),
@@ -224,26 +224,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_free_lease_and_ones_own_of_an_earlier_life_are_taken() {
-        assert_eq!(judge(None, "a", false, Duration::ZERO), Verdict::Take);
-        assert_eq!(judge(Some(""), "a", false, Duration::ZERO), Verdict::Take);
-        assert_eq!(judge(Some("a"), "a", false, Duration::ZERO), Verdict::Take);
+    fn takes_a_free_lease_and_its_own_from_an_earlier_process() {
+        assert_eq!(next_action(None, "a", false, Duration::ZERO), LeaseAction::Take);
+        assert_eq!(next_action(Some(""), "a", false, Duration::ZERO), LeaseAction::Take);
+        assert_eq!(next_action(Some("a"), "a", false, Duration::ZERO), LeaseAction::Take);
     }
 
     #[test]
-    fn anothers_lease_is_left_until_it_was_unchanged_for_its_duration() {
-        assert_eq!(judge(Some("b"), "a", false, LEASE_DURATION), Verdict::Leave);
-        assert_eq!(judge(Some("b"), "a", false, LEASE_DURATION + Duration::from_millis(1)), Verdict::Take);
+    fn leaves_anothers_lease_until_it_expires() {
+        assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION), LeaseAction::Leave);
+        assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION + Duration::from_millis(1)), LeaseAction::Take);
     }
 
     #[test]
-    fn a_leader_renews_and_yields_to_who_took_its_lease() {
-        assert_eq!(judge(Some("a"), "a", true, Duration::ZERO), Verdict::Renew);
-        assert_eq!(judge(Some("b"), "a", true, Duration::ZERO), Verdict::Leave);
+    fn renews_its_lease_and_yields_once_another_took_it() {
+        assert_eq!(next_action(Some("a"), "a", true, Duration::ZERO), LeaseAction::Renew);
+        assert_eq!(next_action(Some("b"), "a", true, Duration::ZERO), LeaseAction::Leave);
     }
 
     #[test]
-    fn nobody_leads_past_the_renew_deadline() {
+    fn leadership_ends_at_the_renew_deadline() {
         let leadership = Leadership::default();
         leadership.set(Some(Term { epoch: 7, until: Instant::now() + RENEW_DEADLINE }));
         assert_eq!(leadership.epoch(), Some(7));

@@ -2,7 +2,7 @@
 //! pool goes with it, and what a session asks for is told in classes.
 
 use crate::core::{Interval, Key, Load, Observation};
-use crate::io::watch::Pulses;
+use crate::io::watch::LastSeen;
 use camofleet_crds::v1alpha1::{Slots, StartTier};
 use prometheus_client::{
     encoding::{
@@ -97,7 +97,7 @@ const TIERS: [StartTier; 2] = [StartTier::Hot, StartTier::Cold];
 /// Priorities go up to 1000, and users choose them.
 const PRIORITIES: [&str; 4] = ["0", "1-9", "10-99", "100-1000"];
 
-fn class_of(priority: i32) -> &'static str {
+fn priority_class(priority: i32) -> &'static str {
     let [none, low, middle, high] = PRIORITIES;
     match priority {
         ..=0 => none,
@@ -173,7 +173,7 @@ impl Metrics {
             Observation::Assigned { pool, priority, waited, .. } => {
                 if let Some(waited) = waited.map(Interval::length) {
                     self.phase("queued", waited);
-                    let label = QueueLabel::new(Some(pool), class_of(*priority));
+                    let label = QueueLabel::new(Some(pool), priority_class(*priority));
                     self.waits.get_or_create(&label).observe(waited.as_secs_f64());
                 }
             }
@@ -203,11 +203,11 @@ impl Metrics {
         self.phases.get_or_create(&PhaseLabel { phase }).observe(took.as_secs_f64());
     }
 
-    pub(super) fn wrote(&self, kind: &'static str, outcome: &'static str) {
+    pub(super) fn record_write(&self, kind: &'static str, outcome: &'static str) {
         self.writes.get_or_create(&WriteLabel { kind, outcome }).inc();
     }
 
-    pub(super) fn called(&self, call: &'static str, outcome: &'static str, took: Duration) {
+    pub(super) fn record_call(&self, call: &'static str, outcome: &'static str, took: Duration) {
         self.calls.get_or_create(&CallLabel { call, outcome }).observe(took.as_secs_f64());
     }
 
@@ -222,10 +222,10 @@ impl Metrics {
     }
 
     /// The OpenMetrics text, with what stands now. Of the fleet the leader alone tells, or the sum over all operators were wrong.
-    pub(super) fn text(&self, load: Option<&Load>, pulses: &Pulses) -> String {
+    pub(super) fn text(&self, load: Option<&Load>, last_seen: &LastSeen) -> String {
         let mut text = String::new();
         let encoded = encode_registry(&mut text, &self.registry)
-            .and_then(|()| encode_registry(&mut text, &standing(load, pulses)))
+            .and_then(|()| encode_registry(&mut text, &current_gauges(load, last_seen)))
             .and_then(|()| encode_eof(&mut text));
         encoded.expect("a String takes everything");
         text
@@ -233,28 +233,28 @@ impl Metrics {
 }
 
 /// What stands now. It is made anew each time, so that of what is gone nothing is left.
-fn standing(load: Option<&Load>, pulses: &Pulses) -> Registry {
+fn current_gauges(load: Option<&Load>, last_seen: &LastSeen) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let leads = i64::from(load.is_some());
     registry.register("leader", "1 while this process leads", ConstGauge::new(leads));
-    let silences = Family::<KindLabel, Seconds>::default();
-    for (kind, silence) in pulses.silences() {
-        silences.get_or_create(&KindLabel { kind }).set(silence.as_secs_f64());
+    let ages = Family::<KindLabel, Seconds>::default();
+    for (kind, silence) in last_seen.ages() {
+        ages.get_or_create(&KindLabel { kind }).set(silence.as_secs_f64());
     }
     registry.register_with_unit(
         "watch_silence",
         "Time since the last event of a watch, bookmarks included",
         Unit::Seconds,
-        silences,
+        ages,
     );
     let Some(load) = load else { return registry };
 
     // Several kinds of demand may be of one class.
     let mut queues = BTreeMap::<QueueLabel, (usize, Duration)>::new();
     // So that a sum over all is 0 where nobody waits, and not nothing.
-    queues.insert(QueueLabel::new(None, class_of(0)), (0, Duration::ZERO));
+    queues.insert(QueueLabel::new(None, priority_class(0)), (0, Duration::ZERO));
     for waiting in &load.waiting {
-        let label = QueueLabel::new(waiting.pool.as_ref(), class_of(waiting.priority));
+        let label = QueueLabel::new(waiting.pool.as_ref(), priority_class(waiting.priority));
         let (sessions, longest) = queues.entry(label).or_default();
         *sessions += waiting.sessions;
         *longest = waiting.longest.max(*longest);
@@ -301,8 +301,8 @@ mod tests {
     }
 
     /// Samples of metrics whose names begin so, but for the buckets.
-    fn told(metrics: &Metrics, load: Option<&Load>, beginning: &str) -> Vec<String> {
-        let text = metrics.text(load, &Pulses::default());
+    fn samples(metrics: &Metrics, load: Option<&Load>, beginning: &str) -> Vec<String> {
+        let text = metrics.text(load, &LastSeen::default());
         let lines = text.lines().filter_map(|line| line.strip_prefix("camofleet_operator_"));
         let mut told: Vec<_> =
             lines.filter(|line| line.starts_with(beginning) && !line.contains("_bucket")).map(str::to_owned).collect();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_leader_alone_tells_of_the_queue_and_the_slots() {
+    fn only_the_leader_exports_queue_and_slot_gauges() {
         let metrics = Metrics::default();
         let waiting = |pool, priority, sessions, longest| Waiting {
             pool,
@@ -336,31 +336,31 @@ mod tests {
             r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="1-9"} 8.0"#,
             r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="100-1000"} 1.0"#,
         ];
-        assert_eq!(told(&metrics, Some(&load), "queue_l"), expected);
+        assert_eq!(samples(&metrics, Some(&load), "queue_l"), expected);
         let expected = [
             r#"slots{pool_namespace="ns",pool="a",state="hot"} 3"#,
             r#"slots{pool_namespace="ns",pool="a",state="other"} 2"#,
             r#"slots{pool_namespace="ns",pool="a",state="starting"} 1"#,
             r#"slots{pool_namespace="ns",pool="a",state="used"} 4"#,
         ];
-        assert_eq!(told(&metrics, Some(&load), "slots"), expected);
-        assert_eq!(told(&metrics, Some(&load), "leader"), ["leader 1"]);
+        assert_eq!(samples(&metrics, Some(&load), "slots"), expected);
+        assert_eq!(samples(&metrics, Some(&load), "leader"), ["leader 1"]);
         // Of a pool that is gone, and when this process leads no longer.
         let gone = Load::default();
         for load in [Some(&gone), None] {
-            assert_eq!(told(&metrics, load, "slots"), Vec::<String>::new());
+            assert_eq!(samples(&metrics, load, "slots"), Vec::<String>::new());
         }
         let nobody = [
             r#"queue_length{pool_namespace="",pool="",priority="0"} 0"#,
             r#"queue_longest_wait_seconds{pool_namespace="",pool="",priority="0"} 0.0"#,
         ];
-        assert_eq!(told(&metrics, Some(&gone), "queue_l"), nobody);
-        assert_eq!(told(&metrics, None, "queue_l"), Vec::<String>::new());
-        assert_eq!(told(&metrics, None, "leader"), ["leader 0"]);
+        assert_eq!(samples(&metrics, Some(&gone), "queue_l"), nobody);
+        assert_eq!(samples(&metrics, None, "queue_l"), Vec::<String>::new());
+        assert_eq!(samples(&metrics, None, "leader"), ["leader 0"]);
     }
 
     #[test]
-    fn what_was_told_of_a_pool_goes_with_it() {
+    fn drops_the_metrics_of_a_deleted_pool() {
         let metrics = Metrics::default();
         for (name, priority, tier) in [("a", 0, StartTier::Hot), ("a", 50, StartTier::Cold), ("b", 0, StartTier::Hot)] {
             let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
@@ -369,7 +369,7 @@ mod tests {
             metrics.observe(&Observation::Ready { session, pool: Some(pool), tier, started: waited });
         }
         let of = |name: &str| {
-            let told = [told(&metrics, None, "queue_wait"), told(&metrics, None, "session_starts")].concat();
+            let told = [samples(&metrics, None, "queue_wait"), samples(&metrics, None, "session_starts")].concat();
             told.into_iter().filter(|line| line.contains(&format!("pool=\"{name}\""))).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -390,32 +390,32 @@ mod tests {
     }
 
     #[test]
-    fn whatever_priorities_users_choose_there_are_four_classes() {
+    fn groups_priorities_into_four_classes() {
         let metrics = Metrics::default();
         for priority in -1..=1001 {
             let (session, waited) = ("u".to_owned(), Some(interval(1)));
             metrics.observe(&Observation::Assigned { session, pool: pool("a"), priority, waited });
         }
-        let counted = told(&metrics, None, "queue_wait_seconds_count");
+        let counted = samples(&metrics, None, "queue_wait_seconds_count");
         let of = |class: &str, count: u32| {
             format!(r#"queue_wait_seconds_count{{pool_namespace="ns",pool="a",priority="{class}"}} {count}"#)
         };
         assert_eq!(counted, [of("0", 2), of("1-9", 9), of("10-99", 90), of("100-1000", 902)]);
         metrics.forget(&pool("a"));
-        assert_eq!(told(&metrics, None, "queue_wait"), Vec::<String>::new());
+        assert_eq!(samples(&metrics, None, "queue_wait"), Vec::<String>::new());
     }
 
     #[test]
-    fn starts_that_were_not_seen_whole_are_counted_and_not_timed() {
+    fn counts_but_does_not_time_partially_observed_starts() {
         let metrics = Metrics::default();
         let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
         metrics.observe(&Observation::Ready { session, pool: None, tier: StartTier::Hot, started: None });
         assert_eq!(
-            told(&metrics, None, "session_"),
+            samples(&metrics, None, "session_"),
             [r#"session_starts_total{pool_namespace="",pool="",tier="hot"} 1"#],
         );
         let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
         metrics.observe(&Observation::Ended { session, reason: "IdleTimeout".into(), started: None });
-        assert_eq!(told(&metrics, None, "session_ends"), [r#"session_ends_total{reason="IdleTimeout"} 1"#]);
+        assert_eq!(samples(&metrics, None, "session_ends"), [r#"session_ends_total{reason="IdleTimeout"} 1"#]);
     }
 }

@@ -4,14 +4,14 @@ mod admin;
 mod api_writes;
 mod clock;
 mod election;
+mod executor;
 mod metrics;
-mod pace;
 mod pruned;
 mod rate_limit;
 mod run;
 mod runner_calls;
 mod runners;
-mod shell;
+mod throttle;
 mod traces;
 mod watch;
 

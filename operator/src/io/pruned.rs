@@ -59,11 +59,11 @@ impl PrunedFields {
     }
 
     /// The readiness probe's message: the fields and what to do. None when every field of a status is kept.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble_at(Instant::now())
+    pub(super) fn readiness_error(&self) -> Option<String> {
+        self.readiness_error_at(Instant::now())
     }
 
-    fn trouble_at(&self, now: Instant) -> Option<String> {
+    fn readiness_error_at(&self, now: Instant) -> Option<String> {
         let fields = self.pruned.current(now);
         (!fields.is_empty()).then(|| {
             format!(
@@ -97,26 +97,32 @@ mod tests {
     use crate::core::Key;
 
     #[test]
-    fn a_field_is_reported_once_and_forgotten_when_it_does_not_come_again() {
+    fn reports_a_field_once_and_forgets_it_after_90_seconds() {
         let (pruned, start) = (PrunedFields::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(pruned.trouble_at(start), None);
+        assert_eq!(pruned.readiness_error_at(start), None);
         assert!(pruned.pruned.report("BrowserSession", "status.observedGeneration", start));
         assert!(!pruned.pruned.report("BrowserSession", "status.observedGeneration", at(60)));
         assert!(pruned.pruned.report("WorkerPool", "status.observedGeneration", at(60)));
-        let trouble = pruned.trouble_at(at(149)).unwrap();
-        assert!(trouble.contains("BrowserSession status.observedGeneration, WorkerPool status.observedGeneration"));
-        assert_eq!(pruned.trouble_at(at(150)), None);
+        let readiness_error = pruned.readiness_error_at(at(149)).unwrap();
+        assert!(
+            readiness_error.contains("BrowserSession status.observedGeneration, WorkerPool status.observedGeneration")
+        );
+        assert_eq!(pruned.readiness_error_at(at(150)), None);
         assert!(pruned.pruned.report("BrowserSession", "status.observedGeneration", at(200)), "it is news again");
     }
 
     #[test]
-    fn metadata_that_others_change_does_not_make_it_unready() {
+    fn reverted_metadata_does_not_fail_readiness() {
         let (pruned, object) = (PrunedFields::default(), Key { namespace: "own".to_owned(), name: "a".to_owned() });
         let field = "metadata.annotations.camofleet.dev/public-keys".to_owned();
         pruned.observe(&Observation::Reverted { kind: "Pod", object: object.clone(), field });
-        assert_eq!((pruned.reverted.current(Instant::now()).len(), pruned.trouble()), (1, None));
+        assert_eq!((pruned.reverted.current(Instant::now()).len(), pruned.readiness_error()), (1, None));
         pruned.observe(&Observation::Pruned { kind: "WorkerPool", object, fields: vec!["status.queued".to_owned()] });
-        assert!(pruned.trouble().is_some_and(|trouble| trouble.contains("WorkerPool status.queued. ")));
+        assert!(
+            pruned
+                .readiness_error()
+                .is_some_and(|readiness_error| readiness_error.contains("WorkerPool status.queued. "))
+        );
     }
 }

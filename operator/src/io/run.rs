@@ -4,11 +4,11 @@ use crate::{
     core::{Core, Event, runner::pod_build::Installation},
     finalizers,
     io::{
-        admin::{self, LoadAsk},
+        admin::{self, LoadRequest},
         clock::Clock,
         election,
+        executor::Executor,
         runners::Runners,
-        shell::Shell,
         traces::Traces,
         watch,
     },
@@ -23,11 +23,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Askers of how busy the fleet is who may wait for an answer.
-const LOAD_ASKS: usize = 4;
+const LOAD_REQUESTS: usize = 4;
 /// Inputs that are taken in as one step at most.
 const BATCH: usize = 1024;
 /// A core that has nothing to do is asked again after so long.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
 /// What the process was started with.
 #[derive(Debug)]
@@ -79,17 +79,17 @@ async fn serve(
     let mut publishing = JoinSet::new();
     publishing.spawn(publication.run());
     let clock = Clock::start();
-    let shell = Arc::new(Shell::new(
+    let executor = Arc::new(Executor::new(
         client.clone(),
         &options.identity,
         Runners::new(signer, clock.clone()),
         Traces::new(options.tracer, clock.clone()),
         events.clone(),
     ));
-    let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
-    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks)?;
+    let (load_requests, asked) = mpsc::channel(LOAD_REQUESTS);
+    let admin = admin::serve(options.admin_listen, executor.clone(), &watches, load_requests)?;
     let core = Core::new(options.installation);
-    let driving = tokio::spawn(drive(core, received, asked, shell.clone(), clock.clone()));
+    let driving = tokio::spawn(drive(core, received, asked, executor.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
     let mut warm = watches.warm();
@@ -100,7 +100,7 @@ async fn serve(
             () = stopped.cancelled() => false,
         };
         if warmed {
-            let leadership = shell.leadership.clone();
+            let leadership = executor.leadership.clone();
             let (namespace, identity) = (&options.namespace, &options.identity);
             election::run(client, namespace, identity, clock, leadership, events, stopped.cancelled()).await;
         }
@@ -123,14 +123,14 @@ async fn serve(
 async fn drive(
     mut core: Core,
     mut received: UnboundedReceiver<Event>,
-    mut asked: mpsc::Receiver<LoadAsk>,
-    shell: Arc<Shell>,
+    mut asked: mpsc::Receiver<LoadRequest>,
+    executor: Arc<Executor>,
     clock: Clock,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
-    let reports = shell.runners.reports();
+    let reports = executor.runners.reports();
     loop {
-        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(clock.now().mono).min(LONGEST_SLEEP));
+        let sleep = core.wake().map_or(MAX_SLEEP, |at| at.since(clock.now().mono).min(MAX_SLEEP));
         tokio::select! {
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
             Some(ask) = asked.recv() => {
@@ -143,7 +143,7 @@ async fn drive(
         }
         let events = reports.take().into_iter().chain(batch.drain(..));
         for effect in core.step(events, clock.now()) {
-            shell.clone().carry_out(effect);
+            executor.clone().execute(effect);
         }
     }
 }

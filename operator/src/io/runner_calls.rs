@@ -1,16 +1,16 @@
 //! Calls to runners, measured and traced.
 
 use crate::core::{BindFailure, Event, Uid};
-use crate::io::{shell::Shell, traces::OpenSpan};
+use crate::io::{executor::Executor, traces::OpenSpan};
 use camofleet_runner_api::BindRequest;
 use camofleet_runtime::traces::{KeyValue, SpanKind};
 use std::{net::IpAddr, time::Duration};
 use tokio::time::Instant;
 
 /// How long a call that failed counts as being under way. The core limits those, and so what is logged of a runner that fails.
-const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
+const FAILED_END_DELAY: Duration = Duration::from_secs(1);
 
-impl Shell {
+impl Executor {
     /// Has a runner take a session. It is part of the session's trace when the session is on its way to Ready.
     pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
         let began = Instant::now();
@@ -26,7 +26,7 @@ impl Shell {
             Err(BindFailure::Invalid(_)) => "invalid",
             Err(BindFailure::Unknown(_)) => "unknown",
         };
-        self.metrics.called("bind", outcome, began.elapsed());
+        self.metrics.record_call("bind", outcome, began.elapsed());
         if let Some(span) = span {
             let attributes = [KeyValue::new("k8s.pod.uid", pod.clone()), KeyValue::new("camofleet.outcome", outcome)];
             span.end(attributes, answer.is_err().then(|| outcome.to_owned()));
@@ -43,13 +43,13 @@ impl Shell {
             let began = Instant::now();
             match self.runners.end(&session, &pod, (address, epoch)).await {
                 Ok(()) => {
-                    self.metrics.called("end", "ok", began.elapsed());
+                    self.metrics.record_call("end", "ok", began.elapsed());
                     tracing::debug!(session, pod, "ended the session on its runner");
                 }
                 Err(error) => {
-                    self.metrics.called("end", "failed", began.elapsed());
+                    self.metrics.record_call("end", "failed", began.elapsed());
                     tracing::warn!(session, pod, %error, "could not end the session on its runner");
-                    tokio::time::sleep(FAILED_END_PAUSE).await;
+                    tokio::time::sleep(FAILED_END_DELAY).await;
                 }
             }
         }

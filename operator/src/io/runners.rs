@@ -1,7 +1,7 @@
 //! Runners: their clients, and the reports of those that are followed.
 
 use crate::core::{BindFailure, Event, Report, Uid};
-use crate::io::{clock::Clock, election::Leadership, pace::Pace};
+use crate::io::{clock::Clock, election::Leadership, throttle::Throttle};
 use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
     BindAnswer, BindRequest, RefusalReason,
@@ -104,7 +104,7 @@ impl Runners {
         trace: Option<&str>,
     ) -> Result<BindAnswer, BindFailure> {
         let token = self.tokens.of(pod, epoch);
-        self.client.bind(address, &token, session, request, trace).await.map_err(what_it_means)
+        self.client.bind(address, &token, session, request, trace).await.map_err(bind_failure)
     }
 
     /// Has a runner end a session, or forget its end, in that term.
@@ -126,7 +126,7 @@ impl Runners {
             pod: pod.clone(),
             address,
             slots,
-            pace: Pace::of(slots),
+            throttle: Throttle::of(slots),
         };
         let task = (follower.number, tokio::spawn(follower.run()).abort_handle());
         followed.tasks.insert(pod, task);
@@ -151,7 +151,7 @@ struct Follower {
     pod: Uid,
     address: IpAddr,
     slots: u32,
-    pace: Pace,
+    throttle: Throttle,
 }
 
 impl Follower {
@@ -184,13 +184,13 @@ impl Follower {
             self.reports.post(self.number, &self.pod, Event::Runner { pod: self.pod.clone(), report });
             Ok(())
         };
-        let cause = self.pace.hand_on(states, take).await;
+        let cause = self.throttle.forward(states, take).await;
         (cause, answered)
     }
 }
 
 /// Why a session was not bound, or may have been.
-fn what_it_means(error: CallError) -> BindFailure {
+fn bind_failure(error: CallError) -> BindFailure {
     match error {
         CallError::Refused(refusal) => match refusal.reason {
             RefusalReason::NoFreeSlot | RefusalReason::Draining => BindFailure::Refused,
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_newest_report_of_a_runner_is_kept_and_none_of_a_former_follower() {
+    async fn keeps_only_the_newest_report_and_none_of_a_stopped_follower() {
         let (reports, pod) = (Reports::default(), "pod".to_owned());
         let task = || tokio::spawn(std::future::pending::<()>()).abort_handle();
         reports.lock().tasks.insert(pod.clone(), (1, task()));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_report_of_a_runner_that_falls_silent_comes_before_the_silence() {
+    async fn delivers_the_last_report_before_the_silence() {
         let (reports, pod) = (Reports::default(), "pod".to_owned());
         let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
         reports.lock().tasks.insert(pod.clone(), (1, task));
@@ -256,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_has_ended_on_its_runner_did_not_fail_to_launch() {
-        let meaning = |reason| what_it_means(CallError::Refused(Refusal { reason, message: "words".to_owned() }));
+    fn an_ended_session_is_not_a_failed_launch() {
+        let meaning = |reason| bind_failure(CallError::Refused(Refusal { reason, message: "words".to_owned() }));
         let unknown = BindFailure::Unknown("words".to_owned());
         assert_eq!(meaning(RefusalReason::WrongPhase), unknown);
         assert_eq!(meaning(RefusalReason::StaleEpoch), unknown);

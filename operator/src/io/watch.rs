@@ -41,7 +41,7 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     let sessions = Client::try_from(config.clone())?;
     let others = Client::try_from(config.clone())?;
     let (read, watched) = watch::channel(0);
-    let pulses = Pulses::default();
+    let last_seen = LastSeen::default();
     let [sessions, pools, runners, nodes, namespaces, config_map, operator_key, gateway_key] = [
         ("BrowserSession", &sessions),
         ("WorkerPool", &others),
@@ -52,10 +52,10 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
         ("Secret/operator", &others),
         ("Secret/gateway", &others),
     ]
-    .map(|(kind, client)| listening(client.clone(), pulses.of(kind)));
+    .map(|(kind, client)| observed(client.clone(), last_seen.of(kind)));
     let mut tasks = JoinSet::new();
     let all = caches::config();
-    let of_runners = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
+    let runner_pods = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
     let named = |name: &str| caches::config().fields(&format!("metadata.name={name}"));
     tasks.spawn(follow(
         Api::all(sessions),
@@ -72,29 +72,29 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
         sender(events, Event::Pools),
     ));
     let runner = |pod: SeenPod| RunnerPod::read(&pod);
-    tasks.spawn(follow(Api::all(runners), of_runners, read.clone(), runner, sender(events, Event::Pods)));
+    tasks.spawn(follow(Api::all(runners), runner_pods, read.clone(), runner, sender(events, Event::Pods)));
     let node = |node: SeenNode| Some(read_node(&node));
     tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
     let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
     tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
-        let of_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
+        let parse_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
         let sender = keys.sender(move |trusted, keys| trusted.set_secret_keys(issuer, keys));
         let config = named(&public_key_secret(issuer));
-        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), of_secret, sender));
+        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), parse_secret, sender));
     }
-    let of_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
+    let parse_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
     let sender = keys.sender(TrustedKeys::set_config_map_keys);
-    tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, of_config_map, sender));
-    Ok(Watches { _tasks: tasks, watched, pulses })
+    tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, parse_config_map, sender));
+    Ok(Watches { _tasks: tasks, watched, last_seen })
 }
 
 /// The running watches: they stop when this is dropped.
 pub(super) struct Watches {
     _tasks: JoinSet<()>,
     watched: watch::Receiver<usize>,
-    pulses: Pulses,
+    last_seen: LastSeen,
 }
 
 const KINDS: usize = 8;
@@ -106,19 +106,19 @@ impl Watches {
     }
 
     /// When each was heard last.
-    pub(super) fn pulses(&self) -> Pulses {
-        self.pulses.clone()
+    pub(super) fn last_seen(&self) -> LastSeen {
+        self.last_seen.clone()
     }
 }
 
 /// When each watch was heard last, by kind. The API server's bookmarks count, which the stream of events does not show:
 /// of what never changes they are the only sign that its changes would be seen.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
+pub(super) struct LastSeen(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
 
-impl Pulses {
+impl LastSeen {
     /// For how long nothing was heard of each.
-    pub(super) fn silences(&self) -> Vec<(&'static str, Duration)> {
+    pub(super) fn ages(&self) -> Vec<(&'static str, Duration)> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         heard.iter().map(|(kind, at)| (*kind, at.elapsed())).collect()
     }
@@ -135,7 +135,7 @@ impl Pulses {
 }
 
 /// The same client; `heard` is called for each answer to it and each piece of one, but for refusals.
-fn listening(client: Client, heard: impl Fn() + Clone + Send + Sync + 'static) -> Client {
+fn observed(client: Client, heard: impl Fn() + Clone + Send + Sync + 'static) -> Client {
     let namespace = client.default_namespace().to_owned();
     let calling = tower::service_fn(move |request: Request<Body>| {
         let (client, heard) = (client.clone(), heard.clone());
@@ -169,8 +169,8 @@ async fn follow<K, T>(
     api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
     read: watch::Sender<usize>,
-    understand: impl Fn(K) -> Option<T>,
-    mut tell: impl FnMut(Change<T>),
+    parse: impl Fn(K) -> Option<T>,
+    mut on_change: impl FnMut(Change<T>),
 ) where
     K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
     K::DynamicType: Default + Clone + Eq + Hash,
@@ -179,12 +179,12 @@ async fn follow<K, T>(
     let mut first = true;
     let changed = move |change| {
         let listed = matches!(change, Change::All(_));
-        tell(change);
+        on_change(change);
         if listed && std::mem::take(&mut first) {
             read.send_modify(|read| *read += 1);
         }
     };
-    caches::follow(api, config, understand, changed).await;
+    caches::follow(api, config, parse, changed).await;
 }
 
 fn sender<T: Send + 'static>(
@@ -291,14 +291,14 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_watch_is_heard_by_all_that_comes_but_refusals() {
+    async fn counts_successful_responses_as_activity() {
         for (status, pieces) in [(200, 2), (403, 0)] {
             let server = tower::service_fn(move |_: Request<Body>| async move {
                 Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(b"{}".to_vec())).unwrap())
             });
             let heard = Arc::new(AtomicUsize::new(0));
             let counter = heard.clone();
-            let client = listening(Client::new(server, "ns"), move || {
+            let client = observed(Client::new(server, "ns"), move || {
                 counter.fetch_add(1, Ordering::Relaxed);
             });
             let answer = client.send(Request::new(Body::empty())).await.unwrap();
@@ -308,12 +308,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_of_cpus_is_read_in_whole_ones() {
+    fn rounds_cpu_quantities_down() {
         assert_eq!([whole_cpus("2"), whole_cpus("1930m"), whole_cpus("500m"), whole_cpus("much")], [2, 1, 0, 0]);
     }
 
     #[tokio::test]
-    async fn a_cache_holds_an_object_without_the_metadata_that_is_not_read() {
+    async fn drops_metadata_that_is_never_read() {
         let labels: BTreeMap<String, String> =
             (0..20_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect();
         let session = json!({

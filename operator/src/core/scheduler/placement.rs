@@ -15,7 +15,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::{Arrival, Turn},
+    queue::{Arrival, QueueRank},
     v1alpha1::{Display, EngineName, WorkerPool},
 };
 use std::{
@@ -58,8 +58,8 @@ impl<'a> Open<'a> {
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
     }
 
-    fn turn<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> Turn<'b> {
-        Turn::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
+    fn turn<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> QueueRank<'b> {
+        QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
     }
 
     /// How well it suits: hot browsers of the right kind, then room.

@@ -2,7 +2,7 @@
 //! garbage collector, who drains nodes, and the kubelet.
 
 use super::{
-    GUESTS, NAMESPACE, POOL, PoolEdit, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, Sabotage, World,
+    GUESTS, Mutation, NAMESPACE, POOL, PoolEdit, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, World,
     runners::Runner,
 };
 use camofleet_crds::v1alpha1::{
@@ -44,8 +44,8 @@ impl World {
         }
     }
 
-    fn publish(&mut self, kind: Kind, news: Event) {
-        self.news[kind as usize].push(news);
+    fn publish(&mut self, kind: Kind, event: Event) {
+        self.watch_events[kind as usize].push(event);
     }
 
     // Sessions
@@ -68,7 +68,7 @@ impl World {
         session.metadata.uid = Some(self.new_uid(name));
         session.metadata.generation = Some(1);
         session.metadata.creation_timestamp = Some(Time(self.now().wall));
-        self.put_session(session);
+        self.store_session(session);
     }
 
     /// Its user gives it another idle time.
@@ -78,7 +78,7 @@ impl World {
         let generation = session.metadata.generation.unwrap() + 1;
         session.metadata.generation = Some(generation);
         session.spec.idle_timeout_seconds = Some(i32::try_from(generation).unwrap() * 60);
-        self.put_session(session);
+        self.store_session(session);
     }
 
     pub fn delete(&mut self, name: &str) {
@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    pub(super) fn delete_this(&mut self, name: &str, uid: &str) -> Result<(), WriteFailure> {
+    pub(super) fn delete_by_uid(&mut self, name: &str, uid: &str) -> Result<(), WriteFailure> {
         let there = self.sessions.get(name).ok_or(WriteFailure::Gone)?;
         if there.metadata.uid.as_deref() != Some(uid) {
             return Err(WriteFailure::Conflict);
@@ -97,7 +97,7 @@ impl World {
         Ok(())
     }
 
-    fn put_session(&mut self, mut session: BrowserSession) -> Arc<BrowserSession> {
+    fn store_session(&mut self, mut session: BrowserSession) -> Arc<BrowserSession> {
         session.metadata.resource_version = Some(self.next_version().to_string());
         let session = Arc::new(session);
         self.sessions.insert(session.metadata.name.clone().unwrap(), session.clone());
@@ -113,7 +113,7 @@ impl World {
         let name = decided_on.metadata.name.as_ref().unwrap();
         let current = self.sessions.get(name).ok_or(WriteFailure::Gone)?;
         let unchanged = current.metadata.resource_version == decided_on.metadata.resource_version;
-        if !unchanged && self.sabotage != Sabotage::NoPrecondition {
+        if !unchanged && self.mutation != Mutation::NoPrecondition {
             return Err(WriteFailure::Conflict);
         }
         let mut patched = BrowserSession::clone(current);
@@ -122,11 +122,11 @@ impl World {
             let runners = self.published.entry(uid.clone()).or_default();
             runners.insert(runner.uid.clone());
             if runners.len() > 1 {
-                self.broken.push(format!("{uid} was published on {runners:?}"));
+                self.violations.push(format!("{uid} was published on {runners:?}"));
             }
         }
         patched.status = Some(status);
-        Ok(self.put_session(patched))
+        Ok(self.store_session(patched))
     }
 
     // The pool
@@ -145,7 +145,7 @@ impl World {
         pool.metadata.namespace = Some(NAMESPACE.into());
         pool.metadata.uid = Some(self.new_uid("pool"));
         pool.metadata.generation = Some(1);
-        self.put_pool(pool);
+        self.store_pool(pool);
     }
 
     pub fn edit_pool(&mut self, edit: PoolEdit) {
@@ -161,18 +161,18 @@ impl World {
                 spec.template.env = vec![env];
             }
             PoolEdit::FirstShape => spec.template.env.clear(),
-            PoolEdit::Scale { least, buffer } => {
+            PoolEdit::Autoscale { min, buffer } => {
                 spec.replicas = None;
                 spec.autoscaling = Some(Autoscaling {
-                    min_replicas: least,
+                    min_replicas: min,
                     max_replicas: REPLICAS,
                     buffer_slots: buffer,
                     scale_down_delay_seconds: SCALE_DOWN_DELAY,
                 });
             }
-            PoolEdit::MostSessions(most) => spec.limits.max_sessions = most,
+            PoolEdit::MaxSessions(most) => spec.limits.max_sessions = most,
         }
-        self.put_pool(pool);
+        self.store_pool(pool);
     }
 
     /// It goes when nobody holds it any more.
@@ -180,10 +180,10 @@ impl World {
         let Some(pool) = self.pool.as_deref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
         let mut pool = pool.clone();
         pool.metadata.deletion_timestamp = Some(Time(self.now().wall));
-        self.put_pool(pool);
+        self.store_pool(pool);
     }
 
-    fn put_pool(&mut self, mut pool: WorkerPool) -> Arc<WorkerPool> {
+    fn store_pool(&mut self, mut pool: WorkerPool) -> Arc<WorkerPool> {
         pool.metadata.resource_version = Some(self.next_version().to_string());
         let pool = Arc::new(pool);
         let held = pool.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
@@ -208,7 +208,7 @@ impl World {
         }
         let mut patched = current.clone();
         change(&mut patched);
-        Ok(Some(self.put_pool(patched)))
+        Ok(Some(self.store_pool(patched)))
     }
 
     /// The garbage collector: pods go after the pool that owned them.
@@ -247,7 +247,7 @@ impl World {
             self.runners.iter().filter(|other| other.pod.pool == pod.pool && other.pod.revision == pod.revision);
         let alike = alike.filter(|other| !other.draining).count() + 1;
         if alike > usize::try_from(2 * REPLICAS).unwrap() {
-            self.broken.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
+            self.violations.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
         }
         let boot_id = self.new_uid("boot");
         self.runners.push(Runner::new(pod, boot_id, u32::try_from(self.slots).unwrap(), self.epoch));
@@ -273,7 +273,7 @@ impl World {
     }
 
     /// Its container ends, for good; the pod stands until somebody deletes it.
-    pub fn container_ends(&mut self, at: usize) {
+    pub fn exit_container(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if runner.pod.fate != Fate::Running {
             return;

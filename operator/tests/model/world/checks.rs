@@ -1,6 +1,6 @@
 //! What must hold: at each moment, and when everything has come to rest.
 
-use super::{Contact, Luck, SHORT_TTL, World, runners::Runner};
+use super::{Connectivity, Delivery, SHORT_TTL, World, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState};
 use camofleet_operator::core::runner::pod_build;
@@ -12,29 +12,31 @@ impl World {
     /// Runners that have the session, as the leader of that epoch could have known: it was told of the pod before its term,
     /// the pod was never out of reach, and the session came there before the term began; or this leader itself brought it
     /// there. (What a former leader's call brings there later is found when the runner lists it, and ended.)
-    pub(super) fn elsewhere(&self, session: &str, pod: &str, epoch: u64) -> Vec<String> {
+    pub(super) fn other_holders(&self, session: &str, pod: &str, epoch: u64) -> Vec<String> {
         let Some(binder) = self.operators.iter().find(|operator| operator.epoch == epoch) else { return Vec::new() };
         let could_know = |runner: &Runner| {
-            let (by, during) = runner.landed.get(session).copied().unwrap_or_default();
-            by == epoch || during < epoch && binder.pods_before.contains(&runner.pod.uid)
+            let (by, during) = runner.bound_in.get(session).copied().unwrap_or_default();
+            by == epoch || during < epoch && binder.pods_before_term.contains(&runner.pod.uid)
         };
-        let others =
-            self.runners.iter().filter(|other| other.pod.uid != pod && !other.was_cut && other.has_live(session));
+        let others = self
+            .runners
+            .iter()
+            .filter(|other| other.pod.uid != pod && !other.was_unreachable && other.has_live_session(session));
         others.filter(|other| could_know(other)).map(|other| other.pod.uid.clone()).collect()
     }
 
     /// Lets the first leader make its runners; both operators are told all of it.
     pub fn warm_up(&mut self) {
         for _ in 0..6 {
-            self.settle_for(0, 1000);
+            self.settle_step(0, 1000);
         }
-        self.tell_watches(1, usize::MAX / 2);
+        self.deliver_all_watch_events(1, usize::MAX / 2);
     }
 
     /// Lets everything come to rest with one operator and no failures.
     pub fn settle(&mut self) {
         for runner in &mut self.runners {
-            runner.contact = Contact::Made;
+            runner.connectivity = Connectivity::Up;
         }
         for node in 0..self.nodes.len() {
             self.cordon(node, false);
@@ -45,24 +47,24 @@ impl World {
         self.operators[1 - leader].paused = true;
         self.operators[leader].paused = false;
         for _ in 0..90 {
-            self.settle_for(leader, 1000);
+            self.settle_step(leader, 1000);
         }
         // Many failures have a long pause after them.
         for _ in 0..60 {
             if self.desired().is_none_or(|desired| self.runners.len() >= desired) {
                 break;
             }
-            self.settle_for(leader, 10_000);
+            self.settle_step(leader, 10_000);
         }
     }
 
-    fn settle_for(&mut self, leader: usize, millis: i64) {
+    fn settle_step(&mut self, leader: usize, millis: i64) {
         self.collect_garbage();
-        self.tell_watches(leader, usize::MAX / 2);
+        self.deliver_all_watch_events(leader, usize::MAX / 2);
         for at in 0..self.runners.len() {
             self.start(at);
             self.warm(at);
-            self.tell_runner(at, leader);
+            self.deliver_report(at, leader);
         }
         // As long as one thing leads to another.
         for _ in 0..20 {
@@ -71,9 +73,9 @@ impl World {
                 break;
             }
             while !self.operators[leader].calls.is_empty() {
-                self.carry_out(leader, 0, Luck::Done);
+                self.complete_call(leader, 0, Delivery::Complete);
             }
-            self.tell_watches(leader, usize::MAX / 2);
+            self.deliver_all_watch_events(leader, usize::MAX / 2);
         }
         let drained: Vec<_> = (0..self.runners.len())
             .filter(|at| self.runners[*at].draining && self.runners[*at].sessions.is_empty())
@@ -91,10 +93,10 @@ impl World {
         let desired = match &pool.spec.autoscaling {
             None => pool.spec.fixed_replicas(),
             Some(scale) => {
-                let taken = |runner: &&Runner| runner.live() > 0 || runner.free() == 0;
+                let taken = |runner: &&Runner| runner.live_sessions() > 0 || runner.free_slots() == 0;
                 let kept = self.runners.iter().filter(taken);
-                let (kept, free) = kept.fold((0, 0), |(kept, free), runner| (kept + 1, free + runner.free()));
-                let buffer = u32::try_from(scale.buffer_slots).unwrap().min(self.may_add());
+                let (kept, free) = kept.fold((0, 0), |(kept, free), runner| (kept + 1, free + runner.free_slots()));
+                let buffer = u32::try_from(scale.buffer_slots).unwrap().min(self.remaining_sessions());
                 let idle = buffer.saturating_sub(free).div_ceil(u32::try_from(self.slots).unwrap());
                 (kept + i32::try_from(idle).unwrap()).clamp(scale.min_replicas, scale.max_replicas)
             }
@@ -103,7 +105,7 @@ impl World {
     }
 
     /// How many sessions more the pool's limit lets in.
-    fn may_add(&self) -> u32 {
+    fn remaining_sessions(&self) -> u32 {
         let most = self.pool.as_ref().and_then(|pool| pool.spec.limits.max_sessions);
         let runs = |session: &&Arc<BrowserSession>| {
             session.status.as_ref().map(|status| status.state) == Some(SessionState::Ready)
@@ -113,20 +115,20 @@ impl World {
     }
 
     /// At rest, who comes is served where there is room, and is not where there is none: the accounts are right.
-    pub fn check_that_one_more_is_served(&mut self) {
+    pub fn check_probe_session(&mut self) {
         const PROBE: &str = "probe";
         let Some(pool) = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
         let may_grow = pool
             .spec
             .autoscaling
             .is_some_and(|scale| self.runners.len() < usize::try_from(scale.max_replicas).unwrap());
-        let has_room = self.runners.iter().any(|runner| runner.free() > 0) || may_grow;
-        let due = has_room && self.may_add() > 0;
+        let has_room = self.runners.iter().any(|runner| runner.free_slots() > 0) || may_grow;
+        let due = has_room && self.remaining_sessions() > 0;
         let leader = self.leader.unwrap_or(0);
         if may_grow {
             // The longest pause after a failure.
             for _ in 0..31 {
-                self.settle_for(leader, 10_000);
+                self.settle_step(leader, 10_000);
             }
         }
         self.create(PROBE, false);
@@ -134,23 +136,24 @@ impl World {
             world.sessions[PROBE].status.as_ref().is_some_and(|status| status.state == SessionState::Ready)
         };
         for _ in 0..20 {
-            self.settle_for(leader, 900);
+            self.settle_step(leader, 900);
         }
         if is_ready(self) != due {
             let state = self.sessions[PROBE].status.clone();
-            self.broken.push(format!("of one more session came {state:?}, and it is due: {due}"));
+            self.violations.push(format!("of one more session came {state:?}, and it is due: {due}"));
         }
     }
 
     /// What must hold when everything has come to rest.
-    pub fn check_rest(&mut self) {
-        let mut wrong: Vec<String> = self.sessions.values().filter_map(|session| self.wrong_with(session)).collect();
-        wrong.extend(self.left_over());
-        wrong.extend(self.wrong_with_runners());
-        self.broken.extend(wrong);
+    pub fn check_settled(&mut self) {
+        let mut wrong: Vec<String> =
+            self.sessions.values().filter_map(|session| self.session_violation(session)).collect();
+        wrong.extend(self.leftover_sessions());
+        wrong.extend(self.runner_violations());
+        self.violations.extend(wrong);
     }
 
-    fn wrong_with(&self, session: &BrowserSession) -> Option<String> {
+    fn session_violation(&self, session: &BrowserSession) -> Option<String> {
         let uid = session.metadata.uid.as_deref().unwrap();
         let status = session.status.clone().unwrap_or_default();
         match status.state {
@@ -176,7 +179,7 @@ impl World {
 
     /// Sessions on runners whose status does not name that runner. A draining runner whose pool is gone is exempt: a leader that
     /// never knew the pool does not follow it, and its sessions end at its drain deadline.
-    fn left_over(&self) -> Vec<String> {
+    fn leftover_sessions(&self) -> Vec<String> {
         let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.as_ref());
         let runners = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) == owner || !runner.draining);
         let listed = runners.flat_map(|runner| runner.sessions.iter().map(move |there| (runner, there)));
@@ -191,7 +194,7 @@ impl World {
             .collect()
     }
 
-    fn wrong_with_runners(&self) -> Vec<String> {
+    fn runner_violations(&self) -> Vec<String> {
         // One that drains keeps its place until it is gone, and one too many with a session drains.
         let staying: Vec<_> = self.runners.iter().filter(|runner| !runner.draining).collect();
         let Some(desired) = self.desired() else {

@@ -13,7 +13,7 @@ use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use camofleet_operator::core::{Core, Effect, Event, Mono, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-pub use runners::Contact;
+pub use runners::Connectivity;
 use runners::Runner;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,22 +35,22 @@ const SCALE_DOWN_DELAY: i32 = 15;
 
 /// A rule of the protocol that is broken on purpose, to see that the test notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
+pub enum Mutation {
     None,
     /// Statuses land whatever was written since they were decided on.
     NoPrecondition,
     /// An answer that was lost counts as a refusal: the slot is given back though the runner may have the session.
-    LostMeansRefused,
+    LostResponseMeansRefused,
     /// A new leader does not wait for what the runners have.
-    NoRebuild,
+    ScheduleBeforeReports,
     /// The deletion of a session is taken for that of another under its name.
-    KeyedByName,
+    DeleteByName,
     /// A list that is read again only adds: what is missing from it is not taken for gone.
-    ListsOnlyAdd,
+    RelistsOnlyAdd,
     /// A new leader takes all slots of runners that have not reported to it for free.
-    OfferUnheard,
+    OfferUnreportedSlots,
     /// A new leader takes runners that have not reported to it for spent ones without sessions.
-    RemoveUnheard,
+    RemoveUnreportedRunners,
     /// A runner that has an older bind of a session is not asked to end it.
     KeepBothBinds,
 }
@@ -62,19 +62,19 @@ pub enum PoolEdit {
     AnotherShape,
     FirstShape,
     /// As many runners as needed, up to [`REPLICAS`].
-    Scale {
-        least: i32,
+    Autoscale {
+        min: i32,
         buffer: i32,
     },
-    MostSessions(Option<i32>),
+    MaxSessions(Option<i32>),
 }
 
 /// How a call fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Luck {
-    Done,
+pub enum Delivery {
+    Complete,
     /// It arrived, and its answer did not.
-    AnswerLost,
+    ResponseLost,
     /// It did not arrive.
     RequestLost,
 }
@@ -85,23 +85,23 @@ pub struct Operator {
     pub paused: bool,
     epoch: u64,
     /// How much of the API server's news of each kind it was told.
-    told: [usize; Kind::ALL.len()],
+    delivered: [usize; Kind::ALL.len()],
     /// Lists that were read anew, since the watch had lost its place, and have not been told yet.
     lists: [Option<Event>; Kind::ALL.len()],
     inbox: Vec<Event>,
     /// Calls under way, each with the epoch that it was made in.
     calls: Vec<(Effect, u64)>,
-    follows: BTreeSet<String>,
+    followed: BTreeSet<String>,
     /// Pods that it was told the address of.
     pods: BTreeSet<String>,
     /// Those of them that it was told before its term began.
-    pods_before: BTreeSet<String>,
+    pods_before_term: BTreeSet<String>,
     /// Pods whose runners have reported to it in its term.
-    heard: BTreeSet<String>,
+    reported: BTreeSet<String>,
 }
 
 pub struct World {
-    sabotage: Sabotage,
+    mutation: Mutation,
     version: u64,
     uids: u64,
     pub mono: i64,
@@ -110,7 +110,7 @@ pub struct World {
     pool: Option<Arc<WorkerPool>>,
     nodes: Vec<Node>,
     /// The API server's news, by kind.
-    news: [Vec<Event>; Kind::ALL.len()],
+    watch_events: [Vec<Event>; Kind::ALL.len()],
     pub runners: Vec<Runner>,
     pub operators: Vec<Operator>,
     epoch: u64,
@@ -118,14 +118,14 @@ pub struct World {
     /// Every runner that was ever published for a session.
     published: BTreeMap<String, BTreeSet<String>>,
     /// What must never happen and did.
-    pub broken: Vec<String>,
+    pub violations: Vec<String>,
 }
 
 impl World {
-    pub fn new(sabotage: Sabotage, slots: i32) -> Self {
+    pub fn new(mutation: Mutation, slots: i32) -> Self {
         let node = |name: &str| Node { name: name.into(), ready: true, cordoned: false, cpus: 1 };
         let mut world = Self {
-            sabotage,
+            mutation,
             version: 1,
             uids: 0,
             mono: 1_000_000,
@@ -133,13 +133,13 @@ impl World {
             sessions: BTreeMap::new(),
             pool: None,
             nodes: vec![node("node-0"), node("node-1")],
-            news: Default::default(),
+            watch_events: Default::default(),
             runners: Vec::new(),
             operators: Vec::new(),
             epoch: 1,
             leader: None,
             published: BTreeMap::new(),
-            broken: Vec::new(),
+            violations: Vec::new(),
         };
         world.create_pool();
         for _ in 0..2 {

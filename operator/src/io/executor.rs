@@ -27,7 +27,7 @@ const EVENTS_PER_SECOND: f64 = 10.0;
 const EVENTS_AT_ONCE: f64 = 50.0;
 
 /// What effects need to be carried out.
-pub(super) struct Shell {
+pub(super) struct Executor {
     pub(super) client: Client,
     pub(super) leadership: Leadership,
     pub(super) runners: Runners,
@@ -45,7 +45,7 @@ pub(super) struct Shell {
     pub(super) warnings: RateLimiter,
 }
 
-impl Shell {
+impl Executor {
     /// Nothing is under way yet; this process does not lead.
     pub(super) fn new(
         client: Client,
@@ -80,7 +80,7 @@ impl Shell {
     }
 
     /// Begins what an effect asks for; its answer comes back as an input.
-    pub(super) fn carry_out(self: Arc<Self>, effect: Effect) {
+    pub(super) fn execute(self: Arc<Self>, effect: Effect) {
         match effect {
             Effect::Follow { pod, address, slots } => {
                 self.runners.follow(pod, address, slots, self.leadership.clone());

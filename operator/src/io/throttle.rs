@@ -15,7 +15,7 @@ const MAX_READ_AHEAD: usize = 32;
 
 /// How many states of one runner are taken: some at once, and then so many a second, both by its slots.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Throttle {
     interval: Duration,
     burst: Duration,
     /// When the next state is due by the interval alone.
@@ -24,7 +24,7 @@ pub(super) struct Pace {
     read_ahead: usize,
 }
 
-impl Pace {
+impl Throttle {
     /// A session changes its runner's state half a dozen times in its life.
     pub(super) fn of(slots: u32) -> Self {
         let interval = Duration::from_secs(1) / (2 + slots);
@@ -35,7 +35,7 @@ impl Pace {
     /// Hands on the newest state whenever one is due, until the stream ends or one is rejected; returns why it ended. While a
     /// state waits for its time, newer ones replace it unread. What is beyond [`MAX_READ_AHEAD`] waits in the connection, and the
     /// runner with it.
-    pub(super) async fn hand_on(
+    pub(super) async fn forward(
         &mut self,
         states: impl Stream<Item = Result<EncodedState, CallError>>,
         mut take: impl FnMut(EncodedState) -> Result<(), String>,
@@ -127,48 +127,48 @@ mod tests {
             taken += 1;
             Ok(())
         };
-        let _ = tokio::time::timeout(Duration::from_secs(60), Pace::of(SLOTS).hand_on(states, take)).await;
+        let _ = tokio::time::timeout(Duration::from_secs(60), Throttle::of(SLOTS).forward(states, take)).await;
         assert_eq!(lag, 0, "each is the newest that was sent");
         assert!(sent.get() >= 1199, "all are read: {sent:?}");
         assert!((60 * u64::from(RATE)..=60 * u64::from(RATE) + BURST + 1).contains(&taken), "{taken}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_runner_that_sends_without_end_is_read_a_few_times_a_second() {
+    async fn limits_the_reads_from_a_flooding_runner() {
         let largest = RunnerState::max_bytes(SLOTS);
-        for (padding, in_an_interval) in [(0, MAX_READ_AHEAD as u64), (largest - 1024, 2)] {
+        for (padding, per_interval) in [(0, MAX_READ_AHEAD as u64), (largest - 1024, 2)] {
             let (sent, mut taken) = (Cell::new(0), 0);
             let states = endless(&sent, padding, || std::future::ready(()));
             let take = |_| {
                 taken += 1;
                 Ok(())
             };
-            let _ = tokio::time::timeout(Duration::from_secs(60), Pace::of(SLOTS).hand_on(states, take)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(60), Throttle::of(SLOTS).forward(states, take)).await;
             let most = 60 * u64::from(RATE) + BURST + 1;
             assert!((60..=most).contains(&taken), "{taken} handed on");
-            assert!(sent.get() <= (most + 1) * in_an_interval, "{sent:?} read for {taken}");
+            assert!(sent.get() <= (most + 1) * per_interval, "{sent:?} read for {taken}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_state_is_handed_on_in_its_time_before_the_end() {
+    async fn forwards_the_last_state_on_schedule_before_the_stream_ends() {
         for (last, cause) in [
             (None, "it closed its event stream"),
             (Some(Err(CallError::Unreachable("gone".to_owned()))), "the runner could not be reached: gone"),
         ] {
             let mut taken = Vec::new();
             let states = stream::iter((1..=100).map(|generation| Ok(state(generation, 0))).chain(last));
-            let mut pace = Pace::of(SLOTS);
+            let mut throttle = Throttle::of(SLOTS);
             // All that may come at once has come.
             for _ in 0..BURST {
-                pace.due();
+                throttle.due();
             }
             let begun = Instant::now();
             let take = |state| {
                 taken.push(generation(&state));
                 Ok(())
             };
-            assert_eq!(pace.hand_on(states, take).await, cause);
+            assert_eq!(throttle.forward(states, take).await, cause);
             assert_eq!(taken, [32, 64, 96, 100]);
             assert_eq!(begun.elapsed().as_millis(), 1334, "four intervals, though the stream ended before");
         }
@@ -179,6 +179,6 @@ mod tests {
         let sent = Cell::new(0);
         let states = endless(&sent, 0, std::future::pending);
         let states = stream::iter([Ok(state(1, 0))]).chain(states);
-        assert_eq!(Pace::of(SLOTS).hand_on(states, |_| Err("no".to_owned())).await, "no");
+        assert_eq!(Throttle::of(SLOTS).forward(states, |_| Err("no".to_owned())).await, "no");
     }
 }
