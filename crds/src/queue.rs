@@ -1,5 +1,5 @@
-//! The order in which a pool serves those who wait: priority, then fair shares of the tenants, then arrival. Whoever
-//! chooses the next session or shows a queue position has it from here.
+//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by arrival. The operator
+//! schedules by this order, and the gateway shows queue positions from it.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -8,11 +8,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// When a session came: the smaller came first. A function of the object alone, so that every start of the operator finds
-/// the same order.
+/// Sorts sessions by arrival, the earliest first. It depends on the object alone, so a restarted operator finds the same order.
 ///
-/// `creationTimestamp` has whole seconds; within one, the UID decides. That is not the order of arrival, but it is the
-/// same order every time.
+/// `creationTimestamp` has whole seconds. Within one second the UID decides, which is not the order of arrival, but a stable one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Arrival {
     created: Timestamp,
@@ -20,7 +18,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// The arrival of this session.
+    /// Arrival of this session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
             created: session.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
@@ -34,10 +32,10 @@ impl Arrival {
     }
 }
 
-/// How soon a session is served by a pool: the smaller is served first.
+/// Rank of a session in the queue of a pool. The smallest rank is served first.
 ///
-/// A higher priority goes first. Within one, that tenant goes first that would have least, by its weight, with one session
-/// more; so tenants approach their shares however many sessions each has waiting. Within a tenant, arrival decides.
+/// A higher priority ranks first. Within a priority, the tenant ranks first that would have the fewest sessions per weight with one
+/// more session, so tenants approach their shares regardless of how many sessions they queue. Within a tenant, arrival decides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueRank<'a> {
     priority: Reverse<i32>,
@@ -46,14 +44,14 @@ pub struct QueueRank<'a> {
 }
 
 impl<'a> QueueRank<'a> {
-    /// The rank in that pool of a session that came then, whose tenant has so many sessions running there.
+    /// Rank of a session in `pool`, where its tenant has `running` sessions.
     pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, arrival: &'a Arrival) -> Self {
         let share = Share { sessions: running.saturating_add(1), weight: pool.spec.limits.weight_of(tenant) };
         Self { priority: Reverse(priority), share, arrival }
     }
 }
 
-/// Sessions by weight.
+/// Sessions per weight, compared as fractions.
 #[derive(Clone, Copy, Debug)]
 struct Share {
     sessions: u32,
@@ -82,8 +80,8 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// Those who wait for a pool, in the order in which they are served if none comes and none ends meanwhile. `running`: how
-/// many sessions each tenant has there now.
+/// The waiting sessions in the order in which `pool` serves them if no session arrives or ends meanwhile. `running` has the number
+/// of sessions that each tenant runs there.
 pub fn order<'a>(
     pool: &WorkerPool,
     running: &BTreeMap<String, u32>,
@@ -98,7 +96,7 @@ pub fn order<'a>(
     let mut running: BTreeMap<&str, u32> = running.iter().map(|(tenant, count)| (tenant.as_str(), *count)).collect();
     let mut order = Vec::with_capacity(sessions.len());
     while let Some(((highest, _), _)) = queues.first_key_value() {
-        // What is of a lower priority is not looked at before its time.
+        // Lower priorities wait until this one is exhausted.
         let heads = queues.range((*highest, "")..).take_while(|((priority, _), _)| priority == highest).filter_map(
             |((priority, tenant), queue)| {
                 let arrival = *queue.first()?;
