@@ -1,8 +1,8 @@
-//! Exports spans by OTLP when the environment asks for it. A span is created when it ends.
+//! Exports spans by OTLP if the environment configures it. A span is created when it ends.
 //!
-//! A trace follows one object: its id is the object's UID, and the id of its root span is the UID's second half. Each process that
-//! knows the object derives both, so a process that takes over continues the trace of its predecessor. OpenTelemetry's API always
-//! chooses ids itself, so this module builds the data that the SDK exports.
+//! Each object has one trace: the trace id is the object's UID, and the id of the root span is the second half of the UID. Every process
+//! derives both from the object, so a new leader continues the trace of the previous one. OpenTelemetry's API generates all ids itself,
+//! so this module builds the data that the SDK exports.
 
 use opentelemetry::{
     InstrumentationScope, Key,
@@ -23,14 +23,14 @@ use std::{
 
 pub use opentelemetry::{KeyValue, trace::SpanKind};
 
-/// The variables of the environment that ask for traces, and say where they go.
+/// Environment variables that enable traces and set the collector's endpoint.
 pub const ENDPOINTS: [&str; 2] = [OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT];
-/// What is still to be sent when the process ends is given up after so long.
+/// Maximum time to send the remaining spans when the process ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-/// The name that the SDK gives to a service without one.
+/// Default service name of the SDK.
 const UNNAMED_SERVICE: &str = "unknown_service";
 
-/// Where a span stands: its trace, which is recorded, and its own id.
+/// Trace id and span id of a span in a sampled trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace: TraceId,
@@ -38,7 +38,7 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// The root of the trace of the object with this UID. None: the UID is no UUID.
+    /// Context of the root span of the object with this UID. None if the UID is not a UUID.
     pub fn root_of(uid: &str) -> Option<Self> {
         let digits: String = uid.chars().filter(|digit| *digit != '-').collect();
         let trace = TraceId::from_hex(&digits).ok().filter(|_| digits.len() == 32)?;
@@ -46,13 +46,12 @@ impl TraceContext {
         (span != SpanId::INVALID).then_some(Self { trace, span })
     }
 
-    /// A new place in the same trace.
+    /// A new span in the same trace.
     pub fn child(self) -> Self {
         Self { span: RandomIdGenerator::default().new_span_id(), ..self }
     }
 
-    /// Reads the value of a `traceparent` header (W3C Trace Context). None: it is not of the form of version 00, or the trace is not
-    /// recorded.
+    /// Parses a `traceparent` header (W3C Trace Context). None if the header does not follow version 00, or the trace is not sampled.
     pub fn parse(header: &str) -> Option<Self> {
         let of_digits = header.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         let mut parts = header.split('-');
@@ -68,52 +67,52 @@ impl TraceContext {
         (valid && flags.is_sampled()).then_some(context)
     }
 
-    /// The value of that header.
+    /// Value of the `traceparent` header.
     pub fn traceparent(self) -> String {
         format!("00-{}-{}-01", self.trace, self.span)
     }
 }
 
-/// A span that is over.
+/// A finished span.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// Its place.
+    /// Trace id and span id.
     pub context: TraceContext,
-    /// The one that it is part of; none: it is the root.
+    /// Parent span. None for the root.
     pub parent: Option<TraceContext>,
-    /// What it is.
+    /// Name of the operation.
     pub name: &'static str,
-    /// Whose side of a call it is.
+    /// Client or server side of a call, or internal.
     pub kind: SpanKind,
-    /// When it began.
+    /// Start by the clock of the caller.
     pub start: SystemTime,
-    /// When it was over.
+    /// End by the clock of the caller.
     pub end: SystemTime,
-    /// What is told of it. No token, and no address of a page.
+    /// Attributes. They must not contain tokens or page URLs.
     pub attributes: Vec<KeyValue>,
-    /// What went wrong.
+    /// Error status with this description. None leaves the status unset.
     pub error: Option<String>,
 }
 
-/// Why traces cannot be sent as the environment asks.
+/// The tracing configuration in the environment is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum TracingError {
-    /// It is none that this program speaks to.
+    /// The endpoint's scheme is not supported.
     #[error(
-        "{variable} is {endpoint}: spans are sent to http:// only; name a collector of the cluster, as in http://collector.example:4318, and have it pass them on"
+        "{variable} is {endpoint}: only http:// endpoints are supported; use a collector in the cluster, such as http://collector.example:4318, that forwards the spans"
     )]
     Endpoint {
-        /// The variable that has it.
+        /// Name of the environment variable.
         variable: &'static str,
-        /// Its value.
+        /// Value of the environment variable.
         endpoint: String,
     },
-    /// Another setting is wrong.
-    #[error("spans cannot be sent by OTLP: {0}")]
+    /// Another setting is invalid.
+    #[error("cannot set up the OTLP exporter: {0}")]
     Exporter(String),
 }
 
-/// Sends spans. It never waits for whoever takes them: what is too much for its queue is dropped.
+/// Sends spans to a collector in batches. Recording never blocks: when the queue is full, spans are dropped.
 #[derive(Debug)]
 pub struct Tracer {
     processor: BatchSpanProcessor,
@@ -122,17 +121,18 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// As the environment asks (`OTEL_EXPORTER_OTLP_ENDPOINT` and what else OpenTelemetry defines). None: it does not.
+    /// Builds a tracer from OpenTelemetry's environment variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). None if they do not
+    /// enable traces.
     ///
     /// # Errors
-    /// When what it asks for cannot be done.
+    /// The configuration is invalid.
     pub fn from_environment(
         service: &'static str,
         attributes: impl IntoIterator<Item = KeyValue>,
     ) -> Result<Option<Self>, TracingError> {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let is = |name: &str, value: &str| set(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
-        // That of traces alone comes before that of everything.
+        // The endpoint for traces takes precedence over the one for all signals.
         let endpoint = ENDPOINTS.into_iter().rev().find_map(|name| Some((name, set(name)?)));
         let Some((variable, endpoint)) = endpoint else { return Ok(None) };
         if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
@@ -149,19 +149,19 @@ impl Tracer {
         Ok(Some(Self { processor, sampler, scope: InstrumentationScope::builder(service).build() }))
     }
 
-    /// The root of the trace of the object with this UID, if that trace is recorded.
+    /// Context of the root span of the object with this UID. None if its trace is not sampled.
     pub fn root_of(&self, uid: &str) -> Option<TraceContext> {
         let root = TraceContext::root_of(uid)?;
-        // The sampler takes the second half for a random number, and there a UUID says which kind of UUID it is.
+        // The sampler reads the second half as a random number, but a UUID has its variant bits there. The first half is random enough.
         let mut bytes = root.trace.to_bytes();
         bytes.rotate_left(8);
         let trace = TraceId::from_bytes(bytes);
-        // The samplers that the environment can choose do not read the name.
+        // The samplers that the environment can select ignore the name.
         let sampled = self.sampler.should_sample(None, trace, "", &SpanKind::Internal, &[], &[]);
         (sampled.decision == SamplingDecision::RecordAndSample).then_some(root)
     }
 
-    /// Takes a span that is over, to be sent with others.
+    /// Queues a finished span for export.
     pub fn record(&self, span: Span) {
         let Span { context, parent, name, kind, start, end, attributes, error } = span;
         let context = SpanContext::new(context.trace, context.span, TraceFlags::SAMPLED, false, TraceState::default());
@@ -182,7 +182,7 @@ impl Tracer {
         });
     }
 
-    /// Sends what is left, when the process ends. It blocks, but not for long.
+    /// Sends the remaining spans at the end of the process. Blocks for 2 s at most.
     pub fn shutdown(&self) {
         if let Err(error) = self.processor.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
             tracing::warn!(%error, "could not send the last spans");
@@ -190,7 +190,7 @@ impl Tracer {
     }
 }
 
-/// Who sends: what the environment says, and a name where it gives none.
+/// Resource attributes from the environment, with `service` as the default service name.
 fn resource(service: &'static str, attributes: impl IntoIterator<Item = KeyValue>) -> Resource {
     let detected = Resource::builder().build();
     let name = detected.get(&Key::from_static_str("service.name"));
@@ -222,10 +222,10 @@ mod tests {
 
     #[test]
     fn derives_the_trace_id_from_the_object_uid() {
-        let root = TraceContext::root_of(UID).expect("it is a UUID");
+        let root = TraceContext::root_of(UID).expect("a valid UUID");
         assert_eq!(root.traceparent(), "00-0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b-9a3b5c6d7e8f9a0b-01");
-        let below = root.child();
-        assert!(below.trace == root.trace && below.span != root.span);
+        let child = root.child();
+        assert!(child.trace == root.trace && child.span != root.span);
         for no_uuid in ["", "claim", "0b2f6a5e", "00000000-0000-0000-0000-000000000000", "ü".repeat(16).as_str()] {
             assert_eq!(TraceContext::root_of(no_uuid), None, "{no_uuid:?}");
         }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn parses_valid_traceparent_headers_only() {
-        let context = TraceContext::root_of(UID).expect("it is a UUID").child();
+        let context = TraceContext::root_of(UID).expect("a valid UUID").child();
         assert_eq!(TraceContext::parse(&context.traceparent()), Some(context));
         let (trace, span) = ("0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b", "9a3b5c6d7e8f9a0b");
         for wrong in [
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn samples_the_configured_share_of_objects() {
         let half = tracer(Sampler::TraceIdRatioBased(0.5));
-        // UUIDs of version 4, of which the first eight bits are counted through.
+        // Version 4 UUIDs with all values of the first eight bits.
         let uids = (0..=255_u8).map(|first| format!("{first:02x}2f6a5e-7c1d-4e8f-9a3b-5c6d7e8f9a0b"));
         assert_eq!(uids.filter(|uid| half.root_of(uid).is_some()).count(), 128);
         assert_eq!(tracer(Sampler::AlwaysOff).root_of(UID), None);

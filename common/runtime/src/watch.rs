@@ -1,4 +1,4 @@
-//! Follows the objects of the API server, through broken watches and unreadable objects.
+//! Watches objects of the API server, and recovers from failed watches and unreadable objects.
 
 use futures::{Stream, StreamExt};
 use kube::{
@@ -13,14 +13,14 @@ use kube::{
 use serde::de::DeserializeOwned;
 use std::{collections::HashMap, fmt::Debug, future, mem, pin::pin, time::Duration};
 
-/// A watch that was broken begins again after so long at most.
+/// Maximum delay before a failed watch is restarted.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a page is read whole before it is
-/// parsed: kube's default of 500 could exceed the memory limit of the process.
+/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a whole page is buffered before it is
+/// parsed, so kube's default of 500 could exceed the memory limit of the process.
 const PAGE_SIZE: u32 = 50;
 
-/// The pauses of a watch after failures: kube's own, which grow from 0.8 s, but not up to 30 s. Clients wait until an API server
-/// that is back is heard, and these are a few watches, not one of each node.
+/// Backoff of a failed watch: kube's default, which starts at 0.8 s, but capped at 5 s instead of 30 s. Clients wait for the watches to
+/// recover when an API server returns, and a process has only a few watches.
 #[derive(Default)]
 pub struct WatchBackoff(DefaultBackoff);
 
@@ -38,12 +38,12 @@ impl Backoff for WatchBackoff {
     }
 }
 
-/// The configuration with which every watch starts: the memory that a list takes is bounded.
+/// Base configuration of every watch, which bounds the memory of a list.
 pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE)
 }
 
-/// The events of a watch without its errors, which are logged. It begins again by itself, after a pause.
+/// Events of a watch. Errors are logged, and the watch restarts after a backoff.
 pub fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>>
 where
     K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
@@ -58,22 +58,22 @@ where
     })
 }
 
-/// A change of the objects that a watch follows.
+/// A change of the watched objects.
 #[derive(Clone, Debug)]
 pub enum Change<T> {
-    /// The complete list. An object that is not in it is gone.
+    /// The complete list. An object that is not in the list no longer exists.
     All(Vec<T>),
-    /// An object is new or was changed.
+    /// An object was created or changed.
     Applied(T),
-    /// An object is gone.
+    /// An object was deleted, or no longer concerns the caller.
     Gone(T),
 }
 
-/// Follows objects for ever. `parse` returns what is kept of an object, or None when the object does not concern the caller;
-/// `changed` takes each change. An object that cannot be read, such as one that a later version wrote, does not stop the others and
-/// counts as its last readable version.
+/// Watches objects forever. `parse` converts an object, and returns None if the object does not concern the caller. `on_change` receives
+/// each change. An unreadable object, such as one that a later version wrote, does not affect the others, and counts as its last readable
+/// version.
 ///
-/// The client should carry nothing but watches: on one HTTP/2 connection with many requests, a watch can starve.
+/// Use a client that carries only watches, because a watch can starve on an HTTP/2 connection with many requests.
 pub async fn follow<O, K, T>(
     api: Api<O>,
     config: watcher::Config,
@@ -93,18 +93,18 @@ pub async fn follow<O, K, T>(
     }
 }
 
-/// The objects of a watch by UID, each as its last readable version.
+/// The watched objects by UID, each in its last readable version.
 struct Cache<T> {
     objects: HashMap<String, Entry<T>>,
-    /// A list that is being read.
+    /// Objects of a list that is not complete yet.
     listed: HashMap<String, Entry<T>>,
 }
 
 #[derive(Clone)]
 struct Entry<T> {
-    /// None: no version of the object could be read, or it does not concern the caller.
+    /// None if no version of the object was readable, or if it does not concern the caller.
     parsed: Option<T>,
-    /// An error was logged because the object cannot be read.
+    /// Whether the log has an error about the unreadable object.
     reported: bool,
 }
 
@@ -137,11 +137,11 @@ impl<T: Clone> Cache<T> {
             }
             Event::Apply(object) => {
                 let uid = uid_of(&object);
-                let (news, entry) = self.read(object, parse);
+                let (update, entry) = self.read(object, parse);
                 let concerns = entry.parsed.is_some();
                 let former = self.objects.insert(uid, entry).and_then(|entry| entry.parsed);
-                // One that concerned the caller and no longer does, such as a runner pod that lost its owner, is gone for the caller.
-                news.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Gone))
+                // An object that no longer concerns the caller, such as a runner pod that lost its owner, is gone for the caller.
+                update.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Gone))
             }
             Event::Delete(object) => {
                 let former = self.objects.remove(&uid_of(&object)).and_then(|entry| entry.parsed);
@@ -150,7 +150,7 @@ impl<T: Clone> Cache<T> {
         }
     }
 
-    /// Reads an object. Returns what is new in it, and its entry from now on.
+    /// Parses an object. Returns the parsed object if it was readable and concerns the caller, and its new entry.
     fn read<O, K>(&self, object: O, parse: impl Fn(K) -> Option<T>) -> (Option<T>, Entry<T>)
     where
         O: Resource + Into<DeserializeGuard<K>>,
@@ -175,7 +175,7 @@ impl<T: Clone> Cache<T> {
                         name,
                         error,
                         treated_as,
-                        "cannot read object: correct it, delete it, or run the version that knows its fields"
+                        "could not parse object: correct it, delete it, or run the version that knows its fields"
                     );
                 }
                 (None, Entry { parsed, reported: true })
@@ -214,7 +214,7 @@ mod tests {
         object(uid, json!({ "key": "text" }))
     }
 
-    /// Its data have a value that is no text.
+    /// An object whose data has a value that is not a string.
     fn unreadable(uid: &str) -> Guarded {
         object(uid, json!({ "key": 1 }))
     }
@@ -227,7 +227,7 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    /// A change as a word and the names of the objects.
+    /// The kind of a change, and the names of its objects.
     fn changed(cache: &mut Cache<String>, event: Event<Guarded>) -> Option<(&'static str, Vec<String>)> {
         let change = cache.handle(event, |object: ConfigMap| Some(object.name_any()))?;
         Some(match change {
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(list(&mut cache, vec![readable("a"), readable("b"), unreadable("c")]), ["a", "b"]);
         assert_eq!(changed(&mut cache, Event::Apply(unreadable("a"))), None);
         assert_eq!(list(&mut cache, vec![unreadable("a"), unreadable("b"), unreadable("c")]), ["a", "b"]);
-        assert!(cache.objects.values().all(|entry| entry.reported), "each was reported, and is not again");
+        assert!(cache.objects.values().all(|entry| entry.reported), "each is reported once");
         assert_eq!(changed(&mut cache, Event::Delete(unreadable("a"))), Some(("gone", vec!["a".into()])));
         assert_eq!(changed(&mut cache, Event::Delete(unreadable("c"))), None);
         assert_eq!(changed(&mut cache, Event::Apply(readable("b"))), Some(("applied", vec!["b".into()])));

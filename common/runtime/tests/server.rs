@@ -1,6 +1,6 @@
-//! The server over real sockets: what a client without an accepted credential can hold, and for how long.
+//! Tests the server over real sockets: the limits and deadlines of unauthenticated clients.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test can panic")]
 
 use axum::{Extension, Router, body::Bytes, http::HeaderMap, http::StatusCode, response::IntoResponse, routing::any};
 use camofleet_runtime::{
@@ -19,11 +19,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
+/// Bounds every wait, so that a test that hangs fails with a message. No wait takes this long on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Short, for tests that wait for a deadline.
+/// Deadline that a test waits for.
 const SHORT: Duration = Duration::from_millis(100);
-/// No deadline passes while a test waits for something else.
+/// Limits whose deadlines do not pass during a test.
 const LIMITS: Limits = Limits {
     connections: 1000,
     anonymous: 4,
@@ -42,7 +42,7 @@ struct Served {
     address: SocketAddr,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    /// Requests for `/held` are answered by what is released here.
+    /// Each permit releases the response to one request for `/held`.
     release: Arc<Semaphore>,
 }
 
@@ -111,7 +111,7 @@ impl Served {
         timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.server.counts()));
     }
 
-    /// Opens connections that send this, one after the other, each once the one before was counted.
+    /// Opens connections that send these bytes, each after the previous one was counted.
     async fn open(&self, count: usize, sent: &str) -> Vec<TcpStream> {
         let mut streams = Vec::new();
         for _ in 0..count {
@@ -128,7 +128,7 @@ impl Served {
     }
 }
 
-/// Sends a request, and reads the response: its status and its body.
+/// Sends a request, and returns the status and the body of the response.
 async fn exchange(stream: &mut TcpStream, request: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
     response(stream).await
@@ -143,12 +143,12 @@ async fn response(stream: &mut TcpStream) -> (u16, String) {
 async fn closed(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     match timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.expect("the connection is closed") {
-        Ok(_) => assert!(rest.is_empty(), "more than the end came: {}", String::from_utf8_lossy(&rest)),
+        Ok(_) => assert!(rest.is_empty(), "unexpected data before the end: {}", String::from_utf8_lossy(&rest)),
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
 }
 
-/// A whole head of this many bytes.
+/// A complete head of this size in bytes.
 fn head_of(length: usize) -> String {
     let frame = "GET / HTTP/1.1\r\nHost: x\r\nX-Long: \r\n\r\n";
     frame.replace("X-Long: ", &format!("X-Long: {}", "a".repeat(length - frame.len())))
@@ -161,7 +161,7 @@ async fn a_head_over_the_limit_is_answered_with_431() {
     assert_eq!(exchange(&mut stream, &head_of(MAX_HEAD)).await.0, 401, "the longest head");
     assert_eq!(exchange(&mut stream, &head_of(MAX_HEAD + 1)).await.0, 431);
     closed(&mut stream).await;
-    // The same for one that never ends.
+    // The same applies to a head that never ends.
     let mut stream = served.connect().await;
     assert_eq!(exchange(&mut stream, &head_of(MAX_HEAD + 4)[..MAX_HEAD]).await.0, 431);
     closed(&mut stream).await;
@@ -179,7 +179,7 @@ async fn sheds_the_oldest_connection_without_a_credential() {
     assert_eq!(exchange(&mut newcomer, WITHOUT_TOKEN).await.0, 401, "the newcomer is served");
     closed(&mut silent[0]).await;
     assert!(silent[1..].iter().all(is_open), "only the oldest was closed");
-    // However many come, those with a credential stay.
+    // A flood does not displace authenticated connections.
     drop(served.open(20, "GET / HTT").await);
     assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
     closed(&mut newcomer).await;
@@ -215,7 +215,7 @@ async fn an_address_over_its_limit_loses_its_own_oldest_connection() {
     let mut own = served.open(3, "").await;
     closed(&mut own[0]).await;
     assert!(own[1..].iter().all(is_open));
-    // With a credential it has as many as it needs.
+    // The limit does not apply to authenticated connections.
     for stream in &mut own[1..] {
         assert_eq!(exchange(stream, WITH_TOKEN).await.0, 200);
     }
@@ -250,8 +250,10 @@ async fn closes_slow_clients_at_their_deadline() {
         let mut stream = served.connect().await;
         stream.write_all(sent.as_bytes()).await.unwrap();
         closed(&mut stream).await;
-        served.until("it is counted no more", |counts| counts.connections == 0 && counts.anonymous == 0).await;
-        assert_eq!(served.server.counts().shed, 0, "it was not needed for another one");
+        served
+            .until("the connection is no longer counted", |counts| counts.connections == 0 && counts.anonymous == 0)
+            .await;
+        assert_eq!(served.server.counts().shed, 0, "a deadline is not shedding");
     }
     let served = serve(Limits { idle: SHORT, ..LIMITS });
     for next in ["", "GET / HTT"] {
@@ -270,14 +272,14 @@ async fn an_accepted_credential_ends_the_deadlines() {
     let mut held = served.connect().await;
     held.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n").await.unwrap();
     served.until("both have a credential", |counts| counts == Counts { connections: 2, ..Counts::default() }).await;
-    // Of two without one, which come later, the deadlines pass.
+    // Two later connections without a credential miss their deadlines.
     let mut idle = served.connect().await;
     assert_eq!(exchange(&mut idle, WITHOUT_TOKEN).await.0, 401);
     closed(&mut idle).await;
     let mut slow = served.connect().await;
     slow.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     closed(&mut slow).await;
-    assert_eq!(exchange(&mut authenticated, WITHOUT_TOKEN).await.0, 401, "also without one it is the same client's");
+    assert_eq!(exchange(&mut authenticated, WITHOUT_TOKEN).await.0, 401, "the connection stays authenticated");
     served.release.add_permits(1);
     assert_eq!(response(&mut held).await, (200, "released".to_owned()));
     drop(authenticated);
@@ -303,15 +305,17 @@ async fn an_upgraded_connection_counts_until_it_is_closed() {
     let served = serve(Limits { exchange: SHORT, idle: SHORT, anonymous: 1, ..LIMITS });
     let mut upgraded = served.connect().await;
     assert_eq!(exchange(&mut upgraded, UPGRADE).await.0, 101);
-    // Deadlines pass, and others need places.
+    // Deadlines pass, and new connections need permits.
     let mut idle = served.connect().await;
     assert_eq!(exchange(&mut idle, WITHOUT_TOKEN).await.0, 401);
     closed(&mut idle).await;
     drop(served.open(3, "").await);
     echoes(&mut upgraded).await;
-    served.until("only it is left", |counts| counts.connections == 1 && counts.anonymous == 0).await;
+    served
+        .until("only the upgraded connection is left", |counts| counts.connections == 1 && counts.anonymous == 0)
+        .await;
     drop(upgraded);
-    served.until("it is gone", |counts| counts.connections == 0).await;
+    served.until("the upgraded connection is gone", |counts| counts.connections == 0).await;
 }
 
 #[tokio::test]
@@ -322,13 +326,13 @@ async fn limits_requests_behind_a_trusted_proxy_by_client() {
         format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, {client}\r\n{token}\r\n")
     };
     let mut stream = served.connect().await;
-    let told = exchange(&mut stream, &request("/", "192.0.2.1", "")).await;
-    assert_eq!(told, (401, "192.0.2.1 sent 0".to_owned()), "the proxy tells the client's address");
+    let answered = exchange(&mut stream, &request("/", "192.0.2.1", "")).await;
+    assert_eq!(answered, (401, "192.0.2.1 sent 0".to_owned()), "the proxy forwards the client's address");
 
-    // The proxy's own connections are not limited, nor counted as clients'.
+    // The proxy's own connections are neither limited per address nor counted as unauthenticated.
     let idle = served.open(20, "").await;
     assert_eq!(served.server.counts(), Counts { connections: 21, ..Counts::default() });
-    // Of what one client asks for the third has the first refused. Another client's, and those with a credential, are not counted.
+    // The third request of one client sheds its first. Requests of other clients, and authenticated ones, do not count.
     let mut held = Vec::new();
     for (client, token, counted) in [
         ("192.0.2.1", "Authorization: good\r\n", 0),
@@ -340,7 +344,7 @@ async fn limits_requests_behind_a_trusted_proxy_by_client() {
         let mut stream = served.connect().await;
         stream.write_all(request("/held", client, token).as_bytes()).await.unwrap();
         let open = 22 + held.len();
-        served.until("it is counted", |now| (now.connections, now.anonymous) == (open, counted)).await;
+        served.until("the request is counted", |now| (now.connections, now.anonymous) == (open, counted)).await;
         held.push(stream);
     }
     let refused = {
@@ -351,7 +355,7 @@ async fn limits_requests_behind_a_trusted_proxy_by_client() {
     };
     assert_eq!(refused.0, 429, "{}", refused.1);
     assert_eq!(served.server.counts().shed, 1);
-    // The proxy keeps the connection for its next client.
+    // The proxy can reuse the connection for its next client.
     assert_eq!(exchange(&mut held[1], &request("/", "192.0.2.2", "Authorization: good\r\n")).await.0, 200);
     served.release.add_permits(5);
     for at in [0, 2, 3, 4, 5] {
@@ -422,5 +426,5 @@ async fn shutdown_finishes_requests_under_way_and_closes_idle_connections() {
     assert_eq!(response(&mut held).await.1, "released");
     closed(&mut held).await;
     timeout(TIMEOUT, served.tasks.wait()).await.unwrap();
-    assert!(TcpStream::connect(served.address).await.is_err(), "nothing listens any more");
+    assert!(TcpStream::connect(served.address).await.is_err(), "the listener is closed");
 }

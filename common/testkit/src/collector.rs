@@ -1,4 +1,4 @@
-//! A collector of traces, for tests: it takes OTLP over HTTP, and keeps the spans.
+//! A trace collector for tests, which receives OTLP over HTTP and keeps the spans.
 
 use anyhow::{Context, Result};
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
@@ -15,10 +15,10 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 
-/// Longer than anything takes on a loaded machine.
+/// Bounds the wait for spans. No test takes this long on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A collector. It is gone when this is dropped.
+/// A running collector, which stops when it is dropped.
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
@@ -26,32 +26,32 @@ pub struct Collector {
     serving: AbortHandle,
 }
 
-/// A span as it was sent.
+/// A span as the collector received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedSpan {
-    /// `service.name` of who sent it.
+    /// Attribute `service.name` of the sender.
     pub service: String,
-    /// Its name.
+    /// Name of the operation.
     pub name: String,
-    /// Id of its trace, in hexadecimal digits.
+    /// Trace id in hexadecimal digits.
     pub trace: String,
-    /// Its own id.
+    /// Span id in hexadecimal digits.
     pub id: String,
-    /// The id of the span that it is part of; empty: of none.
+    /// Span id of the parent. Empty for a root span.
     pub parent: String,
-    /// When it began and ended, in nanoseconds since 1970.
+    /// Start and end, in nanoseconds since 1970-01-01 UTC.
     pub time: (u64, u64),
-    /// What went wrong.
+    /// Description of an error status.
     pub error: Option<String>,
-    /// Its attributes.
+    /// Keys and values, as text.
     pub attributes: Vec<(String, String)>,
 }
 
 impl Collector {
-    /// Starts one on a port of its own.
+    /// Starts a collector on a free port of the loopback interface.
     ///
     /// # Errors
-    /// When there is none.
+    /// No port is free.
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for a collector")?;
         let address = listener.local_addr()?;
@@ -61,20 +61,20 @@ impl Collector {
         Ok(Self { address, spans, serving })
     }
 
-    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` has to be.
+    /// Value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What was sent of a trace until now.
+    /// Spans of a trace that have been received so far.
     pub fn trace(&self, id: &str) -> Vec<ReceivedSpan> {
         spans_of_trace(&self.spans.borrow(), id)
     }
 
-    /// Waits until a trace has spans of all these names, and says what else it has.
+    /// Waits until a trace has spans with all these names, and returns all spans of the trace.
     ///
     /// # Errors
-    /// When they do not come.
+    /// The spans did not arrive within 60 s.
     pub async fn wait_for(&self, trace: &str, names: &[&str]) -> Result<Vec<ReceivedSpan>> {
         let has_all = |spans: &Vec<ReceivedSpan>| {
             let found = spans_of_trace(spans, trace);
@@ -82,7 +82,7 @@ impl Collector {
         };
         let mut spans = self.spans.clone();
         let waited = tokio::time::timeout(TIMEOUT, spans.wait_for(has_all)).await;
-        let missing = || format!("trace {trace} has not all of {names:?}, but {:#?}", self.spans.borrow());
+        let missing = || format!("trace {trace} lacks some of {names:?}; received {:#?}", self.spans.borrow());
         let spans = waited.with_context(missing)?.context("the collector ended")?;
         Ok(spans_of_trace(&spans, trace))
     }
@@ -126,19 +126,19 @@ impl ReceivedSpan {
         }
     }
 
-    /// The value of an attribute.
+    /// Value of an attribute.
     pub fn attribute(&self, key: &str) -> Option<&str> {
         self.attributes.iter().find(|(other, _)| other == key).map(|(_, value)| value.as_str())
     }
 }
 
-/// The span of that name.
+/// The only span with this name.
 ///
 /// # Panics
-/// The trace has none of that name, or several.
+/// No span or several spans have this name.
 pub fn only_span<'a>(trace: &'a [ReceivedSpan], name: &str) -> &'a ReceivedSpan {
     let named: Vec<_> = trace.iter().filter(|span| span.name == name).collect();
-    let [span] = named[..] else { panic!("not one {name}: {trace:#?}") };
+    let [span] = named[..] else { panic!("not exactly one span {name}: {trace:#?}") };
     span
 }
 
@@ -153,7 +153,7 @@ fn attributes_of(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a String takes everything");
+        write!(hex, "{byte:02x}").expect("writing to a String cannot fail");
         hex
     })
 }

@@ -1,4 +1,4 @@
-//! Counts connections, and decides which one is given up for a newcomer.
+//! Limits the connections of a listener, and selects which one to shed for a new one.
 
 use super::Limits;
 use crate::client_address::limit_key;
@@ -11,23 +11,23 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections that were closed because of the limits are logged this often at most.
+/// Minimum interval between log lines about connections that were closed because of the limits.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is held now, and what was closed since the start.
+/// Current numbers of connections, and totals since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Open connections, upgraded ones included.
+    /// Open connections, including upgraded ones.
     pub connections: usize,
-    /// Connections, and requests behind trusted proxies, without an accepted credential.
+    /// Unauthenticated connections, and unauthenticated requests in progress behind trusted proxies.
     pub anonymous: usize,
-    /// Limiter that were given up for others.
+    /// Total of connections and requests that were shed for new ones.
     pub shed: u64,
-    /// Connections that were closed at once, because no other one could be given up.
+    /// Total of new connections that were closed at once because none could be shed.
     pub refused: u64,
 }
 
-/// The places of one listener.
+/// Counts the connections of one listener.
 #[derive(Debug)]
 pub(super) struct Limiter {
     pub(super) limits: Limits,
@@ -38,47 +38,46 @@ pub(super) struct Limiter {
 struct Table {
     counts: Counts,
     next: u64,
-    /// Connections without an accepted credential.
+    /// Unauthenticated connections.
     connections: SheddableSet,
-    /// Requests without an accepted credential on the connections of trusted proxies.
+    /// Unauthenticated requests in progress on connections of trusted proxies.
     requests: SheddableSet,
-    /// Connections of trusted proxies on which no request with an accepted credential is being answered.
+    /// Connections of trusted proxies without an authenticated request in progress.
     proxies: SheddableSet,
-    /// When counts were last reported, and which.
+    /// Time of the last report, and the total of closed connections in it.
     reported: Option<(Instant, u64)>,
 }
 
-/// Connections or requests that can be given up, by increasing numbers.
+/// Connections or requests that can be shed. Their ids increase with time.
 #[derive(Debug, Default)]
 struct SheddableSet {
     entries: HashMap<u64, Entry>,
-    /// The same by what is limited as one client; None: of those that are not limited by address.
+    /// Ids by address. None has those that are not limited per address.
     by_address: HashMap<Option<IpAddr>, BTreeSet<u64>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// What it is limited as, if by its address.
     address: Option<IpAddr>,
     shed: CancellationToken,
 }
 
-/// The subject of a [`Registration`].
+/// What a [`Registration`] is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A connection without an accepted credential.
+    /// An unauthenticated connection.
     Connection,
-    /// A request without an accepted credential on a trusted proxy's connection.
+    /// An unauthenticated request on a connection of a trusted proxy.
     Request,
-    /// A trusted proxy's connection on which no request with an accepted credential is being answered.
+    /// A connection of a trusted proxy without an authenticated request in progress.
     Proxy,
 }
 
-/// A connection that counts, until this is dropped.
+/// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Limiter>);
 
-/// A connection or request that can be given up for a newcomer, until this is dropped.
+/// Makes a connection or request sheddable until it is dropped.
 #[derive(Debug)]
 pub(super) struct Registration {
     limiter: Arc<Limiter>,
@@ -96,7 +95,8 @@ impl Limiter {
         table.counts()
     }
 
-    /// Counts a connection. None when all of them have an accepted credential.
+    /// Grants a permit for a new connection, for which it may shed another one. None if the limit is reached and no connection can be
+    /// shed.
     pub(super) fn open(self: &Arc<Self>) -> Option<Permit> {
         let mut table = self.table();
         if table.counts.connections >= self.limits.connections && !table.shed_connection() {
@@ -107,8 +107,8 @@ impl Limiter {
         Some(Permit(Arc::clone(self)))
     }
 
-    /// Registers what can be given up, by cancelling `shed`, and gives up an older one when there are too many. `address`: of the
-    /// client, when it is limited.
+    /// Registers a connection or request that is shed by cancelling `shed`, and sheds an older one if a limit is exceeded. `address` is
+    /// None if no limit per address applies.
     pub(super) fn register(
         self: &Arc<Self>,
         kind: Kind,
@@ -135,12 +135,12 @@ impl Limiter {
         Registration { limiter: Arc::clone(self), kind, id }
     }
 
-    /// Gives up a connection.
+    /// Sheds a connection, if one can be shed.
     pub(super) fn shed(&self) {
         self.table().shed_connection();
     }
 
-    /// What was closed, when it is time to report that.
+    /// Returns the counts if connections were closed since the last report and the interval has passed.
     pub(super) fn take_report(&self) -> Option<Counts> {
         let mut table = self.table();
         let closed = table.counts.shed + table.counts.refused;
@@ -172,7 +172,7 @@ impl Table {
         }
     }
 
-    /// Gives up a connection: one without an accepted credential, or else a proxy's that answers none. False when there is none.
+    /// Sheds an unauthenticated connection, or else a proxy's connection. False if there is none.
     fn shed_connection(&mut self) -> bool {
         let is_shed = self.connections.shed_from_busiest() || self.proxies.shed_from_busiest();
         self.counts.shed += u64::from(is_shed);
@@ -181,8 +181,8 @@ impl Table {
 }
 
 impl SheddableSet {
-    /// Gives up the oldest entry of the address that has most of them, of several such the one that has the oldest. So a client that
-    /// opens many connections displaces its own before those of others. False when there is none.
+    /// Sheds the oldest entry of the address with most entries, or on a tie the oldest of all those. A client that opens many
+    /// connections therefore loses its own before those of others. False if there is no entry.
     fn shed_from_busiest(&mut self) -> bool {
         let order = |(_, ids): &(&Option<IpAddr>, &BTreeSet<u64>)| (ids.len(), Reverse(ids.first().copied()));
         match self.by_address.iter().max_by_key(order).map(|(address, _)| *address) {
@@ -191,7 +191,7 @@ impl SheddableSet {
         }
     }
 
-    /// Gives up the oldest entry of an address. False when there is none.
+    /// Sheds the oldest entry of an address. False if there is none.
     fn shed_oldest_of(&mut self, address: Option<IpAddr>) -> bool {
         let oldest = self.by_address.get(&address).and_then(|ids| ids.first()).copied();
         let Some(shed) = oldest.and_then(|id| self.remove(id)) else { return false };
