@@ -1,12 +1,13 @@
-//! Adds bounds to every string, list and map in the schemas of the specs. The Kubernetes types that a `WorkerPool` embeds, such as
-//! volumes and affinities, have no bounds, so they are added to the generated schema, where no field can be missed.
+//! Adds bounds to every string, list and map in the schemas of the specs. The Kubernetes types that a `WorkerPool`
+//! embeds, such as volumes and affinities, have no bounds, so they are added to the generated schema, where no field
+//! can be missed.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 
-/// Exceptions to a default bound, by the suffix of the field's path. All fields outside the template add up to at most 64 KiB. The
-/// template as a whole is bounded by `MAX_TEMPLATE_BYTES`.
+/// Exceptions to a default bound, by the suffix of the field's path. All fields outside the template add up to at most
+/// 64 KiB. The template as a whole is bounded by `MAX_TEMPLATE_BYTES`.
 type ByField = [(&'static str, i64)];
 
 /// Default maximum length of a string, in characters. The longest strings in use are paths and image names.

@@ -1,7 +1,8 @@
 //! Condition types and reasons, and functions to set and read conditions.
 //!
-//! The *reason* of a condition is one word for programs, and the *message* a sentence for people. `Stalled` is true only if the
-//! object makes no progress until a person intervenes, because kstatus (`kubectl wait`, Flux, Argo CD) then reports it as failed.
+//! The *reason* of a condition is one word for programs, and the *message* a sentence for people. `Stalled` is true
+//! only if the object makes no progress until a person intervenes, because kstatus (`kubectl wait`, Flux, Argo CD) then
+//! reports it as failed.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -19,14 +20,15 @@ pub const FINISHED: &str = "Finished";
 /// Pools: runners are being created, replaced or removed.
 pub const RECONCILING: &str = "Reconciling";
 
-/// Reasons of a session's conditions. The reason of `Ready` always tells why clients can or cannot connect: it is the reason of the
-/// wait, of the start, or of the end.
+/// Reasons of a session's conditions. The reason of `Ready` always tells why clients can or cannot connect: it is the
+/// reason of the wait, of the start, or of the end.
 pub mod session {
     /// `Scheduled` is true: the session has a slot.
     pub const BOUND: &str = "Bound";
     /// `Scheduled` and `Ready` are false: all suitable slots are taken.
     pub const NO_CAPACITY: &str = "NoCapacity";
-    /// `Scheduled` and `Ready` are false: no pool that the namespace can use matches the spec, or the named pool does not exist.
+    /// `Scheduled` and `Ready` are false: no pool that the namespace can use matches the spec, or the named pool does
+    /// not exist.
     pub const NO_MATCHING_POOL: &str = "NoMatchingPool";
     /// `Scheduled` and `Ready` are false: the named pool does not allow the session's namespace or tenant.
     pub const NOT_ALLOWED: &str = "NotAllowed";
@@ -48,7 +50,8 @@ pub mod session {
     pub const QUEUE_FULL: &str = "QueueFull";
     /// `Finished` and `Stalled` are true: the session was rejected because its `priority` exceeds `limits.maxPriority`.
     pub const PRIORITY_TOO_HIGH: &str = "PriorityTooHigh";
-    /// `Finished` and `Stalled` are true: the session was rejected because its `maxLifetimeSeconds` exceeds the pool's limit.
+    /// `Finished` and `Stalled` are true: the session was rejected because its `maxLifetimeSeconds` exceeds the pool's
+    /// limit.
     pub const LIFETIME_TOO_LONG: &str = "LifetimeTooLong";
     /// `Finished` and `Stalled` are true: the runner pod is gone, or its process was killed.
     pub const RUNNER_LOST: &str = "RunnerLost";
@@ -76,12 +79,13 @@ pub mod pool {
     pub const NOT_STALLED: &str = "NotStalled";
     /// `Ready` is false and `Reconciling` is true: runners are starting.
     pub const RUNNERS_STARTING: &str = "RunnersStarting";
-    /// `Ready` is false and `Reconciling` is true: the runners that are launching in all pools use up the CPUs of the nodes, so the
-    /// next runner of this pool waits.
+    /// `Ready` is false and `Reconciling` is true: the runners that are launching in all pools use up the CPUs of the
+    /// nodes, so the next runner of this pool waits.
     pub const WAITING_TO_LAUNCH: &str = "WaitingToLaunch";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
-    /// `Reconciling` is true: the shape has changed, and the first runner of the new shape, the canary, has yet to load a page.
+    /// `Reconciling` is true: the shape has changed, and the first runner of the new shape, the canary, has yet to load
+    /// a page.
     pub const CANARY_STARTING: &str = "CanaryStarting";
     /// `Reconciling` is true: the pool is being deleted and waits for its sessions.
     pub const DRAINING: &str = "Draining";
@@ -97,11 +101,11 @@ pub mod pool {
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
     /// `Stalled` is true: runners are missing, and none has become ready for 10 minutes, without a known cause.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Runners of the current shape
-    /// continue to serve, and are replaced by runners of the same shape.
+    /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Runners of the
+    /// current shape continue to serve, and are replaced by runners of the same shape.
     pub const CANARY_FAILED: &str = "CanaryFailed";
-    /// `Stalled` is true: the template exceeds its size limit, so no runner is created from it. Runners of the current shape continue
-    /// to serve, and are replaced by runners of the same shape.
+    /// `Stalled` is true: the template exceeds its size limit, so no runner is created from it. Runners of the current
+    /// shape continue to serve, and are replaced by runners of the same shape.
     pub const TEMPLATE_TOO_LARGE: &str = "TemplateTooLarge";
     /// `Stalled` is true: a PodDisruptionBudget with the pool's name has another owner, so the runners can be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";

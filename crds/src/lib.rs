@@ -1,5 +1,5 @@
-//! Custom resources of Camo-fleet (group `camofleet.dev`), their conditions, and the queue order of sessions. The crate has data
-//! types and pure functions, and does no I/O.
+//! Custom resources of Camo-fleet (group `camofleet.dev`), their conditions, and the queue order of sessions. The crate
+//! has data types and pure functions, and does no I/O.
 
 mod bounds;
 pub mod conditions;

@@ -1,6 +1,7 @@
 //! Validates object names before they become part of an API server URL.
 
-/// Whether `name` is a DNS label (RFC 1123, at most 63 bytes), like the name of a namespace: apimachinery's `IsDNS1123Label`.
+/// Whether `name` is a DNS label (RFC 1123, at most 63 bytes), like the name of a namespace: apimachinery's
+/// `IsDNS1123Label`.
 pub fn is_label(name: &str) -> bool {
     name.len() <= 63 && is_label_of_any_length(name.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by arrival. The operator
-//! schedules by this order, and the gateway shows queue positions from it.
+//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by arrival. The
+//! operator schedules by this order, and the gateway shows queue positions from it.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -8,9 +8,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Sorts sessions by arrival, the earliest first. It depends on the object alone, so a restarted operator finds the same order.
+/// Sorts sessions by arrival, the earliest first. It depends on the object alone, so a restarted operator finds the
+/// same order.
 ///
-/// `creationTimestamp` has whole seconds. Within one second the UID decides, which is not the order of arrival, but a stable one.
+/// `creationTimestamp` has whole seconds. Within one second the UID decides, which is not the order of arrival, but a
+/// stable one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Arrival {
     created: Timestamp,
@@ -34,8 +36,9 @@ impl Arrival {
 
 /// Rank of a session in the queue of a pool. The smallest rank is served first.
 ///
-/// A higher priority ranks first. Within a priority, the tenant ranks first that would have the fewest sessions per weight with one
-/// more session, so tenants approach their shares regardless of how many sessions they queue. Within a tenant, arrival decides.
+/// A higher priority ranks first. Within a priority, the tenant ranks first that would have the fewest sessions per
+/// weight with one more session, so tenants approach their shares regardless of how many sessions they queue. Within a
+/// tenant, arrival decides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueRank<'a> {
     priority: Reverse<i32>,
@@ -80,8 +83,8 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// The waiting sessions in the order in which `pool` serves them if no session arrives or ends meanwhile. `running` has the number
-/// of sessions that each tenant runs there.
+/// The waiting sessions in the order in which `pool` serves them if no session arrives or ends meanwhile. `running` has
+/// the number of sessions that each tenant runs there.
 pub fn order<'a>(
     pool: &WorkerPool,
     running: &BTreeMap<String, u32>,

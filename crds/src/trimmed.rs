@@ -10,17 +10,20 @@ const LABELS: [&str; 4] =
     ["app.kubernetes.io/name", "camofleet.dev/ordinal", "camofleet.dev/pool", "camofleet.dev/revision"];
 /// Annotations that the programs read: a session's labels in the REST API, and the public keys of a runner pod.
 const ANNOTATIONS: [&str; 2] = ["camofleet.dev/labels", "camofleet.dev/public-keys"];
-/// Maximum size of a kept value, in bytes. Values are selected by key, because a user can attach any number of other keys.
+/// Maximum size of a kept value, in bytes. Values are selected by key, because a user can attach any number of other
+/// keys.
 const VALUE_BYTES: usize = 8 * 1024;
-/// Maximum size of a kept controller reference, in bytes. The API server does not limit the names in it to 253 characters.
+/// Maximum size of a kept controller reference, in bytes. The API server does not limit the names in it to 253
+/// characters.
 const OWNER_BYTES: usize = 1024;
 
-/// An object whose metadata is trimmed during deserialization to bound the memory of caches. A user can attach 256 KiB of annotations
-/// and any number of labels to an object.
+/// An object whose metadata is trimmed during deserialization to bound the memory of caches. A user can attach 256 KiB
+/// of annotations and any number of labels to an object.
 ///
-/// The kept metadata are the labels and annotations that the programs read, up to 8 KiB each, the owner reference of the controller,
-/// and the names, numbers and times that the API server bounds. A `WorkerPool` also keeps its finalizers, because the operator writes
-/// that list as a whole, and a `Namespace` keeps its labels, because pools select by them.
+/// The kept metadata are the labels and annotations that the programs read, up to 8 KiB each, the owner reference of
+/// the controller, and the names, numbers and times that the API server bounds. A `WorkerPool` also keeps its
+/// finalizers, because the operator writes that list as a whole, and a `Namespace` keeps its labels, because pools
+/// select by them.
 #[derive(Clone, Debug)]
 pub struct Trimmed<K>(pub K);
 

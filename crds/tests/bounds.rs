@@ -52,8 +52,8 @@ fn longest_key(map: &Value) -> u64 {
     bounds.filter_map(|bound| bound.parse().ok()).min().expect("every map bounds its keys")
 }
 
-/// `kubectl apply` without `--server-side` stores the object in an annotation, and an object can have 256 KiB of annotations
-/// (apimachinery's `TotalAnnotationSizeLimitB`).
+/// `kubectl apply` without `--server-side` stores the object in an annotation, and an object can have 256 KiB of
+/// annotations (apimachinery's `TotalAnnotationSizeLimitB`).
 #[test]
 fn a_definition_fits_into_an_annotation() {
     for definition in camofleet_crds::definitions() {

@@ -1,6 +1,6 @@
-//! Stores the issuers' signing keys in Secrets of the release's namespace: the private key in a Secret that is created on first use,
-//! the public keys in a second Secret that the issuer keeps published. The chart does not create keys, because each render would
-//! generate new ones.
+//! Stores the issuers' signing keys in Secrets of the release's namespace: the private key in a Secret that is created
+//! on first use, the public keys in a second Secret that the issuer keeps published. The chart does not create keys,
+//! because each render would generate new ones.
 
 use crate::token::{Issuer, PublicKey, PublicKeys, Signer, new_private_key};
 use k8s_openapi::{
@@ -14,14 +14,15 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-/// ConfigMap in which the previous version published the public keys of all issuers: the data key is the issuer, and the value has one
-/// key per line, the current one first. It is still written for a rollback, and read for issuers that have no Secret yet.
+/// ConfigMap in which the previous version published the public keys of all issuers: the data key is the issuer, and
+/// the value has one key per line, the current one first. It is still written for a rollback, and read for issuers that
+/// have no Secret yet.
 pub const PUBLIC_KEYS: &str = "camofleet-public-keys";
 const PRIVATE_KEY: &str = "private-key";
 /// Data key of a Secret with public keys. Its value has one key per line, the current one first.
 const PUBLIC_KEY: &str = "public-keys";
-/// Maximum number of published and trusted keys per issuer: the current one, and previous ones that running processes can still sign
-/// with.
+/// Maximum number of published and trusted keys per issuer: the current one, and previous ones that running processes
+/// can still sign with.
 const MAX_KEYS: usize = 3;
 /// Maximum number of lines to parse. It bounds the warnings about lines that are not keys.
 const MAX_LINES: usize = 16;
@@ -56,8 +57,8 @@ pub enum KeyStoreError {
     },
 }
 
-/// Loads the issuer's private key from the Secret `camofleet-<issuer>-key`, creates it if it does not exist, and publishes the public
-/// key. Run [`Publication::run`] while the signer is in use.
+/// Loads the issuer's private key from the Secret `camofleet-<issuer>-key`, creates it if it does not exist, and
+/// publishes the public key. Run [`Publication::run`] while the signer is in use.
 pub async fn signer(client: &Client, namespace: &str, issuer: Issuer) -> Result<(Signer, Publication), KeyStoreError> {
     let (secret, der) = (private_key_secret(issuer), private_key(client, namespace, issuer).await?);
     let signer = Signer::from_pkcs8(issuer, &der).map_err(|_| KeyStoreError::NoKey { secret })?;
@@ -101,8 +102,8 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
     key.map(|bytes| bytes.0).ok_or(KeyStoreError::NoKey { secret: name })
 }
 
-/// Keeps the public keys of an issuer published in its Secret, and for one version also in the ConfigMap. Every replica of the issuer
-/// does this. They agree on the content because each adds only its own key and the current one.
+/// Keeps the public keys of an issuer published in its Secret, and for one version also in the ConfigMap. Every replica
+/// of the issuer does this. They agree on the content because each adds only its own key and the current one.
 #[derive(Debug)]
 pub struct Publication {
     secrets: Api<Secret>,
@@ -149,7 +150,8 @@ impl Publication {
         Ok(())
     }
 
-    /// Public key of the stored private key. It differs from `own` once the private key was replaced after this process started.
+    /// Public key of the stored private key. It differs from `own` once the private key was replaced after this process
+    /// started.
     async fn current(&self) -> Result<PublicKey, KeyStoreError> {
         let name = private_key_secret(self.issuer);
         let stored = self.secrets.get_opt(&name).await;
@@ -157,7 +159,8 @@ impl Publication {
             stored.map_err(|error| KeyStoreError::Kube { what: format!("Secret {name}"), source: Box::new(error) })?;
         let der = stored.and_then(|secret| secret.data).and_then(|mut data| data.remove(PRIVATE_KEY));
         let signer = der.and_then(|der| Signer::from_pkcs8(self.issuer, &der.0).ok());
-        // If the stored key is missing or unreadable, the key of this process stays current until another process creates a new one.
+        // If the stored key is missing or unreadable, the key of this process stays current until another process
+        // creates a new one.
         Ok(signer.map_or_else(|| self.own.clone(), |signer| signer.public_key().clone()))
     }
 
@@ -209,7 +212,8 @@ impl KeyObject for ConfigMap {
     }
 }
 
-/// Writes the desired keys, which depend on the published ones, unless they are published already. Returns whether it wrote.
+/// Writes the desired keys, which depend on the published ones, unless they are published already. Returns whether it
+/// wrote.
 async fn ensure<K: KeyObject>(
     api: &Api<K>,
     name: &str,
@@ -245,9 +249,9 @@ async fn ensure<K: KeyObject>(
     }
 }
 
-/// The keys to publish in place of `published`, the current one first. During a key rotation, `own` differs from `current` in replicas
-/// that started before it. Old and new replicas know both keys, so they agree on the result. A key that was removed after a theft is
-/// not published again.
+/// The keys to publish in place of `published`, the current one first. During a key rotation, `own` differs from
+/// `current` in replicas that started before it. Old and new replicas know both keys, so they agree on the result. A
+/// key that was removed after a theft is not published again.
 fn desired_keys(current: &PublicKey, own: &PublicKey, known: &[PublicKey], published: &[PublicKey]) -> Vec<PublicKey> {
     let older = published.iter().filter(|key| known.contains(key));
     let mut keys: Vec<PublicKey> = Vec::new();
@@ -263,7 +267,8 @@ fn to_text(keys: &[PublicKey]) -> String {
     keys.iter().map(PublicKey::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// Parses keys from lines of text, at most three, the current one first. Logs a warning for each line that is not a key.
+/// Parses keys from lines of text, at most three, the current one first. Logs a warning for each line that is not a
+/// key.
 fn parse_keys(text: &str, issuer: Issuer) -> Vec<PublicKey> {
     let lines = text.lines().take(MAX_LINES).enumerate();
     let keys = lines.filter_map(|(index, line)| match PublicKey::parse(line) {
@@ -291,9 +296,9 @@ pub fn keys_of_config_map(config_map: &ConfigMap) -> PublicKeys {
     PublicKeys(issuers.map(|issuer| (issuer, parse_keys(&config_map.keys(issuer), issuer))).into())
 }
 
-/// Selects the trusted keys from the published ones. Once an issuer has a Secret, its keys in the ConfigMap are ignored, so keys that
-/// are added to the ConfigMap are trusted only for issuers of the previous version, which have no Secret. When an object is deleted or
-/// has no keys, its previous keys stay trusted until it has keys again.
+/// Selects the trusted keys from the published ones. Once an issuer has a Secret, its keys in the ConfigMap are
+/// ignored, so keys that are added to the ConfigMap are trusted only for issuers of the previous version, which have no
+/// Secret. When an object is deleted or has no keys, its previous keys stay trusted until it has keys again.
 #[derive(Debug, Default)]
 pub struct TrustedKeys {
     secrets: BTreeMap<Issuer, Vec<PublicKey>>,

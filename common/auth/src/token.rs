@@ -1,11 +1,12 @@
 //! Signs and verifies tokens: JWTs with Ed25519 signatures (RFC 7519, RFC 8037).
 //!
-//! Every call to a runner carries a token whose audience is the UID of the runner's pod. A runner pod runs once (`restartPolicy:
-//! Never`), so a token for one run is invalid for any other. There are two issuers. The operator's token has its epoch, by which the
-//! runner fences off former leaders. The gateway's *hop token* is for one connection to one session with one scope.
+//! Every call to a runner carries a token whose audience is the UID of the runner's pod. A runner pod runs once
+//! (`restartPolicy: Never`), so a token for one run is invalid for any other. There are two issuers. The operator's
+//! token has its epoch, by which the runner fences off former leaders. The gateway's *hop token* is for one connection
+//! to one session with one scope.
 //!
-//! The gateway also signs *session tokens* for users ([`SessionToken`]) and *logins* for browsers ([`Login`]). Their audiences differ
-//! from those of runner calls, so runners reject them and users cannot bypass the gateway.
+//! The gateway also signs *session tokens* for users ([`SessionToken`]) and *logins* for browsers ([`Login`]). Their
+//! audiences differ from those of runner calls, so runners reject them and users cannot bypass the gateway.
 
 use aws_lc_rs::signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair, KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -74,7 +75,8 @@ impl Scope {
 pub enum Caller {
     /// The operator.
     Operator {
-        /// resourceVersion of the Lease when the leader acquired it. A runner rejects a lower epoch than the highest it has seen.
+        /// resourceVersion of the Lease when the leader acquired it. A runner rejects a lower epoch than the highest it
+        /// has seen.
         epoch: u64,
     },
     /// The gateway, on behalf of an authenticated client.
@@ -171,14 +173,14 @@ impl Signer {
         &self.public
     }
 
-    /// Signs a token for the operator's calls to the runner in this pod. `at` is the current time by the operator's own clock, which
-    /// follows the API server and not its node.
+    /// Signs a token for the operator's calls to the runner in this pod. `at` is the current time by the operator's own
+    /// clock, which follows the API server and not its node.
     pub fn operator_token(&self, pod_uid: &str, epoch: u64, at: SystemTime) -> String {
         self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix_seconds(at + OPERATOR_TOKEN_TTL)) })
     }
 
-    /// Signs a token for one connection to a session on the runner in this pod. `once` is the id of the user's token, if that token
-    /// is valid for one connection only.
+    /// Signs a token for one connection to a session on the runner in this pod. `once` is the id of the user's token,
+    /// if that token is valid for one connection only.
     pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, once: Option<&str>) -> String {
         self.sign(Claims {
             sub: Some(session_uid.to_owned()),
@@ -254,8 +256,8 @@ impl PublicKey {
 #[error("`{0}` is not an Ed25519 public key in base64url")]
 pub struct InvalidPublicKey(String);
 
-/// Trusted public keys by issuer, the current one first. Serialized, they are a runner's key file. Previous keys stay trusted during a
-/// key rotation.
+/// Trusted public keys by issuer, the current one first. Serialized, they are a runner's key file. Previous keys stay
+/// trusted during a key rotation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PublicKeys(pub BTreeMap<Issuer, Vec<PublicKey>>);
@@ -280,8 +282,8 @@ impl PublicKeys {
         self.claims(token, pod_uid, LEEWAY)?.try_into()
     }
 
-    /// Verifies a session token. No leeway applies to its expiry, because gateways both sign and verify it, and the user knows the
-    /// exact time.
+    /// Verifies a session token. No leeway applies to its expiry, because gateways both sign and verify it, and the
+    /// user knows the exact time.
     ///
     /// # Errors
     /// The token is not valid, or the gateway did not sign it: see [`TokenError`].

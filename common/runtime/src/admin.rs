@@ -15,7 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Routes `/healthz`, which succeeds while the process runs, and `/readyz`, which fails while `not_ready` returns a reason.
+/// Routes `/healthz`, which succeeds while the process runs, and `/readyz`, which fails while `not_ready` returns a
+/// reason.
 pub fn probes(not_ready: impl Fn() -> Option<String> + Clone + Send + Sync + 'static) -> Router {
     let ready = async move || match not_ready() {
         None => (StatusCode::OK, "ok".to_owned()),

@@ -11,8 +11,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Trusts the proxies in these networks. An IPv4 network also covers its addresses in IPv4-mapped form, and can be given in that
-    /// form (`::ffff:10.0.0.0/104` is `10.0.0.0/8`).
+    /// Trusts the proxies in these networks. An IPv4 network also covers its addresses in IPv4-mapped form, and can be
+    /// given in that form (`::ffff:10.0.0.0/104` is `10.0.0.0/8`).
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks.into_iter().map(canonical).collect())
     }
@@ -23,10 +23,10 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Client address of a request that arrived with these headers on a connection from `peer`: the address of the peer, or, if the
-    /// peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted proxy's. Each proxy appends the address
-    /// that it saw, so the list is read from the end. The client can forge everything before the first untrusted address. If an entry
-    /// is not an address, the address after it is returned.
+    /// Client address of a request that arrived with these headers on a connection from `peer`: the address of the
+    /// peer, or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted proxy's.
+    /// Each proxy appends the address that it saw, so the list is read from the end. The client can forge everything
+    /// before the first untrusted address. If an entry is not an address, the address after it is returned.
     pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(FORWARDED_FOR).into_iter().rev();
         let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
@@ -60,8 +60,8 @@ fn parse(entry: &[u8]) -> Option<IpAddr> {
     entry.parse().ok().or_else(bracketed).or_else(with_port)
 }
 
-/// Address to which per-client limits apply: an IPv4 address, or the /64 network of an IPv6 address, because one host can use all
-/// addresses of a /64 (RFC 4291 section 2.5.4). An IPv4-mapped address counts as its IPv4 address.
+/// Address to which per-client limits apply: an IPv4 address, or the /64 network of an IPv6 address, because one host
+/// can use all addresses of a /64 (RFC 4291 section 2.5.4). An IPv4-mapped address counts as its IPv4 address.
 pub fn limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

@@ -2,8 +2,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to `wanted`, or to the hard limit if that is lower, and returns the new limit. Container
-/// runtimes start processes with a soft limit of 1024 for compatibility with select(2).
+/// Raises the soft limit of open files to `wanted`, or to the hard limit if that is lower, and returns the new limit.
+/// Container runtimes start processes with a soft limit of 1024 for compatibility with select(2).
 ///
 /// # Errors
 /// The kernel rejects reading or setting the limit.

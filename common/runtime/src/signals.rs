@@ -4,7 +4,8 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Returns a token that the first SIGTERM or SIGINT cancels. From this call on, these signals no longer terminate the process.
+/// Returns a token that the first SIGTERM or SIGINT cancels. From this call on, these signals no longer terminate the
+/// process.
 ///
 /// # Errors
 /// A signal handler could not be installed.

@@ -4,10 +4,11 @@ use socket2::{SockRef, TcpKeepalive};
 use std::{io, time::Duration};
 use tokio::net::TcpStream;
 
-/// Time after which a peer that acknowledges nothing counts as dead. Keepalive probes cover idle connections. The user timeout covers
-/// connections with unacknowledged data, and those whose peer keeps its window closed (tcp(7)).
+/// Time after which a peer that acknowledges nothing counts as dead. Keepalive probes cover idle connections. The user
+/// timeout covers connections with unacknowledged data, and those whose peer keeps its window closed (tcp(7)).
 const DEAD_AFTER: Duration = Duration::from_secs(45);
-/// Maximum amount of unsent data in the kernel, in bytes. More would delay Pings behind it, and cost memory per connection.
+/// Maximum amount of unsent data in the kernel, in bytes. More would delay Pings behind it, and cost memory per
+/// connection.
 const UNSENT: u32 = 256 << 10;
 
 /// Disables Nagle's algorithm, and lets the kernel detect dead peers.

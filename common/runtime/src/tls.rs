@@ -5,8 +5,8 @@
 #[error("a TLS provider is already installed")]
 pub struct AlreadyInstalled;
 
-/// Makes aws-lc-rs the TLS provider of the process. Call this before the first TLS connection, because rustls selects a provider by
-/// itself only if exactly one is compiled in.
+/// Makes aws-lc-rs the TLS provider of the process. Call this before the first TLS connection, because rustls selects a
+/// provider by itself only if exactly one is compiled in.
 ///
 /// # Errors
 /// A TLS provider was installed before.

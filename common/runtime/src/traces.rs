@@ -1,8 +1,8 @@
 //! Exports spans by OTLP if the environment configures it. A span is created when it ends.
 //!
-//! Each object has one trace: the trace id is the object's UID, and the id of the root span is the second half of the UID. Every process
-//! derives both from the object, so a new leader continues the trace of the previous one. OpenTelemetry's API generates all ids itself,
-//! so this module builds the data that the SDK exports.
+//! Each object has one trace: the trace id is the object's UID, and the id of the root span is the second half of the
+//! UID. Every process derives both from the object, so a new leader continues the trace of the previous one.
+//! OpenTelemetry's API generates all ids itself, so this module builds the data that the SDK exports.
 
 use opentelemetry::{
     InstrumentationScope, Key,
@@ -51,7 +51,8 @@ impl TraceContext {
         Self { span: RandomIdGenerator::default().new_span_id(), ..self }
     }
 
-    /// Parses a `traceparent` header (W3C Trace Context). None if the header does not follow version 00, or the trace is not sampled.
+    /// Parses a `traceparent` header (W3C Trace Context). None if the header does not follow version 00, or the trace
+    /// is not sampled.
     pub fn parse(header: &str) -> Option<Self> {
         let of_digits = header.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         let mut parts = header.split('-');
@@ -121,8 +122,8 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Builds a tracer from OpenTelemetry's environment variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). None if they do not
-    /// enable traces.
+    /// Builds a tracer from OpenTelemetry's environment variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others). None if
+    /// they do not enable traces.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -152,7 +153,8 @@ impl Tracer {
     /// Context of the root span of the object with this UID. None if its trace is not sampled.
     pub fn root_of(&self, uid: &str) -> Option<TraceContext> {
         let root = TraceContext::root_of(uid)?;
-        // The sampler reads the second half as a random number, but a UUID has its variant bits there. The first half is random enough.
+        // The sampler reads the second half as a random number, but a UUID has its variant bits there. The first half
+        // is random enough.
         let mut bytes = root.trace.to_bytes();
         bytes.rotate_left(8);
         let trace = TraceId::from_bytes(bytes);

@@ -15,12 +15,12 @@ use std::{collections::HashMap, fmt::Debug, future, mem, pin::pin, time::Duratio
 
 /// Maximum delay before a failed watch is restarted.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a whole page is buffered before it is
-/// parsed, so kube's default of 500 could exceed the memory limit of the process.
+/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a whole page is buffered
+/// before it is parsed, so kube's default of 500 could exceed the memory limit of the process.
 const PAGE_SIZE: u32 = 50;
 
-/// Backoff of a failed watch: kube's default, which starts at 0.8 s, but capped at 5 s instead of 30 s. Clients wait for the watches to
-/// recover when an API server returns, and a process has only a few watches.
+/// Backoff of a failed watch: kube's default, which starts at 0.8 s, but capped at 5 s instead of 30 s. Clients wait
+/// for the watches to recover when an API server returns, and a process has only a few watches.
 #[derive(Default)]
 pub struct WatchBackoff(DefaultBackoff);
 
@@ -69,9 +69,9 @@ pub enum Change<T> {
     Gone(T),
 }
 
-/// Watches objects forever. `parse` converts an object, and returns None if the object does not concern the caller. `on_change` receives
-/// each change. An unreadable object, such as one that a later version wrote, does not affect the others, and counts as its last readable
-/// version.
+/// Watches objects forever. `parse` converts an object, and returns None if the object does not concern the caller.
+/// `on_change` receives each change. An unreadable object, such as one that a later version wrote, does not affect the
+/// others, and counts as its last readable version.
 ///
 /// Use a client that carries only watches, because a watch can starve on an HTTP/2 connection with many requests.
 pub async fn follow<O, K, T>(
@@ -140,7 +140,8 @@ impl<T: Clone> Cache<T> {
                 let (update, entry) = self.read(object, parse);
                 let concerns = entry.parsed.is_some();
                 let former = self.objects.insert(uid, entry).and_then(|entry| entry.parsed);
-                // An object that no longer concerns the caller, such as a runner pod that lost its owner, is gone for the caller.
+                // An object that no longer concerns the caller, such as a runner pod that lost its owner, is gone for
+                // the caller.
                 update.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Gone))
             }
             Event::Delete(object) => {

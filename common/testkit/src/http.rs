@@ -46,7 +46,8 @@ pub async fn connect_from(client: Ipv4Addr, server: SocketAddr) -> io::Result<Tc
     socket.connect(server).await
 }
 
-/// Whether the connection is open and has no unread data. It peeks at the socket, because the runtime may not have noticed an end yet.
+/// Whether the connection is open and has no unread data. It peeks at the socket, because the runtime may not have
+/// noticed an end yet.
 pub fn is_open(stream: &TcpStream) -> bool {
     let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)

@@ -27,8 +27,8 @@ impl Metrics {
         })
     }
 
-    /// Sum of the samples with this name and all these labels. 0 if there are none, because counters are exported from their first use
-    /// on.
+    /// Sum of the samples with this name and all these labels. 0 if there are none, because counters are exported from
+    /// their first use on.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.samples(name).filter(|sample| sample.has(labels)).filter_map(Sample::value::<f64>).sum()
     }

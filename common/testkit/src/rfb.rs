@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// 32 bits per pixel, little-endian, true colour, with red, green and blue in the lower three bytes (RFC 6143 section 7.4).
+/// 32 bits per pixel, little-endian, true colour, with red, green and blue in the lower three bytes (RFC 6143 section
+/// 7.4).
 const PIXEL_FORMAT: [u8; 16] = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0];
 const BYTES_PER_PIXEL: usize = 4;
 
@@ -101,7 +102,8 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
                 3 => {
                     let mut padding = [0; 3];
                     display.read_exact(&mut padding).await?;
-                    // A negative length marks the extended clipboard, which the gateway leaves enabled for scope `view`.
+                    // A negative length marks the extended clipboard, which the gateway leaves enabled for scope
+                    // `view`.
                     let mut text = vec![0; usize::try_from(display.read_i32().await?.unsigned_abs())?];
                     display.read_exact(&mut text).await?;
                 }
@@ -112,8 +114,8 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
     }
 }
 
-/// Handshake (RFC 6143 sections 7.1 to 7.3) with version 3.8, security type None, and a shared display. Returns the offered security
-/// types and the size of the display.
+/// Handshake (RFC 6143 sections 7.1 to 7.3) with version 3.8, security type None, and a shared display. Returns the
+/// offered security types and the size of the display.
 async fn shake_hands(display: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(Vec<u8>, (u16, u16))> {
     let mut version = [0; 12];
     display.read_exact(&mut version).await?;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// A `WorkerPool` keeps identical runner pods warm for the sessions of its namespace, and of other namespaces that it allows.
+/// A `WorkerPool` keeps identical runner pods warm for the sessions of its namespace, and of other namespaces that it
+/// allows.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "camofleet.dev",
@@ -53,22 +54,23 @@ use std::collections::BTreeMap;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolSpec {
-    /// Desired number of runners. Defaults to 1 unless `autoscaling` is set. A HorizontalPodAutoscaler or KEDA sets this field
-    /// through the scale subresource, and requires that it is present. Mutually exclusive with `autoscaling`.
+    /// Desired number of runners. Defaults to 1 unless `autoscaling` is set. A HorizontalPodAutoscaler or KEDA sets
+    /// this field through the scale subresource, and requires that it is present. Mutually exclusive with
+    /// `autoscaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// Scales the pool by demand. The operator publishes the resulting number of runners in `status.desiredReplicas` and never
-    /// writes the spec. Mutually exclusive with `replicas`.
+    /// Scales the pool by demand. The operator publishes the resulting number of runners in `status.desiredReplicas`
+    /// and never writes the spec. Mutually exclusive with `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
-    /// Number of sessions that one runner serves at once. Sessions on one runner share a Unix user and memory, so set more than 1
-    /// only if all sessions of the pool trust each other. Defaults to 1.
+    /// Number of sessions that one runner serves at once. Sessions on one runner share a Unix user and memory, so set
+    /// more than 1 only if all sessions of the pool trust each other. Defaults to 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 32))]
     pub slots_per_runner: i32,
-    /// Number of sessions after which a runner is replaced. 0 means never. Defaults to `slotsPerRunner`, so that each slot serves
-    /// one session.
+    /// Number of sessions after which a runner is replaced. 0 means never. Defaults to `slotsPerRunner`, so that each
+    /// slot serves one session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub sessions_per_runner: Option<i32>,
@@ -78,7 +80,8 @@ pub struct WorkerPoolSpec {
     /// Limits on the sessions that the pool serves and queues.
     #[serde(default)]
     pub limits: Limits,
-    /// Browser engine of the pool. Auto selects Camoufox if the runner image contains it, and Firefox otherwise. Defaults to Auto.
+    /// Browser engine of the pool. Auto selects Camoufox if the runner image contains it, and Firefox otherwise.
+    /// Defaults to Auto.
     #[serde(default)]
     pub engine: EngineChoice,
     /// Size of each display, in pixels. Defaults to 1280 x 720.
@@ -97,8 +100,9 @@ pub struct WorkerPoolSpec {
     /// How runners are replaced when their shape changes, and how long a drained runner waits for its sessions.
     #[serde(default)]
     pub rollout: Rollout,
-    /// Whether runner pods that serve sessions can be evicted. WhenIdle forbids it with a PodDisruptionBudget and an annotation for
-    /// cluster autoscalers. Always allows it, and evicted sessions can run until the drain deadline. Defaults to WhenIdle.
+    /// Whether runner pods that serve sessions can be evicted. WhenIdle forbids it with a PodDisruptionBudget and an
+    /// annotation for cluster autoscalers. Always allows it, and evicted sessions can run until the drain deadline.
+    /// Defaults to WhenIdle.
     #[serde(default)]
     pub disruption: Disruption,
 }
@@ -153,8 +157,8 @@ impl WorkerPoolSpec {
 #[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
     .message("minReplicas must not exceed maxReplicas: lower it, or raise maxReplicas"))]
 pub struct Autoscaling {
-    /// Lower bound of the number of runners. With 0, an unused pool has no runners, and the first queued session starts one.
-    /// Defaults to 0.
+    /// Lower bound of the number of runners. With 0, an unused pool has no runners, and the first queued session starts
+    /// one. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub min_replicas: i32,
@@ -182,27 +186,27 @@ fn default_scale_down_delay() -> i32 {
 /// Whether the runner pods of a pool can be evicted while they serve sessions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Disruption {
-    /// A PodDisruptionBudget forbids evictions, and an annotation keeps cluster autoscalers away. The operator itself removes idle
-    /// runners, on the emptiest nodes first, and drains the runners of a cordoned node.
+    /// A PodDisruptionBudget forbids evictions, and an annotation keeps cluster autoscalers away. The operator itself
+    /// removes idle runners, on the emptiest nodes first, and drains the runners of a cordoned node.
     #[default]
     WhenIdle,
     /// Runner pods can be evicted at any time. Their sessions can run until the drain deadline.
     Always,
 }
 
-/// Namespaces whose sessions can use a pool. The operator re-evaluates queued sessions when this field or the labels of their
-/// namespace change. Sessions that already have a browser keep it.
+/// Namespaces whose sessions can use a pool. The operator re-evaluates queued sessions when this field or the labels of
+/// their namespace change. Sessions that already have a browser keep it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)")
     .message("allowedNamespaces.selector is required with from: Selector, and forbidden otherwise: set both, or neither"))]
 pub struct AllowedNamespaces {
-    /// Same allows the pool's own namespace. All allows every namespace. Selector allows the pool's own namespace and those whose
-    /// labels match `selector`. Defaults to Same.
+    /// Same allows the pool's own namespace. All allows every namespace. Selector allows the pool's own namespace and
+    /// those whose labels match `selector`. Defaults to Same.
     #[serde(default)]
     pub from: NamespacesFrom,
-    /// Selects namespaces by their labels. An empty selector matches all namespaces. Required if `from` is Selector, and forbidden
-    /// otherwise.
+    /// Selects namespaces by their labels. An empty selector matches all namespaces. Required if `from` is Selector,
+    /// and forbidden otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['Exists', 'DoesNotExist'] ? !has(e.values) || e.values.size() == 0 : e.operator in ['In', 'NotIn'] && has(e.values) && e.values.size() > 0)")
         .message("the operator of an expression must be In or NotIn, with values, or Exists or DoesNotExist, without values"))]
@@ -229,35 +233,36 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_sessions: Option<i32>,
-    /// Maximum number of sessions that wait for a slot. Further sessions finish at once with the reason `QueueFull`. Unset means no
-    /// limit.
+    /// Maximum number of sessions that wait for a slot. Further sessions finish at once with the reason `QueueFull`.
+    /// Unset means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_queued: Option<i32>,
-    /// Maximum number of sessions of one tenant that run at once. Further sessions wait, and do not delay those of other tenants.
-    /// Unset means no limit.
+    /// Maximum number of sessions of one tenant that run at once. Further sessions wait, and do not delay those of
+    /// other tenants. Unset means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_sessions_per_tenant: Option<i32>,
-    /// Highest `priority` that a session can have. Sessions above it finish at once with the reason `PriorityTooHigh`. Defaults
-    /// to 0.
+    /// Highest `priority` that a session can have. Sessions above it finish at once with the reason `PriorityTooHigh`.
+    /// Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_priority: i32,
-    /// Highest `maxLifetimeSeconds` that a session can have. Sessions above it finish at once with the reason `LifetimeTooLong`.
-    /// It also caps the default for sessions that do not set the field. Unset means that only the bound of the field itself applies.
+    /// Highest `maxLifetimeSeconds` that a session can have. Sessions above it finish at once with the reason
+    /// `LifetimeTooLong`. It also caps the default for sessions that do not set the field. Unset means that only the
+    /// bound of the field itself applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
-    /// Weights of tenants that compete for slots, from 1 to 1000. A tenant of weight 3 gets three times as many sessions as a tenant
-    /// of weight 1. Tenants that are not listed have weight 1.
+    /// Weights of tenants that compete for slots, from 1 to 1000. A tenant of weight 3 gets three times as many
+    /// sessions as a tenant of weight 1. Tenants that are not listed have weight 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     #[x_kube(validation = Rule::new("self.all(tenant, self[tenant] >= 1 && self[tenant] <= 1000)")
         .message("a tenant's weight must be from 1 to 1000"))]
     pub tenant_weights: BTreeMap<String, i32>,
-    /// Tenants that a session can name instead of its namespace. Every session that can use the pool can name any of them. A tenant
-    /// with the name of a namespace shares the limits of that namespace.
+    /// Tenants that a session can name instead of its namespace. Every session that can use the pool can name any of
+    /// them. A tenant with the name of a namespace shares the limits of that namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
     pub allowed_tenants: Vec<String>,
@@ -341,11 +346,12 @@ pub struct SessionDefaults {
     pub max_lifetime_seconds: Option<i32>,
 }
 
-/// Maximum size of a template as JSON without its image, in bytes. The bounds of the individual fields add up to more than the API
-/// server accepts, and the operator caches every pool.
+/// Maximum size of a template as JSON without its image, in bytes. The bounds of the individual fields add up to more
+/// than the API server accepts, and the operator caches every pool.
 pub const MAX_TEMPLATE_BYTES: usize = 32 * 1024;
 
-/// Settings of the runner pods. The operator sets the rest so that the pods meet the *restricted* Pod Security Standard.
+/// Settings of the runner pods. The operator sets the rest so that the pods meet the *restricted* Pod Security
+/// Standard.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerTemplate {
@@ -373,8 +379,8 @@ pub struct RunnerTemplate {
     /// Scheduling constraints of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Additional volumes, of the types that the *restricted* Pod Security Standard allows. The names shm, run, tmp and keys are
-    /// reserved.
+    /// Additional volumes, of the types that the *restricted* Pod Security Standard allows. The names shm, run, tmp and
+    /// keys are reserved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.all(v, !has(v.hostPath) && (has(v.configMap) || has(v.secret) || has(v.emptyDir) || has(v.persistentVolumeClaim) || has(v.projected) || has(v.ephemeral) || has(v.csi) || has(v.downwardAPI) || has(v.image)))")
@@ -386,21 +392,21 @@ pub struct RunnerTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub volume_mounts: Vec<VolumeMount>,
-    /// Additional environment variables of the runner and its browsers. Sessions can read them, so do not put secrets here. The names
-    /// `RUNNER_*` and `POD_UID` are reserved.
+    /// Additional environment variables of the runner and its browsers. Sessions can read them, so do not put secrets
+    /// here. The names `RUNNER_*` and `POD_UID` are reserved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RUNNER_') && e.name != 'POD_UID')")
         .message("the environment variables RUNNER_* and POD_UID are reserved for the operator: use the fields of the pool instead"))]
     pub env: Vec<EnvVar>,
-    /// Size in bytes of a template that exceeded [`MAX_TEMPLATE_BYTES`] when it was read. The other fields were dropped, so such an
-    /// object must not be written back.
+    /// Size in bytes of a template that exceeded [`MAX_TEMPLATE_BYTES`] when it was read. The other fields were
+    /// dropped, so such an object must not be written back.
     #[serde(skip)]
     pub too_large: Option<usize>,
 }
 
-// Templates are converted through JSON values, so that the many structs of volumes and affinities are compiled once, here, and not
-// in each crate for each format that it reads.
+// Templates are converted through JSON values, so that the many structs of volumes and affinities are compiled once,
+// here, and not in each crate for each format that it reads.
 
 fn read_template<'de, D: Deserializer<'de>>(from: D) -> Result<RunnerTemplate, D::Error> {
     template_of(Value::deserialize(from)?).and_then(within_bounds).map_err(de::Error::custom)
@@ -414,8 +420,8 @@ fn template_of(json: Value) -> serde_json::Result<RunnerTemplate> {
     serde_json::from_value(json)
 }
 
-/// The template, or an empty one that records its size. The size is that of the serialized template, so that a published shape can
-/// be read again.
+/// The template, or an empty one that records its size. The size is that of the serialized template, so that a
+/// published shape can be read again.
 fn within_bounds(template: RunnerTemplate) -> serde_json::Result<RunnerTemplate> {
     let mut json = json_of(&template)?;
     // A published shape always has an image, and a spec may omit it. The schema bounds its length.
@@ -451,10 +457,10 @@ pub struct TemplateMetadata {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// Maximum number of runners that can be unavailable while their shape changes: an absolute number, or a percentage of the
-    /// pool's runners such as `10%`, rounded down. The rollout adds one runner above the desired number, so it also proceeds with 0.
-    /// Single-slot runners that serve a session do not count, because they have no free slot to lose: once no idle runner of the old
-    /// shape is left, all of them drain. Defaults to 1.
+    /// Maximum number of runners that can be unavailable while their shape changes: an absolute number, or a percentage
+    /// of the pool's runners such as `10%`, rounded down. The rollout adds one runner above the desired number, so it
+    /// also proceeds with 0. Single-slot runners that serve a session do not count, because they have no free slot to
+    /// lose: once no idle runner of the old shape is left, all of them drain. Defaults to 1.
     #[serde(default = "default_max_unavailable")]
     #[schemars(extend("nullable" = false))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1000 : self.matches('^(100|[1-9]?[0-9])%$')")
@@ -521,8 +527,8 @@ pub struct WorkerPoolStatus {
     /// Hash of the shape of the current spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Shape in which new runners are created: the latest shape of which a runner became ready. It differs from `revision` until the
-    /// first runner of the new shape, the canary, has loaded a page.
+    /// Shape in which new runners are created: the latest shape of which a runner became ready. It differs from
+    /// `revision` until the first runner of the new shape, the canary, has loaded a page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<Serving>,
     /// Label selector of the runner pods, for the scale subresource.
@@ -541,8 +547,8 @@ pub struct WorkerPoolStatus {
 pub struct Serving {
     /// Hash of the shape, which runner pods have in the label `camofleet.dev/revision`.
     pub revision: String,
-    /// Fields of the spec that shape runners, from which the operator creates more of them. JSON in a string, because the shape is
-    /// read as a whole or not at all.
+    /// Fields of the spec that shape runners, from which the operator creates more of them. JSON in a string, because
+    /// the shape is read as a whole or not at all.
     pub shape: String,
 }
 

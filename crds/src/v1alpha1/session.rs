@@ -4,8 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A `BrowserSession` requests a browser for one tenant. Apply it, wait for the condition `Ready`, and connect Playwright to
-/// `status.wsEndpoint`.
+/// A `BrowserSession` requests a browser for one tenant. Apply it, wait for the condition `Ready`, and connect
+/// Playwright to `status.wsEndpoint`.
 ///
 /// After creation, only `idleTimeoutSeconds` and `maxLifetimeSeconds` can be changed.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -50,41 +50,42 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrowserSessionSpec {
-    /// Pool that serves the session. If unset, the operator selects one from the pools of the session's namespace and those of the
-    /// operator's namespace that allow it: a pool with a prewarmed browser of the right kind, then the one with most free slots,
-    /// then the first by name.
+    /// Pool that serves the session. If unset, the operator selects one from the pools of the session's namespace and
+    /// those of the operator's namespace that allow it: a pool with a prewarmed browser of the right kind, then the one
+    /// with most free slots, then the first by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_ref: Option<PoolRef>,
-    /// Browser engine that the session requires: Camoufox, the anti-detect build of Firefox, or the stock Firefox. Defaults to the
-    /// engine of the pool.
+    /// Browser engine that the session requires: Camoufox, the anti-detect build of Firefox, or the stock Firefox.
+    /// Defaults to the engine of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,
-    /// Display of the browser: none (Headless), one that cannot be viewed (Headful), or one that can be viewed and controlled
-    /// (LiveView). Defaults to the pool's `sessionDefaults.display`, and then to Headless.
+    /// Display of the browser: none (Headless), one that cannot be viewed (Headful), or one that can be viewed and
+    /// controlled (LiveView). Defaults to the pool's `sessionDefaults.display`, and then to Headless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<Display>,
-    /// Seconds without client activity after which the session ends. Pings and the activity of pages do not count. Defaults to the
-    /// pool's `sessionDefaults.idleTimeoutSeconds`, and then to 300. Can be changed.
+    /// Seconds without client activity after which the session ends. Pings and the activity of pages do not count.
+    /// Defaults to the pool's `sessionDefaults.idleTimeoutSeconds`, and then to 300. Can be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 30, max = 86400))]
     pub idle_timeout_seconds: Option<i32>,
-    /// Seconds after which the session ends regardless of activity. Defaults to the pool's `sessionDefaults.maxLifetimeSeconds`, and
-    /// then to 14400 (4 hours), but never more than the pool's `limits.maxLifetimeSeconds`. Can be changed.
+    /// Seconds after which the session ends regardless of activity. Defaults to the pool's
+    /// `sessionDefaults.maxLifetimeSeconds`, and then to 14400 (4 hours), but never more than the pool's
+    /// `limits.maxLifetimeSeconds`. Can be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
-    /// Priority in the queue. Sessions with a higher priority are served first. The pool's `limits.maxPriority`, 0 by default, is the
-    /// maximum. Defaults to 0.
+    /// Priority in the queue. Sessions with a higher priority are served first. The pool's `limits.maxPriority`, 0 by
+    /// default, is the maximum. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub priority: i32,
-    /// Tenant that the session counts for. Tenants share a pool by their weights. Defaults to the session's namespace. Any other
-    /// tenant must be listed in the pool's `limits.allowedTenants`.
+    /// Tenant that the session counts for. Tenants share a pool by their weights. Defaults to the session's namespace.
+    /// Any other tenant must be listed in the pool's `limits.allowedTenants`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub tenant: Option<String>,
-    /// Seconds that the session waits for a slot before it finishes with the reason `QueueTimeout`. With 0 it finishes at once unless
-    /// a slot is free. Defaults to 300.
+    /// Seconds that the session waits for a slot before it finishes with the reason `QueueTimeout`. With 0 it finishes
+    /// at once unless a slot is free. Defaults to 300.
     #[serde(default = "default_queue_timeout")]
     #[schemars(range(min = 0, max = 86400))]
     pub queue_timeout_seconds: i32,
@@ -92,14 +93,15 @@ pub struct BrowserSessionSpec {
     #[serde(default = "default_ttl")]
     #[schemars(range(min = 0, max = 604_800))]
     pub ttl_seconds_after_finished: i32,
-    /// URL of the initial page, which clients find as `contexts()[0].pages()[0]`: an http, https or data URL, or about:blank.
+    /// URL of the initial page, which clients find as `contexts()[0].pages()[0]`: an http, https or data URL, or
+    /// about:blank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(validation = Rule::new("self == 'about:blank' || self.matches('^(?i)(https?://[^/?#]|data:)')")
         .message("startUrl must be an http://, https:// or data: URL, or about:blank; write the scheme out, as in https://example.org"))]
     pub start_url: Option<String>,
-    /// Event after which the initial page counts as loaded: `DOMContentLoaded` (DomContentLoaded) or `load` (Load). With None the
-    /// browser does not navigate to the page. This never delays the condition `Ready`. Defaults to Load.
+    /// Event after which the initial page counts as loaded: `DOMContentLoaded` (DomContentLoaded) or `load` (Load).
+    /// With None the browser does not navigate to the page. This never delays the condition `Ready`. Defaults to Load.
     #[serde(default)]
     pub start_url_wait: StartUrlWait,
 }
@@ -182,8 +184,8 @@ pub struct PoolRef {
     /// Name of the `WorkerPool`.
     #[schemars(length(min = 1, max = 50))]
     pub name: String,
-    /// Namespace of the `WorkerPool`, whose `allowedNamespaces` must include the session's namespace. Defaults to the session's
-    /// namespace.
+    /// Namespace of the `WorkerPool`, whose `allowedNamespaces` must include the session's namespace. Defaults to the
+    /// session's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -191,7 +193,8 @@ pub struct PoolRef {
 
 /// A browser engine.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace it).
+// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
+// it).
 #[schemars(description = "")]
 pub enum EngineName {
     /// Anti-detect build of Firefox, driven by Juggler.
@@ -214,7 +217,8 @@ impl EngineName {
 
 /// Display of a browser.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace it).
+// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
+// it).
 #[schemars(description = "")]
 pub enum Display {
     /// No display.
@@ -335,7 +339,8 @@ impl SessionState {
 
 /// How a session got its browser.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
-// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace it).
+// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
+// it).
 #[schemars(description = "")]
 pub enum StartTier {
     /// The browser was prewarmed.

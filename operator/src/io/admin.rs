@@ -1,4 +1,4 @@
-//! Probes and metrics.
+//! Serves probes and metrics.
 
 use crate::core::Load;
 use crate::io::{
@@ -13,11 +13,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Asks the core how busy the fleet is. None: this process does not lead.
+/// Requests the load of the fleet from the core. The reply is None if this process does not lead.
 pub(super) type LoadRequest = oneshot::Sender<Option<Load>>;
 
-/// Serves `/healthz` (the process runs), `/readyz` (its caches are warm, so that it leads or could at once, and the API server keeps
-/// all fields that it writes) and `/metrics`.
+/// Serves `/healthz`, `/readyz` and `/metrics`. The process is ready if its caches are complete, so that it leads or
+/// could lead at once, and the API server keeps all fields that it writes.
 pub(super) fn serve(
     listen: SocketAddr,
     executor: Arc<Executor>,
@@ -32,7 +32,7 @@ pub(super) fn serve(
         if watch::is_warm(read) {
             pruned.pruned.readiness_error()
         } else {
-            Some(format!("{read} of the watches were read whole so far"))
+            Some(format!("{read} of {} watches have read their first list", watch::COUNT))
         }
     };
     let metrics = move || {

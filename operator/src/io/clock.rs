@@ -1,5 +1,6 @@
-//! What time it is. The wall clock of this machine may be wrong, or be set while sessions wait: it is read once, carried on by
-//! the monotonic clock, and corrected by the API server's, which dates its answers about the lease.
+//! The operator's clock. The wall clock of the node can be wrong, or be set while sessions wait. It is therefore read
+//! once, advanced by the monotonic clock, and corrected by the `Date` header of the API server's responses about the
+//! Lease.
 
 use crate::core::{Mono, Now};
 use http::{Request, header::DATE};
@@ -10,14 +11,14 @@ use std::{
     time::Instant,
 };
 
-/// Dates have whole seconds, and answers take their time: what differs by no more than this is right.
+/// Tolerated offset from the API server's clock, because `Date` has whole seconds and responses have latency.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(3);
 
-/// Tells the time. All clones tell the same.
+/// A clock that clones share.
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
     start: Instant,
-    /// The wall time at the start.
+    /// Wall time at `start`.
     started: Arc<Mutex<Timestamp>>,
 }
 
@@ -35,7 +36,7 @@ impl Clock {
         }
     }
 
-    /// The same client; this clock is corrected by the dates of its answers (RFC 9110 section 6.6.1).
+    /// Wraps a client, and corrects the clock by the `Date` header of each response (RFC 9110 section 6.6.1).
     pub(super) fn corrected_by(&self, client: Client) -> Client {
         let (clock, namespace) = (self.clone(), client.default_namespace().to_owned());
         let calling = tower::service_fn(move |request: Request<Body>| {
@@ -53,14 +54,12 @@ impl Clock {
         Client::new(calling, namespace)
     }
 
-    /// Takes over the API server's time, which it date since it was sent at that time by this clock.
+    /// Sets the clock to the API server's `date`, unless that lies between the time at which the request was `sent` and
+    /// now, give or take the tolerance.
     fn correct(&self, sent: Timestamp, date: Timestamp) {
         let offset = date.duration_since(self.now().wall);
         if offset > TOLERANCE || date.duration_since(sent) < -TOLERANCE {
-            tracing::warn!(
-                seconds = offset.as_secs(),
-                "the local clock differs from the API server's, whose time is used"
-            );
+            tracing::warn!(seconds = offset.as_secs(), "adjusted the clock to the API server's");
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
             *started = started.saturating_add(offset).unwrap_or(*started);
         }
@@ -80,7 +79,7 @@ mod tests {
         let clock = Clock::start();
         let before = clock.now().wall;
         clock.correct(before, before - SECOND);
-        // It took its time to answer.
+        // A response that took 5 s has an old date.
         clock.correct(before - SECOND * 5, before - SECOND * 5);
         assert!(clock.now().wall.duration_since(before).abs() < SECOND);
         let hour = SignedDuration::from_hours(1);

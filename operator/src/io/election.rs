@@ -1,8 +1,9 @@
-//! Who leads. One Lease, held by a pod's name; the clock that counts is always one's own.
+//! Leader election with a Lease, whose holder identity is the name of the leader's pod. Every process measures time by
+//! its own monotonic clock.
 //!
-//! The numbers are client-go's: a lease is free 15 s after it was last seen to change; its holder stops 10 s after the
-//! last renewal that it knows of, which leaves 5 s in which nobody leads and nobody's clock has to be trusted; both try
-//! again every 2 s.
+//! The durations are client-go's defaults. A Lease is free 15 s after a process last observed it change. Its holder
+//! stops leading 10 s after it began its last successful renewal. In the 5 s between, no process leads, so no clock of
+//! another machine has to be trusted. All processes retry every 2 s.
 
 use crate::core::Event;
 use crate::io::clock::Clock;
@@ -18,13 +19,13 @@ use std::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Name of the Lease, in the release's namespace.
+/// Name of the Lease in the release's namespace.
 pub const NAME: &str = "camofleet-operator";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Whether this process leads, for everyone who is about to write.
+/// Whether this process leads. It is checked before each write.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leadership(Arc<Mutex<Option<Term>>>);
 
@@ -35,7 +36,7 @@ struct Term {
 }
 
 impl Leadership {
-    /// The epoch of this process's term, if it is sure to lead at this moment.
+    /// Epoch of this process's term. None unless the process certainly leads now.
     pub(super) fn epoch(&self) -> Option<u64> {
         let term = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         term.filter(|term| Instant::now() < term.until).map(|term| term.epoch)
@@ -46,18 +47,16 @@ impl Leadership {
     }
 }
 
-/// What to do about the lease.
 #[derive(Debug, PartialEq, Eq)]
 enum LeaseAction {
-    /// Take it: it is nobody's, one's own from an earlier life, or was not renewed in time.
+    /// Acquire the Lease: it has no holder, an earlier process of this pod holds it, or it has expired.
     Take,
-    /// Renew it.
     Renew,
-    /// Leave it: another holds it.
+    /// Another process holds the Lease.
     Leave,
 }
 
-/// The lease as it was last seen to change, on one's own clock.
+/// Last observed version of the Lease, and when it was first observed.
 struct ObservedLease {
     version: Option<String>,
     at: Instant,
@@ -78,7 +77,7 @@ fn next_action(holder: Option<&str>, identity: &str, leads: bool, unchanged_for:
     }
 }
 
-/// Tries to lead until told to stop, and then gives the lease back.
+/// Takes part in the election until `stop` completes, and then releases the Lease.
 pub(super) async fn run(
     client: Client,
     namespace: &str,
@@ -98,9 +97,10 @@ pub(super) async fn run(
     tokio::pin!(stop);
     let mut announced = false;
     loop {
-        // A term that lapsed is over, whatever the next round brings: what was under way in it has been given up.
+        // An expired term has ended even if the next round acquires the Lease again, because calls were dropped
+        // meanwhile.
         announced = election.announce(announced, &leadership, &events);
-        // A round that hangs must not outlive the term.
+        // A round must not hang past the end of the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not read or write Lease {NAME}"),
@@ -118,7 +118,7 @@ pub(super) async fn run(
         match tokio::time::timeout(RETRY, election.release()).await {
             Ok(Ok(())) => tracing::info!("released the Lease"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "could not release the Lease: the next leader waits until it expires");
+                tracing::warn!(%error, "could not release the Lease, so the next leader waits until it expires");
             }
             Err(_) => tracing::warn!("timed out releasing the Lease"),
         }
@@ -134,7 +134,8 @@ struct Election {
 }
 
 impl Election {
-    /// Tells everyone whether this process leads now; `announced` is what they were told last.
+    /// Publishes whether this process leads, and sends the core an event if that differs from `announced`, the last
+    /// published value.
     fn announce(&mut self, announced: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
         self.term = self.term.filter(|term| Instant::now() < term.until);
         leadership.set(self.term);
@@ -179,7 +180,7 @@ impl Election {
         }
     }
 
-    /// Writes the lease as one's own. It is refused when anybody record_write it since it was read.
+    /// Acquires or renews the Lease. A conflict with another writer is not an error.
     async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
         let (asked, now) = (Instant::now(), MicroTime(self.clock.now().wall));
         let spec = lease.spec.get_or_insert_default();
@@ -199,9 +200,10 @@ impl Election {
         let until = asked + RENEW_DEADLINE;
         let epoch = match self.term {
             Some(term) if !take && asked < term.until && Instant::now() < term.until => Some(term.epoch),
-            // It lapsed while it was renewed. The lease is ours all the same: the next round takes it anew.
+            // The term expired during the renewal. This process still holds the Lease, so the next round begins a new
+            // term.
             Some(_) if !take => None,
-            // It grows with every write to the cluster, so a later term has a higher one.
+            // resourceVersions increase with each write to the cluster, so a later term has a higher epoch.
             Some(_) | None => written.resource_version().and_then(|version| version.parse().ok()),
         };
         self.term = epoch.map(|epoch| Term { epoch, until });

@@ -1,4 +1,5 @@
-//! The I/O around the core: it watches, calls and writes, and decides nothing.
+//! I/O of the operator: watches the API server, calls runners, writes objects, and takes part in leader election. The
+//! core makes the decisions.
 
 mod admin;
 mod api_writes;

@@ -1,4 +1,4 @@
-//! So many in a second, and some at once: a token bucket.
+//! A token bucket.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,6 +9,7 @@ use std::{
 pub(super) struct RateLimiter {
     per_second: f64,
     capacity: f64,
+    /// Tokens, and the time at which they were counted.
     bucket: Mutex<(f64, Instant)>,
 }
 
@@ -17,7 +18,7 @@ impl RateLimiter {
         Self { per_second, capacity, bucket: Mutex::new((capacity, Instant::now())) }
     }
 
-    /// Whether there may be one more now.
+    /// Takes a token. False if the bucket is empty.
     pub(super) fn try_acquire(&self) -> bool {
         self.try_acquire_at(Instant::now())
     }

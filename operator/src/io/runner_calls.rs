@@ -1,4 +1,4 @@
-//! Calls to runners, measured and traced.
+//! Executes calls to runners, with metrics and spans.
 
 use crate::core::{BindFailure, Event, Uid};
 use crate::io::{executor::Executor, traces::OpenSpan};
@@ -7,17 +7,19 @@ use camofleet_runtime::traces::{KeyValue, SpanKind};
 use std::{net::IpAddr, time::Duration};
 use tokio::time::Instant;
 
-/// How long a call that failed counts as being under way. The core limits those, and so what is logged of a runner that fails.
+/// Time for which a failed call still counts as in progress. The core limits the calls in progress, so this limits the
+/// log lines about a failing runner.
 const FAILED_END_DELAY: Duration = Duration::from_secs(1);
 
 impl Executor {
-    /// Has a runner take a session. It is part of the session's trace when the session is on its way to Ready.
+    /// Binds a session to a runner. `starts` adds the call to the session's trace, because the session has not been
+    /// Ready yet.
     pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
         let began = Instant::now();
         let span = starts.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
         let header = span.as_ref().map(OpenSpan::traceparent);
         let answer = match self.leadership.epoch() {
-            None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
+            None => Err(BindFailure::Unknown("this process no longer leads".to_owned())),
             Some(epoch) => self.runners.bind(&session, &pod, (address, epoch), &request, header.as_deref()).await,
         };
         let outcome = match &answer {

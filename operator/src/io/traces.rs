@@ -1,10 +1,10 @@
-//! The operator's spans of a session's start:
+//! Records the operator's spans of a session's start:
 //!
 //! ```text
-//! session.start        from the first sight of the session until its status says Ready, or that it is over
-//! ├── queue            from the first sight until a slot was chosen
-//! ├── bind             the call to the runner, which goes on with it
-//! └── publish          each write of the status on the way
+//! session.start        from the first observation of the session until its status is Ready or Finished
+//! ├── queue            from the first observation until the session got a slot
+//! ├── bind             the call to the runner, which adds spans below it
+//! └── publish          each write of the status until then
 //! ```
 
 use crate::core::{Interval, Key, Observation};
@@ -15,14 +15,14 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// Makes spans where traces were asked for, and else costs nothing.
+/// Records spans if traces are enabled.
 #[derive(Clone, Debug)]
 pub(super) struct Traces {
     tracer: Option<Arc<Tracer>>,
     clock: Clock,
 }
 
-/// A part of a session's start that has begun, of a session that is traced.
+/// A started span in the trace of a session.
 #[derive(Debug)]
 pub(super) struct OpenSpan {
     tracer: Arc<Tracer>,
@@ -39,7 +39,7 @@ impl Traces {
         Self { tracer, clock }
     }
 
-    /// Something is done for that session now.
+    /// Starts a span below the root of the session's trace. None if the session is not traced.
     pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<OpenSpan> {
         let tracer = self.tracer.clone()?;
         let root = tracer.root_of(session)?;
@@ -48,7 +48,7 @@ impl Traces {
         Some(OpenSpan { tracer, root, context: root.child(), name, kind, clock, start })
     }
 
-    /// What the core saw of a session's start.
+    /// Records the span that an observation of the core completes, if any.
     pub(super) fn observe(&self, observation: &Observation) {
         let Some(tracer) = &self.tracer else { return };
         match observation {
@@ -66,25 +66,25 @@ impl Traces {
             Observation::Ended { session, reason, started: Some(started) } => {
                 record_root(tracer, session, *started, [], Some(reason.clone()));
             }
-            // Those were not seen whole here.
+            // This leader did not observe the whole interval.
             Observation::Assigned { waited: None, .. }
             | Observation::Ready { started: None, .. }
             | Observation::Ended { started: None, .. } => {}
-            // The call's own span tells it.
+            // `OpenSpan` records the call.
             Observation::Bound { .. } => {}
-            // It is no part of a session's start.
+            // These observations are not about the start of a session.
             Observation::Pruned { .. } | Observation::Reverted { .. } => {}
         }
     }
 }
 
 impl OpenSpan {
-    /// What the callee is told, so that its spans stand below this one.
+    /// Header for the callee, which records its spans below this one.
     pub(super) fn traceparent(&self) -> String {
         self.context.traceparent()
     }
 
-    /// It is done.
+    /// Ends and records the span.
     pub(super) fn end(self, attributes: impl IntoIterator<Item = KeyValue>, error: Option<String>) {
         let Self { tracer, root, context, name, kind, clock, start } = self;
         tracer.record(Span {
@@ -109,7 +109,8 @@ fn record_root(
 ) {
     let uid = session.uid().unwrap_or_default();
     let Some(root) = tracer.root_of(&uid) else { return };
-    // It has whole seconds, so the trace begins when the session was seen.
+    // `creationTimestamp` has whole seconds, so the trace starts with the first observation, and has the creation as an
+    // attribute.
     let created = session.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
     let of_session = [
         KeyValue::new("camofleet.session.uid", uid),

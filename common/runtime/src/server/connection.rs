@@ -39,8 +39,8 @@ pub(super) enum Closed {
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: IpAddr,
-    /// Whether the peer is a trusted proxy. Requests on its connection come from different clients, so a credential covers only the
-    /// request that carried it.
+    /// Whether the peer is a trusted proxy. Requests on its connection come from different clients, so a credential
+    /// covers only the request that carried it.
     is_proxy: bool,
     proxies: TrustedProxies,
     limiter: Arc<Limiter>,
@@ -87,8 +87,9 @@ impl ConnectionHandle {
         self.client
     }
 
-    /// Marks the connection as authenticated, which exempts it from deadlines and from shedding. On a connection of a trusted proxy
-    /// this exempts only the request of this handle, because the next request can come from another client.
+    /// Marks the connection as authenticated, which exempts it from deadlines and from shedding. On a connection of a
+    /// trusted proxy this exempts only the request of this handle, because the next request can come from another
+    /// client.
     pub fn authenticated(&self) {
         let mut state = self.connection.state();
         state.authenticated = true;
@@ -123,8 +124,8 @@ impl Connection {
         &self.limiter.limits
     }
 
-    /// Polls `http` until it completes, the connection is shed, or its deadline passes. The deadline follows from the phase, which can
-    /// change with each poll.
+    /// Polls `http` until it completes, the connection is shed, or its deadline passes. The deadline follows from the
+    /// phase, which can change with each poll.
     pub(super) async fn within_limits<T>(&self, mut http: Pin<&mut impl Future<Output = T>>) -> Result<T, Closed> {
         let mut timer = pin!(sleep_until(Instant::now()));
         let served = poll_fn(|context| {
@@ -227,7 +228,8 @@ impl Drop for Exchange {
     }
 }
 
-/// The body of a response. The exchange ends when the body is dropped, after it was sent or because the connection failed.
+/// The body of a response. The exchange ends when the body is dropped, after it was sent or because the connection
+/// failed.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     body: Body,

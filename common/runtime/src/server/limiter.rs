@@ -95,8 +95,8 @@ impl Limiter {
         table.counts()
     }
 
-    /// Grants a permit for a new connection, for which it may shed another one. None if the limit is reached and no connection can be
-    /// shed.
+    /// Grants a permit for a new connection, for which it may shed another one. None if the limit is reached and no
+    /// connection can be shed.
     pub(super) fn open(self: &Arc<Self>) -> Option<Permit> {
         let mut table = self.table();
         if table.counts.connections >= self.limits.connections && !table.shed_connection() {
@@ -107,8 +107,8 @@ impl Limiter {
         Some(Permit(Arc::clone(self)))
     }
 
-    /// Registers a connection or request that is shed by cancelling `shed`, and sheds an older one if a limit is exceeded. `address` is
-    /// None if no limit per address applies.
+    /// Registers a connection or request that is shed by cancelling `shed`, and sheds an older one if a limit is
+    /// exceeded. `address` is None if no limit per address applies.
     pub(super) fn register(
         self: &Arc<Self>,
         kind: Kind,
@@ -181,8 +181,8 @@ impl Table {
 }
 
 impl SheddableSet {
-    /// Sheds the oldest entry of the address with most entries, or on a tie the oldest of all those. A client that opens many
-    /// connections therefore loses its own before those of others. False if there is no entry.
+    /// Sheds the oldest entry of the address with most entries, or on a tie the oldest of all those. A client that
+    /// opens many connections therefore loses its own before those of others. False if there is no entry.
     fn shed_from_busiest(&mut self) -> bool {
         let order = |(_, ids): &(&Option<IpAddr>, &BTreeSet<u64>)| (ids.len(), Reverse(ids.first().copied()));
         match self.by_address.iter().max_by_key(order).map(|(address, _)| *address) {

@@ -1,13 +1,15 @@
 //! Serves HTTP/1.1 to clients that are untrusted until they authenticate.
 //!
-//! The resources of an unauthenticated client are bounded: the size of a request head, the duration of a head, of an exchange and of an
-//! idle connection, and the number of connections, in total and per address. At a limit, the server sheds an old connection for the new
-//! one, so a silent client loses its connection, and a client that sends its request promptly keeps it. A handler or extractor that
-//! accepts a credential calls [`ConnectionHandle::authenticated`], which lifts these bounds.
+//! The resources of an unauthenticated client are bounded: the size of a request head, the duration of a head, of an
+//! exchange and of an idle connection, and the number of connections, in total and per address. At a limit, the server
+//! sheds an old connection for the new one, so a silent client loses its connection, and a client that sends its
+//! request promptly keeps it. A handler or extractor that accepts a credential calls
+//! [`ConnectionHandle::authenticated`], which lifts these bounds.
 //!
-//! Behind a trusted proxy, one connection carries the requests of many clients. There the server counts and sheds requests in progress,
-//! by client address, instead of connections. The proxy's own connections have no limit per address. If all connections are taken and no
-//! other one can be shed, the server sheds proxy connections that have no authenticated request in progress.
+//! Behind a trusted proxy, one connection carries the requests of many clients. There the server counts and sheds
+//! requests in progress, by client address, instead of connections. The proxy's own connections have no limit per
+//! address. If all connections are taken and no other one can be shed, the server sheds proxy connections that have no
+//! authenticated request in progress.
 
 mod connection;
 mod limiter;
@@ -30,13 +32,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Maximum size of a request head, and of the data that is read ahead of a slow handler, in bytes. A longer head is answered with 431.
+/// Maximum size of a request head, and of the data that is read ahead of a slow handler, in bytes. A longer head is
+/// answered with 431.
 pub const MAX_HEAD: usize = 16 << 10;
 /// Delay after a failed accept. Most likely the process has no file descriptors left, so an immediate retry would spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Maximum number of connections that wait to be accepted: Linux's default limit (`net.core.somaxconn`). A flood of connections would
-/// overflow a shorter queue, and a client whose SYN is dropped retries after 1 s at the earliest (RFC 6298).
+/// Maximum number of connections that wait to be accepted: Linux's default limit (`net.core.somaxconn`). A flood of
+/// connections would overflow a shorter queue, and a client whose SYN is dropped retries after 1 s at the earliest (RFC
+/// 6298).
 const BACKLOG: u32 = 4096;
 
 /// Cannot listen on an address, because it is in use or does not belong to this machine.
@@ -65,14 +69,14 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Limits of one listener. The durations apply to unauthenticated connections, except `authenticated_idle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of open connections, including upgraded ones. Beyond it, the server sheds a connection, or refuses the new one if
-    /// none can be shed.
+    /// Maximum number of open connections, including upgraded ones. Beyond it, the server sheds a connection, or
+    /// refuses the new one if none can be shed.
     pub connections: usize,
-    /// Maximum number of unauthenticated connections, and also of unauthenticated requests behind trusted proxies. Beyond it, the
-    /// server sheds the oldest one of the address with most.
+    /// Maximum number of unauthenticated connections, and also of unauthenticated requests behind trusted proxies.
+    /// Beyond it, the server sheds the oldest one of the address with most.
     pub anonymous: usize,
-    /// Maximum number of unauthenticated connections or requests per address (for IPv6, per /64). Beyond it, the server sheds the
-    /// oldest one of that address.
+    /// Maximum number of unauthenticated connections or requests per address (for IPv6, per /64). Beyond it, the server
+    /// sheds the oldest one of that address.
     pub anonymous_per_address: usize,
     /// Maximum duration from the accept to the end of the first request head.
     pub first_head: Duration,
@@ -87,8 +91,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Limits for listeners of probes and metrics, which have no authentication: short exchanges, and one request per connection. The
-    /// address limit leaves connections for the kubelet and Prometheus while one pod opens as many as it can.
+    /// Limits for listeners of probes and metrics, which have no authentication: short exchanges, and one request per
+    /// connection. The address limit leaves connections for the kubelet and Prometheus while one pod opens as many as
+    /// it can.
     pub const PROBES: Self = Self {
         connections: 128,
         anonymous: 64,
@@ -120,8 +125,8 @@ impl Server {
         self.limiter.counts()
     }
 
-    /// Serves until `shutdown` is cancelled. Then it stops accepting, closes idle connections, and closes the others after the response
-    /// in progress. Each connection is tracked by `tasks` until it is closed or upgraded.
+    /// Serves until `shutdown` is cancelled. Then it stops accepting, closes idle connections, and closes the others
+    /// after the response in progress. Each connection is tracked by `tasks` until it is closed or upgraded.
     pub async fn serve(&self, listener: TcpListener, router: Router, shutdown: CancellationToken, tasks: TaskTracker) {
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {
