@@ -1,9 +1,9 @@
-//! Thousands of random histories for the operator's core, each with failures at any point, and what must hold in all of
-//! them: never two runners published for one UID, no slot given for a session that another runner is known to have, no
-//! session ended that its user was told of, every session ends Ready or Finished, nothing is left behind. And a proof that
-//! the test can fail: rules of the protocol, broken on purpose, are found.
+//! Model test of the operator's core: runs thousands of random histories with failures at any point, and checks
+//! invariants in each. One UID is never published on two runners, no session is bound while another runner is known to
+//! have it, no published session is ended on its runner, and in the end every session is Ready or Finished and nothing
+//! is left over. Mutations of the protocol prove that the test detects violations.
 
-#[allow(clippy::unwrap_used, reason = "a test may panic where its own world is wrong")]
+#[allow(clippy::unwrap_used, reason = "a test can panic if its world is inconsistent")]
 mod world;
 
 #[path = "../support/mod.rs"]
@@ -15,7 +15,7 @@ use proptest::{
 };
 use world::{Connectivity, Delivery, Mutation, PoolEdit, REPLICAS, World};
 
-/// Something that happens. Numbers are taken modulo what there is.
+/// One event of a history. Indices are taken modulo the number of objects.
 #[derive(Clone, Debug)]
 enum WorldEvent {
     Create {
@@ -32,13 +32,13 @@ enum WorldEvent {
         node: usize,
         cordoned: bool,
     },
-    /// One of an operator's watches brings some of its news; without a kind, all of them do.
+    /// A watch of an operator delivers up to `count` events. Without a kind, all watches do.
     DeliverWatchEvents {
         operator: usize,
         kind: Option<usize>,
         count: usize,
     },
-    /// One of an operator's watches loses its place.
+    /// A watch of an operator expires and lists again.
     Relist {
         operator: usize,
         kind: usize,
@@ -46,13 +46,13 @@ enum WorldEvent {
     Step {
         operator: usize,
     },
-    /// One of an operator's calls is carried out.
+    /// A pending call of an operator completes.
     CompleteCall {
         operator: usize,
         which: usize,
         delivery: Delivery,
     },
-    /// A runner's stream brings its state.
+    /// The event stream of a runner delivers its state.
     DeliverReport {
         runner: usize,
         operator: usize,
@@ -64,7 +64,7 @@ enum WorldEvent {
     Elect {
         operator: usize,
     },
-    /// The leader loses the lease and gets it again.
+    /// The leader loses the Lease and acquires it again.
     ReacquireLease,
     Pause {
         operator: usize,
@@ -80,7 +80,7 @@ enum WorldEvent {
     },
 }
 
-/// Something that happens to a runner.
+/// An event of one runner.
 #[derive(Clone, Copy, Debug)]
 enum RunnerEvent {
     Start,
@@ -200,7 +200,7 @@ fn apply_to_runner(world: &mut World, runner: usize, event: RunnerEvent) {
 
 type History = (i32, bool, Vec<WorldEvent>);
 
-/// Slots per runner, whether the pool is warm when it begins, and what happens then.
+/// Slots per runner, whether the history starts with a warm pool, and the events.
 fn history() -> impl Strategy<Value = History> {
     (1..3_i32, prop::bool::weighted(0.8), prop::collection::vec(world_event(), 1..240))
 }
@@ -220,11 +220,12 @@ fn check_history(mutation: Mutation, (slots, warm, history): History) -> Result<
     Ok(())
 }
 
-/// A search through so many histories. The seed is fixed, so that a run says the same each time; `CAMOFLEET_MODEL_SEED=7`
-/// searches elsewhere.
+/// Checks this number of random histories. The seed is fixed, so that runs are reproducible. `CAMOFLEET_MODEL_SEED=7`
+/// selects another one.
 fn search(mutation: Mutation, cases: u32, max_shrink_iters: u32) -> Result<(), TestError<History>> {
     let config = Config { cases, failure_persistence: None, max_shrink_iters, ..Config::default() };
-    let seed: u64 = std::env::var("CAMOFLEET_MODEL_SEED").map_or(0, |seed| seed.parse().expect("the seed is a number"));
+    let seed: u64 =
+        std::env::var("CAMOFLEET_MODEL_SEED").map_or(0, |seed| seed.parse().expect("CAMOFLEET_MODEL_SEED is a number"));
     let bytes: Vec<u8> = seed.to_le_bytes().into_iter().cycle().take(32).collect();
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     TestRunner::new_with_rng(config, rng).run(&history(), |history| check_history(mutation, history))
@@ -236,13 +237,13 @@ fn every_history_keeps_the_invariants() {
         Ok(()) => {}
         Err(TestError::Fail(why, (slots, warm, history))) => {
             let lines: Vec<_> = history.iter().map(|event| format!("{event:?}")).collect();
-            panic!("{why}\nwith {slots} slots, warm: {warm}, after\n{}", lines.join("\n"));
+            panic!("{why}\nslots: {slots}, warm: {warm}, history:\n{}", lines.join("\n"));
         }
         Err(error) => panic!("{error}"),
     }
 }
 
-/// Found with another seed: the runner that drained for its session held up the replacement of the idle ones.
+/// Found with another seed: a runner that drained for its session blocked the replacement of the idle ones.
 #[test]
 fn a_draining_runner_does_not_block_a_rollout() {
     let history = vec![
@@ -257,9 +258,9 @@ fn a_draining_runner_does_not_block_a_rollout() {
 }
 
 fn assert_detects(mutation: Mutation) {
-    // Some take rare histories, and the search ends with the first that is found.
+    // Some mutations are visible only in rare histories. The search ends with the first violation.
     let found = search(mutation, 20_000, 0);
-    assert!(matches!(found, Err(TestError::Fail(..))), "{mutation:?} was not noticed in 20000 histories");
+    assert!(matches!(found, Err(TestError::Fail(..))), "{mutation:?} was not detected in 20000 histories");
 }
 
 #[test]

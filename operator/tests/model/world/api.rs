@@ -1,5 +1,5 @@
-//! The API server: objects with versions, preconditions, news. And who writes there besides the operator: users, the
-//! garbage collector, who drains nodes, and the kubelet.
+//! The API server with resourceVersions, preconditions and watch events, and its writers besides the operator: users,
+//! the garbage collector, node drains and the kubelet.
 
 use super::{
     GUESTS, Mutation, NAMESPACE, POOL, PoolEdit, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, World,
@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 use std::sync::Arc;
 
-/// What is watched. Each kind has a watch of its own, and one may be far ahead of another.
+/// The watched kinds. Each has its own watch, and the watches progress independently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sessions,
@@ -34,7 +34,7 @@ impl Kind {
 }
 
 impl World {
-    /// All that there is of a kind, as a list has it.
+    /// The current list of a kind.
     pub(super) fn list(&self, kind: Kind) -> Event {
         match kind {
             Kind::Sessions => Event::Sessions(Change::All(self.sessions.values().cloned().collect())),
@@ -54,7 +54,7 @@ impl World {
         if self.sessions.contains_key(name) {
             return;
         }
-        // Every other one is of another namespace, and names the pool.
+        // Half of the names are sessions of another namespace, which name the pool.
         let is_guest = name.ends_with(['1', '3']);
         let pool_ref = is_guest.then(|| PoolRef { name: POOL.into(), namespace: Some(NAMESPACE.into()) });
         let spec = BrowserSessionSpec {
@@ -71,7 +71,7 @@ impl World {
         self.store_session(session);
     }
 
-    /// Its user gives it another idle time.
+    /// The user changes the idle timeout.
     pub fn edit(&mut self, name: &str) {
         let Some(session) = self.sessions.get(name) else { return };
         let mut session = BrowserSession::clone(session);
@@ -175,7 +175,7 @@ impl World {
         self.store_pool(pool);
     }
 
-    /// It goes when nobody holds it any more.
+    /// The pool disappears once it has no finalizer.
     pub fn delete_pool(&mut self) {
         let Some(pool) = self.pool.as_deref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
         let mut pool = pool.clone();
@@ -211,7 +211,7 @@ impl World {
         Ok(Some(self.store_pool(patched)))
     }
 
-    /// The garbage collector: pods go after the pool that owned them.
+    /// The garbage collector deletes the pods of deleted pools.
     pub fn collect_garbage(&mut self) {
         let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.clone());
         let orphans = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) != owner.as_ref());
@@ -239,15 +239,15 @@ impl World {
         pod.metadata.uid = Some(self.new_uid("pod"));
         pod.metadata.creation_timestamp = Some(Time(self.now().wall));
         let seen = serde_json::from_value(serde_json::to_value(pod).unwrap()).unwrap();
-        let mut pod = RunnerPod::read(&seen).expect("what the operator makes, it can read");
-        // One by one they go to the nodes that take pods, if any does.
+        let mut pod = RunnerPod::read(&seen).expect("the operator can read the pods that it creates");
+        // The scheduler assigns pods to the schedulable nodes in turn.
         let open: Vec<_> = self.nodes.iter().filter(|node| !node.cordoned).collect();
         pod.node = (!open.is_empty()).then(|| open[self.runners.len() % open.len()].name.clone());
-        let alike =
+        let same_shape =
             self.runners.iter().filter(|other| other.pod.pool == pod.pool && other.pod.revision == pod.revision);
-        let alike = alike.filter(|other| !other.draining).count() + 1;
-        if alike > usize::try_from(2 * REPLICAS).unwrap() {
-            self.violations.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
+        let same_shape = same_shape.filter(|other| !other.draining).count() + 1;
+        if same_shape > usize::try_from(2 * REPLICAS).unwrap() {
+            self.violations.push(format!("{same_shape} pods of one shape for {REPLICAS} replicas"));
         }
         let boot_id = self.new_uid("boot");
         self.runners.push(Runner::new(pod, boot_id, u32::try_from(self.slots).unwrap(), self.epoch));
@@ -259,7 +259,7 @@ impl World {
         self.publish(Kind::Pods, Event::Pods(Change::Applied(self.runners[at].pod.clone())));
     }
 
-    /// The kubelet starts its container. One that no node took waits until a node does.
+    /// The kubelet starts the container. An unscheduled pod is assigned to a schedulable node first, if there is one.
     pub fn start(&mut self, at: usize) {
         let open = self.nodes.iter().find(|node| !node.cordoned).map(|node| node.name.clone());
         let pod = &mut self.runners[at].pod;
@@ -272,7 +272,7 @@ impl World {
         self.publish_pod(at);
     }
 
-    /// Its container ends, for good; the pod stands until somebody deletes it.
+    /// The container exits and is not restarted. The pod remains until it is deleted.
     pub fn exit_container(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if runner.pod.fate != Fate::Running {
@@ -283,13 +283,13 @@ impl World {
         self.publish_pod(at);
     }
 
-    /// Somebody evicts it, or deletes it by hand.
+    /// A node drain evicts the pod, or a user deletes it.
     pub fn evict(&mut self, at: usize) {
         let uid = self.runners[at].pod.uid.clone();
         let _ = self.delete_pod(&uid);
     }
 
-    /// A deleted pod drains, and is gone a while after its last session.
+    /// A deleted pod drains, and disappears after its last session has ended.
     pub(super) fn delete_pod(&mut self, uid: &str) -> Result<(), WriteFailure> {
         let wall = self.now().wall;
         let at = self.runners.iter().position(|runner| runner.pod.uid == uid).ok_or(WriteFailure::Gone)?;
@@ -300,7 +300,7 @@ impl World {
         Ok(())
     }
 
-    /// A pod is gone, with its process.
+    /// The pod disappears with its process.
     pub fn kill_pod(&mut self, at: usize) {
         let runner = self.runners.remove(at);
         self.version += 1;

@@ -1,4 +1,4 @@
-//! What must hold: at each moment, and when everything has come to rest.
+//! Invariants during a history, and after the world has settled.
 
 use super::{Connectivity, Delivery, SHORT_TTL, World, runners::Runner};
 use crate::support::installation;
@@ -9,9 +9,10 @@ use k8s_openapi::jiff::SignedDuration;
 use std::sync::Arc;
 
 impl World {
-    /// Runners that have the session, as the leader of that epoch could have known: it was told of the pod before its term,
-    /// the pod was never out of reach, and the session came there before the term began; or this leader itself brought it
-    /// there. (What a former leader's call brings there later is found when the runner lists it, and ended.)
+    /// Other runners that have the session and of which the leader of this epoch could have known. It could if it bound
+    /// the session there itself, or if it had observed the pod before its term, the runner was never unreachable, and
+    /// the session was bound before the term began. A session that a late call of a former leader binds is found in the
+    /// runner's report and ended.
     pub(super) fn other_holders(&self, session: &str, pod: &str, epoch: u64) -> Vec<String> {
         let Some(binder) = self.operators.iter().find(|operator| operator.epoch == epoch) else { return Vec::new() };
         let could_know = |runner: &Runner| {
@@ -25,7 +26,7 @@ impl World {
         others.filter(|other| could_know(other)).map(|other| other.pod.uid.clone()).collect()
     }
 
-    /// Lets the first leader make its runners; both operators are told all of it.
+    /// Lets the first leader create its runners, and delivers all watch events to both operators.
     pub fn warm_up(&mut self) {
         for _ in 0..6 {
             self.settle_step(0, 1000);
@@ -33,7 +34,7 @@ impl World {
         self.deliver_all_watch_events(1, usize::MAX / 2);
     }
 
-    /// Lets everything come to rest with one operator and no failures.
+    /// Runs one operator without failures until the world has settled.
     pub fn settle(&mut self) {
         for runner in &mut self.runners {
             runner.connectivity = Connectivity::Up;
@@ -49,7 +50,7 @@ impl World {
         for _ in 0..90 {
             self.settle_step(leader, 1000);
         }
-        // Many failures have a long pause after them.
+        // After many failures, the core waits for a long backoff.
         for _ in 0..60 {
             if self.desired().is_none_or(|desired| self.runners.len() >= desired) {
                 break;
@@ -66,7 +67,7 @@ impl World {
             self.warm(at);
             self.deliver_report(at, leader);
         }
-        // As long as one thing leads to another.
+        // Until no call is pending.
         for _ in 0..20 {
             self.step(leader);
             if self.operators[leader].calls.is_empty() {
@@ -86,8 +87,8 @@ impl World {
         self.mono += millis;
     }
 
-    /// How many runners there should be, if there is a pool that is to stay: of one that is autoscaled those that have sessions
-    /// or take no more, and room for its buffer.
+    /// Desired number of runners, if the pool exists and is not being deleted. An autoscaled pool needs the runners
+    /// that have sessions or are full, and enough free ones for its buffer.
     fn desired(&self) -> Option<usize> {
         let pool = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none())?;
         let desired = match &pool.spec.autoscaling {
@@ -104,7 +105,7 @@ impl World {
         Some(usize::try_from(desired).unwrap())
     }
 
-    /// How many sessions more the pool's limit lets in.
+    /// Number of further sessions that the pool's limit permits.
     fn remaining_sessions(&self) -> u32 {
         let most = self.pool.as_ref().and_then(|pool| pool.spec.limits.max_sessions);
         let runs = |session: &&Arc<BrowserSession>| {
@@ -114,7 +115,7 @@ impl World {
         most.map_or(u32::MAX, |most| u32::try_from(most).unwrap().saturating_sub(running))
     }
 
-    /// At rest, who comes is served where there is room, and is not where there is none: the accounts are right.
+    /// In a settled world, a new session becomes Ready exactly if the pool has room, so the core's accounts are right.
     pub fn check_probe_session(&mut self) {
         const PROBE: &str = "probe";
         let Some(pool) = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
@@ -126,7 +127,7 @@ impl World {
         let due = has_room && self.remaining_sessions() > 0;
         let leader = self.leader.unwrap_or(0);
         if may_grow {
-            // The longest pause after a failure.
+            // The longest backoff after a failure.
             for _ in 0..31 {
                 self.settle_step(leader, 10_000);
             }
@@ -140,17 +141,17 @@ impl World {
         }
         if is_ready(self) != due {
             let state = self.sessions[PROBE].status.clone();
-            self.violations.push(format!("of one more session came {state:?}, and it is due: {due}"));
+            self.violations.push(format!("a new session has the status {state:?}, but should be ready: {due}"));
         }
     }
 
-    /// What must hold when everything has come to rest.
+    /// Checks the invariants of a settled world.
     pub fn check_settled(&mut self) {
-        let mut wrong: Vec<String> =
+        let mut violations: Vec<String> =
             self.sessions.values().filter_map(|session| self.session_violation(session)).collect();
-        wrong.extend(self.leftover_sessions());
-        wrong.extend(self.runner_violations());
-        self.violations.extend(wrong);
+        violations.extend(self.leftover_sessions());
+        violations.extend(self.runner_violations());
+        self.violations.extend(violations);
     }
 
     fn session_violation(&self, session: &BrowserSession) -> Option<String> {
@@ -164,21 +165,21 @@ impl World {
                 (short && finished + patience < self.now().wall).then(|| format!("{uid} has outlived its TTL"))
             }
             SessionState::Ready => {
-                let told = status.runner.map(|runner| runner.uid).unwrap_or_default();
+                let published = status.runner.map(|runner| runner.uid).unwrap_or_default();
                 let ready =
                     |there: &camofleet_runner_api::Session| there.uid == uid && there.phase == SessionPhase::Ready;
-                if !self.runners.iter().any(|runner| runner.pod.uid == told && runner.sessions.iter().any(ready)) {
-                    return Some(format!("{uid} is Ready on {told}, which does not have it"));
+                if !self.runners.iter().any(|runner| runner.pod.uid == published && runner.sessions.iter().any(ready)) {
+                    return Some(format!("{uid} is Ready on {published}, which does not have it"));
                 }
                 (status.observed_generation != session.metadata.generation)
-                    .then(|| format!("{uid} was changed, and nobody has seen it"))
+                    .then(|| format!("{uid} was changed, but its status is of an older generation"))
             }
-            state => Some(format!("{uid} came to rest as {state:?}")),
+            state => Some(format!("{uid} is {state:?} in the settled world")),
         }
     }
 
-    /// Sessions on runners whose status does not name that runner. A draining runner whose pool is gone is exempt: a leader that
-    /// never knew the pool does not follow it, and its sessions end at its drain deadline.
+    /// Sessions on runners that their status does not name. Draining runners of a deleted pool are exempt: a leader
+    /// that never observed the pool does not follow them, and their sessions end at the drain deadline.
     fn leftover_sessions(&self) -> Vec<String> {
         let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.as_ref());
         let runners = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) == owner || !runner.draining);
@@ -186,8 +187,8 @@ impl World {
         let is_left = |(runner, there): &(&Runner, &camofleet_runner_api::Session)| {
             let object = self.sessions.values().find(|session| session.metadata.uid.as_ref() == Some(&there.uid));
             let status = object.and_then(|session| session.status.clone()).unwrap_or_default();
-            let is_its = status.runner.as_ref().is_some_and(|told| told.uid == runner.pod.uid);
-            there.phase == SessionPhase::Ended || status.state == SessionState::Finished || !is_its
+            let is_published_here = status.runner.as_ref().is_some_and(|published| published.uid == runner.pod.uid);
+            there.phase == SessionPhase::Ended || status.state == SessionState::Finished || !is_published_here
         };
         let left = listed.filter(is_left);
         left.map(|(runner, there)| format!("{} was left on {} ({:?})", there.uid, runner.pod.uid, there.phase))
@@ -195,22 +196,26 @@ impl World {
     }
 
     fn runner_violations(&self) -> Vec<String> {
-        // One that drains keeps its place until it is gone, and one too many with a session drains.
+        // A draining runner keeps its place until its pod is gone, and a surplus runner with a session drains.
         let staying: Vec<_> = self.runners.iter().filter(|runner| !runner.draining).collect();
         let Some(desired) = self.desired() else {
             let alone = self.pool.is_some() && self.runners.iter().all(|runner| runner.sessions.is_empty());
             let stays = (!staying.is_empty()).then(|| format!("{} runners stay without a pool", staying.len()));
-            return stays.into_iter().chain(alone.then(|| "an empty pool is not let go".to_owned())).collect();
+            return stays
+                .into_iter()
+                .chain(alone.then(|| "a deleted pool without sessions still has its finalizer".to_owned()))
+                .collect();
         };
-        let pool = self.pool.as_ref().expect("it has replicas");
+        let pool = self.pool.as_ref().expect("the pool exists");
         let current = pod_build::revision(pool, &installation());
-        let mut wrong = Vec::new();
+        let mut violations = Vec::new();
         if staying.len() > desired || self.runners.len() < desired {
             let count = self.runners.len();
-            wrong.push(format!("{count} runners, {} of them to stay, for {desired} replicas", staying.len()));
+            violations
+                .push(format!("{count} runners, of which {} do not drain, for {desired} replicas", staying.len()));
         }
         let old = staying.iter().filter(|runner| runner.pod.revision != current);
-        wrong.extend(old.map(|runner| format!("{} stays and has an old shape", runner.pod.uid)));
-        wrong
+        violations.extend(old.map(|runner| format!("{} does not drain and has an old shape", runner.pod.uid)));
+        violations
     }
 }

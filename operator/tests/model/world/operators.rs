@@ -1,4 +1,4 @@
-//! Operator processes: who leads, what each is told and when, and how its calls fare.
+//! Operator processes: their election, the events that they receive, and their calls.
 
 use super::{Delivery, Mutation, Operator, World, api::Kind, runners::Runner};
 use crate::support::installation;
@@ -12,10 +12,10 @@ use std::{
     sync::Arc,
 };
 
-/// Reasons for which a runner goes though it may have sessions that its leader does not know of: it would not keep them.
+/// Reasons to delete the pod of a runner that has not reported, because the runner would not keep its sessions anyway.
 const MAY_REMOVE_UNREPORTED: [&str; 3] = ["its pool is being deleted", "its container ended", "it does not answer"];
 
-/// Whether the session's status names another runner than this.
+/// Whether the session's status names a runner other than this one.
 fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
     let mut same = sessions.values().filter(|object| object.metadata.uid.as_deref() == Some(session));
     let published = same.next().and_then(|object| object.status.as_ref()?.runner.clone());
@@ -50,7 +50,7 @@ impl World {
         }
     }
 
-    /// The leader loses the lease for a moment, and gets it again: its term is another one.
+    /// The leader loses the Lease briefly, and begins a new term.
     pub fn reacquire_lease(&mut self) {
         if let Some(leader) = self.leader.filter(|leader| !self.operators[*leader].paused) {
             self.begin_term(leader);
@@ -59,7 +59,7 @@ impl World {
 
     fn begin_term(&mut self, index: usize) {
         if let Some(former) = self.leader {
-            // One that is paused learns of it when it wakes.
+            // A paused operator receives this event when it wakes.
             self.operators[former].inbox.push(Event::Follows);
         }
         self.epoch = self.next_version();
@@ -74,14 +74,14 @@ impl World {
     pub fn restart(&mut self, index: usize) {
         self.operators[index] = self.fresh_operator();
         if self.leader == Some(index) {
-            // It takes its own lease back, in a new term.
+            // It acquires its own Lease again, in a new term.
             self.leader = None;
             self.elect(index);
         }
     }
 
-    /// A watch of its has lost its place. The list that it reads instead is told with the watch's next news, and what it is
-    /// told of deletions before is nothing.
+    /// A watch expires and lists again. The list is delivered with the next events of the watch, and replaces all
+    /// undelivered events, deletions included.
     pub fn relist(&mut self, index: usize, kind: usize) {
         let kind = Kind::ALL[kind % Kind::ALL.len()];
         let list = self.list(kind);
@@ -90,7 +90,7 @@ impl World {
         operator.lists[kind as usize] = Some(list);
     }
 
-    /// A watch of its brings some of its news.
+    /// A watch delivers up to `count` events.
     pub fn deliver_watch_events(&mut self, index: usize, kind: usize, count: usize) {
         let kind = Kind::ALL[kind % Kind::ALL.len()];
         let operator = &mut self.operators[index];
@@ -108,7 +108,7 @@ impl World {
         for event in new {
             let event = match (self.mutation, event) {
                 (Mutation::DeleteByName, Event::Sessions(Change::Gone(gone))) => {
-                    // The deletion hits whatever stands under the name now.
+                    // The deletion applies to the session that has the name now.
                     let now = self.sessions.get(gone.metadata.name.as_ref().unwrap()).unwrap_or(gone);
                     Event::Sessions(Change::Gone(now.clone()))
                 }
@@ -148,7 +148,7 @@ impl World {
                 _ => {}
             }
         }
-        let mut wrong = Vec::new();
+        let mut violations = Vec::new();
         for effect in operator.core.step(events, now) {
             if operator.epoch == self.epoch {
                 let has_reported = |pod: &String| {
@@ -157,7 +157,7 @@ impl World {
                 };
                 match &effect {
                     Effect::Bind { session, pod, starts: true, .. } if !has_reported(pod) => {
-                        wrong.push(format!("{session} was bound to {pod}, which had not reported"));
+                        violations.push(format!("{session} was bound to {pod}, which had not reported"));
                     }
                     Effect::DeletePod { pod, why, .. }
                         if !has_reported(pod) && !MAY_REMOVE_UNREPORTED.contains(why) =>
@@ -167,7 +167,7 @@ impl World {
                             .iter()
                             .any(|runner| runner.pod.uid == *pod && runner.pod.fate == Fate::Running);
                         if there && operator.pods.contains(pod) {
-                            wrong.push(format!("{pod} was removed and had not reported: {why}"));
+                            violations.push(format!("{pod} was removed and had not reported: {why}"));
                         }
                     }
                     _ => {}
@@ -186,14 +186,14 @@ impl World {
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
-        self.violations.extend(wrong);
+        self.violations.extend(violations);
         let operator = &self.operators[index];
         if let Some(at) = operator.core.wake().filter(|at| *at <= now.mono) {
-            self.violations.push(format!("it wants to be woken at {at:?}, and it is {:?}: it spins", now.mono));
+            self.violations.push(format!("the core requests a wake-up at {at:?}, but it is already {:?}", now.mono));
         }
     }
 
-    /// Carries out one of the calls that an operator has under way.
+    /// Completes one of the pending calls of an operator.
     pub fn complete_call(&mut self, index: usize, which: usize, delivery: Delivery) {
         let calls = &mut self.operators[index].calls;
         if calls.is_empty() {
@@ -216,7 +216,7 @@ impl World {
         self.operators[index].inbox.push(answer);
     }
 
-    /// What the operator is told of a call whose answer, or itself, was lost.
+    /// The operator's event for a call whose request or response was lost.
     fn lost(effect: &Effect) -> Event {
         let transient = || WriteFailure::Transient("lost".into());
         match effect.clone() {
@@ -245,7 +245,7 @@ impl World {
             | Effect::Unfollow { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
-            | Effect::Forget { .. } => unreachable!("carried out at once"),
+            | Effect::Forget { .. } => unreachable!("not a call"),
         }
     }
 
@@ -291,13 +291,13 @@ impl World {
             | Effect::Unfollow { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
-            | Effect::Forget { .. } => unreachable!("carried out at once"),
+            | Effect::Forget { .. } => unreachable!("not a call"),
         }
     }
 }
 
 impl Operator {
-    /// News come in, and it is noted which runners it can know by now.
+    /// Receives an event, and records the pods whose address the operator has observed.
     fn receive(&mut self, event: Event) {
         let pods = match &event {
             Event::Pods(Change::All(pods)) => pods.as_slice(),

@@ -1,4 +1,4 @@
-//! Runner processes: they have slots, fence epochs, and tell what they have.
+//! Runner processes, which have slots, fence off earlier epochs, and report their sessions.
 
 use super::World;
 use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
@@ -11,14 +11,14 @@ use camofleet_runner_api::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How a call to a runner fares.
+/// Outcome of calls to a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connectivity {
-    /// It is answered.
+    /// The runner responds.
     Up,
-    /// It fails at once.
+    /// Calls fail at once.
     Refused,
-    /// It is neither answered, nor does it fail.
+    /// Calls neither complete nor fail.
     Hanging,
 }
 
@@ -30,13 +30,13 @@ pub struct Runner {
     served: u32,
     warm: bool,
     pub(super) connectivity: Connectivity,
-    /// The epoch in which its pod was created.
+    /// Epoch in which the pod was created.
     pub(super) created_in: u64,
-    /// It was out of reach once: a new leader may not have learnt what it has.
+    /// Whether calls have ever failed, so that a new leader may not know its sessions.
     pub(super) was_unreachable: bool,
     pub(super) draining: bool,
     highest_epoch: u64,
-    /// Of each session that came here: the epoch of the call that brought it, and whose term it was then.
+    /// For each session that was bound here, the epoch of the call and the epoch of the leader at that time.
     pub(super) bound_in: BTreeMap<String, (u64, u64)>,
     pub(super) sessions: Vec<Session>,
 }
@@ -95,7 +95,7 @@ impl Runner {
         }
     }
 
-    /// Its state if it had no session and no browser.
+    /// UID of the pod, and the runner's state without sessions and hot browsers.
     pub(super) fn empty_report(&self) -> (String, RunnerState) {
         let state = RunnerState { sessions: Vec::new(), hot: Hot::default(), ..self.state() };
         (self.pod.uid.clone(), state)
@@ -106,7 +106,7 @@ impl Runner {
         self.generation += 1;
     }
 
-    /// Its process is no more.
+    /// The process exits with its sessions.
     pub(super) fn die(&mut self) {
         self.sessions.clear();
     }
@@ -128,7 +128,7 @@ impl World {
         epoch: u64,
     ) -> Result<BindAnswer, BindFailure> {
         let others = self.other_holders(session, pod, epoch);
-        let lost = || BindFailure::Unknown("not reached".into());
+        let lost = || BindFailure::Unknown("unreachable".into());
         let runner =
             self.runners.iter_mut().find(|runner| runner.pod.uid == pod && runner.answers()).ok_or_else(lost)?;
         if epoch < runner.highest_epoch {
@@ -140,7 +140,8 @@ impl World {
                 return Err(BindFailure::Refused);
             }
             if !others.is_empty() {
-                self.violations.push(format!("{session} was given to {pod}, and {others:?} has it and could be asked"));
+                self.violations
+                    .push(format!("{session} was bound to {pod}, although {others:?} has it and was reachable"));
             }
             runner.generation += 1;
             runner.served += 1;
@@ -186,13 +187,13 @@ impl World {
                 })
         };
         if live && self.sessions.values().find(uses).is_some() {
-            self.violations.push(format!("{session}, which its user was told runs on {pod}, was ended there"));
+            self.violations.push(format!("{session} was ended on {pod}, where it is published"));
         }
         runner.generation += 1;
         runner.sessions.remove(at);
     }
 
-    /// A runner's event stream brings its state to an operator that follows it, or is found broken.
+    /// The event stream of a runner delivers its state to an operator that follows it, or fails.
     pub fn deliver_report(&mut self, at: usize, index: usize) {
         let operator = &mut self.operators[index];
         let runner = &mut self.runners[at];
@@ -205,7 +206,7 @@ impl World {
                 return;
             }
             runner.highest_epoch = operator.epoch;
-            let report = Report::new(runner.state(), runner.pod.slots).expect("what it reports is plausible");
+            let report = Report::new(runner.state(), runner.pod.slots).expect("a valid report");
             operator.reported.insert(pod.clone());
             operator.inbox.push(Event::Runner { pod, report });
         } else if runner.connectivity != Connectivity::Hanging {
@@ -213,17 +214,17 @@ impl World {
         }
     }
 
-    /// Calls to it are not answered any more.
+    /// The runner becomes unreachable.
     pub fn disconnect(&mut self, at: usize, connectivity: Connectivity) {
         (self.runners[at].connectivity, self.runners[at].was_unreachable) = (connectivity, true);
     }
 
-    /// Calls to it are answered again.
+    /// The runner responds again.
     pub fn reconnect(&mut self, at: usize) {
         self.runners[at].connectivity = Connectivity::Up;
     }
 
-    /// Its browsers are launched: the hot ones, and those that sessions wait for.
+    /// All browsers finish launching: the hot ones, and those of starting sessions.
     pub fn warm(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if runner.pod.fate != Fate::Running {
@@ -236,7 +237,7 @@ impl World {
         }
     }
 
-    /// A session of it ends by itself.
+    /// A session ends by its idle timeout.
     pub fn end_session_by_itself(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if let Some(at) = runner.sessions.iter().position(|session| session.phase != SessionPhase::Ended) {
@@ -244,7 +245,7 @@ impl World {
         }
     }
 
-    /// Its process starts anew in the same pod, which no kubelet does with `restartPolicy: Never`.
+    /// The process restarts in the same pod, which a kubelet never does with `restartPolicy: Never`.
     pub fn reboot(&mut self, at: usize) {
         let boot_id = self.new_uid("boot");
         let runner = &mut self.runners[at];
