@@ -5,7 +5,7 @@ use camofleet_crds::{
     conditions::FINISHED,
     v1alpha1::{BrowserSession, SessionState},
 };
-use camofleet_runtime::watch::Pauses;
+use camofleet_runtime::watch::WatchBackoff;
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -203,7 +203,7 @@ async fn watch_sessions(
     started: oneshot::Sender<()>,
 ) {
     let mut started = Some(started);
-    let events = watcher(api, watcher::Config::default()).backoff(Pauses::default());
+    let events = watcher(api, watcher::Config::default()).backoff(WatchBackoff::default());
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {

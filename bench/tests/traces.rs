@@ -12,7 +12,7 @@ use camofleet_bench::{
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, WorkerPool};
 use camofleet_runtime::tls;
-use camofleet_testkit::collector::{Collector, only};
+use camofleet_testkit::collector::{Collector, only_span};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -96,7 +96,8 @@ async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) 
     let uid = session.uid().unwrap();
     let trace = collector.wait_for(&trace_of(&uid), &["session.start", "queue", "bind", "publish"]).await.unwrap();
 
-    let [root, queue, bind, publish] = ["session.start", "queue", "bind", "publish"].map(|name| only(&trace, name));
+    let [root, queue, bind, publish] =
+        ["session.start", "queue", "bind", "publish"].map(|name| only_span(&trace, name));
     assert_eq!((trace.len(), root.parent.as_str(), &root.id), (4, "", &trace_of(&uid)[16..].to_owned()));
     for part in [queue, bind, publish] {
         assert_eq!(part.parent, root.id, "{part:#?}");
@@ -132,7 +133,7 @@ async fn a_rejected_session_ends_its_trace_with_an_error(harness: &Harness, coll
     let id = trace_of(&session.uid().unwrap());
     let trace = collector.wait_for(&id, &["session.start", "publish"]).await.unwrap();
     assert_eq!(trace.len(), 2, "{trace:#?}");
-    let (root, publish) = (only(&trace, "session.start"), only(&trace, "publish"));
+    let (root, publish) = (only_span(&trace, "session.start"), only_span(&trace, "publish"));
     assert_eq!((root.error.as_deref(), &publish.parent), (Some("PriorityTooHigh"), &root.id));
 }
 

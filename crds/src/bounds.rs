@@ -1,41 +1,42 @@
-//! Bounds every string, list and map of a custom resource's spec in its schema. The types of Kubernetes that a `WorkerPool` embeds,
-//! such as volumes and affinities, come without bounds, so the bounds are added to the generated schema: no field can be missed.
+//! Adds bounds to every string, list and map in the schemas of the specs. The Kubernetes types that a `WorkerPool`
+//! embeds, such as volumes and affinities, have no bounds, so they are added to the generated schema, where no field
+//! can be missed.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 
-/// Fields whose bound differs, by the end of their paths. Everything outside the template has at most 64 KiB together: the template has
-/// a bound of its own (`MAX_TEMPLATE_BYTES`).
+/// Exceptions to a default bound, by the suffix of the field's path. All fields outside the template add up to at most
+/// 64 KiB. The template as a whole is bounded by `MAX_TEMPLATE_BYTES`.
 type ByField = [(&'static str, i64)];
 
-/// Characters of a string: the longest in use are paths and image names.
+/// Default maximum length of a string, in characters. The longest strings in use are paths and image names.
 const LENGTH: i64 = 1024;
 const LENGTHS: &ByField = &[
     (".env[].value", 4096),
-    // An annotation may hold a configuration.
+    // Annotations can hold configuration.
     (".annotations[]", 8192),
     (".userAnnotations[]", 8192),
     ("spec.allowedNamespaces.selector.matchExpressions[].key", KEY),
     ("spec.allowedNamespaces.selector.matchExpressions[].operator", 16),
-    // The values of labels (apimachinery's `LabelValueMaxLength`).
+    // Label values: apimachinery's `LabelValueMaxLength`.
     ("spec.allowedNamespaces.selector.matchLabels[]", 63),
     ("spec.allowedNamespaces.selector.matchExpressions[].values[]", 63),
 ];
-/// Items of a list, and entries of a map.
+/// Default maximum number of items in a list, and of entries in a map.
 const ITEMS: i64 = 32;
 const MOST_ITEMS: &ByField = &[
     ("spec.allowedNamespaces.selector.matchLabels", 16),
     ("spec.allowedNamespaces.selector.matchExpressions", 4),
-    // Namespaces may be listed by their names.
+    // A selector can list namespaces by name.
     ("spec.allowedNamespaces.selector.matchExpressions[].values", 64),
 ];
-/// Characters of a map's key: a qualified name, which is a prefix of 253, a slash and a name of 63.
+/// Default maximum length of a map key, in characters. A qualified name has a prefix of 253, a slash, and a name of 63.
 const KEY: i64 = 253 + 1 + 63;
-/// A tenant is a namespace, or as long as one.
+/// Tenant names have the length of namespace names.
 const KEYS: &ByField = &[("spec.limits.tenantWeights", 63)];
 
-/// Adds bounds to what has none below `spec`, in every version.
+/// Adds the missing bounds to the `spec` of every version.
 pub(crate) fn bound_spec(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut definition.spec.versions {
         let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
@@ -60,10 +61,10 @@ fn bound(path: &str, schema: &mut JSONSchemaProps) {
         schema.max_properties.get_or_insert(bound_of(path, MOST_ITEMS, ITEMS));
         bound(&format!("{path}[]"), value);
         let longest = bound_of(path, KEYS, KEY);
-        // A structural schema has no other way to bound keys.
+        // Structural schemas have no `propertyNames`, so a CEL rule bounds the keys.
         schema.x_kubernetes_validations.get_or_insert_default().push(ValidationRule {
             rule: format!("self.all(key, key.size() <= {longest})"),
-            message: Some(format!("a key has more than {longest} characters: choose a shorter one")),
+            message: Some(format!("keys can have at most {longest} characters: choose a shorter key")),
             ..ValidationRule::default()
         });
     }

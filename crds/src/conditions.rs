@@ -1,68 +1,69 @@
-//! Condition types and reasons, and how a condition is set.
+//! Condition types and reasons, and functions to set and read conditions.
 //!
-//! Terms: a condition's *type* is a state of the object as observed (`Ready`), its *reason* one word for programs, its
-//! *message* a sentence for people. `Stalled` is true only when nothing will happen without somebody's help, so that
-//! kstatus (`kubectl wait`, Flux, Argo CD) reads it as failed.
+//! The *reason* of a condition is one word for programs, and the *message* a sentence for people. `Stalled` is true
+//! only if the object makes no progress until a person intervenes, because kstatus (`kubectl wait`, Flux, Argo CD) then
+//! reports it as failed.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 
-/// Both kinds. Of a session: its clients may connect. Of a pool: as many runners as wished are ready.
+/// Both kinds. A session is ready if its clients can connect, a pool if the desired number of runners is ready.
 pub const READY: &str = "Ready";
-/// Both kinds: somebody has to change something.
+/// Both kinds: the object makes no progress until a person intervenes.
 pub const STALLED: &str = "Stalled";
-/// Of a session: it has a slot on a runner.
+/// Sessions: the session has a slot on a runner.
 pub const SCHEDULED: &str = "Scheduled";
-/// Of a session: it is over.
+/// Sessions: the session has ended, or was rejected.
 pub const FINISHED: &str = "Finished";
-/// Of a pool: runners are being made, replaced or removed.
+/// Pools: runners are being created, replaced or removed.
 pub const RECONCILING: &str = "Reconciling";
 
-/// Reasons of a session's conditions. `Ready` has always the one that answers why it is not usable, or that it is: of the wait, of
-/// the start, or of the end.
+/// Reasons of a session's conditions. The reason of `Ready` always tells why clients can or cannot connect: it is the
+/// reason of the wait, of the start, or of the end.
 pub mod session {
-    /// `Scheduled` is true: a slot was found.
+    /// `Scheduled` is true: the session has a slot.
     pub const BOUND: &str = "Bound";
-    /// `Scheduled` and `Ready` are false: every slot that would do is taken.
+    /// `Scheduled` and `Ready` are false: all suitable slots are taken.
     pub const NO_CAPACITY: &str = "NoCapacity";
-    /// `Scheduled` and `Ready` are false: no pool that the namespace may use can serve what is asked for, or the named pool
-    /// is not there.
+    /// `Scheduled` and `Ready` are false: no pool that the namespace can use matches the spec, or the named pool does
+    /// not exist.
     pub const NO_MATCHING_POOL: &str = "NoMatchingPool";
     /// `Scheduled` and `Ready` are false: the named pool does not allow the session's namespace or tenant.
     pub const NOT_ALLOWED: &str = "NotAllowed";
-    /// `Scheduled` and `Ready` are false: the pool has as many sessions as `limits.maxSessions` lets it.
+    /// `Scheduled` and `Ready` are false: the pool has reached `limits.maxSessions`.
     pub const POOL_LIMIT_REACHED: &str = "PoolLimitReached";
-    /// `Scheduled` and `Ready` are false: the tenant has as many sessions as `limits.maxSessionsPerTenant` lets it.
+    /// `Scheduled` and `Ready` are false: the tenant has reached `limits.maxSessionsPerTenant`.
     pub const TENANT_LIMIT_REACHED: &str = "TenantLimitReached";
-    /// `Finished` and `Stalled` are false: it goes its way.
+    /// `Finished` and `Stalled` are false: the session waits, starts or runs.
     pub const IN_PROGRESS: &str = "InProgress";
     /// `Ready` is false: the browser is being launched.
     pub const BROWSER_STARTING: &str = "BrowserStarting";
-    /// `Ready` is true.
+    /// `Ready` is true: clients can connect.
     pub const BROWSER_READY: &str = "BrowserReady";
-    /// `Ready` is unknown: the runner does not answer; the session may be alive and well.
+    /// `Ready` is unknown: the runner does not respond, but the session may still run.
     pub const RUNNER_UNREACHABLE: &str = "RunnerUnreachable";
-    /// `Finished` is true: no slot within `queueTimeoutSeconds`. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: no slot became free within `queueTimeoutSeconds`.
     pub const QUEUE_TIMEOUT: &str = "QueueTimeout";
-    /// `Finished` is true: it was refused, since as many wait already as `limits.maxQueued` lets. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the session was rejected because `limits.maxQueued` sessions were waiting.
     pub const QUEUE_FULL: &str = "QueueFull";
-    /// `Finished` is true: it was refused, since its `priority` is above `limits.maxPriority`. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the session was rejected because its `priority` exceeds `limits.maxPriority`.
     pub const PRIORITY_TOO_HIGH: &str = "PriorityTooHigh";
-    /// `Finished` is true: it was refused, since its `maxLifetimeSeconds` is above the pool's limit. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the session was rejected because its `maxLifetimeSeconds` exceeds the pool's
+    /// limit.
     pub const LIFETIME_TOO_LONG: &str = "LifetimeTooLong";
-    /// `Finished` is true: its pod is gone or its process was killed. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the runner pod is gone, or its process was killed.
     pub const RUNNER_LOST: &str = "RunnerLost";
-    /// `Finished` is true: its pod used more memory than it may and was killed. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the runner pod exceeded its memory limit and was killed.
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
-    /// `Finished` is true: the browser could not be launched. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the browser could not be launched.
     pub const LAUNCH_FAILED: &str = "LaunchFailed";
-    /// `Finished` is true: browser, display or Playwright server ended by itself. `Stalled` is true, too.
+    /// `Finished` and `Stalled` are true: the browser, the display or the Playwright server exited unexpectedly.
     pub const BROWSER_CRASHED: &str = "BrowserCrashed";
-    /// `Finished` is true: the runner had to go and the drain deadline passed.
+    /// `Finished` is true: the runner was drained and the drain deadline passed.
     pub const RUNNER_DRAINED: &str = "RunnerDrained";
-    /// `Finished` is true: no activity for `idleTimeoutSeconds`.
+    /// `Finished` is true: no client was active for `idleTimeoutSeconds`.
     pub const IDLE_TIMEOUT: &str = "IdleTimeout";
     /// `Finished` is true: `maxLifetimeSeconds` passed.
     pub const LIFETIME_EXCEEDED: &str = "LifetimeExceeded";
@@ -74,56 +75,57 @@ pub mod pool {
     pub const ALL_RUNNERS_READY: &str = "AllRunnersReady";
     /// `Reconciling` is false: the pool has exactly the desired runners, all of the current shape.
     pub const RECONCILED: &str = "Reconciled";
-    /// `Stalled` is false: nothing needs a person's attention.
+    /// `Stalled` is false: no person needs to intervene.
     pub const NOT_STALLED: &str = "NotStalled";
-    /// `Ready` is false, `Reconciling` is true: runners are being started.
+    /// `Ready` is false and `Reconciling` is true: runners are starting.
     pub const RUNNERS_STARTING: &str = "RunnersStarting";
-    /// `Ready` is false, `Reconciling` is true: as many runners of all pools launch as the nodes have CPUs, and this pool's next one has
-    /// to wait for its turn.
+    /// `Ready` is false and `Reconciling` is true: the runners that are launching in all pools use up the CPUs of the
+    /// nodes, so the next runner of this pool waits.
     pub const WAITING_TO_LAUNCH: &str = "WaitingToLaunch";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
-    /// `Reconciling` is true: the shape has changed, and a first runner of the new one, the canary, is to load a page.
+    /// `Reconciling` is true: the shape has changed, and the first runner of the new shape, the canary, has yet to load
+    /// a page.
     pub const CANARY_STARTING: &str = "CanaryStarting";
     /// `Reconciling` is true: the pool is being deleted and waits for its sessions.
     pub const DRAINING: &str = "Draining";
-    /// `Stalled` is true: the API server refuses the runner pods.
+    /// `Stalled` is true: the API server rejects the runner pods.
     pub const POD_REFUSED: &str = "PodRefused";
     /// `Stalled` is true: the runner image cannot be pulled or run.
     pub const IMAGE_ERROR: &str = "ImageError";
-    /// `Stalled` is true: no node takes the runner pods.
+    /// `Stalled` is true: the runner pods fit on no node.
     pub const UNSCHEDULABLE: &str = "Unschedulable";
-    /// `Stalled` is true: runner pods end by themselves.
+    /// `Stalled` is true: runner pods exit unexpectedly.
     pub const RUNNERS_FAILING: &str = "RunnersFailing";
-    /// `Stalled` is true: runners run but no browser starts in them.
+    /// `Stalled` is true: runners run, but no browser starts in them.
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
-    /// `Stalled` is true: runners are missing, and for 10 minutes none has come up, though nothing says why.
+    /// `Stalled` is true: runners are missing, and none has become ready for 10 minutes, without a known cause.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Those of the former go on
-    /// serving, and are replaced by their like.
+    /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Runners of the
+    /// current shape continue to serve, and are replaced by runners of the same shape.
     pub const CANARY_FAILED: &str = "CanaryFailed";
-    /// `Stalled` is true: the template is too large to be held in memory. No runner is made of it; those of the former shape go on
-    /// serving, and are replaced by their like.
+    /// `Stalled` is true: the template exceeds its size limit, so no runner is created from it. Runners of the current
+    /// shape continue to serve, and are replaced by runners of the same shape.
     pub const TEMPLATE_TOO_LARGE: &str = "TemplateTooLarge";
-    /// `Stalled` is true: a PodDisruptionBudget of the pool's name is somebody else's, so that the runners may be evicted.
+    /// `Stalled` is true: a PodDisruptionBudget with the pool's name has another owner, so the runners can be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";
-    /// `Ready` is unknown and `Stalled` is true: the operator was uninstalled or its namespace was deleted.
+    /// `Ready` is unknown and `Stalled` is true: the operator was uninstalled, or its namespace was deleted.
     pub const NO_OPERATOR: &str = "NoOperator";
 }
 
-/// A condition's truth.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not hold.
+    /// The condition does not hold.
     False,
-    /// It cannot be told now.
+    /// The operator cannot tell at present.
     Unknown,
 }
 
 impl Truth {
-    /// As it stands in the object.
+    /// The value of a condition's `status` field.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
@@ -139,7 +141,7 @@ impl From<bool> for Truth {
     }
 }
 
-/// Sets a condition, in place when it is there. Its transition time moves only when its truth changes.
+/// Sets a condition, in place if the list has one of its type. `lastTransitionTime` changes only with the status.
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
@@ -165,17 +167,17 @@ pub fn set(
     }
 }
 
-/// The condition of that type.
+/// The condition of this type, if it is set.
 pub fn get<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// Whether the condition of that type is true.
+/// Whether the condition of this type is set and true.
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     get(conditions, type_).is_some_and(|condition| condition.status == Truth::True.as_str())
 }
 
-/// Longest message that is kept, in characters; the API's own limit for conditions is 32768.
+/// Maximum length of a message, in characters. Longer messages are truncated. The API's own limit is 32768.
 const MAX_MESSAGE: usize = 1024;
 
 #[cfg(test)]
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_transition_time_moves_only_with_the_truth() {
+    fn transition_time_changes_only_with_the_status() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut conditions = Vec::new();
         set(&mut conditions, READY, Truth::False, session::NO_CAPACITY, "waits", None, at(1));

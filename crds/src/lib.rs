@@ -1,5 +1,5 @@
-//! The custom resources of Camo-fleet, group `camofleet.dev`: what users may ask for, what they are told, and the order in
-//! which the waiting are served. Everything here is data and pure functions.
+//! Custom resources of Camo-fleet (group `camofleet.dev`), their conditions, and the queue order of sessions. The crate
+//! has data types and pure functions, and does no I/O.
 
 mod bounds;
 pub mod conditions;
@@ -11,12 +11,12 @@ pub mod v1alpha1;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-/// The CRDs. Every string, list and map of a spec is bounded.
+/// The CRDs, in which every string, list and map of a spec has a bound.
 pub fn definitions() -> [CustomResourceDefinition; 2] {
     [v1alpha1::BrowserSession::crd(), v1alpha1::WorkerPool::crd()].map(bounds::bound_spec)
 }
 
-/// The CRDs as YAML, by file name: what `crdgen` writes to `crds/yaml` and the chart installs.
+/// File name and YAML of each CRD. `crdgen` writes these files to `crds/yaml`, and the chart installs them.
 pub fn manifests() -> Vec<(String, String)> {
     definitions()
         .into_iter()

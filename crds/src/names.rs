@@ -1,11 +1,12 @@
-//! Which names Kubernetes allows for objects, so that a name from outside can stand in a URL of the API server.
+//! Validates object names before they become part of an API server URL.
 
-/// Whether it is a DNS label (RFC 1123, at most 63 bytes), as names of namespaces are: apimachinery's `IsDNS1123Label`.
+/// Whether `name` is a DNS label (RFC 1123, at most 63 bytes), like the name of a namespace: apimachinery's
+/// `IsDNS1123Label`.
 pub fn is_label(name: &str) -> bool {
     name.len() <= 63 && is_label_of_any_length(name.as_bytes())
 }
 
-/// Whether it is a DNS subdomain (RFC 1123, at most 253 bytes), as names of most objects are: apimachinery's
+/// Whether `name` is a DNS subdomain (RFC 1123, at most 253 bytes), like the names of most objects: apimachinery's
 /// `IsDNS1123Subdomain`.
 pub fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.as_bytes().split(|byte| *byte == b'.').all(is_label_of_any_length)
@@ -23,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_an_object_can_be_called() {
+    fn validates_labels_and_subdomains() {
         for good in ["a", "demo", "a-1", "0"] {
             assert!(is_label(good) && is_subdomain(good), "{good:?}");
         }

@@ -1,5 +1,5 @@
-//! The order in which a pool serves those who wait: priority, then fair shares of the tenants, then arrival. Whoever
-//! chooses the next session or shows a queue position has it from here.
+//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by arrival. The
+//! operator schedules by this order, and the gateway shows queue positions from it.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -8,11 +8,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// When a session came: the smaller came first. A function of the object alone, so that every start of the operator finds
-/// the same order.
+/// Sorts sessions by arrival, the earliest first. It depends on the object alone, so a restarted operator finds the
+/// same order.
 ///
-/// `creationTimestamp` has whole seconds; within one, the UID decides. That is not the order of arrival, but it is the
-/// same order every time.
+/// `creationTimestamp` has whole seconds. Within one second the UID decides, which is not the order of arrival, but a
+/// stable one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Arrival {
     created: Timestamp,
@@ -20,7 +20,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// The arrival of this session.
+    /// Arrival of this session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
             created: session.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
@@ -34,26 +34,27 @@ impl Arrival {
     }
 }
 
-/// How soon a session is served by a pool: the smaller is served first.
+/// Rank of a session in the queue of a pool. The smallest rank is served first.
 ///
-/// A higher priority goes first. Within one, that tenant goes first that would have least, by its weight, with one session
-/// more; so tenants approach their shares however many sessions each has waiting. Within a tenant, arrival decides.
+/// A higher priority ranks first. Within a priority, the tenant ranks first that would have the fewest sessions per
+/// weight with one more session, so tenants approach their shares regardless of how many sessions they queue. Within a
+/// tenant, arrival decides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn<'a> {
+pub struct QueueRank<'a> {
     priority: Reverse<i32>,
     share: Share,
     arrival: &'a Arrival,
 }
 
-impl<'a> Turn<'a> {
-    /// The turn in that pool of a session that came then, whose tenant has so many sessions running there.
+impl<'a> QueueRank<'a> {
+    /// Rank of a session in `pool`, where its tenant has `running` sessions.
     pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, arrival: &'a Arrival) -> Self {
         let share = Share { sessions: running.saturating_add(1), weight: pool.spec.limits.weight_of(tenant) };
         Self { priority: Reverse(priority), share, arrival }
     }
 }
 
-/// Sessions by weight.
+/// Sessions per weight, compared as fractions.
 #[derive(Clone, Copy, Debug)]
 struct Share {
     sessions: u32,
@@ -82,8 +83,8 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// Those who wait for a pool, in the order in which they are served if none comes and none ends meanwhile. `running`: how
-/// many sessions each tenant has there now.
+/// The waiting sessions in the order in which `pool` serves them if no session arrives or ends meanwhile. `running` has
+/// the number of sessions that each tenant runs there.
 pub fn order<'a>(
     pool: &WorkerPool,
     running: &BTreeMap<String, u32>,
@@ -91,28 +92,28 @@ pub fn order<'a>(
 ) -> Vec<&'a BrowserSession> {
     let sessions: BTreeMap<Arrival, &BrowserSession> =
         waiting.into_iter().map(|session| (Arrival::of(session), session)).collect();
-    let mut lines = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&Arrival>>::new();
+    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&Arrival>>::new();
     for (arrival, session) in &sessions {
-        lines.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(arrival);
+        queues.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(arrival);
     }
     let mut running: BTreeMap<&str, u32> = running.iter().map(|(tenant, count)| (tenant.as_str(), *count)).collect();
     let mut order = Vec::with_capacity(sessions.len());
-    while let Some(((highest, _), _)) = lines.first_key_value() {
-        // What is of a lower priority is not looked at before its time.
-        let heads = lines.range((*highest, "")..).take_while(|((priority, _), _)| priority == highest).filter_map(
-            |((priority, tenant), line)| {
-                let arrival = *line.first()?;
-                let had = running.get(tenant).copied().unwrap_or_default();
-                Some((Turn::new(pool, priority.0, tenant, had, arrival), (*priority, *tenant)))
+    while let Some(((highest, _), _)) = queues.first_key_value() {
+        // Lower priorities wait until this one is exhausted.
+        let heads = queues.range((*highest, "")..).take_while(|((priority, _), _)| priority == highest).filter_map(
+            |((priority, tenant), queue)| {
+                let arrival = *queue.first()?;
+                let count = running.get(tenant).copied().unwrap_or_default();
+                Some((QueueRank::new(pool, priority.0, tenant, count, arrival), (*priority, *tenant)))
             },
         );
-        let Some((turn, line)) = heads.min() else { break };
-        order.push(sessions[turn.arrival]);
-        *running.entry(line.1).or_default() += 1;
-        if let Some(rest) = lines.get_mut(&line) {
+        let Some((rank, queue)) = heads.min() else { break };
+        order.push(sessions[rank.arrival]);
+        *running.entry(queue.1).or_default() += 1;
+        if let Some(rest) = queues.get_mut(&queue) {
             rest.pop_first();
             if rest.is_empty() {
-                lines.remove(&line);
+                queues.remove(&queue);
             }
         }
     }
@@ -146,19 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn earlier_comes_first_and_the_uid_breaks_ties() {
+    fn serves_earlier_sessions_first_and_breaks_ties_by_uid() {
         let waiting = [session("a", 2, "y", 0), session("a", 1, "z", 0), session("a", 2, "x", 0)];
         assert_eq!(served(&pool(&[]), &[], &waiting), ["z", "x", "y"]);
     }
 
     #[test]
-    fn a_higher_priority_comes_first_whatever_its_tenant_has() {
+    fn serves_a_higher_priority_first_whatever_its_tenant_runs() {
         let waiting = [session("a", 1, "low", 0), session("b", 2, "high", 5)];
         assert_eq!(served(&pool(&[]), &[("b", 100)], &waiting), ["high", "low"]);
     }
 
     #[test]
-    fn whoever_floods_waits_for_whoever_does_not() {
+    fn a_flooding_tenant_does_not_delay_other_tenants() {
         let mut waiting: Vec<_> = (0..6).map(|i| session("flood", 1, &format!("f{i}"), 0)).collect();
         waiting.extend([session("small", 2, "s0", 0), session("small", 2, "s1", 0)]);
         assert_eq!(served(&pool(&[]), &[], &waiting), ["f0", "s0", "f1", "s1", "f2", "f3", "f4", "f5"]);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_of_thrice_the_weight_is_served_thrice_as_often() {
+    fn serves_a_tenant_of_weight_3_three_times_as_often() {
         let mut waiting: Vec<_> = (0..8).map(|i| session("light", 1, &format!("l{i}"), 0)).collect();
         waiting.extend((0..8).map(|i| session("heavy", 1, &format!("h{i}"), 0)));
         let first = &served(&pool(&[("heavy", 3)]), &[], &waiting)[..8];

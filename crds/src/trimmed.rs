@@ -1,26 +1,29 @@
-//! How much of an object's metadata the watch caches of operator and gateway keep.
+//! Trims object metadata for the watch caches of the operator and the gateway.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, api::ObjectMeta, core::DeserializeGuard};
 use serde::{Deserialize, Deserializer};
 use std::{borrow::Cow, collections::BTreeMap};
 
-/// The labels that are read: those of runner pods.
+/// Labels that the programs read: those of runner pods.
 const LABELS: [&str; 4] =
     ["app.kubernetes.io/name", "camofleet.dev/ordinal", "camofleet.dev/pool", "camofleet.dev/revision"];
-/// The annotations that are read: a session's labels in the REST API, and the public keys of a runner pod.
+/// Annotations that the programs read: a session's labels in the REST API, and the public keys of a runner pod.
 const ANNOTATIONS: [&str; 2] = ["camofleet.dev/labels", "camofleet.dev/public-keys"];
-/// The most bytes of a value that is kept. By name and not first come, first served: a user may attach more of them.
+/// Maximum size of a kept value, in bytes. Values are selected by key, because a user can attach any number of other
+/// keys.
 const VALUE_BYTES: usize = 8 * 1024;
-/// Bytes of a controller reference that is kept. Names have at most 253 characters, but the API server does not check that here.
+/// Maximum size of a kept controller reference, in bytes. The API server does not limit the names in it to 253
+/// characters.
 const OWNER_BYTES: usize = 1024;
 
-/// An object whose metadata was trimmed while it was deserialized, so that caches hold only what is read. A user who may create an
-/// object may attach 256 KiB of annotations and any number of labels to it.
+/// An object whose metadata is trimmed during deserialization to bound the memory of caches. A user can attach 256 KiB
+/// of annotations and any number of labels to an object.
 ///
-/// The labels and annotations that are read are kept, up to 8 KiB of each, and the owner reference of the controller. The rest
-/// consists of names, numbers and times that the API server bounds. Two kinds keep more: a `WorkerPool` its finalizers, because the
-/// operator writes that list as a whole, and a `Namespace` its labels, because pools select by them.
+/// The kept metadata are the labels and annotations that the programs read, up to 8 KiB each, the owner reference of
+/// the controller, and the names, numbers and times that the API server bounds. A `WorkerPool` also keeps its
+/// finalizers, because the operator writes that list as a whole, and a `Namespace` keeps its labels, because pools
+/// select by them.
 #[derive(Clone, Debug)]
 pub struct Trimmed<K>(pub K);
 
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_held_without_the_metadata_that_is_not_read() {
+    fn drops_metadata_that_is_never_read() {
         let Trimmed(session) =
             serde_json::from_value::<Trimmed<BrowserSession>>(object("BrowserSession", &json!({}))).unwrap();
         let expected = json!({
@@ -137,16 +140,16 @@ mod tests {
         });
         assert_eq!(serde_json::to_value(&session.metadata).unwrap(), expected);
         let Trimmed(pool) = serde_json::from_value::<Trimmed<WorkerPool>>(object("WorkerPool", &json!({}))).unwrap();
-        assert_eq!(pool.metadata.finalizers.unwrap(), ["example.com/hold"], "it is written as a whole");
+        assert_eq!(pool.metadata.finalizers.unwrap(), ["example.com/hold"], "the operator writes the list as a whole");
         let mut namespace = object("Namespace", &json!({}));
         namespace["apiVersion"] = json!("v1");
         let Trimmed(namespace) = serde_json::from_value::<Trimmed<Namespace>>(namespace).unwrap();
-        assert_eq!(namespace.metadata.labels.map(|labels| labels.len()), Some(20_001), "selectors match them");
+        assert_eq!(namespace.metadata.labels.map(|labels| labels.len()), Some(20_001), "selectors match labels");
         assert_eq!(namespace.metadata.finalizers, None);
     }
 
     #[test]
-    fn what_cannot_be_read_is_trimmed_as_well() {
+    fn trims_unparsable_objects_too() {
         let broken = object("BrowserSession", &json!({ "display": "Hologram" }));
         let Trimmed(guard) = serde_json::from_value::<Trimmed<DeserializeGuard<BrowserSession>>>(broken).unwrap();
         assert_eq!(guard.meta().labels.as_ref().map(BTreeMap::len), Some(1));
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_kept_whatever_a_user_adds() {
+    fn keeps_known_annotations_whatever_a_user_adds() {
         let trimmed = |add: &[(&str, usize)]| {
             let own = [("camofleet.dev/public-keys".to_owned(), "keys".to_owned())];
             let added = add.iter().map(|(key, size)| ((*key).to_owned(), "x".repeat(*size)));
@@ -163,7 +166,7 @@ mod tests {
             map.unwrap_or_default()
         };
         let keys = BTreeMap::from([("camofleet.dev/public-keys".to_owned(), "keys".to_owned())]);
-        // In front of it in the order of keys, and behind it.
+        // Keys that sort before and after the known one.
         assert_eq!(trimmed(&[("camofleet.dev/a", VALUE_BYTES), ("camofleet.dev/z", VALUE_BYTES)]), keys);
         assert_eq!(trimmed(&[("camofleet.dev/labels", VALUE_BYTES + 1)]), keys);
         assert_eq!(trimmed(&[("camofleet.dev/labels", VALUE_BYTES)]).len(), 2);
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_labels_of_a_runner_pod_are_kept_whatever_a_user_adds() {
+    fn keeps_runner_pod_labels_whatever_a_user_adds() {
         let mut pod = object("Pod", &json!({}));
         pod["apiVersion"] = json!("v1");
         for index in 0..2000 {

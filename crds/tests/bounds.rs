@@ -1,22 +1,23 @@
-//! What users may put into an object is bounded by the schema.
+//! The schemas bound the size of every object.
 
 use serde_json::Value;
 
-/// The caches of operator and gateway hold specs, which the creators of the objects choose.
+/// The operator and the gateway cache specs, whose content users choose.
 #[test]
-fn strings_lists_and_maps_of_every_spec_are_bounded() {
+fn bounds_every_string_list_and_map_of_a_spec() {
     for definition in camofleet_crds::definitions() {
         let crd = serde_json::to_value(definition).expect("a CRD is plain data");
-        let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("there is a spec");
+        let spec =
+            crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").expect("every kind has a spec");
         let mut unbounded = Vec::new();
         find_unbounded(crd["spec"]["names"]["kind"].as_str().unwrap(), spec, &mut unbounded);
         assert_eq!(unbounded, Vec::<String>::new());
     }
 }
 
-/// Bytes that a spec can have, without its template. That has a bound of its own, because those of its fields allow more together.
+/// The template is excluded because its total size has a bound of its own, below the sum of its fields' bounds.
 #[test]
-fn a_spec_without_its_template_has_less_than_64_kib() {
+fn a_spec_without_its_template_stays_below_64_kib() {
     for definition in camofleet_crds::definitions() {
         let mut crd = serde_json::to_value(definition).expect("a CRD is plain data");
         let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
@@ -26,9 +27,9 @@ fn a_spec_without_its_template_has_less_than_64_kib() {
     }
 }
 
-/// Characters of the longest value as JSON without escapes.
+/// Length of the longest value as JSON without escapes, in characters.
 fn most_characters(schema: &Value) -> u64 {
-    let number = |bound: &str| schema[bound].as_u64().expect("everything is bounded");
+    let number = |bound: &str| schema[bound].as_u64().expect("every field has a bound");
     match schema["type"].as_str() {
         Some("object") if schema["additionalProperties"].is_object() => {
             number("maxProperties") * (longest_key(schema) + 4 + most_characters(&schema["additionalProperties"]))
@@ -40,7 +41,7 @@ fn most_characters(schema: &Value) -> u64 {
         Some("array") => number("maxItems") * (1 + most_characters(&schema["items"])),
         Some("string") if schema["enum"].is_array() => 32,
         Some("string") | None => 2 + number("maxLength"),
-        // A boolean, or an integer of 32 bits.
+        // A boolean, or a 32-bit integer.
         Some(_) => 11,
     }
 }
@@ -48,11 +49,11 @@ fn most_characters(schema: &Value) -> u64 {
 fn longest_key(map: &Value) -> u64 {
     let rules = map["x-kubernetes-validations"].as_array().into_iter().flatten();
     let bounds = rules.filter_map(|rule| rule["rule"].as_str()?.rsplit_once("key.size() <= ")?.1.strip_suffix(')'));
-    bounds.filter_map(|bound| bound.parse().ok()).min().expect("keys are bounded")
+    bounds.filter_map(|bound| bound.parse().ok()).min().expect("every map bounds its keys")
 }
 
-/// `kubectl apply` without `--server-side` keeps the object in an annotation, and all annotations have 256 KiB at most
-/// (apimachinery's `TotalAnnotationSizeLimitB`).
+/// `kubectl apply` without `--server-side` stores the object in an annotation, and an object can have 256 KiB of
+/// annotations (apimachinery's `TotalAnnotationSizeLimitB`).
 #[test]
 fn a_definition_fits_into_an_annotation() {
     for definition in camofleet_crds::definitions() {
@@ -76,7 +77,7 @@ fn find_unbounded(path: &str, schema: &Value, unbounded: &mut Vec<String>) {
     if bound == Some("maxProperties") {
         assert!(longest_key(schema) <= 317, "keys of {path}");
     }
-    assert!(schema["x-kubernetes-preserve-unknown-fields"].is_null(), "{path} takes anything");
+    assert!(schema["x-kubernetes-preserve-unknown-fields"].is_null(), "{path} accepts unknown fields");
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         find_unbounded(&format!("{path}.{name}"), property, unbounded);
     }

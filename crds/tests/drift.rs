@@ -1,4 +1,4 @@
-//! The YAML that is checked in is the YAML that the types make.
+//! The checked-in YAML matches the types.
 
 use std::{fs, path::Path};
 

@@ -43,7 +43,7 @@ pub async fn picture(gateway_key: &Key, runner: &RunnerRef, session_uid: &str) -
     if status != StatusCode::SWITCHING_PROTOCOLS {
         anyhow::bail!("the runner responded {status}: {}", response.text().await?);
     }
-    Viewer::begin(response.upgrade().await?).await?.picture().await
+    Viewer::connect(response.upgrade().await?).await?.picture().await
 }
 
 /// Opens the live view of a session at the gateway. Also returns the selected subprotocol, which names the granted
@@ -80,5 +80,5 @@ pub async fn viewer_over(socket: ClientSocket) -> Result<Viewer<impl AsyncRead +
     let messages = to_display.with(async |bytes| Ok::<_, tungstenite::Error>(Message::Binary(bytes)));
     let read = StreamReader::new(Box::pin(pictures));
     let write = SinkWriter::new(CopyToBytes::new(Box::pin(messages.sink_map_err(io::Error::other))));
-    Viewer::begin(tokio::io::join(read, write)).await
+    Viewer::connect(tokio::io::join(read, write)).await
 }

@@ -75,7 +75,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let gateway = Arc::clone(&gateway);
         async move { kubernetes::watch_tokens(watch_client, &config.namespace, &gateway.auth).await }
     });
-    tasks.spawn(publication.keep());
+    tasks.spawn(publication.run());
     tracing::info!(listen = %config.listen, identity = config.identity, "started");
 
     tokio::select! {

@@ -1,4 +1,5 @@
-//! Removes the drain finalizer from pools that no operator will drain, so that deleting such a pool or its namespace ends.
+//! Removes the drain finalizer from pools that no operator will drain, so that their deletion, or that of their
+//! namespace, completes.
 
 use crate::core::{FINALIZER, Key, finalizer_removal};
 use anyhow::{Context, bail};
@@ -16,21 +17,21 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Concurrent writes. A cluster has tens of pools, and the process has half a minute.
-const WRITES: usize = 16;
-/// Pause between two passes over the pools. A former leader's write that is still under way lands within it.
-const PASS_PERIOD: Duration = Duration::from_secs(1);
-/// All passes together. With the return of the lease it fits into a pod's default grace period of 30 s.
+/// Maximum number of concurrent writes. A cluster has tens of pools, and the process has half a minute.
+const MAX_WRITES: usize = 16;
+/// Delay between two passes over the pools. A write of a previous leader that is still in flight completes within it.
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout for all passes. Together with the release of the Lease it fits into a pod's default grace period of 30 s.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(15);
-/// A read of the operator's own namespace, and how often it is tried.
+/// Timeout for one read of the operator's own namespace.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(2);
 const NAMESPACE_ATTEMPTS: usize = 3;
-const NAMESPACE_PAUSE: Duration = Duration::from_millis(500);
+const NAMESPACE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// A `WorkerPool` that is not parsed: a pool written by another version must not stop the others.
+/// An unparsed `WorkerPool`, because a pool that another version wrote must not block the others.
 pub(crate) type AnyPool = DynamicObject;
 
-/// The pools of one namespace, or of all.
+/// API for the pools of one namespace, or of all namespaces.
 pub(crate) fn pools_api(client: &Client, namespace: Option<&str>) -> Api<AnyPool> {
     let kind = ApiResource::erase::<WorkerPool>(&());
     match namespace {
@@ -39,7 +40,7 @@ pub(crate) fn pools_api(client: &Client, namespace: Option<&str>) -> Api<AnyPool
     }
 }
 
-/// Lists pools. Once the kind is gone, so are all its objects.
+/// Lists pools. The list is empty if the CRD no longer exists.
 pub(crate) async fn list_pools(client: &Client, namespace: Option<&str>) -> anyhow::Result<Vec<AnyPool>> {
     match pools_api(client, namespace).list(&ListParams::default()).await {
         Ok(pools) => Ok(pools.items),
@@ -48,7 +49,8 @@ pub(crate) async fn list_pools(client: &Client, namespace: Option<&str>) -> anyh
     }
 }
 
-/// Removes the drain finalizer from this version of the pool; a later version gives a conflict. An absent pool is no error.
+/// Removes the drain finalizer from this version of the pool. If the pool has changed since, the result is a conflict.
+/// A deleted pool is not an error.
 async fn remove_finalizer(client: &Client, pool: &AnyPool) -> kube::Result<()> {
     let others: Vec<_> = pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
     let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": others } });
@@ -56,7 +58,7 @@ async fn remove_finalizer(client: &Client, pool: &AnyPool) -> kube::Result<()> {
     unless_gone(api.patch(&pool.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
-/// An object that is already gone is no error.
+/// Ignores the error that an object no longer exists.
 pub(crate) fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
     match answer {
         Ok(_) => Ok(()),
@@ -65,41 +67,41 @@ pub(crate) fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
     }
 }
 
-/// Whether the namespace is being deleted or is gone. False when the API server does not say: a restart of the operator is
-/// far more common than the end of its namespace.
+/// Whether the namespace is being deleted or no longer exists. False if the API server does not respond, because a
+/// restart of the operator is far more common than the deletion of its namespace.
 pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     let api = Api::<Namespace>::all(client.clone());
     for _ in 0..NAMESPACE_ATTEMPTS {
         match timeout(NAMESPACE_TIMEOUT, api.get_metadata_opt(namespace)).await {
             Ok(Ok(found)) => return found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()),
-            // Before 1.33, Kubernetes may delete the operator's account first: 401 from then on.
+            // Kubernetes before 1.33 can delete the operator's ServiceAccount first. Then all requests fail with 401.
             Ok(Err(Error::Api(status))) if status.code < 429 => {
                 tracing::warn!(namespace, "could not read the operator's namespace: {}", status.message);
                 return false;
             }
             Ok(Err(error)) => tracing::warn!(namespace, %error, "could not read the operator's namespace"),
-            Err(_) => tracing::warn!(namespace, "the API server did not answer about the operator's namespace"),
+            Err(_) => tracing::warn!(namespace, "timed out reading the operator's namespace"),
         }
-        sleep(NAMESPACE_PAUSE).await;
+        sleep(NAMESPACE_RETRY_DELAY).await;
     }
     false
 }
 
-/// Abandons every pool of the cluster: its conditions say that no operator serves it and why (`cause`), and its drain
-/// finalizer is removed. An operator that is installed later takes the pool over, finalizer included. Passes are repeated
-/// until one finds no finalizer.
+/// Abandons every pool of the cluster: sets the reason `NoOperator` with this `cause` in its conditions, and removes
+/// its drain finalizer. An operator that is installed later adopts the pool and adds the finalizer again. Repeats until
+/// no pool has the finalizer.
 ///
 /// # Errors
-/// When pools are left with the finalizer after 15 s.
+/// Pools still have the finalizer after 15 s.
 pub async fn abandon_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
     release_pools(async || list_pools(client, None).await, async |pool| abandon(client, pool, cause).await).await
 }
 
-/// Removes the drain finalizer from the listed pools and leaves their conditions alone. Passes are repeated as above: an
-/// operator that still leads writes to these pools, and each of its writes is a conflict.
+/// Removes the drain finalizer from the listed pools without changing their conditions. Repeats until no pool has the
+/// finalizer, because writes of an operator that still leads cause conflicts.
 ///
 /// # Errors
-/// When pools are left with the finalizer after 15 s.
+/// Pools still have the finalizer after 15 s.
 pub(crate) async fn remove_finalizers(
     client: &Client,
     list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
@@ -118,29 +120,30 @@ async fn release_pools(
                 Ok(_) => {}
                 Err(error) => tracing::warn!("could not remove the finalizers of all pools, retrying: {error:#}"),
             }
-            sleep(PASS_PERIOD).await;
+            sleep(PASS_INTERVAL).await;
         }
     };
     if timeout(RELEASE_TIMEOUT, passes).await.is_ok() {
         return Ok(());
     }
     bail!(
-        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. Remove it from a pool that is deleted and does not go: {}",
+        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. If the deletion of a pool does not complete, \
+         remove its finalizer: {}",
         RELEASE_TIMEOUT.as_secs(),
         finalizer_removal(&Key { namespace: "NAMESPACE".into(), name: "NAME".into() })
     )
 }
 
-/// Returns how many pools had the finalizer.
+/// Releases the listed pools that have the finalizer, and returns their number.
 async fn release_pass(
     list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
     release: impl AsyncFn(AnyPool) -> kube::Result<()>,
 ) -> anyhow::Result<usize> {
-    let held: Vec<_> = list().await?.into_iter().filter(is_held).collect();
+    let held: Vec<_> = list().await?.into_iter().filter(has_drain_finalizer).collect();
     let found = held.len();
     let release = &release;
     stream::iter(held)
-        .for_each_concurrent(WRITES, |pool| async move {
+        .for_each_concurrent(MAX_WRITES, |pool| async move {
             let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
             match release(pool).await {
                 Ok(()) => tracing::info!(namespace, pool = name, "removed the drain finalizer"),
@@ -151,7 +154,7 @@ async fn release_pass(
     Ok(found)
 }
 
-fn is_held(pool: &AnyPool) -> bool {
+fn has_drain_finalizer(pool: &AnyPool) -> bool {
     pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
@@ -160,7 +163,7 @@ async fn abandon(client: &Client, mut pool: AnyPool, cause: &str) -> kube::Resul
     let patch = Patch::Merge(abandoned(&pool, cause, Timestamp::now()));
     match api.patch_status(&pool.name_any(), &PatchParams::default(), &patch).await {
         Ok(patched) => pool = patched,
-        // The finalizer matters more than the words about it.
+        // The finalizer is removed even if the conditions could not be set.
         Err(error) => {
             tracing::warn!(namespace = pool.namespace(), pool = pool.name_any(), %error, "could not set the pool's conditions");
         }
@@ -168,13 +171,13 @@ async fn abandon(client: &Client, mut pool: AnyPool, cause: &str) -> kube::Resul
     remove_finalizer(client, &pool).await
 }
 
-/// A merge patch of the status of a pool that no operator serves.
+/// Merge patch for the status of a pool that no operator manages.
 fn abandoned(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
     let status: Option<WorkerPoolStatus> = serde_json::from_value(pool.data["status"].clone()).ok();
     let mut conditions = status.map(|status| status.conditions).unwrap_or_default();
     let message = format!(
-        "no operator serves this pool: {cause}. Install one to serve it again. If the pool is deleted and does not go, \
-         remove its finalizer: {}",
+        "no operator manages this pool: {cause}. Install an operator to use the pool again. If the deletion of the pool does not \
+         complete, remove its finalizer: {}",
         finalizer_removal(&Key::of(pool))
     );
     for (type_, truth) in [(READY, Truth::Unknown), (STALLED, Truth::True)] {
@@ -192,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_abandoned_pool_says_so_and_how_to_delete_it() {
+    fn the_condition_of_an_abandoned_pool_explains_how_to_delete_it() {
         let kind = ApiResource::erase::<WorkerPool>(&());
         let ready = json!({ "type": "Ready", "status": "True", "reason": "AllRunnersReady", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z" });

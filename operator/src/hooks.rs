@@ -1,5 +1,5 @@
-//! The chart's hook Jobs: applies the release's pools after an install, upgrade or rollback, because a release cannot hold a
-//! kind and its objects at once; and drains and deletes them before an uninstall.
+//! Implements the chart's hook Jobs. After an install, upgrade or rollback they apply the release's pools, because a
+//! release cannot contain both a CRD and its objects. Before an uninstall they drain and delete the pools.
 
 use crate::{
     finalizers::{AnyPool, list_pools, pools_api, remove_finalizers, unless_gone},
@@ -27,33 +27,35 @@ use std::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// Owner of the fields that the chart's values set.
+/// Field manager of the fields that the chart's values set.
 const FIELD_MANAGER: &str = "camofleet-chart";
-/// Owner of the two annotations below. It is not [`FIELD_MANAGER`], so that an earlier chart, which knows nothing of them, does
-/// not remove them when it applies its pools after a rollback.
+/// Field manager of the two annotations below. It differs from [`FIELD_MANAGER`], so that an earlier chart, which does
+/// not set these annotations, does not remove them when it applies its pools after a rollback.
 const RECORD_MANAGER: &str = "camofleet-chart-record";
-/// Namespace and name of the release that applies the pool.
+/// Annotation with the namespace and name of the release that applies the pool.
 const RELEASE_ANNOTATION: &str = "camofleet.dev/release";
-/// UID of the pool that the release created. A copy of that pool has the same annotation and another UID.
+/// Annotation with the UID of the pool that the release created. A copy of that pool has the same annotation but
+/// another UID.
 const CREATED_ANNOTATION: &str = "camofleet.dev/created-uid";
-/// Labels of the pools of a release, as `_helpers.tpl` renders them.
+/// Labels of a release's pools, as `_helpers.tpl` renders them.
 const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "camofleet-pool");
 const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
-/// How long the API server may take to serve a kind that was just installed.
+/// Timeout for the API server to serve a newly installed CRD.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Polling interval of a drain.
-const PERIOD: Duration = Duration::from_secs(1);
-/// A leader renews its Lease every two seconds. The rest is for clocks that differ.
-const LONGEST_SILENCE: SignedDuration = SignedDuration::from_secs(60);
-/// A working operator removes a pool whose last session has ended within this time.
-const OPERATOR_PATIENCE: Duration = Duration::from_secs(30);
+/// Interval between two reads of the pools during a drain.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum age of the last renewal of a held Lease. A leader renews every 2 s, and the rest tolerates clock
+/// differences.
+const MAX_RENEWAL_AGE: SignedDuration = SignedDuration::from_secs(60);
+/// Time in which a working operator removes a pool after its last session has ended.
+const FINAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A Helm release. Displayed as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// Its namespace, which is that of its pools.
+    /// Namespace of the release and its pools.
     pub namespace: String,
-    /// Its name.
+    /// Name of the release.
     pub name: String,
 }
 
@@ -64,8 +66,8 @@ impl Display for Release {
 }
 
 impl Release {
-    /// Whether this release created the pool, by the record in the pool's annotations. A pool without a record was applied by a
-    /// chart that made none: then its field manager and its labels decide.
+    /// Whether this release created the pool, by the record in the pool's annotations. An earlier chart left no record.
+    /// For its pools, the field manager and the labels decide.
     fn created(&self, pool: &impl ResourceExt) -> bool {
         match pool.annotations().get(RELEASE_ANNOTATION) {
             Some(release) => {
@@ -84,7 +86,7 @@ impl Release {
         has(NAME_LABEL.0, NAME_LABEL.1) && has(INSTANCE_LABEL, &self.name) && pool.managed_fields().iter().any(applied)
     }
 
-    /// The record of a pool that the release applies, and that it created or found.
+    /// Annotations for a pool that the release applies. `created` is the pool's UID if the release also created it.
     fn record(&self, created: Option<&str>) -> Value {
         let mut annotations = json!({ RELEASE_ANNOTATION: self.to_string() });
         if let Some(uid) = created {
@@ -94,12 +96,12 @@ impl Release {
     }
 }
 
-/// Applies the pools, by their names, to the release's namespace, and deletes those that an earlier revision of the release
-/// created and that are not among them. A pool that the API server refuses does not stop the others. They are JSON and not
-/// `WorkerPool`, which would drop unknown fields that the API server reports.
+/// Applies the pools, given by name, to the release's namespace, and deletes pools that an earlier revision of the
+/// release created and that are not among them. A pool that the API server rejects does not affect the others. The
+/// pools are JSON because `WorkerPool` would drop unknown fields, which the API server reports.
 ///
 /// # Errors
-/// When a pool is refused, or the API server cannot be used.
+/// A pool was rejected, or a request to the API server failed.
 pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<String, Value>) -> anyhow::Result<()> {
     until_established(&client).await?;
     let namespace = &release.namespace;
@@ -112,11 +114,11 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
                 tracing::warn!(
                     namespace,
                     pool = name,
-                    "applied the pool, which this release did not create: it stays when the release goes"
+                    "applied the pool, which this release did not create: an uninstall keeps it"
                 );
             }
             Err(Error::Api(refusal)) => {
-                tracing::error!(namespace, pool = name, "the API server refused the pool: {}", refusal.message);
+                tracing::error!(namespace, pool = name, "the API server rejected the pool: {}", refusal.message);
                 refused.push(name.as_str());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot apply the pool {name}")),
@@ -126,24 +128,26 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
     for pool in present.items.iter().filter(|pool| release.created(*pool)) {
         let name = pool.name_any();
         if !pools.contains_key(&name) {
-            tracing::info!(namespace, pool = name, "deleted the pool: it is no longer in the chart's values");
             delete(&api, pool).await?;
+            tracing::info!(namespace, pool = name, "deleted the pool, which is no longer in the chart's values");
         }
     }
     if !refused.is_empty() {
         bail!(
-            "the API server refused {}. Correct them in the chart's values, under `pools`, and upgrade again",
+            "the API server rejected {}. Correct them under `pools` in the chart's values, and upgrade again",
             refused.join(", ")
         );
     }
     Ok(())
 }
 
-/// Applies a pool and records the release in it. Returns whether the release created it, now or earlier.
+/// Applies a pool and records the release in its annotations. Returns whether the release created the pool, now or
+/// earlier.
 async fn apply(api: &Api<AnyPool>, release: &Release, name: &str, pool: &Value) -> kube::Result<bool> {
     let found = api.get_metadata_opt(name).await?;
     let created = found.as_ref().is_none_or(|found| release.created(found));
-    // A pool that was found is recorded first: once applied, it would look like one that an earlier chart created.
+    // An existing pool is recorded before it is applied. Afterwards it would look like a pool that an earlier chart
+    // created.
     if let Some(found) = &found
         && !found.annotations().contains_key(RELEASE_ANNOTATION)
     {
@@ -160,7 +164,7 @@ async fn apply(api: &Api<AnyPool>, release: &Release, name: &str, pool: &Value) 
 async fn record(api: &Api<AnyPool>, release: &Release, pool: &impl ResourceExt, created: bool) -> kube::Result<()> {
     let uid = pool.uid().unwrap_or_default();
     let annotations = release.record(created.then_some(uid.as_str()));
-    // The UID is a precondition: the patch fails when another pool has taken the name.
+    // The UID is a precondition: the patch fails if another pool has the name now.
     let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
     let params = PatchParams { field_manager: Some(RECORD_MANAGER.to_owned()), ..PatchParams::default() };
     api.patch_metadata(&pool.name_any(), &params, &Patch::Merge(patch)).await.map(drop)
@@ -176,31 +180,37 @@ async fn until_established(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The pools that an uninstall deletes.
+/// Which pools an uninstall deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Those that the release created.
+    /// The pools that the release created.
     Release,
     /// All pools of the cluster.
     Cluster,
 }
 
-/// Deletes pools before an uninstall and lets the operator drain them. Sessions on them that still run after `patience` are
-/// deleted. When no operator leads, their finalizers are removed in its place, so that nothing hangs.
+/// Deletes pools before an uninstall, and waits while the operator drains them. Deletes sessions that still run on them
+/// after `drain_timeout`. If no operator leads, removes the pools' finalizers itself, so that the uninstall does not
+/// hang.
 ///
 /// # Errors
-/// When the API server refuses or cannot be used.
-pub async fn delete_pools(client: Client, release: &Release, extent: Extent, patience: Duration) -> anyhow::Result<()> {
+/// A request to the API server failed.
+pub async fn delete_pools(
+    client: Client,
+    release: &Release,
+    extent: Extent,
+    drain_timeout: Duration,
+) -> anyhow::Result<()> {
     let uninstall = Uninstall { client, release, extent };
-    uninstall.name_pools_that_stay().await?;
-    if uninstall.drained(patience).await? {
+    uninstall.log_kept_pools().await?;
+    if uninstall.drain(drain_timeout).await? {
         return Ok(());
     }
     uninstall.delete_sessions().await?;
-    if uninstall.drained(OPERATOR_PATIENCE).await? {
+    if uninstall.drain(FINAL_DRAIN_TIMEOUT).await? {
         return Ok(());
     }
-    tracing::warn!("removing finalizers; runners stop at their drain deadline");
+    tracing::warn!("removing the finalizers of the pools: their runners stop at the drain deadline");
     remove_finalizers(&uninstall.client, async || uninstall.pools().await).await
 }
 
@@ -211,7 +221,7 @@ struct Uninstall<'a> {
 }
 
 impl Uninstall<'_> {
-    /// The pools to delete that are still there.
+    /// The pools to delete that still exist.
     async fn pools(&self) -> anyhow::Result<Vec<AnyPool>> {
         match self.extent {
             Extent::Cluster => list_pools(&self.client, None).await,
@@ -223,7 +233,7 @@ impl Uninstall<'_> {
         }
     }
 
-    async fn name_pools_that_stay(&self) -> anyhow::Result<()> {
+    async fn log_kept_pools(&self) -> anyhow::Result<()> {
         if self.extent == Extent::Release {
             for pool in list_pools(&self.client, Some(&self.release.namespace)).await? {
                 if !self.release.created(&pool) {
@@ -235,9 +245,10 @@ impl Uninstall<'_> {
         Ok(())
     }
 
-    /// Deletes the pools and waits until they are gone, but no longer than `patience`, and only while an operator leads.
-    async fn drained(&self, patience: Duration) -> anyhow::Result<bool> {
-        let deadline = Instant::now() + patience;
+    /// Deletes the pools and waits until they no longer exist. Returns false after `drain_timeout`, or if no operator
+    /// leads.
+    async fn drain(&self, drain_timeout: Duration) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + drain_timeout;
         let mut logged = None;
         loop {
             let pools = self.pools().await?;
@@ -247,38 +258,39 @@ impl Uninstall<'_> {
             }
             for pool in pools.iter().filter(|pool| pool.metadata.deletion_timestamp.is_none()) {
                 let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+                delete(&pools_api(&self.client, Some(&namespace)), pool).await?;
                 tracing::info!(
                     namespace,
                     pool = name,
-                    "deleted the pool: its sessions may run until its drain deadline"
+                    "deleted the pool: its sessions can run until its drain deadline"
                 );
-                delete(&pools_api(&self.client, Some(&namespace)), pool).await?;
             }
             let sessions: i64 = pools.iter().filter_map(|pool| pool.data["status"]["slots"]["used"].as_i64()).sum();
             if logged.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
-                tracing::info!(pools = pools.len(), sessions, "draining");
+                tracing::info!(pools = pools.len(), sessions, "waiting for the pools to drain");
             }
-            if !self.an_operator_leads().await? {
-                tracing::warn!("no operator leads, so nothing drains");
+            if !self.has_leader().await? {
+                tracing::warn!("no operator leads, so the pools do not drain");
                 return Ok(false);
             }
             if Instant::now() >= deadline {
-                tracing::warn!(seconds = patience.as_secs(), "the drain timeout passed");
+                tracing::warn!(seconds = drain_timeout.as_secs(), "drain timeout passed");
                 return Ok(false);
             }
-            sleep(PERIOD).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn an_operator_leads(&self) -> anyhow::Result<bool> {
+    async fn has_leader(&self) -> anyhow::Result<bool> {
         let lease = Api::<Lease>::namespaced(self.client.clone(), &self.release.namespace).get_opt(LEASE).await;
         let spec = lease.context("cannot read the operator's Lease")?.and_then(|lease| lease.spec).unwrap_or_default();
         let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
-        let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < LONGEST_SILENCE);
+        let renewed = spec.renew_time.is_some_and(|at| Timestamp::now().duration_since(at.0) < MAX_RENEWAL_AGE);
         Ok(held && renewed)
     }
 
-    /// Deletes the sessions that run on the pools. With all pools of the cluster go all sessions that are not over.
+    /// Deletes the unfinished sessions that the pools serve, or all unfinished sessions if all pools of the cluster are
+    /// deleted.
     async fn delete_sessions(&self) -> anyhow::Result<()> {
         let pools = self.pools().await?;
         let keys: BTreeSet<_> =
@@ -293,14 +305,14 @@ impl Uninstall<'_> {
                 continue;
             }
             let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
-            tracing::warn!(namespace, session = session.uid(), name, "deleted the session");
             delete(&Api::<BrowserSession>::namespaced(self.client.clone(), &namespace), &session).await?;
+            tracing::warn!(namespace, session = session.uid(), name, "deleted the session");
         }
         Ok(())
     }
 
-    /// The sessions that may run on the pools. The hook may read those of other namespaces only when the values have a pool that
-    /// is open to them; otherwise they end at the drain deadline of their runner.
+    /// Lists the sessions that the pools can serve. The hook's role permits reading other namespaces only if a pool in
+    /// the values allows them. Sessions that it cannot read end at the drain deadline of their runner.
     async fn sessions(&self, pools: &[AnyPool]) -> anyhow::Result<Vec<BrowserSession>> {
         let shared = pools
             .iter()
@@ -308,7 +320,10 @@ impl Uninstall<'_> {
         if shared || self.extent == Extent::Cluster {
             match Api::<BrowserSession>::all(self.client.clone()).list(&ListParams::default()).await {
                 Err(Error::Api(refusal)) if refusal.code == 403 && self.extent == Extent::Release => {
-                    tracing::warn!("sessions of other namespaces run until their drain deadline: {}", refusal.message);
+                    tracing::warn!(
+                        "could not list the sessions of other namespaces, which run until their drain deadline: {}",
+                        refusal.message
+                    );
                 }
                 sessions => return Ok(sessions.context("cannot list the sessions")?.items),
             }
@@ -318,7 +333,7 @@ impl Uninstall<'_> {
     }
 }
 
-/// Deletes this object, and no other that has taken its name since.
+/// Deletes this object, but not a later object with its name.
 async fn delete<K>(api: &Api<K>, object: &impl ResourceExt) -> anyhow::Result<()>
 where
     K: Clone + fmt::Debug + serde::de::DeserializeOwned,
@@ -329,7 +344,7 @@ where
     };
     let name = object.name_any();
     match api.delete(&name, &params).await {
-        // Another object has the name: the one to delete is gone.
+        // Another object has the name, so the one to delete is gone.
         Err(Error::Api(refusal)) if refusal.is_conflict() => Ok(()),
         answer => unless_gone(answer).with_context(|| format!("cannot delete {name}")),
     }
@@ -344,7 +359,7 @@ mod tests {
         Release { namespace: "camo-fleet".to_owned(), name: "fleet".to_owned() }
     }
 
-    /// A pool with that UID, those annotations, and fields of that manager.
+    /// A pool with this UID, these annotations, and fields of this manager.
     fn pool(uid: &str, annotations: &[(&str, &str)], manager: &str) -> AnyPool {
         let mut pool = DynamicObject::new("headless", &ApiResource::erase::<WorkerPool>(&()));
         pool.metadata.uid = Some(uid.to_owned());
@@ -363,18 +378,18 @@ mod tests {
     }
 
     #[test]
-    fn a_release_created_the_pool_whose_uid_it_recorded() {
+    fn recognizes_a_created_pool_by_its_recorded_uid() {
         let record = [(RELEASE_ANNOTATION, "camo-fleet/fleet"), (CREATED_ANNOTATION, "u-1")];
         assert!(release().created(&pool("u-1", &record, FIELD_MANAGER)));
         assert!(!release().created(&pool("u-2", &record, FIELD_MANAGER)), "a copy has another UID");
         let found = [(RELEASE_ANNOTATION, "camo-fleet/fleet")];
-        assert!(!release().created(&pool("u-1", &found, FIELD_MANAGER)), "applied, and created by a user");
+        assert!(!release().created(&pool("u-1", &found, FIELD_MANAGER)), "applied but created by a user");
         let other = [(RELEASE_ANNOTATION, "browsers/fleet"), (CREATED_ANNOTATION, "u-1")];
         assert!(!release().created(&pool("u-1", &other, FIELD_MANAGER)), "another release");
     }
 
     #[test]
-    fn without_a_record_field_manager_and_labels_decide() {
+    fn falls_back_to_field_manager_and_labels_without_a_record() {
         assert!(release().created(&pool("u-1", &[], FIELD_MANAGER)));
         assert!(!release().created(&pool("u-1", &[], "kubectl")), "a copy has another field manager");
         let mut unlabelled = pool("u-1", &[], FIELD_MANAGER);

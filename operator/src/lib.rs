@@ -1,7 +1,7 @@
-//! Schedules browser sessions onto runner pods and keeps the pools of runners.
+//! Schedules browser sessions onto runner pods, and manages the pods of pools.
 //!
-//! `core` decides and does no IO; `io` watches, calls and writes, and decides nothing. `hooks` is what the
-//! chart has done once, by Jobs. `finalizers` lets pools go that no operator will drain.
+//! `core` makes all decisions and does no I/O. `io` watches the API server, calls runners and writes objects, and makes
+//! no decisions. `hooks` runs in the Jobs of the chart. `finalizers` releases pools that no operator will drain.
 
 pub mod core;
 pub mod finalizers;

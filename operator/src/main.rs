@@ -1,4 +1,4 @@
-//! The operator's process: reads its flags, and runs until SIGTERM or does one thing for the chart.
+//! Entry point of the operator: parses flags, and runs the operator until SIGTERM, or a one-off command for the chart.
 
 use anyhow::Context;
 use camofleet_operator::{
@@ -27,11 +27,11 @@ struct Cli {
 enum Command {
     /// Runs the operator until SIGTERM.
     Run(Run),
-    /// Applies the pools of a release, and deletes those that an earlier revision of it created.
+    /// Applies the pools of a release, and deletes pools that an earlier revision of the release created.
     ApplyPools(ApplyPools),
-    /// Drains and deletes the pools that a release created, so that the operator can be uninstalled.
+    /// Drains and deletes the pools that a release created, before the operator is uninstalled.
     DeletePools(DeletePools),
-    /// Removes the operator's finalizer from all pools of the cluster after the operator was uninstalled.
+    /// Removes the operator's finalizer from all pools of the cluster, after the operator was uninstalled.
     AbandonPools,
 }
 
@@ -58,29 +58,30 @@ struct ApplyPools {
 struct DeletePools {
     #[command(flatten)]
     release: ReleaseFlags,
-    /// How long sessions may go on, in seconds; the pools' own drain deadlines hold besides.
+    /// Seconds to wait for sessions before they are deleted. The drain timeouts of the pools apply as well.
     #[arg(long)]
     timeout_seconds: u32,
-    /// Deletes all pools of the cluster, also those that the release did not create.
+    /// Delete all pools of the cluster, including those that the release did not create.
     #[arg(long)]
     all: bool,
 }
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Image of the runners of pools that name none.
+    /// Runner image for pools that do not set one.
     #[arg(long, env = "CAMOFLEET_RUNNER_IMAGE")]
     runner_image: String,
-    /// Base of every URL that is published: the gateway's, as clients reach it (http:// or https://, no slash at its end).
+    /// URL at which clients reach the gateway, the base of all published URLs (http:// or https://, without a trailing
+    /// slash).
     #[arg(long, env = "CAMOFLEET_PUBLIC_URL", value_parser = public_url)]
     public_url: String,
     /// Namespace of the release.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Name of this process's pod, under which it leads.
+    /// Name of this process's pod, the holder identity in leader election.
     #[arg(long, env = "POD_NAME")]
     identity: String,
-    /// Where /healthz, /readyz and /metrics are served.
+    /// Listen address of /healthz, /readyz and /metrics.
     #[arg(long, env = "CAMOFLEET_ADMIN_LISTEN", default_value = "0.0.0.0:8081")]
     admin_listen: SocketAddr,
 }
@@ -102,9 +103,8 @@ fn named_object(text: &str) -> Result<(String, Value), String> {
 fn public_url(text: &str) -> Result<String, String> {
     let has_scheme = text.starts_with("http://") || text.starts_with("https://");
     if !has_scheme || text.ends_with('/') {
-        return Err(
-            "must begin with http:// or https:// and end without a slash, as in https://fleet.example.org".to_owned()
-        );
+        return Err("must start with http:// or https:// and have no trailing slash, as in https://fleet.example.org"
+            .to_owned());
     }
     Ok(text.to_owned())
 }
@@ -112,7 +112,7 @@ fn public_url(text: &str) -> Result<String, String> {
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     if let Err(error) = logging::init() {
-        tracing::warn!(%error, "ignored RUST_LOG, which is invalid");
+        tracing::warn!(%error, "ignored invalid RUST_LOG");
     }
     if let Err(error) = tls::install_provider() {
         tracing::error!(%error, "could not start");
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(obey(command)) {
+    match runtime.block_on(run_command(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -134,12 +134,13 @@ fn main() -> ExitCode {
     }
 }
 
-async fn obey(command: Command) -> anyhow::Result<()> {
+async fn run_command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(flags) => {
             let pod = KeyValue::new("k8s.pod.name", flags.identity.clone());
             let tracer = Tracer::from_environment("camofleet-operator", [pod])?.map(Arc::new);
-            // Where spans go, and no more: what opens a collector to this process is not for pods in which strangers' pages run.
+            // Runners get only the endpoints. Credentials for a collector must not reach pods that load untrusted
+            // pages.
             let set = |name: &str| std::env::var(name).ok().filter(|_| tracer.is_some());
             let runner_environment = ENDPOINTS.iter().filter_map(|name| Some(((*name).to_owned(), set(name)?)));
             let options = Options {
@@ -156,7 +157,7 @@ async fn obey(command: Command) -> anyhow::Result<()> {
             };
             let ended = io::run(options, signals::shutdown()?.cancelled_owned()).await;
             if let Some(tracer) = tracer {
-                tracer.finish();
+                tracer.shutdown();
             }
             ended
         }
@@ -165,14 +166,14 @@ async fn obey(command: Command) -> anyhow::Result<()> {
             hooks::apply_pools(client().await?, &flags.release.into(), &pools).await
         }
         Command::DeletePools(flags) => {
-            let patience = Duration::from_secs(flags.timeout_seconds.into());
+            let drain_timeout = Duration::from_secs(flags.timeout_seconds.into());
             let extent = if flags.all { Extent::Cluster } else { Extent::Release };
-            hooks::delete_pools(client().await?, &flags.release.into(), extent, patience).await
+            hooks::delete_pools(client().await?, &flags.release.into(), extent, drain_timeout).await
         }
         Command::AbandonPools => abandon_pools(&client().await?, "its operator was uninstalled").await,
     }
 }
 
 async fn client() -> anyhow::Result<kube::Client> {
-    kube::Client::try_default().await.context("cannot find out how to reach the API server")
+    kube::Client::try_default().await.context("no configuration for the API server: run in a pod, or set KUBECONFIG")
 }

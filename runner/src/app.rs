@@ -50,7 +50,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let tracer = tracer(&settings.pod_uid);
     let ended = serve(settings, tracer.clone());
     if let Some(tracer) = tracer {
-        tracer.finish();
+        tracer.shutdown();
     }
     ended
 }

@@ -8,15 +8,15 @@
 //! ```
 
 use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage, Tier};
-use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use camofleet_runtime::traces::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 /// A traced request to bind a session.
 #[derive(Clone, Debug)]
 pub(crate) struct TracedBind {
     tracer: Arc<Tracer>,
-    caller: Place,
-    place: Place,
+    caller: TraceContext,
+    context: TraceContext,
     start: SystemTime,
 }
 
@@ -25,14 +25,14 @@ impl TracedBind {
     /// this one.
     pub(crate) fn new(tracer: Option<&Arc<Tracer>>, traceparent: Option<&str>) -> Option<Self> {
         let tracer = tracer?.clone();
-        let caller = Place::read(traceparent?)?;
-        Some(Self { tracer, caller, place: caller.below(), start: SystemTime::now() })
+        let caller = TraceContext::parse(traceparent?)?;
+        Some(Self { tracer, caller, context: caller.child(), start: SystemTime::now() })
     }
 
     /// Ends the span of the request, as failed if there is an error.
     pub(crate) fn finish(&self, uid: &str, error: Option<ErrorReason>) {
-        self.tracer.tell(Span {
-            place: self.place,
+        self.tracer.record(Span {
+            context: self.context,
             parent: Some(self.caller),
             name: "bind",
             kind: SpanKind::Server,
@@ -44,9 +44,9 @@ impl TracedBind {
     }
 
     fn record_phase(&self, name: &'static str, start: SystemTime, end: SystemTime, error: Option<&'static str>) {
-        self.tracer.tell(Span {
-            place: self.place.below(),
-            parent: Some(self.place),
+        self.tracer.record(Span {
+            context: self.context.child(),
+            parent: Some(self.context),
             name,
             kind: SpanKind::Internal,
             start,

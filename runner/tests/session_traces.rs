@@ -6,7 +6,7 @@ mod support;
 
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{BindRequest, SessionPhase, StartPage, Tier};
-use camofleet_testkit::collector::{Collector, only};
+use camofleet_testkit::collector::{Collector, only_span};
 use support::{TestRunner, request};
 
 const TRACE: &str = "0b2f6a5e7c1d4e8f9a3b5c6d7e8f9a0b";
@@ -31,7 +31,7 @@ async fn a_cold_start_continues_the_trace_of_its_caller() {
     assert_eq!((bound.session.tier, bound.session.phase), (Tier::Cold, SessionPhase::Starting));
     let trace = collector.wait_for(TRACE, &["bind", "launch", "start page"]).await.unwrap();
 
-    let [bind, launch, page] = ["bind", "launch", "start page"].map(|name| only(&trace, name));
+    let [bind, launch, page] = ["bind", "launch", "start page"].map(|name| only_span(&trace, name));
     assert_eq!((trace.len(), bind.parent.as_str()), (3, CALLER));
     assert!([launch, page].iter().all(|part| part.parent == bind.id), "{trace:#?}");
     assert!(trace.iter().all(|span| span.service == "camofleet-runner" && span.error.is_none()), "{trace:#?}");
@@ -68,7 +68,7 @@ async fn the_span_of_a_failed_start_page_omits_its_address() {
     let bound = runner.bind_traced(Some(&format!("00-{TRACE}-{CALLER}-01")), "hot", &failing).await.unwrap();
     assert_eq!(bound.session.tier, Tier::Hot);
     let trace = collector.wait_for(TRACE, &["bind", "start page"]).await.unwrap();
-    let (bind, page) = (only(&trace, "bind"), only(&trace, "start page"));
+    let (bind, page) = (only_span(&trace, "bind"), only_span(&trace, "start page"));
     assert_eq!((trace.len(), page.error.as_deref(), &page.parent), (2, Some("failed"), &bind.id));
     assert!(matches!(runner.state().await.session("hot").unwrap().start_page, StartPage::Failed { .. }));
 }

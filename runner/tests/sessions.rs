@@ -117,7 +117,7 @@ async fn check_viewer(runner: &TestRunner) {
     }
     let (stream, head) = runner.upgrade("headful", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let mut viewer = Viewer::begin(stream).await.unwrap();
+    let mut viewer = Viewer::connect(stream).await.unwrap();
     assert_eq!(viewer.security_types(), [1], "no password: the gateway authenticates viewers");
     assert_eq!(viewer.size(), (1280, 720));
     // The window fills the screen, so the page covers its centre and its lower right corner.
@@ -241,7 +241,7 @@ async fn concurrent_displays_get_distinct_numbers() {
         runner.wait_for("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
         let (stream, head) = runner.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let mut viewer = Viewer::begin(stream).await.unwrap();
+        let mut viewer = Viewer::connect(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
     // SIGKILL leaves Xvnc no chance to remove its files.

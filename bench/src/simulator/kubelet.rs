@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;
 use camofleet_runner::core::{Kind, Plan};
 use camofleet_runner_api::Hot;
-use camofleet_runtime::watch::Pauses;
+use camofleet_runtime::watch::WatchBackoff;
 use clap::ValueEnum;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::{
@@ -108,7 +108,7 @@ impl Kubelet {
             Some(namespace) => Api::namespaced(watching, &namespace),
             None => Api::all(watching),
         };
-        let events = watcher(pods, watcher::Config::default()).backoff(Pauses::default());
+        let events = watcher(pods, watcher::Config::default()).backoff(WatchBackoff::default());
         pin_mut!(events);
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {

@@ -53,7 +53,7 @@ fn deleted_or_altered_public_keys_are_restored_and_runners_keep_theirs() {
         ensure!(trusted.0[&Issuer::Gateway] == of_gateway && trusted.0[&Issuer::Operator].len() == 1, "{trusted:?}");
         // A gateway of the current version starts with the same key.
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
-        let gateway = tokio::spawn(publication.keep());
+        let gateway = tokio::spawn(publication.run());
         assert_published_and_trusted(harness, &trusted).await?;
 
         delete_all(harness).await?;
@@ -94,7 +94,7 @@ fn deleted_or_altered_public_keys_are_restored_and_runners_keep_theirs() {
         claim(harness, "claim", 4).await?;
         check_trusted(harness, &trusted).await?.context("while no gateway runs")?;
         let (_, publication) = keystore::signer(&harness.client, NAMESPACE, Issuer::Gateway).await?;
-        let _gateway = tokio::spawn(publication.keep());
+        let _gateway = tokio::spawn(publication.run());
         assert_published_and_trusted(harness, &trusted).await?;
         assert_invariants(harness).await?;
         operator_cannot_reach_the_gateways_keys(harness).await
@@ -163,7 +163,7 @@ fn replicas_with_different_keys_do_not_overwrite_each_others_publication() {
             keys_in_secret(harness, Issuer::Gateway).await? == both,
             "the former key is no longer published although it is still in use"
         );
-        let replicas = [tokio::spawn(of_former.keep()), tokio::spawn(of_latter.keep())];
+        let replicas = [tokio::spawn(of_former.run()), tokio::spawn(of_latter.run())];
         let name = public_key_secret(Issuer::Gateway);
         // Either replica may restore the keys first. The other one then changes nothing.
         for _ in 0..2 {

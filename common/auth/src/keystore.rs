@@ -1,6 +1,6 @@
-//! Stores signing keys in the release's namespace: the private half of an issuer's key in a Secret that is created when it is
-//! needed first, the public half in a Secret of its own that the issuer keeps published. The chart creates no keys, because it would
-//! create other ones at each render.
+//! Stores the issuers' signing keys in Secrets of the release's namespace: the private key in a Secret that is created
+//! on first use, the public keys in a second Secret that the issuer keeps published. The chart does not create keys,
+//! because each render would generate new ones.
 
 use crate::token::{Issuer, PublicKey, PublicKeys, Signer, new_private_key};
 use k8s_openapi::{
@@ -14,47 +14,51 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-/// The ConfigMap in which the previous version published the public keys of every issuer: data key = issuer, value = one key a line, current
-/// first. It is still written, so that a rollback finds it, and read for an issuer that has no Secret yet.
+/// ConfigMap in which the previous version published the public keys of all issuers: the data key is the issuer, and
+/// the value has one key per line, the current one first. It is still written for a rollback, and read for issuers that
+/// have no Secret yet.
 pub const PUBLIC_KEYS: &str = "camofleet-public-keys";
 const PRIVATE_KEY: &str = "private-key";
-/// The data key of a Secret with public keys: one key a line, current first.
+/// Data key of a Secret with public keys. Its value has one key per line, the current one first.
 const PUBLIC_KEY: &str = "public-keys";
-/// How many keys of an issuer are published and believed: the current one and those that running processes may still sign with.
-const KEYS_KEPT: usize = 3;
-/// Lines of an object that are looked at. More than one that is no key is a mistake, or an attack on the log.
-const LINES_READ: usize = 16;
-/// How often an issuer checks that its keys are published. A failed attempt is repeated at the next check, so this is the back-off too.
-const CHECK_EVERY: Duration = Duration::from_secs(20);
-/// Attempts of one check, when replicas write at the same time.
-const ATTEMPTS: u32 = 5;
+/// Maximum number of published and trusted keys per issuer: the current one, and previous ones that running processes
+/// can still sign with.
+const MAX_KEYS: usize = 3;
+/// Maximum number of lines to parse. It bounds the warnings about lines that are not keys.
+const MAX_LINES: usize = 16;
+/// Interval in which an issuer checks that its keys are published. The next check repeats a failed one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(20);
+/// Attempts per check, because replicas can write at the same time.
+const MAX_ATTEMPTS: u32 = 5;
 
-/// The Secret in which an issuer publishes its public keys.
+/// Name of the Secret in which an issuer publishes its public keys.
 pub fn public_key_secret(issuer: Issuer) -> String {
     format!("camofleet-{}-public-key", issuer.as_str())
 }
 
-/// Why the signing key could not be had, or its public half not be published.
+/// Why a signing key could not be loaded, or its public key not be published.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyStoreError {
-    /// The API server refused or failed.
+    /// A request to the API server failed.
     #[error("cannot read or write {what}: {source}")]
     Kube {
-        /// Which object.
+        /// Kind and name of the object.
         what: String,
-        /// What the API server said.
+        /// Error of the request.
         source: Box<kube::Error>,
     },
-    /// The Secret is there but holds no key.
-    #[error("Secret {secret} holds no Ed25519 key in PKCS#8 under `{PRIVATE_KEY}`: delete it, and a new one is made")]
+    /// The Secret exists but does not contain a key.
+    #[error(
+        "Secret {secret} has no Ed25519 key in PKCS#8 under `{PRIVATE_KEY}`: delete the Secret to have a new key generated"
+    )]
     NoKey {
         /// Name of the Secret.
         secret: String,
     },
 }
 
-/// The issuer's signer, from the Secret `camofleet-<issuer>-key`, and its publication, which has been made once. A key is created when
-/// there is none. Run [`Publication::keep`] for as long as the signer is used.
+/// Loads the issuer's private key from the Secret `camofleet-<issuer>-key`, creates it if it does not exist, and
+/// publishes the public key. Run [`Publication::run`] while the signer is in use.
 pub async fn signer(client: &Client, namespace: &str, issuer: Issuer) -> Result<(Signer, Publication), KeyStoreError> {
     let (secret, der) = (private_key_secret(issuer), private_key(client, namespace, issuer).await?);
     let signer = Signer::from_pkcs8(issuer, &der).map_err(|_| KeyStoreError::NoKey { secret })?;
@@ -81,14 +85,14 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
     let secret = match api.get_opt(&name).await.map_err(failed)? {
         Some(secret) => secret,
         None => {
-            let made = Secret {
+            let secret = Secret {
                 metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
                 data: Some(BTreeMap::from([(PRIVATE_KEY.to_owned(), ByteString(new_private_key()))])),
                 ..Secret::default()
             };
-            match api.create(&PostParams::default(), &made).await {
+            match api.create(&PostParams::default(), &secret).await {
                 Ok(secret) => secret,
-                // Another replica was faster: its key is ours too.
+                // Another replica created the key first. All replicas share one key.
                 Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(&name).await.map_err(failed)?,
                 Err(error) => return Err(failed(error)),
             }
@@ -98,24 +102,24 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
     key.map(|bytes| bytes.0).ok_or(KeyStoreError::NoKey { secret: name })
 }
 
-/// Keeps the public keys of an issuer published, in its Secret and for one version in the ConfigMap. Every replica of the issuer does
-/// so. They agree: each adds its own key and the current one, and nothing else.
+/// Keeps the public keys of an issuer published in its Secret, and for one version also in the ConfigMap. Every replica
+/// of the issuer does this. They agree on the content because each adds only its own key and the current one.
 #[derive(Debug)]
 pub struct Publication {
     secrets: Api<Secret>,
     config_maps: Api<ConfigMap>,
     issuer: Issuer,
-    /// The public half of the key that this process signs with.
+    /// Public key of this process.
     own: PublicKey,
-    /// Keys that were published when this process started, or were current since. Others are removed.
+    /// Keys that were published when this process started, or have been current since. All others are removed.
     known: Vec<PublicKey>,
 }
 
 impl Publication {
-    /// Restores what was deleted or altered, until this is dropped.
-    pub async fn keep(mut self) {
+    /// Restores deleted or changed keys until the future is dropped.
+    pub async fn run(mut self) {
         loop {
-            tokio::time::sleep(CHECK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             if let Err(error) = self.restore().await {
                 let issuer = self.issuer.as_str();
                 tracing::error!(issuer, %error, "could not check the published public keys, retrying in 20 s");
@@ -123,19 +127,20 @@ impl Publication {
         }
     }
 
-    /// Publishes the keys where they are not published as they should be.
+    /// Publishes the desired keys where the published ones differ.
     async fn restore(&mut self) -> Result<(), KeyStoreError> {
         let current = self.current().await?;
         if !self.known.contains(&current) {
             self.known.push(current.clone());
         }
         let (own, known) = (&self.own, &self.known);
-        let wanted = |published: &str| text_of(&wanted(&current, own, known, &keys_in(published, self.issuer)));
+        let desired =
+            |published: &str| to_text(&desired_keys(&current, own, known, &parse_keys(published, self.issuer)));
         let (secret, issuer) = (public_key_secret(self.issuer), self.issuer);
-        if ensure(&self.secrets, &secret, issuer, wanted).await? {
+        if ensure(&self.secrets, &secret, issuer, desired).await? {
             tracing::info!(secret, "published the public keys, which were missing or changed");
         }
-        if ensure(&self.config_maps, PUBLIC_KEYS, issuer, wanted).await? {
+        if ensure(&self.config_maps, PUBLIC_KEYS, issuer, desired).await? {
             tracing::info!(
                 config_map = PUBLIC_KEYS,
                 data_key = issuer.as_str(),
@@ -145,7 +150,8 @@ impl Publication {
         Ok(())
     }
 
-    /// The public half of the stored key: that of this process, unless the key was changed since it started.
+    /// Public key of the stored private key. It differs from `own` once the private key was replaced after this process
+    /// started.
     async fn current(&self) -> Result<PublicKey, KeyStoreError> {
         let name = private_key_secret(self.issuer);
         let stored = self.secrets.get_opt(&name).await;
@@ -153,7 +159,8 @@ impl Publication {
             stored.map_err(|error| KeyStoreError::Kube { what: format!("Secret {name}"), source: Box::new(error) })?;
         let der = stored.and_then(|secret| secret.data).and_then(|mut data| data.remove(PRIVATE_KEY));
         let signer = der.and_then(|der| Signer::from_pkcs8(self.issuer, &der.0).ok());
-        // Without a readable one, the next process creates another: until then this one's is current.
+        // If the stored key is missing or unreadable, the key of this process stays current until another process
+        // creates a new one.
         Ok(signer.map_or_else(|| self.own.clone(), |signer| signer.public_key().clone()))
     }
 
@@ -165,19 +172,19 @@ impl Publication {
     }
 }
 
-/// An object in which an issuer publishes its keys as text.
+/// An object in which an issuer can publish its keys.
 trait KeyObject:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + Debug
 {
-    /// An object of that name with these keys and nothing else.
-    fn holding(name: &str, issuer: Issuer, keys: &str) -> Self;
+    /// An object with this name that contains only these keys.
+    fn with_keys(name: &str, issuer: Issuer, keys: &str) -> Self;
 
-    /// The keys of the issuer.
+    /// The issuer's keys, one per line.
     fn keys(&self, issuer: Issuer) -> String;
 }
 
 impl KeyObject for Secret {
-    fn holding(name: &str, _: Issuer, keys: &str) -> Self {
+    fn with_keys(name: &str, _: Issuer, keys: &str) -> Self {
         Self {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             data: Some(BTreeMap::from([(PUBLIC_KEY.to_owned(), ByteString(keys.as_bytes().to_vec()))])),
@@ -192,7 +199,7 @@ impl KeyObject for Secret {
 }
 
 impl KeyObject for ConfigMap {
-    fn holding(name: &str, issuer: Issuer, keys: &str) -> Self {
+    fn with_keys(name: &str, issuer: Issuer, keys: &str) -> Self {
         Self {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             data: Some(BTreeMap::from([(issuer.as_str().to_owned(), keys.to_owned())])),
@@ -205,12 +212,13 @@ impl KeyObject for ConfigMap {
     }
 }
 
-/// Has the object hold the wanted keys, given those that it holds. Returns whether it had to be written.
+/// Writes the desired keys, which depend on the published ones, unless they are published already. Returns whether it
+/// wrote.
 async fn ensure<K: KeyObject>(
     api: &Api<K>,
     name: &str,
     issuer: Issuer,
-    wanted: impl Fn(&str) -> String,
+    desired: impl Fn(&str) -> String,
 ) -> Result<bool, KeyStoreError> {
     let failed = |source| {
         let what = format!("{} {name} (if it is immutable, delete it)", K::kind(&()));
@@ -218,50 +226,51 @@ async fn ensure<K: KeyObject>(
     };
     let mut attempt = 1;
     loop {
-        let there = api.get_opt(name).await.map_err(failed)?;
-        let published = there.as_ref().map(|object| object.keys(issuer));
-        let keys = wanted(published.as_deref().unwrap_or_default());
+        let found = api.get_opt(name).await.map_err(failed)?;
+        let published = found.as_ref().map(|object| object.keys(issuer));
+        let keys = desired(published.as_deref().unwrap_or_default());
         if published.as_ref() == Some(&keys) {
             return Ok(false);
         }
-        let mut object = K::holding(name, issuer, &keys);
-        let written = match there {
+        let mut object = K::with_keys(name, issuer, &keys);
+        let written = match found {
             None => api.create(&PostParams::default(), &object).await,
-            Some(there) => {
-                object.meta_mut().resource_version = there.resource_version();
+            Some(found) => {
+                object.meta_mut().resource_version = found.resource_version();
                 api.patch(name, &PatchParams::default(), &Patch::Merge(&object)).await
             }
         };
         match written {
             Ok(_) => return Ok(true),
-            // Another replica wrote it, or it was deleted meanwhile.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) && attempt < ATTEMPTS => attempt += 1,
+            // Another replica wrote the object, or it was deleted meanwhile.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) && attempt < MAX_ATTEMPTS => attempt += 1,
             Err(error) => return Err(failed(error)),
         }
     }
 }
 
-/// The keys to publish where `published` are. The current key comes first. This process's own is another one while replicas that were
-/// started before a change of the key still run; both kinds of replicas know both keys, so that they agree. A key that was removed
-/// after a theft is not published again.
-fn wanted(current: &PublicKey, own: &PublicKey, known: &[PublicKey], published: &[PublicKey]) -> Vec<PublicKey> {
+/// The keys to publish in place of `published`, the current one first. During a key rotation, `own` differs from
+/// `current` in replicas that started before it. Old and new replicas know both keys, so they agree on the result. A
+/// key that was removed after a theft is not published again.
+fn desired_keys(current: &PublicKey, own: &PublicKey, known: &[PublicKey], published: &[PublicKey]) -> Vec<PublicKey> {
     let older = published.iter().filter(|key| known.contains(key));
-    let mut wanted: Vec<PublicKey> = Vec::new();
+    let mut keys: Vec<PublicKey> = Vec::new();
     for key in [current, own].into_iter().chain(older) {
-        if !wanted.contains(key) && wanted.len() < KEYS_KEPT {
-            wanted.push(key.clone());
+        if !keys.contains(key) && keys.len() < MAX_KEYS {
+            keys.push(key.clone());
         }
     }
-    wanted
+    keys
 }
 
-fn text_of(keys: &[PublicKey]) -> String {
+fn to_text(keys: &[PublicKey]) -> String {
     keys.iter().map(PublicKey::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// The keys in a text, current first, at most three. Lines that are no keys are left out, with a warning.
-fn keys_in(text: &str, issuer: Issuer) -> Vec<PublicKey> {
-    let lines = text.lines().take(LINES_READ).enumerate();
+/// Parses keys from lines of text, at most three, the current one first. Logs a warning for each line that is not a
+/// key.
+fn parse_keys(text: &str, issuer: Issuer) -> Vec<PublicKey> {
+    let lines = text.lines().take(MAX_LINES).enumerate();
     let keys = lines.filter_map(|(index, line)| match PublicKey::parse(line) {
         Ok(key) => Some(key),
         Err(_) => {
@@ -273,23 +282,23 @@ fn keys_in(text: &str, issuer: Issuer) -> Vec<PublicKey> {
             None
         }
     });
-    keys.take(KEYS_KEPT).collect()
+    keys.take(MAX_KEYS).collect()
 }
 
-/// The keys that an issuer's Secret holds.
+/// Parses the public keys in an issuer's Secret.
 pub fn keys_of_secret(secret: &Secret, issuer: Issuer) -> Vec<PublicKey> {
-    keys_in(&secret.keys(issuer), issuer)
+    parse_keys(&secret.keys(issuer), issuer)
 }
 
-/// The keys that the ConfigMap of the previous version holds.
+/// Parses the public keys of both issuers in the ConfigMap of the previous version.
 pub fn keys_of_config_map(config_map: &ConfigMap) -> PublicKeys {
     let issuers = [Issuer::Operator, Issuer::Gateway];
-    PublicKeys(issuers.map(|issuer| (issuer, keys_in(&config_map.keys(issuer), issuer))).into())
+    PublicKeys(issuers.map(|issuer| (issuer, parse_keys(&config_map.keys(issuer), issuer))).into())
 }
 
-/// Which published keys are to be trusted. An issuer's Secret counts alone, once it was seen: a line that somebody adds to the
-/// ConfigMap is trusted only for an issuer of the previous version, which has no Secret. What is deleted or emptied changes nothing, until
-/// there are keys again.
+/// Selects the trusted keys from the published ones. Once an issuer has a Secret, its keys in the ConfigMap are
+/// ignored, so keys that are added to the ConfigMap are trusted only for issuers of the previous version, which have no
+/// Secret. When an object is deleted or has no keys, its previous keys stay trusted until it has keys again.
 #[derive(Debug, Default)]
 pub struct TrustedKeys {
     secrets: BTreeMap<Issuer, Vec<PublicKey>>,
@@ -297,19 +306,19 @@ pub struct TrustedKeys {
 }
 
 impl TrustedKeys {
-    /// The issuer's Secret holds these keys.
-    pub fn secret_holds(&mut self, issuer: Issuer, keys: Vec<PublicKey>) {
+    /// Sets the keys from an issuer's Secret. An empty list has no effect.
+    pub fn set_secret_keys(&mut self, issuer: Issuer, keys: Vec<PublicKey>) {
         if !keys.is_empty() {
             self.secrets.insert(issuer, keys);
         }
     }
 
-    /// The ConfigMap holds these keys.
-    pub fn config_map_holds(&mut self, keys: PublicKeys) {
+    /// Sets the keys from the ConfigMap. Empty lists have no effect.
+    pub fn set_config_map_keys(&mut self, keys: PublicKeys) {
         self.config_map.extend(keys.0.into_iter().filter(|(_, keys)| !keys.is_empty()));
     }
 
-    /// The keys of both issuers. An issuer of which none was ever seen has an empty list.
+    /// Trusted keys of both issuers. The list of an issuer without published keys is empty.
     pub fn keys(&self) -> PublicKeys {
         let of = |issuer| self.secrets.get(&issuer).or_else(|| self.config_map.get(&issuer)).cloned();
         let issuers = [Issuer::Operator, Issuer::Gateway];
@@ -327,35 +336,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_is_restored_and_unknown_keys_are_removed() {
+    fn restores_published_keys_and_removes_unknown_ones() {
         let (own, old, older, oldest, foreign) = (key(), key(), key(), key(), key());
         let known = [own.clone(), old.clone(), older.clone(), oldest.clone()];
-        let wanted = |published: &[&PublicKey]| {
+        let desired = |published: &[&PublicKey]| {
             let published: Vec<_> = published.iter().map(|key| (*key).clone()).collect();
-            wanted(&own, &own, &known, &published)
+            desired_keys(&own, &own, &known, &published)
         };
-        assert_eq!(wanted(&[]), slice::from_ref(&own), "deleted or emptied");
-        assert_eq!(wanted(&[&foreign]), slice::from_ref(&own), "replaced");
-        assert_eq!(wanted(&[&own, &old]), [own.clone(), old.clone()], "as it should be");
-        assert_eq!(wanted(&[&old, &foreign]), [own.clone(), old.clone()]);
-        assert_eq!(wanted(&[&old, &older, &oldest]), [own.clone(), old.clone(), older.clone()], "three at most");
-        assert_eq!(wanted(&[&own]), slice::from_ref(&own), "a key that was removed after a theft stays removed");
+        assert_eq!(desired(&[]), slice::from_ref(&own), "deleted or emptied");
+        assert_eq!(desired(&[&foreign]), slice::from_ref(&own), "replaced");
+        assert_eq!(desired(&[&own, &old]), [own.clone(), old.clone()], "unchanged");
+        assert_eq!(desired(&[&old, &foreign]), [own.clone(), old.clone()]);
+        assert_eq!(desired(&[&old, &older, &oldest]), [own.clone(), old.clone(), older.clone()], "at most three");
+        assert_eq!(desired(&[&own]), slice::from_ref(&own), "a key that was removed after a theft stays removed");
     }
 
     #[test]
-    fn replicas_of_two_keys_agree_while_a_key_is_changed() {
-        // The former replicas learn of the new key from the private Secret; the new ones found the old key published.
+    fn replicas_agree_during_key_rotation() {
+        // Old replicas read the new key from the private Secret, and new replicas found the old key published.
         let (old, new) = (key(), key());
         let known = [old.clone(), new.clone()];
         for published in [vec![], vec![old.clone()], vec![new.clone()], vec![new.clone(), old.clone()]] {
-            let first = wanted(&new, &old, &known, &published);
+            let first = desired_keys(&new, &old, &known, &published);
             assert_eq!(first, [new.clone(), old.clone()]);
-            assert_eq!(wanted(&new, &new, &known, &first), first, "the other one leaves it as it is");
+            assert_eq!(desired_keys(&new, &new, &known, &first), first, "the other replica changes nothing");
         }
     }
 
     #[test]
-    fn a_secret_counts_alone_and_what_is_deleted_changes_nothing() {
+    fn a_secret_overrides_the_config_map_and_a_deletion_keeps_the_keys() {
         let (of_secret, planted, operators) = (key(), key(), key());
         let config_map = |gateway: &[&PublicKey]| {
             let text = gateway.iter().map(|key| key.as_str()).collect::<Vec<_>>().join("\n");
@@ -365,28 +374,28 @@ mod tests {
         let of = |trusted: &TrustedKeys| trusted.keys().0[&Issuer::Gateway].clone();
         let mut trusted = TrustedKeys::default();
         assert_eq!(of(&trusted), []);
-        // The gateway of the previous version.
-        trusted.config_map_holds(config_map(&[&planted, &of_secret]));
+        // A gateway of the previous version publishes in the ConfigMap alone.
+        trusted.set_config_map_keys(config_map(&[&planted, &of_secret]));
         assert_eq!(of(&trusted), [planted.clone(), of_secret.clone()]);
-        let secret = Secret::holding("s", Issuer::Gateway, of_secret.as_str());
-        trusted.secret_holds(Issuer::Gateway, keys_of_secret(&secret, Issuer::Gateway));
+        let secret = Secret::with_keys("s", Issuer::Gateway, of_secret.as_str());
+        trusted.set_secret_keys(Issuer::Gateway, keys_of_secret(&secret, Issuer::Gateway));
         assert_eq!(of(&trusted), slice::from_ref(&of_secret));
-        trusted.config_map_holds(config_map(&[&planted]));
-        assert_eq!(of(&trusted), slice::from_ref(&of_secret), "a line of the ConfigMap is not believed any more");
-        for emptied in [Secret::default(), Secret::holding("s", Issuer::Gateway, "no key\n")] {
-            trusted.secret_holds(Issuer::Gateway, keys_of_secret(&emptied, Issuer::Gateway));
+        trusted.set_config_map_keys(config_map(&[&planted]));
+        assert_eq!(of(&trusted), slice::from_ref(&of_secret), "the ConfigMap is ignored from now on");
+        for emptied in [Secret::default(), Secret::with_keys("s", Issuer::Gateway, "no key\n")] {
+            trusted.set_secret_keys(Issuer::Gateway, keys_of_secret(&emptied, Issuer::Gateway));
         }
-        trusted.config_map_holds(config_map(&[]));
-        assert_eq!(of(&trusted), [of_secret], "without keys there is nothing to change to");
+        trusted.set_config_map_keys(config_map(&[]));
+        assert_eq!(of(&trusted), [of_secret], "the previous keys stay trusted");
         assert_eq!(trusted.keys().0[&Issuer::Operator], [operators]);
     }
 
     #[test]
-    fn at_most_three_keys_of_an_issuer_are_believed() {
+    fn trusts_at_most_three_keys_per_issuer() {
         let keys: Vec<PublicKey> = (0..5).map(|_| key()).collect();
-        let text = format!("junk\n{}", text_of(&keys));
-        assert_eq!(keys_in(&text, Issuer::Gateway), keys[..3]);
-        let late = format!("{}{}", "junk\n".repeat(LINES_READ), keys[0].as_str());
-        assert_eq!(keys_in(&late, Issuer::Gateway), []);
+        let text = format!("junk\n{}", to_text(&keys));
+        assert_eq!(parse_keys(&text, Issuer::Gateway), keys[..3]);
+        let late = format!("{}{}", "junk\n".repeat(MAX_LINES), keys[0].as_str());
+        assert_eq!(parse_keys(&late, Issuer::Gateway), []);
     }
 }

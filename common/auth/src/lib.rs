@@ -1,5 +1,5 @@
-//! Tokens and the keys that sign them. [`token`] signs and verifies the tokens of runner calls, of sessions and of logins;
-//! `keystore` stores the issuers' signing keys in Kubernetes Secrets and keeps the public halves published.
+//! Tokens and their signing keys. [`token`] signs and verifies tokens for runner calls, sessions and logins. `keystore`
+//! stores the issuers' signing keys in Kubernetes Secrets and publishes the public keys.
 
 #[cfg(feature = "keystore")]
 pub mod keystore;

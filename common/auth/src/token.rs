@@ -1,11 +1,12 @@
-//! The tokens that every call to a runner carries: JWTs signed with Ed25519 (RFC 7519, RFC 8037), whose audience is the
-//! pod's UID. A runner pod lives once (`restartPolicy: Never`), so a token for one run is no good for another.
+//! Signs and verifies tokens: JWTs with Ed25519 signatures (RFC 7519, RFC 8037).
 //!
-//! There are two issuers. The operator's token carries its epoch, with which the runner fences off former leaders. The
-//! gateway's *hop token* is minted for one connection of one session with one scope.
+//! Every call to a runner carries a token whose audience is the UID of the runner's pod. A runner pod runs once
+//! (`restartPolicy: Never`), so a token for one run is invalid for any other. There are two issuers. The operator's
+//! token has its epoch, by which the runner fences off former leaders. The gateway's *hop token* is for one connection
+//! to one session with one scope.
 //!
-//! The gateway signs *session tokens* for users as well ([`SessionToken`]), and *logins* for browsers ([`Login`]). They have
-//! audiences of their own, so they are good at the gateway only, and no runner takes one: nobody goes round the gateway.
+//! The gateway also signs *session tokens* for users ([`SessionToken`]) and *logins* for browsers ([`Login`]). Their
+//! audiences differ from those of runner calls, so runners reject them and users cannot bypass the gateway.
 
 use aws_lc_rs::signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair, KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -16,25 +17,25 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How long an operator's token is good for.
+/// Lifetime of an operator's token.
 pub const OPERATOR_TOKEN_TTL: Duration = Duration::from_secs(60);
-/// How long a hop token is good for. It is checked when the connection is made, not after.
+/// Lifetime of a hop token. The runner checks it when the connection is opened, and not afterwards.
 pub const HOP_TOKEN_TTL: Duration = Duration::from_secs(30);
-/// How far the clocks of two nodes may be apart.
+/// Tolerated difference between the clocks of two nodes.
 const LEEWAY: Duration = Duration::from_secs(10);
 
-/// Who signs tokens for runners.
+/// A program that signs tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Issuer {
-    /// The operator.
+    /// Signs tokens for its calls to runners.
     Operator,
-    /// The gateway.
+    /// Signs hop tokens, session tokens and logins.
     Gateway,
 }
 
 impl Issuer {
-    /// The name in tokens and key files.
+    /// Value of the claim `iss`, and key of the issuer in key files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Operator => "operator",
@@ -43,25 +44,23 @@ impl Issuer {
     }
 }
 
-/// The audience of session tokens.
 const SESSION_AUDIENCE: &str = "camofleet-session";
-/// The audience of logins.
 const LOGIN_AUDIENCE: &str = "camofleet-login";
 
-/// What a connection may do with its session.
+/// What a token permits its holder to do with a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Drive the browser by Playwright.
+    /// Control the browser with Playwright.
     Connect,
-    /// Look at the display and type into it.
+    /// View the display and send input to it.
     Control,
-    /// Look at the display.
+    /// View the display.
     View,
 }
 
 impl Scope {
-    /// The name in tokens.
+    /// Value of the claim `role`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -71,63 +70,64 @@ impl Scope {
     }
 }
 
-/// Who calls a runner, as proved by the token.
+/// Authenticated caller of a runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// The operator, in the term with this number. A runner refuses an epoch lower than the highest that it has seen.
+    /// The operator.
     Operator {
-        /// The Lease's resourceVersion when it was acquired.
+        /// resourceVersion of the Lease when the leader acquired it. A runner rejects a lower epoch than the highest it
+        /// has seen.
         epoch: u64,
     },
-    /// The gateway, on behalf of somebody that it knows.
+    /// The gateway, on behalf of an authenticated client.
     Gateway {
-        /// UID of the one session that the token is for.
+        /// UID of the only session that the token is valid for.
         session: String,
-        /// What the connection may do.
+        /// What the token permits.
         scope: Scope,
-        /// Id of the user's token, when that is good for one connection only.
+        /// Id of the user's token, if that token is valid for one connection only.
         once: Option<String>,
     },
 }
 
-/// What the gateway gave to a user: the right to one session, for a time.
+/// A user's token for one session, valid for a limited time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionToken {
     /// UID of the session.
     pub session: String,
-    /// What its holder may do with it.
+    /// What the token permits.
     pub scope: Scope,
-    /// When it ends, in seconds since 1970-01-01 UTC.
+    /// Expiry, in seconds since 1970-01-01 UTC.
     pub expires: u64,
-    /// Its id, when it is good for one connection only. The session's runner remembers the ids that were used.
+    /// Id of the token, if it is valid for one connection only. The session's runner remembers used ids.
     pub once: Option<String>,
 }
 
-/// What the gateway gave to a browser, in place of the token that its user typed in.
+/// A login cookie of a browser, which replaces the static token that the user entered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// Names that token without telling it. The login is good for as long as the token is.
+    /// Identifies the static token without revealing it. The login is invalid once that token is removed.
     pub of: String,
-    /// When it ends, in seconds since 1970-01-01 UTC.
+    /// Expiry, in seconds since 1970-01-01 UTC.
     pub expires: u64,
 }
 
-/// Why a token was refused. The words are fit for the caller: they tell nothing about keys.
+/// Why a token was rejected. The messages can be sent to the caller, because they reveal nothing about keys.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Malformed, signed by nobody known here, expired, or for another pod.
-    #[error("the token is not valid here: {0}")]
+    /// The token is malformed, expired, for another audience, or signed with an unknown key.
+    #[error("invalid token: {0}")]
     Invalid(#[from] jsonwebtoken::errors::Error),
-    /// Signed well, but lacking what its issuer's tokens must have.
-    #[error("the token lacks `{0}`")]
+    /// The token is valid but lacks a claim that its issuer's tokens must have.
+    #[error("the token has no claim `{0}`")]
     Missing(&'static str),
-    /// No key of that issuer is known.
-    #[error("the token's issuer is not known here")]
+    /// No public key of the token's issuer is configured.
+    #[error("unknown token issuer")]
     UnknownIssuer,
 }
 
 impl TokenError {
-    /// Whether the token was good once, and its time is over.
+    /// Whether the token was rejected only because it has expired.
     pub fn is_expiry(&self) -> bool {
         matches!(self, Self::Invalid(error) if *error.kind() == jsonwebtoken::errors::ErrorKind::ExpiredSignature)
     }
@@ -142,15 +142,15 @@ struct Claims {
     epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
-    /// The claim keeps the name `role`, because the programs of an earlier version read it during an upgrade.
+    /// Serialized as `role`, because programs of an earlier version read that claim during an upgrade.
     #[serde(rename = "role", skip_serializing_if = "Option::is_none")]
     scope: Option<Scope>,
-    /// Of a token that is good once.
+    /// Set in tokens that are valid for one connection only.
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<String>,
 }
 
-/// A private key that signs tokens for runners.
+/// Signs tokens with the private key of one issuer.
 pub struct Signer {
     issuer: Issuer,
     key: EncodingKey,
@@ -158,39 +158,39 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// A signer from a PKCS#8 document (DER), as [`new_private_key`] makes it.
+    /// Reads the private key from a PKCS#8 document (DER), like those of [`new_private_key`].
     ///
     /// # Errors
-    /// When the document is not an Ed25519 key.
+    /// The document is not an Ed25519 private key.
     pub fn from_pkcs8(issuer: Issuer, der: &[u8]) -> Result<Self, InvalidKey> {
         let pair = Ed25519KeyPair::from_pkcs8(der).map_err(|_| InvalidKey)?;
         let public = PublicKey(BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()));
         Ok(Self { issuer, key: EncodingKey::from_ed_der(der), public })
     }
 
-    /// The public half, to be published.
+    /// Public key of the pair.
     pub fn public_key(&self) -> &PublicKey {
         &self.public
     }
 
-    /// A token with which the operator of this epoch may call the runner in that pod. `at`: what time it is, which the operator
-    /// knows better than its machine's clock.
+    /// Signs a token for the operator's calls to the runner in this pod. `at` is the current time by the operator's own
+    /// clock, which follows the API server and not its node.
     pub fn operator_token(&self, pod_uid: &str, epoch: u64, at: SystemTime) -> String {
-        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix(at + OPERATOR_TOKEN_TTL)) })
+        self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix_seconds(at + OPERATOR_TOKEN_TTL)) })
     }
 
-    /// A token for one connection to one session on the runner in that pod. `once`: id of the user's token, when that is good
-    /// for one connection only.
+    /// Signs a token for one connection to a session on the runner in this pod. `once` is the id of the user's token,
+    /// if that token is valid for one connection only.
     pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, once: Option<&str>) -> String {
         self.sign(Claims {
             sub: Some(session_uid.to_owned()),
             scope: Some(scope),
             jti: once.map(str::to_owned),
-            ..self.claims(pod_uid, unix(SystemTime::now() + HOP_TOKEN_TTL))
+            ..self.claims(pod_uid, unix_seconds(SystemTime::now() + HOP_TOKEN_TTL))
         })
     }
 
-    /// A user's token as text.
+    /// Signs a session token.
     pub fn session_token(&self, token: SessionToken) -> String {
         let SessionToken { session, scope, expires, once } = token;
         self.sign(Claims {
@@ -201,7 +201,7 @@ impl Signer {
         })
     }
 
-    /// A login as text.
+    /// Signs a login.
     pub fn login(&self, login: Login) -> String {
         self.sign(Claims { sub: Some(login.of), ..self.claims(LOGIN_AUDIENCE, login.expires) })
     }
@@ -212,32 +212,32 @@ impl Signer {
 
     fn sign(&self, claims: Claims) -> String {
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)
-            .expect("plain claims serialize, and the key was checked when it was read")
+            .expect("the claims serialize, and `from_pkcs8` has validated the key")
     }
 }
 
-/// A document is no Ed25519 private key in PKCS#8.
+/// A document is not an Ed25519 private key in PKCS#8.
 #[derive(Debug, thiserror::Error)]
 #[error("not an Ed25519 private key in PKCS#8")]
 pub struct InvalidKey;
 
-/// A new private key as a PKCS#8 document (DER).
+/// Generates a private key as a PKCS#8 document (DER).
 pub fn new_private_key() -> Vec<u8> {
-    let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())
-        .expect("the system's random source works, or nothing does");
+    let document =
+        Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).expect("the system has a random source");
     document.as_ref().to_vec()
 }
 
-/// A raw Ed25519 public key in base64url, as in the `x` of a JWK (RFC 8037 section 2).
+/// A raw Ed25519 public key in base64url, like the parameter `x` of a JWK (RFC 8037 section 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PublicKey(String);
 
 impl PublicKey {
-    /// The key from its text.
+    /// Parses the base64url form.
     ///
     /// # Errors
-    /// When it is not the base64url of 32 bytes.
+    /// The text is not the base64url of 32 bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidPublicKey> {
         match BASE64_URL_SAFE_NO_PAD.decode(text.trim()) {
             Ok(bytes) if bytes.len() == ED25519_PUBLIC_KEY_LEN => Ok(Self(text.trim().to_owned())),
@@ -245,27 +245,27 @@ impl PublicKey {
         }
     }
 
-    /// The key as text.
+    /// The base64url form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A text is no Ed25519 public key.
+/// A text is not an Ed25519 public key.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not an Ed25519 public key in base64url")]
 pub struct InvalidPublicKey(String);
 
-/// The public keys that a runner trusts, by issuer, current first: the content of its key file. Older ones stay while a
-/// key is rotated.
+/// Trusted public keys by issuer, the current one first. Serialized, they are a runner's key file. Previous keys stay
+/// trusted during a key rotation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PublicKeys(pub BTreeMap<Issuer, Vec<PublicKey>>);
 
 impl PublicKeys {
-    /// These keys, and of an issuer that has none here those of `former`.
-    pub fn or_those_of(mut self, former: Self) -> Self {
-        for (issuer, keys) in former.0 {
+    /// Takes the keys of `fallback` for each issuer that has none here.
+    pub fn with_fallback(mut self, fallback: Self) -> Self {
+        for (issuer, keys) in fallback.0 {
             let own = self.0.entry(issuer).or_default();
             if own.is_empty() {
                 *own = keys;
@@ -274,21 +274,21 @@ impl PublicKeys {
         self
     }
 
-    /// Who calls, when the token was signed by one of these keys for the pod with this UID and is still good.
+    /// Authenticates the caller of the runner in the pod with this UID.
     ///
     /// # Errors
-    /// When it was not: see [`TokenError`].
+    /// The token is not valid: see [`TokenError`].
     pub fn verify(&self, token: &str, pod_uid: &str) -> Result<Caller, TokenError> {
         self.claims(token, pod_uid, LEEWAY)?.try_into()
     }
 
-    /// What a user's token gives, when the gateway signed it and it is still good. No leeway: it was made by the same kind of
-    /// process that checks it, and its user was told when it ends.
+    /// Verifies a session token. No leeway applies to its expiry, because gateways both sign and verify it, and the
+    /// user knows the exact time.
     ///
     /// # Errors
-    /// When it is not: see [`TokenError`].
+    /// The token is not valid, or the gateway did not sign it: see [`TokenError`].
     pub fn verify_session_token(&self, token: &str) -> Result<SessionToken, TokenError> {
-        let claims = self.gateways_claims(token, SESSION_AUDIENCE)?;
+        let claims = self.gateway_claims(token, SESSION_AUDIENCE)?;
         Ok(SessionToken {
             session: claims.sub.ok_or(TokenError::Missing("sub"))?,
             scope: claims.scope.ok_or(TokenError::Missing("role"))?,
@@ -297,22 +297,22 @@ impl PublicKeys {
         })
     }
 
-    /// Whose login it is, when the gateway signed it and it is still good.
+    /// Verifies a login, also without leeway.
     ///
     /// # Errors
-    /// When it is not: see [`TokenError`].
+    /// The login is not valid, or the gateway did not sign it: see [`TokenError`].
     pub fn verify_login(&self, text: &str) -> Result<Login, TokenError> {
-        let claims = self.gateways_claims(text, LOGIN_AUDIENCE)?;
+        let claims = self.gateway_claims(text, LOGIN_AUDIENCE)?;
         Ok(Login { of: claims.sub.ok_or(TokenError::Missing("sub"))?, expires: claims.exp })
     }
 
-    fn gateways_claims(&self, token: &str, audience: &str) -> Result<Claims, TokenError> {
+    fn gateway_claims(&self, token: &str, audience: &str) -> Result<Claims, TokenError> {
         let claims = self.claims(token, audience, Duration::ZERO)?;
         if claims.iss == Issuer::Gateway { Ok(claims) } else { Err(TokenError::UnknownIssuer) }
     }
 
     fn claims(&self, token: &str, audience: &str, leeway: Duration) -> Result<Claims, TokenError> {
-        let mut refused = None;
+        let mut rejection = None;
         for (issuer, key) in self.0.iter().flat_map(|(issuer, keys)| keys.iter().map(move |key| (*issuer, key))) {
             let mut validation = Validation::new(Algorithm::EdDSA);
             validation.set_audience(&[audience]);
@@ -323,16 +323,16 @@ impl PublicKeys {
                 .and_then(|key| jsonwebtoken::decode::<Claims>(token, &key, &validation));
             match decoded {
                 Ok(decoded) => return Ok(decoded.claims),
-                // A wrong signature says least: another key may say that the token is its own but expired.
+                // Any other error is more specific: the key that signed an expired token reports the expiry.
                 Err(error) => {
-                    let says_little = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
-                    if refused.is_none() || !says_little {
-                        refused = Some(error);
+                    let is_bad_signature = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
+                    if rejection.is_none() || !is_bad_signature {
+                        rejection = Some(error);
                     }
                 }
             }
         }
-        Err(refused.map_or(TokenError::UnknownIssuer, TokenError::Invalid))
+        Err(rejection.map_or(TokenError::UnknownIssuer, TokenError::Invalid))
     }
 }
 
@@ -352,7 +352,7 @@ impl TryFrom<Claims> for Caller {
 }
 
 /// Seconds since 1970-01-01 UTC.
-fn unix(at: SystemTime) -> u64 {
+fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn each_issuers_token_proves_its_caller() {
+    fn identifies_the_caller_by_its_token() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
         assert_eq!(
@@ -395,29 +395,29 @@ mod tests {
     }
 
     #[test]
-    fn a_users_token_is_good_at_the_gateway_and_nowhere_else() {
+    fn accepts_session_tokens_only_at_the_gateway() {
         let (operator, gateway) = (signer(Issuer::Operator), signer(Issuer::Gateway));
         let keys = trusting(&[&operator, &gateway]);
-        let token = session_token(unix(SystemTime::now()) + 60);
+        let token = session_token(unix_seconds(SystemTime::now()) + 60);
         let text = gateway.session_token(token.clone());
         assert_eq!(keys.verify_session_token(&text).unwrap(), token);
-        assert!(keys.verify(&text, "pod").is_err(), "a runner took a user's token");
+        assert!(keys.verify(&text, "pod").is_err(), "a runner accepted a session token");
         let hop = gateway.hop_token("pod", "s", Scope::Control, None);
-        assert!(keys.verify_session_token(&hop).is_err(), "a hop token was taken for a user's");
+        assert!(keys.verify_session_token(&hop).is_err(), "the gateway accepted a hop token as a session token");
         let from_operator = operator.session_token(token);
         assert!(matches!(keys.verify_session_token(&from_operator), Err(TokenError::UnknownIssuer)));
     }
 
     #[test]
-    fn a_users_token_ends_when_it_says() {
+    fn rejects_an_expired_session_token() {
         let gateway = signer(Issuer::Gateway);
-        let ended = gateway.session_token(session_token(unix(SystemTime::now()) - 1));
+        let ended = gateway.session_token(session_token(unix_seconds(SystemTime::now()) - 1));
         let refused = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
         assert!(refused.is_expiry(), "{refused}");
     }
 
     #[test]
-    fn a_key_signs_for_its_own_issuer_only() {
+    fn rejects_the_key_of_another_issuer() {
         let gateway = signer(Issuer::Gateway);
         let keys = trusting(&[&signer(Issuer::Operator), &gateway]);
         let forged = Signer { issuer: Issuer::Operator, ..gateway };
@@ -425,31 +425,34 @@ mod tests {
     }
 
     #[test]
-    fn a_token_for_another_pod_an_expired_one_and_a_strangers_are_refused() {
+    fn rejects_expired_tokens_unknown_keys_and_other_pods() {
         let operator = signer(Issuer::Operator);
         let keys = trusting(&[&operator]);
         assert!(keys.verify(&operator.operator_token("other", 1, SystemTime::now()), "pod").is_err());
         assert!(keys.verify(&signer(Issuer::Operator).operator_token("pod", 1, SystemTime::now()), "pod").is_err());
-        let expired = operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix(SystemTime::now()) - 60) });
+        let expired =
+            operator.sign(Claims { epoch: Some(1), ..operator.claims("pod", unix_seconds(SystemTime::now()) - 60) });
         assert!(keys.verify(&expired, "pod").unwrap_err().to_string().contains("ExpiredSignature"));
         assert!(matches!(PublicKeys::default().verify(&expired, "pod"), Err(TokenError::UnknownIssuer)));
     }
 
     #[test]
-    fn the_former_key_is_trusted_while_it_is_listed() {
+    fn trusts_the_previous_key_while_it_is_listed() {
         let (old, new) = (signer(Issuer::Operator), signer(Issuer::Operator));
         assert!(trusting(&[&new, &old]).verify(&old.operator_token("pod", 1, SystemTime::now()), "pod").is_ok());
         assert!(trusting(&[&new]).verify(&old.operator_token("pod", 1, SystemTime::now()), "pod").is_err());
     }
 
     #[test]
-    fn a_tampered_or_unsigned_token_is_refused() {
+    fn rejects_tampered_and_unsigned_tokens() {
         let operator = signer(Issuer::Operator);
         let keys = trusting(&[&operator]);
         let token = operator.operator_token("pod", 1, SystemTime::now());
         let (head, tail) = token.split_once('.').unwrap();
-        let payload = BASE64_URL_SAFE_NO_PAD
-            .encode(format!(r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#, unix(SystemTime::now()) + 60));
+        let payload = BASE64_URL_SAFE_NO_PAD.encode(format!(
+            r#"{{"iss":"operator","aud":"pod","exp":{},"epoch":99}}"#,
+            unix_seconds(SystemTime::now()) + 60
+        ));
         let signature = tail.split_once('.').unwrap().1;
         assert!(keys.verify(&format!("{head}.{payload}.{signature}"), "pod").is_err());
         let none = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
@@ -457,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_file_reads_as_it_is_documented() {
+    fn parses_the_documented_key_file() {
         let operator = signer(Issuer::Operator);
         let text = format!(r#"{{"operator":["{}"],"gateway":[]}}"#, operator.public_key().as_str());
         let keys: PublicKeys = serde_json::from_str(&text).unwrap();

@@ -1,4 +1,4 @@
-//! Serves probes and metrics to the cluster: without a credential, on a port that no Service publishes.
+//! Serves probes and metrics without authentication, on a port that no Service exposes.
 
 use crate::{
     client_address::TrustedProxies,
@@ -15,7 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// `/healthz`, which succeeds while the process runs, and `/readyz`, which fails with the reason that `not_ready` returns, if any.
+/// Routes `/healthz`, which succeeds while the process runs, and `/readyz`, which fails while `not_ready` returns a
+/// reason.
 pub fn probes(not_ready: impl Fn() -> Option<String> + Clone + Send + Sync + 'static) -> Router {
     let ready = async move || match not_ready() {
         None => (StatusCode::OK, "ok".to_owned()),
@@ -24,7 +25,7 @@ pub fn probes(not_ready: impl Fn() -> Option<String> + Clone + Send + Sync + 'st
     Router::new().route("/healthz", get(async || "ok")).route("/readyz", get(ready))
 }
 
-/// The probes, and `/metrics` with the OpenMetrics text that `metrics` returns.
+/// Routes the probes, and `/metrics` with the OpenMetrics text from `metrics`.
 pub fn router<M, E>(
     not_ready: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
     metrics: impl Fn() -> M + Clone + Send + Sync + 'static,
@@ -40,7 +41,7 @@ where
     probes(not_ready).route("/metrics", get(metrics))
 }
 
-/// Serves until the process ends, also while it drains.
+/// Serves until the process exits, also while it drains.
 pub async fn serve(listener: TcpListener, router: Router) {
     let server = Server::new("admin", Limits::PROBES, TrustedProxies::default());
     server.serve(listener, router, CancellationToken::new(), TaskTracker::new()).await;

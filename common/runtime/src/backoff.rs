@@ -1,24 +1,24 @@
-//! Pauses between attempts that fail.
+//! Exponential backoff between failed attempts.
 
 use std::time::Duration;
 
-/// A pause that doubles with each failure in a row, up to a maximum.
+/// A delay that doubles with each consecutive failure, up to a maximum.
 #[derive(Clone, Copy, Debug)]
 pub struct ExponentialBackoff {
-    first: Duration,
-    longest: Duration,
+    initial: Duration,
+    max: Duration,
 }
 
 impl ExponentialBackoff {
-    /// Pauses from `first`, after one failure, to `longest`.
-    pub const fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest }
+    /// Delays from `initial`, after one failure, to `max`.
+    pub const fn new(initial: Duration, max: Duration) -> Self {
+        Self { initial, max }
     }
 
-    /// The pause after this many failures in a row.
+    /// Delay after this many consecutive failures.
     pub fn after(self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(u32::BITS - 1);
-        self.first.saturating_mul(1 << doublings).min(self.longest)
+        self.initial.saturating_mul(1 << doublings).min(self.max)
     }
 }
 
@@ -27,9 +27,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_doubles_up_to_the_longest() {
+    fn the_delay_doubles_up_to_the_maximum() {
         let backoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        let pauses = [1, 2, 3, 5, 6, 32, 33, u32::MAX].map(|failures| backoff.after(failures).as_secs());
-        assert_eq!(pauses, [1, 2, 4, 16, 30, 30, 30, 30]);
+        let delays = [1, 2, 3, 5, 6, 32, 33, u32::MAX].map(|failures| backoff.after(failures).as_secs());
+        assert_eq!(delays, [1, 2, 4, 16, 30, 30, 30, 30]);
     }
 }

@@ -1,4 +1,4 @@
-//! Finds the address of the client that sent a request, which behind a trusted proxy is not the connection's peer.
+//! Determines the client address of a request, which behind a trusted proxy is not the peer of the connection.
 
 use http::{HeaderMap, HeaderName};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The networks of proxies whose `X-Forwarded-For` is believed.
+/// Networks of the proxies whose `X-Forwarded-For` is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// The proxies in these networks. An IPv4 network also covers its addresses as IPv4-mapped IPv6, and it can be given as a
-    /// network of these (`::ffff:10.0.0.0/104` is `10.0.0.0/8`).
+    /// Trusts the proxies in these networks. An IPv4 network also covers its addresses in IPv4-mapped form, and can be
+    /// given in that form (`::ffff:10.0.0.0/104` is `10.0.0.0/8`).
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks.into_iter().map(canonical).collect())
     }
@@ -23,10 +23,10 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The address of the client that sent a request with these headers over a connection from `peer`: the peer's own, or, when
-    /// the peer is trusted, the last address in `X-Forwarded-For` that no trusted proxy has. Each proxy appends the address that it
-    /// saw, so the list is read from its end, and what stands before the first untrusted address is the client's own invention.
-    /// An entry that is no address ends the walk at the address after it.
+    /// Client address of a request that arrived with these headers on a connection from `peer`: the address of the
+    /// peer, or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted proxy's.
+    /// Each proxy appends the address that it saw, so the list is read from the end. The client can forge everything
+    /// before the first untrusted address. If an entry is not an address, the address after it is returned.
     pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(FORWARDED_FOR).into_iter().rev();
         let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
@@ -41,7 +41,7 @@ impl TrustedProxies {
     }
 }
 
-/// The IPv4 network of an IPv4-mapped one, because addresses are compared in their canonical form. Other networks stay as they are.
+/// Converts an IPv4-mapped network to IPv4, because addresses are compared in their canonical form.
 fn canonical(network: IpNet) -> IpNet {
     // The first 96 bits of an IPv4-mapped address are the mapping (RFC 4291 section 2.5.5.2).
     let prefix = network.prefix_len().checked_sub(96);
@@ -52,7 +52,7 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// Reads one entry: an address, which some proxies write with the client's port or in brackets.
+/// Parses an entry: an address, to which some proxies add the client's port or brackets.
 fn parse(entry: &[u8]) -> Option<IpAddr> {
     let entry = std::str::from_utf8(entry).ok()?.trim();
     let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
@@ -60,9 +60,9 @@ fn parse(entry: &[u8]) -> Option<IpAddr> {
     entry.parse().ok().or_else(bracketed).or_else(with_port)
 }
 
-/// What is limited as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one host can use (RFC 4291
-/// section 2.5.4). An IPv4-mapped address counts as its IPv4 address.
-pub fn limited_as(address: IpAddr) -> IpAddr {
+/// Address to which per-client limits apply: an IPv4 address, or the /64 network of an IPv6 address, because one host
+/// can use all addresses of a /64 (RFC 4291 section 2.5.4). An IPv4-mapped address counts as its IPv4 address.
+pub fn limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -75,20 +75,20 @@ mod tests {
     use http::HeaderValue;
 
     fn ip(text: &str) -> IpAddr {
-        text.parse().expect("the test has addresses")
+        text.parse().expect("a valid address")
     }
 
     #[test]
-    fn the_last_untrusted_address_is_the_clients() {
-        let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("the test has networks"));
+    fn takes_the_last_untrusted_address() {
+        let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a valid network"));
         let trusted = TrustedProxies::new(networks.to_vec());
         for (case, peer, lines, client) in [
-            ("the peer is no proxy", "192.0.2.1", &["198.51.100.7"][..], "192.0.2.1"),
+            ("the peer is not a proxy", "192.0.2.1", &["198.51.100.7"][..], "192.0.2.1"),
             ("an untrusted peer, mapped", "::ffff:192.0.2.1", &[], "192.0.2.1"),
             ("one proxy", "10.0.0.1", &["198.51.100.7"], "198.51.100.7"),
             ("one proxy, mapped", "::ffff:10.0.0.1", &["198.51.100.7"], "198.51.100.7"),
             ("a chain of proxies", "10.0.0.1", &["198.51.100.7, 10.0.0.9 ,10.0.0.2"], "198.51.100.7"),
-            ("what the client wrote itself", "10.0.0.1", &["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
+            ("an entry that the client forged", "10.0.0.1", &["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
             ("a client that claims to be a proxy", "10.0.0.1", &["10.0.0.3, 198.51.100.7"], "198.51.100.7"),
             ("several lines", "10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.0.0.5", "10.0.0.2"], "198.51.100.7"),
             ("no header", "10.0.0.1", &[], "10.0.0.1"),
@@ -96,7 +96,7 @@ mod tests {
             ("only proxies", "10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
             ("garbage", "10.0.0.1", &["198.51.100.7, unknown, 10.0.0.2"], "10.0.0.2"),
             ("garbage at the end", "10.0.0.1", &["198.51.100.7, "], "10.0.0.1"),
-            ("no text", "10.0.0.1", &["198.51.100.7, \u{ff}"], "10.0.0.1"),
+            ("not text", "10.0.0.1", &["198.51.100.7, \u{ff}"], "10.0.0.1"),
             ("a port", "10.0.0.1", &["198.51.100.7:4711"], "198.51.100.7"),
             ("IPv6", "fd00::1", &["2001:db8::7"], "2001:db8::7"),
             ("IPv6 in brackets", "fd00::1", &["[2001:db8::7]"], "2001:db8::7"),
@@ -105,7 +105,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             for line in lines {
-                headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line.as_bytes()).expect("the test has values"));
+                headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line.as_bytes()).expect("a valid header value"));
             }
             assert_eq!(trusted.client_address(ip(peer), &headers), ip(client), "{case}");
         }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_mapped_network_is_its_ipv4_network() {
+    fn treats_an_ipv4_mapped_network_as_ipv4() {
         for (network, address, is_trusted) in [
             ("::ffff:10.0.0.0/104", "10.255.0.1", true),
             ("::ffff:10.0.0.0/104", "::ffff:10.255.0.1", true),
@@ -124,19 +124,19 @@ mod tests {
             ("::ffff:a00:1/128", "10.0.0.2", false),
             ("::ffff:0:0/96", "192.0.2.1", true),
             ("::ffff:0:0/96", "2001:db8::1", false),
-            // wider than all of IPv4, so IPv6
+            // Wider than all of IPv4, so it stays IPv6.
             ("::ffff:0:0/95", "192.0.2.1", false),
             ("::ffff:0:0/95", "::fffe:0:1", true),
             ("::/96", "192.0.2.1", false),
             ("::/96", "::1", true),
         ] {
-            let proxies = TrustedProxies::new(vec![network.parse().expect("the test has networks")]);
+            let proxies = TrustedProxies::new(vec![network.parse().expect("a valid network")]);
             assert_eq!(proxies.contains(ip(address)), is_trusted, "{address} in {network}");
         }
     }
 
     #[test]
-    fn ipv6_is_limited_by_its_64() {
+    fn limits_ipv6_clients_by_their_64() {
         for (address, limited) in [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
@@ -144,7 +144,7 @@ mod tests {
             ("2001:db8:1:2::1", "2001:db8:1:2::"),
             ("2001:db8:1:3::1", "2001:db8:1:3::"),
         ] {
-            assert_eq!(limited_as(ip(address)), ip(limited), "{address}");
+            assert_eq!(limit_key(ip(address)), ip(limited), "{address}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The limit of open files.
+//! Raises the limit of open files.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to `wanted`, as far as the hard limit permits, and returns it. Container runtimes start
-/// processes with a soft limit of 1024 for the sake of select(2).
+/// Raises the soft limit of open files to `wanted`, or to the hard limit if that is lower, and returns the new limit.
+/// Container runtimes start processes with a soft limit of 1024 for compatibility with select(2).
 ///
 /// # Errors
-/// The system refuses to read or to set the limit.
+/// The kernel rejects reading or setting the limit.
 pub fn raise_limit(wanted: u64) -> std::io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let raised = wanted.min(hard).max(soft);

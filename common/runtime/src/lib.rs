@@ -1,9 +1,9 @@
-//! The process-level code of the operator, the gateway and the runner. It has no types of browsers, sessions or pools.
+//! Process-level code of the operator, the gateway and the runner. It does not know browsers, sessions or pools.
 //!
-//! [`server`] serves HTTP/1.1 to clients that it does not trust yet, [`admin`] serves probes and metrics, [`client_address`] finds a
-//! client's address behind proxies, [`tcp`] sets up connections, and `watch` follows objects of the API server. [`logging`], `traces`
-//! and `tls` are set up once, at the start of the process; [`signals`] ends it, [`files`] raises the limit of open files, and
-//! [`backoff`] paces retries.
+//! [`server`] serves HTTP/1.1 to untrusted clients, [`admin`] serves probes and metrics, [`client_address`] determines
+//! client addresses behind proxies, [`tcp`] configures connections, and `watch` watches objects of the API server.
+//! [`logging`], `traces` and `tls` are set up once at the start of the process, [`signals`] triggers its shutdown,
+//! [`files`] raises the limit of open files, and [`backoff`] paces retries.
 
 pub mod admin;
 pub mod backoff;

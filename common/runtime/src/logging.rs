@@ -1,4 +1,4 @@
-//! Sets up the log: events go to stderr, as JSON unless stderr is a terminal.
+//! Sets up logging to stderr, as JSON unless stderr is a terminal.
 
 use std::io::{self, IsTerminal};
 use tracing::Subscriber;
@@ -8,16 +8,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// The filter that applies when `RUST_LOG` is unset or empty.
+/// Filter if `RUST_LOG` is unset or empty.
 const DEFAULT_FILTER: &str = "info";
 
-/// Logs from now on what `RUST_LOG` selects, or `info` when it is unset or empty.
+/// Installs the global logger with the filter in `RUST_LOG`, or `info` if that is unset or empty.
 ///
 /// # Errors
-/// `RUST_LOG` is invalid. Then `info` is logged.
+/// `RUST_LOG` is invalid. The logger is installed with `info`.
 ///
 /// # Panics
-/// A logger is set up already.
+/// A global logger is already installed.
 pub fn init() -> Result<(), ParseError> {
     let directives = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
     let (filter, parsed) = match EnvFilter::try_new(directives.as_deref().unwrap_or(DEFAULT_FILTER)) {
@@ -33,7 +33,7 @@ pub fn init() -> Result<(), ParseError> {
     parsed
 }
 
-/// The JSON format: an object a line, in which the fields of the event and of the spans around it are keys.
+/// The JSON format: one object per line, with the fields of the event and of its spans as top-level keys.
 pub fn json<S, W>(writer: W) -> impl Layer<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_events_and_their_spans_are_keys_of_one_object() {
+    fn writes_event_and_span_fields_as_keys_of_one_object() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let subscriber = tracing_subscriber::registry().with(json(move || writer.clone()));

@@ -1,13 +1,14 @@
-//! Signals that ask the process to end.
+//! Handles shutdown signals.
 
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first SIGTERM or SIGINT cancels. From this call on neither ends the process by itself.
+/// Returns a token that the first SIGTERM or SIGINT cancels. From this call on, these signals no longer terminate the
+/// process.
 ///
 /// # Errors
-/// The system does not let the process handle a signal.
+/// A signal handler could not be installed.
 pub fn shutdown() -> io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let received = CancellationToken::new();

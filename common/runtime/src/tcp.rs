@@ -1,19 +1,20 @@
-//! TCP settings of accepted and dialled connections.
+//! Configures the sockets of accepted and dialled TCP connections.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, time::Duration};
 use tokio::net::TcpStream;
 
-/// A peer that has acknowledged nothing for this long is treated as dead: keepalive probes an idle connection, the user timeout
-/// covers one with unacknowledged data and one whose peer keeps its window shut (tcp(7)).
+/// Time after which a peer that acknowledges nothing counts as dead. Keepalive probes cover idle connections. The user
+/// timeout covers connections with unacknowledged data, and those whose peer keeps its window closed (tcp(7)).
 const DEAD_AFTER: Duration = Duration::from_secs(45);
-/// Bytes that may wait unsent in the kernel. More would delay a Ping behind them, and cost memory for each connection.
+/// Maximum amount of unsent data in the kernel, in bytes. More would delay Pings behind it, and cost memory per
+/// connection.
 const UNSENT: u32 = 256 << 10;
 
-/// Sends small messages at once, and lets the kernel detect dead peers.
+/// Disables Nagle's algorithm, and lets the kernel detect dead peers.
 ///
 /// # Errors
-/// The peer has closed the connection already.
+/// The peer has already closed the connection.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -1,15 +1,15 @@
-//! The TLS provider of the process.
+//! Installs the TLS provider of the process.
 
-/// Another provider was installed before.
+/// A TLS provider was installed before.
 #[derive(Debug, thiserror::Error)]
-#[error("another TLS provider is installed already")]
+#[error("a TLS provider is already installed")]
 pub struct AlreadyInstalled;
 
-/// Makes aws-lc-rs the TLS provider of the process. Call it before the first TLS connection: rustls chooses a provider by itself only
-/// when exactly one is compiled in.
+/// Makes aws-lc-rs the TLS provider of the process. Call this before the first TLS connection, because rustls selects a
+/// provider by itself only if exactly one is compiled in.
 ///
 /// # Errors
-/// A provider was installed before.
+/// A TLS provider was installed before.
 pub fn install_provider() -> Result<(), AlreadyInstalled> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| AlreadyInstalled)
 }

@@ -1,4 +1,4 @@
-//! Follows the objects of the API server, through broken watches and unreadable objects.
+//! Watches objects of the API server, and recovers from failed watches and unreadable objects.
 
 use futures::{Stream, StreamExt};
 use kube::{
@@ -13,43 +13,43 @@ use kube::{
 use serde::de::DeserializeOwned;
 use std::{collections::HashMap, fmt::Debug, future, mem, pin::pin, time::Duration};
 
-/// A watch that was broken begins again after so long at most.
-const LONGEST: Duration = Duration::from_secs(5);
-/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a page is read whole before it is
-/// parsed: kube's default of 500 could exceed the memory limit of the process.
+/// Maximum delay before a failed watch is restarted.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Objects per page of a list. An object has up to 1.5 MiB (etcd's `--max-request-bytes`), and a whole page is buffered
+/// before it is parsed, so kube's default of 500 could exceed the memory limit of the process.
 const PAGE_SIZE: u32 = 50;
 
-/// The pauses of a watch after failures: kube's own, which grow from 0.8 s, but not up to 30 s. Clients wait until an API server
-/// that is back is heard, and these are a few watches, not one of each node.
+/// Backoff of a failed watch: kube's default, which starts at 0.8 s, but capped at 5 s instead of 30 s. Clients wait
+/// for the watches to recover when an API server returns, and a process has only a few watches.
 #[derive(Default)]
-pub struct Pauses(DefaultBackoff);
+pub struct WatchBackoff(DefaultBackoff);
 
-impl Iterator for Pauses {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|pause| pause.min(LONGEST))
+        self.0.next().map(|pause| pause.min(MAX_PAUSE))
     }
 }
 
-impl Backoff for Pauses {
+impl Backoff for WatchBackoff {
     fn reset(&mut self) {
         self.0.reset();
     }
 }
 
-/// The configuration with which every watch starts: the memory that a list takes is bounded.
+/// Base configuration of every watch, which bounds the memory of a list.
 pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE)
 }
 
-/// The events of a watch without its errors, which are logged. It begins again by itself, after a pause.
+/// Events of a watch. Errors are logged, and the watch restarts after a backoff.
 pub fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>>
 where
     K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
     K::DynamicType: Default,
 {
-    watcher(api, config).backoff(Pauses::default()).filter_map(|event| {
+    watcher(api, config).backoff(WatchBackoff::default()).filter_map(|event| {
         let event = event.inspect_err(|error| {
             let kind = kind::<K>();
             tracing::warn!(kind, %error, "watch failed, retrying");
@@ -58,64 +58,64 @@ where
     })
 }
 
-/// A change of the objects that a watch follows.
+/// A change of the watched objects.
 #[derive(Clone, Debug)]
 pub enum Change<T> {
-    /// The complete list. An object that is not in it is gone.
+    /// The complete list. An object that is not in the list no longer exists.
     All(Vec<T>),
-    /// An object is new or was changed.
+    /// An object was created or changed.
     Applied(T),
-    /// An object is gone.
+    /// An object was deleted, or no longer concerns the caller.
     Gone(T),
 }
 
-/// Follows objects for ever. `understand` returns what is kept of an object, or None when the object does not concern the caller;
-/// `changed` takes each change. An object that cannot be read, such as one that a later version wrote, does not stop the others and
-/// counts as its last readable version.
+/// Watches objects forever. `parse` converts an object, and returns None if the object does not concern the caller.
+/// `on_change` receives each change. An unreadable object, such as one that a later version wrote, does not affect the
+/// others, and counts as its last readable version.
 ///
-/// The client should carry nothing but watches: on one HTTP/2 connection with many requests, a watch can starve.
+/// Use a client that carries only watches, because a watch can starve on an HTTP/2 connection with many requests.
 pub async fn follow<O, K, T>(
     api: Api<O>,
     config: watcher::Config,
-    understand: impl Fn(K) -> Option<T>,
-    mut changed: impl FnMut(Change<T>),
+    parse: impl Fn(K) -> Option<T>,
+    mut on_change: impl FnMut(Change<T>),
 ) where
     O: Resource + Into<DeserializeGuard<K>> + Clone + Debug + Send + DeserializeOwned + 'static,
     O::DynamicType: Default,
     T: Clone,
 {
-    let mut known = Known::default();
+    let mut cache = Cache::default();
     let mut events = pin!(events(api, config));
     while let Some(event) = events.next().await {
-        if let Some(change) = known.take_in(event, &understand) {
-            changed(change);
+        if let Some(change) = cache.handle(event, &parse) {
+            on_change(change);
         }
     }
 }
 
-/// The objects of a watch by UID, each as its last readable version.
-struct Known<T> {
-    objects: HashMap<String, Shown<T>>,
-    /// A list that is being read.
-    listed: HashMap<String, Shown<T>>,
+/// The watched objects by UID, each in its last readable version.
+struct Cache<T> {
+    objects: HashMap<String, Entry<T>>,
+    /// Objects of a list that is not complete yet.
+    listed: HashMap<String, Entry<T>>,
 }
 
 #[derive(Clone)]
-struct Shown<T> {
-    /// None: no version of the object could be read, or it does not concern the caller.
-    understood: Option<T>,
-    /// An error was logged because the object cannot be read.
+struct Entry<T> {
+    /// None if no version of the object was readable, or if it does not concern the caller.
+    parsed: Option<T>,
+    /// Whether the log has an error about the unreadable object.
     reported: bool,
 }
 
-impl<T> Default for Known<T> {
+impl<T> Default for Cache<T> {
     fn default() -> Self {
         Self { objects: HashMap::new(), listed: HashMap::new() }
     }
 }
 
-impl<T: Clone> Known<T> {
-    fn take_in<O, K>(&mut self, event: Event<O>, understand: impl Fn(K) -> Option<T>) -> Option<Change<T>>
+impl<T: Clone> Cache<T> {
+    fn handle<O, K>(&mut self, event: Event<O>, parse: impl Fn(K) -> Option<T>) -> Option<Change<T>>
     where
         O: Resource + Into<DeserializeGuard<K>>,
         O::DynamicType: Default,
@@ -127,58 +127,59 @@ impl<T: Clone> Known<T> {
             }
             Event::InitApply(object) => {
                 let uid = uid_of(&object);
-                let (_, shown) = self.shown(object, understand);
-                self.listed.insert(uid, shown);
+                let (_, entry) = self.read(object, parse);
+                self.listed.insert(uid, entry);
                 None
             }
             Event::InitDone => {
                 self.objects = mem::take(&mut self.listed);
-                Some(Change::All(self.objects.values().filter_map(|shown| shown.understood.clone()).collect()))
+                Some(Change::All(self.objects.values().filter_map(|entry| entry.parsed.clone()).collect()))
             }
             Event::Apply(object) => {
                 let uid = uid_of(&object);
-                let (news, shown) = self.shown(object, understand);
-                let concerns = shown.understood.is_some();
-                let former = self.objects.insert(uid, shown).and_then(|shown| shown.understood);
-                // One that concerned the caller and no longer does, such as a runner pod that lost its owner, is gone for the caller.
-                news.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Gone))
+                let (update, entry) = self.read(object, parse);
+                let concerns = entry.parsed.is_some();
+                let former = self.objects.insert(uid, entry).and_then(|entry| entry.parsed);
+                // An object that no longer concerns the caller, such as a runner pod that lost its owner, is gone for
+                // the caller.
+                update.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Gone))
             }
             Event::Delete(object) => {
-                let former = self.objects.remove(&uid_of(&object)).and_then(|shown| shown.understood);
-                object.into().0.ok().and_then(understand).or(former).map(Change::Gone)
+                let former = self.objects.remove(&uid_of(&object)).and_then(|entry| entry.parsed);
+                object.into().0.ok().and_then(parse).or(former).map(Change::Gone)
             }
         }
     }
 
-    /// Reads an object. Returns what is new in it, and its entry from now on.
-    fn shown<O, K>(&self, object: O, understand: impl Fn(K) -> Option<T>) -> (Option<T>, Shown<T>)
+    /// Parses an object. Returns the parsed object if it was readable and concerns the caller, and its new entry.
+    fn read<O, K>(&self, object: O, parse: impl Fn(K) -> Option<T>) -> (Option<T>, Entry<T>)
     where
         O: Resource + Into<DeserializeGuard<K>>,
         O::DynamicType: Default,
     {
         match object.into().0 {
             Ok(object) => {
-                let understood = understand(object);
-                (understood.clone(), Shown { understood, reported: false })
+                let parsed = parse(object);
+                (parsed.clone(), Entry { parsed, reported: false })
             }
             Err(InvalidObject { error, metadata }) => {
                 let uid = metadata.uid.unwrap_or_default();
                 let former = self.objects.get(&uid);
-                let understood = former.and_then(|shown| shown.understood.clone());
-                if !former.is_some_and(|shown| shown.reported) {
+                let parsed = former.and_then(|entry| entry.parsed.clone());
+                if !former.is_some_and(|entry| entry.reported) {
                     let kind = kind::<O>();
                     let (namespace, name) = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
-                    let treated_as = if understood.is_some() { "its last readable version" } else { "absent" };
+                    let treated_as = if parsed.is_some() { "its last readable version" } else { "absent" };
                     tracing::error!(
                         kind,
                         namespace,
                         name,
                         error,
                         treated_as,
-                        "cannot read object: correct it, delete it, or run the version that knows its fields"
+                        "could not parse object: correct it, delete it, or run the version that knows its fields"
                     );
                 }
-                (None, Shown { understood, reported: true })
+                (None, Entry { parsed, reported: true })
             }
         }
     }
@@ -205,16 +206,16 @@ mod tests {
     type Guarded = DeserializeGuard<ConfigMap>;
 
     #[test]
-    fn pauses_grow_but_not_far() {
-        let pauses: Vec<_> = Pauses::default().take(20).collect();
-        assert!(pauses[0] < LONGEST && pauses[19] == LONGEST, "{pauses:?}");
+    fn the_backoff_is_capped() {
+        let pauses: Vec<_> = WatchBackoff::default().take(20).collect();
+        assert!(pauses[0] < MAX_PAUSE && pauses[19] == MAX_PAUSE, "{pauses:?}");
     }
 
     fn readable(uid: &str) -> Guarded {
         object(uid, json!({ "key": "text" }))
     }
 
-    /// Its data have a value that is no text.
+    /// An object whose data has a value that is not a string.
     fn unreadable(uid: &str) -> Guarded {
         object(uid, json!({ "key": 1 }))
     }
@@ -227,9 +228,9 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    /// A change as a word and the names of the objects.
-    fn changed(known: &mut Known<String>, event: Event<Guarded>) -> Option<(&'static str, Vec<String>)> {
-        let change = known.take_in(event, |object: ConfigMap| Some(object.name_any()))?;
+    /// The kind of a change, and the names of its objects.
+    fn changed(cache: &mut Cache<String>, event: Event<Guarded>) -> Option<(&'static str, Vec<String>)> {
+        let change = cache.handle(event, |object: ConfigMap| Some(object.name_any()))?;
         Some(match change {
             Change::All(mut all) => {
                 all.sort();
@@ -240,30 +241,30 @@ mod tests {
         })
     }
 
-    fn list(known: &mut Known<String>, objects: Vec<Guarded>) -> Vec<String> {
-        changed(known, Event::Init);
+    fn list(cache: &mut Cache<String>, objects: Vec<Guarded>) -> Vec<String> {
+        changed(cache, Event::Init);
         for object in objects {
-            assert_eq!(changed(known, Event::InitApply(object)), None);
+            assert_eq!(changed(cache, Event::InitApply(object)), None);
         }
-        changed(known, Event::InitDone).unwrap().1
+        changed(cache, Event::InitDone).unwrap().1
     }
 
     #[test]
-    fn what_cannot_be_understood_is_not_gone_until_it_is_deleted() {
-        let mut known = Known::default();
-        assert_eq!(list(&mut known, vec![readable("a"), readable("b"), unreadable("c")]), ["a", "b"]);
-        assert_eq!(changed(&mut known, Event::Apply(unreadable("a"))), None);
-        assert_eq!(list(&mut known, vec![unreadable("a"), unreadable("b"), unreadable("c")]), ["a", "b"]);
-        assert!(known.objects.values().all(|shown| shown.reported), "each was reported, and is not again");
-        assert_eq!(changed(&mut known, Event::Delete(unreadable("a"))), Some(("gone", vec!["a".into()])));
-        assert_eq!(changed(&mut known, Event::Delete(unreadable("c"))), None);
-        assert_eq!(changed(&mut known, Event::Apply(readable("b"))), Some(("applied", vec!["b".into()])));
-        assert_eq!(list(&mut known, Vec::new()), Vec::<String>::new());
+    fn an_unreadable_object_stays_until_it_is_deleted() {
+        let mut cache = Cache::default();
+        assert_eq!(list(&mut cache, vec![readable("a"), readable("b"), unreadable("c")]), ["a", "b"]);
+        assert_eq!(changed(&mut cache, Event::Apply(unreadable("a"))), None);
+        assert_eq!(list(&mut cache, vec![unreadable("a"), unreadable("b"), unreadable("c")]), ["a", "b"]);
+        assert!(cache.objects.values().all(|entry| entry.reported), "each is reported once");
+        assert_eq!(changed(&mut cache, Event::Delete(unreadable("a"))), Some(("gone", vec!["a".into()])));
+        assert_eq!(changed(&mut cache, Event::Delete(unreadable("c"))), None);
+        assert_eq!(changed(&mut cache, Event::Apply(readable("b"))), Some(("applied", vec!["b".into()])));
+        assert_eq!(list(&mut cache, Vec::new()), Vec::<String>::new());
     }
 
     #[test]
-    fn what_cannot_be_understood_is_not_what_had_its_name_before() {
-        let mut known = Known::default();
+    fn an_unreadable_object_does_not_inherit_a_namesakes_version() {
+        let mut cache = Cache::default();
         let named = |uid: &str, data| {
             let mut object = object(uid, data);
             let metadata = match &mut object.0 {
@@ -274,20 +275,20 @@ mod tests {
             object
         };
         let (readable, unreadable) = (json!({ "key": "text" }), json!({ "key": 1 }));
-        assert_eq!(list(&mut known, vec![named("a", readable)]), ["same"]);
-        assert_eq!(list(&mut known, vec![named("b", unreadable)]), Vec::<String>::new());
+        assert_eq!(list(&mut cache, vec![named("a", readable)]), ["same"]);
+        assert_eq!(list(&mut cache, vec![named("b", unreadable)]), Vec::<String>::new());
     }
 
     #[test]
-    fn an_object_that_stops_being_ours_is_gone() {
-        let mut known = Known::default();
-        let mut take_in = |event: Event<Guarded>, is_ours: bool| {
-            let change = known.take_in(event, |object: ConfigMap| is_ours.then(|| object.name_any()));
+    fn an_object_that_no_longer_concerns_the_caller_is_gone() {
+        let mut cache = Cache::default();
+        let mut handle = |event: Event<Guarded>, is_ours: bool| {
+            let change = cache.handle(event, |object: ConfigMap| is_ours.then(|| object.name_any()));
             change.map(|change| format!("{change:?}"))
         };
-        assert_eq!(take_in(Event::Apply(readable("a")), true).unwrap(), r#"Applied("a")"#);
-        assert_eq!(take_in(Event::Apply(readable("a")), false).unwrap(), r#"Gone("a")"#);
-        assert_eq!(take_in(Event::Apply(readable("a")), false), None);
-        assert_eq!(take_in(Event::Delete(readable("a")), false), None);
+        assert_eq!(handle(Event::Apply(readable("a")), true).unwrap(), r#"Applied("a")"#);
+        assert_eq!(handle(Event::Apply(readable("a")), false).unwrap(), r#"Gone("a")"#);
+        assert_eq!(handle(Event::Apply(readable("a")), false), None);
+        assert_eq!(handle(Event::Delete(readable("a")), false), None);
     }
 }

@@ -1,6 +1,6 @@
-//! The server over real sockets: what a client without an accepted credential can hold, and for how long.
+//! Tests the server over real sockets: the limits and deadlines of unauthenticated clients.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test can panic")]
 
 use axum::{Extension, Router, body::Bytes, http::HeaderMap, http::StatusCode, response::IntoResponse, routing::any};
 use camofleet_runtime::{
@@ -19,11 +19,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Longer than anything here takes on a loaded machine: only so that a test that hangs says where.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Short, for tests that wait for a deadline.
+/// Bounds every wait, so that a test that hangs fails with a message. No wait takes this long on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Deadline that a test waits for.
 const SHORT: Duration = Duration::from_millis(100);
-/// No deadline passes while a test waits for something else.
+/// Limits whose deadlines do not pass during a test.
 const LIMITS: Limits = Limits {
     connections: 1000,
     anonymous: 4,
@@ -42,7 +42,7 @@ struct Served {
     address: SocketAddr,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    /// Requests for `/held` are answered by what is released here.
+    /// Each permit releases the response to one request for `/held`.
     release: Arc<Semaphore>,
 }
 
@@ -108,10 +108,10 @@ impl Served {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.server.counts()));
+        timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.server.counts()));
     }
 
-    /// Opens connections that send this, one after the other, each once the one before was counted.
+    /// Opens connections that send these bytes, each after the previous one was counted.
     async fn open(&self, count: usize, sent: &str) -> Vec<TcpStream> {
         let mut streams = Vec::new();
         for _ in 0..count {
@@ -128,13 +128,13 @@ impl Served {
     }
 }
 
-/// Sends a request, and reads the response: its status and its body.
-async fn ask(stream: &mut TcpStream, request: &str) -> (u16, String) {
+/// Sends a request, and returns the status and the body of the response.
+async fn exchange(stream: &mut TcpStream, request: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
-    answer(stream).await
+    response(stream).await
 }
 
-async fn answer(stream: &mut TcpStream) -> (u16, String) {
+async fn response(stream: &mut TcpStream) -> (u16, String) {
     let response = http::read_response(stream).await.unwrap();
     (response.status(), response.body)
 }
@@ -142,13 +142,13 @@ async fn answer(stream: &mut TcpStream) -> (u16, String) {
 /// Waits until the server has closed the connection.
 async fn closed(stream: &mut TcpStream) {
     let mut rest = Vec::new();
-    match timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection is closed") {
-        Ok(_) => assert!(rest.is_empty(), "more than the end came: {}", String::from_utf8_lossy(&rest)),
+    match timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.expect("the connection is closed") {
+        Ok(_) => assert!(rest.is_empty(), "unexpected data before the end: {}", String::from_utf8_lossy(&rest)),
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
 }
 
-/// A whole head of this many bytes.
+/// A complete head of this size in bytes.
 fn head_of(length: usize) -> String {
     let frame = "GET / HTTP/1.1\r\nHost: x\r\nX-Long: \r\n\r\n";
     frame.replace("X-Long: ", &format!("X-Long: {}", "a".repeat(length - frame.len())))
@@ -158,30 +158,30 @@ fn head_of(length: usize) -> String {
 async fn a_head_over_the_limit_is_answered_with_431() {
     let served = serve(LIMITS);
     let mut stream = served.connect().await;
-    assert_eq!(ask(&mut stream, &head_of(MAX_HEAD)).await.0, 401, "the longest head");
-    assert_eq!(ask(&mut stream, &head_of(MAX_HEAD + 1)).await.0, 431);
+    assert_eq!(exchange(&mut stream, &head_of(MAX_HEAD)).await.0, 401, "the longest head");
+    assert_eq!(exchange(&mut stream, &head_of(MAX_HEAD + 1)).await.0, 431);
     closed(&mut stream).await;
-    // The same for one that never ends.
+    // The same applies to a head that never ends.
     let mut stream = served.connect().await;
-    assert_eq!(ask(&mut stream, &head_of(MAX_HEAD + 4)[..MAX_HEAD]).await.0, 431);
+    assert_eq!(exchange(&mut stream, &head_of(MAX_HEAD + 4)[..MAX_HEAD]).await.0, 431);
     closed(&mut stream).await;
     served.until("no connection", |counts| counts.connections == 0).await;
 }
 
 #[tokio::test]
-async fn the_oldest_connection_without_a_credential_makes_way() {
+async fn sheds_the_oldest_connection_without_a_credential() {
     let served = serve(LIMITS);
     let mut authenticated = served.connect().await;
-    assert_eq!(ask(&mut authenticated, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
     let mut silent = served.open(LIMITS.anonymous, "").await;
     assert_eq!(served.server.counts(), Counts { connections: 5, anonymous: 4, shed: 0, refused: 0 });
     let mut newcomer = served.connect().await;
-    assert_eq!(ask(&mut newcomer, WITHOUT_TOKEN).await.0, 401, "the newcomer is served");
+    assert_eq!(exchange(&mut newcomer, WITHOUT_TOKEN).await.0, 401, "the newcomer is served");
     closed(&mut silent[0]).await;
     assert!(silent[1..].iter().all(is_open), "only the oldest was closed");
-    // However many come, those with a credential stay.
+    // A flood does not displace authenticated connections.
     drop(served.open(20, "GET / HTT").await);
-    assert_eq!(ask(&mut authenticated, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
     closed(&mut newcomer).await;
     assert_eq!(served.server.counts().shed, 21);
     drop((silent, authenticated));
@@ -189,13 +189,13 @@ async fn the_oldest_connection_without_a_credential_makes_way() {
 }
 
 #[tokio::test]
-async fn a_newcomer_is_refused_only_where_all_have_credentials() {
+async fn refuses_a_new_connection_only_if_all_have_credentials() {
     let served = serve(Limits { connections: 3, ..LIMITS });
     let mut silent = served.open(1, "").await;
     let mut authenticated = Vec::new();
     for _ in 0..3 {
         let mut stream = served.connect().await;
-        assert_eq!(ask(&mut stream, WITH_TOKEN).await.0, 200);
+        assert_eq!(exchange(&mut stream, WITH_TOKEN).await.0, 200);
         authenticated.push(stream);
     }
     closed(&mut silent[0]).await;
@@ -203,42 +203,42 @@ async fn a_newcomer_is_refused_only_where_all_have_credentials() {
     closed(&mut served.connect().await).await;
     assert_eq!(served.server.counts(), Counts { connections: 3, anonymous: 0, shed: 1, refused: 1 });
     for stream in &mut authenticated {
-        assert_eq!(ask(stream, WITH_TOKEN).await.0, 200);
+        assert_eq!(exchange(stream, WITH_TOKEN).await.0, 200);
     }
 }
 
 #[tokio::test]
-async fn an_address_over_its_limit_gives_up_its_own_oldest() {
+async fn an_address_over_its_limit_loses_its_own_oldest_connection() {
     let served = serve(Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS });
     let mut other = served.connect_from("127.0.0.2").await;
     served.until("the first", |counts| counts.anonymous == 1).await;
     let mut own = served.open(3, "").await;
     closed(&mut own[0]).await;
     assert!(own[1..].iter().all(is_open));
-    // With a credential it has as many as it needs.
+    // The limit does not apply to authenticated connections.
     for stream in &mut own[1..] {
-        assert_eq!(ask(stream, WITH_TOKEN).await.0, 200);
+        assert_eq!(exchange(stream, WITH_TOKEN).await.0, 200);
     }
     let more = served.open(2, "").await;
     assert!(own[1..].iter().chain(&more).all(is_open));
-    assert_eq!(ask(&mut other, WITHOUT_TOKEN).await.0, 401, "another address is not affected");
+    assert_eq!(exchange(&mut other, WITHOUT_TOKEN).await.0, 401, "another address is not affected");
     assert_eq!(served.server.counts(), Counts { connections: 5, anonymous: 3, shed: 1, refused: 0 });
 }
 
 #[tokio::test]
-async fn who_has_most_gives_up_first() {
+async fn sheds_from_the_address_with_most_connections() {
     let served = serve(LIMITS);
     let first = served.connect_from("127.0.0.2").await;
     served.until("the first", |counts| counts.anonymous == 1).await;
     let mut many = served.open(3, "").await;
     let mut newcomer = served.connect_from("127.0.0.3").await;
-    assert_eq!(ask(&mut newcomer, WITHOUT_TOKEN).await.0, 401);
+    assert_eq!(exchange(&mut newcomer, WITHOUT_TOKEN).await.0, 401);
     closed(&mut many[0]).await;
     assert!(is_open(&first) && many[1..].iter().all(is_open), "the oldest has only one");
 }
 
 #[tokio::test]
-async fn slow_clients_are_closed_at_their_deadline() {
+async fn closes_slow_clients_at_their_deadline() {
     let with_body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
     for (limits, sent) in [
         (Limits { first_head: SHORT, ..LIMITS }, ""),
@@ -250,13 +250,15 @@ async fn slow_clients_are_closed_at_their_deadline() {
         let mut stream = served.connect().await;
         stream.write_all(sent.as_bytes()).await.unwrap();
         closed(&mut stream).await;
-        served.until("it is counted no more", |counts| counts.connections == 0 && counts.anonymous == 0).await;
-        assert_eq!(served.server.counts().shed, 0, "it was not needed for another one");
+        served
+            .until("the connection is no longer counted", |counts| counts.connections == 0 && counts.anonymous == 0)
+            .await;
+        assert_eq!(served.server.counts().shed, 0, "a deadline is not shedding");
     }
     let served = serve(Limits { idle: SHORT, ..LIMITS });
     for next in ["", "GET / HTT"] {
         let mut stream = served.connect().await;
-        assert_eq!(ask(&mut stream, WITHOUT_TOKEN).await.0, 401);
+        assert_eq!(exchange(&mut stream, WITHOUT_TOKEN).await.0, 401);
         stream.write_all(next.as_bytes()).await.unwrap();
         closed(&mut stream).await;
     }
@@ -266,25 +268,25 @@ async fn slow_clients_are_closed_at_their_deadline() {
 async fn an_accepted_credential_ends_the_deadlines() {
     let served = serve(Limits { exchange: SHORT, idle: SHORT, ..LIMITS });
     let mut authenticated = served.connect().await;
-    assert_eq!(ask(&mut authenticated, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
     let mut held = served.connect().await;
     held.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n").await.unwrap();
     served.until("both have a credential", |counts| counts == Counts { connections: 2, ..Counts::default() }).await;
-    // Of two without one, which come later, the deadlines pass.
+    // Two later connections without a credential miss their deadlines.
     let mut idle = served.connect().await;
-    assert_eq!(ask(&mut idle, WITHOUT_TOKEN).await.0, 401);
+    assert_eq!(exchange(&mut idle, WITHOUT_TOKEN).await.0, 401);
     closed(&mut idle).await;
     let mut slow = served.connect().await;
     slow.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     closed(&mut slow).await;
-    assert_eq!(ask(&mut authenticated, WITHOUT_TOKEN).await.0, 401, "also without one it is the same client's");
+    assert_eq!(exchange(&mut authenticated, WITHOUT_TOKEN).await.0, 401, "the connection stays authenticated");
     served.release.add_permits(1);
-    assert_eq!(answer(&mut held).await, (200, "released".to_owned()));
+    assert_eq!(response(&mut held).await, (200, "released".to_owned()));
     drop(authenticated);
 
     let served = serve(Limits { authenticated_idle: SHORT, ..LIMITS });
     let mut idle = served.connect().await;
-    assert_eq!(ask(&mut idle, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut idle, WITH_TOKEN).await.0, 200);
     closed(&mut idle).await;
 }
 
@@ -302,33 +304,35 @@ async fn echoes(upgraded: &mut TcpStream) {
 async fn an_upgraded_connection_counts_until_it_is_closed() {
     let served = serve(Limits { exchange: SHORT, idle: SHORT, anonymous: 1, ..LIMITS });
     let mut upgraded = served.connect().await;
-    assert_eq!(ask(&mut upgraded, UPGRADE).await.0, 101);
-    // Deadlines pass, and others need places.
+    assert_eq!(exchange(&mut upgraded, UPGRADE).await.0, 101);
+    // Deadlines pass, and new connections need permits.
     let mut idle = served.connect().await;
-    assert_eq!(ask(&mut idle, WITHOUT_TOKEN).await.0, 401);
+    assert_eq!(exchange(&mut idle, WITHOUT_TOKEN).await.0, 401);
     closed(&mut idle).await;
     drop(served.open(3, "").await);
     echoes(&mut upgraded).await;
-    served.until("only it is left", |counts| counts.connections == 1 && counts.anonymous == 0).await;
+    served
+        .until("only the upgraded connection is left", |counts| counts.connections == 1 && counts.anonymous == 0)
+        .await;
     drop(upgraded);
-    served.until("it is gone", |counts| counts.connections == 0).await;
+    served.until("the upgraded connection is gone", |counts| counts.connections == 0).await;
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
+async fn limits_requests_behind_a_trusted_proxy_by_client() {
     let limits = Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS };
     let served = serve_behind(limits, &["127.0.0.1/32"]);
     let request = |path: &str, client: &str, token: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, {client}\r\n{token}\r\n")
     };
     let mut stream = served.connect().await;
-    let told = ask(&mut stream, &request("/", "192.0.2.1", "")).await;
-    assert_eq!(told, (401, "192.0.2.1 sent 0".to_owned()), "the proxy tells the client's address");
+    let answered = exchange(&mut stream, &request("/", "192.0.2.1", "")).await;
+    assert_eq!(answered, (401, "192.0.2.1 sent 0".to_owned()), "the proxy forwards the client's address");
 
-    // The proxy's own connections are not limited, nor counted as clients'.
+    // The proxy's own connections are neither limited per address nor counted as unauthenticated.
     let idle = served.open(20, "").await;
     assert_eq!(served.server.counts(), Counts { connections: 21, ..Counts::default() });
-    // Of what one client asks for the third has the first refused. Another client's, and those with a credential, are not counted.
+    // The third request of one client sheds its first. Requests of other clients, and authenticated ones, do not count.
     let mut held = Vec::new();
     for (client, token, counted) in [
         ("192.0.2.1", "Authorization: good\r\n", 0),
@@ -340,22 +344,22 @@ async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
         let mut stream = served.connect().await;
         stream.write_all(request("/held", client, token).as_bytes()).await.unwrap();
         let open = 22 + held.len();
-        served.until("it is counted", |now| (now.connections, now.anonymous) == (open, counted)).await;
+        served.until("the request is counted", |now| (now.connections, now.anonymous) == (open, counted)).await;
         held.push(stream);
     }
     let refused = {
         let mut third = served.connect().await;
         third.write_all(request("/held", "192.0.2.1", "").as_bytes()).await.unwrap();
         held.push(third);
-        answer(&mut held[1]).await
+        response(&mut held[1]).await
     };
     assert_eq!(refused.0, 429, "{}", refused.1);
     assert_eq!(served.server.counts().shed, 1);
-    // The proxy keeps the connection for its next client.
-    assert_eq!(ask(&mut held[1], &request("/", "192.0.2.2", "Authorization: good\r\n")).await.0, 200);
+    // The proxy can reuse the connection for its next client.
+    assert_eq!(exchange(&mut held[1], &request("/", "192.0.2.2", "Authorization: good\r\n")).await.0, 200);
     served.release.add_permits(5);
     for at in [0, 2, 3, 4, 5] {
-        assert_eq!(answer(&mut held[at]).await.0, 200, "{at}");
+        assert_eq!(response(&mut held[at]).await.0, 200, "{at}");
     }
     assert!(idle.iter().all(is_open));
     served.until("no request is under way", |now| now.anonymous == 0).await;
@@ -363,16 +367,16 @@ async fn behind_a_trusted_proxy_requests_are_limited_by_their_client() {
 }
 
 #[tokio::test]
-async fn a_proxy_s_connections_that_answer_nothing_make_room_for_newcomers() {
+async fn sheds_idle_proxy_connections_for_new_ones() {
     let served = serve_behind(Limits { connections: 3, ..LIMITS }, &["127.0.0.0/8"]);
     let mut upgraded = vec![served.connect().await];
-    assert_eq!(ask(&mut upgraded[0], UPGRADE).await.0, 101);
+    assert_eq!(exchange(&mut upgraded[0], UPGRADE).await.0, 101);
     let [mut first, mut second] = [served.connect().await, served.connect().await];
-    assert_eq!(ask(&mut first, WITH_TOKEN).await.0, 200);
-    assert_eq!(ask(&mut second, WITHOUT_TOKEN).await.0, 401);
+    assert_eq!(exchange(&mut first, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut second, WITHOUT_TOKEN).await.0, 401);
     for mut given_up in [first, second] {
         upgraded.push(served.connect().await);
-        assert_eq!(ask(upgraded.last_mut().unwrap(), UPGRADE).await.0, 101);
+        assert_eq!(exchange(upgraded.last_mut().unwrap(), UPGRADE).await.0, 101);
         closed(&mut given_up).await;
     }
     closed(&mut served.connect().await).await;
@@ -383,35 +387,35 @@ async fn a_proxy_s_connections_that_answer_nothing_make_room_for_newcomers() {
 }
 
 #[tokio::test]
-async fn a_credential_behind_a_proxy_is_its_requests_and_no_others() {
+async fn a_credential_behind_a_proxy_covers_only_its_request() {
     let served = serve_behind(Limits { exchange: SHORT, ..LIMITS }, &["127.0.0.1/32"]);
     let mut stream = served.connect().await;
-    assert_eq!(ask(&mut stream, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut stream, WITH_TOKEN).await.0, 200);
     stream.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     closed(&mut stream).await;
 }
 
 #[tokio::test]
-async fn a_client_that_is_not_a_proxy_cannot_tell_another_address() {
+async fn ignores_forwarded_addresses_of_untrusted_peers() {
     let served = serve_behind(LIMITS, &["10.0.0.0/8"]);
     let mut stream = served.connect().await;
     let request = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
-    assert_eq!(ask(&mut stream, request).await, (401, "127.0.0.1 sent 0".to_owned()));
+    assert_eq!(exchange(&mut stream, request).await, (401, "127.0.0.1 sent 0".to_owned()));
 }
 
 #[tokio::test]
-async fn a_listener_of_probes_closes_after_one_request() {
+async fn a_probe_listener_closes_after_one_request() {
     let served = serve(Limits::PROBES);
     let mut stream = served.connect().await;
-    assert_eq!(ask(&mut stream, WITHOUT_TOKEN).await.0, 401);
+    assert_eq!(exchange(&mut stream, WITHOUT_TOKEN).await.0, 401);
     closed(&mut stream).await;
 }
 
 #[tokio::test]
-async fn at_the_shutdown_what_is_under_way_is_answered_and_the_rest_closed() {
+async fn shutdown_finishes_requests_under_way_and_closes_idle_connections() {
     let served = serve(LIMITS);
     let mut idle = served.connect().await;
-    assert_eq!(ask(&mut idle, WITH_TOKEN).await.0, 200);
+    assert_eq!(exchange(&mut idle, WITH_TOKEN).await.0, 200);
     let mut held = served.connect().await;
     held.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n").await.unwrap();
     served.until("both have a credential", |counts| counts == Counts { connections: 2, ..Counts::default() }).await;
@@ -419,8 +423,8 @@ async fn at_the_shutdown_what_is_under_way_is_answered_and_the_rest_closed() {
     served.tasks.close();
     closed(&mut idle).await;
     served.release.add_permits(1);
-    assert_eq!(answer(&mut held).await.1, "released");
+    assert_eq!(response(&mut held).await.1, "released");
     closed(&mut held).await;
-    timeout(PATIENCE, served.tasks.wait()).await.unwrap();
-    assert!(TcpStream::connect(served.address).await.is_err(), "nothing listens any more");
+    timeout(TIMEOUT, served.tasks.wait()).await.unwrap();
+    assert!(TcpStream::connect(served.address).await.is_err(), "the listener is closed");
 }

@@ -1,4 +1,4 @@
-//! Keys that sign tokens.
+//! Generates keys that sign tokens.
 
 use camofleet_auth::token::{Issuer, PublicKeys, Signer, new_private_key};
 
@@ -7,7 +7,7 @@ pub fn signer(issuer: Issuer) -> Signer {
     Signer::from_pkcs8(issuer, &new_private_key()).expect("a new private key is a valid one")
 }
 
-/// The public keys of these signers.
+/// Public keys of these signers, in the order given.
 pub fn public_keys(signers: &[(Issuer, &Signer)]) -> PublicKeys {
     let mut keys = PublicKeys::default();
     for (issuer, signer) in signers {

@@ -1,5 +1,5 @@
-//! Fixtures that tests of several crates share. [`collector`] receives traces, [`http`] speaks HTTP by hand, [`keys`] makes
-//! signing keys, [`metrics`] reads metrics, and [`rfb`] views displays.
+//! Test fixtures that several crates share. [`collector`] receives traces, [`http`] sends raw HTTP, [`keys`] generates
+//! signing keys, [`metrics`] parses metrics, and [`rfb`] is a client for displays.
 
 pub mod collector;
 pub mod http;

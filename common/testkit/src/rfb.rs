@@ -1,13 +1,14 @@
-//! A viewer of displays, which types as well: a client of the Remote Framebuffer protocol (RFC 6143), raw encoding.
+//! A client of the Remote Framebuffer protocol (RFC 6143) with raw encoding and key events.
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// 32 bits for a pixel, little-endian, true colour: red, green and blue in the lower three bytes (RFC 6143 section 7.4).
+/// 32 bits per pixel, little-endian, true colour, with red, green and blue in the lower three bytes (RFC 6143 section
+/// 7.4).
 const PIXEL_FORMAT: [u8; 16] = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0];
 const BYTES_PER_PIXEL: usize = 4;
 
-/// The pixels of a display.
+/// Content of a display.
 pub struct Picture {
     /// Width in pixels.
     pub width: u16,
@@ -17,23 +18,23 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Red, green and blue at a place.
+    /// Red, green and blue of a pixel.
     ///
     /// # Panics
-    /// The place is outside of the picture.
+    /// The pixel is outside the picture.
     pub fn colour(&self, x: u16, y: u16) -> [u8; 3] {
-        assert!(x < self.width, "{x} is outside of the picture");
+        assert!(x < self.width, "x = {x} is outside the picture");
         self.pixels[usize::from(y) * usize::from(self.width) + usize::from(x)]
     }
 
-    /// The share of pixels that have this colour, from 0 to 1.
+    /// Share of pixels with this colour, from 0 to 1.
     pub fn share_of(&self, colour: [u8; 3]) -> f64 {
         let count = |pixels: usize| f64::from(u32::try_from(pixels).expect("a display has less than 4 billion pixels"));
         count(self.pixels.iter().filter(|pixel| **pixel == colour).count()) / count(self.pixels.len())
     }
 }
 
-/// A client that looks at a display and types.
+/// A connected RFB client.
 pub struct Viewer<D> {
     display: D,
     security_types: Vec<u8>,
@@ -41,22 +42,22 @@ pub struct Viewer<D> {
 }
 
 impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
-    /// Shakes hands with a display, and asks for pictures that are easy to read.
+    /// Completes the handshake with a display, and sets the pixel format and the raw encoding.
     ///
     /// # Errors
-    /// The display does not speak RFB 3.8, or wants a password.
-    pub async fn begin(mut display: D) -> Result<Self> {
+    /// The display does not support RFB 3.8, or requires a password.
+    pub async fn connect(mut display: D) -> Result<Self> {
         let (security_types, size) = shake_hands(&mut display).await?;
         let mut viewer = Self { display, security_types, size };
         let mut set_pixel_format = vec![0, 0, 0, 0];
         set_pixel_format.extend(PIXEL_FORMAT);
-        viewer.say(&set_pixel_format).await?;
+        viewer.send(&set_pixel_format).await?;
         let set_encodings_to_raw = [2, 0, 0, 1, 0, 0, 0, 0];
-        viewer.say(&set_encodings_to_raw).await?;
+        viewer.send(&set_encodings_to_raw).await?;
         Ok(viewer)
     }
 
-    /// The security types that the display offered (section 7.1.2).
+    /// Security types that the display offered (section 7.1.2).
     pub fn security_types(&self) -> &[u8] {
         &self.security_types
     }
@@ -66,29 +67,29 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
         self.size
     }
 
-    /// Says a message, or anything else.
-    pub async fn say(&mut self, message: &[u8]) -> Result<()> {
+    /// Sends raw bytes, which need not be a valid message.
+    pub async fn send(&mut self, message: &[u8]) -> Result<()> {
         self.display.write_all(message).await?;
         Ok(self.display.flush().await?)
     }
 
-    /// Presses a key and lets it go (section 7.5.4), a letter or a digit.
+    /// Presses and releases a key (section 7.5.4), given as the ASCII code of a letter or digit.
     pub async fn press(&mut self, key: u8) -> Result<()> {
-        self.say(&[4, 1, 0, 0, 0, 0, 0, key, 4, 0, 0, 0, 0, 0, 0, key]).await
+        self.send(&[4, 1, 0, 0, 0, 0, 0, key, 4, 0, 0, 0, 0, 0, 0, key]).await
     }
 
-    /// Asks for the whole display (section 7.5.3).
-    pub async fn ask_for_all(&mut self) -> Result<()> {
+    /// Requests a non-incremental update of the whole display (section 7.5.3).
+    pub async fn request_full_update(&mut self) -> Result<()> {
         let (width, height) = self.size;
         let mut request = vec![3, 0, 0, 0, 0, 0];
         request.extend(width.to_be_bytes());
         request.extend(height.to_be_bytes());
-        self.say(&request).await
+        self.send(&request).await
     }
 
-    /// The whole display as it is now. All that was said before has been heard then.
+    /// Reads the current content of the whole display. The display has processed all earlier messages by then.
     pub async fn picture(&mut self) -> Result<Picture> {
-        self.ask_for_all().await?;
+        self.request_full_update().await?;
         let (width, height) = self.size;
         let display = &mut self.display;
         let size = usize::from(width) * usize::from(height);
@@ -101,19 +102,20 @@ impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
                 3 => {
                     let mut padding = [0; 3];
                     display.read_exact(&mut padding).await?;
-                    // Negative: the extended clipboard, which the gateway keeps on for those who may only look.
+                    // A negative length marks the extended clipboard, which the gateway leaves enabled for scope
+                    // `view`.
                     let mut text = vec![0; usize::try_from(display.read_i32().await?.unsigned_abs())?];
                     display.read_exact(&mut text).await?;
                 }
-                kind => anyhow::bail!("the display sends a message of type {kind}, which was not asked for"),
+                kind => anyhow::bail!("the display sent an unexpected message of type {kind}"),
             }
         }
         Ok(Picture { width, height, pixels })
     }
 }
 
-/// RFC 6143 sections 7.1 to 7.3: version 3.8, no security of its own, a shared display. Returns the offered security types, and the
-/// display's size.
+/// Handshake (RFC 6143 sections 7.1 to 7.3) with version 3.8, security type None, and a shared display. Returns the
+/// offered security types and the size of the display.
 async fn shake_hands(display: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(Vec<u8>, (u16, u16))> {
     let mut version = [0; 12];
     display.read_exact(&mut version).await?;
@@ -122,10 +124,10 @@ async fn shake_hands(display: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Res
     display.flush().await?;
     let mut kinds = vec![0; display.read_u8().await?.into()];
     display.read_exact(&mut kinds).await?;
-    ensure!(kinds.contains(&1), "the display wants a password: {kinds:?}");
+    ensure!(kinds.contains(&1), "the display requires a password: {kinds:?}");
     display.write_all(&[1]).await?;
     display.flush().await?;
-    ensure!(display.read_u32().await? == 0, "the display refuses");
+    ensure!(display.read_u32().await? == 0, "the display rejected the client");
     display.write_all(&[1]).await?;
     display.flush().await?;
     let (width, height) = (display.read_u16().await?, display.read_u16().await?);
@@ -136,19 +138,20 @@ async fn shake_hands(display: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Res
     Ok((kinds, (width, height)))
 }
 
-/// RFC 6143 section 7.6.1. Says how many pixels were painted.
+/// Reads a framebuffer update (RFC 6143 section 7.6.1). Returns the number of painted pixels.
 async fn read_update(display: &mut (impl AsyncRead + Unpin), width: u16, pixels: &mut [[u8; 3]]) -> Result<usize> {
     display.read_u8().await?;
     let mut painted = 0;
     for _ in 0..display.read_u16().await? {
         let (x, y) = (display.read_u16().await?, display.read_u16().await?);
         let (columns, rows) = (display.read_u16().await?, display.read_u16().await?);
-        ensure!(display.read_i32().await? == 0, "the display sends an encoding that was not asked for");
+        ensure!(display.read_i32().await? == 0, "the display sent an encoding other than raw");
         let mut row = vec![0; usize::from(columns) * BYTES_PER_PIXEL];
         for line in 0..rows {
             display.read_exact(&mut row).await?;
             let start = (usize::from(y) + usize::from(line)) * usize::from(width) + usize::from(x);
-            let target = pixels.get_mut(start..start + usize::from(columns)).context("outside of the display")?;
+            let target =
+                pixels.get_mut(start..start + usize::from(columns)).context("the update is outside the display")?;
             for (pixel, bytes) in target.iter_mut().zip(row.chunks_exact(BYTES_PER_PIXEL)) {
                 pixel.copy_from_slice(&bytes[..3]);
             }

@@ -1,4 +1,4 @@
-//! Writes the CRDs to `crds/yaml`, or to the folder given.
+//! Writes the CRDs to `crds/yaml`, or to the folder in the first argument.
 
 use std::{env, fs, io, path::PathBuf};
 

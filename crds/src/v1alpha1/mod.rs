@@ -1,5 +1,5 @@
-//! Version `v1alpha1`. Conventions of the Kubernetes API hold: durations end in `Seconds`, times in `Time`, enums are
-//! CamelCase words, every string and list is bounded, and a field is declared only when it is served.
+//! Version `v1alpha1`. It follows the Kubernetes API conventions: durations end in `Seconds`, times in `Time`, enum
+//! values are CamelCase words, every string and list is bounded, and a field is declared only once it is implemented.
 
 #[expect(
     dead_code,

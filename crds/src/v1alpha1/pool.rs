@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Runner pods of one shape, kept warm for sessions of its namespace, and of others that it allows.
+/// A `WorkerPool` keeps identical runner pods warm for the sessions of its namespace, and of other namespaces that it
+/// allows.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "camofleet.dev",
@@ -24,78 +25,84 @@ use std::collections::BTreeMap;
     category = "camofleet",
     derive = "PartialEq",
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
-    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "Runners wished for"),
-    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Runners that take sessions or serve them"),
-    printcolumn(name = "Slots", type_ = "integer", json_path = ".status.slots.total", description = "Room for sessions"),
-    printcolumn(name = "Used", type_ = "integer", json_path = ".status.slots.used", description = "Slots with a session"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "Desired number of runners"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Runners that can take sessions or serve them"),
+    printcolumn(name = "Slots", type_ = "integer", json_path = ".status.slots.total", description = "Sessions that the runners can serve at once"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.slots.used", description = "Slots that serve a session"),
     printcolumn(name = "Hot", type_ = "integer", json_path = ".status.slots.hot", description = "Free slots with a prewarmed browser"),
-    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued", description = "Sessions that wait for this pool"),
+    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued", description = "Sessions that wait for a slot in this pool"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "Why it is ready or not"),
-    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", priority = 1, description = "Hash of the runners' shape"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "Reason of the Ready condition"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", priority = 1, description = "Hash of the fields that shape the runners"),
     validation = Rule::new("self.metadata.name.size() <= 50")
-        .message("the name of a WorkerPool has at most 50 characters, since the names of its pods are made of it: choose a shorter one"),
+        .message("the name of a WorkerPool can have at most 50 characters because pod names are built from it: choose a shorter name"),
     validation = Rule::new("!has(self.spec.prewarm) || self.spec.prewarm.headless + self.spec.prewarm.headful <= self.spec.slotsPerRunner")
-        .message("prewarm.headless and prewarm.headful together are more than slotsPerRunner: lower them, or raise slotsPerRunner")
+        .message("the sum of prewarm.headless and prewarm.headful must not exceed slotsPerRunner: lower them, or raise slotsPerRunner")
         .field_path(".spec.prewarm"),
     validation = Rule::new("!has(self.spec.sessionsPerRunner) || self.spec.sessionsPerRunner == 0 || self.spec.sessionsPerRunner >= self.spec.slotsPerRunner")
-        .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner, or some slots could never be used")
+        .message("sessionsPerRunner must be 0 (no limit) or at least slotsPerRunner; otherwise some slots could never be used")
         .field_path(".spec.sessionsPerRunner"),
     validation = Rule::new("self.spec.allowedNamespaces.from == 'Same' || self.spec.slotsPerRunner == 1")
-        .message("sessions of one runner must trust each other: a pool for other namespaces has slotsPerRunner 1")
+        .message("slotsPerRunner must be 1 in a pool for other namespaces because sessions on one runner share its user and memory")
         .field_path(".spec.slotsPerRunner"),
     validation = Rule::new("!has(self.spec.replicas) || !has(self.spec.autoscaling)")
-        .message("replicas and autoscaling exclude each other: leave one out. What scales by itself, as a HorizontalPodAutoscaler does, needs replicas alone")
+        .message("replicas and autoscaling are mutually exclusive: remove one. A HorizontalPodAutoscaler needs replicas")
         .field_path(".spec.autoscaling"),
     validation = Rule::new("!has(self.spec.limits.maxLifetimeSeconds) || !has(self.spec.sessionDefaults.maxLifetimeSeconds) || self.spec.sessionDefaults.maxLifetimeSeconds <= self.spec.limits.maxLifetimeSeconds")
-        .message("sessionDefaults.maxLifetimeSeconds is more than limits.maxLifetimeSeconds: lower it, or raise the limit")
+        .message("sessionDefaults.maxLifetimeSeconds must not exceed limits.maxLifetimeSeconds: lower it, or raise the limit")
         .field_path(".spec.sessionDefaults")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolSpec {
-    /// Runners wished for. Absent: 1, unless the pool has `autoscaling`. For a HorizontalPodAutoscaler or KEDA, which set it by the
-    /// scale subresource, it must be there.
+    /// Desired number of runners. Defaults to 1 unless `autoscaling` is set. A HorizontalPodAutoscaler or KEDA sets
+    /// this field through the scale subresource, and requires that it is present. Mutually exclusive with
+    /// `autoscaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// As many runners as the sessions need, instead of `replicas`. How many those are stands in `status.desiredReplicas`; the
-    /// spec is never written.
+    /// Scales the pool by demand. The operator publishes the resulting number of runners in `status.desiredReplicas`
+    /// and never writes the spec. Mutually exclusive with `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
-    /// Sessions that one runner serves at once. Sessions of one runner share a user and memory: more than one means that
-    /// they trust each other.
+    /// Number of sessions that one runner serves at once. Sessions on one runner share a Unix user and memory, so set
+    /// more than 1 only if all sessions of the pool trust each other. Defaults to 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 32))]
     pub slots_per_runner: i32,
-    /// A runner is replaced after so many sessions. 0: never. Absent: after as many as it has slots.
+    /// Number of sessions after which a runner is replaced. 0 means never. Defaults to `slotsPerRunner`, so that each
+    /// slot serves one session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub sessions_per_runner: Option<i32>,
-    /// Which namespaces' sessions may use the pool.
+    /// Namespaces whose sessions can use the pool. Defaults to the pool's own namespace.
     #[serde(default)]
     pub allowed_namespaces: AllowedNamespaces,
-    /// How much of the pool may be used.
+    /// Limits on the sessions that the pool serves and queues.
     #[serde(default)]
     pub limits: Limits,
-    /// The engine of the pool's browsers. Auto: Camoufox where the image has it, else Firefox.
+    /// Browser engine of the pool. Auto selects Camoufox if the runner image contains it, and Firefox otherwise.
+    /// Defaults to Auto.
     #[serde(default)]
     pub engine: EngineChoice,
-    /// Size of the displays, in pixels.
+    /// Size of each display, in pixels. Defaults to 1280 x 720.
     #[serde(default)]
     pub screen: Screen,
-    /// Browsers kept hot in each runner. Absent: one for every slot, in the pool's default display.
+    /// Number of browsers that each runner launches ahead of demand. Defaults to one per slot, of the kind that
+    /// `sessionDefaults.display` needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<Prewarm>,
-    /// For sessions that do not say.
+    /// Values for sessions that do not set the corresponding field.
     #[serde(default)]
     pub session_defaults: SessionDefaults,
-    /// The runner pods, as far as they may be shaped.
+    /// Settings of the runner pods. The operator sets all other fields of the pods.
     #[serde(default, serialize_with = "write_template", deserialize_with = "read_template")]
     pub template: RunnerTemplate,
-    /// How runners are replaced and removed.
+    /// How runners are replaced when their shape changes, and how long a drained runner waits for its sessions.
     #[serde(default)]
     pub rollout: Rollout,
-    /// Whether others than the operator may take runners away.
+    /// Whether runner pods that serve sessions can be evicted. WhenIdle forbids it with a PodDisruptionBudget and an
+    /// annotation for cluster autoscalers. Always allows it, and evicted sessions can run until the drain deadline.
+    /// Defaults to WhenIdle.
     #[serde(default)]
     pub disruption: Disruption,
 }
@@ -125,17 +132,17 @@ fn one() -> i32 {
 }
 
 impl WorkerPoolSpec {
-    /// Runners wished for by whom the pool belongs to; of a pool that is autoscaled nobody wishes any.
+    /// `replicas`, or its default of 1. Not meaningful for an autoscaled pool.
     pub fn fixed_replicas(&self) -> i32 {
         self.replicas.unwrap_or(1)
     }
 
-    /// Sessions after which a runner is replaced; 0: never.
+    /// Number of sessions after which a runner is replaced; 0 means never.
     pub fn sessions_per_runner(&self) -> i32 {
         self.sessions_per_runner.unwrap_or(self.slots_per_runner)
     }
 
-    /// Browsers kept hot in each runner.
+    /// Number of browsers that each runner launches ahead of demand.
     pub fn prewarm(&self) -> Prewarm {
         self.prewarm.unwrap_or(match self.session_defaults.display.unwrap_or_default() {
             Display::Headless => Prewarm { headless: self.slots_per_runner, headful: 0 },
@@ -144,24 +151,25 @@ impl WorkerPoolSpec {
     }
 }
 
-/// As many runners as needed.
+/// Bounds and pace of a pool that scales by demand.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
-    .message("minReplicas is more than maxReplicas: lower it, or raise maxReplicas"))]
+    .message("minReplicas must not exceed maxReplicas: lower it, or raise maxReplicas"))]
 pub struct Autoscaling {
-    /// Never fewer. 0: no runner while nobody needs one; the first session that waits has one started.
+    /// Lower bound of the number of runners. With 0, an unused pool has no runners, and the first queued session starts
+    /// one. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub min_replicas: i32,
-    /// Never more.
+    /// Upper bound of the number of runners.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// Slots that are kept free, with their browsers hot, ahead of demand.
+    /// Number of slots to keep free, with prewarmed browsers, ahead of demand. Defaults to 1.
     #[serde(default = "default_buffer_slots")]
     #[schemars(range(min = 0, max = 1000))]
     pub buffer_slots: i32,
-    /// A runner is removed once it was not needed for so many seconds. There are more at once.
+    /// Seconds that a runner must be unneeded before it is removed. Runners are added without delay. Defaults to 300.
     #[serde(default = "default_scale_down_delay")]
     #[schemars(range(min = 0, max = 86400))]
     pub scale_down_delay_seconds: i32,
@@ -175,113 +183,119 @@ fn default_scale_down_delay() -> i32 {
     300
 }
 
-/// Whether the runners of a pool may be evicted.
+/// Whether the runner pods of a pool can be evicted while they serve sessions.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Disruption {
-    /// Not by anybody else: a disruption budget forbids it, and cluster autoscalers are told to let them be. The operator
-    /// removes idle ones, those on the emptiest nodes first, and on a cordoned node it drains the others.
+    /// A PodDisruptionBudget forbids evictions, and an annotation keeps cluster autoscalers away. The operator itself
+    /// removes idle runners, on the emptiest nodes first, and drains the runners of a cordoned node.
     #[default]
     WhenIdle,
-    /// Yes: a session that is on one has until the drain deadline.
+    /// Runner pods can be evicted at any time. Their sessions can run until the drain deadline.
     Always,
 }
 
-/// Which namespaces' sessions may use a pool. A session that waits is looked at anew when this or its namespace's labels
-/// change; one that has its browser keeps it.
+/// Namespaces whose sessions can use a pool. The operator re-evaluates queued sessions when this field or the labels of
+/// their namespace change. Sessions that already have a browser keep it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)")
-    .message("allowedNamespaces.selector goes with from: Selector, and only with that: give both, or neither"))]
+    .message("allowedNamespaces.selector is required with from: Selector, and forbidden otherwise: set both, or neither"))]
 pub struct AllowedNamespaces {
-    /// Same: the pool's own namespace. All: every one. Selector: its own, and those whose labels match `selector`.
+    /// Same allows the pool's own namespace. All allows every namespace. Selector allows the pool's own namespace and
+    /// those whose labels match `selector`. Defaults to Same.
     #[serde(default)]
     pub from: NamespacesFrom,
-    /// Matches labels of namespaces; an empty one matches all.
+    /// Selects namespaces by their labels. An empty selector matches all namespaces. Required if `from` is Selector,
+    /// and forbidden otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['Exists', 'DoesNotExist'] ? !has(e.values) || e.values.size() == 0 : e.operator in ['In', 'NotIn'] && has(e.values) && e.values.size() > 0)")
-        .message("an expression's operator is In or NotIn, with values, or Exists or DoesNotExist, without"))]
+        .message("the operator of an expression must be In or NotIn, with values, or Exists or DoesNotExist, without values"))]
     pub selector: Option<LabelSelector>,
 }
 
-/// Where the sessions of a pool may come from.
+/// How a pool selects the namespaces that it allows.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NamespacesFrom {
-    /// The pool's own namespace.
+    /// Only the pool's own namespace.
     #[default]
     Same,
     /// Every namespace.
     All,
-    /// Its own, and those whose labels match.
+    /// The pool's own namespace, and those whose labels match the selector.
     Selector,
 }
 
-/// How much of a pool may be used. A tenant is a namespace, or one of `allowedTenants`.
+/// Limits on the sessions of a pool. A tenant is a namespace, or one of `allowedTenants`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// Sessions at once; what exceeds it waits. Absent: as many as there are slots.
+    /// Maximum number of sessions that run at once. Further sessions wait. Unset means that only the slots limit them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_sessions: Option<i32>,
-    /// Sessions that may wait for a slot; the next is refused at once, as `QueueFull`. Absent: any number.
+    /// Maximum number of sessions that wait for a slot. Further sessions finish at once with the reason `QueueFull`.
+    /// Unset means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_queued: Option<i32>,
-    /// Sessions of one tenant at once; what exceeds it waits, and does not keep others waiting. Absent: any number.
+    /// Maximum number of sessions of one tenant that run at once. Further sessions wait, and do not delay those of
+    /// other tenants. Unset means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_sessions_per_tenant: Option<i32>,
-    /// The highest `priority` that a session may ask for; a higher one is refused at once.
+    /// Highest `priority` that a session can have. Sessions above it finish at once with the reason `PriorityTooHigh`.
+    /// Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_priority: i32,
-    /// The longest life that a session may ask for, in seconds; one that asks for more is refused at once, and one that
-    /// does not ask gets no more. Absent: no limit but the field's own.
+    /// Highest `maxLifetimeSeconds` that a session can have. Sessions above it finish at once with the reason
+    /// `LifetimeTooLong`. It also caps the default for sessions that do not set the field. Unset means that only the
+    /// bound of the field itself applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
-    /// Shares of the tenants when they compete: one of weight 3 is served three times as much as one of weight 1, which all
-    /// have that are not named.
+    /// Weights of tenants that compete for slots, from 1 to 1000. A tenant of weight 3 gets three times as many
+    /// sessions as a tenant of weight 1. Tenants that are not listed have weight 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     #[x_kube(validation = Rule::new("self.all(tenant, self[tenant] >= 1 && self[tenant] <= 1000)")
-        .message("a weight is 1 to 1000"))]
+        .message("a tenant's weight must be from 1 to 1000"))]
     pub tenant_weights: BTreeMap<String, i32>,
-    /// Tenants that a session may name instead of running on its namespace's account. Every session that may use the pool
-    /// may name each of them; a name that is also a namespace's is the same account.
+    /// Tenants that a session can name instead of its namespace. Every session that can use the pool can name any of
+    /// them. A tenant with the name of a namespace shares the limits of that namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
     pub allowed_tenants: Vec<String>,
 }
 
 impl Limits {
-    /// The tenant's weight, at least 1.
+    /// Weight of the tenant, at least 1.
     pub fn weight_of(&self, tenant: &str) -> u32 {
         self.tenant_weights.get(tenant).and_then(|weight| u32::try_from(*weight).ok()).unwrap_or(1).max(1)
     }
 }
 
-/// Which engine a pool runs.
+/// Browser engine of a pool.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EngineChoice {
-    /// Camoufox where the image has it, else Firefox.
+    /// Camoufox if the runner image contains it, and Firefox otherwise.
     #[default]
     Auto,
-    /// The anti-detect Firefox.
+    /// Anti-detect build of Firefox.
     Camoufox,
     /// Stock Firefox.
     Firefox,
 }
 
-/// Size of a display, in pixels.
+/// Size of a display.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Screen {
-    /// Width in pixels.
+    /// Width in pixels. Defaults to 1280.
     #[serde(default = "default_width")]
     #[schemars(range(min = 320, max = 7680))]
     pub width: i32,
-    /// Height in pixels.
+    /// Height in pixels. Defaults to 720.
     #[serde(default = "default_height")]
     #[schemars(range(min = 240, max = 4320))]
     pub height: i32,
@@ -301,95 +315,98 @@ fn default_height() -> i32 {
     720
 }
 
-/// Browsers kept hot in each runner, by kind.
+/// Number of browsers that each runner launches ahead of demand. Their sum cannot exceed `slotsPerRunner`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Prewarm {
-    /// Without a display.
+    /// Browsers without a display, for Headless sessions. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 32))]
     pub headless: i32,
-    /// On a display, for Headful and LiveView.
+    /// Browsers on a display, for Headful and LiveView sessions. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 32))]
     pub headful: i32,
 }
 
-/// What sessions get that do not say.
+/// Values for sessions that do not set the corresponding field.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionDefaults {
-    /// How browsers are shown. Absent: Headless.
+    /// Display of the browser: Headless, Headful or LiveView. Defaults to Headless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<Display>,
-    /// Seconds without activity. Absent: 300.
+    /// Seconds without client activity after which a session ends. Defaults to 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 30, max = 86400))]
     pub idle_timeout_seconds: Option<i32>,
-    /// Longest life in seconds. Absent: 14400.
+    /// Seconds after which a session ends regardless of activity. Defaults to 14400 (4 hours).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
 }
 
-/// The most bytes of a template as JSON, without its image. The bounds of its fields allow more together than the API server
-/// takes, and the operator holds every pool.
+/// Maximum size of a template as JSON without its image, in bytes. The bounds of the individual fields add up to more
+/// than the API server accepts, and the operator caches every pool.
 pub const MAX_TEMPLATE_BYTES: usize = 32 * 1024;
 
-/// What of a runner pod may be shaped. The rest follows from the *restricted* Pod Security Standard.
+/// Settings of the runner pods. The operator sets the rest so that the pods meet the *restricted* Pod Security
+/// Standard.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerTemplate {
-    /// Labels and annotations of the pods.
+    /// Labels and annotations to add to the pods.
     #[serde(default)]
     pub metadata: TemplateMetadata,
-    /// The runner image. Absent: the one that the operator was installed with.
+    /// Runner image. Defaults to the image that the operator was installed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// Secrets with which the image is pulled.
+    /// Secrets in the pool's namespace that the kubelet uses to pull the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Requests and limits of the runner's container. Absent: requests of 100m and 512Mi.
+    /// Resource requests and limits of the runner container. Defaults to requests of 100m CPU and 512Mi memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Labels that a node must have.
+    /// Labels that a node must have to run the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that are put up with.
+    /// Taints that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// Where the pods like to be.
+    /// Scheduling constraints of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Further volumes, of the kinds that the restricted standard allows.
+    /// Additional volumes, of the types that the *restricted* Pod Security Standard allows. The names shm, run, tmp and
+    /// keys are reserved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.all(v, !has(v.hostPath) && (has(v.configMap) || has(v.secret) || has(v.emptyDir) || has(v.persistentVolumeClaim) || has(v.projected) || has(v.ephemeral) || has(v.csi) || has(v.downwardAPI) || has(v.image)))")
-        .message("volumes may be configMap, secret, emptyDir, persistentVolumeClaim, projected, ephemeral, csi, downwardAPI or image, as the restricted Pod Security Standard has it: use one of these"))]
+        .message("unsupported volume type: the restricted Pod Security Standard allows configMap, secret, emptyDir, persistentVolumeClaim, projected, ephemeral, csi, downwardAPI and image"))]
     #[x_kube(validation = Rule::new("self.all(v, v.name != 'shm' && v.name != 'run' && v.name != 'tmp' && v.name != 'keys')")
-        .message("volumes shm, run, tmp and keys are the operator's own: give yours another name"))]
+        .message("the volume names shm, run, tmp and keys are reserved for the operator: choose another name"))]
     pub volumes: Vec<Volume>,
-    /// Where these volumes are mounted in the runner's container.
+    /// Mounts of the additional volumes in the runner container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub volume_mounts: Vec<VolumeMount>,
-    /// Further environment of the runner and its browsers. Sessions can read it: it is no place for secrets.
+    /// Additional environment variables of the runner and its browsers. Sessions can read them, so do not put secrets
+    /// here. The names `RUNNER_*` and `POD_UID` are reserved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RUNNER_') && e.name != 'POD_UID')")
-        .message("environment variables RUNNER_* and POD_UID are set by the operator: use the pool's own fields instead"))]
+        .message("the environment variables RUNNER_* and POD_UID are reserved for the operator: use the fields of the pool instead"))]
     pub env: Vec<EnvVar>,
-    /// Bytes of a template that was larger than [`MAX_TEMPLATE_BYTES`] when it was read. Its other fields were dropped, so such an
-    /// object must not be written back.
+    /// Size in bytes of a template that exceeded [`MAX_TEMPLATE_BYTES`] when it was read. The other fields were
+    /// dropped, so such an object must not be written back.
     #[serde(skip)]
     pub too_large: Option<usize>,
 }
 
-// The many structs of volumes and affinities are read and written here once, by way of JSON: else each crate that reads a
-// pool would compile them for each of the forms that it reads.
+// Templates are converted through JSON values, so that the many structs of volumes and affinities are compiled once,
+// here, and not in each crate for each format that it reads.
 
 fn read_template<'de, D: Deserializer<'de>>(from: D) -> Result<RunnerTemplate, D::Error> {
     template_of(Value::deserialize(from)?).and_then(within_bounds).map_err(de::Error::custom)
@@ -403,10 +420,11 @@ fn template_of(json: Value) -> serde_json::Result<RunnerTemplate> {
     serde_json::from_value(json)
 }
 
-/// The template, or a mark in its place. It is measured as it would be written, so that a shape that was published can be read again.
+/// The template, or an empty one that records its size. The size is that of the serialized template, so that a
+/// published shape can be read again.
 fn within_bounds(template: RunnerTemplate) -> serde_json::Result<RunnerTemplate> {
     let mut json = json_of(&template)?;
-    // A published shape names the image, which the spec may leave out; the schema bounds it.
+    // A published shape always has an image, and a spec may omit it. The schema bounds its length.
     json.as_object_mut().and_then(|fields| fields.remove("image"));
     let bytes = json.to_string().len();
     let too_large = (bytes > MAX_TEMPLATE_BYTES).then_some(bytes);
@@ -417,37 +435,38 @@ fn json_of(template: &RunnerTemplate) -> serde_json::Result<Value> {
     serde_json::to_value(template)
 }
 
-/// Labels and annotations of runner pods.
+/// Labels and annotations to add to the runner pods.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateMetadata {
-    /// Labels.
+    /// Labels to add. The prefixes `camofleet.dev/` and `app.kubernetes.io/` are reserved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('camofleet.dev/') && !k.startsWith('app.kubernetes.io/'))")
-        .message("labels of camofleet.dev/ and app.kubernetes.io/ are set by the operator: use another prefix"))]
+        .message("the label prefixes camofleet.dev/ and app.kubernetes.io/ are reserved for the operator: use another prefix"))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations.
+    /// Annotations to add. The prefix `camofleet.dev/` is reserved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new("self.all(k, !k.startsWith('camofleet.dev/'))")
-        .message("annotations of camofleet.dev/ are set by the operator: use another prefix"))]
+        .message("the annotation prefix camofleet.dev/ is reserved for the operator: use another prefix"))]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// How runners are replaced and removed.
+/// How runners are replaced and drained.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// While the runners' shape changes, so many may be missing at once: a number, or a share of the pool's runners (`10%`, rounded
-    /// down). One runner more than wished for is made meanwhile, so that it can go on with 0. Runners of one slot that have a session
-    /// have no room to be missed: they drain, all of them, once no idle one is left.
+    /// Maximum number of runners that can be unavailable while their shape changes: an absolute number, or a percentage
+    /// of the pool's runners such as `10%`, rounded down. The rollout adds one runner above the desired number, so it
+    /// also proceeds with 0. Single-slot runners that serve a session do not count, because they have no free slot to
+    /// lose: once no idle runner of the old shape is left, all of them drain. Defaults to 1.
     #[serde(default = "default_max_unavailable")]
     #[schemars(extend("nullable" = false))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1000 : self.matches('^(100|[1-9]?[0-9])%$')")
-        .message("maxUnavailable is a number of runners from 0 to 1000, or a share of them from 0% to 100%"))]
+        .message("maxUnavailable must be a number of runners from 0 to 1000, or a percentage from 0% to 100%"))]
     pub max_unavailable: IntOrString,
-    /// A runner that has to go lets its sessions live so many seconds longer.
+    /// Seconds that the sessions of a drained runner can continue before they end. Defaults to 600.
     #[serde(default = "default_drain_timeout")]
     #[schemars(range(min = 0, max = 86400))]
     pub drain_timeout_seconds: i32,
@@ -460,7 +479,7 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// How many of so many runners may be missing at once.
+    /// Maximum number of unavailable runners in a pool of this many `runners`.
     pub fn max_unavailable_of(&self, runners: usize) -> usize {
         match &self.max_unavailable {
             IntOrString::Int(count) => usize::try_from(*count).unwrap_or_default(),
@@ -480,72 +499,73 @@ fn default_drain_timeout() -> i32 {
     600
 }
 
-/// What became of a pool.
+/// Observed state of a pool.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolStatus {
-    /// The generation of the spec that this status answers.
+    /// Generation of the spec that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Runner pods that are not terminal.
+    /// Number of runner pods that have not terminated.
     #[serde(default)]
     pub replicas: i32,
-    /// Runners wished for.
+    /// Desired number of runners.
     #[serde(default)]
     pub desired_replicas: i32,
-    /// Runners that take sessions or serve them.
+    /// Number of runners that can take sessions or serve them.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Runners of the current shape.
+    /// Number of runners with the shape of the current spec.
     #[serde(default)]
     pub updated_replicas: i32,
-    /// Room for sessions.
+    /// Slots of the runners.
     #[serde(default)]
     pub slots: Slots,
-    /// Sessions that wait for this pool.
+    /// Number of sessions that wait for a slot in this pool.
     #[serde(default)]
     pub queued: i32,
-    /// Hash of the shape that the spec asks for.
+    /// Hash of the shape of the current spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// The shape that runners are made in: the latest in which one came up. It is what the spec asks for, unless a first runner of
-    /// that has not loaded a page yet.
+    /// Shape in which new runners are created: the latest shape of which a runner became ready. It differs from
+    /// `revision` until the first runner of the new shape, the canary, has loaded a page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<Serving>,
-    /// Selects the runner pods, for the scale subresource.
+    /// Label selector of the runner pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// `Ready`, `Reconciling` and `Stalled`.
+    /// Conditions of types `Ready`, `Reconciling` and `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// A shape that runners came up in.
+/// A shape in which a runner became ready.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Serving {
-    /// Its hash, as runners have it in the label `camofleet.dev/revision`.
+    /// Hash of the shape, which runner pods have in the label `camofleet.dev/revision`.
     pub revision: String,
-    /// What of a spec shapes runners, so that more of them can be made: JSON in a string, since it is taken or left as a whole.
+    /// Fields of the spec that shape runners, from which the operator creates more of them. JSON in a string, because
+    /// the shape is read as a whole or not at all.
     pub shape: String,
 }
 
-/// A pool's room for sessions.
+/// Number of slots by state. Each slot serves one session.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Slots {
-    /// Of all runners that answer.
+    /// Slots of all runners that respond.
     #[serde(default)]
     pub total: i32,
-    /// With a session.
+    /// Slots that serve a session.
     #[serde(default)]
     pub used: i32,
-    /// Free, with a prewarmed browser.
+    /// Free slots with a prewarmed browser.
     #[serde(default)]
     pub hot: i32,
-    /// Free, their browser still being launched.
+    /// Free slots whose browser is still launching.
     #[serde(default)]
     pub starting: i32,
 }
@@ -555,7 +575,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_that_is_too_large_is_not_held() {
+    fn drops_a_template_that_is_too_large() {
         let with = |image: &str, bytes: usize| {
             let annotations: BTreeMap<String, String> =
                 (0..16).map(|index| (format!("example.com/{index:02}"), "x".repeat(bytes / 16))).collect();
@@ -573,9 +593,9 @@ mod tests {
     }
 
     #[test]
-    fn so_many_runners_may_be_missing() {
-        let of = |wish: IntOrString, runners| {
-            Rollout { max_unavailable: wish, ..Rollout::default() }.max_unavailable_of(runners)
+    fn computes_max_unavailable() {
+        let of = |max_unavailable: IntOrString, runners| {
+            Rollout { max_unavailable, ..Rollout::default() }.max_unavailable_of(runners)
         };
         assert_eq!((of(IntOrString::Int(3), 10), of(IntOrString::Int(0), 10)), (3, 0));
         let share = |share: &str, runners| of(IntOrString::String(share.to_owned()), runners);

@@ -4,9 +4,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A browser for one tenant: apply it, wait until it is Ready, and connect Playwright to `status.wsEndpoint`.
+/// A `BrowserSession` requests a browser for one tenant. Apply it, wait for the condition `Ready`, and connect
+/// Playwright to `status.wsEndpoint`.
 ///
-/// Only `idleTimeoutSeconds` and `maxLifetimeSeconds` can be changed later; for anything else make another session.
+/// After creation, only `idleTimeoutSeconds` and `maxLifetimeSeconds` can be changed.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "camofleet.dev",
@@ -21,13 +22,13 @@ use serde::{Deserialize, Serialize};
     selectable = ".status.state",
     selectable = ".status.pool",
     printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Pending, Queued, Starting, Ready or Finished"),
-    printcolumn(name = "Pool", type_ = "string", json_path = ".status.pool", description = "The pool whose runner serves it"),
-    printcolumn(name = "Engine", type_ = "string", json_path = ".status.engine", description = "The engine that runs"),
+    printcolumn(name = "Pool", type_ = "string", json_path = ".status.pool", description = "Pool that serves the session"),
+    printcolumn(name = "Engine", type_ = "string", json_path = ".status.engine", description = "Engine of the browser"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "What it waits for, or why it is over"),
-    printcolumn(name = "Runner", type_ = "string", json_path = ".status.runner.name", priority = 1, description = "The pod that serves it"),
-    printcolumn(name = "Tier", type_ = "string", json_path = ".status.startTier", priority = 1, description = "Hot: a prewarmed browser was bound"),
-    printcolumn(name = "WsEndpoint", type_ = "string", json_path = ".status.wsEndpoint", priority = 1, description = "Where Playwright connects, with a token"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "Reason of the Ready condition"),
+    printcolumn(name = "Runner", type_ = "string", json_path = ".status.runner.name", priority = 1, description = "Runner pod that serves the session"),
+    printcolumn(name = "Tier", type_ = "string", json_path = ".status.startTier", priority = 1, description = "Hot if the browser was prewarmed, Cold if it was launched for the session"),
+    printcolumn(name = "WsEndpoint", type_ = "string", json_path = ".status.wsEndpoint", priority = 1, description = "URL for Playwright, which also needs a token"),
     validation = Rule::new("has(self.spec.poolRef) == has(oldSelf.spec.poolRef) && (!has(self.spec.poolRef) || self.spec.poolRef == oldSelf.spec.poolRef)")
         .message("poolRef cannot be changed: create another session with the pool you want").field_path(".spec.poolRef"),
     validation = Rule::new("has(self.spec.engine) == has(oldSelf.spec.engine) && (!has(self.spec.engine) || self.spec.engine == oldSelf.spec.engine)")
@@ -49,49 +50,58 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrowserSessionSpec {
-    /// The pool to be served by. Absent: of the pools of its namespace, and those of the operator's namespace that allow it, the
-    /// one that suits best: one with a hot browser of the right kind, then the one with most free slots, then the first by name.
+    /// Pool that serves the session. If unset, the operator selects one from the pools of the session's namespace and
+    /// those of the operator's namespace that allow it: a pool with a prewarmed browser of the right kind, then the one
+    /// with most free slots, then the first by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_ref: Option<PoolRef>,
-    /// Require an engine. Absent: whatever the pool runs.
+    /// Browser engine that the session requires: Camoufox, the anti-detect build of Firefox, or the stock Firefox.
+    /// Defaults to the engine of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,
-    /// How the browser is shown. Absent: the pool's default, else Headless.
+    /// Display of the browser: none (Headless), one that cannot be viewed (Headful), or one that can be viewed and
+    /// controlled (LiveView). Defaults to the pool's `sessionDefaults.display`, and then to Headless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<Display>,
-    /// The session ends after so many seconds in which no client did anything (pings and the page's own doings do not
-    /// count). Absent: the pool's default, else 300. Can be changed.
+    /// Seconds without client activity after which the session ends. Pings and the activity of pages do not count.
+    /// Defaults to the pool's `sessionDefaults.idleTimeoutSeconds`, and then to 300. Can be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 30, max = 86400))]
     pub idle_timeout_seconds: Option<i32>,
-    /// The session ends after so many seconds whatever happens. Absent: the pool's default, else 14400. Can be changed.
+    /// Seconds after which the session ends regardless of activity. Defaults to the pool's
+    /// `sessionDefaults.maxLifetimeSeconds`, and then to 14400 (4 hours), but never more than the pool's
+    /// `limits.maxLifetimeSeconds`. Can be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
-    /// Of those who wait, the higher are served first. The pool says how high it may be (`limits.maxPriority`, 0 unless set).
+    /// Priority in the queue. Sessions with a higher priority are served first. The pool's `limits.maxPriority`, 0 by
+    /// default, is the maximum. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub priority: i32,
-    /// On whose account it runs: tenants share a pool fairly. Absent: the namespace. Another one must be among the pool's
-    /// `limits.allowedTenants`.
+    /// Tenant that the session counts for. Tenants share a pool by their weights. Defaults to the session's namespace.
+    /// Any other tenant must be listed in the pool's `limits.allowedTenants`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub tenant: Option<String>,
-    /// Wait so many seconds for a free slot, then end as `QueueTimeout`. 0: fail at once when there is none.
+    /// Seconds that the session waits for a slot before it finishes with the reason `QueueTimeout`. With 0 it finishes
+    /// at once unless a slot is free. Defaults to 300.
     #[serde(default = "default_queue_timeout")]
     #[schemars(range(min = 0, max = 86400))]
     pub queue_timeout_seconds: i32,
-    /// The object is deleted so many seconds after it finished.
+    /// Seconds after which a finished session is deleted. Defaults to 300.
     #[serde(default = "default_ttl")]
     #[schemars(range(min = 0, max = 604_800))]
     pub ttl_seconds_after_finished: i32,
-    /// A page that is open when client and viewer come: `contexts()[0].pages()[0]`. http, https, data or about:blank.
+    /// URL of the initial page, which clients find as `contexts()[0].pages()[0]`: an http, https or data URL, or
+    /// about:blank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(validation = Rule::new("self == 'about:blank' || self.matches('^(?i)(https?://[^/?#]|data:)')")
         .message("startUrl must be an http://, https:// or data: URL, or about:blank; write the scheme out, as in https://example.org"))]
     pub start_url: Option<String>,
-    /// When the start page counts as loaded. None: the page is not navigated. It never delays Ready.
+    /// Event after which the initial page counts as loaded: `DOMContentLoaded` (DomContentLoaded) or `load` (Load).
+    /// With None the browser does not navigate to the page. This never delays the condition `Ready`. Defaults to Load.
     #[serde(default)]
     pub start_url_wait: StartUrlWait,
 }
@@ -122,36 +132,36 @@ fn default_ttl() -> i32 {
     300
 }
 
-/// Idle time of sessions of whose pool says nothing, in seconds.
+/// `idleTimeoutSeconds` if neither the session nor its pool sets it.
 pub const DEFAULT_IDLE_TIMEOUT_SECONDS: i32 = 300;
-/// Longest life of sessions of whose pool says nothing, in seconds.
+/// `maxLifetimeSeconds` if neither the session nor its pool sets it.
 pub const DEFAULT_MAX_LIFETIME_SECONDS: i32 = 14_400;
 
 impl BrowserSession {
-    /// How the session is shown when that pool serves it.
+    /// Display of the session if `pool` serves it.
     pub fn display_in(&self, pool: &WorkerPool) -> Display {
         self.spec.display.or(pool.spec.session_defaults.display).unwrap_or_default()
     }
 
-    /// The session's idle time in that pool, in seconds.
+    /// Idle timeout of the session if `pool` serves it, in seconds.
     pub fn idle_timeout_in(&self, pool: &WorkerPool) -> i32 {
-        let wished = self.spec.idle_timeout_seconds.or(pool.spec.session_defaults.idle_timeout_seconds);
-        wished.unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS)
+        let requested = self.spec.idle_timeout_seconds.or(pool.spec.session_defaults.idle_timeout_seconds);
+        requested.unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS)
     }
 
-    /// The session's longest life in that pool, in seconds: never more than the pool's limit.
+    /// Maximum lifetime of the session if `pool` serves it, in seconds. Never exceeds the pool's limit.
     pub fn max_lifetime_in(&self, pool: &WorkerPool) -> i32 {
-        let wished = self.spec.max_lifetime_seconds.or(pool.spec.session_defaults.max_lifetime_seconds);
-        let wished = wished.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS);
-        pool.spec.limits.max_lifetime_seconds.map_or(wished, |limit| wished.min(limit))
+        let requested = self.spec.max_lifetime_seconds.or(pool.spec.session_defaults.max_lifetime_seconds);
+        let requested = requested.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS);
+        pool.spec.limits.max_lifetime_seconds.map_or(requested, |limit| requested.min(limit))
     }
 
-    /// On whose account it runs.
+    /// Tenant that the session counts for.
     pub fn tenant(&self) -> &str {
         self.spec.tenant.as_deref().or(self.metadata.namespace.as_deref()).unwrap_or_default()
     }
 
-    /// Namespace of the pool that serves it, else of the one that it names, else its own.
+    /// Namespace of the pool that serves the session, else of the pool in `poolRef`, else of the session.
     pub fn pool_namespace(&self) -> &str {
         let named = self.spec.pool_ref.as_ref().and_then(|pool| pool.namespace.as_deref());
         let own = self.metadata.namespace.as_deref().unwrap_or_default();
@@ -161,20 +171,21 @@ impl BrowserSession {
         }
     }
 
-    /// Its state, `Pending` when nobody has looked at it yet.
+    /// The published state, or `Pending` before the first status.
     pub fn state(&self) -> SessionState {
         self.status.as_ref().map_or(SessionState::Pending, |status| status.state)
     }
 }
 
-/// Names a pool.
+/// Reference to a pool.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRef {
-    /// Name of a `WorkerPool`.
+    /// Name of the `WorkerPool`.
     #[schemars(length(min = 1, max = 50))]
     pub name: String,
-    /// Its namespace, which must have allowed the session's (`allowedNamespaces`). Absent: the session's own.
+    /// Namespace of the `WorkerPool`, whose `allowedNamespaces` must include the session's namespace. Defaults to the
+    /// session's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -182,18 +193,21 @@ pub struct PoolRef {
 
 /// A browser engine.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
+// it).
+#[schemars(description = "")]
 pub enum EngineName {
-    /// The anti-detect Firefox, driven by Juggler.
+    /// Anti-detect build of Firefox, driven by Juggler.
     Camoufox,
     /// Stock Firefox, driven by WebDriver BiDi.
     Firefox,
 }
 
 impl EngineName {
-    /// Whether a pool of that choice can have it.
+    /// Whether a pool with this engine setting can serve the engine.
     pub fn is_served_by(self, choice: EngineChoice) -> bool {
         match choice {
-            // What Auto found is known from the first runner on; until then either may be.
+            // The first runner reports what Auto selected. Until then it can be either engine.
             EngineChoice::Auto => true,
             EngineChoice::Camoufox => self == Self::Camoufox,
             EngineChoice::Firefox => self == Self::Firefox,
@@ -201,114 +215,117 @@ impl EngineName {
     }
 }
 
-/// How a browser is shown.
+/// Display of a browser.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
+// it).
+#[schemars(description = "")]
 pub enum Display {
-    /// Without a display.
+    /// No display.
     #[default]
     Headless,
-    /// On a display that nobody sees.
+    /// A display that cannot be viewed.
     Headful,
-    /// On a display that can be watched.
+    /// A display that can be viewed and controlled.
     LiveView,
 }
 
-/// When a start page counts as loaded.
+/// Event after which the initial page counts as loaded.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StartUrlWait {
-    /// It is not navigated to.
+    /// The browser does not navigate to the page.
     None,
-    /// At the event `DOMContentLoaded`.
+    /// The event `DOMContentLoaded`.
     DomContentLoaded,
-    /// At the event `load`.
+    /// The event `load`.
     #[default]
     Load,
 }
 
-/// What became of a session.
+/// Observed state of a session.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BrowserSessionStatus {
-    /// The generation of the spec that this status answers.
+    /// Generation of the spec that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The conditions in one word, for people. Programs read the conditions.
+    /// Summary of the conditions in one word, for display. Programs should read the conditions.
     #[serde(default)]
     pub state: SessionState,
-    /// `Scheduled`, `Ready`, `Finished` and `Stalled`.
+    /// Conditions of types `Scheduled`, `Ready`, `Finished` and `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
-    /// The pool that serves it.
+    /// Name of the pool that serves the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// Namespace of that pool, when it is not the session's own.
+    /// Namespace of the pool, if it differs from the session's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_namespace: Option<String>,
-    /// The pod that serves it.
+    /// Runner pod that serves the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<RunnerRef>,
-    /// The engine that runs.
+    /// Engine of the browser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineName>,
-    /// As the browser reports it.
+    /// Version that the browser reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub browser_version: Option<String>,
-    /// Major and minor of the Playwright server: clients must have the same.
+    /// Major and minor version of the Playwright server. Clients need the same version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub playwright_version: Option<String>,
-    /// Whether a prewarmed browser was bound.
+    /// Hot if the browser was prewarmed, Cold if it was launched for the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_tier: Option<StartTier>,
-    /// Where Playwright's `firefox.connect()` goes, with a token that is not part of it.
+    /// URL for Playwright's `firefox.connect()`. Clients add their token, which the URL does not contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ws_endpoint: Option<String>,
-    /// Where its display can be looked at, when it is a `LiveView`.
+    /// URLs of the live view. Set if the display is LiveView.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc: Option<LiveViewRef>,
-    /// When a slot was found.
+    /// Time at which the session got a slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_time: Option<MicroTime>,
-    /// When clients could connect.
+    /// Time at which clients could first connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_time: Option<MicroTime>,
-    /// When `maxLifetimeSeconds` ends it at the latest.
+    /// Time at which `maxLifetimeSeconds` ends the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_time: Option<MicroTime>,
-    /// When it was over.
+    /// Time at which the session finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_time: Option<MicroTime>,
 }
 
-/// Addresses of a live view. They hold no token.
+/// URLs of a live view. They do not contain a token.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LiveViewRef {
-    /// The page, for people: with `#token=` and a token behind it.
+    /// Page for people. Append `#token=` and a token.
     pub url: String,
-    /// RFB over a WebSocket, for programs.
+    /// WebSocket for programs, which carries RFB.
     pub ws_endpoint: String,
 }
 
-/// The conditions of a session in one word.
+/// Summary of a session's conditions in one word.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SessionState {
-    /// Nobody has looked at it yet.
+    /// The operator has not processed the session yet.
     #[default]
     Pending,
-    /// It waits for a slot.
+    /// The session waits for a slot.
     Queued,
-    /// Its browser is being launched.
+    /// The browser is being launched.
     Starting,
-    /// Clients may connect.
+    /// Clients can connect.
     Ready,
-    /// It is over.
+    /// The session has ended, or was rejected.
     Finished,
 }
 
 impl SessionState {
-    /// The same word as in JSON.
+    /// The serialized name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -320,16 +337,19 @@ impl SessionState {
     }
 }
 
-/// Whether a prewarmed browser was bound.
+/// How a session got its browser.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
+// it).
+#[schemars(description = "")]
 pub enum StartTier {
-    /// A prewarmed browser was bound.
+    /// The browser was prewarmed.
     Hot,
     /// The browser was launched for the session.
     Cold,
 }
 
-/// A runner pod.
+/// Reference to a runner pod.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerRef {
@@ -337,6 +357,6 @@ pub struct RunnerRef {
     pub name: String,
     /// UID of the pod.
     pub uid: String,
-    /// Its address as `ip:port`.
+    /// Address of the runner's API as `ip:port`.
     pub address: String,
 }

@@ -40,9 +40,9 @@ fn live_view_accepts_input_from_controllers_only() {
 
         // The gateway must drop the viewer's keys, clicks, pasted text and resize, and keep the view open.
         viewer.press(b'x').await?;
-        viewer.say(&[5, 1, 0, 1, 0, 1]).await?;
-        viewer.say(&[6, 0, 0, 0, 0, 0, 0, 1, b'x']).await?;
-        viewer.say(&[251, 0, 0, 100, 0, 100, 0, 0]).await?;
+        viewer.send(&[5, 1, 0, 1, 0, 1]).await?;
+        viewer.send(&[6, 0, 0, 0, 0, 0, 0, 1, b'x']).await?;
+        viewer.send(&[251, 0, 0, 100, 0, 100, 0, 0]).await?;
         let picture = viewer.picture().await?;
         ensure!((picture.width, picture.height) == (1280, 720), "a viewer resized the display");
         controller.press(b'a').await?;
@@ -95,7 +95,7 @@ fn disconnects_a_viewer_that_does_not_read() {
         let (mut other, _) = rfb::connect_viewer(&ns, &session, &view).await?;
         let mut dropped = false;
         poll("the gateway to disconnect the viewer that does not read", async || {
-            dropped = dropped || slow.ask_for_all().await.is_err();
+            dropped = dropped || slow.request_full_update().await.is_err();
             let share = other.picture().await?.share_of(GREEN);
             ensure!(
                 dropped && share > 0.6,

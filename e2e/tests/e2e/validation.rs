@@ -222,11 +222,11 @@ fn rejects_invalid_pools() {
             ),
             (
                 json!({ "allowedNamespaces": { "from": "Selector" } }),
-                &["spec.allowedNamespaces", "selector goes with from: Selector"],
+                &["spec.allowedNamespaces", "selector is required with from: Selector"],
             ),
             (
                 json!({ "allowedNamespaces": { "from": "All", "selector": {} } }),
-                &["spec.allowedNamespaces", "give both, or neither"],
+                &["spec.allowedNamespaces", "set both, or neither"],
             ),
             (
                 json!({ "allowedNamespaces": { "from": "Selector", "selector": {
@@ -236,11 +236,11 @@ fn rejects_invalid_pools() {
             ),
             (
                 json!({ "replicas": 1, "autoscaling": { "maxReplicas": 2 } }),
-                &["spec.autoscaling", "exclude each other: leave one out"],
+                &["spec.autoscaling", "mutually exclusive: remove one"],
             ),
             (
                 json!({ "allowedNamespaces": { "from": "All" }, "slotsPerRunner": 2 }),
-                &["spec.slotsPerRunner", "must trust each other"],
+                &["spec.slotsPerRunner", "must be 1 in a pool for other namespaces"],
             ),
             (json!({ "autoscaling": {} }), &["spec.autoscaling.maxReplicas", "Required value"]),
             (
@@ -256,7 +256,7 @@ fn rejects_invalid_pools() {
             (json!({ "limits": { "maxPriority": 1001 } }), &["spec.limits.maxPriority", "less than or equal to 1000"]),
             (
                 json!({ "limits": { "tenantWeights": { "a": 0 } } }),
-                &["spec.limits.tenantWeights", "a weight is 1 to 1000"],
+                &["spec.limits.tenantWeights", "weight must be from 1 to 1000"],
             ),
             (
                 json!({ "limits": { "maxLifetimeSeconds": 60 }, "sessionDefaults": { "maxLifetimeSeconds": 61 } }),
@@ -298,9 +298,12 @@ fn rejects_invalid_pools() {
             (json!({ "template": { "image": long(513) } }), &["spec.template.image", "may not be more than 512"]),
             (
                 json!({ "template": { "env": [env("RUNNER_SLOTS".into())] } }),
-                &["spec.template.env", "use the pool's own fields instead"],
+                &["spec.template.env", "use the fields of the pool instead"],
             ),
-            (json!({ "template": { "env": [env("POD_UID".into())] } }), &["spec.template.env", "set by the operator"]),
+            (
+                json!({ "template": { "env": [env("POD_UID".into())] } }),
+                &["spec.template.env", "reserved for the operator"],
+            ),
             (
                 json!({ "template": { "env": numbered(65, &|n| env(format!("E{n}"))) } }),
                 &["spec.template.env", "at most 64 items"],
@@ -309,13 +312,16 @@ fn rejects_invalid_pools() {
                 volume(json!({ "hostPath": { "path": "/" } })),
                 &["spec.template.volumes", "restricted Pod Security Standard"],
             ),
-            (volume(json!({ "nfs": { "server": "s", "path": "/" } })), &["spec.template.volumes", "use one of these"]),
-            (volume(json!({})), &["spec.template.volumes", "use one of these"]),
+            (
+                volume(json!({ "nfs": { "server": "s", "path": "/" } })),
+                &["spec.template.volumes", "unsupported volume type"],
+            ),
+            (volume(json!({})), &["spec.template.volumes", "unsupported volume type"]),
             (
                 volume(json!({ "name": "shm", "emptyDir": {} })),
-                &["spec.template.volumes", "the operator's own: give yours another name"],
+                &["spec.template.volumes", "reserved for the operator: choose another name"],
             ),
-            (volume(json!({ "name": "keys", "emptyDir": {} })), &["spec.template.volumes", "give yours another name"]),
+            (volume(json!({ "name": "keys", "emptyDir": {} })), &["spec.template.volumes", "choose another name"]),
             (
                 json!({ "template": { "volumes": numbered(17, &|n| json!({ "name": format!("v{n}"), "emptyDir": {} })) } }),
                 &["spec.template.volumes", "at most 16 items"],
@@ -356,7 +362,7 @@ fn rejects_invalid_pools() {
             (json!({ "network": { "disableIPv6": true } }), &["spec.network", "field not declared"]),
         ];
         ensure_all_rejected(&ns, "WorkerPool", cases).await?;
-        ensure_rejected(&ns, "WorkerPool", &long(51), &json!({}), &["at most 50 characters", "choose a shorter one"])
+        ensure_rejected(&ns, "WorkerPool", &long(51), &json!({}), &["at most 50 characters", "choose a shorter name"])
             .await?;
 
         // Invalid changes of a valid pool, through the pool itself and through its scale subresource.

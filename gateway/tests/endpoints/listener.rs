@@ -32,7 +32,7 @@ async fn until(gateway: &TestGateway, what: &str, reached: impl Fn(Counts) -> bo
 
 /// Sends a request and returns the head of the response.
 async fn ask(stream: &mut TcpStream, request: &str) -> String {
-    http::ask(stream, request).await.unwrap().head
+    http::exchange(stream, request).await.unwrap().head
 }
 
 async fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {

@@ -1,8 +1,8 @@
-//! Probes and metrics.
+//! Serves probes and metrics.
 
 use crate::core::Load;
 use crate::io::{
-    shell::Shell,
+    executor::Executor,
     watch::{self, Watches},
 };
 use axum::http::StatusCode;
@@ -13,37 +13,37 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Asks the core how busy the fleet is. None: this process does not lead.
-pub(super) type LoadAsk = oneshot::Sender<Option<Load>>;
+/// Requests the load of the fleet from the core. The reply is None if this process does not lead.
+pub(super) type LoadRequest = oneshot::Sender<Option<Load>>;
 
-/// Serves `/healthz` (the process runs), `/readyz` (its caches are warm, so that it leads or could at once, and the API server keeps
-/// all fields that it writes) and `/metrics`.
+/// Serves `/healthz`, `/readyz` and `/metrics`. The process is ready if its caches are complete, so that it leads or
+/// could lead at once, and the API server keeps all fields that it writes.
 pub(super) fn serve(
     listen: SocketAddr,
-    shell: Arc<Shell>,
+    executor: Arc<Executor>,
     watches: &Watches,
-    load_asks: mpsc::Sender<LoadAsk>,
+    load_requests: mpsc::Sender<LoadRequest>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let listener = server::listen(listen)?;
-    let (warm, pulses) = (watches.warm(), watches.pulses());
-    let pruned = shell.clone();
+    let (warm, last_seen) = (watches.warm(), watches.last_seen());
+    let pruned = executor.clone();
     let not_ready = move || {
         let read = *warm.borrow();
         if watch::is_warm(read) {
-            pruned.pruned.trouble()
+            pruned.pruned.readiness_error()
         } else {
-            Some(format!("{read} of the watches were read whole so far"))
+            Some(format!("{read} of {} watches have read their first list", watch::COUNT))
         }
     };
     let metrics = move || {
-        let (shell, pulses, load_asks) = (shell.clone(), pulses.clone(), load_asks.clone());
+        let (executor, last_seen, load_requests) = (executor.clone(), last_seen.clone(), load_requests.clone());
         async move {
             let (ask, answer) = oneshot::channel();
-            if load_asks.send(ask).await.is_err() {
+            if load_requests.send(ask).await.is_err() {
                 return Err(StatusCode::SERVICE_UNAVAILABLE);
             }
             let load = answer.await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-            Ok(shell.metrics.text(load.as_ref(), &pulses))
+            Ok(executor.metrics.text(load.as_ref(), &last_seen))
         }
     };
     Ok(tokio::spawn(admin::serve(listener, admin::router(not_ready, metrics))))

@@ -1,5 +1,5 @@
-//! Reads and writes of the API server. Each has a time limit, is made only while this process is sure to lead, and names
-//! the object that it was decided on by resourceVersion or UID.
+//! Executes reads and writes of API objects. Each has a timeout. A write runs only while this process certainly leads,
+//! and has the resourceVersion or UID of the object that the decision was based on as a precondition.
 
 use crate::core::{
     Event, Key, ReadFailure, Uid, WriteFailure,
@@ -8,7 +8,7 @@ use crate::core::{
         pod_read::{KEYS_ANNOTATION, RunnerPod, SeenPod},
     },
 };
-use crate::io::shell::Shell;
+use crate::io::executor::Executor;
 use camofleet_crds::{
     trimmed::Trimmed,
     v1alpha1::{BrowserSession, BrowserSessionStatus, Disruption, WorkerPool, WorkerPoolStatus},
@@ -30,20 +30,20 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{future::Future, sync::Arc, time::Duration};
 
-/// No write takes longer, retries included: what has not happened by then is decided anew. Less than the time between a
-/// leader's last moment and the next one's first, so that no write of the one comes after the other has begun.
+/// Timeout of a request, including retries, after which the core decides again. It is shorter than the 5 s between the
+/// end of one leader's term and the start of the next, so that no write of a former leader lands in a later term.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 const CREATE_POD: &str = "pod_create";
 const BUDGET: &str = "poddisruptionbudget";
 const FIELD_MANAGER: &str = "camofleet-operator";
 
-impl Shell {
+impl Executor {
     pub(super) async fn patch_session(&self, session: Arc<BrowserSession>, status: BrowserSessionStatus, urgent: bool) {
         let uid = session.uid().unwrap_or_default();
         let state = status.state.as_str();
         let was_ready = session.status.as_ref().is_some_and(|status| status.ready_time.is_some());
         let span = (!was_ready).then(|| self.traces.begin(&uid, "publish", SpanKind::Client)).flatten();
-        // Of those that are not the core begins only a few.
+        // The core limits the writes that are not urgent.
         let _turn = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
         let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
         let api = self.namespaced::<Trimmed<BrowserSession>>(&Key::of(session.as_ref()));
@@ -87,7 +87,7 @@ impl Shell {
         self.send(Event::PodRead { session, pod, answer });
     }
 
-    /// Reads past every cache, once.
+    /// Reads an object from the API server, without retries.
     async fn read<K>(&self, key: &Key) -> Result<Option<K>, ReadFailure>
     where
         K: Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
@@ -111,7 +111,7 @@ impl Shell {
 
     pub(super) async fn delete_session(&self, key: Key, session: Uid) {
         let api = self.namespaced::<BrowserSession>(&key);
-        let params = only(&session);
+        let params = uid_precondition(&session);
         let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(
             session,
@@ -128,21 +128,25 @@ impl Shell {
         let _turn = self.pod_creates.acquire().await;
         let api = self.namespaced::<Pod>(&pool);
         let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
-        // A repeated create: what is there must be what was to be made.
-        let there = self.namespaced::<SeenPod>(&pool);
-        let made = match written {
-            Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, there.get_opt(&name)).await {
-                Ok(Ok(Some(there))) if RunnerPod::read(&there).is_some_and(|there| is_like(&there, &pod)) => Ok(()),
-                Ok(Ok(Some(_))) => Err(WriteFailure::Refused(format!(
-                    "a pod {name} is there and is no runner of this pool: delete it"
-                ))),
-                Ok(Ok(None)) => Err(WriteFailure::Transient("the pod was there and is gone".to_owned())),
+        // A conflict can mean that an earlier attempt created the pod.
+        let pods = self.namespaced::<SeenPod>(&pool);
+        let created = match written {
+            Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, pods.get_opt(&name)).await {
+                Ok(Ok(Some(found)))
+                    if RunnerPod::read(&found).is_some_and(|found| has_same_controller(&found, &pod)) =>
+                {
+                    Ok(())
+                }
+                Ok(Ok(Some(_))) => {
+                    Err(WriteFailure::Refused(format!("pod {name} exists and is not a runner of this pool: delete it")))
+                }
+                Ok(Ok(None)) => Err(WriteFailure::Transient("the pod existed but was deleted meanwhile".to_owned())),
                 Ok(Err(error)) => Err(failure(CREATE_POD, &error)),
-                Err(_) => Err(WriteFailure::Transient("no answer when reading the pod".to_owned())),
+                Err(_) => Err(WriteFailure::Transient("timed out reading the pod".to_owned())),
             },
             other => other,
         };
-        match &made {
+        match &created {
             Ok(()) => {
                 tracing::info!(namespace = pool.namespace, pool = pool.name, pod = name, "created the runner pod")
             }
@@ -156,12 +160,12 @@ impl Shell {
                 );
             }
         }
-        self.send(Event::PodCreated { pool, name, answer: made });
+        self.send(Event::PodCreated { pool, name, answer: created });
     }
 
     pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
         let api = self.namespaced::<SeenPod>(&key);
-        let params = only(&pod);
+        let params = uid_precondition(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         tracing::info!(namespace = key.namespace, pod = key.name, why, ?answer, "deleted the runner pod");
         self.send(Event::PodDeleted { pod, answer });
@@ -198,7 +202,7 @@ impl Shell {
         self.send(Event::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
-    /// Sees to the pool's disruption budget, as its owner wishes.
+    /// Creates, updates or deletes the pool's PodDisruptionBudget, as its `disruption` requires.
     pub(super) async fn protect_pool(&self, pool: Arc<WorkerPool>) {
         let key = Key::of(pool.as_ref());
         let answer = match pool.spec.disruption {
@@ -212,8 +216,9 @@ impl Shell {
         self.send(Event::PoolProtected { pool, answer });
     }
 
-    /// A disruption budget that forbids the eviction of every healthy runner: what drains, drains by the operator. The
-    /// number needs no look-up of a scale (which would be wrong for runners that come and go), and broken pods may go.
+    /// Applies a PodDisruptionBudget that forbids the eviction of every healthy runner, because only the operator
+    /// drains runners. An absolute `minAvailable` needs no scale lookup, which would be wrong while the number of
+    /// runners changes. Unhealthy pods can be evicted.
     async fn forbid_eviction(&self, key: &Key, pool: &WorkerPool) -> Result<(), WriteFailure> {
         let budget = PodDisruptionBudget {
             metadata: ObjectMeta {
@@ -235,11 +240,11 @@ impl Shell {
         };
         let api = self.namespaced::<PodDisruptionBudget>(key);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &only_of_pool(pool, &budget))).await {
+        let answer = match self.write(BUDGET, api.patch(&key.name, &params, &owned_budget_patch(pool, &budget))).await {
             Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
             Err(WriteFailure::Refused(_)) => Err(WriteFailure::Refused(format!(
-                "PodDisruptionBudget {} in namespace {} is not this pool's, so that its runners may be evicted with their \
-                 sessions: delete that budget, or have it made under another name",
+                "PodDisruptionBudget {} in namespace {} does not belong to this pool, so the runners of the pool can be evicted with \
+                 their sessions: delete or rename that PodDisruptionBudget",
                 key.name, key.namespace
             ))),
             patched => patched,
@@ -247,31 +252,32 @@ impl Shell {
         answer.map(|_| ())
     }
 
-    /// Takes away the budget that the pool had, and no other.
+    /// Deletes the pool's own PodDisruptionBudget, if it exists.
     async fn allow_eviction(&self, key: &Key, pool: &WorkerPool) -> Result<(), WriteFailure> {
         let api = self.namespaced::<PodDisruptionBudget>(key);
-        let there = match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&key.name)).await {
-            Ok(Ok(there)) => there,
+        let found = match tokio::time::timeout(WRITE_TIMEOUT, api.get_opt(&key.name)).await {
+            Ok(Ok(found)) => found,
             Ok(Err(error)) => return Err(failure(BUDGET, &error)),
-            Err(_) => return Err(WriteFailure::Transient("no answer when reading the disruption budget".to_owned())),
+            Err(_) => return Err(WriteFailure::Transient("timed out reading the PodDisruptionBudget".to_owned())),
         };
-        let Some(own) = there.filter(|budget| {
+        let Some(own) = found.filter(|budget| {
             budget.owner_references().iter().any(|owner| Some(&owner.uid) == pool.metadata.uid.as_ref())
         }) else {
             return Ok(());
         };
-        let params = only(own.metadata.uid.as_deref().unwrap_or_default());
+        let params = uid_precondition(own.metadata.uid.as_deref().unwrap_or_default());
         match self.write(BUDGET, api.delete(&key.name, &params)).await {
             Ok(_) | Err(WriteFailure::Gone | WriteFailure::Conflict) => Ok(()),
             Err(failure) => Err(failure),
         }
     }
 
-    /// An event on a session. Nothing waits for it and nothing depends on it, and in a crowd not each of them is sent.
+    /// Publishes a Kubernetes event about a session. Events above the rate limit are omitted, and failures are ignored,
+    /// because nothing depends on events.
     pub(super) async fn publish_event(&self, session: Arc<BrowserSession>, normal: bool, reason: String, note: String) {
-        let allowance = if normal { &self.normal_events } else { &self.warnings };
-        if !allowance.take() {
-            self.metrics.wrote("event", "omitted");
+        let limiter = if normal { &self.normal_events } else { &self.warnings };
+        if !limiter.try_acquire() {
+            self.metrics.record_write("event", "omitted");
             return;
         }
         let event = KubernetesEvent {
@@ -285,13 +291,13 @@ impl Shell {
         let about = session.object_ref(&());
         let publishing = self.recorder.publish(&event, &about);
         match tokio::time::timeout(WRITE_TIMEOUT, publishing).await {
-            Ok(Ok(())) => self.metrics.wrote("event", "ok"),
-            // The namespace or the session may be gone by now.
+            Ok(Ok(())) => self.metrics.record_write("event", "ok"),
+            // The session or its namespace may have been deleted meanwhile.
             Ok(Err(error)) => {
-                self.metrics.wrote("event", "failed");
-                tracing::debug!(%error, "could not record an event");
+                self.metrics.record_write("event", "failed");
+                tracing::debug!(%error, "could not publish an event");
             }
-            Err(_) => self.metrics.wrote("event", "failed"),
+            Err(_) => self.metrics.record_write("event", "failed"),
         }
     }
 
@@ -303,31 +309,31 @@ impl Shell {
         Api::namespaced(self.client.clone(), &key.namespace)
     }
 
-    /// The one door to the API server for writes.
+    /// Executes a write if this process leads, and counts its outcome. All writes go through this function.
     async fn write<T>(
         &self,
         kind: &'static str,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, WriteFailure> {
         if self.leadership.epoch().is_none() {
-            return Err(WriteFailure::Transient("this process leads no longer".to_owned()));
+            return Err(WriteFailure::Transient("this process no longer leads".to_owned()));
         }
         let answer = match tokio::time::timeout(WRITE_TIMEOUT, call).await {
             Ok(Ok(written)) => Ok(written),
             Ok(Err(error)) => Err(failure(kind, &error)),
-            Err(_) => Err(WriteFailure::Transient(format!("no answer within {} s", WRITE_TIMEOUT.as_secs()))),
+            Err(_) => Err(WriteFailure::Transient(format!("timed out after {} s", WRITE_TIMEOUT.as_secs()))),
         };
         let outcome = match &answer {
             Ok(_) => "ok",
             Err(failure) => failure.outcome(),
         };
-        self.metrics.wrote(kind, outcome);
+        self.metrics.record_write(kind, outcome);
         answer
     }
 }
 
 impl WriteFailure {
-    /// One word for it, for those who count.
+    /// Value of the metric label `outcome`.
     fn outcome(&self) -> &'static str {
         match self {
             Self::Conflict => "conflict",
@@ -338,13 +344,13 @@ impl WriteFailure {
     }
 }
 
-/// Whether the pod that is there has the same controller as the one that was to be created.
-fn is_like(there: &RunnerPod, wanted: &Pod) -> bool {
-    wanted.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == there.pool.1)
+/// Whether the existing pod has the same controller as the pod to create.
+fn has_same_controller(found: &RunnerPod, desired: &Pod) -> bool {
+    desired.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == found.pool.1)
 }
 
-/// A merge patch (RFC 7396) of the whole status: what is not in the new one is taken away. It lands only on the version
-/// that it was decided on, so it cannot land on a re-created object.
+/// Merge patch (RFC 7396) of the whole status, which removes fields that the desired status lacks. The resourceVersion
+/// is a precondition, so the patch cannot change a later version or a re-created object.
 fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former: Option<&S>, desired: &S) -> Value {
     let json = |status: &S| serde_json::to_value(status).expect("a status is plain data");
     let mut status = json(desired);
@@ -356,16 +362,16 @@ fn status_patch<K: Resource, S: Serialize + DeserializeOwned>(object: &K, former
     json!({ "metadata": { "resourceVersion": object.meta().resource_version }, "status": status })
 }
 
-/// A JSON patch (RFC 6902) that gives the budget its spec, and is refused as a whole where the pool is not its owner.
-fn only_of_pool(pool: &WorkerPool, budget: &PodDisruptionBudget) -> Patch<PodDisruptionBudget> {
+/// JSON patch (RFC 6902) that sets the spec of a PodDisruptionBudget, and fails if the pool does not own it.
+fn owned_budget_patch(pool: &WorkerPool, budget: &PodDisruptionBudget) -> Patch<PodDisruptionBudget> {
     let patch = json!([
         { "op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool.metadata.uid },
         { "op": "replace", "path": "/spec", "value": budget.spec },
     ]);
-    Patch::Json(serde_json::from_value(patch).expect("it is a JSON patch"))
+    Patch::Json(serde_json::from_value(patch).expect("a valid JSON patch"))
 }
 
-fn only(uid: &str) -> DeleteParams {
+fn uid_precondition(uid: &str) -> DeleteParams {
     DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
         ..DeleteParams::default()
@@ -374,7 +380,8 @@ fn only(uid: &str) -> DeleteParams {
 
 fn failure(kind: &str, error: &kube::Error) -> WriteFailure {
     match error {
-        // Quotas and Pod Security refuse pods so. Elsewhere it is the operator's own rights, which may come yet.
+        // Quotas and Pod Security reject pods with 403. For other kinds, the operator lacks a permission that it can
+        // still be granted.
         kube::Error::Api(status) if status.code == 403 && kind != CREATE_POD => {
             WriteFailure::Transient(status.message.clone())
         }
@@ -394,17 +401,19 @@ mod tests {
     use camofleet_crds::v1alpha1::{BrowserSessionSpec, SessionState, WorkerPoolSpec};
 
     #[test]
-    fn a_budget_is_patched_only_where_the_pool_owns_it() {
+    fn patches_a_budget_only_if_the_pool_owns_it() {
         let mut pool = WorkerPool::new("p", WorkerPoolSpec::default());
         pool.metadata.uid = Some("p-1".into());
-        let Patch::Json(patch) = only_of_pool(&pool, &PodDisruptionBudget::default()) else { panic!("no JSON patch") };
+        let Patch::Json(patch) = owned_budget_patch(&pool, &PodDisruptionBudget::default()) else {
+            panic!("not a JSON patch")
+        };
         let patch = serde_json::to_value(patch).unwrap();
         assert_eq!(patch[0], json!({ "op": "test", "path": "/metadata/ownerReferences/0/uid", "value": "p-1" }));
         assert_eq!(patch[1]["path"], "/spec");
     }
 
     #[test]
-    fn what_a_status_no_longer_has_is_taken_away() {
+    fn removes_status_fields_that_are_no_longer_set() {
         let mut session = BrowserSession::new("s", BrowserSessionSpec::default());
         session.metadata.resource_version = Some("7".into());
         let former =

@@ -1,5 +1,6 @@
-//! What time it is. The wall clock of this machine may be wrong, or be set while sessions wait: it is read once, carried on by
-//! the monotonic clock, and corrected by the API server's, which dates its answers about the lease.
+//! The operator's clock. The wall clock of the node can be wrong, or be set while sessions wait. It is therefore read
+//! once, advanced by the monotonic clock, and corrected by the `Date` header of the API server's responses about the
+//! Lease.
 
 use crate::core::{Mono, Now};
 use http::{Request, header::DATE};
@@ -10,14 +11,14 @@ use std::{
     time::Instant,
 };
 
-/// Dates have whole seconds, and answers take their time: what differs by no more than this is right.
+/// Tolerated offset from the API server's clock, because `Date` has whole seconds and responses have latency.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(3);
 
-/// Tells the time. All clones tell the same.
+/// A clock that clones share.
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
     start: Instant,
-    /// The wall time at the start.
+    /// Wall time at `start`.
     started: Arc<Mutex<Timestamp>>,
 }
 
@@ -35,17 +36,17 @@ impl Clock {
         }
     }
 
-    /// The same client; this clock is corrected by the dates of its answers (RFC 9110 section 6.6.1).
+    /// Wraps a client, and corrects the clock by the `Date` header of each response (RFC 9110 section 6.6.1).
     pub(super) fn corrected_by(&self, client: Client) -> Client {
         let (clock, namespace) = (self.clone(), client.default_namespace().to_owned());
         let calling = tower::service_fn(move |request: Request<Body>| {
             let (client, clock) = (client.clone(), clock.clone());
             async move {
-                let asked = clock.now().wall;
+                let sent = clock.now().wall;
                 let answer = client.send(request).await?;
                 let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
-                if let Some(told) = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok()) {
-                    clock.correct(asked, told);
+                if let Some(date) = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok()) {
+                    clock.correct(sent, date);
                 }
                 Ok::<_, kube::Error>(answer)
             }
@@ -53,16 +54,14 @@ impl Clock {
         Client::new(calling, namespace)
     }
 
-    /// Takes over the API server's time, which it told since it was asked at that time by this clock.
-    fn correct(&self, asked: Timestamp, told: Timestamp) {
-        let wrong_by = told.duration_since(self.now().wall);
-        if wrong_by > TOLERANCE || told.duration_since(asked) < -TOLERANCE {
-            tracing::warn!(
-                seconds = wrong_by.as_secs(),
-                "the local clock differs from the API server's, whose time is used"
-            );
+    /// Sets the clock to the API server's `date`, unless that lies between the time at which the request was `sent` and
+    /// now, give or take the tolerance.
+    fn correct(&self, sent: Timestamp, date: Timestamp) {
+        let offset = date.duration_since(self.now().wall);
+        if offset > TOLERANCE || date.duration_since(sent) < -TOLERANCE {
+            tracing::warn!(seconds = offset.as_secs(), "adjusted the clock to the API server's");
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-            *started = started.saturating_add(wrong_by).unwrap_or(*started);
+            *started = started.saturating_add(offset).unwrap_or(*started);
         }
     }
 }
@@ -76,22 +75,22 @@ mod tests {
     const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
     #[test]
-    fn the_api_servers_time_counts_where_it_differs_by_more_than_a_date_can() {
+    fn follows_the_api_server_when_the_offset_exceeds_the_tolerance() {
         let clock = Clock::start();
         let before = clock.now().wall;
         clock.correct(before, before - SECOND);
-        // It took its time to answer.
+        // A response that took 5 s has an old date.
         clock.correct(before - SECOND * 5, before - SECOND * 5);
         assert!(clock.now().wall.duration_since(before).abs() < SECOND);
         let hour = SignedDuration::from_hours(1);
-        for told in [before + hour, before - hour] {
-            clock.correct(clock.now().wall, told);
-            assert!(clock.now().wall.duration_since(told).abs() < SECOND);
+        for date in [before + hour, before - hour] {
+            clock.correct(clock.now().wall, date);
+            assert!(clock.now().wall.duration_since(date).abs() < SECOND);
         }
     }
 
     #[tokio::test]
-    async fn an_answer_is_dated() {
+    async fn reads_the_date_header() {
         let server = tower::service_fn(|_: Request<Body>| async {
             let answer = Response::builder().status(404).header(DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
             Ok::<_, Infallible>(answer.body(Body::empty()).unwrap())
@@ -99,7 +98,7 @@ mod tests {
         let clock = Clock::start();
         let client = clock.corrected_by(Client::new(server, "ns"));
         client.send(Request::new(Body::empty())).await.unwrap();
-        let told: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
-        assert!(clock.now().wall.duration_since(told).abs() < SECOND);
+        let date: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        assert!(clock.now().wall.duration_since(date).abs() < SECOND);
     }
 }

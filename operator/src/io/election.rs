@@ -1,8 +1,9 @@
-//! Who leads. One Lease, held by a pod's name; the clock that counts is always one's own.
+//! Leader election with a Lease, whose holder identity is the name of the leader's pod. Every process measures time by
+//! its own monotonic clock.
 //!
-//! The numbers are client-go's: a lease is free 15 s after it was last seen to change; its holder stops 10 s after the
-//! last renewal that it knows of, which leaves 5 s in which nobody leads and nobody's clock has to be trusted; both try
-//! again every 2 s.
+//! The durations are client-go's defaults. A Lease is free 15 s after a process last observed it change. Its holder
+//! stops leading 10 s after it began its last successful renewal. In the 5 s between, no process leads, so no clock of
+//! another machine has to be trusted. All processes retry every 2 s.
 
 use crate::core::Event;
 use crate::io::clock::Clock;
@@ -18,13 +19,13 @@ use std::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Name of the Lease, in the release's namespace.
+/// Name of the Lease in the release's namespace.
 pub const NAME: &str = "camofleet-operator";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Whether this process leads, for everyone who is about to write.
+/// Whether this process leads. It is checked before each write.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leadership(Arc<Mutex<Option<Term>>>);
 
@@ -35,7 +36,7 @@ struct Term {
 }
 
 impl Leadership {
-    /// The epoch of this process's term, if it is sure to lead at this moment.
+    /// Epoch of this process's term. None unless the process certainly leads now.
     pub(super) fn epoch(&self) -> Option<u64> {
         let term = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         term.filter(|term| Instant::now() < term.until).map(|term| term.epoch)
@@ -46,39 +47,37 @@ impl Leadership {
     }
 }
 
-/// What to do about the lease.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Take it: it is nobody's, one's own from an earlier life, or was not renewed in time.
+enum LeaseAction {
+    /// Acquire the Lease: it has no holder, an earlier process of this pod holds it, or it has expired.
     Take,
-    /// Renew it.
     Renew,
-    /// Leave it: another holds it.
+    /// Another process holds the Lease.
     Leave,
 }
 
-/// The lease as it was last seen to change, on one's own clock.
-struct Seen {
+/// Last observed version of the Lease, and when it was first observed.
+struct ObservedLease {
     version: Option<String>,
     at: Instant,
 }
 
-fn judge(holder: Option<&str>, identity: &str, leads: bool, unchanged_for: Duration) -> Verdict {
+fn next_action(holder: Option<&str>, identity: &str, leads: bool, unchanged_for: Duration) -> LeaseAction {
     match holder {
-        None | Some("") => Verdict::Take,
+        None | Some("") => LeaseAction::Take,
         Some(holder) if holder == identity => {
             if leads {
-                Verdict::Renew
+                LeaseAction::Renew
             } else {
-                Verdict::Take
+                LeaseAction::Take
             }
         }
-        Some(_) if unchanged_for > LEASE_DURATION => Verdict::Take,
-        Some(_) => Verdict::Leave,
+        Some(_) if unchanged_for > LEASE_DURATION => LeaseAction::Take,
+        Some(_) => LeaseAction::Leave,
     }
 }
 
-/// Tries to lead until told to stop, and then gives the lease back.
+/// Takes part in the election until `stop` completes, and then releases the Lease.
 pub(super) async fn run(
     client: Client,
     namespace: &str,
@@ -92,15 +91,16 @@ pub(super) async fn run(
         api: Api::namespaced(clock.corrected_by(client), namespace),
         identity: identity.to_owned(),
         clock,
-        seen: Seen { version: None, at: Instant::now() },
+        seen: ObservedLease { version: None, at: Instant::now() },
         term: None,
     };
     tokio::pin!(stop);
     let mut announced = false;
     loop {
-        // A term that lapsed is over, whatever the next round brings: what was under way in it has been given up.
+        // An expired term has ended even if the next round acquires the Lease again, because calls were dropped
+        // meanwhile.
         announced = election.announce(announced, &leadership, &events);
-        // A round that hangs must not outlive the term.
+        // A round must not hang past the end of the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not read or write Lease {NAME}"),
@@ -118,7 +118,7 @@ pub(super) async fn run(
         match tokio::time::timeout(RETRY, election.release()).await {
             Ok(Ok(())) => tracing::info!("released the Lease"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "could not release the Lease: the next leader waits until it expires");
+                tracing::warn!(%error, "could not release the Lease, so the next leader waits until it expires");
             }
             Err(_) => tracing::warn!("timed out releasing the Lease"),
         }
@@ -129,12 +129,13 @@ struct Election {
     api: Api<Lease>,
     identity: String,
     clock: Clock,
-    seen: Seen,
+    seen: ObservedLease,
     term: Option<Term>,
 }
 
 impl Election {
-    /// Tells everyone whether this process leads now; `announced` is what they were told last.
+    /// Publishes whether this process leads, and sends the core an event if that differs from `announced`, the last
+    /// published value.
     fn announce(&mut self, announced: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
         self.term = self.term.filter(|term| Instant::now() < term.until);
         leadership.set(self.term);
@@ -155,15 +156,15 @@ impl Election {
     async fn round(&mut self) -> Result<(), kube::Error> {
         let Some(lease) = self.api.get_opt(NAME).await? else { return self.create().await };
         if self.seen.version != lease.resource_version() {
-            self.seen = Seen { version: lease.resource_version(), at: Instant::now() };
+            self.seen = ObservedLease { version: lease.resource_version(), at: Instant::now() };
         }
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
-        match judge(holder, &self.identity, self.term.is_some(), self.seen.at.elapsed()) {
-            Verdict::Leave => {
+        match next_action(holder, &self.identity, self.term.is_some(), self.seen.at.elapsed()) {
+            LeaseAction::Leave => {
                 self.term = None;
                 Ok(())
             }
-            verdict @ (Verdict::Take | Verdict::Renew) => self.write(lease, verdict == Verdict::Take).await,
+            verdict @ (LeaseAction::Take | LeaseAction::Renew) => self.write(lease, verdict == LeaseAction::Take).await,
         }
     }
 
@@ -179,7 +180,7 @@ impl Election {
         }
     }
 
-    /// Writes the lease as one's own. It is refused when anybody wrote it since it was read.
+    /// Acquires or renews the Lease. A conflict with another writer is not an error.
     async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
         let (asked, now) = (Instant::now(), MicroTime(self.clock.now().wall));
         let spec = lease.spec.get_or_insert_default();
@@ -195,13 +196,14 @@ impl Election {
             Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(()),
             Err(error) => return Err(error),
         };
-        self.seen = Seen { version: written.resource_version(), at: Instant::now() };
+        self.seen = ObservedLease { version: written.resource_version(), at: Instant::now() };
         let until = asked + RENEW_DEADLINE;
         let epoch = match self.term {
             Some(term) if !take && asked < term.until && Instant::now() < term.until => Some(term.epoch),
-            // It lapsed while it was renewed. The lease is ours all the same: the next round takes it anew.
+            // The term expired during the renewal. This process still holds the Lease, so the next round begins a new
+            // term.
             Some(_) if !take => None,
-            // It grows with every write to the cluster, so a later term has a higher one.
+            // resourceVersions increase with each write to the cluster, so a later term has a higher epoch.
             Some(_) | None => written.resource_version().and_then(|version| version.parse().ok()),
         };
         self.term = epoch.map(|epoch| Term { epoch, until });
@@ -224,26 +226,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_free_lease_and_ones_own_of_an_earlier_life_are_taken() {
-        assert_eq!(judge(None, "a", false, Duration::ZERO), Verdict::Take);
-        assert_eq!(judge(Some(""), "a", false, Duration::ZERO), Verdict::Take);
-        assert_eq!(judge(Some("a"), "a", false, Duration::ZERO), Verdict::Take);
+    fn takes_a_free_lease_and_its_own_from_an_earlier_process() {
+        assert_eq!(next_action(None, "a", false, Duration::ZERO), LeaseAction::Take);
+        assert_eq!(next_action(Some(""), "a", false, Duration::ZERO), LeaseAction::Take);
+        assert_eq!(next_action(Some("a"), "a", false, Duration::ZERO), LeaseAction::Take);
     }
 
     #[test]
-    fn anothers_lease_is_left_until_it_was_unchanged_for_its_duration() {
-        assert_eq!(judge(Some("b"), "a", false, LEASE_DURATION), Verdict::Leave);
-        assert_eq!(judge(Some("b"), "a", false, LEASE_DURATION + Duration::from_millis(1)), Verdict::Take);
+    fn leaves_anothers_lease_until_it_expires() {
+        assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION), LeaseAction::Leave);
+        assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION + Duration::from_millis(1)), LeaseAction::Take);
     }
 
     #[test]
-    fn a_leader_renews_and_yields_to_who_took_its_lease() {
-        assert_eq!(judge(Some("a"), "a", true, Duration::ZERO), Verdict::Renew);
-        assert_eq!(judge(Some("b"), "a", true, Duration::ZERO), Verdict::Leave);
+    fn renews_its_lease_and_yields_once_another_took_it() {
+        assert_eq!(next_action(Some("a"), "a", true, Duration::ZERO), LeaseAction::Renew);
+        assert_eq!(next_action(Some("b"), "a", true, Duration::ZERO), LeaseAction::Leave);
     }
 
     #[test]
-    fn nobody_leads_past_the_renew_deadline() {
+    fn leadership_ends_at_the_renew_deadline() {
         let leadership = Leadership::default();
         leadership.set(Some(Term { epoch: 7, until: Instant::now() + RENEW_DEADLINE }));
         assert_eq!(leadership.epoch(), Some(7));

@@ -1,8 +1,8 @@
-//! What can be measured of the operator. Labels are constants, but for the names of pools, which admins make: what was told of a
-//! pool goes with it, and what a session asks for is told in classes.
+//! Metrics of the operator. To bound the number of series, labels are constants or the names of pools, whose series are
+//! removed with the pool, and priorities are grouped into classes.
 
 use crate::core::{Interval, Key, Load, Observation};
-use crate::io::watch::Pulses;
+use crate::io::watch::LastSeen;
 use camofleet_crds::v1alpha1::{Slots, StartTier};
 use prometheus_client::{
     encoding::{
@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
 
 const PREFIX: &str = "camofleet_operator";
 
-/// What is counted and timed as it happens. What stands at the moment is asked for when it is to be told.
+/// Counters and histograms. Gauges are computed for each scrape.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -42,8 +42,8 @@ struct PhaseLabel {
     phase: &'static str,
 }
 
-/// Pool and its namespace are empty for those that name no pool, or none that is there. It is not `namespace`, which Prometheus
-/// takes for the operator's own.
+/// Pool and namespace are empty for sessions that name no pool or a pool that does not exist. The label is not
+/// `namespace`, because Prometheus sets that to the namespace of the operator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct QueueLabel {
     pool_namespace: String,
@@ -82,22 +82,22 @@ struct SlotLabel {
     state: &'static str,
 }
 
-/// A kind of Kubernetes objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
 
-/// From 1 ms, since a hot session takes a few.
+/// Buckets in seconds, from 1 ms because a session with a hot browser takes a few milliseconds.
 const FINE: [f64; 15] = [0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02, 0.035, 0.06, 0.1, 0.25, 1.0, 3.0, 10.0, 60.0];
-/// Of each pool and class: few, and as long as people wait. 300 s is the default of `queueTimeoutSeconds`.
+/// Buckets in seconds of histograms per pool and priority class: few, and up to long waits. 300 s is the default of
+/// `queueTimeoutSeconds`.
 const COARSE: [f64; 8] = [0.01, 0.1, 1.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 
 const TIERS: [StartTier; 2] = [StartTier::Hot, StartTier::Cold];
-/// Priorities go up to 1000, and users choose them.
+/// Classes of priorities, because users can choose any from 0 to 1000.
 const PRIORITIES: [&str; 4] = ["0", "1-9", "10-99", "100-1000"];
 
-fn class_of(priority: i32) -> &'static str {
+fn priority_class(priority: i32) -> &'static str {
     let [none, low, middle, high] = PRIORITIES;
     match priority {
         ..=0 => none,
@@ -114,8 +114,8 @@ impl QueueLabel {
     }
 }
 
-/// How a start is called in labels and attributes.
-pub(super) fn label(tier: StartTier) -> &'static str {
+/// Value of the tier in metric labels and span attributes.
+pub(super) fn tier_label(tier: StartTier) -> &'static str {
     match tier {
         StartTier::Hot => "hot",
         StartTier::Cold => "cold",
@@ -125,7 +125,7 @@ pub(super) fn label(tier: StartTier) -> &'static str {
 impl StartLabel {
     fn new(pool: Option<&Key>, tier: StartTier) -> Self {
         let (pool_namespace, pool) = pool.map(|key| (key.namespace.clone(), key.name.clone())).unwrap_or_default();
-        Self { pool_namespace, pool, tier: label(tier) }
+        Self { pool_namespace, pool, tier: tier_label(tier) }
     }
 }
 
@@ -143,23 +143,28 @@ impl Default for Metrics {
         let (writes, pruned) = (Family::default(), Family::default());
         registry.register_with_unit(
             "session_phase",
-            "Phases of a session's way to Ready",
+            "Duration of the phases of a session until Ready",
             Unit::Seconds,
             Family::clone(&phases),
         );
         registry.register_with_unit(
             "queue_wait",
-            "Waits of sessions that were given a slot, by the slot's pool and the session's priority",
+            "Time that sessions waited for a slot, by the slot's pool and the session's priority",
             Unit::Seconds,
             Family::clone(&waits),
         );
-        registry.register_with_unit("runner_call", "Calls to runners by outcome", Unit::Seconds, Family::clone(&calls));
+        registry.register_with_unit(
+            "runner_call",
+            "Duration of calls to runners, by call and outcome",
+            Unit::Seconds,
+            Family::clone(&calls),
+        );
         registry.register("session_starts", "Sessions that became Ready, by pool and tier", Family::clone(&starts));
-        registry.register("session_ends", "Sessions that are over, by reason", Family::clone(&ends));
-        registry.register("writes", "Writes to the API server by kind and outcome", Family::clone(&writes));
+        registry.register("session_ends", "Sessions that finished, by reason", Family::clone(&ends));
+        registry.register("writes", "Writes to the API server, by kind and outcome", Family::clone(&writes));
         registry.register(
             "pruned_writes",
-            "Writes of which the API server did not keep all fields, by kind",
+            "Writes of which the API server dropped fields, by kind",
             Family::clone(&pruned),
         );
         Self { registry, phases, waits, starts, ends, writes, pruned, calls }
@@ -167,13 +172,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts and times what happened to a session.
+    /// Updates the metrics with an observation of the core.
     pub(super) fn observe(&self, observation: &Observation) {
         match observation {
             Observation::Assigned { pool, priority, waited, .. } => {
                 if let Some(waited) = waited.map(Interval::length) {
                     self.phase("queued", waited);
-                    let label = QueueLabel::new(Some(pool), class_of(*priority));
+                    let label = QueueLabel::new(Some(pool), priority_class(*priority));
                     self.waits.get_or_create(&label).observe(waited.as_secs_f64());
                 }
             }
@@ -191,7 +196,7 @@ impl Metrics {
             Observation::Ended { reason, .. } => {
                 self.ends.get_or_create(&EndLabel { reason: reason.clone() }).inc();
             }
-            // Users can change metadata back, and the alert on this counter is for those who install the CRDs.
+            // Users can revert metadata, and the alert on this counter is about outdated CRDs.
             Observation::Reverted { .. } => {}
             Observation::Pruned { kind, .. } => {
                 self.pruned.get_or_create(&KindLabel { kind }).inc();
@@ -203,15 +208,15 @@ impl Metrics {
         self.phases.get_or_create(&PhaseLabel { phase }).observe(took.as_secs_f64());
     }
 
-    pub(super) fn wrote(&self, kind: &'static str, outcome: &'static str) {
+    pub(super) fn record_write(&self, kind: &'static str, outcome: &'static str) {
         self.writes.get_or_create(&WriteLabel { kind, outcome }).inc();
     }
 
-    pub(super) fn called(&self, call: &'static str, outcome: &'static str, took: Duration) {
+    pub(super) fn record_call(&self, call: &'static str, outcome: &'static str, took: Duration) {
         self.calls.get_or_create(&CallLabel { call, outcome }).observe(took.as_secs_f64());
     }
 
-    /// The pool is gone: nothing is told of it any more.
+    /// Removes the series of a deleted pool.
     pub(super) fn forget(&self, pool: &Key) {
         for priority in PRIORITIES {
             self.waits.remove(&QueueLabel::new(Some(pool), priority));
@@ -221,40 +226,41 @@ impl Metrics {
         }
     }
 
-    /// The OpenMetrics text, with what stands now. Of the fleet the leader alone tells, or the sum over all operators were wrong.
-    pub(super) fn text(&self, load: Option<&Load>, pulses: &Pulses) -> String {
+    /// OpenMetrics text with the current gauges. Only the leader has gauges of the fleet, so that sums over all
+    /// operators are right.
+    pub(super) fn text(&self, load: Option<&Load>, last_seen: &LastSeen) -> String {
         let mut text = String::new();
         let encoded = encode_registry(&mut text, &self.registry)
-            .and_then(|()| encode_registry(&mut text, &standing(load, pulses)))
+            .and_then(|()| encode_registry(&mut text, &current_gauges(load, last_seen)))
             .and_then(|()| encode_eof(&mut text));
-        encoded.expect("a String takes everything");
+        encoded.expect("writing to a String cannot fail");
         text
     }
 }
 
-/// What stands now. It is made anew each time, so that of what is gone nothing is left.
-fn standing(load: Option<&Load>, pulses: &Pulses) -> Registry {
+/// Gauges of the current state. The registry is rebuilt for each scrape, so that deleted objects leave no series.
+fn current_gauges(load: Option<&Load>, last_seen: &LastSeen) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let leads = i64::from(load.is_some());
     registry.register("leader", "1 while this process leads", ConstGauge::new(leads));
     let silences = Family::<KindLabel, Seconds>::default();
-    for (kind, silence) in pulses.silences() {
-        silences.get_or_create(&KindLabel { kind }).set(silence.as_secs_f64());
+    for (kind, age) in last_seen.ages() {
+        silences.get_or_create(&KindLabel { kind }).set(age.as_secs_f64());
     }
     registry.register_with_unit(
         "watch_silence",
-        "Time since the last event of a watch, bookmarks included",
+        "Time since the last event of a watch, including bookmarks",
         Unit::Seconds,
         silences,
     );
     let Some(load) = load else { return registry };
 
-    // Several kinds of demand may be of one class.
+    // Several demands can fall into one class.
     let mut queues = BTreeMap::<QueueLabel, (usize, Duration)>::new();
-    // So that a sum over all is 0 where nobody waits, and not nothing.
-    queues.insert(QueueLabel::new(None, class_of(0)), (0, Duration::ZERO));
+    // With this entry, the sum over an empty queue is 0 instead of absent.
+    queues.insert(QueueLabel::new(None, priority_class(0)), (0, Duration::ZERO));
     for waiting in &load.waiting {
-        let label = QueueLabel::new(waiting.pool.as_ref(), class_of(waiting.priority));
+        let label = QueueLabel::new(waiting.pool.as_ref(), priority_class(waiting.priority));
         let (sessions, longest) = queues.entry(label).or_default();
         *sessions += waiting.sessions;
         *longest = waiting.longest.max(*longest);
@@ -264,13 +270,12 @@ fn standing(load: Option<&Load>, pulses: &Pulses) -> Registry {
         lengths.get_or_create(&label).set(i64::try_from(sessions).unwrap_or(i64::MAX));
         longest.get_or_create(&label).set(waited.as_secs_f64());
     }
-    registry.register("queue_length", "Sessions without a slot, by the pool that they name and priority", lengths);
-    registry.register_with_unit(
-        "queue_longest_wait",
-        "How long the first of those sessions has waited",
-        Unit::Seconds,
-        longest,
+    registry.register(
+        "queue_length",
+        "Sessions that wait for a slot, by the pool that they name and by priority",
+        lengths,
     );
+    registry.register_with_unit("queue_longest_wait", "Longest current wait of those sessions", Unit::Seconds, longest);
     let slots = Family::<SlotLabel, Gauge>::default();
     for (Key { namespace, name }, Slots { total, used, hot, starting }) in &load.slots {
         let other = (total - used - hot - starting).max(0);
@@ -300,18 +305,18 @@ mod tests {
         Interval { from: at(1000), to: at(1000 + millis) }
     }
 
-    /// Samples of metrics whose names begin so, but for the buckets.
-    fn told(metrics: &Metrics, load: Option<&Load>, beginning: &str) -> Vec<String> {
-        let text = metrics.text(load, &Pulses::default());
+    /// Sorted samples of metrics whose names start with `beginning`, without histogram buckets.
+    fn samples(metrics: &Metrics, load: Option<&Load>, beginning: &str) -> Vec<String> {
+        let text = metrics.text(load, &LastSeen::default());
         let lines = text.lines().filter_map(|line| line.strip_prefix("camofleet_operator_"));
-        let mut told: Vec<_> =
+        let mut samples: Vec<_> =
             lines.filter(|line| line.starts_with(beginning) && !line.contains("_bucket")).map(str::to_owned).collect();
-        told.sort();
-        told
+        samples.sort();
+        samples
     }
 
     #[test]
-    fn the_leader_alone_tells_of_the_queue_and_the_slots() {
+    fn only_the_leader_exports_queue_and_slot_gauges() {
         let metrics = Metrics::default();
         let waiting = |pool, priority, sessions, longest| Waiting {
             pool,
@@ -336,31 +341,31 @@ mod tests {
             r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="1-9"} 8.0"#,
             r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="100-1000"} 1.0"#,
         ];
-        assert_eq!(told(&metrics, Some(&load), "queue_l"), expected);
+        assert_eq!(samples(&metrics, Some(&load), "queue_l"), expected);
         let expected = [
             r#"slots{pool_namespace="ns",pool="a",state="hot"} 3"#,
             r#"slots{pool_namespace="ns",pool="a",state="other"} 2"#,
             r#"slots{pool_namespace="ns",pool="a",state="starting"} 1"#,
             r#"slots{pool_namespace="ns",pool="a",state="used"} 4"#,
         ];
-        assert_eq!(told(&metrics, Some(&load), "slots"), expected);
-        assert_eq!(told(&metrics, Some(&load), "leader"), ["leader 1"]);
-        // Of a pool that is gone, and when this process leads no longer.
+        assert_eq!(samples(&metrics, Some(&load), "slots"), expected);
+        assert_eq!(samples(&metrics, Some(&load), "leader"), ["leader 1"]);
+        // The pool was deleted, or this process no longer leads.
         let gone = Load::default();
         for load in [Some(&gone), None] {
-            assert_eq!(told(&metrics, load, "slots"), Vec::<String>::new());
+            assert_eq!(samples(&metrics, load, "slots"), Vec::<String>::new());
         }
-        let nobody = [
+        let empty_queue = [
             r#"queue_length{pool_namespace="",pool="",priority="0"} 0"#,
             r#"queue_longest_wait_seconds{pool_namespace="",pool="",priority="0"} 0.0"#,
         ];
-        assert_eq!(told(&metrics, Some(&gone), "queue_l"), nobody);
-        assert_eq!(told(&metrics, None, "queue_l"), Vec::<String>::new());
-        assert_eq!(told(&metrics, None, "leader"), ["leader 0"]);
+        assert_eq!(samples(&metrics, Some(&gone), "queue_l"), empty_queue);
+        assert_eq!(samples(&metrics, None, "queue_l"), Vec::<String>::new());
+        assert_eq!(samples(&metrics, None, "leader"), ["leader 0"]);
     }
 
     #[test]
-    fn what_was_told_of_a_pool_goes_with_it() {
+    fn drops_the_metrics_of_a_deleted_pool() {
         let metrics = Metrics::default();
         for (name, priority, tier) in [("a", 0, StartTier::Hot), ("a", 50, StartTier::Cold), ("b", 0, StartTier::Hot)] {
             let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
@@ -369,7 +374,7 @@ mod tests {
             metrics.observe(&Observation::Ready { session, pool: Some(pool), tier, started: waited });
         }
         let of = |name: &str| {
-            let told = [told(&metrics, None, "queue_wait"), told(&metrics, None, "session_starts")].concat();
+            let told = [samples(&metrics, None, "queue_wait"), samples(&metrics, None, "session_starts")].concat();
             told.into_iter().filter(|line| line.contains(&format!("pool=\"{name}\""))).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -390,32 +395,32 @@ mod tests {
     }
 
     #[test]
-    fn whatever_priorities_users_choose_there_are_four_classes() {
+    fn groups_priorities_into_four_classes() {
         let metrics = Metrics::default();
         for priority in -1..=1001 {
             let (session, waited) = ("u".to_owned(), Some(interval(1)));
             metrics.observe(&Observation::Assigned { session, pool: pool("a"), priority, waited });
         }
-        let counted = told(&metrics, None, "queue_wait_seconds_count");
+        let counted = samples(&metrics, None, "queue_wait_seconds_count");
         let of = |class: &str, count: u32| {
             format!(r#"queue_wait_seconds_count{{pool_namespace="ns",pool="a",priority="{class}"}} {count}"#)
         };
         assert_eq!(counted, [of("0", 2), of("1-9", 9), of("10-99", 90), of("100-1000", 902)]);
         metrics.forget(&pool("a"));
-        assert_eq!(told(&metrics, None, "queue_wait"), Vec::<String>::new());
+        assert_eq!(samples(&metrics, None, "queue_wait"), Vec::<String>::new());
     }
 
     #[test]
-    fn starts_that_were_not_seen_whole_are_counted_and_not_timed() {
+    fn counts_but_does_not_time_partially_observed_starts() {
         let metrics = Metrics::default();
         let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
         metrics.observe(&Observation::Ready { session, pool: None, tier: StartTier::Hot, started: None });
         assert_eq!(
-            told(&metrics, None, "session_"),
+            samples(&metrics, None, "session_"),
             [r#"session_starts_total{pool_namespace="",pool="",tier="hot"} 1"#],
         );
         let session = Arc::new(BrowserSession::new("s", BrowserSessionSpec::default()));
         metrics.observe(&Observation::Ended { session, reason: "IdleTimeout".into(), started: None });
-        assert_eq!(told(&metrics, None, "session_ends"), [r#"session_ends_total{reason="IdleTimeout"} 1"#]);
+        assert_eq!(samples(&metrics, None, "session_ends"), [r#"session_ends_total{reason="IdleTimeout"} 1"#]);
     }
 }

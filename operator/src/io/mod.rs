@@ -1,17 +1,18 @@
-//! The I/O around the core: it watches, calls and writes, and decides nothing.
+//! I/O of the operator: watches the API server, calls runners, writes objects, and takes part in leader election. The
+//! core makes the decisions.
 
 mod admin;
 mod api_writes;
 mod clock;
 mod election;
+mod executor;
 mod metrics;
-mod pace;
 mod pruned;
 mod rate_limit;
 mod run;
 mod runner_calls;
 mod runners;
-mod shell;
+mod throttle;
 mod traces;
 mod watch;
 

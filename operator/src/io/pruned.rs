@@ -1,4 +1,4 @@
-//! Remembers which fields the API server does not keep at present, and reports them to the log and the readiness probe.
+//! Tracks fields that the API server drops from writes, and reports them in the log and the readiness probe.
 
 use crate::core::Observation;
 use std::{
@@ -7,25 +7,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A write that landed in part is repeated within 30 s, and takes a few seconds at most. What was not reported again within this
-/// time is over: the CRDs were updated, or no object has the field any more.
+/// Time after which a field that was not reported again counts as fixed: the CRDs were updated, or no object has the
+/// field any more. The core repeats a partly dropped write within 30 s, and a write takes a few seconds at most.
 const FORGET_AFTER: Duration = Duration::from_secs(90);
 
-/// Fields that the API server did not keep when they were written.
+/// Fields that the API server dropped or changed when they were written.
 #[derive(Debug, Default)]
 pub(super) struct PrunedFields {
-    /// Fields of a status. The CRDs are older, so the readiness probe fails.
+    /// Fields of a status. The CRDs are older than the operator, so the readiness probe fails.
     pruned: Fields,
-    /// Fields of metadata, which others may write: they do not decide whether the operator is ready.
+    /// Fields of metadata. Users can change them, so they do not affect readiness.
     reverted: Fields,
 }
 
-/// Fields by kind, each with the time of the last report.
+/// Time of the last report, by kind and field.
 #[derive(Debug, Default)]
 struct Fields(Mutex<BTreeMap<(&'static str, String), Instant>>);
 
 impl PrunedFields {
-    /// Takes the fields of an observation in, and logs those that are new.
+    /// Records the fields of an observation, and logs those that are new.
     pub(super) fn observe(&self, observation: &Observation) {
         match observation {
             Observation::Pruned { kind, object, fields } => {
@@ -35,8 +35,8 @@ impl PrunedFields {
                         namespace = object.namespace,
                         name = object.name,
                         field,
-                        "the API server did not keep a field that was written: apply the CRDs of this version, or find the webhook \
-                         that changes it"
+                        "the API server dropped a field of a write: apply the CRDs of this version, or find the webhook that removes the \
+                         field"
                     );
                 }
             }
@@ -47,7 +47,7 @@ impl PrunedFields {
                         namespace = object.namespace,
                         name = object.name,
                         field,
-                        "a field that was written was changed back: find the webhook or the user that changes it"
+                        "a field of a write was reverted: find the webhook or user that changes the field"
                     );
                 }
             }
@@ -58,17 +58,18 @@ impl PrunedFields {
         }
     }
 
-    /// The readiness probe's message: the fields and what to do. None when every field of a status is kept.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble_at(Instant::now())
+    /// Message of the readiness probe, with the fields and what to do. None if the API server keeps all fields of a
+    /// status.
+    pub(super) fn readiness_error(&self) -> Option<String> {
+        self.readiness_error_at(Instant::now())
     }
 
-    fn trouble_at(&self, now: Instant) -> Option<String> {
+    fn readiness_error_at(&self, now: Instant) -> Option<String> {
         let fields = self.pruned.current(now);
         (!fields.is_empty()).then(|| {
             format!(
-                "the API server does not keep these fields: {}. Apply the CRDs of this version, or find the webhook that changes them; \
-                 sessions are served meanwhile",
+                "the API server drops these fields: {}. Apply the CRDs of this version, or find the webhook that removes them. Sessions are \
+                 served meanwhile",
                 fields.join(", ")
             )
         })
@@ -76,14 +77,14 @@ impl PrunedFields {
 }
 
 impl Fields {
-    /// Records a field. True when it was not recorded before.
+    /// Records a field. True if it is new.
     fn report(&self, kind: &'static str, field: &str, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, last| now.duration_since(*last) < FORGET_AFTER);
         known.insert((kind, field.to_owned()), now).is_none()
     }
 
-    /// The fields that were reported of late, with their kinds.
+    /// The fields that have not been fixed, with their kinds.
     fn current(&self, now: Instant) -> Vec<String> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let current = known.iter().filter(|(_, last)| now.duration_since(**last) < FORGET_AFTER);
@@ -97,26 +98,35 @@ mod tests {
     use crate::core::Key;
 
     #[test]
-    fn a_field_is_reported_once_and_forgotten_when_it_does_not_come_again() {
+    fn reports_a_field_once_and_forgets_it_after_90_seconds() {
         let (pruned, start) = (PrunedFields::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(pruned.trouble_at(start), None);
+        assert_eq!(pruned.readiness_error_at(start), None);
         assert!(pruned.pruned.report("BrowserSession", "status.observedGeneration", start));
         assert!(!pruned.pruned.report("BrowserSession", "status.observedGeneration", at(60)));
         assert!(pruned.pruned.report("WorkerPool", "status.observedGeneration", at(60)));
-        let trouble = pruned.trouble_at(at(149)).unwrap();
-        assert!(trouble.contains("BrowserSession status.observedGeneration, WorkerPool status.observedGeneration"));
-        assert_eq!(pruned.trouble_at(at(150)), None);
-        assert!(pruned.pruned.report("BrowserSession", "status.observedGeneration", at(200)), "it is news again");
+        let readiness_error = pruned.readiness_error_at(at(149)).unwrap();
+        assert!(
+            readiness_error.contains("BrowserSession status.observedGeneration, WorkerPool status.observedGeneration")
+        );
+        assert_eq!(pruned.readiness_error_at(at(150)), None);
+        assert!(
+            pruned.pruned.report("BrowserSession", "status.observedGeneration", at(200)),
+            "the field is reported again"
+        );
     }
 
     #[test]
-    fn metadata_that_others_change_does_not_make_it_unready() {
+    fn reverted_metadata_does_not_fail_readiness() {
         let (pruned, object) = (PrunedFields::default(), Key { namespace: "own".to_owned(), name: "a".to_owned() });
         let field = "metadata.annotations.camofleet.dev/public-keys".to_owned();
         pruned.observe(&Observation::Reverted { kind: "Pod", object: object.clone(), field });
-        assert_eq!((pruned.reverted.current(Instant::now()).len(), pruned.trouble()), (1, None));
+        assert_eq!((pruned.reverted.current(Instant::now()).len(), pruned.readiness_error()), (1, None));
         pruned.observe(&Observation::Pruned { kind: "WorkerPool", object, fields: vec!["status.queued".to_owned()] });
-        assert!(pruned.trouble().is_some_and(|trouble| trouble.contains("WorkerPool status.queued. ")));
+        assert!(
+            pruned
+                .readiness_error()
+                .is_some_and(|readiness_error| readiness_error.contains("WorkerPool status.queued. "))
+        );
     }
 }

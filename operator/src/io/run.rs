@@ -1,14 +1,14 @@
-//! Runs the operator: starts the watches, the election and the admin listener, and steps the core.
+//! Runs the operator: starts the watches, the election and the admin listener, and drives the core.
 
 use crate::{
     core::{Core, Event, runner::pod_build::Installation},
     finalizers,
     io::{
-        admin::{self, LoadAsk},
+        admin::{self, LoadRequest},
         clock::Clock,
         election,
+        executor::Executor,
         runners::Runners,
-        shell::Shell,
         traces::Traces,
         watch,
     },
@@ -22,40 +22,42 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Askers of how busy the fleet is who may wait for an answer.
-const LOAD_ASKS: usize = 4;
-/// Inputs that are taken in as one step at most.
+/// Maximum number of queued requests for the load.
+const LOAD_REQUESTS: usize = 4;
+/// Maximum number of events per step.
 const BATCH: usize = 1024;
-/// A core that has nothing to do is asked again after so long.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// Maximum time between two steps.
+const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
-/// What the process was started with.
+/// Configuration of the process.
 #[derive(Debug)]
 pub struct Options {
-    /// What all runner pods get from the installation.
+    /// Settings of the installation for all runner pods.
     pub installation: Installation,
-    /// Namespace of the release: its Lease, keys and ConfigMap.
+    /// Namespace of the release, with its Lease, keys and ConfigMap.
     pub namespace: String,
-    /// The name under which this process leads: its pod's.
+    /// Holder identity in leader election: the name of this process's pod.
     pub identity: String,
-    /// Where probes and metrics are served.
+    /// Listen address of probes and metrics.
     pub admin_listen: SocketAddr,
-    /// Where spans go, if anywhere.
+    /// Exports spans. None if traces are not enabled.
     pub tracer: Option<Arc<Tracer>>,
 }
 
-/// Runs until `stop`, and then gives the lease back. When the release's namespace is being deleted, no operator will follow in
-/// it: then the finalizers are removed from all pools, so that neither the namespace nor a pool elsewhere waits for an operator.
+/// Runs until `stop` completes, and then releases the Lease. If the release's namespace is being deleted, no later
+/// operator can run in it, so this function removes the finalizers from all pools. Otherwise the namespace, and pools
+/// elsewhere, would wait for an operator.
 ///
 /// # Errors
-/// When the API server cannot be used at all, or the admin address cannot be had.
+/// The API server cannot be used, or the admin address cannot be bound.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
     let config =
         Config::infer().await.context("no configuration for the API server: run in a pod, or set KUBECONFIG")?;
-    let client = Client::try_from(config.clone()).context("cannot make a client for the API server")?;
+    let client = Client::try_from(config.clone()).context("cannot create a client for the API server")?;
     let namespace = options.namespace.clone();
     let ended = serve(options, config, client.clone(), stop).await;
-    // Also after a failure: in a namespace that is being deleted, a restarted operator gets neither its Lease nor its key.
+    // This also applies after an error, because in a namespace that is being deleted an operator can create neither its
+    // Lease nor its key.
     if finalizers::is_terminating(&client, &namespace).await {
         let cause = format!("the operator's namespace {namespace} was deleted");
         if let Err(error) = finalizers::abandon_pools(&client, &cause).await {
@@ -74,33 +76,33 @@ async fn serve(
     let (events, received) = mpsc::unbounded_channel();
     let watches = watch::start(&config, &options.namespace, &events).context("cannot watch the API server")?;
     let (signer, publication) =
-        keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("no key to sign with")?;
-    // Stops when this function returns.
+        keystore::signer(&client, &options.namespace, Issuer::Operator).await.context("cannot load the signing key")?;
+    // The task is aborted when this function returns.
     let mut publishing = JoinSet::new();
-    publishing.spawn(publication.keep());
+    publishing.spawn(publication.run());
     let clock = Clock::start();
-    let shell = Arc::new(Shell::new(
+    let executor = Arc::new(Executor::new(
         client.clone(),
         &options.identity,
         Runners::new(signer, clock.clone()),
         Traces::new(options.tracer, clock.clone()),
         events.clone(),
     ));
-    let (load_asks, asked) = mpsc::channel(LOAD_ASKS);
-    let admin = admin::serve(options.admin_listen, shell.clone(), &watches, load_asks)?;
+    let (load_requests, received_load_requests) = mpsc::channel(LOAD_REQUESTS);
+    let admin = admin::serve(options.admin_listen, executor.clone(), &watches, load_requests)?;
     let core = Core::new(options.installation);
-    let driving = tokio::spawn(drive(core, received, asked, shell.clone(), clock.clone()));
+    let driving = tokio::spawn(drive(core, received, received_load_requests, executor.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
     let mut warm = watches.warm();
     let electing = async {
-        // A leader with cold caches would believe that nothing is there.
+        // A leader with incomplete caches would take existing objects for deleted ones.
         let warmed = tokio::select! {
             warmed = warm.wait_for(|read| watch::is_warm(*read)) => warmed.is_ok(),
             () = stopped.cancelled() => false,
         };
         if warmed {
-            let leadership = shell.leadership.clone();
+            let leadership = executor.leadership.clone();
             let (namespace, identity) = (&options.namespace, &options.identity);
             election::run(client, namespace, identity, clock, leadership, events, stopped.cancelled()).await;
         }
@@ -117,25 +119,25 @@ async fn serve(
     Ok(())
 }
 
-/// Steps the core with the events that arrived, and carries out its effects. The newest report of each runner comes before all
-/// other events, so that no report of an earlier term follows the start of the next one. The load is computed only on request,
-/// because counting all waiting sessions would slow each step.
+/// Steps the core with the received events, and executes its effects. The newest report of each runner precedes all
+/// other events of a step, so that no report of an earlier term follows the start of the next one. The load is computed
+/// only on request, because counting all queued sessions would slow down each step.
 async fn drive(
     mut core: Core,
     mut received: UnboundedReceiver<Event>,
-    mut asked: mpsc::Receiver<LoadAsk>,
-    shell: Arc<Shell>,
+    mut load_requests: mpsc::Receiver<LoadRequest>,
+    executor: Arc<Executor>,
     clock: Clock,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
-    let reports = shell.runners.reports();
+    let reports = executor.runners.reports();
     loop {
-        let sleep = core.wake().map_or(LONGEST_SLEEP, |at| at.since(clock.now().mono).min(LONGEST_SLEEP));
+        let sleep = core.wake().map_or(MAX_SLEEP, |at| at.since(clock.now().mono).min(MAX_SLEEP));
         tokio::select! {
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
-            Some(ask) = asked.recv() => {
-                // Who asked may have gone.
-                let _ = ask.send(core.load(clock.now().mono));
+            Some(reply) = load_requests.recv() => {
+                // The request can have been cancelled.
+                let _ = reply.send(core.load(clock.now().mono));
                 continue;
             }
             () = reports.arrived() => {}
@@ -143,7 +145,7 @@ async fn drive(
         }
         let events = reports.take().into_iter().chain(batch.drain(..));
         for effect in core.step(events, clock.now()) {
-            shell.clone().carry_out(effect);
+            executor.clone().execute(effect);
         }
     }
 }

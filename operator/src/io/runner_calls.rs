@@ -1,23 +1,25 @@
-//! Calls to runners, measured and traced.
+//! Executes calls to runners, with metrics and spans.
 
 use crate::core::{BindFailure, Event, Uid};
-use crate::io::{shell::Shell, traces::Begun};
+use crate::io::{executor::Executor, traces::OpenSpan};
 use camofleet_runner_api::BindRequest;
 use camofleet_runtime::traces::{KeyValue, SpanKind};
 use std::{net::IpAddr, time::Duration};
 use tokio::time::Instant;
 
-/// How long a call that failed counts as being under way. The core limits those, and so what is logged of a runner that fails.
-const FAILED_END_PAUSE: Duration = Duration::from_secs(1);
+/// Time for which a failed call still counts as in progress. The core limits the calls in progress, so this limits the
+/// log lines about a failing runner.
+const FAILED_END_DELAY: Duration = Duration::from_secs(1);
 
-impl Shell {
-    /// Has a runner take a session. It is part of the session's trace when the session is on its way to Ready.
+impl Executor {
+    /// Binds a session to a runner. `starts` adds the call to the session's trace, because the session has not been
+    /// Ready yet.
     pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
         let began = Instant::now();
         let span = starts.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
-        let header = span.as_ref().map(Begun::header);
+        let header = span.as_ref().map(OpenSpan::traceparent);
         let answer = match self.leadership.epoch() {
-            None => Err(BindFailure::Unknown("this process leads no longer".to_owned())),
+            None => Err(BindFailure::Unknown("this process no longer leads".to_owned())),
             Some(epoch) => self.runners.bind(&session, &pod, (address, epoch), &request, header.as_deref()).await,
         };
         let outcome = match &answer {
@@ -26,7 +28,7 @@ impl Shell {
             Err(BindFailure::Invalid(_)) => "invalid",
             Err(BindFailure::Unknown(_)) => "unknown",
         };
-        self.metrics.called("bind", outcome, began.elapsed());
+        self.metrics.record_call("bind", outcome, began.elapsed());
         if let Some(span) = span {
             let attributes = [KeyValue::new("k8s.pod.uid", pod.clone()), KeyValue::new("camofleet.outcome", outcome)];
             span.end(attributes, answer.is_err().then(|| outcome.to_owned()));
@@ -43,13 +45,13 @@ impl Shell {
             let began = Instant::now();
             match self.runners.end(&session, &pod, (address, epoch)).await {
                 Ok(()) => {
-                    self.metrics.called("end", "ok", began.elapsed());
+                    self.metrics.record_call("end", "ok", began.elapsed());
                     tracing::debug!(session, pod, "ended the session on its runner");
                 }
                 Err(error) => {
-                    self.metrics.called("end", "failed", began.elapsed());
+                    self.metrics.record_call("end", "failed", began.elapsed());
                     tracing::warn!(session, pod, %error, "could not end the session on its runner");
-                    tokio::time::sleep(FAILED_END_PAUSE).await;
+                    tokio::time::sleep(FAILED_END_DELAY).await;
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! Runners: their clients, and the reports of those that are followed.
+//! Calls runners, and streams the reports of those that are followed.
 
 use crate::core::{BindFailure, Event, Report, Uid};
-use crate::io::{clock::Clock, election::Leadership, pace::Pace};
+use crate::io::{clock::Clock, election::Leadership, throttle::Throttle};
 use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
     BindAnswer, BindRequest, ErrorReason,
@@ -16,17 +16,17 @@ use std::{
 };
 use tokio::{sync::Notify, task::AbortHandle};
 
-/// How soon a runner that does not answer is tried again: at first often, since it may be starting.
+/// Backoff after a failed stream. It starts short, because the runner may be starting.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
-/// The runners' clients.
+/// Client of all runners.
 pub(super) struct Runners {
     client: RunnerClient,
     tokens: Tokens,
     reports: Arc<Reports>,
 }
 
-/// What calls to runners carry.
+/// Issues the tokens of calls to runners.
 #[derive(Clone)]
 struct Tokens {
     signer: Arc<Signer>,
@@ -39,8 +39,9 @@ impl Tokens {
     }
 }
 
-/// The newest report of each runner that the core has not taken yet, and whether the runner has fallen silent since. A report is
-/// a whole state, so an older one is worth nothing beside it, and a runner that reports faster than the core takes costs no memory.
+/// The newest report of each followed runner that the core has not taken yet, and whether the runner has stopped
+/// responding since. A report has the runner's whole state, so only the newest one matters, and a runner that reports
+/// faster than the core takes uses no more memory.
 #[derive(Default)]
 pub(super) struct Reports {
     followed: Mutex<Followed>,
@@ -49,19 +50,20 @@ pub(super) struct Reports {
 
 #[derive(Default)]
 struct Followed {
-    /// Who follows each runner, by its pod. The number tells one who was told to stop, and has not yet, from the next one.
+    /// Follower of each runner, by pod. The number distinguishes the current follower from an aborted one that still
+    /// runs.
     tasks: HashMap<Uid, (u64, AbortHandle)>,
     begun: u64,
     newest: HashMap<Uid, Vec<Event>>,
 }
 
 impl Reports {
-    /// Returns once a runner has sent word. It may have been taken since.
+    /// Returns once an event has arrived, which may have been taken since.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
     }
 
-    /// All that has not been taken yet: of each runner at most a report and then its silence.
+    /// Takes all events: for each runner at most a report, followed by `Silent`.
     pub(super) fn take(&self) -> Vec<Event> {
         self.lock().newest.drain().flat_map(|(_, events)| events).collect()
     }
@@ -70,7 +72,8 @@ impl Reports {
         let mut followed = self.lock();
         if followed.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
             let newest = followed.newest.entry(pod.clone()).or_default();
-            // A silence ends with the next report. It does not undo the last one, which may tell how sessions ended.
+            // The next report replaces `Silent`. `Silent` does not replace the last report, which can have the ends of
+            // sessions.
             let is_report = |event: &Event| matches!(event, Event::Runner { .. });
             newest.retain(|former| is_report(former) && !is_report(&event));
             newest.push(event);
@@ -89,12 +92,12 @@ impl Runners {
         Self { client: RunnerClient::default(), tokens, reports: Arc::default() }
     }
 
-    /// What the followed runners reported.
+    /// Reports of the followed runners.
     pub(super) fn reports(&self) -> Arc<Reports> {
         self.reports.clone()
     }
 
-    /// Has a runner take a session, in that term.
+    /// Binds a session to a runner, in the term of this epoch. `trace` is the call's `traceparent`.
     pub(super) async fn bind(
         &self,
         session: &Uid,
@@ -104,15 +107,15 @@ impl Runners {
         trace: Option<&str>,
     ) -> Result<BindAnswer, BindFailure> {
         let token = self.tokens.of(pod, epoch);
-        self.client.bind(address, &token, session, request, trace).await.map_err(what_it_means)
+        self.client.bind(address, &token, session, request, trace).await.map_err(bind_failure)
     }
 
-    /// Has a runner end a session, or forget its end, in that term.
+    /// Ends a session on a runner, or acknowledges its end, in the term of this epoch.
     pub(super) async fn end(&self, session: &Uid, pod: &Uid, (address, epoch): (IpAddr, u64)) -> Result<(), CallError> {
         self.client.end(address, &self.tokens.of(pod, epoch), session).await
     }
 
-    /// Begins to follow a runner. What a former follower of it has not handed over is dropped.
+    /// Starts to follow a runner. Events of an earlier follower that the core has not taken are dropped.
     pub(super) fn follow(&self, pod: Uid, address: IpAddr, slots: u32, leadership: Leadership) {
         self.unfollow(&pod);
         let mut followed = self.reports.lock();
@@ -126,7 +129,7 @@ impl Runners {
             pod: pod.clone(),
             address,
             slots,
-            pace: Pace::of(slots),
+            throttle: Throttle::of(slots),
         };
         let task = (follower.number, tokio::spawn(follower.run()).abort_handle());
         followed.tasks.insert(pod, task);
@@ -141,7 +144,7 @@ impl Runners {
     }
 }
 
-/// Follows one runner.
+/// Streams the reports of one runner.
 struct Follower {
     client: RunnerClient,
     tokens: Tokens,
@@ -151,23 +154,23 @@ struct Follower {
     pod: Uid,
     address: IpAddr,
     slots: u32,
-    pace: Pace,
+    throttle: Throttle,
 }
 
 impl Follower {
     async fn run(mut self) {
         let mut failures: u32 = 0;
-        // The core stops it when it leads no longer; until it did, the clock decides.
+        // The core stops the follower when it loses leadership. Until then, the end of the term stops it.
         while let Some(epoch) = self.leadership.epoch() {
             let (cause, answered) = self.listen(epoch).await;
-            tracing::debug!(pod = self.pod, cause, "the runner does not respond");
+            tracing::debug!(pod = self.pod, cause, "lost the event stream of a runner");
             self.reports.post(self.number, &self.pod, Event::Silent { pod: self.pod.clone() });
             failures = if answered { 1 } else { failures.saturating_add(1) };
             tokio::time::sleep(BACKOFF.after(failures)).await;
         }
     }
 
-    /// Hands on what the runner reports until it ends; why it did, and whether there was anything.
+    /// Posts the runner's reports until the stream ends. Returns the cause, and whether there was a report.
     async fn listen(&mut self, epoch: u64) -> (String, bool) {
         let mut answered = false;
         let states = match self.client.events(self.address, &self.tokens.of(&self.pod, epoch), self.slots).await {
@@ -184,26 +187,26 @@ impl Follower {
             self.reports.post(self.number, &self.pod, Event::Runner { pod: self.pod.clone(), report });
             Ok(())
         };
-        let cause = self.pace.hand_on(states, take).await;
+        let cause = self.throttle.forward(states, take).await;
         (cause, answered)
     }
 }
 
-/// Why a session was not bound, or may have been.
-fn what_it_means(error: CallError) -> BindFailure {
+/// Classifies a failed bind: the session was not bound, or it is unknown whether it was.
+fn bind_failure(error: CallError) -> BindFailure {
     match error {
         CallError::Refused(response) => match response.reason {
             ErrorReason::NoFreeSlot | ErrorReason::Draining => BindFailure::Refused,
             ErrorReason::Invalid => BindFailure::Invalid(response.message),
-            // It was bound before and has ended: the runner's list tells of what.
+            // The session was bound before and has ended. The runner's report has the reason.
             ErrorReason::WrongPhase
-            // Keys or terms that have not got there yet: the session may have been bound before.
+            // The runner may not have the current keys or epoch yet, and the session may have been bound before.
             | ErrorReason::UnknownSession
             | ErrorReason::Unauthorized
             | ErrorReason::TokenUsed
             | ErrorReason::Forbidden
             | ErrorReason::StaleEpoch
-            // Of tunnels, never of a bind.
+            // Only tunnels can be rejected for this reason.
             | ErrorReason::TooManyConnections => BindFailure::Unknown(response.message),
         },
         CallError::InvalidResponse(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
@@ -215,14 +218,14 @@ mod tests {
     use super::*;
     use camofleet_runner_api::{ErrorResponse, RunnerState};
 
-    /// Reports of one runner in which only the generation differs.
+    /// Report of a runner without sessions.
     fn report(generation: u64) -> Event {
         let state = RunnerState { boot_id: "boot".into(), generation, slots: 1, ..RunnerState::default() };
         Event::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
     }
 
     #[tokio::test]
-    async fn only_the_newest_report_of_a_runner_is_kept_and_none_of_a_former_follower() {
+    async fn keeps_only_the_newest_report_and_none_of_a_stopped_follower() {
         let (reports, pod) = (Reports::default(), "pod".to_owned());
         let task = || tokio::spawn(std::future::pending::<()>()).abort_handle();
         reports.lock().tasks.insert(pod.clone(), (1, task()));
@@ -235,11 +238,11 @@ mod tests {
         assert!(reports.take().is_empty());
         reports.lock().tasks.insert(pod.clone(), (2, task()));
         reports.post(1, &pod, report(1000));
-        assert!(reports.take().is_empty(), "of a follower that was told to stop");
+        assert!(reports.take().is_empty(), "the follower was stopped");
     }
 
     #[tokio::test]
-    async fn the_last_report_of_a_runner_that_falls_silent_comes_before_the_silence() {
+    async fn delivers_the_last_report_before_the_silence() {
         let (reports, pod) = (Reports::default(), "pod".to_owned());
         let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
         reports.lock().tasks.insert(pod.clone(), (1, task));
@@ -252,12 +255,12 @@ mod tests {
         for event in [silent(), report(3)] {
             reports.post(1, &pod, event);
         }
-        assert_eq!(taken(), format!("{:?}", [report(3)]), "it answers again");
+        assert_eq!(taken(), format!("{:?}", [report(3)]), "the runner responds again");
     }
 
     #[test]
-    fn a_session_that_has_ended_on_its_runner_did_not_fail_to_launch() {
-        let meaning = |reason| what_it_means(CallError::Refused(ErrorResponse { reason, message: "words".to_owned() }));
+    fn an_ended_session_is_not_a_failed_launch() {
+        let meaning = |reason| bind_failure(CallError::Refused(ErrorResponse { reason, message: "words".to_owned() }));
         let unknown = BindFailure::Unknown("words".to_owned());
         assert_eq!(meaning(ErrorReason::WrongPhase), unknown);
         assert_eq!(meaning(ErrorReason::StaleEpoch), unknown);

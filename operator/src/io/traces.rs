@@ -1,33 +1,33 @@
-//! The operator's spans of a session's start:
+//! Records the operator's spans of a session's start:
 //!
 //! ```text
-//! session.start        from the first sight of the session until its status says Ready, or that it is over
-//! ├── queue            from the first sight until a slot was chosen
-//! ├── bind             the call to the runner, which goes on with it
-//! └── publish          each write of the status on the way
+//! session.start        from the first observation of the session until its status is Ready or Finished
+//! ├── queue            from the first observation until the session got a slot
+//! ├── bind             the call to the runner, which adds spans below it
+//! └── publish          each write of the status until then
 //! ```
 
 use crate::core::{Interval, Key, Observation};
-use crate::io::{clock::Clock, metrics::label};
+use crate::io::{clock::Clock, metrics::tier_label};
 use camofleet_crds::v1alpha1::BrowserSession;
-use camofleet_runtime::traces::{KeyValue, Place, Span, SpanKind, Tracer};
+use camofleet_runtime::traces::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
 
-/// Makes spans where traces were asked for, and else costs nothing.
+/// Records spans if traces are enabled.
 #[derive(Clone, Debug)]
 pub(super) struct Traces {
     tracer: Option<Arc<Tracer>>,
     clock: Clock,
 }
 
-/// A part of a session's start that has begun, of a session that is traced.
+/// A started span in the trace of a session.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct OpenSpan {
     tracer: Arc<Tracer>,
-    root: Place,
-    place: Place,
+    root: TraceContext,
+    context: TraceContext,
     name: &'static str,
     kind: SpanKind,
     clock: Clock,
@@ -39,56 +39,56 @@ impl Traces {
         Self { tracer, clock }
     }
 
-    /// Something is done for that session now.
-    pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<Begun> {
+    /// Starts a span below the root of the session's trace. None if the session is not traced.
+    pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<OpenSpan> {
         let tracer = self.tracer.clone()?;
         let root = tracer.root_of(session)?;
         let clock = self.clock.clone();
         let start = clock.now().wall;
-        Some(Begun { tracer, root, place: root.below(), name, kind, clock, start })
+        Some(OpenSpan { tracer, root, context: root.child(), name, kind, clock, start })
     }
 
-    /// What the core saw of a session's start.
+    /// Records the span that an observation of the core completes, if any.
     pub(super) fn observe(&self, observation: &Observation) {
         let Some(tracer) = &self.tracer else { return };
         match observation {
             Observation::Assigned { session, pool, priority, waited: Some(waited) } => {
                 let Some(root) = tracer.root_of(session) else { return };
-                let attributes =
-                    of_pool(Some(pool)).chain([KeyValue::new("camofleet.session.priority", i64::from(*priority))]);
-                tracer.tell(span(root.below(), Some(root), "queue", *waited, attributes));
+                let attributes = pool_attributes(Some(pool))
+                    .chain([KeyValue::new("camofleet.session.priority", i64::from(*priority))]);
+                tracer.record(span(root.child(), Some(root), "queue", *waited, attributes));
             }
             Observation::Ready { session, pool, tier, started: Some(started) } => {
-                let tier = KeyValue::new("camofleet.session.start_tier", label(*tier));
-                let attributes = of_pool(pool.as_ref()).chain([tier]);
-                tell_root(tracer, session, *started, attributes, None);
+                let tier = KeyValue::new("camofleet.session.start_tier", tier_label(*tier));
+                let attributes = pool_attributes(pool.as_ref()).chain([tier]);
+                record_root(tracer, session, *started, attributes, None);
             }
             Observation::Ended { session, reason, started: Some(started) } => {
-                tell_root(tracer, session, *started, [], Some(reason.clone()));
+                record_root(tracer, session, *started, [], Some(reason.clone()));
             }
-            // Those were not seen whole here.
+            // This leader did not observe the whole interval.
             Observation::Assigned { waited: None, .. }
             | Observation::Ready { started: None, .. }
             | Observation::Ended { started: None, .. } => {}
-            // The call's own span tells it.
+            // `OpenSpan` records the call.
             Observation::Bound { .. } => {}
-            // It is no part of a session's start.
+            // These observations are not about the start of a session.
             Observation::Pruned { .. } | Observation::Reverted { .. } => {}
         }
     }
 }
 
-impl Begun {
-    /// What the callee is told, so that its spans stand below this one.
-    pub(super) fn header(&self) -> String {
-        self.place.header()
+impl OpenSpan {
+    /// Header for the callee, which records its spans below this one.
+    pub(super) fn traceparent(&self) -> String {
+        self.context.traceparent()
     }
 
-    /// It is done.
+    /// Ends and records the span.
     pub(super) fn end(self, attributes: impl IntoIterator<Item = KeyValue>, error: Option<String>) {
-        let Self { tracer, root, place, name, kind, clock, start } = self;
-        tracer.tell(Span {
-            place,
+        let Self { tracer, root, context, name, kind, clock, start } = self;
+        tracer.record(Span {
+            context,
             parent: Some(root),
             name,
             kind,
@@ -100,7 +100,7 @@ impl Begun {
     }
 }
 
-fn tell_root(
+fn record_root(
     tracer: &Tracer,
     session: &BrowserSession,
     started: Interval,
@@ -109,7 +109,8 @@ fn tell_root(
 ) {
     let uid = session.uid().unwrap_or_default();
     let Some(root) = tracer.root_of(&uid) else { return };
-    // It has whole seconds, so the trace begins when the session was seen.
+    // `creationTimestamp` has whole seconds, so the trace starts with the first observation, and has the creation as an
+    // attribute.
     let created = session.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
     let of_session = [
         KeyValue::new("camofleet.session.uid", uid),
@@ -118,18 +119,18 @@ fn tell_root(
         KeyValue::new("camofleet.session.created", created.unwrap_or_default()),
     ];
     let attributes = of_session.into_iter().chain(attributes);
-    tracer.tell(Span { error, ..span(root, None, "session.start", started, attributes) });
+    tracer.record(Span { error, ..span(root, None, "session.start", started, attributes) });
 }
 
 fn span(
-    place: Place,
-    parent: Option<Place>,
+    context: TraceContext,
+    parent: Option<TraceContext>,
     name: &'static str,
     interval: Interval,
     attributes: impl IntoIterator<Item = KeyValue>,
 ) -> Span {
     Span {
-        place,
+        context,
         parent,
         name,
         kind: SpanKind::Internal,
@@ -140,7 +141,7 @@ fn span(
     }
 }
 
-fn of_pool(pool: Option<&Key>) -> impl Iterator<Item = KeyValue> {
+fn pool_attributes(pool: Option<&Key>) -> impl Iterator<Item = KeyValue> {
     let names = pool.map(|Key { namespace, name }| {
         [
             KeyValue::new("camofleet.pool.namespace", namespace.clone()),

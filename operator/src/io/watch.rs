@@ -1,4 +1,4 @@
-//! The watches: everything that the core is told of the cluster.
+//! Watches the cluster for the core.
 
 use crate::core::{
     Change, Event, Namespace, Node,
@@ -35,13 +35,14 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Follows sessions, pools, runner pods, nodes, namespaces and the public keys. The receiver says how many of them were read whole.
+/// Starts the watches of sessions, pools, runner pods, nodes, namespaces and public keys.
 pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<Event>) -> Result<Watches, kube::Error> {
-    // A watch shares its HTTP/2 connection with nothing that is written: behind a hundred creates it would starve.
+    // Watches have HTTP/2 connections of their own, because a watch starves behind a hundred creates on the same
+    // connection.
     let sessions = Client::try_from(config.clone())?;
     let others = Client::try_from(config.clone())?;
     let (read, watched) = watch::channel(0);
-    let pulses = Pulses::default();
+    let last_seen = LastSeen::default();
     let [sessions, pools, runners, nodes, namespaces, config_map, operator_key, gateway_key] = [
         ("BrowserSession", &sessions),
         ("WorkerPool", &others),
@@ -52,10 +53,10 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
         ("Secret/operator", &others),
         ("Secret/gateway", &others),
     ]
-    .map(|(kind, client)| listening(client.clone(), pulses.of(kind)));
+    .map(|(kind, client)| observed(client.clone(), last_seen.recorder(kind)));
     let mut tasks = JoinSet::new();
     let all = caches::config();
-    let of_runners = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
+    let runner_pods = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
     let named = |name: &str| caches::config().fields(&format!("metadata.name={name}"));
     tasks.spawn(follow(
         Api::all(sessions),
@@ -72,85 +73,86 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
         sender(events, Event::Pools),
     ));
     let runner = |pod: SeenPod| RunnerPod::read(&pod);
-    tasks.spawn(follow(Api::all(runners), of_runners, read.clone(), runner, sender(events, Event::Pods)));
+    tasks.spawn(follow(Api::all(runners), runner_pods, read.clone(), runner, sender(events, Event::Pods)));
     let node = |node: SeenNode| Some(read_node(&node));
     tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
     let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
     tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
-        let of_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
-        let sender = keys.sender(move |trusted, keys| trusted.secret_holds(issuer, keys));
+        let parse_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
+        let sender = keys.sender(move |trusted, keys| trusted.set_secret_keys(issuer, keys));
         let config = named(&public_key_secret(issuer));
-        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), of_secret, sender));
+        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), parse_secret, sender));
     }
-    let of_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
-    let sender = keys.sender(TrustedKeys::config_map_holds);
-    tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, of_config_map, sender));
-    Ok(Watches { _tasks: tasks, watched, pulses })
+    let parse_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
+    let sender = keys.sender(TrustedKeys::set_config_map_keys);
+    tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, parse_config_map, sender));
+    Ok(Watches { _tasks: tasks, watched, last_seen })
 }
 
-/// The running watches: they stop when this is dropped.
+/// The running watches, which stop when this is dropped.
 pub(super) struct Watches {
     _tasks: JoinSet<()>,
     watched: watch::Receiver<usize>,
-    pulses: Pulses,
+    last_seen: LastSeen,
 }
 
-const KINDS: usize = 8;
+/// Number of watches.
+pub(super) const COUNT: usize = 8;
 
 impl Watches {
-    /// Whether everything was read once.
+    /// Number of watches that have read their first list.
     pub(super) fn warm(&self) -> watch::Receiver<usize> {
         self.watched.clone()
     }
 
-    /// When each was heard last.
-    pub(super) fn pulses(&self) -> Pulses {
-        self.pulses.clone()
+    /// Time of the last data of each watch.
+    pub(super) fn last_seen(&self) -> LastSeen {
+        self.last_seen.clone()
     }
 }
 
-/// When each watch was heard last, by kind. The API server's bookmarks count, which the stream of events does not show:
-/// of what never changes they are the only sign that its changes would be seen.
+/// Time of the last data of each watch, by kind. It includes the API server's bookmarks, which the stream of events
+/// does not contain. For objects that never change, they are the only sign that the watch works.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
+pub(super) struct LastSeen(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
 
-impl Pulses {
-    /// For how long nothing was heard of each.
-    pub(super) fn silences(&self) -> Vec<(&'static str, Duration)> {
-        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.iter().map(|(kind, at)| (*kind, at.elapsed())).collect()
+impl LastSeen {
+    /// Time since the last data of each watch.
+    pub(super) fn ages(&self) -> Vec<(&'static str, Duration)> {
+        let last_seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last_seen.iter().map(|(kind, at)| (*kind, at.elapsed())).collect()
     }
 
-    /// What is to be called when that kind is heard.
-    fn of(&self, kind: &'static str) -> impl Fn() + Clone + Send + Sync + 'static {
-        let heard = self.0.clone();
-        let beat = move || {
-            heard.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, Instant::now());
+    /// Returns a function that records data of the watch for this kind. The time starts now.
+    fn recorder(&self, kind: &'static str) -> impl Fn() + Clone + Send + Sync + 'static {
+        let last_seen = self.0.clone();
+        let record = move || {
+            last_seen.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, Instant::now());
         };
-        beat();
-        beat
+        record();
+        record
     }
 }
 
-/// The same client; `heard` is called for each answer to it and each piece of one, but for refusals.
-fn listening(client: Client, heard: impl Fn() + Clone + Send + Sync + 'static) -> Client {
+/// Wraps a client, and calls `on_data` for each successful response and each frame of its body.
+fn observed(client: Client, on_data: impl Fn() + Clone + Send + Sync + 'static) -> Client {
     let namespace = client.default_namespace().to_owned();
     let calling = tower::service_fn(move |request: Request<Body>| {
-        let (client, heard) = (client.clone(), heard.clone());
+        let (client, on_data) = (client.clone(), on_data.clone());
         async move {
-            let answer = client.send(request).await?;
-            let well = answer.status().is_success();
-            let heard = move || {
-                if well {
-                    heard();
+            let response = client.send(request).await?;
+            let is_success = response.status().is_success();
+            let on_data = move || {
+                if is_success {
+                    on_data();
                 }
             };
-            heard();
-            Ok::<_, kube::Error>(answer.map(|body| {
+            on_data();
+            Ok::<_, kube::Error>(response.map(|body| {
                 body.map_frame(move |frame| {
-                    heard();
+                    on_data();
                     frame
                 })
             }))
@@ -159,18 +161,18 @@ fn listening(client: Client, heard: impl Fn() + Clone + Send + Sync + 'static) -
     Client::new(calling, namespace)
 }
 
-/// Whether that many watches are all.
+/// Whether this number of watches is all of them.
 pub(super) fn is_warm(read: usize) -> bool {
-    read >= KINDS
+    read >= COUNT
 }
 
-/// Follows the objects, and counts their first complete list in `read`.
+/// Watches objects, and increments `read` after their first complete list.
 async fn follow<K, T>(
     api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
     read: watch::Sender<usize>,
-    understand: impl Fn(K) -> Option<T>,
-    mut tell: impl FnMut(Change<T>),
+    parse: impl Fn(K) -> Option<T>,
+    mut on_change: impl FnMut(Change<T>),
 ) where
     K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
     K::DynamicType: Default + Clone + Eq + Hash,
@@ -179,12 +181,12 @@ async fn follow<K, T>(
     let mut first = true;
     let changed = move |change| {
         let listed = matches!(change, Change::All(_));
-        tell(change);
+        on_change(change);
         if listed && std::mem::take(&mut first) {
             read.send_modify(|read| *read += 1);
         }
     };
-    caches::follow(api, config, understand, changed).await;
+    caches::follow(api, config, parse, changed).await;
 }
 
 fn sender<T: Send + 'static>(
@@ -193,19 +195,20 @@ fn sender<T: Send + 'static>(
 ) -> impl FnMut(Change<T>) + Send + 'static {
     let events = events.clone();
     move |change| {
-        // Nobody listens any more only when the process stops.
+        // The receiver is dropped only when the process stops.
         let _ = events.send(event(change));
     }
 }
 
-/// The published public keys. Three watches feed them, and the core receives the keys that all three together make trusted.
+/// The published public keys. Three watches update them, and the core receives the resulting trusted keys.
 struct Keys {
     trusted: Arc<Mutex<TrustedKeys>>,
     events: UnboundedSender<Event>,
 }
 
 impl Keys {
-    /// Takes in what one place holds. A deletion changes nothing: runners keep the keys that they have until there are others.
+    /// Returns a function that updates the keys from one object with `holds`. A deletion is ignored, because runners
+    /// keep their keys until others are published.
     fn sender<T: Send + 'static>(
         &self,
         holds: impl Fn(&mut TrustedKeys, T) + Send + 'static,
@@ -221,14 +224,14 @@ impl Keys {
                 let mut trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
                 holds(&mut trusted, keys);
                 let keys = serde_json::to_string(&trusted.keys()).expect("a map of strings serializes");
-                // Sent under the lock, so that an older state does not come after a newer one.
+                // Sent while the lock is held, so that the keys arrive in order.
                 let _ = events.send(Event::Keys(keys));
             }
         }
     }
 }
 
-/// A node without what nobody here reads, such as the names of all its images.
+/// The fields of a node that the operator reads. A node also has large ones, such as the names of all its images.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = KubeNode)]
 struct SeenNode {
@@ -261,7 +264,7 @@ fn read_node(node: &SeenNode) -> Node {
     }
 }
 
-/// A namespace's name and labels.
+/// The fields of a namespace that the operator reads.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = KubeNamespace)]
 struct SeenNamespace {
@@ -272,7 +275,7 @@ fn read_namespace(namespace: SeenNamespace) -> Namespace {
     Namespace { name: namespace.name_any(), labels: namespace.metadata.labels.unwrap_or_default() }
 }
 
-/// Whole CPUs of a quantity such as `2` or `1930m`.
+/// Whole CPUs in a quantity such as `2` or `1930m`, rounded down. 0 if it is neither.
 fn whole_cpus(quantity: &str) -> usize {
     match quantity.strip_suffix('m') {
         Some(millis) => millis.parse::<usize>().unwrap_or(0) / 1000,
@@ -291,29 +294,29 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_watch_is_heard_by_all_that_comes_but_refusals() {
-        for (status, pieces) in [(200, 2), (403, 0)] {
+    async fn counts_successful_responses_as_activity() {
+        for (status, expected) in [(200, 2), (403, 0)] {
             let server = tower::service_fn(move |_: Request<Body>| async move {
                 Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(b"{}".to_vec())).unwrap())
             });
-            let heard = Arc::new(AtomicUsize::new(0));
-            let counter = heard.clone();
-            let client = listening(Client::new(server, "ns"), move || {
+            let calls = Arc::new(AtomicUsize::new(0));
+            let counter = calls.clone();
+            let client = observed(Client::new(server, "ns"), move || {
                 counter.fetch_add(1, Ordering::Relaxed);
             });
             let answer = client.send(Request::new(Body::empty())).await.unwrap();
             assert_eq!(answer.into_body().collect_bytes().await.unwrap(), "{}");
-            assert_eq!(heard.load(Ordering::Relaxed), pieces, "of an answer with the status {status}");
+            assert_eq!(calls.load(Ordering::Relaxed), expected, "status {status}");
         }
     }
 
     #[test]
-    fn a_quantity_of_cpus_is_read_in_whole_ones() {
+    fn rounds_cpu_quantities_down() {
         assert_eq!([whole_cpus("2"), whole_cpus("1930m"), whole_cpus("500m"), whole_cpus("much")], [2, 1, 0, 0]);
     }
 
     #[tokio::test]
-    async fn a_cache_holds_an_object_without_the_metadata_that_is_not_read() {
+    async fn drops_metadata_that_is_never_read() {
         let labels: BTreeMap<String, String> =
             (0..20_000).map(|index| (format!("label-{index}"), "value".to_owned())).collect();
         let session = json!({
@@ -346,10 +349,10 @@ mod tests {
             move |change| shown.send(change).unwrap(),
         );
         let change = tokio::select! {
-            () = following => unreachable!("it follows for ever"),
+            () = following => unreachable!("a watch runs forever"),
             change = seen.recv() => change.unwrap(),
         };
-        let Change::All(sessions) = change else { panic!("a list begins: {change:?}") };
+        let Change::All(sessions) = change else { panic!("the first change is a list: {change:?}") };
         let metadata = serde_json::to_value(&sessions[0].metadata).unwrap();
         assert_eq!(metadata, json!({ "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7" }));
     }

@@ -1,4 +1,4 @@
-//! Fixtures that several test programs of the operator share.
+//! Fixtures that the operator's test programs share.
 
 use camofleet_operator::core::runner::pod_build::Installation;
 

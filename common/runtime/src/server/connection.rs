@@ -1,8 +1,8 @@
-//! One connection: what it is doing, until when it can, and whether one of its credentials was accepted.
+//! State of a connection: its phase and deadline, and whether it is authenticated.
 
 use super::{
     Limits,
-    places::{Kind, Place, Places, Ticket},
+    limiter::{Kind, Limiter, Permit, Registration},
 };
 use crate::client_address::TrustedProxies;
 use axum::{
@@ -27,40 +27,40 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Why a connection was closed before its client or its server were done with it.
+/// Why the server closed a connection early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// Another one needed its place.
+    /// A new connection needed its permit.
     Shed,
-    /// The client was too slow.
-    Late,
+    /// The client missed a deadline.
+    TimedOut,
 }
 
-/// A connection that is served.
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: IpAddr,
-    /// Whether the peer is a trusted proxy: then the credential of one request says nothing of the next.
+    /// Whether the peer is a trusted proxy. Requests on its connection come from different clients, so a credential
+    /// covers only the request that carried it.
     is_proxy: bool,
     proxies: TrustedProxies,
-    places: Arc<Places>,
-    /// Cancelled when the connection is given up.
+    limiter: Arc<Limiter>,
+    /// Cancelled when the connection is shed.
     shed: CancellationToken,
     state: Mutex<State>,
-    _place: Place,
+    _permit: Permit,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// When it began.
+    /// Start of the phase.
     since: Instant,
-    /// Whether a credential was accepted: on this connection, or, of a proxy, for the request that is being answered.
+    /// Whether a credential was accepted: for the connection, or, on a proxy's connection, for the current request.
     authenticated: bool,
-    /// While the connection can be given up.
-    ticket: Option<Ticket>,
-    /// While the request that is being answered can be given up. Only a proxy's.
-    request: Option<Ticket>,
+    /// Set while the connection can be shed.
+    registration: Option<Registration>,
+    /// Set while the current request can be shed. Only on connections of proxies.
+    request: Option<Registration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,13 +68,13 @@ enum Phase {
     FirstHead,
     Exchange,
     Idle,
-    /// Another protocol has begun, and the connection is no longer served here.
+    /// The connection has switched protocols and is no longer served here.
     Upgraded,
 }
 
-/// The connection that a request came on. It is one of the request's extensions.
+/// Handle of the connection of a request, in the extensions of the request.
 ///
-/// A connection counts as open for as long as a handle of it is there: what takes over an upgraded connection keeps one.
+/// A connection counts as open while a handle exists, so the task that takes over an upgraded connection keeps one.
 #[derive(Clone, Debug)]
 pub struct ConnectionHandle {
     connection: Arc<Connection>,
@@ -82,44 +82,50 @@ pub struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    /// The client's address: the peer's, or behind a trusted proxy the one that it tells.
+    /// Address of the client: the peer, or behind a trusted proxy the address that the proxy forwarded.
     pub fn client_address(&self) -> IpAddr {
         self.client
     }
 
-    /// Exempts the connection from deadlines and from being given up, since a credential of its client was accepted. On a
-    /// connection of a trusted proxy only the request is exempt that this handle came with, since the next one can be another client's.
+    /// Marks the connection as authenticated, which exempts it from deadlines and from shedding. On a connection of a
+    /// trusted proxy this exempts only the request of this handle, because the next request can come from another
+    /// client.
     pub fn authenticated(&self) {
         let mut state = self.connection.state();
         state.authenticated = true;
-        (state.ticket, state.request) = (None, None);
+        (state.registration, state.request) = (None, None);
     }
 }
 
 impl Connection {
-    /// None when there is no place for it.
-    pub(super) fn open(places: &Arc<Places>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
-        let place = places.open()?;
+    /// None if the limiter has no permit.
+    pub(super) fn open(limiter: &Arc<Limiter>, peer: IpAddr, proxies: TrustedProxies) -> Option<Arc<Self>> {
+        let permit = limiter.open()?;
         let is_proxy = proxies.contains(peer);
-        let state =
-            State { phase: Phase::FirstHead, since: Instant::now(), authenticated: false, ticket: None, request: None };
-        let (places, shed) = (Arc::clone(places), CancellationToken::new());
-        let connection = Self { peer, is_proxy, proxies, places, shed, state: Mutex::new(state), _place: place };
-        connection.state().ticket = Some(connection.ticket());
+        let state = State {
+            phase: Phase::FirstHead,
+            since: Instant::now(),
+            authenticated: false,
+            registration: None,
+            request: None,
+        };
+        let (limiter, shed) = (Arc::clone(limiter), CancellationToken::new());
+        let connection = Self { peer, is_proxy, proxies, limiter, shed, state: Mutex::new(state), _permit: permit };
+        connection.state().registration = Some(connection.register());
         Some(Arc::new(connection))
     }
 
-    fn ticket(&self) -> Ticket {
+    fn register(&self) -> Registration {
         let kind = if self.is_proxy { Kind::Proxy } else { Kind::Connection };
-        self.places.enrol(kind, Some(self.peer), self.shed.clone())
+        self.limiter.register(kind, Some(self.peer), self.shed.clone())
     }
 
     pub(super) fn limits(&self) -> &Limits {
-        &self.places.limits
+        &self.limiter.limits
     }
 
-    /// Serves what comes, for as long as the limits allow. After each time that it was looked at, the deadline is a function of
-    /// what the connection is doing then.
+    /// Polls `http` until it completes, the connection is shed, or its deadline passes. The deadline follows from the
+    /// phase, which can change with each poll.
     pub(super) async fn within_limits<T>(&self, mut http: Pin<&mut impl Future<Output = T>>) -> Result<T, Closed> {
         let mut timer = pin!(sleep_until(Instant::now()));
         let served = poll_fn(|context| {
@@ -130,7 +136,7 @@ impl Connection {
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
-            timer.as_mut().poll(context).map(|()| Err(Closed::Late))
+            timer.as_mut().poll(context).map(|()| Err(Closed::TimedOut))
         });
         tokio::select! {
             served = served => served,
@@ -138,33 +144,33 @@ impl Connection {
         }
     }
 
-    /// Has the router answer a request. One that came through a proxy is answered with 429 when its place is given up.
-    pub(super) fn answer(
+    /// Answers a request with the router. If a request that came through a proxy is shed, the response is 429.
+    pub(super) fn respond(
         self: &Arc<Self>,
         mut request: Request<Incoming>,
         router: Router,
-    ) -> impl Future<Output = Response<Answer>> + use<> {
+    ) -> impl Future<Output = Response<ResponseBody>> + use<> {
         let client = self.proxies.client_address(self.peer, request.headers());
         let shed = self.is_proxy.then(CancellationToken::new);
-        let ticket = shed.clone().map(|shed| {
-            // A proxy's own requests, and those of which it does not tell the client, are not limited by its address.
+        let registration = shed.clone().map(|shed| {
+            // Requests of the proxy itself, and those without a forwarded address, are not limited per address.
             let address = Some(client).filter(|client| !self.proxies.contains(*client));
-            self.places.enrol(Kind::Request, address, shed)
+            self.limiter.register(Kind::Request, address, shed)
         });
-        let exchange = Exchange::begin(Arc::clone(self), ticket);
+        let exchange = Exchange::begin(Arc::clone(self), registration);
         let handle = ConnectionHandle { connection: Arc::clone(self), client };
         request.extensions_mut().insert(handle.clone());
         async move {
-            let answered = TowerToHyperService::new(router).call(request);
+            let response = TowerToHyperService::new(router).call(request);
             let response = match shed {
-                None => answered.await,
-                Some(shed) => shed.run_until_cancelled(answered).await.unwrap_or_else(|| Ok(too_many())),
+                None => response.await,
+                Some(shed) => shed.run_until_cancelled(response).await.unwrap_or_else(|| Ok(too_many_requests())),
             };
             let response = response.unwrap_or_else(|impossible| match impossible {});
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 handle.connection.state().phase = Phase::Upgraded;
             }
-            response.map(|body| Answer { body, _exchange: exchange })
+            response.map(|body| ResponseBody { body, _exchange: exchange })
         }
     }
 
@@ -186,20 +192,21 @@ impl Connection {
     }
 }
 
-fn too_many() -> Response<Body> {
-    let message = "too many requests without a valid token from this address are being answered; send the token, or retry later\n";
+fn too_many_requests() -> Response<Body> {
+    let message =
+        "too many requests without a valid token are in progress from this address; send the token, or retry later\n";
     (StatusCode::TOO_MANY_REQUESTS, message).into_response()
 }
 
-/// The time from a request's head to the end of its response.
+/// A request in progress, from its head to the end of its response.
 #[derive(Debug)]
 struct Exchange(Arc<Connection>);
 
 impl Exchange {
-    fn begin(connection: Arc<Connection>, ticket: Option<Ticket>) -> Self {
+    fn begin(connection: Arc<Connection>, registration: Option<Registration>) -> Self {
         let mut state = connection.state();
         (state.phase, state.since) = (Phase::Exchange, Instant::now());
-        state.request = ticket;
+        state.request = registration;
         drop(state);
         Self(connection)
     }
@@ -214,21 +221,22 @@ impl Drop for Exchange {
         }
         (state.phase, state.since) = (Phase::Idle, Instant::now());
         if self.0.is_proxy {
-            // It becomes the youngest of those that can be given up: another request has just been answered on it.
+            // Registering again makes it the youngest, because it has just answered a request.
             state.authenticated = false;
-            state.ticket = Some(self.0.ticket());
+            state.registration = Some(self.0.register());
         }
     }
 }
 
-/// The body of a response. The exchange is over when it was sent, or dropped.
+/// The body of a response. The exchange ends when the body is dropped, after it was sent or because the connection
+/// failed.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ResponseBody {
     body: Body,
     _exchange: Exchange,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,20 +1,21 @@
-//! Serves HTTP/1.1 to clients that are not trusted before one of their credentials was accepted.
+//! Serves HTTP/1.1 to clients that are untrusted until they authenticate.
 //!
-//! Everything that a client without an accepted credential can hold is bounded: the bytes of a request's head, the time that a head,
-//! an exchange and an idle connection take, and the number of places, in total and for each address. When these places are full an
-//! old one is given up for the newcomer, so a silent client loses its place and one that sends its request at once does not.
-//! A handler, or an extractor, that accepts a credential calls [`ConnectionHandle::authenticated`], and none of that applies any more.
+//! The resources of an unauthenticated client are bounded: the size of a request head, the duration of a head, of an
+//! exchange and of an idle connection, and the number of connections, in total and per address. At a limit, the server
+//! sheds an old connection for the new one, so a silent client loses its connection, and a client that sends its
+//! request promptly keeps it. A handler or extractor that accepts a credential calls
+//! [`ConnectionHandle::authenticated`], which lifts these bounds.
 //!
-//! A *place* is a connection. Behind a trusted proxy one connection carries the requests of many clients, and what is counted in its
-//! stead is each request that is being answered, by the address of its client. The proxy's own connections have no limit for each
-//! address. When all places are taken and no other connection can be given up, those are that answer no request with an accepted
-//! credential.
+//! Behind a trusted proxy, one connection carries the requests of many clients. There the server counts and sheds
+//! requests in progress, by client address, instead of connections. The proxy's own connections have no limit per
+//! address. If all connections are taken and no other one can be shed, the server sheds proxy connections that have no
+//! authenticated request in progress.
 
 mod connection;
-mod places;
+mod limiter;
 
 pub use connection::ConnectionHandle;
-pub use places::Counts;
+pub use limiter::Counts;
 
 use crate::{client_address::TrustedProxies, tcp};
 use axum::Router;
@@ -22,7 +23,7 @@ use connection::Connection;
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use places::Places;
+use limiter::Limiter;
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -31,16 +32,18 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The longest head of a request, in bytes, and how much is read ahead of a slow handler. A longer head is answered with 431.
+/// Maximum size of a request head, and of the data that is read ahead of a slow handler, in bytes. A longer head is
+/// answered with 431.
 pub const MAX_HEAD: usize = 16 << 10;
-/// The process is out of file descriptors, most likely: accepting again at once would spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Delay after a failed accept. Most likely the process has no file descriptors left, so an immediate retry would spin.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Connections that can wait to be accepted: as many as Linux allows by default (`net.core.somaxconn`). With fewer a flood of newcomers
-/// overflows the queue, and a client whose SYN is dropped tries again after 1 s at the earliest (RFC 6298).
+/// Maximum number of connections that wait to be accepted: Linux's default limit (`net.core.somaxconn`). A flood of
+/// connections would overflow a shorter queue, and a client whose SYN is dropped retries after 1 s at the earliest (RFC
+/// 6298).
 const BACKLOG: u32 = 4096;
 
-/// An address cannot be listened on: it is not this machine's, or in use.
+/// Cannot listen on an address, because it is in use or does not belong to this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct ListenError {
@@ -48,7 +51,7 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Listens on an address, with a queue that is long enough for a flood of newcomers.
+/// Listens on an address, with an accept queue of 4096 connections.
 ///
 /// # Errors
 /// See [`ListenError`].
@@ -63,32 +66,34 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// What clients of one listener can hold. Times apply to connections without an accepted credential, except for
-/// `authenticated_idle`.
+/// Limits of one listener. The durations apply to unauthenticated connections, except `authenticated_idle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once, upgraded ones included. Beyond that, one that can be given up is, or else the newcomer is closed.
+    /// Maximum number of open connections, including upgraded ones. Beyond it, the server sheds a connection, or
+    /// refuses the new one if none can be shed.
     pub connections: usize,
-    /// Connections without an accepted credential at once, and as many requests behind trusted proxies. Beyond that, one is
-    /// given up: the oldest of the address that has most.
+    /// Maximum number of unauthenticated connections, and also of unauthenticated requests behind trusted proxies.
+    /// Beyond it, the server sheds the oldest one of the address with most.
     pub anonymous: usize,
-    /// Places without an accepted credential of one address (for IPv6, one /64) at once. Beyond that, its oldest is given up.
+    /// Maximum number of unauthenticated connections or requests per address (for IPv6, per /64). Beyond it, the server
+    /// sheds the oldest one of that address.
     pub anonymous_per_address: usize,
-    /// From the accept to the end of the first request's head.
+    /// Maximum duration from the accept to the end of the first request head.
     pub first_head: Duration,
-    /// From a request's head to the end of its response, the request's body included.
+    /// Maximum duration from the end of a request head to the end of the response, including the request body.
     pub exchange: Duration,
-    /// From the end of a response to the end of the next request's head.
+    /// Maximum duration from the end of a response to the end of the next request head.
     pub idle: Duration,
-    /// The same for connections with an accepted credential, and for those of trusted proxies.
+    /// Like `idle`, for authenticated connections and those of trusted proxies.
     pub authenticated_idle: Duration,
-    /// Whether a connection can carry more than one request.
+    /// Whether a connection can carry several requests.
     pub keep_alive: bool,
 }
 
 impl Limits {
-    /// For listeners of probes and metrics, which take no credential: one request for each connection, all of them short.
-    /// The address limit keeps places free for the kubelet and Prometheus while one pod opens as many connections as it can.
+    /// Limits for listeners of probes and metrics, which have no authentication: short exchanges, and one request per
+    /// connection. The address limit leaves connections for the kubelet and Prometheus while one pod opens as many as
+    /// it can.
     pub const PROBES: Self = Self {
         connections: 128,
         anonymous: 64,
@@ -106,43 +111,43 @@ impl Limits {
 pub struct Server {
     name: &'static str,
     proxies: TrustedProxies,
-    places: Arc<Places>,
+    limiter: Arc<Limiter>,
 }
 
 impl Server {
-    /// A server whose log lines have that name.
+    /// `name` is the field `listener` of the log lines.
     pub fn new(name: &'static str, limits: Limits, proxies: TrustedProxies) -> Self {
-        Self { name, proxies, places: Arc::new(Places::new(limits)) }
+        Self { name, proxies, limiter: Arc::new(Limiter::new(limits)) }
     }
 
-    /// How many places are held and were given up.
+    /// Current and total numbers of connections.
     pub fn counts(&self) -> Counts {
-        self.places.counts()
+        self.limiter.counts()
     }
 
-    /// Serves until `shutdown`. Then it accepts no more, closes idle connections and has the others closed after the response that
-    /// is under way. Each connection is one of `tasks` until it is closed or upgraded.
+    /// Serves until `shutdown` is cancelled. Then it stops accepting, closes idle connections, and closes the others
+    /// after the response in progress. Each connection is tracked by `tasks` until it is closed or upgraded.
     pub async fn serve(&self, listener: TcpListener, router: Router, shutdown: CancellationToken, tasks: TaskTracker) {
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, peer)) => {
                     let Some(connection) = self.admit(peer) else { continue };
                     tasks.spawn(serve_connection(stream, connection, router.clone(), shutdown.clone()));
-                    // So that under a flood of newcomers each of them is looked at before it is the oldest.
+                    // Under a flood, each connection is polled before it becomes the oldest and is shed.
                     yield_now().await;
                 }
                 Err(error) => {
                     tracing::warn!(listener = self.name, %error, "could not accept a connection");
-                    self.places.shed();
-                    sleep(ACCEPT_AGAIN).await;
+                    self.limiter.shed();
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 
     fn admit(&self, peer: SocketAddr) -> Option<Arc<Connection>> {
-        let connection = Connection::open(&self.places, peer.ip(), self.proxies.clone());
-        if let Some(Counts { connections, anonymous, shed, refused }) = self.places.to_report() {
+        let connection = Connection::open(&self.limiter, peer.ip(), self.proxies.clone());
+        if let Some(Counts { connections, anonymous, shed, refused }) = self.limiter.take_report() {
             tracing::warn!(
                 listener = self.name,
                 connections,
@@ -161,14 +166,14 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, router
         return tracing::debug!(%error, "client closed its connection at once");
     }
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = connection.answer(request, router.clone());
-        async { Ok::<_, Infallible>(answer.await) }
+        let response = connection.respond(request, router.clone());
+        async { Ok::<_, Infallible>(response.await) }
     });
     let http = http1::Builder::new()
         .keep_alive(connection.limits().keep_alive)
         .max_buf_size(MAX_HEAD)
         .max_header_size(MAX_HEAD)
-        // The deadlines are the connection's, which knows whether a credential was accepted.
+        // The deadlines depend on authentication, so `Connection` enforces them.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -183,6 +188,6 @@ async fn serve_connection(stream: TcpStream, connection: Arc<Connection>, router
     match served {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "connection failed"),
-        Err(reason) => tracing::debug!(?reason, "closed a connection without an accepted credential"),
+        Err(reason) => tracing::debug!(?reason, "closed an unauthenticated connection"),
     }
 }

@@ -313,7 +313,7 @@ impl Runner {
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
         let wanted = match (parse(published), parse(&self.pod.keys)) {
             (Ok(published), Ok(current)) => {
-                serde_json::to_string(&published.or_those_of(current)).expect("a map of strings serializes")
+                serde_json::to_string(&published.with_fallback(current)).expect("a map of strings serializes")
             }
             _ => published.to_owned(),
         };

@@ -15,7 +15,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::{Arrival, Turn},
+    queue::{Arrival, QueueRank},
     v1alpha1::{Display, EngineName, WorkerPool},
 };
 use std::{
@@ -57,8 +57,8 @@ impl<'a> OpenPool<'a> {
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
     }
 
-    fn turn<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> Turn<'b> {
-        Turn::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
+    fn turn<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> QueueRank<'b> {
+        QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
     }
 
     /// Ranks the pool for a session: a matching hot browser first, then the number of free slots.

@@ -1,8 +1,8 @@
-//! The API server: objects with versions, preconditions, news. And who writes there besides the operator: users, the
-//! garbage collector, who drains nodes, and the kubelet.
+//! The API server with resourceVersions, preconditions and watch events, and its writers besides the operator: users,
+//! the garbage collector, node drains and the kubelet.
 
 use super::{
-    GUESTS, NAMESPACE, POOL, PoolEdit, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, Sabotage, World,
+    GUESTS, Mutation, NAMESPACE, POOL, PoolEdit, QUEUE_TIMEOUT, REPLICAS, SCALE_DOWN_DELAY, SHORT_TTL, World,
     runners::Runner,
 };
 use camofleet_crds::v1alpha1::{
@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 use std::sync::Arc;
 
-/// What is watched. Each kind has a watch of its own, and one may be far ahead of another.
+/// The watched kinds. Each has its own watch, and the watches progress independently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sessions,
@@ -34,7 +34,7 @@ impl Kind {
 }
 
 impl World {
-    /// All that there is of a kind, as a list has it.
+    /// The current list of a kind.
     pub(super) fn list(&self, kind: Kind) -> Event {
         match kind {
             Kind::Sessions => Event::Sessions(Change::All(self.sessions.values().cloned().collect())),
@@ -44,8 +44,8 @@ impl World {
         }
     }
 
-    fn publish(&mut self, kind: Kind, news: Event) {
-        self.news[kind as usize].push(news);
+    fn publish(&mut self, kind: Kind, event: Event) {
+        self.watch_events[kind as usize].push(event);
     }
 
     // Sessions
@@ -54,7 +54,7 @@ impl World {
         if self.sessions.contains_key(name) {
             return;
         }
-        // Every other one is of another namespace, and names the pool.
+        // Half of the names are sessions of another namespace, which name the pool.
         let is_guest = name.ends_with(['1', '3']);
         let pool_ref = is_guest.then(|| PoolRef { name: POOL.into(), namespace: Some(NAMESPACE.into()) });
         let spec = BrowserSessionSpec {
@@ -68,17 +68,17 @@ impl World {
         session.metadata.uid = Some(self.new_uid(name));
         session.metadata.generation = Some(1);
         session.metadata.creation_timestamp = Some(Time(self.now().wall));
-        self.put_session(session);
+        self.store_session(session);
     }
 
-    /// Its user gives it another idle time.
+    /// The user changes the idle timeout.
     pub fn edit(&mut self, name: &str) {
         let Some(session) = self.sessions.get(name) else { return };
         let mut session = BrowserSession::clone(session);
         let generation = session.metadata.generation.unwrap() + 1;
         session.metadata.generation = Some(generation);
         session.spec.idle_timeout_seconds = Some(i32::try_from(generation).unwrap() * 60);
-        self.put_session(session);
+        self.store_session(session);
     }
 
     pub fn delete(&mut self, name: &str) {
@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    pub(super) fn delete_this(&mut self, name: &str, uid: &str) -> Result<(), WriteFailure> {
+    pub(super) fn delete_by_uid(&mut self, name: &str, uid: &str) -> Result<(), WriteFailure> {
         let there = self.sessions.get(name).ok_or(WriteFailure::Gone)?;
         if there.metadata.uid.as_deref() != Some(uid) {
             return Err(WriteFailure::Conflict);
@@ -97,7 +97,7 @@ impl World {
         Ok(())
     }
 
-    fn put_session(&mut self, mut session: BrowserSession) -> Arc<BrowserSession> {
+    fn store_session(&mut self, mut session: BrowserSession) -> Arc<BrowserSession> {
         session.metadata.resource_version = Some(self.next_version().to_string());
         let session = Arc::new(session);
         self.sessions.insert(session.metadata.name.clone().unwrap(), session.clone());
@@ -113,7 +113,7 @@ impl World {
         let name = decided_on.metadata.name.as_ref().unwrap();
         let current = self.sessions.get(name).ok_or(WriteFailure::Gone)?;
         let unchanged = current.metadata.resource_version == decided_on.metadata.resource_version;
-        if !unchanged && self.sabotage != Sabotage::NoPrecondition {
+        if !unchanged && self.mutation != Mutation::NoPrecondition {
             return Err(WriteFailure::Conflict);
         }
         let mut patched = BrowserSession::clone(current);
@@ -122,11 +122,11 @@ impl World {
             let runners = self.published.entry(uid.clone()).or_default();
             runners.insert(runner.uid.clone());
             if runners.len() > 1 {
-                self.broken.push(format!("{uid} was published on {runners:?}"));
+                self.violations.push(format!("{uid} was published on {runners:?}"));
             }
         }
         patched.status = Some(status);
-        Ok(self.put_session(patched))
+        Ok(self.store_session(patched))
     }
 
     // The pool
@@ -145,7 +145,7 @@ impl World {
         pool.metadata.namespace = Some(NAMESPACE.into());
         pool.metadata.uid = Some(self.new_uid("pool"));
         pool.metadata.generation = Some(1);
-        self.put_pool(pool);
+        self.store_pool(pool);
     }
 
     pub fn edit_pool(&mut self, edit: PoolEdit) {
@@ -161,29 +161,29 @@ impl World {
                 spec.template.env = vec![env];
             }
             PoolEdit::FirstShape => spec.template.env.clear(),
-            PoolEdit::Scale { least, buffer } => {
+            PoolEdit::Autoscale { min, buffer } => {
                 spec.replicas = None;
                 spec.autoscaling = Some(Autoscaling {
-                    min_replicas: least,
+                    min_replicas: min,
                     max_replicas: REPLICAS,
                     buffer_slots: buffer,
                     scale_down_delay_seconds: SCALE_DOWN_DELAY,
                 });
             }
-            PoolEdit::MostSessions(most) => spec.limits.max_sessions = most,
+            PoolEdit::MaxSessions(most) => spec.limits.max_sessions = most,
         }
-        self.put_pool(pool);
+        self.store_pool(pool);
     }
 
-    /// It goes when nobody holds it any more.
+    /// The pool disappears once it has no finalizer.
     pub fn delete_pool(&mut self) {
         let Some(pool) = self.pool.as_deref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
         let mut pool = pool.clone();
         pool.metadata.deletion_timestamp = Some(Time(self.now().wall));
-        self.put_pool(pool);
+        self.store_pool(pool);
     }
 
-    fn put_pool(&mut self, mut pool: WorkerPool) -> Arc<WorkerPool> {
+    fn store_pool(&mut self, mut pool: WorkerPool) -> Arc<WorkerPool> {
         pool.metadata.resource_version = Some(self.next_version().to_string());
         let pool = Arc::new(pool);
         let held = pool.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
@@ -208,10 +208,10 @@ impl World {
         }
         let mut patched = current.clone();
         change(&mut patched);
-        Ok(Some(self.put_pool(patched)))
+        Ok(Some(self.store_pool(patched)))
     }
 
-    /// The garbage collector: pods go after the pool that owned them.
+    /// The garbage collector deletes the pods of deleted pools.
     pub fn collect_garbage(&mut self) {
         let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.clone());
         let orphans = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) != owner.as_ref());
@@ -239,15 +239,15 @@ impl World {
         pod.metadata.uid = Some(self.new_uid("pod"));
         pod.metadata.creation_timestamp = Some(Time(self.now().wall));
         let seen = serde_json::from_value(serde_json::to_value(pod).unwrap()).unwrap();
-        let mut pod = RunnerPod::read(&seen).expect("what the operator makes, it can read");
-        // One by one they go to the nodes that take pods, if any does.
+        let mut pod = RunnerPod::read(&seen).expect("the operator can read the pods that it creates");
+        // The scheduler assigns pods to the schedulable nodes in turn.
         let open: Vec<_> = self.nodes.iter().filter(|node| !node.cordoned).collect();
         pod.node = (!open.is_empty()).then(|| open[self.runners.len() % open.len()].name.clone());
-        let alike =
+        let same_shape =
             self.runners.iter().filter(|other| other.pod.pool == pod.pool && other.pod.revision == pod.revision);
-        let alike = alike.filter(|other| !other.draining).count() + 1;
-        if alike > usize::try_from(2 * REPLICAS).unwrap() {
-            self.broken.push(format!("{alike} pods of one shape for {REPLICAS} replicas"));
+        let same_shape = same_shape.filter(|other| !other.draining).count() + 1;
+        if same_shape > usize::try_from(2 * REPLICAS).unwrap() {
+            self.violations.push(format!("{same_shape} pods of one shape for {REPLICAS} replicas"));
         }
         let boot_id = self.new_uid("boot");
         self.runners.push(Runner::new(pod, boot_id, u32::try_from(self.slots).unwrap(), self.epoch));
@@ -259,7 +259,7 @@ impl World {
         self.publish(Kind::Pods, Event::Pods(Change::Applied(self.runners[at].pod.clone())));
     }
 
-    /// The kubelet starts its container. One that no node took waits until a node does.
+    /// The kubelet starts the container. An unscheduled pod is assigned to a schedulable node first, if there is one.
     pub fn start(&mut self, at: usize) {
         let open = self.nodes.iter().find(|node| !node.cordoned).map(|node| node.name.clone());
         let pod = &mut self.runners[at].pod;
@@ -272,8 +272,8 @@ impl World {
         self.publish_pod(at);
     }
 
-    /// Its container ends, for good; the pod stands until somebody deletes it.
-    pub fn container_ends(&mut self, at: usize) {
+    /// The container exits and is not restarted. The pod remains until it is deleted.
+    pub fn exit_container(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if runner.pod.phase != PodPhase::Running {
             return;
@@ -284,13 +284,13 @@ impl World {
         self.publish_pod(at);
     }
 
-    /// Somebody evicts it, or deletes it by hand.
+    /// A node drain evicts the pod, or a user deletes it.
     pub fn evict(&mut self, at: usize) {
         let uid = self.runners[at].pod.uid.clone();
         let _ = self.delete_pod(&uid);
     }
 
-    /// A deleted pod drains, and is gone a while after its last session.
+    /// A deleted pod drains, and disappears after its last session has ended.
     pub(super) fn delete_pod(&mut self, uid: &str) -> Result<(), WriteFailure> {
         let wall = self.now().wall;
         let at = self.runners.iter().position(|runner| runner.pod.uid == uid).ok_or(WriteFailure::Gone)?;
@@ -301,7 +301,7 @@ impl World {
         Ok(())
     }
 
-    /// A pod is gone, with its process.
+    /// The pod disappears with its process.
     pub fn kill_pod(&mut self, at: usize) {
         let runner = self.runners.remove(at);
         self.version += 1;

@@ -1,8 +1,10 @@
-//! A world for the operator's core: an API server with resource versions and watches that lag, runners that fence epochs,
-//! and operators that are elected, paused and restarted. It keeps the rules that real ones keep, and nothing else.
+//! A simulated world around the operator's core: an API server with resourceVersions and lagging watches, runners that
+//! fence off earlier epochs, and operators that are elected, paused and restarted. It guarantees only what the real
+//! components guarantee.
 //!
-//! `api`: the API server, its users and the kubelet's word. `runners`: the processes in the pods. `operators`: who leads,
-//! and how its calls fare. `checks`: what must hold.
+//! `api` is the API server with its other writers: users, the garbage collector, node drains and the kubelet. `runners`
+//! are the processes in the pods. `operators` are the operator processes, their election and their calls. `checks` has
+//! the invariants.
 
 mod api;
 mod checks;
@@ -13,7 +15,7 @@ use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
 use camofleet_operator::core::{Core, Effect, Event, Mono, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-pub use runners::Contact;
+pub use runners::Connectivity;
 use runners::Runner;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,61 +23,62 @@ use std::{
 };
 
 const NAMESPACE: &str = "ns";
-/// Some sessions come from here.
+/// Namespace of some of the sessions, which name the pool.
 const GUESTS: &str = "guests";
 const POOL: &str = "pool";
-/// The most replicas that a pool ever asks for.
+/// Highest number of replicas that the pool ever has.
 pub const REPLICAS: i32 = 3;
-/// Waiting ends within the settling time.
+/// `queueTimeoutSeconds` of all sessions, shorter than the time to settle.
 const QUEUE_TIMEOUT: i32 = 20;
-/// So does the time after the end, for some sessions.
+/// `ttlSecondsAfterFinished` of some sessions, shorter than the time to settle.
 const SHORT_TTL: i32 = 5;
-/// And that after which runners go that are not needed.
+/// `scaleDownDelaySeconds` of the pool, shorter than the time to settle.
 const SCALE_DOWN_DELAY: i32 = 15;
 
-/// A rule of the protocol that is broken on purpose, to see that the test notices.
+/// A rule of the protocol that is broken on purpose, to prove that the test detects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
+pub enum Mutation {
     None,
-    /// Statuses land whatever was written since they were decided on.
+    /// Status patches ignore their resourceVersion.
     NoPrecondition,
-    /// An answer that was lost counts as a refusal: the slot is given back though the runner may have the session.
-    LostMeansRefused,
-    /// A new leader does not wait for what the runners have.
-    NoRebuild,
-    /// The deletion of a session is taken for that of another under its name.
-    KeyedByName,
-    /// A list that is read again only adds: what is missing from it is not taken for gone.
-    ListsOnlyAdd,
-    /// A new leader takes all slots of runners that have not reported to it for free.
-    OfferUnheard,
-    /// A new leader takes runners that have not reported to it for spent ones without sessions.
-    RemoveUnheard,
-    /// A runner that has an older bind of a session is not asked to end it.
+    /// A lost response to a bind counts as a refusal, so the slot is freed although the runner can have the session.
+    LostResponseMeansRefused,
+    /// A new leader does not wait for the reports of the runners.
+    ScheduleBeforeReports,
+    /// The deletion of a session also applies to a later session with its name.
+    DeleteByName,
+    /// A relist only adds sessions, and does not remove those that are missing from it.
+    RelistsOnlyAdd,
+    /// A new leader counts all slots of runners that have not reported to it as free.
+    OfferUnreportedSlots,
+    /// A new leader treats runners that have not reported to it as spent and without sessions.
+    RemoveUnreportedRunners,
+    /// An older bind of a session is not ended on its runner.
     KeepBothBinds,
 }
 
-/// What its owner wants of the pool.
+/// An edit of the pool by its owner.
 #[derive(Clone, Copy, Debug)]
 pub enum PoolEdit {
     Replicas(i32),
     AnotherShape,
     FirstShape,
-    /// As many runners as needed, up to [`REPLICAS`].
-    Scale {
-        least: i32,
+    /// Autoscaling with at most [`REPLICAS`] runners.
+    Autoscale {
+        min: i32,
         buffer: i32,
     },
-    MostSessions(Option<i32>),
+    MaxSessions(Option<i32>),
 }
 
-/// How a call fares.
+/// Which messages of a call are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Luck {
-    Done,
-    /// It arrived, and its answer did not.
-    AnswerLost,
-    /// It did not arrive.
+pub enum Delivery {
+    /// The request and the response.
+    Complete,
+    /// Only the request.
+    ResponseLost,
+    /// Neither.
     RequestLost,
 }
 
@@ -84,24 +87,24 @@ pub struct Operator {
     core: Core,
     pub paused: bool,
     epoch: u64,
-    /// How much of the API server's news of each kind it was told.
-    told: [usize; Kind::ALL.len()],
-    /// Lists that were read anew, since the watch had lost its place, and have not been told yet.
+    /// Number of delivered watch events, by kind.
+    delivered: [usize; Kind::ALL.len()],
+    /// Undelivered lists of watches that have expired, by kind.
     lists: [Option<Event>; Kind::ALL.len()],
     inbox: Vec<Event>,
-    /// Calls under way, each with the epoch that it was made in.
+    /// Pending calls, each with the epoch in which it was made.
     calls: Vec<(Effect, u64)>,
-    follows: BTreeSet<String>,
-    /// Pods that it was told the address of.
+    followed: BTreeSet<String>,
+    /// Pods whose address this operator has observed.
     pods: BTreeSet<String>,
-    /// Those of them that it was told before its term began.
-    pods_before: BTreeSet<String>,
-    /// Pods whose runners have reported to it in its term.
-    heard: BTreeSet<String>,
+    /// Pods whose address it had observed when its term began.
+    pods_before_term: BTreeSet<String>,
+    /// Pods whose runners have reported to it during its term.
+    reported: BTreeSet<String>,
 }
 
 pub struct World {
-    sabotage: Sabotage,
+    mutation: Mutation,
     version: u64,
     uids: u64,
     pub mono: i64,
@@ -109,23 +112,23 @@ pub struct World {
     sessions: BTreeMap<String, Arc<BrowserSession>>,
     pool: Option<Arc<WorkerPool>>,
     nodes: Vec<Node>,
-    /// The API server's news, by kind.
-    news: [Vec<Event>; Kind::ALL.len()],
+    /// All watch events of the API server, by kind.
+    watch_events: [Vec<Event>; Kind::ALL.len()],
     pub runners: Vec<Runner>,
     pub operators: Vec<Operator>,
     epoch: u64,
     leader: Option<usize>,
-    /// Every runner that was ever published for a session.
+    /// All runners that were ever published for a session, by UID of the session.
     published: BTreeMap<String, BTreeSet<String>>,
-    /// What must never happen and did.
-    pub broken: Vec<String>,
+    /// Violated invariants.
+    pub violations: Vec<String>,
 }
 
 impl World {
-    pub fn new(sabotage: Sabotage, slots: i32) -> Self {
+    pub fn new(mutation: Mutation, slots: i32) -> Self {
         let node = |name: &str| Node { name: name.into(), ready: true, cordoned: false, cpus: 1 };
         let mut world = Self {
-            sabotage,
+            mutation,
             version: 1,
             uids: 0,
             mono: 1_000_000,
@@ -133,13 +136,13 @@ impl World {
             sessions: BTreeMap::new(),
             pool: None,
             nodes: vec![node("node-0"), node("node-1")],
-            news: Default::default(),
+            watch_events: Default::default(),
             runners: Vec::new(),
             operators: Vec::new(),
             epoch: 1,
             leader: None,
             published: BTreeMap::new(),
-            broken: Vec::new(),
+            violations: Vec::new(),
         };
         world.create_pool();
         for _ in 0..2 {

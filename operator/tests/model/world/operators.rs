@@ -1,6 +1,6 @@
-//! Operator processes: who leads, what each is told and when, and how its calls fare.
+//! Operator processes: their election, the events that they receive, and their calls.
 
-use super::{Luck, Operator, Sabotage, World, api::Kind, runners::Runner};
+use super::{Delivery, Mutation, Operator, World, api::Kind, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
@@ -12,10 +12,10 @@ use std::{
     sync::Arc,
 };
 
-/// Reasons for which a runner goes though it may have sessions that its leader does not know of: it would not keep them.
-const MAY_REMOVE_UNHEARD: [&str; 3] = ["pool is being deleted", "container terminated", "runner is unreachable"];
+/// Reasons to delete the pod of a runner that has not reported, because the runner would not keep its sessions anyway.
+const MAY_REMOVE_UNREPORTED: [&str; 3] = ["pool is being deleted", "container terminated", "runner is unreachable"];
 
-/// Whether the session's status names another runner than this.
+/// Whether the session's status names a runner other than this one.
 fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
     let mut same = sessions.values().filter(|object| object.metadata.uid.as_deref() == Some(session));
     let published = same.next().and_then(|object| object.status.as_ref()?.runner.clone());
@@ -28,14 +28,14 @@ impl World {
             core: Core::new(installation()),
             paused: false,
             epoch: 0,
-            told: Kind::ALL.map(|kind| self.news[kind as usize].len()),
+            delivered: Kind::ALL.map(|kind| self.watch_events[kind as usize].len()),
             lists: Default::default(),
             inbox: Vec::new(),
             calls: Vec::new(),
-            follows: BTreeSet::new(),
+            followed: BTreeSet::new(),
             pods: BTreeSet::new(),
-            pods_before: BTreeSet::new(),
-            heard: BTreeSet::new(),
+            pods_before_term: BTreeSet::new(),
+            reported: BTreeSet::new(),
         };
         for kind in Kind::ALL {
             operator.receive(self.list(kind));
@@ -50,8 +50,8 @@ impl World {
         }
     }
 
-    /// The leader loses the lease for a moment, and gets it again: its term is another one.
-    pub fn blink(&mut self) {
+    /// The leader loses the Lease briefly, and begins a new term.
+    pub fn reacquire_lease(&mut self) {
         if let Some(leader) = self.leader.filter(|leader| !self.operators[*leader].paused) {
             self.begin_term(leader);
         }
@@ -59,111 +59,115 @@ impl World {
 
     fn begin_term(&mut self, index: usize) {
         if let Some(former) = self.leader {
-            // One that is paused learns of it when it wakes.
+            // A paused operator receives this event when it wakes.
             self.operators[former].inbox.push(Event::Follows);
         }
         self.epoch = self.next_version();
         self.leader = Some(index);
         let operator = &mut self.operators[index];
         operator.epoch = self.epoch;
-        operator.pods_before = operator.pods.clone();
-        operator.heard.clear();
+        operator.pods_before_term = operator.pods.clone();
+        operator.reported.clear();
         operator.inbox.push(Event::Leads);
     }
 
     pub fn restart(&mut self, index: usize) {
         self.operators[index] = self.fresh_operator();
         if self.leader == Some(index) {
-            // It takes its own lease back, in a new term.
+            // It acquires its own Lease again, in a new term.
             self.leader = None;
             self.elect(index);
         }
     }
 
-    /// A watch of its has lost its place. The list that it reads instead is told with the watch's next news, and what it is
-    /// told of deletions before is nothing.
+    /// A watch expires and lists again. The list is delivered with the next events of the watch, and replaces all
+    /// undelivered events, deletions included.
     pub fn relist(&mut self, index: usize, kind: usize) {
         let kind = Kind::ALL[kind % Kind::ALL.len()];
         let list = self.list(kind);
         let operator = &mut self.operators[index];
-        operator.told[kind as usize] = self.news[kind as usize].len();
+        operator.delivered[kind as usize] = self.watch_events[kind as usize].len();
         operator.lists[kind as usize] = Some(list);
     }
 
-    /// A watch of its brings some of its news.
-    pub fn tell_watch(&mut self, index: usize, kind: usize, many: usize) {
+    /// A watch delivers up to `count` events.
+    pub fn deliver_watch_events(&mut self, index: usize, kind: usize, count: usize) {
         let kind = Kind::ALL[kind % Kind::ALL.len()];
         let operator = &mut self.operators[index];
-        match (operator.lists[kind as usize].take(), self.sabotage) {
-            (Some(Event::Sessions(Change::All(all))), Sabotage::ListsOnlyAdd) => {
+        match (operator.lists[kind as usize].take(), self.mutation) {
+            (Some(Event::Sessions(Change::All(all))), Mutation::RelistsOnlyAdd) => {
                 operator.inbox.extend(all.into_iter().map(|session| Event::Sessions(Change::Applied(session))));
             }
             (Some(list), _) => operator.receive(list),
             (None, _) => {}
         }
-        let news = &self.news[kind as usize];
-        let told = &mut operator.told[kind as usize];
-        let new = &news[*told..(*told + many).min(news.len())];
-        *told += new.len();
-        for input in new {
-            let input = match (self.sabotage, input) {
-                (Sabotage::KeyedByName, Event::Sessions(Change::Gone(gone))) => {
-                    // The deletion hits whatever stands under the name now.
+        let watch_events = &self.watch_events[kind as usize];
+        let delivered = &mut operator.delivered[kind as usize];
+        let new = &watch_events[*delivered..(*delivered + count).min(watch_events.len())];
+        *delivered += new.len();
+        for event in new {
+            let event = match (self.mutation, event) {
+                (Mutation::DeleteByName, Event::Sessions(Change::Gone(gone))) => {
+                    // The deletion applies to the session that has the name now.
                     let now = self.sessions.get(gone.metadata.name.as_ref().unwrap()).unwrap_or(gone);
                     Event::Sessions(Change::Gone(now.clone()))
                 }
-                _ => input.clone(),
+                _ => event.clone(),
             };
-            operator.receive(input);
+            operator.receive(event);
         }
     }
 
-    pub fn tell_watches(&mut self, index: usize, many: usize) {
+    pub fn deliver_all_watch_events(&mut self, index: usize, count: usize) {
         for kind in Kind::ALL {
-            self.tell_watch(index, kind as usize, many);
+            self.deliver_watch_events(index, kind as usize, count);
         }
     }
 
     pub fn step(&mut self, index: usize) {
         let now = self.now();
-        let sabotage = self.sabotage;
-        let runners: Vec<_> = self.runners.iter().map(Runner::with_nothing_to_report).collect();
+        let mutation = self.mutation;
+        let runners: Vec<_> = self.runners.iter().map(Runner::empty_report).collect();
         let operator = &mut self.operators[index];
         if operator.paused {
             return;
         }
-        let mut inputs = std::mem::take(&mut operator.inbox);
-        if inputs.iter().any(|input| matches!(input, Event::Leads)) {
-            let unheard = runners.into_iter().filter(|(pod, _)| !operator.heard.contains(pod));
-            match sabotage {
-                Sabotage::NoRebuild => inputs.extend(unheard.map(|(pod, _)| Event::Silent { pod })),
-                Sabotage::OfferUnheard | Sabotage::RemoveUnheard => inputs.extend(unheard.map(|(pod, state)| {
-                    let spent = sabotage == Sabotage::RemoveUnheard;
-                    let state = RunnerState { spent, free: if spent { 0 } else { state.slots }, ..state };
-                    let report = Report::new(state, u32::MAX).unwrap();
-                    Event::Runner { pod, report }
-                })),
+        let mut events = std::mem::take(&mut operator.inbox);
+        if events.iter().any(|event| matches!(event, Event::Leads)) {
+            let unreported = runners.into_iter().filter(|(pod, _)| !operator.reported.contains(pod));
+            match mutation {
+                Mutation::ScheduleBeforeReports => events.extend(unreported.map(|(pod, _)| Event::Silent { pod })),
+                Mutation::OfferUnreportedSlots | Mutation::RemoveUnreportedRunners => {
+                    events.extend(unreported.map(|(pod, state)| {
+                        let spent = mutation == Mutation::RemoveUnreportedRunners;
+                        let state = RunnerState { spent, free: if spent { 0 } else { state.slots }, ..state };
+                        let report = Report::new(state, u32::MAX).unwrap();
+                        Event::Runner { pod, report }
+                    }))
+                }
                 _ => {}
             }
         }
-        let mut wrong = Vec::new();
-        for effect in operator.core.step(inputs, now) {
+        let mut violations = Vec::new();
+        for effect in operator.core.step(events, now) {
             if operator.epoch == self.epoch {
-                let heard = |pod: &String| {
+                let has_reported = |pod: &String| {
                     let in_term = |runner: &&Runner| runner.pod.uid == *pod && runner.created_in == operator.epoch;
-                    operator.heard.contains(pod) || self.runners.iter().find(in_term).is_some()
+                    operator.reported.contains(pod) || self.runners.iter().find(in_term).is_some()
                 };
                 match &effect {
-                    Effect::Bind { session, pod, starts: true, .. } if !heard(pod) => {
-                        wrong.push(format!("{session} was bound to {pod}, which had not reported"));
+                    Effect::Bind { session, pod, starts: true, .. } if !has_reported(pod) => {
+                        violations.push(format!("{session} was bound to {pod}, which had not reported"));
                     }
-                    Effect::DeletePod { pod, why, .. } if !heard(pod) && !MAY_REMOVE_UNHEARD.contains(why) => {
+                    Effect::DeletePod { pod, why, .. }
+                        if !has_reported(pod) && !MAY_REMOVE_UNREPORTED.contains(why) =>
+                    {
                         let there = self
                             .runners
                             .iter()
                             .any(|runner| runner.pod.uid == *pod && runner.pod.phase == PodPhase::Running);
                         if there && operator.pods.contains(pod) {
-                            wrong.push(format!("{pod} was removed and had not reported: {why}"));
+                            violations.push(format!("{pod} was removed and had not reported: {why}"));
                         }
                     }
                     _ => {}
@@ -171,40 +175,40 @@ impl World {
             }
             match effect {
                 Effect::End { session, pod, .. }
-                    if sabotage == Sabotage::KeepBothBinds && is_copy(&self.sessions, &session, &pod) => {}
+                    if mutation == Mutation::KeepBothBinds && is_copy(&self.sessions, &session, &pod) => {}
                 Effect::Follow { pod, .. } => {
-                    operator.follows.insert(pod);
+                    operator.followed.insert(pod);
                 }
                 Effect::Unfollow { pod } => {
-                    operator.follows.remove(&pod);
+                    operator.followed.remove(&pod);
                 }
                 Effect::PublishEvent { .. } | Effect::Observe(_) | Effect::Forget { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
-        self.broken.extend(wrong);
+        self.violations.extend(violations);
         let operator = &self.operators[index];
         if let Some(at) = operator.core.wake().filter(|at| *at <= now.mono) {
-            self.broken.push(format!("it wants to be woken at {at:?}, and it is {:?}: it spins", now.mono));
+            self.violations.push(format!("the core requests a wake-up at {at:?}, but it is already {:?}", now.mono));
         }
     }
 
-    /// Carries out one of the calls that an operator has under way.
-    pub fn carry_out(&mut self, index: usize, which: usize, luck: Luck) {
+    /// Completes one of the pending calls of an operator.
+    pub fn complete_call(&mut self, index: usize, which: usize, delivery: Delivery) {
         let calls = &mut self.operators[index].calls;
         if calls.is_empty() {
             return;
         }
         let (effect, epoch) = calls.remove(which % calls.len());
-        let mut answer = match luck {
-            Luck::RequestLost => Self::lost(&effect),
-            Luck::AnswerLost => {
+        let mut answer = match delivery {
+            Delivery::RequestLost => Self::lost(&effect),
+            Delivery::ResponseLost => {
                 self.execute(effect.clone(), epoch);
                 Self::lost(&effect)
             }
-            Luck::Done => self.execute(effect, epoch),
+            Delivery::Complete => self.execute(effect, epoch),
         };
-        if let (Sabotage::LostMeansRefused, Event::BindAnswered { answer, .. }) = (self.sabotage, &mut answer)
+        if let (Mutation::LostResponseMeansRefused, Event::BindAnswered { answer, .. }) = (self.mutation, &mut answer)
             && matches!(answer, Err(BindFailure::Unknown(_)))
         {
             *answer = Err(BindFailure::Refused);
@@ -212,7 +216,7 @@ impl World {
         self.operators[index].inbox.push(answer);
     }
 
-    /// What the operator is told of a call whose answer, or itself, was lost.
+    /// The operator's event for a call whose request or response was lost.
     fn lost(effect: &Effect) -> Event {
         let transient = || WriteFailure::Transient("lost".into());
         match effect.clone() {
@@ -241,7 +245,7 @@ impl World {
             | Effect::Unfollow { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
-            | Effect::Forget { .. } => unreachable!("carried out at once"),
+            | Effect::Forget { .. } => unreachable!("not a call"),
         }
     }
 
@@ -266,7 +270,7 @@ impl World {
                 Event::PodRead { session, pod, answer: Ok(found) }
             }
             Effect::DeleteSession { key, session } => {
-                Event::SessionDeleted { answer: self.delete_this(&key.name, &session), session }
+                Event::SessionDeleted { answer: self.delete_by_uid(&key.name, &session), session }
             }
             Effect::CreatePod { pool, pod } => {
                 let name = pod.metadata.name.clone().unwrap();
@@ -287,20 +291,20 @@ impl World {
             | Effect::Unfollow { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
-            | Effect::Forget { .. } => unreachable!("carried out at once"),
+            | Effect::Forget { .. } => unreachable!("not a call"),
         }
     }
 }
 
 impl Operator {
-    /// News come in, and it is noted which runners it can know by now.
-    fn receive(&mut self, news: Event) {
-        let pods = match &news {
+    /// Receives an event, and records the pods whose address the operator has observed.
+    fn receive(&mut self, event: Event) {
+        let pods = match &event {
             Event::Pods(Change::All(pods)) => pods.as_slice(),
             Event::Pods(Change::Applied(pod)) => std::slice::from_ref(pod),
             _ => &[],
         };
         self.pods.extend(pods.iter().filter(|pod| pod.address.is_some()).map(|pod| pod.uid.clone()));
-        self.inbox.push(news);
+        self.inbox.push(event);
     }
 }

@@ -1,4 +1,4 @@
-//! Runner processes: they have slots, fence epochs, and tell what they have.
+//! Runner processes, which have slots, fence off earlier epochs, and report their sessions.
 
 use super::World;
 use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
@@ -11,14 +11,14 @@ use camofleet_runner_api::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How a call to a runner fares.
+/// Outcome of calls to a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contact {
-    /// It is answered.
-    Made,
-    /// It fails at once.
+pub enum Connectivity {
+    /// The runner responds.
+    Up,
+    /// Calls fail at once.
     Refused,
-    /// It is neither answered, nor does it fail.
+    /// Calls neither complete nor fail.
     Hanging,
 }
 
@@ -29,15 +29,15 @@ pub struct Runner {
     slots: u32,
     served: u32,
     warm: bool,
-    pub(super) contact: Contact,
-    /// The epoch in which its pod was created.
+    pub(super) connectivity: Connectivity,
+    /// Epoch in which the pod was created.
     pub(super) created_in: u64,
-    /// It was out of reach once: a new leader may not have learnt what it has.
-    pub(super) was_cut: bool,
+    /// Whether calls have ever failed, so that a new leader may not know its sessions.
+    pub(super) was_unreachable: bool,
     pub(super) draining: bool,
     highest_epoch: u64,
-    /// Of each session that came here: the epoch of the call that brought it, and whose term it was then.
-    pub(super) landed: BTreeMap<String, (u64, u64)>,
+    /// For each session that was bound here, the epoch of the call and the epoch of the leader at that time.
+    pub(super) bound_in: BTreeMap<String, (u64, u64)>,
     pub(super) sessions: Vec<Session>,
 }
 
@@ -50,34 +50,34 @@ impl Runner {
             slots,
             served: 0,
             warm: false,
-            contact: Contact::Made,
+            connectivity: Connectivity::Up,
             created_in,
-            was_cut: false,
+            was_unreachable: false,
             draining: false,
             highest_epoch: 0,
-            landed: BTreeMap::new(),
+            bound_in: BTreeMap::new(),
             sessions: Vec::new(),
         }
     }
 
     fn answers(&self) -> bool {
-        self.contact == Contact::Made && self.pod.phase == PodPhase::Running
+        self.connectivity == Connectivity::Up && self.pod.phase == PodPhase::Running
     }
 
-    pub(super) fn live(&self) -> u32 {
+    pub(super) fn live_sessions(&self) -> u32 {
         u32::try_from(self.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count()).unwrap()
     }
 
-    pub(super) fn has_live(&self, session: &str) -> bool {
+    pub(super) fn has_live_session(&self, session: &str) -> bool {
         self.sessions.iter().any(|there| there.uid == session && there.phase != SessionPhase::Ended)
     }
 
-    pub(super) fn free(&self) -> u32 {
-        if self.draining { 0 } else { (self.slots - self.live()).min(self.slots.saturating_sub(self.served)) }
+    pub(super) fn free_slots(&self) -> u32 {
+        if self.draining { 0 } else { (self.slots - self.live_sessions()).min(self.slots.saturating_sub(self.served)) }
     }
 
     fn state(&self) -> RunnerState {
-        let free = self.free();
+        let free = self.free_slots();
         RunnerState {
             boot_id: self.boot_id.clone(),
             generation: self.generation,
@@ -95,8 +95,8 @@ impl Runner {
         }
     }
 
-    /// Its state if it had no session and no browser.
-    pub(super) fn with_nothing_to_report(&self) -> (String, RunnerState) {
+    /// UID of the pod, and the runner's state without sessions and hot browsers.
+    pub(super) fn empty_report(&self) -> (String, RunnerState) {
         let state = RunnerState { sessions: Vec::new(), hot: Hot::default(), ..self.state() };
         (self.pod.uid.clone(), state)
     }
@@ -106,7 +106,7 @@ impl Runner {
         self.generation += 1;
     }
 
-    /// Its process is no more.
+    /// The process exits with its sessions.
     pub(super) fn die(&mut self) {
         self.sessions.clear();
     }
@@ -127,8 +127,8 @@ impl World {
         request: &BindRequest,
         epoch: u64,
     ) -> Result<BindAnswer, BindFailure> {
-        let others = self.elsewhere(session, pod, epoch);
-        let lost = || BindFailure::Unknown("not reached".into());
+        let others = self.other_holders(session, pod, epoch);
+        let lost = || BindFailure::Unknown("unreachable".into());
         let runner =
             self.runners.iter_mut().find(|runner| runner.pod.uid == pod && runner.answers()).ok_or_else(lost)?;
         if epoch < runner.highest_epoch {
@@ -136,15 +136,16 @@ impl World {
         }
         runner.highest_epoch = epoch;
         if !runner.sessions.iter().any(|there| there.uid == session) {
-            if runner.free() == 0 {
+            if runner.free_slots() == 0 {
                 return Err(BindFailure::Refused);
             }
             if !others.is_empty() {
-                self.broken.push(format!("{session} was given to {pod}, and {others:?} has it and could be asked"));
+                self.violations
+                    .push(format!("{session} was bound to {pod}, although {others:?} has it and was reachable"));
             }
             runner.generation += 1;
             runner.served += 1;
-            runner.landed.insert(session.to_owned(), (epoch, self.epoch));
+            runner.bound_in.insert(session.to_owned(), (epoch, self.epoch));
             runner.sessions.push(Session {
                 uid: session.into(),
                 namespace: request.namespace.clone(),
@@ -186,18 +187,18 @@ impl World {
                 })
         };
         if live && self.sessions.values().find(uses).is_some() {
-            self.broken.push(format!("{session}, which its user was told runs on {pod}, was ended there"));
+            self.violations.push(format!("{session} was ended on {pod}, where it is published"));
         }
         runner.generation += 1;
         runner.sessions.remove(at);
     }
 
-    /// A runner's event stream brings its state to an operator that follows it, or is found broken.
-    pub fn tell_runner(&mut self, at: usize, index: usize) {
+    /// The event stream of a runner delivers its state to an operator that follows it, or fails.
+    pub fn deliver_report(&mut self, at: usize, index: usize) {
         let operator = &mut self.operators[index];
         let runner = &mut self.runners[at];
         let pod = runner.pod.uid.clone();
-        if operator.paused || !operator.follows.contains(&pod) {
+        if operator.paused || !operator.followed.contains(&pod) {
             return;
         }
         if runner.answers() {
@@ -205,25 +206,25 @@ impl World {
                 return;
             }
             runner.highest_epoch = operator.epoch;
-            let report = Report::new(runner.state(), runner.pod.slots).expect("what it reports is plausible");
-            operator.heard.insert(pod.clone());
+            let report = Report::new(runner.state(), runner.pod.slots).expect("a valid report");
+            operator.reported.insert(pod.clone());
             operator.inbox.push(Event::Runner { pod, report });
-        } else if runner.contact != Contact::Hanging {
+        } else if runner.connectivity != Connectivity::Hanging {
             operator.inbox.push(Event::Silent { pod });
         }
     }
 
-    /// Calls to it are not answered any more.
-    pub fn break_contact(&mut self, at: usize, contact: Contact) {
-        (self.runners[at].contact, self.runners[at].was_cut) = (contact, true);
+    /// The runner becomes unreachable.
+    pub fn disconnect(&mut self, at: usize, connectivity: Connectivity) {
+        (self.runners[at].connectivity, self.runners[at].was_unreachable) = (connectivity, true);
     }
 
-    /// Calls to it are answered again.
-    pub fn mend(&mut self, at: usize) {
-        self.runners[at].contact = Contact::Made;
+    /// The runner responds again.
+    pub fn reconnect(&mut self, at: usize) {
+        self.runners[at].connectivity = Connectivity::Up;
     }
 
-    /// Its browsers are launched: the hot ones, and those that sessions wait for.
+    /// All browsers finish launching: the hot ones, and those of starting sessions.
     pub fn warm(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if runner.pod.phase != PodPhase::Running {
@@ -236,15 +237,15 @@ impl World {
         }
     }
 
-    /// A session of it ends by itself.
-    pub fn end_by_itself(&mut self, at: usize) {
+    /// A session ends by its idle timeout.
+    pub fn end_session_by_itself(&mut self, at: usize) {
         let runner = &mut self.runners[at];
         if let Some(at) = runner.sessions.iter().position(|session| session.phase != SessionPhase::Ended) {
             runner.end_session(at, EndReason::IdleTimeout);
         }
     }
 
-    /// Its process starts anew in the same pod, which no kubelet does with `restartPolicy: Never`.
+    /// The process restarts in the same pod, which a kubelet never does with `restartPolicy: Never`.
     pub fn reboot(&mut self, at: usize) {
         let boot_id = self.new_uid("boot");
         let runner = &mut self.runners[at];

@@ -1,4 +1,4 @@
-//! Carries out the core's effects. What they need, and how many of each kind are under way at once.
+//! Executes the core's effects, and limits how many run concurrently.
 
 use crate::core::{Effect, Event};
 use crate::io::{
@@ -12,22 +12,22 @@ use kube::{
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 
-/// Writes of what people wait for that are under way at once. The API server's own default for one client's share is of
-/// that order; more only queue up there.
+/// Maximum number of concurrent writes that users wait for. It has the order of the API server's default concurrency
+/// share for one client, where more would only queue.
 const URGENT_WRITES: usize = 64;
-/// Reads past the cache that are under way at once.
+/// Maximum number of concurrent uncached reads.
 const READS: usize = 8;
-/// Runner pods that are made at once: claims go before them.
+/// Maximum number of concurrent pod creations. The limit leaves capacity for statuses of sessions.
 const POD_CREATES: usize = 8;
-/// Events, which nobody waits for.
+/// Maximum number of concurrent writes of Kubernetes events, which have the lowest priority.
 const EVENT_WRITES: usize = 4;
-/// Events that are sent in a second, of either type, and those that were not sent before. Each costs the API server as much as
-/// a status, and what they tell of a session stands in its conditions.
+/// Rate and burst of Kubernetes events, for each of the two types. An event costs the API server as much as a status,
+/// and the conditions of the session have the same information.
 const EVENTS_PER_SECOND: f64 = 10.0;
-const EVENTS_AT_ONCE: f64 = 50.0;
+const EVENT_BURST: f64 = 50.0;
 
-/// What effects need to be carried out.
-pub(super) struct Shell {
+/// Clients, limits and observers for the execution of effects.
+pub(super) struct Executor {
     pub(super) client: Client,
     pub(super) leadership: Leadership,
     pub(super) runners: Runners,
@@ -40,13 +40,14 @@ pub(super) struct Shell {
     pub(super) urgent_writes: Semaphore,
     pub(super) pod_creates: Semaphore,
     pub(super) event_writes: Semaphore,
-    /// Events of what goes well, and of what does not.
+    /// Limits Kubernetes events of type `Normal`.
     pub(super) normal_events: RateLimiter,
+    /// Limits Kubernetes events of type `Warning`.
     pub(super) warnings: RateLimiter,
 }
 
-impl Shell {
-    /// Nothing is under way yet; this process does not lead.
+impl Executor {
+    /// An executor of a process that does not lead yet.
     pub(super) fn new(
         client: Client,
         identity: &str,
@@ -69,18 +70,18 @@ impl Shell {
             urgent_writes: Semaphore::new(URGENT_WRITES),
             pod_creates: Semaphore::new(POD_CREATES),
             event_writes: Semaphore::new(EVENT_WRITES),
-            normal_events: RateLimiter::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
-            warnings: RateLimiter::new(EVENTS_PER_SECOND, EVENTS_AT_ONCE),
+            normal_events: RateLimiter::new(EVENTS_PER_SECOND, EVENT_BURST),
+            warnings: RateLimiter::new(EVENTS_PER_SECOND, EVENT_BURST),
         }
     }
 
     pub(super) fn send(&self, event: Event) {
-        // Nobody listens any more only when the process stops.
+        // The receiver is dropped only when the process stops.
         let _ = self.events.send(event);
     }
 
-    /// Begins what an effect asks for; its answer comes back as an input.
-    pub(super) fn carry_out(self: Arc<Self>, effect: Effect) {
+    /// Starts an effect. Its result is sent to the core as an event.
+    pub(super) fn execute(self: Arc<Self>, effect: Effect) {
         match effect {
             Effect::Follow { pod, address, slots } => {
                 self.runners.follow(pod, address, slots, self.leadership.clone());

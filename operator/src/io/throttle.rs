@@ -1,5 +1,6 @@
-//! Paces the reports of one runner. A runner's image is its pool owner's choice, so what it sends is read, parsed and handed on
-//! only so often; of what comes faster only the newest is kept.
+//! Throttles the reports of one runner. The pool's owner chooses the runner image, so a runner is not trusted to limit
+//! its reports. They are read, parsed and forwarded at a bounded rate, and only the newest of those that arrive faster
+//! is kept.
 
 use camofleet_runner_api::{
     RunnerState,
@@ -9,33 +10,33 @@ use futures::{Stream, StreamExt};
 use std::{pin::pin, time::Duration};
 use tokio::time::Instant;
 
-/// States that are read while one waits for its time. An honest runner sends at most 20 a second for each slot, which are fewer
-/// than that in an interval whatever its slots.
+/// Maximum number of states to read while one waits until it is due. A correct runner sends at most 20 states per
+/// second and slot, which is fewer per interval for any number of slots.
 const MAX_READ_AHEAD: usize = 32;
 
-/// How many states of one runner are taken: some at once, and then so many a second, both by its slots.
+/// Rate limit for the states of one runner: a burst and then a steady rate, both by its number of slots.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Throttle {
     interval: Duration,
     burst: Duration,
-    /// When the next state is due by the interval alone.
+    /// Due time of the next state without the burst.
     next: Instant,
-    /// Nothing more is read in an interval once so many bytes were. It is the size of the largest state.
+    /// Maximum number of bytes to read per interval: the size of the largest valid state.
     read_ahead: usize,
 }
 
-impl Pace {
-    /// A session changes its runner's state half a dozen times in its life.
+impl Throttle {
+    /// The rate is 2 per second plus 1 per slot, because a session changes its runner's state about six times.
     pub(super) fn of(slots: u32) -> Self {
         let interval = Duration::from_secs(1) / (2 + slots);
         let burst = interval * (8 + 2 * slots);
         Self { interval, burst, next: Instant::now(), read_ahead: RunnerState::max_bytes(slots) }
     }
 
-    /// Hands on the newest state whenever one is due, until the stream ends or one is rejected; returns why it ended. While a
-    /// state waits for its time, newer ones replace it unread. What is beyond [`MAX_READ_AHEAD`] waits in the connection, and the
-    /// runner with it.
-    pub(super) async fn hand_on(
+    /// Forwards the newest state whenever one is due, until the stream ends or `take` rejects a state. Returns the
+    /// cause. While a state waits, newer ones replace it without being parsed. Beyond [`MAX_READ_AHEAD`], reading stops
+    /// and back-pressure reaches the runner.
+    pub(super) async fn forward(
         &mut self,
         states: impl Stream<Item = Result<EncodedState, CallError>>,
         mut take: impl FnMut(EncodedState) -> Result<(), String>,
@@ -74,7 +75,7 @@ impl Pace {
         end.unwrap_or_default()
     }
 
-    /// When the state that came now may be handed on.
+    /// Due time of a state that arrived now.
     fn due(&mut self) -> Instant {
         self.next = self.next.max(Instant::now()) + self.interval;
         self.next - self.burst
@@ -82,7 +83,7 @@ impl Pace {
 }
 
 fn closed() -> String {
-    "it closed its event stream".to_owned()
+    "the runner closed its event stream".to_owned()
 }
 
 #[cfg(test)]
@@ -92,7 +93,7 @@ mod tests {
     use std::{cell::Cell, future::Future};
 
     const SLOTS: u32 = 1;
-    /// Reports a second, and those at once before that.
+    /// Reports per second, and the burst before that.
     const RATE: u32 = 2 + SLOTS;
     const BURST: u64 = 8 + 2 * SLOTS as u64;
 
@@ -101,7 +102,7 @@ mod tests {
         EncodedState::from(&RunnerState { generation, slots: SLOTS, launch_error, ..RunnerState::default() })
     }
 
-    /// Sends states with growing generations, each after what `rest` awaits, and counts them.
+    /// Sends states with increasing generations, each after the future from `rest`, and counts them.
     fn endless<F: Future<Output = ()>>(
         sent: &Cell<u64>,
         padding: usize,
@@ -127,50 +128,50 @@ mod tests {
             taken += 1;
             Ok(())
         };
-        let _ = tokio::time::timeout(Duration::from_secs(60), Pace::of(SLOTS).hand_on(states, take)).await;
-        assert_eq!(lag, 0, "each is the newest that was sent");
-        assert!(sent.get() >= 1199, "all are read: {sent:?}");
+        let _ = tokio::time::timeout(Duration::from_secs(60), Throttle::of(SLOTS).forward(states, take)).await;
+        assert_eq!(lag, 0, "each forwarded state is the newest");
+        assert!(sent.get() >= 1199, "all states are read: {sent:?}");
         assert!((60 * u64::from(RATE)..=60 * u64::from(RATE) + BURST + 1).contains(&taken), "{taken}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_runner_that_sends_without_end_is_read_a_few_times_a_second() {
+    async fn limits_the_reads_from_a_flooding_runner() {
         let largest = RunnerState::max_bytes(SLOTS);
-        for (padding, in_an_interval) in [(0, MAX_READ_AHEAD as u64), (largest - 1024, 2)] {
+        for (padding, per_interval) in [(0, MAX_READ_AHEAD as u64), (largest - 1024, 2)] {
             let (sent, mut taken) = (Cell::new(0), 0);
             let states = endless(&sent, padding, || std::future::ready(()));
             let take = |_| {
                 taken += 1;
                 Ok(())
             };
-            let _ = tokio::time::timeout(Duration::from_secs(60), Pace::of(SLOTS).hand_on(states, take)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(60), Throttle::of(SLOTS).forward(states, take)).await;
             let most = 60 * u64::from(RATE) + BURST + 1;
-            assert!((60..=most).contains(&taken), "{taken} handed on");
-            assert!(sent.get() <= (most + 1) * in_an_interval, "{sent:?} read for {taken}");
+            assert!((60..=most).contains(&taken), "{taken} forwarded");
+            assert!(sent.get() <= (most + 1) * per_interval, "{sent:?} read for {taken}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_state_is_handed_on_in_its_time_before_the_end() {
+    async fn forwards_the_last_state_on_schedule_before_the_stream_ends() {
         for (last, cause) in [
-            (None, "it closed its event stream"),
+            (None, "the runner closed its event stream"),
             (Some(Err(CallError::Unreachable("gone".to_owned()))), "the runner could not be reached: gone"),
         ] {
             let mut taken = Vec::new();
             let states = stream::iter((1..=100).map(|generation| Ok(state(generation, 0))).chain(last));
-            let mut pace = Pace::of(SLOTS);
-            // All that may come at once has come.
+            let mut throttle = Throttle::of(SLOTS);
+            // Use up the burst.
             for _ in 0..BURST {
-                pace.due();
+                throttle.due();
             }
             let begun = Instant::now();
             let take = |state| {
                 taken.push(generation(&state));
                 Ok(())
             };
-            assert_eq!(pace.hand_on(states, take).await, cause);
+            assert_eq!(throttle.forward(states, take).await, cause);
             assert_eq!(taken, [32, 64, 96, 100]);
-            assert_eq!(begun.elapsed().as_millis(), 1334, "four intervals, though the stream ended before");
+            assert_eq!(begun.elapsed().as_millis(), 1334, "four intervals, although the stream ended earlier");
         }
     }
 
@@ -179,6 +180,6 @@ mod tests {
         let sent = Cell::new(0);
         let states = endless(&sent, 0, std::future::pending);
         let states = stream::iter([Ok(state(1, 0))]).chain(states);
-        assert_eq!(Pace::of(SLOTS).hand_on(states, |_| Err("no".to_owned())).await, "no");
+        assert_eq!(Throttle::of(SLOTS).forward(states, |_| Err("no".to_owned())).await, "no");
     }
 }
