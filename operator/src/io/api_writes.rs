@@ -148,7 +148,7 @@ impl Executor {
         };
         match &created {
             Ok(()) => {
-                tracing::info!(namespace = pool.namespace, pool = pool.name, pod = name, "created the runner pod")
+                tracing::info!(namespace = pool.namespace, pool = pool.name, pod = name, "created the runner pod");
             }
             Err(failure) => {
                 tracing::warn!(
