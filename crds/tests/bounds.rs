@@ -22,23 +22,23 @@ fn a_spec_without_its_template_stays_below_64_kib() {
         let mut crd = serde_json::to_value(definition).expect("a CRD is plain data");
         let spec = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
         spec["properties"].as_object_mut().unwrap().remove("template");
-        let most = most_characters(spec);
+        let most = max_characters(spec);
         assert!(most < 64 * 1024, "{most} characters");
     }
 }
 
 /// Length of the longest value as JSON without escapes, in characters.
-fn most_characters(schema: &Value) -> u64 {
+fn max_characters(schema: &Value) -> u64 {
     let number = |bound: &str| schema[bound].as_u64().expect("every field has a bound");
     match schema["type"].as_str() {
         Some("object") if schema["additionalProperties"].is_object() => {
-            number("maxProperties") * (longest_key(schema) + 4 + most_characters(&schema["additionalProperties"]))
+            number("maxProperties") * (longest_key(schema) + 4 + max_characters(&schema["additionalProperties"]))
         }
         Some("object") => {
             let fields = schema["properties"].as_object().into_iter().flatten();
-            fields.map(|(name, field)| name.len() as u64 + 4 + most_characters(field)).sum()
+            fields.map(|(name, field)| name.len() as u64 + 4 + max_characters(field)).sum()
         }
-        Some("array") => number("maxItems") * (1 + most_characters(&schema["items"])),
+        Some("array") => number("maxItems") * (1 + max_characters(&schema["items"])),
         Some("string") if schema["enum"].is_array() => 32,
         Some("string") | None => 2 + number("maxLength"),
         // A boolean, or a 32-bit integer.

@@ -374,8 +374,8 @@ mod tests {
             metrics.observe(&Observation::Ready { session, pool: Some(pool), tier, started: waited });
         }
         let of = |name: &str| {
-            let told = [samples(&metrics, None, "queue_wait"), samples(&metrics, None, "session_starts")].concat();
-            told.into_iter().filter(|line| line.contains(&format!("pool=\"{name}\""))).collect::<Vec<_>>()
+            let series = [samples(&metrics, None, "queue_wait"), samples(&metrics, None, "session_starts")].concat();
+            series.into_iter().filter(|line| line.contains(&format!("pool=\"{name}\""))).collect::<Vec<_>>()
         };
         assert_eq!(
             of("a"),

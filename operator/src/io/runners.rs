@@ -53,7 +53,8 @@ struct Followed {
     /// Follower of each runner, by pod. The number distinguishes the current follower from an aborted one that still
     /// runs.
     tasks: HashMap<Uid, (u64, AbortHandle)>,
-    begun: u64,
+    /// Number of the latest follower.
+    last_number: u64,
     newest: HashMap<Uid, Vec<Event>>,
 }
 
@@ -119,13 +120,13 @@ impl Runners {
     pub(super) fn follow(&self, pod: Uid, address: IpAddr, slots: u32, leadership: Leadership) {
         self.unfollow(&pod);
         let mut followed = self.reports.lock();
-        followed.begun += 1;
+        followed.last_number += 1;
         let follower = Follower {
             client: self.client.clone(),
             tokens: self.tokens.clone(),
             leadership,
             reports: self.reports.clone(),
-            number: followed.begun,
+            number: followed.last_number,
             pod: pod.clone(),
             address,
             slots,
@@ -162,7 +163,7 @@ impl Follower {
         let mut failures: u32 = 0;
         // The core stops the follower when it loses leadership. Until then, the end of the term stops it.
         while let Some(epoch) = self.leadership.epoch() {
-            let (cause, answered) = self.listen(epoch).await;
+            let (cause, answered) = self.stream_reports(epoch).await;
             tracing::debug!(pod = self.pod, cause, "lost the event stream of a runner");
             self.reports.post(self.number, &self.pod, Event::Silent { pod: self.pod.clone() });
             failures = if answered { 1 } else { failures.saturating_add(1) };
@@ -171,7 +172,7 @@ impl Follower {
     }
 
     /// Posts the runner's reports until the stream ends. Returns the cause, and whether there was a report.
-    async fn listen(&mut self, epoch: u64) -> (String, bool) {
+    async fn stream_reports(&mut self, epoch: u64) -> (String, bool) {
         let mut answered = false;
         let states = match self.client.events(self.address, &self.tokens.of(&self.pod, epoch), self.slots).await {
             Ok(states) => states,

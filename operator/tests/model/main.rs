@@ -163,10 +163,10 @@ fn apply(world: &mut World, event: WorldEvent) {
         WorldEvent::CollectGarbage => world.collect_garbage(),
         WorldEvent::Cordon { node, cordoned } => world.cordon(node, cordoned),
         WorldEvent::DeliverWatchEvents { operator, kind: Some(kind), count } => {
-            world.deliver_watch_events(operator, kind, count)
+            world.deliver_watch_events(operator, kind, count);
         }
         WorldEvent::DeliverWatchEvents { operator, kind: None, count } => {
-            world.deliver_all_watch_events(operator, count)
+            world.deliver_all_watch_events(operator, count);
         }
         WorldEvent::Relist { operator, kind } => world.relist(operator, kind),
         WorldEvent::Step { operator } => world.step(operator),

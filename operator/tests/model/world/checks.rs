@@ -115,7 +115,8 @@ impl World {
         most.map_or(u32::MAX, |most| u32::try_from(most).unwrap().saturating_sub(running))
     }
 
-    /// In a settled world, a new session becomes Ready exactly if the pool has room, so the core's accounts are right.
+    /// In a settled world, a new session becomes Ready if and only if the pool has room, so the core counts slots
+    /// correctly.
     pub fn check_probe_session(&mut self) {
         const PROBE: &str = "probe";
         let Some(pool) = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
@@ -141,7 +142,7 @@ impl World {
         }
         if is_ready(self) != due {
             let state = self.sessions[PROBE].status.clone();
-            self.violations.push(format!("a new session has the status {state:?}, but should be ready: {due}"));
+            self.violations.push(format!("a new session has the status {state:?}; it should be ready: {due}"));
         }
     }
 

@@ -143,7 +143,7 @@ impl World {
                         let state = RunnerState { spent, free: if spent { 0 } else { state.slots }, ..state };
                         let report = Report::new(state, u32::MAX).unwrap();
                         Event::Runner { pod, report }
-                    }))
+                    }));
                 }
                 _ => {}
             }
