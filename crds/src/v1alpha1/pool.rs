@@ -1,4 +1,4 @@
-use super::Display;
+use super::browser::{Display, EngineChoice};
 use k8s_openapi::{
     api::core::v1::{Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration, Volume, VolumeMount},
     apimachinery::pkg::{
@@ -273,18 +273,6 @@ impl Limits {
     pub fn weight_of(&self, tenant: &str) -> u32 {
         self.tenant_weights.get(tenant).and_then(|weight| u32::try_from(*weight).ok()).unwrap_or(1).max(1)
     }
-}
-
-/// Browser engine of a pool.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum EngineChoice {
-    /// Camoufox if the runner image contains it, and Firefox otherwise.
-    #[default]
-    Auto,
-    /// Anti-detect build of Firefox.
-    Camoufox,
-    /// Stock Firefox.
-    Firefox,
 }
 
 /// Size of a display.

@@ -1,4 +1,7 @@
-use super::{EngineChoice, WorkerPool};
+use super::{
+    browser::{Display, EngineName},
+    pool::WorkerPool,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -189,45 +192,6 @@ pub struct PoolRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
-}
-
-/// A browser engine.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
-// it).
-#[schemars(description = "")]
-pub enum EngineName {
-    /// Anti-detect build of Firefox, driven by Juggler.
-    Camoufox,
-    /// Stock Firefox, driven by WebDriver BiDi.
-    Firefox,
-}
-
-impl EngineName {
-    /// Whether a pool with this engine setting can serve the engine.
-    pub fn is_served_by(self, choice: EngineChoice) -> bool {
-        match choice {
-            // The first runner reports what Auto selected. Until then it can be either engine.
-            EngineChoice::Auto => true,
-            EngineChoice::Camoufox => self == Self::Camoufox,
-            EngineChoice::Firefox => self == Self::Firefox,
-        }
-    }
-}
-
-/// Display of a browser.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-// Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
-// it).
-#[schemars(description = "")]
-pub enum Display {
-    /// No display.
-    #[default]
-    Headless,
-    /// A display that cannot be viewed.
-    Headful,
-    /// A display that can be viewed and controlled.
-    LiveView,
 }
 
 /// Event after which the initial page counts as loaded.

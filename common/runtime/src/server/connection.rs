@@ -1,8 +1,8 @@
 //! State of a connection: its phase and deadline, and whether it is authenticated.
 
 use super::{
-    Limits,
     limiter::{Kind, Limiter, Permit, Registration},
+    limits::Limits,
 };
 use crate::client_address::TrustedProxies;
 use axum::{

@@ -1,6 +1,6 @@
 //! Limits the connections of a listener, and selects which one to shed for a new one.
 
-use super::Limits;
+use super::limits::Limits;
 use crate::client_address::limit_key;
 use std::{
     cmp::Reverse,

@@ -13,9 +13,11 @@
 
 mod connection;
 mod limiter;
+mod limits;
 
 pub use connection::ConnectionHandle;
 pub use limiter::Counts;
+pub use limits::Limits;
 
 use crate::{client_address::TrustedProxies, tcp};
 use axum::Router;
@@ -64,46 +66,6 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-/// Limits of one listener. The durations apply to unauthenticated connections, except `authenticated_idle`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Maximum number of open connections, including upgraded ones. Beyond it, the server sheds a connection, or
-    /// refuses the new one if none can be shed.
-    pub connections: usize,
-    /// Maximum number of unauthenticated connections, and also of unauthenticated requests behind trusted proxies.
-    /// Beyond it, the server sheds the oldest one of the address with most.
-    pub anonymous: usize,
-    /// Maximum number of unauthenticated connections or requests per address (for IPv6, per /64). Beyond it, the server
-    /// sheds the oldest one of that address.
-    pub anonymous_per_address: usize,
-    /// Maximum duration from the accept to the end of the first request head.
-    pub first_head: Duration,
-    /// Maximum duration from the end of a request head to the end of the response, including the request body.
-    pub exchange: Duration,
-    /// Maximum duration from the end of a response to the end of the next request head.
-    pub idle: Duration,
-    /// Like `idle`, for authenticated connections and those of trusted proxies.
-    pub authenticated_idle: Duration,
-    /// Whether a connection can carry several requests.
-    pub keep_alive: bool,
-}
-
-impl Limits {
-    /// Limits for listeners of probes and metrics, which have no authentication: short exchanges, and one request per
-    /// connection. The address limit leaves connections for the kubelet and Prometheus while one pod opens as many as
-    /// it can.
-    pub const PROBES: Self = Self {
-        connections: 128,
-        anonymous: 64,
-        anonymous_per_address: 16,
-        first_head: Duration::from_secs(5),
-        exchange: Duration::from_secs(10),
-        idle: Duration::from_secs(1),
-        authenticated_idle: Duration::from_secs(1),
-        keep_alive: false,
-    };
 }
 
 /// Serves one listener.
