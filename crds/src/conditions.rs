@@ -115,7 +115,7 @@ pub mod pool {
 
 /// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub enum ConditionStatus {
     /// The condition holds.
     True,
     /// The condition does not hold.
@@ -124,7 +124,7 @@ pub enum Truth {
     Unknown,
 }
 
-impl Truth {
+impl ConditionStatus {
     /// The value of a condition's `status` field.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,7 +135,7 @@ impl Truth {
     }
 }
 
-impl From<bool> for Truth {
+impl From<bool> for ConditionStatus {
     fn from(holds: bool) -> Self {
         if holds { Self::True } else { Self::False }
     }
@@ -145,7 +145,7 @@ impl From<bool> for Truth {
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
-    truth: Truth,
+    truth: ConditionStatus,
     reason: &str,
     message: &str,
     generation: Option<i64>,
@@ -174,7 +174,7 @@ pub fn get<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition
 
 /// Whether the condition of this type is set and true.
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
-    get(conditions, type_).is_some_and(|condition| condition.status == Truth::True.as_str())
+    get(conditions, type_).is_some_and(|condition| condition.status == ConditionStatus::True.as_str())
 }
 
 /// Maximum length of a message, in characters. Longer messages are truncated. The API's own limit is 32768.
@@ -188,11 +188,11 @@ mod tests {
     fn transition_time_changes_only_with_the_status() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut conditions = Vec::new();
-        set(&mut conditions, READY, Truth::False, session::NO_CAPACITY, "waits", None, at(1));
-        set(&mut conditions, READY, Truth::False, session::BROWSER_STARTING, "starts", None, at(2));
+        set(&mut conditions, READY, ConditionStatus::False, session::NO_CAPACITY, "waits", None, at(1));
+        set(&mut conditions, READY, ConditionStatus::False, session::BROWSER_STARTING, "starts", None, at(2));
         assert_eq!((conditions.len(), conditions[0].last_transition_time.0), (1, at(1)));
         assert_eq!(conditions[0].reason, session::BROWSER_STARTING);
-        set(&mut conditions, READY, Truth::True, session::BROWSER_READY, "", None, at(3));
+        set(&mut conditions, READY, ConditionStatus::True, session::BROWSER_READY, "", None, at(3));
         assert_eq!(conditions[0].last_transition_time.0, at(3));
         assert!(is_true(&conditions, READY) && !is_true(&conditions, FINISHED));
     }

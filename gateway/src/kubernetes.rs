@@ -111,7 +111,7 @@ where
     // `DeserializeGuard`: an object that this version cannot parse must not hide the other objects.
     let api = Api::<Trimmed<DeserializeGuard<C::Object>>>::all(client);
     let apply = |change: Change<Arc<C::Object>>| match change {
-        Change::All(objects) => {
+        Change::Listed(objects) => {
             let objects = objects.into_iter().map(|object| (key_of(object.as_ref()), object)).collect();
             cache.replace_all(objects).into_iter().for_each(&changed);
         }
@@ -121,7 +121,7 @@ where
                 changed(key);
             }
         }
-        Change::Gone(object) => {
+        Change::Deleted(object) => {
             let key = key_of(object.as_ref());
             cache.remove(&key);
             changed(key);

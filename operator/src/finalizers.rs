@@ -4,7 +4,7 @@
 use crate::core::{FINALIZER, Key, finalizer_removal};
 use anyhow::{Context, bail};
 use camofleet_crds::{
-    conditions::{self, READY, STALLED, Truth, pool as reasons},
+    conditions::{self, ConditionStatus, READY, STALLED, pool as reasons},
     v1alpha1::{WorkerPool, WorkerPoolStatus},
 };
 use futures::{StreamExt, stream};
@@ -180,7 +180,7 @@ fn abandoned(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
          complete, remove its finalizer: {}",
         finalizer_removal(&Key::of(pool))
     );
-    for (type_, truth) in [(READY, Truth::Unknown), (STALLED, Truth::True)] {
+    for (type_, truth) in [(READY, ConditionStatus::Unknown), (STALLED, ConditionStatus::True)] {
         let generation = pool.metadata.generation;
         conditions::set(&mut conditions, type_, truth, reasons::NO_OPERATOR, &message, generation, now);
     }

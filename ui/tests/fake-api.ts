@@ -7,7 +7,7 @@ import { applyEvent, type EventName, type Fleet, type FleetEvent } from '../src/
 import type { components } from '../src/shared/openapi.gen.ts';
 import { testSession } from '../src/shared/test-data.ts';
 
-type Shared = components['schemas']['Shared'];
+type IssuedToken = components['schemas']['IssuedToken'];
 
 export const tokens = { admin: 'the-admin-token', viewer: 'the-viewer-token' } as const;
 
@@ -35,7 +35,7 @@ export class FakeApi {
   /** Bodies of `POST /sessions`, the newest last. */
   readonly createRequests: CreateSession[] = [];
   /** The session tokens that were issued. */
-  readonly mintedTokens: Shared[] = [];
+  readonly mintedTokens: IssuedToken[] = [];
   /** The role of the login; null rejects every cookie. */
   role: Role | null = null;
 
@@ -125,7 +125,7 @@ export class FakeApi {
         return { status: 200, body: touched };
       }
       case 'POST /sessions/*/tokens': {
-        const { scope } = (await json(request)) as { scope: Shared['scope'] };
+        const { scope } = (await json(request)) as { scope: IssuedToken['scope'] };
         const token = `minted.${scope}.${this.mintedTokens.length}`;
         const shared = { token, scope, session: session.id, expires_at: '2126-01-01T00:00:00Z', single_use: false };
         this.mintedTokens.push(shared);

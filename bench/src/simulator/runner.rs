@@ -9,7 +9,7 @@ use super::{
 use camofleet_auth::token::{Caller, PublicKeys};
 use camofleet_runner::core::{Plan, Term};
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, Session, SessionReport, TRACEPARENT,
+    BindRequest, BindResponse, ErrorReason, ErrorResponse, RunnerState, Session, SessionReport, TRACEPARENT,
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use std::{
@@ -310,7 +310,7 @@ impl Runner {
         lock(&self.shared.traceparents).entry(uid.to_owned()).or_default().push(header);
     }
 
-    pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
+    pub(super) fn bind(&self, epoch: u64, uid: &str, request: BindRequest) -> Result<BindResponse, ErrorResponse> {
         let lifetime = *lock(&self.shared.session_lifetime);
         let (mut process, now) = (self.process(), Instant::now());
         // A leader with a higher epoch may have called while the body was read.
@@ -324,7 +324,7 @@ impl Runner {
         answer?;
         let state = process.state();
         let session = state.session(uid).cloned();
-        Ok(BindAnswer {
+        Ok(BindResponse {
             boot_id: state.boot_id.clone(),
             generation: state.generation,
             engine: state.engine.unwrap_or(camofleet_crds::v1alpha1::EngineName::Firefox),

@@ -62,11 +62,11 @@ where
 #[derive(Clone, Debug)]
 pub enum Change<T> {
     /// The complete list. An object that is not in the list no longer exists.
-    All(Vec<T>),
+    Listed(Vec<T>),
     /// An object was created or changed.
     Applied(T),
     /// An object was deleted, or no longer concerns the caller.
-    Gone(T),
+    Deleted(T),
 }
 
 /// Watches objects forever. `parse` converts an object, and returns None if the object does not concern the caller.
@@ -133,7 +133,7 @@ impl<T: Clone> Cache<T> {
             }
             Event::InitDone => {
                 self.objects = mem::take(&mut self.listed);
-                Some(Change::All(self.objects.values().filter_map(|entry| entry.parsed.clone()).collect()))
+                Some(Change::Listed(self.objects.values().filter_map(|entry| entry.parsed.clone()).collect()))
             }
             Event::Apply(object) => {
                 let uid = uid_of(&object);
@@ -142,11 +142,11 @@ impl<T: Clone> Cache<T> {
                 let former = self.objects.insert(uid, entry).and_then(|entry| entry.parsed);
                 // An object that no longer concerns the caller, such as a runner pod that lost its owner, is gone for
                 // the caller.
-                update.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Gone))
+                update.map(Change::Applied).or_else(|| former.filter(|_| !concerns).map(Change::Deleted))
             }
             Event::Delete(object) => {
                 let former = self.objects.remove(&uid_of(&object)).and_then(|entry| entry.parsed);
-                object.into().0.ok().and_then(parse).or(former).map(Change::Gone)
+                object.into().0.ok().and_then(parse).or(former).map(Change::Deleted)
             }
         }
     }
@@ -232,12 +232,12 @@ mod tests {
     fn changed(cache: &mut Cache<String>, event: Event<Guarded>) -> Option<(&'static str, Vec<String>)> {
         let change = cache.handle(event, |object: ConfigMap| Some(object.name_any()))?;
         Some(match change {
-            Change::All(mut all) => {
+            Change::Listed(mut all) => {
                 all.sort();
                 ("all", all)
             }
             Change::Applied(object) => ("applied", vec![object]),
-            Change::Gone(object) => ("gone", vec![object]),
+            Change::Deleted(object) => ("gone", vec![object]),
         })
     }
 
@@ -287,7 +287,7 @@ mod tests {
             change.map(|change| format!("{change:?}"))
         };
         assert_eq!(handle(Event::Apply(readable("a")), true).unwrap(), r#"Applied("a")"#);
-        assert_eq!(handle(Event::Apply(readable("a")), false).unwrap(), r#"Gone("a")"#);
+        assert_eq!(handle(Event::Apply(readable("a")), false).unwrap(), r#"Deleted("a")"#);
         assert_eq!(handle(Event::Apply(readable("a")), false), None);
         assert_eq!(handle(Event::Delete(readable("a")), false), None);
     }

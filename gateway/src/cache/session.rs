@@ -1,7 +1,7 @@
 //! A session as the gateway sees it: its name, its object, and whether clients can connect to it. Pure.
 
 use camofleet_crds::{
-    conditions::{self, FINISHED, READY, Truth},
+    conditions::{self, ConditionStatus, FINISHED, READY},
     names,
     v1alpha1::{BrowserSession, RunnerRef, SessionState},
 };
@@ -122,13 +122,13 @@ impl Readiness {
             return Self::Waiting(SessionState::Pending);
         };
         if let Some(finished) =
-            conditions::get(&status.conditions, FINISHED).filter(|it| it.status == Truth::True.as_str())
+            conditions::get(&status.conditions, FINISHED).filter(|it| it.status == ConditionStatus::True.as_str())
         {
             return Self::Finished(Finish { reason: finished.reason.clone(), message: finished.message.clone() });
         }
         // `Unknown` means that the operator cannot reach the runner. The gateway tries, because it may still reach it.
         let may_be_ready =
-            conditions::get(&status.conditions, READY).is_some_and(|it| it.status != Truth::False.as_str());
+            conditions::get(&status.conditions, READY).is_some_and(|it| it.status != ConditionStatus::False.as_str());
         match &status.runner {
             Some(runner) if may_be_ready => Self::Ready(runner.clone()),
             _ => Self::Waiting(status.state),
@@ -142,7 +142,7 @@ mod tests {
     use camofleet_crds::v1alpha1::{BrowserSessionSpec, BrowserSessionStatus, PoolRef};
     use k8s_openapi::jiff::Timestamp;
 
-    fn readiness(conditions: &[(&str, Truth, &str)], runner: bool) -> Readiness {
+    fn readiness(conditions: &[(&str, ConditionStatus, &str)], runner: bool) -> Readiness {
         let mut object = BrowserSession::new("s", BrowserSessionSpec::default());
         let mut status = BrowserSessionStatus { state: SessionState::Starting, ..BrowserSessionStatus::default() };
         for (type_, truth, reason) in conditions {
@@ -163,11 +163,14 @@ mod tests {
         let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "message".into() });
         assert_eq!(readiness(&[], false), waiting);
         assert_eq!(readiness(&[], true), waiting);
-        assert_eq!(readiness(&[(READY, Truth::False, "BrowserStarting")], true), waiting);
-        assert_eq!(readiness(&[(READY, Truth::True, "BrowserReady")], true), Readiness::Ready(runner()));
-        assert_eq!(readiness(&[(READY, Truth::True, "BrowserReady")], false), waiting);
-        assert_eq!(readiness(&[(READY, Truth::Unknown, "RunnerUnreachable")], true), Readiness::Ready(runner()));
-        let over = [(READY, Truth::False, "Finished"), (FINISHED, Truth::True, "IdleTimeout")];
+        assert_eq!(readiness(&[(READY, ConditionStatus::False, "BrowserStarting")], true), waiting);
+        assert_eq!(readiness(&[(READY, ConditionStatus::True, "BrowserReady")], true), Readiness::Ready(runner()));
+        assert_eq!(readiness(&[(READY, ConditionStatus::True, "BrowserReady")], false), waiting);
+        assert_eq!(
+            readiness(&[(READY, ConditionStatus::Unknown, "RunnerUnreachable")], true),
+            Readiness::Ready(runner())
+        );
+        let over = [(READY, ConditionStatus::False, "Finished"), (FINISHED, ConditionStatus::True, "IdleTimeout")];
         assert_eq!(readiness(&over, true), finished);
         let bare = BrowserSession::new("s", BrowserSessionSpec::default());
         assert_eq!(Session::new(bare).readiness, Readiness::Waiting(SessionState::Pending));

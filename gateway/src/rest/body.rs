@@ -37,7 +37,11 @@ macro_rules! request_bodies {
     };
 }
 
-request_bodies!(crate::rest::documents::CreateSession, crate::rest::documents::Share, crate::rest::documents::Login);
+request_bodies!(
+    crate::rest::documents::CreateSession,
+    crate::rest::documents::TokenRequest,
+    crate::rest::documents::Login
+);
 
 /// A request body that matches its schema.
 pub struct ValidatedJson<T>(pub T);
@@ -114,7 +118,7 @@ fn invalid_body(msg: String, type_: &str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rest::documents::{CreateSession, Login, Share};
+    use crate::rest::documents::{CreateSession, Login, TokenRequest};
 
     fn errors_of<T: RequestBody>(body: Value) -> Vec<String> {
         match check::<T>(&body) {
@@ -154,9 +158,9 @@ mod tests {
 
     #[test]
     fn validates_every_request_body_against_its_schema() {
-        assert_eq!(errors_of::<Share>(json!({ "scope": "view" })), [""; 0]);
-        assert_eq!(errors_of::<Share>(json!({ "ttl_seconds": 0 })).len(), 2);
-        assert_eq!(errors_of::<Share>(json!({ "scope": "root" })), ["body.scope: enum"]);
+        assert_eq!(errors_of::<TokenRequest>(json!({ "scope": "view" })), [""; 0]);
+        assert_eq!(errors_of::<TokenRequest>(json!({ "ttl_seconds": 0 })).len(), 2);
+        assert_eq!(errors_of::<TokenRequest>(json!({ "scope": "root" })), ["body.scope: enum"]);
         assert_eq!(errors_of::<Login>(json!({ "token": "" })), ["body.token: minLength"]);
     }
 }

@@ -246,7 +246,7 @@ impl From<&runner::StartPage> for StartPage {
 mod tests {
     use super::*;
     use camofleet_crds::{
-        conditions::Truth,
+        conditions::ConditionStatus,
         v1alpha1::{BrowserSessionStatus, WorkerPoolSpec},
     };
 
@@ -300,7 +300,15 @@ mod tests {
                 status.pool_namespace = Some("own".into());
             }
             let reason = if uid.starts_with("refused") { reasons::NOT_ALLOWED } else { reasons::NO_CAPACITY };
-            conditions::set(&mut status.conditions, READY, Truth::False, reason, "", None, Timestamp::UNIX_EPOCH);
+            conditions::set(
+                &mut status.conditions,
+                READY,
+                ConditionStatus::False,
+                reason,
+                "",
+                None,
+                Timestamp::UNIX_EPOCH,
+            );
             session.status = Some(status);
             Arc::new(session)
         };

@@ -283,7 +283,7 @@ pub struct FleetHealth {
 /// Body of `POST /sessions/{worker}/{id}/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Share {
+pub struct TokenRequest {
     /// What the token permits.
     pub scope: Scope,
     /// Lifetime of the token, in seconds.
@@ -323,7 +323,7 @@ impl From<Scope> for token::Scope {
 
 /// A session token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Shared {
+pub struct IssuedToken {
     /// The token, for `Authorization: Bearer`, `?token=`, or the URL fragment of the live view's page.
     pub token: String,
     /// What the token permits.
@@ -354,7 +354,7 @@ pub struct LoggedIn {
 
 /// Data of the event `reset`, with which a stream begins.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Everything {
+pub struct Snapshot {
     /// All sessions.
     pub sessions: Vec<Session>,
     /// All pools.
@@ -363,7 +363,7 @@ pub struct Everything {
 
 /// Data of the events `session-gone` and `worker-gone`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Gone {
+pub struct Deletion {
     /// Name of the `BrowserSession` or `WorkerPool`.
     pub id: String,
 }

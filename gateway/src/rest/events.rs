@@ -17,7 +17,7 @@ use crate::{
     error::Problem,
     rest::{
         activity, compat,
-        documents::{Everything, Gone},
+        documents::{Deletion, Snapshot},
         lookup, workers,
     },
     state::Gateway,
@@ -55,7 +55,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
     responses(
         (
             status = 200, content_type = "text/event-stream", body = String,
-            description = "The data of each event is JSON: Everything, Session, Worker or Gone",
+            description = "The data of each event is JSON: Snapshot, Session, Worker or Deletion",
         ),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
@@ -130,16 +130,16 @@ impl Reader {
         // Taken before the objects are read, so that a concurrent change is sent again.
         let position = gateway.changes.end();
         self.position = Some(position);
-        let everything = Everything {
+        let snapshot = Snapshot {
             sessions: lookup::documents_in(gateway, namespace),
             workers: workers::documents_in(gateway, namespace),
         };
-        event("reset", &everything).id(gateway.changes.event_id(position))
+        event("reset", &snapshot).id(gateway.changes.event_id(position))
     }
 
     fn event_for(&self, changed: &Changed) -> Option<Event> {
         let gateway = &self.gateway;
-        let gone = |key: &Key| Gone { id: key.name().to_owned() };
+        let gone = |key: &Key| Deletion { id: key.name().to_owned() };
         match changed {
             Changed::Session(key) if key.namespace() == self.namespace => {
                 Some(match lookup::document_of(gateway, key) {

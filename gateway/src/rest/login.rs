@@ -62,7 +62,7 @@ pub async fn login(
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 503, body = Problem),
     )
 )]
-pub async fn who(MayRead { principal, .. }: MayRead<Namespace>) -> Json<LoggedIn> {
+pub async fn whoami(MayRead { principal, .. }: MayRead<Namespace>) -> Json<LoggedIn> {
     Json(LoggedIn { role: principal.role() })
 }
 

@@ -37,7 +37,7 @@ const LARGEST_BODY: usize = 64 << 10;
         description = "Browser sessions and pools of a Camo-fleet. Authenticate with a static token as \
             `Authorization: Bearer` or `?token=`, or with the cookie of a login."
     ),
-    components(schemas(documents::Everything, documents::Gone)),
+    components(schemas(documents::Snapshot, documents::Deletion)),
     security(("bearer" = []), ("query" = []), ("cookie" = [])),
     modifiers(&Servers)
 )]
@@ -88,11 +88,11 @@ fn calls() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(sessions::get, sessions::delete))
         .routes(routes!(sessions::touch))
         .routes(routes!(sessions::connect))
-        .routes(routes!(tokens::share))
+        .routes(routes!(tokens::create_token))
         .routes(routes!(workers::list))
         .routes(routes!(workers::health))
         .routes(routes!(workers::namespaces))
         .routes(routes!(events::events))
-        .routes(routes!(login::login, login::who))
+        .routes(routes!(login::login, login::whoami))
         .routes(routes!(login::logout))
 }

@@ -5,7 +5,7 @@ use crate::{
     error::{ApiError, InvalidRequest, Problem},
     rest::{
         body::ValidatedJson,
-        documents::{SessionPath, Share, Shared},
+        documents::{IssuedToken, SessionPath, TokenRequest},
         lookup,
     },
     state::Gateway,
@@ -20,18 +20,18 @@ use std::sync::Arc;
 
 /// Creates a session token.
 #[utoipa::path(
-    post, path = "/sessions/{worker}/{id}/tokens", tag = "sessions", request_body = Share,
+    post, path = "/sessions/{worker}/{id}/tokens", tag = "sessions", request_body = TokenRequest,
     params(SessionPath),
     responses(
-        (status = 201, body = Shared, description = "The token, which is not stored and cannot be read again"),
+        (status = 201, body = IssuedToken, description = "The token, which is not stored and cannot be read again"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
         (status = 415, body = Problem), (status = 422, body = InvalidRequest), (status = 503, body = Problem),
     )
 )]
-pub async fn share(
+pub async fn create_token(
     MayManage(target): MayManage<Target>,
     State(gateway): State<Arc<Gateway>>,
-    ValidatedJson(request): ValidatedJson<Share>,
+    ValidatedJson(request): ValidatedJson<TokenRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
     // Read from the API server, because a cache that lags could still have the former session of this name, and the
     // token would be for that session.
@@ -46,8 +46,8 @@ pub async fn share(
     });
     let (uid, scope) = (session.uid().to_owned(), Scope::from(request.scope).as_str());
     tracing::info!(session = uid, scope, %expires_at, single_use = request.single_use, "created a session token");
-    let shared = Shared { token, scope: request.scope, session: uid, expires_at, single_use: request.single_use };
-    Ok((StatusCode::CREATED, Json(shared)))
+    let issued = IssuedToken { token, scope: request.scope, session: uid, expires_at, single_use: request.single_use };
+    Ok((StatusCode::CREATED, Json(issued)))
 }
 
 /// A random id of 96 bits, which is unique among the tokens of one session.

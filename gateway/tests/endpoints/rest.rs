@@ -4,7 +4,7 @@
 use crate::common::{ADMIN, Runner, TestGateway, VIEWER, key, ready, start_gateway};
 use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
-    conditions::{self, READY, Truth},
+    conditions::{self, ConditionStatus, READY},
     v1alpha1::{
         BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, LiveViewRef, PoolRef,
         SessionState, StartTier, WorkerPool, WorkerPoolSpec,
@@ -68,7 +68,15 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
         vnc: Some(LiveViewRef { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
         ..BrowserSessionStatus::default()
     };
-    conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "the browser is ready", None, at(1));
+    conditions::set(
+        &mut status.conditions,
+        READY,
+        ConditionStatus::True,
+        "BrowserReady",
+        "the browser is ready",
+        None,
+        at(1),
+    );
     object.status = Some(status);
     let mut session = Session::new(object);
     session.readiness = ready(runner);
@@ -239,7 +247,15 @@ async fn returns_pools_as_workers() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
     pool.metadata.namespace = Some("ns".into());
     let status = pool.status.get_or_insert_default();
-    conditions::set(&mut status.conditions, READY, Truth::True, "AllReady", "all runners are ready", None, at(0));
+    conditions::set(
+        &mut status.conditions,
+        READY,
+        ConditionStatus::True,
+        "AllReady",
+        "all runners are ready",
+        None,
+        at(0),
+    );
     gateway.state.pools.put(key("pool"), pool);
     let (status, health) = get(&gateway, "/health").await;
     assert_eq!((status, &health["status"]), (StatusCode::OK, &json!("ok")));

@@ -37,14 +37,14 @@ impl Cluster {
     /// Applies a change of nodes. Returns whether a relevant field has changed.
     pub(in crate::core) fn node_changed(&mut self, change: Change<Node>) -> bool {
         match change {
-            Change::All(all) => self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect(),
+            Change::Listed(all) => self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect(),
             Change::Applied(node) => {
                 if self.nodes.get(&node.name) == Some(&node) {
                     return false;
                 }
                 self.nodes.insert(node.name.clone(), node);
             }
-            Change::Gone(node) => {
+            Change::Deleted(node) => {
                 self.nodes.remove(&node.name);
             }
         }
@@ -53,7 +53,7 @@ impl Cluster {
 
     pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) -> Relabelled {
         match change {
-            Change::All(all) => {
+            Change::Listed(all) => {
                 self.namespaces = all.into_iter().map(|namespace| (namespace.name, namespace.labels)).collect();
                 Relabelled::Any
             }
@@ -64,7 +64,7 @@ impl Cluster {
                 }
                 Relabelled::One(namespace.name)
             }
-            Change::Gone(namespace) => {
+            Change::Deleted(namespace) => {
                 self.namespaces.remove(&namespace.name);
                 Relabelled::None
             }
@@ -114,24 +114,24 @@ mod tests {
         let mut cluster = Cluster::default();
         assert_eq!(cluster.launch_cpus(), 0);
         let nodes = vec![node("a", true, false, 4), node("b", true, true, 8), node("c", false, false, 16)];
-        assert!(cluster.node_changed(Change::All(nodes)));
+        assert!(cluster.node_changed(Change::Listed(nodes)));
         assert_eq!((cluster.launch_cpus(), cluster.is_cordoned("b"), cluster.is_cordoned("a")), (4, true, false));
         assert!(!cluster.node_changed(Change::Applied(node("b", true, true, 8))), "the node has not changed");
         assert!(cluster.node_changed(Change::Applied(node("b", true, false, 8))));
         assert_eq!(cluster.launch_cpus(), 12);
-        assert!(cluster.node_changed(Change::Gone(node("b", true, false, 8))));
+        assert!(cluster.node_changed(Change::Deleted(node("b", true, false, 8))));
         assert_eq!((cluster.launch_cpus(), cluster.is_cordoned("b")), (4, false));
     }
 
     #[test]
     fn reports_only_label_changes_of_namespaces() {
         let mut cluster = Cluster::default();
-        assert_eq!(cluster.namespace_changed(Change::All(vec![namespace("a", "x")])), Relabelled::Any);
+        assert_eq!(cluster.namespace_changed(Change::Listed(vec![namespace("a", "x")])), Relabelled::Any);
         assert_eq!(cluster.namespace_changed(Change::Applied(namespace("a", "x"))), Relabelled::None);
         let changed = cluster.namespace_changed(Change::Applied(namespace("a", "y")));
         assert!(changed.includes("a") && !changed.includes("b"));
         assert_eq!(cluster.namespaces()["a"]["team"], "y");
-        assert_eq!(cluster.namespace_changed(Change::Gone(namespace("a", "y"))), Relabelled::None);
+        assert_eq!(cluster.namespace_changed(Change::Deleted(namespace("a", "y"))), Relabelled::None);
         assert!(cluster.namespaces().is_empty());
     }
 

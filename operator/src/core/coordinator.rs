@@ -151,17 +151,17 @@ impl Core {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Sessions(Change::All(all)) => self.replace_sessions(all),
+            Event::Sessions(Change::Listed(all)) => self.replace_sessions(all),
             Event::Sessions(Change::Applied(session)) => self.session_applied(session),
-            Event::Sessions(Change::Gone(session)) => {
+            Event::Sessions(Change::Deleted(session)) => {
                 self.session_gone(&session.metadata.uid.clone().unwrap_or_default());
             }
-            Event::Pools(Change::All(all)) => self.replace_pools(all),
+            Event::Pools(Change::Listed(all)) => self.replace_pools(all),
             Event::Pools(Change::Applied(pool)) => self.pool_applied(pool),
-            Event::Pools(Change::Gone(pool)) => self.pool_gone(&Key::of(pool.as_ref())),
-            Event::Pods(Change::All(all)) => self.replace_pods(all),
+            Event::Pools(Change::Deleted(pool)) => self.pool_gone(&Key::of(pool.as_ref())),
+            Event::Pods(Change::Listed(all)) => self.replace_pods(all),
             Event::Pods(Change::Applied(pod)) => self.pod_applied(pod),
-            Event::Pods(Change::Gone(pod)) => self.pod_gone(&pod.uid),
+            Event::Pods(Change::Deleted(pod)) => self.pod_gone(&pod.uid),
             Event::Nodes(change) => self.node_changed(change),
             Event::Namespaces(change) => self.namespace_changed(change),
             Event::Keys(keys) => self.keys_changed(keys),

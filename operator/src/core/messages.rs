@@ -6,7 +6,7 @@ use crate::core::{
     runner::{pod_read::RunnerPod, report::Report},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionStatus, StartTier, WorkerPool, WorkerPoolStatus};
-use camofleet_runner_api::{BindAnswer, BindRequest};
+use camofleet_runner_api::{BindRequest, BindResponse};
 pub use camofleet_runtime::watch::Change;
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -49,7 +49,7 @@ pub enum Event {
         /// UID of the runner's pod.
         pod: Uid,
         /// The runner's answer.
-        answer: Result<BindAnswer, BindFailure>,
+        answer: Result<BindResponse, BindFailure>,
     },
     /// [`Effect::End`] was answered or abandoned. The core repeats it after a pause while the runner lists the session.
     EndAnswered {

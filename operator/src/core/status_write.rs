@@ -153,7 +153,7 @@ fn compare(path: &str, sent: &Value, stored: &Value, fields: &mut Vec<String>) {
 mod tests {
     use super::*;
     use camofleet_crds::{
-        conditions::{self, READY, Truth},
+        conditions::{self, ConditionStatus, READY},
         v1alpha1::{BrowserSessionStatus, LiveViewRef},
     };
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
@@ -165,7 +165,15 @@ mod tests {
             vnc: Some(LiveViewRef { url: "a".into(), ws_endpoint: "b".into() }),
             ..BrowserSessionStatus::default()
         };
-        conditions::set(&mut status.conditions, READY, Truth::True, "BrowserReady", "", Some(3), Timestamp::UNIX_EPOCH);
+        conditions::set(
+            &mut status.conditions,
+            READY,
+            ConditionStatus::True,
+            "BrowserReady",
+            "",
+            Some(3),
+            Timestamp::UNIX_EPOCH,
+        );
         status
     }
 

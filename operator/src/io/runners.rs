@@ -4,7 +4,7 @@ use crate::core::{BindFailure, Event, Report, Uid};
 use crate::io::{clock::Clock, election::Leadership, throttle::Throttle};
 use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, ErrorReason,
+    BindRequest, BindResponse, ErrorReason,
     client::{CallError, EncodedState, RunnerClient},
 };
 use camofleet_runtime::backoff::ExponentialBackoff;
@@ -106,7 +106,7 @@ impl Runners {
         (address, epoch): (IpAddr, u64),
         request: &BindRequest,
         trace: Option<&str>,
-    ) -> Result<BindAnswer, BindFailure> {
+    ) -> Result<BindResponse, BindFailure> {
         let token = self.tokens.of(pod, epoch);
         self.client.bind(address, &token, session, request, trace).await.map_err(bind_failure)
     }

@@ -180,7 +180,7 @@ async fn follow<K, T>(
 {
     let mut first = true;
     let changed = move |change| {
-        let listed = matches!(change, Change::All(_));
+        let listed = matches!(change, Change::Listed(_));
         on_change(change);
         if listed && std::mem::take(&mut first) {
             read.send_modify(|read| *read += 1);
@@ -216,9 +216,9 @@ impl Keys {
         let (trusted, events) = (self.trusted.clone(), self.events.clone());
         move |change| {
             let keys = match change {
-                Change::All(all) => all.into_iter().next(),
+                Change::Listed(all) => all.into_iter().next(),
                 Change::Applied(keys) => Some(keys),
-                Change::Gone(_) => None,
+                Change::Deleted(_) => None,
             };
             if let Some(keys) = keys {
                 let mut trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -352,7 +352,7 @@ mod tests {
             () = following => unreachable!("a watch runs forever"),
             change = seen.recv() => change.unwrap(),
         };
-        let Change::All(sessions) = change else { panic!("the first change is a list: {change:?}") };
+        let Change::Listed(sessions) = change else { panic!("the first change is a list: {change:?}") };
         let metadata = serde_json::to_value(&sessions[0].metadata).unwrap();
         assert_eq!(metadata, json!({ "namespace": "ns", "name": "a", "uid": "1", "resourceVersion": "7" }));
     }

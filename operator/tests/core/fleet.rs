@@ -10,7 +10,7 @@ use camofleet_operator::core::{
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -235,7 +235,7 @@ impl Fleet {
     /// Deletes a session. Its runner has a hot browser again.
     pub fn delete(&mut self, uid: &str) {
         let session = self.sessions.remove(uid).unwrap();
-        self.step([Event::Sessions(Change::Gone(Arc::new(session)))]);
+        self.step([Event::Sessions(Change::Deleted(Arc::new(session)))]);
         if let Some((pod, generation)) = self.holding(uid) {
             let state = state(Vec::new(), generation + 1);
             self.runners.insert(pod.clone(), state.clone());
@@ -250,7 +250,7 @@ impl Fleet {
             RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
         self.runners.insert(pod.clone(), state.clone());
         let session = self.sessions.remove(uid).unwrap();
-        self.step([Event::Sessions(Change::Gone(Arc::new(session))), reported(&pod, &state)]);
+        self.step([Event::Sessions(Change::Deleted(Arc::new(session))), reported(&pod, &state)]);
     }
 
     /// A runner reports a Ready session, whether it was bound there or not.
@@ -339,7 +339,7 @@ impl Fleet {
         for pod in std::mem::take(&mut self.terminating) {
             self.runners.remove(&pod);
             let gone = self.pods.remove(&pod).unwrap();
-            self.step([Event::Pods(Change::Gone(gone))]);
+            self.step([Event::Pods(Change::Deleted(gone))]);
         }
     }
 
@@ -404,10 +404,10 @@ impl Fleet {
         let node = Node { name: "node".into(), ready: true, cordoned: false, cpus: 64 };
         let mut events = vec![
             Event::Keys("{}".into()),
-            Event::Nodes(Change::All(vec![node])),
-            Event::Pools(Change::All(pools)),
-            Event::Pods(Change::All(pods)),
-            Event::Sessions(Change::All(sessions)),
+            Event::Nodes(Change::Listed(vec![node])),
+            Event::Pools(Change::Listed(pools)),
+            Event::Pods(Change::Listed(pods)),
+            Event::Sessions(Change::Listed(sessions)),
             Event::Leads,
         ];
         events.extend(reports);
@@ -430,7 +430,7 @@ impl Fleet {
     pub fn remove_pool(&mut self, namespace: &str, name: &str) {
         let key = Key { namespace: namespace.into(), name: name.into() };
         let pool = self.pools.remove(&key).unwrap();
-        self.step([Event::Pools(Change::Gone(Arc::new(pool)))]);
+        self.step([Event::Pools(Change::Deleted(Arc::new(pool)))]);
     }
 
     fn now(&self) -> Now {
@@ -467,7 +467,7 @@ impl Fleet {
                 self.runners.insert(pod.clone(), state(vec![session.clone()], generation));
                 self.bound.push((uid.clone(), pod.clone()));
                 let state = &self.runners[&pod];
-                let answer = BindAnswer {
+                let answer = BindResponse {
                     boot_id: state.boot_id.clone(),
                     generation,
                     engine: EngineName::Firefox,

@@ -108,10 +108,10 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
     let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
     let events = [
         Event::Keys("{}".into()),
-        Event::Nodes(Change::All(vec![node])),
-        Event::Pools(Change::All(pools.iter().cloned().map(Arc::new).collect())),
-        Event::Pods(Change::All(pods.to_vec())),
-        Event::Sessions(Change::All(Vec::new())),
+        Event::Nodes(Change::Listed(vec![node])),
+        Event::Pools(Change::Listed(pools.iter().cloned().map(Arc::new).collect())),
+        Event::Pods(Change::Listed(pods.to_vec())),
+        Event::Sessions(Change::Listed(Vec::new())),
         Event::Leads,
     ];
     let effects = core.step(events, at(START));
@@ -322,7 +322,7 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
     }
     advance(&mut core, START + late);
     if replaced {
-        core.step([Event::Pools(Change::Gone(Arc::new(evil.clone())))], at(START + late));
+        core.step([Event::Pools(Change::Deleted(Arc::new(evil.clone())))], at(START + late));
         evil.metadata.uid = Some("another".into());
     }
     evil.spec.replicas = Some(200);
@@ -511,7 +511,7 @@ fn does_not_repeat_a_refused_orphan_read_and_forgets_orphans_with_their_runner()
     lists(&mut core, 2, START + 5_200);
     let again = read_sessions(&advance(&mut core, START + 9_000));
     assert!(!again.is_empty() && again.iter().all(|uid| uid == third), "{again:?}");
-    core.step([Event::Pods(Change::Gone(liar.clone()))], at(START + 9_100));
+    core.step([Event::Pods(Change::Deleted(liar.clone()))], at(START + 9_100));
     assert_eq!(read_sessions(&advance(&mut core, START + 600_000)), Vec::<String>::new());
 }
 
@@ -567,8 +567,8 @@ fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
     let (mut core, _) = leader(&[wide], std::slice::from_ref(&runner), 4);
     let names: Vec<_> = (0..RunnerState::max_sessions(WIDE)).map(|at| format!("s-{at}")).collect();
     let gone = names.iter().map(|name| waiting_session("ns", name, "p"));
-    let gone =
-        gone.flat_map(|session| [session_created(session.clone()), Event::Sessions(Change::Gone(Arc::new(session)))]);
+    let gone = gone
+        .flat_map(|session| [session_created(session.clone()), Event::Sessions(Change::Deleted(Arc::new(session)))]);
     let effects = core.step(gone.collect::<Vec<_>>(), at(START));
     assert_eq!(ended_sessions(&effects), Vec::<String>::new());
     let over = |name: &String| Session { phase: SessionPhase::Ended, ..listed(name.clone(), name) };
@@ -634,6 +634,6 @@ fn repeats_a_lost_end_call_without_a_new_report() {
     assert_eq!(ended_sessions(&effects), Vec::<String>::new());
     assert_eq!(ended_sessions(&advance(&mut core, START + 1_200)), ["s-0"]);
     // The call is not repeated once the runner is gone.
-    core.step([Event::Pods(Change::Gone(runner.clone()))], at(START + 1_300));
+    core.step([Event::Pods(Change::Deleted(runner.clone()))], at(START + 1_300));
     assert_eq!(ended_sessions(&advance(&mut core, START + 100_000)), Vec::<String>::new());
 }

@@ -13,7 +13,7 @@ use camofleet_operator::core::{
     runner::pod_build::revision,
     runner::pod_read::{PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindAnswer, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -45,8 +45,8 @@ impl Leader {
         let (pool, pod) = (Arc::new(self.pool.clone()), self.pod());
         self.step([
             Event::Keys("{}".into()),
-            Event::Pools(Change::All(vec![pool])),
-            Event::Pods(Change::All(vec![pod])),
+            Event::Pools(Change::Listed(vec![pool])),
+            Event::Pods(Change::Listed(vec![pod])),
             Event::Leads,
         ]);
         self
@@ -185,7 +185,7 @@ fn an_older_list_does_not_delete_a_session_found_by_an_uncached_read() {
     let read =
         Event::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
     // The list is older than the object.
-    let effects = leader.step([read, Event::Sessions(Change::All(Vec::new()))]);
+    let effects = leader.step([read, Event::Sessions(Change::Listed(Vec::new()))]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "the session was ended: {effects:?}");
     let effects = leader.step([Event::Sessions(Change::Applied(found))]);
     assert!(
@@ -201,7 +201,7 @@ fn is_patch(effect: &Effect) -> bool {
 /// The runner's answer that it took the session.
 fn bind_answered() -> Event {
     let state = state_with(&["s-1"]);
-    let answer = BindAnswer {
+    let answer = BindResponse {
         boot_id: state.boot_id.clone(),
         generation: state.generation,
         engine: EngineName::Firefox,
@@ -285,7 +285,7 @@ fn publishes_a_session_bound_by_a_former_leader_once() {
     let mut next = Leader::new();
     next.millis = leader.millis;
     let mut next = next.leading();
-    let mut effects = next.step([Event::Sessions(Change::All(vec![published]))]);
+    let mut effects = next.step([Event::Sessions(Change::Listed(vec![published]))]);
     effects.extend(next.step([reports_sessions(&["s-1"])]));
     effects.extend(next.advance(5_000));
     assert!(!effects.iter().any(is_patch), "published again: {effects:?}");
@@ -343,8 +343,9 @@ fn publishes_a_pool_while_it_creates_a_runner() {
     let mut leader = Leader::new();
     leader.pool.spec.replicas = Some(2);
     let pod = leader.pod();
-    let (pool, first) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
-    let effects = leader.step([Event::Keys("{}".into()), Event::Pools(Change::All(vec![pool])), first, Event::Leads]);
+    let (pool, first) = (Arc::new(leader.pool.clone()), Event::Pods(Change::Listed(vec![pod])));
+    let effects =
+        leader.step([Event::Keys("{}".into()), Event::Pools(Change::Listed(vec![pool])), first, Event::Leads]);
     let (pool, status) = published_pool(&effects).expect("the status is written");
     leader.step([with_status(&pool, status, "3")]);
     // The second runner is created once the first one is warm. The status with the first one follows the last write
@@ -368,8 +369,8 @@ fn retries_a_disruption_budget_and_publishes_a_foreign_one() {
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
     let effects = leader.step([
         Event::Keys("{}".into()),
-        Event::Pools(Change::All(vec![pool])),
-        Event::Pods(Change::All(vec![pod])),
+        Event::Pools(Change::Listed(vec![pool])),
+        Event::Pods(Change::Listed(vec![pod])),
         Event::Leads,
         reports_sessions(&[]),
     ]);
@@ -404,14 +405,14 @@ fn recreate_pool(leader: &mut Leader) -> Vec<Effect> {
     leader.pool.metadata.uid = Some("pool-2".into());
     leader.pool.metadata.resource_version = Some("7".into());
     let pool = Arc::new(leader.pool.clone());
-    leader.step([Event::Pools(Change::Gone(former)), Event::Pools(Change::Applied(pool))])
+    leader.step([Event::Pools(Change::Deleted(former)), Event::Pools(Change::Applied(pool))])
 }
 
 #[test]
 fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
     let mut leader = Leader::new();
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
-    let (pools, pods) = (Event::Pools(Change::All(vec![pool])), Event::Pods(Change::All(vec![pod])));
+    let (pools, pods) = (Event::Pools(Change::Listed(vec![pool])), Event::Pods(Change::Listed(vec![pod])));
     let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::Leads, reports_sessions(&[])]);
     let (former, status) = published_pool(&effects).expect("the status is written");
     assert!(protects(&effects));
@@ -442,10 +443,10 @@ fn keeps_runners_when_the_template_becomes_too_large() {
     let mut leader = Leader::new();
     let pod = leader.pod();
     leader.pool.spec.template.too_large = Some(1_400_000);
-    let (pool, pods) = (Arc::new(leader.pool.clone()), Event::Pods(Change::All(vec![pod])));
+    let (pool, pods) = (Arc::new(leader.pool.clone()), Event::Pods(Change::Listed(vec![pod])));
     let mut effects = leader.step([
         Event::Keys("{}".into()),
-        Event::Pools(Change::All(vec![pool])),
+        Event::Pools(Change::Listed(vec![pool])),
         pods,
         Event::Leads,
         reports_sessions(&[]),

@@ -1,6 +1,8 @@
 //! The operator's client for runners.
 
-use crate::{BindAnswer, BindRequest, ErrorReason, ErrorResponse, HEADER_READ_TIMEOUT, PORT, RunnerState, TRACEPARENT};
+use crate::{
+    BindRequest, BindResponse, ErrorReason, ErrorResponse, HEADER_READ_TIMEOUT, PORT, RunnerState, TRACEPARENT,
+};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http::{
@@ -137,7 +139,7 @@ impl RunnerClient {
         uid: &str,
         request: &BindRequest,
         traceparent: Option<&str>,
-    ) -> Result<BindAnswer, CallError> {
+    ) -> Result<BindResponse, CallError> {
         let body = serde_json::to_vec(request).expect("a request has no map with keys other than strings");
         let mut call = request_head(Method::PUT, address, &format!("/v1/sessions/{uid}"), token)
             .header(CONTENT_TYPE, "application/json");

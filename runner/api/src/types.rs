@@ -214,7 +214,7 @@ pub struct BindRequest {
 /// Response of `PUT /v1/sessions/{uid}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct BindAnswer {
+pub struct BindResponse {
     /// Boot id of the responding runner process ([`RunnerState::boot_id`]).
     pub boot_id: String,
     /// Generation of a [`RunnerState`] that lists the session; after the first `PUT`, the first generation that does.

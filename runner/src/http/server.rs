@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post, put},
 };
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, SessionReport, TRACEPARENT,
+    BindRequest, BindResponse, ErrorReason, ErrorResponse, RunnerState, SessionReport, TRACEPARENT,
 };
 use camofleet_runtime::admin;
 use futures::stream;
@@ -87,7 +87,7 @@ async fn bind(
     State(AppState { runner, tracer, .. }): State<AppState>,
     headers: HeaderMap,
     request: Result<Json<BindRequest>, JsonRejection>,
-) -> Result<Json<BindAnswer>, ApiError> {
+) -> Result<Json<BindResponse>, ApiError> {
     let traceparent = headers.get(TRACEPARENT).and_then(|header| header.to_str().ok());
     let trace = TracedBind::new(tracer.as_ref(), traceparent);
     let invalid = |message| ErrorResponse { reason: ErrorReason::Invalid, message };

@@ -8,7 +8,7 @@ use crate::{
     traces::{SessionStarts, TracedBind},
 };
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{BindAnswer, BindRequest, ErrorReason, ErrorResponse, RunnerState, SessionReport};
+use camofleet_runner_api::{BindRequest, BindResponse, ErrorReason, ErrorResponse, RunnerState, SessionReport};
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -31,7 +31,7 @@ pub(crate) struct SessionAccess {
 }
 
 enum Call {
-    Bind { term: Term, uid: String, request: BindRequest, trace: Option<TracedBind>, reply: Reply<BindAnswer> },
+    Bind { term: Term, uid: String, request: BindRequest, trace: Option<TracedBind>, reply: Reply<BindResponse> },
     End { term: Term, uid: String, reply: Reply<()> },
     Touch { uid: String, reply: Reply<()> },
     Report { uid: String, reply: Reply<SessionReport> },
@@ -56,7 +56,7 @@ impl RunnerHandle {
         uid: String,
         request: BindRequest,
         trace: Option<TracedBind>,
-    ) -> Result<BindAnswer, ErrorResponse> {
+    ) -> Result<BindResponse, ErrorResponse> {
         self.call(|reply| Call::Bind { term, uid, request, trace, reply }).await
     }
 
@@ -201,7 +201,7 @@ impl Driver {
         }
     }
 
-    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindAnswer, ErrorResponse> {
+    fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindResponse, ErrorResponse> {
         self.reap_exited();
         let (result, effects) = self.machine.bind(uid, request, self.last_handled);
         self.apply_effects(effects);
@@ -280,9 +280,9 @@ impl Driver {
         });
     }
 
-    fn bind_response(&self, uid: &str) -> BindAnswer {
+    fn bind_response(&self, uid: &str) -> BindResponse {
         let state = self.published.borrow().state.clone();
-        BindAnswer {
+        BindResponse {
             boot_id: state.boot_id,
             generation: state.generation,
             engine: self.settings.engine,

@@ -6,7 +6,7 @@
 use camofleet_auth::token::{Issuer, Scope, Signer};
 use camofleet_crds::v1alpha1::{Display, StartUrlWait};
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, PORT, PROBE_PORT, RunnerState, Session, SessionPhase,
+    BindRequest, BindResponse, PORT, PROBE_PORT, RunnerState, Session, SessionPhase,
     client::{CallError, RunnerClient},
 };
 use camofleet_testkit::{
@@ -124,7 +124,7 @@ impl TestRunner {
         self.operator.operator_token(POD, EPOCH, SystemTime::now())
     }
 
-    pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindAnswer, CallError> {
+    pub async fn bind(&self, uid: &str, request: &BindRequest) -> Result<BindResponse, CallError> {
         self.bind_traced(None, uid, request).await
     }
 
@@ -134,7 +134,7 @@ impl TestRunner {
         traceparent: Option<&str>,
         uid: &str,
         request: &BindRequest,
-    ) -> Result<BindAnswer, CallError> {
+    ) -> Result<BindResponse, CallError> {
         self.client.bind(self.address, &self.token(), uid, request, traceparent).await
     }
 

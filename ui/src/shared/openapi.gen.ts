@@ -51,7 +51,7 @@ export interface paths {
             cookie?: never;
         };
         /** Returns the role of the client's credential. */
-        get: operations["who"];
+        get: operations["whoami"];
         put?: never;
         /** Exchanges a static token for a login cookie, which is valid for 12 hours and no longer than the token. */
         post: operations["login"];
@@ -141,7 +141,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Creates a session token. */
-        post: operations["share"];
+        post: operations["create_token"];
         delete?: never;
         options?: never;
         head?: never;
@@ -253,12 +253,10 @@ export interface components {
             /** @description Always `TERMINATING`: the browser is being ended. */
             status: components["schemas"]["Status"];
         };
-        /** @description Data of the event `reset`, with which a stream begins. */
-        Everything: {
-            /** @description All sessions. */
-            sessions: components["schemas"]["Session"][];
-            /** @description All pools. */
-            workers: components["schemas"]["Worker"][];
+        /** @description Data of the events `session-gone` and `worker-gone`. */
+        Deletion: {
+            /** @description Name of the `BrowserSession` or `WorkerPool`. */
+            id: string;
         };
         /** @description Response of `GET /health`. */
         FleetHealth: {
@@ -266,11 +264,6 @@ export interface components {
             status: components["schemas"]["Health"];
             /** @description The pools. */
             workers: components["schemas"]["Worker"][];
-        };
-        /** @description Data of the events `session-gone` and `worker-gone`. */
-        Gone: {
-            /** @description Name of the `BrowserSession` or `WorkerPool`. */
-            id: string;
         };
         /**
          * @description Health of a pool, or of all pools.
@@ -290,6 +283,22 @@ export interface components {
         InvalidRequest: {
             /** @description The invalid fields of the request. */
             detail: components["schemas"]["InvalidField"][];
+        };
+        /** @description A session token. */
+        IssuedToken: {
+            /**
+             * Format: date-time
+             * @description When the token expires.
+             */
+            expires_at: string;
+            /** @description What the token permits. */
+            scope: components["schemas"]["Scope"];
+            /** @description UID of the session. The token is not valid for a later session with the same name. */
+            session: string;
+            /** @description Whether the token permits only one connection. */
+            single_use: boolean;
+            /** @description The token, for `Authorization: Bearer`, `?token=`, or the URL fragment of the live view's page. */
+            token: string;
         };
         /** @description Role of the authenticated client. */
         LoggedIn: {
@@ -418,34 +427,6 @@ export interface components {
             /** @description Complete URL where Playwright connects. Null unless the session is Ready. */
             ws_url?: string | null;
         };
-        /** @description Body of `POST /sessions/{worker}/{id}/tokens`. */
-        Share: {
-            /** @description What the token permits. */
-            scope: components["schemas"]["Scope"];
-            /** @description Whether the token permits only one connection. */
-            single_use?: boolean;
-            /**
-             * Format: int32
-             * @description Lifetime of the token, in seconds.
-             */
-            ttl_seconds?: number;
-        };
-        /** @description A session token. */
-        Shared: {
-            /**
-             * Format: date-time
-             * @description When the token expires.
-             */
-            expires_at: string;
-            /** @description What the token permits. */
-            scope: components["schemas"]["Scope"];
-            /** @description UID of the session. The token is not valid for a later session with the same name. */
-            session: string;
-            /** @description Whether the token permits only one connection. */
-            single_use: boolean;
-            /** @description The token, for `Authorization: Bearer`, `?token=`, or the URL fragment of the live view's page. */
-            token: string;
-        };
         /** @description Number of slots for sessions in a pool. */
         Slots: {
             /**
@@ -469,6 +450,13 @@ export interface components {
              */
             used: number;
         };
+        /** @description Data of the event `reset`, with which a stream begins. */
+        Snapshot: {
+            /** @description All sessions. */
+            sessions: components["schemas"]["Session"][];
+            /** @description All pools. */
+            workers: components["schemas"]["Worker"][];
+        };
         /** @description A session's start page. */
         StartPage: {
             /** @description Error message of the browser, if the page failed. */
@@ -486,6 +474,18 @@ export interface components {
          * @enum {string}
          */
         Status: "INIT" | "READY" | "TERMINATING" | "DEAD";
+        /** @description Body of `POST /sessions/{worker}/{id}/tokens`. */
+        TokenRequest: {
+            /** @description What the token permits. */
+            scope: components["schemas"]["Scope"];
+            /** @description Whether the token permits only one connection. */
+            single_use?: boolean;
+            /**
+             * Format: int32
+             * @description Lifetime of the token, in seconds.
+             */
+            ttl_seconds?: number;
+        };
         /** @description URLs of the live view, with a token that permits viewing for at least an hour. */
         Vnc: {
             /** @description URL of the live view's page. */
@@ -563,7 +563,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The data of each event is JSON: Everything, Session, Worker or Gone */
+            /** @description The data of each event is JSON: Snapshot, Session, Worker or Deletion */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -642,7 +642,7 @@ export interface operations {
             };
         };
     };
-    who: {
+    whoami: {
         parameters: {
             query?: never;
             header?: never;
@@ -1051,7 +1051,7 @@ export interface operations {
             };
         };
     };
-    share: {
+    create_token: {
         parameters: {
             query?: never;
             header?: never;
@@ -1065,7 +1065,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Share"];
+                "application/json": components["schemas"]["TokenRequest"];
             };
         };
         responses: {
@@ -1075,7 +1075,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Shared"];
+                    "application/json": components["schemas"]["IssuedToken"];
                 };
             };
             401: {

@@ -6,7 +6,7 @@ use camofleet_crds::{
     names,
     v1alpha1::{Display, EngineName},
 };
-use camofleet_runner_api::{BindAnswer, End, Hot, RunnerState, Session, SessionPhase, Tier};
+use camofleet_runner_api::{BindResponse, End, Hot, RunnerState, Session, SessionPhase, Tier};
 use std::collections::HashMap;
 
 /// Longest message that is kept, in characters. It also bounds the messages of conditions.
@@ -147,9 +147,9 @@ impl ListedSession {
 }
 
 /// Truncates the texts of a bind answer to the limits of a report.
-pub(in crate::core) fn truncated_answer(answer: BindAnswer) -> BindAnswer {
+pub(in crate::core) fn truncated_answer(answer: BindResponse) -> BindResponse {
     let session = Session { end: answer.session.end.map(truncated_end), ..answer.session };
-    BindAnswer {
+    BindResponse {
         boot_id: truncated(&answer.boot_id, MAX_IDENTIFIER),
         browser_version: answer.browser_version.map(|version| truncated(&version, MAX_VERSION)),
         playwright_version: truncated(&answer.playwright_version, MAX_VERSION),
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn truncates_the_texts_of_a_bind_answer() {
         let long = || "\u{e4}".repeat(30_000);
-        let answer = BindAnswer {
+        let answer = BindResponse {
             boot_id: long(),
             generation: 1,
             engine: EngineName::Firefox,

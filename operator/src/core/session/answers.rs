@@ -14,14 +14,14 @@ use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
     v1alpha1::{BrowserSession, SessionState, StartTier},
 };
-use camofleet_runner_api::{BindAnswer, SessionPhase};
+use camofleet_runner_api::{BindResponse, SessionPhase};
 use std::{sync::Arc, time::Duration};
 
 /// Pause before the next attempt to look up an orphan whose runner has used up its lookups.
 const LOOKUP_RETRY: Duration = Duration::from_secs(5);
 
 impl Core {
-    pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindAnswer, BindFailure>) {
+    pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindResponse, BindFailure>) {
         if self.term.is_none() {
             return;
         }
@@ -72,7 +72,7 @@ impl Core {
         }
     }
 
-    fn finish_if_ended(&mut self, uid: &Uid, answer: &BindAnswer) {
+    fn finish_if_ended(&mut self, uid: &Uid, answer: &BindResponse) {
         if answer.session.phase == SessionPhase::Ended {
             self.set_stage(uid, Stage::Ended(Outcome::reported(answer.session.end.as_ref())));
         }

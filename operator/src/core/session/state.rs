@@ -24,7 +24,7 @@ use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{BrowserSession, BrowserSessionStatus, Display, EngineName, SessionState, WorkerPool},
 };
-use camofleet_runner_api::{BindAnswer, BindRequest, EndReason, SessionPhase, Tier};
+use camofleet_runner_api::{BindRequest, BindResponse, EndReason, SessionPhase, Tier};
 use std::{collections::HashMap, ops::Index, sync::Arc, time::Duration};
 
 /// How long a session waits before `Queued` is published. A session that gets a hot browser is bound sooner.
@@ -93,7 +93,7 @@ pub(in crate::core) struct SessionReport {
 }
 
 impl SessionReport {
-    pub(in crate::core) fn answered(answer: &BindAnswer) -> Self {
+    pub(in crate::core) fn answered(answer: &BindResponse) -> Self {
         Self {
             phase: answer.session.phase,
             tier: answer.session.tier,

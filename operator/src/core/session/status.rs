@@ -7,7 +7,7 @@ use crate::core::{
     session::state::{Bound, Outcome, Session, Stage},
 };
 use camofleet_crds::{
-    conditions::{self, FINISHED, READY, SCHEDULED, STALLED, Truth, session as reasons},
+    conditions::{self, ConditionStatus, FINISHED, READY, SCHEDULED, STALLED, session as reasons},
     v1alpha1::{BrowserSessionStatus, Display, LiveViewRef, RunnerRef, SessionState, StartTier, WorkerPool},
 };
 use camofleet_runner_api::{PORT, SessionPhase, Tier};
@@ -88,22 +88,32 @@ pub(super) fn of_session(
                 status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
             }
             let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
-            conditions.set(SCHEDULED, Truth::True, reasons::BOUND, &format!("runs on {}", location.runner.name));
-            conditions.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
-            conditions.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
+            conditions.set(
+                SCHEDULED,
+                ConditionStatus::True,
+                reasons::BOUND,
+                &format!("runs on {}", location.runner.name),
+            );
+            conditions.set(FINISHED, ConditionStatus::False, reasons::IN_PROGRESS, "");
+            conditions.set(STALLED, ConditionStatus::False, reasons::IN_PROGRESS, "");
             match report.phase {
                 SessionPhase::Starting => {
-                    conditions.set(READY, Truth::False, reasons::BROWSER_STARTING, "the browser is being launched");
+                    conditions.set(
+                        READY,
+                        ConditionStatus::False,
+                        reasons::BROWSER_STARTING,
+                        "the browser is being launched",
+                    );
                     status.state = SessionState::Starting;
                 }
                 // The reason for the end is published when the session has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
                     if location.reachable {
                         let message = format!("clients can connect; runs on {}", location.runner.name);
-                        conditions.set(READY, Truth::True, reasons::BROWSER_READY, &message);
+                        conditions.set(READY, ConditionStatus::True, reasons::BROWSER_READY, &message);
                     } else {
                         let message = unreachable_message(location);
-                        conditions.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &message);
+                        conditions.set(READY, ConditionStatus::Unknown, reasons::RUNNER_UNREACHABLE, &message);
                     }
                     status.state = SessionState::Ready;
                     status.ready_time.get_or_insert(MicroTime(now.wall));
@@ -146,7 +156,7 @@ fn unreachable_status(
     }
     let message = unreachable_message(location);
     let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
-    conditions.set(READY, Truth::Unknown, reasons::RUNNER_UNREACHABLE, &message);
+    conditions.set(READY, ConditionStatus::Unknown, reasons::RUNNER_UNREACHABLE, &message);
     Some(status)
 }
 
@@ -158,10 +168,10 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Queued;
     let mut conditions = Conditions::new(&mut status, session.object().metadata.generation, now);
-    conditions.set(SCHEDULED, Truth::False, wait.reason, &wait.message);
-    conditions.set(READY, Truth::False, wait.reason, &wait.message);
-    conditions.set(FINISHED, Truth::False, reasons::IN_PROGRESS, "");
-    conditions.set(STALLED, Truth::False, reasons::IN_PROGRESS, "");
+    conditions.set(SCHEDULED, ConditionStatus::False, wait.reason, &wait.message);
+    conditions.set(READY, ConditionStatus::False, wait.reason, &wait.message);
+    conditions.set(FINISHED, ConditionStatus::False, reasons::IN_PROGRESS, "");
+    conditions.set(STALLED, ConditionStatus::False, reasons::IN_PROGRESS, "");
     status
 }
 
@@ -172,8 +182,8 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, outcome: &Outco
     status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
     let mut conditions = Conditions::new(&mut status, session.object().metadata.generation, now);
-    conditions.set(READY, Truth::False, outcome.reason, &outcome.message);
-    conditions.set(FINISHED, Truth::True, outcome.reason, &outcome.message);
+    conditions.set(READY, ConditionStatus::False, outcome.reason, &outcome.message);
+    conditions.set(FINISHED, ConditionStatus::True, outcome.reason, &outcome.message);
     conditions.set(
         STALLED,
         outcome.is_failure().into(),
@@ -183,7 +193,7 @@ fn finished(mut status: BrowserSessionStatus, session: &Session, outcome: &Outco
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
         Conditions::new(&mut status, session.object().metadata.generation, now).set(
             SCHEDULED,
-            Truth::False,
+            ConditionStatus::False,
             outcome.reason,
             &outcome.message,
         );
@@ -208,7 +218,7 @@ impl<'a> Conditions<'a> {
         Self { conditions: &mut status.conditions, generation, now }
     }
 
-    fn set(&mut self, type_: &str, truth: Truth, reason: &str, message: &str) {
+    fn set(&mut self, type_: &str, truth: ConditionStatus, reason: &str, message: &str) {
         conditions::set(self.conditions, type_, truth, reason, message, self.generation, self.now.wall);
     }
 }

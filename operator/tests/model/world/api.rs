@@ -37,10 +37,10 @@ impl World {
     /// The current list of a kind.
     pub(super) fn list(&self, kind: Kind) -> Event {
         match kind {
-            Kind::Sessions => Event::Sessions(Change::All(self.sessions.values().cloned().collect())),
-            Kind::Pools => Event::Pools(Change::All(self.pool.iter().cloned().collect())),
-            Kind::Pods => Event::Pods(Change::All(self.runners.iter().map(|runner| runner.pod.clone()).collect())),
-            Kind::Nodes => Event::Nodes(Change::All(self.nodes.clone())),
+            Kind::Sessions => Event::Sessions(Change::Listed(self.sessions.values().cloned().collect())),
+            Kind::Pools => Event::Pools(Change::Listed(self.pool.iter().cloned().collect())),
+            Kind::Pods => Event::Pods(Change::Listed(self.runners.iter().map(|runner| runner.pod.clone()).collect())),
+            Kind::Nodes => Event::Nodes(Change::Listed(self.nodes.clone())),
         }
     }
 
@@ -84,7 +84,7 @@ impl World {
     pub fn delete(&mut self, name: &str) {
         if let Some(session) = self.sessions.remove(name) {
             self.version += 1;
-            self.publish(Kind::Sessions, Event::Sessions(Change::Gone(session)));
+            self.publish(Kind::Sessions, Event::Sessions(Change::Deleted(session)));
         }
     }
 
@@ -189,7 +189,7 @@ impl World {
         let held = pool.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
         if pool.metadata.deletion_timestamp.is_some() && !held {
             self.pool = None;
-            self.publish(Kind::Pools, Event::Pools(Change::Gone(pool.clone())));
+            self.publish(Kind::Pools, Event::Pools(Change::Deleted(pool.clone())));
         } else {
             self.pool = Some(pool.clone());
             self.publish(Kind::Pools, Event::Pools(Change::Applied(pool.clone())));
@@ -305,6 +305,6 @@ impl World {
     pub fn kill_pod(&mut self, at: usize) {
         let runner = self.runners.remove(at);
         self.version += 1;
-        self.publish(Kind::Pods, Event::Pods(Change::Gone(runner.pod)));
+        self.publish(Kind::Pods, Event::Pods(Change::Deleted(runner.pod)));
     }
 }

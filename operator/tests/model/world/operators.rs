@@ -95,7 +95,7 @@ impl World {
         let kind = Kind::ALL[kind % Kind::ALL.len()];
         let operator = &mut self.operators[index];
         match (operator.lists[kind as usize].take(), self.mutation) {
-            (Some(Event::Sessions(Change::All(all))), Mutation::RelistsOnlyAdd) => {
+            (Some(Event::Sessions(Change::Listed(all))), Mutation::RelistsOnlyAdd) => {
                 operator.inbox.extend(all.into_iter().map(|session| Event::Sessions(Change::Applied(session))));
             }
             (Some(list), _) => operator.receive(list),
@@ -107,10 +107,10 @@ impl World {
         *delivered += new.len();
         for event in new {
             let event = match (self.mutation, event) {
-                (Mutation::DeleteByName, Event::Sessions(Change::Gone(gone))) => {
+                (Mutation::DeleteByName, Event::Sessions(Change::Deleted(gone))) => {
                     // The deletion applies to the session that has the name now.
                     let now = self.sessions.get(gone.metadata.name.as_ref().unwrap()).unwrap_or(gone);
-                    Event::Sessions(Change::Gone(now.clone()))
+                    Event::Sessions(Change::Deleted(now.clone()))
                 }
                 _ => event.clone(),
             };
@@ -300,7 +300,7 @@ impl Operator {
     /// Receives an event, and records the pods whose address the operator has observed.
     fn receive(&mut self, event: Event) {
         let pods = match &event {
-            Event::Pods(Change::All(pods)) => pods.as_slice(),
+            Event::Pods(Change::Listed(pods)) => pods.as_slice(),
             Event::Pods(Change::Applied(pod)) => std::slice::from_ref(pod),
             _ => &[],
         };

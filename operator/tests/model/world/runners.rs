@@ -7,7 +7,7 @@ use camofleet_operator::core::{
     runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{
-    BindAnswer, BindRequest, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,
+    BindRequest, BindResponse, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -126,7 +126,7 @@ impl World {
         pod: &str,
         request: &BindRequest,
         epoch: u64,
-    ) -> Result<BindAnswer, BindFailure> {
+    ) -> Result<BindResponse, BindFailure> {
         let others = self.other_holders(session, pod, epoch);
         let lost = || BindFailure::Unknown("unreachable".into());
         let runner =
@@ -159,7 +159,7 @@ impl World {
             });
         }
         let state = runner.state();
-        Ok(BindAnswer {
+        Ok(BindResponse {
             boot_id: state.boot_id.clone(),
             generation: state.generation,
             engine: EngineName::Firefox,
