@@ -511,7 +511,9 @@ impl Fleet {
                 }
                 if if is_canary { self.canaries_fail } else { self.non_canaries_fail } {
                     let state = self.runners.get_mut(&made.uid).unwrap();
-                    (state.warm, state.hot) = (false, Hot::default());
+                    // One slot has the browser that fails.
+                    let slots = u32::try_from(self.pools[&pool].spec.slots_per_runner).unwrap();
+                    (state.warm, state.hot) = (false, Hot { headless: slots - 1, headful: 0 });
                     state.launch_error = Some("no such browser".into());
                 }
                 let created = Event::PodCreated { pool, name, answer: Ok(()) };

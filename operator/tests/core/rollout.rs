@@ -99,6 +99,18 @@ fn a_failed_canary_stops_the_rollout() {
     assert_eq!(stalled(&fleet), None);
 }
 
+#[test]
+fn a_canary_that_loads_no_page_fails_although_other_browsers_are_hot() {
+    let mut fleet = Fleet::new();
+    fleet.pool("own", "pool", 2, WorkerPoolSpec { slots_per_runner: 2, ..reusable(2) });
+    fleet.advance(2_000);
+    fleet.canaries_fail = true;
+    fleet.edit("own", "pool", change_image);
+    fleet.advance(2_000);
+    assert_eq!((fleet.canaries.len(), fleet.removed.len()), (1, 0));
+    assert_eq!(stalled(&fleet).as_deref(), Some(reasons::CANARY_FAILED));
+}
+
 /// Sets the template to what remains of one that is too large.
 fn too_large(spec: &mut WorkerPoolSpec) {
     spec.template = RunnerTemplate { too_large: Some(1_400_000), ..RunnerTemplate::default() };

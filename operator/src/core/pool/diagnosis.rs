@@ -35,7 +35,7 @@ const CURRENT_SHAPE: [Check; 5] = [
 ];
 
 /// Checks of a new shape that is being rolled out.
-const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, browsers_do_not_launch, the_canary_is_late];
+const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, the_canary_loads_no_page, the_canary_is_late];
 
 /// The reason for `Stalled` when runners of the current shape do not come up.
 pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
@@ -108,6 +108,13 @@ fn browsers_do_not_launch(subject: &Subject) -> Option<ReasonMessage> {
         let error = report.launch_error.as_ref().filter(|_| report.hot.headless + report.hot.headful == 0)?;
         Some((reasons::BROWSERS_FAILING, error.clone()))
     })
+}
+
+/// The canary reports that a browser cannot be launched, or cannot load a page. Its hot browsers do not count, because a
+/// canary that is not warm has loaded a page in none of them.
+fn the_canary_loads_no_page(subject: &Subject) -> Option<ReasonMessage> {
+    let error = subject.runners.iter().find_map(|canary| canary.report()?.launch_error.clone())?;
+    Some((reasons::BROWSERS_FAILING, error))
 }
 
 /// The pool lacks runners, and none has become warm for [`PROGRESS_DEADLINE`].
