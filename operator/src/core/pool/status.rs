@@ -115,7 +115,7 @@ fn conditions_of(
         let first = ACTIVITIES.iter().find_map(|activity| activity(pool, replicas));
         first.unwrap_or_else(|| runners_starting(replicas))
     };
-    let all_ready = format!("all {} runners are ready", replicas.desired);
+    let all_ready = format!("{0} of {0} runners are ready", replicas.desired);
     let is_ready = replicas.are_ready(pool);
     // `kubectl get` shows the reason of `Ready` in a column, so a failed canary appears there too.
     let ready = match (&canary, &trouble) {
