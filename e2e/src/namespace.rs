@@ -153,7 +153,7 @@ impl TestNamespace {
     pub async fn ready_session(&self, spec: Value) -> Result<Session> {
         let has_start_page = spec.get("startUrl").is_some();
         let session = self.session(spec).await?;
-        session.ready().await?;
+        session.wait_until_ready().await?;
         if has_start_page {
             poll("the start page to load", async || {
                 let reports: Vec<_> =

@@ -37,7 +37,7 @@ impl Session {
     ///
     /// # Errors
     /// If it is not Ready within [`DEADLINE`](crate::wait::DEADLINE), or finishes before it is.
-    pub async fn ready(&self) -> Result<BrowserSession> {
+    pub async fn wait_until_ready(&self) -> Result<BrowserSession> {
         let decided =
             |session: &BrowserSession| matches!(session.state(), SessionState::Ready | SessionState::Finished);
         let session = wait_for_object(&self.api, &self.name, "to be Ready", decided).await?;
@@ -51,7 +51,7 @@ impl Session {
     }
 
     /// Waits until the session is Finished, and returns it with its `Finished` condition.
-    pub async fn finished(&self) -> Result<(BrowserSession, Condition)> {
+    pub async fn wait_until_finished(&self) -> Result<(BrowserSession, Condition)> {
         let is_finished = |session: &BrowserSession| session.state() == SessionState::Finished;
         let session = wait_for_object(&self.api, &self.name, "to be Finished", is_finished).await?;
         let condition = finished_condition(&session)
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// Waits until the object is deleted.
-    pub async fn gone(&self) -> Result<()> {
+    pub async fn wait_until_gone(&self) -> Result<()> {
         let uid = self.uid.clone();
         let gone =
             move |session: Option<&BrowserSession>| session.is_none_or(|session| session.uid().as_ref() != Some(&uid));

@@ -138,7 +138,7 @@ async fn measure_waits_during(
         eprintln!("{waiter} waited {:.1} s at most", wait.as_secs_f64());
         ensure!(wait <= MAX_WAIT, "{waiter} waited {:.1} s", wait.as_secs_f64());
     }
-    waiting.ready().await?;
+    waiting.wait_until_ready().await?;
     ensure!(live.object().await?.state() == SessionState::Ready, "the running session is no longer Ready");
     let finished = finished_sessions(ns).await?;
     ensure!(finished.is_empty(), "sessions finished: {finished:?}");

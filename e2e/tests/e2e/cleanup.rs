@@ -96,10 +96,10 @@ fn a_runner_keeps_nothing_of_a_deleted_session() {
                     .await?;
                 if crash {
                     host::find_process(&runner, "the browser", is_browser)?.signal(Signal::SIGKILL)?;
-                    session.finished().await?;
+                    session.wait_until_finished().await?;
                 }
                 session.delete().await?;
-                session.gone().await?;
+                session.wait_until_gone().await?;
                 ns.warm_pool("pool").await?;
                 poll("the runner to return to its initial state", async || {
                     let now = Inventory::of(&runner)?;

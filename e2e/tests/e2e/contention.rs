@@ -20,7 +20,7 @@ fn serves_queued_sessions_as_slots_become_free() {
         let one = async |number: usize| -> Result<()> {
             let title = format!("number {number}");
             let session = ns.session(json!({ "startUrl": format!("data:text/html,<title>{title}</title>") })).await?;
-            session.ready().await?;
+            session.wait_until_ready().await?;
             let mut client = NodeClient::connect(&ns, &session).await?;
             let loaded = client.run("await page.waitForFunction(() => document.title); return page.title()").await?;
             ensure!(loaded == title.as_str(), "the session of {title} loaded {loaded}");

@@ -38,7 +38,7 @@ fn sessions_end_at_their_idle_timeout_and_lifetime() {
 
 /// Waits until a session is Finished for that reason. Returns the time at which the test observed it.
 async fn ends_as(session: &Session, reason: &str) -> Result<Instant> {
-    let (_, end) = session.finished().await?;
+    let (_, end) = session.wait_until_finished().await?;
     let at = Instant::now();
     ensure!(end.reason == reason, "the session ended as {} instead of {reason}: {}", end.reason, end.message);
     Ok(at)

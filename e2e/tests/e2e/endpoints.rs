@@ -216,7 +216,7 @@ fn runner_rejects_tokens_for_other_pods_sessions_and_scopes() {
             status == StatusCode::FORBIDDEN,
             "an operator of epoch 1: got {status}, expected 403; the current epoch is at most {now}"
         );
-        session.ready().await?;
+        session.wait_until_ready().await?;
         Ok(())
     });
 }
@@ -265,7 +265,7 @@ fn sessions_cannot_reach_each_other() {
             let ports = server.listening_ports()?;
             ensure!(ports == [8070, 8071], "pod {pod} listens on ports {ports:?}");
         }
-        other.ready().await?;
+        other.wait_until_ready().await?;
         Ok(())
     });
 }

@@ -20,7 +20,7 @@ use serde_json::json;
 
 /// Waits until a session is Finished for that reason, and returns the condition's message.
 async fn ends_as(session: &Session, reason: &str) -> Result<String> {
-    let (_, end) = session.finished().await?;
+    let (_, end) = session.wait_until_finished().await?;
     ensure!(end.reason == reason, "the session ended as {} instead of {reason}: {}", end.reason, end.message);
     Ok(end.message)
 }
@@ -81,7 +81,7 @@ fn replaces_a_killed_prewarmed_browser() {
             let session = ns.ready_session(json!({})).await.with_context(|| format!("round {round}"))?;
             ensure_usable(&ns, &session).await.with_context(|| format!("round {round}"))?;
             session.delete().await?;
-            session.gone().await?;
+            session.wait_until_gone().await?;
         }
         Ok(())
     });
@@ -105,7 +105,7 @@ fn replaces_a_hung_prewarmed_browser() {
             ensure_usable(&ns, &session).await.with_context(|| format!("round {round}"))?;
             ensure!(!browser.is_alive(), "round {round}: the hung browser is still running");
             session.delete().await?;
-            session.gone().await?;
+            session.wait_until_gone().await?;
         }
         Ok(())
     });

@@ -75,7 +75,7 @@ fn a_session_without_a_slot_states_its_reason() {
                 json!({ "poolRef": { "name": "missing" }, "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 600 }),
             )
             .await?;
-        let (object, end) = at_once.finished().await?;
+        let (object, end) = at_once.wait_until_finished().await?;
         ensure!(
             end.reason == reasons::QUEUE_TIMEOUT && end.message.contains("no WorkerPool missing"),
             "the session ended as {end:?}"
@@ -90,7 +90,7 @@ fn a_session_without_a_slot_states_its_reason() {
         );
 
         let expired = ns.session(json!({ "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 0 })).await?;
-        expired.gone().await?;
+        expired.wait_until_gone().await?;
 
         let waiting = ns.session(json!({ "poolRef": { "name": "pool" } })).await?;
         let object = waiting.wait_for("to be Queued", |session| session.state() == SessionState::Queued).await?;
@@ -116,7 +116,7 @@ fn a_session_without_a_slot_states_its_reason() {
             .await?;
         let other_engine = ns.session(json!({ "engine": "Camoufox", "poolRef": { "name": "pool" } })).await?;
         change_pool(&ns, json!({ "replicas": 1, "engine": "Firefox" })).await?;
-        waiting.ready().await?;
+        waiting.wait_until_ready().await?;
         other_engine
             .wait_for("to state the missing engine", |session| {
                 condition(session, SCHEDULED)
@@ -170,7 +170,7 @@ fn applies_changes_and_deletions_of_sessions() {
         for _ in 0..5 {
             let short = ns.session(json!({})).await?;
             short.delete().await?;
-            short.gone().await?;
+            short.wait_until_gone().await?;
         }
         ns.warm_pool("pool").await?;
         Ok(())
@@ -199,7 +199,7 @@ fn scaling_and_changing_a_pool_spares_its_sessions() {
         // After a change of the template, the runner with a session drains once a runner of the new revision is warm.
         change_pool(&ns, json!({ "template": { "env": [{ "name": "TZ", "value": "UTC" }] } })).await?;
         wait_for_object(&pods, &busy.name, "to drain", |pod| pod.metadata.deletion_timestamp.is_some()).await?;
-        session.ready().await?;
+        session.wait_until_ready().await?;
         ensure!(names().await?.len() == 1, "the runner drains before another one of the new revision is warm");
         session.delete().await?;
         wait_for(&pods, &busy.name, "to be deleted", |pod: Option<&Pod>| pod.is_none()).await?;
@@ -218,7 +218,7 @@ fn scaling_and_changing_a_pool_spares_its_sessions() {
         .await?;
         let session = ns.ready_session(json!({})).await?;
         ns.api::<WorkerPool>().delete("pool", &DeleteParams::default()).await?;
-        let (_, end) = session.finished().await?;
+        let (_, end) = session.wait_until_finished().await?;
         ensure!(end.reason == reasons::RUNNER_DRAINED, "the session ended as {}: {}", end.reason, end.message);
         wait_for(&ns.api::<WorkerPool>(), "pool", "to be deleted", |pool: Option<&WorkerPool>| pool.is_none()).await?;
         Ok(())

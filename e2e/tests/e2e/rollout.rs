@@ -41,7 +41,7 @@ fn a_failing_canary_replaces_no_runner() {
         ensure!(serving.is_some() && serving != status.revision, "the serving revision is {serving:?}");
         ensure!(client.run("return await page.title()").await? == "here", "the session lost its page");
         session.delete().await?;
-        session.gone().await?;
+        session.wait_until_gone().await?;
         let next = ns.ready_session(json!({})).await?;
         let runner = next.runner().await?;
         ensure!(runner.name == former.name_any(), "the session runs on {}", runner.name);

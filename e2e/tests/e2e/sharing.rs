@@ -32,7 +32,7 @@ fn a_shared_pool_serves_namespaces_selected_by_label() {
             ensure!(rejected.state() == SessionState::Queued, "the session is {:?}", rejected.state());
 
             guest.set_labels(json!({ &label: "yes" })).await?;
-            let ready = session.ready().await?;
+            let ready = session.wait_until_ready().await?;
             let status = ready.status.clone().unwrap_or_default();
             ensure!(status.pool.as_deref() == Some("shared") && status.pool_namespace.as_ref() == Some(&owner));
             let mut client = NodeClient::connect(&guest, &session).await?;
@@ -45,7 +45,7 @@ fn a_shared_pool_serves_namespaces_selected_by_label() {
                 .wait_for("to have the reason TenantLimitReached", |it| waits_for(it, reasons::TENANT_LIMIT_REACHED))
                 .await?;
             let third = guest.session(spec).await?;
-            let (_, end) = third.finished().await?;
+            let (_, end) = third.wait_until_finished().await?;
             ensure!(end.reason == reasons::QUEUE_FULL, "the session ended as {end:?}");
 
             guest.set_labels(json!({ &label: null })).await?;

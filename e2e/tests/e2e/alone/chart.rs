@@ -67,14 +67,14 @@ async fn exercise_release(ns: &TestNamespace, values: &Path) -> Result<()> {
     ns.pool("pool", json!({ "slotsPerRunner": 2 })).await?;
     let finished = ns.session(json!({ "poolRef": { "name": "none" }, "queueTimeoutSeconds": 1 })).await?;
     let live = ns.ready_session(json!({ "poolRef": { "name": "pool" } })).await?;
-    finished.finished().await?;
+    finished.wait_until_finished().await?;
 
     upgrade_keeps_sessions(ns, values, &live).await.context("upgrade")?;
     uninstall().await?;
-    live.gone().await.context("the session outlived the drain timeout")?;
+    live.wait_until_gone().await.context("the session outlived the drain timeout")?;
     wait_until_uninstalled().await.context("after an uninstall with a running session")?;
     // Finished sessions remain, as a record.
-    finished.finished().await?;
+    finished.wait_until_finished().await?;
 
     // Without a lease, the uninstall must not wait for a leader.
     run_program("dev/kubectl", &["delete", "lease/camofleet-operator", "-n", RELEASE_NAMESPACE]).await?;

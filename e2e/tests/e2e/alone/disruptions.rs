@@ -81,10 +81,10 @@ fn serves_each_session_once_when_the_operator_is_killed_during_a_burst() {
             };
             let sessions = try_join_all((0..20).map(create)).await?;
             let serve = async |session: &Session| -> Result<()> {
-                session.ready().await?;
+                session.wait_until_ready().await?;
                 ensure_no_session_is_on_two_runners(&ns).await?;
                 session.delete().await?;
-                session.gone().await
+                session.wait_until_gone().await
             };
             try_join_all(sessions.iter().map(serve)).await.with_context(|| format!("round {round}"))?;
             let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
@@ -143,7 +143,7 @@ async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
             holder(lease).is_some_and(|holder| holder != name)
         })
         .await;
-        let ready = try_join_all(sessions.iter().map(Session::ready)).await;
+        let ready = try_join_all(sessions.iter().map(Session::wait_until_ready)).await;
         process.signal(Signal::SIGCONT)?;
         taken_over.and(ready).with_context(|| format!("round {round}"))?;
 
@@ -155,7 +155,7 @@ async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
         .await?;
         ensure_no_session_is_on_two_runners(ns).await?;
         for session in &sessions {
-            session.ready().await.context("a session ended when the former leader resumed")?;
+            session.wait_until_ready().await.context("a session ended when the former leader resumed")?;
         }
         let kept = client.run("await retryWhileUnavailable(connect); return page.evaluate(() => window.kept)").await?;
         ensure!(kept == "kept", "round {round}: the page of the running session lost its state");
@@ -163,7 +163,7 @@ async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
         history.ensure_each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
         for session in &sessions {
             session.delete().await?;
-            session.gone().await?;
+            session.wait_until_gone().await?;
         }
     }
     history.ensure_each_was_ready_once(std::slice::from_ref(&live.uid))
@@ -343,7 +343,7 @@ async fn drain(
     });
     let driving = async {
         while client.run("return page.evaluate(() => 1)").await.is_ok() {}
-        session.finished().await
+        session.wait_until_finished().await
     };
     let (evicted, ended) = tokio::join!(evicting, driving);
     evicted?;

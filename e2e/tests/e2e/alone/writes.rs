@@ -36,11 +36,11 @@ fn writes_a_session_status_once_until_ready_and_twice_in_total() {
             .await
         };
         let session = ns.session(json!({})).await?;
-        let ready = session.ready().await?;
+        let ready = session.wait_until_ready().await?;
         ensure!(ready.status.unwrap_or_default().start_tier == Some(StartTier::Hot), "the session started cold");
         wait_for_writes(1.0, "one write until Ready").await?;
         host::find_process(&session.runner().await?.uid, "the browser", is_browser)?.signal(Signal::SIGKILL)?;
-        session.finished().await?;
+        session.wait_until_finished().await?;
         wait_for_writes(2.0, "two writes until Finished").await?;
         // The versions that the API server published agree: created, Ready, Finished.
         poll("the history to be complete", async || {
