@@ -38,7 +38,7 @@ test('starts, controls, extends and ends a session', async ({ page, browserName 
   if (browserName === 'chromium') await screenshot(page, 'fleet');
   await remote.close();
 
-  await button('Extend').click();
+  await button('Reset idle time').click();
   await button('End…').click();
   await button('End session').click();
   await expect(page.getByText(/^There is no session/)).toBeVisible();

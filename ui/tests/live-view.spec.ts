@@ -16,7 +16,7 @@ async function control(page: Page): Promise<void> {
 
 test('the picture follows the display', async ({ page, gateway, display }) => {
   await page.goto(gateway.view());
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(notice(page)).toHaveText('You are viewing');
   await expect(picture(page)).toHaveRole('img');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
   await expect.poll(() => pixel(picture(page), 300, 400)).toEqual(background);
@@ -77,7 +77,7 @@ test('keys and mouse events reach the display only while the page has control', 
   // Press and release of the first button in xterm's SGR mouse mode.
   await expect.poll(() => display.typed()).toMatch(/^.\[<0;\d+;\d+M.\[<0;\d+;\d+m$/);
   await stopControlling(page).click();
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(notice(page)).toHaveText('You are viewing');
   expect(gateway.lastConnection.offeredSubprotocols).not.toContain('camofleet.control');
   expect(gateway.connections.filter(({ socket }) => socket.readyState === socket.OPEN)).toHaveLength(1);
   display.clearTyped();
@@ -101,12 +101,12 @@ test('control that the gateway denies cannot be requested again, and the page sh
   await page.goto(gateway.view());
   await takeControl(page).click();
   await expect(takeControl(page)).toHaveAttribute('aria-disabled', 'true');
-  await expect(takeControl(page)).toHaveAccessibleDescription('Your token permits watching only.');
-  await expect(page.getByText('Your token permits watching only.')).toBeVisible();
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(takeControl(page)).toHaveAccessibleDescription('Your token permits viewing only.');
+  await expect(page.getByText('Your token permits viewing only.')).toBeVisible();
+  await expect(notice(page)).toHaveText('You are viewing');
   const calls = gateway.connections.length;
   await takeControl(page).click({ force: true });
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(notice(page)).toHaveText('You are viewing');
   expect(gateway.connections).toHaveLength(calls);
 });
 
@@ -114,17 +114,17 @@ test('a token with the scope view offers no control', { tag: '@once' }, async ({
   const claims = Buffer.from(JSON.stringify({ role: 'view' })).toString('base64url');
   gateway.token = `header.${claims}.signature`;
   await page.goto(gateway.view('?control=1'));
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(notice(page)).toHaveText('You are viewing');
   await expect(takeControl(page)).toHaveAttribute('aria-disabled', 'true');
-  await expect(takeControl(page)).toHaveAccessibleDescription('Your token permits watching only.');
+  await expect(takeControl(page)).toHaveAccessibleDescription('Your token permits viewing only.');
   await takeControl(page).click({ force: true });
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(notice(page)).toHaveText('You are viewing');
   expect(gateway.connections.map(({ offeredSubprotocols }) => offeredSubprotocols[0])).toEqual(['camofleet.view']);
 });
 
 test('the keyboard alone takes control, types and releases all keys', async ({ page, gateway, display }) => {
   await page.goto(gateway.view());
-  await expect(notice(page)).toHaveText('You are watching');
+  await expect(notice(page)).toHaveText('You are viewing');
   await page.keyboard.press('Tab');
   await expect(takeControl(page)).toBeFocused();
   await page.keyboard.press('Enter');
@@ -175,7 +175,7 @@ test.describe('ended by a close code', () => {
     await page.evaluate((hash) => {
       location.hash = hash;
     }, `token=${token}&new`);
-    await expect(notice(page)).toHaveText('You are watching');
+    await expect(notice(page)).toHaveText('You are viewing');
   });
 
   test('1002: a protocol error is final', { tag: '@once' }, async ({ page, gateway }) => {
@@ -210,7 +210,7 @@ test.describe('reconnecting', () => {
     await expect.poll(() => pixel(frozen, 300, 10)).toEqual(stripe);
     await gateway.listen(port);
     await page.getByRole('button', { name: 'Try now' }).click();
-    await expect(notice(page)).toHaveText('You are watching');
+    await expect(notice(page)).toHaveText('You are viewing');
     await expect(frozen).toHaveCount(0);
     await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
   });
@@ -231,7 +231,7 @@ test.describe('rejected handshake', () => {
     await page.goto(gateway.view());
     await expect(notice(page)).toHaveText('The session is startingQueued: waits for a free slot');
     gateway.rejection = null;
-    await expect(notice(page)).toHaveText('You are watching');
+    await expect(notice(page)).toHaveText('You are viewing');
   });
 
   test('shows that the session is starting while the gateway holds the handshake', { tag: '@once' }, async ({
@@ -243,7 +243,7 @@ test.describe('rejected handshake', () => {
     await page.goto(gateway.view());
     await expect(notice(page)).toContainText('The session is starting');
     ready.resolve();
-    await expect(notice(page)).toHaveText('You are watching');
+    await expect(notice(page)).toHaveText('You are viewing');
     expect(gateway.connections).toHaveLength(1);
   });
 

@@ -82,7 +82,7 @@ test('shows the login form when the login has expired', { tag: '@once' }, async 
   await button(page, 'Log in').click();
   await expect(picture(page)).toBeVisible();
   gateway.api.role = null;
-  await button(page, 'Extend').click();
+  await button(page, 'Reset idle time').click();
   await expect(page.getByLabel('Token')).toBeVisible();
 });
 
@@ -105,9 +105,9 @@ test('opening and closing a panel keeps the keyboard focus', async ({ page, gate
   await expect(button(page, 'Start session')).toBeFocused();
   await row(page, 'finished').focus();
   await page.keyboard.press('Enter');
-  await button(page, 'Extend').focus();
+  await button(page, 'Reset idle time').focus();
   await expect(
-    page.locator('.action-button', { has: button(page, 'Extend') }).getByText(/^The session is Finished/),
+    page.locator('.action-button', { has: button(page, 'Reset idle time') }).getByText(/^The session is Finished/),
   ).toBeInViewport();
   await button(page, 'Close').focus();
   await page.keyboard.press('Enter');
@@ -118,7 +118,7 @@ test('a viewer can watch only, and each disabled button shows why', { tag: '@onc
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable', 'viewer');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
-  for (const name of ['Start session', 'Take control', 'Playwright snippet', 'Extend', 'End…']) {
+  for (const name of ['Start session', 'Take control', 'Playwright snippet', 'Reset idle time', 'End…']) {
     await expect(button(page, name)).toHaveAttribute('aria-disabled', 'true');
     await expect(button(page, name)).toHaveAccessibleDescription(/viewer/);
     await button(page, name).click({ force: true });
@@ -156,7 +156,7 @@ test('extends a session, and ends it after a confirmation', { tag: '@once' }, as
   await expect(page.getByText('NS_ERROR_UNKNOWN_HOST')).toBeVisible();
   const left = page.locator('.properties > div').filter({ hasText: 'Idle time left' });
   await expect(left).toContainText(/Idle time left\d+ s/);
-  await button(page, 'Extend').click();
+  await button(page, 'Reset idle time').click();
   await expect(left).toContainText(/4 min 5\d s|5 min/);
   await expect(page.getByText('The idle time was reset.')).toBeVisible();
   await button(page, 'End…').click();
@@ -183,7 +183,7 @@ test('a finished session cannot be used, and its buttons show why', { tag: '@onc
   seed(gateway);
   await openDashboard(page, gateway, '?session=finished');
   await expect(page.getByText('no client was active for 300 s')).toBeVisible();
-  await expect(button(page, 'Extend')).toHaveAccessibleDescription('The session is Finished, not Ready.');
+  await expect(button(page, 'Reset idle time')).toHaveAccessibleDescription('The session is Finished, not Ready.');
   await expect(button(page, 'End…')).toHaveAccessibleDescription('The session has finished.');
 });
 
@@ -198,7 +198,7 @@ test.describe('the start form', () => {
     await page.getByRole('option', { name: 'firefox' }).click();
     await page.getByText('Live view', { exact: true }).click();
     await typeInto(page.getByLabel('Start page', { exact: true }), 'example.org');
-    await page.getByRole('button', { name: /Wait for the start page/ }).click();
+    await page.getByRole('button', { name: /Start page counts as loaded/ }).click();
     await page.getByRole('option', { name: /document is parsed/ }).click();
     await typeInto(page.getByLabel('Idle timeout in seconds'), '60');
     await typeInto(page.getByLabel('Maximum lifetime in seconds'), '3600');

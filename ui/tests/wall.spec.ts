@@ -42,10 +42,10 @@ test('shows 1, 4 or 9 live views per page, each with a link to its session', asy
   await expect(page.getByRole('button', { name: 'Take control' })).toBeVisible();
 });
 
-test('shows how to get a session to watch', { tag: '@once' }, async ({ page, gateway }) => {
+test('shows how to get a session to view', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway, 0);
   await openDashboard(page, gateway, '?tab=wall');
-  await expect(page.getByText('There are no sessions to watch')).toBeVisible();
+  await expect(page.getByText('There are no sessions to view')).toBeVisible();
 });
 
 test('has no accessibility violations in either theme', { tag: '@once' }, async ({ page, gateway }) => {

@@ -79,6 +79,7 @@ const cache: QueryClient = new QueryClient({
   }),
 });
 
+// The element with this id also keeps React Aria from adding a style element (index.html).
 const root = document.getElementById('react-aria-pressable-style');
 if (root === null) throw new Error('index.html has no element with the id react-aria-pressable-style');
 createRoot(root).render(

@@ -131,8 +131,8 @@ function DisconnectedNotice({ since }: { readonly since: number }) {
   const now = useNow();
   return (
     <>
-      The connection to the gateway is lost. The page is{' '}
-      <span aria-hidden="true">{formatDuration((now - since) / 1000)}</span> out of date and reconnects automatically.
+      The connection to the gateway is lost. The page reconnects automatically.{' '}
+      <span aria-hidden="true">It was last updated {formatDuration((now - since) / 1000)} ago.</span>
     </>
   );
 }

@@ -55,5 +55,5 @@ function placeholderText({ state, vnc_enabled }: Session): string {
   if (state !== 'Ready') return 'The live view starts when the session is Ready.';
   return vnc_enabled
     ? 'The gateway did not report an address for the live view.'
-    : 'This session has no live view. To watch a session, start it with the display “Live view”.';
+    : 'This session has no live view. To view a session, start it with the display “Live view”.';
 }

@@ -3,9 +3,9 @@ import { testSession } from '#shared/test-data.ts';
 import { paginate } from './wall-pagination.ts';
 
 const vnc = { ws: '', http: 'https://fleet.example/view/a/b#token=a.b_c', password_protected: false };
-const watchable = (id: string, minute: number) => testSession(id, { vnc, created_at: `2026-01-01T12:0${minute}:00Z` });
+const viewable = (id: string, minute: number) => testSession(id, { vnc, created_at: `2026-01-01T12:0${minute}:00Z` });
 const ids = (...page: Parameters<typeof paginate>) => paginate(...page).sessions.map(({ id }) => id);
-const five = [watchable('e', 4), watchable('d', 3), watchable('c', 2), watchable('b', 1), watchable('a', 1)];
+const five = [viewable('e', 4), viewable('d', 3), viewable('c', 2), viewable('b', 1), viewable('a', 1)];
 
 test('lists the oldest sessions first, page by page', () => {
   expect(ids(five, 4, 1)).toEqual(['a', 'b', 'c', 'd']);
@@ -20,6 +20,6 @@ test('has at least one page, and none past the last', () => {
 
 test('lists only ready sessions with a live view', () => {
   expect(
-    ids([testSession('headless'), { ...watchable('finished', 1), state: 'Finished' }, watchable('a', 1)], 4, 1),
+    ids([testSession('headless'), { ...viewable('finished', 1), state: 'Finished' }, viewable('a', 1)], 4, 1),
   ).toEqual(['a']);
 });

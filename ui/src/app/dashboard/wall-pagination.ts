@@ -10,12 +10,12 @@ export interface WallPage {
   readonly pageCount: number;
 }
 
-/** Returns a page of the sessions that can be watched, the oldest first, so that a new session moves no other. */
+/** Returns a page of the sessions that can be viewed, the oldest first, so that a new session moves no other. */
 export function paginate(sessions: readonly Session[], pageSize: number, requestedPage: number): WallPage {
-  const watchable = sessions
+  const viewable = sessions
     .filter((session) => isReady(session) && session.vnc)
     .sort((a, b) => Date.parse(a.created_at) - Date.parse(b.created_at) || (a.id < b.id ? -1 : 1));
-  const pageCount = Math.max(1, Math.ceil(watchable.length / pageSize));
+  const pageCount = Math.max(1, Math.ceil(viewable.length / pageSize));
   const page = Math.min(requestedPage, pageCount);
-  return { sessions: watchable.slice((page - 1) * pageSize, page * pageSize), page, pageCount };
+  return { sessions: viewable.slice((page - 1) * pageSize, page * pageSize), page, pageCount };
 }

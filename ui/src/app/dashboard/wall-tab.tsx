@@ -45,7 +45,7 @@ export function WallTab({ sessions, route, navigate }: Props) {
       </div>
       {shown.length === 0 ? (
         <div className="empty">
-          <strong>There are no sessions to watch</strong>
+          <strong>There are no sessions to view</strong>
           <span>A session with the display “Live view” appears here when it is Ready.</span>
         </div>
       ) : (

@@ -151,26 +151,26 @@ test('a slow connection attempt shows that the session is starting, and goes on'
 
 test('a requested retry skips the wait, and nothing else', () => {
   expect(stateAfter(closed(1011), { type: 'retry-requested' }).effect).toEqual({ type: 'connect' });
-  const watching = stateAfter(connected);
-  expect(reduce(watching, { type: 'retry-requested' })).toBe(watching);
+  const viewing = stateAfter(connected);
+  expect(reduce(viewing, { type: 'retry-requested' })).toBe(viewing);
 });
 
 test('another scope opens another connection', () => {
-  const watching = stateAfter(connected);
-  const requesting = reduce(watching, { type: 'scope-requested', scope: 'control' });
+  const viewing = stateAfter(connected);
+  const requesting = reduce(viewing, { type: 'scope-requested', scope: 'control' });
   expect(requesting).toMatchObject({
     phase: { type: 'connecting' },
     requested: 'control',
     effect: { type: 'connect' },
   });
-  expect(requesting.effect).not.toBe(watching.effect);
-  expect(reduce(watching, { type: 'scope-requested', scope: 'view' })).toBe(watching);
+  expect(requesting.effect).not.toBe(viewing.effect);
+  expect(reduce(viewing, { type: 'scope-requested', scope: 'view' })).toBe(viewing);
 });
 
 test('requests no wider scope than is permitted', () => {
-  const watching = reduce(initialState('control', 'view'), connected);
-  expect(watching.requested).toBe('view');
-  expect(reduce(watching, { type: 'scope-requested', scope: 'control' })).toBe(watching);
+  const viewing = reduce(initialState('control', 'view'), connected);
+  expect(viewing.requested).toBe('view');
+  expect(reduce(viewing, { type: 'scope-requested', scope: 'control' })).toBe(viewing);
 });
 
 test('a final state ignores every event', () => {

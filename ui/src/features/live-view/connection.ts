@@ -6,11 +6,11 @@
  *       ▼  │          ▼               ▼
  *     starting      ended           failed        (both final)
  *
- * Each state names the one effect that its owner keeps running. An effect that is still the same object goes on;
- * another object replaces it.
+ * Each state names the one effect that its owner keeps running. The owner restarts an effect only if its object
+ * identity changes.
  */
 
-/** What a viewer is permitted to do: watch, or also type and click. */
+/** What a viewer is permitted to do: view, or also type and click. */
 export type Scope = 'view' | 'control';
 
 export type Effect =
@@ -138,7 +138,7 @@ function probed(
     case 401:
       return tokenRejected(state, detail);
     case 403:
-      return failed(state, 'Not allowed', detail || 'Your token does not permit watching this session.');
+      return failed(state, 'Not allowed', detail || 'Your token does not permit viewing this session.');
     case 404:
       return failed(state, 'No such session', detail || 'It may have been deleted.');
     case 410:

@@ -16,12 +16,12 @@ test('offers control to a viewer, and offers to give it back', () => {
 
 test('does not offer control again after it was denied', () => {
   const { disabledReason } = controlButtonOf(reduce(initialState('control'), view));
-  expect(disabledReason).toBe('Your token permits watching only.');
+  expect(disabledReason).toBe('Your token permits viewing only.');
 });
 
-test('does not offer control with a token that permits watching only', () => {
+test('does not offer control with a token that permits viewing only', () => {
   const { disabledReason } = controlButtonOf(reduce(initialState('view', 'view'), view));
-  expect(disabledReason).toBe('Your token permits watching only.');
+  expect(disabledReason).toBe('Your token permits viewing only.');
 });
 
 test('does not offer control without a connection', () => {

@@ -36,7 +36,7 @@ export function noticeOf({ phase }: ConnectionState): Notice {
         text: phase.detail || 'The live view starts when the session is ready.',
       };
     case 'connected':
-      return { title: phase.granted === 'control' ? 'You are in control' : 'You are watching', text: '' };
+      return { title: phase.granted === 'control' ? 'You are in control' : 'You are viewing', text: '' };
     case 'reconnecting':
       return {
         title: 'Reconnecting',
@@ -66,5 +66,5 @@ export function controlButtonOf({ phase, permitted, requested }: ConnectionState
   const button = { scope: 'control', label: 'Take control' } as const;
   if (phase.type !== 'connected') return { ...button, disabledReason: 'The live view is not connected.' };
   const isDenied = permitted === 'view' || requested === 'control';
-  return { ...button, disabledReason: isDenied ? 'Your token permits watching only.' : null };
+  return { ...button, disabledReason: isDenied ? 'Your token permits viewing only.' : null };
 }

@@ -9,8 +9,7 @@ export function PoolList({ pools }: { readonly pools: readonly Pool[] }) {
       <div className="empty">
         <strong>There are no pools yet</strong>
         <span>
-          A session needs a pool: create a <code>WorkerPool</code> with kubectl, or enable the default pools of the Helm
-          chart.
+          A session needs a pool: create a <code>WorkerPool</code> with kubectl.
         </span>
       </div>
     );
@@ -49,7 +48,7 @@ function PoolCard({ pool }: { readonly pool: Pool }) {
         <Metric name="Used" value={slots.used} />
         <Metric name="Free" value={free} />
         <Metric name="Hot" value={slots.hot} />
-        <Metric name="Launching" value={slots.starting} />
+        <Metric name="Starting" value={slots.starting} />
         <Metric name="Queued" value={queued} />
         <Metric name="Runners ready" value={`${ready_replicas} of ${desired_replicas}`} />
       </dl>

@@ -70,7 +70,7 @@ export function SessionDetail({ session, readOnlyReason, picture, onUpdate, onCl
           Playwright snippet
         </ActionButton>
         <ActionButton onPress={() => touch.mutate()} disabledReason={notUsableReason}>
-          Extend
+          Reset idle time
         </ActionButton>
         <EndButton
           id={id}

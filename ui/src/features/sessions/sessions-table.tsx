@@ -51,8 +51,8 @@ const columns: readonly TableColumn[] = [
   { id: 'idle', name: 'Idle time left', width: 116, cell: (session) => <IdleTimeLeft session={session} /> },
   { id: 'labels', name: 'Labels', width: '1.5fr', minWidth: 120, cell: ({ labels }) => <Labels labels={labels} /> },
   {
-    id: 'note',
-    name: 'Start page or reason',
+    id: 'details',
+    name: 'Details',
     width: '2fr',
     minWidth: 170,
     cell: (session) => <StartPageOrReason session={session} />,

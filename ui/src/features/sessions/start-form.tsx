@@ -125,12 +125,12 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
       {textField('start_url', 'Start page', 'https:// is added to a bare host.', 'example.org')}
       <div className="field">
         <SelectField
-          label="Wait for the start page"
+          label="Start page counts as loaded"
           value={values.start_url_wait}
           options={[
-            ['load', 'until everything is loaded'],
-            ['domcontentloaded', 'until the document is parsed'],
-            ['none', 'do not open it'],
+            ['load', 'when everything is loaded'],
+            ['domcontentloaded', 'when the document is parsed'],
+            ['none', 'never (do not open it)'],
           ]}
           onChange={set('start_url_wait')}
           error={errors.start_url_wait}
@@ -158,7 +158,7 @@ export function StartForm({ namespace, pools, draft, onDraftChange, disabledReas
       >
         <Label>Labels</Label>
         <TextArea rows={3} placeholder="team=blue" spellCheck="false" />
-        <Text slot="description">One key=value per line. The search finds them.</Text>
+        <Text slot="description">One key=value per line. Labels are searchable.</Text>
         <FieldError>{errors.labels}</FieldError>
       </TextField>
       {start.error !== null && !start.isPending && !isCorrected && (
