@@ -186,7 +186,7 @@ check_chart() {
   say "install.yaml matches the chart:"
   dev/install-yaml | cmp - charts/install.yaml
   say "the API server accepts every object:"
-  for file in $(foreign_crds); do
+  for file in $(third_party_crds); do
     # A CRD that existed before stays unchanged.
     if k create -f "$file"; then foreign+=("$file"); fi
     # kubectl wait fails for an object without conditions.
@@ -210,10 +210,10 @@ cluster_roles() { grep -A 2 '^kind: ClusterRole$' "$1" | sed -n 's/^  name: //p'
 has_conditions() { [ -n "$(k get -f "$1" -o 'jsonpath={.status.conditions}')" ]; }
 
 # Prints the files with the third-party CRDs of which the chart renders objects.
-foreign_crds() {
+third_party_crds() {
   use_go
-  local kind module=(go -C "$repo/dev/kubernetes/foreign-crds" list -m -f '{{.Dir}}')
-  quietly go -C "$repo/dev/kubernetes/foreign-crds" mod download
+  local kind module=(go -C "$repo/dev/kubernetes/third-party-crds" list -m -f '{{.Dir}}')
+  quietly go -C "$repo/dev/kubernetes/third-party-crds" mod download
   echo "$("${module[@]}" sigs.k8s.io/gateway-api)/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
   for kind in servicemonitors prometheusrules; do
     echo "$("${module[@]}" github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml"
@@ -242,15 +242,15 @@ check_flood() {
   KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test flood -- --nocapture
 }
 
-# An upgrade from the previous version and the rollback to it, with running sessions. Afterwards the dev cluster has the
+# An upgrade from the upgrade base and the rollback to it, with running sessions. Afterwards the dev cluster has the
 # current version.
 check_upgrade() {
-  has_previous || skip "this clone lacks commit $previous_commit, from which the test upgrades: run git fetch --unshallow"
+  has_upgrade_base || skip "this clone lacks commit $upgrade_base, from which the test upgrades: run git fetch --unshallow"
   use_node
   build_images # sets image_of; dev/up has built them
   chart_arguments >"$dot_dev/upgrade-arguments"
   trap restore_release EXIT
-  with_previous install_fresh
+  with_upgrade_base install_fresh
   KUBECONFIG=$dot_dev/kubeconfig CAMOFLEET_UPGRADE_ARGUMENTS=$dot_dev/upgrade-arguments workspace_cargo test --locked --workspace --test upgrade -- --nocapture
   trap - EXIT
   restore_release

@@ -19,5 +19,5 @@ cargo_deny_version=0.20.2
 vale_version=3.21.0
 debian_release=bookworm
 
-# The version from which upgrades are tested (dev/test --long upgrade).
-previous_commit=e72e65be8f907c1ca672c06ccb9b3eab7aeb93f6
+# The commit from which upgrades are tested (dev/test --long upgrade).
+upgrade_base=e72e65be8f907c1ca672c06ccb9b3eab7aeb93f6

@@ -1,5 +1,6 @@
-//! An upgrade from the previous version and the rollback to it: no running session ends, and no client waits longer
-//! than [`MAX_WAIT`]. `dev/test --long upgrade` installs the previous version and passes the arguments of the upgrade.
+//! An upgrade from the upgrade base and the rollback to it: no running session ends, and no client waits longer than
+//! [`MAX_WAIT`]. `dev/test --long upgrade` installs the upgrade base (`dev/lib/versions.sh`) and passes the arguments
+//! of the upgrade.
 
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};

@@ -1,4 +1,4 @@
-module camofleet.dev/dev/foreign-crds
+module camofleet.dev/dev/third-party-crds
 
 go 1.24.0
 
