@@ -59,5 +59,5 @@ RUN node /opt/camofleet/launcher/template.js Firefox /usr/bin/firefox-esr /opt/c
 COPY --from=artifacts /artifacts/bin/camofleet-runner /usr/local/bin/
 ENV RUNNER_NODE=/usr/local/bin/node
 USER 1000:1000
-EXPOSE 8070
+EXPOSE 8070 8071
 ENTRYPOINT ["tini", "--", "camofleet-runner"]
