@@ -4,7 +4,7 @@
 
 rust_minimum=1.89 # rust-version of the workspace
 go_minimum=1.25.7 # required by Vale; dev/kubernetes/go.mod requires less
-node_minimum=22
+node_minimum=24 # engines in ui/package.json
 go_version=1.26.8    # installed if the machine has none that is new enough
 node_version=24.19.0 # likewise, and always in the images
 
