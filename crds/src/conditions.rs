@@ -73,7 +73,7 @@ pub mod session {
 pub mod pool {
     /// `Ready` is true: all desired runners are warm or serve sessions.
     pub const ALL_RUNNERS_READY: &str = "AllRunnersReady";
-    /// `Reconciling` is false: the pool has exactly the desired runners, all of the current shape.
+    /// `Reconciling` is false: the pool has exactly the desired runners, all of the update shape.
     pub const RECONCILED: &str = "Reconciled";
     /// `Stalled` is false: no person needs to intervene.
     pub const NOT_STALLED: &str = "NotStalled";

@@ -69,13 +69,13 @@ fn no_shape_is_accepted(subject: &Subject) -> Option<ReasonMessage> {
     shapes.refusal().filter(|_| shapes.has_no_valid_shape())
 }
 
-/// Pods of the current shape cannot be created, or terminate before they are warm.
+/// Pods of the current shape cannot be created, or exit before they have been warm for 30 s.
 fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
     shapes.last_failure(&shapes.current().revision)
 }
 
-/// Canaries cannot be created, or terminate before they are warm.
+/// Canaries cannot be created, or exit before they have been warm for 30 s.
 fn canaries_fail(subject: &Subject) -> Option<ReasonMessage> {
     let shapes = &subject.pool.shapes;
     shapes.last_failure(&shapes.update().revision).filter(|_| shapes.is_rolling_out())

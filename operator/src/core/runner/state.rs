@@ -25,7 +25,7 @@ use std::{
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// Silence of a runner after which `Ready` of its sessions becomes `Unknown`.
 pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
-/// Time after which a runner that is not warm counts as broken and no longer as launching.
+/// Time after which a runner that is not warm counts as overdue and no longer as launching.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A runner that exits by itself less than this time after it became warm counts as a failed launch.
 const MIN_UPTIME: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub(in crate::core) struct Runner {
     /// When this process first saw the runner warm.
     warm_since: Option<Mono>,
     /// When the runner stopped being warm. `None` while it is warm, or when it never was.
-    cold_since: Option<Mono>,
+    not_warm_since: Option<Mono>,
     /// Sessions that are bound to the runner, or may be.
     sessions: BTreeSet<Uid>,
     /// Creation time of the pod, on the monotonic clock.
@@ -111,7 +111,7 @@ impl Runner {
             deleting: false,
             was_warm: false,
             warm_since: None,
-            cold_since: None,
+            not_warm_since: None,
             sessions: BTreeSet::new(),
             created,
             followed: false,
@@ -178,9 +178,9 @@ impl Runner {
             self.warm_since = Some(now);
         }
         if report.warm {
-            self.cold_since = None;
+            self.not_warm_since = None;
         } else if was_warm {
-            self.cold_since = Some(now);
+            self.not_warm_since = Some(now);
         }
         self.state = Some(report.clone());
         ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
@@ -414,8 +414,8 @@ impl Runner {
     /// Invented sessions and former hot browsers make no difference.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
         let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
-        let cold_for = self.cold_since.map_or(Duration::MAX, |since| now.mono.since(since));
-        launches && !self.has_launched() && self.has_run_for(now).min(cold_for) >= LAUNCH_TIMEOUT
+        let not_warm_for = self.not_warm_since.map_or(Duration::MAX, |since| now.mono.since(since));
+        launches && !self.has_launched() && self.has_run_for(now).min(not_warm_for) >= LAUNCH_TIMEOUT
     }
 
     fn has_launched(&self) -> bool {
