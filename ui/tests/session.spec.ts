@@ -114,7 +114,7 @@ test('opening and closing a panel keeps the keyboard focus', async ({ page, gate
   await expect(row(page, 'finished')).toBeFocused();
 });
 
-test('a viewer can watch only, and each disabled button shows why', { tag: '@once' }, async ({ page, gateway }) => {
+test('a viewer can only view, and each disabled button shows why', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=watchable', 'viewer');
   await expect.poll(() => pixel(picture(page), 300, 10)).toEqual(stripe);
@@ -150,7 +150,7 @@ test('the Playwright snippet has the URL and a token of the session, and can be 
   await expect(page.getByRole('searchbox')).toHaveValue(/^const browser = await .*firefox\.connect\('ws:/);
 });
 
-test('extends a session, and ends it after a confirmation', { tag: '@once' }, async ({ page, gateway }) => {
+test('resets the idle time of a session, and ends it after a confirmation', { tag: '@once' }, async ({ page, gateway }) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=broken');
   await expect(page.getByText('NS_ERROR_UNKNOWN_HOST')).toBeVisible();
