@@ -1,7 +1,7 @@
 //! The events that the core receives, and the effects that it returns.
 
 use crate::core::{
-    clock::{Interval, Mono},
+    clock::Interval,
     ids::{Key, Uid},
     runner::{pod_read::RunnerPod, report::Report},
 };
@@ -115,14 +115,14 @@ pub enum Event {
         /// Whether the write was accepted. The pod of the answer precedes this event as a watch event.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to [`Effect::ProtectPool`].
-    PoolProtected {
+    /// The API server's answer to [`Effect::ApplyDisruptionBudget`].
+    DisruptionBudgetApplied {
         /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
         /// Whether the budget is as desired. `Refused` if a budget of that name has another owner.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to [`Effect::PatchPool`] or [`Effect::FinalizePool`].
+    /// The API server's answer to [`Effect::PatchPool`] or [`Effect::SetFinalizers`].
     PoolPatched {
         /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
@@ -213,8 +213,8 @@ pub enum Effect {
         address: IpAddr,
         /// Body of the call.
         request: BindRequest,
-        /// Whether the session is being bound. `false` for new timeouts.
-        starts: bool,
+        /// Whether the runner does not have the session yet. `false` if the call only sends new timeouts.
+        is_new: bool,
     },
     /// End a session on a runner, or acknowledge the end of one.
     End {
@@ -289,15 +289,15 @@ pub enum Effect {
         /// The whole status.
         status: Box<WorkerPoolStatus>,
     },
-    /// Write a pool's finalizers, unless the object has changed.
-    FinalizePool {
+    /// Set a pool's finalizers, unless the object has changed.
+    SetFinalizers {
         /// The version of the pool on which the write is based.
         pool: Arc<WorkerPool>,
         /// All finalizers.
         finalizers: Vec<String>,
     },
     /// Apply the PodDisruptionBudget of a pool, or delete it if the runners may be evicted.
-    ProtectPool {
+    ApplyDisruptionBudget {
         /// The pool.
         pool: Arc<WorkerPool>,
     },
@@ -305,8 +305,8 @@ pub enum Effect {
     PublishEvent {
         /// The session.
         session: Arc<BrowserSession>,
-        /// Type of the event: `Normal` or `Warning`.
-        normal: bool,
+        /// Type of the event.
+        type_: EventType,
         /// Reason of the event.
         reason: String,
         /// Message of the event.
@@ -315,10 +315,19 @@ pub enum Effect {
     /// Record an observation in metrics, traces and logs.
     Observe(Observation),
     /// Delete the metrics of a pool that is gone.
-    Forget {
+    DeletePoolMetrics {
         /// Key of the pool.
         pool: Key,
     },
+}
+
+/// Type of a Kubernetes event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// The event is expected.
+    Normal,
+    /// The event is a failure.
+    Warning,
 }
 
 /// An observation about a session or a write, for metrics, traces and logs.
@@ -382,6 +391,3 @@ pub enum Observation {
         field: String,
     },
 }
-
-/// The time of the earliest timer, if any.
-pub type Wake = Option<Mono>;

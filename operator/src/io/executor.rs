@@ -92,9 +92,9 @@ impl Executor {
                 self.traces.observe(&observation);
                 self.pruned.observe(&observation);
             }
-            Effect::Forget { pool } => self.metrics.forget(&pool),
-            Effect::Bind { session, pod, address, request, starts } => {
-                tokio::spawn(async move { self.bind(session, pod, address, request, starts).await });
+            Effect::DeletePoolMetrics { pool } => self.metrics.forget(&pool),
+            Effect::Bind { session, pod, address, request, is_new } => {
+                tokio::spawn(async move { self.bind(session, pod, address, request, is_new).await });
             }
             Effect::End { session, pod, address } => {
                 tokio::spawn(async move { self.end(session, pod, address).await });
@@ -123,14 +123,14 @@ impl Executor {
             Effect::PatchPool { pool, status } => {
                 tokio::spawn(async move { self.patch_pool(pool, *status).await });
             }
-            Effect::FinalizePool { pool, finalizers } => {
-                tokio::spawn(async move { self.finalize_pool(pool, finalizers).await });
+            Effect::SetFinalizers { pool, finalizers } => {
+                tokio::spawn(async move { self.set_finalizers(pool, finalizers).await });
             }
-            Effect::ProtectPool { pool } => {
-                tokio::spawn(async move { self.protect_pool(pool).await });
+            Effect::ApplyDisruptionBudget { pool } => {
+                tokio::spawn(async move { self.apply_disruption_budget(pool).await });
             }
-            Effect::PublishEvent { session, normal, reason, note } => {
-                tokio::spawn(async move { self.publish_event(session, normal, reason, note).await });
+            Effect::PublishEvent { session, type_, reason, note } => {
+                tokio::spawn(async move { self.publish_event(session, type_, reason, note).await });
             }
         }
     }

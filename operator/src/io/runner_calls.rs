@@ -12,11 +12,11 @@ use tokio::time::Instant;
 const FAILED_END_DELAY: Duration = Duration::from_secs(1);
 
 impl Executor {
-    /// Binds a session to a runner. `starts` adds the call to the session's trace, because the session has not been
+    /// Binds a session to a runner. `is_new` adds the call to the session's trace, because the session has not been
     /// Ready yet.
-    pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
+    pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, is_new: bool) {
         let began = Instant::now();
-        let span = starts.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
+        let span = is_new.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
         let header = span.as_ref().map(OpenSpan::traceparent);
         let answer = match self.leadership.epoch() {
             None => Err(BindFailure::Unknown("this process no longer leads".to_owned())),

@@ -5,7 +5,7 @@ use crate::core::{
     ids::Key,
     pool::state::Pool,
     scheduler::queue::Demand,
-    session::{state::Outcome, status::WaitReason},
+    session::{state::SessionEnd, status::WaitReason},
 };
 use camofleet_crds::{conditions::session as reasons, queue::Arrival, v1alpha1::EngineName};
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ pub(in crate::core) enum Rejection {
 impl Rejection {
     /// Explains the rejection for the status of a session that names the pool. `Ok`: the session waits until the pool
     /// is changed. `Err`: the session is refused because it exceeds a limit of the pool.
-    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
+    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, SessionEnd> {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
             Self::Deleted => Ok(WaitReason::new(
@@ -59,7 +59,7 @@ impl Rejection {
                      without `engine`"
                 ),
             )),
-            Self::Priority { max } => Err(Outcome {
+            Self::Priority { max } => Err(SessionEnd {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
                     "priority {} is above {max}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
@@ -67,7 +67,7 @@ impl Rejection {
                     demand.priority.0
                 ),
             }),
-            Self::Lifetime { max } => Err(Outcome {
+            Self::Lifetime { max } => Err(SessionEnd {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
                     "maxLifetimeSeconds {} is above {max}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
@@ -130,7 +130,7 @@ impl Core {
 
     /// Refuses a session if the queue of every pool that accepts it is full. Sessions that were admitted or arrived
     /// earlier count.
-    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<Outcome> {
+    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<SessionEnd> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let max = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
@@ -141,7 +141,7 @@ impl Core {
             }
             full = Some((key, max));
         }
-        full.map(|(key, max)| Outcome {
+        full.map(|(key, max)| SessionEnd {
             reason: reasons::QUEUE_FULL,
             message: format!(
                 "{max} sessions already wait for WorkerPool {}, which is its `limits.maxQueued`; create the session \

@@ -9,7 +9,7 @@ use crate::core::{
     runner::state::Room,
     scheduler::{admission::Rejection, queue::Demand},
     session::{
-        state::{Outcome, Session, Stage},
+        state::{Session, SessionEnd, Stage},
         status::WaitReason,
     },
 };
@@ -120,7 +120,7 @@ impl Core {
                 priority: session.object().spec.priority,
                 waited: session.since_seen(self.outbox.now()),
             }));
-            let since = self.outbox.mono();
+            let since = self.outbox.monotonic();
             if let Some(session) = self.sessions.get_mut(&uid) {
                 // If the runner refuses the session, it may wait again even if the queue is full.
                 session.admit();
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Why a session has no slot. `Err` if it is refused.
-    pub(in crate::core) fn wait_reason(&self, session: &Session) -> Result<WaitReason, Outcome> {
+    pub(in crate::core) fn wait_reason(&self, session: &Session) -> Result<WaitReason, SessionEnd> {
         let demand = Demand::of(session.object());
         let Some(key) = &demand.pool else { return Ok(self.no_pool_serves(&demand)) };
         let (name, at) = (&key.name, &key.namespace);
@@ -254,7 +254,7 @@ impl Core {
                 let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
                 let message = rejections.next().map(|(rejection, key)| match rejection.explain(demand, key) {
                     Ok(wait) => wait.message,
-                    Err(outcome) => outcome.message,
+                    Err(end) => end.message,
                 });
                 WaitReason::new(
                     reasons::NO_MATCHING_POOL,

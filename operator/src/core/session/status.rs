@@ -4,7 +4,7 @@
 use crate::core::{
     clock::Now,
     ids::Key,
-    session::state::{Bound, Outcome, Session, Stage},
+    session::state::{Bound, Session, SessionEnd, Stage},
 };
 use camofleet_crds::{
     conditions::{self, ConditionStatus, FINISHED, READY, SCHEDULED, STALLED, session as reasons},
@@ -127,7 +127,7 @@ pub(super) fn of_session(
             }
             Some(status)
         }
-        Stage::Ended(outcome) => Some(finished(former, session, outcome, now)),
+        Stage::Ended(end) => Some(finished(former, session, end, now)),
     }
 }
 
@@ -175,27 +175,22 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason
     status
 }
 
-fn finished(mut status: BrowserSessionStatus, session: &Session, outcome: &Outcome, now: Now) -> BrowserSessionStatus {
+fn finished(mut status: BrowserSessionStatus, session: &Session, end: &SessionEnd, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Finished;
     status.ws_endpoint = None;
     status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
     let mut conditions = Conditions::new(&mut status, session.object().metadata.generation, now);
-    conditions.set(READY, ConditionStatus::False, outcome.reason, &outcome.message);
-    conditions.set(FINISHED, ConditionStatus::True, outcome.reason, &outcome.message);
-    conditions.set(
-        STALLED,
-        outcome.is_failure().into(),
-        outcome.reason,
-        if outcome.is_failure() { &outcome.message } else { "" },
-    );
+    conditions.set(READY, ConditionStatus::False, end.reason, &end.message);
+    conditions.set(FINISHED, ConditionStatus::True, end.reason, &end.message);
+    conditions.set(STALLED, end.is_failure().into(), end.reason, if end.is_failure() { &end.message } else { "" });
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
         Conditions::new(&mut status, session.object().metadata.generation, now).set(
             SCHEDULED,
             ConditionStatus::False,
-            outcome.reason,
-            &outcome.message,
+            end.reason,
+            &end.message,
         );
     }
     status

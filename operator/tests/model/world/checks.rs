@@ -84,7 +84,7 @@ impl World {
         for at in drained.into_iter().rev() {
             self.kill_pod(at);
         }
-        self.mono += millis;
+        self.monotonic += millis;
     }
 
     /// Desired number of runners, if the pool exists and is not being deleted. An autoscaled pool needs the runners
@@ -117,7 +117,7 @@ impl World {
 
     /// In a settled world, a new session becomes Ready if and only if the pool has room, so the core counts slots
     /// correctly.
-    pub fn check_probe_session(&mut self) {
+    pub fn check_final_session(&mut self) {
         const PROBE: &str = "probe";
         let Some(pool) = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
         let may_grow = pool
