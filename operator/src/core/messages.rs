@@ -193,6 +193,8 @@ pub enum Effect {
     Follow {
         /// UID of the runner's pod.
         pod: Uid,
+        /// Key of the runner's pod, for the log.
+        key: Key,
         /// Address of the runner's pod.
         address: IpAddr,
         /// Slots of the runner's pod, which bound the size of its state.
@@ -209,6 +211,8 @@ pub enum Effect {
         session: Uid,
         /// UID of the runner's pod.
         pod: Uid,
+        /// Key of the runner's pod, for the log.
+        key: Key,
         /// Address of the runner's pod.
         address: IpAddr,
         /// Body of the call.
@@ -222,6 +226,8 @@ pub enum Effect {
         session: Uid,
         /// UID of the runner's pod.
         pod: Uid,
+        /// Key of the runner's pod, for the log.
+        key: Key,
         /// Address of the runner's pod.
         address: IpAddr,
     },
@@ -369,9 +375,8 @@ pub enum Observation {
         /// Time since this process first saw the session. `None` if it has been Ready, or had a status then.
         started: Option<Interval>,
     },
-    /// The write of a status was accepted, but some fields were not stored as sent, because the CRDs are older or a
-    /// webhook changes them. The fields are compared with the answer to the same write, so other writers cannot cause
-    /// this.
+    /// The write of a status was accepted, but the API server pruned fields because the CRDs are older, or a webhook
+    /// changed fields. The fields are compared with the answer to the same write, so other writers cannot cause this.
     Pruned {
         /// Kind of the object.
         kind: &'static str,

@@ -98,7 +98,7 @@ impl Executor {
         match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<Trimmed<K>>(key).get_opt(name)).await {
             Ok(Ok(found)) => Ok(found.map(|Trimmed(found)| found)),
             Ok(Err(error)) => {
-                tracing::warn!(namespace, name, %error, "failed to read an object");
+                tracing::warn!(namespace, name, %error, "could not read an object");
                 let refused = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
                 Err(if refused { ReadFailure::Refused } else { ReadFailure::Transient })
             }
@@ -113,13 +113,13 @@ impl Executor {
         let api = self.namespaced::<BrowserSession>(&key);
         let params = uid_precondition(&session);
         let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
-        tracing::info!(
-            session,
-            namespace = key.namespace,
-            name = key.name,
-            ?answer,
-            "deleted the session after its TTL"
-        );
+        let (namespace, name) = (&key.namespace, &key.name);
+        match &answer {
+            Ok(()) => tracing::info!(session, namespace, name, "deleted the session after its TTL"),
+            Err(failure) => {
+                tracing::warn!(session, namespace, name, ?failure, "could not delete the session after its TTL");
+            }
+        }
         self.send(Event::SessionDeleted { session, answer });
     }
 
@@ -167,7 +167,13 @@ impl Executor {
         let api = self.namespaced::<PartialPod>(&key);
         let params = uid_precondition(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
-        tracing::info!(namespace = key.namespace, pod = key.name, why, ?answer, "deleted the runner pod");
+        let namespace = &key.namespace;
+        match &answer {
+            Ok(()) => tracing::info!(namespace, pod = key.name, why, "deleted the runner pod"),
+            Err(failure) => {
+                tracing::warn!(namespace, pod = key.name, why, ?failure, "could not delete the runner pod");
+            }
+        }
         self.send(Event::PodDeleted { pod, answer });
     }
 

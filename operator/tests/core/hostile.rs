@@ -331,7 +331,7 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
 }
 
 #[test]
-fn a_cold_runner_is_overdue_despite_invented_sessions_or_past_warmth() {
+fn a_cold_runner_is_overdue_despite_invented_sessions_or_having_been_warm() {
     let invented = |ordinal| vec![listed(format!("invented-{ordinal}"), "x")];
     assert_eq!(launches_beside_cold_runners(100_000, false, |_| Vec::new()), 4, "a launch may take 120 s");
     assert_eq!(launches_beside_cold_runners(130_000, false, |_| Vec::new()), 1);

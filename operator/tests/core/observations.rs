@@ -17,7 +17,7 @@ fn prioritized() -> WorkerPoolSpec {
 }
 
 #[test]
-fn measures_wait_and_start_from_first_sight() {
+fn measures_wait_and_start_since_first_observed() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, prioritized());
     fleet.create([session("own", "first", 1, on_pool("own", "pool"))]);

@@ -181,7 +181,7 @@ fn reverting_a_failed_change_replaces_no_runner() {
 
 /// The canary becomes warm, and the other new runners do not.
 #[test]
-fn reverting_half_way_needs_no_canary() {
+fn reverting_during_a_rollout_needs_no_canary() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 4, reusable(1));
     fleet.advance(2_000);

@@ -12,7 +12,7 @@ use crate::core::{
         diagnosis::PROGRESS_DEADLINE,
         rollout::{Rollout, outdated},
         scale::RunnerDemand,
-        state::{FINALIZER, Pool},
+        state::{CountChange, FINALIZER, Pool},
         status,
         writes::AcceptedWrite,
     },
@@ -45,7 +45,7 @@ impl Core {
                 let mut pool = Pool::new(object, &self.installation);
                 let assigned: Vec<_> = self.runners.of(pool.object()).flat_map(Runner::sessions).cloned().collect();
                 for uid in assigned {
-                    pool.count(self.sessions[&uid].object().tenant(), true);
+                    pool.count(self.sessions[&uid].object().tenant(), CountChange::Added);
                 }
                 self.pools.insert(key.clone(), pool);
                 self.adopt_claimants(&key);

@@ -42,6 +42,13 @@ pub(in crate::core) struct Pool {
     progress: Progress,
 }
 
+/// A change of the number of sessions on a pool's runners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::core) enum CountChange {
+    Added,
+    Removed,
+}
+
 /// Progress towards the desired number of runners.
 #[derive(Debug, Default)]
 struct Progress {
@@ -161,13 +168,16 @@ impl Pool {
     }
 
     /// Adds a session to a tenant's count, or removes one.
-    pub(in crate::core) fn count(&mut self, tenant: &str, more: bool) {
-        if more {
-            *self.running.entry(tenant.to_owned()).or_default() += 1;
-        } else if let Some(count) = self.running.get_mut(tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.running.remove(tenant);
+    pub(in crate::core) fn count(&mut self, tenant: &str, change: CountChange) {
+        match change {
+            CountChange::Added => *self.running.entry(tenant.to_owned()).or_default() += 1,
+            CountChange::Removed => {
+                if let Some(count) = self.running.get_mut(tenant) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.running.remove(tenant);
+                    }
+                }
             }
         }
     }

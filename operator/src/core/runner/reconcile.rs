@@ -259,7 +259,8 @@ impl Core {
     fn follow_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         if let Some(address) = runner.follow() {
-            self.outbox.send(Effect::Follow { pod: uid.clone(), address, slots: runner.pod().slots });
+            let (key, slots) = (runner.pod().key.clone(), runner.pod().slots);
+            self.outbox.send(Effect::Follow { pod: uid.clone(), key, address, slots });
         }
     }
 
@@ -309,7 +310,7 @@ impl Core {
             Ok(()) if reverted => runner.annotation_failed(self.outbox.monotonic()),
             Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => runner.annotation_settled(),
             Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                runner.annotation_failed(self.outbox.monotonic())
+                runner.annotation_failed(self.outbox.monotonic());
             }
         }
         self.outbox.enqueue(Subject::Runner(uid.clone()));

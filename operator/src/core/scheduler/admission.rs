@@ -10,6 +10,15 @@ use crate::core::{
 use camofleet_crds::{conditions::session as reasons, queue::Arrival, v1alpha1::EngineName};
 use std::collections::BTreeSet;
 
+/// Whether a session without a slot waits, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::core) enum WaitDecision {
+    /// The session waits for this reason.
+    Wait(WaitReason),
+    /// The session ends, because waiting would not help.
+    Refuse(SessionEnd),
+}
+
 /// Why a pool does not accept a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum Rejection {
@@ -28,16 +37,16 @@ pub(in crate::core) enum Rejection {
 }
 
 impl Rejection {
-    /// Explains the rejection for the status of a session that names the pool. `Ok`: the session waits until the pool
-    /// is changed. `Err`: the session is refused because it exceeds a limit of the pool.
-    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, SessionEnd> {
+    /// Explains the rejection for the status of a session that names the pool. The session waits until the pool is
+    /// changed, or is refused because it exceeds a limit of the pool.
+    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> WaitDecision {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
-            Self::Deleted => Ok(WaitReason::new(
+            Self::Deleted => WaitDecision::Wait(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
                 format!("WorkerPool {name} is being deleted; create the session with another `poolRef`"),
             )),
-            Self::Namespace => Ok(WaitReason::new(
+            Self::Namespace => WaitDecision::Wait(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}; add \
@@ -45,21 +54,21 @@ impl Rejection {
                     pool.namespace
                 ),
             )),
-            Self::Tenant => Ok(WaitReason::new(
+            Self::Tenant => WaitDecision::Wait(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "`limits.allowedTenants` of WorkerPool {name} does not list tenant {tenant}; add it, or create \
                      the session without `tenant`"
                 ),
             )),
-            Self::Engine(engine) => Ok(WaitReason::new(
+            Self::Engine(engine) => WaitDecision::Wait(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
                 format!(
                     "WorkerPool {name} does not run {engine:?}; create the session with another `poolRef` or \
                      without `engine`"
                 ),
             )),
-            Self::Priority { max } => Err(SessionEnd {
+            Self::Priority { max } => WaitDecision::Refuse(SessionEnd {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
                     "priority {} is above {max}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
@@ -67,7 +76,7 @@ impl Rejection {
                     demand.priority.0
                 ),
             }),
-            Self::Lifetime { max } => Err(SessionEnd {
+            Self::Lifetime { max } => WaitDecision::Refuse(SessionEnd {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
                     "maxLifetimeSeconds {} is above {max}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \

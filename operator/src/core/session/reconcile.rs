@@ -6,12 +6,16 @@ use crate::core::{
     ids::{Key, Uid, version},
     messages::{Effect, Observation},
     outbox::Subject,
+    pool::state::CountChange,
     retry::RetryState,
     runner::{
         report::Report,
         state::{Connectivity, PUBLISH_UNREACHABLE_AFTER},
     },
-    scheduler::{admission::Rejection, queue::Demand},
+    scheduler::{
+        admission::{Rejection, WaitDecision},
+        queue::Demand,
+    },
     session::{
         state::{Bound, Session, SessionEnd, SessionReport, Stage},
         status::{self, Location, WaitReason},
@@ -123,23 +127,24 @@ impl Core {
     pub(in crate::core) fn assign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let changed = runner.assign(uid);
-        self.count_for_tenant(session, pod, changed, true);
+        let change = runner.assign(uid).then_some(CountChange::Added);
+        self.count_for_tenant(session, pod, change);
     }
 
     /// Removes a session from a runner and from its tenant's count.
     pub(in crate::core) fn unassign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let changed = runner.unassign(uid);
-        self.count_for_tenant(session, pod, changed, false);
+        let change = runner.unassign(uid).then_some(CountChange::Removed);
+        self.count_for_tenant(session, pod, change);
     }
 
-    fn count_for_tenant(&mut self, session: &BrowserSession, pod: &Uid, changed: bool, more: bool) {
+    fn count_for_tenant(&mut self, session: &BrowserSession, pod: &Uid, change: Option<CountChange>) {
         let pod = self.runners[pod].pod();
         let key = &pod.pool.0;
-        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changed && pod.belongs_to(pool.object())) {
-            pool.count(session.tenant(), more);
+        let pool = self.pools.get_mut(key).filter(|pool| pod.belongs_to(pool.object()));
+        if let (Some(pool), Some(change)) = (pool, change) {
+            pool.count(session.tenant(), change);
         }
         self.outbox.enqueue(Subject::Runner(pod.uid.clone()));
         self.outbox.enqueue(Subject::Pool(key.clone()));
@@ -293,8 +298,8 @@ impl Core {
             Stage::Bound(bound) if !self.runners.contains(&bound.runner) && bound.call.may_start(now) => {
                 let published = session.object().status.as_ref().and_then(|status| status.runner.as_ref());
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
-                let elsewhere = session.object().status.as_ref().and_then(|status| status.pool_namespace.clone());
-                let key = Key { namespace: elsewhere.unwrap_or_else(|| session.key().namespace), name };
+                let pool_namespace = session.object().status.as_ref().and_then(|status| status.pool_namespace.clone());
+                let key = Key { namespace: pool_namespace.unwrap_or_else(|| session.key().namespace), name };
                 self.outbox.send(Effect::ReadPod { key, pod: bound.runner, session: uid.clone() });
                 self.call_started(uid);
             }
@@ -330,7 +335,8 @@ impl Core {
             Some(pool) => session.request(pool.object()),
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
         };
-        self.outbox.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), address, request, is_new });
+        let key = runner.pod().key.clone();
+        self.outbox.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), key, address, request, is_new });
         true
     }
 
@@ -362,7 +368,10 @@ impl Core {
     }
 
     fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, SessionEnd> {
-        let wait = self.wait_reason(session)?;
+        let wait = match self.wait_decision(session) {
+            WaitDecision::Wait(wait) => wait,
+            WaitDecision::Refuse(end) => return Err(end),
+        };
         let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
         if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(end);
@@ -370,7 +379,7 @@ impl Core {
         let waited = self.outbox.monotonic().since(session.created());
         let limit = seconds(session.object().spec.queue_timeout_seconds);
         if waited >= limit {
-            let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
+            let message = format!("the session got no slot within {} s: {}", limit.as_secs(), wait.message);
             return Err(SessionEnd { reason: reasons::QUEUE_TIMEOUT, message });
         }
         Ok((self.outbox.monotonic() >= session.publish_queued_at()).then_some(wait))

@@ -63,8 +63,8 @@ pub(super) fn of_session(
             let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
             status.pool = Some(location.pool.name.clone());
-            let elsewhere = session.object().metadata.namespace.as_ref() != Some(&location.pool.namespace);
-            status.pool_namespace = elsewhere.then(|| location.pool.namespace.clone());
+            let in_other_namespace = session.object().metadata.namespace.as_ref() != Some(&location.pool.namespace);
+            status.pool_namespace = in_other_namespace.then(|| location.pool.namespace.clone());
             status.runner = Some(RunnerRef {
                 name: location.runner.name.clone(),
                 uid: bound.runner.clone(),
@@ -92,7 +92,7 @@ pub(super) fn of_session(
                 SCHEDULED,
                 ConditionStatus::True,
                 reasons::BOUND,
-                &format!("runs on {}", location.runner.name),
+                &format!("the session runs on {}", location.runner.name),
             );
             conditions.set(FINISHED, ConditionStatus::False, reasons::IN_PROGRESS, "");
             conditions.set(STALLED, ConditionStatus::False, reasons::IN_PROGRESS, "");
@@ -109,7 +109,7 @@ pub(super) fn of_session(
                 // The reason for the end is published when the session has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
                     if location.reachable {
-                        let message = format!("clients can connect; runs on {}", location.runner.name);
+                        let message = format!("clients can connect; the session runs on {}", location.runner.name);
                         conditions.set(READY, ConditionStatus::True, reasons::BROWSER_READY, &message);
                     } else {
                         let message = unreachable_message(location);

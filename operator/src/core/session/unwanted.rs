@@ -25,7 +25,8 @@ impl Core {
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if let Some(address) = runner.begin_end(session, self.outbox.monotonic()) {
-            self.outbox.send(Effect::End { session: session.clone(), pod: pod.clone(), address });
+            let key = runner.pod().key.clone();
+            self.outbox.send(Effect::End { session: session.clone(), pod: pod.clone(), key, address });
         }
     }
 
@@ -68,16 +69,16 @@ impl Core {
         }
     }
 
-    /// Ends a runner's copy of a session that is bound elsewhere. A copy exists when a leader died between the runner's
-    /// answer and the status write. The copy is ended only once the status names another runner, because until then the
-    /// write of the dead leader may still arrive and win.
+    /// Ends a runner's duplicate of a session that is bound to another runner. A duplicate exists when a leader died
+    /// between the runner's answer and the status write. It is ended only once the status names another runner, because
+    /// until then the write of the dead leader may still arrive and win.
     pub(in crate::core) fn end_duplicate(&mut self, pod: &Uid, uid: &Uid) {
         if self.sessions[uid].is_published_elsewhere(pod) {
             self.send_end(pod, uid);
         }
     }
 
-    /// Ends all copies of a session on runners other than the published one.
+    /// Ends all duplicates of a session on runners other than the published one.
     pub(in crate::core) fn end_duplicates(&mut self, uid: &Uid) {
         for pod in self.pods_listing(uid) {
             self.end_duplicate(&pod, uid);
